@@ -1,0 +1,97 @@
+"""Condition types and reasons of a StableDiffusionService, as Kubernetes' API conventions ask.
+
+Each type is written on first sight of the resource (``Unknown`` at first) and its transition time changes with its
+status only.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import AwareDatetime, Field
+
+from easel_contract.schema import Model
+
+
+class ConditionType(StrEnum):
+    """What a condition speaks of."""
+
+    READY = "Ready"  # clients get images from status.url
+    PROGRESSING = "Progressing"  # the pods are moving towards the spec
+    MODEL_LOADED = "ModelLoaded"  # some worker holds the model
+    SCALING_ACTIVE = "ScalingActive"  # the number of workers follows the work
+    CAPACITY_AVAILABLE = "CapacityAvailable"  # the cluster has room for the workers that are wanted
+
+
+class ConditionStatus(StrEnum):
+    """Kubernetes' three-valued truth."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Reason(StrEnum):
+    """One word for why a condition has its status; the message says the rest."""
+
+    PENDING = "Pending"  # not looked at yet
+    # Ready
+    AVAILABLE = "Available"
+    SCALED_TO_ZERO = "ScaledToZero"
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable"
+    WORKERS_UNAVAILABLE = "WorkersUnavailable"
+    REDIS_UNAVAILABLE = "RedisUnavailable"
+    # Ready, Progressing
+    INVALID_SPEC = "InvalidSpec"
+    CHILD_CONFLICT = "ChildConflict"  # a child's name is taken by an object that isn't ours
+    APPLY_FAILED = "ApplyFailed"
+    # Progressing
+    ROLLING_OUT = "RollingOut"
+    COMPLETE = "Complete"
+    DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    # ModelLoaded
+    LOADED = "Loaded"
+    LOADING = "Loading"
+    MODEL_LOAD_FAILED = "ModelLoadFailed"
+    CRASH_LOOP = "CrashLoop"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    # ScalingActive
+    FOLLOWING_DEMAND = "FollowingDemand"
+    FIXED_REPLICAS = "FixedReplicas"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"
+    DIRECT_SCALING = "DirectScaling"  # the operator writes the scale itself, the message says why
+    # CapacityAvailable
+    SUFFICIENT = "Sufficient"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+
+
+class Condition(Model):
+    """One entry of status.conditions (the fields of metav1.Condition)."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: Reason
+    message: str = Field(max_length=32768)
+    last_transition_time: AwareDatetime
+    observed_generation: int = Field(ge=0)
+
+
+def build_condition(
+    kind: ConditionType,
+    status: ConditionStatus,
+    reason: Reason,
+    message: str,
+    *,
+    generation: int,
+    now: datetime,
+    previous: Condition | None,
+) -> Condition:
+    """The new condition; it keeps the previous transition time unless the status changed."""
+    kept = previous is not None and previous.status == status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=previous.last_transition_time if previous and kept else now,
+        observed_generation=generation,
+    )

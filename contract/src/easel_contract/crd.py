@@ -1,0 +1,130 @@
+"""The CustomResourceDefinition, built from the pydantic models. ``make crds`` writes it; a test holds it equal.
+
+Pydantic's JSON schema becomes a Kubernetes structural schema: references are inlined, ``Optional`` loses its null
+branch, titles and ``additionalProperties: false`` go (the API server prunes, and kubectl's strict validation reports
+unknown fields).
+https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from easel_contract import names
+from easel_contract.resource import StableDiffusionServiceSpec, StableDiffusionServiceStatus
+
+DROPPED_KEYS = frozenset({"title", "$defs", "const"})
+MAXIMUM_MAP_ENTRIES = 64
+
+
+def build_structural_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Structural schema of a model, by its wire names."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    definitions = schema.get("$defs", {})
+    return _structural(schema, definitions)
+
+
+def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in node:
+        target = definitions[node["$ref"].rsplit("/", 1)[-1]]
+        return _structural({**target, **{key: value for key, value in node.items() if key != "$ref"}}, definitions)
+    if "anyOf" in node:
+        branches = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
+        if len(branches) != 1:
+            raise TypeError(f"a structural schema has no unions: {branches}")
+        rest = {key: value for key, value in node.items() if key != "anyOf"}
+        return _structural({**branches[0], **rest}, definitions)
+    return _clean(node, definitions)
+
+
+def _clean(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = {key: value for key, value in node.items() if key not in DROPPED_KEYS}
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    if "const" in node:
+        schema["enum"] = [node["const"]]
+    if "properties" in schema:
+        schema["properties"] = {name: _structural(child, definitions) for name, child in schema["properties"].items()}
+        schema.pop("additionalProperties", None)
+    elif isinstance(schema.get("additionalProperties"), dict):
+        schema["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
+        schema["maxProperties"] = MAXIMUM_MAP_ENTRIES  # the cost of a CEL rule is bounded by the size of what it sees
+    if "items" in schema:
+        schema["items"] = _structural(schema["items"], definitions)
+    if schema.get("format") == "ipvanynetwork":
+        del schema["format"]
+    return schema
+
+
+def _column(name: str, path: str, kind: str = "string", *, priority: int = 0) -> dict[str, Any]:
+    return {"name": name, "jsonPath": path, "type": kind, "priority": priority}
+
+
+def _printer_columns() -> list[dict[str, Any]]:
+    return [
+        _column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+        _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+        _column("Pods", ".status.replicas", "integer"),
+        _column("Serving", ".status.readyReplicas", "integer"),
+        _column("Desired", ".status.scaling.desiredReplicas", "integer"),
+        _column("URL", ".status.url"),
+        _column("Age", ".metadata.creationTimestamp", "date"),
+        _column("Scaling", ".status.scaling.reason", priority=1),
+        _column("Message", '.status.conditions[?(@.type=="Ready")].message', priority=1),
+    ]
+
+
+def build_crd() -> dict[str, Any]:
+    """The whole CustomResourceDefinition, ready to be written as YAML."""
+    version = {
+        "name": names.API_VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "additionalPrinterColumns": _printer_columns(),
+        "schema": {
+            "openAPIV3Schema": {
+                "type": "object",
+                "description": "Stable Diffusion behind an HTTP API, on GPU workers whose number follows the work.",
+                "required": ["spec"],
+                "properties": {
+                    "apiVersion": {"type": "string"},
+                    "kind": {"type": "string"},
+                    # The name becomes part of children's names and of a label value, which end at 63 characters.
+                    "metadata": {
+                        "type": "object",
+                        "properties": {
+                            "name": {"type": "string", "maxLength": 50, "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"}
+                        },
+                    },
+                    "spec": build_structural_schema(StableDiffusionServiceSpec),
+                    "status": build_structural_schema(StableDiffusionServiceStatus),
+                },
+            }
+        },
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names.PLURAL}.{names.API_GROUP}"},
+        "spec": {
+            "group": names.API_GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": names.KIND,
+                "listKind": f"{names.KIND}List",
+                "plural": names.PLURAL,
+                "singular": names.SINGULAR,
+                "shortNames": list(names.SHORT_NAMES),
+                "categories": [names.CATEGORY],
+            },
+            "versions": [version],
+        },
+    }

@@ -1,0 +1,40 @@
+"""Names of the metrics that the server exports and the operator reads, and of the external metrics it serves.
+
+The unit comes last, as Prometheus asks: https://prometheus.io/docs/practices/naming/
+"""
+
+from typing import Final
+
+# Read from the broker by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
+QUEUE_DEPTH: Final = "easel_queue_depth"  # gauge, label state=Waiting|Running
+OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge, 0 when nothing waits
+BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1
+
+# A pod's own figures: the reader sums them over pods.
+IN_FLIGHT: Final = "easel_jobs_in_flight"  # gauge, worker
+JOBS_SUBMITTED_TOTAL: Final = "easel_jobs_submitted_total"  # counter, gateway
+JOBS_TOTAL: Final = "easel_jobs_total"  # counter, worker, label outcome=Succeeded|Failed|Canceled
+JOB_LATENCY_SECONDS: Final = "easel_job_latency_seconds"  # histogram, worker: submitted to finished
+JOB_PHASE_SECONDS: Final = "easel_job_phase_seconds"  # histogram, worker, label phase=queue|run|encode
+MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
+HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code
+CACHE_REQUESTS_TOTAL: Final = "easel_cache_requests_total"  # counter, gateway, label result=hit|miss|bypass
+REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
+WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
+ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model
+
+LABEL_STATE: Final = "state"
+STATE_WAITING: Final = "Waiting"
+STATE_RUNNING: Final = "Running"
+
+# Upper bounds in seconds: from a small image on a fast GPU to a long queue behind a cold start.
+LATENCY_BUCKETS_SECONDS: Final = (
+    0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0,
+)  # fmt: skip
+
+# external.metrics.k8s.io, selected by the label LABEL_SERVICE. The first two are proposals in pods, one per signal;
+# the HorizontalPodAutoscaler takes the larger. The others are raw, for people's own autoscalers.
+EXTERNAL_REPLICAS_FOR_QUEUE: Final = "easel_replicas_for_queue"
+EXTERNAL_REPLICAS_FOR_LATENCY: Final = "easel_replicas_for_latency"
+EXTERNAL_QUEUE_DEPTH: Final = "easel_queue_depth"
+EXTERNAL_LATENCY_P95_SECONDS: Final = "easel_job_latency_p95_seconds"

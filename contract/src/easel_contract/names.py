@@ -1,0 +1,78 @@
+"""API group, labels, annotations, ports, paths and environment variables that cross a process boundary."""
+
+from typing import Final
+
+API_GROUP: Final = "easel.dev"
+API_VERSION: Final = "v1alpha1"
+KIND: Final = "StableDiffusionService"
+PLURAL: Final = "stablediffusionservices"
+SINGULAR: Final = "stablediffusionservice"
+SHORT_NAMES: Final = ("sds",)
+CATEGORY: Final = "easel"
+FIELD_MANAGER: Final = "easel-operator"
+
+# Every child of a service carries these labels; the first two also select its pods.
+LABEL_SERVICE: Final = "easel.dev/service"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+APP_NAME: Final = "easel"
+COMPONENT_GATEWAY: Final = "gateway"
+COMPONENT_WORKER: Final = "worker"
+
+# On pod templates: a change of the rendered configuration changes the hash, which rolls the pods.
+ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
+
+HTTP_PORT: Final = 8080
+HTTP_PORT_NAME: Final = "http"
+SERVICE_PORT: Final = 80
+
+CONTAINER_NAME: Final = "server"
+CONFIG_DIRECTORY: Final = "/etc/easel"
+CONFIG_KEY_GATEWAY: Final = "gateway.json"
+CONFIG_KEY_WORKER: Final = "worker.json"
+API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
+MODEL_DIRECTORY: Final = "/models"
+TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
+
+ENV_REDIS_URL: Final = "EASEL_REDIS_URL"
+ENV_WEBHOOK_SECRET: Final = "EASEL_WEBHOOK_SECRET"
+ENV_POD_NAME: Final = "EASEL_POD_NAME"
+ENV_HUB_TOKEN: Final = "HF_TOKEN"  # huggingface_hub reads this name
+
+# Keys inside Secrets that users make and services refer to.
+SECRET_KEY_HUB_TOKEN: Final = "token"
+SECRET_KEY_WEBHOOK: Final = "signing-secret"
+SECRET_KEY_REDIS_URL: Final = "url"
+
+PATH_HEALTH: Final = "/healthz"
+PATH_READY: Final = "/readyz"
+PATH_METRICS: Final = "/metrics"
+
+# A worker that can't load its model exits with this code and writes the reason to TERMINATION_MESSAGE_PATH,
+# so that the operator can tell a bad model from a crash. (sysexits.h: EX_CONFIG)
+EXIT_MODEL_LOAD_FAILED: Final = 78
+
+
+def gateway_name(service: str) -> str:
+    """Name of the gateway Deployment of a service."""
+    return f"{service}-gateway"
+
+
+def worker_name(service: str) -> str:
+    """Name of the worker Deployment of a service, and of its HorizontalPodAutoscaler."""
+    return f"{service}-worker"
+
+
+def redis_secret_name(service: str) -> str:
+    """Name of the Secret that holds the service's Redis URL under SECRET_KEY_REDIS_URL."""
+    return f"{service}-redis"
+
+
+def redis_prefix(namespace: str, service: str) -> str:
+    """Prefix of every Redis key of a service.
+
+    The braces are a Redis Cluster hash tag: all keys of a service live in one slot, so scripts may touch several.
+    """
+    return f"easel:{{{namespace}/{service}}}:"

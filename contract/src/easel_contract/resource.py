@@ -1,0 +1,242 @@
+"""The StableDiffusionService resource: the one source of the CRD, the reference docs and the operator's view of it.
+
+Defaults are written into the CRD, so that the API server shows users what they get. Rules that span fields are CEL
+(``x-kubernetes-validations``), so that ``kubectl apply`` refuses a bad resource with a sentence; the pydantic
+validators say the same for resources that reach the operator some other way.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, ConfigDict, Field, model_validator
+
+from easel_contract.conditions import Condition
+from easel_contract.schema import Model, ObjectName, Quantity
+from easel_contract.server_config import CacheConfig, DType, LimitsConfig, RateLimitConfig, WebhookConfig
+
+IMAGE_DESCRIPTION = "Container image; the operator's own release if unset."
+
+
+def cel(rule: str, message: str) -> dict[str, str]:
+    """One CEL validation rule of a structural schema."""
+    return {"rule": rule, "message": message}
+
+
+def validations(*rules: dict[str, str]) -> dict[str, Any]:
+    """Schema extension that carries CEL rules."""
+    return {"x-kubernetes-validations": list(rules)}
+
+
+class HuggingFaceSource(Model):
+    """A pipeline on the Hugging Face Hub, in diffusers' layout."""
+
+    repository: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
+        description="Repository id, such as stabilityai/stable-diffusion-xl-base-1.0.",
+    )
+    revision: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Branch, tag or commit; the repository's default if unset.",
+    )
+    token_secret_name: ObjectName | None = Field(
+        default=None, description="Secret with a Hub token under the key `token`, for gated or private repositories."
+    )
+
+
+class VolumeSource(Model):
+    """A pipeline in diffusers' layout on a PersistentVolumeClaim of the same namespace; mounted read-only."""
+
+    claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim.")
+    path: str = Field(
+        default="",
+        max_length=1024,
+        pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$",
+        description="Directory inside the volume that holds model_index.json; the volume's root if empty.",
+    )
+
+
+class ModelSource(Model):
+    """Where the model comes from: exactly one member."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.huggingFace) != has(self.persistentVolumeClaim)",
+                "exactly one of huggingFace and persistentVolumeClaim must be set",
+            )
+        )
+    )
+
+    hugging_face: HuggingFaceSource | None = None
+    persistent_volume_claim: VolumeSource | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.hugging_face is None) == (self.persistent_volume_claim is None):
+            raise ValueError("exactly one of huggingFace and persistentVolumeClaim must be set")
+        return self
+
+
+class ModelSpec(Model):
+    """The model that a service serves."""
+
+    source: ModelSource
+    dtype: DType = Field(
+        default=DType.AUTO,
+        description="Number format of the weights. Auto: bfloat16 where the GPU has it, else float16; float32 on CPU.",
+    )
+
+
+class Toleration(Model):
+    """core/v1 Toleration."""
+
+    key: str | None = Field(default=None, max_length=317)
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = Field(default=None, max_length=63)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = Field(default=None, ge=0)
+
+
+class ResourceRequirements(Model):
+    """core/v1 ResourceRequirements, without claims. GPUs belong in worker.gpu."""
+
+    requests: dict[str, Quantity] = Field(default_factory=dict)
+    limits: dict[str, Quantity] = Field(default_factory=dict)
+
+
+class GpuSpec(Model):
+    """The GPUs that one worker pod asks for."""
+
+    resource_name: str = Field(
+        default="nvidia.com/gpu",
+        max_length=317,
+        pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+        description="Extended resource, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb. Its taint is tolerated.",
+    )
+    count: int = Field(default=1, ge=0, le=16, description="GPUs a pod; 0 runs on CPU.")
+
+
+class WorkerSpec(Model):
+    """The pods that run the denoising loop."""
+
+    image: str | None = Field(default=None, min_length=1, max_length=512, description=IMAGE_DESCRIPTION)
+    gpu: GpuSpec = GpuSpec()
+    resources: ResourceRequirements = ResourceRequirements()
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=32)
+    termination_grace_period_seconds: int = Field(
+        default=60,
+        ge=5,
+        le=3600,
+        description="Time for a stopping pod to finish its images; what doesn't fit goes back to the queue.",
+    )
+
+
+class WebhookSpec(WebhookConfig):
+    """How clients are told that an image is ready (Standard Webhooks)."""
+
+    signing_secret_name: ObjectName | None = Field(
+        default=None,
+        description="Secret with a `whsec_…` key under `signing-secret`. Unset: webhooks are refused.",
+    )
+
+
+class GatewaySpec(Model):
+    """The pods that speak HTTP with clients."""
+
+    image: str | None = Field(default=None, min_length=1, max_length=512, description=IMAGE_DESCRIPTION)
+    replicas: int = Field(default=2, ge=1, le=100)
+    resources: ResourceRequirements = ResourceRequirements()
+    api_keys_secret_name: ObjectName | None = Field(
+        default=None,
+        description="Secret whose values are the accepted API keys, each under its owner's name. Unset: none is asked for.",
+    )
+    rate_limit: RateLimitConfig | None = Field(default=None, description="Requests per API key; unlimited if unset.")
+    limits: LimitsConfig = LimitsConfig()
+    cache: CacheConfig = CacheConfig()
+    webhook: WebhookSpec = WebhookSpec()
+
+
+class ScalingSpec(Model):
+    """How the number of workers follows the work."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("self.minReplicas <= self.maxReplicas", "minReplicas must not be greater than maxReplicas")
+        )
+    )
+
+    min_replicas: int = Field(default=1, ge=0, le=1000, description="0 lets an idle service release its last GPU.")
+    max_replicas: int = Field(ge=1, le=1000)
+    target_queue_depth: int = Field(default=2, ge=1, le=10000, description="Requests, waiting and running, per worker.")
+    target_latency_seconds: int = Field(default=30, ge=1, le=86400, description="p95 from submitted to finished.")
+    scale_down_after_seconds: int = Field(
+        default=60, ge=0, le=86400, description="A worker is given up after this long without need of it."
+    )
+    scale_to_zero_after_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=86400,
+        description="With minReplicas 0: the last worker is given up after this long without any request.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"minReplicas ({self.min_replicas}) must not be greater than maxReplicas ({self.max_replicas})"
+            )
+        return self
+
+
+class StableDiffusionServiceSpec(Model):
+    """What a team asks for."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.replicas) != has(self.scaling)",
+                "exactly one of replicas (a fixed number) and scaling must be set",
+            )
+        )
+    )
+
+    model: ModelSpec
+    worker: WorkerSpec = WorkerSpec()
+    gateway: GatewaySpec = GatewaySpec()
+    replicas: int | None = Field(
+        default=None, ge=0, le=1000, description="A fixed number of workers; `kubectl scale` writes it."
+    )
+    scaling: ScalingSpec | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.replicas is None) == (self.scaling is None):
+            raise ValueError("exactly one of replicas (a fixed number) and scaling must be set")
+        return self
+
+
+class ScalingStatus(Model):
+    """The last scaling decision that changed the number of workers."""
+
+    desired_replicas: int = Field(ge=0)
+    reason: str = Field(description="The decision in one sentence, with its figures.")
+    decided_at: AwareDatetime
+
+
+class StableDiffusionServiceStatus(Model):
+    """What the operator last saw."""
+
+    observed_generation: int = Field(default=0, ge=0)
+    replicas: int = Field(default=0, ge=0, description="Worker pods that exist.")
+    ready_replicas: int = Field(default=0, ge=0, description="Worker pods that hold the model and take work.")
+    selector: str = Field(default="", description="Label selector of the worker pods, for the scale subresource.")
+    url: str | None = Field(default=None, description="Where clients inside the cluster reach the service.")
+    scaling: ScalingStatus | None = None
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(default=(), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+    ]
