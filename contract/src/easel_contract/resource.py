@@ -152,7 +152,7 @@ class GatewaySpec(Model):
     resources: ResourceRequirements = ResourceRequirements()
     api_keys_secret_name: ObjectName | None = Field(
         default=None,
-        description="Secret whose values are the accepted API keys, each under its owner's name. Unset: none is asked for.",
+        description="Secret whose values are the accepted API keys, each under its owner's name. Unset: no check.",
     )
     rate_limit: RateLimitConfig | None = Field(default=None, description="Requests per API key; unlimited if unset.")
     limits: LimitsConfig = LimitsConfig()

@@ -1,1 +1,1 @@
-"""Easel."""
+"""The inference server: gateways speak HTTP, workers denoise, a broker holds everything in between."""
