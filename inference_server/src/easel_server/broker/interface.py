@@ -1,0 +1,274 @@
+"""What gateways and workers ask of a broker: protocols, frozen values and errors. No I/O lives here.
+
+Two implementations keep the same promises: ``memory`` (one process) and ``redis`` (any number of pods). The clock that
+counts is the broker's own: it stamps jobs, expires leases and passes deadlines, so pods' clocks are never compared.
+
+A job is executed at least once and completed exactly once: ``finish`` is accepted from the holder of the current
+claim only. Every method may raise BrokerUnavailableError, and every method may be repeated safely after it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from easel_contract.server_config import RateLimitConfig
+
+from easel_server.job import Job
+
+
+class BrokerError(Exception):
+    """Base of everything that a broker raises on purpose."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """The broker can't be reached or can't serve now. Nothing is known of the request's effect: repeat it."""
+
+    def __init__(self, address: str, operation: str, reason: str) -> None:
+        self.address = address
+        self.operation = operation
+        self.reason = reason
+        super().__init__(
+            f"broker at {address} is unavailable: {operation} failed with {reason}; "
+            "check that Redis runs and is reachable from this pod, requests are repeated until then"
+        )
+
+
+class BrokerConfigurationError(BrokerError):
+    """The broker answers, and refuses this client (credentials, permissions, version): a person must act."""
+
+    def __init__(self, address: str, operation: str, reason: str) -> None:
+        self.address = address
+        self.operation = operation
+        self.reason = reason
+        super().__init__(
+            f"broker at {address} refused {operation}: {reason}; "
+            "check the user, password and permissions in the Redis URL, and that Redis is 7.0 or newer"
+        )
+
+
+class QueueFullError(BrokerError):
+    """As many jobs wait as are allowed to; the job was not stored."""
+
+    def __init__(self, depth: int, bound: int) -> None:
+        self.depth = depth
+        self.bound = bound
+        super().__init__(
+            f"the queue is full: {depth} jobs wait, at most {bound} may; try again later or raise limits.maxQueueDepth"
+        )
+
+
+class JobConflictError(BrokerError):
+    """The id belongs to a job with another owner, other parameters or another webhook; that job is untouched."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} exists already with different content; choose another id or repeat the same")
+
+
+@dataclass(frozen=True)
+class BrokerSettings:
+    """Bounds that travel with a job, so that whoever handles it next needs no configuration of its own."""
+
+    max_queue_depth: int = 10_000  # waiting jobs, checked by submit
+    result_ttl_seconds: float = 3600  # how long a final job and its images are kept, recorded by submit
+    max_attempts: int = 3  # lost claims before a job fails, recorded by claim
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of a submit."""
+
+    job: Job  # as stored, with the broker's times
+    created: bool  # False: the same job had been submitted before
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job, until its lease expires."""
+
+    job: Job
+    token: str
+    lease_seconds: float
+
+
+class Verdict(StrEnum):
+    """What a heartbeat tells a worker about its claim."""
+
+    CONTINUE = "Continue"
+    CANCEL = "Cancel"  # stop at the next step and finish with Canceled
+    DEADLINE_PASSED = "DeadlinePassed"  # stop at the next step and finish with Failed
+    LOST = "Lost"  # the claim is no longer held: stop, and finish nothing
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The job's images, encoded, in order."""
+
+    images: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job can't be completed; a sentence that the client reads."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Canceled:
+    """The job was stopped because its client asked for it."""
+
+
+Outcome = Succeeded | Failed | Canceled
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """How much work there is."""
+
+    waiting: int
+    running: int
+    oldest_waiting_age_seconds: float  # 0 when nothing waits
+
+
+@dataclass(frozen=True)
+class ReapReport:
+    """How many jobs a reap moved."""
+
+    requeued: int = 0
+    failed: int = 0
+    canceled: int = 0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A webhook that is due, leased to one deliverer."""
+
+    id: str  # stable over retries: the webhook-id header
+    event: str  # "start" or "completed"
+    url: str
+    job: Job  # as it was when the event happened
+    attempt: int  # 1 for the first
+
+
+@dataclass(frozen=True)
+class RateDecision:
+    """Whether a request may pass its owner's rate limit."""
+
+    allowed: bool
+    limit: int  # the burst: requests that may pass at once after a rest
+    remaining: int  # requests that may pass right now, after this one
+    retry_after_seconds: float  # 0 if allowed; else a request after this long passes, if no other comes first
+
+
+class JobStore(Protocol):
+    """A job as its client sees it."""
+
+    async def submit(self, job: Job, *, answer: tuple[bytes, ...] | None = None) -> Submission:
+        """Store a Waiting job and queue it; return the stored one if its id is known already.
+
+        ``submitted_at`` becomes the broker's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
+        images that are known already (from the cache): the job is stored as Succeeded and not queued.
+        Raises QueueFullError, and JobConflictError when the known job differs in owner, parameters or webhook (so a
+        seed that a gateway chooses for a client's id must be derived from that id).
+        """
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """The job, or None if it was never submitted or its result has expired."""
+        ...
+
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        """The encoded images of a Succeeded job; empty for any other."""
+        ...
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Cancel a Waiting job at once, ask a Running one to stop, leave a final one; return it as it is now."""
+        ...
+
+    async def wait(self, job_id: str, timeout_seconds: float) -> Job | None:
+        """The job once it is final, or as it is after the time-out; None if unknown. Outlives short outages."""
+        ...
+
+
+class JobQueue(Protocol):
+    """A job as its worker sees it."""
+
+    async def claim(self, worker: str, *, lease_seconds: float, wait_seconds: float) -> Claim | None:
+        """The oldest waiting job, now Running for ``worker``; None if none came within ``wait_seconds``.
+
+        Outlives outages shorter than ``wait_seconds``. If the caller is cancelled, a job that was being handed over
+        returns to the queue when its lease expires.
+        """
+        ...
+
+    async def heartbeat(self, claim: Claim, steps_done: int) -> Verdict:
+        """Extend the lease by the claim's ``lease_seconds`` from now and record progress."""
+        ...
+
+    async def finish(self, claim: Claim, outcome: Outcome) -> bool:
+        """Complete the job; False if the claim is no longer held, and then nothing has changed."""
+        ...
+
+    async def release(self, claim: Claim) -> bool:
+        """Hand the job back to the head of the queue, the attempt uncounted; False if the claim is no longer held.
+
+        A job whose cancellation was asked for becomes Canceled instead.
+        """
+        ...
+
+    async def reap(self) -> ReapReport:
+        """Requeue or fail jobs whose lease expired, and fail waiting jobs past their deadline. Anyone may call it."""
+        ...
+
+    async def depth(self) -> QueueDepth:
+        """How many jobs wait and run, and since when."""
+        ...
+
+
+class WebhookOutbox(Protocol):
+    """Webhooks to be sent, written in the same step as the change they tell of."""
+
+    async def claim_delivery(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
+        """The delivery that has been due longest; it falls due again after the lease unless settled or postponed."""
+        ...
+
+    async def settle_delivery(self, delivery: Delivery) -> None:
+        """Forget a delivery: it was received, or is given up."""
+        ...
+
+    async def postpone_delivery(self, delivery: Delivery, delay_seconds: float) -> None:
+        """Make the delivery due again after ``delay_seconds``; no effect if another deliverer has taken it since."""
+        ...
+
+
+class ResultCache(Protocol):
+    """Images by the hash of everything that determines them (``cache_key.result_cache_key``)."""
+
+    async def cache_get(self, key: str) -> tuple[bytes, ...] | None:
+        """The cached images, or None."""
+        ...
+
+    async def cache_put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float) -> None:
+        """Keep the images for ``ttl_seconds`` (> 0), replacing what was there."""
+        ...
+
+
+class RateLimiter(Protocol):
+    """One bucket per owner, shared by all gateways."""
+
+    async def take(self, owner: str, rate: RateLimitConfig) -> RateDecision:
+        """Take one request out of the owner's bucket; a refused request takes nothing."""
+        ...
+
+
+class Broker(JobStore, JobQueue, WebhookOutbox, ResultCache, RateLimiter, Protocol):
+    """All of it, as ``main`` wires it."""
+
+    async def ping(self) -> None:
+        """Return if the broker serves."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections; the broker can't be used afterwards."""
+        ...
