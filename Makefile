@@ -1,0 +1,47 @@
+# Targets with a ## comment are listed by `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts tests benchmarks examples
+VENV := .venv/bin
+export CLUSTER ?= embedded
+
+.PHONY: help setup check fix test test-fast demo demo-down crds lock images ci
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
+
+setup: ## Bring everything that is needed and not there
+	@scripts/setup.sh
+
+check: setup ## Format, lint, types, generated files (changes nothing)
+	$(VENV)/ruff format --check .
+	$(VENV)/ruff check .
+	$(VENV)/mypy $(PYTHON_SOURCES)
+	$(VENV)/python scripts/write_crds.py --check
+	cd devcluster && { ! command -v go >/dev/null || { test -z "$$(gofmt -l .)" && go vet ./...; }; }
+
+fix: setup ## Format and repair what can be repaired
+	$(VENV)/ruff format .
+	$(VENV)/ruff check --fix .
+	$(VENV)/python scripts/write_crds.py
+
+test: setup ## All tests: real API server, real Redis, real pipelines
+	$(VENV)/pytest
+
+test-fast: setup ## Tests without a cluster and without torch, under two minutes
+	$(VENV)/pytest -m "not cluster and not torch"
+
+demo: setup ## The whole path on a real Kubernetes, with a load, a crash and a summary; the cluster stays up
+	$(VENV)/python -m demo up
+
+demo-down: ## Take the demo's cluster down again
+	$(VENV)/python -m demo down
+
+crds: setup ## Write crds/ and the chart's copy from the pydantic models
+	$(VENV)/python scripts/write_crds.py
+
+lock: setup ## Lock Python dependencies as names, versions and hashes
+	scripts/lock.sh
+
+images: ## Build the container images (needs docker or podman)
+	scripts/images.sh

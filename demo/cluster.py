@@ -1,0 +1,227 @@
+"""A Kubernetes to run on: the embedded one, kind, or whatever a kubeconfig points to. Install the chart there.
+
+``CLUSTER`` chooses: ``embedded`` (default), ``kind`` (needs docker or podman, kind, kubectl and helm),
+``kubeconfig`` (the current context of KUBECONFIG; needs kubectl and helm, and reachable images).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMESPACE = "easel-system"
+RELEASE = "easel"
+KIND_CLUSTER = "easel"
+# One node without a GPU and two with: four workers don't fit on one of them. Extended resources, no real GPUs.
+NODES = ("cpu-0", "gpu-0:nvidia.com/gpu=2", "gpu-1:nvidia.com/gpu=2")
+
+
+class ClusterError(Exception):
+    """A step of bringing the cluster up failed; the message is what the failing command said."""
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, stdin: str | None = None) -> str:
+    """Standard output of a command. Raises ClusterError with its standard error."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, input=stdin, env=env, check=False)
+    if done.returncode != 0:
+        raise ClusterError(f"{' '.join(str(word) for word in command)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How to reach a cluster that is up."""
+
+    kind: str  # embedded | kind | kubeconfig
+    kubeconfig: Path
+    kubectl_path: str
+    helm_path: str
+    models: Path  # on the nodes
+    state: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment for commands that talk to the cluster."""
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> str:
+        """Standard output of kubectl."""
+        return run(self.kubectl_path, *words, env=self.environment, stdin=stdin)
+
+    def helm(self, *words: str) -> str:
+        """Standard output of helm."""
+        return run(self.helm_path, *words, env=self.environment)
+
+    def get(self, *words: str) -> dict[str, Any]:
+        """An object or list as JSON."""
+        answer: dict[str, Any] = json.loads(self.kubectl("get", *words, "-o", "json"))
+        return answer
+
+
+def devcluster_binary() -> str:
+    """Path of the embedded cluster's binary; built or fetched if it isn't there."""
+    done = subprocess.run([ROOT / "devcluster/binary.sh"], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise ClusterError("the embedded cluster's binary could not be had (see above)")
+    return done.stdout.strip()
+
+
+def make_models(directory: Path) -> None:
+    """Tiny pipelines with the real architecture classes, made once."""
+    if not (directory / "sdxl" / "model_index.json").exists():
+        run(sys.executable, ROOT / "scripts/make_tiny_models.py", directory)
+
+
+def start(state: Path, *, hpa_sync_seconds: int = 15) -> Cluster:
+    """A cluster of the kind that CLUSTER names, with volumes for Redis and the tiny models. Idempotent."""
+    kind = os.environ.get("CLUSTER", "embedded")
+    state.mkdir(parents=True, exist_ok=True)
+    models = state / "models"
+    make_models(models)
+    if kind == "embedded":
+        cluster = _start_embedded(state, models, hpa_sync_seconds)
+    elif kind == "kind":
+        cluster = _start_kind(state, models)
+    elif kind == "kubeconfig":
+        kubeconfig = Path(os.environ.get("KUBECONFIG", Path.home() / ".kube/config"))
+        cluster = Cluster(kind, kubeconfig, _tool("kubectl"), _tool("helm"), models, state)
+    else:
+        raise ClusterError(f"CLUSTER={kind}: expected embedded, kind or kubeconfig")
+    if kind != "kubeconfig":
+        _make_volumes(cluster)
+    return cluster
+
+
+def stop(state: Path) -> str:
+    """Takes the cluster down; nothing of it is left. Returns what was done."""
+    kind = os.environ.get("CLUSTER", "embedded")
+    if kind == "embedded":
+        said = run(devcluster_binary(), "down", "--state-dir", state / "cluster")
+    elif kind == "kind":
+        said = run(_tool("kind"), "delete", "cluster", "--name", KIND_CLUSTER)
+    else:
+        return "the cluster of your kubeconfig was left as it is; `helm uninstall easel -n easel-system` removes Easel"
+    shutil.rmtree(state, ignore_errors=True)
+    return said.strip()
+
+
+def install_chart(cluster: Cluster, *values: str) -> None:
+    """``helm upgrade --install`` of the chart, until its pods are ready. ``values`` are --set arguments."""
+    settings = [word for value in values for word in ("--set", value)]
+    if cluster.kind != "kubeconfig":
+        settings += ["--set-string", "redis.persistence.storageClassName="]
+    cluster.helm(
+        "upgrade", "--install", RELEASE, str(ROOT / "helm/easel"), "--namespace", NAMESPACE, "--create-namespace",
+        "--wait", "--timeout", "5m", *settings,
+    )  # fmt: skip
+    cluster.kubectl("wait", "--for=condition=Available", "apiservice/v1beta1.external.metrics.k8s.io", "--timeout=60s")
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise ClusterError(f"{name} is not on PATH; install it, or use CLUSTER=embedded, which brings its own")
+    return path
+
+
+def _start_embedded(state: Path, models: Path, hpa_sync_seconds: int) -> Cluster:
+    binary = devcluster_binary()
+    images = state / "images.yaml"
+    images.write_text(_image_map())
+    nodes = [word for node in NODES for word in ("--node", node)]
+    run(
+        binary, "up", "--state-dir", state / "cluster", "--images", images,
+        "--hpa-sync-period", f"{hpa_sync_seconds}s", *nodes,
+    )  # fmt: skip
+    tools = Path(binary).parent
+    return Cluster(
+        "embedded", state / "cluster/kubeconfig", str(tools / "kubectl"), str(tools / "helm"), models, state
+    )
+
+
+def _image_map() -> str:
+    """Which command stands for which image: the chart's pod specs run unchanged, as processes of this checkout."""
+    search_path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    return textwrap.dedent(f"""\
+        images:
+        - name: ghcr.io/easel-dev/easel-operator
+          entrypoint: [easel-operator]
+          user: 65532
+          env: {{PATH: "{search_path}", PYTHONUNBUFFERED: "1"}}
+        - name: ghcr.io/easel-dev/easel-server
+          entrypoint: [easel-server]
+          user: 65532
+          env: {{PATH: "{search_path}", PYTHONUNBUFFERED: "1"}}
+        - name: docker.io/valkey/valkey
+          entrypoint: [redis-server]
+          user: 999
+          env: {{PATH: "{search_path}"}}
+        """)
+
+
+def _start_kind(state: Path, models: Path) -> Cluster:
+    kind, kubectl = _tool("kind"), _tool("kubectl")
+    kubeconfig = state / "kubeconfig"
+    if KIND_CLUSTER not in run(kind, "get", "clusters").split():
+        run(ROOT / "scripts/images.sh")
+        run(kind, "create", "cluster", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig, "--config", "-",
+            stdin=_kind_config(state, models))  # fmt: skip
+        version = json.loads(run(kubectl, "version", "-o", "json", "--client"))["clientVersion"]["gitVersion"]
+        sys.stderr.write(f"kind cluster {KIND_CLUSTER} is up (kubectl {version})\n")
+        for name in ("operator", "server"):
+            run(kind, "load", "docker-image", "--name", KIND_CLUSTER, f"ghcr.io/easel-dev/easel-{name}:0.1.0")
+    cluster = Cluster("kind", kubeconfig, kubectl, _tool("helm"), models, state)
+    patch = json.dumps({"status": {"capacity": {"nvidia.com/gpu": "2"}}})
+    for worker in (f"{KIND_CLUSTER}-worker", f"{KIND_CLUSTER}-worker2"):
+        cluster.kubectl("patch", "node", worker, "--subresource=status", "--type=merge", "-p", patch)
+    return cluster
+
+
+def _kind_config(state: Path, models: Path) -> str:
+    mounts = [{"hostPath": str(path), "containerPath": str(path)} for path in (models, state / "redis")]
+    (state / "redis").mkdir(exist_ok=True)
+    node = {"extraMounts": mounts}
+    return json.dumps(
+        {
+            "kind": "Cluster",
+            "apiVersion": "kind.x-k8s.io/v1alpha4",
+            "featureGates": {"HPAScaleToZero": True},
+            "nodes": [{"role": "control-plane"}, {"role": "worker", **node}, {"role": "worker", **node}],
+        }
+    )
+
+
+def _make_volumes(cluster: Cluster) -> None:
+    """What a platform team provides: a volume for Redis and one with the models, bound by name."""
+    redis = cluster.state / "redis"
+    redis.mkdir(exist_ok=True)
+    redis.chmod(0o777)  # whatever user the image runs as
+
+    def volume(name: str, path: Path, mode: str, namespace: str, claim: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": "8Gi"},
+                "accessModes": [mode],
+                "storageClassName": "",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": str(path)},
+                "claimRef": {"namespace": namespace, "name": claim},
+            },
+        }
+
+    volumes = [
+        volume("redis", redis, "ReadWriteOnce", NAMESPACE, f"data-{RELEASE}-redis-0"),
+        volume("tiny-model", cluster.models, "ReadOnlyMany", "default", "tiny-model"),
+    ]
+    for item in volumes:
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(item))

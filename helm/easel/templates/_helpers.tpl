@@ -1,0 +1,55 @@
+{{- define "easel.fullname" -}}
+{{- if contains "easel" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-easel" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "easel.redisName" -}}
+{{ include "easel.fullname" . }}-redis
+{{- end }}
+
+{{- define "easel.labels" -}}
+app.kubernetes.io/name: easel
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: easel
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "easel.selector" -}}
+app.kubernetes.io/name: easel
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "easel.image" -}}
+{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end }}
+
+{{- /* Whether the chart runs Redis itself. */ -}}
+{{- define "easel.ownRedis" -}}
+{{- if not (or .Values.redis.url .Values.redis.urlSecretName) }}true{{ end }}
+{{- end }}
+
+{{- define "easel.redisUrlSecret" -}}
+{{- .Values.redis.urlSecretName | default (include "easel.redisName" .) }}
+{{- end }}
+
+{{- /*
+Whether this release owns v1beta1.external.metrics.k8s.io: nobody has it, or we already do. Another adapter's is never
+taken over. `helm template` sees no cluster and renders it.
+*/ -}}
+{{- define "easel.ownsExternalMetrics" -}}
+{{- if eq .Values.externalMetrics.mode "Auto" }}
+{{- $existing := lookup "apiregistration.k8s.io/v1" "APIService" "" "v1beta1.external.metrics.k8s.io" }}
+{{- if not $existing }}true
+{{- else }}
+{{- $annotations := $existing.metadata.annotations | default dict }}
+{{- if and (eq (index $annotations "meta.helm.sh/release-name" | default "") .Release.Name) (eq (index $annotations "meta.helm.sh/release-namespace" | default "") .Release.Namespace) }}true{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "easel.restrictedContainer" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Writes requirements/*.txt from pyproject.toml: names, versions and hashes, for every platform and no download address.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# lock NAME EXTRA...: one lock for the packages of these extras.
+lock() {
+  local name=$1 extras=()
+  shift
+  for extra in "$@"; do extras+=(--extra "$extra"); done
+  .venv/bin/uv pip compile pyproject.toml "${extras[@]}" --output-file "requirements/$name.txt" \
+    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+}
+
+lock operator operator
+lock server server
+lock dev operator server dev

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Brings everything that building, testing and the demo need and that isn't there. Idempotent; the second run takes
+# about a second. What it can't bring it names in one line.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+UV_VERSION=$(sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements/dev.txt)
+STAMP=.venv/.installed-$(cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
+
+say() { echo "setup: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.14 python3.13 python3.12 python3.11 python3; do
+    [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  fail "Python 3.11 or newer is needed; install it or set PYTHON to one"
+}
+
+# install_debian PACKAGE...: through apt, when there is apt and we may use it.
+install_debian() {
+  local apt=(apt-get)
+  command -v apt-get >/dev/null || fail "please install: $*"
+  if [ "$(id -u)" != 0 ]; then
+    sudo -n true 2>/dev/null || fail "please run: sudo apt-get install --no-install-recommends $*"
+    apt=(sudo -n apt-get)
+  fi
+  say "installing Debian packages: $*"
+  # RUNLEVEL=1 keeps the packages from starting their services: tests start their own.
+  "${apt[@]}" update -qq
+  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+debian_packages() {
+  local missing=()
+  PATH=$PATH:/usr/sbin:/sbin
+  command -v redis-server >/dev/null || missing+=(redis-server)
+  command -v nft >/dev/null || missing+=(nftables)
+  command -v ip >/dev/null || missing+=(iproute2)
+  command -v curl >/dev/null || missing+=(curl)
+  [ ${#missing[@]} = 0 ] || install_debian "${missing[@]}"
+}
+
+python_packages() {
+  [ -e "$STAMP" ] && return
+  local python
+  python=$(find_python)
+  [ -x .venv/bin/python ] || "$python" -m venv .venv 2>/dev/null || {
+    rm -rf .venv
+    install_debian python3-venv
+    "$python" -m venv .venv
+  }
+  say "installing Python packages from requirements/dev.txt"
+  .venv/bin/python -m pip install -q --disable-pip-version-check "uv==$UV_VERSION"
+  .venv/bin/uv pip sync -q --require-hashes requirements/dev.txt
+  .venv/bin/uv pip install -q --no-deps --editable .
+  rm -f .venv/.installed-*
+  touch "$STAMP"
+}
+
+debian_packages
+python_packages
+if [ "${CLUSTER:-embedded}" = embedded ]; then
+  devcluster/binary.sh >/dev/null
+fi
+say "ready"
