@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check fix test test-fast demo demo-down crds lock images ci
+.PHONY: help setup check types fix test test-fast demo demo-down crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -16,9 +16,12 @@ setup: ## Bring everything that is needed and not there
 check: setup ## Format, lint, types, generated files (changes nothing)
 	$(VENV)/ruff format --check .
 	$(VENV)/ruff check .
-	$(VENV)/mypy $(PYTHON_SOURCES)
+	@$(MAKE) --no-print-directory types
 	$(VENV)/python scripts/write_crds.py --check
 	cd devcluster && { ! command -v go >/dev/null || { test -z "$$(gofmt -l .)" && go vet ./...; }; }
+
+types:
+	$(VENV)/mypy $(PYTHON_SOURCES)
 
 fix: setup ## Format and repair what can be repaired
 	$(VENV)/ruff format .

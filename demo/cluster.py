@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,9 @@ class ClusterError(Exception):
 
 def run(*command: str | Path, env: dict[str, str] | None = None, stdin: str | None = None) -> str:
     """Standard output of a command. Raises ClusterError with its standard error."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, input=stdin, env=env, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, input=stdin, env=env, check=False
+    )
     if done.returncode != 0:
         raise ClusterError(f"{' '.join(str(word) for word in command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
@@ -141,9 +142,7 @@ def _start_embedded(state: Path, models: Path, hpa_sync_seconds: int) -> Cluster
         "--hpa-sync-period", f"{hpa_sync_seconds}s", *nodes,
     )  # fmt: skip
     tools = Path(binary).parent
-    return Cluster(
-        "embedded", state / "cluster/kubeconfig", str(tools / "kubectl"), str(tools / "helm"), models, state
-    )
+    return Cluster("embedded", state / "cluster/kubeconfig", str(tools / "kubectl"), str(tools / "helm"), models, state)
 
 
 def _image_map() -> str:

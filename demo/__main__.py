@@ -1,0 +1,31 @@
+"""``python -m demo up`` and ``python -m demo down``: see README.md, *Two commands*."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from demo import cluster as clusters
+from demo.story import tell
+
+STATE = clusters.ROOT / ".state" / "demo"
+
+
+def main() -> int:
+    """Exit code: 0, or 1 when a request was lost or a step failed."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("action", choices=("up", "down"))
+    parser.add_argument("--output", type=Path, default=clusters.ROOT / "demo-output", help="pictures and the plot")
+    parser.add_argument("--results", type=Path, help="write the phases' times to this JSON file")
+    arguments = parser.parse_args()
+    try:
+        if arguments.action == "down":
+            sys.stdout.write(f"{clusters.stop(STATE)}\n")
+            return 0
+        return tell(STATE, arguments.output, arguments.results)
+    except (clusters.ClusterError, TimeoutError) as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

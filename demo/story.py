@@ -1,0 +1,181 @@
+"""The demo's story, told while it happens: first image, burst, scale-out, a crash, scale-in, summary."""
+
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from demo import cluster as clusters
+from demo.load import Tally, burst, first_image, forwarded
+from demo.observe import Observer, Sighting, kill_a_busy_worker
+from demo.plot import plot
+
+SERVICE = "tiny"
+REQUESTS = 160
+CLIENTS = 24
+STEPS = 40
+WORKERS = 4
+
+
+class Narrator:
+    """Prints the story and keeps the time of each phase."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.phases_seconds: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        """One line, with the time since the demo began."""
+        sys.stdout.write(f"[{time.monotonic() - self._began:6.1f} s] {text}\n")
+        sys.stdout.flush()
+
+    def phase(self, name: str, seconds: float, text: str) -> None:
+        """A phase that ended, and how long it took."""
+        self.phases_seconds[name] = round(seconds, 1)
+        self.say(f"{text} ({seconds:.1f} s)")
+
+
+class Table:
+    """The live table: a row every two seconds, and whenever the number of pods changes."""
+
+    HEADER = f"{'queue':>6} {'desired':>8} {'pods':>5} {'ready':>6} {'p95':>8}  why"
+
+    def __init__(self, narrator: Narrator) -> None:
+        self._narrator = narrator
+        self._last: Sighting | None = None
+        self.is_on = False
+
+    def show(self, look: Sighting) -> None:
+        """Called with every sighting."""
+        last = self._last
+        pods = (look.desired, look.existing, look.ready)
+        if not self.is_on or (
+            last and look.at_seconds - last.at_seconds < 2 and pods == (last.desired, last.existing, last.ready)
+        ):
+            return
+        if last is None:
+            self._narrator.say(self.HEADER)
+        self._last = look
+        queue = "-" if look.queue_depth is None else f"{look.queue_depth:.0f}"
+        latency = "-" if look.latency_p95_seconds is None else f"{look.latency_p95_seconds:.1f} s"
+        self._narrator.say(
+            f"{queue:>6} {look.desired:>8} {look.existing:>5} {look.ready:>6} {latency:>8}  {look.sentence}"
+        )
+
+
+def tell(state: Path, output: Path, results: Path | None) -> int:
+    """Runs the whole demo. Returns 0 when nothing was lost."""
+    narrator = Narrator()
+    output.mkdir(exist_ok=True)
+    cluster = _bring_up(state, narrator)
+    with forwarded(cluster, SERVICE) as url:
+        begun = time.monotonic()
+        image = first_image(url)
+        picture = output / "first.png"
+        picture.write_bytes(image)
+        narrator.phase("first_image", time.monotonic() - begun, f"first image through the Service: {picture}")
+        table = Table(narrator)
+        tally = Tally()
+        with Observer(cluster, SERVICE, table.show) as observer:
+            events = asyncio.run(_burst_and_crash(cluster, url, observer, table, tally, narrator))
+            _wait_for_scale_in(observer, narrator)
+            plot(observer.sightings, events, output / "demand-and-pods.png")
+    _summarise(tally, narrator, output, results)
+    _how_to_go_on(cluster)
+    return 1 if tally.lost else 0
+
+
+def _bring_up(state: Path, narrator: Narrator) -> clusters.Cluster:
+    begun = time.monotonic()
+    cluster = clusters.start(state)
+    narrator.phase("cluster", time.monotonic() - begun, f"a Kubernetes is up ({cluster.kind})")
+    begun = time.monotonic()
+    clusters.install_chart(cluster)
+    narrator.phase("chart_ready", time.monotonic() - begun, "helm install easel: operator and Redis are ready")
+    begun = time.monotonic()
+    cluster.kubectl("apply", "-f", str(clusters.ROOT / "examples/tiny.yaml"))
+    cluster.kubectl("wait", "--for=condition=Ready", f"sds/{SERVICE}", "--timeout=180s")
+    narrator.phase("service_ready", time.monotonic() - begun, "kubectl apply -f examples/tiny.yaml: Ready")
+    return cluster
+
+
+async def _burst_and_crash(
+    cluster: clusters.Cluster, url: str, observer: Observer, table: Table, tally: Tally, narrator: Narrator
+) -> dict[str, float]:
+    """The burst; one worker is killed when four are ready. Returns moments for the plot."""
+    narrator.say(f"a burst: {REQUESTS} images asked for by {CLIENTS} clients at once")
+    table.is_on = True
+    began = observer.now_seconds
+    before = observer.sightings[-1].desired if observer.sightings else 1
+    events = {"burst": began}
+    load = asyncio.create_task(burst(url, tally, requests=REQUESTS, clients=CLIENTS, steps=STEPS))
+
+    def watch() -> None:
+        decided = observer.wait_until(lambda look: look.desired > max(before, 1), "scale-out decided", 60)
+        narrator.phase("scale_out_decided", decided.at_seconds - began, f"more pods are ordered: {decided.desired}")
+        full = observer.wait_until(lambda look: look.ready >= WORKERS, f"{WORKERS} workers ready", 120)
+        narrator.phase("pods_ready", full.at_seconds - began, f"{WORKERS} workers are ready")
+        victim = kill_a_busy_worker(cluster, SERVICE)
+        events["SIGKILL"] = observer.now_seconds
+        narrator.say(f"SIGKILL to {victim} while it works")
+
+    await asyncio.to_thread(watch)
+    await load
+    events["burst over"] = observer.now_seconds
+    narrator.phase("burst", observer.now_seconds - began, f"burst over: {tally.delivered} of {tally.asked} delivered")
+    return events
+
+
+def _wait_for_scale_in(observer: Observer, narrator: Narrator) -> None:
+    began = observer.now_seconds
+    back = observer.wait_until(lambda look: look.desired == 0 and look.existing == 0, "back to zero pods", 180)
+    narrator.phase("back_down", back.at_seconds - began, "nobody asks any more: back to 0 pods")
+
+
+def _summarise(tally: Tally, narrator: Narrator, output: Path, results: Path | None) -> None:
+    narrator.say(f"asked {tally.asked}, delivered {tally.delivered}, lost {tally.lost}")
+    for failure in tally.failures[:5]:
+        narrator.say(f"  lost: {failure}")
+    p50, p95 = tally.percentile_seconds(0.5), tally.percentile_seconds(0.95)
+    narrator.say(f"latency as the clients saw it: p50 {p50:.1f} s, p95 {p95:.1f} s; plot: {output}/demand-and-pods.png")
+    if results is not None:
+        results.write_text(json.dumps(_record(tally, narrator, p50, p95), indent=2) + "\n")
+
+
+def _record(tally: Tally, narrator: Narrator, p50: float, p95: float) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    return {
+        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit.strip(),
+        "phases_seconds": narrator.phases_seconds,
+        "load": {"requests": REQUESTS, "clients": CLIENTS, "steps": STEPS},
+        "asked": tally.asked,
+        "delivered": tally.delivered,
+        "lost": tally.lost,
+        "latency_p50_seconds": round(p50, 2),
+        "latency_p95_seconds": round(p95, 2),
+    }
+
+
+def _how_to_go_on(cluster: clusters.Cluster) -> None:
+    sys.stdout.write(
+        f"""
+The cluster stays up. To play on:
+
+  export KUBECONFIG={cluster.kubeconfig} PATH={Path(cluster.kubectl_path).parent}:$PATH
+  kubectl get sds,pods,hpa -o wide
+  kubectl describe sds {SERVICE}
+  kubectl port-forward service/{SERVICE} 8080:80 &
+  curl -s http://127.0.0.1:8080/v1/images/generations -H 'content-type: application/json' \\
+    -d '{{"prompt": "a red fox", "seed": 1}}' | head -c 300
+
+`make demo-down` takes it down and leaves nothing behind.
+"""
+    )
