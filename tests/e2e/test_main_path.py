@@ -1,0 +1,34 @@
+"""What the demo shows, asserted: images through the Service, workers that follow the work, nothing lost."""
+
+import asyncio
+
+from demo.load import Tally, burst, first_image, forwarded
+from demo.observe import Observer, kill_a_busy_worker
+from tests.e2e.waiting import Services, tiny
+
+
+def test_from_apply_to_images_out_to_four_workers_and_back_to_zero_with_a_crash(services: Services) -> None:
+    name = services.apply(tiny("tiny"))
+    services.wait_for(name, "Ready", "True", timeout_seconds=120)
+    tally = Tally()
+    with forwarded(services.cluster, name) as url, Observer(services.cluster, name, lambda _: None) as observer:
+        assert first_image(url).startswith(b"\x89PNG")
+
+        async def load_and_crash() -> None:
+            load = asyncio.create_task(burst(url, tally, requests=100, clients=20, steps=40))
+            await asyncio.to_thread(observer.wait_until, lambda look: look.ready >= 3, "three workers ready", 120)
+            await asyncio.to_thread(kill_a_busy_worker, services.cluster, name)
+            await load
+
+        asyncio.run(load_and_crash())
+        assert (tally.asked, tally.delivered, tally.failures) == (100, 100, [])
+        assert max(look.desired for look in observer.sightings) == 4
+        ordered = [look for look in observer.sightings if look.desired == 4]
+        assert "4 pods" in ordered[-1].sentence, "the last decision is told in the status"
+
+        idle = observer.wait_until(lambda look: look.desired == look.existing == 0, "back to zero", 120)
+        assert idle.queue_depth == 0
+        services.wait_for(name, "Ready", "True", "ScaledToZero")
+
+        # And from zero again, by the first request.
+        assert first_image(url, seed=8).startswith(b"\x89PNG")

@@ -1,0 +1,117 @@
+"""The resource's life: changes reach pods, children come back, deletion cleans up, bad resources are refused."""
+
+import json
+import time
+
+import pytest
+
+from demo.load import first_image, forwarded
+from tests.e2e.waiting import Services, tiny, wait_until
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scaling__minReplicas": 5}, "minReplicas must not be greater than maxReplicas"),
+        ({"replicas": 2}, "exactly one of replicas (a fixed number) and scaling must be set"),
+        ({"model__source": {}}, "exactly one of huggingFace and persistentVolumeClaim must be set"),
+        ({"model__dtype": "Int4"}, 'Unsupported value: "Int4": supported values: "Auto"'),
+        ({"scaling__maxReplicas": 0}, "should be greater than or equal to 1"),
+        ({"worker__gpus": 2}, 'unknown field "spec.worker.gpus"'),
+    ],
+)
+def test_a_bad_resource_is_refused_with_words_that_help(
+    services: Services, changes: dict[str, object], words: str
+) -> None:
+    assert words in services.refused(tiny("bad", **changes))
+
+
+def test_a_change_reaches_the_pods_and_a_gateway_change_leaves_the_gpu_pods_alone(services: Services) -> None:
+    name = services.apply(tiny("changing", replicas=1, scaling=None))
+    services.wait_for(name, "ModelLoaded", "True")
+    workers, gateways = (
+        [pod["metadata"]["uid"] for pod in services.pods(name, component)] for component in ("worker", "gateway")
+    )
+
+    services.apply(tiny("changing", replicas=1, scaling=None, gateway__limits={"maxSteps": 7}))
+    wait_until(
+        lambda: [pod["metadata"]["uid"] for pod in services.pods(name, "gateway")],
+        lambda now: bool(now) and not set(now) & set(gateways),
+        "new gateway pods",
+        60,
+    )
+    services.wait_for(name, "Progressing", "False", "Complete")
+    assert [pod["metadata"]["uid"] for pod in services.pods(name, "worker")] == workers
+    with forwarded(services.cluster, name) as url, pytest.raises(Exception, match="7"):
+        first_image(url)  # its default number of steps is over the new limit
+
+    services.cluster.kubectl("scale", "sds", name, "--replicas=2")
+    wait_until(lambda: len(services.pods(name, "worker")), lambda number: number == 2, "two workers", 30)
+
+
+def test_a_deleted_or_edited_child_comes_back(services: Services) -> None:
+    name = services.apply(tiny("healing"))
+    services.wait_for(name, "Ready", "True")
+    before = services.children(name)
+    for child in before:
+        services.cluster.kubectl("delete", child, "--wait=false")
+    after = wait_until(
+        lambda: services.children(name),
+        lambda now: set(now) == set(before) and not set(now.values()) & set(before.values()),
+        "all children new",
+        60,
+    )
+    assert set(after) == set(before)
+
+    patch = json.dumps({"spec": {"ports": [{"name": "http", "port": 80, "targetPort": 9999}]}})
+    services.cluster.kubectl("patch", "service", name, "-p", patch)
+    wait_until(
+        lambda: services.cluster.get("service", name)["spec"]["ports"][0]["targetPort"],
+        lambda port: port == "http",
+        "the Service's port mended",
+        30,
+    )
+    services.wait_for(name, "Ready", "True")
+
+
+def test_deletion_cleans_up(services: Services) -> None:
+    name = services.apply(tiny("leaving"))
+    services.wait_for(name, "Ready", "True")
+    services.cluster.kubectl("delete", "sds", name)
+    wait_until(lambda: services.children(name), lambda left: not left, "no child left", 60)
+
+
+def test_a_child_that_is_someone_elses_is_not_taken_over(services: Services) -> None:
+    services.cluster.kubectl("create", "configmap", "taken", "--from-literal=theirs=1")
+    name = services.apply(tiny("taken"))
+    try:
+        condition = services.wait_for(name, "Ready", "False", "ChildConflict")
+        assert "ConfigMap" in condition["message"]
+        assert "taken" in condition["message"]
+        assert services.cluster.get("configmap", "taken")["data"] == {"theirs": "1"}
+    finally:
+        services.cluster.kubectl("delete", "configmap", "taken")
+
+
+def test_a_restarted_operator_writes_nothing(services: Services) -> None:
+    name = services.apply(tiny("steady", replicas=1, scaling=None))
+    services.wait_for(name, "ModelLoaded", "True")
+    services.wait_for(name, "Progressing", "False", "Complete")
+
+    def versions() -> dict[str, str]:
+        kinds = "deployments,services,configmaps,secrets,serviceaccounts"
+        listed = services.cluster.get(kinds, "-l", f"easel.dev/service={name}")["items"]
+        found = {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in listed}
+        return {**found, "sds": services.cluster.get("sds", name)["metadata"]["resourceVersion"]}
+
+    before = versions()
+    services.cluster.kubectl("rollout", "restart", "deployment/easel-operator", "-n", "easel-system")
+    services.cluster.kubectl("rollout", "status", "deployment/easel-operator", "-n", "easel-system", "--timeout=60s")
+    # The new operator has looked at the service once it mends something: use that as the sign.
+    services.cluster.kubectl("delete", "configmap", name)
+    wait_until(lambda: f"ConfigMap/{name}" in services.children(name), bool, "the new operator at work", 60)
+    time.sleep(1)
+    after = versions()
+    after.pop(f"ConfigMap/{name}")
+    before.pop(f"ConfigMap/{name}")
+    assert after == before
