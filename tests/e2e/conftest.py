@@ -1,4 +1,4 @@
-"""One cluster with the chart installed, shared by the end-to-end tests; demo/cluster.py says which one CLUSTER means."""
+"""One cluster with the chart installed, shared by the end-to-end tests; demo/cluster.py says what CLUSTER means."""
 
 import os
 from collections.abc import Iterator
