@@ -1,0 +1,57 @@
+"""One set of tiny models and loaded engines for the whole test run: loading torch takes longer than the tests."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from easel_contract.server_config import ModelConfig
+from easel_server.engine import lazy_loader
+from easel_server.job import GenerationParameters
+
+if TYPE_CHECKING:
+    from easel_server.engine.diffusers_engine import DiffusersEngine
+
+# Other tests and other people's processes share the CPUs; see lazy_loader for what more threads would do then.
+os.environ.setdefault("EASEL_TORCH_THREADS", "1")
+
+
+@cache
+def tiny_model_directory(name: str = "sd15") -> Path:
+    """Directory of a tiny model, written on first use and removed at exit."""
+    lazy_loader.prepare_libraries()
+    from tests.support.tiny_models import write_tiny_models  # noqa: PLC0415  # loads torch, which most tests don't need
+
+    return _all_models(write_tiny_models) / name
+
+
+@cache
+def _all_models(write: Callable[[Path], None]) -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="easel-tiny-models-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    write(directory)
+    return directory
+
+
+@cache
+def tiny_engine(name: str = "sd15") -> "DiffusersEngine":
+    """A loaded tiny model."""
+    config = ModelConfig(name=name, source=str(tiny_model_directory(name)))
+    return lazy_loader.load_engine(config, hub_token=None)
+
+
+def tiny_parameters(**changes: object) -> GenerationParameters:
+    """Parameters that a tiny model serves in a few hundredths of a second."""
+    defaults = {
+        "prompt": "a cat",
+        "width_pixels": 64,
+        "height_pixels": 64,
+        "steps": 4,
+        "guidance_scale": 7.5,
+        "seed": 7,
+    }
+    return GenerationParameters.model_validate({**defaults, **changes})
