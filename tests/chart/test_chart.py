@@ -1,0 +1,114 @@
+"""The chart as Helm renders it: what an administrator would check before installing it."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from demo.cluster import devcluster_binary
+from easel_contract.crd import build_crd
+
+CHART = Path(__file__).resolve().parents[2] / "helm/easel"
+
+pytestmark = pytest.mark.cluster  # helm comes with the embedded cluster's binary
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    return str(Path(devcluster_binary()).parent / "helm")
+
+
+def render(helm: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    words = [helm, "template", "easel", str(CHART), "--namespace", "easel-system"]
+    for setting in settings:
+        words += ["--set", setting]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def objects(helm: str, *settings: str) -> list[dict[str, Any]]:
+    done = render(helm, *settings)
+    assert done.returncode == 0, done.stderr
+    return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+def of_kind(rendered: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [item for item in rendered if item["kind"] == kind]
+
+
+def test_the_crd_is_the_contracts_and_stays_when_the_release_goes(helm: str) -> None:
+    (crd,) = of_kind(objects(helm), "CustomResourceDefinition")
+    assert crd["spec"] == build_crd()["spec"]
+    assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_pods_satisfy_the_restricted_pod_security_standard(helm: str) -> None:
+    workloads = [item for item in objects(helm) if item["kind"] in {"Deployment", "StatefulSet"}]
+    assert len(workloads) == 2
+    for workload in workloads:
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"]
+            assert container["livenessProbe"]
+            assert container["readinessProbe"]
+
+
+def test_the_operator_may_do_what_it_needs_and_no_more(helm: str) -> None:
+    rules = [rule for role in of_kind(objects(helm), "ClusterRole") for rule in role["rules"]]
+    assert all("*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]] for rule in rules)
+    on_secrets = [rule["verbs"] for rule in rules if "secrets" in rule["resources"]]
+    assert on_secrets, "the operator writes Secrets"
+    assert not any({"list", "watch"} & set(verbs) for verbs in on_secrets), "it must not read everybody's"
+
+
+def test_the_external_metrics_api_is_left_alone_when_disabled(helm: str) -> None:
+    assert len(of_kind(objects(helm), "APIService")) == 1
+    assert of_kind(objects(helm, "externalMetrics.mode=Disabled"), "APIService") == []
+
+
+def test_the_api_service_is_never_trusted_blindly(helm: str) -> None:
+    (api,) = of_kind(objects(helm), "APIService")
+    assert "insecureSkipTLSVerify" not in api["spec"]
+
+
+def test_ones_own_redis_replaces_the_charts(helm: str) -> None:
+    rendered = objects(helm, "redis.url=rediss://user:word@cache.example:6380/0")
+    assert of_kind(rendered, "StatefulSet") == []
+    (secret,) = of_kind(rendered, "Secret")
+    assert secret["stringData"] == {"url": "rediss://user:word@cache.example:6380/0"}
+
+    rendered = objects(helm, "redis.urlSecretName=my-redis")
+    assert of_kind(rendered, "Secret") == []
+    (operator,) = of_kind(rendered, "Deployment")
+    (url,) = [
+        entry
+        for entry in operator["spec"]["template"]["spec"]["containers"][0]["env"]
+        if entry["name"] == "EASEL_REDIS_URL"
+    ]
+    assert url["valueFrom"]["secretKeyRef"] == {"name": "my-redis", "key": "url"}
+
+
+def test_redis_keeps_queued_jobs_when_memory_runs_out(helm: str) -> None:
+    secret = next(item for item in of_kind(objects(helm), "Secret"))
+    assert "maxmemory-policy noeviction" in secret["stringData"]["valkey.conf"]
+    assert "appendonly yes" in secret["stringData"]["valkey.conf"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("operator.replicas=0", "operator"),
+        ("redis.url=http://nope", "url"),
+        ("redis.maxmemory=1gb", "maxmemory"),
+        ("externalMetrics.mode=Maybe", "mode"),
+    ],
+)
+def test_a_wrong_value_is_named(helm: str, setting: str, words: str) -> None:
+    done = render(helm, setting)
+    assert done.returncode != 0
+    assert words in done.stderr
