@@ -18,8 +18,8 @@ class Model(BaseModel):
 
 # A Kubernetes resource.Quantity such as "500m", "2Gi" or 1.
 Quantity = Annotated[
-    int | str,
-    Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$", union_mode="left_to_right"),
+    int | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$")],
+    Field(union_mode="left_to_right"),
     WithJsonSchema({"x-kubernetes-int-or-string": True}),
 ]
 
