@@ -3,11 +3,28 @@
 A missing figure is never a zero: an outage that reads as "no work" would release every worker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
-from easel_operator.autoscaling.counters import CounterReading, Window
+from easel_operator.autoscaling.counters import CounterReading, Window, advance
+
+LATENCY_QUANTILE: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReading:
+    """The shared queue, as one pod read it."""
+
+    waiting: int
+    running: int
+    oldest_waiting_age_seconds: float | None = None
+
+    @property
+    def depth(self) -> int:
+        """Requests waiting and running."""
+        return self.waiting + self.running
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +32,8 @@ class PodMetrics:
     """The figures of one pod's /metrics that Easel reads; None where the pod gave none, NaN or nonsense."""
 
     broker_up: bool | None = None
-    waiting: float | None = None  # requests in the shared queue, as this pod read it
-    running: float | None = None  # requests on workers, as this pod read it
-    oldest_waiting_age_seconds: float | None = None
-    in_flight: float | None = None  # jobs on this worker
+    queue: QueueReading | None = None
+    in_flight: int | None = None  # jobs on this worker
     counters: CounterReading = field(default_factory=CounterReading)
 
 
@@ -53,26 +68,60 @@ class Observation:
     pods_scraped: int
     pods_answering: int
     broker_up: bool | None
-    waiting: int | None
-    running: int | None
-    oldest_waiting_age_seconds: float | None
+    queue: QueueReading | None
+    idle_workers: int  # worker pods that said they run nothing; silent ones are not among them
     latency_p95_seconds: float | None  # of jobs finished within counters.WINDOW
     arrivals_per_second: float | None  # mean over counters.WINDOW
     finished: float | None  # jobs since the previous tick
     elapsed_seconds: float | None  # since the previous tick
     window: Window
 
-    @property
-    def depth(self) -> int | None:
-        """Requests waiting and running: what runs counts, or a second request would wait for the first to end."""
-        if self.waiting is None or self.running is None:
-            return None
-        return self.waiting + self.running
 
-
-def observe(samples: Sequence[PodSample], previous: Observation | None, pods: PodCounts, now: datetime) -> Observation:
+def observe(
+    samples: Sequence[PodSample],
+    previous: Observation | None,
+    pods: PodCounts,
+    now: datetime,
+) -> Observation:
     """Merge one tick's samples of one service.
 
     ``previous`` is the same service's last observation: rates and quantiles come from the growth of counters since.
     """
-    raise NotImplementedError
+    answers = {sample.pod_name: sample.metrics for sample in samples if sample.metrics is not None}
+    window = advance(
+        previous.window if previous else None, {name: metrics.counters for name, metrics in answers.items()}, now
+    )
+    growth = window.last
+    return Observation(
+        at=now,
+        pods=pods,
+        pods_scraped=len(samples),
+        pods_answering=len(answers),
+        broker_up=_is_broker_up(answers.values()),
+        queue=_freshest_queue(samples),
+        idle_workers=sum(metrics.in_flight == 0 for metrics in answers.values()),
+        latency_p95_seconds=window.latency_quantile_seconds(LATENCY_QUANTILE),
+        arrivals_per_second=window.arrivals_per_second(),
+        finished=growth.finished if growth else None,
+        elapsed_seconds=(growth.until - growth.since).total_seconds() if growth else None,
+        window=window,
+    )
+
+
+def _freshest_queue(samples: Sequence[PodSample]) -> QueueReading | None:
+    """The newest reading of the queue by a pod that reaches Redis.
+
+    All pods read one shared queue, so their numbers are never added. Of equally new ones the fullest is believed.
+    """
+    readings = [
+        (sample.scraped_at, sample.metrics.queue)
+        for sample in samples
+        if sample.metrics and sample.metrics.queue and sample.metrics.broker_up is not False
+    ]
+    return max(readings, key=lambda reading: (reading[0], reading[1].depth))[1] if readings else None
+
+
+def _is_broker_up(answers: Iterable[PodMetrics]) -> bool | None:
+    """Whether any pod reaches Redis; None if none tells."""
+    told = [metrics.broker_up for metrics in answers if metrics.broker_up is not None]
+    return any(told) if told else None

@@ -1,17 +1,46 @@
-"""How many workers a service should have, and why in one sentence. The HorizontalPodAutoscaler carries it out."""
+"""How many workers a service should have, and why in one sentence. The HorizontalPodAutoscaler carries it out.
+
+Each signal proposes a number of pods; the same guards apply to each, and the largest is the decision. The guards:
+
+- missing data: every proposal stays as it was, and the clocks of the other guards stand still; the data's age is
+  published, so that readers can tell.
+- hold: a pod is given up only after scaleDownAfterSeconds without need of it.
+- zero: the last pod is given up only after scaleToZeroAfterSeconds without any request, and only if minReplicas is 0.
+- capacity: while pods can't be scheduled, no more than those already ordered. Not fewer: a pending pod is what makes
+  a cluster autoscaler add a node, and taking it back would end the shortage on paper, and order it again.
+- minReplicas and maxReplicas, last.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
+from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 
-from easel_operator.autoscaling.observation import Observation
+from easel_operator.autoscaling.hold import Hold, Want
+from easel_operator.autoscaling.observation import Observation, PodCounts
+from easel_operator.autoscaling.signals import LatencyState, Load, Proposal, propose_for_latency, propose_for_queue
+
+QUEUE = metrics.EXTERNAL_REPLICAS_FOR_QUEUE
+LATENCY = metrics.EXTERNAL_REPLICAS_FOR_LATENCY
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the planner must remember of a service from tick to tick."""
+    """What the planner remembers of a service from tick to tick."""
+
+    last_work_at: datetime
+    proposals: Mapping[str, int] = field(default_factory=dict)  # the last guarded ones
+    holds: Mapping[str, Hold] = field(default_factory=dict)
+    latency: LatencyState = field(default_factory=LatencyState)
+    load: Load = field(default_factory=Load)
+    data_at: datetime | None = None
+
+    @property
+    def desired_replicas(self) -> int:
+        """The last decision."""
+        return max(self.proposals.values(), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +61,142 @@ def begin_history(desired_replicas: int | None, now: datetime) -> History:
     ``desired_replicas``: status.scaling.desiredReplicas if there is one, else spec.replicas of the worker Deployment,
     else None. It is held for scaleDownAfterSeconds, as if it had been wanted just now.
     """
-    raise NotImplementedError
+    seeded = desired_replicas or 0
+    return History(
+        last_work_at=now,
+        proposals={QUEUE: seeded, LATENCY: 0},
+        holds={QUEUE: Hold((Want(seeded, now),))},
+    )
 
 
 def plan(observation: Observation, history: History, settings: ScalingSpec, now: datetime) -> Plan:
     """Decide the number of workers of one service at one tick."""
-    raise NotImplementedError
+    if observation.queue is None:
+        return _hold_without_data(observation, history, settings)
+    has_work = observation.queue.depth > 0 or bool(observation.finished)
+    last_work_at = now if has_work else history.last_work_at
+    for_latency, latency = propose_for_latency(observation, history.latency, settings, now)
+    wanted = {
+        QUEUE: propose_for_queue(observation, observation.queue, history.load, history.desired_replicas, settings),
+        LATENCY: for_latency,
+    }
+    limit = _capacity_limit(observation.pods, settings)
+    holds = _hold(wanted, history.holds, limit, timedelta(seconds=settings.scale_down_after_seconds), now)
+    is_last_kept = _is_last_pod_kept(history, settings, idle=now - last_work_at, has_work=has_work)
+    proposals = {
+        name: _clamp(max(min(hold.replicas, limit), int(is_last_kept)), settings) for name, hold in holds.items()
+    }
+    desired = max(proposals.values())
+    strongest = max(wanted.values(), key=lambda proposal: proposal.replicas)
+    return Plan(
+        desired_replicas=desired,
+        proposals=proposals,
+        sentence=_explain(desired, strongest, observation, settings),
+        is_limited_by_capacity=limit < min(strongest.replicas, settings.max_replicas),
+        data_at=now,
+        history=replace(
+            history,
+            last_work_at=last_work_at,
+            proposals=proposals,
+            holds=holds,
+            latency=latency,
+            load=history.load.measure(observation),
+            data_at=now,
+        ),
+    )
 
 
 def to_external_values(decision: Plan, observation: Observation) -> dict[str, float]:
     """The external metrics of a service by name: the proposals, and the raw figures that are known."""
-    raise NotImplementedError
+    values: dict[str, float] = dict(decision.proposals)
+    if observation.queue is not None:
+        values[metrics.EXTERNAL_QUEUE_DEPTH] = observation.queue.depth
+    if observation.latency_p95_seconds is not None:
+        values[metrics.EXTERNAL_LATENCY_P95_SECONDS] = observation.latency_p95_seconds
+    return values
+
+
+def _hold_without_data(observation: Observation, history: History, settings: ScalingSpec) -> Plan:
+    proposals = {name: _clamp(replicas, settings) for name, replicas in history.proposals.items()}
+    desired = max(proposals.values())
+    unwatched = timedelta(seconds=observation.elapsed_seconds or 0.0)
+    redis = "; no pod reaches Redis" if observation.broker_up is False else ""
+    return Plan(
+        desired_replicas=desired,
+        proposals=proposals,
+        sentence=(
+            f"{_count(desired)} held: the queue's depth is unknown; "
+            f"{observation.pods_answering} of {observation.pods_scraped} pods answer /metrics{redis}"
+        ),
+        is_limited_by_capacity=False,
+        data_at=history.data_at,
+        history=replace(
+            history,
+            proposals=proposals,
+            load=history.load.measure(observation),
+            holds={name: hold.postpone(unwatched) for name, hold in history.holds.items()},
+            last_work_at=history.last_work_at + unwatched,
+        ),
+    )
+
+
+def _is_last_pod_kept(history: History, settings: ScalingSpec, *, idle: timedelta, has_work: bool) -> bool:
+    """Not a want, which would be held once more after scaleToZeroAfterSeconds, but a floor."""
+    patience = timedelta(seconds=settings.scale_to_zero_after_seconds)
+    return has_work or (history.desired_replicas > 0 and idle < patience)
+
+
+def _hold(
+    wanted: Mapping[str, Proposal], holds: Mapping[str, Hold], limit: int, duration: timedelta, now: datetime
+) -> dict[str, Hold]:
+    return {
+        name: holds.get(name, Hold()).remember(min(proposal.replicas, limit), now, duration)
+        for name, proposal in wanted.items()
+    }
+
+
+def _propose_for_idle(settings: ScalingSpec, *, idle: timedelta) -> Proposal:
+    patience_seconds = settings.scale_to_zero_after_seconds
+    if idle < timedelta(seconds=patience_seconds):
+        return Proposal(1, f"nothing waits or runs; the last pod is given up after {patience_seconds} s of that")
+    return Proposal(0, f"nothing waited or ran for {patience_seconds} s")
+
+
+def _capacity_limit(pods: PodCounts, settings: ScalingSpec) -> int:
+    return max(pods.existing, pods.desired) if pods.unschedulable else settings.max_replicas
+
+
+def _clamp(replicas: int, settings: ScalingSpec) -> int:
+    return max(settings.min_replicas, min(replicas, settings.max_replicas))
+
+
+def _count(pods: int) -> str:
+    return f"{pods} pod" if pods == 1 else f"{pods} pods"
+
+
+def _explain(desired: int, strongest: Proposal, observation: Observation, settings: ScalingSpec) -> str:
+    pods = observation.pods
+    unschedulable = f", {pods.unschedulable} unschedulable" if pods.unschedulable else ""
+    return (
+        f"{_count(desired)}: {_explain_number(desired, strongest, pods, settings)}; "
+        f"{pods.ready} ready, {pods.starting} starting{unschedulable}"
+    )
+
+
+def _explain_number(desired: int, strongest: Proposal, pods: PodCounts, settings: ScalingSpec) -> str:
+    wanted, because = strongest.replicas, strongest.because
+    if desired == wanted:
+        return because if wanted else f"nothing waited or ran for {settings.scale_to_zero_after_seconds} s"
+    if desired > wanted:
+        return f"{because} ({wanted} needed; {_explain_more(desired, wanted, settings)})"
+    if desired == settings.max_replicas:
+        return f"{because} ({wanted} needed; maxReplicas {desired})"
+    return f"{because} ({wanted} needed; the cluster has no room for {pods.unschedulable} of the pods already ordered)"
+
+
+def _explain_more(desired: int, wanted: int, settings: ScalingSpec) -> str:
+    if desired == settings.min_replicas:
+        return f"minReplicas {desired}"
+    if wanted == 0 and desired == 1:
+        return f"the last pod is given up after {settings.scale_to_zero_after_seconds} s of that"
+    return f"a pod is given up after {settings.scale_down_after_seconds} s without need"
