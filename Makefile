@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -39,6 +39,9 @@ demo: setup ## The whole path on a real Kubernetes, with a load, a crash and a s
 
 demo-down: ## Take the demo's cluster down again
 	$(VENV)/python -m demo down
+
+bench-demo: setup ## Times of set-up and of the demo's phases, into benchmarks/results/demo.json (COLD=1: from empty caches)
+	$(VENV)/python -m benchmarks.demo $(if $(COLD),--cold)
 
 crds: setup ## Write crds/ and the chart's copy from the pydantic models
 	$(VENV)/python scripts/write_crds.py

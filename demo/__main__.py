@@ -15,13 +15,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("action", choices=("up", "down"))
     parser.add_argument("--output", type=Path, default=clusters.ROOT / "demo-output", help="pictures and the plot")
-    parser.add_argument("--results", type=Path, help="write the phases' times to this JSON file")
     arguments = parser.parse_args()
     try:
         if arguments.action == "down":
             sys.stdout.write(f"{clusters.stop(STATE)}\n")
             return 0
-        return tell(STATE, arguments.output, arguments.results)
+        return tell(STATE, arguments.output).exit_code
     except (clusters.ClusterError, TimeoutError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1

@@ -1,13 +1,9 @@
 """The demo's story, told while it happens: first image, burst, scale-out, a crash, scale-in, summary."""
 
 import asyncio
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +65,33 @@ class Table:
         )
 
 
-def tell(state: Path, output: Path, results: Path | None) -> int:
-    """Runs the whole demo. Returns 0 when nothing was lost."""
+@dataclass(frozen=True)
+class Told:
+    """How the story went."""
+
+    tally: Tally
+    phases_seconds: dict[str, float]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing was lost."""
+        return 1 if self.tally.lost else 0
+
+    def to_record(self) -> dict[str, Any]:
+        """The figures, for benchmarks/results/demo.json."""
+        return {
+            "phases_seconds": self.phases_seconds,
+            "load": {"requests": REQUESTS, "clients": CLIENTS, "steps": STEPS},
+            "asked": self.tally.asked,
+            "delivered": self.tally.delivered,
+            "lost": self.tally.lost,
+            "latency_p50_seconds": round(self.tally.percentile_seconds(0.5), 2),
+            "latency_p95_seconds": round(self.tally.percentile_seconds(0.95), 2),
+        }
+
+
+def tell(state: Path, output: Path) -> Told:
+    """Runs the whole demo; the cluster stays up. Raises ClusterError or TimeoutError when a step doesn't come."""
     narrator = Narrator()
     output.mkdir(exist_ok=True)
     cluster = _bring_up(state, narrator)
@@ -86,9 +107,9 @@ def tell(state: Path, output: Path, results: Path | None) -> int:
             events = asyncio.run(_burst_and_crash(cluster, url, observer, table, tally, narrator))
             _wait_for_scale_in(observer, narrator)
             plot(observer.sightings, events, output / "demand-and-pods.png")
-    _summarise(tally, narrator, output, results)
+    _summarise(tally, narrator, output)
     _how_to_go_on(cluster)
-    return 1 if tally.lost else 0
+    return Told(tally, narrator.phases_seconds)
 
 
 def _bring_up(state: Path, narrator: Narrator) -> clusters.Cluster:
@@ -138,30 +159,12 @@ def _wait_for_scale_in(observer: Observer, narrator: Narrator) -> None:
     narrator.phase("back_down", back.at_seconds - began, "nobody asks any more: back to 0 pods")
 
 
-def _summarise(tally: Tally, narrator: Narrator, output: Path, results: Path | None) -> None:
+def _summarise(tally: Tally, narrator: Narrator, output: Path) -> None:
     narrator.say(f"asked {tally.asked}, delivered {tally.delivered}, lost {tally.lost}")
     for failure in tally.failures[:5]:
         narrator.say(f"  lost: {failure}")
     p50, p95 = tally.percentile_seconds(0.5), tally.percentile_seconds(0.95)
     narrator.say(f"latency as the clients saw it: p50 {p50:.1f} s, p95 {p95:.1f} s; plot: {output}/demand-and-pods.png")
-    if results is not None:
-        results.write_text(json.dumps(_record(tally, narrator, p50, p95), indent=2) + "\n")
-
-
-def _record(tally: Tally, narrator: Narrator, p50: float, p95: float) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    return {
-        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.strip(),
-        "phases_seconds": narrator.phases_seconds,
-        "load": {"requests": REQUESTS, "clients": CLIENTS, "steps": STEPS},
-        "asked": tally.asked,
-        "delivered": tally.delivered,
-        "lost": tally.lost,
-        "latency_p50_seconds": round(p50, 2),
-        "latency_p95_seconds": round(p95, 2),
-    }
 
 
 def _how_to_go_on(cluster: clusters.Cluster) -> None:

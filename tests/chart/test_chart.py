@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from demo.cluster import devcluster_binary
 from easel_contract.crd import build_crd
+
+from demo.cluster import devcluster_binary
 
 CHART = Path(__file__).resolve().parents[2] / "helm/easel"
 

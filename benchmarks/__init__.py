@@ -1,0 +1,1 @@
+"""Benchmarks: each writes a table and benchmarks/results/NAME.json."""
