@@ -1,0 +1,61 @@
+"""The operator's configuration, read once from the environment. Nothing else reads environment variables."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ENVIRONMENT_PREFIX = "EASEL_"
+
+
+class ConfigurationError(Exception):
+    """The environment doesn't make a valid configuration; says which variables, and what they must hold."""
+
+    def __init__(self, error: ValidationError) -> None:
+        lines = [
+            f"{ENVIRONMENT_PREFIX}{str(issue['loc'][0]).upper()}: {issue['msg']} (value seen: {issue.get('input')!r})"
+            for issue in error.errors()
+            if issue["loc"]
+        ]
+        super().__init__("the operator's environment is not valid; set these variables:\n" + "\n".join(lines))
+
+
+class OperatorConfig(BaseModel):
+    """One field per variable: ``server_image`` is read from ``EASEL_SERVER_IMAGE``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    server_image: str = Field(min_length=1)  # image of gateways and workers that name none
+    redis_url: str = Field(min_length=1)  # where services keep their queues; goes into a Secret per service
+    operator_namespace: str = Field(min_length=1)  # where the operator itself runs: its Lease and certificate
+    pod_name: str = "easel-operator"  # identity in the leader election and in Events
+    metrics_service: str = "easel-operator"  # name of the Service in front of the external metrics API
+    metrics_port: int = Field(default=6443, ge=0, le=65535)
+    health_port: int = Field(default=8081, ge=0, le=65535)
+    scrape_interval_seconds: float = Field(default=2.0, gt=0, le=60)
+    watch_namespaces: tuple[str, ...] = ()  # comma-separated in the environment; empty: the whole cluster
+    resync_interval_seconds: float = Field(default=120.0, ge=1)  # every service is looked at anew this often
+    reconcile_concurrency: int = Field(default=8, ge=1, le=64)  # services that are reconciled at the same time
+    lease_duration_seconds: float = Field(default=15.0, ge=3)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "OperatorConfig":
+        """Read the variables that are set and not empty.
+
+        Raises:
+            ConfigurationError: a required variable is missing or a value is out of bounds.
+        """
+        values: dict[str, object] = {}
+        for field in cls.model_fields:
+            text = environment.get(ENVIRONMENT_PREFIX + field.upper(), "").strip()
+            if text:
+                values[field] = _split(text) if field == "watch_namespaces" else text
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigurationError(error) from error
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

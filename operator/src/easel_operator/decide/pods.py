@@ -1,0 +1,134 @@
+"""What a pod's status says: is it ready, has it a place, and what is wrong with it, in words that say what to do."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from easel_contract import names
+from easel_contract.conditions import Reason
+
+from easel_operator.objects import Json, find_condition
+
+IMAGE_REASONS: Final = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
+CREATE_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+# A container that keeps crashing some time after it became ready is caught by how often and how recently it ended.
+CRASH_LOOP_RESTARTS: Final = 3
+CRASH_LOOP_MEMORY: Final = timedelta(minutes=5)
+MAXIMUM_MESSAGE_CHARACTERS: Final = 1024
+
+
+@dataclass(frozen=True)
+class PodProblem:
+    """Why a pod can't work until somebody acts."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class PodFacts:
+    """One pod that isn't being deleted."""
+
+    name: str
+    component: str
+    address: str | None
+    is_ready: bool
+    is_scheduled: bool
+    unschedulable_message: str | None
+    problem: PodProblem | None
+
+
+def read_pods(pods: Iterable[Json], component: str, now: datetime) -> tuple[PodFacts, ...]:
+    """Facts of a component's pods that are neither being deleted nor finished."""
+    return tuple(
+        read_pod(pod, now)
+        for pod in pods
+        if pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT) == component
+        and "deletionTimestamp" not in pod["metadata"]
+        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+    )
+
+
+def read_pod(pod: Json, now: datetime) -> PodFacts:
+    """Facts of one pod."""
+    status = pod.get("status", {})
+    ready, scheduled = find_condition(pod, "Ready"), find_condition(pod, "PodScheduled")
+    is_unschedulable = (
+        scheduled is not None and scheduled["status"] == "False" and scheduled.get("reason") == "Unschedulable"
+    )
+    return PodFacts(
+        name=pod["metadata"]["name"],
+        component=pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, ""),
+        address=status.get("podIP"),
+        is_ready=ready is not None and ready["status"] == "True",
+        is_scheduled=bool(pod.get("spec", {}).get("nodeName")),
+        unschedulable_message=str(scheduled.get("message", "")) if scheduled and is_unschedulable else None,
+        problem=_find_problem(pod, now),
+    )
+
+
+def _find_problem(pod: Json, now: datetime) -> PodProblem | None:
+    statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
+    server = next((status for status in statuses if status.get("name") == names.CONTAINER_NAME), None)
+    if server is None:
+        return None
+    name = pod["metadata"]["name"]
+    waiting: Json = server.get("state", {}).get("waiting") or {}
+    reason, detail = str(waiting.get("reason", "")), str(waiting.get("message", ""))
+    if reason in IMAGE_REASONS:
+        advice = "check the image's name and that the nodes may pull it"
+        return PodProblem(
+            Reason.IMAGE_PULL_FAILED, _text(f"Pod {name} can't pull {server.get('image')}: {detail}", advice)
+        )
+    if reason in CREATE_REASONS:
+        advice = "check the Secrets, ConfigMaps and volumes that the resource names"
+        return PodProblem(_unavailable(pod), _text(f"Pod {name} can't start its container: {detail or reason}", advice))
+    return _find_crash(pod, server, now)
+
+
+def _find_crash(pod: Json, server: Json, now: datetime) -> PodProblem | None:
+    ended: Json | None = server.get("state", {}).get("terminated") or server.get("lastState", {}).get("terminated")
+    if ended is None or not _is_crash_current(server, ended, now):
+        return None
+    name, code = pod["metadata"]["name"], ended.get("exitCode")
+    said = str(ended.get("message") or ended.get("reason") or "it left no message").strip()
+    if code == names.EXIT_MODEL_LOAD_FAILED:
+        return PodProblem(
+            Reason.MODEL_LOAD_FAILED,
+            _text(f"Pod {name} can't load the model: {said}", "correct spec.model, its Secret or its volume"),
+        )
+    if ended.get("reason") == "OOMKilled":
+        component = pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, "")
+        advice = f"raise spec.{component}.resources.limits.memory"
+        return PodProblem(Reason.CRASH_LOOP, _text(f"Pod {name} runs out of memory (OOMKilled)", advice))
+    restarts = server.get("restartCount", 0)
+    return PodProblem(
+        Reason.CRASH_LOOP,
+        _text(
+            f"Pod {name} keeps ending ({restarts} restarts, last exit code {code}): {said}", f"see kubectl logs {name}"
+        ),
+    )
+
+
+def _is_crash_current(server: Json, ended: Json, now: datetime) -> bool:
+    """Whether a past end of the container still says something about it."""
+    if ended.get("exitCode", 0) == 0 and server.get("restartCount", 0) < CRASH_LOOP_RESTARTS:
+        return False
+    if not server.get("ready"):
+        is_waiting = bool(server.get("state", {}).get("waiting"))
+        is_model = ended.get("exitCode") == names.EXIT_MODEL_LOAD_FAILED
+        return is_waiting or is_model or "terminated" in server.get("state", {}) or server.get("restartCount", 0) > 1
+    if server.get("restartCount", 0) < CRASH_LOOP_RESTARTS or not ended.get("finishedAt"):
+        return False
+    return now - datetime.fromisoformat(str(ended["finishedAt"])) < CRASH_LOOP_MEMORY
+
+
+def _unavailable(pod: Json) -> Reason:
+    is_worker = pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT) == names.COMPONENT_WORKER
+    return Reason.WORKERS_UNAVAILABLE if is_worker else Reason.GATEWAY_UNAVAILABLE
+
+
+def _text(what: str, advice: str) -> str:
+    """What happened, shortened, and always what to do."""
+    return f"{what.rstrip('. ')[:MAXIMUM_MESSAGE_CHARACTERS]}; {advice}"

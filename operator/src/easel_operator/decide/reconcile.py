@@ -1,0 +1,141 @@
+"""From a snapshot of one service to the plan of what to write: start reading here."""
+
+from easel_contract import names
+from easel_contract.conditions import ConditionType, Reason
+from easel_contract.resource import StableDiffusionServiceSpec
+from pydantic import ValidationError
+
+from easel_operator.decide.drift import is_applied
+from easel_operator.decide.facts import read_facts, replicas_of
+from easel_operator.decide.movement import decide_capacity_available, decide_progressing, decide_scaling_active
+from easel_operator.decide.readiness import decide_model_loaded, decide_ready
+from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
+from easel_operator.decide.snapshot import Handover, ReconcilePlan, Snapshot
+from easel_operator.decide.status import (
+    build_condition_events,
+    build_conditions,
+    build_scaling_status,
+    build_status,
+    build_status_patch,
+    read_conditions,
+)
+from easel_operator.decide.verdict import Verdict, no, unknown
+from easel_operator.manifests.children import build_children
+from easel_operator.manifests.metadata import ChildContext, Owner
+from easel_operator.objects import Json, is_owned_by, to_object_key
+
+
+def decide(snapshot: Snapshot) -> ReconcilePlan:
+    """What to write for one service; an empty plan when the cluster is as it should be."""
+    service = snapshot.service
+    if "deletionTimestamp" in service["metadata"]:
+        # Children follow through their owner references. Nothing outside the cluster has to be cleaned up, so there
+        # is no finalizer; and what is being collected must not be made anew.
+        return ReconcilePlan()
+    try:
+        spec = StableDiffusionServiceSpec.model_validate(service.get("spec", {}))
+    except ValidationError as error:
+        return _report_invalid_spec(snapshot, error)
+    return _decide_valid(snapshot, spec)
+
+
+def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> ReconcilePlan:
+    service = snapshot.service
+    owner = read_owner(service)
+    mode = decide_mode(spec, snapshot.capabilities)
+    wanted = build_children(
+        ChildContext(owner, spec, snapshot.release),
+        has_autoscaler=mode.mode is ScalingMode.AUTOSCALER,
+        is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
+    )
+    applies = tuple(child for child in wanted if _needs_apply(snapshot, child))
+    kept = {to_object_key(child) for child in wanted}
+    facts = read_facts(snapshot, owner, spec, mode)
+    verdicts = {
+        ConditionType.READY: decide_ready(facts, snapshot.failures),
+        ConditionType.PROGRESSING: decide_progressing(facts, snapshot.failures),
+        ConditionType.MODEL_LOADED: decide_model_loaded(facts),
+        ConditionType.SCALING_ACTIVE: decide_scaling_active(facts),
+        ConditionType.CAPACITY_AVAILABLE: decide_capacity_available(facts),
+    }
+    generation = service["metadata"].get("generation", 0)
+    previous = read_conditions(service)
+    conditions = build_conditions(verdicts, previous, generation=generation, now=snapshot.now)
+    status = build_status(facts, conditions, generation=generation).to_wire()
+    if spec.scaling is not None and (decision := build_scaling_status(service, snapshot.scaling)) is not None:
+        status["scaling"] = decision
+    return ReconcilePlan(
+        handovers=tuple(_find_handovers(snapshot, applies)),
+        applies=applies,
+        deletes=tuple(
+            sorted(
+                key
+                for key, live in snapshot.children.items()
+                if key not in kept and is_owned_by(live, owner.uid) and "deletionTimestamp" not in live["metadata"]
+            )
+        ),
+        status_patch=build_status_patch(service, status),
+        events=build_condition_events(previous, conditions),
+    )
+
+
+def read_owner(service: Json) -> Owner:
+    """The service as its children's owner."""
+    metadata = service["metadata"]
+    return Owner(metadata["namespace"], metadata["name"], metadata["uid"])
+
+
+def _needs_apply(snapshot: Snapshot, wanted: Json) -> bool:
+    live = snapshot.children.get(to_object_key(wanted))
+    if live is not None and "deletionTimestamp" in live["metadata"]:
+        return False  # its end is an event of its own, after which it is made anew
+    return not is_applied(live, wanted)
+
+
+def _find_handovers(snapshot: Snapshot, applies: tuple[Json, ...]) -> list[Handover]:
+    """Deployments whose replicas we have been sending and are about to leave to an autoscaler."""
+    found = []
+    for wanted in applies:
+        key = to_object_key(wanted)
+        live = snapshot.children.get(key)
+        if live is None or wanted["kind"] != "Deployment" or "replicas" in wanted["spec"]:
+            continue
+        if _is_replicas_ours(live):
+            found.append(Handover(key, replicas_of(live) or 0))
+    return found
+
+
+def _is_replicas_ours(deployment: Json) -> bool:
+    return any(
+        entry.get("manager") == names.FIELD_MANAGER
+        and entry.get("operation") == "Apply"
+        and "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+        for entry in deployment["metadata"].get("managedFields", [])
+    )
+
+
+def _report_invalid_spec(snapshot: Snapshot, error: ValidationError) -> ReconcilePlan:
+    """Say what is wrong and leave the children as they are: what serves now goes on serving."""
+    service = snapshot.service
+    problem = no(Reason.INVALID_SPEC, describe_validation_error(error))
+    previous = read_conditions(service)
+    verdicts = {kind: Verdict(old.status, old.reason, old.message) for kind, old in previous.items()}
+    waiting = unknown("Waits for a valid spec.")
+    verdicts = {**dict.fromkeys(ConditionType, waiting), **verdicts}
+    verdicts |= {ConditionType.READY: problem, ConditionType.PROGRESSING: problem}
+    generation = service["metadata"].get("generation", 0)
+    conditions = build_conditions(verdicts, previous, generation=generation, now=snapshot.now)
+    wire = [condition.to_wire() for condition in conditions]
+    status = {**service.get("status", {}), "observedGeneration": generation, "conditions": wire}
+    return ReconcilePlan(
+        status_patch=build_status_patch(service, status), events=build_condition_events(previous, conditions)
+    )
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Every fault with its path in the resource and the value seen."""
+    faults = [
+        f"{'.'.join(['spec', *(str(part) for part in fault['loc'])])}: {fault['msg']} (value seen: {fault['input']!r})"
+        for fault in error.errors()
+    ]
+    return f"The spec isn't valid and nothing was changed; correct {'; '.join(faults)}"[:4096]

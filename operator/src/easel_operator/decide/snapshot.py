@@ -1,0 +1,94 @@
+"""Everything that a decision may look at, and everything that it may ask for: frozen values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from easel_contract.conditions import Reason
+
+from easel_operator.manifests.metadata import Release
+from easel_operator.objects import Json, ObjectKey
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What this cluster can do, probed at start-up and now and then after."""
+
+    is_metrics_api_ours: bool  # the APIService v1beta1.external.metrics.k8s.io points at the operator
+    metrics_api_note: str  # when it isn't ours: whose it is
+    is_scale_to_zero_supported: bool  # the API server admits an autoscaler with minReplicas 0 (HPAScaleToZero)
+    is_tolerance_supported: bool  # the API server keeps behavior.*.tolerance (HPAConfigurableTolerance)
+
+
+@dataclass(frozen=True)
+class ScalingReport:
+    """What the scaling loop last found out about a service."""
+
+    desired_replicas: int
+    sentence: str
+    decided_at: datetime  # when desired_replicas last changed
+    is_broker_up: bool | None  # None: no pod could be asked
+    is_data_missing: bool  # no pod has told the queue's depth for so long that scaling stands still
+
+
+@dataclass(frozen=True)
+class ApplyFailure:
+    """A child that couldn't be written."""
+
+    key: ObjectKey
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One service and its surroundings at one moment."""
+
+    service: Json
+    children: Mapping[ObjectKey, Json]  # labelled as this service's, whoever owns them
+    pods: tuple[Json, ...]
+    capabilities: Capabilities
+    release: Release
+    now: datetime
+    scaling: ScalingReport | None = None
+    failures: tuple[ApplyFailure, ...] = ()
+
+
+class EventType(StrEnum):
+    """Kubernetes' two kinds of events."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True)
+class EventPlan:
+    """An event to record on the service."""
+
+    type: EventType
+    reason: str
+    action: str  # what the operator was doing, as events.k8s.io asks
+    note: str
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A Deployment whose current number of replicas another field manager must own before we stop sending it.
+
+    Otherwise the API server would reset a field that nobody sends any more to its default, 1 pod.
+    """
+
+    key: ObjectKey
+    replicas: int
+
+
+@dataclass(frozen=True)
+class ReconcilePlan:
+    """What to do about one service, in this order."""
+
+    handovers: tuple[Handover, ...] = ()
+    applies: tuple[Json, ...] = ()
+    deletes: tuple[ObjectKey, ...] = ()
+    status_patch: Json | None = None  # merge patch of /status; None: nothing changed
+    events: tuple[EventPlan, ...] = ()

@@ -1,0 +1,122 @@
+"""The status of a service, and the merge patch that brings the stored one there: None when nothing changed."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from easel_contract.conditions import Condition, ConditionStatus, ConditionType, Reason, build_condition
+from easel_contract.resource import ScalingStatus, StableDiffusionServiceStatus
+from pydantic import ValidationError
+
+from easel_operator.decide.facts import ServiceFacts
+from easel_operator.decide.snapshot import EventPlan, EventType, ScalingReport
+from easel_operator.decide.verdict import Verdict
+from easel_operator.manifests.gateway import service_url
+from easel_operator.manifests.worker import build_worker_pod_selector_text
+from easel_operator.objects import Json
+
+# Reasons that need somebody to act: they are worth an event when they come up.
+ALARMING_REASONS = frozenset(
+    {
+        Reason.REDIS_UNAVAILABLE,
+        Reason.INVALID_SPEC,
+        Reason.CHILD_CONFLICT,
+        Reason.APPLY_FAILED,
+        Reason.DEADLINE_EXCEEDED,
+        Reason.MODEL_LOAD_FAILED,
+        Reason.CRASH_LOOP,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.METRICS_UNAVAILABLE,
+        Reason.INSUFFICIENT_CAPACITY,
+    }
+)
+
+
+def build_status(
+    facts: ServiceFacts, conditions: tuple[Condition, ...], *, generation: int
+) -> StableDiffusionServiceStatus:
+    """The status of a service whose spec is valid, without the scaling loop's part (status.scaling)."""
+    return StableDiffusionServiceStatus(
+        observed_generation=generation,
+        replicas=len(facts.workers),
+        ready_replicas=facts.ready_workers,
+        selector=build_worker_pod_selector_text(facts.owner),
+        url=service_url(facts.owner),
+        conditions=conditions,
+    )
+
+
+def build_scaling_status(service: Json, report: ScalingReport | None) -> Json | None:
+    """The last decision on the wire; what is stored stands until the scaling loop has spoken after a restart."""
+    if report is None:
+        stored: Json | None = service.get("status", {}).get("scaling")
+        return stored
+    decision = ScalingStatus(
+        desired_replicas=report.desired_replicas, reason=report.sentence, decided_at=report.decided_at
+    )
+    return decision.to_wire()
+
+
+def build_conditions(
+    verdicts: Mapping[ConditionType, Verdict],
+    previous: Mapping[ConditionType, Condition],
+    *,
+    generation: int,
+    now: datetime,
+) -> tuple[Condition, ...]:
+    """Conditions with their transition times, in the order of ConditionType."""
+    return tuple(
+        build_condition(
+            kind,
+            verdicts[kind].status,
+            verdicts[kind].reason,
+            verdicts[kind].message,
+            generation=generation,
+            now=now,
+            previous=previous.get(kind),
+        )
+        for kind in ConditionType
+        if kind in verdicts
+    )
+
+
+def read_conditions(service: Json) -> dict[ConditionType, Condition]:
+    """The stored conditions by type; what another version wrote and this one can't read is left out."""
+    found = {}
+    for entry in service.get("status", {}).get("conditions") or []:
+        try:
+            condition = Condition.model_validate(entry)
+        except ValidationError:
+            continue
+        found[condition.type] = condition
+    return found
+
+
+def build_status_patch(service: Json, wanted: Json) -> Json | None:
+    """Merge patch from the stored status to the wanted one; None when they are equal."""
+    current = service.get("status", {})
+    if current == wanted:
+        return None
+    removed = dict.fromkeys(current.keys() - wanted.keys())
+    return {"status": {**wanted, **removed}}
+
+
+def build_condition_events(
+    previous: Mapping[ConditionType, Condition], conditions: tuple[Condition, ...]
+) -> tuple[EventPlan, ...]:
+    """An event for every alarming reason that has come up, once even if several conditions carry it."""
+    before = {condition.reason for condition in previous.values()}
+    events: dict[Reason, EventPlan] = {}
+    for condition in conditions:
+        if condition.reason in ALARMING_REASONS and condition.reason not in before:
+            events.setdefault(
+                condition.reason, EventPlan(EventType.WARNING, condition.reason, "Reconcile", condition.message)
+            )
+    if _became(ConditionStatus.TRUE, previous.get(ConditionType.READY), conditions):
+        ready = next(each for each in conditions if each.type is ConditionType.READY)
+        return (*events.values(), EventPlan(EventType.NORMAL, "Ready", "Reconcile", ready.message))
+    return tuple(events.values())
+
+
+def _became(status: ConditionStatus, before: Condition | None, conditions: tuple[Condition, ...]) -> bool:
+    ready = next((each for each in conditions if each.type is ConditionType.READY), None)
+    return ready is not None and ready.status is status and (before is None or before.status is not status)

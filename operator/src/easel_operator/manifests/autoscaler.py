@@ -1,0 +1,62 @@
+"""The HorizontalPodAutoscaler that turns the operator's proposals into pods.
+
+Each signal is an External metric whose value is a number of pods; with AverageValue 1 the controller's answer is
+ceil(value / 1): the proposal exactly, whatever number of pods is ready. It takes the largest.
+https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/#algorithm-details
+"""
+
+from typing import Final
+
+from easel_contract import metrics, names
+from easel_contract.resource import ScalingSpec
+
+from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata
+from easel_operator.objects import Json
+
+SIGNALS: Final = (metrics.EXTERNAL_REPLICAS_FOR_QUEUE, metrics.EXTERNAL_REPLICAS_FOR_LATENCY)
+PERIOD_SECONDS: Final = 15
+
+
+def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_tolerance_supported: bool) -> Json:
+    """The worker Deployment's autoscaler.
+
+    Args:
+        context: the service and the installation.
+        scaling: the bounds.
+        is_tolerance_supported: whether this API server keeps ``behavior.*.tolerance`` (HPAConfigurableTolerance).
+    """
+    owner = context.owner
+    # The planner decides how fast and how long; the controller only carries it out, at once and without a dead band.
+    rules: Json = {
+        "stabilizationWindowSeconds": 0,
+        "selectPolicy": "Max",
+        "policies": [{"type": "Pods", "value": scaling.max_replicas, "periodSeconds": PERIOD_SECONDS}],
+    }
+    if is_tolerance_supported:
+        rules["tolerance"] = "0"
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": build_metadata(owner, names.worker_name(owner.name), names.COMPONENT_WORKER),
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "name": names.worker_name(owner.name),
+            },
+            "minReplicas": scaling.min_replicas,
+            "maxReplicas": scaling.max_replicas,
+            "metrics": [_external(owner, signal) for signal in SIGNALS],
+            "behavior": {"scaleUp": rules, "scaleDown": rules},
+        },
+    }
+
+
+def _external(owner: Owner, metric: str) -> Json:
+    return {
+        "type": "External",
+        "external": {
+            "metric": {"name": metric, "selector": {"matchLabels": {names.LABEL_SERVICE: owner.name}}},
+            "target": {"type": "AverageValue", "averageValue": "1"},
+        },
+    }

@@ -1,0 +1,99 @@
+"""The ConfigMap with one configuration file per role, and the Secret with the address of Redis."""
+
+import base64
+import json
+from typing import Final
+
+from easel_contract import names
+from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.server_config import (
+    GatewayConfig,
+    ModelConfig,
+    ServerConfig,
+    WebhookConfig,
+    WorkerConfig,
+)
+
+from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, hash_json
+from easel_operator.objects import Json
+
+# Between the end of draining and the SIGKILL: time to hand back what is left and to close connections.
+DRAIN_MARGIN_SECONDS: Final = 10
+
+
+def config_map_name(owner: Owner) -> str:
+    """Name of the ConfigMap that holds both roles' files."""
+    return f"{owner.name}-config"
+
+
+def build_config_map(context: ChildContext) -> Json:
+    """The files of both roles, each with the sections that the role reads."""
+    config = build_server_config(context.owner, context.spec)
+    files = {
+        names.CONFIG_KEY_GATEWAY: _gateway_file(config),
+        names.CONFIG_KEY_WORKER: _worker_file(config),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": build_metadata(context.owner, config_map_name(context.owner), "config"),
+        "data": {key: json.dumps(value, indent=2, sort_keys=True) + "\n" for key, value in files.items()},
+    }
+
+
+def build_redis_secret(context: ChildContext) -> Json:
+    """The address of Redis, with its password: kept out of ConfigMaps and pod specs."""
+    encoded = base64.b64encode(context.release.redis_url.encode()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": build_metadata(context.owner, names.redis_secret_name(context.owner.name), "redis"),
+        "data": {names.SECRET_KEY_REDIS_URL: encoded},
+    }
+
+
+def gateway_config_hash(context: ChildContext) -> str:
+    """Changes with what a gateway reads, the address of Redis among it."""
+    return hash_json([_gateway_file(build_server_config(context.owner, context.spec)), context.release.redis_url])
+
+
+def worker_config_hash(context: ChildContext) -> str:
+    """Changes with what a worker reads; a change to a gateway's limits leaves it alone, and so the GPU pods."""
+    return hash_json([_worker_file(build_server_config(context.owner, context.spec)), context.release.redis_url])
+
+
+def build_server_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ServerConfig:
+    """The server's whole configuration as the resource asks for it."""
+    gateway, worker = spec.gateway, spec.worker
+    return ServerConfig(
+        namespace=owner.namespace,
+        service=owner.name,
+        model=_model_config(owner, spec),
+        gateway=GatewayConfig(
+            limits=gateway.limits,
+            rate_limit=gateway.rate_limit,
+            cache=gateway.cache,
+            webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
+            api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
+        ),
+        worker=WorkerConfig(drain_seconds=max(0, worker.termination_grace_period_seconds - DRAIN_MARGIN_SECONDS)),
+    )
+
+
+def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:
+    hub, volume = spec.model.source.hugging_face, spec.model.source.persistent_volume_claim
+    if hub is not None:
+        return ModelConfig(name=hub.repository, source=hub.repository, revision=hub.revision, dtype=spec.model.dtype)
+    path = volume.path if volume else ""
+    directory = f"{names.MODEL_DIRECTORY}/{path}" if path else names.MODEL_DIRECTORY
+    # A volume has no name that clients would know, so the model is called like its service.
+    return ModelConfig(name=owner.name, source=directory, dtype=spec.model.dtype)
+
+
+def _gateway_file(config: ServerConfig) -> Json:
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"worker"})
+
+
+def _worker_file(config: ServerConfig) -> Json:
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"gateway"})

@@ -1,0 +1,132 @@
+"""The gateway Deployment, the Service in front of it, and what keeps both available."""
+
+from typing import Final
+
+from easel_contract import names
+
+from easel_operator.manifests.configuration import gateway_config_hash
+from easel_operator.manifests.metadata import ChildContext, Owner, build_labels, build_metadata, build_pod_selector
+from easel_operator.manifests.pod import (
+    build_container,
+    build_pod_spec,
+    build_secret_env,
+    service_account_name,
+    to_resources,
+)
+from easel_operator.objects import Json
+
+START_SECONDS: Final = 60
+GRACE_SECONDS: Final = 45
+# A terminating pod still gets requests until every node has taken it out of its routes.
+STOP_DELAY_SECONDS: Final = 5
+
+
+def build_gateway_deployment(context: ChildContext) -> Json:
+    """The gateway Deployment; a roll-out never has fewer gateways than asked for."""
+    owner = context.owner
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": build_metadata(owner, names.gateway_name(owner.name), names.COMPONENT_GATEWAY),
+        "spec": {
+            "replicas": context.spec.gateway.replicas,
+            "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_GATEWAY)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "revisionHistoryLimit": 3,
+            "template": {
+                "metadata": {
+                    "labels": build_labels(owner, names.COMPONENT_GATEWAY),
+                    "annotations": {names.ANNOTATION_CONFIG_HASH: gateway_config_hash(context)},
+                },
+                "spec": _build_gateway_pod_spec(context),
+            },
+        },
+    }
+
+
+def _build_gateway_pod_spec(context: ChildContext) -> Json:
+    owner, gateway = context.owner, context.spec.gateway
+    container = build_container(
+        owner,
+        role=names.COMPONENT_GATEWAY,
+        image=gateway.image or context.release.server_image,
+        resources=to_resources(gateway.resources),
+        start_seconds=START_SECONDS,
+    )
+    container["lifecycle"] = {"preStop": {"sleep": {"seconds": STOP_DELAY_SECONDS}}}
+    pod = build_pod_spec(owner, container, role=names.COMPONENT_GATEWAY, grace_seconds=GRACE_SECONDS)
+    pod["topologySpreadConstraints"] = [_spread(owner)]
+    if gateway.api_keys_secret_name is not None:
+        container["volumeMounts"].append({"name": "api-keys", "mountPath": names.API_KEYS_DIRECTORY, "readOnly": True})
+        pod["volumes"].append({"name": "api-keys", "secret": {"secretName": gateway.api_keys_secret_name}})
+    if gateway.webhook.signing_secret_name is not None:
+        container["env"].append(
+            build_secret_env(
+                names.ENV_WEBHOOK_SECRET,
+                gateway.webhook.signing_secret_name,
+                names.SECRET_KEY_WEBHOOK,
+                optional=False,
+            )
+        )
+    return pod
+
+
+def _spread(owner: Owner) -> Json:
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_GATEWAY)},
+    }
+
+
+def build_service(context: ChildContext) -> Json:
+    """The address that clients use: the gateways only, since workers pull their work."""
+    owner = context.owner
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": build_metadata(owner, owner.name, names.COMPONENT_GATEWAY),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": build_pod_selector(owner, names.COMPONENT_GATEWAY),
+            "ports": [
+                {
+                    "name": names.HTTP_PORT_NAME,
+                    "port": names.SERVICE_PORT,
+                    "targetPort": names.HTTP_PORT_NAME,
+                    "protocol": "TCP",
+                }
+            ],
+        },
+    }
+
+
+def build_service_account(context: ChildContext) -> Json:
+    """The pods' identity; it is given no rights, and pods mount no token of it."""
+    owner = context.owner
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": build_metadata(owner, service_account_name(owner), "identity"),
+        "automountServiceAccountToken": False,
+    }
+
+
+def build_gateway_disruption_budget(context: ChildContext) -> Json:
+    """Lets a node be drained while one gateway at a time is away."""
+    owner = context.owner
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": build_metadata(owner, names.gateway_name(owner.name), names.COMPONENT_GATEWAY),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_GATEWAY)},
+        },
+    }
+
+
+def service_url(owner: Owner) -> str:
+    """Where clients inside the cluster reach the service."""
+    return f"http://{owner.name}.{owner.namespace}.svc"

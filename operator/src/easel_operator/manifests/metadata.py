@@ -1,0 +1,89 @@
+"""What all children share: names, labels, owner, and the hash by which an unchanged child is recognised."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from easel_contract import names
+from easel_contract.resource import StableDiffusionServiceSpec
+
+from easel_operator.objects import Json
+
+# Hash of the manifest that was applied; while it stands, a field that the operator no longer sends can't be left over.
+ANNOTATION_APPLIED_HASH: Final = "easel.dev/applied-hash"
+HASH_CHARACTERS: Final = 16
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The StableDiffusionService that owns the children."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """What the operator's own installation contributes to the children."""
+
+    server_image: str
+    redis_url: str
+
+
+@dataclass(frozen=True)
+class ChildContext:
+    """Everything that a builder may look at."""
+
+    owner: Owner
+    spec: StableDiffusionServiceSpec
+    release: Release
+
+
+def build_labels(owner: Owner, component: str) -> dict[str, str]:
+    """Labels of a child and of its pods."""
+    return {
+        names.LABEL_SERVICE: owner.name,
+        names.LABEL_COMPONENT: component,
+        names.LABEL_NAME: names.APP_NAME,
+        names.LABEL_INSTANCE: owner.name,
+        names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
+    }
+
+
+def build_pod_selector(owner: Owner, component: str) -> dict[str, str]:
+    """The two labels that select a component's pods. A Deployment's selector can't change, so neither may these."""
+    return {names.LABEL_SERVICE: owner.name, names.LABEL_COMPONENT: component}
+
+
+def build_metadata(owner: Owner, name: str, component: str) -> Json:
+    """Metadata of a child that the garbage collector removes together with its service."""
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": build_labels(owner, component),
+        "ownerReferences": [
+            {
+                "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+                "kind": names.KIND,
+                "name": owner.name,
+                "uid": owner.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+
+
+def hash_json(value: object) -> str:
+    """A short, stable hash of JSON-ready data."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_CHARACTERS]
+
+
+def with_applied_hash(manifest: Json) -> Json:
+    """The manifest with the annotation that tells whether it was already applied."""
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), ANNOTATION_APPLIED_HASH: hash_json(manifest)}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}

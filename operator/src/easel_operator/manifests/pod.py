@@ -1,0 +1,99 @@
+"""The parts that gateway and worker pods share: a locked-down container, its configuration, its probes.
+
+The security context satisfies the Restricted profile of
+https://kubernetes.io/docs/concepts/security/pod-security-standards/
+"""
+
+from typing import Final
+
+from easel_contract import names
+from easel_contract.resource import ResourceRequirements
+
+from easel_operator.manifests.configuration import config_map_name
+from easel_operator.manifests.metadata import Owner
+from easel_operator.objects import Json
+
+POD_SECURITY_CONTEXT: Final[Json] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+CONTAINER_SECURITY_CONTEXT: Final[Json] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+READINESS_PERIOD_SECONDS: Final = 2
+LIVENESS_PERIOD_SECONDS: Final = 10
+STARTUP_PERIOD_SECONDS: Final = 1  # a pod is not asked for readiness before its start-up probe answered
+
+
+def service_account_name(owner: Owner) -> str:
+    """Name of the ServiceAccount of a service's pods."""
+    return owner.name
+
+
+def build_container(owner: Owner, *, role: str, image: str, resources: Json, start_seconds: int) -> Json:
+    """The server's container in a role (``gateway`` or ``worker``), which has ``start_seconds`` to come up."""
+    return {
+        "name": names.CONTAINER_NAME,
+        "image": image,
+        "args": ["--role", role, "--config", f"{names.CONFIG_DIRECTORY}/{role}.json"],
+        "ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}],
+        "env": [
+            {"name": names.ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            build_secret_env(
+                names.ENV_REDIS_URL, names.redis_secret_name(owner.name), names.SECRET_KEY_REDIS_URL, optional=False
+            ),
+        ],
+        "resources": resources,
+        "startupProbe": _probe(
+            names.PATH_HEALTH, period_seconds=STARTUP_PERIOD_SECONDS, failures=start_seconds // STARTUP_PERIOD_SECONDS
+        ),
+        "readinessProbe": _probe(names.PATH_READY, period_seconds=READINESS_PERIOD_SECONDS, failures=2),
+        "livenessProbe": _probe(names.PATH_HEALTH, period_seconds=LIVENESS_PERIOD_SECONDS, failures=6),
+        "terminationMessagePath": names.TERMINATION_MESSAGE_PATH,
+        # Without a message of its own, the last lines of the log say why it ended.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": CONTAINER_SECURITY_CONTEXT,
+        "volumeMounts": [
+            {"name": "config", "mountPath": names.CONFIG_DIRECTORY, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume's mount point inside the container
+        ],
+    }
+
+
+def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: int) -> Json:
+    """A pod around one container; it sees its role's configuration file only."""
+    file = f"{role}.json"
+    return {
+        "serviceAccountName": service_account_name(owner),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_seconds,
+        "securityContext": POD_SECURITY_CONTEXT,
+        "containers": [container],
+        "volumes": [
+            {"name": "config", "configMap": {"name": config_map_name(owner), "items": [{"key": file, "path": file}]}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+
+
+def build_secret_env(variable: str, secret: str, key: str, *, optional: bool) -> Json:
+    """An environment variable that takes its value from a Secret's key."""
+    reference: Json = {"name": secret, "key": key}
+    if optional:
+        reference["optional"] = True
+    return {"name": variable, "valueFrom": {"secretKeyRef": reference}}
+
+
+def to_resources(requirements: ResourceRequirements) -> Json:
+    """core/v1 ResourceRequirements without empty members."""
+    wire = requirements.to_wire()
+    return {section: amounts for section, amounts in wire.items() if amounts}
+
+
+def _probe(path: str, *, period_seconds: int, failures: int) -> Json:
+    return {
+        "httpGet": {"path": path, "port": names.HTTP_PORT_NAME},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 2,
+        "failureThreshold": failures,
+    }

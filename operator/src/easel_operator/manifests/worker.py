@@ -1,0 +1,110 @@
+"""The worker Deployment: GPU pods that pull jobs from the queue."""
+
+from typing import Final
+
+from easel_contract import names
+
+from easel_operator.manifests.configuration import worker_config_hash
+from easel_operator.manifests.metadata import (
+    ChildContext,
+    Owner,
+    build_labels,
+    build_metadata,
+    build_pod_selector,
+)
+from easel_operator.manifests.pod import build_container, build_pod_spec, build_secret_env, to_resources
+from easel_operator.objects import Json
+
+START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet gives up on a pod
+CACHE_DIRECTORY: Final = "/cache"
+ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
+
+
+def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> Json:
+    """The worker Deployment.
+
+    Args:
+        context: the service and the installation.
+        replicas: the fixed number of pods; None where somebody else writes it (an autoscaler, or the operator by the
+            scale subresource): the field is then not sent, so that it isn't ours to reset.
+    """
+    owner = context.owner
+    labels = build_labels(owner, names.COMPONENT_WORKER)
+    spec: Json = {
+        "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_WORKER)},
+        # A surplus pod would wait for a GPU that may not exist, and the roll-out with it: one pod makes room first.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "progressDeadlineSeconds": START_SECONDS,
+        "revisionHistoryLimit": 3,
+        "template": {
+            "metadata": {
+                "labels": labels,
+                "annotations": {names.ANNOTATION_CONFIG_HASH: worker_config_hash(context)},
+            },
+            "spec": _build_worker_pod_spec(context),
+        },
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": build_metadata(owner, names.worker_name(owner.name), names.COMPONENT_WORKER),
+        "spec": spec,
+    }
+
+
+def _build_worker_pod_spec(context: ChildContext) -> Json:
+    owner, worker = context.owner, context.spec.worker
+    container = build_container(
+        owner,
+        role=names.COMPONENT_WORKER,
+        image=worker.image or context.release.server_image,
+        resources=_build_worker_resources(context),
+        start_seconds=START_SECONDS,
+    )
+    pod = build_pod_spec(
+        owner, container, role=names.COMPONENT_WORKER, grace_seconds=worker.termination_grace_period_seconds
+    )
+    _add_model(context, container, pod)
+    tolerations = [toleration.to_wire() for toleration in worker.tolerations]
+    if worker.gpu.count > 0:
+        gpu_nodes = {"key": worker.gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}
+        tolerations = [gpu_nodes, *(each for each in tolerations if each != gpu_nodes)]
+    if tolerations:
+        pod["tolerations"] = tolerations
+    if worker.node_selector:
+        pod["nodeSelector"] = worker.node_selector
+    return pod
+
+
+def _build_worker_resources(context: ChildContext) -> Json:
+    worker = context.spec.worker
+    resources = to_resources(worker.resources)
+    if worker.gpu.count > 0:  # for extended resources the request follows the limit
+        resources["limits"] = {**resources.get("limits", {}), worker.gpu.resource_name: str(worker.gpu.count)}
+    return resources
+
+
+def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
+    """Mount the model's volume, or give the pod a place and a token for its download."""
+    hub = context.spec.model.source.hugging_face
+    volume = context.spec.model.source.persistent_volume_claim
+    # Libraries write small files there even when the model lies on a volume.
+    container["env"].append({"name": ENV_HUB_CACHE, "value": CACHE_DIRECTORY})
+    container["volumeMounts"].append({"name": "cache", "mountPath": CACHE_DIRECTORY})
+    pod["volumes"].append({"name": "cache", "emptyDir": {}})
+    if volume is not None:
+        claim = {"claimName": volume.claim_name, "readOnly": True}
+        container["volumeMounts"].append({"name": "model", "mountPath": names.MODEL_DIRECTORY, "readOnly": True})
+        pod["volumes"].append({"name": "model", "persistentVolumeClaim": claim})
+    if hub is not None and hub.token_secret_name is not None:
+        container["env"].append(
+            build_secret_env(names.ENV_HUB_TOKEN, hub.token_secret_name, names.SECRET_KEY_HUB_TOKEN, optional=False)
+        )
+
+
+def build_worker_pod_selector_text(owner: Owner) -> str:
+    """The worker pods' selector as the scale subresource reports it."""
+    selector = build_pod_selector(owner, names.COMPONENT_WORKER)
+    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))

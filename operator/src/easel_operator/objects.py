@@ -1,0 +1,111 @@
+"""Kubernetes objects as the raw JSON that the API server sends: the type's name, and how to read what all of them have.
+
+Raw JSON rather than typed models: decoding thousands of objects into classes costs more time and memory than all of
+the operator's decisions together. No I/O here.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from easel_contract import names
+
+Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class ServiceKey:
+    """Which StableDiffusionService; what the queue carries."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, order=True)
+class ObjectKey:
+    """Which object of any kind."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Where the API server keeps a kind."""
+
+    kind: str
+    api_version: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of the collection, of one object, or of its subresource; all namespaces if there is none."""
+        root = "/api/v1" if self.api_version == "v1" else f"/apis/{self.api_version}"
+        parts = [root]
+        if namespace is not None:
+            parts += ["namespaces", namespace]
+        parts += [part for part in (self.plural, name, subresource) if part is not None]
+        return "/".join(parts)
+
+
+SERVICES_OF_EASEL: Final = Resource(names.KIND, f"{names.API_GROUP}/{names.API_VERSION}", names.PLURAL)
+PODS: Final = Resource("Pod", "v1", "pods")
+EVENTS: Final = Resource("Event", "events.k8s.io/v1", "events")
+LEASES: Final = Resource("Lease", "coordination.k8s.io/v1", "leases")
+API_SERVICES: Final = Resource("APIService", "apiregistration.k8s.io/v1", "apiservices")
+CONFIG_MAPS: Final = Resource("ConfigMap", "v1", "configmaps")
+SECRETS: Final = Resource("Secret", "v1", "secrets")
+DEPLOYMENTS: Final = Resource("Deployment", "apps/v1", "deployments")
+AUTOSCALERS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
+
+# The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
+CHILD_RESOURCES: Final = (
+    Resource("ServiceAccount", "v1", "serviceaccounts"),
+    SECRETS,
+    CONFIG_MAPS,
+    Resource("Service", "v1", "services"),
+    Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
+    DEPLOYMENTS,
+    AUTOSCALERS,
+)
+RESOURCE_BY_KIND: Final = {resource.kind: resource for resource in CHILD_RESOURCES}
+
+
+def to_object_key(body: Json) -> ObjectKey:
+    """Key of an object that carries its kind."""
+    metadata = body["metadata"]
+    return ObjectKey(body["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+def to_service_key(body: Json) -> ServiceKey:
+    """Key of a StableDiffusionService."""
+    return ServiceKey(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def to_owner_key(body: Json) -> ServiceKey | None:
+    """The service whose label an object carries, or None."""
+    service = body["metadata"].get("labels", {}).get(names.LABEL_SERVICE)
+    return ServiceKey(body["metadata"].get("namespace", ""), service) if service else None
+
+
+def is_owned_by(body: Json, uid: str) -> bool:
+    """Whether the object's controller is the one with this uid."""
+    references = body["metadata"].get("ownerReferences", [])
+    return any(reference.get("uid") == uid and reference.get("controller") for reference in references)
+
+
+def resource_version_of(body: Json) -> int:
+    """The object's version as a number, 0 if it has none; comparable within one kind (KEP-5504)."""
+    version: str = body["metadata"].get("resourceVersion", "0")
+    return int(version) if version.isdigit() else 0
+
+
+def find_condition(body: Json, kind: str) -> Json | None:
+    """The entry of status.conditions with this type, or None."""
+    conditions: list[Json] = body.get("status", {}).get("conditions") or []
+    return next((condition for condition in conditions if condition.get("type") == kind), None)

@@ -1,0 +1,42 @@
+"""Writes the CustomResourceDefinition from the contract's models (``make crds``); ``--check`` only compares."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+from easel_contract.crd import build_crd
+
+ROOT = Path(__file__).parent.parent
+# The second is the chart's copy: Helm reads nothing outside of a chart.
+CRD_FILES = (ROOT / "crds/stablediffusionservices.yaml", ROOT / "helm/easel/files/stablediffusionservices.yaml")
+HEADER = "# Generated from contract/src/easel_contract by scripts/write_crds.py: change the models, not this file.\n"
+
+
+def render_crd() -> str:
+    """The CustomResourceDefinition as the files hold it."""
+    return HEADER + yaml.safe_dump(build_crd(), sort_keys=False, width=120)
+
+
+def find_stale_files() -> list[Path]:
+    """The files that aren't what the models say."""
+    wanted = render_crd()
+    return [file for file in CRD_FILES if not file.exists() or file.read_text() != wanted]
+
+
+def main() -> int:
+    """Write or compare. The exit status is 1 where ``--check`` finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    is_check_only = parser.parse_args().check
+    stale = find_stale_files()
+    for file in stale:
+        if is_check_only:
+            sys.stderr.write(f"{file.relative_to(ROOT)} isn't what the models say; run: python scripts/write_crds.py\n")
+        else:
+            file.write_text(render_crd())
+    return 1 if stale and is_check_only else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

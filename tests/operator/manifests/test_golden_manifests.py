@@ -1,0 +1,105 @@
+"""Each case's manifests are the YAML beside this file. ``EASEL_WRITE_GOLDEN=1 pytest …`` writes them anew."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from easel_contract.resource import StableDiffusionServiceSpec
+from easel_operator.manifests.children import build_children
+from easel_operator.manifests.metadata import ChildContext
+
+from tests.operator.objects import HUB_MODEL, OWNER, RELEASE
+
+CASES: dict[str, dict[str, Any]] = {
+    "scaling-from-the-hub": {
+        "model": {
+            "source": {
+                "huggingFace": {
+                    "repository": "stabilityai/stable-diffusion-xl-base-1.0",
+                    "revision": "main",
+                    "tokenSecretName": "hub-token",
+                }
+            }
+        },
+        "scaling": {"minReplicas": 0, "maxReplicas": 8},
+        "worker": {
+            "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
+            "nodeSelector": {"gpu": "l4"},
+            "tolerations": [{"key": "team", "operator": "Equal", "value": "art", "effect": "NoSchedule"}],
+        },
+        "gateway": {
+            "apiKeysSecretName": "keys",
+            "rateLimit": {"requestsPerMinute": 60, "burst": 10},
+            "webhook": {"signingSecretName": "webhook", "allowedNetworks": ["10.0.0.0/8"]},
+        },
+    },
+    "fixed-on-cpu-from-a-volume": {
+        "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},
+        "replicas": 2,
+        "worker": {"gpu": {"count": 0}, "terminationGracePeriodSeconds": 5, "image": "registry.example/own:1"},
+        "gateway": {"replicas": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_are_as_reviewed(case: str) -> None:
+    children = _build(CASES[case])
+    rendered = yaml.dump_all(children, Dumper=_Readable, sort_keys=False, width=120)
+    golden = Path(__file__).parent / f"{case}.yaml"
+    if os.environ.get("EASEL_WRITE_GOLDEN"):
+        golden.write_text(rendered)
+    assert rendered == golden.read_text()
+
+
+def test_a_change_to_the_gateway_leaves_the_workers_alone() -> None:
+    before = _by_name(_build({"model": HUB_MODEL, "replicas": 1}))
+    after = _by_name(_build({"model": HUB_MODEL, "replicas": 1, "gateway": {"limits": {"maxImages": 2}}}))
+    assert after["Deployment painter-worker"] == before["Deployment painter-worker"]
+    assert after["Deployment painter-gateway"] != before["Deployment painter-gateway"]
+
+
+def test_a_change_of_the_model_rolls_the_workers() -> None:
+    before = _by_name(_build({"model": HUB_MODEL, "replicas": 1}))
+    after = _by_name(_build({"model": {**HUB_MODEL, "dtype": "Float32"}, "replicas": 1}))
+    assert (
+        after["Deployment painter-worker"]["spec"]["template"]
+        != before["Deployment painter-worker"]["spec"]["template"]
+    )
+
+
+def test_replicas_are_not_sent_where_somebody_else_writes_them() -> None:
+    scaled = _by_name(_build({"model": HUB_MODEL, "scaling": {"maxReplicas": 2}}))
+    fixed = _by_name(_build({"model": HUB_MODEL, "replicas": 0}))
+    assert "replicas" not in scaled["Deployment painter-worker"]["spec"]
+    assert fixed["Deployment painter-worker"]["spec"]["replicas"] == 0
+
+
+def test_tolerance_is_left_out_where_the_api_server_would_drop_it() -> None:
+    children = _build({"model": HUB_MODEL, "scaling": {"maxReplicas": 2}}, is_tolerance_supported=False)
+    autoscaler = _by_name(children)["HorizontalPodAutoscaler painter-worker"]
+    assert "tolerance" not in autoscaler["spec"]["behavior"]["scaleUp"]
+
+
+def _build(spec: dict[str, Any], *, is_tolerance_supported: bool = True) -> list[dict[str, Any]]:
+    context = ChildContext(OWNER, StableDiffusionServiceSpec.model_validate(spec), RELEASE)
+    children = build_children(context, has_autoscaler=True, is_tolerance_supported=is_tolerance_supported)
+    # Through JSON, so that members which are one object in memory don't become anchors in YAML.
+    return [json.loads(json.dumps(child)) for child in children]
+
+
+def _by_name(children: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {f"{child['kind']} {child['metadata']['name']}": child for child in children}
+
+
+class _Readable(yaml.SafeDumper):
+    """Texts of several lines as they are, instead of quoted."""
+
+
+_Readable.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
