@@ -1,0 +1,167 @@
+"""Scraping over real sockets on loopback: bounded, concurrent, and blind to one dead pod at the most."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from easel_contract import names
+from easel_operator.autoscaling.counters import CounterReading
+from easel_operator.autoscaling.observation import PodMetrics, QueueReading
+from easel_operator.cluster import scraper as module
+from easel_operator.cluster.scraper import Scraper, ScrapeTarget, parse_metrics
+
+from tests.operator.metrics_api.support import NOW
+
+PAGE = """\
+# HELP easel_broker_up 1 while Redis answers
+# TYPE easel_broker_up gauge
+easel_broker_up 1.0
+# TYPE easel_queue_depth gauge
+easel_queue_depth{state="Waiting"} 5.0
+easel_queue_depth{state="Running"} 2.0
+easel_oldest_waiting_age_seconds 3.5
+easel_jobs_in_flight 1.0
+easel_jobs_submitted_total 40.0
+easel_jobs_total{outcome="Succeeded"} 30.0
+easel_jobs_total{outcome="Failed"} 2.0
+easel_jobs_total{outcome="Canceled"} 7.0
+easel_job_latency_seconds_bucket{le="1.0"} 10.0
+easel_job_latency_seconds_bucket{le="+Inf"} 32.0
+easel_job_latency_seconds_count 32.0
+easel_http_requests_total{route="/v1/images/generations",code="200"} 12.0
+python_info{implementation="CPython"} 1.0
+"""
+READ = PodMetrics(
+    broker_up=True,
+    queue=QueueReading(5, 2, 3.5),
+    in_flight=1,
+    counters=CounterReading(submitted=40, finished=32, latency_buckets={1.0: 10, math.inf: 32}),
+)
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+ServePod = Callable[[Handler], Awaitable[ScrapeTarget]]
+
+
+@pytest.fixture
+async def serve_pod() -> AsyncIterator[ServePod]:
+    runners: list[web.AppRunner] = []
+
+    async def serve(handler: Handler) -> ScrapeTarget:
+        application = web.Application()
+        application.router.add_get(names.PATH_METRICS, handler)
+        runner = web.AppRunner(application, shutdown_timeout=0)
+        runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return ScrapeTarget(f"pod-{len(runners)}", names.COMPONENT_WORKER, "127.0.0.1", runner.addresses[0][1])
+
+    yield serve
+    for runner in runners:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def scraper() -> AsyncIterator[Scraper]:
+    async with Scraper(timeout_seconds=0.5, clock=lambda: NOW) as made:
+        yield made
+
+
+async def answer(_: web.Request) -> web.Response:
+    return web.Response(text=PAGE)
+
+
+async def test_a_pod_is_read(serve_pod: ServePod, scraper: Scraper) -> None:
+    target = await serve_pod(answer)
+    (sample,) = await scraper.scrape([target])
+    assert (sample.metrics, sample.error, sample.scraped_at) == (READ, None, NOW)
+    assert (sample.pod_name, sample.component) == (target.pod_name, target.component)
+
+
+async def test_dead_and_silent_pods_do_not_blind_the_rest(serve_pod: ServePod, scraper: Scraper) -> None:
+    released = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.Response(text=PAGE)
+
+    silent = [await serve_pod(hang) for _ in range(5)]
+    alive = await serve_pod(answer)
+    dead = ScrapeTarget("dead", names.COMPONENT_WORKER, "127.0.0.1", 1)
+    began = asyncio.get_running_loop().time()
+    samples = await scraper.scrape([*silent, dead, alive])
+    took = asyncio.get_running_loop().time() - began
+    released.set()
+    assert [sample.error for sample in samples[:5]] == ["no answer within 0.5 s"] * 5
+    assert samples[5].error is not None
+    assert samples[5].error.startswith("ClientConnectorError")
+    assert samples[6].metrics == READ
+    assert took < 1.5  # five time-outs side by side, not one after the other
+
+
+async def test_waiting_for_a_turn_is_no_fault_of_the_pod(serve_pod: ServePod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAXIMUM_CONCURRENT_SCRAPES", 1)
+    released = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.Response(text=PAGE)
+
+    targets = [await serve_pod(hang), await serve_pod(hang), await serve_pod(answer)]
+    async with Scraper(timeout_seconds=0.5, clock=lambda: NOW) as scraper:
+        samples = await scraper.scrape(targets)
+    released.set()
+    assert samples[2].metrics == READ
+
+
+async def test_refusals_and_nonsense_are_errors_in_words(serve_pod: ServePod, scraper: Scraper) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=503)
+
+    async def redirect(_: web.Request) -> web.Response:
+        raise web.HTTPFound("/elsewhere")
+
+    async def babble(_: web.Request) -> web.Response:
+        return web.Response(text='easel_queue_depth{state="Waiting" 5')
+
+    async def binary(_: web.Request) -> web.Response:
+        return web.Response(body=b"\xff\xfe")
+
+    targets = [await serve_pod(handler) for handler in (refuse, redirect, babble, binary)]
+    samples = await scraper.scrape(targets)
+    assert all(sample.metrics is None and sample.error for sample in samples)
+    assert "HTTP 503" in (samples[0].error or "")
+    assert "HTTP 302" in (samples[1].error or "")
+
+
+async def test_an_endless_page_is_cut(serve_pod: ServePod, scraper: Scraper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAXIMUM_BODY_BYTES", 100)
+    (sample,) = await scraper.scrape([await serve_pod(answer)])
+    assert "more than 100 bytes" in (sample.error or "")
+
+
+async def test_nothing_to_scrape_is_nothing(scraper: Scraper) -> None:
+    assert await scraper.scrape([]) == ()
+
+
+MISSING = {
+    "an empty page": "",
+    "NaN": PAGE.replace("5.0", "NaN"),
+    "half of the queue": PAGE.replace('easel_queue_depth{state="Running"} 2.0\n', ""),
+    "infinity": PAGE.replace("5.0", "+Inf"),
+    "a negative depth": PAGE.replace("5.0", "-5.0"),
+}
+
+
+@pytest.mark.parametrize("text", MISSING.values(), ids=MISSING.keys())
+def test_a_queue_that_is_not_told_whole_is_missing_and_not_zero(text: str) -> None:
+    assert parse_metrics(text).queue is None
+
+
+def test_absent_figures_are_missing() -> None:
+    assert parse_metrics("python_info 1\n") == PodMetrics()
+
+
+def test_an_address_may_be_ipv6() -> None:
+    assert str(module.build_url(ScrapeTarget("pod", "worker", "fd00::7"))) == "http://[fd00::7]:8080/metrics"
