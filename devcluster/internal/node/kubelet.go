@@ -96,8 +96,16 @@ func enterNamespaces() error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
+	// The kubelet links pod logs into this fixed directory; the host's own stays as it is.
+	if _, err := os.Stat(legacyLogsDir); err == nil {
+		if err := unix.Mount("tmpfs", legacyLogsDir, "tmpfs", 0, ""); err != nil {
+			return fmt.Errorf("tmpfs on %s: %w", legacyLogsDir, err)
+		}
+	}
 	return nil
 }
+
+const legacyLogsDir = "/var/log/containers"
 
 func kubeletServer(cluster *config.Config, node config.Node, root string) (*options.KubeletServer, error) {
 	f := options.NewKubeletFlags()
@@ -119,10 +127,19 @@ func kubeletServer(cluster *config.Config, node config.Node, root string) (*opti
 	c.Authentication.Webhook.Enabled = true
 	c.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
 	c.ClusterDomain, c.ClusterDNS = config.ClusterDomain, []string{config.DNSIP}
-	c.MaxPods, c.MaxOpenFiles, c.FailSwapOn = config.MaxPodsPerNode, 65536, false
+	c.MaxPods, c.MaxOpenFiles, c.FailSwapOn = config.MaxPodsPerNode, openFilesLimit(), false
 	c.NodeLeaseDurationSeconds = 20 // renewed every 5 s: a dead node is seen within --node-monitor-grace-period
 	withoutControlGroups(c)
 	return &options.KubeletServer{KubeletFlags: *f, KubeletConfiguration: *c}, nil
+}
+
+// openFilesLimit is what this process may have: raising it further is the machine's business.
+func openFilesLimit() int64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int64(min(limit.Max, 65536))
 }
 
 // withoutControlGroups switches off what needs cgroups, iptables or an image store.

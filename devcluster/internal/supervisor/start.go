@@ -19,6 +19,7 @@ import (
 	"github.com/easel-dev/easel/devcluster/internal/config"
 	"github.com/easel-dev/easel/devcluster/internal/dns"
 	"github.com/easel-dev/easel/devcluster/internal/metrics"
+	"github.com/easel-dev/easel/devcluster/internal/volume"
 )
 
 const (
@@ -41,6 +42,11 @@ func (s *Supervisor) startCluster(ctx context.Context) error {
 		return err
 	}
 	if err := s.phase("cluster DNS", func() error { return s.startDNS(ctx, clients) }); err != nil {
+		return err
+	}
+	if err := s.phase("volumes", func() error {
+		return (&volume.Provisioner{Client: clients.kube, Dir: s.cluster.Path("volumes")}).Start(ctx)
+	}); err != nil {
 		return err
 	}
 	return s.phase("metrics API", func() error { return s.startMetrics(ctx, clients) })
@@ -109,7 +115,7 @@ func (s *Supervisor) startNodes(ctx context.Context, clients *clients) error {
 				return err
 			}
 		}
-		return s.wait(ctx, func() error { return nodesReady(ctx, clients) })
+		return s.wait(ctx, func() error { return usable(ctx, clients) })
 	})
 	if err != nil {
 		return err
@@ -146,7 +152,11 @@ func (s *Supervisor) createNode(ctx context.Context, clients *clients, node conf
 	return err
 }
 
-func nodesReady(ctx context.Context, clients *clients) error {
+// usable: every node is Ready, and pods can be created: they need their namespace's service account.
+func usable(ctx context.Context, clients *clients) error {
+	if _, err := clients.kube.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{}); err != nil {
+		return err
+	}
 	nodes, err := clients.kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
