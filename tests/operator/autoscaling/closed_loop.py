@@ -1,0 +1,141 @@
+"""A service in small: seeded arrivals, one queue, pods with a cold start, and an autoscaler that looks every 15 s.
+
+It feeds the planner what real pods would tell (samples with counters and the shared queue), so that observation and
+planner are tested together. One pod runs one job at a time; idle pods are the first to go.
+"""
+
+import itertools
+import math
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+from easel_contract import metrics
+from easel_contract.resource import ScalingSpec
+from easel_operator.autoscaling.counters import CounterReading
+from easel_operator.autoscaling.observation import Observation, PodCounts, PodSample, QueueReading, observe
+from easel_operator.autoscaling.planner import Plan, begin_history, plan
+
+from tests.operator.autoscaling.support import START, after, build_sample
+
+STEP_SECONDS = 0.5
+TICK_SECONDS = 2.5
+AUTOSCALER_SECONDS = 15.0
+
+
+@dataclass(slots=True)
+class Pod:
+    name: str
+    ready_at: float
+    jobs: list[tuple[float, float]] = field(default_factory=list)  # (submitted at, ends at); one at the most
+    finished: int = 0
+    buckets: dict[float, float] = field(
+        default_factory=lambda: dict.fromkeys((*metrics.LATENCY_BUCKETS_SECONDS, math.inf), 0.0)
+    )
+
+
+class ClosedLoop:
+    """Time passes in run(); what happened is in the lists."""
+
+    def __init__(
+        self, settings: ScalingSpec, *, service_seconds: float, cold_start_seconds: float, seed: int, room: int = 1000
+    ) -> None:
+        self.settings = settings
+        self.random = random.Random(seed)  # noqa: S311 - a simulation, replayed by its seed
+        self.service_seconds = service_seconds
+        self.cold_start_seconds = cold_start_seconds
+        self.room = room  # pods that the cluster can schedule
+        self.seconds = 0.0
+        self.pods = [Pod("pod-0", 0.0)]
+        self.made = 1
+        self.replicas = 1
+        self.waiting: deque[float] = deque()
+        self.submitted = 0
+        self.has_data = True
+        self.history = begin_history(1, START)
+        self.observation: Observation | None = None
+        self.decision: Plan | None = None
+        self.desired: list[tuple[float, int]] = []
+        self.latencies: list[tuple[float, float]] = []  # (finished at, seconds)
+
+    @property
+    def ready(self) -> list[Pod]:
+        return [pod for pod in self.pods[: self.room] if pod.ready_at <= self.seconds]
+
+    def run(self, seconds: float, arrivals_per_second: float) -> None:
+        steps = round(seconds / STEP_SECONDS)
+        for _ in range(steps):
+            self.seconds += STEP_SECONDS
+            self._arrive(arrivals_per_second)
+            self._work()
+            if self.seconds % TICK_SECONDS == 0:
+                self._tick()
+            if self.seconds % AUTOSCALER_SECONDS == 0:
+                self._autoscale()
+
+    def changes(self, since: float) -> int:
+        """How often the decision turned from falling to rising."""
+        levels = [level for at, level in self.desired if at >= since]
+        moves = [b - a for a, b in itertools.pairwise(levels) if a != b]
+        return sum(first < 0 < second for first, second in itertools.pairwise(moves))
+
+    def _arrive(self, arrivals_per_second: float) -> None:
+        expected = arrivals_per_second * STEP_SECONDS
+        count = int(expected) + (self.random.random() < expected % 1)
+        self.waiting.extend([self.seconds] * count)
+        self.submitted += count
+
+    def _work(self) -> None:
+        for pod in self.ready:
+            for submitted_at, ends_at in [job for job in pod.jobs if job[1] <= self.seconds]:
+                pod.jobs.remove((submitted_at, ends_at))
+                pod.finished += 1
+                latency = self.seconds - submitted_at
+                self.latencies.append((self.seconds, latency))
+                for bound in pod.buckets:
+                    pod.buckets[bound] += latency <= bound
+            if not pod.jobs and self.waiting:
+                seconds = self.service_seconds * self.random.uniform(0.7, 1.3)
+                pod.jobs.append((self.waiting.popleft(), self.seconds + seconds))
+
+    def _samples(self) -> tuple[PodSample, ...]:
+        if not self.has_data:
+            return ()
+        oldest = self.seconds - self.waiting[0] if self.waiting else 0.0
+        queue = QueueReading(len(self.waiting), sum(len(pod.jobs) for pod in self.pods), oldest)
+        now = after(self.seconds)
+        gateway = build_sample(
+            "gateway", now, component="gateway", queue=queue, counters=CounterReading(submitted=self.submitted)
+        )
+        workers = (
+            build_sample(
+                pod.name,
+                now,
+                queue=queue,
+                in_flight=len(pod.jobs),
+                counters=CounterReading(finished=pod.finished, latency_buckets=dict(pod.buckets)),
+            )
+            for pod in self.ready
+        )
+        return (gateway, *workers)
+
+    def _tick(self) -> None:
+        ready, existing = len(self.ready), len(self.pods)
+        unschedulable = max(0, existing - self.room)
+        counts = PodCounts(self.replicas, existing, ready, existing - ready - unschedulable, unschedulable)
+        now = after(self.seconds)
+        self.observation = observe(self._samples(), self.observation, counts, now)
+        self.decision = plan(self.observation, self.history, self.settings, now)
+        self.history = self.decision.history
+        self.desired.append((self.seconds, self.decision.desired_replicas))
+
+    def _autoscale(self) -> None:
+        if self.decision is None:
+            return
+        self.replicas = self.decision.desired_replicas
+        self.pods.sort(key=lambda pod: -len(pod.jobs))  # the busy ones are the last to go
+        while len(self.pods) > self.replicas and not self.pods[-1].jobs:
+            self.pods.pop()
+        while len(self.pods) < self.replicas:
+            self.pods.append(Pod(f"pod-{self.made}", self.seconds + self.cold_start_seconds))
+            self.made += 1
