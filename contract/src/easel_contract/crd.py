@@ -46,6 +46,9 @@ def _clean(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     if "properties" in schema:
         schema["properties"] = {name: _structural(child, definitions) for name, child in schema["properties"].items()}
         schema.pop("additionalProperties", None)
+        if "default" in schema:
+            # Each property brings its own default; a spelled-out copy would hold nulls, which the API server refuses.
+            schema["default"] = {}
     elif isinstance(schema.get("additionalProperties"), dict):
         schema["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
         schema["maxProperties"] = MAXIMUM_MAP_ENTRIES  # the cost of a CEL rule is bounded by the size of what it sees
