@@ -43,6 +43,15 @@ class LimitsConfig(Model):
     max_queue_depth: int = Field(default=10000, ge=1)  # beyond it: 429 with Retry-After
 
 
+class DefaultsConfig(Model):
+    """What a request gets that doesn't say; unset: what suits the model, as far as its files are known."""
+
+    width_pixels: int | None = Field(default=None, ge=64, le=4096, multiple_of=8)
+    height_pixels: int | None = Field(default=None, ge=64, le=4096, multiple_of=8)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance_scale: float | None = Field(default=None, ge=0, le=100)
+
+
 class RateLimitConfig(Model):
     """A token bucket per API key, exact across gateways."""
 
@@ -67,6 +76,7 @@ class GatewayConfig(Model):
     """What a gateway needs besides the broker."""
 
     limits: LimitsConfig = LimitsConfig()
+    defaults: DefaultsConfig = DefaultsConfig()
     rate_limit: RateLimitConfig | None = None
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
