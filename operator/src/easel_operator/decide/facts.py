@@ -7,7 +7,7 @@ from easel_contract.resource import StableDiffusionServiceSpec
 
 from easel_operator.decide.pods import PodFacts, PodProblem, read_pods
 from easel_operator.decide.scaling_mode import ModeDecision
-from easel_operator.decide.snapshot import ScalingReport, Snapshot
+from easel_operator.decide.snapshot import ScrapeReport, Snapshot
 from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import Json, ObjectKey
 
@@ -24,7 +24,7 @@ class ServiceFacts:
     gateway_deployment: Json | None
     worker_deployment: Json | None
     autoscaler: Json | None
-    scaling: ScalingReport | None
+    scrape: ScrapeReport
     was_scaled_to_zero: bool  # the last status said Ready=True, ScaledToZero
 
     @property
@@ -58,7 +58,7 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
         gateway_deployment=child("Deployment", names.gateway_name(owner.name)),
         worker_deployment=child("Deployment", names.worker_name(owner.name)),
         autoscaler=child("HorizontalPodAutoscaler", names.worker_name(owner.name)),
-        scaling=snapshot.scaling,
+        scrape=snapshot.scrape,
         was_scaled_to_zero=_was_scaled_to_zero(snapshot.service),
     )
 

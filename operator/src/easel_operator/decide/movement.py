@@ -46,7 +46,7 @@ def decide_scaling_active(facts: ServiceFacts) -> Verdict:
         return no(
             Reason.FIXED_REPLICAS, "spec.replicas fixes the number of workers; set spec.scaling to let it follow."
         )
-    if facts.scaling is not None and facts.scaling.is_data_missing:
+    if facts.scrape.is_data_missing:
         return no(
             Reason.METRICS_UNAVAILABLE,
             "No pod of the service has told the queue's depth for a while, so the number of workers is held. Check "

@@ -27,7 +27,7 @@ def _check_applied(failures: tuple[ApplyFailure, ...]) -> Verdict | None:
 
 
 def _check_redis(facts: ServiceFacts) -> Verdict | None:
-    if facts.scaling is None or facts.scaling.is_broker_up is not False:
+    if facts.scrape.is_broker_up is not False:
         return None
     return no(
         Reason.REDIS_UNAVAILABLE,

@@ -14,6 +14,7 @@ from easel_operator.decide.snapshot import Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
     build_condition_events,
     build_conditions,
+    build_scaling_events,
     build_scaling_status,
     build_status,
     build_status_patch,
@@ -75,7 +76,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
             )
         ),
         status_patch=build_status_patch(service, status),
-        events=build_condition_events(previous, conditions),
+        events=(*build_scaling_events(service, snapshot.scaling), *build_condition_events(previous, conditions)),
     )
 
 

@@ -22,14 +22,20 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
-class ScalingReport:
-    """What the scaling loop last found out about a service."""
+class ScalingDecision:
+    """The last decision that changed the number of workers."""
 
     desired_replicas: int
     sentence: str
-    decided_at: datetime  # when desired_replicas last changed
-    is_broker_up: bool | None  # None: no pod could be asked
-    is_data_missing: bool  # no pod has told the queue's depth for so long that scaling stands still
+    decided_at: datetime
+
+
+@dataclass(frozen=True)
+class ScrapeReport:
+    """What a service's pods last told about themselves; changes seldom."""
+
+    is_broker_up: bool | None = None  # None: no pod could be asked
+    is_data_missing: bool = False  # nobody has told the queue's depth for so long that scaling stands still
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Snapshot:
     capabilities: Capabilities
     release: Release
     now: datetime
-    scaling: ScalingReport | None = None
+    scaling: ScalingDecision | None = None  # None: none since the operator started
+    scrape: ScrapeReport = ScrapeReport()
     failures: tuple[ApplyFailure, ...] = ()
 
 

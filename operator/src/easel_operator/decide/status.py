@@ -8,7 +8,7 @@ from easel_contract.resource import ScalingStatus, StableDiffusionServiceStatus
 from pydantic import ValidationError
 
 from easel_operator.decide.facts import ServiceFacts
-from easel_operator.decide.snapshot import EventPlan, EventType, ScalingReport
+from easel_operator.decide.snapshot import EventPlan, EventType, ScalingDecision
 from easel_operator.decide.verdict import Verdict
 from easel_operator.manifests.gateway import service_url
 from easel_operator.manifests.worker import build_worker_pod_selector_text
@@ -45,15 +45,15 @@ def build_status(
     )
 
 
-def build_scaling_status(service: Json, report: ScalingReport | None) -> Json | None:
+def build_scaling_status(service: Json, decision: ScalingDecision | None) -> Json | None:
     """The last decision on the wire; what is stored stands until the scaling loop has spoken after a restart."""
-    if report is None:
+    if decision is None:
         stored: Json | None = service.get("status", {}).get("scaling")
         return stored
-    decision = ScalingStatus(
-        desired_replicas=report.desired_replicas, reason=report.sentence, decided_at=report.decided_at
+    status = ScalingStatus(
+        desired_replicas=decision.desired_replicas, reason=decision.sentence, decided_at=decision.decided_at
     )
-    return decision.to_wire()
+    return status.to_wire()
 
 
 def build_conditions(
@@ -120,3 +120,11 @@ def build_condition_events(
 def _became(status: ConditionStatus, before: Condition | None, conditions: tuple[Condition, ...]) -> bool:
     ready = next((each for each in conditions if each.type is ConditionType.READY), None)
     return ready is not None and ready.status is status and (before is None or before.status is not status)
+
+
+def build_scaling_events(service: Json, decision: ScalingDecision | None) -> tuple[EventPlan, ...]:
+    """An event for a decision that the stored status doesn't have yet."""
+    stored = (service.get("status", {}).get("scaling") or {}).get("desiredReplicas")
+    if decision is None or decision.desired_replicas == stored:
+        return ()
+    return (EventPlan(EventType.NORMAL, "ScalingDecision", "Scale", decision.sentence),)

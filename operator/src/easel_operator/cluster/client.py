@@ -1,0 +1,211 @@
+"""The Kubernetes API in raw JSON over the official client's connection. The only place that talks HTTP to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlencode
+
+import aiohttp
+from easel_contract import names
+from kubernetes.aio import client, config
+
+from easel_operator.objects import Json, Resource
+
+REQUEST_TIMEOUT_SECONDS: Final = 30
+CONNECTIONS: Final = 64
+# The API server sends a bookmark about every minute, so a stream that is silent for longer is dead (kopf#957).
+WATCH_SILENCE_SECONDS: Final = 90
+
+JSON: Final = "application/json"
+APPLY_PATCH: Final = "application/apply-patch+yaml"
+MERGE_PATCH: Final = "application/merge-patch+json"
+
+
+class KubernetesError(Exception):
+    """A request to the Kubernetes API didn't succeed."""
+
+
+class ApiRefusedError(KubernetesError):
+    """The API server answered with an error status."""
+
+    def __init__(self, method: str, path: str, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{method} {path}: {status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later without anyone acting."""
+        return self.status == HTTPStatus.TOO_MANY_REQUESTS or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class ApiUnreachableError(KubernetesError):
+    """There was no answer: no connection, or none in time."""
+
+    def __init__(self, method: str, path: str, cause: Exception) -> None:
+        super().__init__(f"{method} {path}: no answer ({type(cause).__name__}: {cause})")
+
+
+class KubernetesClient:
+    """Requests and watches. One per process; close() ends its connections."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        configuration.connection_pool_maxsize = CONNECTIONS
+        configuration.retries = None  # what is worth repeating, and when, is decided by the callers
+        self._configuration = configuration
+        self._rest = client.ApiClient(configuration).rest_client
+
+    @classmethod
+    async def connect(cls) -> "KubernetesClient":
+        """A client from the pod's service account, or from the kubeconfig where there is none."""
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call] # not annotated
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call] # not annotated
+        return cls(configuration)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._rest.close()
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Json | None:
+        """One object, or None if there is none. Raises KubernetesError."""
+        try:
+            return await self.request("GET", resource.path(namespace, name))
+        except ApiRefusedError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    async def apply(
+        self,
+        resource: Resource,
+        manifest: Json,
+        *,
+        field_manager: str = names.FIELD_MANAGER,
+        subresource: str | None = None,
+    ) -> Json:
+        """Server-side apply; fields in the manifest become ours even if somebody else set them.
+
+        Raises:
+            KubernetesError: see ApiRefusedError.message for the server's own words.
+        """
+        metadata = manifest["metadata"]
+        return await self.request(
+            "PATCH",
+            resource.path(metadata.get("namespace"), metadata["name"], subresource),
+            query={"fieldManager": field_manager, "force": "true"},
+            body=manifest,
+            content_type=APPLY_PATCH,
+        )
+
+    async def merge(
+        self, resource: Resource, namespace: str | None, name: str, patch: Json, *, subresource: str | None = None
+    ) -> Json:
+        """JSON merge patch (RFC 7386). Raises KubernetesError."""
+        return await self.request(
+            "PATCH",
+            resource.path(namespace, name, subresource),
+            query={"fieldManager": names.FIELD_MANAGER},
+            body=patch,
+            content_type=MERGE_PATCH,
+        )
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+        """Delete this very object; one that is gone, or was replaced, counts as deleted. Raises KubernetesError."""
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            await self.request("DELETE", resource.path(namespace, name), body=options)
+        except ApiRefusedError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = JSON,
+    ) -> Json:
+        """One request and its answer.
+
+        Raises:
+            ApiRefusedError: the server answered with an error.
+            ApiUnreachableError: it didn't answer within REQUEST_TIMEOUT_SECONDS.
+        """
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
+        try:
+            response = await self._send(method, path, query or {}, body, content_type, timeout)
+            async with response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiUnreachableError(method, path, error) from error
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise _to_refusal(method, path, response.status, content)
+        answer: Json = json.loads(content)
+        return answer
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
+        """Events of a watch until the server ends it.
+
+        Raises:
+            ApiRefusedError: the server refused, or the stream carried an error (status 410: list anew).
+            ApiUnreachableError: the connection broke or was silent for WATCH_SILENCE_SECONDS.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SILENCE_SECONDS)
+        try:
+            response = await self._send("GET", path, {**query, "watch": "true"}, None, JSON, timeout)
+            async with response:
+                if response.status >= HTTPStatus.BAD_REQUEST:
+                    raise _to_refusal("WATCH", path, response.status, await response.read())
+                async for line in response.content:
+                    event: Json = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _to_refusal("WATCH", path, event["object"].get("code", 500), json.dumps(event["object"]))
+                    yield event
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ApiUnreachableError("WATCH", path, error) from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: object,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the transport's own, per phase of the request
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": names.FIELD_MANAGER}
+        # The token of a pod expires within the hour; asking for it each time refreshes it.
+        token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            headers["Authorization"] = token
+        url = f"{self._configuration.host}{path}"
+        if query:
+            url = f"{url}?{urlencode(query)}"
+        answer = await self._rest.request(  # type: ignore[no-untyped-call] # the library annotates only its models
+            method, url, headers=headers, body=body, _request_timeout=timeout
+        )
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+def _to_refusal(method: str, path: str, status: int, content: str | bytes) -> ApiRefusedError:
+    """The server's Status object in words; anything else in front of it (a proxy's page) as its beginning."""
+    try:
+        answer = json.loads(content)
+        return ApiRefusedError(method, path, status, str(answer.get("reason", "")), str(answer.get("message", "")))
+    except (ValueError, AttributeError):
+        text = content.decode(errors="replace") if isinstance(content, bytes) else content
+        return ApiRefusedError(method, path, status, "", text[:200])
+
+
+async def sleep_with_jitter(seconds: float, random_fraction: float) -> None:
+    """Sleep between half and all of ``seconds``, so that replicas don't knock at the same moment."""
+    await asyncio.sleep(seconds * (0.5 + 0.5 * random_fraction))

@@ -1,0 +1,126 @@
+"""Keeps the object store equal to the API server for one kind: list, then watch, and list again when in doubt."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from random import random
+from typing import Final
+
+from easel_contract import names
+
+from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError, sleep_with_jitter
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.objects import Json, Resource, to_object_key
+
+logger = logging.getLogger(__name__)
+
+PAGE_SIZE: Final = 500
+WATCH_SECONDS: Final = 300  # the server ends a watch after this long, and the next one continues it
+RELIST_SECONDS: Final = 1800.0  # a list now and then heals whatever a watch may have missed
+FIRST_BACKOFF_SECONDS: Final = 0.5
+LONGEST_BACKOFF_SECONDS: Final = 30.0
+
+
+class Informer:
+    """One kind in one namespace, or in all."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        resource: Resource,
+        store: ObjectStore,
+        *,
+        namespace: str | None,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._resource = resource
+        self._store = store
+        self._namespace = namespace
+        self._monotonic = monotonic
+        self._heard_at = monotonic()
+        self.is_synced = asyncio.Event()
+        self.lists = 0
+
+    def __str__(self) -> str:
+        return f"{self._resource.plural} in {self._namespace or 'all namespaces'}"
+
+    def silent_seconds(self) -> float:
+        """Time since the API server last said anything: a list, an event, a bookmark, the end of a watch."""
+        return self._monotonic() - self._heard_at
+
+    async def run(self) -> None:
+        """List and watch for ever."""
+        backoff_seconds = FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                version = await self._list()
+                backoff_seconds = FIRST_BACKOFF_SECONDS
+                await self._watch_until_relist(version)
+            except ApiRefusedError as error:
+                if error.status == HTTPStatus.GONE:
+                    logger.info("Listing %s anew: the watch fell behind", self)
+                    continue
+                logger.warning("Watching %s failed, trying again: %s", self, error)
+            except KubernetesError as error:
+                logger.warning("Watching %s failed, trying again: %s", self, error)
+            await sleep_with_jitter(backoff_seconds, random())  # noqa: S311 - spreads load, guards nothing
+            backoff_seconds = min(backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
+
+    async def _list(self) -> str:
+        query = {"labelSelector": names.LABEL_SERVICE, "limit": str(PAGE_SIZE)}
+        bodies: list[Json] = []
+        while True:
+            page = await self._client.request("GET", self._resource.path(self._namespace), query=query)
+            bodies += [self._trim(body) for body in page["items"]]
+            if not page["metadata"].get("continue"):
+                break
+            query = {**query, "continue": page["metadata"]["continue"]}
+        self._store.replace_kind(self._resource.kind, self._namespace, bodies)
+        self._heard_at = self._monotonic()
+        self.lists += 1
+        self.is_synced.set()
+        return str(page["metadata"]["resourceVersion"])
+
+    async def _watch_until_relist(self, version: str) -> None:
+        relist_at = self._monotonic() + RELIST_SECONDS
+        while self._monotonic() < relist_at:
+            version = await self._watch_once(version)
+
+    async def _watch_once(self, version: str) -> str:
+        query = {
+            "labelSelector": names.LABEL_SERVICE,
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        async for event in self._client.watch(self._resource.path(self._namespace), query):
+            self._heard_at = self._monotonic()
+            body = event["object"]
+            version = body["metadata"]["resourceVersion"]
+            if event["type"] == "BOOKMARK":
+                continue
+            body = self._trim(body)
+            if event["type"] == "DELETED":
+                self._store.remove(to_object_key(body))
+            else:
+                self._store.put(body)
+        self._heard_at = self._monotonic()
+        return version
+
+    def _trim(self, body: Json) -> Json:
+        return trim(body, self._resource)
+
+
+def trim(body: Json, resource: Resource) -> Json:
+    """The parts that decisions look at: the rest of thousands of objects would only fill memory."""
+    metadata = dict(body["metadata"])
+    managed = metadata.pop("managedFields", [])
+    kept = {"apiVersion": resource.api_version, "kind": resource.kind, **body, "metadata": metadata}
+    if resource.kind == "Deployment":  # tells who writes the replicas
+        metadata["managedFields"] = [entry for entry in managed if entry.get("manager") == names.FIELD_MANAGER]
+    if resource.kind == "Pod":
+        metadata.pop("annotations", None)
+        kept["spec"] = {"nodeName": body.get("spec", {}).get("nodeName")}
+    return kept

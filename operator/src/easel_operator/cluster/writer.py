@@ -1,0 +1,158 @@
+"""Carries out what was decided about one service: children, scale, status, events. Decides nothing."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final
+
+from easel_contract import names
+from easel_contract.conditions import Reason
+
+from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
+from easel_operator.cluster.informer import trim
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.decide.snapshot import ApplyFailure, EventPlan, Handover, ReconcilePlan
+from easel_operator.manifests.metadata import Owner
+from easel_operator.objects import (
+    DEPLOYMENTS,
+    EVENTS,
+    RESOURCE_BY_KIND,
+    SERVICES_OF_EASEL,
+    Json,
+    ObjectKey,
+    is_owned_by,
+    to_object_key,
+)
+
+logger = logging.getLogger(__name__)
+
+# Keeps spec.replicas of a Deployment alive while it passes from us to an autoscaler.
+HANDOVER_MANAGER: Final = f"{names.FIELD_MANAGER}-handover"
+MAXIMUM_NOTE_CHARACTERS: Final = 1000  # events.k8s.io allows 1 kB
+REPORTING_CONTROLLER: Final = f"{names.API_GROUP}/operator"
+
+
+class ClusterWriter:
+    """Writes to the API server; what it answers goes into the store at once, ahead of the watch."""
+
+    def __init__(
+        self, client: KubernetesClient, store: ObjectStore, *, pod_name: str, clock: Callable[[], datetime]
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._pod_name = pod_name
+        self._clock = clock
+        self.writes = 0
+
+    async def write_children(self, owner: Owner, plan: ReconcilePlan) -> tuple[ApplyFailure, ...]:
+        """Apply and delete children; a child that is refused is reported and the others still written.
+
+        Raises:
+            KubernetesError: the API server doesn't answer or is overloaded; try again later.
+        """
+        for handover in plan.handovers:
+            await self._hand_over(handover)
+        failures = []
+        for manifest in plan.applies:
+            failure = await self._apply_child(owner, manifest)
+            if failure is not None:
+                failures.append(failure)
+        for key in plan.deletes:
+            await self._delete_child(key)
+        return tuple(failures)
+
+    async def _apply_child(self, owner: Owner, manifest: Json) -> ApplyFailure | None:
+        key = to_object_key(manifest)
+        resource = RESOURCE_BY_KIND[key.kind]
+        # Only what carries our label is watched, so a name that looks free may be taken.
+        live = self._store.get(key)
+        if live is None or not is_owned_by(live, owner.uid):
+            live = await self._client.get(resource, key.namespace, key.name)
+        if live is not None and not is_owned_by(live, owner.uid):
+            return ApplyFailure(key, Reason.CHILD_CONFLICT, _describe_conflict(key, live, owner))
+        try:
+            answer = await self._client.apply(resource, manifest)
+        except ApiRefusedError as error:
+            if error.is_transient:
+                raise
+            message = f"{key} can't be written, the API server says: {error.message}; correct the spec or its quota"
+            return ApplyFailure(key, Reason.APPLY_FAILED, message)
+        self.writes += 1
+        self._store.put(trim(answer, resource))
+        return None
+
+    async def _hand_over(self, handover: Handover) -> None:
+        key = handover.key
+        manifest = {
+            "apiVersion": DEPLOYMENTS.api_version,
+            "kind": DEPLOYMENTS.kind,
+            "metadata": {"namespace": key.namespace, "name": key.name},
+            "spec": {"replicas": handover.replicas},
+        }
+        self.writes += 1
+        await self._client.apply(DEPLOYMENTS, manifest, field_manager=HANDOVER_MANAGER)
+
+    async def _delete_child(self, key: ObjectKey) -> None:
+        live = self._store.get(key)
+        if live is not None:
+            self.writes += 1
+            await self._client.delete(RESOURCE_BY_KIND[key.kind], key.namespace, key.name, uid=live["metadata"]["uid"])
+
+    async def write_status(self, owner: Owner, patch: Json) -> None:
+        """Patch the status of this very service; one that is gone needs none. Raises KubernetesError."""
+        body = {"metadata": {"uid": owner.uid}, **patch}
+        self.writes += 1
+        try:
+            await self._client.merge(SERVICES_OF_EASEL, owner.namespace, owner.name, body, subresource="status")
+        except ApiRefusedError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
+
+    async def write_scale(self, namespace: str, deployment: str, replicas: int) -> None:
+        """Set a Deployment's replicas through its scale subresource. Raises KubernetesError."""
+        self.writes += 1
+        await self._client.merge(
+            DEPLOYMENTS, namespace, deployment, {"spec": {"replicas": replicas}}, subresource="scale"
+        )
+
+    async def write_event(self, owner: Owner, event: EventPlan) -> None:
+        """Record an event on the service. It is news, not state: a failure is logged and forgotten."""
+        now = self._clock()
+        digest = hashlib.sha256(f"{event.reason}{event.note}{now.isoformat()}".encode()).hexdigest()[:12]
+        body = {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"namespace": owner.namespace, "name": f"{owner.name}.{digest}"},
+            "eventTime": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": REPORTING_CONTROLLER,
+            "reportingInstance": self._pod_name[:128],
+            "action": event.action,
+            "reason": event.reason,
+            "type": event.type,
+            "note": event.note[:MAXIMUM_NOTE_CHARACTERS],
+            "regarding": {
+                "apiVersion": SERVICES_OF_EASEL.api_version,
+                "kind": SERVICES_OF_EASEL.kind,
+                "namespace": owner.namespace,
+                "name": owner.name,
+                "uid": owner.uid,
+            },
+        }
+        self.writes += 1
+        try:
+            await self._client.request("POST", EVENTS.path(owner.namespace), body=body)
+        except KubernetesError as error:
+            logger.warning("Event %s of %s/%s wasn't recorded: %s", event.reason, owner.namespace, owner.name, error)
+
+
+def _describe_conflict(key: ObjectKey, live: Json, owner: Owner) -> str:
+    references = live["metadata"].get("ownerReferences", [])
+    earlier = any(each.get("kind") == names.KIND and each.get("name") == owner.name for each in references)
+    if earlier:
+        return f"{key} belongs to a deleted service of the same name; it is made anew once that one is collected."
+    return (
+        f"{key} exists and isn't owned by this service, so it is left alone; delete or rename it, or give this "
+        f"{names.KIND} another name."
+    )

@@ -1,0 +1,148 @@
+"""Works the queue off: gather a snapshot, decide, write. Decides from state, never from the event that woke it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from easel_contract import names
+
+from easel_operator.cluster.client import KubernetesClient, KubernetesError
+from easel_operator.cluster.informer import trim
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.reconcile import decide, read_owner
+from easel_operator.decide.snapshot import ReconcilePlan, ScrapeReport, Snapshot
+from easel_operator.handlers.findings import Findings
+from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.work_queue import WorkQueue
+from easel_operator.manifests.metadata import Release
+from easel_operator.objects import SECRETS, SERVICES_OF_EASEL, Json, ObjectKey, ServiceKey
+from easel_operator.operator_metrics import RECONCILE_SECONDS, RECONCILES
+
+logger = logging.getLogger(__name__)
+
+# Secrets are never listed or watched, which would let the operator read everybody's: our own are read now and then.
+SECRET_CHECK_SECONDS: Final = 600.0
+
+
+class Reconciler:
+    """Keeps each service's children and status as decided."""
+
+    def __init__(
+        self,
+        *,
+        client: KubernetesClient,
+        writer: ClusterWriter,
+        services: ServiceStore,
+        children: ObjectStore,
+        findings: Findings,
+        queue: WorkQueue,
+        release: Release,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._writer = writer
+        self._services = services
+        self._children = children
+        self._findings = findings
+        self._queue = queue
+        self._release = release
+        self._clock = clock
+        self._secrets_checked_at: dict[ServiceKey, datetime] = {}
+
+    async def run(self, concurrency: int) -> None:
+        """Work the queue off for ever, ``concurrency`` services at a time."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(concurrency):
+                tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            started = time.perf_counter()
+            try:
+                is_settled = await self.reconcile(key)
+            except KubernetesError as error:
+                delay_seconds = self._queue.retry(key)
+                RECONCILES.labels("error").inc()
+                logger.warning("Reconciling %s failed, trying again in %.1f s: %s", key, delay_seconds, error)
+                continue
+            RECONCILE_SECONDS.observe(time.perf_counter() - started)
+            RECONCILES.labels("settled" if is_settled else "refused").inc()
+            if is_settled:
+                self._queue.done(key)
+            else:
+                self._queue.retry(key)
+
+    async def reconcile(self, key: ServiceKey) -> bool:
+        """Bring one service to what its spec asks for; False if a child was refused and is worth another try.
+
+        Raises:
+            KubernetesError: the API server doesn't answer; nothing is known about what was written.
+        """
+        service = self._services.get(key)
+        if service is None:
+            self._forget(key)
+            return True
+        await self._check_secret(key)
+        snapshot = self._gather(key, service)
+        plan = decide(snapshot)
+        if plan.applies or plan.deletes:
+            # The watch may be behind: children of a service that is gone must not be made anew.
+            live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
+            if live is None:
+                self._services.forget(key)
+                return True
+            self._services.put(live)
+            snapshot = replace(snapshot, service=live)
+            plan = decide(snapshot)
+        return await self._write(snapshot, plan)
+
+    async def _write(self, snapshot: Snapshot, plan: ReconcilePlan) -> bool:
+        owner = read_owner(snapshot.service)
+        failures = await self._writer.write_children(owner, plan)
+        if failures:
+            plan = decide(replace(snapshot, failures=failures))
+        if plan.status_patch is not None:
+            await self._writer.write_status(owner, plan.status_patch)
+        for event in plan.events:
+            await self._writer.write_event(owner, event)
+        return not failures
+
+    def _gather(self, key: ServiceKey, service: Json) -> Snapshot:
+        owned = self._children.of(key)
+        return Snapshot(
+            service=service,
+            children={child: body for child, body in owned.items() if child.kind != "Pod"},
+            pods=tuple(body for child, body in sorted(owned.items()) if child.kind == "Pod"),
+            capabilities=self._findings.capabilities,
+            release=self._release,
+            now=self._clock().replace(microsecond=0),  # metav1.Time has whole seconds
+            scaling=self._findings.decisions.get(key),
+            scrape=self._findings.scrapes.get(key, ScrapeReport()),
+        )
+
+    def _forget(self, key: ServiceKey) -> None:
+        self._findings.forget(key)
+        self._secrets_checked_at.pop(key, None)
+        self._children.remove(_redis_secret_key(key))  # it isn't watched, so nobody else tells of its end
+
+    async def _check_secret(self, key: ServiceKey) -> None:
+        now, checked_at = self._clock(), self._secrets_checked_at.get(key)
+        if checked_at is not None and (now - checked_at).total_seconds() < SECRET_CHECK_SECONDS:
+            return
+        secret = _redis_secret_key(key)
+        body = await self._client.get(SECRETS, secret.namespace, secret.name)
+        self._secrets_checked_at[key] = now
+        if body is None:
+            self._children.remove(secret)
+        else:
+            self._children.put(trim(body, SECRETS))
+
+
+def _redis_secret_key(key: ServiceKey) -> ObjectKey:
+    return ObjectKey(SECRETS.kind, key.namespace, names.redis_secret_name(key.name))

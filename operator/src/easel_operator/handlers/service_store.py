@@ -1,0 +1,80 @@
+"""The services that kopf's watch has delivered, held equal to the API server by a list of our own now and then.
+
+A watch can fall silent without closing, and after a reconnection kopf doesn't tell of deletions that it missed
+(kopf#957, #1145). The list heals both, and counts what the watch failed to deliver, for the health check.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from easel_operator.objects import Json, ServiceKey, resource_version_of, to_service_key
+
+# In two lists running, so that a list that overtakes the watch by a moment isn't taken for a broken watch.
+MISSED_LISTS_BEFORE_UNHEALTHY = 2
+
+
+class ServiceStore:
+    """StableDiffusionServices by key. ``on_change`` is told the key of each that appeared, changed or went."""
+
+    def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
+        self._on_change = on_change
+        self._services: dict[ServiceKey, Json] = {}
+        self._lists_with_misses = 0
+
+    def __len__(self) -> int:
+        return len(self._services)
+
+    def __iter__(self) -> Iterator[tuple[ServiceKey, Json]]:
+        return iter(list(self._services.items()))
+
+    def get(self, key: ServiceKey) -> Json | None:
+        """One service, or None."""
+        return self._services.get(key)
+
+    def observe(self, event_type: str | None, body: Json) -> None:
+        """Take an event of the watch."""
+        key = to_service_key(body)
+        if event_type == "DELETED":
+            known = self._services.get(key)
+            if known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]:
+                self.forget(key)
+            return
+        self.put(body)
+
+    def put(self, body: Json) -> None:
+        """Take a version; an older one than is known, or the same, changes nothing."""
+        key = to_service_key(body)
+        known = self._services.get(key)
+        is_same_object = known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]
+        if known is not None and is_same_object and resource_version_of(known) >= resource_version_of(body):
+            return
+        self._services[key] = body
+        self._on_change(key)
+
+    def forget(self, key: ServiceKey) -> None:
+        """Drop a service that is gone."""
+        if self._services.pop(key, None) is not None:
+            self._on_change(key)
+
+    def replace_all(self, bodies: Iterable[Json]) -> None:
+        """Take a fresh list, count what the watch had missed, and have every service looked at anew."""
+        listed = {to_service_key(body): body for body in bodies}
+        missed = [key for key, body in listed.items() if self._is_news(key, body)]
+        missed += [key for key in self._services if key not in listed]
+        self._lists_with_misses = self._lists_with_misses + 1 if missed else 0
+        for key in [key for key in self._services if key not in listed]:
+            self.forget(key)
+        for key, body in listed.items():
+            self.put(body)
+            self._on_change(key)
+
+    def _is_news(self, key: ServiceKey, body: Json) -> bool:
+        known = self._services.get(key)
+        if known is None:
+            return True
+        return bool(known["metadata"].get("generation", 0) < body["metadata"].get("generation", 0))
+
+    def describe_silence(self) -> str | None:
+        """Why the watch can't be trusted; None while it can."""
+        if self._lists_with_misses < MISSED_LISTS_BEFORE_UNHEALTHY:
+            return None
+        return f"the last {self._lists_with_misses} lists of services had changes that the watch didn't deliver"

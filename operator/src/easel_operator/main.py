@@ -1,0 +1,293 @@
+"""``easel-operator``: reads the configuration, builds every part, and ties them together. All wiring is here."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import kopf
+
+from easel_operator.cluster.capabilities import probe_capabilities
+from easel_operator.cluster.client import KubernetesClient, KubernetesError
+from easel_operator.cluster.external_metrics import ExternalMetricsServer
+from easel_operator.cluster.health_server import HealthServer
+from easel_operator.cluster.informer import Informer
+from easel_operator.cluster.leadership import Leadership
+from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.scraper import Scraper
+from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.config import ConfigurationError, OperatorConfig
+from easel_operator.decide.snapshot import Capabilities
+from easel_operator.handlers.findings import Findings
+from easel_operator.handlers.kopf_handlers import build_registry, build_settings
+from easel_operator.handlers.reconciler import Reconciler
+from easel_operator.handlers.scaling_loop import ScalingLoop
+from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.work_queue import WorkQueue
+from easel_operator.manifests.metadata import Release
+from easel_operator.objects import CHILD_RESOURCES, PODS, SECRETS, SERVICES_OF_EASEL, Json
+from easel_operator.operator_metrics import IS_LEADER, QUEUE_LENGTH, SERVICES, WRITES
+
+logger = logging.getLogger("easel_operator")
+
+SCRAPE_TIMEOUT_SECONDS: Final = 1.5
+METRICS_STALE_AFTER: Final = timedelta(seconds=30)
+LONGEST_SILENCE_SECONDS: Final = 300.0  # of a watch; longer than one that is ended and begun anew on schedule
+LONGEST_TICK: Final = timedelta(seconds=60)
+SHUTDOWN_SECONDS: Final = 10.0
+PROBE_SECONDS: Final = 60.0
+LIST_PAGE_SIZE: Final = 500
+
+
+def main() -> None:
+    """Run until SIGTERM; exit status 1 after a bug or a lost leadership, so that Kubernetes starts a new one."""
+    try:
+        config = OperatorConfig.from_environment(os.environ)
+    except ConfigurationError as error:
+        sys.exit(str(error))
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(config.log_level)))
+    sys.exit(asyncio.run(run_operator(config)))
+
+
+def now() -> datetime:
+    """The clock of everything that asks for one."""
+    return datetime.now(UTC)
+
+
+async def run_operator(config: OperatorConfig) -> int:
+    """Run until a signal (returns 0), or until a part fails (returns 1)."""
+    client = await KubernetesClient.connect()
+    try:
+        capabilities = await _probe(client, config)
+        logger.info("This cluster: %s", capabilities)
+        return await Operator(config, client, Findings(capabilities)).run()
+    finally:
+        await client.close()
+
+
+async def _probe(client: KubernetesClient, config: OperatorConfig) -> Capabilities:
+    return await probe_capabilities(client, namespace=config.operator_namespace, metrics_service=config.metrics_service)
+
+
+class Operator:
+    """Every part, and the loops that drive them."""
+
+    def __init__(self, config: OperatorConfig, client: KubernetesClient, findings: Findings) -> None:
+        self._config = config
+        self._client = client
+        self._findings = findings
+        self._queue = WorkQueue()
+        self._services = ServiceStore(on_change=self._queue.add)
+        self._children = ObjectStore(on_change=self._queue.add)
+        self._has_listed = asyncio.Event()
+        self._informers = self._build_informers()
+        self._writer = ClusterWriter(client, self._children, pod_name=config.pod_name, clock=now)
+        self._leadership = Leadership(
+            client,
+            namespace=config.operator_namespace,
+            identity=config.pod_name,
+            duration_seconds=config.lease_duration_seconds,
+            clock=now,
+            monotonic=time.monotonic,
+        )
+        self._reconciler = Reconciler(
+            client=client,
+            writer=self._writer,
+            services=self._services,
+            children=self._children,
+            findings=findings,
+            queue=self._queue,
+            release=Release(server_image=config.server_image, redis_url=config.redis_url),
+            clock=now,
+        )
+        self._scraper = Scraper(timeout_seconds=SCRAPE_TIMEOUT_SECONDS, clock=now)
+        self._metrics_server = ExternalMetricsServer(stale_after=METRICS_STALE_AFTER, clock=now)
+        self._metrics_endpoint = MetricsEndpoint(
+            client,
+            self._metrics_server,
+            namespace=config.operator_namespace,
+            service=config.metrics_service,
+            port=config.metrics_port,
+            clock=now,
+        )
+        self._scaling_loop = self._build_scaling_loop()
+        self._health_server = HealthServer(
+            alive={"watches": self._check_watches, "scaling loop": self._check_ticks},
+            ready={"caches": self._check_synced, "external metrics API": self._check_metrics_api},
+        )
+
+    def _build_informers(self) -> list[Informer]:
+        return [
+            Informer(self._client, resource, self._children, namespace=namespace, monotonic=time.monotonic)
+            for resource in (*CHILD_RESOURCES, PODS)
+            if resource is not SECRETS
+            for namespace in self._config.watch_namespaces or (None,)
+        ]
+
+    def _build_scaling_loop(self) -> ScalingLoop:
+        return ScalingLoop(
+            scraper=self._scraper,
+            metrics_server=self._metrics_server,
+            writer=self._writer,
+            services=self._services,
+            children=self._children,
+            findings=self._findings,
+            on_finding=self._queue.add,
+            is_leader=self._leadership.is_leader,
+            clock=now,
+        )
+
+    async def run(self) -> int:
+        """Run every loop. The first that ends, ends all: 0 after a signal, 1 after anything else."""
+        QUEUE_LENGTH.set_function(lambda: len(self._queue))
+        SERVICES.set_function(lambda: len(self._services))
+        WRITES.set_function(lambda: self._writer.writes)
+        IS_LEADER.set_function(self._leadership.is_leader)
+        await self._health_server.serve(self._config.health_port)
+        stop, kopf_ready, kopf_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        loops = [asyncio.create_task(loop, name=name) for name, loop in self._loops().items()]
+        loops.append(asyncio.create_task(_stop_on_signal(stop, kopf_ready), name="signals"))
+        watch = asyncio.create_task(self._watch_services(kopf_ready, kopf_stop), name="kopf")
+        try:
+            done, _ = await asyncio.wait([*loops, watch], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._shut_down(loops, watch, kopf_stop)
+        return _judge(done, is_stopped=stop.is_set())
+
+    def _loops(self) -> dict[str, Coroutine[Any, Any, None]]:
+        return {
+            **{f"watch of {informer}": informer.run() for informer in self._informers},
+            "list of services": self._list_services(),
+            "probe": self._probe_now_and_then(),
+            "leadership": self._leadership.run(),
+            "reconciler": self._reconcile(),
+            "scaling loop": self._scale(),
+        }
+
+    async def _watch_services(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        namespaces = self._config.watch_namespaces
+        await kopf.operator(
+            registry=build_registry(self._services),
+            settings=build_settings(),
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            standalone=True,
+            ready_flag=ready,
+            stop_flag=stop,
+        )
+
+    async def _list_services(self) -> None:
+        """List at the start, and now and then; see ServiceStore."""
+        while True:
+            try:
+                self._services.replace_all(await self._fetch_services())
+                self._has_listed.set()
+            except KubernetesError as error:
+                logger.warning("Listing services failed, the watch goes on: %s", error)
+            await asyncio.sleep(self._config.resync_interval_seconds if self._has_listed.is_set() else 1)
+
+    async def _fetch_services(self) -> list[Json]:
+        found: list[Json] = []
+        for namespace in self._config.watch_namespaces or (None,):
+            path = SERVICES_OF_EASEL.path(namespace)
+            query = {"limit": str(LIST_PAGE_SIZE)}
+            while True:
+                page = await self._client.request("GET", path, query=query)
+                found += page["items"]
+                if not page["metadata"].get("continue"):
+                    break
+                query = {**query, "continue": page["metadata"]["continue"]}
+        return found
+
+    async def _probe_now_and_then(self) -> None:
+        """Serve the metrics API with a fresh certificate, and notice what changes about the cluster."""
+        while True:
+            try:
+                await self._metrics_endpoint.refresh()
+                capabilities = await _probe(self._client, self._config)
+                if capabilities != self._findings.capabilities:
+                    logger.info("This cluster changed: %s", capabilities)
+                    self._findings.capabilities = capabilities
+                    for key, _ in self._services:
+                        self._queue.add(key)
+            except (KubernetesError, ValueError) as error:
+                logger.warning("The external metrics API isn't set up, trying again: %s", error)
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def _reconcile(self) -> None:
+        await self._wait_for_caches()
+        await self._leadership.wait_until_leader()
+        await self._reconciler.run(self._config.reconcile_concurrency)
+
+    async def _scale(self) -> None:
+        await self._wait_for_caches()
+        await self._scaling_loop.run(self._config.scrape_interval_seconds)
+
+    async def _wait_for_caches(self) -> None:
+        await self._has_listed.wait()
+        for informer in self._informers:
+            await informer.is_synced.wait()
+
+    async def _shut_down(
+        self, loops: list["asyncio.Task[None]"], watch: "asyncio.Task[None]", kopf_stop: asyncio.Event
+    ) -> None:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.wait(loops, timeout=SHUTDOWN_SECONDS)
+        await self._leadership.release()
+        kopf_stop.set()
+        await asyncio.wait([watch], timeout=SHUTDOWN_SECONDS)
+        await self._metrics_server.close()
+        await self._health_server.close()
+        await self._scraper.close()
+
+    def _check_watches(self) -> str | None:
+        silent = [informer for informer in self._informers if informer.silent_seconds() > LONGEST_SILENCE_SECONDS]
+        if silent:
+            return f"no word from the API server for {LONGEST_SILENCE_SECONDS:.0f} s about {silent[0]}"
+        return self._services.describe_silence()
+
+    def _check_ticks(self) -> str | None:
+        ticked_at = self._scaling_loop.ticked_at
+        if ticked_at is None:
+            return None  # a start that takes too long is for /readyz to tell
+        age = now() - ticked_at
+        return f"the last tick was {age.total_seconds():.0f} s ago" if age > LONGEST_TICK else None
+
+    def _check_synced(self) -> str | None:
+        waiting = [str(informer) for informer in self._informers if not informer.is_synced.is_set()]
+        if not self._has_listed.is_set():
+            waiting.append("services")
+        return f"not listed yet: {', '.join(waiting)}" if waiting else None
+
+    def _check_metrics_api(self) -> str | None:
+        if self._metrics_endpoint.is_serving or not self._findings.capabilities.is_metrics_api_ours:
+            return None
+        return "not serving yet"
+
+
+async def _stop_on_signal(stop: asyncio.Event, kopf_ready: asyncio.Event) -> None:
+    # kopf installs handlers of its own when it starts; ours come after, so that our loops end before kopf does.
+    await kopf_ready.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def _judge(done: set["asyncio.Task[None]"], *, is_stopped: bool) -> int:
+    for task in done:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.critical("The operator ends because of %s", task.get_name(), exc_info=error)
+            return 1
+    if is_stopped:
+        return 0
+    logger.critical("The operator ends because %s ended", ", ".join(sorted(task.get_name() for task in done)))
+    return 1

@@ -1,0 +1,16 @@
+"""Metrics of the operator itself, served at /metrics of its health port."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECONCILES: Final = Counter("easel_operator_reconciles", "Reconciliations of services.", ["outcome"])
+RECONCILE_SECONDS: Final = Histogram("easel_operator_reconcile_seconds", "Time that one reconciliation took.")
+QUEUE_LENGTH: Final = Gauge("easel_operator_queue_length", "Services that wait to be reconciled.")
+SERVICES: Final = Gauge("easel_operator_services", "Services that the operator knows.")
+WRITES: Final = Gauge("easel_operator_api_writes", "Writes to the Kubernetes API since the start.")
+TICK_SECONDS: Final = Histogram("easel_operator_scaling_tick_seconds", "Time that one tick of the scaling loop took.")
+DESIRED_REPLICAS: Final = Gauge(
+    "easel_operator_desired_replicas", "Workers that the planner asks for.", ["namespace", "service"]
+)
+IS_LEADER: Final = Gauge("easel_operator_is_leader", "1 on the replica that writes.")
