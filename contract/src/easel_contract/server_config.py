@@ -76,7 +76,7 @@ class GatewayConfig(Model):
     """What a gateway needs besides the broker."""
 
     limits: LimitsConfig = LimitsConfig()
-    defaults: DefaultsConfig = DefaultsConfig()
+    defaults: DefaultsConfig | None = None
     rate_limit: RateLimitConfig | None = None
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
