@@ -23,27 +23,11 @@ class BrokerError(Exception):
 class BrokerUnavailableError(BrokerError):
     """The broker can't be reached or can't serve now. Nothing is known of the request's effect: repeat it."""
 
-    def __init__(self, address: str, operation: str, reason: str) -> None:
+    def __init__(self, address: str, operation: str, reason: str, next_step: str) -> None:
         self.address = address
         self.operation = operation
         self.reason = reason
-        super().__init__(
-            f"broker at {address} is unavailable: {operation} failed with {reason}; "
-            "check that Redis runs and is reachable from this pod, requests are repeated until then"
-        )
-
-
-class BrokerConfigurationError(BrokerError):
-    """The broker answers, and refuses this client (credentials, permissions, version): a person must act."""
-
-    def __init__(self, address: str, operation: str, reason: str) -> None:
-        self.address = address
-        self.operation = operation
-        self.reason = reason
-        super().__init__(
-            f"broker at {address} refused {operation}: {reason}; "
-            "check the user, password and permissions in the Redis URL, and that Redis is 7.0 or newer"
-        )
+        super().__init__(f"broker at {address} is unavailable: {operation} failed with {reason}; {next_step}")
 
 
 class QueueFullError(BrokerError):

@@ -1,0 +1,256 @@
+"""The broker on Redis or Valkey (7.0 or newer): shared by any number of gateways and workers.
+
+Each transition is one script in ``lua/`` and therefore atomic; this module turns values into arguments and replies
+into values, and does the waiting. The keys are listed in ``lua/shared.lua``.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, Self, TypeVar
+
+from easel_contract import names
+from easel_contract.server_config import RateLimitConfig
+
+from easel_server.broker import sentences
+from easel_server.broker.digests import job_fingerprint
+from easel_server.broker.interface import (
+    BrokerSettings,
+    BrokerUnavailableError,
+    Canceled,
+    Claim,
+    Delivery,
+    Failed,
+    JobConflictError,
+    Outcome,
+    QueueDepth,
+    QueueFullError,
+    RateDecision,
+    ReapReport,
+    Submission,
+    Succeeded,
+    Verdict,
+)
+from easel_server.broker.rate import interval_microseconds
+from easel_server.broker.redis_connection import RedisConnection, connect
+from easel_server.broker.redis_fields import build_content_fields, to_delivery, to_job, to_microseconds
+from easel_server.broker.redis_waiters import FinishedJobs
+from easel_server.job import Job, JobState
+
+MICROSECONDS: Final = 1_000_000
+REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
+BLOCK_SECONDS: Final = 1.0  # one blocking pop; a wake-up that got lost with its receiver costs no more than this
+RETRY_SECONDS: Final = 0.25  # while the server is away
+SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-")  # these leave unfinished jobs alone: they have no TTL
+
+T = TypeVar("T")
+
+
+class RedisBroker:
+    """See ``interface.Broker``. Connects on first use; reconnects by itself."""
+
+    def __init__(self, connection: RedisConnection, settings: BrokerSettings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._finished_jobs = FinishedJobs(connection)
+        self._eviction_checked = False
+
+    @classmethod
+    def from_url(cls, url: str, *, namespace: str, service: str, settings: BrokerSettings) -> Self:
+        """The broker of one service; ``url`` is ``redis://``, ``rediss://`` or ``unix://``."""
+        return cls(RedisConnection(connect(url), names.redis_prefix(namespace, service)), settings)
+
+    # As clients see jobs
+
+    async def submit(self, job: Job, *, answer: tuple[bytes, ...] | None = None) -> Submission:
+        """See JobStore."""
+        content = build_content_fields(job, self._settings.result_ttl_seconds, answered=answer is not None)
+        status, *rest = await self._connection.script(
+            "submit",
+            job.id,
+            job_fingerprint(job),
+            to_microseconds(job.submitted_at),
+            to_microseconds(job.deadline_at) if job.deadline_at else "",
+            self._settings.max_queue_depth,
+            1 if answer is not None else 0,
+            len(content),
+            *content,
+            *(answer or ()),
+        )
+        if status == b"conflict":
+            raise JobConflictError(job.id)
+        if status == b"full":
+            raise QueueFullError(rest[0], self._settings.max_queue_depth)
+        return Submission(to_job(rest[0]), created=status == b"created")
+
+    async def get(self, job_id: str) -> Job | None:
+        """See JobStore."""
+        return _to_optional_job(await self._connection.script("get", job_id))
+
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        """See JobStore."""
+        return tuple(await self._connection.command("LRANGE", self._connection.key(f"images:{job_id}"), 0, -1))
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """See JobStore."""
+        return _to_optional_job(await self._connection.script("cancel", job_id))
+
+    async def wait(self, job_id: str, timeout_seconds: float) -> Job | None:
+        """See JobStore."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + timeout_seconds
+        look_again = self._finished_jobs.subscribe(job_id)
+        try:
+            while True:
+                look_again.clear()
+                try:
+                    job = await self.get(job_id)
+                except BrokerUnavailableError:
+                    if loop.time() >= give_up_at:
+                        raise
+                else:
+                    if job is None or job.state.is_final or loop.time() >= give_up_at:
+                        return job
+                pause_seconds = min(give_up_at - loop.time(), self._finished_jobs.look_again_seconds)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(look_again.wait(), pause_seconds)
+        finally:
+            self._finished_jobs.unsubscribe(job_id, look_again)
+
+    # As workers see jobs
+
+    async def claim(self, worker: str, *, lease_seconds: float, wait_seconds: float) -> Claim | None:
+        """See JobQueue."""
+        token = secrets.token_hex(16)
+
+        async def claim_now() -> Claim | None:
+            fields = await self._connection.script(
+                "claim",
+                token,
+                worker,
+                round(lease_seconds * MICROSECONDS),
+                self._settings.max_attempts,
+                sentences.DEADLINE_PASSED,
+            )
+            return Claim(to_job(fields), token, lease_seconds) if fields else None
+
+        return await self._wait_for("bell", claim_now, wait_seconds)
+
+    async def heartbeat(self, claim: Claim, steps_done: int) -> Verdict:
+        """See JobQueue."""
+        return Verdict((await self._connection.script("heartbeat", claim.job.id, claim.token, steps_done)).decode())
+
+    async def finish(self, claim: Claim, outcome: Outcome) -> bool:
+        """See JobQueue."""
+        state, error, steps_done, images = _build_finish_arguments(claim.job, outcome)
+        return bool(
+            await self._connection.script("finish", claim.job.id, claim.token, state, error, steps_done, *images)
+        )
+
+    async def release(self, claim: Claim) -> bool:
+        """See JobQueue."""
+        return bool(await self._connection.script("release", claim.job.id, claim.token))
+
+    async def reap(self) -> ReapReport:
+        """See JobQueue."""
+        requeued, failed, canceled = await self._connection.script(
+            "reap", REAP_LIMIT, sentences.DEADLINE_PASSED, sentences.LOST
+        )
+        return ReapReport(requeued, failed, canceled)
+
+    async def depth(self) -> QueueDepth:
+        """See JobQueue."""
+        waiting, running, age_microseconds = await self._connection.script("depth")
+        return QueueDepth(waiting, running, int(age_microseconds) / MICROSECONDS)
+
+    # Webhooks, cache, rate limit
+
+    async def claim_delivery(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
+        """See WebhookOutbox."""
+
+        async def claim_now() -> Delivery | None:
+            reply = await self._connection.script("claim_delivery", round(lease_seconds * MICROSECONDS))
+            return to_delivery(*reply) if reply else None
+
+        return await self._wait_for("outbox:bell", claim_now, wait_seconds)
+
+    async def settle_delivery(self, delivery: Delivery) -> None:
+        """See WebhookOutbox."""
+        await self._connection.script("settle_delivery", delivery.id)
+
+    async def postpone_delivery(self, delivery: Delivery, delay_seconds: float) -> None:
+        """See WebhookOutbox."""
+        delay_microseconds = round(delay_seconds * MICROSECONDS)
+        await self._connection.script("postpone_delivery", delivery.id, delivery.attempt, delay_microseconds)
+
+    async def cache_get(self, key: str) -> tuple[bytes, ...] | None:
+        """See ResultCache."""
+        return tuple(await self._connection.command("LRANGE", self._connection.key(f"cache:{key}"), 0, -1)) or None
+
+    async def cache_put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float) -> None:
+        """See ResultCache."""
+        await self._connection.script("cache_put", key, round(ttl_seconds * 1000), *images)
+
+    async def take(self, owner: str, rate: RateLimitConfig) -> RateDecision:
+        """See RateLimiter."""
+        allowed, remaining, retry_after_microseconds = await self._connection.script(
+            "take", owner, interval_microseconds(rate), rate.burst
+        )
+        return RateDecision(bool(allowed), rate.burst, remaining, int(retry_after_microseconds) / MICROSECONDS)
+
+    # The connection
+
+    async def ping(self) -> None:
+        """See Broker. The first one also refuses a server that may evict unfinished jobs."""
+        await self._connection.command("PING")
+        if self._eviction_checked:
+            return
+        memory: dict[str, str] = await self._connection.command("INFO", "memory")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if not policy.startswith(SAFE_EVICTION_POLICIES):
+            raise BrokerUnavailableError(
+                self._connection.address,
+                "PING",
+                f"maxmemory-policy {policy}, under which Redis may drop unfinished jobs",
+                "set maxmemory-policy to noeviction",
+            )
+        self._eviction_checked = True
+
+    async def close(self) -> None:
+        """See Broker."""
+        await self._finished_jobs.close()
+        await self._connection.close()
+
+    async def _wait_for(self, bell: str, attempt: Callable[[], Awaitable[T | None]], wait_seconds: float) -> T | None:
+        """What ``attempt`` finds; sleeps on the bell in between, through outages, until the time is up."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + wait_seconds
+        while True:
+            try:
+                found = await attempt()
+                left_seconds = give_up_at - loop.time()
+                if found is not None or left_seconds <= 0:
+                    return found
+                # 0 would block for ever.
+                await self._connection.command(
+                    "BLPOP", self._connection.key(bell), max(0.01, min(left_seconds, BLOCK_SECONDS))
+                )
+            except BrokerUnavailableError:
+                if loop.time() + RETRY_SECONDS >= give_up_at:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+def _to_optional_job(fields: Sequence[bytes]) -> Job | None:
+    return to_job(fields) if fields else None
+
+
+def _build_finish_arguments(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, tuple[bytes, ...]]:
+    match outcome:
+        case Succeeded(images):
+            return JobState.SUCCEEDED, "", job.parameters.steps, images
+        case Failed(error):
+            return JobState.FAILED, error, "", ()
+        case Canceled():
+            return JobState.CANCELED, "", "", ()

@@ -1,0 +1,37 @@
+"""Jobs for tests."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from easel_server.job import GenerationParameters, Job, WebhookTarget
+
+
+def build_parameters(**changes: Any) -> GenerationParameters:
+    values: dict[str, Any] = {
+        "prompt": "a lighthouse at dawn, oil on canvas – ölfarben",
+        "width_pixels": 64,
+        "height_pixels": 64,
+        "steps": 4,
+        "guidance_scale": 7.5,
+        "seed": 7,
+    }
+    return GenerationParameters(**values | changes)
+
+
+def build_job(
+    job_id: str,
+    *,
+    owner: str = "anonymous",
+    deadline_seconds: float | None = None,
+    webhook: WebhookTarget | None = None,
+    **parameters: Any,
+) -> Job:
+    now = datetime.now(UTC)
+    return Job(
+        id=job_id,
+        owner=owner,
+        parameters=build_parameters(**parameters),
+        submitted_at=now,
+        deadline_at=now + timedelta(seconds=deadline_seconds) if deadline_seconds is not None else None,
+        webhook=webhook,
+    )
