@@ -102,12 +102,9 @@ def _find_crash(pod: Json, server: Json, now: datetime) -> PodProblem | None:
         component = pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, "")
         advice = f"raise spec.{component}.resources.limits.memory"
         return PodProblem(Reason.CRASH_LOOP, _text(f"Pod {name} runs out of memory (OOMKilled)", advice))
-    restarts = server.get("restartCount", 0)
     return PodProblem(
         Reason.CRASH_LOOP,
-        _text(
-            f"Pod {name} keeps ending ({restarts} restarts, last exit code {code}): {said}", f"see kubectl logs {name}"
-        ),
+        _text(f"Pod {name} keeps ending (exit code {code}): {said}", f"see kubectl logs {name}"),
     )
 
 
@@ -116,9 +113,7 @@ def _is_crash_current(server: Json, ended: Json, now: datetime) -> bool:
     if ended.get("exitCode", 0) == 0 and server.get("restartCount", 0) < CRASH_LOOP_RESTARTS:
         return False
     if not server.get("ready"):
-        is_waiting = bool(server.get("state", {}).get("waiting"))
-        is_model = ended.get("exitCode") == names.EXIT_MODEL_LOAD_FAILED
-        return is_waiting or is_model or "terminated" in server.get("state", {}) or server.get("restartCount", 0) > 1
+        return True  # whether it waits for its next start or has just begun it: the condition mustn't flap
     if server.get("restartCount", 0) < CRASH_LOOP_RESTARTS or not ended.get("finishedAt"):
         return False
     return now - datetime.fromisoformat(str(ended["finishedAt"])) < CRASH_LOOP_MEMORY

@@ -11,7 +11,7 @@ from easel_contract import names
 
 from easel_operator.handlers.service_store import ServiceStore
 
-WATCH_SECONDS: Final = 300.0
+WATCH_SECONDS: Final = 300  # a whole number: the API server refuses "300.0"
 CONNECT_SECONDS: Final = 10.0
 
 

@@ -63,7 +63,7 @@ class Subject:
     memory: Memory
     gateways: tuple[PodFacts, ...]
     workers: tuple[PodFacts, ...]
-    deployment: Json | None
+    deployment: Json
     autoscaler: Json | None
 
 
@@ -114,7 +114,8 @@ class ScalingLoop:
 
     async def tick(self) -> None:
         """One round over all services: their pods are asked all at once."""
-        subjects = [self._gather(key, service) for key, service in self._services]
+        gathered = [self._gather(key, service) for key, service in self._services]
+        subjects = [subject for subject in gathered if subject is not None]
         self._forget_all_but({subject.key for subject in subjects})
         asked = [find_reachable((*subject.gateways, *subject.workers)) for subject in subjects]
         samples = await self._scraper.scrape([_to_target(pod) for pods in asked for pod in pods])
@@ -129,12 +130,15 @@ class ScalingLoop:
             await asyncio.gather(*(self._scale(write) for write in writes))
         self.ticked_at = now
 
-    def _gather(self, key: ServiceKey, service: Json) -> Subject:
+    def _gather(self, key: ServiceKey, service: Json) -> Subject | None:
+        """The service's pods; None until its worker Deployment exists, with whose size the planner begins."""
         owned = self._children.of(key)
         now = self._clock()
         pods = [body for child, body in owned.items() if child.kind == "Pod"]
         worker_name = names.worker_name(key.name)
         deployment = owned.get(ObjectKey("Deployment", key.namespace, worker_name))
+        if deployment is None:
+            return None
         return Subject(
             key=key,
             service=service,
@@ -145,7 +149,7 @@ class ScalingLoop:
             autoscaler=owned.get(ObjectKey("HorizontalPodAutoscaler", key.namespace, worker_name)),
         )
 
-    def _recall(self, key: ServiceKey, service: Json, deployment: Json | None, now: datetime) -> Memory:
+    def _recall(self, key: ServiceKey, service: Json, deployment: Json, now: datetime) -> Memory:
         memory, uid = self._memories.get(key), service["metadata"]["uid"]
         if memory is None or memory.uid != uid:
             history = begin_history(find_stored_replicas(service, deployment), now)
@@ -170,17 +174,16 @@ class ScalingLoop:
         decision = plan(observation, memory.history, spec.scaling, now)
         memory.history = decision.history
         DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.desired_replicas)
-        if decision.data_at is not None:
-            values = to_external_values(decision, observation)
-            self._metrics_server.publish(key.namespace, key.name, values, decision.data_at)
+        if decision.data_at is None:
+            return None  # nobody has told anything yet: what runs, runs on
+        values = to_external_values(decision, observation)
+        self._metrics_server.publish(key.namespace, key.name, values, decision.data_at)
         known = self._findings.decisions.get(key)
         news = build_decision(subject.service, known, decision, now)
         if news is not None and news is not known:
             logger.info("%s: %s", key, news.sentence)
             self._findings.decisions[key] = news
             self._on_finding(key)
-        if subject.deployment is None:
-            return None
         mode = decide_mode(spec, self._findings.capabilities).mode
         replicas = decide_scale(mode, subject.deployment, subject.autoscaler, decision.desired_replicas)
         return ScaleWrite(key, replicas) if replicas is not None else None
