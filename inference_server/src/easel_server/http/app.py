@@ -1,0 +1,63 @@
+"""Puts routes, error shapes and middleware together. Two apps: the gateway's, and the probes alone for a worker."""
+
+from importlib.metadata import version
+
+from easel_contract.server_config import ServerConfig
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from easel_server.http.api_keys import KeyRing
+from easel_server.http.errors import install_error_handlers
+from easel_server.http.generation import Generation
+from easel_server.http.middleware import AccessLogMiddleware, MetricsMiddleware, RequestIdMiddleware
+from easel_server.http.observation import RequestMetrics
+from easel_server.http.openai_images import OpenAIImages
+from easel_server.http.predictions import Predictions, build_output_url
+from easel_server.http.probes import RenderMetrics, build_probe_router
+from easel_server.http.readiness import Readiness
+
+
+def build_gateway_app(
+    config: ServerConfig,
+    generation: Generation,
+    keys: KeyRing,
+    readiness: Readiness,
+    metrics: RequestMetrics,
+    render_metrics: RenderMetrics,
+    *,
+    is_signing_configured: bool,
+) -> FastAPI:
+    """The whole API."""
+    app = FastAPI(
+        title="Easel",
+        description=f"Images by {config.model.name}.",
+        version=version("easel"),
+        redoc_url=None,
+        # From the outside in: everything logged and counted has its id.
+        middleware=[
+            Middleware(RequestIdMiddleware),
+            Middleware(AccessLogMiddleware),
+            Middleware(MetricsMiddleware, metrics=metrics),
+        ],
+    )
+    install_error_handlers(app, metrics)
+    predictions = Predictions(
+        generation, keys, config.model, config.gateway, is_signing_configured=is_signing_configured
+    )
+    images = OpenAIImages(generation, keys, config.model, config.gateway, build_output_url)
+    app.include_router(images.build_router())
+    app.include_router(predictions.build_router())
+    app.include_router(build_probe_router(readiness, render_metrics))
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> dict[str, str]:
+        return {"service": "easel", "model": config.model.name, "docs": "/docs", "images": "/v1/images/generations"}
+
+    return app
+
+
+def build_probe_app(readiness: Readiness, render_metrics: RenderMetrics) -> FastAPI:
+    """A worker's: /healthz, /readyz and /metrics."""
+    app = FastAPI(title="Easel worker", version=version("easel"), docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(build_probe_router(readiness, render_metrics))
+    return app

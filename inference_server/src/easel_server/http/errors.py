@@ -1,0 +1,77 @@
+"""Turns whatever a route raises into an answer in the shape of the API that was called."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from easel_server.broker.interface import BrokerError, JobConflictError, QueueFullError
+from easel_server.http.observation import RequestMetrics
+from easel_server.http.refusals import RefusalError, refuse_for_broker, refuse_for_queue
+
+PREDICTIONS_PATH = "/v1/predictions"
+
+# OpenAI's words for kinds of errors; others are invalid_request_error below 500 and server_error from there.
+OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+
+logger = logging.getLogger(__name__)
+
+
+def to_refusal(error: Exception) -> RefusalError:
+    """What a client is told of an error that a route let through."""
+    refusal = RefusalError(500, "internal_error", "the service made a mistake; its log has the details")
+    match error:
+        case RefusalError():
+            refusal = error
+        case QueueFullError():
+            refusal = refuse_for_queue(error.depth, error.bound)
+        case JobConflictError():
+            refusal = RefusalError(422, "conflict", str(error))
+        case BrokerError():
+            logger.warning("a request met an unavailable broker: %s", error)
+            refusal = refuse_for_broker()
+        case ClientDisconnect():
+            refusal = RefusalError(400, "client_disconnected", "the client left before its request was complete")
+        case HTTPException():
+            code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+            refusal = RefusalError(error.status_code, code, str(error.detail), headers=error.headers or {})
+    return refusal
+
+
+def build_openai_error(refusal: RefusalError) -> tuple[int, dict[str, Any]]:
+    """Status and body as OpenAI's API gives them."""
+    status = 400 if refusal.code == "invalid_value" else refusal.status
+    kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    parameter = refusal.faults[0].field if refusal.faults else None
+    return status, {"error": {"message": refusal.message, "type": kind, "param": parameter, "code": refusal.code}}
+
+
+def build_prediction_error(refusal: RefusalError) -> tuple[int, dict[str, Any]]:
+    """Status and body as Replicate's API gives them."""
+    body: dict[str, Any] = {
+        "title": HTTPStatus(refusal.status).phrase,
+        "detail": refusal.message,
+        "status": refusal.status,
+        "code": refusal.code,
+    }
+    if refusal.faults:
+        body["invalid_fields"] = [{"field": fault.field, "description": fault.message} for fault in refusal.faults]
+    return refusal.status, body
+
+
+def install_error_handlers(app: FastAPI, metrics: RequestMetrics) -> None:
+    """Answer every error of this app's routes, and count it."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        refusal = to_refusal(error)
+        metrics.count_refusal(refusal.code)
+        build = build_prediction_error if request.url.path.startswith(PREDICTIONS_PATH) else build_openai_error
+        status, body = build(refusal)
+        return JSONResponse(body, status_code=status, headers=dict(refusal.headers))
+
+    for kind in (RefusalError, BrokerError, ClientDisconnect, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)

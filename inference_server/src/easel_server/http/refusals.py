@@ -1,0 +1,109 @@
+"""Why a request is not served, independent of the API it came by; the routers give it their API's shape."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from easel_server.broker.interface import RateDecision
+
+
+@dataclass(frozen=True)
+class FieldFault:
+    """One field of a request that can't be accepted."""
+
+    field: str  # dotted path by the names on the wire, such as "input.width"
+    message: str  # the value seen and the values allowed
+
+
+@dataclass(eq=False)  # an exception is only ever equal to itself, and must stay hashable
+class RefusalError(Exception):
+    """A request that gets an error answer. The message is the client's: what, value seen, value allowed, next step."""
+
+    status: int
+    code: str  # one snake_case word, stable; also the label of the refusals metric
+    message: str
+    faults: tuple[FieldFault, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def refuse_fields(*faults: FieldFault) -> RefusalError:
+    """Fields have values that aren't allowed. Routers choose 400 or 422 as their API does."""
+    message = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
+    return RefusalError(422, "invalid_value", message, faults)
+
+
+def refuse_field(name: str, message: str) -> RefusalError:
+    """One field has a value that isn't allowed."""
+    return refuse_fields(FieldFault(name, message))
+
+
+def refuse_key(message: str) -> RefusalError:
+    """No API key, or none that is known."""
+    return RefusalError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def refuse_unknown_model(name: str, served: str) -> RefusalError:
+    """The model isn't the one that is served."""
+    message = f"model {name!r} is not served here; this service serves {served!r}"
+    return RefusalError(404, "model_not_found", message, (FieldFault("model", message),))
+
+
+def refuse_unknown_prediction(job_id: str) -> RefusalError:
+    """No such job, or another key's: the two look the same on purpose."""
+    return RefusalError(
+        404, "not_found", f"prediction {job_id!r} does not exist, is not yours, or its result has expired"
+    )
+
+
+def refuse_body_size(limit_bytes: int) -> RefusalError:
+    """The body is longer than it may be."""
+    return RefusalError(
+        413, "body_too_large", f"the request's body is longer than {limit_bytes} bytes, the most allowed"
+    )
+
+
+def refuse_for_rate(decision: RateDecision) -> RefusalError:
+    """The key's bucket is empty."""
+    seconds = math.ceil(decision.retry_after_seconds)
+    return RefusalError(
+        429,
+        "rate_limit_exceeded",
+        f"this API key's rate limit is used up (bursts of {decision.limit} requests); try again in {seconds} s",
+        headers={"Retry-After": str(seconds), **build_rate_headers(decision)},
+    )
+
+
+def build_rate_headers(decision: RateDecision) -> dict[str, str]:
+    """What is left of a rate limit.
+
+    https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-07
+    """
+    return {
+        "RateLimit-Limit": str(decision.limit),
+        "RateLimit-Remaining": str(decision.remaining),
+        "RateLimit-Reset": str(math.ceil(decision.retry_after_seconds)),
+    }
+
+
+QUEUE_FULL_RETRY_SECONDS = 5
+BROKER_RETRY_SECONDS = 2
+
+
+def refuse_for_queue(depth: int, bound: int) -> RefusalError:
+    """As much waits as may."""
+    return RefusalError(
+        429,
+        "queue_full",
+        f"{depth} requests wait already, at most {bound} may; try again in {QUEUE_FULL_RETRY_SECONDS} s",
+        headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)},
+    )
+
+
+def refuse_for_broker() -> RefusalError:
+    """The shared state is away. Its address is for the logs, not for clients."""
+    return RefusalError(
+        503,
+        "broker_unavailable",
+        f"the service can't reach its queue at the moment; try again in {BROKER_RETRY_SECONDS} s",
+        headers={"Retry-After": str(BROKER_RETRY_SECONDS)},
+    )

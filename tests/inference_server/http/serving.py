@@ -1,0 +1,176 @@
+"""A gateway on a loopback port, with the in-memory broker and a stand-in for workers. No torch."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+import uvicorn
+from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
+from easel_server.broker.interface import Broker, BrokerSettings, Canceled, Failed, Succeeded, Verdict
+from easel_server.broker.memory import MemoryBroker
+from easel_server.generation_defaults import GenerationDefaults
+from easel_server.http.api_keys import KeyRing
+from easel_server.http.app import build_gateway_app
+from easel_server.http.generation import Generation
+from easel_server.http.observation import CacheResult
+from easel_server.http.readiness import Readiness
+
+T = TypeVar("T")
+
+MODEL = "tiny/sd15"
+START_TIMEOUT_SECONDS = 20.0
+
+
+class CountingMetrics:
+    """Counts in memory."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, ...]] = Counter()
+
+    def count_request(self, route: str, code: int) -> None:
+        self.counts["request", route, str(code)] += 1
+
+    def count_submitted(self) -> None:
+        self.counts["submitted",] += 1
+
+    def count_cache(self, result: CacheResult) -> None:
+        self.counts["cache", result] += 1
+
+    def count_refusal(self, reason: str) -> None:
+        self.counts["refusal", reason] += 1
+
+
+class StandInWorker:
+    """Claims jobs and finishes them with bytes that tell the parameters. Holds still while ``is_held``."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._free = asyncio.Event()
+        self._free.set()
+        self._held = asyncio.Event()
+        self.seen: list[str] = []
+
+    async def run(self) -> None:
+        while True:
+            if not self._free.is_set():
+                self._held.set()
+                await self._free.wait()
+                self._held.clear()
+            claim = await self._broker.claim("stand-in", lease_seconds=10, wait_seconds=0.05)
+            if claim is None:
+                continue
+            self.seen.append(claim.job.id)
+            parameters = claim.job.parameters
+            if parameters.prompt == "fail":
+                await self._broker.finish(claim, Failed("the model refused the request: no"))
+                continue
+            verdict = await self._broker.heartbeat(claim, 1)
+            while parameters.prompt == "slow" and verdict is Verdict.CONTINUE:
+                await asyncio.sleep(0.01)
+                verdict = await self._broker.heartbeat(claim, 2)
+            if verdict is Verdict.CONTINUE:
+                images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
+                await self._broker.finish(claim, Succeeded(tuple(images)))
+            else:
+                await self._broker.finish(claim, Canceled())
+
+    async def hold(self) -> None:
+        """Claims nothing more, once this returns."""
+        self._free.clear()
+        await self._held.wait()
+
+    def go_on(self) -> None:
+        self._free.set()
+
+
+class RunningGateway:
+    """The gateway's app in a thread of its own. A context manager."""
+
+    def __init__(
+        self,
+        config: GatewayConfig | None = None,
+        *,
+        keys: Path | None = None,
+        is_signing_configured: bool = False,
+        wrap: Callable[[Broker], Broker] = lambda broker: broker,
+    ) -> None:
+        self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config or GatewayConfig())
+        self._keys = keys
+        self._is_signing_configured = is_signing_configured
+        self._wrap = wrap
+        self._started: Future[None] = Future()
+        self._stop: asyncio.Event
+        self._loop: asyncio.AbstractEventLoop
+        self.broker: Broker
+        self.worker: StandInWorker
+        self.readiness: Readiness
+        self.metrics = CountingMetrics()
+        self.url = ""
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run on the gateway's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
+
+    def do(self, function: Callable[[], None]) -> None:
+        """Call on the gateway's loop."""
+
+        async def on_loop() -> None:
+            function()
+
+        self.call(on_loop())
+
+    def client(self, **headers: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        settings = BrokerSettings(max_queue_depth=self._config.gateway.limits.max_queue_depth)
+        self.broker = self._wrap(MemoryBroker(settings))
+        self.worker = StandInWorker(self.broker)
+        self.readiness = Readiness(self.broker.ping)
+        defaults = GenerationDefaults(width_pixels=64, height_pixels=64, steps=4)
+        generation = Generation(self.broker, self._config.model, self._config.gateway, lambda: defaults, self.metrics)
+
+        async def render_metrics() -> bytes:
+            return b"# none\n"
+
+        app = build_gateway_app(
+            self._config,
+            generation,
+            KeyRing(self._keys),
+            self.readiness,
+            self.metrics,
+            render_metrics,
+            is_signing_configured=self._is_signing_configured,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        )
+        serving = asyncio.create_task(server.serve())
+        working = asyncio.create_task(self.worker.run())
+        while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has a flag, no event
+            await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._started.set_result(None)
+        await self._stop.wait()
+        server.should_exit = True
+        await serving
+        working.cancel()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        self._started.result(timeout=START_TIMEOUT_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=START_TIMEOUT_SECONDS)
+        assert not self._thread.is_alive()
