@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -24,6 +25,15 @@ T = TypeVar("T")
 
 MODEL = "tiny/sd15"
 START_TIMEOUT_SECONDS = 20.0
+
+
+def wait_for(condition: Callable[[], T], timeout_seconds: float = 10.0) -> T:
+    """The first truthy value of ``condition``."""
+    give_up_at = time.monotonic() + timeout_seconds
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at, f"still {value!r} after {timeout_seconds:g} s"
+        time.sleep(0.005)
+    return value
 
 
 class CountingMetrics:

