@@ -34,6 +34,9 @@ const (
 	maxCountPerName = 1 << 20
 )
 
+// ShortStateDir is the state directory's second name, inside the cluster's mount namespace only.
+const ShortStateDir = "/run/devcluster"
+
 // Node is one kubelet.
 type Node struct {
 	Name      string           `json:"name"`

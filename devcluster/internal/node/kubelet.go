@@ -29,6 +29,7 @@ import (
 	"k8s.io/kubernetes/pkg/util/oom"
 
 	"github.com/easel-dev/easel/devcluster/internal/config"
+	"github.com/easel-dev/easel/devcluster/internal/mounts"
 	"github.com/easel-dev/easel/devcluster/internal/process"
 )
 
@@ -51,14 +52,11 @@ func NewCommand() *cobra.Command {
 	return cmd
 }
 
-// Dir is a node's part of the state directory.
-func Dir(cluster *config.Config, name string) string { return cluster.Path("nodes", name) }
-
 func run(ctx context.Context, cluster *config.Config, node config.Node) error {
 	if err := enterNamespaces(); err != nil {
 		return err
 	}
-	root := Dir(cluster, node.Name)
+	root := filepath.Join(config.ShortStateDir, "nodes", node.Name)
 	runtime, err := process.New(process.Options{
 		Dir: root, PodNetwork: strings.TrimSuffix(node.PodCIDR(), ".0/24"), Gateway: config.PodGatewayIP, ImageMap: cluster.ImageMap(),
 	})
@@ -90,11 +88,8 @@ func enterNamespaces() error {
 	if os.Getpid() != 1 {
 		return fmt.Errorf("a node must be the first process of a PID namespace: it is started by the supervisor")
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make / private: %w", err)
-	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
+	if err := mounts.Own(); err != nil {
+		return err
 	}
 	// The kubelet links pod logs into this fixed directory; the host's own stays as it is.
 	if _, err := os.Stat(legacyLogsDir); err == nil {

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/easel-dev/easel/devcluster/internal/mounts"
 )
 
 // enterNew moves the calling (locked) thread into the namespaces of a new container: the pod's
@@ -66,7 +68,7 @@ func (b *rootBuilder) build(c *container) error {
 			return err
 		}
 	}
-	mounts, err := b.prepare(c.allMounts())
+	volumes, err := b.prepare(c.allMounts())
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func (b *rootBuilder) build(c *container) error {
 			return err
 		}
 	}
-	for _, m := range mounts {
+	for _, m := range volumes {
 		if err := m.apply(); err != nil {
 			return err
 		}
@@ -84,12 +86,12 @@ func (b *rootBuilder) build(c *container) error {
 }
 
 func (c *container) allMounts() []*api.Mount {
-	mounts := slices.Clone(c.config.Mounts)
+	all := slices.Clone(c.config.Mounts)
 	if c.sandbox.resolvConf != "" {
-		mounts = append(mounts, &api.Mount{HostPath: c.sandbox.resolvConf, ContainerPath: "/etc/resolv.conf"})
+		all = append(all, &api.Mount{HostPath: c.sandbox.resolvConf, ContainerPath: "/etc/resolv.conf"})
 	}
-	slices.SortStableFunc(mounts, func(a, b *api.Mount) int { return len(a.ContainerPath) - len(b.ContainerPath) })
-	return mounts
+	slices.SortStableFunc(all, func(a, b *api.Mount) int { return len(a.ContainerPath) - len(b.ContainerPath) })
+	return all
 }
 
 // mountPrivate gives the container its own /tmp, /dev and /dev/shm. What the image's programs
@@ -205,50 +207,10 @@ func (b *rootBuilder) mirror(source, target string, names []string) error {
 	}
 	b.mirrors[target] = true
 	if names == nil {
-		entries, err := os.ReadDir(source)
-		if err != nil {
-			return err
-		}
-		for _, entry := range entries {
-			names = append(names, entry.Name())
-		}
-	}
-	for _, name := range names {
-		if err := show(filepath.Join(source, name), filepath.Join(target, name)); err != nil && !os.IsNotExist(err) {
+		var err error
+		if names, err = mounts.Names(source); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// show makes one entry of a directory visible at another place.
-func show(from, to string) error {
-	st, err := os.Lstat(from)
-	if err != nil {
-		return err
-	}
-	switch {
-	case st.Mode()&os.ModeSymlink != 0:
-		target, err := os.Readlink(from)
-		if err != nil {
-			return err
-		}
-		return os.Symlink(target, to)
-	case st.IsDir():
-		if err := os.Mkdir(to, 0o755); err != nil {
-			return err
-		}
-	default:
-		if err := os.WriteFile(to, nil, 0o644); err != nil {
-			return err
-		}
-	}
-	return bind(from, to)
-}
-
-func bind(from, to string) error {
-	if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("bind %s on %s: %w", from, to, err)
-	}
-	return nil
+	return mounts.ShowAll(source, target, names)
 }

@@ -9,6 +9,8 @@ import (
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/easel-dev/easel/devcluster/internal/mounts"
 )
 
 // volumeMount is a volume with a place that is ready to be mounted on.
@@ -18,9 +20,9 @@ type volumeMount struct {
 }
 
 // prepare makes the mount points of all volumes. It comes before the root is made read-only.
-func (b *rootBuilder) prepare(mounts []*api.Mount) ([]volumeMount, error) {
+func (b *rootBuilder) prepare(wanted []*api.Mount) ([]volumeMount, error) {
 	var out []volumeMount
-	for _, m := range mounts {
+	for _, m := range wanted {
 		st, err := os.Stat(m.HostPath)
 		if err != nil {
 			return nil, err
@@ -60,7 +62,7 @@ func (m volumeMount) apply() error {
 			return err
 		}
 	}
-	if err := bind(m.source, m.target); err != nil {
+	if err := mounts.Bind(m.source, m.target); err != nil {
 		return err
 	}
 	if m.readOnly {

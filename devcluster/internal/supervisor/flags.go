@@ -49,6 +49,8 @@ func controllerManagerFlags(c *config.Config) []string {
 		"--service-account-private-key-file=" + c.Path("pki", "service-account.key"), "--root-ca-file=" + c.Path("pki", "ca.crt"),
 		"--horizontal-pod-autoscaler-sync-period=" + c.HPASyncPeriod.String(),
 		"--node-monitor-grace-period=" + c.NodeMonitorGracePeriod.String(), "--node-monitor-period=2s",
+		// The default of 20 requests a second makes the start wait for 40 service accounts.
+		"--kube-api-qps=100", "--kube-api-burst=200",
 	}
 }
 

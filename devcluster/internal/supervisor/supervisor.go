@@ -10,12 +10,14 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/easel-dev/easel/devcluster/internal/config"
+	"github.com/easel-dev/easel/devcluster/internal/mounts"
 	"github.com/easel-dev/easel/devcluster/internal/process"
 )
 
@@ -64,7 +66,7 @@ func (s *Supervisor) start(ctx context.Context, stateDir string) error {
 		return err
 	}
 	s.cluster = cluster
-	if err := enterNamespaces(); err != nil {
+	if err := enterNamespaces(stateDir); err != nil {
 		return fmt.Errorf("namespaces: %w", err)
 	}
 	if err := setUpNetwork(cluster); err != nil {
@@ -83,18 +85,38 @@ func (s *Supervisor) start(ctx context.Context, stateDir string) error {
 	return s.startCluster(ctx)
 }
 
-// enterNamespaces keeps this namespace's mounts from the host and shows its own processes in /proc.
-func enterNamespaces() error {
+// enterNamespaces keeps this namespace's mounts from the host's and gives the state directory a
+// short name besides its own: kubelets make sockets in it, and a socket's path holds 108 bytes.
+func enterNamespaces(stateDir string) error {
 	if os.Getpid() != 1 {
 		return fmt.Errorf("the supervisor must be the first process of a PID namespace: it is started by `devcluster up`")
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make / private: %w", err)
+	if err := mounts.Own(); err != nil {
+		return err
 	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
+	parent, name := filepath.Split(config.ShortStateDir)
+	names, err := mounts.Names(parent)
+	if err != nil {
+		return err
 	}
-	return nil
+	scratch := filepath.Join(stateDir, "scratch")
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", scratch, "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("tmpfs on %s: %w", scratch, err)
+	}
+	if err := mounts.ShowAll(parent, scratch, names); err != nil {
+		return err
+	}
+	short := filepath.Join(scratch, name)
+	if err := os.MkdirAll(short, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(stateDir, short, "", unix.MS_BIND, ""); err != nil { // without the tmpfs in it
+		return fmt.Errorf("bind %s: %w", stateDir, err)
+	}
+	return unix.Mount(scratch, parent, "", unix.MS_MOVE, "")
 }
 
 // phase runs a step of the start-up and reports how long it took.
