@@ -51,6 +51,8 @@ class OperatorConfig(BaseModel):
             text = environment.get(ENVIRONMENT_PREFIX + field.upper(), "").strip()
             if text:
                 values[field] = _split(text) if field == "watch_namespaces" else text
+        if "log_level" in values:
+            values["log_level"] = str(values["log_level"]).upper()
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -179,6 +179,8 @@ class Operator:
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
+            # Named, or kopf would look the user up, and a container's user id has no name.
+            identity=self._config.pod_name,  # type: ignore[arg-type] # a NewType of str that kopf doesn't export
             ready_flag=ready,
             stop_flag=stop,
         )
