@@ -8,7 +8,7 @@ from easel_server.job import GenerationParameters, Job, WebhookTarget
 
 def build_parameters(**changes: Any) -> GenerationParameters:
     values: dict[str, Any] = {
-        "prompt": "a lighthouse at dawn, oil on canvas – ölfarben",
+        "prompt": "a lighthouse at dawn, Ölfarben 夜明け",
         "width_pixels": 64,
         "height_pixels": 64,
         "steps": 4,

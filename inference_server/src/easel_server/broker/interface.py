@@ -201,12 +201,20 @@ class JobQueue(Protocol):
         """
         ...
 
+    async def depth(self) -> QueueDepth:
+        """How many jobs wait and run, and since when."""
+        ...
+
+
+class Reapable(Protocol):
+    """What the reaper needs."""
+
     async def reap(self) -> ReapReport:
         """Requeue or fail jobs whose lease expired, and fail waiting jobs past their deadline. Anyone may call it."""
         ...
 
-    async def depth(self) -> QueueDepth:
-        """How many jobs wait and run, and since when."""
+    async def ping(self) -> None:
+        """Return if the broker serves."""
         ...
 
 
@@ -246,12 +254,8 @@ class RateLimiter(Protocol):
         ...
 
 
-class Broker(JobStore, JobQueue, WebhookOutbox, ResultCache, RateLimiter, Protocol):
+class Broker(JobStore, JobQueue, Reapable, WebhookOutbox, ResultCache, RateLimiter, Protocol):
     """All of it, as ``main`` wires it."""
-
-    async def ping(self) -> None:
-        """Return if the broker serves."""
-        ...
 
     async def close(self) -> None:
         """Close connections; the broker can't be used afterwards."""

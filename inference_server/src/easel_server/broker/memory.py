@@ -185,7 +185,7 @@ class MemoryBroker:
         return True
 
     async def reap(self) -> ReapReport:
-        """See JobQueue. Also forgets expired results."""
+        """See Reapable. Also forgets expired results."""
         now = self._clock()
         waiting = [self._records[job_id] for _, job_id in self._waiting]
         late = [record for record in waiting if self._is_past_deadline(record.job)]

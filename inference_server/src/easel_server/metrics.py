@@ -1,0 +1,168 @@
+"""The server's Prometheus metrics, by the names of ``easel_contract.metrics``. No global state: one registry each.
+
+Queue figures are the broker's, read right before they are rendered. When the broker is away there is no sample of
+them, rather than 0 or an old one: the reader must see that nothing is known.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from easel_contract import metrics as contract
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from easel_server.broker.interface import BrokerUnavailableError, JobQueue, QueueDepth
+from easel_server.engine.interface import EngineDescription
+from easel_server.job import JobState
+
+logger = logging.getLogger(__name__)
+
+DEPTH_TIMEOUT_SECONDS: Final = 1.0
+
+PHASE_QUEUE: Final = "queue"  # submitted to claimed
+PHASE_RUN: Final = "run"  # claimed to the last denoising step
+PHASE_ENCODE: Final = "encode"  # from there to encoded images
+OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
+
+
+@dataclass(frozen=True)
+class JobTiming:
+    """Durations of a finished job, in seconds."""
+
+    queue_seconds: float
+    run_seconds: float
+    encode_seconds: float
+
+
+class _BrokerCollector(Collector):
+    """What was last learned of the broker; ``depth`` is None when it is away."""
+
+    def __init__(self) -> None:
+        self.depth: QueueDepth | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the broker answered this scrape.")
+        up.add_metric([], 0 if self.depth is None else 1)
+        yield up
+        if self.depth is None:
+            return
+        depth = GaugeMetricFamily(
+            contract.QUEUE_DEPTH,
+            "Jobs of the service, as the shared broker counts them: the same number from every pod.",
+            labels=[contract.LABEL_STATE],
+        )
+        depth.add_metric([contract.STATE_WAITING], self.depth.waiting)
+        depth.add_metric([contract.STATE_RUNNING], self.depth.running)
+        yield depth
+        age = GaugeMetricFamily(
+            contract.OLDEST_WAITING_AGE_SECONDS, "Age of the oldest waiting job; 0 when nothing waits."
+        )
+        age.add_metric([], self.depth.oldest_waiting_age_seconds)
+        yield age
+
+
+class ServerMetrics:
+    """All metrics of one process. Those of a role that the process doesn't have count, and aren't shown."""
+
+    def __init__(self, *, gateway: bool, worker: bool) -> None:
+        self.registry = CollectorRegistry()
+        self._broker = _BrokerCollector()
+        self.registry.register(self._broker)
+        self._reading: asyncio.Task[QueueDepth] | None = None
+        self._register_gateway(self.registry if gateway else None)
+        self._register_worker(self.registry if worker else None)
+
+    def _register_gateway(self, registry: CollectorRegistry | None) -> None:
+        self._jobs_submitted = Counter(contract.JOBS_SUBMITTED_TOTAL, "Jobs accepted.", registry=registry)
+        self._http_requests = Counter(
+            contract.HTTP_REQUESTS_TOTAL, "HTTP requests answered.", ["route", "code"], registry=registry
+        )
+        self._cache_requests = Counter(
+            contract.CACHE_REQUESTS_TOTAL, "Look-ups in the result cache.", ["result"], registry=registry
+        )
+        self._refusals = Counter(contract.REFUSALS_TOTAL, "Requests refused.", ["reason"], registry=registry)
+        self._webhooks = Counter(contract.WEBHOOKS_TOTAL, "Webhook deliveries.", ["outcome"], registry=registry)
+
+    def _register_worker(self, registry: CollectorRegistry | None) -> None:
+        self.jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
+        self._jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
+        for outcome in OUTCOMES:
+            self._jobs.labels(outcome)  # a rate needs a zero to start from
+        self._latency = Histogram(
+            contract.JOB_LATENCY_SECONDS,
+            "Time from submitted to finished, of succeeded jobs.",
+            buckets=contract.LATENCY_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self._phases = Histogram(
+            contract.JOB_PHASE_SECONDS,
+            "Time that succeeded jobs spent in each phase.",
+            ["phase"],
+            buckets=contract.LATENCY_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self._load = Gauge(contract.MODEL_LOAD_SECONDS, "Time it took to load the model.", registry=registry)
+        self._engine = Gauge(
+            contract.ENGINE_INFO,
+            "The engine; always 1.",
+            ["engine", "device", "dtype", "model"],
+            registry=registry,
+        )
+
+    def count_request(self, route: str, code: int) -> None:
+        """Count an answered HTTP request; ``route`` is the template, never the path as sent."""
+        self._http_requests.labels(route, str(code)).inc()
+
+    def count_submitted(self) -> None:
+        """Count a job that was handed to the broker."""
+        self._jobs_submitted.inc()
+
+    def count_cache(self, result: str) -> None:
+        """Count a request by how it met the result cache: hit, miss or bypass."""
+        self._cache_requests.labels(result).inc()
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a refused request by the refusal's code."""
+        self._refusals.labels(reason).inc()
+
+    def count_webhook(self, outcome: str) -> None:
+        """Count an attempt to deliver a webhook: delivered, retried or failed."""
+        self._webhooks.labels(outcome).inc()
+
+    def describe_engine(self, description: EngineDescription) -> None:
+        """Show what was loaded."""
+        self._load.set(description.load_seconds)
+        self._engine.labels(description.engine, description.device, description.dtype, description.model).set(1)
+
+    def count_job(self, state: JobState, timing: JobTiming) -> None:
+        """Count a job that this worker completed; failed and canceled ones don't blur the latency."""
+        self._jobs.labels(str(state)).inc()
+        if state != JobState.SUCCEEDED:
+            return
+        self._latency.observe(timing.queue_seconds + timing.run_seconds + timing.encode_seconds)
+        self._phases.labels(PHASE_QUEUE).observe(timing.queue_seconds)
+        self._phases.labels(PHASE_RUN).observe(timing.run_seconds)
+        self._phases.labels(PHASE_ENCODE).observe(timing.encode_seconds)
+
+    async def render(self, broker: JobQueue) -> bytes:
+        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the broker does."""
+        self._broker.depth = await self._read_depth(broker)
+        return generate_latest(self.registry)
+
+    async def _read_depth(self, broker: JobQueue) -> QueueDepth | None:
+        if self._reading is None:  # else an earlier scrape's question is still open: wait for its answer
+            self._reading = asyncio.create_task(broker.depth(), name="metrics-depth")
+        reading = self._reading
+        done, _ = await asyncio.wait({reading}, timeout=DEPTH_TIMEOUT_SECONDS)
+        if not done:
+            return None
+        self._reading = None
+        try:
+            return reading.result()
+        except BrokerUnavailableError as error:
+            logger.debug("no queue depth for this scrape: %s", error)
+            return None
