@@ -51,7 +51,9 @@ class Cluster:
             env=dict(environment or self.environment) or None,
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"devcluster {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"devcluster {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+            )
         return done
 
     def on_state(self, command: Sequence[str], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,9 @@ NODES = ["cpu-0", "cpu-1", "gpu-0:nvidia.com/gpu=4"]
 
 @pytest.fixture(scope="session")
 def binary() -> Path:
-    done = subprocess.run([str(ROOT / "devcluster/binary.sh")], stdout=subprocess.PIPE, text=True, check=True, timeout=3600)
+    done = subprocess.run(
+        [str(ROOT / "devcluster/binary.sh")], stdout=subprocess.PIPE, text=True, check=True, timeout=3600
+    )
     return Path(done.stdout.strip())
 
 
@@ -27,7 +29,7 @@ def write_image_map(folder: Path) -> Path:
     tools.mkdir(parents=True)
     (folder / "closed").chmod(0o700)
     greet = tools / "greet"
-    greet.write_text("#!/bin/sh\necho \"greet $*\" $GREETING\n")
+    greet.write_text('#!/bin/sh\necho "greet $*" $GREETING\n')
     greet.chmod(0o755)
     search_path = f"{Path(sys.executable).parent}:{tools}:/usr/bin:/bin"
     images = [

@@ -63,7 +63,8 @@ def test_a_pod_verifies_the_api_server_by_its_own_ca(cluster: Cluster, namespace
     code = """
 import json, ssl, urllib.request
 base = "/var/run/secrets/kubernetes.io/serviceaccount/"
-request = urllib.request.Request("https://kubernetes.default.svc/apis", headers={"Authorization": "Bearer " + open(base + "token").read()})
+headers = {"Authorization": "Bearer " + open(base + "token").read()}
+request = urllib.request.Request("https://kubernetes.default.svc/apis", headers=headers)
 context = ssl.create_default_context(cafile=base + "ca.crt")
 print(json.load(urllib.request.urlopen(request, context=context, timeout=10))["kind"])
 """

@@ -1,5 +1,6 @@
 """Pods: what an image says, who a container is, and what it sees of the machine."""
 
+import re
 import socket
 import stat
 import urllib.request
@@ -12,6 +13,7 @@ from tests.devcluster.cluster import Cluster, in_namespace, pod, wait_for
 
 pytestmark = pytest.mark.cluster
 
+
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
@@ -22,9 +24,13 @@ pytestmark = pytest.mark.cluster
     ],
 )
 def test_command_lines(
-    cluster: Cluster, request: pytest.FixtureRequest, command: list[str] | None, arguments: list[str] | None, expected: str
+    cluster: Cluster,
+    request: pytest.FixtureRequest,
+    command: list[str] | None,
+    arguments: list[str] | None,
+    expected: str,
 ) -> None:
-    name = f"line-{abs(hash(request.node.name)) % 10**8}"
+    name = re.sub("[^a-z]+", "-", request.node.callspec.id)
     container: dict[str, Any] = {} if arguments is None else {"args": arguments}
     cluster.apply(pod(name, *(command or []), image="images.test/greet:2", container=container))
     assert cluster.wait_succeeded(name, "default").strip() == expected
@@ -75,7 +81,9 @@ def test_closed_directories_show_only_what_the_image_needs(cluster: Cluster, nam
 
 
 def test_run_as_non_root_refuses_root(cluster: Cluster, namespace: str) -> None:
-    cluster.apply(in_namespace(namespace, pod("root", image="images.test/greet", securityContext={"runAsNonRoot": True})))
+    cluster.apply(
+        in_namespace(namespace, pod("root", image="images.test/greet", securityContext={"runAsNonRoot": True}))
+    )
     wait_for("the refusal", lambda: "image will run as root" in cluster.messages("root", namespace))
 
 
@@ -111,7 +119,11 @@ def test_tmp_is_private_to_a_container(cluster: Cluster, namespace: str) -> None
 
 def test_capabilities_are_dropped(cluster: Cluster, namespace: str) -> None:
     code = "print([line for line in open('/proc/self/status') if line.startswith(('CapBnd', 'NoNewPrivs'))])"
-    security = {"capabilities": {"drop": ["ALL"]}, "allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}}
+    security = {
+        "capabilities": {"drop": ["ALL"]},
+        "allowPrivilegeEscalation": False,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     cluster.apply(in_namespace(namespace, pod("plain", "python3", "-c", code, container={"securityContext": security})))
     log = cluster.wait_succeeded("plain", namespace)
     assert "CapBnd:\\t0000000000000000" in log
@@ -126,7 +138,10 @@ def test_a_claim_gets_a_volume_that_outlives_a_pod(cluster: Cluster, namespace: 
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
     }
     cluster.apply(in_namespace(namespace, claim))
-    for name, code in {"first": "open('/data/x', 'w').write('kept')", "second": "print(open('/data/x').read())"}.items():
+    for name, code in {
+        "first": "open('/data/x', 'w').write('kept')",
+        "second": "print(open('/data/x').read())",
+    }.items():
         container = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
         volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
         cluster.apply(in_namespace(namespace, pod(name, "python3", "-c", code, container=container, volumes=volumes)))
@@ -170,7 +185,9 @@ server.serve_forever()
 
 
 def test_a_container_that_ends_leaves_no_child_behind(cluster: Cluster, namespace: str) -> None:
-    code = "import os, sys; os.fork() or (os.setsid(), os.execvp('sleep', ['sleep', '98765'])); print('gone', flush=True)"
+    code = (
+        "import os, sys; os.fork() or (os.setsid(), os.execvp('sleep', ['sleep', '98765'])); print('gone', flush=True)"
+    )
     cluster.apply(in_namespace(namespace, pod("parent", "python3", "-c", code)))
     cluster.wait_succeeded("parent", namespace)
 

@@ -29,6 +29,8 @@ func Run(name string, args []string) int {
 	case "etcd":
 		etcdmain.Main(append([]string{"etcd"}, args...))
 		return 0
+	case "kwok":
+		return runKwok(args)
 	case "apiserver":
 		cmd = apiserver.NewAPIServerCommand()
 	case "controller-manager":

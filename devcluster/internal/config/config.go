@@ -17,21 +17,22 @@ import (
 
 // Addresses inside the cluster's own network namespace.
 const (
-	APIServerIP     = "192.168.77.1"
-	APIServerURL    = "https://192.168.77.1:6443"
-	MetricsPort     = 4443
-	ServiceCIDR     = "10.96.0.0/16"
-	KubernetesIP    = "10.96.0.1"
-	DNSIP           = "10.96.0.10"
-	PodCIDR         = "10.244.0.0/16"
-	PodGatewayIP    = "10.244.0.1"
-	ClusterDomain   = "cluster.local"
-	firstNodeOctet  = 10
-	MaxNodes        = 200
-	MaxPodsPerNode  = 200
-	marker          = ".easel-devcluster"
-	markerText      = "This directory belongs to an embedded cluster; `devcluster down` removes it.\n"
-	maxCountPerName = 1 << 20
+	APIServerIP      = "192.168.77.1"
+	APIServerURL     = "https://192.168.77.1:6443"
+	MetricsPort      = 4443
+	ServiceCIDR      = "10.96.0.0/16"
+	KubernetesIP     = "10.96.0.1"
+	DNSIP            = "10.96.0.10"
+	PodCIDR          = "10.244.0.0/16"
+	SimulatedPodCIDR = "10.248.0.0/16" // of pods that don't exist
+	PodGatewayIP     = "10.244.0.1"
+	ClusterDomain    = "cluster.local"
+	firstNodeOctet   = 10
+	MaxNodes         = 200
+	MaxPodsPerNode   = 200
+	marker           = ".easel-devcluster"
+	markerText       = "This directory belongs to an embedded cluster; `devcluster down` removes it.\n"
+	maxCountPerName  = 1 << 20
 )
 
 // ShortStateDir is the state directory's second name, inside the cluster's mount namespace only.

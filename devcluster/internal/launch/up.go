@@ -85,6 +85,9 @@ func prepare(dir string, options upOptions, address string) (*config.Config, err
 	if err != nil {
 		return nil, err
 	}
+	if options.simulatedNodes < 0 {
+		return nil, fmt.Errorf("--simulated-nodes %d: use a whole number from 0", options.simulatedNodes)
+	}
 	images, err := readImages(options.images)
 	if err != nil {
 		return nil, err

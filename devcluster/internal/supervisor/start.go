@@ -49,7 +49,10 @@ func (s *Supervisor) startCluster(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return s.phase("metrics API", func() error { return s.startMetrics(ctx, clients) })
+	if err := s.phase("metrics API", func() error { return s.startMetrics(ctx, clients) }); err != nil || s.cluster.SimulatedNodes == 0 {
+		return err
+	}
+	return s.phase("simulated nodes", func() error { return s.startSimulated(ctx, clients) })
 }
 
 // clients of the API server, with an administrator's rights.
