@@ -1,6 +1,7 @@
 """The snapshot, read once: the parsed resource, its pods' facts and its main children. Conditions look at this."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec
@@ -25,6 +26,7 @@ class ServiceFacts:
     worker_deployment: Json | None
     autoscaler: Json | None
     scrape: ScrapeReport
+    now: datetime
     was_scaled_to_zero: bool  # the last status said Ready=True, ScaledToZero
 
     @property
@@ -59,6 +61,7 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
         worker_deployment=child("Deployment", names.worker_name(owner.name)),
         autoscaler=child("HorizontalPodAutoscaler", names.worker_name(owner.name)),
         scrape=snapshot.scrape,
+        now=snapshot.now,
         was_scaled_to_zero=_was_scaled_to_zero(snapshot.service),
     )
 

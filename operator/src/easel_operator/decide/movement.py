@@ -1,5 +1,8 @@
 """The conditions Progressing, ScalingActive and CapacityAvailable."""
 
+from datetime import datetime, timedelta
+from typing import Final
+
 from easel_contract import metrics
 from easel_contract.conditions import Reason
 
@@ -8,6 +11,9 @@ from easel_operator.decide.scaling_mode import ScalingMode, is_scaling_disabled
 from easel_operator.decide.snapshot import ApplyFailure
 from easel_operator.decide.verdict import Verdict, no, unknown, yes
 from easel_operator.objects import Json, find_condition
+
+# An autoscaler that is new asks before any pod has told anything: no reason to raise an alarm.
+FIRST_METRICS_AFTER: Final = timedelta(seconds=60)
 
 
 def decide_progressing(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> Verdict:
@@ -58,10 +64,10 @@ def decide_scaling_active(facts: ServiceFacts) -> Verdict:
             f"The operator itself scales the workers between {scaling.min_replicas} and {scaling.max_replicas}: "
             f"{facts.mode.explanation}.",
         )
-    return _judge_autoscaler(facts.autoscaler, scaling.min_replicas, scaling.max_replicas)
+    return _judge_autoscaler(facts.autoscaler, scaling.min_replicas, scaling.max_replicas, facts.now)
 
 
-def _judge_autoscaler(autoscaler: Json | None, lowest: int, highest: int) -> Verdict:
+def _judge_autoscaler(autoscaler: Json | None, lowest: int, highest: int, now: datetime) -> Verdict:
     active = find_condition(autoscaler, "ScalingActive") if autoscaler is not None else None
     if autoscaler is None or active is None:
         return unknown("The HorizontalPodAutoscaler hasn't been looked at by its controller yet.")
@@ -71,6 +77,9 @@ def _judge_autoscaler(autoscaler: Json | None, lowest: int, highest: int) -> Ver
             Reason.FOLLOWING_DEMAND,
             f"HorizontalPodAutoscaler {name} follows the queue and the latency between {lowest} and {highest} workers.",
         )
+    created_at = datetime.fromisoformat(autoscaler["metadata"]["creationTimestamp"])
+    if now - created_at < FIRST_METRICS_AFTER:
+        return unknown("The first metrics are on their way: no pod has answered yet.")
     return no(
         Reason.METRICS_UNAVAILABLE,
         f"HorizontalPodAutoscaler {name} can't read {metrics.EXTERNAL_REPLICAS_FOR_QUEUE}: "
