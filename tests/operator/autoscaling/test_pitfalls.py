@@ -48,6 +48,15 @@ def test_time_without_data_is_not_time_without_need() -> None:
     assert service.run(build_observation(0), 30).desired_replicas == 0
 
 
+def test_an_operator_that_stalled_did_not_watch_an_idle_service_meanwhile() -> None:
+    service = Service(build_settings(scale_down_after_seconds=60, scale_to_zero_after_seconds=300))
+    service.tick(build_observation(12))
+    stalled = replace(build_observation(0), elapsed_seconds=600.0)
+    assert service.tick(stalled, seconds=600).desired_replicas == 6
+    assert service.run(build_observation(0), 60).desired_replicas == 1
+    assert service.run(build_observation(0), 300).desired_replicas == 0
+
+
 def test_an_idle_service_with_patchy_data_still_reaches_its_minimum() -> None:
     service = Service(build_settings(), desired=8)
     for _ in range(400):

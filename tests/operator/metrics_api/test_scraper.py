@@ -14,6 +14,7 @@ from easel_operator.cluster.scraper import Scraper, ScrapeTarget, parse_metrics
 
 from tests.operator.metrics_api.support import NOW
 
+TIMEOUT_SECONDS = 2.0  # an answer on loopback takes milliseconds, also on a busy machine
 PAGE = """\
 # HELP easel_broker_up 1 while Redis answers
 # TYPE easel_broker_up gauge
@@ -64,7 +65,7 @@ async def serve_pod() -> AsyncIterator[ServePod]:
 
 @pytest.fixture
 async def scraper() -> AsyncIterator[Scraper]:
-    async with Scraper(timeout_seconds=0.5, clock=lambda: NOW) as made:
+    async with Scraper(timeout_seconds=TIMEOUT_SECONDS, clock=lambda: NOW) as made:
         yield made
 
 
@@ -93,11 +94,11 @@ async def test_dead_and_silent_pods_do_not_blind_the_rest(serve_pod: ServePod, s
     samples = await scraper.scrape([*silent, dead, alive])
     took = asyncio.get_running_loop().time() - began
     released.set()
-    assert [sample.error for sample in samples[:5]] == ["no answer within 0.5 s"] * 5
+    assert [sample.error for sample in samples[:5]] == ["no answer within 2 s"] * 5
     assert samples[5].error is not None
     assert samples[5].error.startswith("ClientConnectorError")
     assert samples[6].metrics == READ
-    assert took < 1.5  # five time-outs side by side, not one after the other
+    assert took < 4 * TIMEOUT_SECONDS  # five time-outs side by side, not one after the other
 
 
 async def test_waiting_for_a_turn_is_no_fault_of_the_pod(serve_pod: ServePod, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +109,11 @@ async def test_waiting_for_a_turn_is_no_fault_of_the_pod(serve_pod: ServePod, mo
         await released.wait()
         return web.Response(text=PAGE)
 
-    targets = [await serve_pod(hang), await serve_pod(hang), await serve_pod(answer)]
-    async with Scraper(timeout_seconds=0.5, clock=lambda: NOW) as scraper:
+    targets = [await serve_pod(hang), await serve_pod(answer)]
+    async with Scraper(timeout_seconds=TIMEOUT_SECONDS, clock=lambda: NOW) as scraper:
         samples = await scraper.scrape(targets)
     released.set()
-    assert samples[2].metrics == READ
+    assert samples[1].metrics == READ
 
 
 async def test_refusals_and_nonsense_are_errors_in_words(serve_pod: ServePod, scraper: Scraper) -> None:

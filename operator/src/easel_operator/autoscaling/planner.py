@@ -14,6 +14,7 @@ Each signal proposes a number of pods; the same guards apply to each, and the la
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
@@ -24,6 +25,7 @@ from easel_operator.autoscaling.signals import LatencyState, Load, Proposal, pro
 
 QUEUE = metrics.EXTERNAL_REPLICAS_FOR_QUEUE
 LATENCY = metrics.EXTERNAL_REPLICAS_FOR_LATENCY
+LONGEST_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class History:
     def desired_replicas(self) -> int:
         """The last decision."""
         return max(self.proposals.values(), default=0)
+
+    def postpone(self, pause: timedelta) -> "History":
+        """The history as if the guards' clocks had stood still: time that nobody watched isn't time without need."""
+        holds = {name: hold.postpone(pause) for name, hold in self.holds.items()}
+        return replace(self, holds=holds, last_work_at=self.last_work_at + pause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ def begin_history(desired_replicas: int | None, now: datetime) -> History:
 
 def plan(observation: Observation, history: History, settings: ScalingSpec, now: datetime) -> Plan:
     """Decide the number of workers of one service at one tick."""
+    history = history.postpone(_measure_unwatched(observation))
     if observation.queue is None:
         return _hold_without_data(observation, history, settings)
     has_work = observation.queue.depth > 0 or bool(observation.finished)
@@ -119,7 +127,6 @@ def to_external_values(decision: Plan, observation: Observation) -> dict[str, fl
 def _hold_without_data(observation: Observation, history: History, settings: ScalingSpec) -> Plan:
     proposals = {name: _clamp(replicas, settings) for name, replicas in history.proposals.items()}
     desired = max(proposals.values())
-    unwatched = timedelta(seconds=observation.elapsed_seconds or 0.0)
     redis = "; no pod reaches Redis" if observation.broker_up is False else ""
     return Plan(
         desired_replicas=desired,
@@ -134,10 +141,14 @@ def _hold_without_data(observation: Observation, history: History, settings: Sca
             history,
             proposals=proposals,
             load=history.load.measure(observation),
-            holds={name: hold.postpone(unwatched) for name, hold in history.holds.items()},
-            last_work_at=history.last_work_at + unwatched,
         ),
     )
+
+
+def _measure_unwatched(observation: Observation) -> timedelta:
+    """How much of the time since the previous tick nobody saw: all of it without data, a stall's part otherwise."""
+    elapsed = timedelta(seconds=observation.elapsed_seconds or 0.0)
+    return elapsed if observation.queue is None else max(timedelta(), elapsed - LONGEST_TICK)
 
 
 def _is_last_pod_kept(history: History, settings: ScalingSpec, *, idle: timedelta, has_work: bool) -> bool:
