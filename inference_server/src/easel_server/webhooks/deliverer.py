@@ -1,0 +1,162 @@
+"""The task that empties the outbox; every gateway runs one, and whoever is free takes the next delivery.
+
+answer                              what follows
+------                              ------------
+2xx                                 delivered
+410 Gone                            given up: the receiver asks for no more
+any other, no answer, no address    tried again, see schedule.py; given up after the last attempt
+an address that isn't allowed       given up: trying again would not make it so
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+import httpcore
+import httpx
+from standardwebhooks import Webhook
+
+from easel_server.broker.interface import BrokerUnavailableError, Delivery, WebhookOutbox
+from easel_server.metrics import ServerMetrics
+from easel_server.webhooks.guarded_transport import RefusedAddressError
+from easel_server.webhooks.schedule import MAX_ATTEMPTS, retry_delay_seconds
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+READ_TIMEOUT_SECONDS: Final = 15.0
+ATTEMPT_TIMEOUT_SECONDS: Final = 30.0  # of everything together, for a receiver that answers byte by byte
+LEASE_SECONDS: Final = 60.0  # longer than an attempt: a delivery comes back only if its gateway died
+CLAIM_WAIT_SECONDS: Final = 5.0
+MAX_CONCURRENT: Final = 16
+OUTAGE_PAUSE_SECONDS: Final = 1.0
+USER_AGENT: Final = "easel-webhooks"
+
+# The JSON that tells of a delivery's job, as the HTTP API shows it.
+BuildBody = Callable[[Delivery], Awaitable[bytes]]
+
+
+class DeliveryOutcome(StrEnum):
+    """What became of one attempt."""
+
+    DELIVERED = "delivered"
+    RETRIED = "retried"
+    FAILED = "failed"
+
+
+class Deliverer:
+    """Signs and sends. ``client`` must use a GuardedTransport, and not follow redirects."""
+
+    def __init__(
+        self,
+        outbox: WebhookOutbox,
+        client: httpx.AsyncClient,
+        *,
+        signing_secret: str,
+        build_body: BuildBody,
+        metrics: ServerMetrics,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._outbox = outbox
+        self._client = client
+        self._signer = Webhook(signing_secret)
+        self._build_body = build_body
+        self._metrics = metrics
+        self._now = now
+        self._chance = chance
+        self._free = asyncio.Semaphore(MAX_CONCURRENT)
+        self._attempts: set[asyncio.Task[None]] = set()
+
+    async def run_forever(self) -> None:
+        """Deliver until cancelled; attempts under way are then cut off, and come back when their lease is over."""
+        try:
+            while True:
+                await self._free.acquire()
+                delivery = await self._claim()
+                if delivery is None:
+                    self._free.release()
+                    continue
+                attempt = asyncio.create_task(self._handle(delivery), name=f"webhook-{delivery.id}")
+                self._attempts.add(attempt)
+                attempt.add_done_callback(self._attempts.discard)
+                attempt.add_done_callback(lambda _: self._free.release())
+        finally:
+            for attempt in self._attempts:
+                attempt.cancel()
+
+    async def _claim(self) -> Delivery | None:
+        try:
+            return await self._outbox.claim_delivery(lease_seconds=LEASE_SECONDS, wait_seconds=CLAIM_WAIT_SECONDS)
+        except BrokerUnavailableError as error:
+            logger.debug("no webhooks for now: %s", error)
+            await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
+            return None
+
+    async def _handle(self, delivery: Delivery) -> None:
+        try:
+            self._metrics.count_webhook(await self.attempt(delivery))
+        except BrokerUnavailableError as error:
+            logger.warning("webhook %s: its outcome isn't recorded, it will be sent again: %s", delivery.id, error)
+        except Exception:
+            logger.exception("webhook %s: not sent, it will be tried again", delivery.id)
+
+    async def attempt(self, delivery: Delivery) -> DeliveryOutcome:
+        """Send it once and record what follows. Raises BrokerUnavailableError."""
+        try:
+            async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
+                code = await self._post(delivery)
+        except RefusedAddressError as error:
+            return await self._give_up(delivery, str(error))
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol) as error:
+            return await self._give_up(delivery, f"its URL can't be used: {error}")
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+            return await self._retry(delivery, f"{type(error).__name__}: {error}")
+        if 200 <= code < 300:
+            await self._outbox.settle_delivery(delivery)
+            return DeliveryOutcome.DELIVERED
+        if code == 410:
+            return await self._give_up(delivery, "the receiver answered 410 Gone")
+        return await self._retry(delivery, f"the receiver answered {code}")
+
+    async def _post(self, delivery: Delivery) -> int:
+        body = await self._build_body(delivery)
+        now = self._now()
+        headers = {
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": self._signer.sign(delivery.id, now, body.decode()),
+        }
+        async with self._client.stream("POST", delivery.url, content=body, headers=headers) as response:
+            return response.status_code  # the body is not read: it may be endless
+
+    async def _retry(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
+        delay_seconds = retry_delay_seconds(delivery.attempt, self._chance())
+        if delay_seconds is None:
+            return await self._give_up(delivery, reason)
+        await self._outbox.postpone_delivery(delivery, delay_seconds)
+        logger.info("webhook %s: attempt %d failed (%s)", delivery.id, delivery.attempt, reason)
+        return DeliveryOutcome.RETRIED
+
+    async def _give_up(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
+        await self._outbox.settle_delivery(delivery)
+        logger.warning(
+            "webhook %s: given up after attempt %d of %d: %s", delivery.id, delivery.attempt, MAX_ATTEMPTS, reason
+        )
+        return DeliveryOutcome.FAILED
+
+
+def build_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    """The client that a Deliverer needs, on a GuardedTransport."""
+    return httpx.AsyncClient(
+        transport=transport,
+        follow_redirects=False,
+        trust_env=False,
+        timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+    )

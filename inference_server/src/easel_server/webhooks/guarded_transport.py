@@ -1,0 +1,119 @@
+"""An httpx transport that connects to the very address it has checked.
+
+The check sits where the connection is made: a name is resolved once, each of its addresses is judged, and one of the
+allowed is connected to. A name server that changes its answer in between gains nothing. Host header, SNI and the
+certificate's check keep the name. Proxies from the environment are not used: they would resolve again.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+import httpcore
+import httpx
+
+from easel_server.webhooks.addresses import Address, Network, is_allowed, parse_address
+
+MAX_CONNECTIONS: Final = 32
+
+# The addresses of a host, in the order of preference. Raises OSError when it has none.
+Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+
+
+class RefusedAddressError(Exception):
+    """The host has no address that webhooks may be sent to."""
+
+    def __init__(self, host: str, addresses: Sequence[Address]) -> None:
+        self.host = host
+        found = ", ".join(map(str, addresses))
+        super().__init__(
+            f"{host} resolves to {found}, which is not a public address; use a public receiver, "
+            "or add its network to gateway.webhook.allowedNetworks"
+        )
+
+
+async def resolve_by_system(host: str, port: int) -> Sequence[Address]:
+    """The addresses that the system's resolver gives."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(parse_address(str(entry[4][0])) for entry in found))
+
+
+class _GuardedBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, resolve: Resolve, allowed_networks: Sequence[Network]) -> None:
+        self._resolve = resolve
+        self._allowed_networks = allowed_networks
+        self._backend = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 (httpcore's signature)
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = await self._resolve(host, port)
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; UnicodeError: no valid name
+            raise httpcore.ConnectError(f"{host} can't be resolved: {error!r}") from error
+        allowed = [address for address in addresses if is_allowed(address, self._allowed_networks)]
+        if not allowed:
+            raise RefusedAddressError(host, addresses)
+        for address in allowed[:-1]:
+            try:
+                return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return await self._backend.connect_tcp(str(allowed[-1]), port, timeout, local_address, socket_options)
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._response.aiter_stream():
+            yield part
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Use it with ``httpx.AsyncClient(transport=..., trust_env=False)``. Raises httpcore's errors."""
+
+    def __init__(
+        self,
+        allowed_networks: Sequence[Network] = (),
+        resolve: Resolve = resolve_by_system,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=0,  # receivers are many and deliveries rare; and each connection is checked
+            network_backend=_GuardedBackend(resolve, allowed_networks),
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it. Raises RefusedAddressError, and httpcore's errors."""
+        url = request.url
+        response = await self._pool.handle_async_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            status_code=response.status, headers=response.headers, stream=_Body(response), request=request
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()

@@ -1,0 +1,220 @@
+"""From the outbox to a real receiver."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from easel_contract import metrics as contract
+from easel_server.broker.interface import BrokerSettings, BrokerUnavailableError, Delivery
+from easel_server.broker.memory import MemoryBroker
+from easel_server.job import WebhookTarget
+from easel_server.metrics import ServerMetrics
+from easel_server.webhooks import deliverer as deliverer_module
+from easel_server.webhooks.deliverer import Deliverer, DeliveryOutcome, build_client
+from easel_server.webhooks.guarded_transport import GuardedTransport
+from easel_server.webhooks.schedule import MAX_ATTEMPTS
+from standardwebhooks import Webhook
+
+from tests.support.eventually import eventually
+from tests.support.http_receiver import HttpReceiver
+from tests.support.jobs import build_job
+
+SECRET = "whsec_" + base64.b64encode(b"a test's secret, 32 bytes long..").decode()
+
+
+class FakeClock:
+    """Moves only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+async def build_body(delivery: Delivery) -> bytes:
+    return json.dumps(
+        {"id": delivery.job.id, "status": delivery.job.state, "prompt": "Öl"}, ensure_ascii=False
+    ).encode()
+
+
+def build_deliverer(broker: Any, metrics: ServerMetrics, clock: FakeClock) -> Deliverer:
+    return Deliverer(
+        broker,
+        build_client(GuardedTransport([ip_network("127.0.0.1/32")])),
+        signing_secret=SECRET,
+        build_body=build_body,
+        metrics=metrics,
+        now=clock,
+        chance=lambda: 0.0,
+    )
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def broker(clock: FakeClock) -> MemoryBroker:
+    return MemoryBroker(BrokerSettings(), clock)
+
+
+@pytest.fixture
+def metrics() -> ServerMetrics:
+    return ServerMetrics(gateway=True, worker=False)
+
+
+@asynccontextmanager
+async def running(deliverer: Deliverer) -> AsyncIterator[None]:
+    task = asyncio.create_task(deliverer.run_forever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def end_job(broker: MemoryBroker, job_id: str, url: str) -> None:
+    await broker.submit(build_job(job_id, webhook=WebhookTarget(url=url)))
+    await broker.cancel(job_id)
+
+
+async def delivery_of(broker: MemoryBroker) -> Delivery:
+    delivery = await broker.claim_delivery(lease_seconds=3600, wait_seconds=0)
+    assert delivery is not None
+    return delivery
+
+
+async def test_a_finished_job_is_told_with_a_signature_that_verifies(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock
+) -> None:
+    async with HttpReceiver() as receiver, running(build_deliverer(broker, metrics, clock)):
+        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/hook")
+
+        async def has_come() -> bool:
+            return bool(receiver.received)
+
+        await eventually(has_come)
+    received = receiver.received[0]
+    assert received.headers["webhook-id"] == "a.completed"
+    assert received.headers["content-type"] == "application/json"
+    verified = Webhook(SECRET).verify(received.body, received.headers)
+    assert verified == {"id": "a", "status": "Canceled", "prompt": "Öl"}
+
+
+async def test_a_failing_receiver_is_tried_again_with_the_same_id_until_it_answers(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock
+) -> None:
+    answers = iter(["500 Internal Server Error", "302 Found\r\nLocation: http://127.0.0.1/", "204 No Content"])
+    async with HttpReceiver(lambda _: next(answers)) as receiver:
+        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/")
+        deliverer = build_deliverer(broker, metrics, clock)
+        outcomes = []
+        for delay_seconds in (4.9, 29.9, 0):
+            outcomes.append(await deliverer.attempt(await delivery_of(broker)))
+            clock.advance(delay_seconds)
+            assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+            clock.advance(0.2)
+    assert outcomes == [DeliveryOutcome.RETRIED, DeliveryOutcome.RETRIED, DeliveryOutcome.DELIVERED]
+    headers = [received.headers for received in receiver.received]
+    assert {entry["webhook-id"] for entry in headers} == {"a.completed"}
+    assert len({entry["webhook-timestamp"] for entry in headers}) == 3  # each attempt is signed anew
+    clock.advance(10**6)
+    assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+
+
+async def test_gone_is_final(broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock) -> None:
+    async with HttpReceiver(lambda _: "410 Gone") as receiver:
+        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/")
+        outcome = await build_deliverer(broker, metrics, clock).attempt(await delivery_of(broker))
+    assert outcome == DeliveryOutcome.FAILED
+    clock.advance(10**6)
+    assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "ftp://x.example/"])
+async def test_urls_that_lead_inside_or_nowhere_are_given_up_at_once(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, url: str
+) -> None:
+    await end_job(broker, "a", url)
+    outcome = await build_deliverer(broker, metrics, clock).attempt(await delivery_of(broker))
+    assert outcome == DeliveryOutcome.FAILED
+
+
+async def test_a_receiver_that_never_answers_is_given_up_after_the_last_attempt(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliverer_module, "ATTEMPT_TIMEOUT_SECONDS", 0.02)
+    outcomes = []
+    async with HttpReceiver(lambda _: None) as receiver:
+        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/")
+        deliverer = build_deliverer(broker, metrics, clock)
+        for _ in range(MAX_ATTEMPTS):
+            outcomes.append(await deliverer.attempt(await delivery_of(broker)))
+            clock.advance(10**6)
+    assert outcomes == [DeliveryOutcome.RETRIED] * (MAX_ATTEMPTS - 1) + [DeliveryOutcome.FAILED]
+    assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+
+
+async def test_a_dead_receiver_does_not_hold_up_the_others(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock
+) -> None:
+    async with (
+        HttpReceiver(lambda _: None) as dead,
+        HttpReceiver() as alive,
+        running(build_deliverer(broker, metrics, clock)),
+    ):
+        for number in range(5):
+            await end_job(broker, f"dead-{number}", f"http://127.0.0.1:{dead.port}/")
+        await end_job(broker, "alive", f"http://127.0.0.1:{alive.port}/")
+
+        async def has_come() -> bool:
+            return bool(alive.received)
+
+        await eventually(has_come, timeout_seconds=5)
+
+        async def is_counted() -> bool:
+            sample = metrics.registry.get_sample_value(contract.WEBHOOKS_TOTAL, {"outcome": "delivered"})
+            return sample == 1
+
+        await eventually(is_counted)
+
+
+async def test_the_deliverer_outlives_an_outage_of_the_broker(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliverer_module, "OUTAGE_PAUSE_SECONDS", 0.001)
+
+    class FlakyOutbox:
+        """Fails every other time."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                self.calls += 1
+                if self.calls % 2 and name == "claim_delivery":
+                    raise BrokerUnavailableError("redis:6379", name, "ConnectionError", "wait")
+                return await getattr(broker, name)(*args, **kwargs)
+
+            return call
+
+    async with HttpReceiver() as receiver, running(build_deliverer(FlakyOutbox(), metrics, clock)):
+        for number in range(3):
+            await end_job(broker, f"job-{number}", f"http://127.0.0.1:{receiver.port}/")
+
+        async def all_have_come() -> bool:
+            return len(receiver.received) == 3
+
+        await eventually(all_have_come)
