@@ -27,20 +27,22 @@ class Aggregator:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.now: datetime = NOW
+        self.port = 0  # any at first, and the same one ever after, as the Service asks
         self.authority: Authority = build_authority("front-proxy-ca")
         self.certificate: ServingCertificate = build_serving_certificate(DNS_NAMES, NOW, previous=None)
         self.server = ExternalMetricsServer(stale_after=timedelta(seconds=30), clock=lambda: self.now)
 
     async def serve(self, *allowed_names: str) -> None:
         front_proxy = FrontProxy(self.authority.pem, frozenset(allowed_names))
-        await self.server.serve("127.0.0.1", 0, build_tls_context(self.certificate, front_proxy), front_proxy)
+        await self.server.serve("127.0.0.1", self.port, build_tls_context(self.certificate, front_proxy), front_proxy)
+        self.port = self.server.port
 
     async def get(
         self, path: str, *, common_name: str | None = "front-proxy-client", authority: Authority | None = None
     ) -> tuple[int, Any]:
         client = (authority or self.authority).issue(common_name, self.directory) if common_name else None
         context = build_client_context(self.certificate.ca_pem, client)
-        url = f"https://localhost:{self.server.port}{path}"
+        url = f"https://localhost:{self.port}{path}"
         async with (
             aiohttp.ClientSession() as session,
             session.get(url, ssl=context, timeout=aiohttp.ClientTimeout(10)) as response,
