@@ -56,9 +56,8 @@ def image_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(binary: Path, image_map: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(binary=binary, state_dir=tmp_path_factory.mktemp("cluster") / "state")
     nodes = [argument for node in NODES for argument in ("--node", node)]
-    cluster.on_state(
-        ["up", "--images", str(image_map), "--node-monitor-grace-period=12s", "--pod-eviction-timeout=2s", *nodes]
-    )
+    quick = ["--node-monitor-grace-period=12s", "--pod-eviction-timeout=2s", "--hpa-sync-period=5s"]
+    cluster.on_state(["up", "--images", str(image_map), "--simulated-nodes=2", *quick, *nodes])
     yield cluster
     cluster.on_state(["down"])
 

@@ -25,7 +25,8 @@ def test_top_shows_a_busy_pod(cluster: Cluster, namespace: str) -> None:
     assert found["busy"][1] >= 64
     assert found["idle"][0] < 20
     nodes = cluster.kubectl("top", "nodes", "--no-headers").stdout
-    assert {line.split()[0] for line in nodes.splitlines()} == {"cpu-0", "cpu-1", "gpu-0"}
+    measured = {line.split()[0] for line in nodes.splitlines() if "<unknown>" not in line}
+    assert measured == {"cpu-0", "cpu-1", "gpu-0"}
 
 
 def test_the_api_is_registered_with_a_verified_certificate(cluster: Cluster) -> None:

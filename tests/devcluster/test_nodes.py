@@ -114,3 +114,15 @@ def test_unknown_nodes_are_refused_by_name(cluster: Cluster) -> None:
     done = cluster.on_state(["node", "kill", "cpu-9"], check=False)
     assert done.returncode == 1
     assert 'no node "cpu-9"; there are cpu-0, cpu-1, gpu-0' in done.stderr
+
+
+def test_simulated_nodes_take_many_pods(cluster: Cluster, namespace: str) -> None:
+    many = deployment(60)
+    many["spec"]["template"]["spec"].update(
+        nodeSelector={"type": "kwok"},
+        tolerations=[{"key": "kwok.x-k8s.io/node", "operator": "Equal", "value": "fake", "effect": "NoSchedule"}],
+    )
+    cluster.apply(in_namespace(namespace, many))
+    cluster.kubectl("rollout", "status", "deployment/web", "-n", namespace, "--timeout=60s")
+    pods = cluster.get("pods", "-n", namespace)["items"]
+    assert {p["spec"]["nodeName"] for p in pods} == {"simulated-0", "simulated-1"}

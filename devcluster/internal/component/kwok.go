@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-	"k8s.io/component-base/cli"
 	nodefast "sigs.k8s.io/kwok/kustomize/stage/node/fast"
 	nodeheartbeat "sigs.k8s.io/kwok/kustomize/stage/node/heartbeat-with-lease"
 	podfast "sigs.k8s.io/kwok/kustomize/stage/pod/fast"
@@ -37,8 +36,13 @@ func runKwok(args []string) int {
 	cmd := kwokcmd.NewCommand(ctx)
 	cmd.PersistentFlags().AddFlagSet(flags)
 	cmd.SetArgs(args)
-	cmd.SetContext(ctx)
-	return cli.Run(cmd)
+	// Cobra adds the process-wide flags, among which Kubernetes' --version collides with kwok's.
+	pflag.CommandLine = pflag.NewFlagSet("kwok", pflag.ContinueOnError)
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "kwok:", err)
+		return 1
+	}
+	return 0
 }
 
 func writeStages(args []string) error {
