@@ -80,6 +80,7 @@ class GatewayConfig(Model):
     rate_limit: RateLimitConfig | None = None
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$")  # in links; unset: the host that was called
     api_keys_directory: str | None = None  # one file a key, named for its owner; None: no key is asked for
     result_ttl_seconds: int = Field(default=3600, ge=60)  # how long a finished job can be fetched
 

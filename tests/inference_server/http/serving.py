@@ -144,8 +144,11 @@ class RunningGateway:
         self.broker = self._wrap(MemoryBroker(settings))
         self.worker = StandInWorker(self.broker)
         self.readiness = Readiness(self.broker.ping)
-        defaults = GenerationDefaults(width_pixels=64, height_pixels=64, steps=4)
-        generation = Generation(self.broker, self._config.model, self._config.gateway, lambda: defaults, self.metrics)
+
+        async def defaults() -> GenerationDefaults:
+            return GenerationDefaults(width_pixels=64, height_pixels=64, steps=4)
+
+        generation = Generation(self.broker, self._config.model, self._config.gateway, defaults, self.metrics)
 
         async def render_metrics() -> bytes:
             return b"# none\n"

@@ -80,7 +80,3 @@ class DiffusersEngine:
                 raise GenerationError(f"{self._description.pipeline} takes no negative_prompt; leave it out")
             arguments["negative_prompt"] = parameters.negative_prompt
         return {name: value for name, value in arguments.items() if name in self._accepted}
-
-    def warm_up(self, parameters: GenerationParameters) -> None:
-        """Generate once and throw it away, so that no client waits for the libraries' first-use work."""
-        self.generate(parameters, lambda _done, _total: None)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 
 from easel_contract.server_config import ModelConfig
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
 
 def load_engine(config: ModelConfig, *, hub_token: str | None) -> "DiffusersEngine":
     """As ``loader.load``, after importing the libraries (some seconds). Blocks; call it in a thread."""
+    began_seconds = time.monotonic()
     prepare_libraries()
     # Here, since a gateway must start without loading torch.
     from easel_server.engine.loader import load  # noqa: PLC0415
 
-    return load(config, hub_token=hub_token)
+    return load(config, hub_token=hub_token, began_seconds=began_seconds)
 
 
 def prepare_libraries() -> None:

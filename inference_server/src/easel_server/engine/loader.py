@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +16,71 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.hub import find_model
-from easel_server.engine.interface import EngineDescription, ModelLoadError
+from easel_server.engine.interface import EngineDescription, GenerationError, ModelLoadError
 from easel_server.engine.processors import choose_threads
+from easel_server.generation_defaults import read_defaults
+from easel_server.job import GenerationParameters
 
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 
 logger = logging.getLogger(__name__)
 
 
-def load(config: ModelConfig, *, hub_token: str | None = None) -> DiffusersEngine:
+def load(config: ModelConfig, *, hub_token: str | None, began_seconds: float) -> DiffusersEngine:
     """The model, ready to draw. Blocks for download, reading and warm-up; call it in a thread.
 
-    Raises ModelLoadError with what to change.
+    ``began_seconds`` (of time.monotonic) is where ``load_seconds`` counts from. Raises ModelLoadError with what to
+    change.
     """
-    began = time.monotonic()
     _hush_libraries()
-    torch.set_num_threads(choose_threads())
+    torch.set_num_threads(_choose_threads())
     # accelerate knows every accelerator that torch drives (CUDA, ROCm, XPU, MPS, Gaudi, …), so this is the one place
     # where hardware is looked for.
     device = PartialState().device
     dtype = choose_dtype(config, device)
     directory = find_model(config, token=hub_token)
     pipeline = _read_pipeline(config, directory, device, dtype)
-    return DiffusersEngine(
-        pipeline,
-        EngineDescription(
-            engine="diffusers",
-            pipeline=type(pipeline).__name__,
-            device=str(pipeline.device),
-            dtype=str(dtype).removeprefix("torch."),
-            model=config.name,
-            load_seconds=time.monotonic() - began,
-        ),
-        directory,
+    description = EngineDescription(
+        engine="diffusers",
+        pipeline=type(pipeline).__name__,
+        device=str(pipeline.device),
+        dtype=str(dtype).removeprefix("torch."),
+        model=config.name,
+        load_seconds=0.0,
     )
+    _warm_up(DiffusersEngine(pipeline, description, directory))
+    load_seconds = time.monotonic() - began_seconds
+    return DiffusersEngine(pipeline, replace(description, load_seconds=load_seconds), directory)
+
+
+def _choose_threads() -> int:
+    try:
+        return choose_threads()
+    except ValueError as error:
+        raise ModelLoadError(str(error)) from None
+
+
+def _warm_up(engine: DiffusersEngine) -> None:
+    """Draw once as a client would by default, with one step: libraries do much at first use, and memory may not do.
+
+    Raises ModelLoadError if even that is not possible.
+    """
+    defaults = read_defaults(engine.directory)
+    parameters = GenerationParameters(
+        prompt="warm-up",
+        width_pixels=defaults.width_pixels,
+        height_pixels=defaults.height_pixels,
+        steps=1,
+        guidance_scale=defaults.guidance_scale,
+        seed=0,
+    )
+    try:
+        engine.generate(parameters, lambda _done, _total: None)
+    except GenerationError as error:
+        raise ModelLoadError(
+            f"model {engine.description.model} was loaded, but can't draw one picture of its default size: {error}; "
+            "use a GPU with more memory or a smaller model"
+        ) from error
 
 
 def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:

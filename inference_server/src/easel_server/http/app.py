@@ -12,7 +12,7 @@ from easel_server.http.generation import Generation
 from easel_server.http.middleware import AccessLogMiddleware, MetricsMiddleware, RequestIdMiddleware
 from easel_server.http.observation import RequestMetrics
 from easel_server.http.openai_images import OpenAIImages
-from easel_server.http.predictions import Predictions, build_output_url
+from easel_server.http.predictions import Predictions
 from easel_server.http.probes import RenderMetrics, build_probe_router
 from easel_server.http.readiness import Readiness
 
@@ -44,7 +44,7 @@ def build_gateway_app(
     predictions = Predictions(
         generation, keys, config.model, config.gateway, is_signing_configured=is_signing_configured
     )
-    images = OpenAIImages(generation, keys, config.model, config.gateway, build_output_url)
+    images = OpenAIImages(generation, keys, config.model, config.gateway)
     app.include_router(images.build_router())
     app.include_router(predictions.build_router())
     app.include_router(build_probe_router(readiness, render_metrics))

@@ -10,10 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from easel_server.broker.interface import BrokerError, JobConflictError, QueueFullError
+from easel_server.http.links import PREDICTIONS_PATH
 from easel_server.http.observation import RequestMetrics
 from easel_server.http.refusals import RefusalError, refuse_for_broker, refuse_for_queue
-
-PREDICTIONS_PATH = "/v1/predictions"
 
 # OpenAI's words for kinds of errors; others are invalid_request_error below 500 and server_error from there.
 OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import uuid
 from base64 import b32encode
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -104,7 +104,7 @@ class Generation:
         broker: Broker,
         model: ModelConfig,
         config: GatewayConfig,
-        defaults: Callable[[], GenerationDefaults],
+        defaults: Callable[[], Awaitable[GenerationDefaults]],
         metrics: RequestMetrics,
     ) -> None:
         """``defaults`` is asked at each request: they may become known after the model is loaded."""
@@ -121,7 +121,7 @@ class Generation:
         """
         limits = self._config.limits
         parameters = build_parameters(
-            order.wanted, defaults=self._defaults(), limits=limits, names=order.names, job_id=order.job_id
+            order.wanted, defaults=await self._defaults(), limits=limits, names=order.names, job_id=order.job_id
         )
         rate_headers = await self._take_from_bucket(order.owner)
         key = self._cache_key(order, parameters)

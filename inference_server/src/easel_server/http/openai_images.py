@@ -6,7 +6,6 @@ https://platform.openai.com/docs/api-reference/images/create
 import asyncio
 import base64
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from easel_server.http.admission import FieldNames, Wanted
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.body import WireInteger, WireNumber, describe_body, read_body, show
 from easel_server.http.generation import CachePolicy, Generation, Order, Placed, job_id_for_key, new_job_id
+from easel_server.http.links import links_for
 from easel_server.http.refusals import RefusalError, refuse_field, refuse_unknown_model
 from easel_server.job import ImageFormat, Job, JobState
 
@@ -111,14 +111,11 @@ class OpenAIImages:
         keys: KeyRing,
         model: ModelConfig,
         config: GatewayConfig,
-        output_url: Callable[[Request, Job, int], str],
     ) -> None:
-        """``output_url`` gives the address of a job's image."""
         self._generation = generation
         self._keys = keys
         self._model = model
         self._config = config
-        self._output_url = output_url
 
     def build_router(self) -> APIRouter:
         """All routes."""
@@ -150,7 +147,7 @@ class OpenAIImages:
         job = await _wait_while_connected(request, self._generation, placed, cancel=key is None)
         images = await self._generation.images(_expect_success(job))
         if body.response_format is ResponseFormat.URL:
-            data = [{"url": self._output_url(request, job, index)} for index in range(len(images))]
+            data = [{"url": url} for url in links_for(request, self._config.public_url).outputs(job)]
         else:
             data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
         return JSONResponse(_build_answer(job, data), headers=placed.headers)

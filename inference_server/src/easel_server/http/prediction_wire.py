@@ -3,7 +3,6 @@
 https://replicate.com/docs/reference/http
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from easel_server.http.admission import FieldNames, Wanted
 from easel_server.http.body import WireInteger, WireNumber, show
+from easel_server.http.links import Links
 from easel_server.http.refusals import refuse_field
 from easel_server.job import ImageFormat, Job, JobState, WebhookTarget
 
@@ -107,8 +107,8 @@ def _check_url(url: str) -> None:
         raise refuse_field("webhook", f"is {show(url)}, allowed is an absolute http:// or https:// URL")
 
 
-def build_prediction(job: Job, *, model: str, url: str, output_urls: Sequence[str]) -> dict[str, Any]:
-    """A job in Replicate's shape. ``url`` is the prediction's own address; ``output_urls`` those of its images."""
+def build_prediction(job: Job, *, model: str, links: Links) -> dict[str, Any]:
+    """A job in Replicate's shape."""
     parameters = job.parameters
     prediction: dict[str, Any] = {
         "id": job.id,
@@ -125,7 +125,7 @@ def build_prediction(job: Job, *, model: str, url: str, output_urls: Sequence[st
             "seed": parameters.seed,
             "output_format": parameters.image_format,
         },
-        "output": list(output_urls) if job.state is JobState.SUCCEEDED else None,
+        "output": links.outputs(job) if job.state is JobState.SUCCEEDED else None,
         "error": job.error,
         "logs": build_progress_line(job),
         "status": STATUSES[job.state],
@@ -135,7 +135,7 @@ def build_prediction(job: Job, *, model: str, url: str, output_urls: Sequence[st
         "data_removed": False,
         "source": "api",
         "metrics": {},
-        "urls": {"get": url, "cancel": f"{url}/cancel"},
+        "urls": {"get": links.prediction(job), "cancel": f"{links.prediction(job)}/cancel"},
     }
     if job.started_at and job.finished_at:
         prediction["metrics"] = {

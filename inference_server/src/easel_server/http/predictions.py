@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.body import describe_body, read_body, show
 from easel_server.http.generation import CachePolicy, Generation, Order, job_id_for_key, new_job_id
+from easel_server.http.links import PREDICTIONS_PATH, links_for
 from easel_server.http.prediction_wire import NAMES, PredictionBody, build_prediction
 from easel_server.http.refusals import refuse_field, refuse_unknown_model, refuse_unknown_prediction
 from easel_server.job import Job
@@ -19,8 +20,6 @@ from easel_server.job import Job
 MAXIMUM_WAIT_SECONDS = 60
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 PREFER_PATTERN = re.compile(r"wait(?:\s*=\s*([0-9]{1,6}))?", re.IGNORECASE)
-OUTPUT_ROUTE = "get_output"
-PREDICTION_ROUTE = "get_prediction"
 
 
 class Predictions:
@@ -45,12 +44,12 @@ class Predictions:
         """All routes."""
         router = APIRouter(tags=["Predictions"])
         body = describe_body(PredictionBody)
-        one = "/v1/predictions/{prediction_id}"
-        router.add_api_route("/v1/predictions", self.create, methods=["POST"], status_code=201, openapi_extra=body)
+        one = f"{PREDICTIONS_PATH}/{{prediction_id}}"
+        router.add_api_route(PREDICTIONS_PATH, self.create, methods=["POST"], status_code=201, openapi_extra=body)
         router.add_api_route(one, self.create_with_id, methods=["PUT"], status_code=201, openapi_extra=body)
-        router.add_api_route(one, self.get, methods=["GET"], name=PREDICTION_ROUTE)
+        router.add_api_route(one, self.get, methods=["GET"])
         router.add_api_route(f"{one}/cancel", self.cancel, methods=["POST"])
-        router.add_api_route(f"{one}/output/{{index}}", self.get_output, methods=["GET"], name=OUTPUT_ROUTE)
+        router.add_api_route(f"{one}/output/{{index}}", self.get_output, methods=["GET"])
         return router
 
     async def create(self, request: Request) -> JSONResponse:
@@ -111,17 +110,8 @@ class Predictions:
         return JSONResponse(self._render(request, job), status_code=status, headers=placed.headers)
 
     def _render(self, request: Request, job: Job) -> dict[str, object]:
-        return build_prediction(
-            job,
-            model=self._model.name,
-            url=str(request.url_for(PREDICTION_ROUTE, prediction_id=job.id)),
-            output_urls=[build_output_url(request, job, index) for index in range(job.parameters.images)],
-        )
-
-
-def build_output_url(request: Request, job: Job, index: int) -> str:
-    """Address of one image of a job, on the host that the client called."""
-    return str(request.url_for(OUTPUT_ROUTE, prediction_id=job.id, index=str(index)))
+        links = links_for(request, self._config.public_url)
+        return build_prediction(job, model=self._model.name, links=links)
 
 
 def parse_wait_seconds(prefer: str) -> int:

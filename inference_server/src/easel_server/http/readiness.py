@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from easel_server.broker.interface import BrokerError
 
-PING_TIMEOUT_SECONDS = 2.0  # a probe's own time-out should be longer
+PING_TIMEOUT_SECONDS = 1.0  # less than the probe's own time-out, so that the probe hears why
 
 
 class ReadyReason(StrEnum):

@@ -1,0 +1,136 @@
+"""What a process is told by its command line, its environment and its configuration file, as one frozen value."""
+
+import base64
+import os
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from socket import gethostname
+
+from easel_contract import names
+from easel_contract.server_config import ModelConfig, ServerConfig
+from pydantic import ValidationError
+
+ENV_LOG_LEVEL = "EASEL_LOG_LEVEL"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # a pod is reached by its own address; the network policy says by whom
+
+
+class Role(StrEnum):
+    """What a process does."""
+
+    ALL = "all"  # gateway and worker in one; without Redis the queue is in memory
+    GATEWAY = "gateway"
+    WORKER = "worker"
+
+
+class SettingsError(Exception):
+    """The process can't start as it was told to; one line that says what to change."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a process is told."""
+
+    role: Role
+    config: ServerConfig
+    host: str
+    port: int
+    log_level: str
+    pod_name: str
+    redis_url: str | None = field(repr=False)
+    webhook_secret: str | None = field(repr=False)
+    hub_token: str | None = field(repr=False)
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the command line and the environment.
+
+    Raises SettingsError, and SystemExit for a command line that argparse refuses.
+    """
+    parsed = _build_parser().parse_args(arguments)
+    role = Role(parsed.role)
+    redis_url = environment.get(names.ENV_REDIS_URL) or None
+    if role is not Role.ALL and redis_url is None:
+        raise SettingsError(
+            f"role {role} needs a Redis that it shares with the other role: set {names.ENV_REDIS_URL}, such as "
+            "redis://localhost:6379/0, or start with --role all, which needs none"
+        )
+    log_level = environment.get(ENV_LOG_LEVEL, "info").lower()
+    if log_level not in LOG_LEVELS:
+        raise SettingsError(f"{ENV_LOG_LEVEL}={log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
+    return Settings(
+        role=role,
+        config=_read_config(parsed.config, parsed.model),
+        host=parsed.host,
+        port=parsed.port,
+        log_level=log_level,
+        pod_name=environment.get(names.ENV_POD_NAME) or gethostname(),
+        redis_url=redis_url,
+        webhook_secret=_read_webhook_secret(environment),
+        hub_token=environment.get(names.ENV_HUB_TOKEN) or None,
+    )
+
+
+def _read_webhook_secret(environment: Mapping[str, str]) -> str | None:
+    secret = environment.get(names.ENV_WEBHOOK_SECRET)
+    if not secret:
+        return None
+    try:
+        base64.b64decode(secret.strip().removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise SettingsError(
+            f"{names.ENV_WEBHOOK_SECRET} is not base64; make one with: echo whsec_$(openssl rand -base64 32)"
+        ) from None
+    return secret.strip()
+
+
+def _build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="easel-server",
+        description="Easel's inference server. On a laptop: easel-server --model DIRECTORY_OR_HUB_ID",
+    )
+    parser.add_argument("--role", choices=[role.value for role in Role], default=Role.ALL.value)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration file (JSON), as the operator writes it"
+    )
+    parser.add_argument("--model", metavar="SOURCE", help="a model's directory, or its id on the Hugging Face Hub")
+    parser.add_argument("--host", default=ALL_INTERFACES, help="address to listen on (default: all)")
+    parser.add_argument("--port", type=int, default=names.HTTP_PORT, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--version", action="version", version=f"easel-server {version('easel')}")
+    return parser
+
+
+def _read_config(file: Path | None, model: str | None) -> ServerConfig:
+    if file is None and model is None:
+        raise SettingsError("say which model to serve: --model DIRECTORY_OR_HUB_ID, or --config FILE")
+    config = None if file is None else _read_file(file)
+    if model is None:
+        assert config is not None  # noqa: S101  # one of the two is given
+        return config
+    chosen = build_model_config(model)
+    return ServerConfig(model=chosen) if config is None else config.model_copy(update={"model": chosen})
+
+
+def build_model_config(source: str) -> ModelConfig:
+    """A model named for the last part of its directory, or for its id on the Hub."""
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        directory = directory.resolve()
+        return ModelConfig(name=directory.name, source=str(directory))
+    if directory.is_absolute() or source.startswith((".", "~")):
+        return ModelConfig(name=directory.name or source, source=str(directory.resolve()))
+    return ModelConfig(name=source, source=source)
+
+
+def _read_file(file: Path) -> ServerConfig:
+    try:
+        return ServerConfig.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"configuration file {file} can't be read: {error.strerror}") from None
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors())
+        raise SettingsError(f"configuration file {file} is not valid: {'; '.join(faults)}") from None

@@ -1,0 +1,256 @@
+"""The inference server's process: puts the parts of a role together, starts them, and ends them in order.
+
+role      serves                     runs                                 on SIGTERM
+----      ------                     ----                                 ----------
+gateway   the APIs and the probes    reaper, webhook deliverer            finishes open requests
+worker    the probes                 reaper, the model, then the worker   finishes its job or hands it back
+all       the APIs and the probes    all of these                         the first, then the second
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from easel_contract import names
+from fastapi import FastAPI
+
+from easel_server.broker.interface import Broker, BrokerSettings, BrokerUnavailableError, Delivery
+from easel_server.broker.memory import MemoryBroker
+from easel_server.broker.reaper import reap_forever
+from easel_server.config import Role, Settings, SettingsError, read_settings
+from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.lazy_loader import load_engine
+from easel_server.engine_loading import start_loading
+from easel_server.generation_defaults import GenerationDefaults, read_defaults
+from easel_server.http.api_keys import KeyRing
+from easel_server.http.app import build_gateway_app, build_probe_app
+from easel_server.http.generation import Generation
+from easel_server.http.links import Links
+from easel_server.http.middleware import request_id
+from easel_server.http.prediction_wire import build_prediction
+from easel_server.http.readiness import Readiness, ReadyReason
+from easel_server.http.server import EmbeddedServer
+from easel_server.json_log import configure_logging
+from easel_server.metrics import ServerMetrics
+from easel_server.shared_defaults import PUBLISH_INTERVAL_SECONDS, SharedDefaults, publish_defaults
+from easel_server.webhooks.deliverer import Deliverer, build_client
+from easel_server.webhooks.guarded_transport import GuardedTransport
+from easel_server.worker.worker import Worker, WorkerSettings
+
+GATEWAY_GRACE_SECONDS = 30  # for open requests; the operator gives gateways 45 s, 5 of them before SIGTERM
+PROBE_GRACE_SECONDS = 1
+TERMINATION_MESSAGE_BYTES = 4096  # Kubernetes keeps no more
+EXIT_SETTINGS = 2  # as argparse does
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Console script."""
+    code = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for threads, and one inside a GPU driver or a download may never return.
+    os._exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run until a signal; the exit code."""
+    try:
+        settings = read_settings(arguments)
+        configure_logging(settings.log_level.upper(), request_id.get)
+        asyncio.run(Process(settings).run())
+    except SettingsError as error:
+        sys.stderr.write(f"easel-server: {error}\n")
+        return EXIT_SETTINGS
+    except ModelLoadError as error:
+        report_load_failure(str(error), Path(names.TERMINATION_MESSAGE_PATH))
+        return names.EXIT_MODEL_LOAD_FAILED
+    return 0
+
+
+def report_load_failure(message: str, termination_log: Path) -> None:
+    """Say why on standard error, and where Kubernetes looks for the reason of a pod's end."""
+    sys.stderr.write(f"easel-server: {message}\n")
+    try:
+        # Without creating it: outside a pod there is no such file, and none is wanted.
+        with termination_log.open("r+b") as file:
+            file.truncate()
+            file.write(message.encode()[:TERMINATION_MESSAGE_BYTES])
+    except OSError as error:
+        logger.debug("no termination message: %s", error)
+
+
+def build_broker(settings: Settings) -> Broker:
+    """Redis if there is one, else memory. Raises SettingsError for a Redis URL that can't be one."""
+    config = settings.config
+    bounds = BrokerSettings(
+        max_queue_depth=config.gateway.limits.max_queue_depth,
+        result_ttl_seconds=config.gateway.result_ttl_seconds,
+        max_attempts=config.worker.max_attempts,
+    )
+    if settings.redis_url is None:
+        return MemoryBroker(bounds)
+    # Here, since the embedded server needs no Redis client.
+    from easel_server.broker.redis import RedisBroker  # noqa: PLC0415
+
+    try:
+        return RedisBroker.from_url(
+            settings.redis_url, namespace=config.namespace, service=config.service, settings=bounds
+        )
+    except ValueError as error:
+        raise SettingsError(f"{names.ENV_REDIS_URL} is no address of a Redis: {error}") from None
+
+
+class Process:
+    """One process in its role, from start to end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._config = settings.config
+        self._serves_apis = settings.role in {Role.GATEWAY, Role.ALL}
+        self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
+        self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker)
+        self._broker = build_broker(settings)
+        self._readiness = Readiness(self._broker.ping)
+        self._stopping = asyncio.Event()
+        self._worker: Worker | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises ModelLoadError, SettingsError, and whatever ends a part unforeseen."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        if self._runs_worker:
+            self._readiness.hold(ReadyReason.LOADING, f"loading model {self._config.model.name}")
+        server = EmbeddedServer(
+            self._build_app(),
+            host=self._settings.host,
+            port=self._settings.port,
+            grace_seconds=GATEWAY_GRACE_SECONDS if self._serves_apis else PROBE_GRACE_SECONDS,
+        )
+        try:
+            port = await server.start()
+        except OSError as error:
+            raise SettingsError(f"{error}; is another process using it? choose another by --port") from None
+        logger.info("listening", extra={"role": self._settings.role, "host": self._settings.host, "port": port})
+        try:
+            await self._run_parts(server)
+        finally:
+            await server.stop()
+            await self._broker.close()
+
+    def _build_app(self) -> FastAPI:
+        async def render_metrics() -> bytes:
+            return await self._metrics.render(self._broker)
+
+        if not self._serves_apis:
+            return build_probe_app(self._readiness, render_metrics)
+        config = self._config
+        directory = Path(config.model.source)
+        is_visible = directory.is_absolute() and directory.is_dir()
+        defaults = SharedDefaults(
+            self._broker, config.model, config.gateway.defaults, read_defaults(directory) if is_visible else None
+        )
+        keys = config.gateway.api_keys_directory
+        return build_gateway_app(
+            config,
+            Generation(self._broker, config.model, config.gateway, defaults.look, self._metrics),
+            KeyRing(Path(keys) if keys else None),
+            self._readiness,
+            self._metrics,
+            render_metrics,
+            is_signing_configured=self._settings.webhook_secret is not None,
+        )
+
+    async def _run_parts(self, server: EmbeddedServer) -> None:
+        """Run all parts until they are to stop, then stop them in the order that loses no request."""
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        parts = [asyncio.create_task(self._reap(), name="reaper")]
+        if self._serves_apis and self._settings.webhook_secret is not None:
+            parts.append(asyncio.create_task(self._deliver_webhooks(self._settings.webhook_secret), name="webhooks"))
+        working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
+        if working is not None:
+            parts.append(working)
+        try:
+            await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            _raise_if_ended(parts)
+            logger.info("stopping")
+            self._readiness.hold(ReadyReason.DRAINING, "the process is ending")
+            if self._serves_apis:
+                await server.stop()  # open requests still have the worker
+            if working is not None:
+                await self._stop_working(working)
+        finally:
+            for task in (stopping, *parts):
+                task.cancel()
+            await asyncio.gather(stopping, *parts, return_exceptions=True)
+
+    async def _reap(self) -> None:
+        await reap_forever(self._broker, grace_seconds=self._config.worker.lease_seconds)
+
+    async def _deliver_webhooks(self, secret: str) -> None:
+        config = self._config
+        async with build_client(GuardedTransport(config.gateway.webhook.allowed_networks)) as client:
+            deliverer = Deliverer(
+                self._broker, client, signing_secret=secret, build_body=self._build_webhook_body, metrics=self._metrics
+            )
+            await deliverer.run_forever()
+
+    async def _build_webhook_body(self, delivery: Delivery) -> bytes:
+        links = Links(self._config.gateway.public_url or "")
+        prediction = build_prediction(delivery.job, model=self._config.model.name, links=links)
+        return json.dumps(prediction, ensure_ascii=False).encode()
+
+    async def _work(self) -> None:
+        """Load the model, then run the worker until it is drained."""
+        engine = await start_loading(lambda: load_engine(self._config.model, hub_token=self._settings.hub_token))
+        description = engine.description
+        logger.info("model loaded", extra=asdict(description))
+        self._metrics.describe_engine(description)
+        settings = WorkerSettings(
+            name=self._settings.pod_name,
+            lease_seconds=self._config.worker.lease_seconds,
+            drain_seconds=self._config.worker.drain_seconds,
+        )
+        self._worker = Worker(self._broker, engine, settings, metrics=self._metrics)
+        self._readiness.lift(ReadyReason.LOADING)
+        publishing = asyncio.create_task(self._publish_defaults(read_defaults(engine.directory)), name="defaults")
+        try:
+            await self._worker.run()
+        finally:
+            publishing.cancel()
+
+    async def _publish_defaults(self, defaults: GenerationDefaults) -> None:
+        while True:
+            try:
+                await publish_defaults(self._broker, self._config.model, defaults)
+            except BrokerUnavailableError as error:
+                logger.debug("defaults not published for now: %s", error)
+            await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
+
+    async def _stop_working(self, working: asyncio.Task[None]) -> None:
+        if self._worker is None:
+            working.cancel()  # still loading: nothing is lost
+            await asyncio.gather(working, return_exceptions=True)
+            return
+        self._worker.drain()
+        await working
+
+
+def _raise_if_ended(parts: Sequence[asyncio.Task[None]]) -> None:
+    """A part that ends by itself ends the process: half a server is worse than a restart."""
+    for part in parts:
+        if part.done():
+            part.result()
+            raise RuntimeError(f"{part.get_name()} ended by itself")
+
+
+if __name__ == "__main__":
+    main()

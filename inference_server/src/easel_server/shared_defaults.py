@@ -1,0 +1,69 @@
+"""How gateways learn what suits the model: a worker has its files, a gateway often hasn't, so the broker carries it."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+
+from easel_contract.server_config import DefaultsConfig, ModelConfig
+from pydantic import TypeAdapter, ValidationError
+
+from easel_server.broker.interface import BrokerError, ResultCache
+from easel_server.generation_defaults import GenerationDefaults, override_defaults
+
+# Long: a service that is scaled to zero still has its gateways. Workers write it again while they run.
+TTL_SECONDS = 30 * 24 * 3600.0
+PUBLISH_INTERVAL_SECONDS = 600.0
+REFRESH_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+_WIRE = TypeAdapter(GenerationDefaults)
+
+
+async def publish_defaults(cache: ResultCache, model: ModelConfig, defaults: GenerationDefaults) -> None:
+    """Tell the gateways. Raises BrokerUnavailableError."""
+    await cache.cache_put(_key(model), (_WIRE.dump_json(defaults),), ttl_seconds=TTL_SECONDS)
+
+
+class SharedDefaults:
+    """A gateway's view: what was configured, over what a worker published, over Stable Diffusion 1.5's."""
+
+    def __init__(
+        self,
+        cache: ResultCache,
+        model: ModelConfig,
+        configured: DefaultsConfig | None,
+        known: GenerationDefaults | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``known`` is for a gateway that sees the model's files itself; nothing is looked up then."""
+        self._cache = cache
+        self._model = model
+        self._configured = configured
+        self._defaults = known or GenerationDefaults()
+        self._is_known = known is not None
+        self._clock = clock
+        self._looked_at: float | None = None
+
+    async def look(self) -> GenerationDefaults:
+        """The defaults as far as they are known now."""
+        if not self._is_known and (self._looked_at is None or self._clock() - self._looked_at >= REFRESH_SECONDS):
+            self._looked_at = self._clock()
+            await self._refresh()
+        return override_defaults(self._defaults, self._configured)
+
+    async def _refresh(self) -> None:
+        try:
+            found = await self._cache.cache_get(_key(self._model))
+            if found:
+                self._defaults = _WIRE.validate_json(found[0])
+        except BrokerError:
+            return  # the request goes on to meet the broker itself, and says so if it's still away
+        except ValidationError as error:
+            logger.warning("defaults published by another version are ignored: %s", error)
+
+
+def _key(model: ModelConfig) -> str:
+    # Not a result's key: those are bare digests.
+    return "model-defaults-" + hashlib.sha256(f"{model.source}\n{model.revision}".encode()).hexdigest()
