@@ -1,0 +1,340 @@
+"""The worker's loop against both brokers, with a fake engine that does what a test lets it do."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from easel_contract import metrics as contract
+from easel_server.broker.interface import Broker, BrokerSettings, BrokerUnavailableError, Succeeded
+from easel_server.engine.interface import GenerationError
+from easel_server.job import Job, JobState
+from easel_server.metrics import ServerMetrics
+from easel_server.worker.worker import Worker, WorkerSettings
+
+from tests.inference_server.broker.conftest import BuildBroker
+from tests.support.eventually import eventually
+from tests.support.fake_engine import FakeEngine, draw
+from tests.support.jobs import build_job
+
+STEPS = 4
+
+
+def build_worker(
+    broker: Any, engine: FakeEngine, *, drain_seconds: float = 20.0, lease_seconds: float = 30.0, name: str = "worker-a"
+) -> tuple[Worker, ServerMetrics]:
+    metrics = ServerMetrics(gateway=False, worker=True)
+    settings = WorkerSettings(
+        name=name,
+        lease_seconds=lease_seconds,
+        drain_seconds=drain_seconds,
+        claim_wait_seconds=0.1,
+        heartbeat_limit_seconds=0.01,
+        retry_seconds=0.01,
+        retry_limit_seconds=0.05,
+        step_limit_seconds=0.2,
+    )
+    return Worker(broker, engine, settings, metrics=metrics), metrics
+
+
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(worker.run())
+    try:
+        yield task
+    finally:
+        worker.drain()
+        await asyncio.wait_for(task, 20)
+
+
+async def job_in(broker: Broker, job_id: str, is_there: Callable[[Job], bool]) -> Job:
+    async def look() -> Job | None:
+        job = await broker.get(job_id)
+        return job if job is not None and is_there(job) else None
+
+    job = await eventually(look)
+    assert job is not None
+    return job
+
+
+async def final_job(broker: Broker, job_id: str) -> Job:
+    job = await broker.wait(job_id, 20)
+    assert job is not None
+    assert job.state.is_final
+    return job
+
+
+async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Broker) -> None:
+    engine = FakeEngine()
+    worker, metrics = build_worker(broker, engine)
+    async with running(worker):
+        for seed in range(3):
+            await broker.submit(build_job(f"job-{seed}", seed=seed, images=2))
+        jobs = [await final_job(broker, f"job-{seed}") for seed in range(3)]
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 3
+    assert engine.started == [0, 1, 2]
+    assert await broker.images("job-1") == tuple(draw(jobs[1].parameters))
+    sample = metrics.registry.get_sample_value
+    assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 3
+    assert sample(contract.JOB_LATENCY_SECONDS + "_count") == 3
+    assert sample(contract.JOB_PHASE_SECONDS + "_count", {"phase": "queue"}) == 3
+    assert sample(contract.IN_FLIGHT) == 0
+
+
+async def test_heartbeats_carry_the_progress(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    worker, metrics = build_worker(broker, engine)
+    async with running(worker):
+        await broker.submit(build_job("a"))
+        engine.allow(3)
+        job = await job_in(broker, "a", lambda job: job.steps_done == 3)
+        assert job.state == JobState.RUNNING
+        assert job.worker == "worker-a"
+        assert metrics.registry.get_sample_value(contract.IN_FLIGHT) == 1
+        engine.allow(1)
+        assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
+
+
+async def test_a_running_job_outlives_its_first_lease(build_broker: BuildBroker) -> None:
+    broker = build_broker(BrokerSettings(max_attempts=1))
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(broker, engine, lease_seconds=1.0)
+    async with running(worker):
+        await broker.submit(build_job("a"))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        over_at = asyncio.get_running_loop().time() + 1.5
+
+        async def lease_is_over() -> bool:
+            await broker.reap()
+            return asyncio.get_running_loop().time() > over_at
+
+        await eventually(lease_is_over)
+        engine.allow(STEPS)
+        assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
+
+
+async def test_cancel_takes_effect_at_the_next_step(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    worker, metrics = build_worker(broker, engine)
+    async with running(worker):
+        await broker.submit(build_job("a", steps=1000, seed=5))
+        engine.allow(2)
+        await job_in(broker, "a", lambda job: job.steps_done == 2)
+        await broker.cancel("a")
+
+        async def is_canceled() -> bool:
+            engine.allow(1)
+            job = await broker.get("a")
+            return job is not None and job.state == JobState.CANCELED
+
+        await eventually(is_canceled)
+    assert engine.stopped == [5]
+    assert engine.steps < 1000
+    assert metrics.registry.get_sample_value(contract.JOBS_TOTAL, {"outcome": "Canceled"}) == 1
+    assert metrics.registry.get_sample_value(contract.JOB_LATENCY_SECONDS + "_count") == 0
+
+
+async def test_a_passed_deadline_ends_a_running_job(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(broker, engine)
+    async with running(worker):
+        await broker.submit(build_job("a", steps=1000, deadline_seconds=0.5))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+
+        async def has_failed() -> bool:
+            engine.allow(1)
+            job = await broker.get("a")
+            return job is not None and job.state == JobState.FAILED
+
+        await eventually(has_failed)
+    job = await broker.get("a")
+    assert job is not None
+    assert "deadline passed while the job was running" in (job.error or "")
+
+
+async def test_a_request_the_model_cannot_serve_fails_at_once(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    worker, _ = build_worker(broker, FakeEngine(error=lambda: GenerationError("no such scheduler")))
+    async with running(worker):
+        await broker.submit(build_job("a"))
+        job = await final_job(broker, "a")
+    assert (job.state, job.error, job.attempts) == (JobState.FAILED, "no such scheduler", 1)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_an_unexpected_error_fails_the_job_and_is_logged_and_the_worker_goes_on(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    errors = iter([KeyError("scheduler"), None])
+    engine = FakeEngine(error=lambda: next(errors) or GenerationError("the second one"))
+    worker, _ = build_worker(broker, engine)
+    async with running(worker):
+        await broker.submit(build_job("a", prompt="a secret prompt"))
+        await broker.submit(build_job("b"))
+        first, second = await final_job(broker, "a"), await final_job(broker, "b")
+    assert first.error == "the engine failed with KeyError: 'scheduler'; the worker's log has more"
+    assert second.error == "the second one"
+    traceback = [record for record in caplog.records if record.exc_info]
+    assert len(traceback) == 1
+    assert "secret" not in caplog.text
+
+
+async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_broker: BuildBroker) -> None:
+    broker = build_broker(BrokerSettings())
+    engine = FakeEngine(gated=True)
+    worker, metrics = build_worker(broker, engine, lease_seconds=0.001)  # any reap takes the job away
+    async with running(worker):
+        await broker.submit(build_job("a", seed=1, steps=1000))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+
+        async def is_taken_away() -> bool:
+            return (await broker.reap()).requeued == 1
+
+        await eventually(is_taken_away)
+        other = await broker.claim("other", lease_seconds=60, wait_seconds=5)
+        assert other is not None
+
+        async def has_stopped() -> bool:
+            engine.allow(1)
+            return engine.stopped == [1]
+
+        await eventually(has_stopped)
+        assert await broker.finish(other, Succeeded((b"by the other",)))
+    assert (await final_job(broker, "a")).worker == "other"
+    assert await broker.images("a") == (b"by the other",)
+    assert metrics.registry.get_sample_value(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 0
+
+
+# Drain
+
+
+async def test_a_drain_lets_the_job_finish_if_time_allows(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(broker, engine)
+    async with running(worker) as task:
+        await broker.submit(build_job("a"))
+        await broker.submit(build_job("b"))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        worker.drain()
+        engine.allow(STEPS)
+        await asyncio.wait_for(task, 20)
+    assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
+    waiting = await broker.get("b")
+    assert waiting is not None
+    assert (waiting.state, waiting.attempts) == (JobState.WAITING, 0)
+
+
+async def test_a_drain_hands_back_what_does_not_fit(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(broker, engine, drain_seconds=0.05)
+    async with running(worker) as task:
+        await broker.submit(build_job("a", steps=1000, seed=5))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        worker.drain()
+
+        async def is_over() -> bool:
+            engine.allow(1)
+            return task.done()
+
+        await eventually(is_over)
+    job = await broker.get("a")
+    assert job is not None
+    assert (job.state, job.attempts, job.worker) == (JobState.WAITING, 0, None)
+    assert engine.stopped == [5]
+
+
+async def test_a_drain_hands_back_even_if_no_step_ends(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(broker, engine, drain_seconds=0.0)
+    async with running(worker) as task:
+        await broker.submit(build_job("a"))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        worker.drain()
+        await asyncio.wait_for(task, 10)
+        job = await broker.get("a")
+        engine.allow(STEPS)  # the abandoned thread may end now
+    assert job is not None
+    assert (job.state, job.attempts) == (JobState.WAITING, 0)
+
+
+async def test_an_idle_worker_drains_at_once(broker: Broker) -> None:
+    worker, _ = build_worker(broker, FakeEngine())
+    async with running(worker) as task:
+        worker.drain()
+        await asyncio.wait_for(task, 5)
+
+
+# Outages
+
+
+class Outage:
+    """A broker in front of another; it is away while ``is_away``."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.is_away = False
+        self.refused: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if self.is_away:
+                self.refused.append(name)
+                raise BrokerUnavailableError("redis:6379", name, "ConnectionError: refused", "wait")
+            return await getattr(self._broker, name)(*args, **kwargs)
+
+        return call
+
+
+async def test_a_result_is_kept_until_the_broker_is_back(broker: Broker) -> None:
+    outage = Outage(broker)
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(outage, engine)
+    async with running(worker):
+        await broker.submit(build_job("a"))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        outage.is_away = True
+        engine.allow(STEPS)
+
+        async def finish_was_tried_often() -> bool:
+            return outage.refused.count("finish") > 3
+
+        await eventually(finish_was_tried_often)
+        outage.is_away = False
+        job = await final_job(broker, "a")
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
+    assert engine.started == [job.parameters.seed]
+    assert "heartbeat" in outage.refused
+
+
+async def test_a_drain_does_not_wait_for_the_broker_for_ever(broker: Broker) -> None:
+    outage = Outage(broker)
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(outage, engine, drain_seconds=0.1)
+    async with running(worker) as task:
+        await broker.submit(build_job("a"))
+        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        outage.is_away = True
+        engine.allow(STEPS)
+        worker.drain()
+        await asyncio.wait_for(task, 10)
+    job = await broker.get("a")
+    assert job is not None
+    assert job.state == JobState.RUNNING  # its lease runs out, and another worker takes it
+
+
+async def test_an_idle_worker_outlives_an_outage(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage(broker)
+    outage.is_away = True
+    worker, _ = build_worker(outage, FakeEngine())
+    async with running(worker):
+
+        async def claims_were_refused() -> bool:
+            return outage.refused.count("claim") > 3
+
+        await eventually(claims_were_refused)
+        outage.is_away = False
+        await broker.submit(build_job("a"))
+        assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
+    assert len([record for record in caplog.records if "is unavailable" in record.message]) == 1  # told once

@@ -1,0 +1,61 @@
+"""A worker as a process of its own, so that tests can end it with SIGKILL: python -m … URL NAMESPACE NAME STEP_SECONDS.
+
+Its fake engine sleeps between steps and signs its images with the worker's name.
+"""
+
+import asyncio
+import signal
+import sys
+import time
+
+from easel_server.broker.interface import BrokerSettings
+from easel_server.broker.reaper import reap_forever
+from easel_server.broker.redis import RedisBroker
+from easel_server.engine.interface import EngineDescription, OnStep
+from easel_server.job import GenerationParameters
+from easel_server.metrics import ServerMetrics
+from easel_server.worker.worker import Worker, WorkerSettings
+
+from tests.support.fake_engine import DESCRIPTION
+
+LEASE_SECONDS = 1.0
+MAX_ATTEMPTS = 10
+
+
+class SigningEngine:
+    """Draws the worker's name."""
+
+    def __init__(self, name: str, step_seconds: float) -> None:
+        self._name = name
+        self._step_seconds = step_seconds
+
+    @property
+    def description(self) -> EngineDescription:
+        return DESCRIPTION
+
+    def generate(self, parameters: GenerationParameters, on_step: OnStep) -> list[bytes]:
+        for step in range(1, parameters.steps + 1):
+            time.sleep(self._step_seconds)
+            on_step(step, parameters.steps)
+        return [f"{parameters.seed} by {self._name}".encode()]
+
+
+async def work(url: str, namespace: str, name: str, step_seconds: float) -> None:
+    settings = BrokerSettings(max_attempts=MAX_ATTEMPTS)
+    broker = RedisBroker.from_url(url, namespace=namespace, service="sd", settings=settings)
+    worker = Worker(
+        broker,
+        SigningEngine(name, step_seconds),
+        WorkerSettings(name=name, lease_seconds=LEASE_SECONDS, drain_seconds=10.0),
+        metrics=ServerMetrics(gateway=False, worker=True),
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.drain)
+    reaping = asyncio.create_task(reap_forever(broker, grace_seconds=LEASE_SECONDS, period_seconds=0.1))
+    await worker.run()
+    reaping.cancel()
+    await asyncio.wait([reaping])
+    await broker.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(work(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])))
