@@ -78,6 +78,9 @@ def make_models(directory: Path) -> None:
     """Tiny pipelines with the real architecture classes, made once."""
     if not (directory / "sdxl" / "model_index.json").exists():
         run(sys.executable, ROOT / "scripts/make_tiny_models.py", directory)
+        # safetensors writes files that only their owner can read; the workers run as another user.
+        for path in directory.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def start(state: Path, *, hpa_sync_seconds: int = 15) -> Cluster:
