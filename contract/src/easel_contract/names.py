@@ -54,6 +54,26 @@ PATH_METRICS: Final = "/metrics"
 # so that the operator can tell a bad model from a crash. (sysexits.h: EX_CONFIG)
 EXIT_MODEL_LOAD_FAILED: Final = 78
 
+# What a service's Redis user must be allowed to do on its prefix, as words of an ACL rule. Scripts are checked by what
+# they call; INFO is asked for the eviction policy.
+REDIS_ACL_COMMANDS: Final = (
+    "+@connection",
+    "+@hash",
+    "+@list",
+    "+@sortedset",
+    "+@string",
+    "+del",
+    "+eval",
+    "+evalsha",
+    "+pexpire",
+    "+publish",
+    "+subscribe",
+    "+time",
+    "+unsubscribe",
+    "-@dangerous",
+    "+info",
+)
+
 
 def gateway_name(service: str) -> str:
     """Name of the gateway Deployment of a service."""

@@ -5,11 +5,13 @@ State machine (the broker is the only place that makes a transition, atomically)
     from      event                                        to
     ----      -----                                        --
     (none)    submit                                       Waiting
+    (none)    submit with a known answer (the cache)       Succeeded
     Waiting   claim (attempts + 1)                         Running
     Waiting   cancel                                       Canceled
     Waiting   deadline passes                              Failed
     Running   finish                                       Succeeded | Failed | Canceled
-    Running   release (drain; attempts - 1)                Waiting, at the head
+    Running   release (drain; attempts - 1)                Waiting, at the head; Canceled if cancel was asked for
+    Running   lease expires, cancel was asked for          Canceled
     Running   lease expires, attempts < max_attempts       Waiting, at the head
     Running   lease expires, attempts = max_attempts       Failed
 
