@@ -128,6 +128,13 @@ def test_a_decision_is_stored_and_told_once() -> None:
     assert decide(after_restart).status_patch is None
 
 
+def test_a_fixed_service_tells_no_decision_again_and_again() -> None:
+    decision = ScalingDecision(4, "4 pods", NOW)
+    assert "ScalingDecision" not in [
+        event.reason for event in decide(build_snapshot(build_service(FIXED), scaling=decision)).events
+    ]
+
+
 def test_a_fixed_service_forgets_the_last_decision() -> None:
     decided = {"desiredReplicas": 4, "reason": "…", "decidedAt": "2026-11-23T12:00:00Z"}
     service: Json = {**build_service(FIXED), "status": {"scaling": decided}}

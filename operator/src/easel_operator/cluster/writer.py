@@ -100,15 +100,16 @@ class ClusterWriter:
             self.writes += 1
             await self._client.delete(RESOURCE_BY_KIND[key.kind], key.namespace, key.name, uid=live["metadata"]["uid"])
 
-    async def write_status(self, owner: Owner, patch: Json) -> None:
-        """Patch the status of this very service; one that is gone needs none. Raises KubernetesError."""
+    async def write_status(self, owner: Owner, patch: Json) -> Json | None:
+        """Patch the status of this very service and return it; None if it is gone. Raises KubernetesError."""
         body = {"metadata": {"uid": owner.uid}, **patch}
         self.writes += 1
         try:
-            await self._client.merge(SERVICES_OF_EASEL, owner.namespace, owner.name, body, subresource="status")
+            return await self._client.merge(SERVICES_OF_EASEL, owner.namespace, owner.name, body, subresource="status")
         except ApiRefusedError as error:
             if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise
+            return None
 
     async def write_scale(self, namespace: str, deployment: str, replicas: int) -> None:
         """Set a Deployment's replicas through its scale subresource. Raises KubernetesError."""

@@ -63,8 +63,10 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     previous = read_conditions(service)
     conditions = build_conditions(verdicts, previous, generation=generation, now=snapshot.now)
     status = build_status(facts, conditions, generation=generation).to_wire()
-    if spec.scaling is not None and (decision := build_scaling_status(service, snapshot.scaling)) is not None:
-        status["scaling"] = decision
+    decision = snapshot.scaling if spec.scaling is not None else None
+    scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
+    if scaling_status is not None:
+        status["scaling"] = scaling_status
     return ReconcilePlan(
         handovers=tuple(_find_handovers(snapshot, applies)),
         applies=applies,
@@ -76,7 +78,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
             )
         ),
         status_patch=build_status_patch(service, status),
-        events=(*build_scaling_events(service, snapshot.scaling), *build_condition_events(previous, conditions)),
+        events=(*build_scaling_events(service, decision), *build_condition_events(previous, conditions)),
     )
 
 

@@ -108,7 +108,10 @@ class Reconciler:
         if failures:
             plan = decide(replace(snapshot, failures=failures))
         if plan.status_patch is not None:
-            await self._writer.write_status(owner, plan.status_patch)
+            written = await self._writer.write_status(owner, plan.status_patch)
+            if written is not None:
+                # Ahead of the watch, so that the next look doesn't take its own news for new.
+                self._services.put(written)
         for event in plan.events:
             await self._writer.write_event(owner, event)
         return not failures

@@ -170,6 +170,7 @@ class ScalingLoop:
         spec = memory.spec
         if spec is None or spec.scaling is None:
             self._metrics_server.forget(key.namespace, key.name)
+            self._findings.decisions.pop(key, None)
             return None
         decision = plan(observation, memory.history, spec.scaling, now)
         memory.history = decision.history

@@ -1,0 +1,94 @@
+"""List, watch, and list again when the watch can't be continued."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from easel_contract import names
+from easel_operator.cluster.client import ApiRefusedError
+from easel_operator.cluster.informer import Informer, trim
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.objects import DEPLOYMENTS, PODS, Json, ObjectKey
+
+from tests.operator.fake_api import FakeApi
+from tests.support.eventually import eventually
+
+PATH = "/api/v1/namespaces/ns/pods"
+
+
+def pod(name: str, version: int = 0) -> Json:
+    metadata = {"namespace": "ns", "name": name, "labels": {names.LABEL_SERVICE: "painter"}}
+    return {"metadata": {**metadata, "uid": name, "resourceVersion": str(version)}, "spec": {}, "status": {}}
+
+
+@asynccontextmanager
+async def run_informer(api: FakeApi) -> AsyncIterator[tuple[Informer, ObjectStore]]:
+    store = ObjectStore(on_change=lambda _: None)
+    informer = Informer(api, PODS, store, namespace="ns", monotonic=lambda: 0.0)
+    task = asyncio.create_task(informer.run())
+    try:
+        yield informer, store
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def has(store: ObjectStore, name: str) -> bool:
+    return store.get(ObjectKey("Pod", "ns", name)) is not None
+
+
+async def test_it_lists_and_then_follows_the_watch() -> None:
+    api = FakeApi()
+    api.store(f"{PATH}/listed", pod("listed"))
+    async with run_informer(api) as (informer, store):
+        await eventually(lambda: asyncio.sleep(0, bool(api.watches)))
+        assert informer.is_synced.is_set()
+        assert await has(store, "listed")
+        api.watches[-1].put_nowait({"type": "ADDED", "object": pod("added", 50)})
+        await eventually(lambda: has(store, "added"))
+        api.watches[-1].put_nowait({"type": "DELETED", "object": pod("added", 51)})
+        await eventually(lambda: lacks(store, "added"))
+
+
+async def lacks(store: ObjectStore, name: str) -> bool:
+    return not await has(store, name)
+
+
+async def test_a_watch_that_ends_is_continued_without_a_list() -> None:
+    api = FakeApi()
+    async with run_informer(api) as (informer, _):
+        await eventually(lambda: asyncio.sleep(0, bool(api.watches)))
+        api.watches[-1].put_nowait(None)
+        await eventually(lambda: asyncio.sleep(0, len(api.watches) == 2))
+        assert informer.lists == 1
+
+
+async def test_after_410_gone_it_lists_anew_and_drops_what_went_meanwhile() -> None:
+    api = FakeApi()
+    api.store(f"{PATH}/gone", pod("gone"))
+    async with run_informer(api) as (informer, store):
+        await eventually(lambda: asyncio.sleep(0, bool(api.watches)))
+        del api.objects[f"{PATH}/gone"]
+        api.store(f"{PATH}/new", pod("new"))
+        api.watches[-1].put_nowait(ApiRefusedError("WATCH", PATH, 410, "Expired", "too old resource version"))
+        await eventually(lambda: has(store, "new"))
+        assert not await has(store, "gone")
+        assert informer.lists == 2
+
+
+async def test_a_refused_list_is_tried_again() -> None:
+    api = FakeApi()
+    api.fault = lambda method, path: ApiRefusedError(method, path, 503, "ServiceUnavailable", "starting")
+    async with run_informer(api) as (informer, _):
+        await eventually(lambda: asyncio.sleep(0, bool(api.requests)))
+        assert not informer.is_synced.is_set()
+        api.fault = lambda _method, _path: None
+        await eventually(lambda: asyncio.sleep(0, informer.is_synced.is_set()))
+
+
+def test_only_what_decisions_look_at_is_kept() -> None:
+    managed = [{"manager": names.FIELD_MANAGER}, {"manager": "kube-controller-manager"}]
+    body: Json = {"metadata": {"name": "p", "managedFields": managed, "annotations": {"a": "b"}}, "spec": {"x": 1}}
+    assert trim(body, PODS)["metadata"] == {"name": "p"}
+    assert trim(body, PODS)["spec"] == {"nodeName": None}
+    assert trim(body, DEPLOYMENTS)["metadata"]["managedFields"] == managed[:1]

@@ -1,0 +1,69 @@
+"""The children and pods by owner, newest version first."""
+
+from easel_contract import names
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.objects import Json, ObjectKey, ServiceKey
+
+OWNER = ServiceKey("ns", "painter")
+KEY = ObjectKey("Pod", "ns", "p")
+
+
+def pod(version: int, uid: str = "1", service: str | None = "painter", name: str = "p") -> Json:
+    labels = {names.LABEL_SERVICE: service} if service else {}
+    metadata = {"namespace": "ns", "name": name, "uid": uid, "resourceVersion": str(version), "labels": labels}
+    return {"kind": "Pod", "metadata": metadata}
+
+
+def build_store() -> tuple[ObjectStore, list[ServiceKey]]:
+    told: list[ServiceKey] = []
+    return ObjectStore(on_change=told.append), told
+
+
+def test_an_older_version_doesn_t_replace_a_newer_one() -> None:
+    store, told = build_store()
+    store.put(pod(10))
+    store.put(pod(9))
+    store.put(pod(10))
+    assert store.get(KEY) == pod(10)
+    assert told == [OWNER]
+
+
+def test_a_new_object_of_the_same_name_replaces_the_old_one_whatever_its_version() -> None:
+    store, _ = build_store()
+    store.put(pod(10, uid="1"))
+    store.put(pod(3, uid="2"))
+    assert store.get(KEY) == pod(3, uid="2")
+
+
+def test_a_removal_is_told() -> None:
+    store, told = build_store()
+    store.put(pod(1))
+    store.remove(KEY)
+    store.remove(KEY)
+    assert told == [OWNER, OWNER]
+    assert store.of(OWNER) == {}
+
+
+def test_a_list_removes_what_it_doesn_t_have() -> None:
+    store, told = build_store()
+    store.put(pod(1, name="gone"))
+    store.put(pod(2, name="kept"))
+    told.clear()
+    store.replace_kind("Pod", None, [pod(2, name="kept"), pod(3, name="new")])
+    assert sorted(key.name for key in store.of(OWNER)) == ["kept", "new"]
+    assert told == [OWNER, OWNER]
+
+
+def test_a_list_of_one_namespace_leaves_the_others() -> None:
+    store, _ = build_store()
+    store.put(pod(1))
+    store.replace_kind("Pod", "other", [])
+    assert store.get(KEY) is not None
+
+
+def test_an_object_that_changes_its_owner_leaves_the_old_one() -> None:
+    store, _ = build_store()
+    store.put(pod(1))
+    store.put(pod(2, service="sketcher"))
+    assert store.of(OWNER) == {}
+    assert list(store.of(ServiceKey("ns", "sketcher"))) == [KEY]

@@ -1,0 +1,191 @@
+"""Gather, decide and apply against an API server in memory: convergence, idempotence, conflicts, faults."""
+
+from random import Random
+
+import pytest
+from easel_contract import names
+from easel_operator.cluster.client import ApiRefusedError, ApiUnreachableError, KubernetesError
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.handlers.findings import Findings
+from easel_operator.handlers.reconciler import Reconciler
+from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.work_queue import WorkQueue
+from easel_operator.objects import SERVICES_OF_EASEL, Json, ObjectKey, to_service_key
+
+from tests.operator.fake_api import FakeApi, Fault
+from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, RELEASE, build_service
+
+PATH = SERVICES_OF_EASEL.path(OWNER.namespace, OWNER.name)
+KEY = to_service_key(build_service())
+CHILDREN = {
+    "/api/v1/namespaces/studio/serviceaccounts/painter",
+    "/api/v1/namespaces/studio/secrets/painter-redis",
+    "/api/v1/namespaces/studio/configmaps/painter-config",
+    "/api/v1/namespaces/studio/services/painter",
+    "/apis/apps/v1/namespaces/studio/deployments/painter-gateway",
+    "/apis/apps/v1/namespaces/studio/deployments/painter-worker",
+    "/apis/policy/v1/namespaces/studio/poddisruptionbudgets/painter-gateway",
+    "/apis/autoscaling/v2/namespaces/studio/horizontalpodautoscalers/painter-worker",
+}
+
+
+class Bench:
+    """A reconciler with everything around it."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self.queue = WorkQueue()
+        self.services = ServiceStore(on_change=self.queue.add)
+        self.children = ObjectStore(on_change=self.queue.add)
+        self.reconciler = Reconciler(
+            client=api,
+            writer=ClusterWriter(api, self.children, pod_name="operator-a", clock=lambda: NOW),
+            services=self.services,
+            children=self.children,
+            findings=Findings(CAPABLE),
+            queue=self.queue,
+            release=RELEASE,
+            clock=lambda: NOW,
+        )
+
+    def submit(self, service: Json) -> None:
+        """Store a service, as a user would, and have the watch deliver it."""
+        self.services.put(self.api.store(PATH, service))
+
+    def child_paths(self) -> set[str]:
+        """Everything in the namespace but the service and its events."""
+        return {path for path in self.api.objects if path != PATH and "/events/" not in path}
+
+    async def settle(self, *, attempts: int = 200) -> None:
+        """Reconcile until a look writes nothing."""
+        for _ in range(attempts):
+            before = len(self.api.writes)
+            try:
+                is_settled = await self.reconciler.reconcile(KEY)
+            except KubernetesError:
+                continue
+            if is_settled and len(self.api.writes) == before:
+                return
+        raise AssertionError(f"not settled after {attempts} attempts")
+
+
+async def test_a_new_service_gets_its_children_and_its_status() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    assert bench.child_paths() == CHILDREN
+    assert len(bench.api.objects[PATH]["status"]["conditions"]) == 5
+
+
+async def test_a_restart_writes_nothing() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    restarted = Bench(bench.api)
+    restarted.services.put(bench.api.objects[PATH])
+    for path in bench.child_paths():
+        if "/secrets/" not in path:  # Secrets aren't watched
+            restarted.children.put(bench.api.objects[path])
+    bench.api.requests.clear()
+    assert await restarted.reconciler.reconcile(KEY)
+    assert bench.api.writes == []
+
+
+async def test_a_service_that_is_gone_gets_no_children() -> None:
+    bench = Bench(FakeApi())
+    bench.services.put(build_service())  # the watch hasn't told yet that it is gone
+    assert await bench.reconciler.reconcile(KEY)
+    assert bench.api.writes == []
+    assert bench.services.get(KEY) is None
+
+
+async def test_a_name_that_is_taken_is_left_alone_and_reported() -> None:
+    bench = Bench(FakeApi())
+    taken = "/api/v1/namespaces/studio/services/painter"
+    theirs = bench.api.store(taken, {"kind": "Service", "metadata": {"namespace": "studio", "name": "painter"}})
+    bench.submit(build_service())
+    assert not await bench.reconciler.reconcile(KEY), "worth another try"
+    assert bench.api.objects[taken] == theirs
+    ready = bench.api.objects[PATH]["status"]["conditions"][0]
+    assert (ready["reason"], ready["status"]) == ("ChildConflict", "False")
+    assert "Service studio/painter exists" in ready["message"]
+    assert bench.child_paths() == CHILDREN, "the others are made all the same"
+
+
+async def test_what_the_api_server_refuses_is_reported_in_its_words() -> None:
+    def refuse_workers(method: str, path: str) -> Exception | None:
+        if method == "PATCH" and path.endswith("painter-worker"):
+            return ApiRefusedError(method, path, 403, "Forbidden", "exceeded quota: gpus")
+        return None
+
+    bench = Bench(FakeApi(refuse_workers))
+    bench.submit(build_service())
+    assert not await bench.reconciler.reconcile(KEY)
+    ready = bench.api.objects[PATH]["status"]["conditions"][0]
+    assert ready["reason"] == "ApplyFailed"
+    assert "exceeded quota: gpus" in ready["message"]
+
+
+async def test_a_deleted_child_is_made_anew() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    del bench.api.objects["/api/v1/namespaces/studio/services/painter"]
+    bench.children.remove(ObjectKey("Service", "studio", "painter"))
+    await bench.settle()
+    assert bench.child_paths() == CHILDREN
+
+
+async def test_from_fixed_to_scaling_the_number_of_workers_is_handed_over() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service({"model": HUB_MODEL, "replicas": 3}))
+    await bench.settle()
+    path = "/apis/apps/v1/namespaces/studio/deployments/painter-worker"
+    ours = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    live = bench.api.objects[path]
+    bench.children.put(bench.api.store(path, {**live, "metadata": {**live["metadata"], "managedFields": [ours]}}))
+    bench.api.requests.clear()
+    bench.submit(build_service())
+    await bench.reconciler.reconcile(KEY)
+    to_worker = [request for request in bench.api.writes if request[1] == path]
+    assert len(to_worker) == 2, "the handover, and then the manifest without replicas"
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_it_converges_whatever_breaks(seed: int) -> None:
+    """Random refusals and lost answers, and a spec that changes in between: in the end all is as asked for."""
+    random = Random(seed)  # noqa: S311 - seeds replay a run
+    bench = Bench(FakeApi(break_randomly(random)))
+    specs: list[Json] = [
+        {"model": HUB_MODEL, "replicas": 2},
+        {"model": HUB_MODEL, "scaling": {"maxReplicas": 3}, "gateway": {"replicas": 1}},
+        {"model": HUB_MODEL, "scaling": {"minReplicas": 0, "maxReplicas": 8}},
+    ]
+    for generation, spec in enumerate(specs, start=1):
+        service = build_service(spec)
+        service["metadata"]["generation"] = generation
+        bench.submit(service)
+        for _ in range(random.randrange(4)):
+            try:
+                await bench.reconciler.reconcile(KEY)
+            except KubernetesError:
+                continue
+    await bench.settle()
+    assert bench.child_paths() == CHILDREN, f"seed {seed}"
+    assert bench.api.objects[PATH]["status"]["observedGeneration"] == len(specs), f"seed {seed}"
+
+
+def break_randomly(random: Random) -> Fault:
+    """One request in five fails: overloaded, or unreachable."""
+
+    def fault(method: str, path: str) -> Exception | None:
+        match random.randrange(10):
+            case 0:
+                return ApiRefusedError(method, path, 503, "ServiceUnavailable", "overloaded")
+            case 1:
+                return ApiUnreachableError(method, path, TimeoutError())
+            case _:
+                return None
+
+    return fault

@@ -1,0 +1,26 @@
+"""The environment that the chart sets."""
+
+import pytest
+from easel_operator.config import ConfigurationError, OperatorConfig
+
+REQUIRED = {"EASEL_SERVER_IMAGE": "img:1", "EASEL_REDIS_URL": "redis://r", "EASEL_OPERATOR_NAMESPACE": "easel"}
+
+
+def test_the_required_variables_are_enough() -> None:
+    config = OperatorConfig.from_environment({**REQUIRED, "EASEL_WATCH_NAMESPACES": "", "PATH": "/bin"})
+    assert (config.metrics_port, config.health_port, config.watch_namespaces) == (6443, 8081, ())
+
+
+def test_values_are_read() -> None:
+    more = {"EASEL_WATCH_NAMESPACES": "a, b", "EASEL_SCRAPE_INTERVAL_SECONDS": "0.5", "EASEL_LOG_LEVEL": "debug"}
+    config = OperatorConfig.from_environment({**REQUIRED, **more})
+    assert (config.watch_namespaces, config.scrape_interval_seconds, config.log_level) == (("a", "b"), 0.5, "DEBUG")
+
+
+def test_faults_name_the_variable_and_the_value() -> None:
+    wrong = {**REQUIRED, "EASEL_METRICS_PORT": "70000"}
+    del wrong["EASEL_REDIS_URL"]
+    with pytest.raises(ConfigurationError) as caught:
+        OperatorConfig.from_environment(wrong)
+    assert "EASEL_METRICS_PORT: Input should be less than or equal to 65535 (value seen: '70000')" in str(caught.value)
+    assert "EASEL_REDIS_URL: Field required" in str(caught.value)
