@@ -40,17 +40,17 @@ def links() -> set[str]:
 
 def test_up_and_down_leave_nothing(fresh: Cluster) -> None:
     before = mounts(), links()
-    up = fresh.on_state(["up", "--node", "only"])
+    up = fresh.on_state(["up", "--node", "on"])  # a name that YAML would take for a boolean
     assert f"export KUBECONFIG={fresh.state_dir}/kubeconfig" in up.stdout
     assert "API server" in up.stdout
     status = json.loads(fresh.on_state(["status", "-o", "json"]).stdout)
     assert status["up"]
-    assert [node["name"] for node in status["nodes"]] == ["only"]
+    assert [node["name"] for node in status["nodes"]] == ["on"]
     assert all(component["running"] for component in status["components"])
     inside = {(Path("/proc") / str(status["pid"]) / "ns" / kind).readlink().name for kind in ("net", "pid", "mnt")}
     assert inside.isdisjoint({(Path("/proc/self/ns") / kind).readlink().name for kind in ("net", "pid", "mnt")})
 
-    again = fresh.on_state(["up", "--node", "only"])
+    again = fresh.on_state(["up", "--node", "on"])
     assert f"already up (pid {status['pid']})" in again.stdout
 
     processes = processes_inside(inside)

@@ -79,6 +79,13 @@ func mountNamespace(pid int) uint64 {
 	return st.Ino
 }
 
+// isThisProgram says whether a process runs the program that this one runs.
+func isThisProgram(pid int) bool {
+	var own, other unix.Stat_t
+	return unix.Stat("/proc/self/exe", &own) == nil && unix.Stat("/proc/"+strconv.Itoa(pid)+"/exe", &other) == nil &&
+		own.Dev == other.Dev && own.Ino == other.Ino
+}
+
 // killAll ends every process in a mount namespace. A process that forks while the others are
 // being killed is caught by the next round.
 func killAll(mounts uint64) {

@@ -42,6 +42,9 @@ func (r *Runtime) NodeUsage() (cpuNanoseconds, rssBytes uint64) {
 func usageByMounts() map[uint64]use {
 	out := map[uint64]use{}
 	for _, entry := range scan() {
+		if isThisProgram(entry.pid) { // between fork and exec a container's new process still has the kubelet's memory
+			continue
+		}
 		sum := out[entry.mounts]
 		sum.cpuNanoseconds += entry.cpuNanoseconds
 		sum.rssBytes += entry.rssBytes

@@ -70,7 +70,7 @@ func proxyFlags(c *config.Config) ([]string, error) {
 kind: KubeProxyConfiguration
 mode: nftables
 clientConnection: {kubeconfig: %q}
-hostnameOverride: %s
+hostnameOverride: %q
 clusterCIDR: %s
 healthzBindAddress: 127.0.0.1:10256
 metricsBindAddress: 127.0.0.1:10249
