@@ -54,6 +54,9 @@ class FakeApi(KubernetesClient):
             return self.store(path, {**body, **kept})
         if method == "PATCH":
             return self._merge(path, body)
+        return self._answer_known(method, path, body)
+
+    def _answer_known(self, method: str, path: str, body: Any) -> Json:
         if path not in self.objects:
             return self._list_or_refuse(method, path)
         if method == "PUT":
