@@ -91,6 +91,19 @@ def test_the_last_pod_goes_after_its_own_longer_time() -> None:
     assert decision.sentence == "0 pods: nothing waited or ran for 300 s; 1 ready, 0 starting"
 
 
+def test_a_pod_that_still_loads_its_model_is_not_given_up_for_idleness() -> None:
+    service = Service(build_settings(scale_to_zero_after_seconds=300), desired=1)
+    loading = build_observation(0, pods=build_pods(0, 1))
+    assert service.run(loading, 590).desired_replicas == 1
+    assert service.run(build_observation(0), 290).desired_replicas == 1, "the time without requests runs from ready on"
+    assert service.run(build_observation(0), 10).desired_replicas == 0
+
+
+def test_a_pod_that_never_gets_ready_does_not_hold_its_gpu_for_ever() -> None:
+    service = Service(build_settings(scale_to_zero_after_seconds=300), desired=1)
+    assert service.run(build_observation(0, pods=build_pods(0, 1)), 600 + 304).desired_replicas == 0
+
+
 def test_with_a_minimum_the_last_pod_stays() -> None:
     service = Service(build_settings(min_replicas=1))
     assert service.run(build_observation(0), 3600).desired_replicas == 1

@@ -6,6 +6,8 @@ Each signal proposes a number of pods; the same guards apply to each, and the la
   published, so that readers can tell.
 - hold: a pod is given up only after scaleDownAfterSeconds without need of it.
 - zero: the last pod is given up only after scaleToZeroAfterSeconds without any request, and only if minReplicas is 0.
+  While the only pods are still loading their model that time doesn't run (LOADING_PATIENCE at most): a new service is
+  shown to work once before it sleeps, and a pod that was woken isn't thrown away just before it is of use.
 - capacity: while pods can't be scheduled, no more than those already ordered. Not fewer: a pending pod is what makes
   a cluster autoscaler add a node, and taking it back would end the shortage on paper, and order it again.
 - minReplicas and maxReplicas, last.
@@ -25,6 +27,7 @@ from easel_operator.autoscaling.signals import LatencyState, Load, Proposal, pro
 
 QUEUE = metrics.EXTERNAL_REPLICAS_FOR_QUEUE
 LATENCY = metrics.EXTERNAL_REPLICAS_FOR_LATENCY
+LOADING_PATIENCE: Final = timedelta(minutes=10)
 LONGEST_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
 
 
@@ -33,6 +36,7 @@ class History:
     """What the planner remembers of a service from tick to tick."""
 
     last_work_at: datetime
+    loading_since: datetime | None = None  # since when pods were starting and none was ready
     proposals: Mapping[str, int] = field(default_factory=dict)  # the last guarded ones
     holds: Mapping[str, Hold] = field(default_factory=dict)
     latency: LatencyState = field(default_factory=LatencyState)
@@ -82,7 +86,9 @@ def plan(observation: Observation, history: History, settings: ScalingSpec, now:
     if observation.queue is None:
         return _hold_without_data(observation, history, settings)
     has_work = observation.queue.depth > 0 or bool(observation.finished)
-    last_work_at = now if has_work else history.last_work_at
+    loading_since = _loading_since(observation.pods, history, now)
+    is_loading = loading_since is not None and now - loading_since < LOADING_PATIENCE
+    last_work_at = now if has_work or is_loading else history.last_work_at
     for_latency, latency = propose_for_latency(observation, history.latency, settings, now)
     wanted = {
         QUEUE: propose_for_queue(observation, observation.queue, history.load, history.desired_replicas, settings),
@@ -105,6 +111,7 @@ def plan(observation: Observation, history: History, settings: ScalingSpec, now:
         history=replace(
             history,
             last_work_at=last_work_at,
+            loading_since=loading_since,
             proposals=proposals,
             holds=holds,
             latency=latency,
@@ -151,6 +158,10 @@ def _measure_unwatched(observation: Observation) -> timedelta:
     return elapsed if observation.queue is None else max(timedelta(), elapsed - LONGEST_TICK)
 
 
+def _loading_since(pods: PodCounts, history: History, now: datetime) -> datetime | None:
+    return (history.loading_since or now) if pods.starting and not pods.ready else None
+
+
 def _is_last_pod_kept(history: History, settings: ScalingSpec, *, idle: timedelta, has_work: bool) -> bool:
     """Not a want, which would be held once more after scaleToZeroAfterSeconds, but a floor."""
     patience = timedelta(seconds=settings.scale_to_zero_after_seconds)
@@ -164,13 +175,6 @@ def _hold(
         name: holds.get(name, Hold()).remember(min(proposal.replicas, limit), now, duration)
         for name, proposal in wanted.items()
     }
-
-
-def _propose_for_idle(settings: ScalingSpec, *, idle: timedelta) -> Proposal:
-    patience_seconds = settings.scale_to_zero_after_seconds
-    if idle < timedelta(seconds=patience_seconds):
-        return Proposal(1, f"nothing waits or runs; the last pod is given up after {patience_seconds} s of that")
-    return Proposal(0, f"nothing waited or ran for {patience_seconds} s")
 
 
 def _capacity_limit(pods: PodCounts, settings: ScalingSpec) -> int:
