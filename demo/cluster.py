@@ -160,7 +160,8 @@ def _image_map() -> str:
         - name: ghcr.io/easel-dev/easel-server
           entrypoint: [easel-server]
           user: 65532
-          env: {{PATH: "{search_path}", PYTHONUNBUFFERED: "1"}}
+          # No cgroups here, so a pod's CPU limit can't be read from them.
+          env: {{PATH: "{search_path}", PYTHONUNBUFFERED: "1", EASEL_TORCH_THREADS: "1"}}
         - name: docker.io/valkey/valkey
           entrypoint: [redis-server]
           user: 999
