@@ -270,8 +270,8 @@ async def test_results_are_forgotten_after_their_time(build_broker: BuildBroker)
 
 async def test_a_heartbeat_extends_the_lease_and_records_progress(broker: Broker) -> None:
     await broker.submit(build_job("a"))
-    claimed = await claim(broker, lease_seconds=1.0)
-    extended_until = asyncio.get_running_loop().time() + 1.6
+    claimed = await claim(broker, lease_seconds=2.0)
+    extended_until = asyncio.get_running_loop().time() + 2.5
 
     async def beat() -> bool:
         assert await broker.heartbeat(claimed, 3) == Verdict.CONTINUE

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from easel_contract import names
 from easel_contract.server_config import RateLimitConfig
+from easel_server.broker import redis as redis_module
+from easel_server.broker import redis_waiters
 from easel_server.broker.interface import (
     BrokerSettings,
     BrokerUnavailableError,
@@ -107,6 +109,33 @@ async def test_a_blocked_claim_and_a_waiting_client_outlive_a_restart(
     assert claimed.job.id == "b"
     assert await worker.finish(held, Succeeded((b"image",)))
     job = await asyncio.wait_for(waiting, 30)
+    assert job is not None
+    assert job.state == JobState.SUCCEEDED
+
+
+async def test_claims_and_waiting_clients_are_woken_rather_than_left_to_poll(
+    own_server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_module, "BLOCK_SECONDS", 4.0)
+    monkeypatch.setattr(redis_waiters, "LOOK_AGAIN_SECONDS", 60.0)
+    worker, gateway = connect(own_server.url), connect(own_server.url)
+    claiming = asyncio.create_task(worker.claim("w", lease_seconds=60, wait_seconds=60))
+
+    async def is_blocked() -> bool:
+        return b"blocked_clients:1" in own_server.command("INFO", "clients")
+
+    await eventually(is_blocked)
+    await gateway.submit(build_job("a"))
+    claimed = await asyncio.wait_for(claiming, 2)
+    assert claimed is not None
+    waiting = asyncio.create_task(gateway.wait("a", 60))
+
+    async def relies_on_its_subscription() -> bool:
+        return gateway._finished_jobs.look_again_seconds == 60.0
+
+    await eventually(relies_on_its_subscription)
+    await worker.finish(claimed, Succeeded((b"image",)))
+    job = await asyncio.wait_for(waiting, 10)
     assert job is not None
     assert job.state == JobState.SUCCEEDED
 
