@@ -6,7 +6,7 @@ from typing import Any
 
 from easel_contract import names
 from easel_operator.decide.reconcile import decide
-from easel_operator.decide.snapshot import ScalingDecision, Snapshot
+from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport, Snapshot
 from easel_operator.objects import Json, ObjectKey, to_object_key
 
 from tests.operator.objects import HUB_MODEL, NOW, OWNER, build_pod, build_service, build_snapshot, index
@@ -126,6 +126,14 @@ def test_a_decision_is_stored_and_told_once() -> None:
     assert decide(told).events == ()
     after_restart = replace(told, scaling=None)
     assert decide(after_restart).status_patch is None
+
+
+def test_a_restart_is_no_news_while_redis_is_away() -> None:
+    away = ScrapeReport(is_broker_up=False, is_data_missing=True)
+    pods = (build_pod("gateway", is_ready=False), build_pod("worker", is_ready=False))
+    settled = converge(converge(build_snapshot(pods=pods, scrape=away)))
+    restarted = decide(replace(settled, scrape=None))
+    assert (restarted.status_patch, restarted.events) == (None, ())
 
 
 def test_a_fixed_service_tells_no_decision_again_and_again() -> None:

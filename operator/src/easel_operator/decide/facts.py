@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from easel_contract import names
+from easel_contract.conditions import ConditionType, Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 
 from easel_operator.decide.pods import PodFacts, PodProblem, read_pods
 from easel_operator.decide.scaling_mode import ModeDecision
 from easel_operator.decide.snapshot import ScrapeReport, Snapshot
 from easel_operator.manifests.metadata import Owner
-from easel_operator.objects import Json, ObjectKey
+from easel_operator.objects import Json, ObjectKey, find_condition
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
         gateway_deployment=child("Deployment", names.gateway_name(owner.name)),
         worker_deployment=child("Deployment", names.worker_name(owner.name)),
         autoscaler=child("HorizontalPodAutoscaler", names.worker_name(owner.name)),
-        scrape=snapshot.scrape,
+        scrape=snapshot.scrape or recall_scrape(snapshot.service),
         now=snapshot.now,
         was_scaled_to_zero=_was_scaled_to_zero(snapshot.service),
     )
@@ -80,9 +81,19 @@ def replicas_of(deployment: Json | None) -> int | None:
     return replicas
 
 
-def _was_scaled_to_zero(service: Json) -> bool:
-    conditions = service.get("status", {}).get("conditions") or []
-    return any(
-        each.get("type") == "Ready" and each.get("status") == "True" and each.get("reason") == "ScaledToZero"
-        for each in conditions
+def recall_scrape(service: Json) -> ScrapeReport:
+    """What the stored conditions still tell of the pods' last answers: a restart of the operator is no news."""
+    return ScrapeReport(
+        is_broker_up=False if _has_reason(service, ConditionType.READY, Reason.REDIS_UNAVAILABLE) else None,
+        is_data_missing=_has_reason(service, ConditionType.SCALING_ACTIVE, Reason.METRICS_UNAVAILABLE),
     )
+
+
+def _was_scaled_to_zero(service: Json) -> bool:
+    condition = find_condition(service, ConditionType.READY)
+    return condition is not None and condition["status"] == "True" and condition["reason"] == Reason.SCALED_TO_ZERO
+
+
+def _has_reason(service: Json, kind: ConditionType, reason: Reason) -> bool:
+    condition = find_condition(service, kind)
+    return condition is not None and condition["reason"] == reason

@@ -6,7 +6,7 @@ from typing import Final
 
 from easel_operator.autoscaling.observation import Observation, PodCounts
 from easel_operator.autoscaling.planner import Plan
-from easel_operator.decide.facts import replicas_of
+from easel_operator.decide.facts import recall_scrape, replicas_of
 from easel_operator.decide.pods import PodFacts
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport
 from easel_operator.objects import Json
@@ -39,6 +39,11 @@ def build_scrape_report(observation: Observation, data_seen_at: datetime) -> Scr
         is_broker_up=observation.broker_up,
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
     )
+
+
+def guess_data_seen_at(service: Json, now: datetime) -> datetime:
+    """Since when data is missing, as far as a replica that has just started can tell."""
+    return now - 2 * MISSING_DATA_AFTER if recall_scrape(service).is_data_missing else now
 
 
 def find_stored_replicas(service: Json, deployment: Json | None) -> int | None:

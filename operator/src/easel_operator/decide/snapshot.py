@@ -58,7 +58,7 @@ class Snapshot:
     release: Release
     now: datetime
     scaling: ScalingDecision | None = None  # None: none since the operator started
-    scrape: ScrapeReport = ScrapeReport()
+    scrape: ScrapeReport | None = None  # None: no pod was asked since the operator started
     failures: tuple[ApplyFailure, ...] = ()
 
 

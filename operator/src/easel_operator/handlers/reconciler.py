@@ -15,7 +15,7 @@ from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.reconcile import decide, read_owner
-from easel_operator.decide.snapshot import ReconcilePlan, ScrapeReport, Snapshot
+from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
 from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.work_queue import WorkQueue
@@ -126,7 +126,7 @@ class Reconciler:
             release=self._release,
             now=self._clock().replace(microsecond=0),  # metav1.Time has whole seconds
             scaling=self._findings.decisions.get(key),
-            scrape=self._findings.scrapes.get(key, ScrapeReport()),
+            scrape=self._findings.scrapes.get(key),
         )
 
     def _forget(self, key: ServiceKey) -> None:

@@ -29,6 +29,7 @@ from easel_operator.decide.scaling import (
     count_pods,
     find_reachable,
     find_stored_replicas,
+    guess_data_seen_at,
 )
 from easel_operator.decide.scaling_mode import decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScrapeReport
@@ -153,7 +154,8 @@ class ScalingLoop:
         memory, uid = self._memories.get(key), service["metadata"]["uid"]
         if memory is None or memory.uid != uid:
             history = begin_history(find_stored_replicas(service, deployment), now)
-            memory = self._memories[key] = Memory(uid, data_seen_at=now, history=history)
+            seen_at = guess_data_seen_at(service, now)
+            memory = self._memories[key] = Memory(uid, data_seen_at=seen_at, history=history)
         generation = service["metadata"].get("generation", 0)
         if memory.spec_generation != generation:
             memory.spec, memory.spec_generation = _parse_spec(service), generation
