@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.embedded]
 
 
 @pytest.fixture
-def fresh(binary: Path, tmp_path: Path) -> Cluster:
-    return Cluster(binary=binary, state_dir=tmp_path / "state")
+def fresh(binary: Path, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(binary=binary, state_dir=tmp_path / "state")
+    yield cluster
+    cluster.on_state(["down"], check=False)
 
 
 def processes_inside(namespaces: set[str]) -> set[tuple[str, str]]:
