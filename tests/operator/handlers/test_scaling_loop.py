@@ -1,0 +1,191 @@
+"""One tick over all services: who is asked, what is published, and who writes a scale."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from easel_contract import names
+from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading
+from easel_operator.cluster.external_metrics import ExternalMetricsServer
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.scraper import Scraper, ScrapeTarget
+from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.snapshot import Capabilities
+from easel_operator.handlers.findings import Findings
+from easel_operator.handlers.scaling_loop import ScalingLoop
+from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.objects import Json, ServiceKey, to_service_key
+
+from tests.operator.fake_api import FakeApi
+from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, build_pod, build_service
+
+KEY = to_service_key(build_service())
+WORKERS = "/apis/apps/v1/namespaces/studio/deployments/painter-worker"
+DIRECT = replace(CAPABLE, is_metrics_api_ours=False, metrics_api_note="served by keda")
+
+
+class FakeScraper(Scraper):
+    """Pods that tell the depth that the test sets; None: no pod answers."""
+
+    def __init__(self) -> None:
+        self.depth: int | None = 0
+        self.is_broker_up = True
+        self.asked: list[str] = []
+
+    async def scrape(self, targets: Sequence[ScrapeTarget]) -> tuple[PodSample, ...]:
+        self.asked = [target.pod_name for target in targets]
+        return tuple(self._answer(target) for target in targets)
+
+    def _answer(self, target: ScrapeTarget) -> PodSample:
+        if self.depth is None:
+            return PodSample(target.pod_name, target.component, NOW, None, "connection refused")
+        queue = QueueReading(waiting=self.depth, running=0) if self.is_broker_up else None
+        return PodSample(target.pod_name, target.component, NOW, PodMetrics(broker_up=self.is_broker_up, queue=queue))
+
+
+class Bench:
+    """A scaling loop with everything around it."""
+
+    def __init__(self, capabilities: Capabilities = CAPABLE, *, is_leader: bool = True) -> None:
+        self.now = NOW
+        self.told: list[ServiceKey] = []
+        self.api = FakeApi()
+        self.scraper = FakeScraper()
+        self.services = ServiceStore(on_change=lambda _: None)
+        self.children = ObjectStore(on_change=lambda _: None)
+        self.findings = Findings(capabilities)
+        self.server = ExternalMetricsServer(stale_after=timedelta(seconds=30), clock=self.clock)
+        self.loop = ScalingLoop(
+            scraper=self.scraper,
+            metrics_server=self.server,
+            writer=ClusterWriter(self.api, self.children, pod_name="operator-a", clock=self.clock),
+            services=self.services,
+            children=self.children,
+            findings=self.findings,
+            on_finding=self.told.append,
+            is_leader=lambda: is_leader,
+            clock=self.clock,
+        )
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def add(self, service: Json, *pods: Json, workers: int = 1) -> None:
+        """A service with its worker Deployment and these pods."""
+        self.services.put(service)
+        deployment = {
+            "kind": "Deployment",
+            "metadata": {
+                "namespace": OWNER.namespace,
+                "name": "painter-worker",
+                "labels": {names.LABEL_SERVICE: OWNER.name},
+            },
+            "spec": {"replicas": workers},
+        }
+        self.children.put(self.api.store(WORKERS, deployment))
+        for pod in pods:
+            self.children.put({"kind": "Pod", **pod})
+
+    async def tick(self, *, later_seconds: float = 2) -> None:
+        self.now += timedelta(seconds=later_seconds)
+        await self.loop.tick()
+
+    @property
+    def replicas(self) -> int:
+        """What the worker Deployment now asks for."""
+        return int(self.api.objects[WORKERS]["spec"]["replicas"])
+
+
+GATEWAY = build_pod(names.COMPONENT_GATEWAY, "gateway")
+WORKER = build_pod(names.COMPONENT_WORKER, "worker")
+
+
+async def test_gateways_and_workers_are_asked_and_pods_without_an_address_are_not() -> None:
+    bench = Bench()
+    pending = build_pod(names.COMPONENT_WORKER, "pending", podIP=None)
+    bench.add(build_service(), GATEWAY, WORKER, pending)
+    await bench.tick()
+    assert sorted(bench.scraper.asked) == ["gateway", "worker"]
+
+
+async def test_a_decision_is_told_and_carries_its_figures() -> None:
+    bench = Bench()
+    bench.add(build_service(), GATEWAY, WORKER)
+    bench.scraper.depth = 7
+    await bench.tick()
+    decision = bench.findings.decisions[KEY]
+    assert decision.desired_replicas == 4
+    assert "7 requests" in decision.sentence
+    assert KEY in bench.told
+    assert bench.api.writes == [], "the cluster's autoscaler acts, not the operator"
+
+
+async def test_without_an_autoscaler_the_leader_writes_the_scale() -> None:
+    bench = Bench(DIRECT)
+    bench.add(build_service(), GATEWAY, WORKER)
+    bench.scraper.depth = 7
+    await bench.tick()
+    assert bench.replicas == 4
+
+
+async def test_a_standby_plans_and_writes_nothing() -> None:
+    bench = Bench(DIRECT, is_leader=False)
+    bench.add(build_service(), GATEWAY, WORKER)
+    bench.scraper.depth = 7
+    await bench.tick()
+    assert bench.findings.decisions[KEY].desired_replicas == 4
+    assert bench.api.writes == []
+
+
+async def test_silent_pods_change_nothing_and_are_reported_after_a_while() -> None:
+    bench = Bench(DIRECT)
+    bench.add(build_service(), GATEWAY, WORKER, workers=3)
+    bench.scraper.depth = None
+    await bench.tick()
+    assert not bench.findings.scrapes[KEY].is_data_missing
+    await bench.tick(later_seconds=600)
+    assert bench.findings.scrapes[KEY].is_data_missing
+    assert (bench.replicas, bench.api.writes) == (3, [])
+
+
+async def test_redis_away_is_reported_and_scales_nothing() -> None:
+    bench = Bench(DIRECT)
+    bench.add(build_service(), GATEWAY, WORKER, workers=3)
+    bench.scraper.is_broker_up = False
+    await bench.tick()
+    assert bench.findings.scrapes[KEY].is_broker_up is False
+    assert bench.api.writes == []
+
+
+async def test_a_fixed_service_is_asked_but_not_scaled() -> None:
+    bench = Bench(DIRECT)
+    bench.add(build_service({"model": HUB_MODEL, "replicas": 1}), GATEWAY, WORKER)
+    bench.scraper.depth = 50
+    await bench.tick()
+    assert bench.findings.scrapes[KEY].is_broker_up is True
+    assert (bench.findings.decisions, bench.api.writes) == ({}, [])
+
+
+async def test_after_a_restart_the_stored_decision_is_held() -> None:
+    bench = Bench(DIRECT)
+    stored = {"desiredReplicas": 5, "reason": "…", "decidedAt": "2026-11-23T11:59:00Z"}
+    bench.add(build_service(scaling=stored), GATEWAY, WORKER, workers=5)
+    await bench.tick()
+    assert bench.replicas == 5, "an idle moment after a restart gives up nothing before its time"
+    assert bench.findings.decisions == {}
+
+
+async def test_a_service_of_the_same_name_starts_afresh() -> None:
+    bench = Bench()
+    bench.add(build_service(), GATEWAY, WORKER)
+    bench.scraper.depth = 14
+    await bench.tick()
+    bench.services.forget(KEY)
+    await bench.tick()
+    bench.findings.forget(KEY)
+    bench.scraper.depth = 0
+    fresh = build_service()
+    fresh["metadata"] = {**fresh["metadata"], "uid": "another"}
+    bench.services.put(fresh)
+    await bench.tick()
+    assert bench.findings.decisions[KEY].desired_replicas == 1
