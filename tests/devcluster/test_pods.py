@@ -4,6 +4,7 @@ import re
 import socket
 import stat
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,11 @@ print("as expected")
 
 
 def test_tmp_is_private_to_a_container(cluster: Cluster, namespace: str) -> None:
-    write = "import pathlib; pathlib.Path('/tmp/mark-of-a-pod').write_text('x'); print('written')"
+    mark = f"/tmp/mark-of-a-pod-{uuid.uuid4()}"  # noqa: S108
+    write = f"import pathlib; pathlib.Path('{mark}').write_text('x'); print('written')"
     cluster.apply(in_namespace(namespace, pod("writer", "python3", "-c", write)))
     assert cluster.wait_succeeded("writer", namespace).strip() == "written"
-    assert not Path("/tmp/mark-of-a-pod").exists()  # noqa: S108
+    assert not Path(mark).exists()
 
 
 def test_capabilities_are_dropped(cluster: Cluster, namespace: str) -> None:
