@@ -23,18 +23,23 @@ STEPS = 4
 
 
 def build_worker(
-    broker: Any, engine: FakeEngine, *, drain_seconds: float = 20.0, lease_seconds: float = 30.0, name: str = "worker-a"
+    broker: Any,
+    engine: FakeEngine,
+    *,
+    drain_seconds: float = 20.0,
+    lease_seconds: float = 30.0,
+    step_limit_seconds: float = 20.0,
 ) -> tuple[Worker, ServerMetrics]:
     metrics = ServerMetrics(gateway=False, worker=True)
     settings = WorkerSettings(
-        name=name,
+        name="worker-a",
         lease_seconds=lease_seconds,
         drain_seconds=drain_seconds,
         claim_wait_seconds=0.1,
         heartbeat_limit_seconds=0.01,
         retry_seconds=0.01,
         retry_limit_seconds=0.05,
-        step_limit_seconds=0.2,
+        step_limit_seconds=step_limit_seconds,
     )
     return Worker(broker, engine, settings, metrics=metrics), metrics
 
@@ -247,7 +252,7 @@ async def test_a_drain_hands_back_what_does_not_fit(broker: Broker) -> None:
 
 async def test_a_drain_hands_back_even_if_no_step_ends(broker: Broker) -> None:
     engine = FakeEngine(gated=True)
-    worker, _ = build_worker(broker, engine, drain_seconds=0.0)
+    worker, _ = build_worker(broker, engine, drain_seconds=0.0, step_limit_seconds=0.05)
     async with running(worker) as task:
         await broker.submit(build_job("a"))
         await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
