@@ -143,6 +143,7 @@ async def test_silent_pods_change_nothing_and_are_reported_after_a_while() -> No
     bench.scraper.depth = None
     await bench.tick()
     assert not bench.findings.scrapes[KEY].is_data_missing
+    assert bench.findings.decisions == {}, "nobody has told anything to decide from"
     await bench.tick(later_seconds=600)
     assert bench.findings.scrapes[KEY].is_data_missing
     assert (bench.replicas, bench.api.writes) == (3, [])
