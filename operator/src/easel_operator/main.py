@@ -42,6 +42,8 @@ LONGEST_SILENCE_SECONDS: Final = 300.0  # of a watch; longer than one that is en
 LONGEST_TICK: Final = timedelta(seconds=60)
 SHUTDOWN_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 60.0
+START_ATTEMPTS: Final = 20
+START_PAUSE_SECONDS: Final = 2.0
 LIST_PAGE_SIZE: Final = 500
 
 
@@ -65,7 +67,7 @@ async def run_operator(config: OperatorConfig) -> int:
     """Run until a signal (returns 0), or until a part fails (returns 1)."""
     client = await KubernetesClient.connect()
     try:
-        capabilities = await _probe(client, config)
+        capabilities = await _probe_patiently(client, config)
         logger.info("This cluster: %s", capabilities)
         return await Operator(config, client, Findings(capabilities)).run()
     finally:
@@ -74,6 +76,17 @@ async def run_operator(config: OperatorConfig) -> int:
 
 async def _probe(client: KubernetesClient, config: OperatorConfig) -> Capabilities:
     return await probe_capabilities(client, namespace=config.operator_namespace, metrics_service=config.metrics_service)
+
+
+async def _probe_patiently(client: KubernetesClient, config: OperatorConfig) -> Capabilities:
+    """Wait for an API server that is away, rather than end at once: restarts would come at growing intervals."""
+    for _ in range(START_ATTEMPTS - 1):
+        try:
+            return await _probe(client, config)
+        except KubernetesError as error:
+            logger.warning("The API server doesn't answer as it should, trying again: %s", error)
+            await asyncio.sleep(START_PAUSE_SECONDS)
+    return await _probe(client, config)
 
 
 class Operator:
@@ -97,16 +110,7 @@ class Operator:
             clock=now,
             monotonic=time.monotonic,
         )
-        self._reconciler = Reconciler(
-            client=client,
-            writer=self._writer,
-            services=self._services,
-            children=self._children,
-            findings=findings,
-            queue=self._queue,
-            release=Release(server_image=config.server_image, redis_url=config.redis_url),
-            clock=now,
-        )
+        self._reconciler = self._build_reconciler()
         self._scraper = Scraper(timeout_seconds=SCRAPE_TIMEOUT_SECONDS, clock=now)
         self._metrics_server = ExternalMetricsServer(stale_after=METRICS_STALE_AFTER, clock=now)
         self._metrics_endpoint = MetricsEndpoint(
@@ -130,6 +134,18 @@ class Operator:
             if resource is not SECRETS
             for namespace in self._config.watch_namespaces or (None,)
         ]
+
+    def _build_reconciler(self) -> Reconciler:
+        return Reconciler(
+            client=self._client,
+            writer=self._writer,
+            services=self._services,
+            children=self._children,
+            findings=self._findings,
+            queue=self._queue,
+            release=Release(server_image=self._config.server_image, redis_url=self._config.redis_url),
+            clock=now,
+        )
 
     def _build_scaling_loop(self) -> ScalingLoop:
         return ScalingLoop(

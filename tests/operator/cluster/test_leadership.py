@@ -2,10 +2,12 @@
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from easel_operator.cluster.client import ApiUnreachableError
 from easel_operator.cluster.leadership import Leadership, LeadershipLostError
+from easel_operator.objects import Json
 
 from tests.operator.fake_api import FakeApi
 from tests.support.eventually import eventually
@@ -90,6 +92,34 @@ async def test_a_holder_that_can_t_renew_gives_up_before_others_may_take_over() 
     with pytest.raises(LeadershipLostError, match="a couldn't renew Lease easel/easel-operator"):
         async with asyncio.timeout(5):
             await run
+
+
+class SilentApi(FakeApi):
+    """An API server that stops answering without closing connections, while time passes."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.is_silent = False
+        self._clock = clock
+
+    async def request(self, method: str, path: str, **options: Any) -> Json:
+        if self.is_silent:
+            self._clock.seconds += DURATION_SECONDS / 5
+            await asyncio.Event().wait()
+        return await super().request(method, path, **options)
+
+
+async def test_a_holder_that_gets_no_answer_gives_up_before_its_lease_ends() -> None:
+    clock = Clock()
+    api = SilentApi(clock)
+    leader = build(api, "a", clock)
+    run = asyncio.create_task(leader.run())
+    await until_leader(leader)
+    api.is_silent = True
+    with pytest.raises(LeadershipLostError):
+        async with asyncio.timeout(10):
+            await run
+    assert clock.seconds < DURATION_SECONDS
 
 
 async def test_of_two_that_take_an_expired_lease_at_once_the_api_server_lets_one() -> None:

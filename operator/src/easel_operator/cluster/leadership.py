@@ -63,17 +63,29 @@ class Leadership:
         renewed_at = self._monotonic()
         while True:
             tried_at = self._monotonic()
-            if await self._try():
+            if await self._try_within(pause_seconds):
                 renewed_at = tried_at  # from before the request: the record may be that old
                 if not self._acquired.is_set():
                     logger.info("%s leads", self._identity)
                     self._acquired.set()
-            elif self._acquired.is_set() and tried_at - renewed_at > self._duration_seconds * DEADLINE_FRACTION:
-                raise LeadershipLostError(
-                    f"{self._identity} couldn't renew Lease {self._namespace}/{LEASE_NAME} for "
-                    f"{tried_at - renewed_at:.0f} s"
-                )
+            elif self._acquired.is_set():
+                self._check_deadline(self._monotonic() - renewed_at)
             await asyncio.sleep(pause_seconds)
+
+    def _check_deadline(self, age_seconds: float) -> None:
+        if age_seconds > self._duration_seconds * DEADLINE_FRACTION:
+            raise LeadershipLostError(
+                f"{self._identity} couldn't renew Lease {self._namespace}/{LEASE_NAME} for {age_seconds:.0f} s"
+            )
+
+    async def _try_within(self, seconds: float) -> bool:
+        """Try; no answer in time is a failure: a request's own time-out is longer than a lease."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._try()
+        except TimeoutError:
+            logger.warning("Lease %s/%s: no answer within %.1f s", self._namespace, LEASE_NAME, seconds)
+            return False
 
     async def release(self) -> None:
         """Let another replica lead at once; called when nothing writes any more."""
