@@ -13,7 +13,7 @@ from demo.observe import Observer, Sighting, kill_a_busy_worker
 from demo.plot import plot
 
 SERVICE = "tiny"
-REQUESTS = 160
+REQUESTS = 120
 CLIENTS = 24
 STEPS = 40
 WORKERS = 4
@@ -38,7 +38,7 @@ class Narrator:
 
 
 class Table:
-    """The live table: a row every two seconds, and whenever the number of pods changes."""
+    """The live table: a row every five seconds and whenever the number of pods changes; the reason when it is new."""
 
     HEADER = f"{'queue':>6} {'desired':>8} {'pods':>5} {'ready':>6} {'p95':>8}  why"
 
@@ -52,17 +52,16 @@ class Table:
         last = self._last
         pods = (look.desired, look.existing, look.ready)
         if not self.is_on or (
-            last and look.at_seconds - last.at_seconds < 2 and pods == (last.desired, last.existing, last.ready)
+            last and look.at_seconds - last.at_seconds < 5 and pods == (last.desired, last.existing, last.ready)
         ):
             return
         if last is None:
             self._narrator.say(self.HEADER)
         self._last = look
         queue = "-" if look.queue_depth is None else f"{look.queue_depth:.0f}"
+        reason = look.sentence if last is None or look.sentence != last.sentence else ""
         latency = "-" if look.latency_p95_seconds is None else f"{look.latency_p95_seconds:.1f} s"
-        self._narrator.say(
-            f"{queue:>6} {look.desired:>8} {look.existing:>5} {look.ready:>6} {latency:>8}  {look.sentence}"
-        )
+        self._narrator.say(f"{queue:>6} {look.desired:>8} {look.existing:>5} {look.ready:>6} {latency:>8}  {reason}")
 
 
 @dataclass(frozen=True)
