@@ -103,8 +103,8 @@ class Toleration(Model):
 class ResourceRequirements(Model):
     """core/v1 ResourceRequirements, without claims. GPUs belong in worker.gpu."""
 
-    requests: dict[str, Quantity] = Field(default_factory=dict)
-    limits: dict[str, Quantity] = Field(default_factory=dict)
+    requests: dict[str, Quantity] = Field(default_factory=dict, description="What the scheduler sets aside.")
+    limits: dict[str, Quantity] = Field(default_factory=dict, description="What the pod can't exceed.")
 
 
 class GpuSpec(Model):
@@ -125,8 +125,10 @@ class WorkerSpec(Model):
     image: str | None = Field(default=None, min_length=1, max_length=512, description=IMAGE_DESCRIPTION)
     gpu: GpuSpec = GpuSpec()
     resources: ResourceRequirements = ResourceRequirements()
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=32)
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes to run on.")
+    tolerations: tuple[Toleration, ...] = Field(
+        default=(), max_length=32, description="Besides the one for the GPU resource's own taint."
+    )
     termination_grace_period_seconds: int = Field(
         default=60,
         ge=5,
@@ -148,7 +150,7 @@ class GatewaySpec(Model):
     """The pods that speak HTTP with clients."""
 
     image: str | None = Field(default=None, min_length=1, max_length=512, description=IMAGE_DESCRIPTION)
-    replicas: int = Field(default=2, ge=1, le=100)
+    replicas: int = Field(default=2, ge=1, le=100, description="Gateway pods; two survive the loss of a node.")
     resources: ResourceRequirements = ResourceRequirements()
     api_keys_secret_name: ObjectName | None = Field(
         default=None,
@@ -170,7 +172,7 @@ class ScalingSpec(Model):
     )
 
     min_replicas: int = Field(default=1, ge=0, le=1000, description="0 lets an idle service release its last GPU.")
-    max_replicas: int = Field(ge=1, le=1000)
+    max_replicas: int = Field(ge=1, le=1000, description="Most workers; the bound on what the service can cost.")
     target_queue_depth: int = Field(default=2, ge=1, le=10000, description="Requests, waiting and running, per worker.")
     target_latency_seconds: int = Field(default=30, ge=1, le=86400, description="p95 from submitted to finished.")
     scale_down_after_seconds: int = Field(

@@ -34,13 +34,17 @@ class ModelConfig(Model):
 class LimitsConfig(Model):
     """Bounds of one request; beyond them a request is refused with the field, the value and the bound."""
 
-    max_images: int = Field(default=4, ge=1, le=16)
-    max_width_pixels: int = Field(default=2048, ge=64, le=4096)
-    max_height_pixels: int = Field(default=2048, ge=64, le=4096)
-    max_steps: int = Field(default=100, ge=1, le=1000)
-    max_prompt_characters: int = Field(default=4000, ge=1, le=32000)
-    max_body_bytes: int = Field(default=1 << 20, ge=1024, le=64 << 20)
-    max_queue_depth: int = Field(default=10000, ge=1)  # beyond it: 429 with Retry-After
+    max_images: int = Field(default=4, ge=1, le=16, description="Images of one request.")
+    max_width_pixels: int = Field(default=2048, ge=64, le=4096, description="Widest picture.")
+    max_height_pixels: int = Field(default=2048, ge=64, le=4096, description="Highest picture.")
+    max_steps: int = Field(default=100, ge=1, le=1000, description="Denoising steps of one picture.")
+    max_prompt_characters: int = Field(
+        default=4000, ge=1, le=32000, description="Length of the prompt, and of the negative prompt."
+    )
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, le=64 << 20, description="Size of a request's body.")
+    max_queue_depth: int = Field(
+        default=10000, ge=1, description="Requests waiting and running; beyond it clients get 429 with Retry-After."
+    )
 
 
 class DefaultsConfig(Model):
@@ -55,21 +59,25 @@ class DefaultsConfig(Model):
 class RateLimitConfig(Model):
     """A token bucket per API key, exact across gateways."""
 
-    requests_per_minute: int = Field(ge=1)
-    burst: int = Field(ge=1)
+    requests_per_minute: int = Field(ge=1, description="Rate at which the bucket of a key refills.")
+    burst: int = Field(ge=1, description="Requests that a key may send at once after a pause.")
 
 
 class CacheConfig(Model):
     """The result cache; identical requests with a seed are answered from it."""
 
-    ttl_seconds: int = Field(default=3600, ge=0)  # 0 switches the cache off
-    max_entry_bytes: int = Field(default=16 << 20, ge=1024)
+    ttl_seconds: int = Field(default=3600, ge=0, description="How long a picture is kept; 0 switches the cache off.")
+    max_entry_bytes: int = Field(
+        default=16 << 20, ge=1024, description="Requests whose pictures are larger together are not kept."
+    )
 
 
 class WebhookConfig(Model):
     """Where webhooks may go. Private, loopback and link-local addresses are refused unless listed here."""
 
-    allowed_networks: tuple[Network, ...] = ()
+    allowed_networks: tuple[Network, ...] = Field(
+        default=(), description="Networks in CIDR form that webhooks may go to although they are private."
+    )
 
 
 class GatewayConfig(Model):
@@ -80,7 +88,8 @@ class GatewayConfig(Model):
     rate_limit: RateLimitConfig | None = None
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
-    public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$")  # in links; unset: the host that was called
+    # In links; unset: the host that was called.
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$")
     api_keys_directory: str | None = None  # one file a key, named for its owner; None: no key is asked for
     result_ttl_seconds: int = Field(default=3600, ge=60)  # how long a finished job can be fetched
 
