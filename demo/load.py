@@ -28,19 +28,18 @@ def forwarded(cluster: Cluster, service: str, namespace: str = "default") -> Ite
         ":80",
         "--address=127.0.0.1",
     ]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.environment
-    )
-    try:
-        assert process.stdout is not None  # noqa: S101 - given stdout=PIPE
-        first = process.stdout.readline()
-        match = FORWARDING.search(first)
-        if match is None:
-            raise ClusterError(f"kubectl port-forward service/{service}: {first.strip() or 'ended without a word'}")
-        yield f"http://127.0.0.1:{match.group(1)}"
-    finally:
-        process.terminate()
-        process.wait()
+    ) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 - given stdout=PIPE
+            first = process.stdout.readline()
+            match = FORWARDING.search(first)
+            if match is None:
+                raise ClusterError(f"kubectl port-forward service/{service}: {first.strip() or 'ended without a word'}")
+            yield f"http://127.0.0.1:{match.group(1)}"
+        finally:
+            process.terminate()
 
 
 @dataclass
