@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from easel_contract import names
 from fastapi import FastAPI
@@ -46,6 +47,8 @@ from easel_server.worker.worker import Worker, WorkerSettings
 GATEWAY_GRACE_SECONDS = 30  # for open requests; the operator gives gateways 45 s, 5 of them before SIGTERM
 PROBE_GRACE_SECONDS = 1
 TERMINATION_MESSAGE_BYTES = 4096  # Kubernetes keeps no more
+CANCEL_ATTEMPTS = 20
+CANCEL_SECONDS = 0.25
 EXIT_SETTINGS = 2  # as argparse does
 
 logger = logging.getLogger(__name__)
@@ -188,9 +191,7 @@ class Process:
             if working is not None:
                 await self._stop_working(working)
         finally:
-            for task in (stopping, *parts):
-                task.cancel()
-            await asyncio.gather(stopping, *parts, return_exceptions=True)
+            await _cancel([stopping, *parts])
 
     async def _reap(self) -> None:
         await reap_forever(self._broker, grace_seconds=self._config.worker.lease_seconds)
@@ -237,11 +238,21 @@ class Process:
 
     async def _stop_working(self, working: asyncio.Task[None]) -> None:
         if self._worker is None:
-            working.cancel()  # still loading: nothing is lost
-            await asyncio.gather(working, return_exceptions=True)
+            await _cancel([working])  # still loading: nothing is lost
             return
         self._worker.drain()
         await working
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel, again where need be: until Python 3.12, wait_for loses a cancellation that arrives with its result."""
+    for _ in range(CANCEL_ATTEMPTS):
+        for task in tasks:
+            task.cancel()
+        _, pending = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+        if not pending:
+            return
+    logger.warning("parts that did not end are left behind", extra={"parts": [task.get_name() for task in pending]})
 
 
 def _raise_if_ended(parts: Sequence[asyncio.Task[None]]) -> None:

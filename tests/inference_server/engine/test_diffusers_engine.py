@@ -106,3 +106,14 @@ def test_what_the_pipeline_refuses_is_the_requests_fault():
             tiny_parameters().model_copy(update={"width_pixels": 65}),  # past our own validation
             ignore_step,
         )
+
+
+def test_more_steps_than_the_scheduler_was_trained_with_are_the_requests_fault():
+    with pytest.raises(GenerationError, match="1000 steps are more than this model's scheduler has: 1 to 999"):
+        tiny_engine().generate(tiny_parameters(steps=1000), ignore_step)
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_few_steps_are_served(model, steps):
+    assert tiny_engine(model).generate(tiny_parameters(steps=steps), ignore_step)

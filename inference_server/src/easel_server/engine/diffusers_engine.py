@@ -41,6 +41,7 @@ class DiffusersEngine:
 
         Raises GenerationError for a request that this model can't serve, and whatever ``on_step`` raises.
         """
+        self._check_steps(parameters)
         seeds = [parameters.seed + index for index in range(parameters.images)]
         try:
             with torch.inference_mode():
@@ -58,6 +59,14 @@ class DiffusersEngine:
             encode(image, parameters, seed=seed, model=self._description.model, scheduler=scheduler)
             for image, seed in zip(output.images, seeds, strict=True)
         ]
+
+    def _check_steps(self, parameters: GenerationParameters) -> None:
+        # A scheduler picks its steps among those it was trained with; with all of them, some step over the end.
+        trained = getattr(self._pipeline.scheduler.config, "num_train_timesteps", None)
+        if trained is not None and parameters.steps >= trained:
+            raise GenerationError(
+                f"{parameters.steps} steps are more than this model's scheduler has: 1 to {trained - 1}"
+            )
 
     def _build_arguments(self, parameters: GenerationParameters, seeds: list[int], on_step: OnStep) -> dict[str, Any]:
         def after_step(pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
 )
 
 from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.model_directory import MODEL_INDEX, check_directory, is_directory
 
-MODEL_INDEX = "model_index.json"
 RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0)  # between attempts while the Hub can't be reached
 ACCESS_REFUSED = frozenset({401, 403})
 
@@ -33,8 +33,8 @@ def find_model(config: ModelConfig, *, token: str | None, pause: Callable[[float
 
     Raises ModelLoadError. ``pause`` is called with the seconds to wait between attempts.
     """
-    if Path(config.source).is_absolute():
-        return _check_directory(config)
+    if is_directory(config):
+        return check_directory(config)
     for delay_seconds in (*RETRY_DELAYS_SECONDS, None):
         try:
             return _download(config, token=token)
@@ -48,22 +48,6 @@ def find_model(config: ModelConfig, *, token: str | None, pause: Callable[[float
             logger.warning("model %s: Hub not reached, trying again in %g s", config.source, delay_seconds)
             pause(delay_seconds)
     raise AssertionError("the loop returns or raises")
-
-
-def _check_directory(config: ModelConfig) -> Path:
-    directory = Path(config.source)
-    if not directory.is_dir():
-        raise ModelLoadError(
-            f"model {config.name}: directory {directory} does not exist; "
-            "check model.source and that the volume which holds the model is mounted there"
-        )
-    if not (directory / MODEL_INDEX).is_file():
-        found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
-        raise ModelLoadError(
-            f"model {config.name}: directory {directory} has no {MODEL_INDEX} (found: {found}); model.source must "
-            "name a pipeline in diffusers' layout, such as `hf download REPOSITORY --local-dir DIRECTORY` writes"
-        )
-    return directory
 
 
 def _download(config: ModelConfig, *, token: str | None) -> Path:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from easel_contract.server_config import ModelConfig
 
+from easel_server.engine.model_directory import check_directory, is_directory
+
 if TYPE_CHECKING:
     from easel_server.engine.diffusers_engine import DiffusersEngine
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 def load_engine(config: ModelConfig, *, hub_token: str | None) -> "DiffusersEngine":
     """As ``loader.load``, after importing the libraries (some seconds). Blocks; call it in a thread."""
     began_seconds = time.monotonic()
+    if is_directory(config):
+        check_directory(config)
     prepare_libraries()
     # Here, since a gateway must start without loading torch.
     from easel_server.engine.loader import load  # noqa: PLC0415

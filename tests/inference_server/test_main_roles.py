@@ -1,0 +1,222 @@
+"""The whole server: a gateway and a worker as processes of their own, over a real Redis, drawing real pictures."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from easel_contract.server_config import (
+    GatewayConfig,
+    LimitsConfig,
+    ModelConfig,
+    ServerConfig,
+    WebhookConfig,
+    WorkerConfig,
+)
+from PIL import Image
+from standardwebhooks import Webhook
+
+from tests.inference_server.http.serving import wait_for
+from tests.support.redis_server import RedisServer
+from tests.support.server_process import ServerProcess
+from tests.support.tiny_engine import tiny_model_directory
+
+pytestmark = [pytest.mark.torch, pytest.mark.redis]
+
+SECRET = "whsec_" + base64.b64encode(b"a signing secret of 32 bytes....").decode()
+LONG = {"prompt": "a long one", "num_inference_steps": 900}  # ten seconds at the least
+
+
+def openai_client(server: ServerProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=60)
+
+
+class System:
+    """Redis, a gateway and a worker."""
+
+    def __init__(self, redis: RedisServer, gateway: ServerProcess, worker: ServerProcess) -> None:
+        self.redis, self.gateway, self.worker = redis, gateway, worker
+        self.openai = openai_client(gateway)
+
+    def predict(self, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+        answer = httpx.post(f"{self.gateway.url}/v1/predictions", json=body, headers=headers, timeout=70)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    def look(self, prediction: dict[str, Any]) -> dict[str, Any]:
+        return httpx.get(prediction["urls"]["get"], timeout=10).json()
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    # The gateway is told a directory that it can't see, as in a cluster, where only workers mount the volume.
+    model = ModelConfig(name="tiny", source=str(tiny_model_directory("sd15")))
+    gateway_config = GatewayConfig(
+        limits=LimitsConfig(max_steps=1000), webhook=WebhookConfig(allowed_networks=("127.0.0.0/8",))
+    )
+    config = ServerConfig(model=model, gateway=gateway_config, worker=WorkerConfig(lease_seconds=5, drain_seconds=30))
+    with RedisServer() as redis:
+        environment = {"EASEL_REDIS_URL": redis.url, "EASEL_WEBHOOK_SECRET": SECRET}
+        with (
+            ServerProcess("--role", "worker", config=config, EASEL_POD_NAME="worker-1", **environment) as worker,
+            ServerProcess("--role", "gateway", config=config, **environment) as gateway,
+        ):
+            worker.wait_until_listening()
+            code, body = worker.ready()
+            assert (code, body["reason"]) == (503, "Loading"), "probes are answered while the model loads"
+            assert httpx.get(f"{worker.url}/healthz", timeout=10).status_code == 200
+            worker.wait_until_ready()
+            gateway.wait_until_ready()
+            system = System(redis, gateway, worker)
+            with system.openai:
+                yield system
+
+
+def test_the_openai_client_gets_a_picture_of_the_models_own_size(system):
+    answer = system.openai.images.generate(model="tiny", prompt="a cat", extra_body={"num_inference_steps": 4})
+    image = Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json)))
+    assert (image.format, image.size) == ("PNG", (64, 64))
+    assert f"Seed: {answer.seed}, Size: 64x64, Model: tiny" in image.text["parameters"]
+
+
+def test_the_same_seed_is_the_same_picture_and_another_is_another(system):
+    def draw(seed: int) -> str:
+        answer = system.openai.images.generate(
+            prompt="a cat",
+            extra_body={"seed": seed, "num_inference_steps": 4},
+            extra_headers={"Cache-Control": "no-store"},
+        )
+        return answer.data[0].b64_json
+
+    first = draw(1)
+    assert draw(1) == first
+    assert draw(2) != first
+
+
+def test_progress_is_told_and_never_falls(system):
+    prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 200}})
+    seen = []
+
+    def is_over() -> bool:
+        now = system.look(prediction)
+        if now["logs"]:
+            seen.append(int(now["logs"].split("|")[2].split("/")[0]))
+        return now["status"] in {"succeeded", "failed", "canceled"}
+
+    wait_for(is_over, timeout_seconds=60)
+    assert system.look(prediction)["status"] == "succeeded"
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 2, f"progress in between: {sorted(set(seen))}"
+    assert seen[-1] == 200
+
+
+def test_a_running_prediction_is_cancelled_at_its_next_step(system):
+    prediction = system.predict({"input": LONG})
+    wait_for(lambda: system.look(prediction)["status"] == "processing")
+    cancelled_at = time.monotonic()
+    httpx.post(prediction["urls"]["cancel"], timeout=10)
+    wait_for(lambda: system.look(prediction)["status"] == "canceled")
+    assert time.monotonic() - cancelled_at < 5
+    assert system.look(prediction)["output"] is None
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+    received: list[tuple[dict[str, str], bytes]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", received
+        server.shutdown()
+
+
+def test_webhooks_arrive_signed_at_start_and_end(system, receiver):
+    url, received = receiver
+    prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 4}, "webhook": url})
+    wait_for(lambda: len(received) == 2, timeout_seconds=30)
+    told = [Webhook(SECRET).verify(body.decode(), headers) for headers, body in received]
+    told = [told_one if isinstance(told_one, dict) else json.loads(told_one) for told_one in told]
+    assert {one["id"] for one in told} == {prediction["id"]}
+    last = next(one for one in told if one["status"] == "succeeded")
+    image = httpx.get(system.gateway.url + last["output"][0], timeout=10)
+    assert Image.open(BytesIO(image.content)).size == (64, 64)
+
+
+def test_without_redis_requests_are_refused_and_it_goes_on_when_redis_is_back(system):
+    system.redis.kill()
+    with pytest.raises(openai.InternalServerError) as caught:
+        system.openai.images.generate(prompt="a cat")
+    assert caught.value.response.status_code == 503
+    assert int(caught.value.response.headers["Retry-After"]) > 0
+    for process in (system.gateway, system.worker):
+        code, body = process.ready()
+        assert (code, body["reason"]) == (503, "RedisUnavailable")
+        assert httpx.get(f"{process.url}/healthz", timeout=10).status_code == 200
+        assert "easel_broker_up 0.0" in httpx.get(f"{process.url}/metrics", timeout=10).text
+    system.redis.start()
+    for process in (system.gateway, system.worker):
+        process.wait_for(lambda process=process: process.ready()[0] == 200, "readiness", 30)
+    assert system.openai.images.generate(prompt="a cat", extra_body={"num_inference_steps": 4}).data
+
+
+def test_metrics_tell_what_happened(system):
+    worker = httpx.get(f"{system.worker.url}/metrics", timeout=10).text
+    gateway = httpx.get(f"{system.gateway.url}/metrics", timeout=10).text
+    assert 'easel_engine_info{device="cpu",dtype="float32",engine="diffusers",model="tiny"} 1.0' in worker
+    assert 'easel_queue_depth{state="Waiting"} 0.0' in worker
+    assert 'easel_jobs_total{outcome="Canceled"} ' in worker
+    assert 'easel_http_requests_total{code="200",route="/v1/images/generations"} ' in gateway
+    assert 'easel_refusals_total{reason="broker_unavailable"} 1.0' in gateway
+
+
+def test_a_worker_that_is_told_to_end_finishes_its_job_first(system):
+    """The last test of this file: the worker is gone after it."""
+    prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 100}})
+    wait_for(lambda: system.look(prediction)["status"] == "processing")
+    system.worker.terminate()
+    system.worker.wait_for(lambda: system.worker.ready()[1]["reason"] == "Draining", "draining", 10)
+    assert system.worker.wait() == 0
+    assert system.look(prediction)["status"] == "succeeded"
+    assert system.worker.errors == ""
+
+
+def test_one_process_without_redis_serves_and_drains():
+    """What a laptop runs: ``easel-server --model DIRECTORY``."""
+    with ServerProcess("--model", str(tiny_model_directory("sdxl"))) as server:
+        server.wait_until_ready()
+        with openai_client(server) as client:
+            answer = client.images.generate(model="sdxl", prompt="a cat", extra_body={"num_inference_steps": 2})
+        assert answer.size == "128x128"
+
+        answers: list[httpx.Response] = []
+        body = {"prompt": "a cat", "num_inference_steps": 100}
+
+        def ask() -> None:
+            answers.append(httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=60))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        running = 'easel_queue_depth{state="Running"} 1.0'
+        wait_for(lambda: running in httpx.get(f"{server.url}/metrics", timeout=10).text)
+        server.terminate()
+        asking.join(timeout=60)
+        assert answers[0].status_code == 200, "an open request is finished before the process ends"
+        assert server.wait() == 0
+        assert server.errors == ""

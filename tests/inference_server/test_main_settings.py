@@ -1,0 +1,188 @@
+"""What a process reads at its start, and the one line that it says when that is wrong."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+from easel_server.config import Role, SettingsError, read_settings
+from easel_server.main import _cancel, report_load_failure
+
+from tests.support.redis_server import RedisServer
+from tests.support.server_process import ServerProcess
+
+REDIS = {"EASEL_REDIS_URL": "redis://user:hush@redis:6379/0"}
+
+
+@pytest.fixture
+def model(tmp_path):
+    directory = tmp_path / "models" / "dreamy"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def test_a_directory_is_served_under_its_own_name(model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    settings = read_settings(["--model", "./dreamy"], {})
+    assert settings.role is Role.ALL
+    assert (settings.config.model.name, settings.config.model.source) == ("dreamy", str(model))
+    assert (settings.host, settings.port, settings.redis_url) == ("0.0.0.0", 8080, None)
+
+
+def test_anything_else_is_an_id_on_the_hub():
+    model = read_settings(["--model", "owner/model"], {}).config.model
+    assert (model.name, model.source) == ("owner/model", "owner/model")
+
+
+@pytest.mark.parametrize("path", ["/no/such/model", "./no-such-model", "../no-such-model"])
+def test_a_path_that_is_missing_stays_a_path(path):
+    assert read_settings(["--model", path], {}).config.model.source.startswith("/")
+
+
+def test_the_operators_file_is_read(tmp_path):
+    file = tmp_path / "gateway.json"
+    file.write_text('{"namespace": "n", "service": "s", "model": {"name": "m", "source": "/models"}}')
+    settings = read_settings(["--role", "gateway", "--config", str(file)], {**REDIS, "EASEL_POD_NAME": "pod-1"})
+    assert (settings.config.namespace, settings.config.model.name, settings.pod_name) == ("n", "m", "pod-1")
+
+
+def test_secrets_stay_out_of_the_settings_text(model):
+    environment = {**REDIS, "EASEL_WEBHOOK_SECRET": "whsec_aHVzaA==", "HF_TOKEN": "hf_hush"}
+    settings = read_settings(["--model", str(model)], environment)
+    assert settings.hub_token == "hf_hush"
+    assert not any(word in repr(settings) for word in ("hush", "aHVzaA=="))
+
+
+@pytest.mark.parametrize("role", ["gateway", "worker"])
+def test_a_role_that_shares_needs_a_redis(model, role):
+    with pytest.raises(SettingsError, match=f"role {role} needs a Redis .* set EASEL_REDIS_URL, .* or .*--role all"):
+        read_settings(["--role", role, "--model", str(model)], {})
+
+
+REFUSED = {
+    "no model": ([], {}, "say which model to serve: --model DIRECTORY_OR_HUB_ID, or --config FILE"),
+    "no such file": (["--config", "/no/such/file"], {}, "configuration file /no/such/file can't be read: No such file"),
+    "a log level": (
+        ["--model", "m"],
+        {"EASEL_LOG_LEVEL": "loud"},
+        "EASEL_LOG_LEVEL='loud': must be one of debug, info",
+    ),
+    "a secret": (
+        ["--model", "m"],
+        {"EASEL_WEBHOOK_SECRET": "p@ss"},
+        "EASEL_WEBHOOK_SECRET is not base64; make one with",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_wrong_is_said_in_one_line(case):
+    arguments, environment, message = REFUSED[case]
+    with pytest.raises(SettingsError) as caught:
+        read_settings(arguments, environment)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_each_fault_of_a_file_is_named(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model": {"name": ""}, "gateway": {"limits": {"maxStep": 3}}}))
+    with pytest.raises(SettingsError) as caught:
+        read_settings(["--config", str(file)], {})
+    for fault in ("model.name: String should have", "model.source: Field required", "gateway.limits.maxStep: Extra"):
+        assert fault in str(caught.value)
+
+
+def test_the_reason_of_a_failed_load_is_left_for_kubernetes(tmp_path, capsys):
+    log = tmp_path / "termination-log"
+    log.write_text("what was there before, and longer than the new message")
+    report_load_failure("model m: gone", log)
+    assert log.read_text() == "model m: gone"
+    assert capsys.readouterr().err == "easel-server: model m: gone\n"
+
+
+def test_a_long_reason_is_cut_to_what_kubernetes_keeps(tmp_path):
+    log = tmp_path / "termination-log"
+    log.touch()
+    report_load_failure("x" * 9000, log)
+    assert log.stat().st_size == 4096
+
+
+def test_outside_a_pod_no_termination_log_is_made(tmp_path):
+    report_load_failure("model m: gone", tmp_path / "termination-log")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_redis_the_process_ends_with_one_line():
+    with ServerProcess("--role", "worker", "--model", "m") as server:
+        assert server.wait() == 2
+        assert server.errors.startswith("easel-server: role worker needs a Redis")
+        assert server.errors.count("\n") == 1
+
+
+def test_a_redis_url_of_another_kind_is_refused_without_its_password():
+    url = "http://user:secret@redis"
+    with ServerProcess("--role", "gateway", "--model", "m", EASEL_REDIS_URL=url) as server:
+        assert server.wait() == 2
+        assert server.errors.startswith("easel-server: EASEL_REDIS_URL is no address of a Redis")
+        assert "secret" not in server.errors
+
+
+@pytest.mark.parametrize("role", ["worker", "all"])
+def test_a_missing_model_ends_the_process_with_its_own_code_and_no_traceback(tmp_path, role):
+    with (
+        RedisServer() as redis,
+        ServerProcess("--role", role, "--model", str(tmp_path / "gone"), EASEL_REDIS_URL=redis.url) as server,
+    ):
+        assert server.wait() == 78
+        assert server.errors.startswith(f"easel-server: model gone: directory {tmp_path}/gone does not exist; check")
+        assert server.errors.count("\n") == 1
+
+
+def test_a_gateway_never_loads_torch():
+    program = "import sys, easel_server.main; print([m for m in ('torch', 'diffusers', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.redis
+def test_a_gateway_serves_drains_and_ends_with_zero(model):
+    with (
+        RedisServer() as redis,
+        ServerProcess("--role", "gateway", "--model", str(model), EASEL_REDIS_URL=redis.url) as server,
+    ):
+        server.wait_until_ready()
+        server.terminate()
+        assert server.wait() == 0
+        assert server.errors == ""
+
+
+@pytest.mark.redis
+def test_a_port_that_is_taken_is_named(model):
+    with (
+        RedisServer() as redis,
+        ServerProcess("--role", "gateway", "--model", str(model), EASEL_REDIS_URL=redis.url) as first,
+    ):
+        port = int(first.wait_until_listening().url.rsplit(":", 1)[1])
+        with ServerProcess("--role", "gateway", "--model", str(model), port=port, EASEL_REDIS_URL=redis.url) as second:
+            assert second.wait() == 2
+            assert f"can't listen on 127.0.0.1 port {port}" in second.errors
+
+
+async def test_a_task_that_swallows_its_cancellation_is_cancelled_again():
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await _cancel([task])
+    assert task.cancelled()
