@@ -80,6 +80,15 @@ def crashes_later() -> Json:
     return pod
 
 
+def restarted(code: int, restarts: int, *, is_ready: bool) -> Json:
+    """A worker that runs again after an end."""
+    pod = build_pod(names.COMPONENT_WORKER, is_ready=is_ready)
+    status = pod["status"]["containerStatuses"][0]
+    status |= {"restartCount": restarts, "ready": is_ready}
+    status["lastState"] = {"terminated": {"exitCode": code, "reason": "Error", "finishedAt": "2026-11-23T11:59:00Z"}}
+    return pod
+
+
 LOADING = build_pod(names.COMPONENT_WORKER, is_ready=False)
 DEFAULT = build_service()
 ASLEEP = build_service(conditions=[{"type": "Ready", "status": "True", "reason": "ScaledToZero"}])
@@ -181,6 +190,20 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "False",
         "CrashLoop",
         "exit code 139",
+    ),
+    "a worker was killed once and starts again": (
+        lambda: build_running(DEFAULT, GATEWAY, WORKER, restarted(137, 1, is_ready=False)),
+        "Ready",
+        "True",
+        "Available",
+        "http://painter.studio.svc",
+    ),
+    "the model was loaded after all": (
+        lambda: build_running(DEFAULT, GATEWAY, restarted(78, 3, is_ready=True)),
+        "Ready",
+        "True",
+        "Available",
+        "http://painter.studio.svc",
     ),
     "a worker crashes some time after each start": (
         lambda: build_running(DEFAULT, GATEWAY, crashes_later()),

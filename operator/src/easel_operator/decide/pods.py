@@ -14,6 +14,7 @@ IMAGE_REASONS: Final = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidIm
 CREATE_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 # A container that keeps crashing some time after it became ready is caught by how often and how recently it ended.
 CRASH_LOOP_RESTARTS: Final = 3
+SECOND_END_RESTARTS: Final = 2
 CRASH_LOOP_MEMORY: Final = timedelta(minutes=5)
 MAXIMUM_MESSAGE_CHARACTERS: Final = 1024
 
@@ -110,11 +111,17 @@ def _find_crash(pod: Json, server: Json, now: datetime) -> PodProblem | None:
 
 def _is_crash_current(server: Json, ended: Json, now: datetime) -> bool:
     """Whether a past end of the container still says something about it."""
-    if ended.get("exitCode", 0) == 0 and server.get("restartCount", 0) < CRASH_LOOP_RESTARTS:
+    restarts: int = server.get("restartCount", 0)
+    is_loop = restarts >= CRASH_LOOP_RESTARTS
+    if ended.get("exitCode", 0) == 0 and not is_loop:
         return False
+    if ended.get("exitCode") == names.EXIT_MODEL_LOAD_FAILED:
+        return not server.get("ready")  # a pod that is ready has loaded it after all
     if not server.get("ready"):
-        return True  # whether it waits for its next start or has just begun it: the condition mustn't flap
-    if server.get("restartCount", 0) < CRASH_LOOP_RESTARTS or not ended.get("finishedAt"):
+        # Whether it waits for its next start or has just begun it: the condition mustn't flap. A single end is left to
+        # the kubelet, which starts the container again at once; a second one is a loop.
+        return restarts >= SECOND_END_RESTARTS or bool(server.get("state", {}).get("waiting"))
+    if not is_loop or not ended.get("finishedAt"):
         return False
     return now - datetime.fromisoformat(str(ended["finishedAt"])) < CRASH_LOOP_MEMORY
 
