@@ -82,15 +82,15 @@ def test_deletion_cleans_up(services: Services) -> None:
 
 
 def test_a_child_that_is_someone_elses_is_not_taken_over(services: Services) -> None:
-    services.cluster.kubectl("create", "configmap", "taken", "--from-literal=theirs=1")
+    services.cluster.kubectl("create", "configmap", "taken-config", "--from-literal=theirs=1")
     name = services.apply(tiny("taken"))
     try:
         condition = services.wait_for(name, "Ready", "False", "ChildConflict")
         assert "ConfigMap" in condition["message"]
-        assert "taken" in condition["message"]
-        assert services.cluster.get("configmap", "taken")["data"] == {"theirs": "1"}
+        assert "taken-config" in condition["message"]
+        assert services.cluster.get("configmap", "taken-config")["data"] == {"theirs": "1"}
     finally:
-        services.cluster.kubectl("delete", "configmap", "taken")
+        services.cluster.kubectl("delete", "configmap", "taken-config")
 
 
 def test_a_restarted_operator_writes_nothing(services: Services) -> None:
@@ -108,10 +108,10 @@ def test_a_restarted_operator_writes_nothing(services: Services) -> None:
     services.cluster.kubectl("rollout", "restart", "deployment/easel-operator", "-n", "easel-system")
     services.cluster.kubectl("rollout", "status", "deployment/easel-operator", "-n", "easel-system", "--timeout=60s")
     # The new operator has looked at the service once it mends something: use that as the sign.
-    services.cluster.kubectl("delete", "configmap", name)
-    wait_until(lambda: f"ConfigMap/{name}" in services.children(name), bool, "the new operator at work", 60)
+    services.cluster.kubectl("delete", "configmap", f"{name}-config")
+    wait_until(lambda: f"ConfigMap/{name}-config" in services.children(name), bool, "the new operator at work", 60)
     time.sleep(1)
     after = versions()
-    after.pop(f"ConfigMap/{name}")
-    before.pop(f"ConfigMap/{name}")
+    after.pop(f"ConfigMap/{name}-config")
+    before.pop(f"ConfigMap/{name}-config")
     assert after == before
