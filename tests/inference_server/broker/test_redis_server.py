@@ -281,6 +281,28 @@ async def test_a_claim_whose_reply_was_lost_is_repeated_not_doubled(redis_server
     await broker.close()
 
 
+async def test_cancelling_a_task_that_uses_the_broker_always_works(own_server: RedisServer, connect: Connect) -> None:
+    """Wherever the task is at that moment; a shutdown depends on it."""
+
+    is_over = asyncio.Event()
+
+    async def ping_on_and_on(broker: RedisBroker) -> None:
+        while not is_over.is_set():
+            await broker.ping()
+
+    for moment in range(40):
+        broker = connect(own_server.url)
+        is_over.clear()
+        task = asyncio.create_task(ping_on_and_on(broker))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=2)
+        is_over.set()
+        assert task.cancelled(), f"still running, cancelled at turn {moment} of the event loop"
+        await broker.close()
+
+
 async def test_no_unfinished_job_has_an_expiry(own_server: RedisServer, connect: Connect) -> None:
     broker = connect(own_server.url)
     for name in ("running", "waiting"):
