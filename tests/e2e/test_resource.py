@@ -42,8 +42,12 @@ def test_a_change_reaches_the_pods_and_a_gateway_change_leaves_the_gpu_pods_alon
     )
     services.wait_for(name, "Progressing", "False", "Complete")
     assert [pod["metadata"]["uid"] for pod in services.pods(name, "worker")] == workers
-    with forwarded(services.cluster, name) as url, pytest.raises(Exception, match="7"):
-        first_image(url)  # its default number of steps is over the new limit
+    with (
+        forwarded(services.cluster, name) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client,
+        pytest.raises(openai.BadRequestError, match="num_inference_steps: is 8, allowed are 1 to 7"),
+    ):
+        client.images.generate(prompt="a fox", extra_body={"num_inference_steps": 8})
 
     services.cluster.kubectl("scale", "sds", name, "--replicas=2")
     wait_until(lambda: len(services.pods(name, "worker")), lambda number: number == 2, "two workers", 30)

@@ -25,8 +25,9 @@ from easel_operator.operator_metrics import RECONCILE_SECONDS, RECONCILES
 
 logger = logging.getLogger(__name__)
 
-# Secrets are never listed or watched, which would let the operator read everybody's: our own are read now and then.
-SECRET_CHECK_SECONDS: Final = 600.0
+# Secrets are never listed or watched, which would let the operator read everybody's: our own is read at a reconcile, at
+# most this often. A lost one is found with the next sign of life of any other child, or at the resync.
+SECRET_CHECK_SECONDS: Final = 5.0
 
 
 class Reconciler:
