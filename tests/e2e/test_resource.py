@@ -3,9 +3,10 @@
 import json
 import time
 
+import openai
 import pytest
 
-from demo.load import first_image, forwarded
+from demo.load import forwarded
 from tests.e2e.waiting import Services, tiny, wait_until
 
 
