@@ -29,6 +29,7 @@ fix: setup ## Format and repair what can be repaired
 	$(VENV)/python scripts/write_crds.py
 
 test: setup ## All tests: real API server, real Redis, real pipelines
+	cd devcluster && { ! command -v go >/dev/null || go test ./...; }
 	$(VENV)/pytest
 
 test-fast: setup ## Tests without a cluster and without torch, under two minutes

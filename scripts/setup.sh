@@ -58,7 +58,7 @@ python_packages() {
   say "installing Python packages from requirements/dev.txt"
   .venv/bin/python -m pip install -q --disable-pip-version-check "uv==$UV_VERSION"
   .venv/bin/uv pip sync -q --require-hashes requirements/dev.txt
-  .venv/bin/uv pip install -q --no-deps --editable .
+  .venv/bin/uv pip install -q --no-deps --no-build-isolation --editable .
   rm -f .venv/.installed-*
   touch "$STAMP"
 }
