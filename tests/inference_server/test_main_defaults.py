@@ -70,9 +70,12 @@ async def test_a_gateway_learns_what_a_worker_published(broker):
     shared = SharedDefaults(broker, MODEL, None, clock=clock)
     assert await shared.look() == SD15
     await publish_defaults(broker, MODEL, SDXL)
-    assert await shared.look() == SD15, "not asked at every request"
+    assert await shared.look() == SDXL, "the next request already has the right size"
+    other = GenerationDefaults(width_pixels=768, height_pixels=768)
+    await publish_defaults(broker, MODEL, other)
+    assert await shared.look() == SDXL, "known defaults aren't asked for at every request"
     clock.now += REFRESH_SECONDS
-    assert await shared.look() == SDXL
+    assert await shared.look() == other
 
 
 async def test_another_models_defaults_are_not_ours(broker):

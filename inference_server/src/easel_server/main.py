@@ -27,6 +27,7 @@ from easel_server.broker.reaper import reap_forever
 from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.lazy_loader import load_engine
+from easel_server.engine.model_directory import check_directory, is_directory
 from easel_server.engine_loading import start_loading
 from easel_server.generation_defaults import GenerationDefaults, read_defaults
 from easel_server.http.api_keys import KeyRing
@@ -211,6 +212,9 @@ class Process:
 
     async def _work(self) -> None:
         """Load the model, then run the worker until it is drained."""
+        if is_directory(self._config.model):
+            # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
+            await self._tell_defaults(read_defaults(check_directory(self._config.model)))
         engine = await start_loading(lambda: load_engine(self._config.model, hub_token=self._settings.hub_token))
         description = engine.description
         logger.info("model loaded", extra=asdict(description))
@@ -230,11 +234,14 @@ class Process:
 
     async def _publish_defaults(self, defaults: GenerationDefaults) -> None:
         while True:
-            try:
-                await publish_defaults(self._broker, self._config.model, defaults)
-            except BrokerUnavailableError as error:
-                logger.debug("defaults not published for now: %s", error)
+            await self._tell_defaults(defaults)
             await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
+
+    async def _tell_defaults(self, defaults: GenerationDefaults) -> None:
+        try:
+            await publish_defaults(self._broker, self._config.model, defaults)
+        except BrokerUnavailableError as error:
+            logger.debug("defaults not published for now: %s", error)
 
     async def _stop_working(self, working: asyncio.Task[None]) -> None:
         if self._worker is None:

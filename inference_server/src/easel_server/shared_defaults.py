@@ -42,22 +42,30 @@ class SharedDefaults:
         self._model = model
         self._configured = configured
         self._defaults = known or GenerationDefaults()
-        self._is_known = known is not None
+        self._is_fixed = known is not None
+        self._is_found = False
         self._clock = clock
         self._looked_at: float | None = None
 
     async def look(self) -> GenerationDefaults:
         """The defaults as far as they are known now."""
-        if not self._is_known and (self._looked_at is None or self._clock() - self._looked_at >= REFRESH_SECONDS):
+        if not self._is_fixed and self._is_look_due():
             self._looked_at = self._clock()
             await self._refresh()
         return override_defaults(self._defaults, self._configured)
+
+    def _is_look_due(self) -> bool:
+        # Until a worker has told, every request looks: a picture of the wrong size is worse than one more question.
+        if not self._is_found or self._looked_at is None:
+            return True
+        return self._clock() - self._looked_at >= REFRESH_SECONDS
 
     async def _refresh(self) -> None:
         try:
             found = await self._cache.cache_get(_key(self._model))
             if found:
                 self._defaults = _WIRE.validate_json(found[0])
+                self._is_found = True
         except BrokerError:
             return  # the request goes on to meet the broker itself, and says so if it's still away
         except ValidationError as error:
