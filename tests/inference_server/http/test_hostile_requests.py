@@ -27,6 +27,7 @@ HOSTILE_BODIES = {
     "a fraction of an image": b'{"prompt": "a", "n": 1.5}',
     "objects for strings": b'{"prompt": {"$ne": null}}',
     "a huge size": b'{"prompt": "a", "size": "99999999999999999999x1"}',
+    "a huge word": b'{"prompt": "a", "output_format": "' + b"x" * 100_000 + b'"}',
     "digits of another script": '{"prompt": "a", "size": "६४x६४"}'.encode(),
 }
 
