@@ -2,6 +2,7 @@
 # Writes requirements/*.txt from pyproject.toml: names, versions and hashes, for every platform and no download address.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export UV_SYSTEM_CERTS=1
 
 # lock NAME EXTRA...: one lock for the packages of these extras.
 lock() {

@@ -56,6 +56,7 @@ python_packages() {
     "$python" -m venv .venv
   }
   say "installing Python packages from requirements/dev.txt"
+  export UV_SYSTEM_CERTS=1 # the machine's certificate authorities, as pip uses them: companies add their own
   .venv/bin/python -m pip install -q --disable-pip-version-check "uv==$UV_VERSION"
   .venv/bin/uv pip sync -q --require-hashes requirements/dev.txt
   .venv/bin/uv pip install -q --no-deps --no-build-isolation --editable .
