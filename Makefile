@@ -1,7 +1,7 @@
 # Targets with a ## comment are listed by `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts tests benchmarks examples
+PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts tests benchmarks
 VENV := .venv/bin
 export CLUSTER ?= embedded
 

@@ -25,6 +25,9 @@ class AwayBroker:
     async def cache_get(self, _key):
         raise BrokerUnavailableError("redis:6379", "GET", "ConnectionError", "check it")
 
+    async def cache_put(self, _key, _images, *, ttl_seconds):
+        raise BrokerUnavailableError("redis:6379", "SET", "ConnectionError", "check it")
+
 
 @pytest.fixture
 def broker():

@@ -63,7 +63,7 @@ def system() -> Iterator[System]:
     )
     config = ServerConfig(model=model, gateway=gateway_config, worker=WorkerConfig(lease_seconds=5, drain_seconds=30))
     with RedisServer() as redis:
-        environment = {"EASEL_REDIS_URL": redis.url, "EASEL_WEBHOOK_SECRET": SECRET}
+        environment: dict[str, Any] = {"EASEL_REDIS_URL": redis.url, "EASEL_WEBHOOK_SECRET": SECRET}
         with (
             ServerProcess("--role", "worker", config=config, EASEL_POD_NAME="worker-1", **environment) as worker,
             ServerProcess("--role", "gateway", config=config, **environment) as gateway,
@@ -83,7 +83,7 @@ def test_the_openai_client_gets_a_picture_of_the_models_own_size(system):
     answer = system.openai.images.generate(model="tiny", prompt="a cat", extra_body={"num_inference_steps": 4})
     image = Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json)))
     assert (image.format, image.size) == ("PNG", (64, 64))
-    assert f"Seed: {answer.seed}, Size: 64x64, Model: tiny" in image.text["parameters"]
+    assert f"Seed: {answer.seed}, Size: 64x64, Model: tiny" in image.info["parameters"]
 
 
 def test_the_same_seed_is_the_same_picture_and_another_is_another(system):

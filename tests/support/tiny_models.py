@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -143,5 +144,6 @@ def build_sdxl() -> StableDiffusionXLPipeline:
 
 def write_tiny_models(directory: Path) -> None:
     """Write ``sd15/`` and ``sdxl/`` below the directory, in diffusers' own layout with safetensors weights."""
-    for name, build in {"sd15": build_sd15, "sdxl": build_sdxl}.items():
-        build().save_pretrained(directory / name, safe_serialization=True)
+    pipelines: dict[str, DiffusionPipeline] = {"sd15": build_sd15(), "sdxl": build_sdxl()}
+    for name, pipeline in pipelines.items():
+        pipeline.save_pretrained(directory / name, safe_serialization=True)

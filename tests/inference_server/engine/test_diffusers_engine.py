@@ -89,7 +89,7 @@ def test_images_come_in_the_format_asked_for(image_format):
 def test_a_png_says_how_it_was_made():
     parameters = tiny_parameters(prompt="ein Kätzchen 🐈", negative_prompt="fur", seed=41, images=2)
     data = tiny_engine().generate(parameters, ignore_step)[1]
-    text = Image.open(BytesIO(data)).text["parameters"]
+    text = Image.open(BytesIO(data)).info["parameters"]
     assert text.startswith("ein Kätzchen 🐈\nNegative prompt: fur\nSteps: 4, Sampler: PNDMScheduler, CFG scale: 7.5, ")
     assert "Seed: 42, Size: 64x64, Model: sd15, Version: easel " in text
 

@@ -46,6 +46,7 @@ def test_a_request_leaves_one_line_without_prompt_or_key(client, caplog):
             headers={"Authorization": "Bearer secret-key"},
         )
         record = wait_for(lambda: next((found for found in caplog.records if found.msg == "request"), None))
+    assert record is not None
     assert (record.route, record.code, record.method) == ("/v1/images/generations", 200, "POST")
     assert record.duration_seconds > 0
     assert "secret" not in json.dumps([vars(record) for record in caplog.records], default=str)
