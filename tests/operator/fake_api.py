@@ -35,7 +35,7 @@ class FakeApi(KubernetesClient):
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,  # noqa: ARG002 - the client's signature
+        query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
     ) -> Json:
@@ -100,7 +100,7 @@ class FakeApi(KubernetesClient):
             raise ApiRefusedError("PATCH", path, 404, "NotFound", f"{path} not found")
         return self.store(path, merge(self.objects[path], patch))
 
-    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Json]:  # noqa: ARG002 - as above
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
         """Hands out what the test puts into the newest of ``watches``: events, an error, or None for the end."""
         events: asyncio.Queue[Json | Exception | None] = asyncio.Queue()
         self.watches.append(events)

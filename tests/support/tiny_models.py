@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
-    DiffusionPipeline,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -144,6 +143,6 @@ def build_sdxl() -> StableDiffusionXLPipeline:
 
 def write_tiny_models(directory: Path) -> None:
     """Write ``sd15/`` and ``sdxl/`` below the directory, in diffusers' own layout with safetensors weights."""
-    pipelines: dict[str, DiffusionPipeline] = {"sd15": build_sd15(), "sdxl": build_sdxl()}
+    pipelines: dict[str, Any] = {"sd15": build_sd15(), "sdxl": build_sdxl()}
     for name, pipeline in pipelines.items():
         pipeline.save_pretrained(directory / name, safe_serialization=True)
