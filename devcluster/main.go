@@ -15,6 +15,7 @@ import (
 )
 
 func main() {
+	findSystemPrograms()
 	os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:]))
 }
 
@@ -38,6 +39,15 @@ func run(program string, args []string) int {
 		}
 	}
 	return exitCode(launch.NewCommand().Execute())
+}
+
+// findSystemPrograms lets nft and mount be found: the folders that hold them are on root's
+// search path, but seldom on a user's or a CI job's.
+func findSystemPrograms() {
+	path := os.Getenv("PATH") + ":/usr/local/sbin:/usr/sbin:/sbin"
+	if err := os.Setenv("PATH", path); err != nil {
+		panic(err) // only for a name with "=" or NUL in it
+	}
 }
 
 func exitCode(err error) int {
