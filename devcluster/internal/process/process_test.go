@@ -50,7 +50,7 @@ func TestNeededFollowsAnInterpreterIntoItsInstallation(t *testing.T) {
 }
 
 func TestFirstNames(t *testing.T) {
-	got := firstNames("/root", []string{"/root/.pyenv/versions/3.11", "/root/.local/bin", "/root/.pyenv/x", "/rooted/a", "/root"})
+	got := firstNames("/home/ann", []string{"/home/ann/.pyenv/versions/3.11", "/home/ann/.local/bin", "/home/ann/.pyenv/x", "/home/anne/a", "/home/ann"})
 	if !slices.Equal(got, []string{".pyenv", ".local"}) {
 		t.Error(got)
 	}
