@@ -119,6 +119,18 @@ def test_tmp_is_private_to_a_container(cluster: Cluster, namespace: str) -> None
     assert not Path(mark).exists()
 
 
+def test_a_volume_on_tmp_does_not_hide_programs_that_lie_there(cluster: Cluster, namespace: str) -> None:
+    """The image map's programs are below pytest's folder, which is in /tmp, as a checkout may be."""
+    container = {
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "args": ["a", "checkout"],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's own
+    }
+    manifest = pod("scratch", image="images.test/greet", container=container, volumes=[{"name": "tmp", "emptyDir": {}}])
+    cluster.apply(in_namespace(namespace, manifest))
+    assert cluster.wait_succeeded("scratch", namespace).strip() == "greet a checkout from the image"
+
+
 def test_capabilities_are_dropped(cluster: Cluster, namespace: str) -> None:
     code = "print([line for line in open('/proc/self/status') if line.startswith(('CapBnd', 'NoNewPrivs'))])"
     security = {

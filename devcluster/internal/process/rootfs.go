@@ -78,9 +78,45 @@ func (b *rootBuilder) build(c *container) error {
 		}
 	}
 	for _, m := range volumes {
-		if err := m.apply(); err != nil {
+		if m.target == filepath.Join(b.stage, "tmp") && !m.readOnly {
+			err = b.coverTmp(m, firstNames("/tmp", c.needed()))
+		} else {
+			err = m.apply()
+		}
+		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// coverTmp mounts a volume on /tmp and keeps visible there what the image's programs need of the
+// machine's /tmp, since a checkout may lie in it. Empty directories of these names stay in the volume.
+func (b *rootBuilder) coverTmp(volume volumeMount, needed []string) error {
+	if err := mounts.Bind(volume.source, b.scratch); err != nil {
+		return err
+	}
+	for _, name := range needed {
+		if err := moveEntry(filepath.Join(volume.target, name), filepath.Join(b.scratch, name)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount(b.scratch, volume.target, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move to %s: %w", volume.target, err)
+	}
+	return nil
+}
+
+// moveEntry moves the mount of a mirror's entry; what isn't a directory, or has gone, is left out.
+func moveEntry(from, to string) error {
+	if st, err := os.Lstat(from); err != nil || !st.IsDir() {
+		return nil //nolint:nilerr // nothing to show
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(from, to, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move %s to %s: %w", from, to, err)
 	}
 	return nil
 }
