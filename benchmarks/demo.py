@@ -26,7 +26,7 @@ def measure_setup(folder: Path, environment: dict[str, str]) -> float:
     """Seconds that scripts/setup.sh takes in a checkout."""
     begun = time.monotonic()
     subprocess.run(["make", "setup"], cwd=folder, env=environment, check=True)
-    return round(time.monotonic() - begun, 1)
+    return round(time.monotonic() - begun, 2)
 
 
 def measure_cold_setup() -> dict[str, Any]:
