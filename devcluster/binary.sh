@@ -43,7 +43,7 @@ download() { # $1: target
 build() { # $1: target
   command -v go >/dev/null ||
     fail "install Go ($(awk '$1 == "go" { print $2; exit }' "$source_dir/go.mod") or newer), or set EASEL_KUBE_BINARIES or EASEL_DEVCLUSTER_URL"
-  echo "building the embedded cluster: about 13 minutes on 2 cores the first time" >&2
+  echo "building the embedded cluster: some 7 to 13 minutes on 2 cores the first time" >&2
   local version=k8s.io/component-base/version number=${kubernetes_version#v}
   local major=${number%%.*} rest=${number#*.}
   (cd "$source_dir" && go build -o "$1" \
