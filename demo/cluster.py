@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "easel-system"
 RELEASE = "easel"
@@ -176,10 +178,11 @@ def _start_kind(state: Path, models: Path) -> Cluster:
         run(ROOT / "scripts/images.sh")
         run(kind, "create", "cluster", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig, "--config", "-",
             stdin=_kind_config(state, models))  # fmt: skip
-        version = json.loads(run(kubectl, "version", "-o", "json", "--client"))["clientVersion"]["gitVersion"]
-        sys.stderr.write(f"kind cluster {KIND_CLUSTER} is up (kubectl {version})\n")
+        version = yaml.safe_load((ROOT / "helm/easel/Chart.yaml").read_text())[
+            "appVersion"
+        ]  # as scripts/images.sh tags
         for name in ("operator", "server"):
-            run(kind, "load", "docker-image", "--name", KIND_CLUSTER, f"ghcr.io/easel-dev/easel-{name}:0.1.0")
+            run(kind, "load", "docker-image", "--name", KIND_CLUSTER, f"ghcr.io/easel-dev/easel-{name}:{version}")
     cluster = Cluster("kind", kubeconfig, kubectl, _tool("helm"), models, state)
     patch = json.dumps({"status": {"capacity": {"nvidia.com/gpu": "2"}}})
     for worker in (f"{KIND_CLUSTER}-worker", f"{KIND_CLUSTER}-worker2"):
