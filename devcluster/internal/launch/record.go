@@ -57,10 +57,20 @@ func startTime(pid int) (string, bool) {
 	}
 	const state, start = 0, 19 // counted after the command's name
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	if len(fields) <= start || fields[state] == "Z" || fields[state] == "X" {
+	if len(fields) <= start || fields[state] == "X" {
 		return "", false
 	}
+	if fields[state] == "Z" && !hasOtherThreads(pid) {
+		return "", false // ended, and not reaped by whoever should
+	}
 	return fields[start], true
+}
+
+// hasOtherThreads is true while any thread but the first is left. A process whose first thread has ended reads as a
+// zombie although the others still end; it's the last of them that waits for the end of its namespace's processes.
+func hasOtherThreads(pid int) bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err == nil && len(threads) > 1
 }
 
 func down(dir string) error {
