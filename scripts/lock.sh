@@ -14,5 +14,6 @@ lock() {
 }
 
 lock operator operator
-lock server server
-lock dev operator server dev
+lock server server tracing
+lock bench-arq bench-arq
+lock dev operator server tracing bench dev

@@ -40,6 +40,8 @@ debian_packages() {
   local missing=()
   PATH=$PATH:/usr/sbin:/sbin
   command -v redis-server >/dev/null || missing+=(redis-server)
+  command -v memcached >/dev/null || missing+=(memcached)
+  command -v chromium >/dev/null || missing+=(chromium)
   command -v nft >/dev/null || missing+=(nftables)
   command -v ip >/dev/null || missing+=(iproute2)
   command -v curl >/dev/null || missing+=(curl)
