@@ -13,6 +13,14 @@ from easel_contract.schema import Model
 Network = Annotated[IPvAnyNetwork, PlainSerializer(str, return_type=str)]
 
 
+class Priority(StrEnum):
+    """Which waiting jobs go first; within one priority, customers share by weight."""
+
+    HIGH = "High"
+    NORMAL = "Normal"
+    LOW = "Low"
+
+
 class DType(StrEnum):
     """Number format of the model's weights and activations."""
 
@@ -20,6 +28,30 @@ class DType(StrEnum):
     FLOAT32 = "Float32"
     FLOAT16 = "Float16"
     BFLOAT16 = "BFloat16"
+
+
+class EngineKind(StrEnum):
+    """What draws the pictures."""
+
+    DIFFUSERS = "Diffusers"
+    SYNTHETIC = "Synthetic"  # takes the time that a GPU would, draws a labelled picture: for load and scaling tests
+
+
+class SyntheticConfig(Model):
+    """How long the synthetic engine takes; by default about a Stable Diffusion 1.5 on a data-centre GPU."""
+
+    milliseconds_per_step: int = Field(
+        default=50, ge=0, le=60000, description="Of one picture of a megapixel, one pass a step."
+    )
+    milliseconds_per_image: int = Field(default=100, ge=0, le=60000, description="Besides the steps: encode, decode.")
+    load_seconds: int = Field(default=0, ge=0, le=3600, description="Time that loading the model takes.")
+
+
+class EngineConfig(Model):
+    """What a worker draws with."""
+
+    kind: EngineKind = EngineKind.DIFFUSERS
+    synthetic: SyntheticConfig = SyntheticConfig()
 
 
 class ModelConfig(Model):
@@ -41,9 +73,21 @@ class LimitsConfig(Model):
     max_prompt_characters: int = Field(
         default=4000, ge=1, le=32000, description="Length of the prompt, and of the negative prompt."
     )
-    max_body_bytes: int = Field(default=1 << 20, ge=1024, le=64 << 20, description="Size of a request's body.")
+    max_body_bytes: int = Field(default=16 << 20, ge=1024, le=64 << 20, description="Size of a request's body.")
+    max_input_pixels: int = Field(
+        default=16 << 20, ge=4096, le=256 << 20, description="Pixels of one input picture, known before it is decoded."
+    )
+    max_streams: int = Field(
+        default=1000, ge=1, le=100000, description="Event streams that one gateway holds open; beyond it 429."
+    )
     max_queue_depth: int = Field(
-        default=10000, ge=1, description="Requests waiting and running; beyond it clients get 429 with Retry-After."
+        default=10000, ge=1, description="Requests waiting; beyond it clients get 429 with Retry-After."
+    )
+    max_wait_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=86400,
+        description="A request whose predicted wait is longer is refused at once, with the wait; no bound if unset.",
     )
 
 
@@ -57,18 +101,53 @@ class DefaultsConfig(Model):
 
 
 class RateLimitConfig(Model):
-    """A token bucket per API key, exact across gateways."""
+    """Token buckets, exact across gateways; what is unset is not limited."""
 
-    requests_per_minute: int = Field(ge=1, description="Rate at which the bucket of a key refills.")
-    burst: int = Field(ge=1, description="Requests that a key may send at once after a pause.")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="Rate at which requests refill.")
+    burst: int = Field(default=10, ge=1, description="Requests that may come at once after a pause.")
+    gpu_seconds_per_minute: int | None = Field(
+        default=None, ge=1, description="Rate at which predicted GPU-seconds refill."
+    )
+    gpu_seconds_burst: int = Field(
+        default=60,
+        ge=1,
+        description="Predicted GPU-seconds that may come at once after a pause; a larger request waits for a full "
+        "bucket.",
+    )
+
+
+class CacheBackend(StrEnum):
+    """Where cached pictures are."""
+
+    REDIS = "Redis"  # the service's Redis, or the memory of a lone process
+    MEMCACHED = "Memcached"
 
 
 class CacheConfig(Model):
-    """The result cache; identical requests with a seed are answered from it."""
+    """The result cache: identical requests with a seed are answered from it."""
 
-    ttl_seconds: int = Field(default=3600, ge=0, description="How long a picture is kept; 0 switches the cache off.")
+    ttl_seconds: int = Field(
+        default=3600, ge=0, le=2592000, description="How long a picture is kept; 0 switches the cache off."
+    )
     max_entry_bytes: int = Field(
         default=16 << 20, ge=1024, description="Requests whose pictures are larger together are not kept."
+    )
+    max_bytes: int = Field(
+        default=512 << 20, ge=1 << 20, description="Budget of the service's cache in Redis; the least recently used go."
+    )
+    gateway_bytes: int = Field(
+        default=32 << 20, ge=0, description="Budget of the copy that each gateway keeps in its own memory; 0 for none."
+    )
+    backend: CacheBackend = CacheBackend.REDIS
+    memcached_address: str | None = Field(
+        default=None,
+        max_length=300,
+        pattern=r"^[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}$",
+        description="HOST:PORT of the Memcached; only with backend Memcached.",
+    )
+    unseeded: bool = Field(
+        default=False,
+        description="Whether requests without a seed may get a picture that an equal one got before.",
     )
 
 
@@ -85,7 +164,9 @@ class GatewayConfig(Model):
 
     limits: LimitsConfig = LimitsConfig()
     defaults: DefaultsConfig | None = None
-    rate_limit: RateLimitConfig | None = None
+    rate_limit: RateLimitConfig | None = None  # of each API key that has none of its own
+    service_rate_limit: RateLimitConfig | None = None  # of all keys together
+    max_workers: int | None = Field(default=None, ge=0)  # how far the service may scale; None: the workers that are
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
     # In links; unset: the host that was called.
@@ -100,6 +181,21 @@ class WorkerConfig(Model):
     lease_seconds: int = Field(default=10, ge=2)  # a job whose worker is silent this long is handed out again
     max_attempts: int = Field(default=3, ge=1)  # a job that ends its worker this often fails
     drain_seconds: int = Field(default=50, ge=0)  # on SIGTERM: time to finish; what is left goes back to the queue
+    max_batch_images: int = Field(default=1, ge=1, le=64)  # images of compatible jobs that are drawn in one batch
+
+
+class TracingConfig(Model):
+    """Traces by OpenTelemetry, from the gateway through the queue to the denoising steps."""
+
+    endpoint: str | None = Field(
+        default=None,
+        max_length=500,
+        pattern=r"^https?://",
+        description="OTLP/HTTP collector, such as http://collector:4318; no traces if unset.",
+    )
+    sample_percent: int = Field(
+        default=100, ge=0, le=100, description="Of traces that begin here; a caller's own decision is kept."
+    )
 
 
 class ServerConfig(Model):
@@ -108,5 +204,7 @@ class ServerConfig(Model):
     namespace: str = "default"
     service: str = "easel"
     model: ModelConfig
+    engine: EngineConfig = EngineConfig()
     gateway: GatewayConfig = GatewayConfig()
     worker: WorkerConfig = WorkerConfig()
+    tracing: TracingConfig = TracingConfig()

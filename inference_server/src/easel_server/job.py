@@ -7,6 +7,7 @@ State machine (the broker is the only place that makes a transition, atomically)
     (none)    submit                                       Waiting
     (none)    submit with a known answer (the cache)       Succeeded
     Waiting   claim (attempts + 1)                         Running
+    (none)    submit, an equal one is under way            Waiting or Running: as that one, whose end it shares
     Waiting   cancel                                       Canceled
     Waiting   deadline passes                              Failed
     Running   finish                                       Succeeded | Failed | Canceled
@@ -16,11 +17,16 @@ State machine (the broker is the only place that makes a transition, atomically)
     Running   lease expires, attempts = max_attempts       Failed
 
 Succeeded, Failed and Canceled are final: exactly one of them is ever seen.
+
+Jobs of one flight (``submit`` with the same ``flight_key``) are drawn once. The first leads; the others follow its state
+and share its end and its images. When a leader is cancelled, the next of the flight leads, at the same place in the
+queue or with the same run; the work ends only when nobody of the flight is left.
 """
 
 from enum import StrEnum
 
 from easel_contract.schema import Model
+from easel_contract.server_config import Priority
 from pydantic import AwareDatetime, Field
 
 
@@ -47,11 +53,20 @@ class ImageFormat(StrEnum):
     WEBP = "webp"
 
 
+class Task(StrEnum):
+    """What is made from what."""
+
+    TEXT_TO_IMAGE = "TextToImage"
+    IMAGE_TO_IMAGE = "ImageToImage"  # begins with a picture
+    INPAINT = "Inpaint"  # redraws where the mask is white
+
+
 class GenerationParameters(Model):
     """Everything that determines the pixels, with defaults filled in: what the cache is keyed by.
 
     ``seed`` is set by the gateway when the client gave none, so that a retried job draws the same picture.
-    Image number i of ``images`` uses seed + i.
+    Image number i of ``images`` uses seed + i. Input pictures are named by their SHA-256 (hexadecimal); their bytes, a
+    PNG of exactly ``width_pixels`` x ``height_pixels``, travel beside the job.
     """
 
     prompt: str
@@ -63,6 +78,29 @@ class GenerationParameters(Model):
     seed: int = Field(ge=0, lt=2**63)
     images: int = Field(default=1, ge=1)
     image_format: ImageFormat = ImageFormat.PNG
+    sampler: str | None = None  # a name of ``samplers.py``; None: the model's own
+    task: Task = Task.TEXT_TO_IMAGE
+    image_digest: str | None = None  # the picture to begin with: RGB
+    mask_digest: str | None = None  # where to redraw: L, 255 is redrawn
+    strength: float | None = Field(default=None, ge=0.0, le=1.0)  # share of the steps that are drawn; 1 forgets the picture
+
+    @property
+    def passes(self) -> int:
+        """Evaluations of the denoiser a step: guidance needs a second one."""
+        return 2 if self.guidance_scale > 1.0 else 1
+
+    @property
+    def drawn_steps(self) -> int:
+        """Steps that are really taken."""
+        if self.task is Task.TEXT_TO_IMAGE or self.strength is None:
+            return self.steps
+        return max(1, min(self.steps, int(self.steps * self.strength)))
+
+    @property
+    def batch_key(self) -> str:
+        """Equal for jobs that one call of a pipeline can draw together."""
+        size = f"{self.width_pixels}x{self.height_pixels}"
+        return f"{self.task} {size} {self.steps} {self.guidance_scale!r} {self.strength!r} {self.sampler}"
 
 
 class WebhookTarget(Model):
@@ -89,3 +127,10 @@ class Job(Model):
     error: str | None = None
     cancel_requested: bool = False
     webhook: WebhookTarget | None = None
+    priority: Priority = Priority.NORMAL
+    weight: int = Field(default=1, ge=1)  # of the owner, beside others who wait
+    predicted_gpu_seconds: float = Field(default=1.0, gt=0)
+    wanted_previews: int = Field(default=0, ge=0, le=3)  # unfinished pictures on the way, evenly spaced over the steps
+    previews: int = 0  # how many there are so far
+    request_id: str | None = None  # of the HTTP request that submitted it
+    trace_parent: str | None = None  # https://www.w3.org/TR/trace-context/#traceparent-header

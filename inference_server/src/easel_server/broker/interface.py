@@ -7,12 +7,12 @@ A job is executed at least once and completed exactly once: ``finish`` is accept
 claim only. Every method may raise BrokerUnavailableError, and every method may be repeated safely after it.
 """
 
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from easel_contract.server_config import RateLimitConfig
-
+from easel_server.cost import CostSums, Measurement
 from easel_server.job import Job
 
 
@@ -64,6 +64,7 @@ class Submission:
 
     job: Job  # as stored, with the broker's times
     created: bool  # False: the same job had been submitted before
+    shared: bool = False  # it follows an equal job that was under way
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Claim:
     job: Job
     token: str
     lease_seconds: float
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # input pictures by their digest
 
 
 class Verdict(StrEnum):
@@ -108,11 +110,22 @@ Outcome = Succeeded | Failed | Canceled
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """How much work there is."""
+    """How much work there is. Followers of an equal job don't count: they are no work."""
 
     waiting: int
     running: int
     oldest_waiting_age_seconds: float  # 0 when nothing waits
+    waiting_gpu_seconds: float = 0.0  # predicted
+    running_gpu_seconds: float = 0.0  # predicted, what is left of it
+    workers: int = 0  # that were heard of lately
+
+
+@dataclass(frozen=True)
+class QueuePosition:
+    """What goes before a waiting job, as things stand; later work of customers who had less may still pass it."""
+
+    jobs_ahead: int
+    gpu_seconds_ahead: float  # predicted, of waiting jobs
 
 
 @dataclass(frozen=True)
@@ -136,23 +149,62 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class Charge:
+    """What a request takes out of one bucket. Amounts are in thousandths, so that GPU-seconds keep their fractions."""
+
+    bucket: str  # its name, such as "requests:alice"
+    amount: int
+    per_minute: int  # how fast it refills
+    burst: int  # how much it holds
+
+
+@dataclass(frozen=True)
+class BucketState:
+    """A bucket after a decision."""
+
+    charge: Charge
+    remaining: int  # thousandths that could be taken right now
+    reset_seconds: float  # until it is full again
+
+
+@dataclass(frozen=True)
 class RateDecision:
-    """Whether a request may pass its owner's rate limit."""
+    """Whether a request may pass all its buckets; a refused request takes nothing out of any."""
 
     allowed: bool
-    limit: int  # the burst: requests that may pass at once after a rest
-    remaining: int  # requests that may pass right now, after this one
+    buckets: tuple[BucketState, ...]  # one for each charge, in order
     retry_after_seconds: float  # 0 if allowed; else a request after this long passes, if no other comes first
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """An entry of the result cache."""
+
+    images: tuple[bytes, ...]
+    age_seconds: float  # since it was drawn
 
 
 class JobStore(Protocol):
     """A job as its client sees it."""
 
-    async def submit(self, job: Job, *, answer: tuple[bytes, ...] | None = None) -> Submission:
+    async def submit(
+        self,
+        job: Job,
+        *,
+        answer: tuple[bytes, ...] | None = None,
+        inputs: Mapping[str, bytes] | None = None,
+        flight_key: str | None = None,
+    ) -> Submission:
         """Store a Waiting job and queue it; return the stored one if its id is known already.
 
         ``submitted_at`` becomes the broker's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
-        images that are known already (from the cache): the job is stored as Succeeded and not queued.
+        images that are known already (from the cache): the job is stored as Succeeded and not queued. ``inputs`` are
+        the input pictures by digest. With a ``flight_key``, the job follows the one under way that was submitted with
+        the same key, if there is one: see job.py.
+
+        Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
+        its owner's earlier work, in predicted GPU-seconds over weight, would be done (start-time fair queueing:
+        https://doi.org/10.1109/90.649569). What an owner cancels is not held against it.
         Raises QueueFullError, and JobConflictError when the known job differs in owner, parameters or webhook (so a
         seed that a gateway chooses for a client's id must be derived from that id).
         """
@@ -174,24 +226,46 @@ class JobStore(Protocol):
         """The job once it is final, or as it is after the time-out; None if unknown. Outlives short outages."""
         ...
 
+    def watch(self, job_id: str) -> AsyncGenerator[Job]:
+        """The job now, then whenever it has changed (its state, steps_done, previews), until it is final.
+
+        Changes that come close together may be seen as one. Ends at once for an unknown job. Close it (``aclose``)
+        when it isn't read to its end. Outlives short outages.
+        """
+        ...
+
+    async def previews(self, job_id: str) -> tuple[bytes, ...]:
+        """The unfinished pictures so far, encoded, in order; they may be gone once the job is final."""
+        ...
+
+    async def position(self, job_id: str) -> QueuePosition | None:
+        """What goes before the job; None if it doesn't wait. A follower's is its leader's."""
+        ...
+
 
 class JobQueue(Protocol):
     """A job as its worker sees it."""
 
-    async def claim(self, worker: str, *, lease_seconds: float, wait_seconds: float) -> Claim | None:
-        """The oldest waiting job, now Running for ``worker``; None if none came within ``wait_seconds``.
+    async def claim(
+        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+    ) -> tuple[Claim, ...]:
+        """The job whose turn it is, now Running for ``worker``, and waiting jobs that can be drawn with it.
 
-        Outlives outages shorter than ``wait_seconds``. If the caller is cancelled, a job that was being handed over
-        returns to the queue when its lease expires.
+        Those have the same ``batch_key`` and come in the order of their turns, ``max_jobs`` and ``max_images`` in all
+        (the first may have more images). Empty if no job came within ``wait_seconds``. Outlives outages shorter than
+        that. If the caller is cancelled, jobs that were being handed over return to the queue when their lease expires.
         """
         ...
 
-    async def heartbeat(self, claim: Claim, steps_done: int) -> Verdict:
-        """Extend the lease by the claim's ``lease_seconds`` from now and record progress."""
+    async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> Verdict:
+        """Extend the lease by the claim's ``lease_seconds`` from now, record progress, add unfinished pictures."""
         ...
 
-    async def finish(self, claim: Claim, outcome: Outcome) -> bool:
-        """Complete the job; False if the claim is no longer held, and then nothing has changed."""
+    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+        """Complete the job; False if the claim is no longer held, and then nothing has changed.
+
+        ``measured`` is what a Succeeded job took; it is added to the sums that costs are predicted from.
+        """
         ...
 
     async def release(self, claim: Claim) -> bool:
@@ -202,7 +276,11 @@ class JobQueue(Protocol):
         ...
 
     async def depth(self) -> QueueDepth:
-        """How many jobs wait and run, and since when."""
+        """How much work waits and runs, and since when."""
+        ...
+
+    async def cost_sums(self) -> CostSums:
+        """What finished jobs have taken."""
         ...
 
 
@@ -235,9 +313,12 @@ class WebhookOutbox(Protocol):
 
 
 class ResultCache(Protocol):
-    """Images by the hash of everything that determines them (``cache_key.result_cache_key``)."""
+    """Images by the hash of everything that determines them (``digests.result_cache_key``).
 
-    async def cache_get(self, key: str) -> tuple[bytes, ...] | None:
+    Bounded in bytes: the entries that were used least recently make room.
+    """
+
+    async def cache_get(self, key: str) -> CachedImages | None:
         """The cached images, or None."""
         ...
 
@@ -246,15 +327,30 @@ class ResultCache(Protocol):
         ...
 
 
-class RateLimiter(Protocol):
-    """One bucket per owner, shared by all gateways."""
+class FactStore(Protocol):
+    """Small facts that workers tell gateways, such as what suits the model. They aren't evicted."""
 
-    async def take(self, owner: str, rate: RateLimitConfig) -> RateDecision:
-        """Take one request out of the owner's bucket; a refused request takes nothing."""
+    async def get_fact(self, name: str) -> bytes | None:
+        """The fact, or None."""
+        ...
+
+    async def put_fact(self, name: str, value: bytes, *, ttl_seconds: float) -> None:
+        """Tell a fact."""
         ...
 
 
-class Broker(JobStore, JobQueue, Reapable, WebhookOutbox, ResultCache, RateLimiter, Protocol):
+class RateLimiter(Protocol):
+    """Buckets shared by all gateways."""
+
+    async def take(self, charges: Sequence[Charge]) -> RateDecision:
+        """Take all the charges out of their buckets, or none.
+
+        A charge larger than its bucket passes when the bucket is full, and leaves it in debt.
+        """
+        ...
+
+
+class Broker(JobStore, JobQueue, Reapable, WebhookOutbox, ResultCache, FactStore, RateLimiter, Protocol):
     """All of it, as ``main`` wires it."""
 
     async def close(self) -> None:

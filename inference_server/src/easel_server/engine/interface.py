@@ -1,13 +1,23 @@
 """What a worker asks of an engine. Imports no torch, so that the worker's logic is tested without it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from easel_server.job import GenerationParameters
+from easel_server.job import GenerationParameters, Task
 
-# Called after each denoising step with (steps done, steps in all); it may raise StopGenerationError.
-OnStep = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class Step:
+    """A denoising step that is done."""
+
+    done: int
+    steps: int
+    draw_previews: Callable[[], list[bytes]]  # the first image of each request as it stands, encoded as PNG; takes time
+
+
+# Called after each denoising step, in the engine's thread; it may raise StopGenerationError.
+OnStep = Callable[[Step], None]
 
 
 class StopGenerationError(Exception):
@@ -24,14 +34,24 @@ class GenerationError(Exception):
 
 @dataclass(frozen=True)
 class EngineDescription:
-    """What an engine runs on, for metrics, logs and /v1/models."""
+    """What an engine is and runs on, for metrics, logs and what gateways tell clients."""
 
-    engine: str  # "diffusers"
+    engine: str  # "diffusers", or "synthetic"
     pipeline: str  # class name, such as StableDiffusionXLPipeline
     device: str  # "cpu", "cuda:0"
     dtype: str  # "float32"
     model: str
     load_seconds: float
+    tasks: tuple[Task, ...] = (Task.TEXT_TO_IMAGE,)
+    samplers: tuple[str, ...] = ()  # names of samplers.py that this model can use
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One job, as an engine sees it."""
+
+    parameters: GenerationParameters
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # input pictures by digest, as GenerationParameters says
 
 
 class Engine(Protocol):
@@ -42,9 +62,10 @@ class Engine(Protocol):
         """What was loaded, and onto what."""
         ...
 
-    def generate(self, parameters: GenerationParameters, on_step: OnStep) -> list[bytes]:
-        """Encoded images, ``parameters.images`` of them. Blocks for the whole generation; call it in a thread.
+    def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
+        """Encoded images for each request, ``parameters.images`` of them. All requests have the same ``batch_key``.
 
-        Raises GenerationError for a request that this model can't serve, and whatever ``on_step`` raises.
+        Blocks for the whole generation; call it in a thread. Raises GenerationError for requests that this model can't
+        serve, and whatever ``on_step`` raises.
         """
         ...
