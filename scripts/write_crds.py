@@ -1,6 +1,7 @@
 """Writes the CRD and the reference of its fields from the contract's models (``make crds``); ``--check`` compares."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ HEADER = "# Generated from contract/src/easel_contract by scripts/write_crds.py:
 
 def render_crd() -> str:
     """The CustomResourceDefinition as the files hold it."""
-    return HEADER + yaml.safe_dump(build_crd(), sort_keys=False, width=120)
+    # Through JSON, so that rules which are one object in memory don't become anchors in YAML.
+    return HEADER + yaml.safe_dump(json.loads(json.dumps(build_crd())), sort_keys=False, width=120)
 
 
 def find_stale_files() -> dict[Path, str]:

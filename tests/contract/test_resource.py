@@ -18,6 +18,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"model": MODEL, "scaling": {"minReplicas": 3, "maxReplicas": 2}},
         r"minReplicas \(3\) must not be greater than maxReplicas \(2\)",
     ),
+    "a rate limit that limits nothing": (
+        {"model": MODEL, "replicas": 1, "gateway": {"rateLimit": {"burst": 5}}},
+        "needs requestsPerMinute, gpuSecondsPerMinute or both",
+    ),
+    "a Memcached without an address": (
+        {"model": MODEL, "replicas": 1, "gateway": {"cache": {"backend": "Memcached"}}},
+        "memcachedAddress must be set",
+    ),
     "an unknown field": ({"model": MODEL, "replicas": 1, "replica": 2}, "replica"),
 }
 

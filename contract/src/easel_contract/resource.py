@@ -5,25 +5,23 @@ Defaults are written into the CRD, so that the API server shows users what they 
 validators say the same for resources that reach the operator some other way.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
 from easel_contract.conditions import Condition
-from easel_contract.schema import Model, ObjectName, Quantity
-from easel_contract.server_config import CacheConfig, DType, LimitsConfig, RateLimitConfig, WebhookConfig
+from easel_contract.schema import Model, ObjectName, Quantity, cel, validations
+from easel_contract.server_config import (
+    CacheConfig,
+    DType,
+    EngineConfig,
+    LimitsConfig,
+    RateLimitConfig,
+    TracingConfig,
+    WebhookConfig,
+)
 
 IMAGE_DESCRIPTION = "Container image; the operator's own release if unset."
-
-
-def cel(rule: str, message: str) -> dict[str, str]:
-    """One CEL validation rule of a structural schema."""
-    return {"rule": rule, "message": message}
-
-
-def validations(*rules: dict[str, str]) -> dict[str, Any]:
-    """Schema extension that carries CEL rules."""
-    return {"x-kubernetes-validations": list(rules)}
 
 
 class HuggingFaceSource(Model):
@@ -124,6 +122,7 @@ class WorkerSpec(Model):
 
     image: str | None = Field(default=None, min_length=1, max_length=512, description=IMAGE_DESCRIPTION)
     gpu: GpuSpec = GpuSpec()
+    engine: EngineConfig = EngineConfig()
     resources: ResourceRequirements = ResourceRequirements()
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes to run on.")
     tolerations: tuple[Toleration, ...] = Field(
@@ -137,12 +136,25 @@ class WorkerSpec(Model):
     )
 
 
+class BatchingSpec(Model):
+    """How many images a worker draws at once."""
+
+    max_images: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Images of requests with the same size, steps and guidance that are drawn in one batch. It pays "
+        "where the GPU isn't filled by one picture: up to 512 pixels on a large GPU.",
+    )
+
+
 class WebhookSpec(WebhookConfig):
     """How clients are told that an image is ready (Standard Webhooks)."""
 
     signing_secret_name: ObjectName | None = Field(
         default=None,
-        description="Secret with a `whsec_…` key under `signing-secret`. Unset: webhooks are refused.",
+        description="Secret with one `whsec_…` key under `signing-secret`, or two, separated by white space, while "
+        "receivers change from one to the other. Unset: webhooks are refused.",
     )
 
 
@@ -154,9 +166,15 @@ class GatewaySpec(Model):
     resources: ResourceRequirements = ResourceRequirements()
     api_keys_secret_name: ObjectName | None = Field(
         default=None,
-        description="Secret whose values are the accepted API keys, each under its owner's name. Unset: no check.",
+        description="Secret with a value per customer, under the customer's name: API keys, one a line, as they are or "
+        "as `sha256:` digests; or JSON with keys, weight, maxPriority and rateLimit. Unset: no check.",
     )
-    rate_limit: RateLimitConfig | None = Field(default=None, description="Requests per API key; unlimited if unset.")
+    rate_limit: RateLimitConfig | None = Field(
+        default=None, description="Of each customer that has none of its own; unlimited if unset."
+    )
+    service_rate_limit: RateLimitConfig | None = Field(
+        default=None, description="Of all customers together; unlimited if unset."
+    )
     limits: LimitsConfig = LimitsConfig()
     cache: CacheConfig = CacheConfig()
     webhook: WebhookSpec = WebhookSpec()
@@ -208,7 +226,9 @@ class StableDiffusionServiceSpec(Model):
 
     model: ModelSpec
     worker: WorkerSpec = WorkerSpec()
+    batching: BatchingSpec = BatchingSpec()
     gateway: GatewaySpec = GatewaySpec()
+    tracing: TracingConfig = TracingConfig()
     replicas: int | None = Field(
         default=None, ge=0, le=1000, description="A fixed number of workers; `kubectl scale` writes it."
     )

@@ -25,3 +25,13 @@ Quantity = Annotated[
 
 # A DNS-1123 name of another object in the same namespace.
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+
+
+def cel(rule: str, message: str) -> dict[str, str]:
+    """One CEL validation rule of a structural schema."""
+    return {"rule": rule, "message": message}
+
+
+def validations(*rules: dict[str, str]) -> dict[str, Any]:
+    """Schema extension that carries CEL rules."""
+    return {"x-kubernetes-validations": list(rules)}

@@ -4,11 +4,11 @@ A role's file holds only the sections it uses, so that a change to a gateway's l
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, IPvAnyNetwork, PlainSerializer
+from pydantic import ConfigDict, Field, IPvAnyNetwork, PlainSerializer, model_validator
 
-from easel_contract.schema import Model
+from easel_contract.schema import Model, cel, validations
 
 Network = Annotated[IPvAnyNetwork, PlainSerializer(str, return_type=str)]
 
@@ -103,6 +103,15 @@ class DefaultsConfig(Model):
 class RateLimitConfig(Model):
     """Token buckets, exact across gateways; what is unset is not limited."""
 
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.requestsPerMinute) || has(self.gpuSecondsPerMinute)",
+                "a rate limit needs requestsPerMinute, gpuSecondsPerMinute or both",
+            )
+        )
+    )
+
     requests_per_minute: int | None = Field(default=None, ge=1, description="Rate at which requests refill.")
     burst: int = Field(default=10, ge=1, description="Requests that may come at once after a pause.")
     gpu_seconds_per_minute: int | None = Field(
@@ -115,6 +124,12 @@ class RateLimitConfig(Model):
         "bucket.",
     )
 
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.requests_per_minute is None and self.gpu_seconds_per_minute is None:
+            raise ValueError("a rate limit needs requestsPerMinute, gpuSecondsPerMinute or both")
+        return self
+
 
 class CacheBackend(StrEnum):
     """Where cached pictures are."""
@@ -125,6 +140,15 @@ class CacheBackend(StrEnum):
 
 class CacheConfig(Model):
     """The result cache: identical requests with a seed are answered from it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "(self.backend == 'Memcached') == has(self.memcachedAddress)",
+                "memcachedAddress must be set with backend Memcached, and only then",
+            )
+        )
+    )
 
     ttl_seconds: int = Field(
         default=3600, ge=0, le=2592000, description="How long a picture is kept; 0 switches the cache off."
@@ -149,6 +173,12 @@ class CacheConfig(Model):
         default=False,
         description="Whether requests without a seed may get a picture that an equal one got before.",
     )
+
+    @model_validator(mode="after")
+    def _has_its_address(self) -> Self:
+        if (self.backend is CacheBackend.MEMCACHED) != (self.memcached_address is not None):
+            raise ValueError("memcachedAddress must be set with backend Memcached, and only then")
+        return self
 
 
 class WebhookConfig(Model):

@@ -25,6 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
             }
         },
         "scaling": {"minReplicas": 0, "maxReplicas": 8},
+        "batching": {"maxImages": 4},
+        "tracing": {"endpoint": "http://collector.tracing.svc:4318", "samplePercent": 10},
         "worker": {
             "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
             "nodeSelector": {"gpu": "l4"},
@@ -33,6 +35,9 @@ CASES: dict[str, dict[str, Any]] = {
         "gateway": {
             "apiKeysSecretName": "keys",
             "rateLimit": {"requestsPerMinute": 60, "burst": 10},
+            "serviceRateLimit": {"gpuSecondsPerMinute": 480, "gpuSecondsBurst": 120},
+            "limits": {"maxWaitSeconds": 120},
+            "cache": {"backend": "Memcached", "memcachedAddress": "memcached.caches.svc:11211"},
             "webhook": {"signingSecretName": "webhook", "allowedNetworks": ["10.0.0.0/8"]},
         },
     },
@@ -69,6 +74,11 @@ def test_a_change_of_the_model_rolls_the_workers() -> None:
         after["Deployment painter-worker"]["spec"]["template"]
         != before["Deployment painter-worker"]["spec"]["template"]
     )
+
+
+def test_scaling_by_hand_leaves_the_gateways_alone() -> None:
+    one, two = (_by_name(_build({"model": HUB_MODEL, "replicas": count})) for count in (1, 2))
+    assert one["Deployment painter-gateway"] == two["Deployment painter-gateway"]
 
 
 def test_replicas_are_not_sent_where_somebody_else_writes_them() -> None:

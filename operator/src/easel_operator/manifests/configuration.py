@@ -70,14 +70,22 @@ def build_server_config(owner: Owner, spec: StableDiffusionServiceSpec) -> Serve
         namespace=owner.namespace,
         service=owner.name,
         model=_model_config(owner, spec),
+        engine=worker.engine,
         gateway=GatewayConfig(
             limits=gateway.limits,
             rate_limit=gateway.rate_limit,
+            service_rate_limit=gateway.service_rate_limit,
+            # A fixed number of workers may be scaled by hand, which must not roll the gateways: they count the living.
+            max_workers=spec.scaling.max_replicas if spec.scaling else None,
             cache=gateway.cache,
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
         ),
-        worker=WorkerConfig(drain_seconds=max(0, worker.termination_grace_period_seconds - DRAIN_MARGIN_SECONDS)),
+        worker=WorkerConfig(
+            drain_seconds=max(0, worker.termination_grace_period_seconds - DRAIN_MARGIN_SECONDS),
+            max_batch_images=spec.batching.max_images,
+        ),
+        tracing=spec.tracing,
     )
 
 
