@@ -64,6 +64,10 @@ def test_only_the_broker_knows_redis() -> None:
     assert importers(SERVER, {"redis"}, outside=("broker/",)) == []
 
 
+def test_only_one_file_knows_opentelemetry() -> None:
+    assert importers(SERVER, {"opentelemetry"}, outside=("open_telemetry.py",)) == []
+
+
 def test_operator_and_server_meet_in_the_contract_only() -> None:
     assert importers(OPERATOR, {"easel_server"}, outside=("-",)) == []
     assert importers(SERVER, {"easel_operator"}, outside=("-",)) == []

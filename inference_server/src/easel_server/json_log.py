@@ -1,22 +1,41 @@
-"""Log lines as JSON on standard output, one object a line: what log collectors expect of a container."""
+"""Log lines as JSON on standard output, one object a line: what log collectors expect of a container.
+
+Each line tells the request that it is about, in the gateway and in the worker alike, and its trace if there is one.
+"""
 
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+
+# The id of the HTTP request that the current task works for.
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 # What every LogRecord has; anything else came in through ``extra=``.
 STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class JsonFormatter(logging.Formatter):
-    """Time, level, logger and message, then the fields given by ``extra=``."""
+@contextmanager
+def logged_for(request: str | None) -> Iterator[None]:
+    """Lines written within, by this task and those that it starts, carry the request's id."""
+    token = request_id.set(request)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
 
-    def __init__(self, get_request_id: Callable[[], str | None]) -> None:
+
+class JsonFormatter(logging.Formatter):
+    """Time, level, logger and message, the request and the trace, then the fields given by ``extra=``."""
+
+    def __init__(self, get_trace_parent: Callable[[], str | None] = lambda: None) -> None:
+        """``get_trace_parent``: the W3C ``traceparent`` of what is going on."""
         super().__init__()
-        self._get_request_id = get_request_id
+        self._get_trace_parent = get_trace_parent
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -26,19 +45,20 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        request = self._get_request_id()
-        if request is not None:
+        if (request := request_id.get()) is not None:
             line["request_id"] = request
+        if (trace_parent := self._get_trace_parent()) is not None:
+            line["trace_id"] = trace_parent.split("-")[1]
         line |= {name: value for name, value in vars(record).items() if name not in STANDARD_ATTRIBUTES}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def configure_logging(level: str, get_request_id: Callable[[], str | None]) -> None:
+def configure_logging(level: str, get_trace_parent: Callable[[], str | None] = lambda: None) -> None:
     """All loggers to standard output."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter(get_request_id))
+    handler.setFormatter(JsonFormatter(get_trace_parent))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # One line a request of ours, none of theirs.
     for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "uvicorn.access", "uvicorn.error", "urllib3"):

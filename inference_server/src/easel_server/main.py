@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,13 @@ from easel_server.http.api_keys import KeyRing
 from easel_server.http.app import build_gateway_app, build_probe_app
 from easel_server.http.generation import Generation
 from easel_server.http.links import Links
-from easel_server.http.middleware import request_id
 from easel_server.http.prediction_wire import build_prediction
 from easel_server.http.readiness import Readiness, ReadyReason
 from easel_server.http.server import EmbeddedServer
 from easel_server.json_log import configure_logging
 from easel_server.metrics import ServerMetrics
 from easel_server.shared_defaults import PUBLISH_INTERVAL_SECONDS, SharedDefaults, publish_defaults
+from easel_server.tracing import NO_TRACER, Tracer, TracingUnavailableError, build_tracer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
 from easel_server.worker.worker import Worker, WorkerSettings
@@ -68,9 +69,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run until a signal; the exit code."""
     try:
         settings = read_settings(arguments)
-        configure_logging(settings.log_level.upper(), request_id.get)
-        asyncio.run(Process(settings).run())
-    except SettingsError as error:
+        tracer = build_tracer(settings.config, role=settings.role, instance=settings.pod_name)
+        configure_logging(settings.log_level.upper(), tracer.current_trace_parent)
+        with closing(tracer):
+            asyncio.run(Process(settings, tracer).run())
+    except (SettingsError, TracingUnavailableError) as error:
         sys.stderr.write(f"easel-server: {error}\n")
         return EXIT_SETTINGS
     except ModelLoadError as error:
@@ -115,8 +118,9 @@ def build_broker(settings: Settings) -> Broker:
 class Process:
     """One process in its role, from start to end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer = NO_TRACER) -> None:
         self._settings = settings
+        self._tracer = tracer
         self._config = settings.config
         self._serves_apis = settings.role in {Role.GATEWAY, Role.ALL}
         self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
@@ -165,12 +169,13 @@ class Process:
         keys = config.gateway.api_keys_directory
         return build_gateway_app(
             config,
-            Generation(self._broker, config.model, config.gateway, defaults.look, self._metrics),
+            Generation(self._broker, config.model, config.gateway, defaults.look, self._metrics, tracer=self._tracer),
             KeyRing(Path(keys) if keys else None),
             self._readiness,
             self._metrics,
             render_metrics,
             is_signing_configured=self._settings.webhook_secret is not None,
+            tracer=self._tracer,
         )
 
     async def _run_parts(self, server: EmbeddedServer) -> None:
@@ -201,7 +206,12 @@ class Process:
         config = self._config
         async with build_client(GuardedTransport(config.gateway.webhook.allowed_networks)) as client:
             deliverer = Deliverer(
-                self._broker, client, signing_secret=secret, build_body=self._build_webhook_body, metrics=self._metrics
+                self._broker,
+                client,
+                signing_secret=secret,
+                build_body=self._build_webhook_body,
+                metrics=self._metrics,
+                tracer=self._tracer,
             )
             await deliverer.run_forever()
 

@@ -4,8 +4,6 @@ import json
 import logging
 
 import pytest
-from easel_server.http.middleware import request_id
-from easel_server.json_log import JsonFormatter
 
 from tests.inference_server.http.serving import wait_for
 
@@ -56,23 +54,3 @@ def test_probes_leave_no_line_at_info_level(client, caplog):
     with caplog.at_level(logging.INFO, logger="easel_server"):
         client.get("/healthz")
     assert caplog.records == []
-
-
-def test_a_log_line_is_an_object_with_its_extras_and_its_request():
-    record = logging.makeLogRecord(
-        {"name": "easel", "levelname": "INFO", "msg": "job %s", "args": ("j1",), "seconds": 2.5}
-    )
-    token = request_id.set("r1")
-    try:
-        line = json.loads(JsonFormatter(request_id.get).format(record))
-    finally:
-        request_id.reset(token)
-    time = line.pop("time")
-    assert time.endswith("+00:00")
-    assert line == {
-        "level": "info",
-        "logger": "easel",
-        "message": "job j1",
-        "request_id": "r1",
-        "seconds": 2.5,
-    }

@@ -15,6 +15,8 @@ from easel_server.http.openai_images import OpenAIImages
 from easel_server.http.predictions import Predictions
 from easel_server.http.probes import RenderMetrics, build_probe_router
 from easel_server.http.readiness import Readiness
+from easel_server.http.tracing_middleware import TracingMiddleware
+from easel_server.tracing import NO_TRACER, Tracer
 
 
 def build_gateway_app(
@@ -26,6 +28,7 @@ def build_gateway_app(
     render_metrics: RenderMetrics,
     *,
     is_signing_configured: bool,
+    tracer: Tracer = NO_TRACER,
 ) -> FastAPI:
     """The whole API."""
     app = FastAPI(
@@ -36,6 +39,7 @@ def build_gateway_app(
         # From the outside in: everything logged and counted has its id.
         middleware=[
             Middleware(RequestIdMiddleware),
+            Middleware(TracingMiddleware, tracer=tracer),
             Middleware(AccessLogMiddleware),
             Middleware(MetricsMiddleware, metrics=metrics),
         ],

@@ -19,6 +19,8 @@ from easel_server.http.admission import FieldNames, Wanted, build_parameters
 from easel_server.http.observation import CacheResult, RequestMetrics
 from easel_server.http.refusals import build_rate_headers, refuse_for_rate, refuse_unknown_prediction
 from easel_server.job import GenerationParameters, Job, JobState, WebhookTarget
+from easel_server.json_log import request_id
+from easel_server.tracing import NO_TRACER, SpanKind, Tracer
 
 ID_CHARACTERS = 26  # of base32: 130 bits
 LIBRARIES = ("easel", "diffusers", "torch", "transformers")  # whose versions may change pixels
@@ -106,6 +108,7 @@ class Generation:
         config: GatewayConfig,
         defaults: Callable[[], Awaitable[GenerationDefaults]],
         metrics: RequestMetrics,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """``defaults`` is asked at each request: they may become known after the model is loaded."""
         self._broker = broker
@@ -113,6 +116,7 @@ class Generation:
         self._config = config
         self._defaults = defaults
         self._metrics = metrics
+        self._tracer = tracer
 
     async def place(self, order: Order) -> Placed:
         """Store the order's job, finished at once if the cache has its images.
@@ -134,8 +138,11 @@ class Generation:
             submitted_at=now,
             deadline_at=now + order.deadline if order.deadline else None,
             webhook=order.webhook,
+            request_id=request_id.get(),
         )
-        submission = await self._broker.submit(job, answer=answer)
+        with self._tracer.span("submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
+            job = job.model_copy(update={"trace_parent": span.trace_parent})
+            submission = await self._broker.submit(job, answer=answer)
         result = CacheResult.HIT if answer else CacheResult.MISS if key and order.cache.read else CacheResult.BYPASS
         self._metrics.count_cache(result)
         if submission.created and not answer:

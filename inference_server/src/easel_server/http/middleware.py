@@ -5,7 +5,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable, MutableMapping
-from contextvars import ContextVar
 from typing import Any
 
 from easel_contract import names
@@ -13,14 +12,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel_server.http.observation import RequestMetrics
+from easel_server.json_log import logged_for
 
 REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_ID_PATTERN = re.compile(r"[!-~]{1,128}")
 UNMATCHED_ROUTE = "unmatched"  # one label for every path that nobody serves
 PROBES = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
-
-# The id of the request that the current task serves; the log's formatter adds it to each line.
-request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +35,14 @@ class RequestIdMiddleware:
             return
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         own = given if REQUEST_ID_PATTERN.fullmatch(given) else uuid.uuid4().hex
-        token = request_id.set(own)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = own
             await send(message)
 
-        try:
+        with logged_for(own):
             await self._app(scope, receive, send_with_id)
-        finally:
-            request_id.reset(token)
 
 
 class MetricsMiddleware:

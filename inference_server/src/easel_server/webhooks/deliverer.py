@@ -21,7 +21,9 @@ import httpx
 from standardwebhooks import Webhook
 
 from easel_server.broker.interface import BrokerUnavailableError, Delivery, WebhookOutbox
+from easel_server.json_log import logged_for
 from easel_server.metrics import ServerMetrics
+from easel_server.tracing import NO_TRACER, Attributes, SpanKind, Tracer
 from easel_server.webhooks.guarded_transport import RefusedAddressError
 from easel_server.webhooks.schedule import MAX_ATTEMPTS, retry_delay_seconds
 
@@ -61,6 +63,7 @@ class Deliverer:
         metrics: ServerMetrics,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         chance: Callable[[], float] = random.random,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._outbox = outbox
         self._client = client
@@ -69,6 +72,7 @@ class Deliverer:
         self._metrics = metrics
         self._now = now
         self._chance = chance
+        self._tracer = tracer
         self._free = asyncio.Semaphore(MAX_CONCURRENT)
         self._attempts: set[asyncio.Task[None]] = set()
 
@@ -99,7 +103,8 @@ class Deliverer:
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
-            self._metrics.count_webhook(await self.attempt(delivery))
+            with logged_for(delivery.job.request_id):
+                self._metrics.count_webhook(await self.attempt(delivery))
         except BrokerUnavailableError as error:
             logger.warning("webhook %s: its outcome isn't recorded, it will be sent again: %s", delivery.id, error)
         except Exception:
@@ -133,8 +138,14 @@ class Deliverer:
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": self._signer.sign(delivery.id, now, body.decode()),
         }
-        async with self._client.stream("POST", delivery.url, content=body, headers=headers) as response:
-            return response.status_code  # the body is not read: it may be endless
+        with self._tracer.span(
+            "deliver webhook", kind=SpanKind.CLIENT, attributes=_describe(delivery), parent=delivery.job.trace_parent
+        ) as span:
+            if span.trace_parent is not None:
+                headers["traceparent"] = span.trace_parent
+            async with self._client.stream("POST", delivery.url, content=body, headers=headers) as response:
+                span.describe({"http.response.status_code": response.status_code})
+                return response.status_code  # the body is not read: it may be endless
 
     async def _retry(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
         delay_seconds = retry_delay_seconds(delivery.attempt, self._chance())
@@ -150,6 +161,18 @@ class Deliverer:
             "webhook %s: given up after attempt %d of %d: %s", delivery.id, delivery.attempt, MAX_ATTEMPTS, reason
         )
         return DeliveryOutcome.FAILED
+
+
+def _describe(delivery: Delivery) -> Attributes:
+    """By OpenTelemetry's conventions, but without the URL: its path and query are the receiver's secret."""
+    return {
+        "http.request.method": "POST",
+        "http.request.resend_count": delivery.attempt - 1,
+        "server.address": httpx.URL(delivery.url).host,
+        "easel.job.id": delivery.job.id,
+        "easel.webhook.id": delivery.id,
+        "easel.webhook.event": delivery.event,
+    }
 
 
 def build_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
