@@ -1,8 +1,8 @@
 """Predicts how many GPU-seconds a job takes. Pure.
 
-The denoiser's work is known before: steps, pixels, images and passes. How long a unit of it takes on this service's GPUs
-is learned from finished jobs, by a least-squares line through (work units, measured seconds) in which older jobs count
-less and less.
+The denoiser's work is known before: steps, pixels, images and passes. How long a unit of it takes on this service's
+GPUs is learned from finished jobs, by a least-squares line through (work units, measured seconds) in which older jobs
+count less and less.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ PIXELS_PER_UNIT: Final = 1 << 20
 MINIMUM_GPU_SECONDS: Final = 0.001
 DECAY: Final = 0.99  # of all earlier jobs' weight at each new one: about the last hundred count
 MINIMUM_JOBS: Final = 3.0  # before that, the prior line is used
-MINIMUM_SPREAD: Final = 1e-6  # of units, relative to their square: below it jobs are all alike, and only a ratio is known
+MINIMUM_SPREAD: Final = (
+    1e-6  # of units, relative to their square: below it jobs are all alike, and only a ratio is known
+)
 
 
 def work_units(parameters: GenerationParameters) -> float:

@@ -18,9 +18,9 @@ State machine (the broker is the only place that makes a transition, atomically)
 
 Succeeded, Failed and Canceled are final: exactly one of them is ever seen.
 
-Jobs of one flight (``submit`` with the same ``flight_key``) are drawn once. The first leads; the others follow its state
-and share its end and its images. When a leader is cancelled, the next of the flight leads, at the same place in the
-queue or with the same run; the work ends only when nobody of the flight is left.
+Jobs of one flight (``submit`` with the same ``flight_key``) are drawn once. The first leads; the others follow its
+state and share its end and its images. When a leader is cancelled, the next of the flight leads, at the same place in
+the queue or with the same run; the work ends only when nobody of the flight is left.
 """
 
 from enum import StrEnum
@@ -82,7 +82,9 @@ class GenerationParameters(Model):
     task: Task = Task.TEXT_TO_IMAGE
     image_digest: str | None = None  # the picture to begin with: RGB
     mask_digest: str | None = None  # where to redraw: L, 255 is redrawn
-    strength: float | None = Field(default=None, ge=0.0, le=1.0)  # share of the steps that are drawn; 1 forgets the picture
+    strength: float | None = Field(
+        default=None, ge=0.0, le=1.0
+    )  # share of the steps that are drawn; 1 forgets the picture
 
     @property
     def passes(self) -> int:

@@ -1,6 +1,7 @@
 """What both brokers promise; every test runs against both, Redis being a real server."""
 
 import asyncio
+import dataclasses
 from collections import Counter
 from datetime import timedelta
 
@@ -32,8 +33,7 @@ IMAGES = (b"\x89PNG\x00\xff one", b"two")
 
 
 async def claim(broker: Broker, worker: str = "worker-a", lease_seconds: float = LONG_SECONDS) -> Claim:
-    claimed = await broker.claim(worker, lease_seconds=lease_seconds, wait_seconds=0)
-    assert claimed is not None
+    (claimed,) = await broker.claim(worker, lease_seconds=lease_seconds, wait_seconds=0)
     return claimed
 
 
@@ -41,6 +41,11 @@ async def job_of(broker: Broker, job_id: str) -> Job:
     job = await broker.get(job_id)
     assert job is not None
     return job
+
+
+async def is_empty(broker: Broker) -> bool:
+    """Whether nothing waits or runs."""
+    return dataclasses.replace(await broker.depth(), workers=0) == QueueDepth(0, 0, 0)
 
 
 async def reap_something(broker: Broker) -> ReapReport:
@@ -123,7 +128,7 @@ async def test_a_job_that_is_answered_at_once_is_never_queued(broker: Broker) ->
     assert submission.job.state == JobState.SUCCEEDED
     assert submission.job.steps_done == submission.job.parameters.steps
     assert await broker.images("a") == IMAGES
-    assert await broker.claim("w", lease_seconds=1, wait_seconds=0) is None
+    assert await broker.claim("w", lease_seconds=1, wait_seconds=0) == ()
     delivery = await broker.claim_delivery(lease_seconds=LONG_SECONDS, wait_seconds=0)
     assert delivery is not None
     assert delivery.job == submission.job
@@ -155,20 +160,20 @@ async def test_a_claimed_job_says_who_runs_it_and_since_when(broker: Broker) -> 
     assert claimed.job.started_at is not None
     assert claimed.job.started_at >= submitted.submitted_at
     assert await broker.get("a") == claimed.job
-    assert await broker.depth() == QueueDepth(waiting=0, running=1, oldest_waiting_age_seconds=0)
+    depth = await broker.depth()
+    assert (depth.waiting, depth.running, depth.oldest_waiting_age_seconds) == (0, 1, 0)
 
 
 async def test_a_claim_waits_for_a_job_to_come(broker: Broker) -> None:
     claiming = asyncio.create_task(broker.claim("w", lease_seconds=LONG_SECONDS, wait_seconds=20))
     await asyncio.sleep(0)
     await broker.submit(build_job("a"))
-    claimed = await asyncio.wait_for(claiming, 5)
-    assert claimed is not None
+    (claimed,) = await asyncio.wait_for(claiming, 5)
     assert claimed.job.id == "a"
 
 
 async def test_a_claim_that_waited_in_vain_is_none(broker: Broker) -> None:
-    assert await broker.claim("w", lease_seconds=1, wait_seconds=0.05) is None
+    assert await broker.claim("w", lease_seconds=1, wait_seconds=0.05) == ()
 
 
 async def test_two_hundred_jobs_and_four_claimers_make_two_hundred_completions(build_broker: BuildBroker) -> None:
@@ -180,8 +185,7 @@ async def test_two_hundred_jobs_and_four_claimers_make_two_hundred_completions(b
 
     async def work(broker: Broker, name: str) -> None:
         while sum(completions.values()) < 200:
-            claimed = await broker.claim(name, lease_seconds=LONG_SECONDS, wait_seconds=0.1)
-            if claimed is not None:
+            for claimed in await broker.claim(name, lease_seconds=LONG_SECONDS, wait_seconds=0.1):
                 assert await broker.heartbeat(claimed, 1) == Verdict.CONTINUE
                 assert await broker.finish(claimed, Succeeded((claimed.job.id.encode(),)))
                 completions[claimed.job.id] += 1
@@ -193,7 +197,7 @@ async def test_two_hundred_jobs_and_four_claimers_make_two_hundred_completions(b
     await asyncio.gather(submit(), *(work(broker, f"worker-{index}") for index, broker in enumerate(workers)))
     assert completions == Counter(f"job-{number}" for number in range(200))
     assert await gateway.images("job-123") == (b"job-123",)
-    assert await gateway.depth() == QueueDepth(0, 0, 0)
+    assert await is_empty(gateway)
 
 
 # Finish
@@ -211,7 +215,7 @@ async def test_a_succeeded_job_has_its_images_and_all_its_steps(broker: Broker) 
     assert job.started_at is not None
     assert job.submitted_at <= job.started_at <= job.finished_at
     assert await broker.images("a") == IMAGES
-    assert await broker.depth() == QueueDepth(0, 0, 0)
+    assert await is_empty(broker)
 
 
 async def test_a_failed_job_says_why_and_is_not_tried_again(broker: Broker) -> None:
@@ -219,7 +223,7 @@ async def test_a_failed_job_says_why_and_is_not_tried_again(broker: Broker) -> N
     assert await broker.finish(await claim(broker), Failed("the prompt is too long"))
     job = await job_of(broker, "a")
     assert (job.state, job.error) == (JobState.FAILED, "the prompt is too long")
-    assert await broker.claim("w", lease_seconds=1, wait_seconds=0) is None
+    assert await broker.claim("w", lease_seconds=1, wait_seconds=0) == ()
 
 
 async def test_a_repeated_finish_is_accepted_and_changes_nothing(broker: Broker) -> None:
@@ -304,7 +308,7 @@ async def test_a_job_that_loses_its_worker_too_often_fails_and_says_so(build_bro
     job = await job_of(broker, "a")
     assert job.state == JobState.FAILED
     assert job.error == sentences.LOST % (2, "worker-b")
-    assert await broker.depth() == QueueDepth(0, 0, 0)
+    assert await is_empty(broker)
 
 
 async def test_concurrent_reaps_move_each_job_once(build_broker: BuildBroker) -> None:
@@ -345,8 +349,7 @@ async def test_a_release_wakes_a_waiting_claim(broker: Broker) -> None:
     claiming = asyncio.create_task(broker.claim("w", lease_seconds=LONG_SECONDS, wait_seconds=20))
     await asyncio.sleep(0)
     await broker.release(held)
-    claimed = await asyncio.wait_for(claiming, 5)
-    assert claimed is not None
+    assert len(await asyncio.wait_for(claiming, 5)) == 1
 
 
 async def test_a_released_job_that_was_to_be_canceled_is_canceled(broker: Broker) -> None:
@@ -366,8 +369,8 @@ async def test_canceling_a_waiting_job_ends_it_at_once(broker: Broker) -> None:
     assert job is not None
     assert job.state == JobState.CANCELED
     assert job.finished_at is not None
-    assert await broker.claim("w", lease_seconds=1, wait_seconds=0) is None
-    assert await broker.depth() == QueueDepth(0, 0, 0)
+    assert await broker.claim("w", lease_seconds=1, wait_seconds=0) == ()
+    assert await is_empty(broker)
 
 
 async def test_canceling_a_running_job_asks_its_worker_to_stop(broker: Broker) -> None:

@@ -14,7 +14,6 @@ from easel_server.broker.interface import (
     BrokerUnavailableError,
     Claim,
     Failed,
-    QueueDepth,
     Succeeded,
     Verdict,
 )
@@ -54,8 +53,7 @@ async def connect() -> AsyncIterator[Connect]:
 
 
 async def claim(broker: RedisBroker, lease_seconds: float = 60) -> Claim:
-    claimed = await broker.claim("worker-a", lease_seconds=lease_seconds, wait_seconds=0)
-    assert claimed is not None
+    (claimed,) = await broker.claim("worker-a", lease_seconds=lease_seconds, wait_seconds=0)
     return claimed
 
 
@@ -95,7 +93,7 @@ async def test_a_blocked_claim_and_a_waiting_client_outlive_a_restart(
     waiting = asyncio.create_task(gateway.wait("a", 60))
 
     async def both_are_blocked() -> bool:
-        subscribers = own_server.command("PUBSUB", "NUMSUB", names.redis_prefix("ml", "sd") + "finished")
+        subscribers = own_server.command("PUBSUB", "NUMSUB", names.redis_prefix("ml", "sd") + "changes")
         return b":1\r\n" in subscribers and b"blocked_clients:1" in own_server.command("INFO", "clients")
 
     await eventually(both_are_blocked)
@@ -104,8 +102,7 @@ async def test_a_blocked_claim_and_a_waiting_client_outlive_a_restart(
         await gateway.depth()
     own_server.start()
     await gateway.submit(build_job("b"))
-    claimed = await asyncio.wait_for(claiming, 30)
-    assert claimed is not None
+    (claimed,) = await asyncio.wait_for(claiming, 30)
     assert claimed.job.id == "b"
     assert await worker.finish(held, Succeeded((b"image",)))
     job = await asyncio.wait_for(waiting, 30)
@@ -126,12 +123,11 @@ async def test_claims_and_waiting_clients_are_woken_rather_than_left_to_poll(
 
     await eventually(is_blocked)
     await gateway.submit(build_job("a"))
-    claimed = await asyncio.wait_for(claiming, 2)
-    assert claimed is not None
+    (claimed,) = await asyncio.wait_for(claiming, 2)
     waiting = asyncio.create_task(gateway.wait("a", 60))
 
     async def relies_on_its_subscription() -> bool:
-        return gateway._finished_jobs.look_again_seconds == 60.0
+        return gateway._changed_jobs.look_again_seconds == 60.0
 
     await eventually(relies_on_its_subscription)
     await worker.finish(claimed, Succeeded((b"image",)))
@@ -188,7 +184,8 @@ async def test_a_server_that_cannot_write_is_unavailable_and_half_writes_nothing
     own_server.command("CONFIG", "SET", "maxmemory", "0")
     own_server.command("REPLICAOF", "NO", "ONE")
     assert await broker.get("b") is None
-    assert await broker.depth() == QueueDepth(waiting=0, running=1, oldest_waiting_age_seconds=0)
+    depth = await broker.depth()
+    assert (depth.waiting, depth.running, depth.oldest_waiting_age_seconds) == (0, 1, 0)
     assert await broker.finish(claimed, Succeeded((b"image",)))
     assert await broker.images("a") == (b"image",)
 
@@ -230,8 +227,7 @@ async def test_a_user_limited_to_its_service_needs_no_more_and_sees_no_other(
     await broker.ping()
     await broker.submit(build_job("a", webhook=HOOK))
     waiting = asyncio.create_task(broker.wait("a", 30))
-    claimed = await broker.claim("w", lease_seconds=60, wait_seconds=1)
-    assert claimed is not None
+    (claimed,) = await broker.claim("w", lease_seconds=60, wait_seconds=1)
     assert await broker.heartbeat(claimed, 1) == Verdict.CONTINUE
     assert await broker.finish(claimed, Succeeded((b"image",)))
     job = await asyncio.wait_for(waiting, 10)
@@ -274,8 +270,7 @@ async def test_a_claim_whose_reply_was_lost_is_repeated_not_doubled(redis_server
         return reply
 
     connection.script = lose_first_reply  # type: ignore[method-assign]
-    claimed = await broker.claim("w", lease_seconds=60, wait_seconds=10)
-    assert claimed is not None
+    (claimed,) = await broker.claim("w", lease_seconds=60, wait_seconds=10)
     assert (claimed.job.id, claimed.job.attempts, lost_replies) == ("a", 1, 1)
     assert (await broker.depth()).running == 1
     await broker.close()

@@ -10,10 +10,14 @@ claim only. Every method may raise BrokerUnavailableError, and every method may 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from easel_server.cost import CostSums, Measurement
 from easel_server.job import Job
+
+MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
+MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
+WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an idle one claims about every second
 
 
 class BrokerError(Exception):

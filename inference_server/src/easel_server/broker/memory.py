@@ -4,35 +4,28 @@ Every method runs without awaiting between reading and writing, which makes it a
 """
 
 import asyncio
-import secrets
-from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from datetime import UTC, datetime
+from typing import Final, TypeVar
 
 from easel_contract.server_config import RateLimitConfig
 
-from easel_server.broker import sentences
-from easel_server.broker.digests import job_fingerprint
 from easel_server.broker.interface import (
     BrokerSettings,
-    Canceled,
     Claim,
     Delivery,
-    Failed,
-    JobConflictError,
     Outcome,
     QueueDepth,
-    QueueFullError,
+    QueuePosition,
     RateDecision,
     ReapReport,
     Submission,
-    Succeeded,
     Verdict,
 )
+from easel_server.broker.memory_jobs import MemoryJobs
 from easel_server.broker.memory_side_stores import Clock, MemoryOutbox, MemoryRateLimiter, MemoryResultCache
+from easel_server.cost import CostSums, Measurement
 from easel_server.job import Job, JobState
 
 LOOK_AGAIN_SECONDS: Final = 1.0  # a bound on sleeps for what only the clock makes due
@@ -43,21 +36,6 @@ T = TypeVar("T")
 def utc_now() -> datetime:
     """The wall clock."""
     return datetime.now(UTC)
-
-
-@dataclass
-class _Record:
-    job: Job
-    fingerprint: str
-    sequence: int
-    images: tuple[bytes, ...] = ()
-    token: str | None = None  # kept after the end, so that a finish can be repeated
-    lease: timedelta = timedelta()
-    lease_ends_at: datetime | None = None
-    expires_at: datetime | None = None
-
-    def change(self, **fields: Any) -> None:
-        self.job = self.job.model_copy(update=fields)
 
 
 class _Bell:
@@ -79,134 +57,113 @@ class MemoryBroker:
     """See ``interface.Broker``."""
 
     def __init__(self, settings: BrokerSettings, clock: Clock = utc_now) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._records: dict[str, _Record] = {}
-        self._waiting: list[tuple[int, str]] = []  # sorted by sequence
-        self._running: set[str] = set()
-        self._sequence = 0
         self._changed = _Bell()
         self._outbox = MemoryOutbox(clock)
+        self._jobs = MemoryJobs(settings, clock, enqueue_delivery=self._outbox.enqueue, ring=self._changed.ring)
         self._cache = MemoryResultCache(clock)
         self._rate_limiter = MemoryRateLimiter(clock)
 
     # As clients see jobs
 
-    async def submit(self, job: Job, *, answer: tuple[bytes, ...] | None = None) -> Submission:
+    async def submit(
+        self,
+        job: Job,
+        *,
+        answer: tuple[bytes, ...] | None = None,
+        inputs: Mapping[str, bytes] | None = None,
+        flight_key: str | None = None,
+    ) -> Submission:
         """See JobStore."""
-        fingerprint = job_fingerprint(job)
-        known = self._find(job.id)
-        if known is not None:
-            if known.fingerprint != fingerprint:
-                raise JobConflictError(job.id)
-            return Submission(known.job, created=False)
-        if answer is None and len(self._waiting) >= self._settings.max_queue_depth:
-            raise QueueFullError(len(self._waiting), self._settings.max_queue_depth)
-        record = self._store(job, fingerprint)
-        self._enqueue_delivery(record, "start")
-        if answer is None:
-            self._queue(record)
-        else:
-            record.images = answer
-            record.change(started_at=record.job.submitted_at, steps_done=job.parameters.steps)
-            self._make_final(record, JobState.SUCCEEDED)
-        return Submission(record.job, created=True)
+        return self._jobs.submit(job, answer, inputs or {}, flight_key)
 
     async def get(self, job_id: str) -> Job | None:
         """See JobStore."""
-        record = self._find(job_id)
+        record = self._jobs.find(job_id)
         return record.job if record else None
 
     async def images(self, job_id: str) -> tuple[bytes, ...]:
         """See JobStore."""
-        record = self._find(job_id)
+        record = self._jobs.find(job_id)
         return record.images if record else ()
 
     async def cancel(self, job_id: str) -> Job | None:
         """See JobStore."""
-        record = self._find(job_id)
-        if record is None:
-            return None
-        if not record.job.state.is_final:
-            record.change(cancel_requested=True)
-        if record.job.state == JobState.WAITING:
-            self._make_final(record, JobState.CANCELED)
-        return record.job
+        return self._jobs.cancel(job_id)
 
     async def wait(self, job_id: str, timeout_seconds: float) -> Job | None:
         """See JobStore."""
-        await self._wait_for(lambda: self._is_unknown_or_final(job_id) or None, timeout_seconds)
+
+        def is_unknown_or_final() -> bool:
+            record = self._jobs.find(job_id)
+            return record is None or record.job.state.is_final
+
+        await self._wait_for(lambda: is_unknown_or_final() or None, timeout_seconds)
         return await self.get(job_id)
+
+    async def watch(self, job_id: str) -> AsyncGenerator[Job]:
+        """See JobStore."""
+        seen: Job | None = None
+        while True:
+            job = await self.get(job_id)
+            if job is None:
+                return
+            if job != seen:
+                yield job
+                seen = job
+                continue  # it may have changed meanwhile
+            if job.state.is_final:
+                return
+            await self._changed.sleep(LOOK_AGAIN_SECONDS)
+
+    async def previews(self, job_id: str) -> tuple[bytes, ...]:
+        """See JobStore."""
+        record = self._jobs.find(job_id)
+        if record is None:
+            return ()
+        return record.run.previews if record.run is not None else record.previews
+
+    async def position(self, job_id: str) -> QueuePosition | None:
+        """See JobStore."""
+        record = self._jobs.find(job_id)
+        if record is None or record.job.state is not JobState.WAITING:
+            return None
+        return self._jobs.position(record)
 
     # As workers see jobs
 
-    async def claim(self, worker: str, *, lease_seconds: float, wait_seconds: float) -> Claim | None:
+    async def claim(
+        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+    ) -> tuple[Claim, ...]:
         """See JobQueue."""
-        return await self._wait_for(lambda: self._claim_now(worker, lease_seconds), wait_seconds)
+        claims = await self._wait_for(
+            lambda: self._jobs.claim(worker, lease_seconds, max_jobs, max_images) or None, wait_seconds
+        )
+        return claims or ()
 
-    async def heartbeat(self, claim: Claim, steps_done: int) -> Verdict:
+    async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> Verdict:
         """See JobQueue."""
-        record = self._held(claim)
-        if record is None:
-            return Verdict.LOST
-        record.change(steps_done=steps_done)
-        record.lease_ends_at = self._clock() + record.lease
-        if record.job.cancel_requested:
-            return Verdict.CANCEL
-        return Verdict.DEADLINE_PASSED if self._is_past_deadline(record.job) else Verdict.CONTINUE
+        return self._jobs.heartbeat(claim, steps_done, tuple(previews))
 
-    async def finish(self, claim: Claim, outcome: Outcome) -> bool:
+    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
         """See JobQueue."""
-        record = self._held(claim)
-        if record is None:
-            done = self._find(claim.job.id)
-            return done is not None and done.token == claim.token
-        match outcome:
-            case Succeeded(images):
-                record.images = images
-                record.change(steps_done=record.job.parameters.steps)
-                self._make_final(record, JobState.SUCCEEDED)
-            case Failed(error):
-                self._make_final(record, JobState.FAILED, error)
-            case Canceled():
-                self._make_final(record, JobState.CANCELED)
-        return True
+        return self._jobs.finish(claim, outcome, measured)
 
     async def release(self, claim: Claim) -> bool:
         """See JobQueue."""
-        record = self._held(claim)
-        if record is None:
-            return False
-        record.change(attempts=record.job.attempts - 1)
-        if record.job.cancel_requested:
-            self._make_final(record, JobState.CANCELED)
-        else:
-            self._hand_back(record)
-        return True
+        return self._jobs.release(claim)
 
     async def reap(self) -> ReapReport:
         """See Reapable. Also forgets expired results."""
-        now = self._clock()
-        waiting = [self._records[job_id] for _, job_id in self._waiting]
-        late = [record for record in waiting if self._is_past_deadline(record.job)]
-        moved = [self._reap_lost(record) for record in self._lost_records(now)]
-        moved += [self._make_final(record, JobState.FAILED, sentences.DEADLINE_PASSED) for record in late]
         self._cache.purge()
-        for job_id in [job_id for job_id, record in self._records.items() if _is_expired(record, now)]:
-            del self._records[job_id]
-        return ReapReport(
-            requeued=moved.count(JobState.WAITING),
-            failed=moved.count(JobState.FAILED),
-            canceled=moved.count(JobState.CANCELED),
-        )
+        return self._jobs.reap()
 
     async def depth(self) -> QueueDepth:
         """See JobQueue."""
-        age_seconds = 0.0
-        if self._waiting:
-            oldest = self._records[self._waiting[0][1]].job
-            age_seconds = max(0.0, (self._clock() - oldest.submitted_at).total_seconds())
-        return QueueDepth(len(self._waiting), len(self._running), age_seconds)
+        return self._jobs.depth()
+
+    async def cost_sums(self) -> CostSums:
+        """See JobQueue."""
+        return self._jobs.cost_sums
 
     # Webhooks, cache, rate limit
 
@@ -240,106 +197,6 @@ class MemoryBroker:
     async def close(self) -> None:
         """See Broker."""
 
-    # Transitions
-
-    def _find(self, job_id: str) -> _Record | None:
-        record = self._records.get(job_id)
-        return None if record is None or _is_expired(record, self._clock()) else record
-
-    def _held(self, claim: Claim) -> _Record | None:
-        record = self._find(claim.job.id)
-        is_held = record is not None and record.job.state == JobState.RUNNING and record.token == claim.token
-        return record if is_held else None
-
-    def _is_unknown_or_final(self, job_id: str) -> bool:
-        record = self._find(job_id)
-        return record is None or record.job.state.is_final
-
-    def _is_past_deadline(self, job: Job) -> bool:
-        return job.deadline_at is not None and job.deadline_at <= self._clock()
-
-    def _store(self, job: Job, fingerprint: str) -> _Record:
-        now = self._clock()
-        offset = now - job.submitted_at
-        self._sequence += 1
-        stored = Job(
-            id=job.id,
-            owner=job.owner,
-            parameters=job.parameters,
-            webhook=job.webhook,
-            submitted_at=now,
-            deadline_at=job.deadline_at + offset if job.deadline_at else None,
-        )
-        self._records[job.id] = _Record(stored, fingerprint, self._sequence)
-        return self._records[job.id]
-
-    def _queue(self, record: _Record) -> None:
-        record.change(state=JobState.WAITING)
-        insort(self._waiting, (record.sequence, record.job.id))
-        self._changed.ring()
-
-    def _unqueue(self, record: _Record) -> None:
-        self._running.discard(record.job.id)
-        position = bisect_left(self._waiting, (record.sequence, record.job.id))
-        if position < len(self._waiting) and self._waiting[position][0] == record.sequence:
-            del self._waiting[position]
-
-    def _claim_now(self, worker: str, lease_seconds: float) -> Claim | None:
-        while self._waiting:
-            record = self._records[self._waiting[0][1]]
-            if self._is_past_deadline(record.job):
-                self._make_final(record, JobState.FAILED, sentences.DEADLINE_PASSED)
-                continue
-            now = self._clock()
-            self._unqueue(record)
-            self._running.add(record.job.id)
-            token = secrets.token_hex(16)
-            record.token = token
-            record.lease = timedelta(seconds=lease_seconds)
-            record.lease_ends_at = now + record.lease
-            record.change(
-                state=JobState.RUNNING,
-                attempts=record.job.attempts + 1,
-                worker=worker,
-                steps_done=0,
-                started_at=now,
-            )
-            return Claim(record.job, token, lease_seconds)
-        return None
-
-    def _hand_back(self, record: _Record) -> None:
-        record.token = None
-        self._running.discard(record.job.id)
-        record.change(worker=None, started_at=None, steps_done=0)
-        self._queue(record)
-
-    def _lost_records(self, now: datetime) -> list[_Record]:
-        running = [self._records[job_id] for job_id in self._running]
-        lost = [record for record in running if record.lease_ends_at is not None and record.lease_ends_at <= now]
-        return sorted(lost, key=lambda record: record.sequence)
-
-    def _reap_lost(self, record: _Record) -> JobState:
-        job = record.job
-        if job.cancel_requested:
-            return self._make_final(record, JobState.CANCELED)
-        if job.attempts >= self._settings.max_attempts:
-            return self._make_final(record, JobState.FAILED, sentences.LOST % (job.attempts, job.worker))
-        self._hand_back(record)
-        return JobState.WAITING
-
-    def _make_final(self, record: _Record, state: JobState, error: str | None = None) -> JobState:
-        now = self._clock()
-        self._unqueue(record)
-        record.change(state=state, error=error, finished_at=now)
-        record.expires_at = now + timedelta(seconds=self._settings.result_ttl_seconds)
-        self._enqueue_delivery(record, "completed")
-        self._changed.ring()
-        return state
-
-    def _enqueue_delivery(self, record: _Record, event: str) -> None:
-        if self._outbox.enqueue(record.job, event):
-            self._changed.ring()
-
     async def _wait_for(self, attempt: Callable[[], T | None], wait_seconds: float) -> T | None:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + wait_seconds
@@ -349,7 +206,3 @@ class MemoryBroker:
             if found is not None or left_seconds <= 0:
                 return found
             await self._changed.sleep(left_seconds)
-
-
-def _is_expired(record: _Record, now: datetime) -> bool:
-    return record.expires_at is not None and record.expires_at <= now

@@ -5,17 +5,19 @@ into values, and does the waiting. The keys are listed in ``lua/shared.lua``.
 """
 
 import asyncio
+import dataclasses
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from easel_contract import names
 from easel_contract.server_config import RateLimitConfig
 
 from easel_server.broker import sentences
-from easel_server.broker.digests import job_fingerprint
 from easel_server.broker.interface import (
+    MAX_PREVIEWS,
+    WORKER_SEEN_SECONDS,
     BrokerSettings,
     BrokerUnavailableError,
     Canceled,
@@ -26,6 +28,7 @@ from easel_server.broker.interface import (
     Outcome,
     QueueDepth,
     QueueFullError,
+    QueuePosition,
     RateDecision,
     ReapReport,
     Submission,
@@ -34,11 +37,17 @@ from easel_server.broker.interface import (
 )
 from easel_server.broker.rate import interval_microseconds
 from easel_server.broker.redis_connection import RedisConnection, connect
-from easel_server.broker.redis_fields import build_content_fields, to_delivery, to_job, to_microseconds
-from easel_server.broker.redis_waiters import FinishedJobs
+from easel_server.broker.redis_fields import (
+    MICROSECONDS,
+    build_submit_arguments,
+    to_delivery,
+    to_job,
+    to_values,
+)
+from easel_server.broker.redis_waiters import ChangedJobs, finished_topic, run_topic_of
+from easel_server.cost import DECAY, CostSums, Measurement
 from easel_server.job import Job, JobState
 
-MICROSECONDS: Final = 1_000_000
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
 BLOCK_SECONDS: Final = 1.0  # one blocking pop; a wake-up that got lost with its receiver costs no more than this
 RETRY_SECONDS: Final = 0.25  # while the server is away
@@ -53,7 +62,7 @@ class RedisBroker:
     def __init__(self, connection: RedisConnection, settings: BrokerSettings) -> None:
         self._connection = connection
         self._settings = settings
-        self._finished_jobs = FinishedJobs(connection)
+        self._changed_jobs = ChangedJobs(connection)
         self._eviction_checked = False
 
     @classmethod
@@ -63,26 +72,22 @@ class RedisBroker:
 
     # As clients see jobs
 
-    async def submit(self, job: Job, *, answer: tuple[bytes, ...] | None = None) -> Submission:
+    async def submit(
+        self,
+        job: Job,
+        *,
+        answer: tuple[bytes, ...] | None = None,
+        inputs: Mapping[str, bytes] | None = None,
+        flight_key: str | None = None,
+    ) -> Submission:
         """See JobStore."""
-        content = build_content_fields(job, self._settings.result_ttl_seconds, answered=answer is not None)
-        status, *rest = await self._connection.script(
-            "submit",
-            job.id,
-            job_fingerprint(job),
-            to_microseconds(job.submitted_at),
-            to_microseconds(job.deadline_at) if job.deadline_at else "",
-            self._settings.max_queue_depth,
-            1 if answer is not None else 0,
-            len(content),
-            *content,
-            *(answer or ()),
-        )
+        arguments = build_submit_arguments(job, self._settings, answer, inputs or {}, flight_key)
+        status, *rest = await self._connection.script("submit", *arguments)
         if status == b"conflict":
             raise JobConflictError(job.id)
         if status == b"full":
             raise QueueFullError(rest[0], self._settings.max_queue_depth)
-        return Submission(to_job(rest[0]), created=status == b"created")
+        return Submission(to_job(rest[0]), created=status != b"known", shared=status == b"shared")
 
     async def get(self, job_id: str) -> Job | None:
         """See JobStore."""
@@ -90,17 +95,26 @@ class RedisBroker:
 
     async def images(self, job_id: str) -> tuple[bytes, ...]:
         """See JobStore."""
-        return tuple(await self._connection.command("LRANGE", self._connection.key(f"images:{job_id}"), 0, -1))
+        return tuple(await self._connection.script("read_list", job_id, "images"))
+
+    async def previews(self, job_id: str) -> tuple[bytes, ...]:
+        """See JobStore."""
+        return tuple(await self._connection.script("read_list", job_id, "previews"))
 
     async def cancel(self, job_id: str) -> Job | None:
         """See JobStore."""
         return _to_optional_job(await self._connection.script("cancel", job_id))
 
+    async def position(self, job_id: str) -> QueuePosition | None:
+        """See JobStore."""
+        reply = await self._connection.script("position", job_id)
+        return QueuePosition(reply[0], int(reply[1]) / MICROSECONDS) if reply else None
+
     async def wait(self, job_id: str, timeout_seconds: float) -> Job | None:
         """See JobStore."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + timeout_seconds
-        look_again = self._finished_jobs.subscribe(job_id)
+        look_again = self._changed_jobs.subscribe(finished_topic(job_id))
         try:
             while True:
                 look_again.clear()
@@ -112,45 +126,88 @@ class RedisBroker:
                 else:
                     if job is None or job.state.is_final or loop.time() >= give_up_at:
                         return job
-                pause_seconds = min(give_up_at - loop.time(), self._finished_jobs.look_again_seconds)
+                pause_seconds = min(give_up_at - loop.time(), self._changed_jobs.look_again_seconds)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(look_again.wait(), pause_seconds)
         finally:
-            self._finished_jobs.unsubscribe(job_id, look_again)
+            self._changed_jobs.unsubscribe(finished_topic(job_id), look_again)
+
+    async def watch(self, job_id: str) -> AsyncGenerator[Job]:
+        """See JobStore."""
+        look_again = self._changed_jobs.subscribe(finished_topic(job_id))
+        run_topic: str | None = None
+        seen: Job | None = None
+        try:
+            while True:
+                look_again.clear()
+                try:
+                    fields = await self._connection.script("watch", job_id)
+                except BrokerUnavailableError:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                if not fields:
+                    return
+                if run_topic is None:
+                    run_topic = run_topic_of(fields)
+                    self._changed_jobs.subscribe(run_topic, look_again)
+                job = to_job(fields)
+                if job != seen:
+                    yield job
+                    seen = job
+                if job.state.is_final:
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(look_again.wait(), self._changed_jobs.look_again_seconds)
+        finally:
+            self._changed_jobs.unsubscribe(finished_topic(job_id), look_again)
+            if run_topic is not None:
+                self._changed_jobs.unsubscribe(run_topic, look_again)
 
     # As workers see jobs
 
-    async def claim(self, worker: str, *, lease_seconds: float, wait_seconds: float) -> Claim | None:
+    async def claim(
+        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+    ) -> tuple[Claim, ...]:
         """See JobQueue."""
         token = secrets.token_hex(16)
 
-        async def claim_now() -> Claim | None:
-            fields = await self._connection.script(
+        async def claim_now() -> tuple[Claim, ...] | None:
+            reply = await self._connection.script(
                 "claim",
                 token,
                 worker,
                 round(lease_seconds * MICROSECONDS),
                 self._settings.max_attempts,
                 sentences.DEADLINE_PASSED,
+                WORKER_SEEN_SECONDS,
+                max_jobs,
+                max_images,
             )
-            return Claim(to_job(fields), token, lease_seconds) if fields else None
+            return tuple(_to_claim(entry, lease_seconds) for entry in reply) or None
 
-        return await self._wait_for("bell", claim_now, wait_seconds)
+        return await self._wait_for("bell", claim_now, wait_seconds) or ()
 
-    async def heartbeat(self, claim: Claim, steps_done: int) -> Verdict:
+    async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> Verdict:
         """See JobQueue."""
-        return Verdict((await self._connection.script("heartbeat", claim.job.id, claim.token, steps_done)).decode())
+        reply = await self._connection.script(
+            "heartbeat", claim.token, steps_done, sentences.DEADLINE_PASSED, MAX_PREVIEWS, *previews
+        )
+        return Verdict(reply.decode())
 
-    async def finish(self, claim: Claim, outcome: Outcome) -> bool:
+    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
         """See JobQueue."""
         state, error, steps_done, images = _build_finish_arguments(claim.job, outcome)
+        has_measured = measured is not None and state is JobState.SUCCEEDED
+        sums = (repr(measured.work_units), repr(measured.gpu_seconds)) if measured and has_measured else ("", "")
         return bool(
-            await self._connection.script("finish", claim.job.id, claim.token, state, error, steps_done, *images)
+            await self._connection.script(
+                "finish", claim.job.id, claim.token, state, error, steps_done, *sums, DECAY, *images
+            )
         )
 
     async def release(self, claim: Claim) -> bool:
         """See JobQueue."""
-        return bool(await self._connection.script("release", claim.job.id, claim.token))
+        return bool(await self._connection.script("release", claim.token))
 
     async def reap(self) -> ReapReport:
         """See JobQueue."""
@@ -161,8 +218,22 @@ class RedisBroker:
 
     async def depth(self) -> QueueDepth:
         """See JobQueue."""
-        waiting, running, age_microseconds = await self._connection.script("depth")
-        return QueueDepth(waiting, running, int(age_microseconds) / MICROSECONDS)
+        waiting, running, age_us, workers, *work_us = await self._connection.script("depth", WORKER_SEEN_SECONDS)
+        *waiting_us, running_us = (int(number or 0) for number in work_us)
+        return QueueDepth(
+            waiting,
+            running,
+            int(age_us) / MICROSECONDS,
+            waiting_gpu_seconds=sum(waiting_us) / MICROSECONDS,
+            running_gpu_seconds=running_us / MICROSECONDS,
+            workers=workers,
+        )
+
+    async def cost_sums(self) -> CostSums:
+        """See JobQueue."""
+        names = [field.name for field in dataclasses.fields(CostSums)]
+        values = await self._connection.command("HMGET", self._connection.key("costs"), *names)
+        return CostSums(*(float(value or 0) for value in values))
 
     # Webhooks, cache, rate limit
 
@@ -219,7 +290,7 @@ class RedisBroker:
 
     async def close(self) -> None:
         """See Broker."""
-        await self._finished_jobs.close()
+        await self._changed_jobs.close()
         await self._connection.close()
 
     async def _wait_for(self, bell: str, attempt: Callable[[], Awaitable[T | None]], wait_seconds: float) -> T | None:
@@ -240,6 +311,12 @@ class RedisBroker:
                 if loop.time() + RETRY_SECONDS >= give_up_at:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+def _to_claim(entry: Sequence[Any], lease_seconds: float) -> Claim:
+    token, fields, inputs = entry
+    pictures = {digest.decode(): picture for digest, picture in to_values(inputs).items()}
+    return Claim(to_job(fields), token.decode(), lease_seconds, pictures)
 
 
 def _to_optional_job(fields: Sequence[bytes]) -> Job | None:

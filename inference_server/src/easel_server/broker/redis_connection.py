@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ REPLY_TIMEOUT_SECONDS: Final = 5.0
 POOL_TIMEOUT_SECONDS: Final = 5.0
 MAX_CONNECTIONS: Final = 64
 PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
+
+NEEDS_PATTERN: Final = re.compile(r"-- needs: ([a-z ]+)\n")  # a script's second line
 
 WAIT_FOR_REDIS: Final = (
     "check that Redis runs and can be reached from this pod; Easel goes on by itself when it is back"
@@ -97,12 +100,17 @@ class Script:
     sha: str
 
 
+def _read_lua(name: str) -> str:
+    return (resources.files("easel_server.broker") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
 @cache
 def load_script(name: str) -> Script:
-    """``lua/<name>.lua`` with ``lua/shared.lua`` behind its first line, which Redis requires to hold the flags."""
-    folder = resources.files("easel_server.broker") / "lua"
-    flags, _, body = (folder / f"{name}.lua").read_text(encoding="utf-8").partition("\n")
-    source = f"{flags}\n{(folder / 'shared.lua').read_text(encoding='utf-8')}\n{body}"
+    """``lua/<name>.lua`` with what it needs of others behind its first line, which Redis requires to hold the flags."""
+    flags, _, body = _read_lua(name).partition("\n")
+    needs = NEEDS_PATTERN.match(body)
+    shared = [_read_lua(part) for part in ("shared", *(needs[1].split() if needs else ()))]
+    source = "\n".join([flags, *shared, body])
     # Redis names scripts by their SHA-1; nothing secret depends on it.
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

@@ -1,15 +1,22 @@
-"""A job as fields of a Redis hash, and back. Times are integers in microseconds since the epoch."""
+"""A job as fields of a Redis hash, and back. Times are integers in microseconds since the epoch.
+
+What the submitter determined is one JSON document, ``content``; beside it stand what the broker determines and what
+scripts read.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from easel_server.broker.interface import Delivery
-from easel_server.job import GenerationParameters, Job, WebhookTarget
+from easel_server.broker.digests import job_fingerprint
+from easel_server.broker.fair_queue import PRIORITIES
+from easel_server.broker.interface import MAX_FOLLOWERS, BrokerSettings, Delivery
+from easel_server.job import Job, JobState
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
+MICROSECONDS: Final = 1_000_000
 
 
 def to_microseconds(moment: datetime) -> int:
@@ -17,60 +24,86 @@ def to_microseconds(moment: datetime) -> int:
     return (moment - EPOCH) // MICROSECOND
 
 
-def build_content_fields(job: Job, result_ttl_seconds: float, *, answered: bool) -> list[str | bytes]:
-    """Names and values of what a client determines; state, times and progress are the broker's to write."""
-    fields: list[str | bytes] = [
-        *("owner", job.owner),
-        *("parameters", job.parameters.model_dump_json(by_alias=True)),
-        *("steps_done", str(job.parameters.steps if answered else 0)),
-        *("result_ttl_ms", str(round(result_ttl_seconds * 1000))),
+def build_submit_arguments(
+    job: Job,
+    settings: BrokerSettings,
+    answer: tuple[bytes, ...] | None,
+    inputs: Mapping[str, bytes],
+    flight_key: str | None,
+) -> list[str | bytes | int]:
+    """Arguments of ``lua/submit.lua``."""
+    parameters = job.parameters
+    return [
+        job.id,
+        job_fingerprint(job),
+        job.model_dump_json(by_alias=True),
+        job.owner,
+        to_microseconds(job.submitted_at),
+        to_microseconds(job.deadline_at) if job.deadline_at else "",
+        round(settings.result_ttl_seconds * 1000),
+        job.webhook.model_dump_json(by_alias=True) if job.webhook else "",
+        PRIORITIES.index(job.priority),
+        max(1, round(job.predicted_gpu_seconds * MICROSECONDS)),
+        job.weight,
+        parameters.batch_key,
+        parameters.images,
+        parameters.drawn_steps,
+        flight_key or "",
+        settings.max_queue_depth,
+        MAX_FOLLOWERS,
+        "" if answer is None else parameters.steps,
+        len(inputs),
+        *(word for item in inputs.items() for word in item),
+        *(answer or ()),
     ]
-    if job.webhook is not None:
-        fields += ["webhook", job.webhook.model_dump_json(by_alias=True)]
-    return fields
+
+
+def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A flat list of names and values, as HGETALL gives it inside a script."""
+    return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 def to_job(fields: Sequence[bytes]) -> Job:
-    """The job of a flat list of names and values, as HGETALL gives it inside a script."""
-    values = {fields[index].decode(): fields[index + 1].decode() for index in range(0, len(fields), 2)}
-    return _to_job(values)
+    """The job of ``view`` in ``lua/shared.lua``."""
+    return _to_job(to_values(fields))
 
 
 def to_delivery(name: bytes, fields: Sequence[bytes]) -> Delivery:
     """The delivery of the claim_delivery script's reply."""
-    values = {fields[index]: fields[index + 1] for index in range(0, len(fields), 2)}
-    snapshot: list[str] = json.loads(values[b"job"])
+    values = to_values(fields)
+    snapshot = [word.encode() for word in json.loads(values[b"job"])]
     return Delivery(
         id=name.decode(),
         event=values[b"event"].decode(),
         url=values[b"url"].decode(),
-        job=_to_job(dict(zip(snapshot[::2], snapshot[1::2], strict=True))),
+        job=to_job(snapshot),
         attempt=int(values[b"attempt"]),
     )
 
 
-def _to_job(values: dict[str, str]) -> Job:
-    webhook = values.get("webhook")
-    optional: dict[str, Any] = {
-        name: EPOCH + int(values[field]) * MICROSECOND
-        for name, field in (
-            ("started_at", "started_us"),
-            ("finished_at", "finished_us"),
-            ("deadline_at", "deadline_us"),
-        )
-        if field in values
+def _to_job(values: Mapping[bytes, bytes]) -> Job:
+    job = Job.model_validate_json(values[b"content"])
+    changes: dict[str, Any] = {
+        "submitted_at": _to_moment(values[b"submitted_us"]),
+        "state": JobState(values[b"state"].decode()),
+        "attempts": int(values[b"attempts"]),
+        "steps_done": int(values[b"steps_done"]),
+        "previews": int(values[b"previews"]),
+        "cancel_requested": b"cancel_requested" in values,
+        "deadline_at": None,
     }
-    return Job(
-        id=values["id"],
-        owner=values["owner"],
-        parameters=GenerationParameters.model_validate_json(values["parameters"]),
-        submitted_at=EPOCH + int(values["submitted_us"]) * MICROSECOND,
-        state=values["state"],
-        attempts=int(values["attempts"]),
-        steps_done=int(values["steps_done"]),
-        worker=values.get("worker"),
-        error=values.get("error"),
-        cancel_requested="cancel_requested" in values,
-        webhook=WebhookTarget.model_validate_json(webhook) if webhook is not None else None,
-        **optional,
-    )
+    for name, field in (
+        (b"started_us", "started_at"),
+        (b"finished_us", "finished_at"),
+        (b"deadline_us", "deadline_at"),
+    ):
+        if name in values:
+            changes[field] = _to_moment(values[name])
+    for name, field in ((b"worker", "worker"), (b"error", "error")):
+        if name in values:
+            changes[field] = values[name].decode()
+    return job.model_copy(update=changes)
+
+
+def _to_moment(microseconds: bytes) -> datetime:
+    return EPOCH + int(microseconds) * MICROSECOND

@@ -1,16 +1,21 @@
-"""Waiting for jobs to become final: one subscription a process, however many clients wait."""
+"""Hearing of jobs' changes: one subscription a process, however many clients wait and watch.
+
+Topics are what scripts publish: ``=<id>`` when a job has become final, ``#<n>`` when a watched run has changed.
+"""
 
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, Final
 
 from easel_server.broker.interface import BrokerUnavailableError
 from easel_server.broker.redis_connection import RedisConnection, translated_errors
+from easel_server.broker.redis_fields import to_values
 
 logger = logging.getLogger(__name__)
 
-CHANNEL: Final = "finished"
+CHANNEL: Final = "changes"
 RECONNECT_SECONDS: Final = 0.5
 CANCEL_AGAIN_SECONDS: Final = 0.2
 PING_AFTER_SECONDS: Final = 5.0  # of silence; no answer after as long again means that the connection is dead
@@ -19,8 +24,18 @@ LOOK_AGAIN_SECONDS: Final = 5.0
 LOOK_AGAIN_UNSUBSCRIBED_SECONDS: Final = 1.0
 
 
-class FinishedJobs:
-    """Wakes whoever waits for a job. Starts its subscription on first use."""
+def finished_topic(job_id: str) -> str:
+    """Published when the job has become final."""
+    return f"={job_id}"
+
+
+def run_topic_of(fields: Sequence[bytes]) -> str:
+    """Published when the run of the job with these fields has changed, if it is watched."""
+    return f"#{to_values(fields)[b'run'].decode()}"
+
+
+class ChangedJobs:
+    """Wakes whoever waits for a topic. Starts its subscription on first use."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
@@ -28,19 +43,22 @@ class FinishedJobs:
         self._task: asyncio.Task[None] | None = None
         self._subscribed = False
 
-    def subscribe(self, job_id: str) -> asyncio.Event:
-        """An event that is set whenever the job should be looked at again; give it back to ``unsubscribe``."""
+    def subscribe(self, topic: str, event: asyncio.Event | None = None) -> asyncio.Event:
+        """An event that is set whenever the job should be looked at again; give it back to ``unsubscribe``.
+
+        One event may be subscribed to several topics.
+        """
         if self._task is None:
-            self._task = asyncio.create_task(self._listen_forever(), name="broker-finished-jobs")
-        event = asyncio.Event()
-        self._waiters[job_id].add(event)
+            self._task = asyncio.create_task(self._listen_forever(), name="broker-changed-jobs")
+        event = event or asyncio.Event()
+        self._waiters[topic].add(event)
         return event
 
-    def unsubscribe(self, job_id: str, event: asyncio.Event) -> None:
+    def unsubscribe(self, topic: str, event: asyncio.Event) -> None:
         """Forget the event."""
-        self._waiters[job_id].discard(event)
-        if not self._waiters[job_id]:
-            del self._waiters[job_id]
+        self._waiters[topic].discard(event)
+        if not self._waiters[topic]:
+            del self._waiters[topic]
 
     @property
     def look_again_seconds(self) -> float:
@@ -88,7 +106,7 @@ class FinishedJobs:
         elif message["type"] == "message":
             self._wake(message["data"].decode())
 
-    def _wake(self, *job_ids: str) -> None:
-        for job_id in job_ids:
-            for event in self._waiters.get(job_id, ()):
+    def _wake(self, *topics: str) -> None:
+        for topic in topics:
+            for event in self._waiters.get(topic, ()):
                 event.set()

@@ -1,16 +1,32 @@
 #!lua
--- ARGV: id, token, state, error ('' for none), steps_done ('' to leave it), images. Returns 1 if this claim's outcome
--- is the job's, also when it was recorded by an earlier call whose reply was lost.
+-- needs: queue runs
+-- ARGV: id, token, state, error ('' for none), steps_done ('' to leave it), what was measured: work units ('' if nothing
+-- was) and GPU-seconds, decay of earlier measurements (see cost.py), images. Returns 1 if this claim's outcome is the
+-- job's, also when it was recorded by an earlier call whose reply was lost.
 local id, token, state, error, steps_done = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local units, seconds, decay = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local FIRST_IMAGE = 9
 
-if not is_held(id, token) then
-  return redis.call('HGET', job_key(id), 'token') == token and 1 or 0
+local n = redis.call('HGET', key('claims'), token)
+if not n then
+  return redis.call('HGET', job_key(id), 'finished_by') == token and 1 or 0
 end
-for index = 6, #ARGV do
-  redis.call('RPUSH', key('images:' .. id), ARGV[index])
+if #ARGV >= FIRST_IMAGE then
+  redis.call('RPUSH', key('images:' .. n), unpack(ARGV, FIRST_IMAGE))
 end
 if steps_done ~= '' then
-  redis.call('HSET', job_key(id), 'steps_done', steps_done)
+  redis.call('HSET', run_key(n), 'steps_done', steps_done)
 end
-make_final(id, state, now_us(), error ~= '' and error or nil)
+end_run(n, state, now_us(), error ~= '' and error or nil)
+if redis.call('HEXISTS', job_key(id), 'content') == 1 then
+  redis.call('HSET', job_key(id), 'finished_by', token)
+end
+if units then
+  local names = { 'count', 'x', 'y', 'xx', 'xy' }
+  local added = { 1, units, seconds, units * units, units * seconds }
+  local sums = redis.call('HMGET', key('costs'), unpack(names))
+  for index, name in ipairs(names) do
+    redis.call('HSET', key('costs'), name, number_text((sums[index] or 0) * decay + added[index]))
+  end
+end
 return 1

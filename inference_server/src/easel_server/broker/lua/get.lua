@@ -1,3 +1,3 @@
 #!lua flags=no-writes
 -- ARGV: id. Returns the job, empty if unknown.
-return redis.call('HGETALL', job_key(ARGV[1]))
+return view(ARGV[1])

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- ARGV: id, token. Returns 1 if the claim was held.
-local id, token = ARGV[1], ARGV[2]
-
-if not is_held(id, token) then
+-- needs: queue runs
+-- ARGV: token. Returns 1 if the claim was held.
+local n = redis.call('HGET', key('claims'), ARGV[1])
+if not n then
   return 0
 end
-redis.call('HINCRBY', job_key(id), 'attempts', -1)
-if redis.call('HGET', job_key(id), 'cancel_requested') then
-  make_final(id, 'Canceled', now_us())
+redis.call('HINCRBY', run_key(n), 'attempts', -1)
+if redis.call('HGET', run_key(n), 'cancel_requested') then
+  end_run(n, 'Canceled', now_us())
 else
-  hand_back(id)
+  hand_back(n)
 end
 return 1

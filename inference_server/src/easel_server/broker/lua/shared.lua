@@ -1,16 +1,29 @@
 -- Prepended to every script of this folder. KEYS[1] is the service's prefix; every key touched begins with it, so all
 -- share one hash slot and one ACL pattern. Times are microseconds of this server's clock; no other clock counts.
+-- Scripts that name them in their second line ("-- needs: queue runs") get queue.lua and runs.lua too.
 --
---   <prefix>job:<id>         hash    the job (fields: see redis_fields.py)
---   <prefix>images:<id>      list    its images, once Succeeded
---   <prefix>waiting          zset    id -> sequence number of its submit: lowest first, so a job that is handed back
---                                    stands ahead of everything submitted after it
---   <prefix>running          zset    id -> end of its lease
---   <prefix>deadlines        zset    id -> deadline, of waiting jobs that have one
---   <prefix>claims           hash    token -> id, so that a claim whose reply was lost can be repeated
+--   <prefix>job:<id>         hash    a job (fields: see redis_fields.py); it has a state once it is final
+--   <prefix>run:<n>          hash    the work that a job waits for, or several equal ones; n counts submits
+--   <prefix>followers:<n>    zset    the run's jobs besides its leader, in the order in which they came
+--   <prefix>inputs:<n>       hash    digest -> input picture, until the run ends
+--   <prefix>previews:<n>     list    unfinished pictures
+--   <prefix>images:<n>       list    its images, once it succeeded
+--   <prefix>flight:<key>     string  the run that equal jobs may join
+--   <prefix>waiting          zset    n -> n
+--   <prefix>running          zset    n -> end of its lease
+--   <prefix>deadlines        zset    id -> deadline, of jobs that have one and aren't the leader of a running run
+--   <prefix>claims           hash    token -> n, while the claim is held
+--   <prefix>turns:<p>        zset    <oldest n, padded>:<owner> -> start tag; p is 0 for High to 2 for Low
+--   <prefix>queue:<p>:<owner> zset   n -> n, what waits of one owner
+--   <prefix>returned:<p>     zset    n -> n, what waits and had its turn before
+--   <prefix>tags:<p>         zset    owner -> where its next start tag is, if that is later than the virtual time
+--   <prefix>virtual          hash    p -> virtual time
+--   <prefix>work             hash    sums over what waits and runs (see queue.lua)
+--   <prefix>workers          zset    worker -> when it was last heard of
+--   <prefix>costs            hash    decayed sums over finished jobs, see cost.py
 --   <prefix>sequence         string  counts submits
---   <prefix>bell             list    wakes sleeping claims; at most one entry a waiting job
---   <prefix>finished         channel ids of jobs that became final
+--   <prefix>bell             list    wakes sleeping claims; at most one entry a waiting run
+--   <prefix>changes          channel "=<id>" when a job has become final, "#<n>" when a watched run has changed
 --   <prefix>outbox           zset    delivery -> when it is due
 --   <prefix>outbox:bell      list    wakes sleeping deliverers
 --   <prefix>delivery:<name>  hash    a webhook to be sent
@@ -25,6 +38,10 @@ end
 
 local function job_key(id)
   return prefix .. 'job:' .. id
+end
+
+local function run_key(n)
+  return prefix .. 'run:' .. n
 end
 
 -- Lua prints large numbers as 1.8e+15.
@@ -43,6 +60,24 @@ local function ring(bell, queue)
   end
 end
 
+local PROGRESS = { 'state', 'attempts', 'steps_done', 'started_us', 'worker', 'cancel_requested', 'previews' }
+
+-- The job as its client sees it, as a flat list of names and values; empty if unknown.
+local function view(id)
+  local fields = redis.call('HGETALL', job_key(id))
+  local run, state = unpack(redis.call('HMGET', job_key(id), 'run', 'state'))
+  if run and not state then
+    local values = redis.call('HMGET', run_key(run), unpack(PROGRESS))
+    for index, name in ipairs(PROGRESS) do
+      if values[index] then
+        fields[#fields + 1] = name
+        fields[#fields + 1] = values[index]
+      end
+    end
+  end
+  return fields
+end
+
 local function enqueue_delivery(id, event, now)
   local webhook = redis.call('HGET', job_key(id), 'webhook')
   if not webhook then
@@ -52,57 +87,10 @@ local function enqueue_delivery(id, event, now)
   for _, wanted in ipairs(target.events) do
     if wanted == event then
       local name = id .. '.' .. event
-      local snapshot = cjson.encode(redis.call('HGETALL', job_key(id)))
+      local snapshot = cjson.encode(view(id))
       redis.call('HSET', key('delivery:' .. name), 'event', event, 'url', target.url, 'attempt', 0, 'job', snapshot)
       redis.call('ZADD', key('outbox'), integer(now), name)
       ring('outbox:bell', 'outbox')
     end
   end
-end
-
-local function forget_claim(id)
-  local token = redis.call('HGET', job_key(id), 'token')
-  if token then
-    redis.call('HDEL', key('claims'), token)
-  end
-end
-
--- The token stays in the job, so that a finish whose reply was lost can be repeated by its worker, and by no other.
-local function make_final(id, state, now, error)
-  forget_claim(id)
-  redis.call('ZREM', key('waiting'), id)
-  redis.call('ZREM', key('running'), id)
-  redis.call('ZREM', key('deadlines'), id)
-  redis.call('HSET', job_key(id), 'state', state, 'finished_us', integer(now))
-  if error then
-    redis.call('HSET', job_key(id), 'error', error)
-  end
-  enqueue_delivery(id, 'completed', now)
-  local ttl_ms = redis.call('HGET', job_key(id), 'result_ttl_ms')
-  redis.call('PEXPIRE', job_key(id), ttl_ms)
-  redis.call('PEXPIRE', key('images:' .. id), ttl_ms)
-  redis.call('PUBLISH', key('finished'), id)
-end
-
-local function queue_waiting(id)
-  local sequence, deadline = unpack(redis.call('HMGET', job_key(id), 'sequence', 'deadline_us'))
-  redis.call('HSET', job_key(id), 'state', 'Waiting')
-  redis.call('ZADD', key('waiting'), sequence, id)
-  if deadline then
-    redis.call('ZADD', key('deadlines'), deadline, id)
-  end
-  ring('bell', 'waiting')
-end
-
-local function hand_back(id)
-  forget_claim(id)
-  redis.call('ZREM', key('running'), id)
-  redis.call('HDEL', job_key(id), 'token', 'worker', 'started_us')
-  redis.call('HSET', job_key(id), 'steps_done', 0)
-  queue_waiting(id)
-end
-
-local function is_held(id, token)
-  local state, current = unpack(redis.call('HMGET', job_key(id), 'state', 'token'))
-  return state == 'Running' and current == token
 end
