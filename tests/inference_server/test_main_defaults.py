@@ -22,10 +22,10 @@ class Clock:
 
 
 class AwayBroker:
-    async def cache_get(self, _key):
+    async def get_fact(self, _name):
         raise BrokerUnavailableError("redis:6379", "GET", "ConnectionError", "check it")
 
-    async def cache_put(self, _key, _images, *, ttl_seconds):
+    async def put_fact(self, _name, _value, *, ttl_seconds):
         raise BrokerUnavailableError("redis:6379", "SET", "ConnectionError", "check it")
 
 
@@ -95,5 +95,5 @@ async def test_what_is_configured_wins(broker):
 async def test_an_outage_and_strange_content_change_nothing(broker):
     assert await SharedDefaults(AwayBroker(), MODEL, None).look() == SD15
     shared = SharedDefaults(broker, MODEL, None)
-    await broker.cache_put(_key(MODEL), (b"{}{",), ttl_seconds=60)
+    await broker.put_fact(_key(MODEL), b"{}{", ttl_seconds=60)
     assert await shared.look() == SD15

@@ -7,14 +7,25 @@ The Secret's key is the customer's name. The value is either the keys alone, one
 A key is given as it is sent, or as ``sha256:`` and the hexadecimal digest of it, which is enough to check it.
 """
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from easel_contract.schema import Model
 from easel_contract.server_config import Priority, RateLimitConfig
 
-ApiKey = Annotated[str, Field(min_length=8, max_length=512, pattern=r"^[!-~]+$")]
+DIGEST_PREFIX: Final = "sha256:"
+DIGEST_PATTERN: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def _check_digest(key: str) -> str:
+    if key.startswith(DIGEST_PREFIX) and not DIGEST_PATTERN.fullmatch(key.removeprefix(DIGEST_PREFIX)):
+        raise ValueError(f"{DIGEST_PREFIX} must be followed by 64 hexadecimal digits")
+    return key
+
+
+ApiKey = Annotated[str, Field(min_length=8, max_length=512, pattern=r"^[!-~]+$"), AfterValidator(_check_digest)]
 
 
 class ApiKeyEntry(Model):
@@ -24,3 +35,30 @@ class ApiKeyEntry(Model):
     weight: int = Field(default=1, ge=1, le=1000)  # share of the GPUs beside other customers who wait
     max_priority: Priority = Priority.NORMAL  # the highest that its requests may ask for
     rate_limit: RateLimitConfig | None = None  # None: the service's rate limit for each key
+
+
+def parse_api_key_entry(value: bytes) -> ApiKeyEntry:
+    """The entry that a Secret's value describes. Raises ValueError that says what is wrong, without a word of it."""
+    try:
+        text = value.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("the value is not UTF-8 text") from None
+    try:
+        if text.startswith("{"):
+            return ApiKeyEntry.model_validate_json(text)
+        return ApiKeyEntry(keys=tuple(line.strip() for line in text.splitlines() if line.strip()))
+    except ValidationError as error:
+        raise ValueError("; ".join(sorted(_describe_faults(error)))) from None
+
+
+def _describe_faults(error: ValidationError) -> set[str]:
+    """What is wrong and where. Neither values nor names of unknown fields: either may be a key."""
+    faults = set()
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        if fault["type"] == "extra_forbidden":
+            faults.add(f"a field is not known, allowed are {', '.join(ApiKeyEntry.model_json_schema()['properties'])}")
+        elif fault["type"] == "json_invalid":
+            faults.add("the value begins like JSON and is none")
+        else:
+            faults.add(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
+    return faults

@@ -134,5 +134,6 @@ class Job(Model):
     predicted_gpu_seconds: float = Field(default=1.0, gt=0)
     wanted_previews: int = Field(default=0, ge=0, le=3)  # unfinished pictures on the way, evenly spaced over the steps
     previews: int = 0  # how many there are so far
+    cache_key: str | None = None  # under which its images may be kept once they are drawn; None: they may not
     request_id: str | None = None  # of the HTTP request that submitted it
     trace_parent: str | None = None  # https://www.w3.org/TR/trace-context/#traceparent-header

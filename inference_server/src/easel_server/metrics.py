@@ -86,6 +86,10 @@ class ServerMetrics:
         )
         self._refusals = Counter(contract.REFUSALS_TOTAL, "Requests refused.", ["reason"], registry=registry)
         self._webhooks = Counter(contract.WEBHOOKS_TOTAL, "Webhook deliveries.", ["outcome"], registry=registry)
+        self._predicted = Counter(
+            contract.PREDICTED_GPU_SECONDS_TOTAL, "Predicted GPU-seconds of jobs accepted.", registry=registry
+        )
+        self.streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
 
     def _register_worker(self, registry: CollectorRegistry | None) -> None:
         self.jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
@@ -121,8 +125,12 @@ class ServerMetrics:
         """Count a job that was handed to the broker."""
         self._jobs_submitted.inc()
 
+    def count_predicted(self, gpu_seconds: float) -> None:
+        """Count the work of a job that was handed to the broker."""
+        self._predicted.inc(gpu_seconds)
+
     def count_cache(self, result: str) -> None:
-        """Count a request by how it met the result cache: hit, miss or bypass."""
+        """Count a request by how it met the result cache: hit, miss, shared or bypass."""
         self._cache_requests.labels(result).inc()
 
     def count_refusal(self, reason: str) -> None:
@@ -132,6 +140,10 @@ class ServerMetrics:
     def count_webhook(self, outcome: str) -> None:
         """Count an attempt to deliver a webhook: delivered, retried or failed."""
         self._webhooks.labels(outcome).inc()
+
+    def count_streams(self, change: int) -> None:
+        """Count event streams that were opened (1) or closed (-1)."""
+        self.streams.inc(change)
 
     def describe_engine(self, description: EngineDescription) -> None:
         """Show what was loaded."""

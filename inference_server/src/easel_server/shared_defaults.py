@@ -8,7 +8,7 @@ from collections.abc import Callable
 from easel_contract.server_config import DefaultsConfig, ModelConfig
 from pydantic import TypeAdapter, ValidationError
 
-from easel_server.broker.interface import BrokerError, ResultCache
+from easel_server.broker.interface import BrokerError, FactStore
 from easel_server.generation_defaults import GenerationDefaults, override_defaults
 
 # Long: a service that is scaled to zero still has its gateways. Workers write it again while they run.
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 _WIRE = TypeAdapter(GenerationDefaults)
 
 
-async def publish_defaults(cache: ResultCache, model: ModelConfig, defaults: GenerationDefaults) -> None:
+async def publish_defaults(facts: FactStore, model: ModelConfig, defaults: GenerationDefaults) -> None:
     """Tell the gateways. Raises BrokerUnavailableError."""
-    await cache.cache_put(_key(model), (_WIRE.dump_json(defaults),), ttl_seconds=TTL_SECONDS)
+    await facts.put_fact(_key(model), _WIRE.dump_json(defaults), ttl_seconds=TTL_SECONDS)
 
 
 class SharedDefaults:
@@ -31,14 +31,14 @@ class SharedDefaults:
 
     def __init__(
         self,
-        cache: ResultCache,
+        facts: FactStore,
         model: ModelConfig,
         configured: DefaultsConfig | None,
         known: GenerationDefaults | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``known`` is for a gateway that sees the model's files itself; nothing is looked up then."""
-        self._cache = cache
+        self._facts = facts
         self._model = model
         self._configured = configured
         self._defaults = known or GenerationDefaults()
@@ -62,9 +62,9 @@ class SharedDefaults:
 
     async def _refresh(self) -> None:
         try:
-            found = await self._cache.cache_get(_key(self._model))
+            found = await self._facts.get_fact(_key(self._model))
             if found:
-                self._defaults = _WIRE.validate_json(found[0])
+                self._defaults = _WIRE.validate_json(found)
                 self._is_found = True
         except BrokerError:
             return  # the request goes on to meet the broker itself, and says so if it's still away
@@ -73,5 +73,4 @@ class SharedDefaults:
 
 
 def _key(model: ModelConfig) -> str:
-    # Not a result's key: those are bare digests.
     return "model-defaults-" + hashlib.sha256(f"{model.source}\n{model.revision}".encode()).hexdigest()

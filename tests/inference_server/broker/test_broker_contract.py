@@ -6,7 +6,6 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from easel_contract.server_config import RateLimitConfig
 from easel_server.broker import sentences
 from easel_server.broker.interface import (
     Broker,
@@ -576,62 +575,6 @@ async def test_a_waiting_deliverer_is_woken(broker: Broker) -> None:
     await broker.submit(build_job("a", webhook=HOOK))
     delivery = await asyncio.wait_for(claiming, 5)
     assert delivery is not None
-
-
-# Cache
-
-
-async def test_cached_images_come_back_until_their_time_is_over(broker: Broker) -> None:
-    assert await broker.cache_get("key") is None
-    await broker.cache_put("key", (b"old", b"older"), ttl_seconds=LONG_SECONDS)
-    await broker.cache_put("key", IMAGES, ttl_seconds=0.2)
-    assert await broker.cache_get("key") == IMAGES
-
-    async def is_gone() -> bool:
-        return await broker.cache_get("key") is None
-
-    assert await eventually(is_gone)
-
-
-# Rate limit
-
-
-async def test_a_burst_passes_and_then_the_rate_holds(broker: Broker) -> None:
-    rate = RateLimitConfig(requests_per_minute=6, burst=3)
-    decisions = [await broker.take("team-a", rate) for _ in range(5)]
-    assert [decision.allowed for decision in decisions] == [True, True, True, False, False]
-    assert [decision.remaining for decision in decisions] == [2, 1, 0, 0, 0]
-    assert all(decision.limit == 3 for decision in decisions)
-    assert all(decision.retry_after_seconds == 0 for decision in decisions[:3])
-    assert 8 < decisions[3].retry_after_seconds <= 10
-    assert decisions[4].retry_after_seconds <= decisions[3].retry_after_seconds  # a refusal takes nothing
-    assert (await broker.take("team-b", rate)).allowed
-
-
-async def test_waiting_as_long_as_one_is_told_gets_through_and_not_much_less(broker: Broker) -> None:
-    rate = RateLimitConfig(requests_per_minute=150, burst=1)  # one in 0.4 s
-    assert (await broker.take("team", rate)).allowed
-    refused = await broker.take("team", rate)
-    assert not refused.allowed
-    loop = asyncio.get_running_loop()
-    passes_at = loop.time() + refused.retry_after_seconds
-    while loop.time() < passes_at - 0.05:
-        if not (decision := await broker.take("team", rate)).allowed:
-            assert decision.retry_after_seconds <= refused.retry_after_seconds
-        else:
-            assert loop.time() >= passes_at - 0.05
-    await asyncio.sleep(max(0.0, passes_at - loop.time()))
-    assert (await broker.take("team", rate)).allowed
-
-
-async def test_many_gateways_share_one_limit(build_broker: BuildBroker) -> None:
-    broker = build_broker(BrokerSettings())
-    gateways = [broker] * 4
-    if type(broker).__name__ == "RedisBroker":
-        gateways = [build_broker(BrokerSettings()) for _ in range(4)]
-    rate = RateLimitConfig(requests_per_minute=1, burst=10)
-    decisions = await asyncio.gather(*(gateway.take("team", rate) for gateway in gateways for _ in range(10)))
-    assert sum(decision.allowed for decision in decisions) == 10
 
 
 # The server

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from easel_contract import names
-from easel_contract.server_config import RateLimitConfig
-from easel_server.broker import redis as redis_module
-from easel_server.broker import redis_waiters
+from easel_server.broker import redis_bells, redis_waiters
 from easel_server.broker.interface import (
     BrokerSettings,
     BrokerUnavailableError,
+    CachedImages,
+    Charge,
     Claim,
     Failed,
     Succeeded,
@@ -26,7 +26,7 @@ from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
 
-RATE = RateLimitConfig(requests_per_minute=1, burst=1)
+CHARGE = Charge("requests:team", amount=1000, per_minute=1000, burst=1000)
 HOOK = WebhookTarget(url="http://receiver.example/")
 
 Connect = Callable[[str], RedisBroker]
@@ -52,6 +52,12 @@ async def connect() -> AsyncIterator[Connect]:
         await broker.close()
 
 
+async def cached(broker: RedisBroker) -> CachedImages:
+    found = await broker.cache_get("key")
+    assert found is not None
+    return found
+
+
 async def claim(broker: RedisBroker, lease_seconds: float = 60) -> Claim:
     (claimed,) = await broker.claim("worker-a", lease_seconds=lease_seconds, wait_seconds=0)
     return claimed
@@ -64,15 +70,17 @@ async def test_everything_is_still_there_after_the_server_was_killed(own_server:
     await broker.finish(await claim(broker), Succeeded((b"image",)))
     running = await claim(broker)
     await broker.cache_put("key", (b"cached",), ttl_seconds=60)
-    await broker.take("team", RATE)
+    await broker.put_fact("name", b"fact", ttl_seconds=60)
+    await broker.take([CHARGE])
     jobs = [await broker.get(name) for name in ("done", "running", "waiting")]
 
     own_server.restart()
 
     assert [await broker.get(name) for name in ("done", "running", "waiting")] == jobs
     assert await broker.images("done") == (b"image",)
-    assert await broker.cache_get("key") == (b"cached",)
-    assert not (await broker.take("team", RATE)).allowed
+    assert (await cached(broker)).images == (b"cached",)
+    assert await broker.get_fact("name") == b"fact"
+    assert not (await broker.take([CHARGE])).allowed
     delivery = await broker.claim_delivery(lease_seconds=60, wait_seconds=0)
     assert delivery is not None
     assert delivery.id == "done.completed"
@@ -113,7 +121,7 @@ async def test_a_blocked_claim_and_a_waiting_client_outlive_a_restart(
 async def test_claims_and_waiting_clients_are_woken_rather_than_left_to_poll(
     own_server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_module, "BLOCK_SECONDS", 4.0)
+    monkeypatch.setattr(redis_bells, "BLOCK_SECONDS", 4.0)
     monkeypatch.setattr(redis_waiters, "LOOK_AGAIN_SECONDS", 60.0)
     worker, gateway = connect(own_server.url), connect(own_server.url)
     claiming = asyncio.create_task(worker.claim("w", lease_seconds=60, wait_seconds=60))
@@ -147,11 +155,12 @@ async def test_an_absent_server_is_named_with_what_failed_and_the_next_step(
         "claim": broker.claim("w", lease_seconds=1, wait_seconds=0),
         "depth": broker.depth(),
         "reap": broker.reap(),
-        "take": broker.take("team", RATE),
+        "take": broker.take([CHARGE]),
         "claim_delivery": broker.claim_delivery(lease_seconds=1, wait_seconds=0),
         "PING": broker.ping(),
         "get ": broker.wait("a", 0.1),
-        "LRANGE": broker.cache_get("key"),
+        "cache_get": broker.cache_get("key"),
+        "SET": broker.put_fact("name", b"fact", ttl_seconds=60),
     }
     for operation, call in operations.items():
         with pytest.raises(BrokerUnavailableError) as caught:
@@ -241,8 +250,11 @@ async def test_a_user_limited_to_its_service_needs_no_more_and_sees_no_other(
     await broker.postpone_delivery(delivery, 1)
     await broker.settle_delivery(delivery)
     await broker.cache_put("key", (b"cached",), ttl_seconds=60)
-    assert await broker.cache_get("key") == (b"cached",)
-    await broker.take("team", RATE)
+    assert (await cached(broker)).images == (b"cached",)
+    await broker.put_fact("name", b"fact", ttl_seconds=60)
+    await broker.get_fact("name")
+    await broker.give_back([CHARGE])
+    await broker.take([CHARGE])
     await broker.reap()
     await broker.depth()
     other = RedisBroker.from_url(url, namespace="other", service="sd", settings=BrokerSettings())

@@ -41,12 +41,20 @@ class CountingMetrics:
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()
+        self.predicted_gpu_seconds = 0.0
+        self.open_streams = 0
 
     def count_request(self, route: str, code: int) -> None:
         self.counts["request", route, str(code)] += 1
 
     def count_submitted(self) -> None:
         self.counts["submitted",] += 1
+
+    def count_predicted(self, gpu_seconds: float) -> None:
+        self.predicted_gpu_seconds += gpu_seconds
+
+    def count_streams(self, change: int) -> None:
+        self.open_streams += change
 
     def count_cache(self, result: CacheResult) -> None:
         self.counts["cache", result] += 1

@@ -1,5 +1,7 @@
 """Keys: who gets in, whose jobs are whose, and keys that change under way."""
 
+import base64
+
 import openai
 import pytest
 from easel_server.http.api_keys import KeyRing
@@ -24,6 +26,10 @@ class Clock:
         return self.now
 
 
+def basic(password: str) -> str:
+    return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
+
+
 @pytest.mark.parametrize(
     ("header", "owner"),
     [
@@ -31,50 +37,63 @@ class Clock:
         ("bearer bobs-key", "bob"),
         ("Token bobs-key", "bob"),
         (" Bearer  bobs-key ", "bob"),
+        (basic("bobs-key"), "bob"),
     ],
 )
 def test_a_known_key_has_an_owner(directory, header, owner):
-    assert KeyRing(directory).find_owner(header) == owner
+    assert KeyRing(directory).find_customer(header).name == owner
 
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "Bearer", "Bearer ", "Basic alices-key", "alices-key", "Bearer carols-key", "Bearer é", "Bearer \n"],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic alices-key",
+        "alices-key",
+        "Bearer carols-key",
+        "Bearer é",
+        "Bearer \n",
+        "Basic é",
+        basic(""),
+    ],
 )
 def test_anything_else_has_none(directory, header):
     with pytest.raises(RefusalError) as caught:
-        KeyRing(directory).find_owner(header)
+        KeyRing(directory).find_customer(header)
     assert caught.value.status == 401
 
 
 def test_without_a_directory_everybody_is_anonymous():
-    assert KeyRing(None).find_owner(None) == "anonymous"
+    assert KeyRing(None).find_customer(None).name == "anonymous"
 
 
 def test_a_missing_directory_lets_nobody_in(tmp_path):
     with pytest.raises(RefusalError):
-        KeyRing(tmp_path / "gone").find_owner("Bearer alices-key")
+        KeyRing(tmp_path / "gone").find_customer("Bearer alices-key")
 
 
 def test_changes_are_seen_within_a_second(directory):
     clock = Clock()
     ring = KeyRing(directory, clock)
-    ring.find_owner("Bearer bobs-key")
+    ring.find_customer("Bearer bobs-key")
     (directory / "bob").unlink()
     (directory / "carol").write_text("carols-key")
     clock.now += 1.0
-    assert ring.find_owner("Bearer carols-key") == "carol"
+    assert ring.find_customer("Bearer carols-key").name == "carol"
     with pytest.raises(RefusalError):
-        ring.find_owner("Bearer bobs-key")
+        ring.find_customer("Bearer bobs-key")
 
 
 def test_a_directory_that_vanishes_for_a_moment_locks_nobody_out(directory):
     clock = Clock()
     ring = KeyRing(directory, clock)
-    ring.find_owner("Bearer bobs-key")
+    ring.find_customer("Bearer bobs-key")
     moved = directory.rename(directory.with_name("moved"))
     clock.now += 1.0
-    assert ring.find_owner("Bearer bobs-key") == "bob"
+    assert ring.find_customer("Bearer bobs-key").name == "bob"
     moved.rename(directory)
 
 

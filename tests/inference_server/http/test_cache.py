@@ -2,7 +2,7 @@
 
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig
-from easel_server.http.generation import CachePolicy
+from easel_server.http.cache_policy import CachePolicy
 
 from tests.inference_server.http.serving import RunningGateway
 
@@ -67,10 +67,12 @@ def test_a_result_above_the_bound_is_not_kept():
     ("header", "policy"),
     [
         ("", CachePolicy(read=True, write=True)),
-        ("max-age=0", CachePolicy(read=True, write=True)),
+        ("max-age=0", CachePolicy(max_age_seconds=0)),
+        ("max-stale, max-age = nonsense", CachePolicy()),
+        ("only-if-cached, max-age=60", CachePolicy(max_age_seconds=60, only_if_cached=True)),
         ("no-cache", CachePolicy(read=False, write=True)),
         ("No-Store", CachePolicy(read=False, write=False)),
-        ("private, no-cache, max-age=0", CachePolicy(read=False, write=True)),
+        ("private, no-cache, max-age=0", CachePolicy(read=False, max_age_seconds=0)),
     ],
 )
 def test_cache_control_is_read_as_clients_mean_it(header, policy):

@@ -7,6 +7,9 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
+from easel_contract.server_config import GatewayConfig, LimitsConfig
+
+from tests.inference_server.http.serving import RunningGateway
 
 HOSTILE_BODIES = {
     "nothing": b"",
@@ -92,15 +95,22 @@ def test_strange_headers_are_no_fault_of_ours(gateway, header, value):
     assert answer.split(b" ")[1] in {b"201", b"200", b"422"}, answer
 
 
-def test_a_body_beyond_the_bound_is_refused(client):
-    answer = client.post("/v1/images/generations", json={"prompt": "x" * (1 << 20)})
+@pytest.fixture(scope="module")
+def bounded():
+    with RunningGateway(GatewayConfig(limits=LimitsConfig(max_body_bytes=1 << 20))) as gateway:
+        yield gateway
+
+
+def test_a_body_beyond_the_bound_is_refused(bounded):
+    with bounded.client() as client:
+        answer = client.post("/v1/images/generations", json={"prompt": "x" * (1 << 20)})
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "body_too_large"
     assert "longer than 1048576 bytes" in answer.json()["error"]["message"]
 
 
-def test_a_body_without_an_end_is_refused_while_it_is_read(gateway):
+def test_a_body_without_an_end_is_refused_while_it_is_read(bounded):
     head = b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     # 17 chunks of 64 KiB are one more than the bound, and the last chunk never comes.
-    assert b"413" in speak(gateway.url, head + chunk * 17)
+    assert b"413" in speak(bounded.url, head + chunk * 17)

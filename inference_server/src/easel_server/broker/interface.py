@@ -18,6 +18,7 @@ from easel_server.job import Job
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
 MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
 WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an idle one claims about every second
+CACHE_ENTRY_OVERHEAD_BYTES: Final = 512  # keys and books, so that many small entries are bounded too
 
 
 class BrokerError(Exception):
@@ -60,6 +61,7 @@ class BrokerSettings:
     max_queue_depth: int = 10_000  # waiting jobs, checked by submit
     result_ttl_seconds: float = 3600  # how long a final job and its images are kept, recorded by submit
     max_attempts: int = 3  # lost claims before a job fails, recorded by claim
+    max_cache_bytes: int = 512 << 20  # of all images in the result cache
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Charge:
-    """What a request takes out of one bucket. Amounts are in thousandths, so that GPU-seconds keep their fractions."""
+    """What a request takes out of one bucket. All figures are in thousandths, so that GPU-seconds keep fractions."""
 
     bucket: str  # its name, such as "requests:alice"
     amount: int
@@ -186,6 +188,11 @@ class CachedImages:
 
     images: tuple[bytes, ...]
     age_seconds: float  # since it was drawn
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of a cache's budget."""
+        return CACHE_ENTRY_OVERHEAD_BYTES + sum(map(len, self.images))
 
 
 class JobStore(Protocol):
@@ -326,8 +333,13 @@ class ResultCache(Protocol):
         """The cached images, or None."""
         ...
 
-    async def cache_put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float) -> None:
-        """Keep the images for ``ttl_seconds`` (> 0), replacing what was there."""
+    async def cache_put(
+        self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0
+    ) -> None:
+        """Keep the images, drawn ``age_seconds`` ago, for ``ttl_seconds`` (> 0), replacing what was there.
+
+        Images that are larger together than the cache's budget aren't kept.
+        """
         ...
 
 
@@ -349,8 +361,13 @@ class RateLimiter(Protocol):
     async def take(self, charges: Sequence[Charge]) -> RateDecision:
         """Take all the charges out of their buckets, or none.
 
-        A charge larger than its bucket passes when the bucket is full, and leaves it in debt.
+        A charge larger than its bucket passes when the bucket is full, and leaves it in debt. Not safe to repeat: a
+        request whose reply was lost is charged twice.
         """
+        ...
+
+    async def give_back(self, charges: Sequence[Charge]) -> None:
+        """Undo an earlier ``take`` of a request that was not served after all."""
         ...
 
 

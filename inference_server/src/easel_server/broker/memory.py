@@ -9,10 +9,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from easel_contract.server_config import RateLimitConfig
-
 from easel_server.broker.interface import (
     BrokerSettings,
+    CachedImages,
+    Charge,
     Claim,
     Delivery,
     Outcome,
@@ -24,7 +24,13 @@ from easel_server.broker.interface import (
     Verdict,
 )
 from easel_server.broker.memory_jobs import MemoryJobs
-from easel_server.broker.memory_side_stores import Clock, MemoryOutbox, MemoryRateLimiter, MemoryResultCache
+from easel_server.broker.memory_side_stores import (
+    Clock,
+    MemoryFacts,
+    MemoryOutbox,
+    MemoryRateLimiter,
+    MemoryResultCache,
+)
 from easel_server.cost import CostSums, Measurement
 from easel_server.job import Job, JobState
 
@@ -60,7 +66,8 @@ class MemoryBroker:
         self._changed = _Bell()
         self._outbox = MemoryOutbox(clock)
         self._jobs = MemoryJobs(settings, clock, enqueue_delivery=self._outbox.enqueue, ring=self._changed.ring)
-        self._cache = MemoryResultCache(clock)
+        self._cache = MemoryResultCache(clock, settings.max_cache_bytes)
+        self._facts = MemoryFacts(clock)
         self._rate_limiter = MemoryRateLimiter(clock)
 
     # As clients see jobs
@@ -155,6 +162,7 @@ class MemoryBroker:
     async def reap(self) -> ReapReport:
         """See Reapable. Also forgets expired results."""
         self._cache.purge()
+        self._rate_limiter.purge()
         return self._jobs.reap()
 
     async def depth(self) -> QueueDepth:
@@ -165,7 +173,7 @@ class MemoryBroker:
         """See JobQueue."""
         return self._jobs.cost_sums
 
-    # Webhooks, cache, rate limit
+    # Webhooks, cache, facts, buckets
 
     async def claim_delivery(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
         """See WebhookOutbox."""
@@ -179,17 +187,31 @@ class MemoryBroker:
         """See WebhookOutbox."""
         self._outbox.postpone(delivery, delay_seconds)
 
-    async def cache_get(self, key: str) -> tuple[bytes, ...] | None:
+    async def cache_get(self, key: str) -> CachedImages | None:
         """See ResultCache."""
         return self._cache.get(key)
 
-    async def cache_put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float) -> None:
+    async def cache_put(
+        self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0
+    ) -> None:
         """See ResultCache."""
-        self._cache.put(key, images, ttl_seconds)
+        self._cache.put(key, images, ttl_seconds, age_seconds)
 
-    async def take(self, owner: str, rate: RateLimitConfig) -> RateDecision:
+    async def get_fact(self, name: str) -> bytes | None:
+        """See FactStore."""
+        return self._facts.get(name)
+
+    async def put_fact(self, name: str, value: bytes, *, ttl_seconds: float) -> None:
+        """See FactStore."""
+        self._facts.put(name, value, ttl_seconds)
+
+    async def take(self, charges: Sequence[Charge]) -> RateDecision:
         """See RateLimiter."""
-        return self._rate_limiter.take(owner, rate)
+        return self._rate_limiter.take(charges)
+
+    async def give_back(self, charges: Sequence[Charge]) -> None:
+        """See RateLimiter."""
+        self._rate_limiter.give_back(charges)
 
     async def ping(self) -> None:
         """See Broker."""

@@ -1,21 +1,16 @@
-"""The outbox, the result cache and the rate limiter of one process. No jobs live here."""
+"""The outbox, the result cache, the facts and the buckets of one process. No jobs live here."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
 
-from easel_contract.server_config import RateLimitConfig
-
-from easel_server.broker.interface import Delivery, RateDecision
-from easel_server.broker.rate import decide_rate
+from easel_server.broker.interface import CachedImages, Charge, Delivery, RateDecision
+from easel_server.broker.rate import BucketLevel, decide_rate
 from easel_server.broker.redis_fields import to_microseconds
 from easel_server.job import Job
 
 Clock = Callable[[], datetime]
-
-MAX_CACHE_BYTES: Final = 256 << 20  # Redis has its own maxmemory; here the oldest entries go
 
 
 @dataclass
@@ -60,43 +55,78 @@ class MemoryOutbox:
             pending.due_at = self._clock() + timedelta(seconds=delay_seconds)
 
 
+@dataclass(frozen=True)
+class _CachedEntry:
+    images: tuple[bytes, ...]
+    drawn_at: datetime
+    expires_at: datetime
+    size_bytes: int
+
+
 class MemoryResultCache:
     """See interface.ResultCache."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, max_bytes: int) -> None:
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[tuple[bytes, ...], datetime]] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[str, _CachedEntry] = OrderedDict()  # the least recently used first
         self._bytes = 0
 
-    def get(self, key: str) -> tuple[bytes, ...] | None:
+    def get(self, key: str) -> CachedImages | None:
         """The images, or None."""
         entry = self._entries.get(key)
+        now = self._clock()
         if entry is None:
             return None
-        images, expires_at = entry
-        if expires_at <= self._clock():
+        if entry.expires_at <= now:
             self._remove(key)
             return None
-        return images
+        self._entries.move_to_end(key)
+        return CachedImages(entry.images, max(0.0, (now - entry.drawn_at).total_seconds()))
 
-    def put(self, key: str, images: tuple[bytes, ...], ttl_seconds: float) -> None:
-        """Keep the images; the oldest entries make room."""
+    def put(self, key: str, images: tuple[bytes, ...], ttl_seconds: float, age_seconds: float) -> None:
+        """Keep the images; the least recently used entries make room."""
         if key in self._entries:
             self._remove(key)
-        self._entries[key] = (images, self._clock() + timedelta(seconds=ttl_seconds))
-        self._bytes += sum(map(len, images))
-        while self._bytes > MAX_CACHE_BYTES:
+        now = self._clock()
+        entry = _CachedEntry(
+            images,
+            drawn_at=now - timedelta(seconds=age_seconds),
+            expires_at=now + timedelta(seconds=ttl_seconds),
+            size_bytes=CachedImages(images, age_seconds).size_bytes,
+        )
+        if entry.size_bytes > self._max_bytes:
+            return
+        self._entries[key] = entry
+        self._bytes += entry.size_bytes
+        while self._bytes > self._max_bytes:
             self._remove(next(iter(self._entries)))
 
     def purge(self) -> None:
         """Drop what has expired."""
         now = self._clock()
-        for key in [key for key, (_, expires_at) in self._entries.items() if expires_at <= now]:
+        for key in [key for key, entry in self._entries.items() if entry.expires_at <= now]:
             self._remove(key)
 
     def _remove(self, key: str) -> None:
-        images, _ = self._entries.pop(key)
-        self._bytes -= sum(map(len, images))
+        self._bytes -= self._entries.pop(key).size_bytes
+
+
+class MemoryFacts:
+    """See interface.FactStore."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._facts: dict[str, tuple[bytes, datetime]] = {}
+
+    def get(self, name: str) -> bytes | None:
+        """The fact, or None."""
+        value, expires_at = self._facts.get(name, (None, self._clock()))
+        return value if expires_at > self._clock() else None
+
+    def put(self, name: str, value: bytes, ttl_seconds: float) -> None:
+        """Tell a fact."""
+        self._facts[name] = (value, self._clock() + timedelta(seconds=ttl_seconds))
 
 
 class MemoryRateLimiter:
@@ -104,10 +134,25 @@ class MemoryRateLimiter:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._arrivals: dict[str, int] = {}
+        self._levels: dict[str, tuple[BucketLevel, int]] = {}  # and when they are full again, in milliseconds
 
-    def take(self, owner: str, rate: RateLimitConfig) -> RateDecision:
-        """Take one request out of the owner's bucket."""
-        now = to_microseconds(self._clock())
-        decision, self._arrivals[owner] = decide_rate(self._arrivals.get(owner, 0), now, rate)
+    def take(self, charges: Sequence[Charge]) -> RateDecision:
+        """Take all the charges, or none."""
+        now = self._now_milliseconds()
+        levels = [self._levels.get(charge.bucket, (BucketLevel(), 0))[0] for charge in charges]
+        decision, changed = decide_rate(charges, levels, now)
+        for state, level in zip(decision.buckets, changed, strict=True):
+            self._levels[state.charge.bucket] = (level, now + round(state.reset_seconds * 1000))
         return decision
+
+    def give_back(self, charges: Sequence[Charge]) -> None:
+        """Undo a take."""
+        self.take([replace(charge, amount=-charge.amount) for charge in charges])
+
+    def purge(self) -> None:
+        """Forget buckets that are full: they are as if they had never been used."""
+        now = self._now_milliseconds()
+        self._levels = {bucket: kept for bucket, kept in self._levels.items() if kept[1] > now}
+
+    def _now_milliseconds(self) -> int:
+        return to_microseconds(self._clock()) // 1000

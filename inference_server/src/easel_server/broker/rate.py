@@ -1,26 +1,56 @@
-"""The generic cell rate algorithm, which limits like a token bucket and stores one time an owner. Pure.
+"""Token buckets, kept as a level that drains. Pure; ``lua/take.lua`` is the same on the server.
 
-https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm; ``lua/take.lua`` is the same on the server.
+https://en.wikipedia.org/wiki/Leaky_bucket#As_a_meter: a bucket is full of tokens when its level is 0. Levels are counted
+in thousandths times 60,000, of which a bucket of ``per_minute`` thousandths drains exactly ``per_minute`` a millisecond:
+all arithmetic is in whole numbers, so what is told of a wait is true to the millisecond.
 """
 
-from easel_contract.server_config import RateLimitConfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from easel_server.broker.interface import RateDecision
+from easel_server.broker.interface import BucketState, Charge, RateDecision
 
-MICROSECONDS_PER_MINUTE = 60_000_000
-
-
-def interval_microseconds(rate: RateLimitConfig) -> int:
-    """Time between two requests at exactly the limit, rounded up, so that the limit is never exceeded."""
-    return -(-MICROSECONDS_PER_MINUTE // rate.requests_per_minute)
+MILLISECONDS_PER_MINUTE: Final = 60_000
 
 
-def decide_rate(arrival: int, now: int, rate: RateLimitConfig) -> tuple[RateDecision, int]:
-    """The decision, and the new theoretical arrival time to store (unchanged by a refusal). Microseconds."""
-    interval = interval_microseconds(rate)
-    # Never further ahead than a full burst, even if the clock was set back since.
-    next_arrival = min(max(now, arrival), now + rate.burst * interval) + interval
-    early = next_arrival - rate.burst * interval - now
-    if early > 0:
-        return RateDecision(False, rate.burst, 0, early / 1_000_000), arrival
-    return RateDecision(True, rate.burst, -early // interval, 0.0), next_arrival
+@dataclass(frozen=True)
+class BucketLevel:
+    """What a bucket holds of what was taken lately."""
+
+    level: int = 0
+    at_milliseconds: int = 0
+
+    def drained(self, charge: Charge, now_milliseconds: int) -> int:
+        """The level now. A clock that was set back drains nothing, and blocks for no longer than the level takes."""
+        return max(0, self.level - max(0, now_milliseconds - self.at_milliseconds) * charge.per_minute)
+
+
+def decide_rate(
+    charges: Sequence[Charge], levels: Sequence[BucketLevel], now_milliseconds: int
+) -> tuple[RateDecision, tuple[BucketLevel, ...]]:
+    """The decision, and the levels to store: with all charges taken, or with none. ``levels`` are in charges' order."""
+    drained = [level.drained(charge, now_milliseconds) for charge, level in zip(charges, levels, strict=True)]
+    waits = [_wait_milliseconds(charge, level) for charge, level in zip(charges, drained, strict=True)]
+    wait = max(waits, default=0)
+    if wait == 0:
+        drained = [
+            max(0, level + charge.amount * MILLISECONDS_PER_MINUTE)
+            for charge, level in zip(charges, drained, strict=True)
+        ]
+    states = tuple(_describe(charge, level) for charge, level in zip(charges, drained, strict=True))
+    stored = tuple(BucketLevel(level, now_milliseconds) for level in drained)
+    return RateDecision(wait == 0, states, wait / 1000), stored
+
+
+def _wait_milliseconds(charge: Charge, level: int) -> int:
+    """Until the charge passes. One that is larger than its bucket passes a full one; what is given back always does."""
+    if charge.amount <= 0:
+        return 0
+    excess = level + (min(charge.amount, charge.burst) - charge.burst) * MILLISECONDS_PER_MINUTE
+    return max(0, -(-excess // charge.per_minute))
+
+
+def _describe(charge: Charge, level: int) -> BucketState:
+    remaining = max(0, charge.burst * MILLISECONDS_PER_MINUTE - level) // MILLISECONDS_PER_MINUTE
+    return BucketState(charge, remaining, -(-level // charge.per_minute) / 1000)

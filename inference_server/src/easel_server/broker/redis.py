@@ -7,12 +7,11 @@ into values, and does the waiting. The keys are listed in ``lua/shared.lua``.
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from easel_contract import names
-from easel_contract.server_config import RateLimitConfig
 
 from easel_server.broker import sentences
 from easel_server.broker.interface import (
@@ -22,45 +21,39 @@ from easel_server.broker.interface import (
     BrokerUnavailableError,
     Canceled,
     Claim,
-    Delivery,
     Failed,
     JobConflictError,
     Outcome,
     QueueDepth,
     QueueFullError,
     QueuePosition,
-    RateDecision,
     ReapReport,
     Submission,
     Succeeded,
     Verdict,
 )
-from easel_server.broker.rate import interval_microseconds
+from easel_server.broker.redis_bells import wait_for
 from easel_server.broker.redis_connection import RedisConnection, connect
 from easel_server.broker.redis_fields import (
     MICROSECONDS,
     build_submit_arguments,
-    to_delivery,
     to_job,
     to_values,
 )
+from easel_server.broker.redis_side_stores import RedisSideStores
 from easel_server.broker.redis_waiters import ChangedJobs, finished_topic, run_topic_of
 from easel_server.cost import DECAY, CostSums, Measurement
 from easel_server.job import Job, JobState
 
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
-BLOCK_SECONDS: Final = 1.0  # one blocking pop; a wake-up that got lost with its receiver costs no more than this
-RETRY_SECONDS: Final = 0.25  # while the server is away
 SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-")  # these leave unfinished jobs alone: they have no TTL
 
-T = TypeVar("T")
 
-
-class RedisBroker:
+class RedisBroker(RedisSideStores):
     """See ``interface.Broker``. Connects on first use; reconnects by itself."""
 
     def __init__(self, connection: RedisConnection, settings: BrokerSettings) -> None:
-        self._connection = connection
+        super().__init__(connection, max_cache_bytes=settings.max_cache_bytes)
         self._settings = settings
         self._changed_jobs = ChangedJobs(connection)
         self._eviction_checked = False
@@ -185,7 +178,7 @@ class RedisBroker:
             )
             return tuple(_to_claim(entry, lease_seconds) for entry in reply) or None
 
-        return await self._wait_for("bell", claim_now, wait_seconds) or ()
+        return await wait_for(self._connection, "bell", claim_now, wait_seconds) or ()
 
     async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> Verdict:
         """See JobQueue."""
@@ -235,41 +228,6 @@ class RedisBroker:
         values = await self._connection.command("HMGET", self._connection.key("costs"), *names)
         return CostSums(*(float(value or 0) for value in values))
 
-    # Webhooks, cache, rate limit
-
-    async def claim_delivery(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
-        """See WebhookOutbox."""
-
-        async def claim_now() -> Delivery | None:
-            reply = await self._connection.script("claim_delivery", round(lease_seconds * MICROSECONDS))
-            return to_delivery(*reply) if reply else None
-
-        return await self._wait_for("outbox:bell", claim_now, wait_seconds)
-
-    async def settle_delivery(self, delivery: Delivery) -> None:
-        """See WebhookOutbox."""
-        await self._connection.script("settle_delivery", delivery.id)
-
-    async def postpone_delivery(self, delivery: Delivery, delay_seconds: float) -> None:
-        """See WebhookOutbox."""
-        delay_microseconds = round(delay_seconds * MICROSECONDS)
-        await self._connection.script("postpone_delivery", delivery.id, delivery.attempt, delay_microseconds)
-
-    async def cache_get(self, key: str) -> tuple[bytes, ...] | None:
-        """See ResultCache."""
-        return tuple(await self._connection.command("LRANGE", self._connection.key(f"cache:{key}"), 0, -1)) or None
-
-    async def cache_put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float) -> None:
-        """See ResultCache."""
-        await self._connection.script("cache_put", key, round(ttl_seconds * 1000), *images)
-
-    async def take(self, owner: str, rate: RateLimitConfig) -> RateDecision:
-        """See RateLimiter."""
-        allowed, remaining, retry_after_microseconds = await self._connection.script(
-            "take", owner, interval_microseconds(rate), rate.burst
-        )
-        return RateDecision(bool(allowed), rate.burst, remaining, int(retry_after_microseconds) / MICROSECONDS)
-
     # The connection
 
     async def ping(self) -> None:
@@ -292,25 +250,6 @@ class RedisBroker:
         """See Broker."""
         await self._changed_jobs.close()
         await self._connection.close()
-
-    async def _wait_for(self, bell: str, attempt: Callable[[], Awaitable[T | None]], wait_seconds: float) -> T | None:
-        """What ``attempt`` finds; sleeps on the bell in between, through outages, until the time is up."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + wait_seconds
-        while True:
-            try:
-                found = await attempt()
-                left_seconds = give_up_at - loop.time()
-                if found is not None or left_seconds <= 0:
-                    return found
-                # 0 would block for ever.
-                await self._connection.command(
-                    "BLPOP", self._connection.key(bell), max(0.01, min(left_seconds, BLOCK_SECONDS))
-                )
-            except BrokerUnavailableError:
-                if loop.time() + RETRY_SECONDS >= give_up_at:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
 
 
 def _to_claim(entry: Sequence[Any], lease_seconds: float) -> Claim:

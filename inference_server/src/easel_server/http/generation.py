@@ -1,11 +1,6 @@
 """From a validated request to a job, and from a job to its images: what all APIs share."""
 
-import hashlib
-import logging
-import uuid
-from base64 import b32encode
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,77 +8,22 @@ from importlib.metadata import PackageNotFoundError, version
 from easel_contract.server_config import GatewayConfig, ModelConfig
 
 from easel_server.broker.digests import result_cache_key
-from easel_server.broker.interface import Broker, BrokerUnavailableError
+from easel_server.broker.interface import Broker, CachedImages, JobConflictError, QueueFullError, ResultCache
+from easel_server.cost import CostModel
 from easel_server.generation_defaults import GenerationDefaults
-from easel_server.http.admission import FieldNames, Wanted, build_parameters
+from easel_server.http.admission import build_parameters, choose_seed
 from easel_server.http.observation import CacheResult, RequestMetrics
-from easel_server.http.refusals import build_rate_headers, refuse_for_rate, refuse_unknown_prediction
-from easel_server.job import GenerationParameters, Job, JobState, WebhookTarget
+from easel_server.http.orders import Order, Placed, choose_priority
+from easel_server.http.rate_limits import build_request_charges, build_work_charges
+from easel_server.http.refusals import RefusalError, refuse_uncached, refuse_unknown_prediction
+from easel_server.http.result_store import ResultStore
+from easel_server.http.tab import Tab
+from easel_server.http.waiting import START_SECONDS, Estimate, Waiting
+from easel_server.job import GenerationParameters, Job, JobState
 from easel_server.json_log import request_id
 from easel_server.tracing import NO_TRACER, SpanKind, Tracer
 
-ID_CHARACTERS = 26  # of base32: 130 bits
 LIBRARIES = ("easel", "diffusers", "torch", "transformers")  # whose versions may change pixels
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CachePolicy:
-    """What the client's Cache-Control allows."""
-
-    read: bool = True
-    write: bool = True
-
-    @classmethod
-    def from_header(cls, cache_control: str) -> "CachePolicy":
-        """``no-store`` keeps the result out of the cache too, ``no-cache`` only asks for a fresh one."""
-        directives = {directive.strip().lower() for directive in cache_control.split(",")}
-        store = "no-store" not in directives
-        return cls(read=store and "no-cache" not in directives, write=store)
-
-
-@dataclass(frozen=True)
-class Order:
-    """A request for images by one client, as far as all APIs agree."""
-
-    owner: str
-    job_id: str
-    wanted: Wanted
-    names: FieldNames
-    cache: CachePolicy = CachePolicy()
-    webhook: WebhookTarget | None = None
-    deadline: timedelta | None = None
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A job that is stored, and what the answer's headers say about it."""
-
-    job: Job
-    created: bool
-    cache_result: CacheResult
-    cache_key: str | None  # under which to keep the images once they exist
-    rate_headers: dict[str, str]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers of the answer."""
-        return {"X-Cache": self.cache_result, "X-Prediction-Id": self.job.id, **self.rate_headers}
-
-
-def new_job_id() -> str:
-    """A random id."""
-    return _to_id(uuid.uuid4().bytes + uuid.uuid4().bytes)
-
-
-def job_id_for_key(owner: str, idempotency_key: str) -> str:
-    """The id of all requests of this owner with this Idempotency-Key."""
-    return _to_id(hashlib.sha256(f"{owner}\n{idempotency_key}".encode()).digest())
-
-
-def _to_id(data: bytes) -> str:
-    return b32encode(data).decode("ascii").lower()[:ID_CHARACTERS]
 
 
 @cache
@@ -98,6 +38,14 @@ def _library_versions() -> dict[str, str]:
     return versions
 
 
+async def _default_cost_model() -> CostModel:
+    return CostModel()
+
+
+async def _default_start_seconds() -> float:
+    return START_SECONDS
+
+
 class Generation:
     """Places orders with the broker and fetches what became of them."""
 
@@ -109,49 +57,142 @@ class Generation:
         defaults: Callable[[], Awaitable[GenerationDefaults]],
         metrics: RequestMetrics,
         tracer: Tracer = NO_TRACER,
+        *,
+        engine: str = "",
+        result_cache: ResultCache | None = None,
+        cost_model: Callable[[], Awaitable[CostModel]] = _default_cost_model,
+        start_seconds: Callable[[], Awaitable[float]] = _default_start_seconds,
     ) -> None:
-        """``defaults`` is asked at each request: they may become known after the model is loaded."""
+        """What may change while a gateway runs is asked for at each request.
+
+        ``engine`` is what draws, since two engines draw different pictures. ``result_cache`` is the broker's unless
+        another is given; ``start_seconds`` is a worker's time from being ordered to its first job.
+        """
         self._broker = broker
         self._model = model
         self._config = config
         self._defaults = defaults
         self._metrics = metrics
         self._tracer = tracer
+        self._versions = {**_library_versions(), "engine": engine}
+        self._results = ResultStore(result_cache or broker, config.cache)
+        self._cost_model = cost_model
+        self._waiting = Waiting(broker, config, start_seconds)
 
     async def place(self, order: Order) -> Placed:
         """Store the order's job, finished at once if the cache has its images.
 
+        What isn't served isn't charged; what was submitted before isn't charged again, nor refused for a limit.
         Raises RefusalError, and the broker's QueueFullError, JobConflictError and BrokerUnavailableError.
         """
-        limits = self._config.limits
+        job = await self._build_job(order)
+        tab = Tab(self._broker)
+        try:
+            answer = await self._charge(order, job, tab)
+        except RefusalError:
+            if await self._broker.get(job.id) is None:
+                raise
+            answer = None
+        if answer is not None and not order.needs_job:
+            self._metrics.count_cache(CacheResult.HIT)
+            return _answer_without_job(job, answer, tab)
+        return await self._submit(order, job, answer, tab)
+
+    async def _build_job(self, order: Order) -> Job:
         parameters = build_parameters(
-            order.wanted, defaults=await self._defaults(), limits=limits, names=order.names, job_id=order.job_id
+            order.wanted,
+            defaults=await self._defaults(),
+            limits=self._config.limits,
+            names=order.names,
+            job_id=order.job_id,
         )
-        rate_headers = await self._take_from_bucket(order.owner)
-        key = self._cache_key(order, parameters)
-        answer = await self._broker.cache_get(key) if key and order.cache.read else None
+        is_seeded = order.wanted.seed is not None
+        if not is_seeded and self._config.cache.unseeded and order.cache.read:
+            # A seed that follows from the rest: requests that are equal but for it become equal.
+            bare = parameters.model_copy(update={"seed": 0})
+            parameters = parameters.model_copy(update={"seed": choose_seed(bare.model_dump_json())})
+            is_seeded = True
         now = datetime.now(UTC)
-        job = Job(
+        return Job(
             id=order.job_id,
-            owner=order.owner,
+            owner=order.customer.name,
             parameters=parameters,
             submitted_at=now,
             deadline_at=now + order.deadline if order.deadline else None,
             webhook=order.webhook,
+            priority=choose_priority(order),
+            weight=order.customer.weight,
+            predicted_gpu_seconds=(await self._cost_model()).predict(parameters),
+            wanted_previews=order.wanted_previews,
             request_id=request_id.get(),
+            cache_key=self._cache_key(parameters) if is_seeded and self._results.is_enabled else None,
         )
+
+    def _cache_key(self, parameters: GenerationParameters) -> str:
+        return result_cache_key(parameters, self._model, self._versions)
+
+    async def _charge(self, order: Order, job: Job, tab: Tab) -> CachedImages | None:
+        """Charge the order for what it takes; its images if the cache has them. Raises RefusalError."""
+        requests = build_request_charges(order.customer, self._config)
+        work = build_work_charges(order.customer, self._config, job.predicted_gpu_seconds)
+        if job.cache_key is None or not order.cache.read:
+            if order.cache.only_if_cached:
+                raise refuse_uncached()
+            await self._waiting.check()
+            await tab.charge([*requests, *work])
+            return None
+        # First the request alone: who is over the limit shall not make us fetch pictures.
+        await tab.charge(requests)
+        answer = await self._results.find(job.cache_key, order.cache)
+        if answer is not None:
+            return answer
+        try:
+            if order.cache.only_if_cached:
+                raise refuse_uncached()
+            await self._waiting.check()
+        except RefusalError:
+            await tab.give_back()
+            raise
+        await tab.charge(work)
+        return None
+
+    async def _submit(self, order: Order, job: Job, answer: CachedImages | None, tab: Tab) -> Placed:
+        may_share = job.cache_key is not None and order.cache.read
+        stored = job if order.cache.write else job.model_copy(update={"cache_key": None})
         with self._tracer.span("submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
-            job = job.model_copy(update={"trace_parent": span.trace_parent})
-            submission = await self._broker.submit(job, answer=answer)
-        result = CacheResult.HIT if answer else CacheResult.MISS if key and order.cache.read else CacheResult.BYPASS
-        self._metrics.count_cache(result)
-        if submission.created and not answer:
+            stored = stored.model_copy(update={"trace_parent": span.trace_parent})
+            try:
+                submission = await self._broker.submit(
+                    stored,
+                    answer=answer.images if answer else None,
+                    inputs=order.inputs,
+                    flight_key=job.cache_key if may_share else None,
+                )
+            except (QueueFullError, JobConflictError):
+                await tab.give_back()
+                raise
+        if not submission.created:
+            await tab.give_back()
+        elif submission.shared:
+            await tab.give_back(build_work_charges(order.customer, self._config, job.predicted_gpu_seconds))
+        elif answer is None:
             self._metrics.count_submitted()
-        write_key = key if order.cache.write and not answer else None
-        return Placed(submission.job, submission.created, result, write_key, rate_headers)
+            self._metrics.count_predicted(job.predicted_gpu_seconds)
+            self._waiting.note_submitted(job.predicted_gpu_seconds)
+        result = CacheResult.HIT if answer else CacheResult.MISS if may_share else CacheResult.BYPASS
+        result = CacheResult.SHARED if submission.shared else result
+        self._metrics.count_cache(result)
+        return Placed(
+            submission.job,
+            submission.created,
+            result,
+            images=answer.images if answer else None,
+            age_seconds=answer.age_seconds if answer else 0.0,
+            rate_headers=tab.headers,
+        )
 
     async def wait(self, placed: Placed, timeout_seconds: float) -> Job:
-        """The job once it is final, or as it is after the time-out; its images go into the cache.
+        """The job once it is final, or as it is after the time-out. Its images go into the cache.
 
         Raises RefusalError if the job is gone, and BrokerUnavailableError.
         """
@@ -160,8 +201,8 @@ class Generation:
         job = await self._broker.wait(placed.job.id, timeout_seconds)
         if job is None:
             raise refuse_unknown_prediction(placed.job.id)
-        if job.state is JobState.SUCCEEDED and placed.cache_key:
-            await self._keep(placed.cache_key, await self._broker.images(job.id))
+        if job.state is JobState.SUCCEEDED and job.cache_key is not None:
+            await self.images(job)
         return job
 
     async def find(self, job_id: str, owner: str) -> Job:
@@ -177,29 +218,35 @@ class Generation:
         return await self._broker.cancel(job_id) or found
 
     async def images(self, job: Job) -> tuple[bytes, ...]:
-        """The encoded images of a finished job. Raises RefusalError (404) if they have expired meanwhile."""
+        """The encoded images of a finished job. Whoever reads them first puts them into the cache.
+
+        Raises RefusalError (404) if they have expired meanwhile, and BrokerUnavailableError.
+        """
+        key = job.cache_key if job.state is JobState.SUCCEEDED else None
+        if key is not None and (copied := self._results.find_drawn_by(job.id, key)) is not None:
+            return copied
         images = await self._broker.images(job.id)
         if not images:
             raise refuse_unknown_prediction(job.id)
+        if key is not None:
+            age = datetime.now(UTC) - (job.finished_at or job.submitted_at)
+            await self._results.keep(job.id, key, CachedImages(images, max(0.0, age.total_seconds())))
         return images
 
-    async def _take_from_bucket(self, owner: str) -> dict[str, str]:
-        if self._config.rate_limit is None:
-            return {}
-        decision = await self._broker.take(owner, self._config.rate_limit)
-        if not decision.allowed:
-            raise refuse_for_rate(decision)
-        return build_rate_headers(decision)
+    async def estimate(self, job: Job) -> Estimate:
+        """What is predicted of the job's wait. Asks the broker only if the job waits. Raises BrokerUnavailableError."""
+        return await self._waiting.estimate(job)
 
-    def _cache_key(self, order: Order, parameters: GenerationParameters) -> str | None:
-        if order.wanted.seed is None or self._config.cache.ttl_seconds == 0:
-            return None  # without a seed, every request asks for a new picture
-        return result_cache_key(parameters, self._model, _library_versions())
 
-    async def _keep(self, key: str, images: tuple[bytes, ...]) -> None:
-        if not images or sum(map(len, images)) > self._config.cache.max_entry_bytes:
-            return
-        try:
-            await self._broker.cache_put(key, images, ttl_seconds=self._config.cache.ttl_seconds)
-        except BrokerUnavailableError as error:
-            logger.warning("a result was not cached: %s", error)  # the client has its images all the same
+def _answer_without_job(job: Job, answer: CachedImages, tab: Tab) -> Placed:
+    drawn_at = job.submitted_at - timedelta(seconds=answer.age_seconds)
+    done = job.model_copy(update={"state": JobState.SUCCEEDED, "started_at": drawn_at, "finished_at": drawn_at})
+    return Placed(
+        done,
+        created=True,
+        cache_result=CacheResult.HIT,
+        images=answer.images,
+        age_seconds=answer.age_seconds,
+        rate_headers=tab.headers,
+        is_stored=False,
+    )

@@ -9,6 +9,7 @@ class CacheResult(StrEnum):
 
     HIT = "hit"
     MISS = "miss"
+    SHARED = "shared"  # an equal request was under way: both get its images
     BYPASS = "bypass"  # not looked up: no seed was given, the client or the configuration said no
 
 
@@ -23,10 +24,18 @@ class RequestMetrics(Protocol):
         """A job was handed to the broker."""
         ...
 
+    def count_predicted(self, gpu_seconds: float) -> None:
+        """So much work was handed to the broker."""
+        ...
+
     def count_cache(self, result: CacheResult) -> None:
         """A generation met the result cache."""
         ...
 
     def count_refusal(self, reason: str) -> None:
         """A request was refused; ``reason`` is the refusal's code."""
+        ...
+
+    def count_streams(self, change: int) -> None:
+        """Event streams were opened (1) or closed (-1)."""
         ...

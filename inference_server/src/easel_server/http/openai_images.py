@@ -16,10 +16,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from easel_server.http.admission import FieldNames, Wanted
-from easel_server.http.api_keys import KeyRing
+from easel_server.http.api_keys import Customer, KeyRing
 from easel_server.http.body import WireInteger, WireNumber, describe_body, read_body, show
-from easel_server.http.generation import CachePolicy, Generation, Order, Placed, job_id_for_key, new_job_id
+from easel_server.http.cache_policy import CachePolicy
+from easel_server.http.generation import Generation
 from easel_server.http.links import links_for
+from easel_server.http.orders import Order, Placed, job_id_for_key, new_job_id
 from easel_server.http.refusals import RefusalError, refuse_field, refuse_unknown_model
 from easel_server.job import ImageFormat, Job, JobState
 
@@ -129,23 +131,24 @@ class OpenAIImages:
 
     async def create_image(self, request: Request) -> JSONResponse:
         """Generate images and wait for them."""
-        owner = self._find_owner(request)
+        customer = self._find_customer(request)
         body = await read_body(request, GenerationsBody, limit_bytes=self._config.limits.max_body_bytes)
         if body.model is not None and body.model != self._model.name:
             raise refuse_unknown_model(body.model, self._model.name)
         key = request.headers.get("idempotency-key")
         placed = await self._generation.place(
             Order(
-                owner=owner,
-                job_id=job_id_for_key(owner, key) if key else new_job_id(),
+                customer=customer,
+                job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
                 wanted=body.to_wanted(),
                 names=NAMES,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 deadline=timedelta(seconds=WAIT_SECONDS),
+                needs_job=key is not None or body.response_format is ResponseFormat.URL,
             )
         )
         job = await _wait_while_connected(request, self._generation, placed, cancel=key is None)
-        images = await self._generation.images(_expect_success(job))
+        images = placed.images or await self._generation.images(_expect_success(job))
         if body.response_format is ResponseFormat.URL:
             data = [{"url": url} for url in links_for(request, self._config.public_url).outputs(job)]
         else:
@@ -154,18 +157,18 @@ class OpenAIImages:
 
     async def list_models(self, request: Request) -> dict[str, Any]:
         """The models that are served: one."""
-        self._find_owner(request)
+        self._find_customer(request)
         return {"object": "list", "data": [_build_model(self._model.name)]}
 
     async def get_model(self, request: Request, name: str) -> dict[str, Any]:
         """One model."""
-        self._find_owner(request)
+        self._find_customer(request)
         if name != self._model.name:
             raise refuse_unknown_model(name, self._model.name)
         return _build_model(name)
 
-    def _find_owner(self, request: Request) -> str:
-        return self._keys.find_owner(request.headers.get("authorization"))
+    def _find_customer(self, request: Request) -> Customer:
+        return self._keys.find_customer(request.headers.get("authorization"))
 
 
 async def _wait_while_connected(request: Request, generation: Generation, placed: Placed, *, cancel: bool) -> Job:

@@ -9,10 +9,12 @@ from easel_contract.server_config import GatewayConfig, ModelConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from easel_server.http.api_keys import KeyRing
+from easel_server.http.api_keys import Customer, KeyRing
 from easel_server.http.body import describe_body, read_body, show
-from easel_server.http.generation import CachePolicy, Generation, Order, job_id_for_key, new_job_id
+from easel_server.http.cache_policy import CachePolicy
+from easel_server.http.generation import Generation
 from easel_server.http.links import PREDICTIONS_PATH, links_for
+from easel_server.http.orders import Order, job_id_for_key, new_job_id
 from easel_server.http.prediction_wire import NAMES, PredictionBody, build_prediction
 from easel_server.http.refusals import refuse_field, refuse_unknown_model, refuse_unknown_prediction
 from easel_server.job import Job
@@ -54,31 +56,31 @@ class Predictions:
 
     async def create(self, request: Request) -> JSONResponse:
         """Create a prediction; with ``Prefer: wait=SECONDS`` wait for its end that long."""
-        owner = self._find_owner(request)
+        customer = self._find_customer(request)
         key = request.headers.get("idempotency-key")
-        return await self._create(request, owner, job_id_for_key(owner, key) if key else new_job_id())
+        return await self._create(request, customer, job_id_for_key(customer.name, key) if key else new_job_id())
 
     async def create_with_id(self, request: Request, prediction_id: str) -> JSONResponse:
         """Create a prediction under an id of your own; repeating the same request changes nothing."""
-        owner = self._find_owner(request)
+        customer = self._find_customer(request)
         if not ID_PATTERN.fullmatch(prediction_id):
             allowed = "8 to 64 letters, digits, hyphens and underscores"
             raise refuse_field("id", f"is {show(prediction_id)}, allowed are {allowed}")
-        return await self._create(request, owner, prediction_id)
+        return await self._create(request, customer, prediction_id)
 
     async def get(self, request: Request, prediction_id: str) -> JSONResponse:
         """A prediction as it is now."""
-        job = await self._generation.find(prediction_id, self._find_owner(request))
+        job = await self._generation.find(prediction_id, self._find_customer(request).name)
         return JSONResponse(self._render(request, job))
 
     async def cancel(self, request: Request, prediction_id: str) -> JSONResponse:
         """Stop a prediction: at once if it waits, at its next step if it runs."""
-        job = await self._generation.cancel(prediction_id, self._find_owner(request))
+        job = await self._generation.cancel(prediction_id, self._find_customer(request).name)
         return JSONResponse(self._render(request, job))
 
     async def get_output(self, request: Request, prediction_id: str, index: str) -> Response:
         """One image of a prediction."""
-        job = await self._generation.find(prediction_id, self._find_owner(request))
+        job = await self._generation.find(prediction_id, self._find_customer(request).name)
         if not re.fullmatch("[0-9]{1,2}", index) or int(index) >= job.parameters.images:
             raise refuse_unknown_prediction(f"{prediction_id}/output/{index}")
         images = await self._generation.images(job)
@@ -86,10 +88,10 @@ class Predictions:
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return Response(images[int(index)], media_type=f"image/{job.parameters.image_format}", headers=headers)
 
-    def _find_owner(self, request: Request) -> str:
-        return self._keys.find_owner(request.headers.get("authorization"))
+    def _find_customer(self, request: Request) -> Customer:
+        return self._keys.find_customer(request.headers.get("authorization"))
 
-    async def _create(self, request: Request, owner: str, job_id: str) -> JSONResponse:
+    async def _create(self, request: Request, customer: Customer, job_id: str) -> JSONResponse:
         wait_seconds = parse_wait_seconds(request.headers.get("prefer", ""))
         body = await read_body(request, PredictionBody, limit_bytes=self._config.limits.max_body_bytes)
         for name in (body.model, body.version):
@@ -97,7 +99,7 @@ class Predictions:
                 raise refuse_unknown_model(name, self._model.name)
         placed = await self._generation.place(
             Order(
-                owner=owner,
+                customer=customer,
                 job_id=job_id,
                 wanted=body.input.to_wanted(),
                 names=NAMES,

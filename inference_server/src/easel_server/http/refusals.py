@@ -1,10 +1,10 @@
 """Why a request is not served, independent of the API it came by; the routers give it their API's shape."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from easel_server.broker.interface import RateDecision
+from easel_server.broker.interface import BucketState, Charge, RateDecision
 
 
 @dataclass(frozen=True)
@@ -63,30 +63,53 @@ def refuse_body_size(limit_bytes: int) -> RefusalError:
 
 
 def refuse_for_rate(decision: RateDecision) -> RefusalError:
-    """The key's bucket is empty."""
+    """A bucket of this key, or of the service, holds too little."""
     seconds = math.ceil(decision.retry_after_seconds)
+    short = [state for state in decision.buckets if state.remaining < min(state.charge.amount, state.charge.burst)]
+    bucket = _tightest(short or decision.buckets).charge
+    unit, _, owner = bucket.bucket.partition(":")
+    whose = "this API key's" if owner else "the service's"
     return RefusalError(
         429,
         "rate_limit_exceeded",
-        f"this API key's rate limit is used up (bursts of {decision.limit} requests); try again in {seconds} s",
-        headers={"Retry-After": str(seconds), **build_rate_headers(decision)},
+        f"{whose} rate limit of {_units(bucket.per_minute)} {unit} a minute (at most {_units(bucket.burst)} at once) "
+        f"is used up; try again in {seconds} s",
+        headers={"Retry-After": str(seconds), **build_rate_headers(decision.buckets)},
     )
 
 
-def build_rate_headers(decision: RateDecision) -> dict[str, str]:
-    """What is left of a rate limit.
+def build_rate_headers(buckets: Sequence[BucketState]) -> dict[str, str]:
+    """What is left of the bucket that has the smallest share left, and the policies of all.
 
     https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-07
     """
+    if not buckets:
+        return {}
+    tightest = _tightest(buckets)
     return {
-        "RateLimit-Limit": str(decision.limit),
-        "RateLimit-Remaining": str(decision.remaining),
-        "RateLimit-Reset": str(math.ceil(decision.retry_after_seconds)),
+        "RateLimit-Limit": str(_units(tightest.charge.burst)),
+        "RateLimit-Remaining": str(_units(tightest.remaining)),
+        "RateLimit-Reset": str(math.ceil(tightest.reset_seconds)),
+        "RateLimit-Policy": ", ".join(_policy(state.charge) for state in buckets),
     }
+
+
+def _tightest(buckets: Sequence[BucketState]) -> BucketState:
+    return min(buckets, key=lambda state: state.remaining / state.charge.burst)
+
+
+def _units(thousandths: int) -> int:
+    return thousandths // 1000
+
+
+def _policy(charge: Charge) -> str:
+    return f'{_units(charge.per_minute)};w=60;burst={_units(charge.burst)};name="{charge.bucket.partition(":")[0]}"'
 
 
 QUEUE_FULL_RETRY_SECONDS = 5
 BROKER_RETRY_SECONDS = 2
+STREAMS_RETRY_SECONDS = 5
+NO_WORKERS_RETRY_SECONDS = 30  # about a worker's start; nothing better is known
 
 
 def refuse_for_queue(depth: int, bound: int) -> RefusalError:
@@ -96,6 +119,45 @@ def refuse_for_queue(depth: int, bound: int) -> RefusalError:
         "queue_full",
         f"{depth} requests wait already, at most {bound} may; try again in {QUEUE_FULL_RETRY_SECONDS} s",
         headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)},
+    )
+
+
+def refuse_for_wait(wait_seconds: float, bound_seconds: int) -> RefusalError:
+    """The predicted wait is longer than the service lets anybody wait. It shrinks by a second a second."""
+    if math.isinf(wait_seconds):
+        return RefusalError(
+            503,
+            "no_workers",
+            f"nothing draws images at the moment, and nothing is about to; try again in {NO_WORKERS_RETRY_SECONDS} s",
+            headers={"Retry-After": str(NO_WORKERS_RETRY_SECONDS)},
+        )
+    retry_seconds = math.ceil(wait_seconds - bound_seconds)
+    return RefusalError(
+        429,
+        "wait_too_long",
+        f"the predicted wait is {wait_seconds:.0f} s, at most {bound_seconds} s are allowed; "
+        f"try again in {retry_seconds} s",
+        headers={"Retry-After": str(retry_seconds)},
+    )
+
+
+def refuse_for_streams(bound: int) -> RefusalError:
+    """As many event streams are open as may be."""
+    return RefusalError(
+        429,
+        "too_many_streams",
+        f"{bound} event streams are open here already, the most allowed; ask for the job instead, or try again in "
+        f"{STREAMS_RETRY_SECONDS} s",
+        headers={"Retry-After": str(STREAMS_RETRY_SECONDS)},
+    )
+
+
+def refuse_uncached() -> RefusalError:
+    """The client wants a cached answer or none, and there is none. https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7"""
+    return RefusalError(
+        504,
+        "not_cached",
+        "no cached answer, and Cache-Control: only-if-cached allows no other; leave it out to draw one",
     )
 
 

@@ -27,8 +27,13 @@
 --   <prefix>outbox           zset    delivery -> when it is due
 --   <prefix>outbox:bell      list    wakes sleeping deliverers
 --   <prefix>delivery:<name>  hash    a webhook to be sent
---   <prefix>cache:<key>      list    images of an earlier job with the same parameters
---   <prefix>rate:<owner>     string  theoretical arrival time of the owner's next request (GCRA)
+--   <prefix>cache:entry:<k>  list    when an earlier job with the same parameters was drawn, and its images
+--   <prefix>cache:used       zset    entry -> when it was last used
+--   <prefix>cache:expiry     zset    entry -> when it expires
+--   <prefix>cache:sizes      hash    entry -> its bytes
+--   <prefix>cache:bytes      string  their sum
+--   <prefix>rate:<bucket>    hash    level: what was taken and hasn't refilled; at_ms: when that was so
+--   <prefix>fact:<name>      string  what workers tell gateways
 
 local prefix = KEYS[1]
 

@@ -1,0 +1,10 @@
+#!lua flags=allow-oom
+-- ARGV: key. Returns {age_us, images} of an entry and counts it as used now; empty if there is none.
+local entry = redis.call('LRANGE', key('cache:entry:' .. ARGV[1]), 0, -1)
+if #entry == 0 then
+  return {}
+end
+local now = now_us()
+redis.call('ZADD', key('cache:used'), 'XX', integer(now), ARGV[1])
+entry[1] = integer(math.max(0, now - entry[1]))
+return entry

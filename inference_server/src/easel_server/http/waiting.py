@@ -1,0 +1,98 @@
+"""How long work will wait, for admission and for what clients are told."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from easel_contract.server_config import GatewayConfig
+
+from easel_server.broker.interface import Broker, QueueDepth
+from easel_server.http.refusals import refuse_for_wait
+from easel_server.job import Job, JobState
+from easel_server.wait_prediction import Capacity, predict_wait_seconds
+
+DEPTH_REFRESH_SECONDS = 0.25  # one look at the queue serves all requests and streams in between
+START_SECONDS = 60.0  # of a worker, until one has told how long its model takes to load
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is predicted of a job, as things stand."""
+
+    jobs_ahead: int  # that wait before it
+    wait_seconds: float | None  # until it is handed to a worker; None: nothing draws, and nothing is about to
+    remaining_seconds: float | None  # until its images are there; None: as above
+
+
+DONE = Estimate(0, 0.0, 0.0)
+
+
+class Waiting:
+    """Predictions from the queue as it was at most ``DEPTH_REFRESH_SECONDS`` ago."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        config: GatewayConfig,
+        start_seconds: Callable[[], Awaitable[float]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``start_seconds``: from ordering a worker to its first job, as far as is known."""
+        self._broker = broker
+        self._config = config
+        self._start_seconds = start_seconds
+        self._clock = clock
+        self._depth = QueueDepth(0, 0, 0.0)
+        self._read_at = -math.inf
+        self._reading = asyncio.Lock()
+        self._added_gpu_seconds = 0.0  # by this gateway since the queue was looked at
+
+    async def check(self) -> None:
+        """Raises RefusalError if a request that came now would wait for longer than it may."""
+        bound_seconds = self._config.limits.max_wait_seconds
+        if bound_seconds is None:
+            return
+        depth = await self._look()
+        wait_seconds = await self._predict(depth.waiting_gpu_seconds + self._added_gpu_seconds, depth)
+        if wait_seconds > bound_seconds:
+            raise refuse_for_wait(wait_seconds, bound_seconds)
+
+    def note_submitted(self, gpu_seconds: float) -> None:
+        """Work was added to the queue."""
+        self._added_gpu_seconds += gpu_seconds
+
+    async def estimate(self, job: Job) -> Estimate:
+        """What is predicted of a job. One look at the broker if it waits, none otherwise."""
+        if job.state.is_final:
+            return DONE
+        own_seconds = job.predicted_gpu_seconds
+        if job.state is JobState.RUNNING:
+            steps = max(1, job.parameters.drawn_steps)
+            left = max(0, steps - job.steps_done) / steps
+            return Estimate(0, 0.0, own_seconds * left)
+        position = await self._broker.position(job.id)
+        if position is None:  # it was handed out, or ended, since
+            return Estimate(0, 0.0, own_seconds)
+        depth = await self._look()
+        wait_seconds = await self._predict(position.gpu_seconds_ahead, depth)
+        if math.isinf(wait_seconds):
+            return Estimate(position.jobs_ahead, None, None)
+        return Estimate(position.jobs_ahead, wait_seconds, wait_seconds + own_seconds)
+
+    async def _predict(self, waiting_gpu_seconds_ahead: float, depth: QueueDepth) -> float:
+        """Seconds until work behind what runs and this much of what waits is handed out."""
+        is_idle = waiting_gpu_seconds_ahead == 0 and depth.running < depth.workers
+        ahead = 0.0 if is_idle else waiting_gpu_seconds_ahead + depth.running_gpu_seconds
+        start_seconds = await self._start_seconds()
+        return predict_wait_seconds(ahead, Capacity(depth.workers, self._config.max_workers or 0, start_seconds))
+
+    async def _look(self) -> QueueDepth:
+        async with self._reading:
+            if self._clock() - self._read_at >= DEPTH_REFRESH_SECONDS:
+                added = self._added_gpu_seconds
+                self._depth = await self._broker.depth()
+                self._read_at = self._clock()
+                self._added_gpu_seconds = max(0.0, self._added_gpu_seconds - added)
+        return self._depth
