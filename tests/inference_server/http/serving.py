@@ -79,9 +79,10 @@ class StandInWorker:
                 self._held.set()
                 await self._free.wait()
                 self._held.clear()
-            claim = await self._broker.claim("stand-in", lease_seconds=10, wait_seconds=0.05)
-            if claim is None:
+            claims = await self._broker.claim("stand-in", lease_seconds=10, wait_seconds=0.05)
+            if not claims:
                 continue
+            claim = claims[0]
             self.seen.append(claim.job.id)
             parameters = claim.job.parameters
             if parameters.prompt == "fail":

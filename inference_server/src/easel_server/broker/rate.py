@@ -1,8 +1,8 @@
 """Token buckets, kept as a level that drains. Pure; ``lua/take.lua`` is the same on the server.
 
-https://en.wikipedia.org/wiki/Leaky_bucket#As_a_meter: a bucket is full of tokens when its level is 0. Levels are counted
-in thousandths times 60,000, of which a bucket of ``per_minute`` thousandths drains exactly ``per_minute`` a millisecond:
-all arithmetic is in whole numbers, so what is told of a wait is true to the millisecond.
+A bucket is full of tokens when its level is 0 (https://en.wikipedia.org/wiki/Leaky_bucket#As_a_meter). Levels are
+counted in thousandths times 60,000, of which ``per_minute`` drain in a millisecond: all arithmetic is in whole numbers,
+so what is told of a wait is true to the millisecond.
 """
 
 from collections.abc import Sequence

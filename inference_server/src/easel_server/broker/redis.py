@@ -32,7 +32,7 @@ from easel_server.broker.interface import (
     Succeeded,
     Verdict,
 )
-from easel_server.broker.redis_bells import wait_for
+from easel_server.broker.redis_bells import RETRY_SECONDS, wait_for
 from easel_server.broker.redis_connection import RedisConnection, connect
 from easel_server.broker.redis_fields import (
     MICROSECONDS,
