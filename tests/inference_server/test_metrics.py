@@ -22,6 +22,8 @@ GATEWAY_ONLY = {
     contract.CACHE_REQUESTS_TOTAL,
     contract.REFUSALS_TOTAL,
     contract.WEBHOOKS_TOTAL,
+    contract.PREDICTED_GPU_SECONDS_TOTAL,
+    contract.STREAMS,
 }
 WORKER_ONLY = {
     contract.IN_FLIGHT,
@@ -30,8 +32,17 @@ WORKER_ONLY = {
     contract.JOB_PHASE_SECONDS,
     contract.MODEL_LOAD_SECONDS,
     contract.ENGINE_INFO,
+    contract.BATCH_IMAGES,
+    contract.BUSY_SECONDS_TOTAL,
+    contract.WORK_GPU_SECONDS_TOTAL,
 }
-BROKER = {contract.QUEUE_DEPTH, contract.OLDEST_WAITING_AGE_SECONDS, contract.BROKER_UP}
+QUEUE = {
+    contract.QUEUE_DEPTH,
+    contract.BACKLOG_GPU_SECONDS,
+    contract.OLDEST_WAITING_AGE_SECONDS,
+    contract.WORKERS,
+}
+BROKER = {*QUEUE, contract.BROKER_UP}
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -94,7 +105,7 @@ async def test_an_absent_broker_leaves_no_figure_of_the_queue_not_even_an_old_on
     await metrics.render(MemoryBroker(BrokerSettings()))
     samples = parse(await metrics.render(AbsentBroker()))  # type: ignore[arg-type]  # depth is all it needs
     assert samples[contract.BROKER_UP, ()] == 0
-    assert not [name for name, _ in samples if name in {contract.QUEUE_DEPTH, contract.OLDEST_WAITING_AGE_SECONDS}]
+    assert not [name for name, _ in samples if name in QUEUE]
 
 
 async def test_a_silent_broker_delays_the_page_by_its_time_out_only_and_is_asked_once(
@@ -118,17 +129,19 @@ async def test_a_silent_broker_delays_the_page_by_its_time_out_only_and_is_asked
 
 async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> None:
     metrics = ServerMetrics(gateway=False, worker=True)
-    metrics.count_job(JobState.SUCCEEDED, JobTiming(queue_seconds=1.0, run_seconds=2.0, encode_seconds=0.5))
-    metrics.count_job(JobState.FAILED, JobTiming(queue_seconds=9.0, run_seconds=9.0, encode_seconds=9.0))
+    metrics.count_job(JobState.SUCCEEDED, JobTiming(1.0, load_seconds=4.0, run_seconds=2.0, encode_seconds=0.5))
+    metrics.count_job(JobState.FAILED, JobTiming(9.0, load_seconds=9.0, run_seconds=9.0, encode_seconds=9.0))
     metrics.describe_engine(DESCRIPTION)
     samples = parse(await metrics.render(MemoryBroker(BrokerSettings())))
     assert samples[contract.JOBS_TOTAL, (("outcome", "Succeeded"),)] == 1
     assert samples[contract.JOBS_TOTAL, (("outcome", "Failed"),)] == 1
     assert samples[contract.JOBS_TOTAL, (("outcome", "Canceled"),)] == 0
-    assert samples[contract.JOB_LATENCY_SECONDS + "_sum", ()] == 3.5
-    assert samples[contract.JOB_LATENCY_SECONDS + "_bucket", (("le", "5.0"),)] == 1
-    assert samples[contract.JOB_LATENCY_SECONDS + "_bucket", (("le", "3.0"),)] == 0
-    assert samples[contract.JOB_PHASE_SECONDS + "_sum", (("phase", "encode"),)] == 0.5
+    assert samples[contract.JOB_LATENCY_SECONDS + "_sum", ()] == 7.5
+    assert samples[contract.JOB_LATENCY_SECONDS + "_bucket", (("le", "7.5"),)] == 1
+    assert samples[contract.JOB_LATENCY_SECONDS + "_bucket", (("le", "5.0"),)] == 0
+    phases = {"queue": 1.0, "load": 4.0, "run": 2.0, "encode": 0.5}
+    for phase, seconds in phases.items():
+        assert samples[contract.JOB_PHASE_SECONDS + "_sum", (("phase", phase),)] == seconds
     assert samples[contract.MODEL_LOAD_SECONDS, ()] == DESCRIPTION.load_seconds
     labels = (("device", "cpu"), ("dtype", "float32"), ("engine", "fake"), ("model", "fake"))
     assert samples[contract.ENGINE_INFO, labels] == 1

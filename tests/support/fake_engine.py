@@ -1,9 +1,9 @@
 """A fake engine: no model, no torch; it does step by step what a test lets it do."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from easel_server.engine.interface import EngineDescription, OnStep
+from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, OnStep, Step
 from easel_server.job import GenerationParameters
 
 PATIENCE_SECONDS = 20.0
@@ -27,6 +27,8 @@ class FakeEngine:
         self._error = error
         self.started: list[int] = []  # seeds, in the order in which generations began
         self.stopped: list[int] = []  # seeds of those that ended by an exception
+        self.batches: list[list[int]] = []  # seeds of each call
+        self.refused_seeds: set[int] = set()  # any call that has one of them fails
         self.steps = 0
 
     @property
@@ -37,17 +39,22 @@ class FakeEngine:
         for _ in range(steps):
             self._permits.release()
 
-    def generate(self, parameters: GenerationParameters, on_step: OnStep) -> list[bytes]:
-        self.started.append(parameters.seed)
+    def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
+        seeds = [request.parameters.seed for request in requests]
+        self.started += seeds
+        self.batches.append(seeds)
+        steps = requests[0].parameters.steps
         try:
-            for step in range(1, parameters.steps + 1):
+            for step in range(1, steps + 1):
                 if self._gated:
                     assert self._permits.acquire(timeout=PATIENCE_SECONDS), "the test never allowed this step"
                 if self._error is not None:
                     raise self._error()
+                for seed in self.refused_seeds.intersection(seeds):
+                    raise GenerationError(f"seed {seed} is refused")
                 self.steps += 1
-                on_step(step, parameters.steps)
+                on_step(Step(step, steps, lambda step=step: [f"{seed} at {step}".encode() for seed in seeds]))
         except BaseException:
-            self.stopped.append(parameters.seed)
+            self.stopped += seeds
             raise
-        return draw(parameters)
+        return [draw(request.parameters) for request in requests]

@@ -7,14 +7,11 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from easel_contract.server_config import ModelConfig
 from easel_server.engine import lazy_loader
+from easel_server.engine.interface import Engine, EngineRequest, Step
 from easel_server.job import GenerationParameters
-
-if TYPE_CHECKING:
-    from easel_server.engine.diffusers_engine import DiffusersEngine
 
 # Other tests and other people's processes share the CPUs; see lazy_loader for what more threads would do then.
 os.environ.setdefault("EASEL_TORCH_THREADS", "1")
@@ -38,7 +35,7 @@ def _all_models(write: Callable[[Path], None]) -> Path:
 
 
 @cache
-def tiny_engine(name: str = "sd15") -> "DiffusersEngine":
+def tiny_engine(name: str = "sd15") -> Engine:
     """A loaded tiny model."""
     config = ModelConfig(name=name, source=str(tiny_model_directory(name)))
     return lazy_loader.load_engine(config, hub_token=None)
@@ -55,3 +52,12 @@ def tiny_parameters(**changes: object) -> GenerationParameters:
         "seed": 7,
     }
     return GenerationParameters.model_validate({**defaults, **changes})
+
+
+def ignore_step(_step: Step) -> None:
+    """For generations whose progress doesn't matter."""
+
+
+def draw(engine: Engine, *requests: GenerationParameters) -> list[list[bytes]]:
+    """The images of a batch."""
+    return engine.generate([EngineRequest(parameters) for parameters in requests], ignore_step)

@@ -7,12 +7,12 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 from easel_server.broker.interface import BrokerSettings
 from easel_server.broker.reaper import reap_forever
 from easel_server.broker.redis import RedisBroker
-from easel_server.engine.interface import EngineDescription, OnStep
-from easel_server.job import GenerationParameters
+from easel_server.engine.interface import EngineDescription, EngineRequest, OnStep, Step
 from easel_server.metrics import ServerMetrics
 from easel_server.worker.worker import Worker, WorkerSettings
 
@@ -33,11 +33,12 @@ class SigningEngine:
     def description(self) -> EngineDescription:
         return DESCRIPTION
 
-    def generate(self, parameters: GenerationParameters, on_step: OnStep) -> list[bytes]:
-        for step in range(1, parameters.steps + 1):
+    def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
+        steps = requests[0].parameters.steps
+        for step in range(1, steps + 1):
             time.sleep(self._step_seconds)
-            on_step(step, parameters.steps)
-        return [f"{parameters.seed} by {self._name}".encode()]
+            on_step(Step(step, steps, list))
+        return [[f"{request.parameters.seed} by {self._name}".encode()] for request in requests]
 
 
 async def work(url: str, namespace: str, name: str, step_seconds: float) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from socket import gethostname
 
 from easel_contract import names
-from easel_contract.server_config import ModelConfig, ServerConfig
+from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
 from pydantic import ValidationError
 
 ENV_LOG_LEVEL = "EASEL_LOG_LEVEL"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+SYNTHETIC_MODEL = "synthetic"  # its name if none is given: the synthetic engine has no files
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # a pod is reached by its own address; the network policy says by whom
 
 
@@ -64,7 +65,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         raise SettingsError(f"{ENV_LOG_LEVEL}={log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
     return Settings(
         role=role,
-        config=_read_config(parsed.config, parsed.model),
+        config=_read_config(parsed.config, parsed.model, parsed.engine),
         host=parsed.host,
         port=parsed.port,
         log_level=log_level,
@@ -98,21 +99,31 @@ def _build_parser() -> ArgumentParser:
         "--config", type=Path, metavar="FILE", help="configuration file (JSON), as the operator writes it"
     )
     parser.add_argument("--model", metavar="SOURCE", help="a model's directory, or its id on the Hugging Face Hub")
+    parser.add_argument(
+        "--engine",
+        choices=[kind.value.lower() for kind in EngineKind],
+        help="what draws: diffusers (default), or synthetic, which draws labelled pictures without a model",
+    )
     parser.add_argument("--host", default=ALL_INTERFACES, help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=names.HTTP_PORT, help="port to listen on; 0 takes a free one")
     parser.add_argument("--version", action="version", version=f"easel-server {version('easel')}")
     return parser
 
 
-def _read_config(file: Path | None, model: str | None) -> ServerConfig:
-    if file is None and model is None:
+def _read_config(file: Path | None, model: str | None, engine: str | None) -> ServerConfig:
+    """The file, with what the command line says in its place."""
+    kind = None if engine is None else EngineKind(engine.capitalize())
+    if file is not None:
+        config = _read_file(file)
+    elif model is not None or kind is EngineKind.SYNTHETIC:
+        config = ServerConfig(model=build_model_config(model or SYNTHETIC_MODEL))
+    else:
         raise SettingsError("say which model to serve: --model DIRECTORY_OR_HUB_ID, or --config FILE")
-    config = None if file is None else _read_file(file)
-    if model is None:
-        assert config is not None  # noqa: S101  # one of the two is given
-        return config
-    chosen = build_model_config(model)
-    return ServerConfig(model=chosen) if config is None else config.model_copy(update={"model": chosen})
+    if model is not None:
+        config = config.model_copy(update={"model": build_model_config(model)})
+    if kind is not None:
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"kind": kind})})
+    return config
 
 
 def build_model_config(source: str) -> ModelConfig:

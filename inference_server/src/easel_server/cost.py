@@ -14,9 +14,7 @@ PIXELS_PER_UNIT: Final = 1 << 20
 MINIMUM_GPU_SECONDS: Final = 0.001
 DECAY: Final = 0.99  # of all earlier jobs' weight at each new one: about the last hundred count
 MINIMUM_JOBS: Final = 3.0  # before that, the prior line is used
-MINIMUM_SPREAD: Final = (
-    1e-6  # of units, relative to their square: below it jobs are all alike, and only a ratio is known
-)
+MINIMUM_SPREAD: Final = 1e-6  # of units, relative to their square; below it jobs are alike: only a ratio is known
 
 
 def work_units(parameters: GenerationParameters) -> float:

@@ -82,9 +82,8 @@ class GenerationParameters(Model):
     task: Task = Task.TEXT_TO_IMAGE
     image_digest: str | None = None  # the picture to begin with: RGB
     mask_digest: str | None = None  # where to redraw: L, 255 is redrawn
-    strength: float | None = Field(
-        default=None, ge=0.0, le=1.0
-    )  # share of the steps that are drawn; 1 forgets the picture
+    # Share of the steps that are drawn; 1 forgets the picture.
+    strength: float | None = Field(default=None, ge=0.0, le=1.0)
 
     @property
     def passes(self) -> int:
@@ -102,7 +101,9 @@ class GenerationParameters(Model):
     def batch_key(self) -> str:
         """Equal for jobs that one call of a pipeline can draw together."""
         size = f"{self.width_pixels}x{self.height_pixels}"
-        return f"{self.task} {size} {self.steps} {self.guidance_scale!r} {self.strength!r} {self.sampler}"
+        # Stable Diffusion XL knows an empty negative prompt from none, so a batch has to have one or the other.
+        negated = bool(self.negative_prompt)
+        return f"{self.task} {size} {self.steps} {self.guidance_scale!r} {self.strength!r} {negated} {self.sampler}"
 
 
 class WebhookTarget(Model):

@@ -13,13 +13,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from easel_contract import names
+from easel_contract.server_config import EngineKind
 from fastapi import FastAPI
 
 from easel_server.broker.interface import Broker, BrokerSettings, BrokerUnavailableError, Delivery
@@ -40,7 +41,14 @@ from easel_server.http.readiness import Readiness, ReadyReason
 from easel_server.http.server import EmbeddedServer
 from easel_server.json_log import configure_logging
 from easel_server.metrics import ServerMetrics
-from easel_server.shared_defaults import PUBLISH_INTERVAL_SECONDS, SharedDefaults, publish_defaults
+from easel_server.model_facts import (
+    PUBLISH_INTERVAL_SECONDS,
+    ModelFacts,
+    SharedModelFacts,
+    describe_model,
+    publish_defaults,
+    publish_facts,
+)
 from easel_server.tracing import NO_TRACER, Tracer, TracingUnavailableError, build_tracer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
@@ -163,13 +171,17 @@ class Process:
         config = self._config
         directory = Path(config.model.source)
         is_visible = directory.is_absolute() and directory.is_dir()
-        defaults = SharedDefaults(
+        facts = SharedModelFacts(
             self._broker, config.model, config.gateway.defaults, read_defaults(directory) if is_visible else None
         )
+
+        async def defaults() -> GenerationDefaults:
+            return (await facts.look()).defaults
+
         keys = config.gateway.api_keys_directory
         return build_gateway_app(
             config,
-            Generation(self._broker, config.model, config.gateway, defaults.look, self._metrics, tracer=self._tracer),
+            Generation(self._broker, config.model, config.gateway, defaults, self._metrics, tracer=self._tracer),
             KeyRing(Path(keys) if keys else None),
             self._readiness,
             self._metrics,
@@ -222,36 +234,40 @@ class Process:
 
     async def _work(self) -> None:
         """Load the model, then run the worker until it is drained."""
-        if is_directory(self._config.model):
+        config = self._config
+        if is_directory(config.model) and config.engine.kind is EngineKind.DIFFUSERS:
             # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
-            await self._tell_defaults(read_defaults(check_directory(self._config.model)))
-        engine = await start_loading(lambda: load_engine(self._config.model, hub_token=self._settings.hub_token))
+            await self._tell(publish_defaults(self._broker, config.model, read_defaults(check_directory(config.model))))
+        engine = await start_loading(
+            lambda: load_engine(config.model, hub_token=self._settings.hub_token, engine=config.engine)
+        )
         description = engine.description
         logger.info("model loaded", extra=asdict(description))
         self._metrics.describe_engine(description)
         settings = WorkerSettings(
             name=self._settings.pod_name,
-            lease_seconds=self._config.worker.lease_seconds,
-            drain_seconds=self._config.worker.drain_seconds,
+            lease_seconds=config.worker.lease_seconds,
+            drain_seconds=config.worker.drain_seconds,
+            max_batch_images=config.worker.max_batch_images,
         )
         self._worker = Worker(self._broker, engine, settings, metrics=self._metrics)
         self._readiness.lift(ReadyReason.LOADING)
-        publishing = asyncio.create_task(self._publish_defaults(read_defaults(engine.directory)), name="defaults")
+        publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")
         try:
             await self._worker.run()
         finally:
             publishing.cancel()
 
-    async def _publish_defaults(self, defaults: GenerationDefaults) -> None:
+    async def _publish_facts(self, facts: ModelFacts) -> None:
         while True:
-            await self._tell_defaults(defaults)
+            await self._tell(publish_facts(self._broker, self._config.model, facts))
             await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
 
-    async def _tell_defaults(self, defaults: GenerationDefaults) -> None:
+    async def _tell(self, publishing: Awaitable[None]) -> None:
         try:
-            await publish_defaults(self._broker, self._config.model, defaults)
+            await publishing
         except BrokerUnavailableError as error:
-            logger.debug("defaults not published for now: %s", error)
+            logger.debug("the model's facts are not published for now: %s", error)
 
     async def _stop_working(self, working: asyncio.Task[None]) -> None:
         if self._worker is None:

@@ -7,25 +7,29 @@ them, rather than 0 or an old one: the reader must see that nothing is known.
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from easel_contract import metrics as contract
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from easel_server.broker.interface import BrokerUnavailableError, JobQueue, QueueDepth
 from easel_server.engine.interface import EngineDescription
 from easel_server.job import JobState
+from easel_server.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
 DEPTH_TIMEOUT_SECONDS: Final = 1.0
 
-PHASE_QUEUE: Final = "queue"  # submitted to claimed
+PHASE_QUEUE: Final = "queue"  # submitted to claimed, but for
+PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it was still loading its model
 PHASE_RUN: Final = "run"  # claimed to the last denoising step
 PHASE_ENCODE: Final = "encode"  # from there to encoded images
+BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
 
 
@@ -34,8 +38,14 @@ class JobTiming:
     """Durations of a finished job, in seconds."""
 
     queue_seconds: float
+    load_seconds: float
     run_seconds: float
     encode_seconds: float
+
+    @property
+    def total_seconds(self) -> float:
+        """From submitted to finished."""
+        return self.queue_seconds + self.load_seconds + self.run_seconds + self.encode_seconds
 
 
 class _BrokerCollector(Collector):
@@ -50,19 +60,47 @@ class _BrokerCollector(Collector):
         yield up
         if self.depth is None:
             return
-        depth = GaugeMetricFamily(
+        yield _by_state(
             contract.QUEUE_DEPTH,
             "Jobs of the service, as the shared broker counts them: the same number from every pod.",
-            labels=[contract.LABEL_STATE],
+            waiting=self.depth.waiting,
+            running=self.depth.running,
         )
-        depth.add_metric([contract.STATE_WAITING], self.depth.waiting)
-        depth.add_metric([contract.STATE_RUNNING], self.depth.running)
-        yield depth
+        yield _by_state(
+            contract.BACKLOG_GPU_SECONDS,
+            "Predicted GPU-seconds of those jobs; of running ones, what is left.",
+            waiting=self.depth.waiting_gpu_seconds,
+            running=self.depth.running_gpu_seconds,
+        )
         age = GaugeMetricFamily(
             contract.OLDEST_WAITING_AGE_SECONDS, "Age of the oldest waiting job; 0 when nothing waits."
         )
         age.add_metric([], self.depth.oldest_waiting_age_seconds)
         yield age
+        workers = GaugeMetricFamily(contract.WORKERS, "Workers that the broker has heard of lately.")
+        workers.add_metric([], self.depth.workers)
+        yield workers
+
+
+def _by_state(name: str, text: str, *, waiting: float, running: float) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, text, labels=[contract.LABEL_STATE])
+    gauge.add_metric([contract.STATE_WAITING], waiting)
+    gauge.add_metric([contract.STATE_RUNNING], running)
+    return gauge
+
+
+class _StopwatchCollector(Collector):
+    """A counter of seconds that also counts what is still going on, so that its rate is smooth."""
+
+    def __init__(self, name: str, text: str, stopwatch: Stopwatch) -> None:
+        self._name = name
+        self._text = text
+        self._stopwatch = stopwatch
+
+    def collect(self) -> Iterator[Metric]:
+        counter = CounterMetricFamily(self._name, self._text)
+        counter.add_metric([], self._stopwatch.seconds)
+        yield counter
 
 
 class ServerMetrics:
@@ -92,7 +130,7 @@ class ServerMetrics:
         self.streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
 
     def _register_worker(self, registry: CollectorRegistry | None) -> None:
-        self.jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
+        self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
         self._jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
         for outcome in OUTCOMES:
             self._jobs.labels(outcome)  # a rate needs a zero to start from
@@ -109,6 +147,16 @@ class ServerMetrics:
             buckets=contract.LATENCY_BUCKETS_SECONDS,
             registry=registry,
         )
+        self._batch_images = Histogram(
+            contract.BATCH_IMAGES, "Images drawn in one batch.", buckets=BATCH_BUCKETS, registry=registry
+        )
+        self._busy = Stopwatch()
+        self.drawing = Stopwatch()
+        if registry is not None:
+            text = "Time that this worker had a job in hand."
+            registry.register(_StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
+            text = "Time that this worker's engine was drawing."
+            registry.register(_StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.drawing))
         self._load = Gauge(contract.MODEL_LOAD_SECONDS, "Time it took to load the model.", registry=registry)
         self._engine = Gauge(
             contract.ENGINE_INFO,
@@ -150,13 +198,28 @@ class ServerMetrics:
         self._load.set(description.load_seconds)
         self._engine.labels(description.engine, description.device, description.dtype, description.model).set(1)
 
+    @contextmanager
+    def working_on(self, jobs: int) -> Iterator[None]:
+        """Show jobs as in flight, and the worker as busy."""
+        self._jobs_in_flight.inc(jobs)
+        try:
+            with self._busy.running():
+                yield
+        finally:
+            self._jobs_in_flight.dec(jobs)
+
+    def count_batch(self, images: int) -> None:
+        """Count a batch that is drawn."""
+        self._batch_images.observe(images)
+
     def count_job(self, state: JobState, timing: JobTiming) -> None:
         """Count a job that this worker completed; failed and canceled ones don't blur the latency."""
         self._jobs.labels(str(state)).inc()
         if state != JobState.SUCCEEDED:
             return
-        self._latency.observe(timing.queue_seconds + timing.run_seconds + timing.encode_seconds)
+        self._latency.observe(timing.total_seconds)
         self._phases.labels(PHASE_QUEUE).observe(timing.queue_seconds)
+        self._phases.labels(PHASE_LOAD).observe(timing.load_seconds)
         self._phases.labels(PHASE_RUN).observe(timing.run_seconds)
         self._phases.labels(PHASE_ENCODE).observe(timing.encode_seconds)
 

@@ -4,33 +4,29 @@ import logging
 from io import BytesIO
 
 import pytest
-from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.interface import EngineRequest, GenerationError, Step, StopGenerationError
 from easel_server.job import ImageFormat
 from PIL import Image
 
-from tests.support.tiny_engine import tiny_engine, tiny_parameters
+from tests.support.tiny_engine import draw, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
-
-
-def ignore_step(_done: int, _total: int) -> None:
-    pass
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
 def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(model):
     engine = tiny_engine(model)
-    first = engine.generate(tiny_parameters(seed=1), ignore_step)
-    again = engine.generate(tiny_parameters(seed=1), ignore_step)
-    other = engine.generate(tiny_parameters(seed=2), ignore_step)
+    first = draw(engine, tiny_parameters(seed=1))[0]
+    again = draw(engine, tiny_parameters(seed=1))[0]
+    other = draw(engine, tiny_parameters(seed=2))[0]
     assert first == again
     assert first != other
 
 
 def test_image_number_i_is_the_picture_of_seed_plus_i():
     engine = tiny_engine()
-    batch = engine.generate(tiny_parameters(seed=10, images=3), ignore_step)
-    alone = engine.generate(tiny_parameters(seed=12), ignore_step)
+    batch = draw(engine, tiny_parameters(seed=10, images=3))[0]
+    alone = draw(engine, tiny_parameters(seed=12))[0]
     assert len(batch) == 3
     assert pixels_differ_by(batch[2], alone[0]) <= 1  # rounding differs with the batch's size
     assert pixels_differ_by(batch[0], alone[0]) > 50
@@ -46,19 +42,21 @@ def pixels_differ_by(one: bytes, other: bytes) -> int:
 )
 def test_each_parameter_changes_the_picture(change):
     engine = tiny_engine()
-    assert engine.generate(tiny_parameters(**change), ignore_step) != engine.generate(tiny_parameters(), ignore_step)
+    assert draw(engine, tiny_parameters(**change))[0] != draw(engine, tiny_parameters())[0]
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 64), (72, 104)])
 def test_the_picture_has_the_size_that_was_asked_for(width, height):
-    [data] = tiny_engine().generate(tiny_parameters(width_pixels=width, height_pixels=height), ignore_step)
+    [data] = draw(tiny_engine(), tiny_parameters(width_pixels=width, height_pixels=height))[0]
     assert Image.open(BytesIO(data)).size == (width, height)
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
 def test_progress_never_falls_and_ends_at_the_number_of_steps(model):
     seen: list[tuple[int, int]] = []
-    tiny_engine(model).generate(tiny_parameters(steps=8), lambda done, total: seen.append((done, total)))
+    tiny_engine(model).generate(
+        [EngineRequest(tiny_parameters(steps=8))], lambda step: seen.append((step.done, step.steps))
+    )
     assert [total for _, total in seen] == [8] * len(seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (8, 8)
@@ -66,29 +64,29 @@ def test_progress_never_falls_and_ends_at_the_number_of_steps(model):
 
 def test_a_generation_stops_at_the_step_at_which_its_callback_raises_and_the_next_is_unharmed():
     engine = tiny_engine()
-    expected = engine.generate(tiny_parameters(), ignore_step)
+    expected = draw(engine, tiny_parameters())[0]
     seen = []
 
-    def stop_at_two(done: int, _total: int) -> None:
-        seen.append(done)
-        if done == 2:
+    def stop_at_two(step: Step) -> None:
+        seen.append(step.done)
+        if step.done == 2:
             raise StopGenerationError
 
     with pytest.raises(StopGenerationError):
-        engine.generate(tiny_parameters(steps=20), stop_at_two)
+        engine.generate([EngineRequest(tiny_parameters(steps=20))], stop_at_two)
     assert seen[-1] == 2
-    assert engine.generate(tiny_parameters(), ignore_step) == expected
+    assert draw(engine, tiny_parameters())[0] == expected
 
 
 @pytest.mark.parametrize("image_format", list(ImageFormat))
 def test_images_come_in_the_format_asked_for(image_format):
-    [data] = tiny_engine().generate(tiny_parameters(image_format=image_format), ignore_step)
+    [data] = draw(tiny_engine(), tiny_parameters(image_format=image_format))[0]
     assert Image.open(BytesIO(data)).format == image_format.name
 
 
 def test_a_png_says_how_it_was_made():
     parameters = tiny_parameters(prompt="ein Kätzchen 🐈", negative_prompt="fur", seed=41, images=2)
-    data = tiny_engine().generate(parameters, ignore_step)[1]
+    data = draw(tiny_engine(), parameters)[0][1]
     text = Image.open(BytesIO(data)).info["parameters"]
     assert text.startswith("ein Kätzchen 🐈\nNegative prompt: fur\nSteps: 4, Sampler: PNDMScheduler, CFG scale: 7.5, ")
     assert "Seed: 42, Size: 64x64, Model: sd15, Version: easel " in text
@@ -100,8 +98,8 @@ def test_a_prompt_beyond_the_text_encoder_is_cut_without_a_word_of_it_on_the_log
     for library in libraries:
         library.addHandler(caplog.handler)  # they don't pass their records on
     try:
-        cut = engine.generate(tiny_parameters(prompt="secret " * 200), ignore_step)
-        longer = engine.generate(tiny_parameters(prompt="secret " * 201), ignore_step)
+        cut = draw(engine, tiny_parameters(prompt="secret " * 200))[0]
+        longer = draw(engine, tiny_parameters(prompt="secret " * 201))[0]
     finally:
         for library in libraries:
             library.removeHandler(caplog.handler)
@@ -111,18 +109,15 @@ def test_a_prompt_beyond_the_text_encoder_is_cut_without_a_word_of_it_on_the_log
 
 def test_what_the_pipeline_refuses_is_the_requests_fault():
     with pytest.raises(GenerationError, match=r"StableDiffusionPipeline refused the request: .*divisible by 8"):
-        tiny_engine().generate(
-            tiny_parameters().model_copy(update={"width_pixels": 65}),  # past our own validation
-            ignore_step,
-        )
+        draw(tiny_engine(), tiny_parameters().model_copy(update={"width_pixels": 65}))  # past our own validation
 
 
 def test_more_steps_than_the_scheduler_was_trained_with_are_the_requests_fault():
     with pytest.raises(GenerationError, match="1000 steps are more than this model's scheduler has: 1 to 999"):
-        tiny_engine().generate(tiny_parameters(steps=1000), ignore_step)
+        draw(tiny_engine(), tiny_parameters(steps=1000))[0]
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_few_steps_are_served(model, steps):
-    assert tiny_engine(model).generate(tiny_parameters(steps=steps), ignore_step)
+    assert draw(tiny_engine(model), tiny_parameters(steps=steps))[0]

@@ -1,23 +1,22 @@
 """An engine around any text-to-image pipeline of diffusers, through the pipeline's own call."""
 
 import inspect
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from easel_server.engine.encoding import encode
-from easel_server.engine.interface import EngineDescription, GenerationError, OnStep
+from easel_server.engine.encoding import build_description, encode, library_version
+from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, OnStep, Step
 from easel_server.job import GenerationParameters
 
 
 class DiffusersEngine:
     """A loaded pipeline. One generation at a time: pipelines keep the step they are at in themselves."""
 
-    def __init__(self, pipeline: Any, description: EngineDescription, directory: Path) -> None:
+    def __init__(self, pipeline: Any, description: EngineDescription) -> None:
         self._pipeline = pipeline
         self._description = description
-        self._directory = directory
         self._accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
         pipeline.set_progress_bar_config(disable=True)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_slicing"):
@@ -28,12 +27,11 @@ class DiffusersEngine:
         """What was loaded, and onto what."""
         return self._description
 
-    @property
-    def directory(self) -> Path:
-        """Where the model's files are, after any download."""
-        return self._directory
+    def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
+        """See Engine."""
+        return [self._generate_one(request.parameters, on_step) for request in requests]
 
-    def generate(self, parameters: GenerationParameters, on_step: OnStep) -> list[bytes]:
+    def _generate_one(self, parameters: GenerationParameters, on_step: OnStep) -> list[bytes]:
         """Encoded images, ``parameters.images`` of them. Blocks for the whole generation; call it in a thread.
 
         The noise is drawn on the CPU, from ``seed + i`` for image i: a seed means the same picture on any device, up
@@ -54,11 +52,19 @@ class DiffusersEngine:
             ) from error
         except ValueError as error:  # how pipelines refuse an argument
             raise GenerationError(f"{self._description.pipeline} refused the request: {error}") from error
-        scheduler = type(self._pipeline.scheduler).__name__
         return [
-            encode(image, parameters, seed=seed, model=self._description.model, scheduler=scheduler)
+            encode(image, parameters.image_format, self._describe(parameters, seed))
             for image, seed in zip(output.images, seeds, strict=True)
         ]
+
+    def _describe(self, parameters: GenerationParameters, seed: int) -> str:
+        return build_description(
+            parameters,
+            seed=seed,
+            model=self._description.model,
+            sampler=type(self._pipeline.scheduler).__name__,
+            software={"Diffusers": library_version("diffusers"), "Torch": library_version("torch")},
+        )
 
     def _check_steps(self, parameters: GenerationParameters) -> None:
         # A scheduler picks its steps among those it was trained with; with all of them, some step over the end.
@@ -71,7 +77,8 @@ class DiffusersEngine:
     def _build_arguments(self, parameters: GenerationParameters, seeds: list[int], on_step: OnStep) -> dict[str, Any]:
         def after_step(pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             # Some schedulers take more timesteps than steps (PNDM one more, Heun twice as many): scaled to the request.
-            on_step((index + 1) * parameters.steps // max(parameters.steps, pipeline.num_timesteps), parameters.steps)
+            done = (index + 1) * parameters.steps // max(parameters.steps, pipeline.num_timesteps)
+            on_step(Step(done, parameters.steps, list))
             return tensors
 
         arguments: dict[str, Any] = {

@@ -1,5 +1,7 @@
 """Pictures to bytes. A PNG carries the parameters it was made with, in the text form that image tools read."""
 
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from io import BytesIO
 
@@ -11,15 +13,17 @@ from easel_server.job import GenerationParameters, ImageFormat
 LOSSY_QUALITY_PERCENT = 95
 PNG_KEY = "parameters"  # the keyword that AUTOMATIC1111's web UI writes, and that viewers look for
 
+library_version = cache(version)  # which reads files
 
-def encode(image: Image, parameters: GenerationParameters, *, seed: int, model: str, scheduler: str) -> bytes:
-    """The image in ``parameters.image_format``; ``seed`` is this image's own."""
+
+def encode(image: Image, image_format: ImageFormat, description: str = "") -> bytes:
+    """The image in a format; ``description`` goes into a PNG."""
     buffer = BytesIO()
-    match parameters.image_format:
+    match image_format:
         case ImageFormat.PNG:
-            text = build_description(parameters, seed=seed, model=model, scheduler=scheduler)
             chunks = PngInfo()
-            chunks.add_itxt(PNG_KEY, text)
+            if description:
+                chunks.add_itxt(PNG_KEY, description)
             # Level 1: noise-like pixels hardly shrink further, and level 6 takes several times as long.
             image.save(buffer, "PNG", pnginfo=chunks, compress_level=1)
         case ImageFormat.JPEG:
@@ -29,19 +33,24 @@ def encode(image: Image, parameters: GenerationParameters, *, seed: int, model: 
     return buffer.getvalue()
 
 
-def build_description(parameters: GenerationParameters, *, seed: int, model: str, scheduler: str) -> str:
-    """Prompt, negative prompt, and a last line of ``name: value`` pairs that is enough to draw the picture again."""
-    facts = {
+def build_description(
+    parameters: GenerationParameters, *, seed: int, model: str, sampler: str, software: Mapping[str, str]
+) -> str:
+    """Prompt, negative prompt, and a last line of ``name: value`` pairs that is enough to draw the picture again.
+
+    ``seed`` is this image's own; ``software`` are the versions that may matter, besides Easel's.
+    """
+    facts: dict[str, object] = {
         "Steps": parameters.steps,
-        "Sampler": scheduler,
+        "Sampler": sampler,
         "CFG scale": parameters.guidance_scale,
         "Seed": seed,
         "Size": f"{parameters.width_pixels}x{parameters.height_pixels}",
         "Model": model,
-        "Version": f"easel {version('easel')}",
-        "Diffusers": version("diffusers"),
-        "Torch": version("torch"),
     }
+    if parameters.strength is not None:
+        facts["Denoising strength"] = parameters.strength
+    facts |= {"Version": f"easel {library_version('easel')}", **software}
     lines = [parameters.prompt]
     if parameters.negative_prompt:
         lines.append(f"Negative prompt: {parameters.negative_prompt}")

@@ -4,17 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from easel_server.generation_defaults import GenerationDefaults
 from easel_server.job import GenerationParameters, Task
 
 
 @dataclass(frozen=True)
 class Step:
-    """A denoising step that is done."""
+    """A denoising step that is done.
+
+    ``steps`` are those that were asked for, and ``done`` is scaled to them: schedulers may take more, and a picture
+    that begins with another one takes fewer.
+    """
 
     done: int
     steps: int
-    draw_previews: Callable[[], list[bytes]]  # the first image of each request as it stands, encoded as PNG; takes time
+    # The first image of each request as it stands, encoded as PNG, PREVIEW_SIDE_PIXELS at most; empty if this model
+    # can't show it. Takes time, and must be called in the callback.
+    draw_previews: Callable[[], list[bytes]]
 
+
+PREVIEW_SIDE_PIXELS = 512  # bound on both sides of a preview
 
 # Called after each denoising step, in the engine's thread; it may raise StopGenerationError.
 OnStep = Callable[[Step], None]
@@ -44,6 +53,8 @@ class EngineDescription:
     load_seconds: float
     tasks: tuple[Task, ...] = (Task.TEXT_TO_IMAGE,)
     samplers: tuple[str, ...] = ()  # names of samplers.py that this model can use
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)  # what suits the model
+    is_instant: bool = False  # takes next to no time: a worker may claim many jobs at once and hold up nobody
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
         """Encoded images for each request, ``parameters.images`` of them. All requests have the same ``batch_key``.
 
-        Blocks for the whole generation; call it in a thread. Raises GenerationError for requests that this model can't
-        serve, and whatever ``on_step`` raises.
+        Blocks for the whole generation; call it in a thread. Raises GenerationError if one of the requests can't be
+        served by this model or all of them not together: then each may still be asked for alone. Raises whatever
+        ``on_step`` raises.
         """
         ...

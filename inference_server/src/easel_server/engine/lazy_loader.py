@@ -3,18 +3,22 @@
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from easel_contract.server_config import ModelConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
 
+from easel_server.engine.interface import Engine
 from easel_server.engine.model_directory import check_directory, is_directory
-
-if TYPE_CHECKING:
-    from easel_server.engine.diffusers_engine import DiffusersEngine
+from easel_server.generation_defaults import read_defaults
 
 
-def load_engine(config: ModelConfig, *, hub_token: str | None) -> "DiffusersEngine":
-    """As ``loader.load``, after importing the libraries (some seconds). Blocks; call it in a thread."""
+def load_engine(config: ModelConfig, *, hub_token: str | None, engine: EngineConfig | None = None) -> Engine:
+    """The model, ready to draw. Blocks, also for importing the libraries (some seconds); call it in a thread.
+
+    Raises ModelLoadError with what to change.
+    """
+    if engine is not None and engine.kind is EngineKind.SYNTHETIC:
+        return _load_synthetic(config, engine.synthetic)
     began_seconds = time.monotonic()
     if is_directory(config):
         check_directory(config)
@@ -23,6 +27,20 @@ def load_engine(config: ModelConfig, *, hub_token: str | None) -> "DiffusersEngi
     from easel_server.engine.loader import load  # noqa: PLC0415
 
     return load(config, hub_token=hub_token, began_seconds=began_seconds)
+
+
+def _load_synthetic(config: ModelConfig, synthetic: SyntheticConfig) -> Engine:
+    """Takes as long as configured. The model may be any name; if it is a directory, its defaults are the model's."""
+    began_seconds = time.monotonic()
+    from easel_server.engine.synthetic_engine import SyntheticEngine  # noqa: PLC0415  # a gateway needs no Pillow
+
+    time.sleep(synthetic.load_seconds)
+    return SyntheticEngine(
+        config.name,
+        synthetic,
+        defaults=read_defaults(Path(config.source)),
+        load_seconds=time.monotonic() - began_seconds,
+    )
 
 
 def prepare_libraries() -> None:

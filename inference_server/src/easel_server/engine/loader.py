@@ -16,7 +16,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.hub import find_model
-from easel_server.engine.interface import EngineDescription, GenerationError, ModelLoadError
+from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, ModelLoadError
 from easel_server.engine.processors import choose_threads
 from easel_server.generation_defaults import read_defaults
 from easel_server.job import GenerationParameters
@@ -47,10 +47,11 @@ def load(config: ModelConfig, *, hub_token: str | None, began_seconds: float) ->
         dtype=str(dtype).removeprefix("torch."),
         model=config.name,
         load_seconds=0.0,
+        defaults=read_defaults(directory),
     )
-    _warm_up(DiffusersEngine(pipeline, description, directory))
+    _warm_up(DiffusersEngine(pipeline, description))
     load_seconds = time.monotonic() - began_seconds
-    return DiffusersEngine(pipeline, replace(description, load_seconds=load_seconds), directory)
+    return DiffusersEngine(pipeline, replace(description, load_seconds=load_seconds))
 
 
 def _choose_threads() -> int:
@@ -65,7 +66,7 @@ def _warm_up(engine: DiffusersEngine) -> None:
 
     Raises ModelLoadError if even that is not possible.
     """
-    defaults = read_defaults(engine.directory)
+    defaults = engine.description.defaults
     parameters = GenerationParameters(
         prompt="warm-up",
         width_pixels=defaults.width_pixels,
@@ -75,7 +76,7 @@ def _warm_up(engine: DiffusersEngine) -> None:
         seed=0,
     )
     try:
-        engine.generate(parameters, lambda _done, _total: None)
+        engine.generate([EngineRequest(parameters)], lambda _step: None)
     except GenerationError as error:
         raise ModelLoadError(
             f"model {engine.description.model} was loaded, but can't draw one picture of its default size: {error}; "

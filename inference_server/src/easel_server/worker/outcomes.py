@@ -12,18 +12,27 @@ The first line that applies decides:
     any other error               Failed with the error's type
 """
 
+from enum import StrEnum
 from typing import Final
 
 from easel_server.broker.interface import Canceled, Failed, Outcome, Succeeded
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.job import GenerationParameters
-from easel_server.worker.generation import StopReason
 
 MAX_MESSAGE_CHARACTERS: Final = 300
 
 DEADLINE_PASSED: Final = Failed(
     "the deadline passed while the job was running; allow it more time, or ask for fewer steps, images or pixels"
 )
+
+
+class StopReason(StrEnum):
+    """Why a job is to end early."""
+
+    CANCEL = "Cancel"
+    DEADLINE_PASSED = "DeadlinePassed"
+    LOST = "Lost"  # another worker has the job
+    DRAIN = "Drain"
 
 
 def decide_outcome(
