@@ -26,6 +26,7 @@ class JobRun:
         self.claim = claim
         self.steps_done = 0
         self.stop_reason: StopReason | None = None
+        self.is_settling = False  # its outcome is on its way to the broker
         self.is_settled = False  # reported, handed back or lost: nothing is left to do for it
         self.images: tuple[bytes, ...] | None = None
         self.error: Exception | None = None

@@ -74,6 +74,6 @@ class Heartbeats:
         self._link.note_return()
         for _ in previews:
             job.unsent_previews.popleft()
-        if verdict in STOP_REASONS and not job.is_settled:
+        if verdict in STOP_REASONS and not job.is_settling:
             job.stop(STOP_REASONS[verdict])
             self._on_stopped(job)

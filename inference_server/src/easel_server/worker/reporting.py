@@ -49,7 +49,7 @@ class Reporter:
 
     def settle(self, batch: Batch, job: JobRun) -> asyncio.Task[None]:
         """Settle a job that was drawn, failed or was stopped; the task ends when the broker knows."""
-        job.is_settled = True
+        job.is_settling = True
         return asyncio.create_task(self._settle(batch, job), name=f"settle-{job.claim.job.id}")
 
     async def _settle(self, batch: Batch, job: JobRun) -> None:
@@ -63,6 +63,7 @@ class Reporter:
             logger.warning("job %s: the claim was lost, its result is dropped", job_id)
         else:
             await self._release(job)
+        job.is_settled = True
 
     async def _release(self, job: JobRun) -> None:
         try:

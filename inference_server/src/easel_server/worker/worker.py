@@ -105,15 +105,15 @@ class Worker:
 
     async def _work(self, claims: Sequence[Claim], before: asyncio.Task[None] | None) -> asyncio.Task[None]:
         """Draw a batch; the task is done when it is reported too. One that is still being reported is awaited."""
-        is_drawn = asyncio.Event()
+        is_drawn = asyncio.get_running_loop().create_future()
         carrying = asyncio.create_task(self._carry(claims, is_drawn), name="batch")
-        await is_drawn.wait()
+        await asyncio.wait({carrying, is_drawn}, return_when=asyncio.FIRST_COMPLETED)
         if before is not None:
             await before
         return carrying
 
-    async def _carry(self, claims: Sequence[Claim], is_drawn: asyncio.Event) -> None:
-        """Bring a batch from its claim to its last report; ``is_drawn`` is set when the engine is free."""
+    async def _carry(self, claims: Sequence[Claim], is_drawn: asyncio.Future[None]) -> None:
+        """Bring a batch from its claim to its last report; ``is_drawn`` is done when the engine is free."""
         settling: list[asyncio.Task[None]] = []
 
         def settle(job: JobRun) -> None:
@@ -126,14 +126,13 @@ class Worker:
             beating = asyncio.create_task(heartbeats.run(batch), name="heartbeats")
             try:
                 await self._draw(batch)
-                is_drawn.set()
+                is_drawn.set_result(None)
                 await heartbeats.flush(batch)
                 for job in batch.jobs:
-                    if not job.is_settled:
+                    if not job.is_settling:
                         settle(job)
                 await asyncio.gather(*settling)
             finally:
-                is_drawn.set()
                 heartbeats.end()
                 await beating
 
