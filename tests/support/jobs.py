@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from easel_contract.server_config import Priority
 from easel_server.job import GenerationParameters, Job, WebhookTarget
 
 
@@ -24,6 +25,9 @@ def build_job(
     owner: str = "anonymous",
     deadline_seconds: float | None = None,
     webhook: WebhookTarget | None = None,
+    priority: Priority = Priority.NORMAL,
+    weight: int = 1,
+    gpu_seconds: float = 1.0,
     **parameters: Any,
 ) -> Job:
     now = datetime.now(UTC)
@@ -34,4 +38,7 @@ def build_job(
         submitted_at=now,
         deadline_at=now + timedelta(seconds=deadline_seconds) if deadline_seconds is not None else None,
         webhook=webhook,
+        priority=priority,
+        weight=weight,
+        predicted_gpu_seconds=gpu_seconds,
     )

@@ -26,6 +26,8 @@ POSITION_OWNERS: Final = (
     100  # as many others are looked at one by one for a position; of those behind, no more is known
 )
 
+TURNS_DECIMALS: Final = 6  # beyond these, a difference is rounding
+
 
 @dataclass(frozen=True, order=True)
 class Entry:
@@ -181,10 +183,10 @@ class FairQueue:
             for other in self._lines[priority].entries():
                 count, gpu_seconds = count + 1, gpu_seconds + other.gpu_seconds
         line = self._lines[entry.priority]
-        rank = bisect_left(line.returned, entry)
-        count, gpu_seconds = count + rank, gpu_seconds + sum(other.gpu_seconds for other in line.returned[:rank])
-        if rank < len(line.returned) and line.returned[rank] == entry:
-            return Ahead(count, gpu_seconds)
+        for other in line.returned:
+            if other == entry:
+                return Ahead(count, gpu_seconds)
+            count, gpu_seconds = count + 1, gpu_seconds + other.gpu_seconds
         return _ahead_in_line(line, entry, count, gpu_seconds)
 
 
@@ -197,7 +199,8 @@ def _ahead_in_line(line: _Line, entry: Entry, count: int, gpu_seconds: float) ->
     for owner in line.owners()[:POSITION_OWNERS]:
         queue = line.queues[owner]
         mean = sum(other.gpu_seconds for other in queue) / len(queue)
-        turns = (tag - line.start_tag(owner)) * queue[0].weight / mean  # when that owner's entry number i starts, in i
+        # When that owner's entry number i starts, in i.
+        turns = round((tag - line.start_tag(owner)) * queue[0].weight / mean, TURNS_DECIMALS)
         if owner == entry.owner or turns < 0:
             continue
         before = min(len(queue), math.ceil(turns))

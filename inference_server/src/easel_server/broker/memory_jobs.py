@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from easel_server.broker import sentences
 from easel_server.broker.digests import job_fingerprint
@@ -30,8 +30,6 @@ from easel_server.broker.memory_runs import Record, Run
 from easel_server.broker.memory_side_stores import Clock
 from easel_server.cost import CostSums, Measurement
 from easel_server.job import Job, JobState
-
-WORKER_SEEN: Final = timedelta(seconds=WORKER_SEEN_SECONDS)
 
 
 class MemoryJobs:
@@ -198,7 +196,7 @@ class MemoryJobs:
                 if run.state is JobState.WAITING or record is not run.leader:  # else it is the worker's to finish
                     self._leave(record, JobState.FAILED, sentences.DEADLINE_PASSED)
                     moved.append(JobState.FAILED)
-        self._workers = {name: seen_at for name, seen_at in self._workers.items() if seen_at > now - WORKER_SEEN}
+        self._workers = {name: seen_at for name, seen_at in self._workers.items() if self._is_there(seen_at)}
         for job_id in [job_id for job_id, record in self._records.items() if record.is_expired(now)]:
             del self._records[job_id]
         return ReapReport(
@@ -220,10 +218,13 @@ class MemoryJobs:
             oldest_waiting_age_seconds=age_seconds,
             waiting_gpu_seconds=self._queue.gpu_seconds,
             running_gpu_seconds=sum(run.remaining_gpu_seconds for run in self._running.values()),
-            workers=sum(seen_at > now - WORKER_SEEN for seen_at in self._workers.values()),
+            workers=sum(map(self._is_there, self._workers.values())),
         )
 
     # Transitions
+
+    def _is_there(self, seen_at: datetime) -> bool:
+        return seen_at > self._clock() - timedelta(seconds=WORKER_SEEN_SECONDS)
 
     def _store(self, job: Job, fingerprint: str) -> Record:
         now = self._clock()
@@ -311,6 +312,7 @@ class MemoryJobs:
             self._end(run, state, error)
             return
         run.members.remove(record)
+        record.previews = run.previews
         self._make_final(record, state, error, **run.progress() | changes)
 
     def _end(self, run: Run, state: JobState, error: str | None = None, images: tuple[bytes, ...] = ()) -> JobState:
