@@ -33,7 +33,7 @@ from easel_server.broker.interface import (
     Verdict,
 )
 from easel_server.broker.redis_bells import RETRY_SECONDS, wait_for
-from easel_server.broker.redis_connection import RedisConnection, connect
+from easel_server.broker.redis_connection import RedisConnection
 from easel_server.broker.redis_fields import (
     MICROSECONDS,
     build_submit_arguments,
@@ -61,7 +61,7 @@ class RedisBroker(RedisSideStores):
     @classmethod
     def from_url(cls, url: str, *, namespace: str, service: str, settings: BrokerSettings) -> Self:
         """The broker of one service; ``url`` is ``redis://``, ``rediss://`` or ``unix://``."""
-        return cls(RedisConnection(connect(url), names.redis_prefix(namespace, service)), settings)
+        return cls(RedisConnection(url, names.redis_prefix(namespace, service)), settings)
 
     # As clients see jobs
 
@@ -235,7 +235,7 @@ class RedisBroker(RedisSideStores):
         await self._connection.command("PING")
         if self._eviction_checked:
             return
-        memory: dict[str, str] = await self._connection.command("INFO", "memory")
+        memory: dict[str, str] = await self._connection.blocking_command("INFO", "memory")
         policy = memory.get("maxmemory_policy", "noeviction")
         if not policy.startswith(SAFE_EVICTION_POLICIES):
             raise BrokerUnavailableError(

@@ -29,7 +29,9 @@ async def wait_for(
             if found is not None or left_seconds <= 0:
                 return found
             # 0 would block for ever.
-            await connection.command("BLPOP", connection.key(bell), max(0.01, min(left_seconds, BLOCK_SECONDS)))
+            await connection.blocking_command(
+                "BLPOP", connection.key(bell), max(0.01, min(left_seconds, BLOCK_SECONDS))
+            )
         except BrokerUnavailableError:
             if loop.time() + RETRY_SECONDS >= give_up_at:
                 raise

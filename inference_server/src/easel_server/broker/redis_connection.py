@@ -1,13 +1,11 @@
-"""The connection to Redis or Valkey: scripts go in, replies or BrokerUnavailableError come out."""
+"""The connection to Redis or Valkey: scripts go in, replies or BrokerUnavailableError come out.
+
+A Redis Cluster needs no other client: a service's keys all lie in one slot, so they are on one server at a time, and
+the cluster says where (MOVED). That server is used until it is away; then the URL's is asked again.
+"""
 
 import asyncio
-import hashlib
-import re
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from redis import exceptions
@@ -16,138 +14,31 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from easel_server.broker.interface import BrokerUnavailableError
+from easel_server.broker.redis_errors import translated_errors
+from easel_server.broker.redis_pipeline import Pipeline
+from easel_server.broker.redis_scripts import load_script
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 REPLY_TIMEOUT_SECONDS: Final = 5.0
 POOL_TIMEOUT_SECONDS: Final = 5.0
-MAX_CONNECTIONS: Final = 64
+MAX_CONNECTIONS: Final = 64  # for commands that block, one each
 PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
+MAX_REDIRECTS: Final = 3
 
-NEEDS_PATTERN: Final = re.compile(r"-- needs: ([a-z ]+)\n")  # a script's second line
-
-WAIT_FOR_REDIS: Final = (
-    "check that Redis runs and can be reached from this pod; Easel goes on by itself when it is back"
-)
-GIVE_ACCESS: Final = "check the user, password and permissions (ACL) of the Redis URL"
-GIVE_MEMORY: Final = (
-    "raise Redis' maxmemory, or lower the result and cache TTLs; finished jobs free memory as they expire"
-)
-
-# Error replies that redis-py has no class for: the server is there and can't serve for now.
-# https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors
-TEMPORARY_REPLIES: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
+Word = str | bytes | float
 
 
-def connect(url: str) -> Redis:
-    """A client that connects on first use. Every request of a broker can be repeated, so each gets a second try."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=POOL_TIMEOUT_SECONDS,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=REPLY_TIMEOUT_SECONDS,
-        socket_keepalive=True,
-        health_check_interval=PING_IDLE_CONNECTION_AFTER_SECONDS,
-        retry=Retry(NoBackoff(), retries=1),
-        protocol=2,
-    )
-    return Redis.from_pool(pool)
+class _Server:
+    """One server."""
 
-
-def address_of(client: Redis) -> str:
-    """host:port or the socket's path, without credentials."""
-    settings = client.connection_pool.connection_kwargs
-    return str(settings["path"]) if "path" in settings else f"{settings['host']}:{settings['port']}"
-
-
-@contextmanager
-def translated_errors(address: str, operation: str) -> Iterator[None]:
-    """Turn redis-py's errors into BrokerUnavailableError; errors that are our own bugs pass through."""
-    try:
-        yield
-    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
-        raise BrokerUnavailableError(address, operation, _describe(error), GIVE_ACCESS) from error
-    except exceptions.OutOfMemoryError as error:
-        raise BrokerUnavailableError(address, operation, _describe(error), GIVE_MEMORY) from error
-    except (
-        exceptions.ConnectionError,  # BusyLoadingError (LOADING) among them
-        exceptions.TimeoutError,
-        exceptions.ReadOnlyError,
-        exceptions.ClusterError,
-        OSError,
-    ) as error:
-        raise BrokerUnavailableError(address, operation, _describe(error), WAIT_FOR_REDIS) from error
-    except exceptions.ResponseError as error:
-        if not str(error).startswith(TEMPORARY_REPLIES):
-            raise
-        raise BrokerUnavailableError(address, operation, _describe(error), WAIT_FOR_REDIS) from error
-
-
-def _ignore_result(sending: asyncio.Future[Any]) -> None:
-    if not sending.cancelled():
-        sending.exception()  # asked for, so that it isn't reported as never retrieved
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-@dataclass(frozen=True)
-class Script:
-    """A server-side script; it runs atomically."""
-
-    source: str
-    sha: str
-
-
-def _read_lua(name: str) -> str:
-    return (resources.files("easel_server.broker") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-
-
-@cache
-def load_script(name: str) -> Script:
-    """``lua/<name>.lua`` with what it needs of others behind its first line, which Redis requires to hold the flags."""
-    flags, _, body = _read_lua(name).partition("\n")
-    needs = NEEDS_PATTERN.match(body)
-    shared = [_read_lua(part) for part in ("shared", *(needs[1].split() if needs else ()))]
-    source = "\n".join([flags, *shared, body])
-    # Redis names scripts by their SHA-1; nothing secret depends on it.
-    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-class RedisConnection:
-    """Runs scripts and commands on the keys of one service."""
-
-    def __init__(self, client: Redis, prefix: str) -> None:
-        self._client = client
+    def __init__(self, client: Redis) -> None:
+        self.client = client
         self._execute: Callable[..., Awaitable[Any]] = client.execute_command
-        self._prefix = prefix
-        self.address = address_of(client)
+        self.pipeline = Pipeline(client.connection_pool)
+        settings = client.connection_pool.connection_kwargs
+        self.address = str(settings["path"]) if "path" in settings else f"{settings['host']}:{settings['port']}"
 
-    @property
-    def client(self) -> Redis:
-        """The client itself, for subscriptions."""
-        return self._client
-
-    def key(self, name: str) -> str:
-        """A key or channel of this service."""
-        return self._prefix + name
-
-    async def script(self, name: str, *arguments: str | bytes | float) -> Any:
-        """The reply of a script. Raises BrokerUnavailableError."""
-        script = load_script(name)
-        with translated_errors(self.address, name):
-            try:
-                return await self._send("EVALSHA", script.sha, 1, self._prefix, *arguments)
-            except exceptions.NoScriptError:  # first use, or the server was restarted
-                return await self._send("EVAL", script.source, 1, self._prefix, *arguments)
-
-    async def command(self, name: str, *arguments: str | bytes | float) -> Any:
-        """The reply of a plain command. Raises BrokerUnavailableError."""
-        with translated_errors(self.address, name):
-            return await self._send(name, *arguments)
-
-    async def _send(self, *words: str | bytes | float) -> Any:
+    async def execute_blocking(self, *words: Word) -> Any:
         """Send a command from a task of its own, so that cancelling the caller always works.
 
         redis-py sends inside ``asyncio.wait_for``, which loses a cancellation that comes as it completes (in Python
@@ -162,6 +53,107 @@ class RedisConnection:
             raise
 
     async def close(self) -> None:
+        await self.pipeline.close()
+        await self.client.aclose()
+        await self.client.connection_pool.disconnect()
+
+
+class RedisConnection:
+    """Runs scripts and commands on the keys of one service."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError; connects on first use."""
+        self._url = url
+        self._prefix = prefix
+        self._home = self._server = _Server(_build_client(url))
+        self._servers = {self._home.address: self._home}
+
+    @property
+    def address(self) -> str:
+        """host:port or the socket's path of the server in use, without credentials."""
+        return self._server.address
+
+    @property
+    def client(self) -> Redis:
+        """The client of the server in use, for subscriptions."""
+        return self._server.client
+
+    def key(self, name: str) -> str:
+        """A key or channel of this service."""
+        return self._prefix + name
+
+    async def script(self, name: str, *arguments: Word) -> Any:
+        """The reply of a script. Raises BrokerUnavailableError."""
+        script = load_script(name)
+
+        async def run(server: _Server) -> Any:
+            try:
+                return await server.pipeline.execute("EVALSHA", script.sha, 1, self._prefix, *arguments)
+            except exceptions.NoScriptError:  # first use, or the server was restarted
+                return await server.pipeline.execute("EVAL", script.source, 1, self._prefix, *arguments)
+
+        return await self._run(name, run)
+
+    async def command(self, name: str, *arguments: Word) -> Any:
+        """The undecoded reply of a command that doesn't block. Raises BrokerUnavailableError."""
+        return await self._run(name, lambda server: server.pipeline.execute(name, *arguments))
+
+    async def blocking_command(self, name: str, *arguments: Word) -> Any:
+        """The reply of a command that may take its time, on a connection of its own. Raises BrokerUnavailableError."""
+        return await self._run(name, lambda server: server.execute_blocking(name, *arguments))
+
+    async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
+        for server in self._servers.values():
+            await server.close()
+
+    async def _run(self, operation: str, send: Callable[[_Server], Awaitable[Any]]) -> Any:
+        """Send to the server that has the keys."""
+        for _ in range(MAX_REDIRECTS):
+            server = self._server
+            try:
+                with translated_errors(server.address, operation):
+                    try:
+                        return await send(server)
+                    except exceptions.MovedError as moved:
+                        self._follow(moved)
+            except BrokerUnavailableError:
+                if self._server is server:
+                    self._server = self._home
+                raise
+        raise BrokerUnavailableError(
+            self.address,
+            operation,
+            f"{MAX_REDIRECTS} redirections, the last one to here",
+            "check that the cluster's servers agree on where its slots are",
+        )
+
+    def _follow(self, moved: exceptions.MovedError) -> None:
+        """Use the server that a cluster names. It names none if the port alone differs."""
+        host = moved.host or self._server.client.connection_pool.connection_kwargs["host"]
+        address = f"{host}:{moved.port}"
+        if address not in self._servers:
+            self._servers[address] = _Server(_build_client(self._url, host=host, port=moved.port))
+        self._server = self._servers[address]
+
+
+def _build_client(url: str, **place: str | int) -> Redis:
+    """A client that connects on first use. Every request of a broker can be repeated, so each gets a second try."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=POOL_TIMEOUT_SECONDS,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=REPLY_TIMEOUT_SECONDS,
+        socket_keepalive=True,
+        health_check_interval=PING_IDLE_CONNECTION_AFTER_SECONDS,
+        retry=Retry(NoBackoff(), retries=1),
+        protocol=2,
+    )
+    pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
+    return Redis.from_pool(pool)
+
+
+def _ignore_result(sending: asyncio.Future[Any]) -> None:
+    if not sending.cancelled():
+        sending.exception()  # asked for, so that it isn't reported as never retrieved

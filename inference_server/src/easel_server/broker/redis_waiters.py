@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from easel_server.broker.interface import BrokerUnavailableError
-from easel_server.broker.redis_connection import RedisConnection, translated_errors
+from easel_server.broker.redis_connection import RedisConnection
+from easel_server.broker.redis_errors import translated_errors
 from easel_server.broker.redis_fields import to_values
 
 logger = logging.getLogger(__name__)
