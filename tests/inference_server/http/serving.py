@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import uvicorn
 from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
-from easel_server.broker.interface import Broker, BrokerSettings, Canceled, Failed, Succeeded, Verdict
+from easel_server.broker.interface import Broker, BrokerSettings, Canceled, Claim, Failed, Succeeded, Verdict
 from easel_server.broker.memory import MemoryBroker
 from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.api_keys import KeyRing
@@ -72,6 +72,8 @@ class StandInWorker:
         self._free.set()
         self._held = asyncio.Event()
         self.seen: list[str] = []
+        self.claims: list[Claim] = []
+        self.steps = asyncio.Semaphore(0)
 
     async def run(self) -> None:
         while True:
@@ -79,24 +81,37 @@ class StandInWorker:
                 self._held.set()
                 await self._free.wait()
                 self._held.clear()
-            claims = await self._broker.claim("stand-in", lease_seconds=10, wait_seconds=0.05)
-            if not claims:
-                continue
-            claim = claims[0]
-            self.seen.append(claim.job.id)
-            parameters = claim.job.parameters
-            if parameters.prompt == "fail":
-                await self._broker.finish(claim, Failed("the model refused the request: no"))
-                continue
-            verdict = await self._broker.heartbeat(claim, 1)
-            while parameters.prompt == "slow" and verdict is Verdict.CONTINUE:
-                await asyncio.sleep(0.01)
-                verdict = await self._broker.heartbeat(claim, 2)
-            if verdict is Verdict.CONTINUE:
-                images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
-                await self._broker.finish(claim, Succeeded(tuple(images)))
-            else:
-                await self._broker.finish(claim, Canceled())
+            for claim in await self._broker.claim("stand-in", lease_seconds=10, wait_seconds=0.05):
+                self.seen.append(claim.job.id)
+                self.claims.append(claim)
+                await self._run(claim)
+
+    async def _run(self, claim: Claim) -> None:
+        parameters = claim.job.parameters
+        if parameters.prompt == "fail":
+            await self._broker.finish(claim, Failed("the model refused the request: no"))
+            return
+        verdict = await self._broker.heartbeat(claim, 1)
+        if parameters.prompt == "step by step":
+            verdict = await self._go_step_by_step(claim)
+        while parameters.prompt == "slow" and verdict is Verdict.CONTINUE:
+            await asyncio.sleep(0.01)
+            verdict = await self._broker.heartbeat(claim, 2)
+        if verdict is Verdict.CONTINUE:
+            images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
+            await self._broker.finish(claim, Succeeded(tuple(images)))
+        else:
+            await self._broker.finish(claim, Canceled())
+
+    async def _go_step_by_step(self, claim: Claim) -> Verdict:
+        """Shows a preview after each step, and takes a step when a test lets it: ``steps.release``."""
+        verdict = Verdict.CONTINUE
+        for step in range(2, claim.job.parameters.steps + 1):
+            await self.steps.acquire()
+            previews = [f"preview {step}".encode()] if step - 2 < claim.job.wanted_previews else []
+            verdict = await self._broker.heartbeat(claim, step, previews=previews)
+        await self.steps.acquire()
+        return verdict
 
     async def hold(self) -> None:
         """Claims nothing more, once this returns."""

@@ -87,7 +87,13 @@ REFUSALS = {
     "a word for a number": ({"n": "two"}, "n", "got 'two'"),
     "an unknown format": ({"output_format": "gif"}, "output_format", "got 'gif'"),
     "a typo": ({"num_steps": 4}, "num_steps", "is not a known field"),
-    "streaming": ({"stream": True}, "stream", "got True"),
+    "too many partial images": ({"stream": True, "partial_images": 4}, "partial_images", "got 4"),
+    "an unknown priority": ({"priority": "urgent"}, "priority", "got 'urgent'"),
+    "a priority beyond the key's": (
+        {"priority": "High"},
+        "priority",
+        "is High, allowed for this API key are Low, Normal",
+    ),
     "transparency": ({"background": "transparent"}, "background", "got 'transparent'"),
 }
 

@@ -32,9 +32,10 @@ def test_a_prediction_has_replicates_fields(client, gateway):
         "guidance_scale": 7.5,
         "seed": 5,
         "output_format": "png",
+        "priority": "Normal",
     }
     assert prediction["output"] == [f"{url}/output/0"]
-    assert prediction["urls"] == {"get": url, "cancel": f"{url}/cancel"}
+    assert prediction["urls"] == {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/stream"}
     assert prediction["error"] is None
     assert prediction["logs"] == "100%|##########| 4/4\n"
     assert prediction["created_at"] <= prediction["started_at"] <= prediction["completed_at"]

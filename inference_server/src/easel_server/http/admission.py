@@ -1,19 +1,23 @@
 """Decides what a request becomes: its parameters with defaults filled in and bounds checked. Pure."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from easel_contract.server_config import LimitsConfig
 
 from easel_server.generation_defaults import GenerationDefaults
+from easel_server.http.input_images import InputPictures
+from easel_server.http.quoting import show
 from easel_server.http.refusals import FieldFault, refuse_fields
-from easel_server.job import GenerationParameters, ImageFormat
+from easel_server.job import GenerationParameters, ImageFormat, Task
 
 SIDE_STEP_PIXELS = 8  # the latent of every Stable Diffusion model is an eighth of the picture
 MINIMUM_SIDE_PIXELS = 64
 MAXIMUM_GUIDANCE_SCALE = 100.0
 SEED_BOUND = 2**63
+IMAGE_TO_IMAGE_STRENGTH = 0.8
+INPAINT_STRENGTH = 1.0
 CHOSEN_SEED_BYTES = 4  # as most tools do: a seed that people can copy by hand
 
 
@@ -29,6 +33,10 @@ class FieldNames:
     guidance_scale: str
     seed: str
     images: str
+    sampler: str
+    image: str
+    mask: str
+    strength: str
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,38 @@ class Wanted:
     seed: int | None = None
     images: int = 1
     image_format: ImageFormat = ImageFormat.PNG
+    sampler: str | None = None
+    pictures: InputPictures | None = None  # of the size that is asked for
+    strength: float | None = None  # only with pictures
+    is_prompt_needed: bool = True
+
+    @property
+    def task(self) -> Task:
+        """What is to be made from what."""
+        if self.pictures is None:
+            return Task.TEXT_TO_IMAGE
+        return Task.IMAGE_TO_IMAGE if self.pictures.mask is None else Task.INPAINT
+
+    @property
+    def inputs(self) -> dict[str, bytes]:
+        """The pictures by their digests, as the broker takes them."""
+        return self.pictures.by_digest() if self.pictures is not None else {}
 
 
 def build_parameters(
-    wanted: Wanted, *, defaults: GenerationDefaults, limits: LimitsConfig, names: FieldNames, job_id: str
+    wanted: Wanted,
+    *,
+    defaults: GenerationDefaults,
+    limits: LimitsConfig,
+    names: FieldNames,
+    job_id: str,
+    tasks: Sequence[Task] = (),
+    samplers: Sequence[str] = (),
 ) -> GenerationParameters:
-    """The parameters of a job. Raises RefusalError with every field that is out of bounds."""
+    """The parameters of a job. Raises RefusalError with every field that is out of bounds.
+
+    ``tasks`` and ``samplers`` are those of the model; empty as long as they aren't known: then the worker decides.
+    """
     width = wanted.width_pixels
     if width is None:
         width = min(defaults.width_pixels, limits.max_width_pixels)
@@ -60,17 +94,21 @@ def build_parameters(
     guidance = wanted.guidance_scale if wanted.guidance_scale is not None else defaults.guidance_scale
     seed = wanted.seed if wanted.seed is not None else choose_seed(job_id)
     faults = [
-        *_check_text(names.prompt, wanted.prompt, 1, limits.max_prompt_characters),
+        *_check_text(names.prompt, wanted.prompt, int(wanted.is_prompt_needed), limits.max_prompt_characters),
         *_check_text(names.negative_prompt, wanted.negative_prompt, 0, limits.max_prompt_characters),
-        *_check_side(names.width, width, limits.max_width_pixels),
-        *_check_side(names.height, height, limits.max_height_pixels),
+        *check_side(names.width, width, limits.max_width_pixels),
+        *check_side(names.height, height, limits.max_height_pixels),
         *_check_range(names.steps, steps, 1, limits.max_steps),
         *_check_range(names.guidance_scale, guidance, 0.0, MAXIMUM_GUIDANCE_SCALE),
         *_check_range(names.seed, seed, 0, SEED_BOUND - 1),
         *_check_range(names.images, wanted.images, 1, limits.max_images),
+        *_check_sampler(names.sampler, wanted.sampler, samplers),
+        *_check_task(names, wanted.task, tasks),
+        *_check_strength(names.strength, wanted, steps),
     ]
     if faults:
         raise refuse_fields(*faults)
+    pictures = wanted.pictures
     return GenerationParameters(
         prompt=wanted.prompt,
         negative_prompt=wanted.negative_prompt,
@@ -81,7 +119,19 @@ def build_parameters(
         seed=seed,
         images=wanted.images,
         image_format=wanted.image_format,
+        sampler=wanted.sampler,
+        task=wanted.task,
+        image_digest=pictures.image_digest if pictures else None,
+        mask_digest=pictures.mask_digest if pictures else None,
+        strength=choose_strength(wanted),
     )
+
+
+def choose_strength(wanted: Wanted) -> float | None:
+    """Share of the steps that are drawn over a picture: diffusers' own defaults if the client didn't say."""
+    if wanted.task is Task.TEXT_TO_IMAGE or wanted.strength is not None:
+        return wanted.strength
+    return IMAGE_TO_IMAGE_STRENGTH if wanted.task is Task.IMAGE_TO_IMAGE else INPAINT_STRENGTH
 
 
 def choose_seed(job_id: str) -> int:
@@ -94,7 +144,8 @@ def _check_text(name: str, text: str, minimum: int, maximum: int) -> Iterator[Fi
         yield FieldFault(name, f"has {len(text)} characters, allowed are {minimum} to {maximum}")
 
 
-def _check_side(name: str, pixels: int, maximum: int) -> Iterator[FieldFault]:
+def check_side(name: str, pixels: int, maximum: int) -> Iterator[FieldFault]:
+    """The fault of a width or height, if it has one."""
     if not MINIMUM_SIDE_PIXELS <= pixels <= maximum or pixels % SIDE_STEP_PIXELS:
         allowed = f"a multiple of {SIDE_STEP_PIXELS} from {MINIMUM_SIDE_PIXELS} to {maximum}"
         yield FieldFault(name, f"is {pixels} pixels, allowed is {allowed}")
@@ -103,3 +154,26 @@ def _check_side(name: str, pixels: int, maximum: int) -> Iterator[FieldFault]:
 def _check_range(name: str, value: float, minimum: float, maximum: float) -> Iterator[FieldFault]:
     if not minimum <= value <= maximum:  # NaN fails this too
         yield FieldFault(name, f"is {value}, allowed are {minimum} to {maximum}")
+
+
+def _check_sampler(name: str, sampler: str | None, of_model: Sequence[str]) -> Iterator[FieldFault]:
+    if sampler is not None and of_model and sampler not in of_model:
+        yield FieldFault(name, f"is {show(sampler)}, allowed are {', '.join(of_model)}")
+
+
+def _check_task(names: FieldNames, task: Task, of_model: Sequence[Task]) -> Iterator[FieldFault]:
+    if of_model and task not in of_model:
+        name = {Task.TEXT_TO_IMAGE: names.prompt, Task.IMAGE_TO_IMAGE: names.image, Task.INPAINT: names.mask}[task]
+        yield FieldFault(name, f"asks for {task}, which this model can't do; it can {', '.join(of_model)}")
+
+
+def _check_strength(name: str, wanted: Wanted, steps: int) -> Iterator[FieldFault]:
+    strength = choose_strength(wanted)
+    if strength is None:
+        return
+    if wanted.pictures is None:
+        yield FieldFault(name, f"is {strength}, which means nothing without a picture to begin with")
+    elif not 0 < strength <= 1:
+        yield FieldFault(name, f"is {strength}, allowed is more than 0 to 1")
+    elif int(strength * steps) < 1:
+        yield FieldFault(name, f"is {strength}, of {steps} steps less than one; allowed are {1 / steps:.3g} to 1")

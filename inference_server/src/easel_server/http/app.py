@@ -9,12 +9,15 @@ from starlette.middleware import Middleware
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.errors import install_error_handlers
 from easel_server.http.generation import Generation
+from easel_server.http.input_images import Decoders
 from easel_server.http.middleware import AccessLogMiddleware, MetricsMiddleware, RequestIdMiddleware
 from easel_server.http.observation import RequestMetrics
 from easel_server.http.openai_images import OpenAIImages
+from easel_server.http.openai_models import OpenAIModels
 from easel_server.http.predictions import Predictions
 from easel_server.http.probes import RenderMetrics, build_probe_router
 from easel_server.http.readiness import Readiness
+from easel_server.http.streams import Streams
 from easel_server.http.tracing_middleware import TracingMiddleware
 from easel_server.tracing import NO_TRACER, Tracer
 
@@ -45,11 +48,14 @@ def build_gateway_app(
         ],
     )
     install_error_handlers(app, metrics)
+    decoders = Decoders()
+    streams = Streams(config.gateway.limits.max_streams, metrics)
     predictions = Predictions(
-        generation, keys, config.model, config.gateway, is_signing_configured=is_signing_configured
+        generation, keys, config.model, config.gateway, decoders, streams, is_signing_configured=is_signing_configured
     )
-    images = OpenAIImages(generation, keys, config.model, config.gateway)
+    images = OpenAIImages(generation, keys, config.model, config.gateway, decoders, streams)
     app.include_router(images.build_router())
+    app.include_router(OpenAIModels(keys, config.model).build_router())
     app.include_router(predictions.build_router())
     app.include_router(build_probe_router(readiness, render_metrics))
 

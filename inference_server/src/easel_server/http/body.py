@@ -1,14 +1,14 @@
 """A request's body, bounded while it is read, as a validated value."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, Field, ValidationError
 
+from easel_server.http.quoting import show
 from easel_server.http.refusals import FieldFault, refuse_body_size, refuse_fields
 
-SHOWN_CHARACTERS = 80  # of a value that is refused
 MAXIMUM_FAULTS = 10  # reported at once
 
 # Bounds that keep any number printable and storable; what is sensible is decided in admission.
@@ -32,6 +32,14 @@ async def read_body(request: Request, model: type[Body], *, limit_bytes: int) ->
         raise refuse_fields(*_faults(error)) from None
 
 
+def validate_fields(model: type[Body], fields: Mapping[str, str]) -> Body:
+    """A form's fields as ``model``; numbers and booleans are read from their text. Raises RefusalError."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise refuse_fields(*_faults(error)) from None
+
+
 def _faults(error: ValidationError) -> Iterable[FieldFault]:
     for detail in error.errors(include_url=False)[:MAXIMUM_FAULTS]:
         name = ".".join(str(part) for part in detail["loc"]) or "body"
@@ -43,15 +51,6 @@ def _faults(error: ValidationError) -> Iterable[FieldFault]:
             yield FieldFault("body", f"must be JSON: {detail['msg']}")
         else:
             yield FieldFault(name, f"{detail['msg']}; got {show(detail['input'])}")
-
-
-def show(value: Any) -> str:
-    """A value as it may be quoted in a message: short."""
-    try:
-        text = repr(value)
-    except ValueError:  # an int of more digits than Python writes
-        return "a number with thousands of digits"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text)} characters)"
 
 
 def describe_body(model: type[BaseModel]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from easel_server.broker.interface import BrokerError, JobConflictError, QueueFullError
-from easel_server.http.links import PREDICTIONS_PATH
+from easel_server.http.links import is_prediction_path
 from easel_server.http.observation import RequestMetrics
 from easel_server.http.refusals import RefusalError, refuse_for_broker, refuse_for_queue
 
@@ -68,7 +68,7 @@ def install_error_handlers(app: FastAPI, metrics: RequestMetrics) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         refusal = to_refusal(error)
         metrics.count_refusal(refusal.code)
-        build = build_prediction_error if request.url.path.startswith(PREDICTIONS_PATH) else build_openai_error
+        build = build_prediction_error if is_prediction_path(request.url.path) else build_openai_error
         status, body = build(refusal)
         return JSONResponse(body, status_code=status, headers=dict(refusal.headers))
 

@@ -1,6 +1,6 @@
 """From a validated request to a job, and from a job to its images: what all APIs share."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -232,6 +232,18 @@ class Generation:
             age = datetime.now(UTC) - (job.finished_at or job.submitted_at)
             await self._results.keep(job.id, key, CachedImages(images, max(0.0, age.total_seconds())))
         return images
+
+    def watch(self, job: Job) -> AsyncGenerator[Job]:
+        """The job whenever it has changed, as ``JobStore.watch``. Raises BrokerUnavailableError."""
+        return self._broker.watch(job.id)
+
+    async def previews(self, job: Job) -> tuple[bytes, ...]:
+        """The job's unfinished pictures so far (PNG). Raises BrokerUnavailableError."""
+        return await self._broker.previews(job.id)
+
+    async def defaults(self) -> GenerationDefaults:
+        """What suits the model, as far as it is known."""
+        return await self._defaults()
 
     async def estimate(self, job: Job) -> Estimate:
         """What is predicted of the job's wait. Asks the broker only if the job waits. Raises BrokerUnavailableError."""

@@ -1,10 +1,16 @@
-"""Addresses of predictions and their images, for answers and webhooks."""
+"""Addresses of predictions, their images and their events, for answers and webhooks."""
 
 from fastapi import Request
 
 from easel_server.job import Job
 
 PREDICTIONS_PATH = "/v1/predictions"
+MODELS_PATH = "/v1/models"
+
+
+def is_prediction_path(path: str) -> bool:
+    """Whether Replicate's API is spoken there."""
+    return path.startswith(PREDICTIONS_PATH) or (path.startswith(MODELS_PATH) and path.endswith("/predictions"))
 
 
 class Links:
@@ -17,9 +23,21 @@ class Links:
         """Where the prediction is."""
         return f"{self._base}{PREDICTIONS_PATH}/{job.id}"
 
+    def cancel(self, job: Job) -> str:
+        """Where it is cancelled, by POST."""
+        return f"{self.prediction(job)}/cancel"
+
+    def stream(self, job: Job) -> str:
+        """Where its events are."""
+        return f"{self.prediction(job)}/stream"
+
     def outputs(self, job: Job) -> list[str]:
         """Where each of its images is, once it has succeeded."""
         return [f"{self.prediction(job)}/output/{index}" for index in range(job.parameters.images)]
+
+    def previews(self, job: Job) -> list[str]:
+        """Where the unfinished pictures are that there are so far."""
+        return [f"{self.prediction(job)}/previews/{index}" for index in range(job.previews)]
 
 
 def links_for(request: Request, public_url: str | None) -> Links:

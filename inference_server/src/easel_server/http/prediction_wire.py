@@ -3,18 +3,23 @@
 https://replicate.com/docs/reference/http
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from easel_contract.server_config import Priority
+from pydantic import BaseModel, ConfigDict, Field
 
 from easel_server.http.admission import FieldNames, Wanted
-from easel_server.http.body import WireInteger, WireNumber, show
+from easel_server.http.body import WireInteger, WireNumber
+from easel_server.http.input_images import InputPictures
 from easel_server.http.links import Links
+from easel_server.http.progress import Progress
+from easel_server.http.quoting import show
 from easel_server.http.refusals import refuse_field
 from easel_server.job import ImageFormat, Job, JobState, WebhookTarget
 
 MAXIMUM_URL_CHARACTERS = 2048
+MAXIMUM_PREVIEWS = 3
 EVENTS = ("start", "completed")
 PROGRESS_BAR_CHARACTERS = 10
 
@@ -26,6 +31,17 @@ STATUSES = {
     JobState.CANCELED: "canceled",
 }
 
+# Replicate's Stable Diffusion models call samplers so.
+SCHEDULERS = {
+    "DDIM": "DDIM",
+    "PNDM": "PNDM",
+    "K_EULER": "Euler",
+    "K_EULER_ANCESTRAL": "Euler a",
+    "HeunDiscrete": "Heun",
+    "DPMSolverMultistep": "DPM++ 2M",
+    "KarrasDPM": "DPM++ 2M Karras",
+}
+
 NAMES = FieldNames(
     prompt="input.prompt",
     negative_prompt="input.negative_prompt",
@@ -35,7 +51,13 @@ NAMES = FieldNames(
     guidance_scale="input.guidance_scale",
     seed="input.seed",
     images="input.num_outputs",
+    sampler="input.scheduler",
+    image="input.image",
+    mask="input.mask",
+    strength="input.prompt_strength",
 )
+
+Previews = Annotated[int, Field(ge=0, le=MAXIMUM_PREVIEWS)]
 
 
 class PredictionInput(BaseModel):
@@ -52,19 +74,30 @@ class PredictionInput(BaseModel):
     guidance_scale: WireNumber | None = None
     seed: WireInteger | None = None
     output_format: ImageFormat | None = None
+    scheduler: str | None = Field(default=None, description="A sampler's name, AUTOMATIC1111's or Replicate's.")
+    image: str | None = Field(default=None, description="The picture to begin with: a data: URL of PNG, JPEG or WebP.")
+    mask: str | None = Field(default=None, description="Where to redraw `image`: white. A data: URL.")
+    prompt_strength: WireNumber | None = Field(
+        default=None, description="Share of the steps that are drawn over `image`; 1 forgets it."
+    )
+    priority: Priority | None = Field(default=None, description="Which waiting jobs go first.")
+    previews: Previews | None = Field(default=None, description="Unfinished pictures on the way.")
 
-    def to_wanted(self) -> Wanted:
-        """What is asked for, by our names."""
+    def to_wanted(self, pictures: InputPictures | None) -> Wanted:
+        """What is asked for, by our names; ``pictures`` are made of ``image`` and ``mask``."""
         return Wanted(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt or "",
-            width_pixels=self.width,
-            height_pixels=self.height,
+            width_pixels=pictures.width_pixels if pictures else self.width,
+            height_pixels=pictures.height_pixels if pictures else self.height,
             steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             seed=self.seed,
             images=1 if self.num_outputs is None else self.num_outputs,
             image_format=self.output_format or ImageFormat.PNG,
+            sampler=SCHEDULERS.get(self.scheduler, self.scheduler) if self.scheduler else None,
+            pictures=pictures,
+            strength=self.prompt_strength,
         )
 
 
@@ -78,7 +111,7 @@ class PredictionBody(BaseModel):
     model: str | None = None
     webhook: str | None = None
     webhook_events_filter: list[Literal["start", "completed"]] | None = None
-    stream: Literal[False] | None = None
+    stream: bool | None = Field(default=None, description="Without effect: every prediction has events at urls.stream.")
 
     def to_webhook(self, *, is_signing_configured: bool) -> WebhookTarget | None:
         """Whom to tell. Raises RefusalError for an address that can't be one, or if nothing could sign the message."""
@@ -107,24 +140,13 @@ def _check_url(url: str) -> None:
         raise refuse_field("webhook", f"is {show(url)}, allowed is an absolute http:// or https:// URL")
 
 
-def build_prediction(job: Job, *, model: str, links: Links) -> dict[str, Any]:
-    """A job in Replicate's shape."""
-    parameters = job.parameters
+def build_prediction(job: Job, *, model: str, links: Links, progress: Progress | None = None) -> dict[str, Any]:
+    """A job in Replicate's shape, with our field ``progress`` if it is known."""
     prediction: dict[str, Any] = {
         "id": job.id,
         "model": model,
         "version": model,
-        "input": {
-            "prompt": parameters.prompt,
-            "negative_prompt": parameters.negative_prompt,
-            "width": parameters.width_pixels,
-            "height": parameters.height_pixels,
-            "num_outputs": parameters.images,
-            "num_inference_steps": parameters.steps,
-            "guidance_scale": parameters.guidance_scale,
-            "seed": parameters.seed,
-            "output_format": parameters.image_format,
-        },
+        "input": _build_input(job),
         "output": links.outputs(job) if job.state is JobState.SUCCEEDED else None,
         "error": job.error,
         "logs": build_progress_line(job),
@@ -135,14 +157,51 @@ def build_prediction(job: Job, *, model: str, links: Links) -> dict[str, Any]:
         "data_removed": False,
         "source": "api",
         "metrics": {},
-        "urls": {"get": links.prediction(job), "cancel": f"{links.prediction(job)}/cancel"},
+        "urls": {"get": links.prediction(job), "cancel": links.cancel(job), "stream": links.stream(job)},
     }
+    if progress is not None:
+        prediction["progress"] = build_progress_fields(job, progress, links)
     if job.started_at and job.finished_at:
         prediction["metrics"] = {
             "predict_time": (job.finished_at - job.started_at).total_seconds(),
             "total_time": (job.finished_at - job.submitted_at).total_seconds(),
         }
     return prediction
+
+
+def _build_input(job: Job) -> dict[str, Any]:
+    """What was asked for, with defaults filled in; input pictures aren't sent back."""
+    parameters = job.parameters
+    given: dict[str, Any] = {
+        "prompt": parameters.prompt,
+        "negative_prompt": parameters.negative_prompt,
+        "width": parameters.width_pixels,
+        "height": parameters.height_pixels,
+        "num_outputs": parameters.images,
+        "num_inference_steps": parameters.steps,
+        "guidance_scale": parameters.guidance_scale,
+        "seed": parameters.seed,
+        "output_format": parameters.image_format,
+        "priority": job.priority,
+    }
+    if parameters.sampler is not None:
+        given["scheduler"] = parameters.sampler
+    if parameters.strength is not None:
+        given["prompt_strength"] = parameters.strength
+    return given
+
+
+def build_progress_fields(job: Job, progress: Progress, links: Links) -> dict[str, Any]:
+    """How far a job is, as ``prediction_stream`` describes it."""
+    return {
+        "status": STATUSES[job.state],
+        "queue_position": progress.queue_position,
+        "jobs_ahead": progress.jobs_ahead,
+        "eta_seconds": progress.eta_seconds,
+        "steps_done": progress.steps_done,
+        "steps": progress.steps,
+        "previews": links.previews(job),
+    }
 
 
 def build_progress_line(job: Job) -> str:

@@ -1,27 +1,44 @@
-"""Jobs in Replicate's shape: create, look, wait, cancel, fetch the images.
+"""Jobs in Replicate's shape: create, look, wait, follow, cancel, fetch the images.
 
-Idempotent creation is a PUT with an id of the client's, or a POST with an ``Idempotency-Key``.
+    POST /v1/predictions                        create; ``Prefer: wait=n`` waits, ``Cancel-After: 2m`` sets a deadline
+    PUT  /v1/predictions/{id}                   the same under the client's own id: repeating it changes nothing
+    POST /v1/models/{name}/predictions          create, the model named in the address
+    GET  /v1/predictions/{id}                   state, and ``progress``: queue position, ETA, step, previews
+    GET  /v1/predictions/{id}/stream            the same as events: see ``prediction_stream``
+    POST /v1/predictions/{id}/cancel            at once if it waits, at its next step if it runs
+    GET  /v1/predictions/{id}/output/{index}    an image
+    GET  /v1/predictions/{id}/previews/{index}  an unfinished picture (PNG), while there are any
+
+A POST with an ``Idempotency-Key`` is idempotent too. Bodies and answers are described in ``prediction_wire``.
 """
 
 import re
+from collections.abc import Sequence
 
 from easel_contract.server_config import GatewayConfig, ModelConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.http.api_keys import Customer, KeyRing
-from easel_server.http.body import describe_body, read_body, show
+from easel_server.http.body import describe_body, read_body
 from easel_server.http.cache_policy import CachePolicy
+from easel_server.http.event_stream import LAST_EVENT_ID_HEADER, EventStream
 from easel_server.http.generation import Generation
-from easel_server.http.links import PREDICTIONS_PATH, links_for
+from easel_server.http.input_images import Decoders
+from easel_server.http.links import PREDICTIONS_PATH, Links, links_for
 from easel_server.http.orders import Order, job_id_for_key, new_job_id
+from easel_server.http.prediction_headers import parse_cancel_after, parse_wait_seconds
+from easel_server.http.prediction_pictures import build_prediction_pictures
+from easel_server.http.prediction_stream import Seen, stream_prediction
 from easel_server.http.prediction_wire import NAMES, PredictionBody, build_prediction
+from easel_server.http.progress import Progress, build_progress
+from easel_server.http.quoting import show
 from easel_server.http.refusals import refuse_field, refuse_unknown_model, refuse_unknown_prediction
+from easel_server.http.streams import Streams
 from easel_server.job import Job
 
-MAXIMUM_WAIT_SECONDS = 60
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{8,64}")
-PREFER_PATTERN = re.compile(r"wait(?:\s*=\s*([0-9]{1,6}))?", re.IGNORECASE)
+INDEX_PATTERN = re.compile("[0-9]{1,2}")
 
 
 class Predictions:
@@ -33,6 +50,8 @@ class Predictions:
         keys: KeyRing,
         model: ModelConfig,
         config: GatewayConfig,
+        decoders: Decoders,
+        streams: Streams,
         *,
         is_signing_configured: bool,
     ) -> None:
@@ -40,6 +59,8 @@ class Predictions:
         self._keys = keys
         self._model = model
         self._config = config
+        self._decoders = decoders
+        self._streams = streams
         self._is_signing_configured = is_signing_configured
 
     def build_router(self) -> APIRouter:
@@ -49,9 +70,18 @@ class Predictions:
         one = f"{PREDICTIONS_PATH}/{{prediction_id}}"
         router.add_api_route(PREDICTIONS_PATH, self.create, methods=["POST"], status_code=201, openapi_extra=body)
         router.add_api_route(one, self.create_with_id, methods=["PUT"], status_code=201, openapi_extra=body)
+        router.add_api_route(
+            "/v1/models/{name:path}/predictions",
+            self.create_for_model,
+            methods=["POST"],
+            status_code=201,
+            openapi_extra=body,
+        )
         router.add_api_route(one, self.get, methods=["GET"])
+        router.add_api_route(f"{one}/stream", self.stream, methods=["GET"])
         router.add_api_route(f"{one}/cancel", self.cancel, methods=["POST"])
         router.add_api_route(f"{one}/output/{{index}}", self.get_output, methods=["GET"])
+        router.add_api_route(f"{one}/previews/{{index}}", self.get_preview, methods=["GET"])
         return router
 
     async def create(self, request: Request) -> JSONResponse:
@@ -68,65 +98,104 @@ class Predictions:
             raise refuse_field("id", f"is {show(prediction_id)}, allowed are {allowed}")
         return await self._create(request, customer, prediction_id)
 
+    async def create_for_model(self, request: Request, name: str) -> JSONResponse:
+        """Create a prediction by the model of this name."""
+        self._find_customer(request)
+        if name != self._model.name:
+            raise refuse_unknown_model(name, self._model.name)
+        return await self.create(request)
+
     async def get(self, request: Request, prediction_id: str) -> JSONResponse:
         """A prediction as it is now."""
-        job = await self._generation.find(prediction_id, self._find_customer(request).name)
-        return JSONResponse(self._render(request, job))
+        return await self._answer(request, await self._find(request, prediction_id))
+
+    async def stream(self, request: Request, prediction_id: str, *, progress: bool = False) -> Response:
+        """Events of a prediction until its end; with ``progress`` those that Replicate's API doesn't have, too."""
+        job = await self._find(request, prediction_id)
+        seen = Seen.from_header(request.headers.get(LAST_EVENT_ID_HEADER))
+        if seen.ended:
+            return Response(status_code=204)
+        events = stream_prediction(
+            self._generation.watch(job),
+            look_at_progress=self._look_at_progress,
+            links=self._links(request),
+            seen=seen,
+            with_progress=progress,
+        )
+        return EventStream(events, self._streams)
 
     async def cancel(self, request: Request, prediction_id: str) -> JSONResponse:
         """Stop a prediction: at once if it waits, at its next step if it runs."""
         job = await self._generation.cancel(prediction_id, self._find_customer(request).name)
-        return JSONResponse(self._render(request, job))
+        return await self._answer(request, job)
 
     async def get_output(self, request: Request, prediction_id: str, index: str) -> Response:
         """One image of a prediction."""
-        job = await self._generation.find(prediction_id, self._find_customer(request).name)
-        if not re.fullmatch("[0-9]{1,2}", index) or int(index) >= job.parameters.images:
+        job = await self._find(request, prediction_id)
+        if not INDEX_PATTERN.fullmatch(index) or int(index) >= job.parameters.images:
             raise refuse_unknown_prediction(f"{prediction_id}/output/{index}")
-        images = await self._generation.images(job)
+        image = _pick(await self._generation.images(job), index, f"{prediction_id}/output/{index}")
         # An image never changes under its address, and belongs to the owner of the key.
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-        return Response(images[int(index)], media_type=f"image/{job.parameters.image_format}", headers=headers)
+        return Response(image, media_type=f"image/{job.parameters.image_format}", headers=headers)
+
+    async def get_preview(self, request: Request, prediction_id: str, index: str) -> Response:
+        """One unfinished picture of a prediction; it may be gone once the prediction is over."""
+        job = await self._find(request, prediction_id)
+        preview = _pick(await self._generation.previews(job), index, f"{prediction_id}/previews/{index}")
+        return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     def _find_customer(self, request: Request) -> Customer:
         return self._keys.find_customer(request.headers.get("authorization"))
 
+    async def _find(self, request: Request, prediction_id: str) -> Job:
+        return await self._generation.find(prediction_id, self._find_customer(request).name)
+
     async def _create(self, request: Request, customer: Customer, job_id: str) -> JSONResponse:
         wait_seconds = parse_wait_seconds(request.headers.get("prefer", ""))
-        body = await read_body(request, PredictionBody, limit_bytes=self._config.limits.max_body_bytes)
+        deadline = parse_cancel_after(request.headers.get("cancel-after"))
+        limits = self._config.limits
+        body = await read_body(request, PredictionBody, limit_bytes=limits.max_body_bytes)
         for name in (body.model, body.version):
             if name is not None and name != self._model.name:
                 raise refuse_unknown_model(name, self._model.name)
+        pictures = None
+        if body.input.image is not None or body.input.mask is not None:
+            defaults = await self._generation.defaults()
+            pictures = await self._decoders.run(lambda: build_prediction_pictures(body.input, defaults, limits))
+        wanted = body.input.to_wanted(pictures)
         placed = await self._generation.place(
             Order(
                 customer=customer,
                 job_id=job_id,
-                wanted=body.input.to_wanted(),
+                wanted=wanted,
                 names=NAMES,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 webhook=body.to_webhook(is_signing_configured=self._is_signing_configured),
+                deadline=deadline,
+                priority=body.input.priority,
+                wanted_previews=body.input.previews or 0,
+                inputs=wanted.inputs,
             )
         )
         job = await self._generation.wait(placed, wait_seconds) if wait_seconds else placed.job
-        status = 201 if placed.created else 200
-        return JSONResponse(self._render(request, job), status_code=status, headers=placed.headers)
+        return await self._answer(request, job, status_code=201 if placed.created else 200, headers=placed.headers)
 
-    def _render(self, request: Request, job: Job) -> dict[str, object]:
-        links = links_for(request, self._config.public_url)
-        return build_prediction(job, model=self._model.name, links=links)
+    async def _look_at_progress(self, job: Job) -> Progress:
+        return build_progress(job, await self._generation.estimate(job))
+
+    def _links(self, request: Request) -> Links:
+        return links_for(request, self._config.public_url)
+
+    async def _answer(
+        self, request: Request, job: Job, *, status_code: int = 200, headers: dict[str, str] | None = None
+    ) -> JSONResponse:
+        progress = await self._look_at_progress(job)
+        content = build_prediction(job, model=self._model.name, links=self._links(request), progress=progress)
+        return JSONResponse(content, status_code=status_code, headers=headers)
 
 
-def parse_wait_seconds(prefer: str) -> int:
-    """Seconds of ``Prefer: wait=n``; plain ``wait`` is the maximum; 0 without. Raises RefusalError.
-
-    https://www.rfc-editor.org/rfc/rfc7240
-    """
-    for preference in prefer.split(","):
-        match = PREFER_PATTERN.fullmatch(preference.strip())
-        if match is None:
-            continue
-        seconds = int(match[1]) if match[1] else MAXIMUM_WAIT_SECONDS
-        if not 1 <= seconds <= MAXIMUM_WAIT_SECONDS:
-            raise refuse_field("Prefer", f"waits {seconds} s, allowed are 1 to {MAXIMUM_WAIT_SECONDS}")
-        return seconds
-    return 0
+def _pick(pictures: Sequence[bytes], index: str, name: str) -> bytes:
+    if not INDEX_PATTERN.fullmatch(index) or int(index) >= len(pictures):
+        raise refuse_unknown_prediction(name)
+    return pictures[int(index)]

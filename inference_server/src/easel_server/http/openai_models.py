@@ -1,0 +1,42 @@
+"""OpenAI's list of models: the one that is served, and what draws with it."""
+
+from typing import Any
+
+from easel_contract.server_config import ModelConfig
+from fastapi import APIRouter, Request
+
+from easel_server.http.api_keys import KeyRing
+from easel_server.http.refusals import refuse_unknown_model
+
+CREATED_AT = 1704067200  # clients want a creation time of models; this one means nothing: 2024-01-01
+
+
+class OpenAIModels:
+    """The routes' handlers."""
+
+    def __init__(self, keys: KeyRing, model: ModelConfig) -> None:
+        self._keys = keys
+        self._model = model
+
+    def build_router(self) -> APIRouter:
+        """All routes."""
+        router = APIRouter(tags=["OpenAI models"])
+        router.add_api_route("/v1/models", self.list_models, methods=["GET"])
+        # A Hub id holds a slash, hence the path converter.
+        router.add_api_route("/v1/models/{name:path}", self.get_model, methods=["GET"])
+        return router
+
+    async def list_models(self, request: Request) -> dict[str, Any]:
+        """The models that are served: one."""
+        self._keys.find_customer(request.headers.get("authorization"))
+        return {"object": "list", "data": [self._build_model()]}
+
+    async def get_model(self, request: Request, name: str) -> dict[str, Any]:
+        """One model."""
+        self._keys.find_customer(request.headers.get("authorization"))
+        if name != self._model.name:
+            raise refuse_unknown_model(name, self._model.name)
+        return self._build_model()
+
+    def _build_model(self) -> dict[str, Any]:
+        return {"id": self._model.name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
