@@ -188,6 +188,7 @@ class Process:
             render_metrics,
             is_signing_configured=self._settings.webhook_secret is not None,
             tracer=self._tracer,
+            look_at_model=facts.look,
         )
 
     async def _run_parts(self, server: EmbeddedServer) -> None:
@@ -250,7 +251,7 @@ class Process:
             drain_seconds=config.worker.drain_seconds,
             max_batch_images=config.worker.max_batch_images,
         )
-        self._worker = Worker(self._broker, engine, settings, metrics=self._metrics)
+        self._worker = Worker(self._broker, engine, settings, metrics=self._metrics, tracer=self._tracer)
         self._readiness.lift(ReadyReason.LOADING)
         publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")
         try:

@@ -14,6 +14,7 @@ from easel_server.http.middleware import AccessLogMiddleware, MetricsMiddleware,
 from easel_server.http.observation import RequestMetrics
 from easel_server.http.openai_images import OpenAIImages
 from easel_server.http.openai_models import OpenAIModels
+from easel_server.http.playground import LookAtModel, Playground, look_at_nothing
 from easel_server.http.predictions import Predictions
 from easel_server.http.probes import RenderMetrics, build_probe_router
 from easel_server.http.readiness import Readiness
@@ -32,8 +33,9 @@ def build_gateway_app(
     *,
     is_signing_configured: bool,
     tracer: Tracer = NO_TRACER,
+    look_at_model: LookAtModel = look_at_nothing,
 ) -> FastAPI:
-    """The whole API."""
+    """The whole API, and the page at ``/``."""
     app = FastAPI(
         title="Easel",
         description=f"Images by {config.model.name}.",
@@ -58,11 +60,7 @@ def build_gateway_app(
     app.include_router(OpenAIModels(keys, config.model).build_router())
     app.include_router(predictions.build_router())
     app.include_router(build_probe_router(readiness, render_metrics))
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> dict[str, str]:
-        return {"service": "easel", "model": config.model.name, "docs": "/docs", "images": "/v1/images/generations"}
-
+    app.include_router(Playground(config, look_at_model).build_router())
     return app
 
 

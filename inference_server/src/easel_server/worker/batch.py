@@ -61,13 +61,25 @@ def choose_preview_steps(steps: int, previews: int) -> list[int]:
 class Batch:
     """Started once with ``start``. It ends early when every job of it has been stopped, at the next step."""
 
-    def __init__(self, engine: Engine, claims: Sequence[Claim], notify_preview: Callable[[], None]) -> None:
-        """``notify_preview`` is called on the event loop when a job has a preview to send."""
+    def __init__(
+        self,
+        engine: Engine,
+        claims: Sequence[Claim],
+        notify_preview: Callable[[], None],
+        *,
+        asked_at_seconds: float | None = None,
+    ) -> None:
+        """``notify_preview`` is called on the event loop when a job has a preview to send.
+
+        ``asked_at_seconds``: when the claims were asked for, on the monotonic clock.
+        """
         self.jobs = tuple(JobRun(claim) for claim in claims)
         self._engine = engine
         self._notify_preview = notify_preview
         self._loop = asyncio.get_running_loop()
-        self.started_at_seconds = time.monotonic()
+        self.claimed_at_seconds = self.started_at_seconds = time.monotonic()
+        self.asked_at_seconds = self.claimed_at_seconds if asked_at_seconds is None else asked_at_seconds
+        self.steps_at_seconds: list[float] = []
         self.last_step_at_seconds = self.started_at_seconds
         self.ended_at_seconds = self.started_at_seconds
 
@@ -94,6 +106,7 @@ class Batch:
 
     def _draw(self, jobs: Sequence[JobRun]) -> None:
         began = time.monotonic()
+        self.steps_at_seconds = []
         requests = [EngineRequest(job.parameters, job.claim.inputs) for job in jobs]
         try:
             drawn = self._engine.generate(requests, lambda step: self._on_step(jobs, step))
@@ -119,6 +132,7 @@ class Batch:
 
     def _on_step(self, jobs: Sequence[JobRun], step: Step) -> None:
         self.last_step_at_seconds = time.monotonic()
+        self.steps_at_seconds.append(self.last_step_at_seconds)
         if all(job.stop_reason is not None for job in jobs):
             raise StopGenerationError(jobs[0].stop_reason)
         for job in jobs:

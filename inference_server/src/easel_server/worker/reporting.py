@@ -4,14 +4,18 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from easel_server.broker.interface import BrokerUnavailableError, JobQueue, Outcome, Succeeded
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.job import Job, JobState
+from easel_server.json_log import logged_for
 from easel_server.metrics import JobTiming, ServerMetrics
+from easel_server.tracing import NO_TRACER, Tracer
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.drain import Drain
+from easel_server.worker.job_spans import JobTimes, build_job_spans
 from easel_server.worker.outcomes import StopReason, decide_outcome
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ class Reporter:
         retries: Retries,
         *,
         load_seconds: float,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """``load_seconds``: how long this worker has just been loading its model."""
         self._broker = broker
@@ -45,12 +50,14 @@ class Reporter:
         self._metrics = metrics
         self._retries = retries
         self._load_seconds = load_seconds
+        self._tracer = tracer
         self._ready_at_seconds = time.monotonic()
 
     def settle(self, batch: Batch, job: JobRun) -> asyncio.Task[None]:
         """Settle a job that was drawn, failed or was stopped; the task ends when the broker knows."""
         job.is_settling = True
-        return asyncio.create_task(self._settle(batch, job), name=f"settle-{job.claim.job.id}")
+        with logged_for(job.claim.job.request_id):
+            return asyncio.create_task(self._settle(batch, job), name=f"settle-{job.claim.job.id}")
 
     async def _settle(self, batch: Batch, job: JobRun) -> None:
         job_id = job.claim.job.id
@@ -75,6 +82,7 @@ class Reporter:
     async def _finish(self, batch: Batch, job: JobRun, outcome: Outcome) -> None:
         """Report the outcome, as often as it takes: the work is done, and only this process has it."""
         measured = job.measurement if isinstance(outcome, Succeeded) else None
+        reported_at_seconds = time.monotonic()
         pause_seconds = self._retries.first_seconds
         while True:
             try:
@@ -93,15 +101,19 @@ class Reporter:
             pause_seconds = min(2 * pause_seconds, self._retries.limit_seconds)
         self._link.note_return()
         if is_accepted:
-            self._count(batch, job, JobState(type(outcome).__name__))
+            self._count(batch, job, JobState(type(outcome).__name__), reported_at_seconds)
         else:
             logger.warning("job %s: the claim was lost, its result is dropped", job.claim.job.id)
 
-    def _count(self, batch: Batch, job: JobRun, state: JobState) -> None:
+    def _count(self, batch: Batch, job: JobRun, state: JobState, reported_at_seconds: float) -> None:
         ready_seconds = batch.started_at_seconds - self._ready_at_seconds
         timing = build_timing(job.claim.job, batch, ready_seconds=ready_seconds, load_seconds=self._load_seconds)
         self._metrics.count_job(state, timing)
         logger.info("job %s: %s after %.2f s", job.claim.job.id, state, timing.run_seconds + timing.encode_seconds)
+        if job.claim.job.trace_parent is not None:
+            times = JobTimes.of(batch, timing, reported_at=reported_at_seconds, ready_at=self._ready_at_seconds)
+            for span in build_job_spans(job.claim.job, state, times, batch_jobs=len(batch.jobs), now=datetime.now(UTC)):
+                self._tracer.record(span, parent=job.claim.job.trace_parent)
 
 
 def build_timing(job: Job, batch: Batch, *, ready_seconds: float, load_seconds: float) -> JobTiming:

@@ -5,6 +5,7 @@ While a batch is being reported, the next is claimed and drawn, so that the GPU 
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any, Final
 
 from easel_server.broker.interface import BrokerUnavailableError, Claim, JobQueue
 from easel_server.engine.interface import Engine
+from easel_server.json_log import logged_for
 from easel_server.metrics import ServerMetrics
+from easel_server.tracing import NO_TRACER, Tracer
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.drain import Drain
@@ -48,7 +51,15 @@ class WorkerSettings:
 class Worker:
     """Runs jobs until it is drained. Make it when the engine is ready."""
 
-    def __init__(self, broker: JobQueue, engine: Engine, settings: WorkerSettings, *, metrics: ServerMetrics) -> None:
+    def __init__(
+        self,
+        broker: JobQueue,
+        engine: Engine,
+        settings: WorkerSettings,
+        *,
+        metrics: ServerMetrics,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
         self._broker = broker
         self._engine = engine
         self._settings = settings
@@ -63,8 +74,10 @@ class Worker:
             metrics,
             Retries(settings.retry_seconds, settings.retry_limit_seconds),
             load_seconds=engine.description.load_seconds,
+            tracer=tracer,
         )
         is_instant = engine.description.is_instant
+        self._asked_at_seconds = 0.0  # for the latest claim, on the monotonic clock
         self._max_images = max(settings.max_batch_images, INSTANT_BATCH_IMAGES if is_instant else 0)
 
     def drain(self) -> None:
@@ -88,6 +101,7 @@ class Worker:
 
     async def _claim(self) -> tuple[Claim, ...]:
         settings = self._settings
+        self._asked_at_seconds = time.monotonic()
         try:
             claims = await self._broker.claim(
                 settings.name,
@@ -121,7 +135,7 @@ class Worker:
 
         period_seconds = self._settings.heartbeat_seconds
         heartbeats = Heartbeats(self._broker, self._link, period_seconds=period_seconds, on_stopped=settle)
-        batch = Batch(self._engine, claims, heartbeats.hurry)
+        batch = Batch(self._engine, claims, heartbeats.hurry, asked_at_seconds=self._asked_at_seconds)
         with self._metrics.working_on(len(claims)):
             beating = asyncio.create_task(heartbeats.run(batch), name="heartbeats")
             try:
@@ -164,8 +178,9 @@ class Worker:
 def _log_start(jobs: Sequence[JobRun]) -> None:
     for job in jobs:
         parameters = job.parameters
-        logger.info(
-            "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, drawn with %d other(s)",
-            *(job.claim.job.id, job.claim.job.attempts, parameters.width_pixels, parameters.height_pixels),
-            *(parameters.images, parameters.steps, len(jobs) - 1),
-        )
+        with logged_for(job.claim.job.request_id):
+            logger.info(
+                "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, drawn with %d other(s)",
+                *(job.claim.job.id, job.claim.job.attempts, parameters.width_pixels, parameters.height_pixels),
+                *(parameters.images, parameters.steps, len(jobs) - 1),
+            )
