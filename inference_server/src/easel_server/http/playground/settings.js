@@ -1,0 +1,119 @@
+// The form: what is to be drawn, its bounds as the server tells them, and faults beside the fields that they concern.
+
+const WHOLE = ["width", "height", "num_inference_steps", "num_outputs"];
+const NUMBERS = [...WHOLE, "guidance_scale"];
+const TEXTS = ["prompt", "negative_prompt", "scheduler", "output_format"];
+const FIELDS = ["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed", "num_outputs", "scheduler", "output_format"];
+
+const byId = (id) => document.getElementById(id);
+
+export class Settings {
+  constructor() {
+    this.defaults = {};
+    byId("swap").addEventListener("click", () => {
+      [byId("width").value, byId("height").value] = [byId("height").value, byId("width").value];
+    });
+    for (const field of [...FIELDS, "key"]) byId(field).addEventListener("input", () => this.#mark(field, ""));
+  }
+
+  // Bounds, choices and defaults of the service.
+  apply({ bounds, defaults, samplers, formats }) {
+    this.defaults = defaults;
+    for (const [field, { min, max, step }] of Object.entries(bounds)) {
+      Object.assign(byId(field), { min, max, ...(step && { step }) });
+      const hint = byId(`${field}-hint`);
+      if (hint) hint.textContent = min === max ? `Always ${min}` : `${min} to ${max}`;
+    }
+    const { min, max, step } = bounds.width;
+    const same = max === bounds.height.max;
+    byId("size-hint").textContent =
+      `Multiples of ${step} from ${min} to ${same ? max : `${max} wide, ${bounds.height.max} high`} pixels`;
+    byId("scheduler").append(...samplers.map((name) => new Option(name, name)));
+    byId("output_format").append(...formats.map((name) => new Option(name.toUpperCase(), name)));
+    this.fill(defaults);
+  }
+
+  // The request's input, with a BigInt where a number of ours may not hold the value, and faults found right here.
+  read() {
+    const input = {};
+    const faults = [];
+    for (const field of FIELDS) {
+      const control = byId(field);
+      const value = control.value.trim();
+      if (field === "seed" && value) {
+        if (/^[+-]?\d+$/.test(value)) input.seed = BigInt(value);
+        else faults.push({ field: "input.seed", description: `is ${JSON.stringify(value)}, which is no whole number` });
+      } else if (NUMBERS.includes(field) && control.validity.badInput) {
+        faults.push({ field: `input.${field}`, description: "is not a number" });
+      } else if (NUMBERS.includes(field) && value) {
+        input[field] = Number(value);
+      } else if (TEXTS.includes(field) && (value || field === "prompt")) {
+        input[field] = field.endsWith("prompt") ? control.value : value;
+      }
+    }
+    return { input, faults };
+  }
+
+  // Fields that ``input`` doesn't name get the service's defaults.
+  fill(input) {
+    for (const field of FIELDS) byId(field).value = input[field] ?? this.defaults[field] ?? "";
+    this.clear();
+  }
+
+  setSeed(seed) {
+    byId("seed").value = seed;
+    this.#mark("seed", "");
+  }
+
+  clear() {
+    for (const field of [...FIELDS, "key"]) this.#mark(field, "");
+    showBanner("form-error", "");
+  }
+
+  // Put each fault beside its field, the others into the banner, and the focus on the first.
+  show(error) {
+    this.clear();
+    if (error.status === 401) {
+      byId("key-field").hidden = false;
+      this.#mark("key", error.message);
+      byId("key").focus();
+      return;
+    }
+    const own = error.fields.filter(({ field }) => FIELDS.includes(nameOf(field)));
+    for (const { field, description } of own) {
+      const name = nameOf(field);
+      this.#mark(name, `${byId(name).labels[0].textContent} ${description}`);
+    }
+    if (own.length < Math.max(1, error.fields.length)) showBanner("form-error", error.message);
+    const first = FIELDS.find((field) => own.some((fault) => nameOf(fault.field) === field));
+    if (!first) return;
+    if (byId("more").contains(byId(first))) byId("more").open = true;
+    byId(first).focus();
+  }
+
+  #mark(field, message) {
+    const line = byId(`${field}-error`);
+    line.hidden = !message;
+    line.textContent = message;
+    if (message) byId(field).setAttribute("aria-invalid", "true");
+    else byId(field).removeAttribute("aria-invalid");
+  }
+}
+
+export function showBanner(id, message) {
+  byId(id).textContent = message;
+  byId(id).hidden = !message;
+}
+
+// JSON with whole numbers of any size.
+export function toJson(value, indent = "") {
+  if (typeof value === "bigint") return String(value);
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const inner = `${indent}  `;
+  const lines = Object.entries(value).map(([name, item]) => `${inner}${JSON.stringify(name)}: ${toJson(item, inner)}`);
+  return `{\n${lines.join(",\n")}\n${indent}}`;
+}
+
+function nameOf(path) {
+  return path.replace(/^input\./, "");
+}

@@ -1,0 +1,135 @@
+// The picture on its way and when it is there: queue position, progress, preview, result, and what went wrong.
+
+import { showBanner } from "./settings.js";
+
+const TITLE = document.title;
+const ANNOUNCED_SHARES = 4; // a screen reader hears of every quarter
+
+const byId = (id) => document.getElementById(id);
+
+export class Stage {
+  constructor() {
+    this.addresses = []; // object URLs that are shown now
+    this.announced = "";
+  }
+
+  // A job of this size is under way.
+  begin({ width, height }) {
+    this.#reset();
+    const waiting = document.createElement("div");
+    waiting.className = "waiting";
+    waiting.style.setProperty("--ratio", width && height ? width / height : 1);
+    byId("canvas").replaceChildren(waiting);
+    byId("progress").hidden = false;
+    this.progress({ status: "starting", steps: 1, steps_done: 0 });
+  }
+
+  progress({ status, queue_position: position, jobs_ahead: ahead, eta_seconds: eta, steps_done: done, steps }) {
+    const isDrawing = status === "processing";
+    const left = eta === null || eta === undefined ? "" : ` · ${describeSeconds(eta)} left`;
+    const bar = byId("bar");
+    if (isDrawing) {
+      bar.max = steps;
+      bar.value = done;
+    } else bar.removeAttribute("value");
+    const waiting = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead`;
+    byId("progress-text").textContent = (isDrawing ? `Step ${done} of ${steps}` : waiting) + left;
+    document.title = `${isDrawing ? `${Math.round((100 * done) / steps)} %` : "Waiting"} – ${TITLE}`;
+    this.#announceProgress(isDrawing, waiting, done, steps);
+  }
+
+  #announceProgress(isDrawing, waiting, done, steps) {
+    const share = Math.floor((ANNOUNCED_SHARES * done) / steps) * (100 / ANNOUNCED_SHARES);
+    const text = isDrawing ? `Drawing, ${share} percent` : waiting;
+    if (text === this.announced) return;
+    this.announced = text;
+    this.announce(text);
+  }
+
+  cancelling() {
+    byId("progress-text").textContent = "Cancelling…";
+    byId("cancel").setAttribute("aria-disabled", "true");
+  }
+
+  preview(blob) {
+    const picture = document.createElement("img");
+    picture.className = "preview";
+    picture.alt = "Unfinished picture";
+    this.#show([picture], [blob]);
+  }
+
+  // ``pictures``: blobs in order; ``facts``: pairs of a name and a value.
+  finish({ prompt, seed, format, pictures, facts }) {
+    this.#reset();
+    const figures = pictures.map(() => document.createElement("figure"));
+    byId("canvas").style.setProperty("--columns", pictures.length > 1 ? 2 : 1);
+    this.#show(figures, pictures, (figure, address, index) => {
+      const picture = document.createElement("img");
+      picture.src = address;
+      picture.alt = pictures.length > 1 ? `Picture ${index + 1} of ${pictures.length}: ${prompt}` : prompt;
+      const own = String(BigInt(seed) + BigInt(index));
+      const link = document.createElement("a");
+      link.href = address;
+      link.download = `easel-${own}.${format}`;
+      link.textContent = "Download";
+      const caption = document.createElement("figcaption");
+      if (pictures.length > 1) {
+        link.ariaLabel = `Download picture ${index + 1}`;
+        caption.append(`Seed ${own}`);
+      }
+      caption.append(link);
+      figure.append(picture, caption);
+    });
+    byId("facts").replaceChildren(
+      ...facts.map(([name, value]) => {
+        const pair = document.createElement("div");
+        const term = document.createElement("dt");
+        const description = document.createElement("dd");
+        term.textContent = name;
+        description.textContent = value;
+        pair.append(term, description);
+        return pair;
+      }),
+    );
+    byId("result").hidden = false;
+  }
+
+  // Nothing to see: why. ``error`` is read out at once.
+  end(text, error = "") {
+    this.#reset();
+    const empty = document.createElement("p");
+    empty.className = "empty";
+    empty.textContent = text;
+    byId("canvas").replaceChildren(empty);
+    showBanner("job-error", error);
+  }
+
+  announce(text) {
+    byId("announcement").textContent = text;
+  }
+
+  #reset() {
+    for (const address of this.addresses) URL.revokeObjectURL(address);
+    this.addresses = [];
+    this.announced = "";
+    byId("canvas").style.removeProperty("--columns");
+    byId("progress").hidden = true;
+    byId("result").hidden = true;
+    byId("cancel").removeAttribute("aria-disabled");
+    showBanner("job-error", "");
+    document.title = TITLE;
+  }
+
+  #show(elements, blobs, fill = (picture, address) => { picture.src = address; }) {
+    const before = this.addresses;
+    this.addresses = blobs.map((blob) => URL.createObjectURL(blob));
+    elements.forEach((element, index) => fill(element, this.addresses[index], index));
+    byId("canvas").replaceChildren(...elements);
+    for (const address of before) URL.revokeObjectURL(address);
+  }
+}
+
+function describeSeconds(seconds) {
+  if (seconds < 90) return `about ${Math.max(1, Math.round(seconds))} s`;
+  return `about ${Math.round(seconds / 60)} min`;
+}
