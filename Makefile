@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server soak crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -43,6 +43,13 @@ demo-down: ## Take the demo's cluster down again
 
 bench-demo: setup ## Times of set-up and of the demo's phases, into benchmarks/results/demo.json (COLD=1: from empty caches)
 	$(VENV)/python -m benchmarks.demo $(if $(COLD),--cold)
+
+bench-server: setup ## The data plane under load beside others, into benchmarks/results/server.json (ONLY="cached jobs latency memory")
+	scripts/bench_arq.sh
+	$(VENV)/python -m benchmarks.server $(ONLY)
+
+soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEED=n replays, SOAK_JOBS=n)
+	SOAK_JOBS=$${SOAK_JOBS:-2000} $(VENV)/pytest -s tests/soak
 
 crds: setup ## Write crds/ and the chart's copy from the pydantic models
 	$(VENV)/python scripts/write_crds.py
