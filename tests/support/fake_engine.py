@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, OnStep, Step
 from easel_server.job import GenerationParameters
@@ -16,6 +17,11 @@ DESCRIPTION = EngineDescription(
 def draw(parameters: GenerationParameters) -> list[bytes]:
     """The images of a request: different for each seed."""
     return [f"image of seed {parameters.seed + index}".encode() for index in range(parameters.images)]
+
+
+def preview(seeds: Sequence[int], step: int) -> list[bytes]:
+    """The previews of a batch after a step."""
+    return [f"{seed} at {step}".encode() for seed in seeds]
 
 
 class FakeEngine:
@@ -53,7 +59,7 @@ class FakeEngine:
                 for seed in self.refused_seeds.intersection(seeds):
                     raise GenerationError(f"seed {seed} is refused")
                 self.steps += 1
-                on_step(Step(step, steps, lambda step=step: [f"{seed} at {step}".encode() for seed in seeds]))
+                on_step(Step(step, steps, partial(preview, seeds, step)))
         except BaseException:
             self.stopped += seeds
             raise

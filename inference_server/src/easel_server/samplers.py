@@ -1,6 +1,7 @@
 """Samplers by the names that AUTOMATIC1111's web UI gave them, and the diffusers schedulers that do the same.
 
-After https://huggingface.co/docs/diffusers/api/schedulers/overview. LMS is missing: diffusers' needs SciPy.
+After https://huggingface.co/docs/diffusers/api/schedulers/overview. LMS is missing, since diffusers' needs SciPy,
+and DPM2, since diffusers' doesn't agree with NumPy 2.
 Imports no torch: gateways check names with it.
 """
 
@@ -27,10 +28,6 @@ SAMPLERS: Final[Mapping[str, Sampler]] = MappingProxyType(
         "Euler": Sampler("EulerDiscreteScheduler"),
         "Euler a": Sampler("EulerAncestralDiscreteScheduler"),
         "Heun": Sampler("HeunDiscreteScheduler"),
-        "DPM2": Sampler("KDPM2DiscreteScheduler"),
-        "DPM2 Karras": Sampler("KDPM2DiscreteScheduler", _KARRAS),
-        "DPM2 a": Sampler("KDPM2AncestralDiscreteScheduler"),
-        "DPM2 a Karras": Sampler("KDPM2AncestralDiscreteScheduler", _KARRAS),
         "DPM++ 2M": Sampler("DPMSolverMultistepScheduler"),
         "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", _KARRAS),
         "DPM++ 2M SDE": Sampler("DPMSolverMultistepScheduler", _SDE),

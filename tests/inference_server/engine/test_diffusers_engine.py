@@ -8,6 +8,7 @@ from easel_server.engine.interface import EngineRequest, GenerationError, Step, 
 from easel_server.job import ImageFormat
 from PIL import Image
 
+from tests.support.pictures import pixels_differ_by
 from tests.support.tiny_engine import draw, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
@@ -30,11 +31,6 @@ def test_image_number_i_is_the_picture_of_seed_plus_i():
     assert len(batch) == 3
     assert pixels_differ_by(batch[2], alone[0]) <= 1  # rounding differs with the batch's size
     assert pixels_differ_by(batch[0], alone[0]) > 50
-
-
-def pixels_differ_by(one: bytes, other: bytes) -> int:
-    first, second = (Image.open(BytesIO(data)).convert("RGB").tobytes() for data in (one, other))
-    return max(abs(left - right) for left, right in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(

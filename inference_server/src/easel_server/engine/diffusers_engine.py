@@ -1,24 +1,29 @@
-"""An engine around any text-to-image pipeline of diffusers, through the pipeline's own call."""
+"""An engine around any text-to-image pipeline of diffusers, through the call of it and of its kin for other tasks."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 
 from easel_server.engine.encoding import build_description, encode, library_version
 from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, OnStep, Step
-from easel_server.job import GenerationParameters
+from easel_server.engine.pipeline_arguments import Row, build_arguments, build_rows, first_rows
+from easel_server.engine.previews import draw_previews
+from easel_server.engine.schedulers import Schedulers
+from easel_server.engine.task_pipelines import TaskPipeline, build_task_pipelines
+
+AfterStep = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
 class DiffusersEngine:
     """A loaded pipeline. One generation at a time: pipelines keep the step they are at in themselves."""
 
     def __init__(self, pipeline: Any, description: EngineDescription) -> None:
-        self._pipeline = pipeline
-        self._description = description
-        self._accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
-        pipeline.set_progress_bar_config(disable=True)
+        self._pipelines = build_task_pipelines(pipeline)
+        self._schedulers = Schedulers(pipeline.scheduler)
+        self._description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_slicing"):
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 
@@ -28,71 +33,63 @@ class DiffusersEngine:
         return self._description
 
     def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
-        """See Engine."""
-        return [self._generate_one(request.parameters, on_step) for request in requests]
+        """See Engine.
 
-    def _generate_one(self, parameters: GenerationParameters, on_step: OnStep) -> list[bytes]:
-        """Encoded images, ``parameters.images`` of them. Blocks for the whole generation; call it in a thread.
-
-        The noise is drawn on the CPU, from ``seed + i`` for image i: a seed means the same picture on any device, up
-        to rounding. A prompt longer than the text encoder takes (77 tokens for CLIP) is cut there, as diffusers does.
-
-        Raises GenerationError for a request that this model can't serve, and whatever ``on_step`` raises.
+        An image is what its request would give alone, up to rounding: in a batch of another size, libraries add up in
+        another order. A prompt longer than the text encoder takes (77 tokens for CLIP) is cut there, as diffusers does.
         """
-        self._check_steps(parameters)
-        seeds = [parameters.seed + index for index in range(parameters.images)]
+        shared = requests[0].parameters
+        self._schedulers.check_steps(shared.steps)
+        chosen = self._choose_pipeline(requests)
+        arguments = build_arguments(requests) | {"callback_on_step_end": _build_callback(requests, on_step)}
+        chosen.pipeline.scheduler = self._schedulers.build(shared.sampler)
         try:
             with torch.inference_mode():
-                output = self._pipeline(**self._build_arguments(parameters, seeds, on_step))
+                output = chosen.pipeline(**{name: arguments[name] for name in arguments.keys() & chosen.accepted})
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()  # else fragments of the failed attempt stay reserved
             raise GenerationError(
-                f"{parameters.images} image(s) of {parameters.width_pixels}x{parameters.height_pixels} pixels don't "
-                f"fit into the memory of {self._description.device}; ask for fewer or smaller images"
+                f"{sum(request.parameters.images for request in requests)} image(s) of {shared.width_pixels}x"
+                f"{shared.height_pixels} pixels don't fit into the memory of {self._description.device}; ask for fewer "
+                "or smaller images"
             ) from error
         except ValueError as error:  # how pipelines refuse an argument
-            raise GenerationError(f"{self._description.pipeline} refused the request: {error}") from error
-        return [
-            encode(image, parameters.image_format, self._describe(parameters, seed))
-            for image, seed in zip(output.images, seeds, strict=True)
-        ]
+            raise GenerationError(f"{type(chosen.pipeline).__name__} refused the request: {error}") from error
+        sampler = shared.sampler or type(chosen.pipeline.scheduler).__name__
+        drawn = zip(output.images, build_rows(requests), strict=True)
+        images = (self._encode(image, row, sampler) for image, row in drawn)
+        return [list(islice(images, request.parameters.images)) for request in requests]
 
-    def _describe(self, parameters: GenerationParameters, seed: int) -> str:
-        return build_description(
-            parameters,
-            seed=seed,
+    def _choose_pipeline(self, requests: Sequence[EngineRequest]) -> TaskPipeline:
+        task = requests[0].parameters.task
+        chosen = self._pipelines.get(task)
+        if chosen is None:
+            raise GenerationError(
+                f"{self._description.pipeline} can't do {task}; it can do {', '.join(self._pipelines)}"
+            )
+        if requests[0].parameters.negative_prompt and "negative_prompt" not in chosen.accepted:
+            raise GenerationError(f"{type(chosen.pipeline).__name__} takes no negative_prompt; leave it out")
+        return chosen
+
+    def _encode(self, image: Any, row: Row, sampler: str) -> bytes:
+        description = build_description(
+            row.parameters,
+            seed=row.seed,
             model=self._description.model,
-            sampler=type(self._pipeline.scheduler).__name__,
+            sampler=sampler,
             software={"Diffusers": library_version("diffusers"), "Torch": library_version("torch")},
         )
+        return encode(image, row.parameters.image_format, description)
 
-    def _check_steps(self, parameters: GenerationParameters) -> None:
-        # A scheduler picks its steps among those it was trained with; with all of them, some step over the end.
-        trained = getattr(self._pipeline.scheduler.config, "num_train_timesteps", None)
-        if trained is not None and parameters.steps >= trained:
-            raise GenerationError(
-                f"{parameters.steps} steps are more than this model's scheduler has: 1 to {trained - 1}"
-            )
 
-    def _build_arguments(self, parameters: GenerationParameters, seeds: list[int], on_step: OnStep) -> dict[str, Any]:
-        def after_step(pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            # Some schedulers take more timesteps than steps (PNDM one more, Heun twice as many): scaled to the request.
-            done = (index + 1) * parameters.steps // max(parameters.steps, pipeline.num_timesteps)
-            on_step(Step(done, parameters.steps, list))
-            return tensors
+def _build_callback(requests: Sequence[EngineRequest], on_step: OnStep) -> AfterStep:
+    steps = requests[0].parameters.steps
+    rows = first_rows(requests)
 
-        arguments: dict[str, Any] = {
-            "prompt": parameters.prompt,
-            "width": parameters.width_pixels,
-            "height": parameters.height_pixels,
-            "num_inference_steps": parameters.steps,
-            "guidance_scale": parameters.guidance_scale,
-            "num_images_per_prompt": parameters.images,
-            "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            "callback_on_step_end": after_step,
-        }
-        if parameters.negative_prompt:
-            if "negative_prompt" not in self._accepted:
-                raise GenerationError(f"{self._description.pipeline} takes no negative_prompt; leave it out")
-            arguments["negative_prompt"] = parameters.negative_prompt
-        return {name: value for name, value in arguments.items() if name in self._accepted}
+    def after_step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after a picture).
+        done = (index + 1) * steps // pipeline.num_timesteps
+        on_step(Step(done, steps, lambda: draw_previews(pipeline, timestep, tensors["latents"], rows)))
+        return tensors
+
+    return after_step

@@ -5,12 +5,13 @@ A batch takes as long as its jobs would one after the other: nothing is claimed 
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from easel_contract.server_config import SyntheticConfig
 
 from easel_server.cost import PIXELS_PER_UNIT
 from easel_server.engine.interface import EngineDescription, EngineRequest, OnStep, Step
-from easel_server.engine.synthetic_pictures import draw_labelled, draw_preview, look_up_plain
+from easel_server.engine.synthetic_pictures import draw_labelled, draw_previews, look_up_plain
 from easel_server.generation_defaults import GenerationDefaults
 from easel_server.job import GenerationParameters, Task
 from easel_server.samplers import SAMPLERS
@@ -64,7 +65,7 @@ class SyntheticEngine:
             # Each step ends at its own time since the beginning, so that late wake-ups don't add up.
             self._pause_until(began + (index + 1) * step_seconds)
             done = (index + 1) * steps // drawn_steps
-            on_step(Step(done, steps, lambda done=done: [draw_preview(one, done) for one in parameters]))  # type: ignore[misc]  # a default, since the loop goes on
+            on_step(Step(done, steps, partial(draw_previews, parameters, done)))
         images = sum(one.images for one in parameters)
         self._pause_until(began + drawn_steps * step_seconds + self._image_seconds * images)
         return [self._draw(one) for one in parameters]

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
@@ -37,8 +38,12 @@ def look_up_plain(parameters: GenerationParameters, seed: int, model: str) -> by
     return data[:PNG_HEADER_BYTES] + chunk + data[PNG_HEADER_BYTES:]
 
 
-def draw_preview(parameters: GenerationParameters, steps_done: int) -> bytes:
-    """A PNG that says how far the picture is."""
+def draw_previews(batch: Sequence[GenerationParameters], steps_done: int) -> list[bytes]:
+    """For each request a PNG that says how far it is."""
+    return [_draw_preview(parameters, steps_done) for parameters in batch]
+
+
+def _draw_preview(parameters: GenerationParameters, steps_done: int) -> bytes:
     largest = max(parameters.width_pixels, parameters.height_pixels)
     shrink = min(1.0, PREVIEW_SIDE_PIXELS / largest)
     width, height = round(parameters.width_pixels * shrink), round(parameters.height_pixels * shrink)

@@ -1,0 +1,141 @@
+"""Image to image and inpainting on real pipelines, through the components that were loaded for text to image."""
+
+import pytest
+from easel_server.engine.interface import EngineRequest, GenerationError, Step
+from easel_server.job import Task
+from PIL import ImageChops
+
+from tests.support.pictures import build_mask, build_picture, digest, open_picture, pixels_differ_by
+from tests.support.tiny_engine import ignore_step, tiny_engine, tiny_parameters
+
+pytestmark = pytest.mark.torch
+
+SIDE = 64
+PICTURE = build_picture(SIDE, SIDE)
+OTHER_PICTURE = build_picture(SIDE, SIDE, color=(10, 240, 10))
+MASK = build_mask(SIDE, SIDE)
+TASKS = [Task.IMAGE_TO_IMAGE, Task.INPAINT]
+
+
+def request_for(task: Task, picture: bytes = PICTURE, **changes: object) -> EngineRequest:
+    inputs = {digest(picture): picture}
+    parameters = tiny_parameters(
+        **{
+            "task": task,
+            "image_digest": digest(picture),
+            "mask_digest": digest(MASK) if task is Task.INPAINT else None,
+            "strength": 0.6,
+            "steps": 10,
+        }
+        | changes
+    )
+    return EngineRequest(parameters, inputs | ({digest(MASK): MASK} if task is Task.INPAINT else {}))
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_both_tasks_are_announced(model):
+    assert set(tiny_engine(model).description.tasks) == set(Task)
+
+
+def test_no_weight_is_loaded_twice():
+    from easel_server.engine.task_pipelines import build_task_pipelines  # noqa: PLC0415  # loads torch
+
+    from tests.support.tiny_models import build_sdxl  # noqa: PLC0415  # loads torch
+
+    pipelines = [chosen.pipeline for chosen in build_task_pipelines(build_sdxl()).values()]
+    assert len(pipelines) == 3
+    assert len({id(pipeline.unet) for pipeline in pipelines}) == 1
+    assert len({id(pipeline.vae) for pipeline in pipelines}) == 1
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_picture_and_the_seed_determine_the_result(model, task):
+    engine = tiny_engine(model)
+    [[first]] = engine.generate([request_for(task)], ignore_step)
+    [[again]] = engine.generate([request_for(task)], ignore_step)
+    [[other_seed]] = engine.generate([request_for(task, seed=8)], ignore_step)
+    [[other_picture]] = engine.generate([request_for(task, picture=OTHER_PICTURE)], ignore_step)
+    assert first == again
+    assert len({first, other_seed, other_picture}) == 3
+    assert open_picture(first).size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_a_low_strength_stays_nearer_to_the_picture_than_a_high_one(model):
+    engine = tiny_engine(model)
+
+    def distance(strength: float) -> float:
+        [[drawn]] = engine.generate([request_for(Task.IMAGE_TO_IMAGE, strength=strength)], ignore_step)
+        # A picture that only goes through the autoencoder is the reference: random weights garble it too.
+        [[reference]] = engine.generate([request_for(Task.IMAGE_TO_IMAGE, strength=0.0, steps=999)], ignore_step)
+        difference = ImageChops.difference(open_picture(drawn), open_picture(reference)).convert("L")
+        return sum(difference.tobytes())
+
+    assert distance(0.1) < distance(1.0)
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_inpainting_redraws_more_where_the_mask_is_white(model):
+    engine = tiny_engine(model)
+    results = [
+        open_picture(engine.generate([request_for(Task.INPAINT, seed=seed, strength=1.0)], ignore_step)[0][0])
+        for seed in (1, 2)
+    ]
+    difference = ImageChops.difference(*results).convert("L")
+    kept = sum(difference.crop((0, 0, SIDE // 2, SIDE)).tobytes())
+    redrawn = sum(difference.crop((SIDE // 2, 0, SIDE, SIDE)).tobytes())
+    assert redrawn > 2 * kept
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("strength", "drawn_steps"), [(0.0, 1), (0.05, 1), (0.3, 3), (0.58, 5), (0.999, 9), (1.0, 10)])
+def test_as_many_steps_are_drawn_as_are_predicted_and_progress_ends_at_all_of_them(task, strength, drawn_steps):
+    seen: list[Step] = []
+    # DDIM takes one timestep a step, so they can be counted.
+    request = request_for(task, strength=strength, steps=10, sampler="DDIM")
+    tiny_engine().generate([request], seen.append)
+    assert request.parameters.drawn_steps == drawn_steps
+    assert len(seen) == drawn_steps
+    assert (seen[-1].done, seen[-1].steps) == (10, 10)
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+@pytest.mark.parametrize("task", TASKS)
+def test_in_a_batch_each_request_gets_its_own_picture(model, task):
+    engine = tiny_engine(model)
+    requests = [
+        request_for(task, seed=5, images=2),
+        request_for(task, picture=OTHER_PICTURE, seed=50, prompt="a dog"),
+        request_for(task, seed=500),
+    ]
+    together = engine.generate(requests, ignore_step)
+    assert [len(images) for images in together] == [2, 1, 1]
+    for images, request in zip(together, requests, strict=True):
+        [alone] = engine.generate([request], ignore_step)
+        assert [pixels_differ_by(one, other) <= 2 for one, other in zip(images, alone, strict=True)] == [True] * len(
+            alone
+        )
+
+
+def test_a_missing_picture_is_named():
+    request = EngineRequest(request_for(Task.IMAGE_TO_IMAGE).parameters)
+    with pytest.raises(GenerationError, match=r"ImageToImage needs an input picture \(RGB\) that didn't come"):
+        tiny_engine().generate([request], ignore_step)
+
+
+def test_a_picture_of_another_size_is_named():
+    picture = build_picture(72, 64)
+    with pytest.raises(GenerationError, match="an input picture is 72x64 pixels, expected is 64x64"):
+        tiny_engine().generate([request_for(Task.IMAGE_TO_IMAGE, picture=picture)], ignore_step)
+
+
+@pytest.mark.parametrize("data", [b"no picture", PICTURE[:200]], ids=["not a picture", "cut off"])
+def test_a_broken_picture_is_the_requests_fault(data):
+    with pytest.raises(GenerationError, match="an input picture can't be read"):
+        tiny_engine().generate([request_for(Task.IMAGE_TO_IMAGE, picture=data)], ignore_step)
+
+
+def test_the_strength_is_written_into_the_picture():
+    [[drawn]] = tiny_engine().generate([request_for(Task.IMAGE_TO_IMAGE)], ignore_step)
+    assert "Denoising strength: 0.6" in open_picture(drawn).info["parameters"]
