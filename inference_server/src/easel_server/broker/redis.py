@@ -38,6 +38,7 @@ from easel_server.broker.redis_fields import (
     MICROSECONDS,
     build_submit_arguments,
     to_job,
+    to_queued_job,
     to_values,
 )
 from easel_server.broker.redis_side_stores import RedisSideStores
@@ -80,6 +81,8 @@ class RedisBroker(RedisSideStores):
             raise JobConflictError(job.id)
         if status == b"full":
             raise QueueFullError(rest[0], self._settings.max_queue_depth)
+        if status == b"queued":
+            return Submission(to_queued_job(job, int(rest[0])), created=True)
         return Submission(to_job(rest[0]), created=status != b"known", shared=status == b"shared")
 
     async def get(self, job_id: str) -> Job | None:
@@ -172,7 +175,6 @@ class RedisBroker(RedisSideStores):
                 round(lease_seconds * MICROSECONDS),
                 self._settings.max_attempts,
                 sentences.DEADLINE_PASSED,
-                WORKER_SEEN_SECONDS,
                 max_jobs,
                 max_images,
             )
@@ -205,7 +207,7 @@ class RedisBroker(RedisSideStores):
     async def reap(self) -> ReapReport:
         """See JobQueue."""
         requeued, failed, canceled = await self._connection.script(
-            "reap", REAP_LIMIT, sentences.DEADLINE_PASSED, sentences.LOST
+            "reap", REAP_LIMIT, sentences.DEADLINE_PASSED, sentences.LOST, WORKER_SEEN_SECONDS
         )
         return ReapReport(requeued, failed, canceled)
 

@@ -68,6 +68,13 @@ def to_job(fields: Sequence[bytes]) -> Job:
     return _to_job(to_values(fields))
 
 
+def to_queued_job(job: Job, submitted_us: int) -> Job:
+    """The job as it is stored: moved to the broker's time."""
+    offset = (submitted_us - to_microseconds(job.submitted_at)) * MICROSECOND
+    deadline_at = job.deadline_at + offset if job.deadline_at else None
+    return job.model_copy(update={"submitted_at": job.submitted_at + offset, "deadline_at": deadline_at})
+
+
 def to_delivery(name: bytes, fields: Sequence[bytes]) -> Delivery:
     """The delivery of the claim_delivery script's reply."""
     values = to_values(fields)

@@ -4,17 +4,16 @@
 local id = ARGV[1]
 
 local n, state = unpack(redis.call('HMGET', job_key(id), 'run', 'state'))
-if n and not state then
-  local is_alone = redis.call('ZCARD', key('followers:' .. n)) == 0
-  if is_alone then
-    redis.call('HSET', run_key(n), 'cancel_requested', 1)
-  end
-  if is_alone and redis.call('HGET', run_key(n), 'state') == 'Running' then
-    close_flight(n)
-    publish_change(n)
-  else
-    redis.call('HSET', job_key(id), 'cancel_requested', 1)
-    leave_run(id, n, 'Canceled', now_us())
-  end
+if not n or state then
+  return view(id)
+end
+local run = load_run(n)
+if run.state == 'Running' and not has_followers(run) then
+  redis.call('HSET', run_key(n), 'cancel_requested', 1)
+  close_flight(run)
+  publish_change(run)
+else
+  redis.call('HSET', job_key(id), 'cancel_requested', 1)
+  leave_run(id, run, 'Canceled', now_us())
 end
 return view(id)

@@ -1,58 +1,55 @@
 #!lua flags=allow-oom
 -- needs: queue runs
--- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, seconds that a worker counts as there,
--- max_jobs, max_images. Returns a list of {token, job, inputs}; empty if nothing waits.
+-- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images. Returns a list of
+-- {token, job, inputs}; empty if nothing waits.
 -- Handing out work is allowed when memory is short: finished jobs are what frees it.
 local token, worker, lease_us, max_attempts, deadline_error = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local seen_seconds, max_jobs, max_images = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local max_jobs, max_images = tonumber(ARGV[6]), tonumber(ARGV[7])
 local BATCH_OWNERS, BATCH_ENTRIES = 16, 16 -- looked at for a batch, as in fair_queue.py
 
 local now = now_us()
-redis.call('ZADD', key('workers'), integer(now), worker)
-redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', integer(now - seen_seconds * 1000000))
-
 local claims = {}
+redis.call('ZADD', key('workers'), integer(now), worker)
 
-local function add_claim(number, n)
-  local id = redis.call('HGET', run_key(n), 'leader')
-  claims[#claims + 1] = { token .. '.' .. number, view(id), redis.call('HGETALL', key('inputs:' .. n)) }
+local function add_claim(run)
+  local inputs = run.inputs and redis.call('HGETALL', key('inputs:' .. run.n)) or {}
+  claims[#claims + 1] = { run.token, view(run.leader, run), inputs }
 end
 
-local function hand_out(n)
-  local turn = get_turn(n)
-  local numbered = token .. '.' .. (#claims + 1)
-  take_turn(turn)
-  redis.call('ZREM', key('waiting'), n)
-  redis.call('ZREM', key('deadlines'), redis.call('HGET', run_key(n), 'leader'))
-  redis.call('ZADD', key('running'), integer(now + lease_us), n)
-  redis.call('HSET', key('claims'), numbered, n)
-  redis.call('HINCRBY', key('work'), 'us:running', integer(turn.cost_us))
-  redis.call('HINCRBY', run_key(n), 'attempts', 1)
-  redis.call('HSET', run_key(n), 'state', 'Running', 'token', numbered, 'worker', worker, 'steps_done', 0,
-    'started_us', integer(now), 'lease_us', ARGV[3], 'max_attempts', max_attempts, 'rest_us', integer(turn.cost_us))
-  publish_change(n)
-  add_claim(#claims + 1, n)
+local function hand_out(run)
+  take_turn(run)
+  run.token = token .. '.' .. (#claims + 1)
+  run.state, run.attempts, run.worker = 'Running', integer(run.attempts + 1), worker
+  run.started_us, run.steps_done = integer(now), '0'
+  redis.call('HSET', run_key(run.n), 'state', run.state, 'attempts', run.attempts, 'worker', worker, 'started_us',
+    run.started_us, 'steps_done', 0, 'token', run.token, 'lease_us', ARGV[3], 'max_attempts', max_attempts, 'rest_us',
+    run.cost_us)
+  redis.call('HSET', key('claims'), run.token, run.n)
+  redis.call('ZADD', key('running'), integer(now + lease_us), run.n)
+  redis.call('ZREM', key('deadlines'), run.leader)
+  count_work('running', run.cost_us)
+  publish_change(run)
+  add_claim(run)
 end
 
 -- Runs of the same priority and batch key, in the order of their turns.
 local function companions(first)
   local found = {}
-  local turn = get_turn(first)
-  local batch = redis.call('HGET', run_key(first), 'batch')
   local function consider(n, tag)
-    local other, cost_us, weight = unpack(redis.call('HMGET', run_key(n), 'batch', 'cost_us', 'weight'))
-    if other == batch and n ~= first then
+    local batch, cost_us, weight = unpack(redis.call('HMGET', run_key(n), 'batch', 'cost_us', 'weight'))
+    if batch == first.batch and n ~= first.n then
       found[#found + 1] = { n = n, tag = tag }
     end
     return tag + cost_us / weight
   end
-  for _, n in ipairs(redis.call('ZRANGE', key('returned:' .. turn.p), 0, BATCH_ENTRIES - 1)) do
-    consider(n, -1)
+  local turns, p = turns_key(first.priority), first.priority
+  for _, place in ipairs(redis.call('ZRANGE', turns, '-inf', GIVEN_BACK, 'BYSCORE', 'LIMIT', 0, BATCH_ENTRIES)) do
+    consider(number_of(place), -1)
   end
-  local places = redis.call('ZRANGE', turns_key(turn.p), 0, BATCH_OWNERS - 1, 'WITHSCORES')
+  local places = redis.call('ZRANGE', turns, '(' .. GIVEN_BACK, '+inf', 'BYSCORE', 'LIMIT', 0, BATCH_OWNERS, 'WITHSCORES')
   for index = 1, #places, 2 do
     local tag = tonumber(places[index + 1])
-    for _, n in ipairs(redis.call('ZRANGE', queue_key(turn.p, owner_of(places[index])), 0, BATCH_ENTRIES - 1)) do
+    for _, n in ipairs(redis.call('ZRANGE', queue_key(p, owner_of(places[index])), 0, BATCH_ENTRIES - 1)) do
       tag = consider(n, tag)
     end
   end
@@ -62,34 +59,42 @@ local function companions(first)
   return found
 end
 
+local function next_run()
+  local n = next_turn()
+  while n do
+    local run = load_run(n)
+    if is_in_time(run, now, deadline_error) then
+      return run
+    end
+    n = next_turn()
+  end
+end
+
 local repeated = redis.call('HGET', key('claims'), token .. '.1')
 while repeated do
-  add_claim(#claims + 1, repeated)
+  add_claim(load_run(repeated))
   repeated = redis.call('HGET', key('claims'), token .. '.' .. (#claims + 1))
 end
 if #claims > 0 then
   return claims
 end
 
-local first = next_turn()
-while first and not is_in_time(first, now, deadline_error) do
-  first = next_turn()
-end
+local first = next_run()
 if not first then
   redis.call('DEL', key('bell'))
   return claims
 end
 local others = max_jobs > 1 and companions(first) or {}
-local images = tonumber(redis.call('HGET', run_key(first), 'images'))
+local images = tonumber(first.images)
 hand_out(first)
 for _, other in ipairs(others) do
   if #claims == max_jobs then
     break
   end
-  local more = tonumber(redis.call('HGET', run_key(other.n), 'images'))
-  if images + more <= max_images and is_in_time(other.n, now, deadline_error) then
-    hand_out(other.n)
-    images = images + more
+  local run = load_run(other.n)
+  if images + run.images <= max_images and is_in_time(run, now, deadline_error) then
+    hand_out(run)
+    images = images + run.images
   end
 end
 return claims

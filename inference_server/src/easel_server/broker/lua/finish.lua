@@ -11,22 +11,25 @@ local n = redis.call('HGET', key('claims'), token)
 if not n then
   return redis.call('HGET', job_key(id), 'finished_by') == token and 1 or 0
 end
+local run = load_run(n)
 if #ARGV >= FIRST_IMAGE then
   redis.call('RPUSH', key('images:' .. n), unpack(ARGV, FIRST_IMAGE))
 end
 if steps_done ~= '' then
-  redis.call('HSET', run_key(n), 'steps_done', steps_done)
+  run.steps_done = steps_done
 end
-end_run(n, state, now_us(), error ~= '' and error or nil)
-if redis.call('HEXISTS', job_key(id), 'content') == 1 then
+if run.leader == id or redis.call('HEXISTS', job_key(id), 'content') == 1 then
   redis.call('HSET', job_key(id), 'finished_by', token)
 end
+end_run(run, state, now_us(), error ~= '' and error or nil)
 if units then
   local names = { 'count', 'x', 'y', 'xx', 'xy' }
   local added = { 1, units, seconds, units * units, units * seconds }
-  local sums = redis.call('HMGET', key('costs'), unpack(names))
+  local sums, fields = redis.call('HMGET', key('costs'), unpack(names)), {}
   for index, name in ipairs(names) do
-    redis.call('HSET', key('costs'), name, number_text((sums[index] or 0) * decay + added[index]))
+    fields[#fields + 1] = name
+    fields[#fields + 1] = number_text((sums[index] or 0) * decay + added[index])
   end
+  redis.call('HSET', key('costs'), unpack(fields))
 end
 return 1

@@ -10,14 +10,14 @@ if not n then
   return 'Lost'
 end
 local now = now_us()
-local worker, lease_us, cost_us, rest_us, steps, cancel =
-  unpack(redis.call('HMGET', run_key(n), 'worker', 'lease_us', 'cost_us', 'rest_us', 'steps', 'cancel_requested'))
-redis.call('ZADD', key('workers'), integer(now), worker)
-redis.call('ZADD', key('running'), integer(now + lease_us), n)
+local run = load_run(n)
+redis.call('ZADD', key('workers'), integer(now), run.worker)
+redis.call('ZADD', key('running'), integer(now + run.lease_us), n)
 
-local left_us = math.floor(cost_us * math.max(0, 1 - steps_done / steps))
-redis.call('HINCRBY', key('work'), 'us:running', integer(left_us - rest_us))
-redis.call('HSET', run_key(n), 'steps_done', steps_done, 'rest_us', integer(left_us))
+local rest_us = math.floor(run.cost_us * math.max(0, 1 - steps_done / run.steps))
+count_work('running', rest_us - run.rest_us)
+redis.call('HSET', run_key(n), 'steps_done', steps_done, 'rest_us', integer(rest_us))
+run.steps_done, run.rest_us = steps_done, integer(rest_us)
 
 -- A call may be repeated: pictures that are the last ones already are not added again.
 local function has_previews(count)
@@ -34,20 +34,19 @@ local count = #ARGV - FIRST_PREVIEW + 1
 if count > 0 and not has_previews(count) then
   redis.call('RPUSH', key('previews:' .. n), unpack(ARGV, FIRST_PREVIEW))
   redis.call('LTRIM', key('previews:' .. n), 0, max_previews - 1)
-  redis.call('HSET', run_key(n), 'previews', redis.call('LLEN', key('previews:' .. n)))
+  run.previews = integer(redis.call('LLEN', key('previews:' .. n)))
+  redis.call('HSET', run_key(n), 'previews', run.previews)
 end
-publish_change(n)
+publish_change(run)
 
-if cancel then
+if run.cancel_requested then
   return 'Cancel'
 end
-local leader = redis.call('HGET', run_key(n), 'leader')
-while is_late(leader, now) do
-  if redis.call('ZCARD', key('followers:' .. n)) == 0 then
-    close_flight(n)
+while is_late(run.leader, now) do
+  if not has_followers(run) then
+    close_flight(run)
     return 'DeadlinePassed'
   end
-  leave_run(leader, n, 'Failed', now, deadline_error)
-  leader = redis.call('HGET', run_key(n), 'leader')
+  leave_run(run.leader, run, 'Failed', now, deadline_error)
 end
 return 'Continue'

@@ -1,20 +1,17 @@
--- Start-time fair queueing between owners; the algorithm is told in fair_queue.py, which does the same.
--- A turn is {n, p, owner, cost_us, weight}. Every function is O(log n), but for the forgetting of tags, which is O(1) in
--- the mean: each is written once by a claim.
+-- Start-time fair queueing between owners; the algorithm is told in fair_queue.py, which does the same. Runs come as
+-- load_run gives them. Every function is O(log n).
 --
--- Fields of <prefix>work, microseconds of predicted work: us:<p> and jobs:<p> of a priority's waiting runs,
--- us:<p>:<owner> of an owner's in its queue, us:running what is left of running ones.
+-- Fields of <prefix>work, microseconds of predicted work: us:<p> of a priority's waiting runs, us:<p>:<owner> of an
+-- owner's in its queue, us:running what is left of running ones.
 
-local PRIORITIES = 3
-local OWNERS_DIGITS = 16
+local LAST_PRIORITY = 2
+local NUMBER_DIGITS = 16
+local PRIORITY_SPAN = 2 ^ 44 -- scores of <prefix>waiting are p * PRIORITY_SPAN + n, so that each priority can be counted
+local MAX_BELLS = 100
+local GIVEN_BACK = '-inf'
 
 local function number_text(number)
   return string.format('%.17g', number)
-end
-
-local function get_turn(n)
-  local p, owner, cost_us, weight = unpack(redis.call('HMGET', run_key(n), 'priority', 'owner', 'cost_us', 'weight'))
-  return { n = n, p = p, owner = owner, cost_us = tonumber(cost_us), weight = tonumber(weight) }
 end
 
 local function queue_key(p, owner)
@@ -27,114 +24,127 @@ end
 
 -- At equal start tags the turns are sorted by these names: the older work first.
 local function place_of(n, owner)
-  return string.rep('0', OWNERS_DIGITS - #n) .. n .. ':' .. owner
+  return string.rep('0', NUMBER_DIGITS - #n) .. n .. ':' .. owner
+end
+
+local function number_of(place)
+  return string.match(place, '^0*(%d+):')
 end
 
 local function owner_of(place)
-  return string.sub(place, OWNERS_DIGITS + 2)
-end
-
-local function virtual_time(p)
-  return tonumber(redis.call('HGET', key('virtual'), p) or 0)
+  return string.sub(place, NUMBER_DIGITS + 2)
 end
 
 local function start_tag(p, owner)
-  return math.max(virtual_time(p), tonumber(redis.call('ZSCORE', key('tags:' .. p), owner) or 0))
+  local virtual, tag = redis.call('HGET', key('virtual'), p), redis.call('ZSCORE', key('tags:' .. p), owner)
+  return math.max(tonumber(virtual or 0), tonumber(tag or 0))
 end
 
 local function oldest_of(p, owner)
   return redis.call('ZRANGE', queue_key(p, owner), 0, 0)[1]
 end
 
-local function enter_line(p, owner)
+local function count_work(field, difference_us)
+  redis.call('HINCRBY', key('work'), 'us:' .. field, integer(difference_us))
+end
+
+-- Gives the owner, whose next start tag is given, its place in line by its oldest run, if it has any.
+local function enter_line(p, owner, tag)
   local oldest = oldest_of(p, owner)
   if oldest then
-    redis.call('ZADD', turns_key(p), number_text(start_tag(p, owner)), place_of(oldest, owner))
+    redis.call('ZADD', turns_key(p), number_text(tag), place_of(oldest, owner))
   else
     redis.call('HDEL', key('work'), 'us:' .. p .. ':' .. owner)
   end
 end
 
-local function leave_line(p, owner)
-  local oldest = oldest_of(p, owner)
-  if oldest then
-    redis.call('ZREM', turns_key(p), place_of(oldest, owner))
+-- A wake-up more than there are sleepers costs them a look; one less could cost a second.
+local function add_waiting(run)
+  count_work(run.priority, run.cost_us)
+  redis.call('ZADD', key('waiting'), integer(run.priority * PRIORITY_SPAN + run.n), run.n)
+  if redis.call('RPUSH', key('bell'), '1') > MAX_BELLS then
+    redis.call('LPOP', key('bell'))
   end
 end
 
-local function count_work(turn, jobs)
-  redis.call('HINCRBY', key('work'), 'jobs:' .. turn.p, jobs)
-  redis.call('HINCRBY', key('work'), 'us:' .. turn.p, integer(jobs * turn.cost_us))
+local function remove_waiting(run)
+  count_work(run.priority, 0 - run.cost_us)
+  redis.call('ZREM', key('waiting'), run.n)
 end
 
-local function count_own_work(turn, jobs)
-  redis.call('HINCRBY', key('work'), 'us:' .. turn.p .. ':' .. turn.owner, integer(jobs * turn.cost_us))
-end
-
-local function add_turn(turn)
-  count_work(turn, 1)
-  count_own_work(turn, 1)
-  redis.call('ZADD', queue_key(turn.p, turn.owner), turn.n, turn.n)
-  if redis.call('ZCARD', queue_key(turn.p, turn.owner)) == 1 then
-    enter_line(turn.p, turn.owner)
+local function queue_run(run)
+  local p, owner = run.priority, run.owner
+  add_waiting(run)
+  count_work(p .. ':' .. owner, run.cost_us)
+  redis.call('ZADD', queue_key(p, owner), run.n, run.n)
+  if redis.call('ZCARD', queue_key(p, owner)) == 1 then
+    redis.call('ZADD', turns_key(p), number_text(start_tag(p, owner)), place_of(run.n, owner))
   end
 end
 
-local function put_back_turn(turn)
-  count_work(turn, 1)
-  redis.call('ZADD', key('returned:' .. turn.p), turn.n, turn.n)
+local function put_back_run(run)
+  add_waiting(run)
+  redis.call('HSET', run_key(run.n), 'given_back', 1)
+  redis.call('ZADD', turns_key(run.priority), GIVEN_BACK, place_of(run.n, run.owner))
 end
 
--- Whose turn it is; it stays in line.
+-- The number of the run whose turn it is; it stays in line.
 local function next_turn()
-  for p = 0, PRIORITIES - 1 do
-    local returned = redis.call('ZRANGE', key('returned:' .. p), 0, 0)[1]
-    if returned then
-      return returned
-    end
+  for p = 0, LAST_PRIORITY do
     local place = redis.call('ZRANGE', turns_key(p), 0, 0)[1]
     if place then
-      return oldest_of(p, owner_of(place))
+      return number_of(place)
     end
   end
 end
 
-local function drop_from_queue(turn)
-  leave_line(turn.p, turn.owner)
-  redis.call('ZREM', queue_key(turn.p, turn.owner), turn.n)
-  count_own_work(turn, -1)
+-- Takes the run out of its owner's queue, and the owner out of line.
+local function leave_line(run)
+  local p, owner = run.priority, run.owner
+  redis.call('ZREM', turns_key(p), place_of(oldest_of(p, owner), owner))
+  redis.call('ZREM', queue_key(p, owner), run.n)
+  count_work(p .. ':' .. owner, 0 - run.cost_us)
 end
 
-local function charge(turn, amount_us)
-  local tag = start_tag(turn.p, turn.owner) + amount_us / turn.weight
-  redis.call('ZADD', key('tags:' .. turn.p), number_text(tag), turn.owner)
-  redis.call('ZREMRANGEBYSCORE', key('tags:' .. turn.p), '-inf', number_text(virtual_time(turn.p)))
-end
-
--- Hands out work that waits. The virtual time moves only if it was its turn, not if it joins a batch.
-local function take_turn(turn)
-  count_work(turn, -1)
-  if redis.call('ZREM', key('returned:' .. turn.p), turn.n) == 1 then
+-- Hands out a run that waits. The virtual time moves only if it was its turn, not if it joins a batch.
+local function take_turn(run)
+  local p, owner = run.priority, run.owner
+  local place = place_of(run.n, owner)
+  remove_waiting(run)
+  if run.given_back then
+    redis.call('ZREM', turns_key(p), place)
+    redis.call('HDEL', run_key(run.n), 'given_back')
     return
   end
-  if redis.call('ZRANGE', turns_key(turn.p), 0, 0)[1] == place_of(turn.n, turn.owner) then
-    redis.call('HSET', key('virtual'), turn.p, number_text(start_tag(turn.p, turn.owner)))
+  local tag = start_tag(p, owner)
+  if redis.call('ZRANGE', turns_key(p), 0, 0)[1] == place then
+    redis.call('HSET', key('virtual'), p, number_text(tag))
   end
-  drop_from_queue(turn)
-  charge(turn, turn.cost_us)
-  enter_line(turn.p, turn.owner)
+  leave_line(run)
+  tag = tag + run.cost_us / run.weight
+  redis.call('ZADD', key('tags:' .. p), number_text(tag), owner)
+  enter_line(p, owner, tag)
 end
 
--- Takes out work that will not be run; what it was charged is given back.
-local function remove_turn(turn)
-  count_work(turn, -1)
-  if redis.call('ZREM', key('returned:' .. turn.p), turn.n) == 1 then
-    leave_line(turn.p, turn.owner)
-    charge(turn, -turn.cost_us)
-  else
-    drop_from_queue(turn)
+-- Takes out a run that will not be drawn; what it was charged is given back.
+local function remove_turn(run)
+  local p, owner = run.priority, run.owner
+  remove_waiting(run)
+  local tag = start_tag(p, owner)
+  if not run.given_back then
+    leave_line(run)
+    return enter_line(p, owner, tag)
   end
-  enter_line(turn.p, turn.owner)
+  redis.call('ZREM', turns_key(p), place_of(run.n, owner))
+  redis.call('ZADD', key('tags:' .. p), number_text(tag - run.cost_us / run.weight), owner)
+  enter_line(p, owner, start_tag(p, owner))
+end
+
+-- Forgets tags that the virtual time has passed.
+local function purge_tags()
+  for p = 0, LAST_PRIORITY do
+    redis.call('ZREMRANGEBYSCORE', key('tags:' .. p), '-inf', redis.call('HGET', key('virtual'), p) or 0)
+  end
 end
 
 -- Nothing waits and nothing runs, which ends a busy period: who had how much is forgotten.

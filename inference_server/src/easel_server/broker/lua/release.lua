@@ -5,10 +5,12 @@ local n = redis.call('HGET', key('claims'), ARGV[1])
 if not n then
   return 0
 end
-redis.call('HINCRBY', run_key(n), 'attempts', -1)
-if redis.call('HGET', run_key(n), 'cancel_requested') then
-  end_run(n, 'Canceled', now_us())
+local run = load_run(n)
+run.attempts = integer(run.attempts - 1)
+redis.call('HSET', run_key(n), 'attempts', run.attempts)
+if run.cancel_requested then
+  end_run(run, 'Canceled', now_us())
 else
-  hand_back(n)
+  hand_back(run)
 end
 return 1

@@ -1,97 +1,98 @@
--- Transitions of runs and of their jobs, see job.py. What concerns all jobs of a run is bounded by the number of followers
--- that a flight may have.
+-- Transitions of runs and of their jobs, see job.py. Runs come as load_run gives them. What concerns all jobs of a run is
+-- bounded by the number of followers that a flight may have.
 
 local PREVIEWS_KEPT_MS = 60000
 
-local function publish_change(n)
-  if redis.call('HEXISTS', run_key(n), 'watched') == 1 then
-    redis.call('PUBLISH', key('changes'), '#' .. n)
+local function publish_change(run)
+  if run.watched then
+    redis.call('PUBLISH', key('changes'), '#' .. run.n)
   end
 end
 
--- Ends one job, which is no longer of the run or ends with it.
-local function make_final(id, n, state, now, error)
+-- Ends one job, which is no longer of the run or ends with it. Returns how long it is kept, in milliseconds.
+local function make_final(id, run, state, now, error)
+  local ttl_ms, webhook, deadline_us =
+    unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us'))
   local fields = { 'state', state, 'finished_us', integer(now) }
-  local values = redis.call('HMGET', run_key(n), unpack(PROGRESS))
-  for index = 2, #PROGRESS do
-    if values[index] then
-      fields[#fields + 1] = PROGRESS[index]
-      fields[#fields + 1] = values[index]
-    end
-  end
+  append_progress(fields, run)
   if error then
     fields[#fields + 1] = 'error'
     fields[#fields + 1] = error
   end
   redis.call('HSET', job_key(id), unpack(fields))
-  redis.call('ZREM', key('deadlines'), id)
-  enqueue_delivery(id, 'completed', now)
-  local ttl_ms = redis.call('HGET', job_key(id), 'result_ttl_ms')
+  if deadline_us then
+    redis.call('ZREM', key('deadlines'), id)
+  end
+  if webhook then
+    enqueue_delivery(id, webhook, 'completed', now)
+  end
   redis.call('PEXPIRE', job_key(id), ttl_ms)
   redis.call('PUBLISH', key('changes'), '=' .. id)
   return tonumber(ttl_ms)
 end
 
-local function queue_run(n)
-  redis.call('ZADD', key('waiting'), n, n)
-  ring('bell', 'waiting')
-end
-
-local function close_flight(n)
-  local flight = redis.call('HGET', run_key(n), 'flight')
-  if flight and redis.call('GET', key('flight:' .. flight)) == n then
-    redis.call('DEL', key('flight:' .. flight))
+local function close_flight(run)
+  if run.flight and redis.call('GET', key('flight:' .. run.flight)) == run.n then
+    redis.call('DEL', key('flight:' .. run.flight))
   end
 end
 
-local function drop_claim(n)
-  local token, rest_us = unpack(redis.call('HMGET', run_key(n), 'token', 'rest_us'))
-  redis.call('ZREM', key('running'), n)
-  redis.call('HDEL', key('claims'), token)
-  redis.call('HINCRBY', key('work'), 'us:running', integer(0 - rest_us))
+local function drop_claim(run)
+  redis.call('ZREM', key('running'), run.n)
+  redis.call('HDEL', key('claims'), run.token)
+  count_work('running', 0 - run.rest_us)
 end
 
 -- Ends a run and all its jobs.
-local function end_run(n, state, now, error)
-  local leader, current = unpack(redis.call('HMGET', run_key(n), 'leader', 'state'))
-  if current == 'Waiting' then
-    redis.call('ZREM', key('waiting'), n)
-    remove_turn(get_turn(n))
+local function end_run(run, state, now, error)
+  local n = run.n
+  if run.state == 'Waiting' then
+    remove_turn(run)
   else
-    drop_claim(n)
+    drop_claim(run)
   end
-  close_flight(n)
-  local ttl_ms = make_final(leader, n, state, now, error)
-  for _, id in ipairs(redis.call('ZRANGE', key('followers:' .. n), 0, -1)) do
-    ttl_ms = math.max(ttl_ms, make_final(id, n, state, now, error))
+  close_flight(run)
+  local ttl_ms = make_final(run.leader, run, state, now, error)
+  if run.joined then
+    for _, id in ipairs(redis.call('ZRANGE', key('followers:' .. n), 0, -1)) do
+      ttl_ms = math.max(ttl_ms, make_final(id, run, state, now, error))
+    end
   end
   redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n))
   redis.call('PEXPIRE', key('images:' .. n), integer(ttl_ms))
-  redis.call('PEXPIRE', key('previews:' .. n), PREVIEWS_KEPT_MS)
-  if redis.call('ZCARD', key('waiting')) == 0 and redis.call('ZCARD', key('running')) == 0 then
+  if run.previews ~= '0' then
+    redis.call('PEXPIRE', key('previews:' .. n), PREVIEWS_KEPT_MS)
+  end
+  run.is_over = true
+  if redis.call('ZCARD', key('running')) == 0 and redis.call('ZCARD', key('waiting')) == 0 then
     reset_turns()
   end
 end
 
-local function promote(n)
-  local id = redis.call('ZPOPMIN', key('followers:' .. n))[1]
-  redis.call('HSET', run_key(n), 'leader', id, 'submitted_us', redis.call('HGET', job_key(id), 'submitted_us'))
-  if redis.call('HGET', run_key(n), 'state') == 'Running' then
-    redis.call('ZREM', key('deadlines'), id)
+local function has_followers(run)
+  return run.joined and redis.call('ZCARD', key('followers:' .. run.n)) > 0
+end
+
+local function promote_follower(run)
+  run.leader = redis.call('ZPOPMIN', key('followers:' .. run.n))[1]
+  local submitted_us, deadline_us = unpack(redis.call('HMGET', job_key(run.leader), 'submitted_us', 'deadline_us'))
+  redis.call('HSET', run_key(run.n), 'leader', run.leader, 'submitted_us', submitted_us)
+  if deadline_us and run.state == 'Running' then
+    redis.call('ZREM', key('deadlines'), run.leader)
   end
 end
 
 -- Ends one job of a run; the run goes on for the others, if there are any.
-local function leave_run(id, n, state, now, error)
-  if redis.call('ZCARD', key('followers:' .. n)) == 0 then
-    return end_run(n, state, now, error)
+local function leave_run(id, run, state, now, error)
+  if not has_followers(run) then
+    return end_run(run, state, now, error)
   end
-  if redis.call('HGET', run_key(n), 'leader') == id then
-    promote(n)
+  if run.leader == id then
+    promote_follower(run)
   else
-    redis.call('ZREM', key('followers:' .. n), id)
+    redis.call('ZREM', key('followers:' .. run.n), id)
   end
-  make_final(id, n, state, now, error)
+  make_final(id, run, state, now, error)
 end
 
 local function is_late(id, now)
@@ -100,29 +101,22 @@ local function is_late(id, now)
 end
 
 -- Whether somebody still wants a waiting run; jobs whose deadline passed leave it.
-local function is_in_time(n, now, deadline_error)
-  local leader = redis.call('HGET', run_key(n), 'leader')
-  while leader do
-    if not is_late(leader, now) then
-      return true
-    end
-    leave_run(leader, n, 'Failed', now, deadline_error)
-    leader = redis.call('HGET', run_key(n), 'leader')
+local function is_in_time(run, now, deadline_error)
+  while not run.is_over and is_late(run.leader, now) do
+    leave_run(run.leader, run, 'Failed', now, deadline_error)
   end
-  return false
+  return not run.is_over
 end
 
-local function hand_back(n)
-  drop_claim(n)
-  local leader = redis.call('HGET', run_key(n), 'leader')
-  redis.call('HDEL', run_key(n), 'token', 'worker', 'started_us', 'rest_us')
-  redis.call('HSET', run_key(n), 'state', 'Waiting', 'steps_done', 0, 'previews', 0)
-  redis.call('DEL', key('previews:' .. n))
-  local deadline_us = redis.call('HGET', job_key(leader), 'deadline_us')
+local function hand_back(run)
+  drop_claim(run)
+  redis.call('HDEL', run_key(run.n), 'token', 'worker', 'started_us', 'rest_us')
+  redis.call('HSET', run_key(run.n), 'state', 'Waiting', 'steps_done', 0, 'previews', 0)
+  redis.call('DEL', key('previews:' .. run.n))
+  local deadline_us = redis.call('HGET', job_key(run.leader), 'deadline_us')
   if deadline_us then
-    redis.call('ZADD', key('deadlines'), deadline_us, leader)
+    redis.call('ZADD', key('deadlines'), deadline_us, run.leader)
   end
-  put_back_turn(get_turn(n))
-  queue_run(n)
-  publish_change(n)
+  put_back_run(run)
+  publish_change(run)
 end

@@ -9,20 +9,20 @@
 --   <prefix>previews:<n>     list    unfinished pictures
 --   <prefix>images:<n>       list    its images, once it succeeded
 --   <prefix>flight:<key>     string  the run that equal jobs may join
---   <prefix>waiting          zset    n -> n
+--   <prefix>waiting          zset    n -> n, behind all of higher priority (see queue.lua)
 --   <prefix>running          zset    n -> end of its lease
 --   <prefix>deadlines        zset    id -> deadline, of jobs that have one and aren't the leader of a running run
 --   <prefix>claims           hash    token -> n, while the claim is held
---   <prefix>turns:<p>        zset    <oldest n, padded>:<owner> -> start tag; p is 0 for High to 2 for Low
---   <prefix>queue:<p>:<owner> zset   n -> n, what waits of one owner
---   <prefix>returned:<p>     zset    n -> n, what waits and had its turn before
+--   <prefix>turns:<p>        zset    <oldest n, padded>:<owner> -> start tag; -inf for runs that were given back;
+--                                    p is 0 for High to 2 for Low
+--   <prefix>queue:<p>:<owner> zset   n -> n, what waits of one owner and wasn't given back
 --   <prefix>tags:<p>         zset    owner -> where its next start tag is, if that is later than the virtual time
 --   <prefix>virtual          hash    p -> virtual time
 --   <prefix>work             hash    sums over what waits and runs (see queue.lua)
 --   <prefix>workers          zset    worker -> when it was last heard of
 --   <prefix>costs            hash    decayed sums over finished jobs, see cost.py
 --   <prefix>sequence         string  counts submits
---   <prefix>bell             list    wakes sleeping claims; at most one entry a waiting run
+--   <prefix>bell             list    wakes sleeping claims
 --   <prefix>changes          channel "=<id>" when a job has become final, "#<n>" when a watched run has changed
 --   <prefix>outbox           zset    delivery -> when it is due
 --   <prefix>outbox:bell      list    wakes sleeping deliverers
@@ -65,29 +65,51 @@ local function ring(bell, queue)
   end
 end
 
-local PROGRESS = { 'state', 'attempts', 'steps_done', 'started_us', 'worker', 'cancel_requested', 'previews' }
+-- A flat list of names and values as a table.
+local function as_table(fields)
+  local values = {}
+  for index = 1, #fields, 2 do
+    values[fields[index]] = fields[index + 1]
+  end
+  return values
+end
+
+-- The run as a table of its fields and n; nil if it is over.
+local function load_run(n)
+  local run = as_table(redis.call('HGETALL', run_key(n)))
+  if not run.state then
+    return nil
+  end
+  run.n = n
+  return run
+end
+
+-- Fields that a job has from its run until it is final, besides the state.
+local PROGRESS = { 'attempts', 'steps_done', 'started_us', 'worker', 'cancel_requested', 'previews' }
+
+local function append_progress(fields, run)
+  for _, name in ipairs(PROGRESS) do
+    if run[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = run[name]
+    end
+  end
+end
 
 -- The job as its client sees it, as a flat list of names and values; empty if unknown.
-local function view(id)
+local function view(id, run)
   local fields = redis.call('HGETALL', job_key(id))
-  local run, state = unpack(redis.call('HMGET', job_key(id), 'run', 'state'))
-  if run and not state then
-    local values = redis.call('HMGET', run_key(run), unpack(PROGRESS))
-    for index, name in ipairs(PROGRESS) do
-      if values[index] then
-        fields[#fields + 1] = name
-        fields[#fields + 1] = values[index]
-      end
-    end
+  local job = as_table(fields)
+  if job.run and not job.state then
+    run = run or load_run(job.run)
+    fields[#fields + 1] = 'state'
+    fields[#fields + 1] = run.state
+    append_progress(fields, run)
   end
   return fields
 end
 
-local function enqueue_delivery(id, event, now)
-  local webhook = redis.call('HGET', job_key(id), 'webhook')
-  if not webhook then
-    return
-  end
+local function enqueue_delivery(id, webhook, event, now)
   local target = cjson.decode(webhook)
   for _, wanted in ipairs(target.events) do
     if wanted == event then
