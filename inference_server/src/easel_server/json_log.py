@@ -18,6 +18,9 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 # What every LogRecord has; anything else came in through ``extra=``.
 STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+# Made once: json.dumps makes a new one for every call that asks for more than the defaults.
+ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
+
 
 @contextmanager
 def logged_for(request: str | None) -> Iterator[None]:
@@ -52,11 +55,13 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in STANDARD_ATTRIBUTES}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return ENCODER.encode(line)
 
 
 def configure_logging(level: str, get_trace_parent: Callable[[], str | None] = lambda: None) -> None:
     """All loggers to standard output."""
+    # What no line shows needn't be found out: https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(get_trace_parent))
     logging.basicConfig(level=level, handlers=[handler], force=True)

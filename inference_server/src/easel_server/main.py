@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,7 @@ from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.lazy_loader import load_engine
 from easel_server.engine.model_directory import check_directory, is_directory
 from easel_server.engine_loading import start_loading
-from easel_server.generation_defaults import GenerationDefaults, read_defaults
+from easel_server.generation_defaults import read_defaults
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.app import build_gateway_app, build_probe_app
 from easel_server.http.generation import Generation
@@ -44,6 +44,7 @@ from easel_server.metrics import ServerMetrics
 from easel_server.model_facts import (
     PUBLISH_INTERVAL_SECONDS,
     ModelFacts,
+    SharedCostModel,
     SharedModelFacts,
     describe_model,
     publish_defaults,
@@ -79,8 +80,8 @@ def run(arguments: Sequence[str]) -> int:
         settings = read_settings(arguments)
         tracer = build_tracer(settings.config, role=settings.role, instance=settings.pod_name)
         configure_logging(settings.log_level.upper(), tracer.current_trace_parent)
-        with closing(tracer):
-            asyncio.run(Process(settings, tracer).run())
+        with closing(tracer), asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
+            runner.run(Process(settings, tracer).run())
     except (SettingsError, TracingUnavailableError) as error:
         sys.stderr.write(f"easel-server: {error}\n")
         return EXIT_SETTINGS
@@ -88,6 +89,15 @@ def run(arguments: Sequence[str]) -> int:
         report_load_failure(str(error), Path(names.TERMINATION_MESSAGE_PATH))
         return names.EXIT_MODEL_LOAD_FAILED
     return 0
+
+
+def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, which serves about twice as many requests as Python's own; None where there is no uvloop."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def report_load_failure(message: str, termination_log: Path) -> None:
@@ -109,6 +119,7 @@ def build_broker(settings: Settings) -> Broker:
         max_queue_depth=config.gateway.limits.max_queue_depth,
         result_ttl_seconds=config.gateway.result_ttl_seconds,
         max_attempts=config.worker.max_attempts,
+        max_cache_bytes=config.gateway.cache.max_bytes,
     )
     if settings.redis_url is None:
         return MemoryBroker(bounds)
@@ -174,14 +185,19 @@ class Process:
         facts = SharedModelFacts(
             self._broker, config.model, config.gateway.defaults, read_defaults(directory) if is_visible else None
         )
-
-        async def defaults() -> GenerationDefaults:
-            return (await facts.look()).defaults
-
+        generation = Generation(
+            self._broker,
+            config.model,
+            config.gateway,
+            facts.look,
+            self._metrics,
+            self._tracer,
+            cost_model=SharedCostModel(self._broker).look,
+        )
         keys = config.gateway.api_keys_directory
         return build_gateway_app(
             config,
-            Generation(self._broker, config.model, config.gateway, defaults, self._metrics, tracer=self._tracer),
+            generation,
             KeyRing(Path(keys) if keys else None),
             self._readiness,
             self._metrics,

@@ -14,12 +14,14 @@ import uvicorn
 from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
 from easel_server.broker.interface import Broker, BrokerSettings, Canceled, Claim, Failed, Succeeded, Verdict
 from easel_server.broker.memory import MemoryBroker
+from easel_server.cost import CostModel
 from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.app import build_gateway_app
 from easel_server.http.generation import Generation
 from easel_server.http.observation import CacheResult
 from easel_server.http.readiness import Readiness
+from easel_server.model_facts import ModelFacts
 
 T = TypeVar("T")
 
@@ -144,6 +146,8 @@ class RunningGateway:
         self.worker: StandInWorker
         self.readiness: Readiness
         self.metrics = CountingMetrics()
+        self.facts = ModelFacts(defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4))
+        self.cost_model = CostModel()
         self.url = ""
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -169,10 +173,15 @@ class RunningGateway:
         self.worker = StandInWorker(self.broker)
         self.readiness = Readiness(self.broker.ping)
 
-        async def defaults() -> GenerationDefaults:
-            return GenerationDefaults(width_pixels=64, height_pixels=64, steps=4)
+        async def facts() -> ModelFacts:
+            return self.facts
 
-        generation = Generation(self.broker, self._config.model, self._config.gateway, defaults, self.metrics)
+        async def cost_model() -> CostModel:
+            return self.cost_model
+
+        generation = Generation(
+            self.broker, self._config.model, self._config.gateway, facts, self.metrics, cost_model=cost_model
+        )
 
         async def render_metrics() -> bytes:
             return b"# none\n"

@@ -4,13 +4,16 @@ from importlib.metadata import version
 
 from easel_contract.server_config import ServerConfig
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
 from easel_server.http.api_keys import KeyRing
+from easel_server.http.cached_answers import CachedAnswersMiddleware
 from easel_server.http.errors import install_error_handlers
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders
-from easel_server.http.middleware import AccessLogMiddleware, MetricsMiddleware, RequestIdMiddleware
+from easel_server.http.links import GENERATIONS_PATH
+from easel_server.http.middleware import AccessMiddleware, RequestIdMiddleware
 from easel_server.http.observation import RequestMetrics
 from easel_server.http.openai_images import OpenAIImages
 from easel_server.http.openai_models import OpenAIModels
@@ -21,6 +24,9 @@ from easel_server.http.readiness import Readiness
 from easel_server.http.streams import Streams
 from easel_server.http.tracing_middleware import TracingMiddleware
 from easel_server.tracing import NO_TRACER, Tracer
+
+# FastAPI's own is not used (see tracing_middleware.py), and looking for it costs each request some microseconds.
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 
 
 def build_gateway_app(
@@ -41,12 +47,20 @@ def build_gateway_app(
         description=f"Images by {config.model.name}.",
         version=version("easel"),
         redoc_url=None,
+        telemetry=NO_TELEMETRY,
         # From the outside in: everything logged and counted has its id.
         middleware=[
             Middleware(RequestIdMiddleware),
-            Middleware(TracingMiddleware, tracer=tracer),
-            Middleware(AccessLogMiddleware),
-            Middleware(MetricsMiddleware, metrics=metrics),
+            *([] if tracer is NO_TRACER else [Middleware(TracingMiddleware, tracer=tracer)]),
+            Middleware(AccessMiddleware, metrics=metrics),
+            Middleware(
+                CachedAnswersMiddleware,
+                path=GENERATIONS_PATH,
+                keys=keys,
+                limiter=generation.limiter,
+                config=config.gateway,
+                metrics=metrics,
+            ),
         ],
     )
     install_error_handlers(app, metrics)

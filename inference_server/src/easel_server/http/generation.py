@@ -8,7 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from easel_contract.server_config import GatewayConfig, ModelConfig
 
 from easel_server.broker.digests import result_cache_key
-from easel_server.broker.interface import Broker, CachedImages, JobConflictError, QueueFullError, ResultCache
+from easel_server.broker.interface import (
+    Broker,
+    CachedImages,
+    JobConflictError,
+    QueueFullError,
+    RateLimiter,
+    ResultCache,
+)
 from easel_server.cost import CostModel
 from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.admission import build_parameters, choose_seed
@@ -18,9 +25,10 @@ from easel_server.http.rate_limits import build_request_charges, build_work_char
 from easel_server.http.refusals import RefusalError, refuse_uncached, refuse_unknown_prediction
 from easel_server.http.result_store import ResultStore
 from easel_server.http.tab import Tab
-from easel_server.http.waiting import START_SECONDS, Estimate, Waiting
+from easel_server.http.waiting import Estimate, Waiting
 from easel_server.job import GenerationParameters, Job, JobState
 from easel_server.json_log import request_id
+from easel_server.model_facts import ModelFacts
 from easel_server.tracing import NO_TRACER, SpanKind, Tracer
 
 LIBRARIES = ("easel", "diffusers", "torch", "transformers")  # whose versions may change pixels
@@ -38,14 +46,6 @@ def _library_versions() -> dict[str, str]:
     return versions
 
 
-async def _default_cost_model() -> CostModel:
-    return CostModel()
-
-
-async def _default_start_seconds() -> float:
-    return START_SECONDS
-
-
 class Generation:
     """Places orders with the broker and fetches what became of them."""
 
@@ -54,30 +54,31 @@ class Generation:
         broker: Broker,
         model: ModelConfig,
         config: GatewayConfig,
-        defaults: Callable[[], Awaitable[GenerationDefaults]],
+        facts: Callable[[], Awaitable[ModelFacts]],
         metrics: RequestMetrics,
         tracer: Tracer = NO_TRACER,
         *,
-        engine: str = "",
+        cost_model: Callable[[], Awaitable[CostModel]],
         result_cache: ResultCache | None = None,
-        cost_model: Callable[[], Awaitable[CostModel]] = _default_cost_model,
-        start_seconds: Callable[[], Awaitable[float]] = _default_start_seconds,
     ) -> None:
-        """What may change while a gateway runs is asked for at each request.
+        """``facts`` and ``cost_model`` are asked at each request, since they change while a gateway runs.
 
-        ``engine`` is what draws, since two engines draw different pictures. ``result_cache`` is the broker's unless
-        another is given; ``start_seconds`` is a worker's time from being ordered to its first job.
+        ``result_cache`` is the broker's unless another is given.
         """
         self._broker = broker
         self._model = model
         self._config = config
-        self._defaults = defaults
+        self._facts = facts
         self._metrics = metrics
         self._tracer = tracer
-        self._versions = {**_library_versions(), "engine": engine}
         self._results = ResultStore(result_cache or broker, config.cache)
         self._cost_model = cost_model
-        self._waiting = Waiting(broker, config, start_seconds)
+        self._waiting = Waiting(broker, config, facts)
+
+    @property
+    def limiter(self) -> RateLimiter:
+        """The buckets that orders are charged to."""
+        return self._broker
 
     async def place(self, order: Order) -> Placed:
         """Store the order's job, finished at once if the cache has its images.
@@ -99,9 +100,10 @@ class Generation:
         return await self._submit(order, job, answer, tab)
 
     async def _build_job(self, order: Order) -> Job:
+        facts = await self._facts()
         parameters = build_parameters(
             order.wanted,
-            defaults=await self._defaults(),
+            defaults=facts.defaults,
             limits=self._config.limits,
             names=order.names,
             job_id=order.job_id,
@@ -125,11 +127,12 @@ class Generation:
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),
             wanted_previews=order.wanted_previews,
             request_id=request_id.get(),
-            cache_key=self._cache_key(parameters) if is_seeded and self._results.is_enabled else None,
+            cache_key=self._cache_key(parameters, facts) if is_seeded and self._results.is_enabled else None,
         )
 
-    def _cache_key(self, parameters: GenerationParameters) -> str:
-        return result_cache_key(parameters, self._model, self._versions)
+    def _cache_key(self, parameters: GenerationParameters, facts: ModelFacts) -> str:
+        # Two engines draw different pictures, and the same ones under another version perhaps not the same.
+        return result_cache_key(parameters, self._model, {**_library_versions(), "engine": facts.engine or "unknown"})
 
     async def _charge(self, order: Order, job: Job, tab: Tab) -> CachedImages | None:
         """Charge the order for what it takes; its images if the cache has them. Raises RefusalError."""
@@ -243,7 +246,7 @@ class Generation:
 
     async def defaults(self) -> GenerationDefaults:
         """What suits the model, as far as it is known."""
-        return await self._defaults()
+        return (await self._facts()).defaults
 
     async def estimate(self, job: Job) -> Estimate:
         """What is predicted of the job's wait. Asks the broker only if the job waits. Raises BrokerUnavailableError."""

@@ -5,6 +5,7 @@ from fastapi import Request
 from easel_server.job import Job
 
 PREDICTIONS_PATH = "/v1/predictions"
+GENERATIONS_PATH = "/v1/images/generations"
 MODELS_PATH = "/v1/models"
 
 

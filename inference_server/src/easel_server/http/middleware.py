@@ -2,21 +2,20 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
-from collections.abc import Callable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 
 from easel_contract import names
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel_server.http.observation import RequestMetrics
 from easel_server.json_log import logged_for
 
-REQUEST_ID_HEADER = "X-Request-Id"
-REQUEST_ID_PATTERN = re.compile(r"[!-~]{1,128}")
+REQUEST_ID_HEADER = b"x-request-id"  # as ASGI has it: in lower case
+REQUEST_ID_PATTERN = re.compile(rb"[!-~]{1,128}")
 UNMATCHED_ROUTE = "unmatched"  # one label for every path that nobody serves
+QUIET = "easel.quiet"  # in a scope: of so little interest, and so frequent, that metrics say enough of it
 PROBES = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
 
 logger = logging.getLogger(__name__)
@@ -33,71 +32,58 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        own = given if REQUEST_ID_PATTERN.fullmatch(given) else uuid.uuid4().hex
+        own = choose_request_id(scope["headers"])
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = own
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, own.encode())]
             await send(message)
 
         with logged_for(own):
             await self._app(scope, receive, send_with_id)
 
 
-class MetricsMiddleware:
-    """Counts answers by route template and code."""
+class AccessMiddleware:
+    """Counts each answer, and logs it in one line: neither prompt nor key nor query string.
+
+    Probes are logged at debug level only, and so is what is marked as QUIET.
+    """
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-
-        def count(code: int) -> None:
-            self._metrics.count_request(_route(scope), code)
-
-        await _observe(self._app, scope, receive, send, count)
-
-
-class AccessLogMiddleware:
-    """One line a request; probes only at debug level. No prompt, no key, no query string."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request. One that gets no answer counts as a 500."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         began = time.monotonic()
+        code = 500
 
-        def write(code: int) -> None:
-            level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
-            seconds = round(time.monotonic() - began, 4)
-            extra = {"method": scope["method"], "route": _route(scope), "code": code, "duration_seconds": seconds}
+        async def send_and_note(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            self._note(scope, code, time.monotonic() - began)
+
+    def _note(self, scope: Scope, code: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
+        self._metrics.count_request(route, code)
+        level = logging.DEBUG if scope["path"] in PROBES or QUIET in scope else logging.INFO
+        if logger.isEnabledFor(level):
+            extra = {"method": scope["method"], "route": route, "code": code, "duration_seconds": round(seconds, 4)}
             logger.log(level, "request", extra=extra)
 
-        await _observe(self._app, scope, receive, send, write)
 
-
-def _route(scope: MutableMapping[str, Any]) -> str:
-    return getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
-
-
-async def _observe(app: ASGIApp, scope: Scope, receive: Receive, send: Send, done: Callable[[int], None]) -> None:
-    """Serve the request and call ``done`` with the code of its answer (500 if there was none)."""
-    if scope["type"] != "http":
-        await app(scope, receive, send)
-        return
-    code = 500
-
-    async def send_and_note(message: Message) -> None:
-        nonlocal code
-        if message["type"] == "http.response.start":
-            code = message["status"]
-        await send(message)
-
-    try:
-        await app(scope, receive, send_and_note)
-    finally:
-        done(code)
+def choose_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's, if it is one that can be logged; else a random one."""
+    for name, value in headers:
+        if name == REQUEST_ID_HEADER and REQUEST_ID_PATTERN.fullmatch(value):
+            return value.decode("ascii")
+    return secrets.token_hex(16)

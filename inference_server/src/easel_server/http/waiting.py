@@ -11,10 +11,10 @@ from easel_contract.server_config import GatewayConfig
 from easel_server.broker.interface import Broker, QueueDepth
 from easel_server.http.refusals import refuse_for_wait
 from easel_server.job import Job, JobState
+from easel_server.model_facts import ModelFacts
 from easel_server.wait_prediction import Capacity, predict_wait_seconds
 
 DEPTH_REFRESH_SECONDS = 0.25  # one look at the queue serves all requests and streams in between
-START_SECONDS = 60.0  # of a worker, until one has told how long its model takes to load
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,12 @@ class Waiting:
         self,
         broker: Broker,
         config: GatewayConfig,
-        start_seconds: Callable[[], Awaitable[float]],
+        facts: Callable[[], Awaitable[ModelFacts]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``start_seconds``: from ordering a worker to its first job, as far as is known."""
         self._broker = broker
         self._config = config
-        self._start_seconds = start_seconds
+        self._facts = facts
         self._clock = clock
         self._depth = QueueDepth(0, 0, 0.0)
         self._read_at = -math.inf
@@ -85,7 +84,7 @@ class Waiting:
         """Seconds until work behind what runs and this much of what waits is handed out."""
         is_idle = waiting_gpu_seconds_ahead == 0 and depth.running < depth.workers
         ahead = 0.0 if is_idle else waiting_gpu_seconds_ahead + depth.running_gpu_seconds
-        start_seconds = await self._start_seconds()
+        start_seconds = (await self._facts()).load_seconds
         return predict_wait_seconds(ahead, Capacity(depth.workers, self._config.max_workers or 0, start_seconds))
 
     async def _look(self) -> QueueDepth:
