@@ -20,7 +20,7 @@ class RedisServer:
         self._arguments = arguments
         self._directory = Path(tempfile.mkdtemp(prefix="easel-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = find_free_port()
 
     @property
     def url(self) -> str:
@@ -87,7 +87,8 @@ class RedisServer:
         self.close()
 
 
-def _free_port() -> int:
+def find_free_port() -> int:
+    """A loopback port that nobody uses yet."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
