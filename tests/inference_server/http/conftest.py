@@ -17,7 +17,7 @@ def shared_gateway() -> Iterator[RunningGateway]:
 @pytest.fixture
 def gateway(shared_gateway: RunningGateway) -> Iterator[RunningGateway]:
     yield shared_gateway
-    shared_gateway.do(shared_gateway.worker.go_on)
+    shared_gateway.do(shared_gateway.worker.reset)
 
 
 @pytest.fixture

@@ -15,13 +15,16 @@ from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfi
 from easel_server.broker.interface import Broker, BrokerSettings, Canceled, Claim, Failed, Succeeded, Verdict
 from easel_server.broker.memory import MemoryBroker
 from easel_server.cost import CostModel
+from easel_server.engine.interface import Engine
 from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.app import build_gateway_app
 from easel_server.http.generation import Generation
 from easel_server.http.observation import CacheResult
 from easel_server.http.readiness import Readiness
+from easel_server.metrics import ServerMetrics
 from easel_server.model_facts import ModelFacts
+from easel_server.worker.worker import Worker, WorkerSettings
 
 T = TypeVar("T")
 
@@ -123,6 +126,11 @@ class StandInWorker:
     def go_on(self) -> None:
         self._free.set()
 
+    def reset(self) -> None:
+        """As at first: claims, and takes no step of its own."""
+        self.go_on()
+        self.steps = asyncio.Semaphore(0)
+
 
 class RunningGateway:
     """The gateway's app in a thread of its own. A context manager."""
@@ -133,11 +141,13 @@ class RunningGateway:
         *,
         keys: Path | None = None,
         is_signing_configured: bool = False,
+        engine: Engine | None = None,
         wrap: Callable[[Broker], Broker] = lambda broker: broker,
     ) -> None:
         self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config or GatewayConfig())
         self._keys = keys
         self._is_signing_configured = is_signing_configured
+        self._engine = engine
         self._wrap = wrap
         self._started: Future[None] = Future()
         self._stop: asyncio.Event
@@ -199,7 +209,7 @@ class RunningGateway:
             uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         )
         serving = asyncio.create_task(server.serve())
-        working = asyncio.create_task(self.worker.run())
+        working = asyncio.create_task(self._build_worker().run())
         while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has a flag, no event
             await asyncio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
@@ -209,6 +219,12 @@ class RunningGateway:
         server.should_exit = True
         await serving
         working.cancel()
+
+    def _build_worker(self) -> StandInWorker | Worker:
+        if self._engine is None:
+            return self.worker
+        settings = WorkerSettings("worker", lease_seconds=10, drain_seconds=1)
+        return Worker(self.broker, self._engine, settings, metrics=ServerMetrics(gateway=False, worker=True))
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)

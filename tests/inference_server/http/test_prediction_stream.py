@@ -43,8 +43,8 @@ def follow(client: httpx.Client, prediction: dict, **headers: str) -> list[Event
 
 def test_a_waiting_prediction_is_followed_to_its_images(client, gateway):
     gateway.call(gateway.worker.hold())
-    first = create(client, prompt="another", seed=1)
-    prediction = create(client, prompt="step by step", previews=2)
+    first = create(client, prompt="another", seed=503)
+    prediction = create(client, prompt="step by step", previews=2, seed=501)
     url = prediction["urls"]["get"]
     seen: list[tuple[str, Any]] = []
     with client.stream("GET", prediction["urls"]["stream"], params={"progress": "true"}) as response:
@@ -67,7 +67,7 @@ def test_a_waiting_prediction_is_followed_to_its_images(client, gateway):
 
 
 def test_a_preview_is_fetched_while_the_prediction_runs(client, gateway):
-    prediction = create(client, prompt="step by step", previews=3)
+    prediction = create(client, prompt="step by step", previews=3, seed=502)
     gateway.do(gateway.worker.steps.release)
 
     def look() -> dict:

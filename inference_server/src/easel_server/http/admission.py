@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from easel_contract.server_config import LimitsConfig
 
-from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.input_images import InputPictures
 from easel_server.http.quoting import show
 from easel_server.http.refusals import FieldFault, refuse_fields
 from easel_server.job import GenerationParameters, ImageFormat, Task
+from easel_server.model_facts import ModelFacts
 
 SIDE_STEP_PIXELS = 8  # the latent of every Stable Diffusion model is an eighth of the picture
 MINIMUM_SIDE_PIXELS = 64
@@ -73,17 +73,13 @@ class Wanted:
 def build_parameters(
     wanted: Wanted,
     *,
-    defaults: GenerationDefaults,
+    facts: ModelFacts,
     limits: LimitsConfig,
     names: FieldNames,
     job_id: str,
-    tasks: Sequence[Task] = (),
-    samplers: Sequence[str] = (),
 ) -> GenerationParameters:
-    """The parameters of a job. Raises RefusalError with every field that is out of bounds.
-
-    ``tasks`` and ``samplers`` are those of the model; empty as long as they aren't known: then the worker decides.
-    """
+    """The parameters of a job. Raises RefusalError with every field that is out of bounds."""
+    defaults = facts.defaults
     width = wanted.width_pixels
     if width is None:
         width = min(defaults.width_pixels, limits.max_width_pixels)
@@ -102,8 +98,8 @@ def build_parameters(
         *_check_range(names.guidance_scale, guidance, 0.0, MAXIMUM_GUIDANCE_SCALE),
         *_check_range(names.seed, seed, 0, SEED_BOUND - 1),
         *_check_range(names.images, wanted.images, 1, limits.max_images),
-        *_check_sampler(names.sampler, wanted.sampler, samplers),
-        *_check_task(names, wanted.task, tasks),
+        *_check_sampler(names.sampler, wanted.sampler, facts.samplers),
+        *_check_task(names, wanted.task, facts.tasks),
         *_check_strength(names.strength, wanted, steps),
     ]
     if faults:
@@ -157,12 +153,12 @@ def _check_range(name: str, value: float, minimum: float, maximum: float) -> Ite
 
 
 def _check_sampler(name: str, sampler: str | None, of_model: Sequence[str]) -> Iterator[FieldFault]:
-    if sampler is not None and of_model and sampler not in of_model:
+    if sampler is not None and sampler not in of_model:
         yield FieldFault(name, f"is {show(sampler)}, allowed are {', '.join(of_model)}")
 
 
 def _check_task(names: FieldNames, task: Task, of_model: Sequence[Task]) -> Iterator[FieldFault]:
-    if of_model and task not in of_model:
+    if task not in of_model:
         name = {Task.TEXT_TO_IMAGE: names.prompt, Task.IMAGE_TO_IMAGE: names.image, Task.INPAINT: names.mask}[task]
         yield FieldFault(name, f"asks for {task}, which this model can't do; it can {', '.join(of_model)}")
 

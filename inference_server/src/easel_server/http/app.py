@@ -8,6 +8,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
 from easel_server.http.api_keys import KeyRing
+from easel_server.http.automatic1111 import build_automatic1111_router
 from easel_server.http.cached_answers import CachedAnswersMiddleware
 from easel_server.http.errors import install_error_handlers
 from easel_server.http.generation import Generation
@@ -71,8 +72,9 @@ def build_gateway_app(
     )
     images = OpenAIImages(generation, keys, config.model, config.gateway, decoders, streams)
     app.include_router(images.build_router())
-    app.include_router(OpenAIModels(keys, config.model).build_router())
+    app.include_router(OpenAIModels(generation, keys, config.model).build_router())
     app.include_router(predictions.build_router())
+    app.include_router(build_automatic1111_router(generation, keys, config, decoders))
     app.include_router(build_probe_router(readiness, render_metrics))
     app.include_router(Playground(config, look_at_model).build_router())
     return app

@@ -1,21 +1,26 @@
 """Turns whatever a route raises into an answer in the shape of the API that was called."""
 
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from easel_server.broker.interface import BrokerError, JobConflictError, QueueFullError
-from easel_server.http.links import is_prediction_path
+from easel_server.http.links import AUTOMATIC1111_PATH, is_prediction_path
 from easel_server.http.observation import RequestMetrics
-from easel_server.http.refusals import RefusalError, refuse_for_broker, refuse_for_queue
+from easel_server.http.quoting import show
+from easel_server.http.refusals import FieldFault, RefusalError, refuse_fields, refuse_for_broker, refuse_for_queue
 
 # OpenAI's words for kinds of errors; others are invalid_request_error below 500 and server_error from there.
 OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+
+MAXIMUM_FAULTS = 10  # reported at once
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,11 @@ def to_refusal(error: Exception) -> RefusalError:
             refusal = refuse_for_broker()
         case ClientDisconnect():
             refusal = RefusalError(400, "client_disconnected", "the client left before its request was complete")
+        case RequestValidationError():  # of what a path or a query holds; bodies are read by body.py
+            faults = error.errors()[:MAXIMUM_FAULTS]
+            refusal = refuse_fields(
+                *(FieldFault(str(fault["loc"][-1]), f"{fault['msg']}; got {show(fault['input'])}") for fault in faults)
+            )
         case HTTPException():
             code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
             refusal = RefusalError(error.status_code, code, str(error.detail), headers=error.headers or {})
@@ -62,15 +72,27 @@ def build_prediction_error(refusal: RefusalError) -> tuple[int, dict[str, Any]]:
     return refusal.status, body
 
 
+def build_automatic1111_error(refusal: RefusalError) -> tuple[int, dict[str, Any]]:
+    """Status and body as AUTOMATIC1111's API gives them."""
+    faults = "; ".join(fault.field for fault in refusal.faults)
+    return refusal.status, {"error": refusal.code, "detail": refusal.message, "body": "", "errors": faults}
+
+
+def choose_shape(path: str) -> Callable[[RefusalError], tuple[int, dict[str, Any]]]:
+    """How the API that is spoken at a path gives errors."""
+    if is_prediction_path(path):
+        return build_prediction_error
+    return build_automatic1111_error if path.startswith(AUTOMATIC1111_PATH) else build_openai_error
+
+
 def install_error_handlers(app: FastAPI, metrics: RequestMetrics) -> None:
     """Answer every error of this app's routes, and count it."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         refusal = to_refusal(error)
         metrics.count_refusal(refusal.code)
-        build = build_prediction_error if is_prediction_path(request.url.path) else build_openai_error
-        status, body = build(refusal)
+        status, body = choose_shape(request.url.path)(refusal)
         return JSONResponse(body, status_code=status, headers=dict(refusal.headers))
 
-    for kind in (RefusalError, BrokerError, ClientDisconnect, HTTPException, Exception):
+    for kind in (RefusalError, BrokerError, ClientDisconnect, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)

@@ -11,13 +11,13 @@ from easel_server.broker.digests import result_cache_key
 from easel_server.broker.interface import (
     Broker,
     CachedImages,
+    FactStore,
     JobConflictError,
     QueueFullError,
     RateLimiter,
     ResultCache,
 )
 from easel_server.cost import CostModel
-from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.admission import build_parameters, choose_seed
 from easel_server.http.observation import CacheResult, RequestMetrics
 from easel_server.http.orders import Order, Placed, choose_priority
@@ -80,6 +80,11 @@ class Generation:
         """The buckets that orders are charged to."""
         return self._broker
 
+    @property
+    def fact_store(self) -> FactStore:
+        """Where small facts are kept for all gateways."""
+        return self._broker
+
     async def place(self, order: Order) -> Placed:
         """Store the order's job, finished at once if the cache has its images.
 
@@ -103,7 +108,7 @@ class Generation:
         facts = await self._facts()
         parameters = build_parameters(
             order.wanted,
-            defaults=facts.defaults,
+            facts=facts,
             limits=self._config.limits,
             names=order.names,
             job_id=order.job_id,
@@ -244,9 +249,9 @@ class Generation:
         """The job's unfinished pictures so far (PNG). Raises BrokerUnavailableError."""
         return await self._broker.previews(job.id)
 
-    async def defaults(self) -> GenerationDefaults:
-        """What suits the model, as far as it is known."""
-        return (await self._facts()).defaults
+    async def facts(self) -> ModelFacts:
+        """What is known of the model now."""
+        return await self._facts()
 
     async def estimate(self, job: Job) -> Estimate:
         """What is predicted of the job's wait. Asks the broker only if the job waits. Raises BrokerUnavailableError."""

@@ -7,6 +7,7 @@ from easel_server.job import Job
 PREDICTIONS_PATH = "/v1/predictions"
 GENERATIONS_PATH = "/v1/images/generations"
 MODELS_PATH = "/v1/models"
+AUTOMATIC1111_PATH = "/sdapi/v1"
 
 
 def is_prediction_path(path: str) -> bool:

@@ -71,7 +71,7 @@ class OpenAIImages:
         customer = self._keys.find_customer(request.headers.get("authorization"))
         limits = self._config.limits
         edit = await read_edit(request, limit_bytes=limits.max_body_bytes)
-        defaults = await self._generation.defaults()
+        defaults = (await self._generation.facts()).defaults
         pictures = await self._decoders.run(partial(build_edit_pictures, edit, defaults, limits))
         wanted = edit.fields.to_wanted(pictures, edit.fields.strength)
         return await self._serve(request, customer, edit.fields, wanted, EventFamily.EDIT)

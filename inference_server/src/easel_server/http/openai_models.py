@@ -6,6 +6,7 @@ from easel_contract.server_config import ModelConfig
 from fastapi import APIRouter, Request
 
 from easel_server.http.api_keys import KeyRing
+from easel_server.http.generation import Generation
 from easel_server.http.refusals import refuse_unknown_model
 
 CREATED_AT = 1704067200  # clients want a creation time of models; this one means nothing: 2024-01-01
@@ -14,7 +15,8 @@ CREATED_AT = 1704067200  # clients want a creation time of models; this one mean
 class OpenAIModels:
     """The routes' handlers."""
 
-    def __init__(self, keys: KeyRing, model: ModelConfig) -> None:
+    def __init__(self, generation: Generation, keys: KeyRing, model: ModelConfig) -> None:
+        self._generation = generation
         self._keys = keys
         self._model = model
 
@@ -29,14 +31,17 @@ class OpenAIModels:
     async def list_models(self, request: Request) -> dict[str, Any]:
         """The models that are served: one."""
         self._keys.find_customer(request.headers.get("authorization"))
-        return {"object": "list", "data": [self._build_model()]}
+        return {"object": "list", "data": [await self._build_model()]}
 
     async def get_model(self, request: Request, name: str) -> dict[str, Any]:
         """One model."""
         self._keys.find_customer(request.headers.get("authorization"))
         if name != self._model.name:
             raise refuse_unknown_model(name, self._model.name)
-        return self._build_model()
+        return await self._build_model()
 
-    def _build_model(self) -> dict[str, Any]:
-        return {"id": self._model.name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
+    async def _build_model(self) -> dict[str, Any]:
+        model = {"id": self._model.name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
+        facts = await self._generation.facts()
+        # Extensions; what draws isn't known until a worker has loaded the model.
+        return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}

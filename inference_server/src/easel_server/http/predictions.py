@@ -161,7 +161,7 @@ class Predictions:
                 raise refuse_unknown_model(name, self._model.name)
         pictures = None
         if body.input.image is not None or body.input.mask is not None:
-            defaults = await self._generation.defaults()
+            defaults = (await self._generation.facts()).defaults
             pictures = await self._decoders.run(lambda: build_prediction_pictures(body.input, defaults, limits))
         wanted = body.input.to_wanted(pictures)
         placed = await self._generation.place(

@@ -1,0 +1,171 @@
+"""AUTOMATIC1111's API: ``/sdapi/v1``. Progress and interrupts are of the caller's own latest job.
+
+https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from easel_contract.server_config import GatewayConfig, ModelConfig
+from fastapi import APIRouter, Request
+
+from easel_server.http.admission import Wanted
+from easel_server.http.api_keys import Customer, KeyRing
+from easel_server.http.automatic1111.answers import build_progress_answer, build_result
+from easel_server.http.automatic1111.inpainting import build_pictures, is_part_drawn, put_back
+from easel_server.http.automatic1111.latest_jobs import LatestJobs
+from easel_server.http.automatic1111.samplers import choose_sampler
+from easel_server.http.automatic1111.wire import NAMES, GenerationBody, ImageToImageBody, TextToImageBody
+from easel_server.http.body import describe_body, read_body
+from easel_server.http.cache_policy import CachePolicy
+from easel_server.http.generation import Generation
+from easel_server.http.input_images import Decoders, InputPictures
+from easel_server.http.links import AUTOMATIC1111_PATH
+from easel_server.http.orders import Order, new_job_id
+from easel_server.http.progress import build_progress
+from easel_server.http.refusals import RefusalError, refuse_field, refuse_unknown_model
+from easel_server.http.waiting_client import WAIT, expect_success, wait_while_connected
+from easel_server.job import ImageFormat, Job, JobState
+from easel_server.model_facts import ModelFacts
+
+DEFAULT_STRENGTH: Final = 0.75
+LIVE_PREVIEWS: Final = 2  # for `current_image`: each costs about as much as a step
+FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
+
+
+class Automatic1111:
+    """The handlers of the routes that draw."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        keys: KeyRing,
+        model: ModelConfig,
+        config: GatewayConfig,
+        decoders: Decoders,
+        latest: LatestJobs,
+    ) -> None:
+        self._generation = generation
+        self._keys = keys
+        self._model = model
+        self._limits = config.limits
+        self._decoders = decoders
+        self._latest = latest
+
+    def build_router(self) -> APIRouter:
+        """All routes."""
+        router = APIRouter(prefix=AUTOMATIC1111_PATH, tags=["AUTOMATIC1111"])
+        router.add_api_route(
+            "/txt2img", self.text_to_image, methods=["POST"], openapi_extra=describe_body(TextToImageBody)
+        )
+        router.add_api_route(
+            "/img2img", self.image_to_image, methods=["POST"], openapi_extra=describe_body(ImageToImageBody)
+        )
+        router.add_api_route("/progress", self.progress, methods=["GET"])
+        router.add_api_route("/interrupt", self.interrupt, methods=["POST"])
+        router.add_api_route("/skip", self.interrupt, methods=["POST"], name="skip")
+        return router
+
+    async def text_to_image(self, request: Request) -> dict[str, Any]:
+        """Draw from a prompt, and wait for it."""
+        customer = self._find_customer(request)
+        body = await read_body(request, TextToImageBody, limit_bytes=self._limits.max_body_bytes)
+        job, images = await self._draw(request, customer, body, None)
+        return build_result(body, job, images, model=self._model.name)
+
+    async def image_to_image(self, request: Request) -> dict[str, Any]:
+        """Draw over a picture, or over the part of it that a mask marks, and wait for it."""
+        customer = self._find_customer(request)
+        body = await read_body(request, ImageToImageBody, limit_bytes=self._limits.max_body_bytes)
+        defaults = (await self._generation.facts()).defaults
+        pictures = await self._decoders.run(partial(build_pictures, body, defaults, self._limits))
+        job, images = await self._draw(request, customer, body, pictures)
+        if images and is_part_drawn(body):
+            size = (pictures.width_pixels, pictures.height_pixels)
+            work = partial(put_back, body, images, size, job.parameters.image_format, self._limits)
+            images = await self._decoders.run(work)
+        return build_result(body, job, images, model=self._model.name)
+
+    async def progress(self, request: Request, *, skip_current_image: bool = False) -> dict[str, Any]:
+        """How far the caller's latest job is."""
+        job = await self._find_latest(self._find_customer(request))
+        if job is None or job.state.is_final:
+            return build_progress_answer(job, None, None)
+        progress = build_progress(job, await self._generation.estimate(job))
+        previews = () if skip_current_image or not job.previews else await self._generation.previews(job)
+        return build_progress_answer(job, progress, previews[-1] if previews else None)
+
+    async def interrupt(self, request: Request) -> dict[str, Any]:
+        """Stop the caller's latest job."""
+        job = await self._find_latest(self._find_customer(request))
+        if job is not None and not job.state.is_final:
+            await self._generation.cancel(job.id, job.owner)
+        return {}
+
+    def _find_customer(self, request: Request) -> Customer:
+        return self._keys.find_customer(request.headers.get("authorization"))
+
+    async def _find_latest(self, customer: Customer) -> Job | None:
+        job_id = await self._latest.find(customer.name)
+        if job_id is None:
+            return None
+        try:
+            return await self._generation.find(job_id, customer.name)
+        except RefusalError:  # it has expired meanwhile
+            return None
+
+    async def _draw(
+        self, request: Request, customer: Customer, body: GenerationBody, pictures: InputPictures | None
+    ) -> tuple[Job, Sequence[bytes]]:
+        """The job at its end and its images; none if it was interrupted."""
+        checkpoint = body.override_settings.sd_model_checkpoint if body.override_settings else None
+        if checkpoint and checkpoint != self._model.name:
+            raise refuse_unknown_model(checkpoint, self._model.name)
+        wanted = build_wanted(body, pictures, await self._generation.facts())
+        order = Order(
+            customer=customer,
+            job_id=new_job_id(),
+            wanted=wanted,
+            names=NAMES,
+            cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
+            deadline=WAIT,
+            wanted_previews=LIVE_PREVIEWS,
+            inputs=wanted.inputs,
+            needs_job=False,
+        )
+        placed = await self._generation.place(order)
+        if placed.images is not None:
+            return placed.job, placed.images
+        await self._latest.remember(customer.name, placed.job.id)
+        job = await wait_while_connected(request, self._generation, placed, cancel=True)
+        if job.state is JobState.CANCELED:
+            return job, ()
+        return job, await self._generation.images(expect_success(job))
+
+
+def build_wanted(body: GenerationBody, pictures: InputPictures | None, facts: ModelFacts) -> Wanted:
+    """What is asked for, by our names. Raises RefusalError."""
+    settings = body.override_settings
+    written = (settings.samples_format if settings else None) or "png"
+    if written.lower() not in FORMATS:
+        allowed = ", ".join(FORMATS)
+        raise refuse_field("override_settings.samples_format", f"is {written[:20]!r}, allowed are {allowed}")
+    strength = None
+    if isinstance(body, ImageToImageBody):
+        strength = DEFAULT_STRENGTH if body.denoising_strength is None else body.denoising_strength
+    return Wanted(
+        prompt=body.prompt or "",
+        negative_prompt=body.negative_prompt or "",
+        width_pixels=pictures.width_pixels if pictures else body.width,
+        height_pixels=pictures.height_pixels if pictures else body.height,
+        steps=body.steps,
+        guidance_scale=body.cfg_scale,
+        seed=body.chosen_seed,
+        images=body.images,
+        image_format=FORMATS[written.lower()],
+        sampler=choose_sampler(body.chosen_sampler, body.scheduler, facts.samplers),
+        pictures=pictures,
+        strength=strength,
+        is_prompt_needed=False,
+    )
