@@ -47,6 +47,11 @@ def test_the_operators_file_is_read(tmp_path):
     assert (settings.config.namespace, settings.config.model.name, settings.pod_name) == ("n", "m", "pod-1")
 
 
+def test_webhooks_are_signed_with_each_secret(model):
+    settings = read_settings(["--model", str(model)], {"EASEL_WEBHOOK_SECRET": " whsec_aHVzaA==\nwhsec_bmV3 "})
+    assert settings.webhook_secrets == ("whsec_aHVzaA==", "whsec_bmV3")
+
+
 def test_secrets_stay_out_of_the_settings_text(model):
     environment = {**REDIS, "EASEL_WEBHOOK_SECRET": "whsec_aHVzaA==", "HF_TOKEN": "hf_hush"}
     settings = read_settings(["--model", str(model)], environment)
@@ -67,6 +72,11 @@ REFUSED = {
         ["--model", "m"],
         {"EASEL_LOG_LEVEL": "loud"},
         "EASEL_LOG_LEVEL='loud': must be one of debug, info",
+    ),
+    "one secret of two": (
+        ["--model", "m"],
+        {"EASEL_WEBHOOK_SECRET": "whsec_aHVzaA== whsec_"},
+        "EASEL_WEBHOOK_SECRET is not base64; make one with",
     ),
     "a secret": (
         ["--model", "m"],

@@ -43,7 +43,7 @@ class Settings:
     log_level: str
     pod_name: str
     redis_url: str | None = field(repr=False)
-    webhook_secret: str | None = field(repr=False)
+    webhook_secrets: tuple[str, ...] = field(repr=False)  # all sign; receivers may know any of them
     hub_token: str | None = field(repr=False)
 
 
@@ -71,22 +71,23 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         log_level=log_level,
         pod_name=environment.get(names.ENV_POD_NAME) or gethostname(),
         redis_url=redis_url,
-        webhook_secret=_read_webhook_secret(environment),
+        webhook_secrets=_read_webhook_secrets(environment),
         hub_token=environment.get(names.ENV_HUB_TOKEN) or None,
     )
 
 
-def _read_webhook_secret(environment: Mapping[str, str]) -> str | None:
-    secret = environment.get(names.ENV_WEBHOOK_SECRET)
-    if not secret:
-        return None
+def _read_webhook_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys, separated by white space: one, or two while receivers change from one to the other."""
+    secrets = tuple((environment.get(names.ENV_WEBHOOK_SECRET) or "").split())
     try:
-        base64.b64decode(secret.strip().removeprefix("whsec_"), validate=True)
+        is_valid = all(base64.b64decode(secret.removeprefix("whsec_"), validate=True) for secret in secrets)
     except ValueError:
+        is_valid = False
+    if not is_valid:
         raise SettingsError(
             f"{names.ENV_WEBHOOK_SECRET} is not base64; make one with: echo whsec_$(openssl rand -base64 32)"
-        ) from None
-    return secret.strip()
+        )
+    return secrets
 
 
 def _build_parser() -> ArgumentParser:

@@ -202,7 +202,7 @@ class Process:
             self._readiness,
             self._metrics,
             render_metrics,
-            is_signing_configured=self._settings.webhook_secret is not None,
+            is_signing_configured=bool(self._settings.webhook_secrets),
             tracer=self._tracer,
             look_at_model=facts.look,
         )
@@ -211,8 +211,8 @@ class Process:
         """Run all parts until they are to stop, then stop them in the order that loses no request."""
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         parts = [asyncio.create_task(self._reap(), name="reaper")]
-        if self._serves_apis and self._settings.webhook_secret is not None:
-            parts.append(asyncio.create_task(self._deliver_webhooks(self._settings.webhook_secret), name="webhooks"))
+        if self._serves_apis and bool(self._settings.webhook_secrets):
+            parts.append(asyncio.create_task(self._deliver_webhooks(), name="webhooks"))
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
         if working is not None:
             parts.append(working)
@@ -231,13 +231,13 @@ class Process:
     async def _reap(self) -> None:
         await reap_forever(self._broker, grace_seconds=self._config.worker.lease_seconds)
 
-    async def _deliver_webhooks(self, secret: str) -> None:
+    async def _deliver_webhooks(self) -> None:
         config = self._config
         async with build_client(GuardedTransport(config.gateway.webhook.allowed_networks)) as client:
             deliverer = Deliverer(
                 self._broker,
                 client,
-                signing_secret=secret,
+                signing_secrets=self._settings.webhook_secrets,
                 build_body=self._build_webhook_body,
                 metrics=self._metrics,
                 tracer=self._tracer,

@@ -20,6 +20,7 @@ REFUSED = {
     "link-local with a zone": "fe80::1%eth0",
     "carrier-grade NAT": "100.100.100.200",
     "Azure's platform": "168.63.129.16",
+    "Oracle's metadata": "192.0.0.192",
     "unspecified": "0.0.0.0",
     "unspecified, IPv6": "::",
     "multicast": "224.0.0.1",

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
@@ -19,13 +19,16 @@ from easel_server.webhooks import deliverer as deliverer_module
 from easel_server.webhooks.deliverer import Deliverer, DeliveryOutcome, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
 from easel_server.webhooks.schedule import MAX_ATTEMPTS
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.support.eventually import eventually
 from tests.support.http_receiver import HttpReceiver
 from tests.support.jobs import build_job
 
 SECRET = "whsec_" + base64.b64encode(b"a test's secret, 32 bytes long..").decode()
+
+NEW_SECRET = "whsec_" + base64.b64encode(b"the secret that comes after it, 32").decode()
+OTHER_SECRET = "whsec_" + base64.b64encode(b"a secret that nobody signs with, 32").decode()
 
 
 class FakeClock:
@@ -47,11 +50,13 @@ async def build_body(delivery: Delivery) -> bytes:
     ).encode()
 
 
-def build_deliverer(broker: Any, metrics: ServerMetrics, clock: FakeClock) -> Deliverer:
+def build_deliverer(
+    broker: Any, metrics: ServerMetrics, clock: FakeClock, secrets: Sequence[str] = (SECRET,)
+) -> Deliverer:
     return Deliverer(
         broker,
         build_client(GuardedTransport([ip_network("127.0.0.1/32")])),
-        signing_secret=SECRET,
+        signing_secrets=secrets,
         build_body=build_body,
         metrics=metrics,
         now=clock,
@@ -110,6 +115,20 @@ async def test_a_finished_job_is_told_with_a_signature_that_verifies(
     assert received.headers["content-type"] == "application/json"
     verified = Webhook(SECRET).verify(received.body, received.headers)
     assert verified == {"id": "a", "status": "Canceled", "prompt": "Öl"}
+
+
+@pytest.mark.parametrize("known", [SECRET, NEW_SECRET])
+async def test_while_keys_rotate_receivers_verify_by_either(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, known: str
+) -> None:
+    async with HttpReceiver() as receiver:
+        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/hook")
+        deliverer = build_deliverer(broker, metrics, clock, (NEW_SECRET, SECRET))
+        assert await deliverer.attempt(await delivery_of(broker)) == DeliveryOutcome.DELIVERED
+    received = receiver.received[0]
+    assert Webhook(known).verify(received.body, received.headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(OTHER_SECRET).verify(received.body, received.headers)
 
 
 async def test_a_failing_receiver_is_tried_again_with_the_same_id_until_it_answers(
@@ -174,7 +193,7 @@ async def test_a_dead_receiver_does_not_hold_up_the_others(
         HttpReceiver() as alive,
         running(build_deliverer(broker, metrics, clock)),
     ):
-        for number in range(5):
+        for number in range(200):  # more than a deliverer attempts at once
             await end_job(broker, f"dead-{number}", f"http://127.0.0.1:{dead.port}/")
         await end_job(broker, "alive", f"http://127.0.0.1:{alive.port}/")
 

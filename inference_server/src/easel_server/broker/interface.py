@@ -18,6 +18,7 @@ from easel_server.job import Job
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
 MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
 WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an idle one claims about every second
+MAX_ATTEMPTS_PER_HOST: Final = 4  # webhooks that are sent to one host and port at a time, by all gateways together
 CACHE_ENTRY_OVERHEAD_BYTES: Final = 512  # keys and books, so that many small entries are bounded too
 
 
@@ -311,7 +312,10 @@ class WebhookOutbox(Protocol):
     """Webhooks to be sent, written in the same step as the change they tell of."""
 
     async def claim_delivery(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
-        """The delivery that has been due longest; it falls due again after the lease unless settled or postponed."""
+        """The delivery that has been due longest; it falls due again after the lease unless settled or postponed.
+
+        Deliveries to a host where MAX_ATTEMPTS_PER_HOST are under way let those to other hosts go before.
+        """
         ...
 
     async def settle_delivery(self, delivery: Delivery) -> None:

@@ -1,11 +1,12 @@
 """The outbox, the result cache, the facts and the buckets of one process. No jobs live here."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
-from easel_server.broker.interface import CachedImages, Charge, Delivery, RateDecision
+from easel_server.broker.interface import MAX_ATTEMPTS_PER_HOST, CachedImages, Charge, Delivery, RateDecision
 from easel_server.broker.rate import BucketLevel, decide_rate
 from easel_server.broker.redis_fields import to_microseconds
 from easel_server.job import Job
@@ -16,7 +17,9 @@ Clock = Callable[[], datetime]
 @dataclass
 class _PendingDelivery:
     delivery: Delivery
+    host: str
     due_at: datetime
+    is_attempted: bool = False  # until it is due again
 
 
 class MemoryOutbox:
@@ -31,18 +34,27 @@ class MemoryOutbox:
         if job.webhook is None or event not in job.webhook.events:
             return False
         delivery = Delivery(f"{job.id}.{event}", event, job.webhook.url, job, attempt=0)
-        self._pending[delivery.id] = _PendingDelivery(delivery, self._clock())
+        self._pending[delivery.id] = _PendingDelivery(delivery, urlsplit(job.webhook.url).netloc.lower(), self._clock())
         return True
 
     def claim(self, lease_seconds: float) -> Delivery | None:
         """The delivery that has been due longest."""
         now = self._clock()
-        pending = min(self._pending.values(), key=lambda entry: entry.due_at, default=None)
-        if pending is None or pending.due_at > now:
+        attempts = Counter(
+            pending.host for pending in self._pending.values() if pending.is_attempted and pending.due_at > now
+        )
+        due = (
+            pending
+            for pending in self._pending.values()
+            if pending.due_at <= now and attempts[pending.host] < MAX_ATTEMPTS_PER_HOST
+        )
+        first = min(due, key=lambda pending: pending.due_at, default=None)
+        if first is None:
             return None
-        pending.delivery = replace(pending.delivery, attempt=pending.delivery.attempt + 1)
-        pending.due_at = now + timedelta(seconds=lease_seconds)
-        return pending.delivery
+        first.delivery = replace(first.delivery, attempt=first.delivery.attempt + 1)
+        first.due_at = now + timedelta(seconds=lease_seconds)
+        first.is_attempted = True
+        return first.delivery
 
     def settle(self, delivery: Delivery) -> None:
         """Forget it."""
@@ -53,6 +65,7 @@ class MemoryOutbox:
         pending = self._pending.get(delivery.id)
         if pending is not None and pending.delivery.attempt == delivery.attempt:
             pending.due_at = self._clock() + timedelta(seconds=delay_seconds)
+            pending.is_attempted = False
 
 
 @dataclass(frozen=True)

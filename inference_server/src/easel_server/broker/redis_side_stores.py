@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from easel_server.broker.interface import BucketState, CachedImages, Charge, Delivery, RateDecision
+from easel_server.broker.interface import (
+    MAX_ATTEMPTS_PER_HOST,
+    BucketState,
+    CachedImages,
+    Charge,
+    Delivery,
+    RateDecision,
+)
 from easel_server.broker.redis_bells import wait_for
 from easel_server.broker.redis_connection import RedisConnection
 from easel_server.broker.redis_fields import to_delivery
@@ -24,19 +31,23 @@ class RedisSideStores:
         """See WebhookOutbox."""
 
         async def claim_now() -> Delivery | None:
-            reply = await self._connection.script("claim_delivery", round(lease_seconds * MICROSECONDS))
+            reply = await self._connection.script(
+                "claim_delivery", round(lease_seconds * MICROSECONDS), MAX_ATTEMPTS_PER_HOST
+            )
             return to_delivery(*reply) if reply else None
 
         return await wait_for(self._connection, "outbox:bell", claim_now, wait_seconds)
 
     async def settle_delivery(self, delivery: Delivery) -> None:
         """See WebhookOutbox."""
-        await self._connection.script("settle_delivery", delivery.id)
+        await self._connection.script("settle_delivery", delivery.id, MAX_ATTEMPTS_PER_HOST)
 
     async def postpone_delivery(self, delivery: Delivery, delay_seconds: float) -> None:
         """See WebhookOutbox."""
         delay_microseconds = round(delay_seconds * MICROSECONDS)
-        await self._connection.script("postpone_delivery", delivery.id, delivery.attempt, delay_microseconds)
+        await self._connection.script(
+            "postpone_delivery", delivery.id, delivery.attempt, delay_microseconds, MAX_ATTEMPTS_PER_HOST
+        )
 
     async def cache_get(self, key: str) -> CachedImages | None:
         """See ResultCache."""

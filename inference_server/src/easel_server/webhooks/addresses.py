@@ -18,6 +18,7 @@ IPV4_COMPATIBLE: Final = IPv6Network("::/96")  # deprecated, RFC 4291
 # Public by their numbers, private by their use.
 REFUSED_NETWORKS: Final = (
     ip_network("168.63.129.16/32"),  # Azure's platform endpoint
+    ip_network("192.0.0.0/24"),  # Oracle's metadata, and other protocols' own; Python 3.11 takes it for public
     ip_network("fec0::/10"),  # site-local, deprecated
 )
 

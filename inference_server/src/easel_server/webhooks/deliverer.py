@@ -11,7 +11,7 @@ an address that isn't allowed       given up: trying again would not make it so
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -34,7 +34,7 @@ READ_TIMEOUT_SECONDS: Final = 15.0
 ATTEMPT_TIMEOUT_SECONDS: Final = 30.0  # of everything together, for a receiver that answers byte by byte
 LEASE_SECONDS: Final = 60.0  # longer than an attempt: a delivery comes back only if its gateway died
 CLAIM_WAIT_SECONDS: Final = 5.0
-MAX_CONCURRENT: Final = 16
+MAX_CONCURRENT: Final = 64  # of this gateway, to hosts that get MAX_ATTEMPTS_PER_HOST each
 OUTAGE_PAUSE_SECONDS: Final = 1.0
 USER_AGENT: Final = "easel-webhooks"
 
@@ -58,7 +58,7 @@ class Deliverer:
         outbox: WebhookOutbox,
         client: httpx.AsyncClient,
         *,
-        signing_secret: str,
+        signing_secrets: Sequence[str],
         build_body: BuildBody,
         metrics: ServerMetrics,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -67,7 +67,7 @@ class Deliverer:
     ) -> None:
         self._outbox = outbox
         self._client = client
-        self._signer = Webhook(signing_secret)
+        self._signers = [Webhook(secret) for secret in signing_secrets]
         self._build_body = build_body
         self._metrics = metrics
         self._now = now
@@ -136,7 +136,8 @@ class Deliverer:
             "user-agent": USER_AGENT,
             "webhook-id": delivery.id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(delivery.id, now, body.decode()),
+            # One for each key: while keys change, receivers know the old one or the new one.
+            "webhook-signature": " ".join(signer.sign(delivery.id, now, body.decode()) for signer in self._signers),
         }
         with self._tracer.span(
             "deliver webhook", kind=SpanKind.CLIENT, attributes=_describe(delivery), parent=delivery.job.trace_parent

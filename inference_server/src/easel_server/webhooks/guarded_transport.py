@@ -16,7 +16,7 @@ import httpx
 
 from easel_server.webhooks.addresses import Address, Network, is_allowed, parse_address
 
-MAX_CONNECTIONS: Final = 32
+MAX_CONNECTIONS: Final = 64  # as many as a Deliverer has attempts
 
 # The addresses of a host, in the order of preference. Raises OSError when it has none.
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- ARGV: name.
-redis.call('ZREM', key('outbox'), ARGV[1])
-redis.call('DEL', key('delivery:' .. ARGV[1]))
+-- needs: outbox
+-- ARGV: name, most attempts at once at one host.
+end_attempt(ARGV[1], nil, tonumber(ARGV[2]))
 return 1

@@ -24,7 +24,9 @@
 --   <prefix>sequence         string  counts submits
 --   <prefix>bell             list    wakes sleeping claims
 --   <prefix>changes          channel "=<id>" when a job has become final, "#<n>" when a watched run has changed
---   <prefix>outbox           zset    delivery -> when it is due
+--   <prefix>outbox           zset    host -> when its next delivery may be attempted
+--   <prefix>outbox:host:<h>  zset    delivery to that host -> when it is due
+--   <prefix>outbox:attempts:<h> zset delivery that is being attempted -> end of its lease
 --   <prefix>outbox:bell      list    wakes sleeping deliverers
 --   <prefix>delivery:<name>  hash    a webhook to be sent
 --   <prefix>cache:entry:<k>  list    when an earlier job with the same parameters was drawn, and its images
@@ -109,6 +111,12 @@ local function view(id, run)
   return fields
 end
 
+-- The host and port that a webhook goes to.
+local function host_of(url)
+  local authority = string.match(url, '^[^:]*://([^/?#]*)') or ''
+  return string.lower(string.match(authority, '[^@]*$'))
+end
+
 local function enqueue_delivery(id, webhook, event, now)
   local target = cjson.decode(webhook)
   for _, wanted in ipairs(target.events) do
@@ -116,7 +124,9 @@ local function enqueue_delivery(id, webhook, event, now)
       local name = id .. '.' .. event
       local snapshot = cjson.encode(view(id))
       redis.call('HSET', key('delivery:' .. name), 'event', event, 'url', target.url, 'attempt', 0, 'job', snapshot)
-      redis.call('ZADD', key('outbox'), integer(now), name)
+      local host = host_of(target.url)
+      redis.call('ZADD', key('outbox:host:' .. host), integer(now), name)
+      redis.call('ZADD', key('outbox'), 'LT', integer(now), host)
       ring('outbox:bell', 'outbox')
     end
   end
