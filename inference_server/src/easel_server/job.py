@@ -20,7 +20,8 @@ Succeeded, Failed and Canceled are final: exactly one of them is ever seen.
 
 Jobs of one flight (``submit`` with the same ``flight_key``) are drawn once. The first leads; the others follow its
 state and share its end and its images. When a leader is cancelled, the next of the flight leads, at the same place in
-the queue or with the same run; the work ends only when nobody of the flight is left.
+the queue or with the same run; the work ends only when nobody of the flight is left. A flight that waits goes with the
+highest priority that a job of it has had.
 """
 
 from enum import StrEnum

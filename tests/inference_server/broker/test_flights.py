@@ -5,6 +5,7 @@ import dataclasses
 from collections import Counter
 
 import pytest
+from easel_contract.server_config import Priority
 from easel_server.broker import sentences
 from easel_server.broker.interface import (
     Broker,
@@ -103,6 +104,27 @@ async def test_followers_wait_in_their_leaders_place(broker: Broker) -> None:
     await broker.submit(build_job("between"))
     await board(broker, "second")
     assert await broker.position("second") == await broker.position("first") == QueuePosition(1, 1.0)
+
+
+async def test_a_follower_of_higher_priority_takes_the_flight_with_it(broker: Broker) -> None:
+    await board(broker, "low", priority=Priority.LOW)
+    await broker.submit(build_job("normal"))
+    await board(broker, "high", priority=Priority.HIGH)
+    await board(broker, "lower again", priority=Priority.LOW)
+    assert await broker.position("low") == QueuePosition(0, 0.0)
+    assert await claim_ids(broker, 2) == ["low", "normal"]
+
+
+async def test_a_flight_that_was_given_back_can_be_taken_along_too(broker: Broker) -> None:
+    await board(broker, "low", priority=Priority.LOW)
+    await broker.release(await claim(broker))
+    await broker.submit(build_job("normal"))
+    await board(broker, "high", priority=Priority.HIGH)
+    held = await claim(broker)
+    assert held.job.id == "low"
+    assert await broker.release(held)
+    await broker.submit(build_job("also high", priority=Priority.HIGH))
+    assert await claim_ids(broker, 3) == ["low", "also high", "normal"]
 
 
 async def test_a_full_queue_takes_followers_since_they_are_no_work(build_broker: BuildBroker) -> None:

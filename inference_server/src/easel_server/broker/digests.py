@@ -12,8 +12,10 @@ from easel_server.job import GenerationParameters, Job
 
 def job_fingerprint(job: Job) -> str:
     """Equal for jobs that ask for the same: owner, parameters and webhook. Times and progress don't count."""
-    webhook = job.webhook.to_wire() if job.webhook else None
-    return _digest({"owner": job.owner, "parameters": job.parameters.to_wire(), "webhook": webhook})
+    parts = [job.parameters, *([job.webhook] if job.webhook else [])]
+    documents = [part.model_dump_json(by_alias=True, exclude_none=True) for part in parts]
+    # JSON has no raw NUL, so that no two jobs give the same bytes.
+    return hashlib.sha256("\0".join([*documents, job.owner]).encode()).hexdigest()
 
 
 def result_cache_key(parameters: GenerationParameters, model: ModelConfig, versions: Mapping[str, str]) -> str:

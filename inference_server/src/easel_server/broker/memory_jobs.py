@@ -2,12 +2,15 @@
 
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from easel_contract.server_config import Priority
+
 from easel_server.broker import sentences
 from easel_server.broker.digests import job_fingerprint
-from easel_server.broker.fair_queue import Entry, FairQueue
+from easel_server.broker.fair_queue import PRIORITIES, Entry, FairQueue
 from easel_server.broker.interface import (
     MAX_FOLLOWERS,
     MAX_PREVIEWS,
@@ -85,6 +88,7 @@ class MemoryJobs:
         elif flight is not None:
             record.run = flight
             flight.members.append(record)
+            self._lift(flight, job.priority)
         else:
             self._start_run(record, inputs, flight_key)
         self._ring()
@@ -251,6 +255,13 @@ class MemoryJobs:
         if flight_key is not None:
             self._flights.setdefault(flight_key, run)
         self._queue.add(entry)
+
+    def _lift(self, run: Run, priority: Priority) -> None:
+        """Let a run that waits go with the priority of a job that joined it, if that is higher."""
+        if run.state is JobState.WAITING and PRIORITIES.index(priority) < PRIORITIES.index(run.entry.priority):
+            self._queue.remove(run.entry)
+            run.entry = replace(run.entry, priority=priority)
+            self._queue.add(run.entry)
 
     def _next_run(self) -> Run | None:
         while (entry := self._queue.next()) is not None:

@@ -77,9 +77,14 @@ local function queue_run(run)
   add_waiting(run)
   count_work(p .. ':' .. owner, run.cost_us)
   redis.call('ZADD', queue_key(p, owner), run.n, run.n)
-  if redis.call('ZCARD', queue_key(p, owner)) == 1 then
-    redis.call('ZADD', turns_key(p), number_text(start_tag(p, owner)), place_of(run.n, owner))
+  local oldest, second = unpack(redis.call('ZRANGE', queue_key(p, owner), 0, 1))
+  if oldest ~= run.n then
+    return
   end
+  if second then
+    redis.call('ZREM', turns_key(p), place_of(second, owner))
+  end
+  redis.call('ZADD', turns_key(p), number_text(start_tag(p, owner)), place_of(run.n, owner))
 end
 
 local function put_back_run(run)

@@ -31,6 +31,17 @@ local function make_final(id, run, state, now, error)
   return tonumber(ttl_ms)
 end
 
+-- Lets a run that waits go with the priority of a job that joined it, if that is higher.
+local function lift_run(run, priority)
+  if run.state == 'Waiting' and priority < run.priority then
+    remove_turn(run)
+    redis.call('HDEL', run_key(run.n), 'given_back')
+    redis.call('HSET', run_key(run.n), 'priority', priority)
+    run.priority = priority
+    queue_run(run)
+  end
+end
+
 local function close_flight(run)
   if run.flight and redis.call('GET', key('flight:' .. run.flight)) == run.n then
     redis.call('DEL', key('flight:' .. run.flight))

@@ -61,6 +61,7 @@ end
 if joined then
   redis.call('ZADD', key('followers:' .. joined), n, id)
   redis.call('HSET', run_key(joined), 'joined', 1)
+  lift_run(load_run(joined), ARGV[9])
   return tell_start({ 'shared', view(id) })
 end
 
