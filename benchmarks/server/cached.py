@@ -16,10 +16,10 @@ from typing import Any
 
 from benchmarks.server.deployment import Deployment, build_config, deployed
 from benchmarks.server.load import generate
-from benchmarks.server.processes import cpu_seconds, free_port, running, wait_for_port
+from benchmarks.server.processes import cpu_seconds, running, wait_for_port
 from benchmarks.server.raw_http import build_request
 from benchmarks.server.samples import summarize
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, find_free_port
 
 PATH = "/v1/images/generations"
 SIDES_PIXELS = (64, 512)
@@ -78,7 +78,7 @@ def _bare(kind: str, body: bytes) -> Iterator[tuple[int, int]]:
     """A server of bare_routes.py; its process and port."""
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(body)
-        port = free_port()
+        port = find_free_port()
         with running([sys.executable, "-m", "benchmarks.server.bare_routes", kind, str(port), file.name]) as pid:
             wait_for_port(port)
             yield pid, port

@@ -20,8 +20,8 @@ from easel_contract.server_config import (
     WorkerConfig,
 )
 
-from benchmarks.server.processes import HOST, free_port
-from tests.support.redis_server import RedisServer
+from benchmarks.server.processes import HOST
+from tests.support.redis_server import RedisServer, find_free_port
 from tests.support.server_process import ServerProcess
 
 MODEL = ModelConfig(name="bench", source="bench/bench")
@@ -100,7 +100,7 @@ def deployed(config: ServerConfig, redis: RedisServer, workers: int) -> Iterator
     environment = {names.ENV_REDIS_URL: redis.url, "EASEL_LOG_LEVEL": "warning"}
 
     def start(role: str, name: str) -> ServerProcess:
-        port = free_port()
+        port = find_free_port()
         process = ServerProcess("--role", role, config=config, port=port, **environment, **{names.ENV_POD_NAME: name})
         process.url = f"http://{HOST}:{port}"
         return stack.enter_context(process)

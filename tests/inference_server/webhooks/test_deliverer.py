@@ -16,7 +16,7 @@ from easel_server.broker.memory import MemoryBroker
 from easel_server.job import WebhookTarget
 from easel_server.metrics import ServerMetrics
 from easel_server.webhooks import deliverer as deliverer_module
-from easel_server.webhooks.deliverer import Deliverer, DeliveryOutcome, build_client
+from easel_server.webhooks.deliverer import BuildBody, Deliverer, DeliveryOutcome, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
 from easel_server.webhooks.schedule import MAX_ATTEMPTS
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -51,7 +51,11 @@ async def build_body(delivery: Delivery) -> bytes:
 
 
 def build_deliverer(
-    broker: Any, metrics: ServerMetrics, clock: FakeClock, secrets: Sequence[str] = (SECRET,)
+    broker: Any,
+    metrics: ServerMetrics,
+    clock: FakeClock,
+    secrets: Sequence[str] = (SECRET,),
+    build_body: BuildBody = build_body,
 ) -> Deliverer:
     return Deliverer(
         broker,
@@ -237,3 +241,38 @@ async def test_the_deliverer_outlives_an_outage_of_the_broker(
             return len(receiver.received) == 3
 
         await eventually(all_have_come)
+
+
+class CountingOutbox:
+    """Counts how often a lease was renewed."""
+
+    def __init__(self) -> None:
+        self.renewed: list[float] = []
+        self.settled: list[str] = []
+
+    async def postpone_delivery(self, delivery: Delivery, delay_seconds: float) -> None:
+        self.renewed.append(delay_seconds)
+
+    async def settle_delivery(self, delivery: Delivery) -> None:
+        self.settled.append(delivery.id)
+
+
+async def test_a_lease_is_renewed_until_a_slow_receiver_answers(
+    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliverer_module, "RENEW_SECONDS", 0.01)
+    outbox = CountingOutbox()
+
+    async def build_slowly(delivery: Delivery) -> bytes:
+        async def is_renewed_often() -> bool:
+            return len(outbox.renewed) >= 3
+
+        await eventually(is_renewed_often)
+        return await build_body(delivery)
+
+    async with HttpReceiver() as receiver:
+        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/hook")
+        deliverer = build_deliverer(outbox, metrics, clock, build_body=build_slowly)
+        assert await deliverer.attempt(await delivery_of(broker)) is DeliveryOutcome.DELIVERED
+    assert set(outbox.renewed) == {deliverer_module.LEASE_SECONDS}
+    assert outbox.settled == ["a.completed"]

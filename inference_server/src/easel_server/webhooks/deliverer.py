@@ -11,7 +11,8 @@ an address that isn't allowed       given up: trying again would not make it so
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 READ_TIMEOUT_SECONDS: Final = 15.0
 ATTEMPT_TIMEOUT_SECONDS: Final = 30.0  # of everything together, for a receiver that answers byte by byte
-LEASE_SECONDS: Final = 60.0  # longer than an attempt: a delivery comes back only if its gateway died
+LEASE_SECONDS: Final = 10.0  # renewed during an attempt: a delivery comes back only if its gateway died
+RENEW_SECONDS: Final = 3.0  # two renewals may fail before the lease is over
 CLAIM_WAIT_SECONDS: Final = 5.0
 MAX_CONCURRENT: Final = 64  # of this gateway, to hosts that get MAX_ATTEMPTS_PER_HOST each
 OUTAGE_PAUSE_SECONDS: Final = 1.0
@@ -113,7 +115,7 @@ class Deliverer:
     async def attempt(self, delivery: Delivery) -> DeliveryOutcome:
         """Send it once and record what follows. Raises BrokerUnavailableError."""
         try:
-            async with asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
+            async with self._leased(delivery), asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
                 code = await self._post(delivery)
         except RefusedAddressError as error:
             return await self._give_up(delivery, str(error))
@@ -127,6 +129,26 @@ class Deliverer:
         if code == 410:
             return await self._give_up(delivery, "the receiver answered 410 Gone")
         return await self._retry(delivery, f"the receiver answered {code}")
+
+    @asynccontextmanager
+    async def _leased(self, delivery: Delivery) -> AsyncIterator[None]:
+        """Keep the lease, however long the receiver takes; no renewal is under way afterwards."""
+        over = asyncio.Event()
+        renewing = asyncio.create_task(self._renew(delivery, over), name=f"lease-{delivery.id}")
+        try:
+            yield
+        finally:
+            over.set()
+            await renewing
+
+    async def _renew(self, delivery: Delivery, over: asyncio.Event) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(over.wait(), RENEW_SECONDS)
+                return
+            except TimeoutError:
+                with suppress(BrokerUnavailableError):
+                    await self._outbox.postpone_delivery(delivery, LEASE_SECONDS)
 
     async def _post(self, delivery: Delivery) -> int:
         body = await self._build_body(delivery)

@@ -1,0 +1,1 @@
+"""Work goes on while processes are killed: see test_soak.py."""
