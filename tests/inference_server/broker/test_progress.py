@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from easel_server.broker.interface import Broker, BrokerSettings, Failed, Succeeded
+from easel_server.broker.interface import Broker, BrokerSettings, Failed, QueueDepth, Succeeded
 from easel_server.cost import CostSums, Measurement
 from easel_server.job import Job, JobState
 
@@ -120,6 +120,21 @@ async def test_a_watcher_may_leave_early(broker: Broker) -> None:
 
 
 # The work at large
+
+
+async def test_depth_counts_what_waits_and_runs_and_the_oldest_age(broker: Broker) -> None:
+    for name in ("a", "b", "c"):
+        await broker.submit(build_job(name))
+    await claim(broker)
+
+    async def aged() -> QueueDepth | None:
+        depth = await broker.depth()
+        return depth if depth.oldest_waiting_age_seconds > 0.05 else None
+
+    depth = await eventually(aged)
+    assert depth is not None
+    assert (depth.waiting, depth.running) == (2, 1)
+    assert depth.oldest_waiting_age_seconds < 20
 
 
 async def test_depth_is_in_gpu_seconds_too_and_shrinks_as_steps_are_done(broker: Broker) -> None:

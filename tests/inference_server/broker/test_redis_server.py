@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from easel_contract import names
+from easel_contract.server_config import Priority
 from easel_server.broker import redis_bells, redis_waiters
 from easel_server.broker.interface import (
     BrokerSettings,
@@ -18,6 +19,7 @@ from easel_server.broker.interface import (
     Verdict,
 )
 from easel_server.broker.redis import RedisBroker
+from easel_server.cost import Measurement
 from easel_server.job import JobState, WebhookTarget
 
 from tests.support.eventually import eventually
@@ -225,6 +227,28 @@ async def test_a_wrong_password_says_what_to_check(own_server: RedisServer, conn
         await broker.ping()
 
 
+async def use_all_of_a_flight(broker: RedisBroker) -> None:
+    """Whatever else a service's user must be allowed to do: each command of the scripts once."""
+    for name in ("first", "second", "third", "given-back"):
+        job = build_job(name, deadline_seconds=60, priority=Priority.LOW)
+        flight_key = "flight" if name != "given-back" else None
+        await broker.submit(job, flight_key=flight_key, inputs={"digest": b"picture"})
+    await broker.submit(build_job("high", priority=Priority.HIGH), flight_key="flight")
+    assert await broker.position("given-back") is not None
+    watching = broker.watch("third")
+    await anext(watching)
+    await broker.cancel("first")
+    claims = await broker.claim("w", lease_seconds=60, wait_seconds=0, max_jobs=2, max_images=2)
+    await broker.heartbeat(claims[0], 1, previews=[b"preview"])
+    await broker.cancel("second")
+    assert await broker.previews("third") == (b"preview",)
+    assert await broker.finish(claims[0], Succeeded((b"image",)), Measurement(1.0, 2.0))
+    await watching.aclose()
+    await broker.release(await claim(broker))
+    await broker.cancel("given-back")
+    assert (await broker.cost_sums()).count == 1.0
+
+
 async def test_a_user_limited_to_its_service_needs_no_more_and_sees_no_other(
     own_server: RedisServer, connect: Connect
 ) -> None:
@@ -257,6 +281,7 @@ async def test_a_user_limited_to_its_service_needs_no_more_and_sees_no_other(
     await broker.take([CHARGE])
     await broker.reap()
     await broker.depth()
+    await use_all_of_a_flight(broker)
     other = RedisBroker.from_url(url, namespace="other", service="sd", settings=BrokerSettings())
     with pytest.raises(BrokerUnavailableError, match="permissions"):
         await other.get("a")
@@ -308,6 +333,46 @@ async def test_cancelling_a_task_that_uses_the_broker_always_works(own_server: R
         is_over.set()
         assert task.cancelled(), f"still running, cancelled at turn {moment} of the event loop"
         await broker.close()
+
+
+async def test_a_watcher_outlives_a_restart(own_server: RedisServer, connect: Connect) -> None:
+    worker, gateway = connect(own_server.url), connect(own_server.url)
+    await gateway.submit(build_job("a"))
+    changes = gateway.watch("a")
+    assert (await anext(changes)).state == JobState.WAITING
+    next_change = asyncio.ensure_future(anext(changes))
+    own_server.restart()
+    held = await claim(worker)
+    assert (await asyncio.wait_for(next_change, 20)).state == JobState.RUNNING
+    await worker.finish(held, Succeeded((b"image",)))
+    assert [job.state async for job in changes][-1] == JobState.SUCCEEDED
+
+
+async def test_concurrent_calls_outlive_a_restart_between_them_and_none_gets_the_other_s_reply(
+    own_server: RedisServer, connect: Connect
+) -> None:
+    broker = connect(own_server.url)
+    ids = [f"job-{number}" for number in range(200)]
+    for _ in range(2):
+        await asyncio.gather(*(broker.submit(build_job(job_id)) for job_id in ids))
+        jobs = await asyncio.gather(*(broker.get(job_id) for job_id in ids))
+        assert [job.id for job in jobs if job] == ids
+        own_server.restart()
+
+
+async def test_a_cancelled_call_takes_no_other_call_s_reply(own_server: RedisServer, connect: Connect) -> None:
+    broker = connect(own_server.url)
+    ids = [f"job-{number}" for number in range(50)]
+    await asyncio.gather(*(broker.submit(build_job(job_id)) for job_id in ids))
+    for moment in range(10):
+        calls = [asyncio.create_task(broker.get(job_id)) for job_id in ids]
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        jobs = await asyncio.gather(*calls[1::2])
+        assert [job.id for job in jobs if job] == ids[1::2]
+        assert (await broker.get("job-7")) == jobs[3]
 
 
 async def test_no_unfinished_job_has_an_expiry(own_server: RedisServer, connect: Connect) -> None:
