@@ -11,6 +11,7 @@ import re
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, ValidationError
+from pydantic.alias_generators import to_camel
 
 from easel_contract.schema import Model
 from easel_contract.server_config import Priority, RateLimitConfig
@@ -56,7 +57,9 @@ def _describe_faults(error: ValidationError) -> set[str]:
     faults = set()
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         if fault["type"] == "extra_forbidden":
-            faults.add(f"a field is not known, allowed are {', '.join(ApiKeyEntry.model_json_schema()['properties'])}")
+            where, model = (" of rateLimit", RateLimitConfig) if len(fault["loc"]) > 1 else ("", ApiKeyEntry)
+            allowed = ", ".join(to_camel(name) for name in model.model_fields)
+            faults.add(f"a field{where} is not known, allowed are {allowed}")
         elif fault["type"] == "json_invalid":
             faults.add("the value begins like JSON and is none")
         else:

@@ -1,10 +1,13 @@
 """Keys: who gets in, whose jobs are whose, and keys that change under way."""
 
 import base64
+import hashlib
+import json
 
 import openai
 import pytest
-from easel_server.http.api_keys import KeyRing
+from easel_contract.server_config import Priority
+from easel_server.http.api_keys import Customer, KeyRing
 from easel_server.http.refusals import RefusalError
 
 from tests.inference_server.http.serving import RunningGateway
@@ -73,6 +76,49 @@ def test_without_a_directory_everybody_is_anonymous():
 def test_a_missing_directory_lets_nobody_in(tmp_path):
     with pytest.raises(RefusalError):
         KeyRing(tmp_path / "gone").find_customer("Bearer alices-key")
+
+
+def test_a_customer_has_several_keys_so_that_they_can_change(directory):
+    digest = hashlib.sha256(b"carols-next-key").hexdigest()
+    entry = {"keys": ["carols-key", f"sha256:{digest}"], "weight": 5, "maxPriority": "High"}
+    (directory / "carol").write_text(json.dumps(entry))
+    ring = KeyRing(directory)
+    carol = Customer("carol", weight=5, max_priority=Priority.HIGH)
+    assert ring.find_customer("Bearer carols-key") == ring.find_customer("Bearer carols-next-key") == carol
+    with pytest.raises(RefusalError):
+        ring.find_customer(f"Bearer sha256:{digest}")  # the digest is no key
+
+
+def test_a_bad_entry_is_reported_without_its_key_and_the_others_work(directory, caplog):
+    (directory / "carol").write_text('{"keys": ["carols-key"], "wieght": 5}')
+    (directory / "dave").write_text("bobs-key")
+    ring = KeyRing(directory)
+    assert ring.find_customer("Bearer alices-key").name == "alice"
+    assert ring.find_customer("Bearer bobs-key").name == "bob"
+    with pytest.raises(RefusalError):
+        ring.find_customer("Bearer carols-key")
+    assert "API keys of customer carol are ignored: a field is not known" in caplog.text
+    assert "an API key of customer dave is ignored: it is bob's too" in caplog.text
+    assert "API keys of customer empty are ignored" in caplog.text
+    assert not any(key in caplog.text for key in ("carols-key", "bobs-key", "alices-key"))
+
+
+def test_an_entry_that_goes_bad_locks_its_customer_out_and_nobody_else(directory):
+    clock = Clock()
+    ring = KeyRing(directory, clock)
+    ring.find_customer("Bearer bobs-key")
+    (directory / "bob").write_text("{")
+    clock.now += 1.0
+    with pytest.raises(RefusalError):
+        ring.find_customer("Bearer bobs-key")
+    assert ring.find_customer("Bearer alices-key").name == "alice"
+
+
+def test_no_key_is_kept_in_memory_as_it_is(directory):
+    ring = KeyRing(directory)
+    ring.find_customer("Bearer alices-key")
+    assert "alices-key" not in repr(vars(ring))
+    assert hashlib.sha256(b"alices-key").digest() not in ring._customers
 
 
 def test_changes_are_seen_within_a_second(directory):

@@ -1,10 +1,12 @@
 """The result cache: only with a seed, and as Cache-Control asks."""
 
 import pytest
-from easel_contract.server_config import CacheConfig, GatewayConfig
+from easel_contract.server_config import CacheConfig, GatewayConfig, ModelConfig
+from easel_server.broker.digests import result_cache_key
 from easel_server.http.cache_policy import CachePolicy
 
-from tests.inference_server.http.serving import RunningGateway
+from tests.inference_server.http.placing import Placing
+from tests.inference_server.http.serving import RunningGateway, wait_for
 
 
 def ask(client, **changes):
@@ -77,3 +79,76 @@ def test_a_result_above_the_bound_is_not_kept():
 )
 def test_cache_control_is_read_as_clients_mean_it(header, policy):
     assert CachePolicy.from_header(header) == policy
+
+
+async def test_requests_without_a_seed_share_pictures_where_the_service_says_so():
+    placing = Placing(GatewayConfig(cache=CacheConfig(unseeded=True)))
+    first = await placing.place(prompt="a lighthouse")
+    shared = await placing.place(prompt="a lighthouse")
+    other = await placing.place(prompt="a cat")
+    fresh = await placing.place(prompt="a lighthouse", cache=CachePolicy.from_header("no-cache"))
+    await placing.draw(count=3)
+    await placing.generation.wait(first, 10)
+    again = await placing.place(prompt="a lighthouse")
+    results = [placed.headers["X-Cache"] for placed in (first, shared, other, fresh, again)]
+    assert results == ["miss", "shared", "miss", "bypass", "hit"]
+    assert first.job.parameters.seed == shared.job.parameters.seed == again.job.parameters.seed
+    assert fresh.job.parameters.seed != first.job.parameters.seed  # who asks for a new picture gets one
+
+
+def test_an_answer_tells_its_age_and_is_as_young_as_the_client_wants(client):
+    ask(client, seed=107)
+    hit = ask(client, seed=107, headers={"Cache-Control": "max-age=60"})
+    assert (hit.headers["X-Cache"], hit.headers["Age"]) == ("hit", "0")
+
+
+async def test_older_answers_than_the_client_wants_are_drawn_again():
+    placing = Placing(GatewayConfig())
+    placed = await placing.place(seed=1)
+    await placing.draw()
+    await placing.generation.wait(placed, 10)
+    placing.advance(100)
+    # The copy in the gateway's own memory lives by another clock; what counts is the shared one's.
+    other = Placing(GatewayConfig(), result_cache=placing.broker)
+    assert (await other.place(seed=1, cache=CachePolicy(max_age_seconds=99))).headers["X-Cache"] == "miss"
+    hit = await other.place(seed=1, cache=CachePolicy(max_age_seconds=101), job_id="another")
+    assert (hit.headers["X-Cache"], hit.headers["Age"]) == ("hit", "100")
+
+
+def test_only_if_cached_gets_an_answer_from_the_cache_or_none(client, gateway):
+    worked = len(gateway.worker.seen)
+    only = {"Cache-Control": "only-if-cached"}
+    refused = client.post("/v1/images/generations", json={"prompt": "a cat", "seed": 108}, headers=only)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (504, "not_cached")
+    assert len(gateway.worker.seen) == worked
+    ask(client, seed=108)
+    assert ask(client, seed=108, headers=only).headers["X-Cache"] == "hit"
+
+
+def test_a_prediction_that_nobody_waited_for_is_cached_when_its_output_is_fetched(client, gateway):
+    body = {"input": {"prompt": "a cat", "seed": 109}}
+    prediction = client.post("/v1/predictions", json=body).json()
+
+    def output():
+        return client.get(prediction["urls"]["get"]).json()["output"]
+
+    assert client.get(wait_for(output)[0]).content == b"a cat 109"
+    assert ask(client, seed=109).headers["X-Cache"] == "hit"
+
+
+def test_a_cached_answer_that_nobody_asks_for_by_id_has_no_job_behind_it(client):
+    assert "X-Prediction-Id" in ask(client, seed=110).headers
+    assert "X-Prediction-Id" not in ask(client, seed=110).headers
+    linked = ask(client, seed=110, response_format="url")
+    assert linked.headers["X-Cache"] == "hit"
+    assert client.get(linked.json()["data"][0]["url"]).content == b"a cat 110"
+
+
+async def test_pictures_by_another_engine_are_others():
+    placing = Placing(GatewayConfig())
+    placed = await placing.place(seed=1)
+    parameters = placed.job.parameters
+    model = ModelConfig(name="m", source="/nowhere")
+    keys = {result_cache_key(parameters, model, {"engine": engine}) for engine in ("diffusers", "synthetic")}
+    assert len(keys) == 2
+    assert placed.job.cache_key not in keys
