@@ -180,7 +180,8 @@ function release() {
   running = null;
   byId("generate").removeAttribute("aria-disabled");
   // The button to cancel goes with the job; whoever pressed it goes on where the next one begins.
-  if (cancelPressed && document.activeElement === document.body) byId("generate").focus();
+  const isAdrift = [document.body, byId("cancel")].includes(document.activeElement);
+  if (cancelPressed && isAdrift) byId("generate").focus();
   cancelPressed = false;
 }
 
