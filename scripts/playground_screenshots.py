@@ -1,0 +1,61 @@
+"""Takes the playground's pictures under docs/: python -m scripts.playground_screenshots (needs Chromium)."""
+
+from pathlib import Path
+
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
+from playwright.sync_api import Browser, Page
+
+from tests.support.browser import launch_chromium, open_page
+from tests.support.server_process import ServerProcess
+
+DOCS = Path(__file__).parents[1] / "docs"
+PROMPTS = (
+    "A harbour in fog, charcoal",
+    "Orchard in blossom, gouache",
+    "A lighthouse at dawn, oil on canvas, heavy brush strokes",
+)
+
+
+def main() -> None:
+    """Write docs/playground-desktop.png (light, a finished picture) and docs/playground-phone.png (dark, one under way)."""
+    config = ServerConfig(
+        model=ModelConfig(name="stable-diffusion-v1-5", source="stable-diffusion-v1-5"),
+        engine=EngineConfig(kind=EngineKind.SYNTHETIC, synthetic=SyntheticConfig(milliseconds_per_step=100)),
+    )
+    with ServerProcess(config=config) as server, launch_chromium() as browser:
+        url = server.wait_until_ready().url
+        take_desktop(browser, url)
+        take_phone(browser, url)
+
+
+def take_desktop(browser: Browser, url: str) -> None:
+    """A finished picture and those before it."""
+    with open_page(browser, url, viewport={"width": 1280, "height": 1000}, device_scale_factor=2) as page:
+        for seed, prompt in enumerate(PROMPTS, start=2026):
+            order(page, prompt, seed)
+            page.get_by_role("img", name=prompt, exact=True).wait_for()
+        page.mouse.move(0, 0)
+        page.locator("#history img").nth(len(PROMPTS) - 1).wait_for()
+        page.screenshot(path=DOCS / "playground-desktop.png", full_page=True)
+
+
+def take_phone(browser: Browser, url: str) -> None:
+    """A picture under way, with its preview."""
+    viewport = {"width": 360, "height": 780}
+    with open_page(browser, url, viewport=viewport, device_scale_factor=2, color_scheme="dark") as page:
+        order(page, PROMPTS[-1], 2029)
+        page.get_by_alt_text("Unfinished picture").wait_for()
+        page.screenshot(path=DOCS / "playground-phone.png", full_page=True)
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancelled.").wait_for()
+
+
+def order(page: Page, prompt: str, seed: int) -> None:
+    """Ask for one picture."""
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.locator("#seed").evaluate("(field, value) => { field.value = value; }", str(seed))
+    page.get_by_role("button", name="Generate").click()
+
+
+if __name__ == "__main__":
+    main()
