@@ -17,7 +17,7 @@ PROMPTS = (
 
 
 def main() -> None:
-    """Write docs/playground-desktop.png (light, a finished picture) and docs/playground-phone.png (dark, one under way)."""
+    """Write docs/playground-desktop.png (light, a finished picture) and docs/playground-phone.png (dark, under way)."""
     config = ServerConfig(
         model=ModelConfig(name="stable-diffusion-v1-5", source="stable-diffusion-v1-5"),
         engine=EngineConfig(kind=EngineKind.SYNTHETIC, synthetic=SyntheticConfig(milliseconds_per_step=100)),
@@ -42,7 +42,8 @@ def take_desktop(browser: Browser, url: str) -> None:
 def take_phone(browser: Browser, url: str) -> None:
     """A picture under way, with its preview."""
     viewport = {"width": 360, "height": 780}
-    with open_page(browser, url, viewport=viewport, device_scale_factor=2, color_scheme="dark") as page:
+    dark = {"color_scheme": "dark", "reduced_motion": "reduce"}  # a preview is faded in otherwise
+    with open_page(browser, url, viewport=viewport, device_scale_factor=2, **dark) as page:
         order(page, PROMPTS[-1], 2029)
         page.get_by_alt_text("Unfinished picture").wait_for()
         page.screenshot(path=DOCS / "playground-phone.png", full_page=True)

@@ -13,9 +13,11 @@ import pytest
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.inference_server.http.serving import wait_for
+from tests.inference_server.http.serving import RunningGateway, wait_for
 from tests.support.browser import TIMEOUT_MILLISECONDS, launch_chromium, open_page
 from tests.support.server_process import ServerProcess
+
+pytestmark = pytest.mark.browser
 
 KEY = "a-key-of-alice"
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
@@ -163,6 +165,38 @@ def test_an_empty_prompt_is_refused_beside_it(page: Page):
     button(page, "Generate").click()
     expect(field(page, "Prompt")).to_be_focused()
     expect(page.get_by_text("Prompt has 0 characters, allowed are 1 to 4000")).to_be_visible()
+
+
+def test_a_job_that_fails_says_why(browser: Browser, gateway: RunningGateway):
+    with open_page(browser, gateway.url, **DESKTOP) as page:
+        order(page, "fail", steps=1)
+        expect(page.get_by_role("alert").filter(has_text="the model refused the request: no")).to_be_visible()
+        expect(page.get_by_role("list").get_by_role("button", name="fail Failed")).to_be_visible()
+        assert button(page, "Generate").get_attribute("aria-disabled") is None
+
+
+def test_a_picture_that_the_service_has_is_there_at_once(page: Page):
+    field(page, "Seed").fill("7")
+    for _ in range(2):
+        order(page, "known", steps=3)
+        await_picture(page, "known")
+    first, second = stored(page)
+    assert first["id"] != second["id"]
+    expect(page.locator("#announcement")).to_have_text("Finished: 1 picture, seed 7")
+
+
+def test_a_picture_that_the_service_has_forgotten_can_be_drawn_again(page: Page):
+    order(page, "fleeting", steps=1)
+    await_picture(page, "fleeting")
+    seed = stored(page)[0]["input"]["seed"]
+    page.route("**/output/0", lambda route: route.fulfill(status=404, json={"detail": "its result has expired"}))
+    page.reload()
+    page.get_by_role("list").get_by_role("button", name=f"fleeting Seed {seed}").click()
+    expect(page.locator("#canvas")).to_contain_text("The service has forgotten this picture")
+    page.unroute("**/output/0")
+    expect(field(page, "Seed")).to_have_value(seed)
+    button(page, "Generate").click()
+    await_picture(page, "fleeting")
 
 
 def test_a_service_that_is_away_is_said_so_and_the_next_attempt_goes_through(page: Page):

@@ -96,7 +96,6 @@ function buildPicture(entry) {
     const blank = document.createElement("span");
     blank.className = "blank";
     blank.setAttribute("aria-hidden", "true");
-    blank.textContent = entry.status === "succeeded" ? "" : "–";
     return blank;
   }
   const picture = document.createElement("img");
