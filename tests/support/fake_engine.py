@@ -27,7 +27,14 @@ def preview(seeds: Sequence[int], step: int) -> list[bytes]:
 class FakeEngine:
     """Runs freely, unless made with ``gated=True``: then each step waits for ``allow``."""
 
-    def __init__(self, *, gated: bool = False, error: Callable[[], BaseException] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gated: bool = False,
+        error: Callable[[], BaseException] | None = None,
+        description: EngineDescription = DESCRIPTION,
+    ) -> None:
+        self._description = description
         self._permits = threading.Semaphore(0)
         self._gated = gated
         self._error = error
@@ -35,11 +42,12 @@ class FakeEngine:
         self.stopped: list[int] = []  # seeds of those that ended by an exception
         self.batches: list[list[int]] = []  # seeds of each call
         self.refused_seeds: set[int] = set()  # any call that has one of them fails
+        self.fitting_requests = 1000  # a call with more runs out of memory
         self.steps = 0
 
     @property
     def description(self) -> EngineDescription:
-        return DESCRIPTION
+        return self._description
 
     def allow(self, steps: int) -> None:
         for _ in range(steps):
@@ -56,6 +64,8 @@ class FakeEngine:
                     assert self._permits.acquire(timeout=PATIENCE_SECONDS), "the test never allowed this step"
                 if self._error is not None:
                     raise self._error()
+                if len(seeds) > self.fitting_requests:
+                    raise MemoryError
                 for seed in self.refused_seeds.intersection(seeds):
                     raise GenerationError(f"seed {seed} is refused")
                 self.steps += 1

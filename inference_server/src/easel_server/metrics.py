@@ -127,7 +127,7 @@ class ServerMetrics:
         self._predicted = Counter(
             contract.PREDICTED_GPU_SECONDS_TOTAL, "Predicted GPU-seconds of jobs accepted.", registry=registry
         )
-        self.streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
+        self._streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
 
     def _register_worker(self, registry: CollectorRegistry | None) -> None:
         self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
@@ -191,7 +191,7 @@ class ServerMetrics:
 
     def count_streams(self, change: int) -> None:
         """Count event streams that were opened (1) or closed (-1)."""
-        self.streams.inc(change)
+        self._streams.inc(change)
 
     def describe_engine(self, description: EngineDescription) -> None:
         """Show what was loaded."""

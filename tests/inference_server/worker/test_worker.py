@@ -2,82 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.broker.interface import Broker, BrokerSettings, BrokerUnavailableError, Succeeded
+from easel_server.broker.interface import Broker, BrokerSettings, Succeeded
 from easel_server.engine.interface import GenerationError
-from easel_server.job import Job, JobState
-from easel_server.metrics import ServerMetrics
-from easel_server.worker.worker import Worker, WorkerSettings
+from easel_server.job import JobState
 
 from tests.inference_server.broker.conftest import BuildBroker
+from tests.inference_server.worker.workers import (
+    STEPS,
+    Outage,
+    build_worker,
+    final_job,
+    generation_of,
+    job_in,
+    running,
+)
 from tests.support.eventually import eventually
 from tests.support.fake_engine import FakeEngine, draw
 from tests.support.jobs import build_job
-
-STEPS = 4
-
-
-def build_worker(
-    broker: Any,
-    engine: FakeEngine,
-    *,
-    drain_seconds: float = 20.0,
-    lease_seconds: float = 30.0,
-    step_limit_seconds: float = 20.0,
-) -> tuple[Worker, ServerMetrics]:
-    metrics = ServerMetrics(gateway=False, worker=True)
-    settings = WorkerSettings(
-        name="worker-a",
-        lease_seconds=lease_seconds,
-        drain_seconds=drain_seconds,
-        claim_wait_seconds=0.1,
-        heartbeat_limit_seconds=0.01,
-        retry_seconds=0.01,
-        retry_limit_seconds=0.05,
-        step_limit_seconds=step_limit_seconds,
-    )
-    return Worker(broker, engine, settings, metrics=metrics), metrics
-
-
-@asynccontextmanager
-async def running(worker: Worker) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(worker.run())
-    try:
-        yield task
-    finally:
-        worker.drain()
-        await asyncio.wait_for(task, 20)
-
-
-async def job_in(broker: Broker, job_id: str, is_there: Callable[[Job], bool]) -> Job:
-    async def look() -> Job | None:
-        job = await broker.get(job_id)
-        return job if job is not None and is_there(job) else None
-
-    job = await eventually(look)
-    assert job is not None
-    return job
-
-
-async def generation_of(engine: FakeEngine, seed: int) -> None:
-    """Until the engine is at it; the broker says Running a little earlier."""
-
-    async def has_started() -> bool:
-        return seed in engine.started
-
-    await eventually(has_started)
-
-
-async def final_job(broker: Broker, job_id: str) -> Job:
-    job = await broker.wait(job_id, 20)
-    assert job is not None
-    assert job.state.is_final
-    return job
 
 
 async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Broker) -> None:
@@ -281,24 +225,6 @@ async def test_an_idle_worker_drains_at_once(broker: Broker) -> None:
 
 
 # Outages
-
-
-class Outage:
-    """A broker in front of another; it is away while ``is_away``."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self.is_away = False
-        self.refused: list[str] = []
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            if self.is_away:
-                self.refused.append(name)
-                raise BrokerUnavailableError("redis:6379", name, "ConnectionError: refused", "wait")
-            return await getattr(self._broker, name)(*args, **kwargs)
-
-        return call
 
 
 async def test_a_result_is_kept_until_the_broker_is_back(broker: Broker) -> None:

@@ -85,14 +85,19 @@ async def test_a_job_whose_worker_is_killed_is_completed_once_by_another(
 
 
 async def test_sigterm_lets_the_job_finish_and_the_process_ends(broker: RedisBroker, workers: WorkerProcesses) -> None:
-    await broker.submit(build_job("a", steps=20))
+    await broker.submit(build_job("a", steps=40))
     process = workers.start("first", step_seconds=0.05)
-    await job_run_by(broker, "a", "first")
+
+    async def is_being_drawn() -> bool:
+        job = await broker.get("a")
+        return job is not None and job.steps_done > 0
+
+    await eventually(is_being_drawn, timeout_seconds=60)
     process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait, 30) == 0
     job = await broker.get("a")
     assert job is not None
-    assert job.state == JobState.SUCCEEDED  # 1 s of work fits into the drain
+    assert job.state == JobState.SUCCEEDED  # 2 s of work fit into the drain
 
 
 async def test_every_job_is_completed_once_while_workers_are_killed(

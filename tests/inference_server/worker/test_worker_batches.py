@@ -1,0 +1,256 @@
+"""Jobs that are drawn together: each has its own end, whatever becomes of the others."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from easel_contract import metrics as contract
+from easel_server.broker.interface import Broker, Verdict
+from easel_server.cost import work_units
+from easel_server.job import Job, JobState
+from easel_server.worker.batch import choose_preview_steps
+
+from tests.inference_server.worker.workers import STEPS, build_worker, final_job, generation_of, job_in, running
+from tests.support.eventually import eventually
+from tests.support.fake_engine import DESCRIPTION, FakeEngine, draw, preview
+from tests.support.jobs import build_job
+
+BATCH = 8
+
+
+class Between:
+    """A broker in front of another, whose verdicts and finishes a test decides."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.verdicts: dict[str, Verdict] = {}
+        self.may_finish = asyncio.Event()
+        self.may_finish.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def heartbeat(self, claim: Any, steps_done: int, **rest: Any) -> Verdict:
+        verdict = await self._broker.heartbeat(claim, steps_done, **rest)
+        return self.verdicts.get(claim.job.id, verdict)
+
+    async def finish(self, *args: Any) -> bool:
+        await self.may_finish.wait()
+        return await self._broker.finish(*args)
+
+
+async def submit(broker: Broker, *seeds: int, **parameters: Any) -> None:
+    for seed in seeds:
+        await broker.submit(build_job(f"job-{seed}", seed=seed, **parameters))
+
+
+async def all_in(broker: Broker, state: JobState, *seeds: int) -> list[Job]:
+    return [await job_in(broker, f"job-{seed}", lambda job: job.state == state) for seed in seeds]
+
+
+async def test_compatible_jobs_are_drawn_in_one_call_and_others_apart(broker: Broker) -> None:
+    await submit(broker, 10, 20, 30)
+    await broker.submit(build_job("other", seed=40, steps=STEPS + 1))
+    engine = FakeEngine()
+    worker, metrics = build_worker(broker, engine, max_batch_images=BATCH)
+    async with running(worker):
+        jobs = [await final_job(broker, job_id) for job_id in ("job-10", "job-20", "job-30", "other")]
+    assert engine.batches == [[10, 20, 30], [40]]
+    for job in jobs:
+        assert job.state == JobState.SUCCEEDED
+        assert await broker.images(job.id) == tuple(draw(job.parameters))
+    sample = metrics.registry.get_sample_value
+    assert sample(contract.BATCH_IMAGES + "_sum") == 4
+    assert sample(contract.BATCH_IMAGES + "_count") == 2
+    assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 4
+
+
+async def test_a_batch_has_no_more_images_than_allowed(broker: Broker) -> None:
+    await submit(broker, 10, 20, 30, images=2)
+    engine = FakeEngine()
+    worker, _ = build_worker(broker, engine, max_batch_images=5)
+    async with running(worker):
+        for seed in (10, 20, 30):
+            await final_job(broker, f"job-{seed}")
+    assert engine.batches == [[10, 20], [30]]
+
+
+async def test_what_a_batch_took_is_shared_by_work(broker: Broker) -> None:
+    await submit(broker, 10)
+    await submit(broker, 20, images=3)
+    worker, metrics = build_worker(broker, FakeEngine(), max_batch_images=BATCH)
+    async with running(worker):
+        jobs = [await final_job(broker, f"job-{seed}") for seed in (10, 20)]
+    sums = await broker.cost_sums()
+    units = [work_units(job.parameters) for job in jobs]
+    assert sums.x == pytest.approx(sum(units), rel=0.05)  # older jobs count a little less
+    drawing = metrics.registry.get_sample_value(contract.WORK_GPU_SECONDS_TOTAL)
+    assert drawing is not None
+    assert 0 < sums.y <= drawing * 1.01
+
+
+async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_end(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    await submit(broker, 10, 20, 30)
+    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    async with running(worker):
+        engine.allow(1)
+        await generation_of(engine, 30)
+        await broker.cancel("job-20")
+        assert (await final_job(broker, "job-20")).state == JobState.CANCELED, "while the batch stands still"
+        engine.allow(STEPS)
+        await all_in(broker, JobState.SUCCEEDED, 10, 30)
+    assert engine.batches == [[10, 20, 30]]
+    assert await broker.images("job-20") == ()
+
+
+async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    await submit(broker, 10, 20, steps=1000)
+    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await generation_of(engine, 20)
+        for seed in (10, 20):
+            await broker.cancel(f"job-{seed}")
+        await all_in(broker, JobState.CANCELED, 10, 20)
+        engine.allow(1)
+
+        async def has_stopped() -> bool:
+            return engine.stopped == [10, 20]
+
+        await eventually(has_stopped)
+    assert engine.steps == 1
+
+
+async def test_a_lost_claim_and_a_passed_deadline_are_one_jobs_own(broker: Broker) -> None:
+    between = Between(broker)
+    between.verdicts = {"job-10": Verdict.LOST, "job-20": Verdict.DEADLINE_PASSED}
+    engine = FakeEngine(gated=True)
+    await submit(broker, 10, 20, 30)
+    worker, metrics = build_worker(between, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await generation_of(engine, 30)
+        late = await final_job(broker, "job-20")
+        engine.allow(STEPS)
+        await all_in(broker, JobState.SUCCEEDED, 30)
+        lost = await broker.get("job-10")
+    assert (late.state, "deadline passed" in (late.error or "")) == (JobState.FAILED, True)
+    assert lost is not None
+    assert lost.state == JobState.RUNNING, "its new holder reports it"
+    assert metrics.registry.get_sample_value(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 1
+
+
+async def test_a_request_that_cannot_be_served_fails_alone(broker: Broker) -> None:
+    engine = FakeEngine()
+    engine.refused_seeds = {20}
+    await submit(broker, 10, 20, 30)
+    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await all_in(broker, JobState.SUCCEEDED, 10, 30)
+        failed = await final_job(broker, "job-20")
+    assert (failed.state, failed.error) == (JobState.FAILED, "seed 20 is refused")
+    assert engine.batches == [[10, 20, 30], [10], [20], [30]]
+
+
+async def test_a_batch_that_runs_out_of_memory_is_drawn_job_by_job(broker: Broker) -> None:
+    engine = FakeEngine()
+    engine.fitting_requests = 1
+    await submit(broker, 10, 20)
+    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    async with running(worker):
+        jobs = await all_in(broker, JobState.SUCCEEDED, 10, 20)
+    assert engine.batches == [[10, 20], [10], [20]]
+    assert [job.attempts for job in jobs] == [1, 1]
+    assert (await broker.cost_sums()).count == pytest.approx(2, rel=0.05)
+
+
+async def test_a_job_that_is_cancelled_meanwhile_is_not_drawn_again(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    engine.fitting_requests = 1
+    await submit(broker, 10, 20, 30)
+    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await generation_of(engine, 30)
+        await broker.cancel("job-20")
+        await all_in(broker, JobState.CANCELED, 20)
+        engine.allow(1 + 2 * STEPS)
+        await all_in(broker, JobState.SUCCEEDED, 10, 30)
+    assert engine.batches == [[10, 20, 30], [10], [30]]
+
+
+async def test_a_drain_hands_the_whole_batch_back(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    await submit(broker, 10, 20, steps=1000)
+    worker, _ = build_worker(broker, engine, max_batch_images=BATCH, drain_seconds=0.05)
+    async with running(worker) as task:
+        await generation_of(engine, 20)
+        worker.drain()
+
+        async def is_over() -> bool:
+            engine.allow(1)
+            return task.done()
+
+        await eventually(is_over)
+    jobs = await all_in(broker, JobState.WAITING, 10, 20)
+    assert [job.attempts for job in jobs] == [0, 0]
+
+
+async def test_the_next_batch_is_drawn_while_one_is_being_reported(broker: Broker) -> None:
+    between = Between(broker)
+    engine = FakeEngine()
+    worker, metrics = build_worker(between, engine)
+    between.may_finish.clear()
+    await submit(broker, 10, 20, 30)
+    async with running(worker):
+        await generation_of(engine, 20)
+        assert metrics.registry.get_sample_value(contract.IN_FLIGHT) == 2
+        assert engine.started == [10, 20], "and not a third"
+        between.may_finish.set()
+        await all_in(broker, JobState.SUCCEEDED, 10, 20, 30)
+
+
+async def test_an_engine_that_takes_no_time_is_given_many_jobs_at_once(broker: Broker) -> None:
+    await submit(broker, *range(10))
+    engine = FakeEngine(description=replace(DESCRIPTION, is_instant=True))
+    worker, _ = build_worker(broker, engine, max_batch_images=1)
+    async with running(worker):
+        await all_in(broker, JobState.SUCCEEDED, *range(10))
+    assert engine.batches == [list(range(10))]
+
+
+# Previews
+
+
+@pytest.mark.parametrize(
+    ("steps", "previews", "expected"),
+    [
+        pytest.param(30, 0, [], id="none wanted"),
+        pytest.param(30, 1, [15], id="one: in the middle"),
+        pytest.param(30, 3, [7, 15, 22], id="three: evenly spaced, none after the last step"),
+        pytest.param(3, 3, [1, 2], id="as many as there are steps before the last"),
+        pytest.param(1, 3, [], id="the only step is the picture"),
+    ],
+)
+def test_previews_are_evenly_spaced(steps: int, previews: int, expected: list[int]) -> None:
+    assert choose_preview_steps(steps, previews) == expected
+
+
+async def test_previews_are_told_at_once_to_those_who_want_them(broker: Broker) -> None:
+    engine = FakeEngine(gated=True)
+    wanting = build_job("wanting", seed=10, steps=8).model_copy(update={"wanted_previews": 3})
+    await broker.submit(wanting)
+    await broker.submit(build_job("not-wanting", seed=20, steps=8))
+    # No heartbeat comes by itself during this test.
+    worker, _ = build_worker(broker, engine, max_batch_images=BATCH, heartbeat_limit_seconds=60.0, lease_seconds=200.0)
+    expected = [preview([10], step)[0] for step in (2, 4, 6)]
+    async with running(worker):
+        for number in (1, 2, 3):
+            engine.allow(2)
+            await job_in(broker, "wanting", lambda job, number=number: job.previews == number)  # type: ignore[misc]  # a default, since the loop goes on
+            assert await broker.previews("wanting") == tuple(expected[:number])
+        engine.allow(2)
+        assert (await final_job(broker, "wanting")).state == JobState.SUCCEEDED
+        other = await final_job(broker, "not-wanting")
+    assert other.previews == 0
+    assert engine.batches == [[10, 20]]
