@@ -60,8 +60,8 @@ def test_only_the_engine_knows_torch() -> None:
     assert importers(SERVER, TORCH_STACK, outside=("engine/",)) == []
 
 
-def test_only_the_broker_knows_redis() -> None:
-    assert importers(SERVER, {"redis"}, outside=("broker/",)) == []
+def test_only_the_broker_knows_redis_and_memcached() -> None:
+    assert importers(SERVER, {"redis", "aiomcache"}, outside=("broker/",)) == []
 
 
 def test_only_one_file_knows_opentelemetry() -> None:

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from easel_contract import names
-from easel_contract.server_config import EngineKind
+from easel_contract.server_config import EngineKind, ServerConfig
 from fastapi import FastAPI
 
 from easel_server.broker.interface import Broker, BrokerSettings, BrokerUnavailableError, Delivery
+from easel_server.broker.memcached_cache import MemcachedCache
 from easel_server.broker.memory import MemoryBroker
 from easel_server.broker.reaper import reap_forever
 from easel_server.config import Role, Settings, SettingsError, read_settings
@@ -134,6 +135,14 @@ def build_broker(settings: Settings) -> Broker:
         raise SettingsError(f"{names.ENV_REDIS_URL} is no address of a Redis: {error}") from None
 
 
+def build_memcached(config: ServerConfig) -> MemcachedCache | None:
+    """The result cache on Memcached, where it is chosen; the broker's otherwise."""
+    address = config.gateway.cache.memcached_address
+    if address is None:
+        return None
+    return MemcachedCache(address, names.redis_prefix(config.namespace, config.service))
+
+
 class Process:
     """One process in its role, from start to end."""
 
@@ -145,6 +154,7 @@ class Process:
         self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
         self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker)
         self._broker = build_broker(settings)
+        self._memcached = build_memcached(settings.config) if self._serves_apis else None
         self._readiness = Readiness(self._broker.ping)
         self._stopping = asyncio.Event()
         self._worker: Worker | None = None
@@ -172,6 +182,8 @@ class Process:
         finally:
             await server.stop()
             await self._broker.close()
+            if self._memcached is not None:
+                await self._memcached.close()
 
     def _build_app(self) -> FastAPI:
         async def render_metrics() -> bytes:
@@ -193,6 +205,7 @@ class Process:
             self._metrics,
             self._tracer,
             cost_model=SharedCostModel(self._broker).look,
+            result_cache=self._memcached,
         )
         keys = config.gateway.api_keys_directory
         return build_gateway_app(
