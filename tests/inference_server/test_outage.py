@@ -1,0 +1,131 @@
+"""Redis goes away under a gateway and a worker, and comes back; and what they all write meanwhile is fit for a log."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from easel_contract.server_config import (
+    EngineConfig,
+    EngineKind,
+    GatewayConfig,
+    ModelConfig,
+    ServerConfig,
+    SyntheticConfig,
+    WebhookConfig,
+    WorkerConfig,
+)
+
+from tests.inference_server.http.serving import wait_for
+from tests.support.redis_server import RedisServer
+from tests.support.server_process import ServerProcess
+
+pytestmark = pytest.mark.redis
+
+SECRET = "whsec_" + base64.b64encode(b"a signing secret of 32 bytes....").decode()
+KEY = "esl_live_a-key-that-no-log-shows"
+WRONG_KEY = "esl_live_a-key-that-nobody-has"
+PROMPT = "a prompt that no log shows"
+IMAGES = {"prompt": PROMPT, "num_inference_steps": 2}
+BACK_WITHIN_SECONDS = 30.0  # the worker's heartbeats, leases and pauses, on a busy machine
+
+
+class Service:
+    def __init__(self, redis: RedisServer, gateway: ServerProcess, worker: ServerProcess) -> None:
+        self.redis, self.gateway, self.worker = redis, gateway, worker
+        self.client = httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+
+    def predict(self, **body: Any) -> httpx.Response:
+        return self.client.post("/v1/predictions", json={"input": IMAGES, **body})
+
+    def is_done(self, prediction: dict[str, Any]) -> bool:
+        return self.client.get(f"/v1/predictions/{prediction['id']}").json().get("status") == "succeeded"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    keys: Path = tmp_path_factory.mktemp("keys")
+    (keys / "alice").write_text(json.dumps({"keys": [KEY]}))
+    (keys / "bob").write_text(f'{{"keys": ["{WRONG_KEY}"], "{WRONG_KEY}": 1}}')  # reported, without the key
+    config = ServerConfig(
+        model=ModelConfig(name="synthetic", source="synthetic"),
+        engine=EngineConfig(kind=EngineKind.SYNTHETIC, synthetic=SyntheticConfig(milliseconds_per_step=20)),
+        gateway=GatewayConfig(api_keys_directory=str(keys), webhook=WebhookConfig(allowed_networks=("127.0.0.0/8",))),
+        worker=WorkerConfig(lease_seconds=4),
+    )
+    with RedisServer("--appendfsync", "always") as redis:
+        environment: dict[str, Any] = {"EASEL_REDIS_URL": redis.url, "EASEL_WEBHOOK_SECRET": SECRET}
+        with (
+            ServerProcess("--role", "worker", config=config, **environment) as worker,
+            ServerProcess("--role", "gateway", config=config, **environment) as gateway,
+        ):
+            worker.wait_until_ready()
+            gateway.wait_until_ready()
+            service = Service(redis, gateway, worker)
+            with service.client:
+                yield service
+
+
+def test_an_outage_is_told_in_each_apis_words_and_everything_goes_on_after_it(service: Service) -> None:
+    # One picture that takes long enough to be under way when Redis dies, and others behind it.
+    input = {**IMAGES, "num_inference_steps": 100}
+    predictions = [service.predict(input=input).json() for _ in range(3)]
+    wait_for(lambda: service.client.get(f"/v1/predictions/{predictions[0]['id']}").json()["status"] == "processing")
+
+    service.redis.kill()
+    answers = [
+        service.client.post("/v1/images/generations", json=IMAGES),
+        service.predict(),
+        service.client.get(f"/v1/predictions/{predictions[0]['id']}"),
+        service.client.post("/sdapi/v1/txt2img", json={"prompt": PROMPT, "steps": 2}),
+    ]
+    readiness = {name: process.ready() for name, process in (("gateway", service.gateway), ("worker", service.worker))}
+    health = service.client.get("/healthz").status_code
+    service.redis.start()
+
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
+    openai, created, found, automatic = (answer.json() for answer in answers)
+    assert (openai["error"]["type"], openai["error"]["code"]) == ("server_error", "broker_unavailable")
+    assert (created["status"], created["code"]) == (found["status"], found["code"]) == (503, "broker_unavailable")
+    assert automatic["error"] == "broker_unavailable"
+    assert "127.0.0.1" not in answers[0].text, "the broker's address is for the log"
+    for code, body in readiness.values():
+        assert (code, body["reason"]) == (503, "RedisUnavailable")
+        assert f"127.0.0.1:{service.redis.port}" in body["message"]
+    assert health == 200
+
+    wait_for(lambda: service.gateway.ready()[0] == service.worker.ready()[0] == 200, BACK_WITHIN_SECONDS)
+    for prediction in predictions:
+        wait_for(lambda prediction=prediction: service.is_done(prediction), BACK_WITHIN_SECONDS)
+    assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
+
+
+def test_no_key_prompt_or_picture_is_in_any_line_of_any_library(service: Service) -> None:
+    client = service.client
+    drawn = client.post("/v1/images/generations", json={**IMAGES, "seed": 7}).json()["data"][0]["b64_json"]
+    client.post("/v1/images/generations", json={**IMAGES, "seed": 7})
+    client.post("/v1/images/generations", json={**IMAGES, "num_inference_steps": -1})
+    client.post("/v1/images/generations", content=json.dumps(IMAGES)[:-1])
+    client.post("/sdapi/v1/txt2img", json={"prompt": PROMPT, "steps": 2})
+    client.post("/sdapi/v1/img2img", json={"prompt": PROMPT, "steps": 2, "init_images": [drawn]})
+    client.get("/v1/models", params={"api_key": KEY, "prompt": PROMPT})
+    client.get("/v1/models", headers={"Authorization": f"Bearer {WRONG_KEY}"})
+    prediction = service.predict(webhook="http://127.0.0.1:1/hook").json()  # nobody listens: tried again, and logged
+    wait_for(lambda: service.is_done(prediction))
+    lines = service.gateway.wait_for(
+        lambda: (
+            [json.dumps(line) for line in service.gateway.log]
+            if any("webhook" in line["message"] for line in service.gateway.log)
+            else None
+        ),
+        "line on the webhook",
+    )
+    written = [*lines, *map(json.dumps, service.worker.log), service.gateway.errors, service.worker.errors]
+    assert any("POST" in line for line in lines)
+    # The wrong key's beginning is shown by nothing either; a picture's first bytes are every PNG's.
+    for secret in (KEY, WRONG_KEY, PROMPT, drawn[:200], base64.b64encode(KEY.encode()).decode()):
+        assert not [line for line in written if secret in line]
