@@ -5,7 +5,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
 
@@ -27,6 +26,7 @@ from tests.inference_server.http.serving import wait_for
 from tests.support.redis_server import RedisServer
 from tests.support.server_process import ServerProcess
 from tests.support.tiny_engine import tiny_model_directory
+from tests.support.webhook_receiver import WebhookReceiver
 
 pytestmark = [pytest.mark.torch, pytest.mark.redis]
 
@@ -127,31 +127,11 @@ def test_a_running_prediction_is_cancelled_at_its_next_step(system):
     assert system.look(prediction)["output"] is None
 
 
-@pytest.fixture
-def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    received: list[tuple[dict[str, str], bytes]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/hook", received
-        server.shutdown()
-
-
-def test_webhooks_arrive_signed_at_start_and_end(system, receiver):
-    url, received = receiver
-    prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 4}, "webhook": url})
-    wait_for(lambda: len(received) == 2, timeout_seconds=30)
-    told = [Webhook(SECRET).verify(body.decode(), headers) for headers, body in received]
+def test_webhooks_arrive_signed_at_start_and_end(system):
+    with WebhookReceiver() as receiver:
+        prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 4}, "webhook": receiver.url})
+        wait_for(lambda: len(receiver.received) == 2, timeout_seconds=30)
+    told = [Webhook(SECRET).verify(body.decode(), headers) for headers, body in receiver.received]
     told = [told_one if isinstance(told_one, dict) else json.loads(told_one) for told_one in told]
     assert {one["id"] for one in told} == {prediction["id"]}
     last = next(one for one in told if one["status"] == "succeeded")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from easel_contract.server_config import EngineKind
 from easel_server.config import Role, SettingsError, read_settings
 from easel_server.main import _cancel, report_load_failure
 
@@ -38,6 +39,25 @@ def test_anything_else_is_an_id_on_the_hub():
 @pytest.mark.parametrize("path", ["/no/such/model", "./no-such-model", "../no-such-model"])
 def test_a_path_that_is_missing_stays_a_path(path):
     assert read_settings(["--model", path], {}).config.model.source.startswith("/")
+
+
+def test_the_synthetic_engine_needs_no_model_and_takes_any_name():
+    config = read_settings(["--engine", "synthetic"], {}).config
+    assert (config.engine.kind, config.model.name) == (EngineKind.SYNTHETIC, "synthetic")
+    config = read_settings(["--engine", "synthetic", "--model", "owner/model"], {}).config
+    assert (config.engine.kind, config.model.name) == (EngineKind.SYNTHETIC, "owner/model")
+
+
+def test_the_engine_of_the_command_line_wins_and_keeps_the_files_times(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(
+        '{"model": {"name": "m", "source": "/models"}, '
+        '"engine": {"kind": "Diffusers", "synthetic": {"millisecondsPerStep": 7}}}'
+    )
+    arguments = ["--config", str(file)]
+    assert read_settings(arguments, {}).config.engine.kind is EngineKind.DIFFUSERS
+    engine = read_settings([*arguments, "--engine", "synthetic"], {}).config.engine
+    assert (engine.kind, engine.synthetic.milliseconds_per_step) == (EngineKind.SYNTHETIC, 7)
 
 
 def test_the_operators_file_is_read(tmp_path):

@@ -8,8 +8,10 @@ from easel_contract import metrics as contract
 from easel_server import metrics as metrics_module
 from easel_server.broker.interface import BrokerSettings, BrokerUnavailableError
 from easel_server.broker.memory import MemoryBroker
+from easel_server.http.observation import CacheResult
 from easel_server.job import JobState
 from easel_server.metrics import JobTiming, ServerMetrics
+from easel_server.webhooks.deliverer import DeliveryOutcome
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.eventually import eventually
@@ -145,6 +147,32 @@ async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> Non
     assert samples[contract.MODEL_LOAD_SECONDS, ()] == DESCRIPTION.load_seconds
     labels = (("device", "cpu"), ("dtype", "float32"), ("engine", "fake"), ("model", "fake"))
     assert samples[contract.ENGINE_INFO, labels] == 1
+
+
+async def test_counters_that_are_known_beforehand_begin_at_zero() -> None:
+    samples = parse(await ServerMetrics(gateway=True, worker=True).render(MemoryBroker(BrokerSettings())))
+    for result in CacheResult:
+        assert samples[contract.CACHE_REQUESTS_TOTAL, (("result", result),)] == 0
+    for outcome in DeliveryOutcome:
+        assert samples[contract.WEBHOOKS_TOTAL, (("outcome", outcome),)] == 0
+
+
+async def test_seconds_of_what_still_goes_on_are_counted_too() -> None:
+    metrics = ServerMetrics(gateway=False, worker=True)
+
+    async def busy_seconds() -> float:
+        return parse(await metrics.render(MemoryBroker(BrokerSettings())))[contract.BUSY_SECONDS_TOTAL, ()]
+
+    with metrics.working_on(1):
+        first = await busy_seconds()
+
+        async def has_grown() -> bool:
+            return await busy_seconds() > first
+
+        await eventually(has_grown)
+    ended = await busy_seconds()
+    assert ended > first
+    assert await busy_seconds() == ended
 
 
 async def test_two_sets_of_metrics_live_side_by_side() -> None:

@@ -28,7 +28,7 @@ from easel_server.broker.memcached_cache import MemcachedCache
 from easel_server.broker.memory import MemoryBroker
 from easel_server.broker.reaper import reap_forever
 from easel_server.config import Role, Settings, SettingsError, read_settings
-from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.interface import EngineDescription, ModelLoadError
 from easel_server.engine.lazy_loader import load_engine
 from easel_server.engine.model_directory import check_directory, is_directory
 from easel_server.engine_loading import start_loading
@@ -272,7 +272,7 @@ class Process:
             lambda: load_engine(config.model, hub_token=self._settings.hub_token, engine=config.engine)
         )
         description = engine.description
-        logger.info("model loaded", extra=asdict(description))
+        logger.info("model loaded", extra=_build_log_extra(description))
         self._metrics.describe_engine(description)
         settings = WorkerSettings(
             name=self._settings.pod_name,
@@ -305,6 +305,11 @@ class Process:
             return
         self._worker.drain()
         await working
+
+
+def _build_log_extra(description: EngineDescription) -> dict[str, Any]:
+    """What a reader of the log wants to know of an engine; the rest is for gateways."""
+    return {name: value for name, value in asdict(description).items() if isinstance(value, str | float)}
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -29,6 +29,9 @@ PHASE_QUEUE: Final = "queue"  # submitted to claimed, but for
 PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it was still loading its model
 PHASE_RUN: Final = "run"  # claimed to the last denoising step
 PHASE_ENCODE: Final = "encode"  # from there to encoded images
+PHASES: Final = (PHASE_QUEUE, PHASE_LOAD, PHASE_RUN, PHASE_ENCODE)
+CACHE_RESULTS: Final = ("hit", "miss", "shared", "bypass")
+WEBHOOK_OUTCOMES: Final = ("delivered", "retried", "failed")
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
 
@@ -122,8 +125,12 @@ class ServerMetrics:
         self._cache_requests = Counter(
             contract.CACHE_REQUESTS_TOTAL, "Look-ups in the result cache.", ["result"], registry=registry
         )
+        for result in CACHE_RESULTS:
+            self._cache_requests.labels(result)  # a rate needs a zero to start from
         self._refusals = Counter(contract.REFUSALS_TOTAL, "Requests refused.", ["reason"], registry=registry)
         self._webhooks = Counter(contract.WEBHOOKS_TOTAL, "Webhook deliveries.", ["outcome"], registry=registry)
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks.labels(outcome)
         self._predicted = Counter(
             contract.PREDICTED_GPU_SECONDS_TOTAL, "Predicted GPU-seconds of jobs accepted.", registry=registry
         )
@@ -133,7 +140,7 @@ class ServerMetrics:
         self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
         self._jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
         for outcome in OUTCOMES:
-            self._jobs.labels(outcome)  # a rate needs a zero to start from
+            self._jobs.labels(outcome)
         self._latency = Histogram(
             contract.JOB_LATENCY_SECONDS,
             "Time from submitted to finished, of succeeded jobs.",
@@ -147,6 +154,8 @@ class ServerMetrics:
             buckets=contract.LATENCY_BUCKETS_SECONDS,
             registry=registry,
         )
+        for phase in PHASES:
+            self._phases.labels(phase)
         self._batch_images = Histogram(
             contract.BATCH_IMAGES, "Images drawn in one batch.", buckets=BATCH_BUCKETS, registry=registry
         )
