@@ -71,8 +71,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def test_an_outage_is_told_in_each_apis_words_and_everything_goes_on_after_it(service: Service) -> None:
     # One picture that takes long enough to be under way when Redis dies, and others behind it.
-    input = {**IMAGES, "num_inference_steps": 100}
-    predictions = [service.predict(input=input).json() for _ in range(3)]
+    long = {**IMAGES, "num_inference_steps": 100}
+    predictions = [service.predict(input=long).json() for _ in range(3)]
     wait_for(lambda: service.client.get(f"/v1/predictions/{predictions[0]['id']}").json()["status"] == "processing")
 
     service.redis.kill()
@@ -99,8 +99,7 @@ def test_an_outage_is_told_in_each_apis_words_and_everything_goes_on_after_it(se
     assert health == 200
 
     wait_for(lambda: service.gateway.ready()[0] == service.worker.ready()[0] == 200, BACK_WITHIN_SECONDS)
-    for prediction in predictions:
-        wait_for(lambda prediction=prediction: service.is_done(prediction), BACK_WITHIN_SECONDS)
+    wait_for(lambda: all(map(service.is_done, predictions)), BACK_WITHIN_SECONDS)
     assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
 
 
