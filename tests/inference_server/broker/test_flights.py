@@ -287,6 +287,7 @@ async def test_each_job_of_a_flight_tells_its_own_client(broker: Broker) -> None
     told: dict[str, Job] = {}
     while delivery := await broker.claim_delivery(lease_seconds=LONG_SECONDS, wait_seconds=0):
         told[delivery.id] = delivery.job
+        await broker.settle_delivery(delivery)
     assert set(told) == {f"{name}.{event}" for name in ("first", "second", "canceled") for event in HOOK.events}
     assert told["second.start"].state == JobState.WAITING
     assert told["canceled.completed"].cancel_requested

@@ -147,6 +147,16 @@ async def test_whoever_would_wait_too_long_is_told_at_once_how_long():
     assert refusal.headers["Retry-After"] == "5"
 
 
+async def test_a_crowd_that_waits_too_long_keeps_nobody_else_out():
+    placing = Placing(GatewayConfig(limits=LimitsConfig(max_wait_seconds=60), max_workers=1), gpu_seconds=10)
+    await placing.draw()
+    for _ in range(7):
+        await placing.place()
+    assert (await refusal_of(placing)).code == "wait_too_long"
+    assert (await placing.place(customer=BOB)).created
+    assert (await refusal_of(placing)).code == "wait_too_long"
+
+
 async def test_where_nothing_draws_and_nothing_is_about_to_requests_are_refused():
     placing = Placing(GatewayConfig(limits=LimitsConfig(max_wait_seconds=60)))
     refusal = await refusal_of(placing)

@@ -12,7 +12,7 @@ back.
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -97,6 +97,11 @@ class Ahead:
     entries: int
     gpu_seconds: float
 
+    def and_before(self, others: Iterable[Entry]) -> "Ahead":
+        """These, and others."""
+        work = [other.gpu_seconds for other in others]
+        return Ahead(self.entries + len(work), self.gpu_seconds + sum(work))
+
 
 class FairQueue:
     """Who is next. No method takes longer than it takes to look once at everything that waits."""
@@ -178,23 +183,31 @@ class FairQueue:
 
         Exact if each owner's entries take equally long; else an owner's work counts as evenly spread over its entries.
         """
-        count, gpu_seconds = 0, 0.0
-        for priority in PRIORITIES[: PRIORITIES.index(entry.priority)]:
-            for other in self._lines[priority].entries():
-                count, gpu_seconds = count + 1, gpu_seconds + other.gpu_seconds
+        higher = self._higher_than(entry.priority)
         line = self._lines[entry.priority]
-        for other in line.returned:
-            if other == entry:
-                return Ahead(count, gpu_seconds)
-            count, gpu_seconds = count + 1, gpu_seconds + other.gpu_seconds
-        return _ahead_in_line(line, entry, count, gpu_seconds)
+        if entry in line.returned:
+            return higher.and_before(line.returned[: line.returned.index(entry)])
+        rank = bisect_left(line.queues[entry.owner], entry)
+        return _ahead_in_line(line, entry, rank, higher.and_before(line.returned))
+
+    def ahead_of_next(self, entry: Entry) -> Ahead:
+        """What would go before an entry that came next, whose number is larger than any other."""
+        line = self._lines[entry.priority]
+        rank = len(line.queues.get(entry.owner, ()))
+        return _ahead_in_line(line, entry, rank, self._higher_than(entry.priority).and_before(line.returned))
+
+    def _higher_than(self, priority: Priority) -> Ahead:
+        ahead = Ahead(0, 0.0)
+        for higher in PRIORITIES[: PRIORITIES.index(priority)]:
+            ahead = ahead.and_before(self._lines[higher].entries())
+        return ahead
 
 
-def _ahead_in_line(line: _Line, entry: Entry, count: int, gpu_seconds: float) -> Ahead:
-    own = line.queues[entry.owner]
-    rank = bisect_left(own, entry)
-    own_seconds = sum(other.gpu_seconds for other in own) * rank / len(own)
-    count, gpu_seconds = count + rank, gpu_seconds + own_seconds
+def _ahead_in_line(line: _Line, entry: Entry, rank: int, ahead: Ahead) -> Ahead:
+    """What goes before the entry at this rank of its owner's queue, besides what is known to be ahead of it."""
+    own = line.queues.get(entry.owner, [])
+    own_seconds = sum(other.gpu_seconds for other in own) * rank / len(own) if own else 0.0
+    count, gpu_seconds = ahead.entries + rank, ahead.gpu_seconds + own_seconds
     tag = line.start_tag(entry.owner) + own_seconds / entry.weight
     for owner in line.owners()[:POSITION_OWNERS]:
         queue = line.queues[owner]

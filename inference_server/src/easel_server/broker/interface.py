@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
+from easel_contract.server_config import Priority
+
 from easel_server.cost import CostSums, Measurement
 from easel_server.job import Job
 
@@ -252,6 +254,10 @@ class JobStore(Protocol):
 
     async def position(self, job_id: str) -> QueuePosition | None:
         """What goes before the job; None if it doesn't wait. A follower's is its leader's."""
+        ...
+
+    async def outlook(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+        """What would go before a job that this owner submitted now, as ``position`` would tell of it."""
         ...
 
 

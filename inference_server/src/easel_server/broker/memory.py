@@ -9,6 +9,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from easel_contract.server_config import Priority
+
 from easel_server.broker.interface import (
     BrokerSettings,
     CachedImages,
@@ -135,6 +137,10 @@ class MemoryBroker:
         if record is None or record.job.state is not JobState.WAITING:
             return None
         return self._jobs.position(record)
+
+    async def outlook(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+        """See JobStore."""
+        return self._jobs.outlook(owner, priority, weight)
 
     # As workers see jobs
 

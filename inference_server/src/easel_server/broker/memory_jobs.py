@@ -115,6 +115,12 @@ class MemoryJobs:
         ahead = self._queue.ahead_of(record.run.entry)
         return QueuePosition(ahead.entries, ahead.gpu_seconds)
 
+    def outlook(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+        """See JobStore."""
+        entry = Entry(self._number + 1, owner, priority, gpu_seconds=0.0, weight=weight)
+        ahead = self._queue.ahead_of_next(entry)
+        return QueuePosition(ahead.entries, ahead.gpu_seconds)
+
     # As workers see jobs
 
     def claim(self, worker: str, lease_seconds: float, max_jobs: int, max_images: int) -> tuple[Claim, ...]:

@@ -12,8 +12,10 @@ from contextlib import suppress
 from typing import Any, Final, Self
 
 from easel_contract import names
+from easel_contract.server_config import Priority
 
 from easel_server.broker import sentences
+from easel_server.broker.fair_queue import PRIORITIES
 from easel_server.broker.interface import (
     MAX_PREVIEWS,
     WORKER_SEEN_SECONDS,
@@ -105,6 +107,11 @@ class RedisBroker(RedisSideStores):
         """See JobStore."""
         reply = await self._connection.script("position", job_id)
         return QueuePosition(reply[0], int(reply[1]) / MICROSECONDS) if reply else None
+
+    async def outlook(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+        """See JobStore."""
+        jobs, work_us = await self._connection.script("outlook", owner, PRIORITIES.index(priority), weight)
+        return QueuePosition(jobs, int(work_us) / MICROSECONDS)
 
     async def wait(self, job_id: str, timeout_seconds: float) -> Job | None:
         """See JobStore."""

@@ -146,7 +146,7 @@ class Generation:
         if job.cache_key is None or not order.cache.read:
             if order.cache.only_if_cached:
                 raise refuse_uncached()
-            await self._waiting.check()
+            await self._waiting.check(job)
             await tab.charge([*requests, *work])
             return None
         # First the request alone: who is over the limit shall not make us fetch pictures.
@@ -157,7 +157,7 @@ class Generation:
         try:
             if order.cache.only_if_cached:
                 raise refuse_uncached()
-            await self._waiting.check()
+            await self._waiting.check(job)
         except RefusalError:
             await tab.give_back()
             raise

@@ -48,13 +48,20 @@ class Waiting:
         self._reading = asyncio.Lock()
         self._added_gpu_seconds = 0.0  # by this gateway since the queue was looked at
 
-    async def check(self) -> None:
-        """Raises RefusalError if a request that came now would wait for longer than it may."""
+    async def check(self, job: Job) -> None:
+        """Raises RefusalError if the job, submitted now, would wait for longer than it may.
+
+        Its customer's turn counts, not what others have queued behind it.
+        """
         bound_seconds = self._config.limits.max_wait_seconds
         if bound_seconds is None:
             return
         depth = await self._look()
         wait_seconds = await self._predict(depth.waiting_gpu_seconds + self._added_gpu_seconds, depth)
+        if wait_seconds <= bound_seconds:
+            return  # even if everything that waits went before
+        outlook = await self._broker.outlook(job.owner, job.priority, job.weight)
+        wait_seconds = await self._predict(outlook.gpu_seconds_ahead, depth)
         if wait_seconds > bound_seconds:
             raise refuse_for_wait(wait_seconds, bound_seconds)
 
