@@ -47,8 +47,6 @@ def take_phone(browser: Browser, url: str) -> None:
         order(page, PROMPTS[-1], 2029)
         page.get_by_alt_text("Unfinished picture").wait_for()
         page.screenshot(path=DOCS / "playground-phone.png", full_page=True)
-        page.get_by_role("button", name="Cancel").click()
-        page.get_by_text("Cancelled.").wait_for()
 
 
 def order(page: Page, prompt: str, seed: int) -> None:

@@ -230,10 +230,10 @@ def test_a_key_is_asked_for_sent_as_a_header_and_kept_in_the_tab_only(browser: B
         page.on("request", lambda request: addresses.append(request.url))
         order(page, "mine", steps=1)
         expect(field(page, "API key")).to_be_focused()
-        expect(field(page, "API key")).to_have_accessible_description(re.compile("no API key given"))
+        expect(field(page, "API key")).to_have_accessible_description(re.compile("Enter an API key"))
         field(page, "API key").fill("wrong")
         button(page, "Generate").click()
-        expect(page.get_by_text("the API key is not known")).to_be_visible()
+        expect(page.get_by_text("The API key is not known")).to_be_visible()
         expect(field(page, "API key")).to_have_attribute("type", "password")
         field(page, "API key").fill(KEY)
         button(page, "Generate").click()
@@ -292,6 +292,19 @@ def test_the_history_is_bounded_and_outlives_a_full_or_broken_storage(page: Page
     page.reload()
     order(page, "after all", steps=1)
     await_picture(page, "after all")
+
+
+def test_two_tabs_share_one_history(page: Page, url: str):
+    other = page.context.new_page()
+    other.goto(url)
+    other.wait_for_selector("html[data-ready]")
+    for tab, prompt in ((page, "here"), (other, "there"), (page, "here again")):
+        order(tab, prompt, steps=1)
+        await_picture(tab, prompt)
+    for tab in (page, other):
+        expect(tab.locator("#history img")).to_have_count(3)
+    button(other, "Clear").click()
+    expect(page.locator("#history").get_by_role("button")).to_have_count(0)
 
 
 def test_a_job_goes_on_over_a_reload(page: Page):
@@ -379,6 +392,17 @@ def test_what_is_copied_takes_the_key_from_the_environment(browser: Browser, tmp
             assert done.returncode == 0, (shlex.join(program), done.stderr)
             assert "succeeded" in done.stdout or ".png" in done.stdout
             expect(button(page, name)).to_be_visible()
+
+
+def test_it_is_copied_too_where_the_browser_has_no_clipboard_for_pages(browser: Browser, url: str):
+    with open_page(browser, url, **DESKTOP) as page:
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        field(page, "Prompt").fill("a kite")
+        button(page, "Copy as curl").click()
+        expect(button(page, "Copied")).to_be_focused()
+        field(page, "Negative prompt").focus()
+        page.keyboard.press("Control+V")
+        expect(field(page, "Negative prompt")).to_have_value(re.compile('curl .*"prompt": "a kite"', re.DOTALL))
 
 
 def test_all_works_with_the_keyboard_alone(page: Page):

@@ -1,7 +1,7 @@
 """A span around every request, by OpenTelemetry's conventions for HTTP servers. Plain ASGI: nothing is buffered.
 
 https://opentelemetry.io/docs/specs/semconv/http/http-spans/
-No query string, since a key might be in it (FastAPI's own spans, which nothing here switches on, have it), no header
+No query string, since a key might be in it (FastAPI's own spans, which are off, have it), no header
 and no body.
 """
 

@@ -65,6 +65,11 @@ async function generate() {
   await follow(entry);
 }
 
+function note(entry, changes) {
+  Object.assign(entry, changes);
+  history.update(entry.id, changes);
+}
+
 // Bring a job to its end on the stage.
 async function follow(entry) {
   const { signal } = occupy(entry.id);
@@ -79,7 +84,7 @@ async function follow(entry) {
     await settle(entry, prediction, signal);
   } catch (error) {
     if (signal.aborted) return;
-    if (error.status === 404) history.update(entry.id, { status: "expired" });
+    if (error.status === 404) note(entry, { status: "expired" });
     stage.end("No picture.", error.message);
   } finally {
     release();
@@ -93,7 +98,7 @@ async function watch(entry, signal) {
     const progress = JSON.parse(data);
     if (isFinal(progress.status)) continue; // "done" comes next
     if (byId("cancel").getAttribute("aria-disabled") !== "true") stage.progress(progress);
-    if (progress.status !== entry.status) history.update(entry.id, { status: progress.status });
+    if (progress.status !== entry.status) note(entry, { status: progress.status });
     if (progress.previews.length > previews) {
       previews = progress.previews.length;
       // They go when the job is over, so one that isn't there any more is no error.
@@ -104,7 +109,7 @@ async function watch(entry, signal) {
 }
 
 async function settle(entry, prediction, signal) {
-  history.update(entry.id, { status: prediction.status, seconds: prediction.metrics.predict_time });
+  note(entry, { status: prediction.status, seconds: prediction.metrics.predict_time });
   if (prediction.status === "canceled") {
     stage.end("Cancelled.");
     stage.announce("Cancelled");
@@ -114,7 +119,7 @@ async function settle(entry, prediction, signal) {
     const pictures = await display(entry, signal);
     const count = pictures.length === 1 ? "1 picture" : `${pictures.length} pictures`;
     stage.announce(`Finished: ${count}, seed ${entry.input.seed}`);
-    history.update(entry.id, { thumbnail: await toThumbnail(pictures[0]) });
+    note(entry, { thumbnail: await toThumbnail(pictures[0]) });
   }
 }
 
@@ -139,6 +144,10 @@ async function show(entry) {
   if (running) {
     settings.fill(entry.input);
     stage.announce("Its settings are in the form.");
+    return;
+  }
+  if (entry.status === "starting" || entry.status === "processing") {
+    await follow(entry);
     return;
   }
   shown = entry;

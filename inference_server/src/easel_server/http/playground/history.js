@@ -11,7 +11,11 @@ export class History {
     this.onChoose = onChoose;
     this.chosen = null;
     this.entries = load();
+    this.isStored = true; // what is in the storage is what is here
     document.getElementById("clear-history").addEventListener("click", () => this.clear());
+    window.addEventListener("storage", ({ key }) => {
+      if (key === STORAGE) this.#reload(); // another tab drew something
+    });
     this.#render();
   }
 
@@ -22,12 +26,14 @@ export class History {
   }
 
   add(entry) {
+    this.#reload();
     this.entries = [entry, ...this.entries.filter(({ id }) => id !== entry.id)].slice(0, MAXIMUM_ENTRIES);
     this.choose(entry.id);
     this.#save();
   }
 
   update(id, changes) {
+    this.#reload();
     const entry = this.entries.find((candidate) => candidate.id === id);
     if (!entry) return; // cleared meanwhile
     Object.assign(entry, changes);
@@ -47,12 +53,20 @@ export class History {
     document.getElementById("prompt").focus();
   }
 
+  // Other tabs write too; each change is made to what all have.
+  #reload() {
+    if (this.isStored) this.entries = load();
+    this.#render();
+  }
+
   #save() {
     // A full or forbidden storage costs pictures first, and never the page.
+    this.isStored = false;
     for (let pictures = this.entries.length; pictures >= 0; pictures -= 1) {
       const kept = this.entries.map((entry, index) => (index < pictures ? entry : { ...entry, thumbnail: undefined }));
       try {
         localStorage.setItem(STORAGE, JSON.stringify(kept));
+        this.isStored = true;
         return;
       } catch {
         continue;

@@ -75,7 +75,7 @@ export class Settings {
     this.clear();
     if (error.status === 401) {
       byId("key-field").hidden = false;
-      this.#mark("key", error.message);
+      this.#mark("key", byId("key").value ? sentence(error.message) : "Enter an API key: this service asks for one.");
       byId("key").focus();
       return;
     }
@@ -84,7 +84,7 @@ export class Settings {
       const name = nameOf(field);
       this.#mark(name, `${byId(name).labels[0].textContent} ${description}`);
     }
-    if (own.length < Math.max(1, error.fields.length)) showBanner("form-error", error.message);
+    if (own.length < Math.max(1, error.fields.length)) showBanner("form-error", sentence(error.message));
     const first = FIELDS.find((field) => own.some((fault) => nameOf(fault.field) === field));
     if (!first) return;
     if (byId("more").contains(byId(first))) byId("more").open = true;
@@ -112,6 +112,10 @@ export function toJson(value, indent = "") {
   const inner = `${indent}  `;
   const lines = Object.entries(value).map(([name, item]) => `${inner}${JSON.stringify(name)}: ${toJson(item, inner)}`);
   return `{\n${lines.join(",\n")}\n${indent}}`;
+}
+
+function sentence(text) {
+  return text.slice(0, 1).toUpperCase() + text.slice(1);
 }
 
 function nameOf(path) {
