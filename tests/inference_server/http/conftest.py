@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from replicate.client import Client
 
 from tests.inference_server.http.serving import RunningGateway
 
@@ -24,3 +25,11 @@ def gateway(shared_gateway: RunningGateway) -> Iterator[RunningGateway]:
 def client(gateway: RunningGateway) -> Iterator[httpx.Client]:
     with gateway.client() as client:
         yield client
+
+
+@pytest.fixture
+def replicate(gateway: RunningGateway) -> Iterator[Client]:
+    """Replicate's own client, which has no way to be closed."""
+    client = Client(api_token="any", base_url=gateway.url)
+    yield client
+    client._client.close()

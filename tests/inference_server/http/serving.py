@@ -144,7 +144,10 @@ class RunningGateway:
         engine: Engine | None = None,
         wrap: Callable[[Broker], Broker] = lambda broker: broker,
     ) -> None:
-        self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config or GatewayConfig())
+        gateway = config or GatewayConfig()
+        if keys is not None:
+            gateway = gateway.model_copy(update={"api_keys_directory": str(keys)})
+        self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=gateway)
         self._keys = keys
         self._is_signing_configured = is_signing_configured
         self._engine = engine

@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import httpx
@@ -35,9 +36,12 @@ LISTS: dict[str, object] = {
 }
 
 
-def connect(gateway: RunningGateway, **options: str) -> WebUIApi:
+@contextmanager
+def connected(gateway: RunningGateway, **options: str) -> Iterator[WebUIApi]:
     parts = urlsplit(gateway.url)
-    return WebUIApi(host=parts.hostname, port=parts.port, **options)
+    api = WebUIApi(host=parts.hostname, port=parts.port, **options)
+    with api.session:
+        yield api
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +51,9 @@ def drawing_gateway() -> Iterator[RunningGateway]:
 
 
 @pytest.fixture(scope="module")
-def api(drawing_gateway) -> WebUIApi:
-    return connect(drawing_gateway)
+def api(drawing_gateway) -> Iterator[WebUIApi]:
+    with connected(drawing_gateway) as api:
+        yield api
 
 
 def test_an_image_is_drawn_from_a_prompt(api):
@@ -222,8 +227,14 @@ def test_a_picture_tells_how_it_was_made(api):
     assert api.png_info(drawn).info.startswith("a described cat\nSteps: 2, Sampler: Euler a")
 
 
-def test_progress_and_interrupt_are_of_the_callers_latest(gateway):
-    api = connect(gateway)
+@pytest.fixture
+def stand_in_api(gateway) -> Iterator[WebUIApi]:
+    with connected(gateway) as api:
+        yield api
+
+
+def test_progress_and_interrupt_are_of_the_callers_latest(stand_in_api, gateway):
+    api = stand_in_api
     api.util_wait_for_ready(check_interval=0.01)
     results: list[dict] = []
 
@@ -250,9 +261,11 @@ def test_progress_and_interrupt_are_of_the_callers_latest(gateway):
 def test_a_customers_progress_is_nobody_elses_business(tmp_path):
     (tmp_path / "alice").write_text("alices-secret-key")
     (tmp_path / "bob").write_text("bobs-secret-key")
-    with RunningGateway(keys=tmp_path) as gateway:
-        alice = connect(gateway, username="alice", password="alices-secret-key")
-        bob = connect(gateway, username="bob", password="bobs-secret-key")
+    with (
+        RunningGateway(keys=tmp_path) as gateway,
+        connected(gateway, username="alice", password="alices-secret-key") as alice,
+        connected(gateway, username="bob", password="bobs-secret-key") as bob,
+    ):
         headers = {"Authorization": "Bearer alices-secret-key"}
         thread = threading.Thread(
             target=lambda: httpx.post(

@@ -36,7 +36,10 @@ HOSTILE_BODIES = {
 
 
 @pytest.mark.parametrize("case", HOSTILE_BODIES)
-@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/predictions"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/images/generations", "/v1/images/edits", "/v1/predictions", "/sdapi/v1/txt2img", "/sdapi/v1/img2img"],
+)
 def test_a_hostile_body_is_the_clients_fault(client, path, case):
     body = HOSTILE_BODIES[case]
     if path == "/v1/predictions" and body.startswith(b'{"prompt'):

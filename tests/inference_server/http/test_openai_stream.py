@@ -1,7 +1,12 @@
 """Streamed images as the `openai` package reads them."""
 
 import base64
+import json
+import socket
+import threading
+from urllib.parse import urlsplit
 
+import httpx
 import openai
 import pytest
 
@@ -68,3 +73,32 @@ def test_a_client_that_leaves_its_stream_takes_its_job_with_it(images, gateway):
     [job_id] = gateway.worker.seen[before:]
     assert gateway.call(gateway.broker.wait(job_id, 10)).state == "Canceled"
     wait_for(lambda: gateway.metrics.open_streams == 0)
+
+
+def test_of_two_clients_that_share_a_drawing_the_first_may_leave(gateway):
+    gateway.call(gateway.worker.hold())
+    body = {"prompt": "a shared cat", "seed": 77}
+    answers: list[httpx.Response] = []
+
+    def stay() -> None:
+        with gateway.client() as client:
+            answers.append(client.post("/v1/images/generations", json=body))
+
+    def count(what: str) -> int:
+        return gateway.metrics.counts["cache", what]
+
+    misses, shared = count("miss"), count("shared")
+    parts = urlsplit(gateway.url)
+    text = json.dumps(body)
+    first = socket.create_connection((parts.hostname, parts.port), timeout=20)
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nContent-Length: {len(text)}\r\n\r\n"
+    first.sendall((head + text).encode())
+    wait_for(lambda: count("miss") == misses + 1)
+    staying = threading.Thread(target=stay)
+    staying.start()
+    wait_for(lambda: count("shared") == shared + 1)
+    first.close()
+    gateway.do(gateway.worker.go_on)
+    staying.join(timeout=20)
+    assert base64.b64decode(answers[0].json()["data"][0]["b64_json"]) == b"a shared cat 77"
+    assert answers[0].headers["X-Cache"] == "shared"

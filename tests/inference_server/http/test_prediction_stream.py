@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig
-from replicate.client import Client
 
 from tests.inference_server.http.serving import MODEL, RunningGateway, wait_for
 
@@ -145,15 +144,13 @@ def test_streams_beyond_the_bound_are_refused_and_a_closed_one_makes_room():
         assert follow(client, prediction)[-1][:2] == ("done", '{"reason": "canceled"}')
 
 
-def test_replicates_client_follows_its_prediction(gateway):
-    client = Client(api_token="any", base_url=gateway.url)
-    prediction = client.predictions.create(version=MODEL, input={"prompt": "a cat", "seed": 5}, stream=True)
+def test_replicates_client_follows_its_prediction(replicate, gateway):
+    prediction = replicate.predictions.create(version=MODEL, input={"prompt": "a cat", "seed": 5}, stream=True)
     events = [(event.event.value, str(event.data)) for event in prediction.stream()]
     assert events[-2:] == [("output", f"{gateway.url}/v1/predictions/{prediction.id}/output/0"), ("done", "{}")]
 
 
-def test_replicates_client_hears_of_a_failure(gateway):
-    client = Client(api_token="any", base_url=gateway.url)
-    prediction = client.predictions.create(version=MODEL, input={"prompt": "fail"}, stream=True)
+def test_replicates_client_hears_of_a_failure(replicate):
+    prediction = replicate.predictions.create(version=MODEL, input={"prompt": "fail"}, stream=True)
     with pytest.raises(RuntimeError, match="the model refused the request: no"):
         list(prediction.stream())

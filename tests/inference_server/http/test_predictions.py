@@ -209,3 +209,37 @@ def test_progress_is_told_as_replicates_clients_read_it(state, steps_done, line)
     job = build_job("one", steps=30)
     job = job.model_copy(update={"state": state, "steps_done": steps_done, "started_at": job.submitted_at})
     assert build_progress_line(job) == line
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("90", 90), ("30s", 30), ("2m", 120), ("1h", 3600), ("1h30m10s", 5410), ("24h", 86400)],
+)
+def test_a_time_to_cancel_after_becomes_the_deadline(client, gateway, header, seconds):
+    gateway.call(gateway.worker.hold())
+    answer = client.post("/v1/predictions", json={"input": {"prompt": "a cat"}}, headers={"Cancel-After": header})
+    job = gateway.call(gateway.broker.get(answer.json()["id"]))
+    assert round((job.deadline_at - job.submitted_at).total_seconds()) == seconds
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-1", "0", "0s", "25h", "1d", "30 s", "m", "1e3", "9999999"])
+def test_a_time_to_cancel_after_that_is_none_is_refused(client, header):
+    answer = client.post("/v1/predictions", json=CAT, headers={"Cancel-After": header})
+    assert answer.status_code == 422
+    assert answer.json()["invalid_fields"][0]["field"] == "Cancel-After"
+
+
+def test_a_priority_is_bounded_by_the_keys(tmp_path):
+    (tmp_path / "alice").write_text('{"keys": ["alices-secret-key"], "maxPriority": "High"}')
+    (tmp_path / "bob").write_text('{"keys": ["bobs-secret-key"], "maxPriority": "Low"}')
+    with RunningGateway(keys=tmp_path) as gateway:
+
+        def ask(key: str, **given: str) -> httpx.Response:
+            with gateway.client(Authorization=f"Bearer {key}") as client:
+                return client.post("/v1/predictions", json={"input": {"prompt": "a cat", **given}})
+
+        assert ask("alices-secret-key", priority="High").json()["input"]["priority"] == "High"
+        assert ask("bobs-secret-key").json()["input"]["priority"] == "Low"
+        refused = ask("bobs-secret-key", priority="Normal")
+        assert refused.status_code == 422
+        assert refused.json()["detail"] == "priority: is Normal, allowed for this API key are Low"

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.automatic1111 import build_automatic1111_router
 from easel_server.http.cached_answers import CachedAnswersMiddleware
+from easel_server.http.descriptions import DescribedAPI
 from easel_server.http.errors import install_error_handlers
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders
@@ -43,7 +44,8 @@ def build_gateway_app(
     look_at_model: LookAtModel = look_at_nothing,
 ) -> FastAPI:
     """The whole API, and the page at ``/``."""
-    app = FastAPI(
+    app = DescribedAPI(
+        are_keys_needed=config.gateway.api_keys_directory is not None,
         title="Easel",
         description=f"Images by {config.model.name}.",
         version=version("easel"),

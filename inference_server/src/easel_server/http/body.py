@@ -1,7 +1,7 @@
 """A request's body, bounded while it is read, as a validated value."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, Field, ValidationError
@@ -51,8 +51,3 @@ def _faults(error: ValidationError) -> Iterable[FieldFault]:
             yield FieldFault("body", f"must be JSON: {detail['msg']}")
         else:
             yield FieldFault(name, f"{detail['msg']}; got {show(detail['input'])}")
-
-
-def describe_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The body's fields for the API's description, which can't see them since ``read_body`` reads by hand."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}

@@ -30,6 +30,7 @@ async def read_form(request: Request, *, limit_bytes: int) -> Form:
         max_fields=MAXIMUM_FIELDS,
         max_part_size=limit_bytes,
     )
+    parser.spool_max_size = limit_bytes  # in memory: a pod may have no disk that it can write to
     try:
         data = await parser.parse()
     except MultiPartException as error:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.body import read_body, validate_fields
+from easel_server.http.descriptions import describe_bodies, describe_model
 from easel_server.http.form_body import read_form
 from easel_server.http.input_images import InputPictures, decode_base64, decode_picture
 from easel_server.http.openai_wire import NAMES, EditBody, EditFields
@@ -24,18 +25,14 @@ IMAGE_FIELDS = ("image", "image[]")  # the second is what OpenAI's client calls 
 
 def describe_edit() -> dict[str, Any]:
     """Both bodies, for the API's description."""
-    form = EditFields.model_json_schema()
+    form = describe_model(EditFields)
     picture = {"type": "string", "format": "binary"}
     form["properties"] |= {
         "image": {**picture, "description": "A PNG, JPEG or WebP."},
         "mask": {**picture, "description": "Of the same size; where it is transparent, the picture is redrawn."},
     }
     form["required"] = [*form["required"], "image"]
-    content = {
-        FORM: {"schema": form},
-        "application/json": {"schema": EditBody.model_json_schema()},
-    }
-    return {"requestBody": {"required": True, "content": content}}
+    return describe_bodies({FORM: form, "application/json": describe_model(EditBody)})
 
 
 @dataclass(frozen=True)

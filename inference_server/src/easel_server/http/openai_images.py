@@ -12,12 +12,14 @@ from fastapi.responses import JSONResponse
 
 from easel_server.http.admission import Wanted
 from easel_server.http.api_keys import Customer, KeyRing
-from easel_server.http.body import describe_body, read_body
+from easel_server.http.body import read_body
 from easel_server.http.cache_policy import CachePolicy
+from easel_server.http.descriptions import describe_body
 from easel_server.http.event_stream import EventStream
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders
-from easel_server.http.links import links_for
+from easel_server.http.links import EDITS_PATH, GENERATIONS_PATH, links_for
+from easel_server.http.openai_answers import IMAGES_HEADERS, describe_images
 from easel_server.http.openai_edits import build_edit_pictures, describe_edit, read_edit
 from easel_server.http.openai_stream import stream_images
 from easel_server.http.openai_wire import (
@@ -56,8 +58,14 @@ class OpenAIImages:
         """All routes."""
         router = APIRouter(tags=["OpenAI images"])
         body = describe_body(ImagesBody)
-        router.add_api_route("/v1/images/generations", self.create_image, methods=["POST"], openapi_extra=body)
-        router.add_api_route("/v1/images/edits", self.edit_image, methods=["POST"], openapi_extra=describe_edit())
+        answers = describe_images()
+        for path, handler, extra in (
+            (GENERATIONS_PATH, self.create_image, body),
+            (EDITS_PATH, self.edit_image, describe_edit()),
+        ):
+            router.add_api_route(
+                path, handler, methods=["POST"], responses=answers, openapi_extra={**extra, **IMAGES_HEADERS}
+            )
         return router
 
     async def create_image(self, request: Request) -> Response:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.generation import Generation
+from easel_server.http.openai_answers import ModelAnswer, ModelsAnswer, describe_models
 from easel_server.http.refusals import refuse_unknown_model
 
 CREATED_AT = 1704067200  # clients want a creation time of models; this one means nothing: 2024-01-01
@@ -23,9 +24,10 @@ class OpenAIModels:
     def build_router(self) -> APIRouter:
         """All routes."""
         router = APIRouter(tags=["OpenAI models"])
-        router.add_api_route("/v1/models", self.list_models, methods=["GET"])
+        all_models, one = describe_models(ModelsAnswer), describe_models(ModelAnswer)
+        router.add_api_route("/v1/models", self.list_models, methods=["GET"], responses=all_models)
         # A Hub id holds a slash, hence the path converter.
-        router.add_api_route("/v1/models/{name:path}", self.get_model, methods=["GET"])
+        router.add_api_route("/v1/models/{name:path}", self.get_model, methods=["GET"], responses=one)
         return router
 
     async def list_models(self, request: Request) -> dict[str, Any]:

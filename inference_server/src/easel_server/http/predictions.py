@@ -20,13 +20,22 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.http.api_keys import Customer, KeyRing
-from easel_server.http.body import describe_body, read_body
+from easel_server.http.body import read_body
 from easel_server.http.cache_policy import CachePolicy
+from easel_server.http.descriptions import describe_body
 from easel_server.http.event_stream import LAST_EVENT_ID_HEADER, EventStream
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders
-from easel_server.http.links import PREDICTIONS_PATH, Links, links_for
+from easel_server.http.links import MODELS_PATH, PREDICTIONS_PATH, Links, links_for
 from easel_server.http.orders import Order, job_id_for_key, new_job_id
+from easel_server.http.prediction_answers import (
+    CREATE_HEADERS,
+    STREAM_HEADERS,
+    describe_created,
+    describe_followed,
+    describe_found,
+    describe_picture,
+)
 from easel_server.http.prediction_headers import parse_cancel_after, parse_wait_seconds
 from easel_server.http.prediction_pictures import build_prediction_pictures
 from easel_server.http.prediction_stream import Seen, stream_prediction
@@ -66,22 +75,41 @@ class Predictions:
     def build_router(self) -> APIRouter:
         """All routes."""
         router = APIRouter(tags=["Predictions"])
-        body = describe_body(PredictionBody)
         one = f"{PREDICTIONS_PATH}/{{prediction_id}}"
-        router.add_api_route(PREDICTIONS_PATH, self.create, methods=["POST"], status_code=201, openapi_extra=body)
-        router.add_api_route(one, self.create_with_id, methods=["PUT"], status_code=201, openapi_extra=body)
+        for path, method, handler in (
+            (PREDICTIONS_PATH, "POST", self.create),
+            (one, "PUT", self.create_with_id),
+            (f"{MODELS_PATH}/{{name:path}}/predictions", "POST", self.create_for_model),
+        ):
+            router.add_api_route(
+                path,
+                handler,
+                methods=[method],
+                status_code=201,
+                responses=describe_created(),
+                openapi_extra={**describe_body(PredictionBody), **CREATE_HEADERS},
+            )
+        router.add_api_route(one, self.get, methods=["GET"], responses=describe_found())
+        router.add_api_route(f"{one}/cancel", self.cancel, methods=["POST"], responses=describe_found())
         router.add_api_route(
-            "/v1/models/{name:path}/predictions",
-            self.create_for_model,
-            methods=["POST"],
-            status_code=201,
-            openapi_extra=body,
+            f"{one}/stream",
+            self.stream,
+            methods=["GET"],
+            response_class=Response,
+            responses=describe_followed(),
+            openapi_extra=STREAM_HEADERS,
         )
-        router.add_api_route(one, self.get, methods=["GET"])
-        router.add_api_route(f"{one}/stream", self.stream, methods=["GET"])
-        router.add_api_route(f"{one}/cancel", self.cancel, methods=["POST"])
-        router.add_api_route(f"{one}/output/{{index}}", self.get_output, methods=["GET"])
-        router.add_api_route(f"{one}/previews/{{index}}", self.get_preview, methods=["GET"])
+        for name, kinds, picture in (
+            ("output", ("image/png", "image/jpeg", "image/webp"), self.get_output),
+            ("previews", ("image/png",), self.get_preview),
+        ):
+            router.add_api_route(
+                f"{one}/{name}/{{index}}",
+                picture,
+                methods=["GET"],
+                response_class=Response,
+                responses=describe_picture(*kinds),
+            )
         return router
 
     async def create(self, request: Request) -> JSONResponse:

@@ -75,7 +75,7 @@ class Waiting:
             return DONE
         own_seconds = job.predicted_gpu_seconds
         if job.state is JobState.RUNNING:
-            steps = max(1, job.parameters.drawn_steps)
+            steps = job.parameters.steps
             left = max(0, steps - job.steps_done) / steps
             return Estimate(0, 0.0, own_seconds * left)
         position = await self._broker.position(job.id)

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
 from easel_server.http.api_keys import KeyRing
+from easel_server.http.automatic1111.answer_models import PngInfoAnswer, describe_told
 from easel_server.http.automatic1111.catalog import EMPTY, REFRESHES, build_options, list_models
 from easel_server.http.automatic1111.png_info import read_png_info
 from easel_server.http.automatic1111.samplers import list_samplers, list_schedulers
-from easel_server.http.body import describe_body, read_body
+from easel_server.http.body import read_body
+from easel_server.http.descriptions import describe_body
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders
 from easel_server.http.quoting import show
@@ -45,16 +47,23 @@ class Automatic1111Catalog:
     def build_router(self) -> APIRouter:
         """All routes."""
         router = APIRouter(tags=["AUTOMATIC1111"])
-        router.add_api_route("/options", self.get_options, methods=["GET"])
-        router.add_api_route("/options", self.set_options, methods=["POST"], openapi_extra=describe_body(OptionsBody))
-        router.add_api_route("/sd-models", self.get_models, methods=["GET"])
-        router.add_api_route("/samplers", self.get_samplers, methods=["GET"])
-        router.add_api_route("/schedulers", self.get_schedulers, methods=["GET"])
-        router.add_api_route("/png-info", self.png_info, methods=["POST"], openapi_extra=describe_body(PngInfoBody))
-        for name, answer in EMPTY.items():
-            router.add_api_route(f"/{name}", self._tell(answer), methods=["GET"], name=name, operation_id=name)
+        told = describe_told(Any)
+        for path, handler in (
+            ("/options", self.get_options),
+            ("/sd-models", self.get_models),
+            ("/samplers", self.get_samplers),
+            ("/schedulers", self.get_schedulers),
+            *((f"/{name}", self._tell(answer)) for name, answer in EMPTY.items()),
+        ):
+            router.add_api_route(path, handler, methods=["GET"], name=path[1:], responses=told)
         for name in REFRESHES:
-            router.add_api_route(f"/{name}", self._tell(None), methods=["POST"], name=name, operation_id=name)
+            router.add_api_route(f"/{name}", self._tell(None), methods=["POST"], name=name, responses=told)
+        for path, post, body, answer in (
+            ("/options", self.set_options, OptionsBody, Any),
+            ("/png-info", self.png_info, PngInfoBody, PngInfoAnswer),
+        ):
+            answers = describe_told(answer, 400, 404, 413, 422)
+            router.add_api_route(path, post, methods=["POST"], responses=answers, openapi_extra=describe_body(body))
         return router
 
     async def get_options(self, request: Request) -> dict[str, Any]:

@@ -4,21 +4,30 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from easel_contract.server_config import GatewayConfig, ModelConfig
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 
 from easel_server.http.admission import Wanted
 from easel_server.http.api_keys import Customer, KeyRing
+from easel_server.http.automatic1111.answer_models import (
+    NothingAnswer,
+    ProgressAnswer,
+    describe_drawing,
+    describe_told,
+)
 from easel_server.http.automatic1111.answers import build_progress_answer, build_result
 from easel_server.http.automatic1111.inpainting import build_pictures, is_part_drawn, put_back
 from easel_server.http.automatic1111.latest_jobs import LatestJobs
 from easel_server.http.automatic1111.samplers import choose_sampler
 from easel_server.http.automatic1111.wire import NAMES, GenerationBody, ImageToImageBody, TextToImageBody
-from easel_server.http.body import describe_body, read_body
+from easel_server.http.body import read_body
 from easel_server.http.cache_policy import CachePolicy
+from easel_server.http.descriptions import describe_body
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders, InputPictures
 from easel_server.http.links import AUTOMATIC1111_PATH
@@ -56,36 +65,40 @@ class Automatic1111:
     def build_router(self) -> APIRouter:
         """All routes."""
         router = APIRouter(prefix=AUTOMATIC1111_PATH, tags=["AUTOMATIC1111"])
-        router.add_api_route(
-            "/txt2img", self.text_to_image, methods=["POST"], openapi_extra=describe_body(TextToImageBody)
-        )
-        router.add_api_route(
-            "/img2img", self.image_to_image, methods=["POST"], openapi_extra=describe_body(ImageToImageBody)
-        )
-        router.add_api_route("/progress", self.progress, methods=["GET"])
-        router.add_api_route("/interrupt", self.interrupt, methods=["POST"])
-        router.add_api_route("/skip", self.interrupt, methods=["POST"], name="skip")
+        for path, handler, body in (
+            ("/txt2img", self.text_to_image, TextToImageBody),
+            ("/img2img", self.image_to_image, ImageToImageBody),
+        ):
+            router.add_api_route(
+                path, handler, methods=["POST"], responses=describe_drawing(), openapi_extra=describe_body(body)
+            )
+        router.add_api_route("/progress", self.progress, methods=["GET"], responses=describe_told(ProgressAnswer, 422))
+        for path in ("/interrupt", "/skip"):
+            router.add_api_route(
+                path, self.interrupt, methods=["POST"], name=path[1:], responses=describe_told(NothingAnswer)
+            )
         return router
 
-    async def text_to_image(self, request: Request) -> dict[str, Any]:
+    async def text_to_image(self, request: Request) -> JSONResponse:
         """Draw from a prompt, and wait for it."""
         customer = self._find_customer(request)
         body = await read_body(request, TextToImageBody, limit_bytes=self._limits.max_body_bytes)
-        job, images = await self._draw(request, customer, body, None)
-        return build_result(body, job, images, model=self._model.name)
+        drawn = await self._draw(request, customer, body, None)
+        return self._answer(body, drawn, drawn.images)
 
-    async def image_to_image(self, request: Request) -> dict[str, Any]:
+    async def image_to_image(self, request: Request) -> JSONResponse:
         """Draw over a picture, or over the part of it that a mask marks, and wait for it."""
         customer = self._find_customer(request)
         body = await read_body(request, ImageToImageBody, limit_bytes=self._limits.max_body_bytes)
         defaults = (await self._generation.facts()).defaults
         pictures = await self._decoders.run(partial(build_pictures, body, defaults, self._limits))
-        job, images = await self._draw(request, customer, body, pictures)
+        drawn = await self._draw(request, customer, body, pictures)
+        images = drawn.images
         if images and is_part_drawn(body):
             size = (pictures.width_pixels, pictures.height_pixels)
-            work = partial(put_back, body, images, size, job.parameters.image_format, self._limits)
+            work = partial(put_back, body, images, size, drawn.job.parameters.image_format, self._limits)
             images = await self._decoders.run(work)
-        return build_result(body, job, images, model=self._model.name)
+        return self._answer(body, drawn, images)
 
     async def progress(self, request: Request, *, skip_current_image: bool = False) -> dict[str, Any]:
         """How far the caller's latest job is."""
@@ -117,8 +130,7 @@ class Automatic1111:
 
     async def _draw(
         self, request: Request, customer: Customer, body: GenerationBody, pictures: InputPictures | None
-    ) -> tuple[Job, Sequence[bytes]]:
-        """The job at its end and its images; none if it was interrupted."""
+    ) -> "_Drawn":
         checkpoint = body.override_settings.sd_model_checkpoint if body.override_settings else None
         if checkpoint and checkpoint != self._model.name:
             raise refuse_unknown_model(checkpoint, self._model.name)
@@ -136,12 +148,22 @@ class Automatic1111:
         )
         placed = await self._generation.place(order)
         if placed.images is not None:
-            return placed.job, placed.images
+            return _Drawn(placed.job, placed.images, placed.headers)
         await self._latest.remember(customer.name, placed.job.id)
         job = await wait_while_connected(request, self._generation, placed, cancel=True)
         if job.state is JobState.CANCELED:
-            return job, ()
-        return job, await self._generation.images(expect_success(job))
+            return _Drawn(job, (), placed.headers)
+        return _Drawn(job, await self._generation.images(expect_success(job)), placed.headers)
+
+    def _answer(self, body: GenerationBody, drawn: "_Drawn", images: Sequence[bytes]) -> JSONResponse:
+        return JSONResponse(build_result(body, drawn.job, images, model=self._model.name), headers=drawn.headers)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    job: Job  # at its end
+    images: Sequence[bytes]  # none if it was interrupted
+    headers: dict[str, str]
 
 
 def build_wanted(body: GenerationBody, pictures: InputPictures | None, facts: ModelFacts) -> Wanted:

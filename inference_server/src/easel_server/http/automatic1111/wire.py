@@ -50,6 +50,8 @@ NEUTRAL: Final[Mapping[str, tuple[JsonValue, ...]]] = {
     "infotext": ("",),
     "firstpass_image": ("",),
 }
+DEFAULT_VAE: Final = ("Automatic", "None")
+ALL_LAYERS: Final = (1,)
 NEUTRAL_TEXT_TO_IMAGE: Final[Mapping[str, tuple[JsonValue, ...]]] = {"enable_hr": (False,)}
 NEUTRAL_IMAGE_TO_IMAGE: Final[Mapping[str, tuple[JsonValue, ...]]] = {
     "initial_noise_multiplier": (1,),
@@ -205,13 +207,13 @@ class OverrideSettings(BaseModel):
 
     sd_model_checkpoint: str | None = None
     samples_format: str | None = None
-    sd_vae: JsonValue = None
-    CLIP_stop_at_last_layers: JsonValue = None
+    sd_vae: JsonValue = Field(default=None, json_schema_extra={"enum": [*DEFAULT_VAE, None]})
+    CLIP_stop_at_last_layers: JsonValue = Field(default=None, json_schema_extra={"enum": [*ALL_LAYERS, None]})
 
     @field_validator("sd_vae", "CLIP_stop_at_last_layers")
     @classmethod
     def _refuse_other_parts(cls, value: JsonValue, info: ValidationInfo) -> JsonValue:
-        return _refuse_unless(value, ("Automatic", "None") if info.field_name == "sd_vae" else (1,))
+        return _refuse_unless(value, DEFAULT_VAE if info.field_name == "sd_vae" else ALL_LAYERS)
 
 
 def _refuse_unless(value: JsonValue, neutral: tuple[JsonValue, ...]) -> JsonValue:
