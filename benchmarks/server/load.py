@@ -9,6 +9,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,14 +26,15 @@ ROOT = Path(__file__).parents[2]
 
 def generate(order: dict[str, Any], request: bytes) -> dict[str, Any]:
     """Run an order in a process of its own; what it saw."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.server.load"],
-        cwd=ROOT,
-        input=json.dumps({**order, "request": request.decode("latin-1")}).encode(),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    seen: dict[str, Any] = json.loads(done.stdout)
+    with tempfile.NamedTemporaryFile() as file:
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.server.load"],
+            cwd=ROOT,
+            input=json.dumps({**order, "request": request.decode("latin-1")}).encode(),
+            stdout=file,
+            check=True,
+        )
+        seen: dict[str, Any] = json.loads(Path(file.name).read_bytes())
     return seen
 
 
