@@ -11,10 +11,11 @@ from easel_server.http.api_keys import KeyRing
 from easel_server.http.automatic1111 import build_automatic1111_router
 from easel_server.http.cached_answers import CachedAnswersMiddleware
 from easel_server.http.descriptions import DescribedAPI
+from easel_server.http.direct_routes import DirectRoute
 from easel_server.http.errors import install_error_handlers
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders
-from easel_server.http.links import GENERATIONS_PATH
+from easel_server.http.links import GENERATIONS_PATH, PREDICTIONS_PATH
 from easel_server.http.middleware import AccessMiddleware, RequestIdMiddleware
 from easel_server.http.observation import RequestMetrics
 from easel_server.http.openai_images import OpenAIImages
@@ -79,6 +80,13 @@ def build_gateway_app(
     app.include_router(build_automatic1111_router(generation, keys, config, decoders))
     app.include_router(build_probe_router(readiness, render_metrics))
     app.include_router(Playground(config, look_at_model).build_router())
+    one = f"{PREDICTIONS_PATH}/{{prediction_id}}"
+    app.router.routes[:0] = [
+        DirectRoute("POST", GENERATIONS_PATH, images.create_image),
+        DirectRoute("POST", PREDICTIONS_PATH, predictions.create),
+        DirectRoute("PUT", one, predictions.create_with_id),
+        DirectRoute("GET", one, predictions.get),
+    ]
     return app
 
 
