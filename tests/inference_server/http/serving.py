@@ -19,6 +19,7 @@ from easel_server.engine.interface import Engine
 from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.app import build_gateway_app
+from easel_server.http.bounded_protocol import BoundedHttpProtocol
 from easel_server.http.generation import Generation
 from easel_server.http.observation import CacheResult
 from easel_server.http.readiness import Readiness
@@ -209,7 +210,14 @@ class RunningGateway:
             is_signing_configured=self._is_signing_configured,
         )
         server = uvicorn.Server(
-            uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                app,
+                port=0,
+                http=BoundedHttpProtocol,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+            )
         )
         serving = asyncio.create_task(server.serve())
         working = asyncio.create_task(self._build_worker().run())

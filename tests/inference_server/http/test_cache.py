@@ -100,6 +100,7 @@ def test_an_answer_tells_its_age_and_is_as_young_as_the_client_wants(client):
     ask(client, seed=107)
     hit = ask(client, seed=107, headers={"Cache-Control": "max-age=60"})
     assert (hit.headers["X-Cache"], hit.headers["Age"]) == ("hit", "0")
+    assert hit.headers["Cache-Control"] == "private, max-age=3600"
 
 
 async def test_older_answers_than_the_client_wants_are_drawn_again():

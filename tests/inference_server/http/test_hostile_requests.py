@@ -3,13 +3,16 @@
 import json
 import random
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig
+from easel_server.http import bounded_protocol
+from easel_server.http.open_requests import OpenRequestsMiddleware
 
-from tests.inference_server.http.serving import RunningGateway
+from tests.inference_server.http.serving import RunningGateway, wait_for
 
 HOSTILE_BODIES = {
     "nothing": b"",
@@ -117,3 +120,36 @@ def test_a_body_without_an_end_is_refused_while_it_is_read(bounded):
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     # 17 chunks of 64 KiB are one more than the bound, and the last chunk never comes.
     assert b"413" in speak(bounded.url, head + chunk * 17)
+
+
+def test_a_head_without_an_end_is_refused_while_it_is_read(bounded):
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\n"
+    assert b" 431 " in speak(bounded.url, head + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(70)))
+    assert b" 431 " in speak(bounded.url, head + b"X-Long: " + b"x" * (70 << 10))
+    assert b" 431 " in speak(bounded.url, b"GET /" + b"x" * (70 << 10))
+
+
+def test_a_head_that_takes_too_long_is_refused(bounded, monkeypatch):
+    monkeypatch.setattr(bounded_protocol, "HEAD_SECONDS", 0.05)
+    assert b" 408 " in speak(bounded.url, b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\n")
+    assert b" 408 " in speak(bounded.url, b"")
+    with bounded.client() as client:  # and a head that is complete is not, however long its request takes
+        assert client.post("/v1/images/generations", json={"prompt": "a cat"}).status_code == 200
+
+
+def test_requests_beyond_the_bound_are_refused_and_probes_are_not(monkeypatch):
+    monkeypatch.setattr(OpenRequestsMiddleware.__init__, "__defaults__", (1,))
+    with RunningGateway() as gateway, gateway.client() as client, ThreadPoolExecutor() as others:
+        slow = others.submit(client.post, "/v1/images/generations", json={"prompt": "slow"})
+        wait_for(lambda: gateway.worker.seen)
+        for path, code in (("/v1/images/generations", ("error", "code")), ("/v1/predictions", ("code",))):
+            refused = client.post(path, json={})
+            told = refused.json()
+            for name in code:
+                told = told[name]
+            assert (refused.status_code, told) == (503, "too_many_requests")
+            assert int(refused.headers["Retry-After"]) > 0
+        assert client.get("/readyz").status_code == 200
+        gateway.call(gateway.broker.cancel(gateway.worker.seen[0]))
+        assert slow.result().status_code == 422
+        assert client.get("/v1/models").status_code == 200

@@ -18,6 +18,7 @@ from easel_server.http.input_images import Decoders
 from easel_server.http.links import GENERATIONS_PATH, PREDICTIONS_PATH
 from easel_server.http.middleware import AccessMiddleware, RequestIdMiddleware
 from easel_server.http.observation import RequestMetrics
+from easel_server.http.open_requests import OpenRequestsMiddleware
 from easel_server.http.openai_images import OpenAIImages
 from easel_server.http.openai_models import OpenAIModels
 from easel_server.http.playground import LookAtModel, Playground, look_at_nothing
@@ -65,6 +66,7 @@ def build_gateway_app(
                 config=config.gateway,
                 metrics=metrics,
             ),
+            Middleware(OpenRequestsMiddleware, metrics=metrics),
         ],
     )
     install_error_handlers(app, metrics)

@@ -35,6 +35,7 @@ class _Answer:
     body: bytes
     content_type: bytes
     content_length: bytes
+    cache_control: bytes
 
 
 class CachedAnswersMiddleware:
@@ -115,7 +116,12 @@ class CachedAnswersMiddleware:
         age_seconds = float(headers.get("age", "0"))
         self._answers.put(
             request_body,
-            _Answer(body, headers["content-type"].encode("latin-1"), str(len(body)).encode()),
+            _Answer(
+                body,
+                content_type=headers["content-type"].encode("latin-1"),
+                content_length=str(len(body)).encode(),
+                cache_control=headers.get("cache-control", "private").encode("latin-1"),
+            ),
             size_bytes=len(request_body) + len(body) + ENTRY_OVERHEAD_BYTES,
             age_seconds=age_seconds,
             ttl_seconds=min(REPEAT_SECONDS, self._config.cache.ttl_seconds - age_seconds),
@@ -154,6 +160,7 @@ async def _send(send: Send, answer: _Answer, age_seconds: float, more: dict[str,
     headers = [
         (b"content-type", answer.content_type),
         (b"content-length", answer.content_length),
+        (b"cache-control", answer.cache_control),
         (b"x-cache", b"hit"),
         (b"age", str(int(age_seconds)).encode()),
         *((name.lower().encode(), value.encode()) for name, value in more.items()),

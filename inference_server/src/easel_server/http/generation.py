@@ -101,7 +101,7 @@ class Generation:
             answer = None
         if answer is not None and not order.needs_job:
             self._metrics.count_cache(CacheResult.HIT)
-            return _answer_without_job(job, answer, tab)
+            return self._answer_without_job(job, answer, tab)
         return await self._submit(order, job, answer, tab)
 
     async def _build_job(self, order: Order) -> Job:
@@ -199,6 +199,20 @@ class Generation:
             rate_headers=tab.headers,
         )
 
+    def _answer_without_job(self, job: Job, answer: CachedImages, tab: Tab) -> Placed:
+        drawn_at = job.submitted_at - timedelta(seconds=answer.age_seconds)
+        done = job.model_copy(update={"state": JobState.SUCCEEDED, "started_at": drawn_at, "finished_at": drawn_at})
+        return Placed(
+            done,
+            created=True,
+            cache_result=CacheResult.HIT,
+            images=answer.images,
+            age_seconds=answer.age_seconds,
+            rate_headers=tab.headers,
+            is_stored=False,
+            max_age_seconds=self._config.cache.ttl_seconds,
+        )
+
     async def wait(self, placed: Placed, timeout_seconds: float) -> Job:
         """The job once it is final, or as it is after the time-out. Its images go into the cache.
 
@@ -256,17 +270,3 @@ class Generation:
     async def estimate(self, job: Job) -> Estimate:
         """What is predicted of the job's wait. Asks the broker only if the job waits. Raises BrokerUnavailableError."""
         return await self._waiting.estimate(job)
-
-
-def _answer_without_job(job: Job, answer: CachedImages, tab: Tab) -> Placed:
-    drawn_at = job.submitted_at - timedelta(seconds=answer.age_seconds)
-    done = job.model_copy(update={"state": JobState.SUCCEEDED, "started_at": drawn_at, "finished_at": drawn_at})
-    return Placed(
-        done,
-        created=True,
-        cache_result=CacheResult.HIT,
-        images=answer.images,
-        age_seconds=answer.age_seconds,
-        rate_headers=tab.headers,
-        is_stored=False,
-    )

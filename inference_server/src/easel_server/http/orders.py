@@ -48,6 +48,7 @@ class Placed:
     age_seconds: float = 0.0  # of those
     rate_headers: Mapping[str, str] = field(default_factory=dict)
     is_stored: bool = True  # False: there is no such job, only its images
+    max_age_seconds: int | None = None  # how old the answer may get in its client's own cache; None: not told
 
     @property
     def headers(self) -> dict[str, str]:
@@ -57,6 +58,8 @@ class Placed:
             headers["X-Prediction-Id"] = self.job.id
         if self.images is not None:
             headers["Age"] = str(int(self.age_seconds))
+        if self.max_age_seconds is not None:
+            headers["Cache-Control"] = f"private, max-age={self.max_age_seconds}"
         return headers
 
 

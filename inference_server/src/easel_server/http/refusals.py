@@ -109,6 +109,7 @@ def _policy(charge: Charge) -> str:
 QUEUE_FULL_RETRY_SECONDS = 5
 BROKER_RETRY_SECONDS = 2
 STREAMS_RETRY_SECONDS = 5
+OPEN_REQUESTS_RETRY_SECONDS = 1
 NO_WORKERS_RETRY_SECONDS = 30  # about a worker's start; nothing better is known
 
 
@@ -149,6 +150,16 @@ def refuse_for_streams(bound: int) -> RefusalError:
         f"{bound} event streams are open here already, the most allowed; ask for the job instead, or try again in "
         f"{STREAMS_RETRY_SECONDS} s",
         headers={"Retry-After": str(STREAMS_RETRY_SECONDS)},
+    )
+
+
+def refuse_for_open_requests(bound: int) -> RefusalError:
+    """As many requests are open as may be."""
+    return RefusalError(
+        503,
+        "too_many_requests",
+        f"{bound} requests are open here already, the most allowed; try again in {OPEN_REQUESTS_RETRY_SECONDS} s",
+        headers={"Retry-After": str(OPEN_REQUESTS_RETRY_SECONDS)},
     )
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from easel_server.http.bounded_protocol import BoundedHttpProtocol
+
 # Longer than the proxies' that are common in front of it, so that it's they who close an idle connection.
 KEEP_ALIVE_SECONDS = 75
 START_POLL_SECONDS = 0.01
@@ -22,6 +24,7 @@ class EmbeddedServer(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                http=BoundedHttpProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,
