@@ -87,6 +87,15 @@ def test_time_follows_the_work(batch, seconds):
     assert seconds == pytest.approx(units * 0.05 + images * 0.1), "a line through work units, as costs are predicted"
 
 
+def test_late_wake_ups_do_not_add_up():
+    clock = Clock()
+    config = SyntheticConfig(milliseconds_per_step=50, milliseconds_per_image=0)
+    parameters = build_parameters(width_pixels=1024, height_pixels=1024, steps=100, guidance_scale=0.0)
+    draw(build_engine(config, clock), parameters)
+    assert clock.sleeps == 100
+    assert clock.now - 100.0 == pytest.approx(100 * 0.05, abs=2 * Clock.OVERSLEEP_SECONDS)
+
+
 def test_without_time_it_never_sleeps_and_is_instant():
     clock = Clock()
     engine = build_engine(INSTANT, clock)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.broker.interface import Broker, Verdict
-from easel_server.cost import work_units
+from easel_server.broker.interface import Broker, Claim, Outcome, Verdict
+from easel_server.cost import Measurement, work_units
 from easel_server.job import Job, JobState
 from easel_server.worker.batch import choose_preview_steps
 
@@ -25,19 +25,22 @@ class Between:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self.verdicts: dict[str, Verdict] = {}
+        self.measured: dict[str, Measurement] = {}
         self.may_finish = asyncio.Event()
         self.may_finish.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
-    async def heartbeat(self, claim: Any, steps_done: int, **rest: Any) -> Verdict:
+    async def heartbeat(self, claim: Claim, steps_done: int, **rest: Any) -> Verdict:
         verdict = await self._broker.heartbeat(claim, steps_done, **rest)
         return self.verdicts.get(claim.job.id, verdict)
 
-    async def finish(self, *args: Any) -> bool:
+    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+        if measured is not None:
+            self.measured[claim.job.id] = measured
         await self.may_finish.wait()
-        return await self._broker.finish(*args)
+        return await self._broker.finish(claim, outcome, measured)
 
 
 async def submit(broker: Broker, *seeds: int, **parameters: Any) -> None:
@@ -77,17 +80,26 @@ async def test_a_batch_has_no_more_images_than_allowed(broker: Broker) -> None:
 
 
 async def test_what_a_batch_took_is_shared_by_work(broker: Broker) -> None:
+    between = Between(broker)
+    engine = FakeEngine(gated=True)
     await submit(broker, 10)
     await submit(broker, 20, images=3)
-    worker, metrics = build_worker(broker, FakeEngine(), max_batch_images=BATCH)
+    worker, metrics = build_worker(between, engine, max_batch_images=BATCH)
     async with running(worker):
-        jobs = [await final_job(broker, f"job-{seed}") for seed in (10, 20)]
-    sums = await broker.cost_sums()
-    units = [work_units(job.parameters) for job in jobs]
-    assert sums.x == pytest.approx(sum(units), rel=0.05)  # older jobs count a little less
-    drawing = metrics.registry.get_sample_value(contract.WORK_GPU_SECONDS_TOTAL)
-    assert drawing is not None
-    assert 0 < sums.y <= drawing * 1.01
+
+        async def was_drawing_for_long() -> bool:
+            return metrics.drawing.seconds > 0.2
+
+        await eventually(was_drawing_for_long)
+        engine.allow(STEPS)
+        jobs = await all_in(broker, JobState.SUCCEEDED, 10, 20)
+    for job in jobs:
+        assert between.measured[job.id].work_units == work_units(job.parameters)
+    small, large = (between.measured[job.id].gpu_seconds for job in jobs)
+    assert large == pytest.approx(3 * small)
+    # The rest is the way to the engine's thread and back.
+    assert metrics.drawing.seconds / 2 < small + large <= metrics.drawing.seconds
+    assert (await broker.cost_sums()).y == pytest.approx(small + large, rel=0.05)  # older jobs count a little less
 
 
 async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_end(broker: Broker) -> None:
