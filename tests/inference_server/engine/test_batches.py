@@ -1,6 +1,7 @@
 """Several requests in one call: each gets what it would get alone, up to rounding."""
 
 from io import BytesIO
+from typing import Any
 
 import pytest
 from easel_server.engine.interface import EngineRequest, GenerationError, Step
@@ -94,6 +95,31 @@ def test_previews_are_one_for_each_request_and_change_nothing(model, rows):
     for images, preview in zip(expected, previews[8], strict=True):
         assert pixels_differ_by(images[0], preview) <= TOLERANCE
     assert pixels_differ_by(previews[8][0], previews[2][0]) > TOLERANCE
+
+
+def test_a_preview_that_does_not_fit_into_memory_is_left_out(monkeypatch, caplog):
+    import torch  # noqa: PLC0415  # most tests don't need it
+    from easel_server.engine.previews import draw_previews  # noqa: PLC0415  # loads torch
+
+    from tests.support.tiny_models import build_sd15  # noqa: PLC0415  # loads torch
+
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipeline: Any = build_sd15()
+    monkeypatch.setattr(pipeline.vae, "decode", run_out)
+    assert draw_previews(pipeline, torch.tensor(1), torch.zeros(1, 4, 8, 8), [0]) == []
+    assert caplog.messages == ["no preview: the memory of cpu doesn't suffice for it"]
+
+
+def test_latents_that_are_no_plain_picture_have_no_preview():
+    import torch  # noqa: PLC0415  # most tests don't need it
+    from easel_server.engine.previews import draw_previews  # noqa: PLC0415  # loads torch
+
+    from tests.support.tiny_models import build_sd15  # noqa: PLC0415  # loads torch
+
+    packed = torch.zeros(1, 64, 16)  # as Flux keeps them
+    assert draw_previews(build_sd15(), torch.tensor(1), packed, [0]) == []
 
 
 def test_a_preview_of_a_large_picture_is_bounded():

@@ -9,7 +9,7 @@ from easel_server.job import ImageFormat
 from PIL import Image
 
 from tests.support.pictures import pixels_differ_by
-from tests.support.tiny_engine import draw, tiny_engine, tiny_parameters
+from tests.support.tiny_engine import draw, tiny_engine, tiny_model_directory, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -22,6 +22,31 @@ def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(model):
     other = draw(engine, tiny_parameters(seed=2))[0]
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+@pytest.mark.parametrize("negative_prompt", ["", "fur"])
+def test_a_request_alone_is_exactly_what_the_pipelines_own_call_draws(model, negative_prompt):
+    import torch  # noqa: PLC0415  # most tests don't need it
+    from diffusers import DiffusionPipeline  # noqa: PLC0415  # loads torch
+
+    parameters = tiny_parameters(images=2, negative_prompt=negative_prompt)
+    pipeline = DiffusionPipeline.from_pretrained(tiny_model_directory(model), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.enable_slicing()  # as the engine does: it rounds otherwise than decoding all at once
+    expected = pipeline(
+        parameters.prompt,
+        negative_prompt=negative_prompt or None,
+        width=parameters.width_pixels,
+        height=parameters.height_pixels,
+        num_inference_steps=parameters.steps,
+        guidance_scale=parameters.guidance_scale,
+        num_images_per_prompt=2,
+        generator=[torch.Generator("cpu").manual_seed(parameters.seed + index) for index in range(2)],
+    ).images
+    drawn = draw(tiny_engine(model), parameters)[0]
+    for data, image in zip(drawn, expected, strict=True):
+        assert Image.open(BytesIO(data)).tobytes() == image.tobytes()
 
 
 def test_image_number_i_is_the_picture_of_seed_plus_i():

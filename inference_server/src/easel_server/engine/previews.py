@@ -1,5 +1,6 @@
 """Unfinished pictures: what the latents of a running generation look like."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ from torch.nn.functional import interpolate
 from easel_server.engine.encoding import encode
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS
 from easel_server.job import ImageFormat
+
+logger = logging.getLogger(__name__)
 
 IMAGE_LATENT_DIMENSIONS = 4  # pipelines that pack latents into tokens have three
 
@@ -26,11 +29,23 @@ def draw_previews(pipeline: Any, timestep: Any, latents: torch.Tensor, rows: Seq
     # Some schedulers keep noise at its own, much larger scale until the end.
     scale = getattr(pipeline.scheduler, "scale_model_input", None)
     shown = _shrink(shown if scale is None else scale(shown, timestep), pipeline.vae_scale_factor)
-    with _decodable(vae):
-        unscaled = shown.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-        decoded = vae.decode(unscaled, return_dict=False)[0]
+    try:
+        decoded = _decode(vae, shown)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        logger.warning("no preview: the memory of %s doesn't suffice for it", latents.device)
+        return []  # the picture itself may still fit, once the denoiser has done its work
     images = pipeline.image_processor.postprocess(decoded, output_type="pil")
     return [encode(image, ImageFormat.PNG) for image in images]
+
+
+def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    with _decodable(vae):
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        decoded: torch.Tensor = vae.decode(
+            latents.to(vae.dtype) / vae.config.scaling_factor + shift, return_dict=False
+        )[0]
+    return decoded
 
 
 def _shrink(latents: torch.Tensor, scale_factor: int) -> torch.Tensor:
