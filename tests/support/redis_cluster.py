@@ -20,7 +20,10 @@ class RedisCluster:
     def __init__(self) -> None:
         self._bus_ports = [find_free_port() for _ in range(SIZE)]
         self.servers = [
-            RedisServer("--cluster-enabled", "yes", "--cluster-port", str(port), "--cluster-node-timeout", "5000")
+            RedisServer(
+                *("--cluster-enabled", "yes", "--cluster-port", str(port), "--cluster-node-timeout", "5000"),
+                *("--cluster-require-full-coverage", "no"),
+            )
             for port in self._bus_ports
         ]
         self._resources = ExitStack()

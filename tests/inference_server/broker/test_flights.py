@@ -242,6 +242,23 @@ async def test_a_leader_s_deadline_ends_only_the_leader(broker: Broker, is_runni
     assert await states(broker, "hasty", "patient") == [JobState.FAILED, JobState.SUCCEEDED]
 
 
+async def test_the_deadline_of_a_job_that_has_come_to_lead_a_running_flight_is_its_worker_s_to_meet(
+    broker: Broker,
+) -> None:
+    await board(broker, "first")
+    held = await claim(broker)
+    await board(broker, "next", deadline_at=build_job("x", deadline_seconds=1.0).deadline_at)
+    await broker.cancel("first")
+
+    async def is_late() -> bool:
+        assert await broker.reap() == ReapReport()
+        return await broker.heartbeat(held, 1) == Verdict.DEADLINE_PASSED
+
+    await eventually(is_late)
+    assert await broker.finish(held, Failed(sentences.DEADLINE_PASSED))
+    assert (await job_of(broker, "next")).state == JobState.FAILED
+
+
 async def test_a_lost_worker_s_flight_is_drawn_again_by_another(broker: Broker) -> None:
     await board(broker, "first")
     await board(broker, "second")

@@ -103,6 +103,36 @@ async def test_a_cluster_that_loses_the_keys_server_is_away_until_it_is_back(
         assert (await job_of(broker, "a")).state == JobState.WAITING
 
 
+async def test_the_server_that_takes_a_lost_one_s_slots_is_found(
+    own_cluster: RedisCluster, brokers: list[RedisBroker]
+) -> None:
+    for broker in brokers:
+        await broker.ping()
+        await broker.depth()
+    lost = own_cluster.owner_of(PREFIX)
+    survivors = [own_cluster.client(index) for index in range(SIZE) if index != lost]
+    own_cluster.servers[lost].kill()
+    heir = survivors[0].execute_command("CLUSTER", "MYID")
+    for client in survivors:
+        slot = client.execute_command("CLUSTER", "KEYSLOT", PREFIX)
+        client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", heir)
+        client.close()
+    for index, broker in enumerate(brokers):
+        if index == lost:  # knows no other address
+            continue
+        with pytest.raises(BrokerUnavailableError):
+            await broker.depth()
+        await eventually(partial(is_accepted, broker))
+
+
+async def is_accepted(broker: Broker) -> bool:
+    try:
+        await broker.submit(build_job("a"))
+    except BrokerUnavailableError:
+        return False
+    return True
+
+
 async def is_served(broker: Broker) -> bool:
     try:
         await broker.ping()

@@ -269,9 +269,10 @@ class JobQueue(Protocol):
     ) -> tuple[Claim, ...]:
         """The job whose turn it is, now Running for ``worker``, and waiting jobs that can be drawn with it.
 
-        Those have the same ``batch_key`` and come in the order of their turns, ``max_jobs`` and ``max_images`` in all
-        (the first may have more images). Empty if no job came within ``wait_seconds``. Outlives outages shorter than
-        that. If the caller is cancelled, jobs that were being handed over return to the queue when their lease expires.
+        Those have the same priority and ``batch_key`` and come in the order of their turns, ``max_jobs`` and
+        ``max_images`` in all (the first may have more images). Empty if no job came within ``wait_seconds``. Outlives
+        outages shorter than that. If the caller is cancelled, jobs that were being handed over return to the queue when
+        their lease expires.
         """
         ...
 

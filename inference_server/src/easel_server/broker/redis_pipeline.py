@@ -20,6 +20,8 @@ MAX_BATCH: Final = 64  # commands
 ATTEMPTS: Final = 2  # every command of a broker can be repeated
 CANCEL_AGAIN_SECONDS: Final = 0.2
 
+pack_command: Final[Callable[..., bytes]] = hiredis.pack_command  # its types allow one word only
+
 Words = tuple[str | bytes | float, ...]
 
 
@@ -100,7 +102,7 @@ async def _exchange(connection: AbstractConnection, batch: list[_Command]) -> No
 
 async def _exchange_once(connection: AbstractConnection, commands: list[_Command]) -> None:
     # hiredis packs a script's arguments ten times as fast as redis-py's asyncio connection does.
-    await connection.send_packed_command([hiredis.pack_command(command.words) for command in commands])
+    await connection.send_packed_command([pack_command(command.words) for command in commands])
     for command in commands:
         try:
             command.succeed(await connection.read_response())

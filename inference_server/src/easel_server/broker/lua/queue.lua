@@ -62,8 +62,8 @@ end
 local function add_waiting(run)
   count_work(run.priority, run.cost_us)
   redis.call('ZADD', key('waiting'), integer(run.priority * PRIORITY_SPAN + run.n), run.n)
-  if redis.call('RPUSH', key('bell'), '1') > MAX_BELLS then
-    redis.call('LPOP', key('bell'))
+  if redis.call('LLEN', key('bell')) < MAX_BELLS then
+    redis.call('RPUSH', key('bell'), '1')
   end
 end
 
