@@ -1,12 +1,15 @@
 """What both brokers promise of their cache, facts and buckets."""
 
 import asyncio
+import uuid
 
 import pytest
 from easel_server.broker.interface import CACHE_ENTRY_OVERHEAD_BYTES, Broker, BrokerSettings, CachedImages, Charge
+from easel_server.broker.redis import RedisBroker
 
 from tests.inference_server.broker.conftest import BuildBroker
 from tests.support.eventually import eventually
+from tests.support.redis_server import RedisServer
 
 LONG_SECONDS = 3600.0
 IMAGES = (b"first image", b"second image \x00\xff")
@@ -152,6 +155,28 @@ async def test_waiting_as_long_as_one_is_told_gets_through(broker: Broker) -> No
         assert not refused.allowed
         await asyncio.sleep(refused.retry_after_seconds)
         assert (await broker.take([charge])).allowed
+
+
+@pytest.mark.redis
+async def test_redis_tells_a_wait_to_the_millisecond_of_its_own_clock(redis_server: RedisServer) -> None:
+    broker = RedisBroker.from_url(redis_server.url, namespace=uuid.uuid4().hex, service="sd", settings=BrokerSettings())
+    connection = broker._connection
+
+    async def now_milliseconds() -> int:
+        seconds, microseconds = await connection.command("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    charge = Charge("requests:a", amount=1, per_minute=7, burst=1)  # 60,000 / 7 milliseconds: 8571.4
+    assert (await broker.take([charge])).allowed
+    taken_at = int(await connection.command("HGET", connection.key("rate:requests:a"), "at_ms"))
+    for _ in range(10_000):
+        before, refused, after = await now_milliseconds(), await broker.take([charge]), await now_milliseconds()
+        if before == after:  # else the time of the refusal isn't known
+            assert before + round(refused.retry_after_seconds * 1000) == taken_at + 8572
+            break
+    else:
+        pytest.fail("the clock went on during every take")
+    await broker.close()
 
 
 async def test_many_gateways_share_one_limit(build_broker: BuildBroker) -> None:

@@ -176,6 +176,7 @@ def test_a_webhook_that_is_no_web_address_is_refused(signing_gateway, url):
         (None, ("start", "completed")),
         (["completed"], ("completed",)),
         (["completed", "start", "start"], ("start", "completed")),
+        (["output", "logs", "completed"], ("completed",)),
         ([], ()),
     ],
 )
@@ -193,7 +194,8 @@ def test_an_event_that_is_not_sent_is_refused(signing_gateway):
     body = {**CAT, "webhook": "https://example.com/hook", "webhook_events_filter": ["logs"]}
     with signing_gateway.client() as client:
         answer = client.post("/v1/predictions", json=body)
-    assert answer.json()["invalid_fields"][0]["field"] == "webhook_events_filter.0"
+    assert answer.json()["invalid_fields"][0]["field"] == "webhook_events_filter"
+    assert "['logs'], of which nothing would be told" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,11 @@ class PredictionBody(BaseModel):
     version: str | None = None  # the served model's name; Replicate's clients need one
     model: str | None = None
     webhook: str | None = None
-    webhook_events_filter: list[Literal["start", "completed"]] | None = None
+    webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = Field(
+        default=None,
+        description="Of start and completed, which are told. output and logs are accepted and never told: all images "
+        "come at once, with completed, and progress is at urls.stream.",
+    )
     stream: bool | None = Field(default=None, description="Without effect: every prediction has events at urls.stream.")
 
     def to_webhook(self, *, is_signing_configured: bool) -> WebhookTarget | None:
@@ -125,7 +129,12 @@ class PredictionBody(BaseModel):
             )
         _check_url(self.webhook)
         chosen = EVENTS if self.webhook_events_filter is None else self.webhook_events_filter
-        return WebhookTarget(url=self.webhook, events=tuple(event for event in EVENTS if event in chosen))
+        events = tuple(event for event in EVENTS if event in chosen)
+        if chosen and not events:
+            raise refuse_field(
+                "webhook_events_filter", f"is {show(chosen)}, of which nothing would be told; add start or completed"
+            )
+        return WebhookTarget(url=self.webhook, events=events)
 
 
 def _check_url(url: str) -> None:

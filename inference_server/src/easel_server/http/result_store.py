@@ -1,7 +1,9 @@
 """The result cache as a gateway uses it: its own copy first, then the shared one."""
 
 import logging
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from easel_contract.server_config import CacheConfig
@@ -25,10 +27,10 @@ class _LocalImages:
 class ResultStore:
     """Images by everything that determines them."""
 
-    def __init__(self, shared: ResultCache, config: CacheConfig) -> None:
+    def __init__(self, shared: ResultCache, config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._shared = shared
         self._config = config
-        self._local: LocalCache[_LocalImages] = LocalCache(config.gateway_bytes)
+        self._local: LocalCache[_LocalImages] = LocalCache(config.gateway_bytes, clock)
         self._kept_jobs: OrderedDict[str, None] = OrderedDict()
 
     @property
