@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from easel_contract.server_config import LimitsConfig
 
+from easel_server.generation_defaults import GenerationDefaults
 from easel_server.http.input_images import InputPictures
 from easel_server.http.quoting import show
 from easel_server.http.refusals import FieldFault, refuse_fields
@@ -19,6 +21,8 @@ SEED_BOUND = 2**63
 IMAGE_TO_IMAGE_STRENGTH = 0.8
 INPAINT_STRENGTH = 1.0
 CHOSEN_SEED_BYTES = 4  # as most tools do: a seed that people can copy by hand
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -71,48 +75,22 @@ class Wanted:
 
 
 def build_parameters(
-    wanted: Wanted,
-    *,
-    facts: ModelFacts,
-    limits: LimitsConfig,
-    names: FieldNames,
-    job_id: str,
+    wanted: Wanted, *, facts: ModelFacts, limits: LimitsConfig, names: FieldNames, job_id: str
 ) -> GenerationParameters:
     """The parameters of a job. Raises RefusalError with every field that is out of bounds."""
-    defaults = facts.defaults
-    width = wanted.width_pixels
-    if width is None:
-        width = min(defaults.width_pixels, limits.max_width_pixels)
-    height = wanted.height_pixels
-    if height is None:
-        height = min(defaults.height_pixels, limits.max_height_pixels)
-    steps = wanted.steps if wanted.steps is not None else min(defaults.steps, limits.max_steps)
-    guidance = wanted.guidance_scale if wanted.guidance_scale is not None else defaults.guidance_scale
-    seed = wanted.seed if wanted.seed is not None else choose_seed(job_id)
-    faults = [
-        *_check_text(names.prompt, wanted.prompt, int(wanted.is_prompt_needed), limits.max_prompt_characters),
-        *_check_text(names.negative_prompt, wanted.negative_prompt, 0, limits.max_prompt_characters),
-        *check_side(names.width, width, limits.max_width_pixels),
-        *check_side(names.height, height, limits.max_height_pixels),
-        *_check_range(names.steps, steps, 1, limits.max_steps),
-        *_check_range(names.guidance_scale, guidance, 0.0, MAXIMUM_GUIDANCE_SCALE),
-        *_check_range(names.seed, seed, 0, SEED_BOUND - 1),
-        *_check_range(names.images, wanted.images, 1, limits.max_images),
-        *_check_sampler(names.sampler, wanted.sampler, facts.samplers),
-        *_check_task(names, wanted.task, facts.tasks),
-        *_check_strength(names.strength, wanted, steps),
-    ]
+    chosen = _choose(wanted, facts.defaults, limits, job_id)
+    faults = [*_check(wanted, chosen, limits, names), *_check_model(wanted, facts, names)]
     if faults:
         raise refuse_fields(*faults)
     pictures = wanted.pictures
     return GenerationParameters(
         prompt=wanted.prompt,
         negative_prompt=wanted.negative_prompt,
-        width_pixels=width,
-        height_pixels=height,
-        steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
+        width_pixels=chosen.width_pixels,
+        height_pixels=chosen.height_pixels,
+        steps=chosen.steps,
+        guidance_scale=chosen.guidance_scale,
+        seed=chosen.seed,
         images=wanted.images,
         image_format=wanted.image_format,
         sampler=wanted.sampler,
@@ -121,6 +99,49 @@ def build_parameters(
         mask_digest=pictures.mask_digest if pictures else None,
         strength=choose_strength(wanted),
     )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What a client may leave open, filled in."""
+
+    width_pixels: int
+    height_pixels: int
+    steps: int
+    guidance_scale: float
+    seed: int
+
+
+def _choose(wanted: Wanted, defaults: GenerationDefaults, limits: LimitsConfig, job_id: str) -> _Chosen:
+    return _Chosen(
+        _or(wanted.width_pixels, min(defaults.width_pixels, limits.max_width_pixels)),
+        _or(wanted.height_pixels, min(defaults.height_pixels, limits.max_height_pixels)),
+        _or(wanted.steps, min(defaults.steps, limits.max_steps)),
+        _or(wanted.guidance_scale, defaults.guidance_scale),
+        choose_seed(job_id) if wanted.seed is None else wanted.seed,
+    )
+
+
+def _or(value: Number | None, default: Number) -> Number:
+    return default if value is None else value
+
+
+def _check(wanted: Wanted, chosen: _Chosen, limits: LimitsConfig, names: FieldNames) -> Iterator[FieldFault]:
+    longest = limits.max_prompt_characters
+    yield from _check_text(names.prompt, wanted.prompt, int(wanted.is_prompt_needed), longest)
+    yield from _check_text(names.negative_prompt, wanted.negative_prompt, 0, longest)
+    yield from check_side(names.width, chosen.width_pixels, limits.max_width_pixels)
+    yield from check_side(names.height, chosen.height_pixels, limits.max_height_pixels)
+    yield from _check_range(names.steps, chosen.steps, 1, limits.max_steps)
+    yield from _check_range(names.guidance_scale, chosen.guidance_scale, 0.0, MAXIMUM_GUIDANCE_SCALE)
+    yield from _check_range(names.seed, chosen.seed, 0, SEED_BOUND - 1)
+    yield from _check_range(names.images, wanted.images, 1, limits.max_images)
+    yield from _check_strength(names.strength, wanted, chosen.steps)
+
+
+def _check_model(wanted: Wanted, facts: ModelFacts, names: FieldNames) -> Iterator[FieldFault]:
+    yield from _check_sampler(names.sampler, wanted.sampler, facts.samplers)
+    yield from _check_task(names, wanted.task, facts.tasks)
 
 
 def choose_strength(wanted: Wanted) -> float | None:
