@@ -11,6 +11,8 @@ State machine (the broker is the only place that makes a transition, atomically)
     Waiting   cancel                                       Canceled
     Waiting   deadline passes                              Failed
     Running   finish                                       Succeeded | Failed | Canceled
+    Running   cancel, while others share the run           Canceled
+    Running   deadline passes, while others share the run  Failed
     Running   release (drain; attempts - 1)                Waiting, at the head; Canceled if cancel was asked for
     Running   lease expires, cancel was asked for          Canceled
     Running   lease expires, attempts < max_attempts       Waiting, at the head

@@ -10,6 +10,7 @@ local submitted_us, deadline_us, result_ttl_ms, webhook = ARGV[5], ARGV[6], ARGV
 local flight, max_queue_depth, max_followers = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
 local answered_steps, inputs = ARGV[18], tonumber(ARGV[19])
 local FIRST_INPUT = 20
+local first_image = FIRST_INPUT + 2 * inputs
 local is_answered = answered_steps ~= ''
 
 local known = redis.call('HGET', job_key(id), 'fingerprint')
@@ -70,7 +71,9 @@ redis.call('HSET', run_key(n), 'state', 'Waiting', 'leader', id, 'submitted_us',
   'attempts', 0, 'steps_done', 0, 'previews', 0)
 tell_start()
 if is_answered then
-  redis.call('RPUSH', key('images:' .. n), unpack(ARGV, FIRST_INPUT))
+  if #ARGV >= first_image then
+    redis.call('RPUSH', key('images:' .. n), unpack(ARGV, first_image))
+  end
   local run = { started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0' }
   redis.call('PEXPIRE', key('images:' .. n), integer(make_final(id, run, 'Succeeded', now)))
   redis.call('DEL', run_key(n))
@@ -80,7 +83,7 @@ if flight ~= '' and redis.call('SET', key('flight:' .. flight), n, 'NX') then
   redis.call('HSET', run_key(n), 'flight', flight)
 end
 if inputs > 0 then
-  redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, FIRST_INPUT + 2 * inputs - 1))
+  redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, first_image - 1))
   redis.call('HSET', run_key(n), 'inputs', inputs)
 end
 queue_run({ n = n, priority = ARGV[9], owner = owner, cost_us = ARGV[10], weight = ARGV[11] })
