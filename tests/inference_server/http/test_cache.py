@@ -3,7 +3,9 @@
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, ModelConfig
 from easel_server.broker.digests import result_cache_key
+from easel_server.broker.interface import BrokerUnavailableError
 from easel_server.http.cache_policy import CachePolicy
+from easel_server.job import JobState
 
 from tests.inference_server.http.placing import Placing
 from tests.inference_server.http.serving import RunningGateway, wait_for
@@ -153,3 +155,15 @@ async def test_pictures_by_another_engine_are_others():
     keys = {result_cache_key(parameters, model, {"engine": engine}) for engine in ("diffusers", "synthetic")}
     assert len(keys) == 2
     assert placed.job.cache_key not in keys
+
+
+async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(monkeypatch):
+    placing = Placing(GatewayConfig())
+    placed = await placing.place(seed=1)
+    await placing.draw()
+
+    async def be_away(job_id):
+        raise BrokerUnavailableError("redis:6379", "images", "ConnectionError", "wait")
+
+    monkeypatch.setattr(placing.broker, "images", be_away)
+    assert (await placing.generation.wait(placed, 10)).state is JobState.SUCCEEDED

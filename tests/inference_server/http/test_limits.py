@@ -4,7 +4,7 @@ import json
 
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, LimitsConfig, Priority, RateLimitConfig
-from easel_server.broker.interface import JobConflictError, QueueFullError
+from easel_server.broker.interface import BrokerUnavailableError, JobConflictError, QueueFullError
 from easel_server.http.api_keys import Customer
 from easel_server.http.cache_policy import CachePolicy
 from easel_server.http.refusals import RefusalError
@@ -132,6 +132,18 @@ async def test_a_request_that_is_repeated_is_neither_charged_again_nor_refused()
     assert (await placing.place(job_id="same-job")).job.id == "same-job"
     with pytest.raises(JobConflictError):
         await placing.place(job_id="same-job", prompt="another")
+
+
+async def test_charges_that_cannot_be_given_back_spoil_no_request(monkeypatch, caplog):
+    placing = Placing(GatewayConfig(rate_limit=TWO_REQUESTS))
+
+    async def be_away(charges):
+        raise BrokerUnavailableError("redis:6379", "take", "ConnectionError", "wait")
+
+    await placing.place(job_id="same-job")
+    monkeypatch.setattr(placing.broker, "give_back", be_away)
+    assert not (await placing.place(job_id="same-job")).created
+    assert "stays charged" in caplog.text
 
 
 async def test_whoever_would_wait_too_long_is_told_at_once_how_long():

@@ -1,6 +1,7 @@
 """From a validated request to a job, and from a job to its images: what all APIs share."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from easel_contract.server_config import GatewayConfig, ModelConfig
 from easel_server.broker.digests import result_cache_key
 from easel_server.broker.interface import (
     Broker,
+    BrokerUnavailableError,
     CachedImages,
     FactStore,
     JobConflictError,
@@ -224,7 +226,8 @@ class Generation:
         if job is None:
             raise refuse_unknown_prediction(placed.job.id)
         if job.state is JobState.SUCCEEDED and job.cache_key is not None:
-            await self.images(job)
+            with suppress(RefusalError, BrokerUnavailableError):  # whoever wants the images themselves will hear of it
+                await self.images(job)
         return job
 
     async def find(self, job_id: str, owner: str) -> Job:

@@ -30,7 +30,8 @@ class ResultStore:
     def __init__(self, shared: ResultCache, config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._shared = shared
         self._config = config
-        self._local: LocalCache[_LocalImages] = LocalCache(config.gateway_bytes, clock)
+        # Half of the gateway's budget; cached_answers.py has the other.
+        self._local: LocalCache[_LocalImages] = LocalCache(config.gateway_bytes // 2, clock)
         self._kept_jobs: OrderedDict[str, None] = OrderedDict()
 
     @property

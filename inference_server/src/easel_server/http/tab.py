@@ -1,9 +1,12 @@
 """What one request has been charged so far, so that it can be given back."""
 
+import logging
 from collections.abc import Sequence
 
-from easel_server.broker.interface import BucketState, Charge, RateLimiter
+from easel_server.broker.interface import BrokerUnavailableError, BucketState, Charge, RateLimiter
 from easel_server.http.refusals import build_rate_headers, refuse_for_rate
+
+logger = logging.getLogger(__name__)
 
 
 class Tab:
@@ -31,8 +34,12 @@ class Tab:
         self._buckets += decision.buckets
 
     async def give_back(self, charges: Sequence[Charge] | None = None) -> None:
-        """Give these charges back, or all."""
+        """Give these charges back, or all. What else became of the request doesn't depend on whether that succeeds."""
         returned = list(self._taken if charges is None else charges)
-        if returned:
-            self._taken = [charge for charge in self._taken if charge not in returned]
+        if not returned:
+            return
+        self._taken = [charge for charge in self._taken if charge not in returned]
+        try:
             await self._limiter.give_back(returned)
+        except BrokerUnavailableError as error:
+            logger.warning("a request that was not served stays charged: %s", error)
