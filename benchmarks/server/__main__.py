@@ -16,8 +16,8 @@ from tests.support.redis_server import RedisServer
 RESULTS = ROOT / "benchmarks/results/server.json"
 
 MEASUREMENTS: dict[str, Callable[[RedisServer], dict[str, Any]]] = {
-    "cached": lambda redis: cached.measure(redis, rounds=7, seconds=3.0),
-    "jobs": lambda redis: jobs.measure(redis, rounds=5, jobs=3000),
+    "cached": lambda redis: cached.measure(redis, rounds=7, seconds=2.0),
+    "jobs": lambda redis: jobs.measure(redis, rounds=5, jobs=2000),
     "latency": lambda redis: latency.measure(redis, rounds=3, requests=300),
     "memory": memory.measure,
 }

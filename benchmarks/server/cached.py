@@ -25,6 +25,7 @@ PATH = "/v1/images/generations"
 SIDES_PIXELS = (64, 512)
 CONNECTIONS = 16
 WARM_UP_SECONDS = 1.0
+ROUTED_HEADERS = {"Cache-Control": "max-age=86400"}  # allows the cache, and has the request parsed and checked anew
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ def _measure_size(deployment: Deployment, side: int, rounds: int, seconds: float
     deployment.post(PATH, order)
     cached = deployment.post(PATH, order)
     assert cached.headers["x-cache"] == "hit", cached.headers
-    request = build_request("POST", PATH, json.dumps(order).encode())
+    repeated = build_request("POST", PATH, json.dumps(order).encode())
+    routed = build_request("POST", PATH, json.dumps(order).encode(), ROUTED_HEADERS)
 
-    def take_turn(pid: int, port: int, seconds: float) -> Rate:
+    def take_turn(pid: int, port: int, seconds: float, request: bytes = repeated) -> Rate:
         before = cpu_seconds(pid)
         seen = generate({"kind": "rate", "port": port, "connections": CONNECTIONS, "seconds": seconds}, request)
         answers = seen["statuses"].get("200", 0)
@@ -59,15 +61,23 @@ def _measure_size(deployment: Deployment, side: int, rounds: int, seconds: float
         gateway = (deployment.gateway.process.pid, deployment.port)
         for server in (gateway, bare):
             take_turn(*server, WARM_UP_SECONDS)
-        turns = [(take_turn(*gateway, seconds), take_turn(*bare, seconds)) for _ in range(rounds)]
+        turns = [
+            (take_turn(*gateway, seconds), take_turn(*bare, seconds), take_turn(*gateway, seconds, routed))
+            for _ in range(rounds)
+        ]
         most = take_turn(*ceiling, seconds)
-    ours, theirs = zip(*turns, strict=True)
+    ours, theirs, long_way = zip(*turns, strict=True)
     return {
         "answer_bytes": len(cached.content),
         "easel_images_per_second": summarize([rate.answers_per_second for rate in ours]).to_record(0),
         "bare_images_per_second": summarize([rate.answers_per_second for rate in theirs]).to_record(0),
-        "share_of_bare": summarize([a.answers_per_second / b.answers_per_second for a, b in turns]).to_record(),
+        "easel_routed_images_per_second": summarize([rate.answers_per_second for rate in long_way]).to_record(0),
+        "share_of_bare": summarize([a.answers_per_second / b.answers_per_second for a, b, _ in turns]).to_record(),
+        "share_of_bare_routed": summarize(
+            [a.answers_per_second / b.answers_per_second for _, b, a in turns]
+        ).to_record(),
         "easel_cpu_microseconds": summarize([rate.cpu_microseconds for rate in ours]).to_record(1),
+        "easel_routed_cpu_microseconds": summarize([rate.cpu_microseconds for rate in long_way]).to_record(1),
         "bare_cpu_microseconds": summarize([rate.cpu_microseconds for rate in theirs]).to_record(1),
         "load_generator_ceiling_per_second": round(most.answers_per_second),
     }
