@@ -76,6 +76,7 @@ def _measure_size(deployment: Deployment, side: int, rounds: int, seconds: float
         "share_of_bare_routed": summarize(
             [a.answers_per_second / b.answers_per_second for _, b, a in turns]
         ).to_record(),
+        "share_of_bare_by_cpu": summarize([b.cpu_microseconds / a.cpu_microseconds for a, b, _ in turns]).to_record(),
         "easel_cpu_microseconds": summarize([rate.cpu_microseconds for rate in ours]).to_record(1),
         "easel_routed_cpu_microseconds": summarize([rate.cpu_microseconds for rate in long_way]).to_record(1),
         "bare_cpu_microseconds": summarize([rate.cpu_microseconds for rate in theirs]).to_record(1),
