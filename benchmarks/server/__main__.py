@@ -49,8 +49,8 @@ def main() -> int:
         sys.stderr.write(f"measuring {name}\n")
         with RedisServer() as redis:
             results[name] = MEASUREMENTS[name](redis)
-    if not arguments.dry:
-        write(results, load_before)
+        if not arguments.dry:
+            write(results, load_before)
     sys.stdout.write("".join(f"{line}\n" for line in build_table(results)))
     return 0
 

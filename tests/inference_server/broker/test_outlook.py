@@ -35,9 +35,11 @@ async def test_the_outlook_is_the_position_of_what_is_then_submitted(broker: Bro
         priority = chance.choice(PRIORITIES)
         outlook = await broker.outlook(owner, priority, weight)
         job_id = f"job-{number:03}"
-        await broker.submit(build_job(job_id, owner=owner, weight=weight, gpu_seconds=gpu_seconds, priority=priority))
+        job = build_job(job_id, owner=owner, weight=weight, gpu_seconds=gpu_seconds, priority=priority)
+        submission = await broker.submit(job)
         position = await broker.position(job_id)
         assert position is not None
+        assert submission.position == position
         assert position.jobs_ahead == outlook.jobs_ahead, f"seed {seed}, {job_id}"
         assert position.gpu_seconds_ahead == pytest.approx(outlook.gpu_seconds_ahead, abs=1e-4)
         match chance.randrange(4):

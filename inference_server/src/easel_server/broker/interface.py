@@ -68,12 +68,21 @@ class BrokerSettings:
 
 
 @dataclass(frozen=True)
+class QueuePosition:
+    """What goes before a waiting job, as things stand; later work of customers who had less may still pass it."""
+
+    jobs_ahead: int
+    gpu_seconds_ahead: float  # predicted, of waiting jobs
+
+
+@dataclass(frozen=True)
 class Submission:
     """What became of a submit."""
 
     job: Job  # as stored, with the broker's times
     created: bool  # False: the same job had been submitted before
     shared: bool = False  # it follows an equal job that was under way
+    position: QueuePosition | None = None  # of a job that was queued by this submit
 
 
 @dataclass(frozen=True)
@@ -127,14 +136,6 @@ class QueueDepth:
     waiting_gpu_seconds: float = 0.0  # predicted
     running_gpu_seconds: float = 0.0  # predicted, what is left of it
     workers: int = 0  # that were heard of lately
-
-
-@dataclass(frozen=True)
-class QueuePosition:
-    """What goes before a waiting job, as things stand; later work of customers who had less may still pass it."""
-
-    jobs_ahead: int
-    gpu_seconds_ahead: float  # predicted, of waiting jobs
 
 
 @dataclass(frozen=True)

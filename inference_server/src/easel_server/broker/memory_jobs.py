@@ -92,7 +92,9 @@ class MemoryJobs:
         else:
             self._start_run(record, inputs, flight_key)
         self._ring()
-        return Submission(record.job, created=True, shared=flight is not None)
+        queued = answer is None and flight is None
+        position = self.position(record) if queued else None
+        return Submission(record.job, created=True, shared=flight is not None, position=position)
 
     def cancel(self, job_id: str) -> Job | None:
         """See JobStore."""

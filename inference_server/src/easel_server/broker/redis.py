@@ -84,7 +84,9 @@ class RedisBroker(RedisSideStores):
         if status == b"full":
             raise QueueFullError(rest[0], self._settings.max_queue_depth)
         if status == b"queued":
-            return Submission(to_queued_job(job, int(rest[0])), created=True)
+            submitted_us, jobs, work_us = map(int, rest)
+            position = QueuePosition(jobs, work_us / MICROSECONDS)
+            return Submission(to_queued_job(job, submitted_us), created=True, position=position)
         return Submission(to_job(rest[0]), created=status != b"known", shared=status == b"shared")
 
     async def get(self, job_id: str) -> Job | None:

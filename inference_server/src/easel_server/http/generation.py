@@ -16,6 +16,7 @@ from easel_server.broker.interface import (
     FactStore,
     JobConflictError,
     QueueFullError,
+    QueuePosition,
     RateLimiter,
     ResultCache,
 )
@@ -199,6 +200,7 @@ class Generation:
             images=answer.images if answer else None,
             age_seconds=answer.age_seconds if answer else 0.0,
             rate_headers=tab.headers,
+            position=submission.position,
         )
 
     def _answer_without_job(self, job: Job, answer: CachedImages, tab: Tab) -> Placed:
@@ -270,6 +272,6 @@ class Generation:
         """What is known of the model now."""
         return await self._facts()
 
-    async def estimate(self, job: Job) -> Estimate:
+    async def estimate(self, job: Job, position: QueuePosition | None = None) -> Estimate:
         """What is predicted of the job's wait. Asks the broker only if the job waits. Raises BrokerUnavailableError."""
-        return await self._waiting.estimate(job)
+        return await self._waiting.estimate(job, position)

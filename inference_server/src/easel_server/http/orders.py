@@ -1,7 +1,7 @@
 """What a client orders, as far as all APIs agree, and what was made of it. Values only."""
 
 import hashlib
-import uuid
+import secrets
 from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from easel_contract.server_config import Priority
 
+from easel_server.broker.interface import QueuePosition
 from easel_server.http.admission import FieldNames, Wanted
 from easel_server.http.api_keys import Customer
 from easel_server.http.cache_policy import DEFAULT_POLICY, CachePolicy
@@ -17,6 +18,7 @@ from easel_server.http.refusals import refuse_field
 from easel_server.job import Job, WebhookTarget
 
 ID_CHARACTERS = 26  # of base32: 130 bits
+ID_BYTES = 20  # random ones, a whole number of base32's groups
 PRIORITIES = (Priority.LOW, Priority.NORMAL, Priority.HIGH)  # upwards
 
 
@@ -48,6 +50,7 @@ class Placed:
     age_seconds: float = 0.0  # of those
     rate_headers: Mapping[str, str] = field(default_factory=dict)
     is_stored: bool = True  # False: there is no such job, only its images
+    position: QueuePosition | None = None  # of a job that was queued just now
     max_age_seconds: int | None = None  # how old the answer may get in its client's own cache; None: not told
 
     @property
@@ -76,7 +79,7 @@ def choose_priority(order: Order) -> Priority:
 
 def new_job_id() -> str:
     """A random id."""
-    return _to_id(uuid.uuid4().bytes + uuid.uuid4().bytes)
+    return _to_id(secrets.token_bytes(ID_BYTES))
 
 
 def job_id_for_key(owner: str, idempotency_key: str) -> str:

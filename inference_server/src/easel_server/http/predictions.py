@@ -19,6 +19,7 @@ from easel_contract.server_config import GatewayConfig, ModelConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from easel_server.broker.interface import QueuePosition
 from easel_server.http.api_keys import Customer, KeyRing
 from easel_server.http.body import read_body
 from easel_server.http.cache_policy import CachePolicy
@@ -207,18 +208,26 @@ class Predictions:
             )
         )
         job = await self._generation.wait(placed, wait_seconds) if wait_seconds else placed.job
-        return await self._answer(request, job, status_code=201 if placed.created else 200, headers=placed.headers)
+        position = placed.position if job is placed.job else None  # it has moved during a wait
+        status = 201 if placed.created else 200
+        return await self._answer(request, job, position, status_code=status, headers=placed.headers)
 
-    async def _look_at_progress(self, job: Job) -> Progress:
-        return build_progress(job, await self._generation.estimate(job))
+    async def _look_at_progress(self, job: Job, position: QueuePosition | None = None) -> Progress:
+        return build_progress(job, await self._generation.estimate(job, position))
 
     def _links(self, request: Request) -> Links:
         return links_for(request, self._config.public_url)
 
     async def _answer(
-        self, request: Request, job: Job, *, status_code: int = 200, headers: dict[str, str] | None = None
+        self,
+        request: Request,
+        job: Job,
+        position: QueuePosition | None = None,
+        *,
+        status_code: int = 200,
+        headers: dict[str, str] | None = None,
     ) -> JSONResponse:
-        progress = await self._look_at_progress(job)
+        progress = await self._look_at_progress(job, position)
         content = build_prediction(job, model=self._model.name, links=self._links(request), progress=progress)
         return JSONResponse(content, status_code=status_code, headers=headers)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from easel_contract.server_config import GatewayConfig
 
-from easel_server.broker.interface import Broker, QueueDepth
+from easel_server.broker.interface import Broker, QueueDepth, QueuePosition
 from easel_server.http.refusals import refuse_for_wait
 from easel_server.job import Job, JobState
 from easel_server.model_facts import ModelFacts
@@ -69,8 +69,8 @@ class Waiting:
         """Work was added to the queue."""
         self._added_gpu_seconds += gpu_seconds
 
-    async def estimate(self, job: Job) -> Estimate:
-        """What is predicted of a job. One look at the broker if it waits, none otherwise."""
+    async def estimate(self, job: Job, position: QueuePosition | None = None) -> Estimate:
+        """What is predicted of a job. The broker is asked for its position if it waits and none is given."""
         if job.state.is_final:
             return DONE
         own_seconds = job.predicted_gpu_seconds
@@ -78,7 +78,7 @@ class Waiting:
             steps = job.parameters.steps
             left = max(0, steps - job.steps_done) / steps
             return Estimate(0, 0.0, own_seconds * left)
-        position = await self._broker.position(job.id)
+        position = position or await self._broker.position(job.id)
         if position is None:  # it was handed out, or ended, since
             return Estimate(0, 0.0, own_seconds)
         depth = await self._look()

@@ -1,10 +1,11 @@
 #!lua
--- needs: queue runs
+-- needs: queue ahead runs
 -- ARGV: id, fingerprint, content, owner, submitted_us and deadline_us by the submitter's clock (deadline '' for none),
 -- result_ttl_ms, webhook ('' for none), then of the run: priority, cost_us, weight, batch key, images, drawn steps, flight
 -- key ('' for none), then the bounds max_queue_depth and max_followers, then all steps if answered ('' if not), the number
 -- of inputs, digests and inputs, images of an answered job.
--- Returns {'queued', submitted_us}, {'known' | 'shared' | 'answered', job}, {'conflict'} or {'full', depth}.
+-- Returns {'queued', submitted_us, jobs ahead, microseconds of predicted work ahead},
+-- {'known' | 'shared' | 'answered', job}, {'conflict'} or {'full', depth}.
 local id, fingerprint, content, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local submitted_us, deadline_us, result_ttl_ms, webhook = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local flight, max_queue_depth, max_followers = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
@@ -86,5 +87,7 @@ if inputs > 0 then
   redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, first_image - 1))
   redis.call('HSET', run_key(n), 'inputs', inputs)
 end
+local priority = tonumber(ARGV[9])
 queue_run({ n = n, priority = ARGV[9], owner = owner, cost_us = ARGV[10], weight = ARGV[11] })
-return { 'queued', integer(now) }
+local jobs_before = redis.call('ZCARD', queue_key(ARGV[9], owner)) - 1
+return { 'queued', integer(now), unpack(ahead_of(priority, owner, tonumber(ARGV[11]), jobs_before, n)) }
