@@ -132,7 +132,8 @@ async def keys_that_stay(server: RedisServer, prefix: str) -> set[str]:
 async def test_both_brokers_tell_the_same_story_and_leave_nothing_behind(seed: int, redis_server: RedisServer) -> None:
     namespace = uuid.uuid4().hex
     redis = RedisBroker.from_url(redis_server.url, namespace=namespace, service="sd", settings=BrokerSettings())
-    pair = Pair(random.Random(seed), MemoryBroker(BrokerSettings()), redis)  # noqa: S311
+    memory = MemoryBroker(BrokerSettings())
+    pair = Pair(random.Random(seed), memory, redis)  # noqa: S311
     try:
         for _ in range(STEPS):
             await pair.step()
@@ -142,3 +143,11 @@ async def test_both_brokers_tell_the_same_story_and_leave_nothing_behind(seed: i
         await redis.close()
     # Counters and sums of a bounded size; nothing that grows with the jobs that were.
     assert await keys_that_stay(redis_server, names.redis_prefix(namespace, "sd")) == {"sequence", "work", "workers"}
+    assert what_memory_keeps(memory) == {"_records", "_workers"}  # these go by time
+
+
+def what_memory_keeps(broker: MemoryBroker) -> set[str]:
+    """Names of the collections that aren't empty."""
+    jobs = broker._jobs
+    collections = {name: value for name, value in vars(jobs).items() if hasattr(value, "__len__")}
+    return {name for name, value in collections.items() if len(value) > 0}
