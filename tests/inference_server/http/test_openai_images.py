@@ -6,8 +6,11 @@ import threading
 import httpx
 import openai
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig, RateLimitConfig
+from easel_contract.server_config import GatewayConfig, LimitsConfig, RateLimitConfig, SyntheticConfig
 from easel_server.broker.interface import BrokerUnavailableError
+from easel_server.engine.synthetic_engine import SyntheticEngine
+from easel_server.model_facts import describe_model
+from easel_server.samplers import SAMPLERS
 
 from tests.inference_server.http.serving import MODEL, RunningGateway
 
@@ -65,6 +68,16 @@ def test_the_served_model_is_listed(gateway):
         assert client.models.retrieve(MODEL).owned_by == "easel"
         with pytest.raises(openai.NotFoundError, match="model 'other' is not served here; this service serves 'tiny/"):
             client.models.retrieve("other")
+
+
+def test_the_engine_says_what_it_is_and_what_it_can():
+    engine = SyntheticEngine(MODEL, SyntheticConfig())
+    with RunningGateway(engine=engine) as gateway, openai_client(gateway) as client:
+        assert client.models.retrieve(MODEL).to_dict()["engine"] is None  # until a worker has told
+        gateway.facts = describe_model(engine.description)
+        model = client.models.retrieve(MODEL).to_dict()
+        assert (model["engine"], model["tasks"]) == ("synthetic", ["TextToImage", "ImageToImage", "Inpaint"])
+        assert model["samplers"] == list(SAMPLERS)
 
 
 def test_an_unknown_model_is_not_found(images):
