@@ -4,11 +4,13 @@ import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, ModelConfig
 from easel_server.broker.digests import result_cache_key
 from easel_server.broker.interface import BrokerUnavailableError
+from easel_server.broker.memcached_cache import MemcachedCache
 from easel_server.http.cache_policy import CachePolicy
 from easel_server.job import JobState
 
 from tests.inference_server.http.placing import Placing
 from tests.inference_server.http.serving import RunningGateway, wait_for
+from tests.support.memcached_server import MemcachedServer
 
 
 def ask(client, **changes):
@@ -167,3 +169,18 @@ async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(mon
 
     monkeypatch.setattr(placing.broker, "images", be_away)
     assert (await placing.generation.wait(placed, 10)).state is JobState.SUCCEEDED
+
+
+async def test_gateways_share_pictures_over_memcached_and_go_on_without_it():
+    with MemcachedServer() as server:
+        caches = [MemcachedCache(server.address, "easel:{ns/sd}:") for _ in range(2)]
+        one, other = (Placing(GatewayConfig(), result_cache=cache) for cache in caches)
+        drawn = await one.place(seed=1)
+        await one.draw()
+        await one.generation.wait(drawn, 10)
+        found = await other.place(seed=1, needs_job=False)
+        assert (found.headers["X-Cache"], found.images) == ("hit", (b"image",))
+        server.kill()
+        assert (await other.place(seed=2)).headers["X-Cache"] == "miss"
+        for cache in caches:
+            await cache.close()
