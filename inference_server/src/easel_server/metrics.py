@@ -138,24 +138,22 @@ class ServerMetrics:
 
     def _register_worker(self, registry: CollectorRegistry | None) -> None:
         self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
-        self._jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
-        for outcome in OUTCOMES:
-            self._jobs.labels(outcome)
+        jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
+        self._jobs_by_outcome = {outcome: jobs.labels(outcome) for outcome in OUTCOMES}
         self._latency = Histogram(
             contract.JOB_LATENCY_SECONDS,
             "Time from submitted to finished, of succeeded jobs.",
             buckets=contract.LATENCY_BUCKETS_SECONDS,
             registry=registry,
         )
-        self._phases = Histogram(
+        phases = Histogram(
             contract.JOB_PHASE_SECONDS,
             "Time that succeeded jobs spent in each phase.",
             ["phase"],
             buckets=contract.LATENCY_BUCKETS_SECONDS,
             registry=registry,
         )
-        for phase in PHASES:
-            self._phases.labels(phase)
+        self._by_phase = {phase: phases.labels(phase) for phase in PHASES}
         self._batch_images = Histogram(
             contract.BATCH_IMAGES, "Images drawn in one batch.", buckets=BATCH_BUCKETS, registry=registry
         )
@@ -223,14 +221,14 @@ class ServerMetrics:
 
     def count_job(self, state: JobState, timing: JobTiming) -> None:
         """Count a job that this worker completed; failed and canceled ones don't blur the latency."""
-        self._jobs.labels(str(state)).inc()
+        self._jobs_by_outcome[state].inc()
         if state != JobState.SUCCEEDED:
             return
         self._latency.observe(timing.total_seconds)
-        self._phases.labels(PHASE_QUEUE).observe(timing.queue_seconds)
-        self._phases.labels(PHASE_LOAD).observe(timing.load_seconds)
-        self._phases.labels(PHASE_RUN).observe(timing.run_seconds)
-        self._phases.labels(PHASE_ENCODE).observe(timing.encode_seconds)
+        self._by_phase[PHASE_QUEUE].observe(timing.queue_seconds)
+        self._by_phase[PHASE_LOAD].observe(timing.load_seconds)
+        self._by_phase[PHASE_RUN].observe(timing.run_seconds)
+        self._by_phase[PHASE_ENCODE].observe(timing.encode_seconds)
 
     async def render(self, broker: JobQueue) -> bytes:
         """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the broker does."""

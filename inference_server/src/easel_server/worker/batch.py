@@ -89,8 +89,16 @@ class Batch:
         return sum(job.parameters.images for job in self.jobs)
 
     def start(self, executor: Executor) -> asyncio.Future[None]:
-        """Draw in the executor's thread. When the future is done, each job has its images or its error."""
-        return self._loop.run_in_executor(executor, self._run)
+        """Draw in the executor's thread. When the future is done, each job has its images or its error.
+
+        An engine that takes no time draws at once: the way to a thread and back would take longer.
+        """
+        if not self._engine.description.is_instant:
+            return self._loop.run_in_executor(executor, self._run)
+        self._run()
+        done = self._loop.create_future()
+        done.set_result(None)
+        return done
 
     def stop(self, reason: StopReason) -> None:
         """Ask for the end of all its jobs."""

@@ -76,9 +76,9 @@ class Worker:
             load_seconds=engine.description.load_seconds,
             tracer=tracer,
         )
-        is_instant = engine.description.is_instant
+        self._is_instant = engine.description.is_instant
         self._asked_at_seconds = 0.0  # for the latest claim, on the monotonic clock
-        self._max_images = max(settings.max_batch_images, INSTANT_BATCH_IMAGES if is_instant else 0)
+        self._max_images = max(settings.max_batch_images, INSTANT_BATCH_IMAGES if self._is_instant else 0)
 
     def drain(self) -> None:
         """Take no further job; finish those in hand if ``drain_seconds`` allow. Made for a signal handler."""
@@ -154,11 +154,12 @@ class Worker:
         """Until it is drawn or the drain is over; a job that isn't drawn then has neither images nor an error."""
         if self._drain.is_started:
             return
-        _log_start(batch.jobs)
+        _log_start(batch.jobs, logging.DEBUG if self._is_instant else logging.INFO)
         self._metrics.count_batch(batch.images)
         with self._metrics.drawing.running():
             drawing = batch.start(self._executor)
-            await self._until_done_or_drained(drawing, batch)
+            if not drawing.done():
+                await self._until_done_or_drained(drawing, batch)
             if drawing.done():
                 drawing.result()
 
@@ -175,11 +176,14 @@ class Worker:
             await asyncio.wait({drawing}, timeout=self._settings.step_limit_seconds)
 
 
-def _log_start(jobs: Sequence[JobRun]) -> None:
+def _log_start(jobs: Sequence[JobRun], level: int) -> None:
+    if not logger.isEnabledFor(level):
+        return
     for job in jobs:
         parameters = job.parameters
         with logged_for(job.claim.job.request_id):
-            logger.info(
+            logger.log(
+                level,
                 "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, drawn with %d other(s)",
                 *(job.claim.job.id, job.claim.job.attempts, parameters.width_pixels, parameters.height_pixels),
                 *(parameters.images, parameters.steps, len(jobs) - 1),
