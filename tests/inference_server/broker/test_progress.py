@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from easel_server.broker.interface import Broker, BrokerSettings, Failed, QueueDepth, Succeeded
 from easel_server.cost import CostSums, Measurement
-from easel_server.job import Job, JobState
+from easel_server.job import Job, JobState, Task
 
 from tests.inference_server.broker.conftest import BuildBroker
 from tests.inference_server.broker.steps import IMAGES, LONG_SECONDS, claim, job_of, run_next
@@ -184,3 +184,15 @@ async def test_costs_of_succeeded_jobs_add_up_and_the_old_ones_fade(broker: Brok
     await broker.submit(build_job("failed"))
     await broker.finish(await claim(broker), Failed("no"), Measurement(1000.0, 1.0))
     assert await broker.cost_sums() == expected
+
+
+async def test_half_the_progress_is_half_the_work_although_a_picture_to_begin_with_needs_fewer_steps(
+    broker: Broker,
+) -> None:
+    job = build_job("a", gpu_seconds=8.0)
+    begun = {"task": Task.IMAGE_TO_IMAGE, "image_digest": "digest-1", "strength": 0.5}
+    job = job.model_copy(update={"parameters": job.parameters.model_copy(update=begun)})
+    await broker.submit(job, inputs=PICTURES)
+    held = await claim(broker)
+    await broker.heartbeat(held, 2)  # of 4: workers tell progress in the steps that were asked for
+    assert (await broker.depth()).running_gpu_seconds == 4.0

@@ -36,7 +36,7 @@ class Run:
     @property
     def remaining_gpu_seconds(self) -> float:
         """Predicted, of the steps that aren't done."""
-        steps = self.leader.content.parameters.drawn_steps
+        steps = self.leader.content.parameters.steps  # what progress is told in, however few of them are drawn
         return self.entry.gpu_seconds * max(0.0, 1 - self.steps_done / steps)
 
     def progress(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def build_submit_arguments(
         job.weight,
         parameters.batch_key,
         parameters.images,
-        parameters.drawn_steps,
+        parameters.steps,
         flight_key or "",
         settings.max_queue_depth,
         MAX_FOLLOWERS,

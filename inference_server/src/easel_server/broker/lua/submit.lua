@@ -1,7 +1,7 @@
 #!lua
 -- needs: queue ahead runs
 -- ARGV: id, fingerprint, content, owner, submitted_us and deadline_us by the submitter's clock (deadline '' for none),
--- result_ttl_ms, webhook ('' for none), then of the run: priority, cost_us, weight, batch key, images, drawn steps, flight
+-- result_ttl_ms, webhook ('' for none), then of the run: priority, cost_us, weight, batch key, images, steps, flight
 -- key ('' for none), then the bounds max_queue_depth and max_followers, then all steps if answered ('' if not), the number
 -- of inputs, digests and inputs, images of an answered job.
 -- Returns {'queued', submitted_us, jobs ahead, microseconds of predicted work ahead},
