@@ -144,7 +144,7 @@ class CacheConfig(Model):
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "(self.backend == 'Memcached') == has(self.memcachedAddress)",
+                "(has(self.backend) && self.backend == 'Memcached') == has(self.memcachedAddress)",
                 "memcachedAddress must be set with backend Memcached, and only then",
             )
         )

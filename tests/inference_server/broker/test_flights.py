@@ -324,10 +324,10 @@ async def test_clients_of_a_flight_hear_of_its_end(broker: Broker) -> None:
     assert [job.state for job in done if job] == [JobState.SUCCEEDED] * 2
 
 
+@pytest.mark.redis
+@pytest.mark.parametrize("build_broker", ["redis", "redis-cluster"], indirect=True)  # in memory there is one broker
 async def test_pictures_of_a_flight_are_kept_as_long_as_its_most_patient_job(build_broker: BuildBroker) -> None:
     hasty = build_broker(BrokerSettings(result_ttl_seconds=0.05))
-    if type(hasty).__name__ == "MemoryBroker":
-        pytest.skip("has one time to live")
     patient = build_broker(BrokerSettings(result_ttl_seconds=LONG_SECONDS))
     await board(hasty, "first")
     await board(patient, "second")

@@ -76,6 +76,8 @@ async def test_jobs_wait_out_the_move_of_their_keys_to_another_server(
         with pytest.raises(BrokerUnavailableError, match="goes on by itself"):
             await broker.get("waiting")
     move.complete()
+    for broker in brokers:
+        await eventually(partial(is_served, broker, "running"))  # the servers tell each other first
     assert await worker.heartbeat(held, 1) == Verdict.CONTINUE
     assert await worker.finish(held, Succeeded(IMAGES))
     job = await asyncio.wait_for(waiting, 20)
@@ -133,9 +135,9 @@ async def is_accepted(broker: Broker) -> bool:
     return True
 
 
-async def is_served(broker: Broker) -> bool:
+async def is_served(broker: Broker, job_id: str = "a") -> bool:
     try:
         await broker.ping()
-        return await broker.get("a") is not None
+        return await broker.get(job_id) is not None
     except BrokerUnavailableError:
         return False

@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from easel_server.broker.interface import BrokerUnavailableError
-from easel_server.broker.redis_errors import translated_errors
+from easel_server.broker.redis_errors import WAIT_FOR_REDIS, translated_errors
 from easel_server.broker.redis_pipeline import Pipeline
 from easel_server.broker.redis_scripts import load_script
 
@@ -23,7 +23,7 @@ REPLY_TIMEOUT_SECONDS: Final = 5.0
 POOL_TIMEOUT_SECONDS: Final = 5.0
 MAX_CONNECTIONS: Final = 64  # for commands that block, one each
 PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
-MAX_REDIRECTS: Final = 3
+MAX_REDIRECTS: Final = 5
 
 Word = str | bytes | float
 
@@ -125,7 +125,8 @@ class RedisConnection:
             self.address,
             operation,
             f"{MAX_REDIRECTS} redirections, the last one to here",
-            "check that the cluster's servers agree on where its slots are",
+            # Servers disagree for a moment while a slot changes hands.
+            f"{WAIT_FOR_REDIS}; if it lasts, that the cluster's servers agree on where its slots are",
         )
 
     def _follow(self, moved: exceptions.MovedError) -> None:
