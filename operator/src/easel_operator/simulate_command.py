@@ -1,0 +1,199 @@
+"""``easel simulate``: the files, the arguments and the output around the simulation, which is pure."""
+
+import argparse
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any, Final
+
+from easel_contract import names
+from easel_contract.resource import StableDiffusionServiceSpec
+from pydantic import ValidationError
+
+from easel_operator.simulation.outcome import Outcome
+from easel_operator.simulation.policies.interface import PolicyError, split_policy_names
+from easel_operator.simulation.policies.registry import ORACLE, POLICY_KINDS
+from easel_operator.simulation.report import build_records, build_table
+from easel_operator.simulation.scenario import (
+    FindOracle,
+    Scenario,
+    SweepError,
+    build_scenarios,
+    parse_sweep,
+    run_scenario,
+)
+from easel_operator.simulation.settings import ColdStart, Settings
+from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, upscale
+
+PLOT_SAMPLES: Final = 3000
+PLOT_SUFFIXES: Final = (".png", ".html")
+INSTALL: Final = "pip install 'easel[simulate]'"
+LARGEST_UPSCALE: Final = 10_000
+
+
+class UsageError(Exception):
+    """What the user gave can't be used; the message says what, and what is allowed."""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command and its arguments."""
+    parser = commands.add_parser(
+        "simulate",
+        help="what a trace of requests would have cost, and how late they would have been, under scaling policies",
+        description="Replay a trace of requests against a service, without a cluster, under one or more policies.",
+    )
+    parser.add_argument("--trace", type=Path, required=True, metavar="FILE.csv", help="arrival_seconds,work_seconds")
+    parser.add_argument("--service", type=Path, required=True, metavar="FILE.yaml", help="a StableDiffusionService")
+    parser.add_argument(
+        "--policy",
+        required=True,
+        metavar="NAME[,NAME...]",
+        help=f"{', '.join(POLICY_KINDS)}; with parameters as in hpa-queue:target=1.5,downWindow=120",
+    )
+    parser.add_argument("--cold-start-seconds", required=True, metavar="X[:SPREAD]", help="uniform in X plus or minus")
+    parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
+    parser.add_argument("--jitter-seconds", type=float, default=0.0, metavar="S", help="each request moves by up to S")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of jitter and cold starts")
+    parser.add_argument("--from", dest="begin", type=float, default=0.0, metavar="SECONDS", help="part of the trace")
+    parser.add_argument("--until", type=float, metavar="SECONDS", help="end of the part; the trace's end by default")
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V...", help="coldStart, target, ...")
+    parser.add_argument("--gpu-hour-price", type=float, metavar="P", help="adds the cost")
+    parser.add_argument("--json", action="store_true", help="figures by policy instead of a table")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png|.html", help="demand, backlog, pods and latency")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """What to print. Raises UsageError."""
+    try:
+        return _run(arguments)
+    except (TraceError, PolicyError, SweepError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _run(arguments: argparse.Namespace) -> str:
+    policies = split_policy_names(arguments.policy)
+    if not policies:
+        raise UsageError(f"--policy names none; there are {', '.join(POLICY_KINDS)}")
+    if len(set(policies)) < len(policies):
+        raise UsageError("--policy names one twice")
+    spec = load_service(arguments.service)
+    settings = Settings(spec, parse_cold_start(arguments.cold_start_seconds), arguments.seed)
+    scenarios = build_scenarios(settings, [parse_sweep(sweep) for sweep in arguments.sweep])
+    find_oracle = _load_oracle() if ORACLE in policies else _no_oracle
+    plot = _load_plot(arguments.plot) if arguments.plot else None
+    trace = load_trace(arguments)
+    step = max(1.0, trace.duration_seconds / PLOT_SAMPLES) if plot else None
+    outcomes = [run_scenario(trace, scenario, policies, find_oracle, step) for scenario in scenarios]
+    if plot:
+        plot(trace, scenarios[0].settings.target_seconds, outcomes[0], arguments.plot)
+    return _render(arguments, trace, scenarios, outcomes)
+
+
+def _render(
+    arguments: argparse.Namespace, trace: Trace, scenarios: list[Scenario], outcomes: list[list[Outcome]]
+) -> str:
+    results = [
+        (scenario.values, build_records(found, gpu_hour_price=arguments.gpu_hour_price))
+        for scenario, found in zip(scenarios, outcomes, strict=True)
+    ]
+    if arguments.json:
+        head: dict[str, Any] = {
+            "trace": {
+                "requests": len(trace),
+                "seconds": round(trace.duration_seconds, 3),
+                "work_gpu_hours": round(trace.total_work_seconds / 3600, 3),
+            },
+            "seed": arguments.seed,
+        }
+        swept = [{**values, "policies": records} for values, records in results]
+        body = {"sweep": swept} if arguments.sweep else {"policies": results[0][1]}
+        return json.dumps({**head, **body}, indent=2) + "\n"
+    hours = trace.total_work_seconds / 3600
+    text = f"{len(trace)} requests in {trace.duration_seconds / 3600:.1f} h, {hours:.1f} GPU-hours of work\n"
+    for values, records in results:
+        title = ", ".join(f"{key} {value:g}" for key, value in values.items())
+        text += f"\n{title + chr(10) if title else ''}{build_table(records)}\n"
+    return text
+
+
+def load_trace(arguments: argparse.Namespace) -> Trace:
+    """The file, scaled up and cut. Raises UsageError or TraceError."""
+    if not 1 <= arguments.upscale <= LARGEST_UPSCALE:
+        raise UsageError(f"--upscale is {arguments.upscale}; 1 to {LARGEST_UPSCALE} are allowed")
+    if not (arguments.jitter_seconds >= 0 and math.isfinite(arguments.jitter_seconds)):
+        raise UsageError(f"--jitter-seconds is {arguments.jitter_seconds:g}; 0 or more is allowed")
+    try:
+        with arguments.trace.open(encoding="utf-8", newline="") as lines:
+            trace = parse_trace(lines, str(arguments.trace))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--trace: can't read {arguments.trace}: {error}") from None
+    source = random.Random(arguments.seed)  # noqa: S311 - jitter that its seed replays
+    trace = upscale(trace, arguments.upscale, arguments.jitter_seconds, source)
+    if arguments.begin == 0 and arguments.until is None:
+        return trace
+    until = trace.duration_seconds + 1 if arguments.until is None else arguments.until
+    if not 0 <= arguments.begin < until:
+        raise UsageError(f"--from {arguments.begin:g} --until {until:g}: the end must come after the beginning")
+    part = cut(trace, arguments.begin, until)
+    if not len(part):
+        raise UsageError(f"--from {arguments.begin:g} --until {until:g}: no request arrives then")
+    return part
+
+
+def load_service(path: Path) -> StableDiffusionServiceSpec:
+    """The spec of the StableDiffusionService in a YAML file. Raises UsageError."""
+    try:
+        import yaml  # noqa: PLC0415 - of an optional extra
+    except ImportError:
+        raise UsageError(f"--service needs PyYAML: {INSTALL}") from None
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--service: can't read {path}: {error}") from None
+    found = [doc for doc in documents if isinstance(doc, dict) and doc.get("kind") == names.KIND]
+    if len(found) != 1:
+        raise UsageError(f"--service: {path} holds {len(found)} objects of kind {names.KIND}; one is expected")
+    try:
+        spec = StableDiffusionServiceSpec.model_validate(found[0].get("spec", {}))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise UsageError(f"--service: {path}: spec is not valid: {problems}") from None
+    if spec.scaling is None:
+        raise UsageError(f"--service: {path} has spec.replicas; a simulation needs spec.scaling")
+    return spec
+
+
+def parse_cold_start(text: str) -> ColdStart:
+    """``X`` or ``X:SPREAD`` in seconds. Raises UsageError."""
+    seconds, _, spread = text.partition(":")
+    try:
+        cold_start = ColdStart(float(seconds), float(spread or 0))
+    except ValueError:
+        cold_start = ColdStart(math.nan)
+    if not 0 <= cold_start.spread_seconds <= cold_start.seconds < math.inf:
+        raise UsageError(f"--cold-start-seconds is {text!r}; X or X:SPREAD in seconds, SPREAD at most X, is expected")
+    return cold_start
+
+
+def _load_oracle() -> FindOracle:
+    try:
+        from easel_operator.simulation.oracle import find_oracle  # noqa: PLC0415 - numpy is optional
+    except ImportError:
+        raise UsageError(f"the oracle needs numpy: {INSTALL}") from None
+    return find_oracle
+
+
+def _no_oracle(_trace: Trace, _settings: Settings, _timeline_step_seconds: float | None) -> Outcome:
+    raise UsageError("no oracle was asked for")
+
+
+def _load_plot(path: Path) -> Any:
+    if path.suffix not in PLOT_SUFFIXES:
+        raise UsageError(f"--plot is {path}; a file that ends in {' or '.join(PLOT_SUFFIXES)} is expected")
+    try:
+        from easel_operator.simulation.plot import draw  # noqa: PLC0415 - matplotlib is optional
+    except ImportError:
+        raise UsageError(f"--plot needs matplotlib: {INSTALL}") from None
+    return draw

@@ -1,0 +1,1 @@
+"""Who decides the number of pods: Easel's planner, the cluster's autoscaler on raw metrics, and others' autoscalers."""

@@ -1,0 +1,165 @@
+"""``easel``: the operator's own observation and planner, and the autoscaler that it writes.
+
+The operator looks every two seconds. Where nothing has happened since it last looked (no request came, none ended, no
+pod changed), the simulation lets it look again only when the cluster's autoscaler is about to, or QUIET_SECONDS later:
+what it decides then is what its own code decides, and only the clock has moved on.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from easel_contract import metrics, names
+from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
+
+from easel_operator.autoscaling.counters import CounterReading
+from easel_operator.autoscaling.observation import Observation, PodCounts, PodMetrics, PodSample, QueueReading, observe
+from easel_operator.autoscaling.planner import Plan, begin_history, plan, to_external_values
+from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
+from easel_operator.decide.snapshot import Capabilities
+from easel_operator.manifests.autoscaler import build_autoscaler
+from easel_operator.manifests.metadata import ChildContext, Owner, Release
+from easel_operator.simulation.fleet import Fleet
+from easel_operator.simulation.hpa.controller import Memory, step
+from easel_operator.simulation.hpa.proposals import Sight
+from easel_operator.simulation.hpa.spec import AutoscalerSpec, ControllerSettings
+from easel_operator.simulation.policies.interface import FIRST_TICK_SECONDS, next_multiple
+
+OPERATOR_TICK_SECONDS: Final = 2.0  # config.scrape_interval_seconds
+QUIET_SECONDS: Final = 10.0
+BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+_OWNER: Final = Owner("default", "simulated", "simulated")
+_BOUNDS: Final = (*metrics.LATENCY_BUCKETS_SECONDS, math.inf)
+_IDLE: Final = PodMetrics(broker_up=True, in_flight=0)
+
+
+@dataclass(frozen=True, slots=True)
+class EaselSettings:
+    """How the operator and the cluster's autoscaler are run."""
+
+    tick_seconds: float = OPERATOR_TICK_SECONDS
+    kubernetes_minor: int = 37
+    autoscaler_period_seconds: float = 15.0
+    autoscaler_phase_seconds: float = 0.0
+
+
+class EaselPolicy:
+    """Scrape, observe, plan, publish; and the HPA controller on what was published."""
+
+    def __init__(
+        self, name: str, spec: StableDiffusionServiceSpec, scaling: ScalingSpec, settings: EaselSettings, initial: int
+    ) -> None:
+        self.name = name
+        self.initial_replicas = initial
+        self.plan: Plan | None = None  # the last one, for those who ask why
+        self._scaling, self._settings = scaling, settings
+        self._autoscaler, self._controller, self._mode = _build_cluster(spec, scaling, settings)
+        self._memory = Memory()
+        self._history = begin_history(initial, BEGIN)
+        self._observation: Observation | None = None
+        self._published: Mapping[str, int | None] = {}
+        self._seen_changes = -1
+        self._looked_at = -math.inf
+        self._idle_samples: list[PodSample] = []
+        self._operator_at = FIRST_TICK_SECONDS
+        self._step_at = next_multiple(
+            settings.autoscaler_period_seconds, settings.autoscaler_phase_seconds, FIRST_TICK_SECONDS - 1e-9
+        )
+
+    @property
+    def next_tick_at(self) -> float:
+        """The operator's, or the autoscaler's."""
+        return min(self._step_at, self._operator_at)
+
+    def tick(self, fleet: Fleet, now: float) -> int | None:
+        """Where both fall together the operator is first."""
+        replicas = None
+        if now >= self._operator_at:
+            self._operator_at = next_multiple(self._settings.tick_seconds, 0.0, now)
+            is_quiet = fleet.changes == self._seen_changes and self._operator_at <= self._step_at
+            if not is_quiet or now - self._looked_at >= QUIET_SECONDS:
+                replicas = self._operate(fleet, now)
+        if self._mode is ScalingMode.AUTOSCALER and now >= self._step_at:
+            replicas = self._autoscale(fleet, now)
+        if now >= self._step_at:
+            self._step_at = next_multiple(
+                self._settings.autoscaler_period_seconds, self._settings.autoscaler_phase_seconds, now
+            )
+        return replicas
+
+    def _operate(self, fleet: Fleet, now: float) -> int | None:
+        self._seen_changes, self._looked_at = fleet.changes, now
+        at = BEGIN + timedelta(seconds=now)
+        pods = PodCounts(
+            desired=fleet.replicas, existing=fleet.replicas, ready=fleet.ready, starting=fleet.starting, unschedulable=0
+        )
+        self._observation = observe(self._scrape(fleet, at, now), self._observation, pods, at)
+        self.plan = plan(self._observation, self._history, self._scaling, at)
+        self._history = self.plan.history
+        values = to_external_values(self.plan, self._observation)
+        self._published = {name: math.ceil(value * 1000) for name, value in values.items()}
+        if self.plan.desired_replicas < fleet.replicas:
+            fleet.write_deletion_costs()
+        return self.plan.desired_replicas if self._mode is ScalingMode.DIRECT else None
+
+    def _autoscale(self, fleet: Fleet, now: float) -> int:
+        sight = Sight(
+            spec_replicas=fleet.replicas,
+            status_replicas=fleet.replicas,
+            external_milli=self._published,
+            ready_pods=fleet.ready + len(fleet.draining),
+        )
+        decision = step(self._autoscaler, sight, self._memory, self._controller, now)
+        self._memory = decision.memory
+        return decision.replicas
+
+    def _scrape(self, fleet: Fleet, at: datetime, now: float) -> tuple[PodSample, ...]:
+        """What the pods would tell. One sample carries the sum of all workers' counters, which is all that is asked of
+        them; each idle worker has one of its own, since the planner counts those."""
+        queue = QueueReading(len(fleet.waiting), fleet.running, fleet.measure_oldest_waiting_seconds(now))
+        gateway = PodMetrics(True, queue, None, CounterReading(submitted=fleet.arrived))
+        counters = CounterReading(finished=fleet.finished, latency_buckets=_cumulate(fleet.latency_counts))
+        workers = PodMetrics(True, queue, fleet.running or None, counters)
+        idle = fleet.count_idle()
+        while len(self._idle_samples) < idle:
+            self._idle_samples.append(
+                PodSample(f"idle-{len(self._idle_samples)}", names.COMPONENT_WORKER, BEGIN, _IDLE)
+            )
+        return (
+            PodSample("gateway", names.COMPONENT_GATEWAY, at, gateway),
+            PodSample("workers", names.COMPONENT_WORKER, at, workers),
+            *self._idle_samples[:idle],
+        )
+
+
+def _build_cluster(
+    spec: StableDiffusionServiceSpec, scaling: ScalingSpec, settings: EaselSettings
+) -> tuple[AutoscalerSpec, ControllerSettings, ScalingMode]:
+    """The autoscaler as the operator would write it there, and who writes the number of pods."""
+    of_release = ControllerSettings.of_release(settings.kubernetes_minor)
+    controller = ControllerSettings(
+        period_seconds=settings.autoscaler_period_seconds,
+        is_scale_to_zero_enabled=of_release.is_scale_to_zero_enabled,
+        is_tolerance_configurable=of_release.is_tolerance_configurable,
+    )
+    capabilities = Capabilities(
+        is_metrics_api_ours=True,
+        metrics_api_note="",
+        is_scale_to_zero_supported=controller.is_scale_to_zero_enabled,
+        is_tolerance_supported=controller.is_tolerance_configurable,
+    )
+    context = ChildContext(_OWNER, spec, Release("", ""))
+    manifest = build_autoscaler(context, scaling, is_tolerance_supported=controller.is_tolerance_configurable)
+    mode = decide_mode(spec.model_copy(update={"scaling": scaling}), capabilities).mode
+    return AutoscalerSpec.from_manifest(manifest["spec"]), controller, mode
+
+
+def _cumulate(counts: list[int]) -> dict[float, float]:
+    total, buckets = 0, {}
+    for bound, count in zip(_BOUNDS, counts, strict=True):
+        total += count
+        buckets[bound] = float(total)
+    return buckets

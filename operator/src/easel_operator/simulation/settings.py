@@ -1,0 +1,49 @@
+"""What a simulation takes from the service and the cluster, apart from the policy."""
+
+import random
+from dataclasses import dataclass
+
+from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Seconds from a pod's creation to its first job, uniform in ``seconds`` ± ``spread_seconds``."""
+
+    seconds: float
+    spread_seconds: float = 0.0
+
+    def sample(self, source: random.Random) -> float:
+        """One pod's cold start in seconds."""
+        return self.seconds + self.spread_seconds * (2.0 * source.random() - 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The service and its cluster."""
+
+    spec: StableDiffusionServiceSpec
+    cold_start: ColdStart
+    seed: int = 0
+
+    @property
+    def scaling(self) -> ScalingSpec:
+        """The service's bounds and targets. ValueError where it has a fixed number of pods."""
+        if self.spec.scaling is None:
+            raise ValueError("the service has spec.replicas; a simulation needs spec.scaling")
+        return self.spec.scaling
+
+    @property
+    def target_seconds(self) -> float:
+        """A request that takes longer, from submitted to finished, is late."""
+        return float(self.scaling.target_latency_seconds)
+
+    @property
+    def grace_seconds(self) -> float:
+        """What a pod that is removed may still take to finish its job."""
+        return float(self.spec.worker.termination_grace_period_seconds)
+
+    @property
+    def initial_replicas(self) -> int:
+        """Pods that are ready at the beginning: a Deployment without ``replicas`` begins with one."""
+        return max(1, self.scaling.min_replicas)

@@ -1,0 +1,111 @@
+"""The requests of a simulation: when each arrives and how long it keeps one GPU busy."""
+
+import csv
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+ARRIVAL: Final = "arrival_seconds"
+WORK: Final = "work_seconds"
+LONGEST_TRACE_SECONDS: Final = 10 * 366 * 86400.0
+LONGEST_WORK_SECONDS: Final = 86400.0
+
+
+class TraceError(Exception):
+    """A file that isn't a trace. The message names the file, the line, the value seen and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Requests in the order of their arrival."""
+
+    arrival_seconds: Sequence[float]
+    work_seconds: Sequence[float]
+    duration_seconds: float  # the time that is simulated at least: to the last arrival, or to the end of a cut
+
+    def __len__(self) -> int:
+        return len(self.arrival_seconds)
+
+    @property
+    def total_work_seconds(self) -> float:
+        """GPU-seconds of all requests."""
+        return math.fsum(self.work_seconds)
+
+
+def build_trace(requests: Iterable[tuple[float, float]], duration_seconds: float | None = None) -> Trace:
+    """From pairs of arrival and work in seconds, in any order. ``duration_seconds``: to the last arrival if None."""
+    ordered = sorted(requests)
+    arrivals = tuple(arrival for arrival, _ in ordered)
+    works = tuple(work for _, work in ordered)
+    last = arrivals[-1] if arrivals else 0.0
+    return Trace(arrivals, works, last if duration_seconds is None else duration_seconds)
+
+
+def parse_trace(lines: Iterable[str], source: str) -> Trace:
+    """Read CSV with a header; columns besides arrival_seconds and work_seconds are ignored, rows may be in any order.
+
+    ``source`` names the file in messages. Raises TraceError.
+    """
+    reader = csv.reader(lines)
+    header = [name.strip() for name in next(reader, [])]
+    missing = [name for name in (ARRIVAL, WORK) if name not in header]
+    if missing:
+        seen = ",".join(header) or "nothing"
+        raise TraceError(f"{source}:1: no column {' and '.join(missing)} in the header; it has {seen}")
+    columns = header.index(ARRIVAL), header.index(WORK)
+    try:
+        requests = [_parse_row(row, columns, f"{source}:{reader.line_num}") for row in reader if row]
+    except csv.Error as error:
+        raise TraceError(f"{source}:{reader.line_num}: not CSV: {error}") from None
+    if not requests:
+        raise TraceError(f"{source}: no requests below the header")
+    return build_trace(requests)
+
+
+def upscale(trace: Trace, copies: int, jitter_seconds: float, source: random.Random) -> Trace:
+    """``copies`` of a trace laid over each other; each request is moved later by up to ``jitter_seconds``, at random.
+
+    A small jitter keeps bursts together and makes them larger; a large one makes the load smooth.
+    """
+    if copies == 1 and jitter_seconds == 0:
+        return trace
+    requests = [
+        (arrival + jitter_seconds * source.random(), work)
+        for _ in range(copies)
+        for arrival, work in zip(trace.arrival_seconds, trace.work_seconds, strict=True)
+    ]
+    return build_trace(requests)
+
+
+def cut(trace: Trace, from_seconds: float, until_seconds: float) -> Trace:
+    """The requests that arrive in [from, until), with times that begin at 0."""
+    requests = [
+        (arrival - from_seconds, work)
+        for arrival, work in zip(trace.arrival_seconds, trace.work_seconds, strict=True)
+        if from_seconds <= arrival < until_seconds
+    ]
+    return build_trace(requests, until_seconds - from_seconds)
+
+
+def _parse_row(row: Sequence[str], columns: tuple[int, int], where: str) -> tuple[float, float]:
+    if len(row) <= max(columns):
+        raise TraceError(f"{where}: {len(row)} values, but the header has more columns")
+    arrival = _parse_number(row[columns[0]], ARRIVAL, where)
+    work = _parse_number(row[columns[1]], WORK, where)
+    if not 0 <= arrival <= LONGEST_TRACE_SECONDS:
+        raise TraceError(f"{where}: {ARRIVAL} is {arrival:g}; 0 to {LONGEST_TRACE_SECONDS:.0f} are allowed")
+    if not 0 < work <= LONGEST_WORK_SECONDS:
+        raise TraceError(f"{where}: {WORK} is {work:g}; more than 0, at most {LONGEST_WORK_SECONDS:.0f} are allowed")
+    return arrival, work
+
+
+def _parse_number(text: str, column: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise TraceError(f"{where}: {column} is {text.strip()!r}; a number of seconds is expected")
+    return number
