@@ -11,6 +11,7 @@ from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec
 from pydantic import ValidationError
 
+from easel_operator.simulation.lower_bound import find_lower_bound_seconds
 from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.interface import PolicyError, split_policy_names
 from easel_operator.simulation.policies.registry import ORACLE, POLICY_KINDS
@@ -27,6 +28,7 @@ from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, upscale
 
 PLOT_SAMPLES: Final = 3000
+HOUR_SECONDS: Final = 3600.0
 PLOT_SUFFIXES: Final = (".png", ".html")
 INSTALL: Final = "pip install 'easel[simulate]'"
 LARGEST_UPSCALE: Final = 10_000
@@ -53,7 +55,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--cold-start-seconds", required=True, metavar="X[:SPREAD]", help="uniform in X plus or minus")
     parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
-    parser.add_argument("--jitter-seconds", type=float, default=0.0, metavar="S", help="each request moves by up to S")
+    parser.add_argument(
+        "--jitter-seconds", type=float, default=0.0, metavar="S", help="moves each by up to S to either side"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of jitter and cold starts")
     parser.add_argument("--from", dest="begin", type=float, default=0.0, metavar="SECONDS", help="part of the trace")
     parser.add_argument("--until", type=float, metavar="SECONDS", help="end of the part; the trace's end by default")
@@ -94,27 +98,25 @@ def _run(arguments: argparse.Namespace) -> str:
 def _render(
     arguments: argparse.Namespace, trace: Trace, scenarios: list[Scenario], outcomes: list[list[Outcome]]
 ) -> str:
-    results = [
-        (scenario.values, build_records(found, gpu_hour_price=arguments.gpu_hour_price))
+    results: list[dict[str, Any]] = [
+        {
+            **scenario.values,
+            "lower_bound_gpu_hours": round(find_lower_bound_seconds(trace, scenario.settings) / HOUR_SECONDS, 3),
+            "policies": build_records(found, gpu_hour_price=arguments.gpu_hour_price),
+        }
         for scenario, found in zip(scenarios, outcomes, strict=True)
     ]
+    work_gpu_hours = round(trace.total_work_seconds / HOUR_SECONDS, 3)
     if arguments.json:
-        head: dict[str, Any] = {
-            "trace": {
-                "requests": len(trace),
-                "seconds": round(trace.duration_seconds, 3),
-                "work_gpu_hours": round(trace.total_work_seconds / 3600, 3),
-            },
-            "seed": arguments.seed,
-        }
-        swept = [{**values, "policies": records} for values, records in results]
-        body = {"sweep": swept} if arguments.sweep else {"policies": results[0][1]}
-        return json.dumps({**head, **body}, indent=2) + "\n"
-    hours = trace.total_work_seconds / 3600
-    text = f"{len(trace)} requests in {trace.duration_seconds / 3600:.1f} h, {hours:.1f} GPU-hours of work\n"
-    for values, records in results:
-        title = ", ".join(f"{key} {value:g}" for key, value in values.items())
-        text += f"\n{title + chr(10) if title else ''}{build_table(records)}\n"
+        about = {"requests": len(trace), "seconds": round(trace.duration_seconds, 3), "work_gpu_hours": work_gpu_hours}
+        body: dict[str, Any] = {"sweep": results} if arguments.sweep else results[0]
+        return json.dumps({"trace": about, "seed": arguments.seed, **body}, indent=2) + "\n"
+    hours = trace.duration_seconds / HOUR_SECONDS
+    text = f"{len(trace)} requests in {hours:.1f} h, {work_gpu_hours:.1f} GPU-hours of work\n"
+    for scenario, result in zip(scenarios, results, strict=True):
+        title = "".join(f"{key} {value:g}, " for key, value in scenario.values.items())
+        text += f"\n{title}no plan needs less than {result['lower_bound_gpu_hours']:.1f} GPU-hours\n"
+        text += f"{build_table(result['policies'])}\n"
     return text
 
 

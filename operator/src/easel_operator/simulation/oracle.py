@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from easel_operator.simulation.fleet import Fleet
+from easel_operator.simulation.lower_bound import LONGEST_WAIT_TARGETS
 from easel_operator.simulation.offline_plan import PlanRules, plan_offline
 from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.interface import FIRST_TICK_SECONDS
@@ -26,7 +27,6 @@ from easel_operator.simulation.slots import cut_into_slots
 from easel_operator.simulation.trace import Trace
 
 LATE_BUDGET_PERCENT: Final = 5.0
-LONGEST_WAIT_TARGETS: Final = 3.0  # no request takes longer than this many target latencies
 SLOTS_PER_TARGET: Final = 6
 LARGEST_LATE_COST: Final = 4096.0  # GPU-seconds for one late request
 ALLOWANCES: Final = 3  # different allowances for a request's own length are tried

@@ -22,17 +22,13 @@ TABLE_COLUMNS: Final = (
 )
 
 
-def build_records(
-    outcomes: Sequence[Outcome], *, lower_bound_gpu_hours: float | None = None, gpu_hour_price: float | None = None
-) -> dict[str, dict[str, Any]]:
+def build_records(outcomes: Sequence[Outcome], *, gpu_hour_price: float | None = None) -> dict[str, dict[str, Any]]:
     """Figures by policy. ``gpu_hours_over_oracle`` is None where the oracle wasn't asked for."""
     oracle = next((outcome.gpu_hours for outcome in outcomes if outcome.policy == ORACLE), None)
     records = {}
     for outcome in outcomes:
         record = outcome.to_record()
         record["gpu_hours_over_oracle"] = round(outcome.gpu_hours / oracle, 4) if oracle else None
-        if lower_bound_gpu_hours is not None:
-            record["lower_bound_gpu_hours"] = round(lower_bound_gpu_hours, 3)
         if gpu_hour_price is not None:
             record["cost"] = round(outcome.gpu_hours * gpu_hour_price, 2)
         records[outcome.policy] = record

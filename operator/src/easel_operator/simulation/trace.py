@@ -65,14 +65,14 @@ def parse_trace(lines: Iterable[str], source: str) -> Trace:
 
 
 def upscale(trace: Trace, copies: int, jitter_seconds: float, source: random.Random) -> Trace:
-    """``copies`` of a trace laid over each other; each request is moved later by up to ``jitter_seconds``, at random.
+    """``copies`` of a trace laid over each other; chance moves each request by up to ``jitter_seconds`` to either side.
 
     A small jitter keeps bursts together and makes them larger; a large one makes the load smooth.
     """
     if copies == 1 and jitter_seconds == 0:
         return trace
     requests = [
-        (arrival + jitter_seconds * source.random(), work)
+        (max(0.0, arrival + source.uniform(-jitter_seconds, jitter_seconds)), work)
         for _ in range(copies)
         for arrival, work in zip(trace.arrival_seconds, trace.work_seconds, strict=True)
     ]

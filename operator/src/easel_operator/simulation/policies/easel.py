@@ -1,8 +1,8 @@
 """``easel``: the operator's own observation and planner, and the autoscaler that it writes.
 
 The operator looks every two seconds. Where nothing has happened since it last looked (no request came, none ended, no
-pod changed), the simulation lets it look again only when the cluster's autoscaler is about to, or QUIET_SECONDS later:
-what it decides then is what its own code decides, and only the clock has moved on.
+pod changed), the simulation lets it look again only when the cluster's autoscaler is about to, or after
+``quiet_seconds``: what it decides then is what its own code decides, and only the clock has moved on.
 """
 
 import math
@@ -28,7 +28,6 @@ from easel_operator.simulation.hpa.spec import AutoscalerSpec, ControllerSetting
 from easel_operator.simulation.policies.interface import FIRST_TICK_SECONDS, next_multiple
 
 OPERATOR_TICK_SECONDS: Final = 2.0  # config.scrape_interval_seconds
-QUIET_SECONDS: Final = 10.0
 BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 _OWNER: Final = Owner("default", "simulated", "simulated")
@@ -41,6 +40,7 @@ class EaselSettings:
     """How the operator and the cluster's autoscaler are run."""
 
     tick_seconds: float = OPERATOR_TICK_SECONDS
+    quiet_seconds: float = 10.0  # it looks at least this often
     kubernetes_minor: int = 37
     autoscaler_period_seconds: float = 15.0
     autoscaler_phase_seconds: float = 0.0
@@ -80,7 +80,7 @@ class EaselPolicy:
         if now >= self._operator_at:
             self._operator_at = next_multiple(self._settings.tick_seconds, 0.0, now)
             is_quiet = fleet.changes == self._seen_changes and self._operator_at <= self._step_at
-            if not is_quiet or now - self._looked_at >= QUIET_SECONDS:
+            if not is_quiet or now - self._looked_at >= self._settings.quiet_seconds:
                 replicas = self._operate(fleet, now)
         if self._mode is ScalingMode.AUTOSCALER and now >= self._step_at:
             replicas = self._autoscale(fleet, now)

@@ -69,6 +69,7 @@ def _build_easel(name: PolicyName, parameters: Parameters, settings: Settings) -
     default = EaselSettings()
     run = EaselSettings(
         tick_seconds=parameters.take("tick", default.tick_seconds, least=0.5, most=15),
+        quiet_seconds=parameters.take("quiet", default.quiet_seconds, most=15),
         kubernetes_minor=int(parameters.take("kubernetesMinor", default.kubernetes_minor, least=33, most=99)),
         autoscaler_period_seconds=parameters.take("period", default.autoscaler_period_seconds, least=1),
         autoscaler_phase_seconds=parameters.take("phase", default.autoscaler_phase_seconds),

@@ -1,0 +1,201 @@
+"""``easel simulate`` as a user runs it: files in, a table, JSON or a picture out, and errors that say what to do."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from easel_operator.cli import main
+
+SERVICE = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: beside}
+---
+apiVersion: easel.dev/v1alpha1
+kind: StableDiffusionService
+metadata: {name: sdxl}
+spec:
+  model: {source: {huggingFace: {repository: some/model}}}
+  scaling: {minReplicas: 0, maxReplicas: 6, targetLatencySeconds: 20}
+"""
+FIGURES = {
+    "late_percent",
+    "worst_hour_late_percent",
+    "p50_seconds",
+    "p95_seconds",
+    "p99_seconds",
+    "max_seconds",
+    "gpu_hours",
+    "gpu_hours_over_oracle",
+    "startup_gpu_hours",
+    "starts",
+    "busy_pods_killed",
+    "seconds_at_zero",
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    service, trace = tmp_path / "service.yaml", tmp_path / "trace.csv"
+    service.write_text(SERVICE)
+    rows = [f"{60 * burst + second},{2 + second % 3},m{second % 2}" for burst in range(10) for second in range(12)]
+    trace.write_text("\n".join(["arrival_seconds,work_seconds,model", *rows]) + "\n")
+    return ["simulate", "--trace", str(trace), "--service", str(service), "--cold-start-seconds", "30:5"]
+
+
+def run_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    policies = "easel,hpa-queue:target=1.5,downWindow=120,fixed-2,oracle"
+    told = run_json([*files, "--policy", policies], capsys)
+    assert told["trace"] == {"requests": 120, "seconds": 551.0, "work_gpu_hours": 0.1}
+    assert list(told["policies"]) == ["easel", "hpa-queue:target=1.5,downWindow=120", "fixed-2", "oracle"]
+    for figures in told["policies"].values():
+        assert set(figures) >= FIGURES
+        assert figures["gpu_hours"] >= told["lower_bound_gpu_hours"]
+    oracle = told["policies"]["oracle"]
+    assert oracle["gpu_hours_over_oracle"] == 1.0
+    assert told["policies"]["easel"]["gpu_hours_over_oracle"] == pytest.approx(
+        told["policies"]["easel"]["gpu_hours"] / oracle["gpu_hours"], rel=0.01
+    )
+
+
+def test_the_table_has_a_line_for_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--policy", "easel,fixed-2", "--gpu-hour-price", "2.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "120 requests in 0.2 h, 0.1 GPU-hours of work"
+    assert lines[2].startswith("no plan needs less than 0.1 GPU-hours")
+    assert lines[3].split()[:3] == ["policy", "late", "%"]
+    assert [line.split()[0] for line in lines[4:]] == ["easel", "fixed-2"]
+
+
+def test_a_price_gives_the_cost(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    figures = run_json([*files, "--policy", "fixed-2", "--gpu-hour-price", "2.5"], capsys)["policies"]["fixed-2"]
+    assert figures["cost"] == pytest.approx(2.5 * figures["gpu_hours"], abs=0.01)
+
+
+def test_a_sweep_answers_what_if(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    told = run_json([*files, "--policy", "easel", "--sweep", "coldStart=5,60", "--sweep", "target=10,40"], capsys)
+    late = {(run["coldStart"], run["target"]): run["policies"]["easel"]["late_percent"] for run in told["sweep"]}
+    assert len(late) == 4
+    assert late[5, 40] <= late[60, 40] <= late[60, 10]
+
+
+def test_a_seed_replays_everything(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    scaled = [*files, "--policy", "easel", "--upscale", "3", "--jitter-seconds", "20"]
+    first, again, other = (run_json([*scaled, "--seed", seed], capsys) for seed in ("7", "7", "8"))
+    assert first == again
+    assert first["trace"]["requests"] == 360
+    assert first["policies"] != other["policies"]
+
+
+def test_a_part_of_the_trace_can_be_looked_at(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_json([*files, "--policy", "fixed-2", "--until", "300"], capsys)
+    second = run_json([*files, "--policy", "fixed-2", "--from", "300"], capsys)
+    assert first["trace"]["requests"] == second["trace"]["requests"] == 60
+    assert first["trace"]["seconds"] == 300.0
+
+
+@pytest.mark.parametrize("suffix", ["png", "html"])
+def test_a_plot_is_written(files: list[str], tmp_path: Path, suffix: str) -> None:
+    picture = tmp_path / f"plot.{suffix}"
+    assert main([*files, "--policy", "easel,oracle", "--plot", str(picture)]) == 0
+    content = picture.read_bytes()
+    if suffix == "png":
+        assert content.startswith(b"\x89PNG")
+    else:
+        assert b"data:image/png;base64," in content
+        assert b"easel" in content
+    assert len(content) > 20_000
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--policy", "kpa"], "no policy is called 'kpa'; there are easel, hpa-queue,"),
+        (["--policy", ","], "--policy names none; there are easel,"),
+        (["--policy", "easel,easel"], "--policy names one twice"),
+        (["--policy", "easel", "--sweep", "coldStart"], "KEY=NUMBER,NUMBER… is expected"),
+        (["--policy", "easel", "--sweep", "colour=1"], "nothing is called 'colour'; there are coldStart, target,"),
+        (["--policy", "easel", "--sweep", "target=0"], "targetLatencySeconds is 0.0"),
+        (["--policy", "easel", "--sweep", "coldStart=-1"], "-1 is less than 0"),
+        (["--policy", "easel", "--upscale", "0"], "--upscale is 0; 1 to 10000 are allowed"),
+        (["--policy", "easel", "--jitter-seconds", "-1"], "--jitter-seconds is -1; 0 or more is allowed"),
+        (["--policy", "easel", "--from", "900"], "the end must come after the beginning"),
+        (["--policy", "easel", "--from", "552", "--until", "9000"], "no request arrives then"),
+        (["--policy", "easel", "--plot", "plot.svg"], "a file that ends in .png or .html is expected"),
+        (["--policy", "easel", "--cold-start-seconds", "fast"], "--cold-start-seconds is 'fast'; X or X:SPREAD"),
+        (["--policy", "easel", "--cold-start-seconds", "5:9"], "SPREAD at most X, is expected"),
+    ],
+)
+def test_what_can_not_be_done_is_said(
+    files: list[str], capsys: pytest.CaptureFixture[str], extra: list[str], message: str
+) -> None:
+    assert message in refuse([*files, *extra], capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "can't read"),
+        ("kind: Deployment", "holds 0 objects of kind StableDiffusionService; one is expected"),
+        (SERVICE.replace("maxReplicas", "maxReplica"), "spec is not valid: scaling.maxReplicas: Field required"),
+        (SERVICE.replace("scaling: {minReplicas: 0, maxReplicas: 6, targetLatencySeconds: 20}", "replicas: 3"),
+         "has spec.replicas; a simulation needs spec.scaling"),
+    ],
+)  # fmt: skip
+def test_a_service_that_can_not_be_used_is_refused(
+    files: list[str], capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    Path(files[4]).write_text(content)
+    assert message in refuse([*files, "--policy", "easel"], capsys)
+
+
+def test_a_bad_trace_is_refused_with_its_line(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(files[2]).write_text("arrival_seconds,work_seconds\n1,2\n3,slow\n")
+    assert f"{files[2]}:3: work_seconds is 'slow'" in refuse([*files, "--policy", "easel"], capsys)
+
+
+def test_files_that_are_not_there_are_named(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    gone = [*files[:2], "/no/trace.csv", *files[3:], "--policy", "easel"]
+    assert "can't read /no/trace.csv" in refuse(gone, capsys)
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "message"),
+    [
+        (
+            "matplotlib",
+            ["--policy", "easel", "--plot", "p.png"],
+            "--plot needs matplotlib: pip install 'easel[simulate]'",
+        ),
+        ("numpy", ["--policy", "oracle"], "the oracle needs numpy: pip install 'easel[simulate]'"),
+        ("yaml", ["--policy", "easel"], "--service needs PyYAML: pip install 'easel[simulate]'"),
+    ],
+)
+def test_a_library_that_is_missing_is_said_with_how_to_get_it(
+    files: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+    extra: list[str],
+    message: str,
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("easel_operator.simulation.")]:
+        monkeypatch.delitem(sys.modules, module)
+    for module in [name for name in sys.modules if name.split(".", maxsplit=1)[0] == missing]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert message in refuse([*files, *extra], capsys)

@@ -1,0 +1,149 @@
+"""The offline optimum against every plan that there is, on cases small enough to try them all; and the lower bound."""
+
+import itertools
+import math
+import random
+
+import pytest
+from easel_operator.simulation.lower_bound import LONGEST_WAIT_TARGETS, find_lower_bound_seconds, find_needed_pods
+from easel_operator.simulation.oracle import (
+    LATE_BUDGET_PERCENT,
+    PlannedPolicy,
+    fill_dips,
+    find_oracle,
+    list_moves,
+)
+from easel_operator.simulation.outcome import Outcome
+from easel_operator.simulation.policies.registry import build_policy
+from easel_operator.simulation.settings import Settings
+from easel_operator.simulation.simulation import simulate
+from easel_operator.simulation.trace import Trace, build_trace
+
+from tests.operator.simulation.support import build_bursty_trace, build_poisson_trace, build_settings
+
+SLOT_SECONDS = 20.0
+SLOTS = 6
+MOST_PODS = 3
+
+
+def build_small_case(seed: int) -> tuple[Trace, Settings]:
+    """Two minutes with a few requests; a target of 30 s and pods that start in 20 s."""
+    source = random.Random(seed)  # noqa: S311 - replayed by its seed
+    requests = [(source.uniform(20, 100), source.uniform(2, 12)) for _ in range(source.randint(3, 12))]
+    return build_trace(requests, 120.0), build_settings(cold_start=20.0, max_replicas=MOST_PODS)
+
+
+def find_best_plan(trace: Trace, settings: Settings) -> float:
+    """GPU-hours of the cheapest of all plans over the slots whose replay keeps to the budget and the longest wait."""
+    best = math.inf
+    for plan in itertools.product(range(MOST_PODS + 1), repeat=SLOTS):
+        if trace.total_work_seconds > sum(plan) * SLOT_SECONDS:
+            continue
+        outcome = replay(plan, trace, settings)
+        if keeps_to_rules(outcome, settings):
+            best = min(best, outcome.gpu_hours)
+    return best
+
+
+def replay(plan: tuple[int, ...], trace: Trace, settings: Settings) -> Outcome:
+    policy = PlannedPolicy((*plan, 0), SLOT_SECONDS, settings.cold_start.seconds, settings.initial_replicas)
+    return simulate(trace, policy, settings)
+
+
+def keeps_to_rules(outcome: Outcome, settings: Settings) -> bool:
+    longest = LONGEST_WAIT_TARGETS * settings.target_seconds
+    return outcome.late_percent <= LATE_BUDGET_PERCENT and outcome.max_seconds <= longest
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_oracle_is_as_good_as_the_best_of_all_plans(seed: int) -> None:
+    """Within a tenth: its slots are finer, but it takes work for a fluid."""
+    trace, settings = build_small_case(seed)
+    best = find_best_plan(trace, settings)
+    oracle = find_oracle(trace, settings)
+    assert oracle.late_percent <= LATE_BUDGET_PERCENT, f"seed {seed}"
+    assert oracle.gpu_hours <= 1.1 * best, f"seed {seed}: {oracle.gpu_hours * 3600:.0f} s against {best * 3600:.0f} s"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_plan_goes_below_the_lower_bound(seed: int) -> None:
+    trace, settings = build_small_case(seed)
+    assert find_best_plan(trace, settings) * 3600 >= find_lower_bound_seconds(trace, settings) - 1e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_policy_that_keeps_to_the_longest_wait_goes_below_the_lower_bound(seed: int) -> None:
+    trace = build_bursty_trace(seed)
+    judged = 0
+    for policy in ("fixed-1", "fixed-3", "hpa-queue:target=1", "easel", "knative-concurrency"):
+        settings = build_settings(cold_start=30.0)
+        outcome = simulate(trace, build_policy(policy, settings), settings)
+        if outcome.max_seconds <= LONGEST_WAIT_TARGETS * settings.target_seconds:
+            judged += 1
+            assert outcome.gpu_hours * 3600 >= find_lower_bound_seconds(trace, settings)
+    assert judged >= 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_oracle_keeps_its_budget_and_lies_between_the_bound_and_every_policy(seed: int) -> None:
+    trace = build_bursty_trace(seed)
+    settings = build_settings(cold_start=60.0)
+    oracle = find_oracle(trace, settings)
+    assert oracle.late_percent <= LATE_BUDGET_PERCENT
+    assert oracle.busy_pods_killed == 0
+    assert oracle.max_seconds <= LONGEST_WAIT_TARGETS * settings.target_seconds
+    assert oracle.gpu_hours * 3600 >= find_lower_bound_seconds(trace, settings)
+    for policy in ("hpa-queue", "hpa-queue:target=1", "keda-queue", "easel", "fixed-4"):
+        outcome = simulate(trace, build_policy(policy, settings), settings)
+        assert outcome.late_percent > LATE_BUDGET_PERCENT or outcome.gpu_hours >= oracle.gpu_hours
+
+
+def test_a_lone_request_at_night_is_not_left_waiting() -> None:
+    """Thirty requests by day and one at night are 3 % late at most if that one starves."""
+    trace = build_trace([(100.0 + second, 2.0) for second in range(30)] + [(20_000.0, 2.0), (40_000.0, 2.0)])
+    settings = build_settings(cold_start=60.0)
+    oracle = find_oracle(trace, settings)
+    assert oracle.max_seconds <= LONGEST_WAIT_TARGETS * settings.target_seconds
+    assert oracle.seconds_at_zero > 30_000
+
+
+def test_a_budget_that_can_not_be_kept_gets_the_least_late_plan() -> None:
+    trace = build_trace([(100.0, 20.0)] * 40)
+    settings = build_settings(cold_start=60.0, max_replicas=2)
+    fixed = simulate(trace, build_policy("fixed-2", settings), settings)
+    assert find_oracle(trace, settings).late_percent <= fixed.late_percent + 1e-9
+
+
+def test_the_oracle_keeps_the_minimum() -> None:
+    trace = build_poisson_trace(1200, 0.05, 4.0, seed=2)
+    oracle = find_oracle(trace, build_settings(cold_start=60.0, min_replicas=2), 5.0)
+    assert oracle.timeline is not None
+    assert min(oracle.timeline.ready) == 2
+
+
+def test_pods_are_ordered_a_cold_start_ahead() -> None:
+    assert list_moves([0, 0, 0, 2, 0], 10.0, 25.0) == [(0.0, 0), (5.0, 2), (40.0, 0)]
+    assert list_moves([1, 1, 0, 0], 10.0, 25.0) == [(0.0, 1), (20.0, 0)]
+
+
+def test_dips_shorter_than_a_cold_start_are_filled() -> None:
+    assert fill_dips([2, 1, 1, 2, 0, 0, 0, 1], 2) == [2, 2, 2, 2, 0, 0, 0, 1]
+    assert fill_dips([2, 0, 2], 0) == [2, 0, 2]
+    assert fill_dips([], 3) == []
+
+
+def test_the_pods_that_a_burst_needs() -> None:
+    assert find_needed_pods([0.0] * 9, [10.0] * 9, 90.0) == 1
+    assert find_needed_pods([0.0] * 10, [10.0] * 10, 90.0) == 2
+    assert find_needed_pods([0.0, 1000.0], [90.0, 90.0], 90.0) == 1
+
+
+def test_the_lower_bound_counts_work_and_what_lulls_cost() -> None:
+    settings = build_settings(cold_start=60.0)
+    assert find_lower_bound_seconds(build_trace([(0.0, 5.0)]), settings) == 5.0
+    assert find_lower_bound_seconds(build_trace([(0.0, 5.0), (100.0, 5.0)]), settings) == pytest.approx(10 + 10)
+    assert find_lower_bound_seconds(build_trace([(0.0, 5.0), (5000.0, 5.0)]), settings) == pytest.approx(10 + 60)
+    crowd = [(5000.0, 10.0)] * 20
+    assert find_lower_bound_seconds(build_trace([(0.0, 5.0), *crowd]), settings) == pytest.approx(205 + 3 * 60)
+    kept = build_settings(cold_start=60.0, min_replicas=1)
+    assert find_lower_bound_seconds(build_trace([(0.0, 5.0), (5000.0, 5.0)]), kept) == 5000.0
