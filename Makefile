@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server soak crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler soak crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -50,6 +50,9 @@ bench-server: setup ## The data plane under load beside others, into benchmarks/
 
 soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEED=n replays, SOAK_JOBS=n)
 	SOAK_JOBS=$${SOAK_JOBS:-2000} $(VENV)/pytest -s tests/soak
+
+bench-autoscaler: setup ## Easel against others' autoscalers on TRACES (CSV files), into benchmarks/results/autoscaler.json (QUICK=1: print a part)
+	$(VENV)/python -m benchmarks.autoscaler $(if $(QUICK),--quick) $(TRACES)
 
 crds: setup ## Write crds/ and the chart's copy from the pydantic models
 	$(VENV)/python scripts/write_crds.py

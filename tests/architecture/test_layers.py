@@ -88,6 +88,21 @@ def test_what_decides_is_pure(folder: str) -> None:
     assert any(sources(OPERATOR / folder)), f"{folder} is empty: this test would hold for nothing"
 
 
+def test_the_simulation_has_no_clock_and_talks_to_nobody() -> None:
+    """Chance is drawn from a seeded ``random.Random`` that is passed in; one module writes a file, the picture."""
+    forbidden = KUBERNETES_CLIENTS | {"kopf", "prometheus_client"} | (CLOCKS_AND_CHANCE - {"random"})
+    assert importers(OPERATOR / "simulation", forbidden, outside=("-",)) == []
+    assert importers(OPERATOR / "simulation", {"pathlib"}, outside=("plot.py",)) == []
+    drawn = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in sources(OPERATOR / "simulation")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random"
+        if node.attr != "Random"
+    ]
+    assert drawn == []
+
+
 def test_the_operator_folder_never_shadows_the_standard_library() -> None:
     assert not (ROOT / "operator/__init__.py").exists()
 
