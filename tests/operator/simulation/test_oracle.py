@@ -6,6 +6,7 @@ import random
 
 import pytest
 from easel_operator.simulation.lower_bound import LONGEST_WAIT_TARGETS, find_lower_bound_seconds, find_needed_pods
+from easel_operator.simulation.offline_plan import PlanRules, plan_offline
 from easel_operator.simulation.oracle import (
     LATE_BUDGET_PERCENT,
     PlannedPolicy,
@@ -17,6 +18,7 @@ from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.registry import build_policy
 from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.simulation import simulate
+from easel_operator.simulation.slots import cut_into_slots
 from easel_operator.simulation.trace import Trace, build_trace
 
 from tests.operator.simulation.support import build_bursty_trace, build_poisson_trace, build_settings
@@ -105,6 +107,36 @@ def test_a_lone_request_at_night_is_not_left_waiting() -> None:
     oracle = find_oracle(trace, settings)
     assert oracle.max_seconds <= LONGEST_WAIT_TARGETS * settings.target_seconds
     assert oracle.seconds_at_zero > 30_000
+
+
+def plan(trace: Trace, settings: Settings, *, late_cost: float) -> tuple[list[int], Outcome]:
+    slots = cut_into_slots(trace, 5.0, 90.0)
+    rules = PlanRules(
+        on_time_slots=5,
+        longest_wait_slots=17,
+        cold_start_seconds=settings.cold_start.seconds,
+        late_cost=late_cost,
+        min_replicas=0,
+        max_replicas=50,
+    )
+    pods = plan_offline(slots, rules).tolist()
+    return pods, simulate(trace, PlannedPolicy(pods, 5.0, settings.cold_start.seconds, 1), settings)
+
+
+def test_no_request_waits_so_that_two_share_a_cold_start() -> None:
+    """A request every 100 s, and lateness costs nothing: only the longest wait keeps them apart."""
+    trace = build_trace([(100.0 * index, 2.0) for index in range(1, 100)])
+    outcome = plan(trace, build_settings(cold_start=60.0), late_cost=0.0)[1]
+    assert outcome.p50_seconds > 30
+    assert outcome.max_seconds <= 90.0
+
+
+def test_pods_are_given_up_in_gaps_that_are_longer_than_a_cold_start_and_kept_in_shorter_ones() -> None:
+    for gap, least in ((200.0, 0), (60.0, 1)):
+        trace = build_trace([(gap * burst + request, 4.0) for burst in range(1, 11) for request in range(6)])
+        pods, _ = plan(trace, build_settings(cold_start=60.0), late_cost=100.0)
+        between = pods[int(2 * gap / 5) : int(9 * gap / 5)]
+        assert min(between) == least
 
 
 def test_a_budget_that_can_not_be_kept_gets_the_least_late_plan() -> None:

@@ -96,12 +96,12 @@ def test_knative_panics_at_twice_what_its_pods_can_take() -> None:
     assert outcome[70] == 10  # seven requests at 0.7 a pod
 
 
-def test_ray_serve_waits_thirty_seconds_up_and_ten_minutes_down() -> None:
-    outcome = pods(run("ray-serve", build_trace([(100.0, 200.0)] * 8, 1500.0), cold_start=10))
+def test_ray_serve_waits_thirty_seconds_up_and_ten_minutes_down_and_rests_at_one() -> None:
+    outcome = pods(run("ray-serve", build_trace([(100.0, 200.0)] * 8, 2500.0), cold_start=10))
     assert outcome[125] == 1
     assert max(outcome[:180]) == 4
     assert outcome[850] == 4
-    assert outcome[-1] < 4
+    assert [after for before, after in itertools.pairwise(outcome) if after < before][-2:] == [1, 0]
 
 
 def test_easel_sets_exactly_what_its_planner_says() -> None:

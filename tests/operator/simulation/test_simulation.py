@@ -4,8 +4,10 @@ import dataclasses
 import random
 
 import pytest
+from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.policies.fixed import FixedPolicy
 from easel_operator.simulation.policies.registry import build_policy
+from easel_operator.simulation.settings import ColdStart
 from easel_operator.simulation.simulation import PATIENCE_SECONDS, simulate
 from easel_operator.simulation.trace import build_trace
 
@@ -84,13 +86,13 @@ def test_idle_pods_are_given_up_first_where_their_deletion_cost_says_so() -> Non
 
 
 def test_the_pod_that_idled_longest_takes_the_next_request() -> None:
-    """So three pods take turns, and all but one can't be told from the others by idleness."""
     trace = build_trace([(float(second), 1.5) for second in range(0, 30, 5)])
-    outcome = simulate(trace, FixedPolicy(3), build_settings(), timeline_step_seconds=1.0)
-    assert outcome.latencies_seconds == [1.5] * 6
-    assert outcome.timeline is not None
-    assert max(outcome.timeline.running) == 1
-    assert set(outcome.timeline.ready) == {3}
+    fleet = Fleet(trace, ColdStart(10.0), 60.0, random.Random(1))  # noqa: S311 - replayed by its seed
+    fleet.begin(3)
+    for job, arrival in enumerate(trace.arrival_seconds):
+        fleet.arrive(job, arrival)
+        fleet.advance()
+    assert [pod.busy_seconds for pod in fleet.pods.values()] == [3.0, 3.0, 3.0]
 
 
 def test_a_policy_that_leaves_requests_waiting_ends_all_the_same() -> None:

@@ -125,12 +125,7 @@ def _rescale(
     elif spec.behavior is not None:
         kept = _keep(memory.downs, now - longest_period_seconds(spec.behavior.down))
         memory = replace(memory, downs=(*kept, Stamp(-change, now)))
-    is_zeroed = (
-        settings.is_scale_to_zero_enabled
-        and decision.replicas == 0
-        and spec.min_replicas == 0
-        and spec.has_external_metric
-    )
+    is_zeroed = settings.is_scale_to_zero_enabled and decision.replicas == 0 and spec.has_external_metric
     return replace(decision, memory=replace(memory, is_scaled_to_zero=is_zeroed))
 
 
