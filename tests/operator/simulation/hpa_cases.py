@@ -46,12 +46,15 @@ class Case:
 
 def load_cases() -> list[Case]:
     """All of them, in order."""
-    cases = []
-    for entry in yaml.safe_load(CASES.read_text()):
-        ((sentence, case),) = entry.items()
-        settings = ControllerSettings.of_release(case.get("kubernetes", 37))
-        cases.append(Case(sentence, settings, tuple(_read_tick(tick, case["spec"]) for tick in case["ticks"])))
-    return cases
+    return [
+        read_case(sentence, case) for entry in yaml.safe_load(CASES.read_text()) for sentence, case in entry.items()
+    ]
+
+
+def read_case(sentence: str, case: Mapping[str, Any]) -> Case:
+    """One case as it is written in the file."""
+    settings = ControllerSettings.of_release(case.get("kubernetes", 37))
+    return Case(sentence, settings, tuple(_read_tick(tick, case["spec"]) for tick in case["ticks"]))
 
 
 def build_manifest_spec(short: Mapping[str, Any]) -> dict[str, Any]:
