@@ -23,6 +23,7 @@ COMPONENT_WORKER: Final = "worker"
 
 # On pod templates: a change of the rendered configuration changes the hash, which rolls the pods.
 ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
+ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
 
 HTTP_PORT: Final = 8080
 HTTP_PORT_NAME: Final = "http"

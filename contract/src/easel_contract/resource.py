@@ -5,11 +5,14 @@ Defaults are written into the CRD, so that the API server shows users what they 
 validators say the same for resources that reach the operator some other way.
 """
 
+from enum import StrEnum
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
 from easel_contract.conditions import Condition
+from easel_contract.cron import CronExpression
 from easel_contract.schema import Model, ObjectName, Quantity, cel, validations
 from easel_contract.server_config import (
     CacheConfig,
@@ -180,6 +183,46 @@ class GatewaySpec(Model):
     webhook: WebhookSpec = WebhookSpec()
 
 
+class ExecutionMode(StrEnum):
+    """What happens with a decision on the number of workers."""
+
+    AUTOMATIC = "Automatic"  # it is carried out
+    RECOMMEND = "Recommend"  # it is told, in status.scaling, events and metrics; the workers stay as they are
+
+
+class ScheduleSpec(Model):
+    """A floor under the number of workers, now and then: for load that is known in advance."""
+
+    name: ObjectName = Field(description="Names the schedule in decisions.")
+    cron: str = Field(
+        min_length=9,
+        max_length=200,
+        pattern=r"^\s*\S+(\s+\S+){4}\s*$",
+        description="When it begins: minute, hour, day of the month, month, day of the week, as in crontab(5). Workers "
+        "are ordered a cold start earlier, so that they are ready by then.",
+    )
+    duration_minutes: int = Field(ge=1, le=10080, description="How long it lasts.")
+    min_replicas: int = Field(ge=1, le=1000, description="Workers at least, meanwhile; maxReplicas still bounds them.")
+    time_zone: str = Field(
+        default="UTC", min_length=1, max_length=64, description="The clock that cron reads, such as Europe/Berlin."
+    )
+
+    @field_validator("cron")
+    @classmethod
+    def _parsable(cls, value: str) -> str:
+        CronExpression.parse(value)
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"{value!r} is no time zone of the IANA database, such as Europe/Berlin or UTC") from error
+        return value
+
+
 class ScalingSpec(Model):
     """How the number of workers follows the work."""
 
@@ -189,19 +232,48 @@ class ScalingSpec(Model):
         )
     )
 
+    mode: ExecutionMode = Field(
+        default=ExecutionMode.AUTOMATIC,
+        description="Recommend: decisions are told and not carried out; the number of workers is yours to set.",
+    )
     min_replicas: int = Field(default=1, ge=0, le=1000, description="0 lets an idle service release its last GPU.")
     max_replicas: int = Field(ge=1, le=1000, description="Most workers; the bound on what the service can cost.")
-    target_queue_depth: int = Field(default=2, ge=1, le=10000, description="Requests, waiting and running, per worker.")
-    target_latency_seconds: int = Field(default=30, ge=1, le=86400, description="p95 from submitted to finished.")
-    scale_down_after_seconds: int = Field(
-        default=60, ge=0, le=86400, description="A worker is given up after this long without need of it."
+    target_latency_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=86400,
+        description="From submitted to finished; as few workers as let 95 % of all requests meet it.",
     )
-    scale_to_zero_after_seconds: int = Field(
-        default=300,
+    target_queue_depth: int | None = Field(
+        default=None,
+        ge=1,
+        le=10000,
+        description="Requests, waiting and running, per worker: no fewer workers than this asks for. Unset: the "
+        "target latency alone decides.",
+    )
+    scale_down_after_seconds: int | None = Field(
+        default=None,
         ge=0,
         le=86400,
-        description="With minReplicas 0: the last worker is given up after this long without any request.",
+        description="A worker is given up after this long without need of it. Unset: a part of a cold start, longer "
+        "while too many requests are late.",
     )
+    scale_to_zero_after_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        description="With minReplicas 0: the last worker is given up after this long without any request. Unset: as "
+        "the measured cold start and lateness ask for.",
+    )
+    schedules: Annotated[
+        tuple[ScheduleSpec, ...],
+        Field(
+            default=(),
+            max_length=32,
+            description="Floors under the number of workers at known times.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -209,6 +281,9 @@ class ScalingSpec(Model):
             raise ValueError(
                 f"minReplicas ({self.min_replicas}) must not be greater than maxReplicas ({self.max_replicas})"
             )
+        names = [schedule.name for schedule in self.schedules]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the names of schedules must differ, got {', '.join(names)}")
         return self
 
 
@@ -247,6 +322,18 @@ class ScalingStatus(Model):
     desired_replicas: int = Field(ge=0)
     reason: str = Field(description="The decision in one sentence, with its figures.")
     decided_at: AwareDatetime
+    cold_starts_seconds: tuple[int, ...] = Field(
+        default=(),
+        max_length=20,
+        description="From creation to Ready, of the workers that were started last; what a restarted operator knows.",
+    )
+    lateness_margin_percent: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Head-room that the share of late requests has asked for so far, in percent of a worker where one "
+        "is busy.",
+    )
 
 
 class StableDiffusionServiceStatus(Model):

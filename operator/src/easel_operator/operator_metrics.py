@@ -13,4 +13,9 @@ TICK_SECONDS: Final = Histogram("easel_operator_scaling_tick_seconds", "Time tha
 DESIRED_REPLICAS: Final = Gauge(
     "easel_operator_desired_replicas", "Workers that the planner asks for.", ["namespace", "service"]
 )
+PROPOSED_REPLICAS: Final = Gauge(
+    "easel_operator_proposed_replicas",
+    "Workers that one signal asks for; the largest is easel_operator_desired_replicas.",
+    ["namespace", "service", "signal"],
+)
 IS_LEADER: Final = Gauge("easel_operator_is_leader", "1 on the replica that writes.")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.counters import CounterReading
-from easel_operator.autoscaling.observation import Observation, PodCounts, PodSample, QueueReading, observe
+from easel_operator.autoscaling.observation import Observation, PodSample, QueueReading, observe
 from easel_operator.autoscaling.planner import Plan, begin_history, plan
+from easel_operator.autoscaling.pods import PodCounts, WorkerPod
 
 from tests.operator.autoscaling.support import START, after, build_sample
 
@@ -38,13 +39,22 @@ class ClosedLoop:
     """Time passes in run(); what happened is in the lists."""
 
     def __init__(
-        self, settings: ScalingSpec, *, service_seconds: float, cold_start_seconds: float, seed: int, room: int = 1000
+        self,
+        settings: ScalingSpec,
+        *,
+        service_seconds: float,
+        cold_start_seconds: float,
+        seed: int,
+        room: int = 1000,
+        is_paced: bool = False,
     ) -> None:
         self.settings = settings
         self.random = random.Random(seed)  # noqa: S311 - a simulation, replayed by its seed
         self.service_seconds = service_seconds
         self.cold_start_seconds = cold_start_seconds
         self.room = room  # pods that the cluster can schedule
+        self.is_paced = is_paced  # requests come at equal distances, not by chance
+        self.due = 0.0  # requests of the past that are still to come
         self.seconds = 0.0
         self.pods = [Pod("pod-0", 0.0)]
         self.made = 1
@@ -56,6 +66,7 @@ class ClosedLoop:
         self.observation: Observation | None = None
         self.decision: Plan | None = None
         self.desired: list[tuple[float, int]] = []
+        self.ordered: list[tuple[float, int]] = []  # by the autoscaler
         self.latencies: list[tuple[float, float]] = []  # (finished at, seconds)
 
     @property
@@ -74,14 +85,19 @@ class ClosedLoop:
                 self._autoscale()
 
     def changes(self, since: float) -> int:
-        """How often the decision turned from falling to rising."""
-        levels = [level for at, level in self.desired if at >= since]
+        """How often the number of pods turned from falling to rising."""
+        levels = [level for at, level in self.ordered if at >= since]
         moves = [b - a for a, b in itertools.pairwise(levels) if a != b]
         return sum(first < 0 < second for first, second in itertools.pairwise(moves))
 
     def _arrive(self, arrivals_per_second: float) -> None:
         expected = arrivals_per_second * STEP_SECONDS
-        count = int(expected) + (self.random.random() < expected % 1)
+        if self.is_paced:
+            self.due += expected
+            count = int(self.due)
+            self.due -= count
+        else:
+            count = int(expected) + (self.random.random() < expected % 1)
         self.waiting.extend([self.seconds] * count)
         self.submitted += count
 
@@ -102,10 +118,18 @@ class ClosedLoop:
         if not self.has_data:
             return ()
         oldest = self.seconds - self.waiting[0] if self.waiting else 0.0
-        queue = QueueReading(len(self.waiting), sum(len(pod.jobs) for pod in self.pods), oldest)
+        running = [ends_at - self.seconds for pod in self.pods for _, ends_at in pod.jobs]
+        work = len(self.waiting) * self.service_seconds
+        queue = QueueReading(len(self.waiting), len(running), oldest, work, max(0.0, sum(running)))
         now = after(self.seconds)
         gateway = build_sample(
-            "gateway", now, component="gateway", queue=queue, counters=CounterReading(submitted=self.submitted)
+            "gateway",
+            now,
+            component="gateway",
+            queue=queue,
+            counters=CounterReading(
+                submitted=self.submitted, predicted_gpu_seconds=self.submitted * self.service_seconds
+            ),
         )
         workers = (
             build_sample(
@@ -122,8 +146,16 @@ class ClosedLoop:
     def _tick(self) -> None:
         ready, existing = len(self.ready), len(self.pods)
         unschedulable = max(0, existing - self.room)
-        counts = PodCounts(self.replicas, existing, ready, existing - ready - unschedulable, unschedulable)
         now = after(self.seconds)
+        workers = tuple(
+            WorkerPod(
+                pod.name,
+                after(pod.ready_at - self.cold_start_seconds),
+                after(pod.ready_at) if pod.ready_at <= self.seconds else None,
+            )
+            for pod in self.pods[: self.room]
+        )
+        counts = PodCounts(self.replicas, existing, ready, existing - ready - unschedulable, unschedulable, workers)
         self.observation = observe(self._samples(), self.observation, counts, now)
         self.decision = plan(self.observation, self.history, self.settings, now)
         self.history = self.decision.history
@@ -133,6 +165,7 @@ class ClosedLoop:
         if self.decision is None:
             return
         self.replicas = self.decision.desired_replicas
+        self.ordered.append((self.seconds, self.replicas))
         self.pods.sort(key=lambda pod: -len(pod.jobs))  # the busy ones are the last to go
         while len(self.pods) > self.replicas and not self.pods[-1].jobs:
             self.pods.pop()

@@ -14,16 +14,16 @@ SEEDS = st.integers(0, 1 << 30)
 LOADS = st.integers(2, 9).map(lambda pods: pods - 0.5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     load=LOADS,
     service_seconds=st.sampled_from([2.0, 4.0, 10.0]),
     cold_start_seconds=st.sampled_from([5.0, 40.0, 90.0]),
-    target=st.integers(1, 6),
+    target=st.none() | st.integers(1, 6),
     seed=SEEDS,
 )
 def test_a_step_of_load_gets_enough_pods_in_bounded_time(
-    load: float, service_seconds: float, cold_start_seconds: float, target: int, seed: int
+    load: float, service_seconds: float, cold_start_seconds: float, target: int | None, seed: int
 ) -> None:
     loop = ClosedLoop(
         build_settings(max_replicas=60, min_replicas=1, target_queue_depth=target),
@@ -32,16 +32,27 @@ def test_a_step_of_load_gets_enough_pods_in_bounded_time(
         seed=seed,
     )
     enough = math.ceil(load)
-    # With one pod short the queue grows by at least half a pod's work a second, until its depth orders that pod.
-    queueing_seconds = (enough * target + 1) * service_seconds / 0.5
-    chance = 3 * math.sqrt(queueing_seconds * load / service_seconds) * service_seconds  # of seeded arrivals
-    bound = queueing_seconds + chance + cold_start_seconds + AUTOSCALER_SECONDS + TICK_SECONDS
+    # The mean of the last five minutes tells the load within a minute or two, and the backlog sooner than that.
+    bound = 180 + 2 * (cold_start_seconds + AUTOSCALER_SECONDS) + TICK_SECONDS
     while len(loop.ready) < enough and loop.seconds < bound:
         loop.run(TICK_SECONDS, load / service_seconds)
     assert len(loop.ready) >= enough
 
 
-@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize("cold_start_seconds", [5.0, 30.0, 90.0])
+def test_a_step_of_load_does_not_order_its_backlog_twice(cold_start_seconds: float) -> None:
+    loop = ClosedLoop(
+        build_settings(max_replicas=60, min_replicas=1),
+        service_seconds=4,
+        cold_start_seconds=cold_start_seconds,
+        seed=1,
+    )
+    loop.run(1200, 3.4 / 4)
+    # By the time that the first pods are ready, 3.4 pods' work of a cold start waits; twice that is ample.
+    assert max(level for _, level in loop.desired) <= 4 + 2 * 3.4 * (cold_start_seconds + 15) / 20
+
+
+@settings(max_examples=8, deadline=None)
 @given(load=LOADS, minimum=st.integers(0, 2), seed=SEEDS)
 def test_when_the_load_is_gone_the_minimum_is_reached(load: float, minimum: int, seed: int) -> None:
     loop = ClosedLoop(
@@ -57,31 +68,35 @@ def test_when_the_load_is_gone_the_minimum_is_reached(load: float, minimum: int,
 
 
 CONSTANT_LOADS = {
-    "3.4 pods, target 4": (0.85, 4.0, 4, 20.0),
-    "3.4 pods, target 10, slow start": (0.85, 4.0, 10, 90.0),
-    "6.8 pods, target 2": (1.7, 4.0, 2, 20.0),
-    "6.8 pods, target 4, slow start": (1.7, 4.0, 4, 90.0),
-    "1.3 pods of long jobs, target 10": (0.13, 10.0, 10, 20.0),
+    "3.4 pods": (0.85, 4.0, 20.0),
+    "3.4 pods, slow start": (0.85, 4.0, 90.0),
+    "6.8 pods": (1.7, 4.0, 20.0),
+    "6.8 pods, slow start": (1.7, 4.0, 90.0),
+    "1.3 pods of long jobs": (0.13, 10.0, 20.0),
 }
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("is_paced", [True, False], ids=["paced", "by chance"])
 @pytest.mark.parametrize(
-    ("rate", "service_seconds", "target", "cold_start_seconds"), CONSTANT_LOADS.values(), ids=CONSTANT_LOADS.keys()
+    ("rate", "service_seconds", "cold_start_seconds"), CONSTANT_LOADS.values(), ids=CONSTANT_LOADS.keys()
 )
 def test_a_constant_load_does_not_flap(
-    rate: float, service_seconds: float, target: int, cold_start_seconds: float, seed: int
+    rate: float, service_seconds: float, cold_start_seconds: float, *, is_paced: bool
 ) -> None:
     loop = ClosedLoop(
-        build_settings(max_replicas=40, min_replicas=1, target_queue_depth=target),
+        build_settings(max_replicas=40, min_replicas=1, scale_down_after_seconds=None),
         service_seconds=service_seconds,
         cold_start_seconds=cold_start_seconds,
-        seed=seed,
+        seed=2,
+        is_paced=is_paced,
     )
     loop.run(3600, rate)
-    assert loop.changes(since=1200) <= 2  # in 40 minutes; without the measured load it was 4 to 14
-    late = [seconds for at, seconds in loop.latencies if at > 1200 and seconds > 45]
+    # In 40 minutes. By chance the work of two minutes, which is what the planner goes by, swings by a pod or two.
+    assert loop.changes(since=1200) <= (3 if is_paced else 20)
+    late = [seconds for at, seconds in loop.latencies if at > 1200 and seconds > 30]
     assert len(late) < 0.05 * len(loop.latencies)
+    pod_seconds = AUTOSCALER_SECONDS * sum(replicas for at, replicas in loop.ordered if at > 1200)
+    assert pod_seconds < 1.8 * 2400 * rate * service_seconds
 
 
 def test_no_data_holds_the_pods_through_an_outage_of_an_hour() -> None:
@@ -94,7 +109,7 @@ def test_no_data_holds_the_pods_through_an_outage_of_an_hour() -> None:
     assert {level for at, level in loop.desired if at > 600} == {held}
     assert len(loop.pods) in (pods, held)
     loop.has_data = True
-    loop.run(600, 0)
+    loop.run(900, 0)
     assert len(loop.pods) == 0
 
 
@@ -121,3 +136,23 @@ def test_an_idle_service_sleeps_and_wakes_on_its_first_request() -> None:
     loop.submitted += 1
     loop.run(TICK_SECONDS + AUTOSCALER_SECONDS + 30 + 10, 0)
     assert [seconds for _, seconds in loop.latencies] == [pytest.approx(44, abs=12)]
+
+
+def test_the_demonstration_goes_from_no_pod_to_its_maximum_and_back() -> None:
+    """The settings of examples/tiny.yaml under the demo's burst: 120 requests at once."""
+    tiny = build_settings(
+        max_replicas=4,
+        target_queue_depth=2,
+        target_latency_seconds=10,
+        scale_down_after_seconds=15,
+        scale_to_zero_after_seconds=30,
+    )
+    loop = ClosedLoop(tiny, service_seconds=1.0, cold_start_seconds=8, seed=11)
+    loop.run(120, 0)
+    assert len(loop.pods) == 0
+    loop.waiting.extend([loop.seconds] * 120)
+    loop.submitted += 120
+    loop.run(TICK_SECONDS + AUTOSCALER_SECONDS, 0)
+    assert len(loop.pods) == 4
+    loop.run(120, 0)
+    assert (len(loop.latencies), len(loop.pods)) == (120, 0)

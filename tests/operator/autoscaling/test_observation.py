@@ -4,8 +4,16 @@ import math
 
 import pytest
 from easel_contract import names
-from easel_operator.autoscaling.counters import WINDOW, CounterReading, Window, advance, estimate_quantile
+from easel_operator.autoscaling.counters import (
+    WINDOW,
+    CounterReading,
+    Window,
+    advance,
+    count_within,
+    estimate_quantile,
+)
 from easel_operator.autoscaling.observation import Observation, PodSample, QueueReading, observe
+from easel_operator.autoscaling.work import ASSUMED_JOB_SECONDS, Arrivals
 
 from tests.operator.autoscaling.support import START, after, build_pods, build_sample
 
@@ -19,7 +27,7 @@ def advance_all(*ticks: dict[str, CounterReading], seconds: float = 10) -> Windo
 
 
 def finished(window: Window) -> float | None:
-    return window.last.finished if window.last else None
+    return window.last.counters.finished if window.last else None
 
 
 def test_the_freshest_reading_of_the_queue_is_believed() -> None:
@@ -52,10 +60,11 @@ def test_nothing_scraped_is_nothing_known() -> None:
         observation.queue,
         observation.broker_up,
         observation.latency_p95_seconds,
-        observation.arrivals_per_second,
-        observation.finished,
+        observation.backlog_gpu_seconds,
+        observation.arrivals.arrived_gpu_seconds,
+        observation.growth,
     )
-    assert known == (None,) * 5
+    assert known == (None,) * 6
 
 
 def test_only_workers_that_say_so_are_idle() -> None:
@@ -65,7 +74,7 @@ def test_only_workers_that_say_so_are_idle() -> None:
         build_sample("quiet", in_flight=None),
         PodSample("dead", names.COMPONENT_WORKER, START, None, "no answer"),
     ]
-    assert observe(samples, None, build_pods(4), START).idle_workers == 1
+    assert observe(samples, None, build_pods(4), START).idle_pods == {"idle"}
 
 
 def test_counters_of_pods_are_summed() -> None:
@@ -104,22 +113,109 @@ def test_a_pod_that_missed_scrapes_adds_what_it_did_meanwhile() -> None:
 def test_a_pod_that_was_silent_for_longer_than_the_window_starts_anew() -> None:
     gap = {"b": CounterReading(finished=0)}
     window = advance_all({"a": CounterReading(finished=10)}, *[gap] * 8, {"a": CounterReading(finished=9000)})
-    assert finished(window) == 0
+    assert finished(window) is None
 
 
 def test_a_tick_in_which_nobody_tells_is_unknown_and_not_zero() -> None:
     assert finished(advance_all({"a": CounterReading(finished=10)}, {})) is None
 
 
-def test_arrivals_are_a_mean_over_the_window() -> None:
-    ticks = [{"gateway": CounterReading(submitted=5.0 * number)} for number in range(20)]
-    assert advance_all(*ticks).arrivals_per_second() == pytest.approx(0.5)
+def test_what_only_new_pods_tell_is_unknown_and_not_zero() -> None:
+    assert finished(advance_all({"a": CounterReading(finished=10)}, {"b": CounterReading(finished=7)})) is None
 
 
-def test_arrivals_are_unknown_while_no_gateway_answers() -> None:
-    window = advance_all({"g": CounterReading(submitted=1)}, {"g": CounterReading(submitted=9)}, {})
-    assert window.arrivals_per_second() is None
-    assert advance_all({"g": CounterReading(submitted=1)}).arrivals_per_second() is None
+def test_a_clock_that_was_set_back_begins_a_new_window() -> None:
+    window = advance_all({"a": CounterReading(finished=10)}, {"a": CounterReading(finished=14)})
+    back = advance(window, {"a": CounterReading(finished=15)}, after(-3600))
+    assert back.growths == ()
+    assert finished(advance(back, {"a": CounterReading(finished=17)}, after(-3590))) == 2
+
+
+def test_a_clock_that_was_set_forward_tells_nothing_of_the_time_between() -> None:
+    window = advance_all({"a": CounterReading(finished=10)}, {"a": CounterReading(finished=14)})
+    assert finished(advance(window, {"a": CounterReading(finished=15)}, after(3600))) is None
+
+
+def test_the_backlog_is_in_gpu_seconds_of_what_waits_and_the_rest_of_what_runs() -> None:
+    queue = QueueReading(waiting=3, running=1, waiting_gpu_seconds=21.0, running_gpu_seconds=2.5)
+    observation = observe([build_sample("a", queue=queue)], None, build_pods(), START)
+    assert observation.backlog_gpu_seconds == 23.5
+
+
+def test_servers_without_predictions_are_reckoned_with_measured_job_lengths() -> None:
+    def tick(at: float, previous: Observation | None, finished: float, work: float) -> Observation:
+        counters = CounterReading(submitted=finished, finished=finished, work_gpu_seconds=work)
+        return observe(
+            [build_sample("a", after(at), queue=QueueReading(2, 1), counters=counters)],
+            previous,
+            build_pods(),
+            after(at),
+        )
+
+    first = tick(0, None, 100, 1000)
+    assert first.backlog_gpu_seconds == pytest.approx(2.5 * ASSUMED_JOB_SECONDS)
+    second = tick(2, first, 110, 1080)
+    assert second.backlog_gpu_seconds == pytest.approx(2.5 * 8)
+    assert second.arrivals.arrived_gpu_seconds == pytest.approx(80)
+
+
+def submit(*totals: float | None, seconds: float = 2.0) -> Arrivals:
+    """A gateway's counter at ticks that are ``seconds`` apart; None: it didn't answer."""
+    observation = None
+    for number, total in enumerate(totals):
+        at = after(number * seconds)
+        counters = CounterReading(submitted=total, predicted_gpu_seconds=total)
+        samples = [] if total is None else [build_sample("gateway", at, counters=counters)]
+        observation = observe(samples, observation, build_pods(), at)
+    assert observation is not None
+    return observation.arrivals
+
+
+def test_arrivals_are_gpu_seconds_per_second() -> None:
+    steady = submit(*[3.0 * number for number in range(400)])
+    assert steady.gpu_seconds_per_second == pytest.approx(1.5, rel=0.01)
+    assert steady.job.mean_seconds == pytest.approx(1.0)
+
+
+def test_the_length_of_a_tick_does_not_change_the_rate() -> None:
+    fine = submit(*[2.0 * number for number in range(60)])
+    coarse = submit(*[10.0 * number for number in range(12)], seconds=10)
+    assert coarse.fast.per_second == pytest.approx(fine.fast.per_second, rel=0.05)
+
+
+def test_a_burst_counts_at_once_and_is_not_forgotten_in_the_next_lull() -> None:
+    burst = submit(*[0.0] * 200, *[8.0 * number for number in range(15)])
+    assert burst.gpu_seconds_per_second > 1.0
+    lull = submit(*[0.0] * 200, *[8.0 * number for number in range(15)], *[112.0] * 60)
+    assert lull.gpu_seconds_per_second > 1.3 * lull.fast.per_second
+
+
+def test_ticks_without_an_answer_are_not_silence() -> None:
+    told = submit(*[4.0 * number for number in range(100)])
+    gap = submit(*[4.0 * number for number in range(90)], *[None] * 9, 4.0 * 99)
+    assert gap.gpu_seconds_per_second == pytest.approx(told.gpu_seconds_per_second, rel=0.05)
+    silent = submit(*[4.0 * number for number in range(90)], *[None] * 9)
+    assert silent.arrived_gpu_seconds is None
+    assert silent.gpu_seconds_per_second == submit(*[4.0 * number for number in range(90)]).gpu_seconds_per_second
+
+
+def test_the_first_moments_do_not_speak_for_more_than_they_are() -> None:
+    assert submit(0.0, 4.0).gpu_seconds_per_second < 0.2  # and not 2
+
+
+WITHIN = {
+    "inside a bucket": (3.0, 5.0),
+    "at a bound": (5.0, 10.0),
+    "below the first bound": (0.5, 0.0),
+    "in the last finite bucket": (9.0, 18.0),
+    "beyond the last finite bound": (60.0, 20.0),
+    "any time": (math.inf, 25.0),
+}
+
+
+@pytest.mark.parametrize(("seconds", "expected"), WITHIN.values(), ids=WITHIN.keys())
+def test_jobs_within_a_time(seconds: float, expected: float) -> None:
+    assert count_within(buckets(0, 10, 20, 25), seconds) == pytest.approx(expected)
 
 
 def buckets(*counts: float) -> dict[float, float]:

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from easel_operator.autoscaling.observation import QueueReading, observe
-from easel_operator.autoscaling.planner import LATENCY
-from easel_operator.autoscaling.signals import Load
+import pytest
+from easel_operator.autoscaling.observation import Observation, QueueReading, observe
+from easel_operator.autoscaling.planner import LATENCY, QUEUE
 
 from tests.operator.autoscaling.support import (
     START,
-    TICK_SECONDS,
     Service,
+    after,
     build_observation,
     build_pods,
     build_sample,
@@ -25,11 +25,16 @@ def test_a_queue_that_every_pod_reads_is_one_number_and_not_their_sum() -> None:
 
 def test_running_requests_count_or_the_second_would_wait_for_the_first() -> None:
     service = Service(build_settings(target_queue_depth=1), desired=1)
-    assert service.tick(build_observation(2, running=1)).desired_replicas == 2
+    assert service.tick(build_observation(2, running=1, gpu_seconds=1)).desired_replicas == 2
+
+
+def test_running_work_counts_with_its_rest_and_not_with_all_of_it() -> None:
+    samples = [build_sample("a", queue=QueueReading(0, 1, 0.0, 0.0, 3.0))]
+    assert observe(samples, None, build_pods(), START).backlog_gpu_seconds == 3.0
 
 
 def test_missing_data_never_scales_down() -> None:
-    service = Service(build_settings(scale_down_after_seconds=60))
+    service = Service(build_settings(scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(12))
     assert service.run(build_observation(None), 3600).desired_replicas == 6
 
@@ -40,7 +45,7 @@ def test_missing_data_never_scales_to_zero() -> None:
 
 
 def test_time_without_data_is_not_time_without_need() -> None:
-    service = Service(build_settings(scale_down_after_seconds=60, scale_to_zero_after_seconds=300))
+    service = Service(build_settings(target_queue_depth=2))
     service.tick(build_observation(12))
     service.run(build_observation(None), 600)
     assert service.run(build_observation(0), 55).desired_replicas == 6
@@ -49,7 +54,7 @@ def test_time_without_data_is_not_time_without_need() -> None:
 
 
 def test_an_operator_that_stalled_did_not_watch_an_idle_service_meanwhile() -> None:
-    service = Service(build_settings(scale_down_after_seconds=60, scale_to_zero_after_seconds=300))
+    service = Service(build_settings(target_queue_depth=2))
     service.tick(build_observation(12))
     stalled = replace(build_observation(0), elapsed_seconds=600.0)
     assert service.tick(stalled, seconds=600).desired_replicas == 6
@@ -98,48 +103,85 @@ def test_one_dead_pod_does_not_blind_the_rest() -> None:
     assert (observation.pods_answering, observation.pods_scraped) == (1, 2)
 
 
-def test_a_backlog_orders_no_more_pods_while_the_first_ones_load() -> None:
-    service = Service(build_settings(target_queue_depth=2, max_replicas=50))
-    for ready in (0, 1, 2, 3, 4):
-        observation = build_observation(16, running=ready, pods=build_pods(ready, 8 - ready))
-        assert service.run(observation, 30).desired_replicas == 8
+@pytest.mark.parametrize("target_queue_depth", [2, None])
+def test_a_backlog_orders_no_more_pods_while_the_first_ones_load(target_queue_depth: int | None) -> None:
+    service = Service(build_settings(target_queue_depth=target_queue_depth, max_replicas=50), cold_start=90)
+    backlog = build_observation(16, gpu_seconds=320, pods=build_pods(0))
+    ordered = service.tick(backlog).desired_replicas
+    assert ordered >= 4
+    for seconds in range(0, 90, 10):
+        pods = build_pods(0, ordered, ages=(float(seconds),) * ordered, at=after(service.seconds + 10))
+        decision = service.run(replace(backlog, pods=pods), 10)
+        assert decision.desired_replicas == ordered, seconds
 
 
-def test_lateness_orders_no_more_pods_while_the_first_ones_load() -> None:
-    service = Service(build_settings(target_queue_depth=100, max_replicas=50))
+def test_no_more_pods_are_ordered_than_there_are_requests() -> None:
+    service = Service(build_settings(max_replicas=50, target_latency_seconds=10))
+    long_jobs = build_observation(3, gpu_seconds=600, pods=build_pods(0))
+    assert service.tick(long_jobs).desired_replicas == 3
+
+
+def test_pods_that_start_are_reckoned_with_what_they_will_do() -> None:
+    def propose(*ages: float) -> int:
+        observation = build_observation(20, gpu_seconds=480, pods=build_pods(0, len(ages), ages=ages))
+        return (
+            Service(build_settings(max_replicas=50, min_replicas=0), cold_start=90)
+            .tick(observation, seconds=0)
+            .proposals[QUEUE]
+        )
+
+    assert propose(0, 0, 0) > propose(60, 60, 60) > propose(89, 89, 89)
+
+
+def test_pods_that_never_become_ready_are_not_counted_on_for_ever() -> None:
+    def propose(age: float) -> int:
+        observation = build_observation(20, gpu_seconds=480, pods=build_pods(0, 3, ages=(age,) * 3))
+        return Service(build_settings(max_replicas=50), cold_start=90).tick(observation, seconds=0).proposals[QUEUE]
+
+    assert propose(300) < propose(3600)
+
+
+def stuck(age: float, *, ready: int, starting: int = 0) -> Observation:
+    """A queue that the other signals see no fault in: hardly any work, but its oldest request isn't served."""
+    pods = build_pods(ready, starting)
+    return build_observation(ready + 2, running=ready, gpu_seconds=0.1, oldest=age, pods=pods)
+
+
+def test_a_stuck_queue_is_late_although_nothing_finishes() -> None:
+    service = Service(build_settings(max_replicas=50), cold_start=60)
+    assert service.run(stuck(100, ready=4), 120).proposals[LATENCY] == 0, "two targets and a cold start are allowed"
+    decision = service.tick(stuck(180, ready=4))
+    assert decision.proposals[LATENCY] == 6
+    assert decision.sentence.startswith("6 pods: the oldest request waits for 180 s, ")
+    assert service.run(stuck(20, ready=6), 120).proposals[LATENCY] == 0
+
+
+def test_an_old_request_orders_no_more_pods_while_the_first_ones_load() -> None:
+    service = Service(build_settings(max_replicas=50), cold_start=60)
+    service.tick(stuck(500, ready=4))
     for ready in (4, 5, 6, 7, 8):
-        pods = build_pods(ready, 8 - ready)
-        decision = service.run(build_observation(40, running=ready, p95=90, oldest=90, pods=pods), 30)
+        decision = service.run(stuck(500, ready=ready, starting=8 - ready), 60)
         assert decision.proposals[LATENCY] == 8, ready
-    later = build_observation(40, running=8, p95=90, oldest=90, pods=build_pods(8))
-    assert service.run(later, 60).proposals[LATENCY] == 16
-
-
-def test_pods_that_never_become_ready_do_not_silence_lateness_for_ever() -> None:
-    service = Service(build_settings(target_queue_depth=100, max_replicas=50))
-    stuck = build_observation(40, running=6, p95=90, oldest=90, pods=build_pods(6, 2))
-    assert service.run(stuck, 540).proposals[LATENCY] == 12
-    seven = build_observation(40, running=7, p95=90, oldest=90, pods=build_pods(7, 5))
-    assert service.run(seven, 120).proposals[LATENCY] == 14
+    assert service.run(stuck(500, ready=8), 120).proposals[LATENCY] == 16
 
 
 def test_unschedulable_pods_stop_growth_and_are_reported() -> None:
-    service = Service(build_settings(max_replicas=50), desired=4)
+    service = Service(build_settings(max_replicas=50, target_queue_depth=2), desired=4)
     decision = service.tick(build_observation(40, pods=build_pods(2, 1, 1)))
     assert decision.desired_replicas == 4
     assert decision.is_limited_by_capacity
 
 
 def test_unschedulable_pods_are_not_taken_back_only_to_be_ordered_again() -> None:
-    service = Service(build_settings(max_replicas=50), desired=8)
+    service = Service(build_settings(max_replicas=50, target_queue_depth=2), desired=8)
     decisions = {service.tick(build_observation(16, pods=build_pods(4, 0, 4))).desired_replicas for _ in range(100)}
     assert decisions == {8}
 
 
 def test_growth_goes_on_once_the_cluster_has_room() -> None:
-    service = Service(build_settings(max_replicas=50), desired=4)
+    service = Service(build_settings(max_replicas=50, target_queue_depth=2), desired=4)
     service.tick(build_observation(40, pods=build_pods(2, 1, 1)))
-    decision = service.tick(build_observation(40, pods=build_pods(4)))
+    decision = service.tick(build_observation(40, gpu_seconds=1, pods=build_pods(4)))
     assert decision.desired_replicas == 20
     assert not decision.is_limited_by_capacity
 
@@ -157,44 +199,12 @@ def test_a_restarted_operator_leaves_a_sleeping_service_asleep() -> None:
 
 def test_a_large_service_does_not_drop_from_many_pods_to_none_at_once() -> None:
     service = Service(build_settings(scale_down_after_seconds=60, scale_to_zero_after_seconds=300))
-    service.tick(build_observation(20))
+    service.tick(build_observation(20, gpu_seconds=2000))
     seen = [service.tick(build_observation(0)).desired_replicas for _ in range(200)]
     assert list(dict.fromkeys(seen)) == [10, 1, 0]
 
 
-def test_a_pod_whose_work_the_others_could_not_carry_is_kept_although_the_queue_is_short() -> None:
-    # Three pods at 0.25 jobs/s each were measured under load; 0.6 jobs/s arrive and keep 2.4 of them busy.
-    load = Load(finished=75, pod_seconds=300, busy_pods=2.4)
-    assert load.needed_replicas(0.6) == 3
-    service = Service(build_settings(target_queue_depth=4, scale_down_after_seconds=0), desired=3)
-    service.history = replace(service.history, load=load)
-    observation = build_observation(2, running=2, arrivals=0.6, idle_workers=1, pods=build_pods(3))
-    assert service.run(observation, 30).desired_replicas == 3
-    assert "0.6 requests/s keep" in service.tick(observation).sentence
-
-
-def test_a_stale_capacity_holds_no_idle_pods() -> None:
-    load = Load(finished=10, pod_seconds=1000, busy_pods=0.3)
-    assert load.needed_replicas(0.6) == 1
-
-
-def test_measured_arrivals_keep_pods_but_never_order_any() -> None:
-    service = Service(build_settings(target_queue_depth=4), desired=1)
-    service.history = replace(service.history, load=Load(finished=75, pod_seconds=300, busy_pods=5))
-    assert service.tick(build_observation(2, arrivals=2.0)).desired_replicas == 1
-
-
-def test_capacity_is_measured_only_while_work_waits() -> None:
-    load = Load()
-    for _ in range(20):
-        load = load.measure(build_observation(2, running=2, finished=1, pods=build_pods(2)))
-    assert load.pod_seconds == 0
-    for _ in range(20):
-        load = load.measure(build_observation(4, running=2, finished=1, pods=build_pods(2)))
-    assert abs(load.finished / load.pod_seconds - 1 / (2 * TICK_SECONDS)) < 1e-9
-
-
 def test_a_decision_is_the_same_for_the_same_values() -> None:
     first, second = (Service(build_settings(), desired=3) for _ in range(2))
-    observation = build_observation(9, running=3, p95=44, pods=build_pods(3))
+    observation = build_observation(9, running=3, late=1, finished=4, arrivals=1.7, pods=build_pods(3))
     assert first.run(observation, 120) == second.run(observation, 120)

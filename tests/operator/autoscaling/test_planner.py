@@ -1,10 +1,12 @@
 """The planner's decisions, keyed by sentences; the pitfalls that other autoscalers met are in test_pitfalls."""
 
+from dataclasses import replace
+
 import pytest
 from easel_contract import metrics
-from easel_operator.autoscaling.planner import LATENCY, QUEUE, to_external_values
+from easel_operator.autoscaling.planner import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS, to_external_values
 
-from tests.operator.autoscaling.support import Service, build_observation, build_pods, build_settings
+from tests.operator.autoscaling.support import START, Service, after, build_observation, build_pods, build_settings
 
 DEPTHS = {
     "nothing to do, one pod at least": (1, 0, 1),
@@ -18,77 +20,109 @@ DEPTHS = {
 
 
 @pytest.mark.parametrize(("minimum", "depth", "expected"), DEPTHS.values(), ids=DEPTHS.keys())
-def test_requests_over_target_per_pod(minimum: int, depth: int, expected: int) -> None:
+def test_requests_over_target_per_pod_where_a_target_is_set(minimum: int, depth: int, expected: int) -> None:
     service = Service(build_settings(min_replicas=minimum, target_queue_depth=2))
-    assert service.tick(build_observation(depth)).desired_replicas == expected
+    assert service.tick(build_observation(depth, gpu_seconds=0.1)).desired_replicas == expected
+
+
+def test_a_backlog_in_gpu_seconds_orders_pods_without_any_target_per_pod() -> None:
+    small = Service(build_settings()).tick(build_observation(8, gpu_seconds=2.0, pods=build_pods(0)))
+    large = Service(build_settings()).tick(build_observation(8, gpu_seconds=100.0, pods=build_pods(0)))
+    assert small.desired_replicas == 1 < large.desired_replicas, "requests don't count, their work does"
 
 
 SENTENCES = {
-    "by the queue": (
-        build_observation(7, pods=build_pods(2, 2)),
-        "4 pods: 7 requests waiting or running, target 2 a pod; 2 ready, 2 starting",
+    "by requests": (
+        {"target_queue_depth": 2},
+        build_observation(7, pods=build_pods(2, 2, ages=(1, 1))),
+        "4 pods: 7 requests waiting or running, 2 a pod, 2 pods ready, 2 starting, target 30 s",
     ),
-    "by latency": (
-        build_observation(4, running=2, p95=45, pods=build_pods(2)),
-        "3 pods: latency 45 s (p95 or oldest waiting), target 30 s, 2 waiting; 2 ready, 0 starting",
+    "by arrivals": (
+        {},
+        build_observation(0, arrivals=2.2, pods=build_pods(2)),
+        "2 pods: arrivals keep 2.2 pods busy, 2 pods ready, 0 starting, target 30 s",
     ),
     "at the maximum": (
+        {"target_queue_depth": 2},
         build_observation(50, pods=build_pods(10)),
-        "10 pods: 50 requests waiting or running, target 2 a pod (25 needed; maxReplicas 10); 10 ready, 0 starting",
+        "10 pods: 50 requests waiting or running, 2 a pod (25 needed; maxReplicas 10), 10 pods ready, 0 starting, "
+        "target 30 s",
     ),
     "out of room": (
+        {"target_queue_depth": 2},
         build_observation(12, pods=build_pods(2, 0, 1)),
-        "3 pods: 12 requests waiting or running, target 2 a pod (6 needed; the cluster has no room for 1 of the pods "
-        "already ordered); 2 ready, 0 starting, 1 unschedulable",
+        "3 pods: 12 requests waiting or running, 2 a pod (6 needed; the cluster has no room for 1 of the pods already "
+        "ordered), 2 pods ready, 0 starting, 1 unschedulable, target 30 s",
     ),
     "nothing known": (
+        {},
         build_observation(None),
         "1 pod held: the queue's depth is unknown; 0 of 3 pods answer /metrics",
     ),
     "idle": (
+        {},
         build_observation(0),
-        "1 pod: nothing waits or runs (0 needed; the last pod is given up after 300 s of that); 1 ready, 0 starting",
+        "1 pod: nothing waits or runs (0 needed; the last pod is given up after 300 s of that), 1 pod ready, "
+        "0 starting, target 30 s",
     ),
 }
 
 
-@pytest.mark.parametrize(("observation", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
-def test_the_sentence_carries_the_figures(observation: object, sentence: str) -> None:
-    service = Service(build_settings(), desired=1)
+@pytest.mark.parametrize(("values", "observation", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
+def test_the_sentence_carries_the_figures(values: dict[str, int], observation: object, sentence: str) -> None:
+    service = Service(build_settings(**values), desired=1)
     assert service.tick(observation).sentence == sentence  # type: ignore[arg-type]  # a table of observations
 
 
+def test_the_sentence_of_a_backlog_has_its_gpu_seconds() -> None:
+    service = Service(build_settings(max_replicas=50), cold_start=5)
+    decision = service.tick(build_observation(9, running=2, gpu_seconds=138, pods=build_pods(2, 1, ages=(1,))))
+    assert decision.sentence == "4 pods: 138 GPU-seconds queued, 2 pods ready, 1 starting, target 30 s"
+
+
 def test_the_sentence_says_when_pods_are_only_held() -> None:
-    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60))
+    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8, pods=build_pods(4)))
-    assert service.tick(build_observation(2, pods=build_pods(4))).sentence == (
-        "4 pods: 2 requests waiting or running, target 2 a pod (1 needed; a pod is given up after 60 s without need); "
-        "4 ready, 0 starting"
+    assert service.tick(build_observation(1, gpu_seconds=1, pods=build_pods(4))).sentence == (
+        "4 pods: 1 GPU-seconds queued (1 needed; a pod is given up after 60 s without need), 4 pods ready, 0 starting, "
+        "target 30 s"
     )
 
 
 def test_a_pod_is_given_up_after_the_hold_and_not_before() -> None:
-    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60))
+    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8))
     assert service.run(build_observation(2), 57.5).desired_replicas == 4
     assert service.tick(build_observation(2)).desired_replicas == 1
 
 
 def test_pods_are_given_up_in_the_steps_in_which_the_need_went() -> None:
-    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60))
+    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8))
     service.run(build_observation(6), 30)
     assert service.run(build_observation(2), 30).desired_replicas == 3
     assert service.run(build_observation(2), 30).desired_replicas == 1
 
 
+def test_without_a_time_set_pods_are_kept_for_a_part_of_what_their_return_would_cost() -> None:
+    def seconds_held(cold_start: int) -> float:
+        settings = build_settings(scale_down_after_seconds=None, min_replicas=1, target_queue_depth=2)
+        service = Service(settings, cold_start=cold_start)
+        service.tick(build_observation(8))
+        while service.tick(build_observation(1, gpu_seconds=0.1)).desired_replicas == 4:
+            assert service.seconds < 3600
+        return service.seconds
+
+    assert seconds_held(30) < seconds_held(90) < seconds_held(300) < 300
+
+
 def test_the_last_pod_goes_after_its_own_longer_time() -> None:
     service = Service(build_settings(scale_down_after_seconds=60, scale_to_zero_after_seconds=300))
-    service.tick(build_observation(8))
+    service.tick(build_observation(8, gpu_seconds=200))
     assert service.run(build_observation(0), 297.5).desired_replicas == 1
     decision = service.tick(build_observation(0))
     assert decision.desired_replicas == 0
-    assert decision.sentence == "0 pods: nothing waited or ran for 300 s; 1 ready, 0 starting"
+    assert decision.sentence == "0 pods: nothing waited or ran for 300 s, 1 pod ready, 0 starting, target 30 s"
 
 
 def test_a_pod_that_still_loads_its_model_is_not_given_up_for_idleness() -> None:
@@ -118,55 +152,69 @@ def test_a_job_between_two_scrapes_counts_as_work() -> None:
 
 def test_work_wakes_an_idle_service_with_as_many_pods_as_it_needs() -> None:
     service = Service(build_settings(), desired=0)
-    assert service.run(build_observation(0), 60).desired_replicas == 0
-    assert service.tick(build_observation(9)).desired_replicas == 5
-
-
-def test_latency_grows_in_proportion_and_at_most_twofold() -> None:
-    for p95, expected in ((31, 5), (45, 6), (60, 8), (500, 8)):
-        service = Service(build_settings(target_queue_depth=100, max_replicas=50))
-        observation = build_observation(8, running=4, p95=p95, pods=build_pods(4))
-        assert service.tick(observation).proposals[LATENCY] == expected, p95
-
-
-def test_a_stuck_queue_is_late_although_nothing_finishes() -> None:
-    service = Service(build_settings(target_queue_depth=100))
-    observation = build_observation(8, running=4, p95=None, oldest=60, pods=build_pods(4))
-    assert service.tick(observation).proposals[LATENCY] == 8
-
-
-def test_late_jobs_without_waiting_ones_order_no_pods() -> None:
-    service = Service(build_settings(target_queue_depth=100))
-    observation = build_observation(4, running=4, p95=90, pods=build_pods(4))
-    assert service.tick(observation).desired_replicas == 1
-
-
-def test_latency_lets_go_one_pod_at_a_time_once_jobs_are_early() -> None:
-    service = Service(build_settings(target_queue_depth=100, scale_down_after_seconds=0, max_replicas=50))
-    service.tick(build_observation(8, running=4, p95=60, pods=build_pods(4)))
-    ready = build_pods(8)
-    assert service.run(build_observation(8, running=8, p95=25, pods=ready), 300).desired_replicas == 8
-    assert service.run(build_observation(8, running=8, p95=10, pods=ready), 100).desired_replicas == 6
+    assert service.run(build_observation(0, pods=build_pods(0)), 60).desired_replicas == 0
+    decision = service.tick(build_observation(9, gpu_seconds=90, pods=build_pods(0)))
+    assert decision.desired_replicas > 2
+    assert decision.desired_replicas == decision.proposals[QUEUE]
 
 
 def test_the_largest_proposal_is_the_decision() -> None:
     service = Service(build_settings(target_queue_depth=2))
-    decision = service.tick(build_observation(5, running=2, p95=60, pods=build_pods(3)))
-    assert dict(decision.proposals) == {QUEUE: 3, LATENCY: 6}
+    decision = service.tick(build_observation(5, gpu_seconds=1, arrivals=6.2, pods=build_pods(6)))
+    assert set(decision.proposals) == set(SIGNALS)
+    assert (decision.proposals[QUEUE], decision.proposals[LATENCY]) == (5, 6)
     assert decision.desired_replicas == 6
+
+
+def test_pods_that_run_jobs_are_not_given_up() -> None:
+    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=0), desired=6)
+    busy = build_observation(4, running=4, gpu_seconds=0.5, pods=build_pods(6), idle_pods=2)
+    assert service.run(busy, 60).desired_replicas == 4
+    assert service.run(build_observation(0, pods=build_pods(4), idle_pods=4), 10).desired_replicas == 1
+
+
+def test_during_a_rollout_no_pod_is_given_up_and_more_may_come() -> None:
+    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=0), desired=4)
+    rolling = build_pods(3, 1, is_rolling_out=True)
+    decision = service.run(build_observation(0, pods=rolling), 300)
+    assert decision.desired_replicas == 4
+    assert "none is given up while pods are being replaced" in decision.sentence
+    assert service.tick(build_observation(90, gpu_seconds=900, pods=rolling)).desired_replicas == 10
+    assert service.run(build_observation(0, pods=rolling), 3600).desired_replicas == 1, "a stuck rollout is no reason"
+
+
+SCHEDULE_OF_NOON = {"name": "noon", "cron": "30 12 * * *", "durationMinutes": 60, "minReplicas": 5}
+
+
+def test_a_schedule_is_a_floor_whose_pods_are_ordered_a_cold_start_ahead() -> None:
+    service = Service(build_settings(schedules=[SCHEDULE_OF_NOON], scale_down_after_seconds=0), cold_start=120)
+    idle = build_observation(0)
+    assert service.run(idle, 28 * 60 - 30).proposals[SCHEDULE] == 0
+    assert after(service.seconds) == START.replace(minute=27, second=30)
+    decision = service.run(idle, 60)
+    assert decision.desired_replicas == decision.proposals[SCHEDULE] == 5
+    assert decision.sentence.startswith("5 pods: schedule noon, ")
+    assert service.run(idle, 60 * 60).desired_replicas == 5
+    assert service.run(idle, 3 * 60).desired_replicas == 0
+
+
+def test_a_forecast_that_has_not_proved_itself_asks_for_nothing() -> None:
+    service = Service(build_settings())
+    assert service.run(build_observation(3, arrivals=3.0), 600).proposals[FORECAST] == 0
 
 
 def test_external_values_are_the_proposals_and_what_is_known() -> None:
     service = Service(build_settings())
-    known = build_observation(7, p95=12.5)
-    assert to_external_values(service.tick(known), known) == {
-        metrics.EXTERNAL_REPLICAS_FOR_QUEUE: 4,
-        metrics.EXTERNAL_REPLICAS_FOR_LATENCY: 1,
+    known = build_observation(7, gpu_seconds=21.5, p95=12.5, arrivals=0.5)
+    values = to_external_values(service.tick(known), known)
+    assert {name: value for name, value in values.items() if name not in SIGNALS} == {
         metrics.EXTERNAL_QUEUE_DEPTH: 7,
+        metrics.EXTERNAL_BACKLOG_GPU_SECONDS: 21.5,
+        metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND: 0.5,
         metrics.EXTERNAL_LATENCY_P95_SECONDS: 12.5,
     }
     unknown = build_observation(None)
-    assert set(to_external_values(service.tick(unknown), unknown)) == {QUEUE, LATENCY}
+    assert set(to_external_values(service.tick(unknown), unknown)) == set(SIGNALS)
 
 
 def test_changed_bounds_take_effect_at_once_even_without_data() -> None:
@@ -175,3 +223,12 @@ def test_changed_bounds_take_effect_at_once_even_without_data() -> None:
     assert service.tick(build_observation(None)).desired_replicas == 3
     service.settings = build_settings(min_replicas=5)
     assert service.tick(build_observation(None)).desired_replicas == 5
+
+
+def test_a_clock_that_is_set_back_neither_gives_up_pods_nor_holds_them_longer() -> None:
+    service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
+    service.tick(build_observation(8))
+    back = replace(build_observation(1, gpu_seconds=1), elapsed_seconds=-3600.0)
+    assert service.tick(back, seconds=-3600).desired_replicas == 4
+    assert service.run(build_observation(1, gpu_seconds=1), 55).desired_replicas == 4
+    assert service.run(build_observation(1, gpu_seconds=1), 10).desired_replicas == 1

@@ -1,59 +1,78 @@
 """What holds for any sequence of observations."""
 
 from dataclasses import replace
+from random import Random
 
-from easel_contract.resource import ScalingSpec
-from easel_operator.autoscaling.observation import Observation, QueueReading
-from easel_operator.autoscaling.planner import History, begin_history, plan
+from easel_contract.resource import ScalingSpec, ScheduleSpec
+from easel_operator.autoscaling.cold_starts import REMEMBERED_STARTS
+from easel_operator.autoscaling.forecast import LONGEST_LEAD_MINUTES
+from easel_operator.autoscaling.observation import Observation, QueueReading, observe
+from easel_operator.autoscaling.planner import History, Plan, begin_history, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.operator.autoscaling.support import START, after, build_observation, build_pods
+from tests.operator.autoscaling.support import START, after, build_observation, build_pods, build_sample
 
 SPECS = st.builds(
-    lambda minimum, more, depth, down, zero: ScalingSpec(
+    lambda minimum, more, depth, down, zero, schedules: ScalingSpec(
         min_replicas=minimum,
         max_replicas=max(1, minimum + more),
         target_queue_depth=depth,
         scale_down_after_seconds=down,
         scale_to_zero_after_seconds=zero,
+        schedules=schedules,
     ),
     st.integers(0, 5),
     st.integers(0, 30),
-    st.integers(1, 8),
-    st.sampled_from([0, 20, 60]),
-    st.sampled_from([0, 60, 300]),
+    st.none() | st.integers(1, 8),
+    st.sampled_from([None, 0, 20, 60]),
+    st.sampled_from([None, 0, 60, 300]),
+    st.sampled_from([(), (ScheduleSpec(name="noon", cron="1 12 * * *", duration_minutes=1, min_replicas=7),)]),
+)
+QUEUES = st.builds(
+    QueueReading,
+    st.integers(0, 200),
+    st.integers(0, 20),
+    st.none() | st.floats(0, 3600),
+    st.none() | st.floats(0, 5000),
+    st.none() | st.floats(0, 100),
+)
+PODS = st.builds(
+    lambda ready, ages, unschedulable, is_rolling_out: build_pods(
+        ready, len(ages), unschedulable, ages=tuple(ages), is_rolling_out=is_rolling_out
+    ),
+    st.integers(0, 20),
+    st.lists(st.floats(0, 4000), max_size=5),
+    st.sampled_from([0, 0, 0, 2]),
+    st.sampled_from([False, False, False, True]),
 )
 OBSERVATIONS = st.builds(
-    lambda depth, running, p95, oldest, ready, starting, unschedulable, arrivals, finished, idle: build_observation(
-        depth,
-        running=min(running, depth or 0),
-        p95=p95,
-        oldest=oldest,
-        pods=build_pods(ready, starting, unschedulable),
-        arrivals=arrivals,
-        finished=finished,
-        idle_workers=min(idle, ready),
+    lambda queue, pods, arrivals, finished, late, idle: replace(
+        build_observation(
+            pods=pods, arrivals=arrivals, finished=finished, late=late * finished, idle_pods=min(idle, pods.ready)
+        ),
+        queue=queue,
     ),
-    st.none() | st.integers(0, 200),
-    st.integers(0, 20),
-    st.none() | st.floats(0, 600),
-    st.none() | st.floats(0, 3600),
-    st.integers(0, 20),
-    st.integers(0, 5),
-    st.sampled_from([0, 0, 0, 2]),
+    st.none() | QUEUES,
+    PODS,
     st.none() | st.floats(0, 20),
     st.sampled_from([0.0, 1.0, 5.0]),
+    st.floats(0, 1),
     st.integers(0, 20),
 )
 SEQUENCES = st.lists(OBSERVATIONS, min_size=1, max_size=40)
+
+
+def step(observation: Observation, history: History, spec: ScalingSpec, seconds: float) -> Plan:
+    now = after(seconds)
+    return plan(replace(observation, at=now), history, spec, now)
 
 
 def carry(spec: ScalingSpec, sequence: list[Observation], seeded: int) -> tuple[History, float]:
     history, seconds = begin_history(seeded, START), 0.0
     for observation in sequence:
         seconds += 2.5
-        history = plan(observation, history, spec, after(seconds)).history
+        history = step(observation, history, spec, seconds).history
     return history, seconds + 2.5
 
 
@@ -64,7 +83,7 @@ def test_never_above_the_maximum_or_below_the_minimum(
 ) -> None:
     history = begin_history(seeded, START)
     for number, observation in enumerate(sequence):
-        decision = plan(observation, history, spec, after(2.5 * (number + 1)))
+        decision = step(observation, history, spec, 2.5 * (number + 1))
         assert spec.min_replicas <= decision.desired_replicas <= spec.max_replicas
         assert decision.desired_replicas == max(decision.proposals.values())
         assert decision.sentence.startswith(f"{decision.desired_replicas} pod")
@@ -78,8 +97,21 @@ def test_a_deeper_queue_never_gets_fewer_pods(
 ) -> None:
     history, seconds = carry(spec, sequence, seeded=3)
     desired = [
-        plan(replace(last, queue=QueueReading(waiting, 2, 5.0)), history, spec, after(seconds)).desired_replicas
+        step(replace(last, queue=QueueReading(waiting, 2, 5.0)), history, spec, seconds).desired_replicas
         for waiting in sorted((fewer, more))
+    ]
+    assert desired == sorted(desired)
+
+
+@settings(max_examples=200, deadline=None)
+@given(spec=SPECS, sequence=SEQUENCES, last=OBSERVATIONS, less=st.floats(0, 5000), more=st.floats(0, 5000))
+def test_more_work_never_gets_fewer_pods(
+    spec: ScalingSpec, sequence: list[Observation], last: Observation, less: float, more: float
+) -> None:
+    history, seconds = carry(spec, sequence, seeded=3)
+    desired = [
+        step(replace(last, queue=QueueReading(9, 2, 5.0, work, 3.0)), history, spec, seconds).desired_replicas
+        for work in sorted((less, more))
     ]
     assert desired == sorted(desired)
 
@@ -91,18 +123,23 @@ def test_never_down_on_missing_data(spec: ScalingSpec, sequence: list[Observatio
     before = history.desired_replicas
     missing = build_observation(None)
     for number in range(blind):
-        decision = plan(missing, history, spec, after(seconds + 2.5 * number))
+        decision = step(missing, history, spec, seconds + 2.5 * number)
         assert decision.desired_replicas == before
         history = decision.history
 
 
-@settings(max_examples=100, deadline=None)
+LONGEST_UNSET_SECONDS = 3600  # a cold start of a minute, and the largest margin for lateness
+
+
+@settings(max_examples=60, deadline=None)
 @given(spec=SPECS, sequence=SEQUENCES)
 def test_idle_ends_at_the_minimum(spec: ScalingSpec, sequence: list[Observation]) -> None:
     history, seconds = carry(spec, sequence, seeded=3)
-    longest = max(spec.scale_down_after_seconds, spec.scale_to_zero_after_seconds)
-    for number in range(int(longest / 2.5) + 2):
-        decision = plan(build_observation(0), history, spec, after(seconds + 2.5 * number))
+    limits = (spec.scale_down_after_seconds, spec.scale_to_zero_after_seconds)
+    longest = sum(LONGEST_UNSET_SECONDS if limit is None else limit for limit in limits)
+    for number in range(int(longest / 10) + 30):  # and until the schedule is over
+        idle = replace(build_observation(0, arrivals=0.0), elapsed_seconds=10.0)
+        decision = step(idle, history, spec, seconds + 10.0 * number)
         history = decision.history
     assert decision.desired_replicas == spec.min_replicas
 
@@ -112,3 +149,23 @@ def test_idle_ends_at_the_minimum(spec: ScalingSpec, sequence: list[Observation]
 def test_the_memory_of_a_service_is_bounded(spec: ScalingSpec, sequence: list[Observation]) -> None:
     history, _ = carry(spec, sequence, seeded=3)
     assert all(len(hold.wants) <= spec.max_replicas + 1 for hold in history.holds.values())
+    assert len(history.forecast.said) <= LONGEST_LEAD_MINUTES + 1
+    assert len(history.cold_starts.seconds) <= REMEMBERED_STARTS
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    readings=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 50)), min_size=1, max_size=8), shuffled=st.randoms()
+)
+def test_the_order_of_samples_does_not_matter_and_the_freshest_counts(
+    readings: list[tuple[int, int]], shuffled: Random
+) -> None:
+    samples = [
+        build_sample(f"pod-{number}", after(age), queue=QueueReading(waiting, 0))
+        for number, (age, waiting) in enumerate(readings)
+    ]
+    in_order = observe(samples, None, build_pods(), after(4))
+    shuffled.shuffle(samples)
+    assert observe(samples, None, build_pods(), after(4)).queue == in_order.queue
+    freshest = max(age for age, _ in readings)
+    assert in_order.queue in [QueueReading(waiting, 0) for age, waiting in readings if age == freshest]

@@ -24,6 +24,7 @@ from tests.operator.objects import (
 GATEWAY = build_pod(names.COMPONENT_GATEWAY)
 WORKER = build_pod(names.COMPONENT_WORKER)
 FIXED = {"model": HUB_MODEL, "replicas": 1}
+RECOMMENDED = {"model": HUB_MODEL, "scaling": {"maxReplicas": 8, "mode": "Recommend"}}
 KEDA_NOTE = "v1beta1.external.metrics.k8s.io is served by keda/keda-operator"
 
 
@@ -276,6 +277,27 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "False",
         "FixedReplicas",
         "spec.scaling",
+    ),
+    "decisions are only recommended": (
+        lambda: build_running(build_service(RECOMMENDED), WORKER),
+        "ScalingActive",
+        "False",
+        "Recommending",
+        "kubectl scale deployment painter-worker",
+    ),
+    "decisions are only recommended, and nobody has set a number": (
+        lambda: build_running(build_service(RECOMMENDED), GATEWAY, workers=0),
+        "Ready",
+        "False",
+        "WorkersUnavailable",
+        "kubectl scale deployment painter-worker",
+    ),
+    "decisions are only recommended, and the cluster is full": (
+        lambda: build_running(build_service(RECOMMENDED), build_unschedulable_pod("w-1")),
+        "CapacityAvailable",
+        "False",
+        "InsufficientCapacity",
+        "lower the replicas of Deployment painter-worker",
     ),
     "the autoscaler works": (
         lambda: with_autoscaler_condition(build_running(DEFAULT), "True", "ValidMetricFound", "2026-11-23T11:00:00Z"),

@@ -28,6 +28,21 @@ def converge(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, children=children, service=service)
 
 
+def test_a_recommendation_is_an_event_of_its_own_and_moves_nothing() -> None:
+    spec = {"model": HUB_MODEL, "scaling": {"maxReplicas": 8, "mode": "Recommend"}}
+    decision = ScalingDecision(4, "4 pods: 38 GPU-seconds queued", NOW, (61,), 40)
+    plan = decide(build_snapshot(build_service(spec), scaling=decision))
+    assert [event.note for event in plan.events if event.reason == "ScalingRecommendation"] == [decision.sentence]
+    assert "HorizontalPodAutoscaler" not in [child["kind"] for child in plan.applies]
+    workers = next(child for child in plan.applies if child["metadata"]["name"] == "painter-worker")
+    assert "replicas" not in workers["spec"]
+    assert plan.status_patch is not None
+    stored = plan.status_patch["status"]["scaling"]
+    assert (stored["coldStartsSeconds"], stored["latenessMarginPercent"]) == ([61], 40)
+    active = next(each for each in plan.status_patch["status"]["conditions"] if each["type"] == "ScalingActive")
+    assert (active["status"], active["reason"]) == ("False", "Recommending")
+
+
 def test_a_second_look_writes_nothing() -> None:
     settled = converge(converge(build_snapshot(pods=(build_pod(names.COMPONENT_GATEWAY),))))
     later = replace(settled, now=NOW + timedelta(hours=1))

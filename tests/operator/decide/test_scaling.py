@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 from easel_contract import names
-from easel_operator.autoscaling.observation import PodCounts
+from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.autoscaling.planner import Plan, begin_history
+from easel_operator.autoscaling.pods import PodCounts, WorkerPod
 from easel_operator.decide.pods import read_pods
-from easel_operator.decide.scaling import build_decision, count_pods, find_stored_replicas
-from easel_operator.decide.scaling_mode import ScalingMode, decide_scale
+from easel_operator.decide.scaling import build_decision, count_pods, recall_history
+from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScalingDecision
 from easel_operator.objects import Json
 
-from tests.operator.objects import NOW, build_pod, build_service, build_unschedulable_pod
+from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, build_pod, build_service, build_unschedulable_pod
 
 DISABLED = {"status": {"conditions": [{"type": "ScalingActive", "status": "False", "reason": "ScalingDisabled"}]}}
 WORKING = {"status": {"conditions": [{"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound"}]}}
@@ -24,12 +25,20 @@ PLAN = Plan(
     sentence="4 pods",
     is_limited_by_capacity=False,
     data_at=NOW,
-    history=begin_history(4, NOW),
+    history=begin_history(4, NOW, cold_starts_seconds=(61, 75), lateness_margin=0.4),
 )
 
 # situation → (mode, current replicas, autoscaler, desired, what the operator writes)
 CASES: dict[str, tuple[ScalingMode, int, Json | None, int, int | None]] = {
     "a fixed number is the user's": (ScalingMode.FIXED, 3, None, 5, None),
+    "what is only recommended": (ScalingMode.RECOMMEND, 3, WORKING, 5, None),
+    "what is only recommended, to a service that another hand put to sleep": (
+        ScalingMode.RECOMMEND,
+        0,
+        DISABLED,
+        5,
+        None,
+    ),
     "directly up": (ScalingMode.DIRECT, 1, None, 4, 4),
     "directly to zero": (ScalingMode.DIRECT, 1, None, 0, 0),
     "directly, nothing to do": (ScalingMode.DIRECT, 4, None, 4, None),
@@ -71,10 +80,45 @@ def test_another_number_is_news() -> None:
     known = ScalingDecision(4, "4 pods", NOW)
     later = datetime(2026, 11, 23, 13, 0, 1, 500, tzinfo=UTC)
     news = build_decision(build_service(), known, replace(PLAN, desired_replicas=5, sentence="5 pods"), later)
-    assert news == ScalingDecision(5, "5 pods", later.replace(microsecond=0))
+    assert news == ScalingDecision(5, "5 pods", later.replace(microsecond=0), (61, 75), 40)
 
 
 def test_the_planner_begins_where_it_left_off() -> None:
     deployment = {"spec": {"replicas": 2}}
-    assert find_stored_replicas(build_service(scaling={"desiredReplicas": 6}), deployment) == 6
-    assert find_stored_replicas(build_service(), deployment) == 2
+    stored = {"desiredReplicas": 6, "coldStartsSeconds": [61, 75], "latenessMarginPercent": 40}
+    history = recall_history(build_service(scaling=stored), deployment, NOW)
+    assert history.desired_replicas == 6
+    assert list(history.cold_starts.seconds) == [61.0, 75.0]
+    assert history.budget.margin == 0.4
+
+
+def test_the_planner_begins_with_what_the_deployment_has_where_nothing_is_stored() -> None:
+    assert recall_history(build_service(), {"spec": {"replicas": 2}}, NOW).desired_replicas == 2
+    earlier_release = build_service(scaling={"desiredReplicas": 3})
+    assert recall_history(earlier_release, None, NOW).desired_replicas == 3
+
+
+def test_ages_come_from_the_pods() -> None:
+    ready: Any = build_pod(names.COMPONENT_WORKER, "ready")
+    ready["metadata"]["creationTimestamp"] = "2026-11-23T11:00:00Z"
+    ready["status"]["conditions"][1]["lastTransitionTime"] = "2026-11-23T11:01:10Z"
+    loading: Any = build_pod(names.COMPONENT_WORKER, "loading", is_ready=False)
+    loading["metadata"]["creationTimestamp"] = "2026-11-23T11:59:00Z"
+    counts = count_pods(read_pods([ready, loading], names.COMPONENT_WORKER, NOW), {"spec": {"replicas": 2}})
+    created, became = datetime(2026, 11, 23, 11, tzinfo=UTC), datetime(2026, 11, 23, 11, 1, 10, tzinfo=UTC)
+    assert counts.workers == (
+        WorkerPod("ready", created, became),
+        WorkerPod("loading", datetime(2026, 11, 23, 11, 59, tzinfo=UTC), None),
+    )
+
+
+def test_a_rollout_is_seen_by_pods_of_another_template() -> None:
+    seen = [count_pods((), {"status": {"replicas": 3, "updatedReplicas": new}}).is_rolling_out for new in (3, 1)]
+    assert seen == [False, True]
+
+
+def test_a_recommendation_has_no_autoscaler() -> None:
+    spec = StableDiffusionServiceSpec.model_validate(
+        {"model": HUB_MODEL, "scaling": {"maxReplicas": 8, "mode": "Recommend"}}
+    )
+    assert decide_mode(spec, CAPABLE).mode is ScalingMode.RECOMMEND

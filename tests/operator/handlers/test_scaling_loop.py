@@ -14,12 +14,14 @@ from easel_operator.decide.snapshot import Capabilities
 from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.objects import Json, ServiceKey, to_service_key
+from easel_operator.objects import PODS, Json, ServiceKey, to_service_key
 
 from tests.operator.fake_api import FakeApi
 from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, build_pod, build_service
 
 KEY = to_service_key(build_service())
+SCALING = {"minReplicas": 0, "maxReplicas": 8, "targetQueueDepth": 2}
+SERVICE = {"model": HUB_MODEL, "scaling": SCALING}
 WORKERS = "/apis/apps/v1/namespaces/studio/deployments/painter-worker"
 DIRECT = replace(CAPABLE, is_metrics_api_ours=False, metrics_api_note="served by keda")
 
@@ -29,6 +31,7 @@ class FakeScraper(Scraper):
 
     def __init__(self) -> None:
         self.depth: int | None = 0
+        self.running: set[str] = set()  # workers that say that they run a job
         self.is_broker_up = True
         self.asked: list[str] = []
 
@@ -40,7 +43,9 @@ class FakeScraper(Scraper):
         if self.depth is None:
             return PodSample(target.pod_name, target.component, NOW, None, "connection refused")
         queue = QueueReading(waiting=self.depth, running=0) if self.is_broker_up else None
-        return PodSample(target.pod_name, target.component, NOW, PodMetrics(broker_up=self.is_broker_up, queue=queue))
+        in_flight = int(target.pod_name in self.running)
+        metrics = PodMetrics(broker_up=self.is_broker_up, queue=queue, in_flight=in_flight)
+        return PodSample(target.pod_name, target.component, NOW, metrics)
 
 
 class Bench:
@@ -85,6 +90,7 @@ class Bench:
         self.children.put(self.api.store(WORKERS, deployment))
         for pod in pods:
             self.children.put({"kind": "Pod", **pod})
+            self.api.store(PODS.path(OWNER.namespace, pod["metadata"]["name"]), {"kind": "Pod", **pod})
 
     async def tick(self, *, later_seconds: float = 2) -> None:
         self.now += timedelta(seconds=later_seconds)
@@ -103,14 +109,14 @@ WORKER = build_pod(names.COMPONENT_WORKER, "worker")
 async def test_gateways_and_workers_are_asked_and_pods_without_an_address_are_not() -> None:
     bench = Bench()
     pending = build_pod(names.COMPONENT_WORKER, "pending", podIP=None)
-    bench.add(build_service(), GATEWAY, WORKER, pending)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER, pending)
     await bench.tick()
     assert sorted(bench.scraper.asked) == ["gateway", "worker"]
 
 
 async def test_a_decision_is_told_and_carries_its_figures() -> None:
     bench = Bench()
-    bench.add(build_service(), GATEWAY, WORKER)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
     decision = bench.findings.decisions[KEY]
@@ -122,7 +128,7 @@ async def test_a_decision_is_told_and_carries_its_figures() -> None:
 
 async def test_without_an_autoscaler_the_leader_writes_the_scale() -> None:
     bench = Bench(DIRECT)
-    bench.add(build_service(), GATEWAY, WORKER)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
     assert bench.replicas == 4
@@ -130,7 +136,7 @@ async def test_without_an_autoscaler_the_leader_writes_the_scale() -> None:
 
 async def test_a_standby_plans_and_writes_nothing() -> None:
     bench = Bench(DIRECT, is_leader=False)
-    bench.add(build_service(), GATEWAY, WORKER)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
     assert bench.findings.decisions[KEY].desired_replicas == 4
@@ -139,7 +145,7 @@ async def test_a_standby_plans_and_writes_nothing() -> None:
 
 async def test_silent_pods_change_nothing_and_are_reported_after_a_while() -> None:
     bench = Bench(DIRECT)
-    bench.add(build_service(), GATEWAY, WORKER, workers=3)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER, workers=3)
     bench.scraper.depth = None
     await bench.tick()
     assert not bench.findings.scrapes[KEY].is_data_missing
@@ -151,7 +157,7 @@ async def test_silent_pods_change_nothing_and_are_reported_after_a_while() -> No
 
 async def test_redis_away_is_reported_and_scales_nothing() -> None:
     bench = Bench(DIRECT)
-    bench.add(build_service(), GATEWAY, WORKER, workers=3)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER, workers=3)
     bench.scraper.is_broker_up = False
     await bench.tick()
     assert bench.findings.scrapes[KEY].is_broker_up is False
@@ -170,7 +176,7 @@ async def test_a_fixed_service_is_asked_but_not_scaled() -> None:
 async def test_after_a_restart_the_stored_decision_is_held() -> None:
     bench = Bench(DIRECT)
     stored = {"desiredReplicas": 5, "reason": "…", "decidedAt": "2026-11-23T11:59:00Z"}
-    bench.add(build_service(scaling=stored), GATEWAY, WORKER, workers=5)
+    bench.add(build_service(SERVICE, scaling=stored), GATEWAY, WORKER, workers=5)
     await bench.tick()
     assert bench.replicas == 5, "an idle moment after a restart gives up nothing before its time"
     assert bench.findings.decisions == {}
@@ -178,15 +184,48 @@ async def test_after_a_restart_the_stored_decision_is_held() -> None:
 
 async def test_a_service_of_the_same_name_starts_afresh() -> None:
     bench = Bench()
-    bench.add(build_service(), GATEWAY, WORKER)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 14
     await bench.tick()
     bench.services.forget(KEY)
     await bench.tick()
     bench.findings.forget(KEY)
     bench.scraper.depth = 0
-    fresh = build_service()
+    fresh = build_service(SERVICE)
     fresh["metadata"] = {**fresh["metadata"], "uid": "another"}
     bench.services.put(fresh)
     await bench.tick()
     assert bench.findings.decisions[KEY].desired_replicas == 1
+
+
+RECOMMENDED = {"model": HUB_MODEL, "scaling": {**SCALING, "mode": "Recommend"}}
+
+
+async def test_a_recommendation_is_told_and_not_carried_out() -> None:
+    bench = Bench(DIRECT)
+    bench.add(build_service(RECOMMENDED), GATEWAY, WORKER)
+    bench.scraper.depth = 7
+    await bench.tick()
+    assert bench.findings.decisions[KEY].desired_replicas == 4
+    assert (bench.replicas, bench.api.writes) == (1, [])
+
+
+async def test_idle_pods_are_marked_before_the_number_falls() -> None:
+    bench = Bench(DIRECT)
+    hasty = {**SCALING, "scaleDownAfterSeconds": 0}
+    idle, busy = (build_pod(names.COMPONENT_WORKER, name) for name in ("idle", "busy"))
+    bench.add(build_service({"model": HUB_MODEL, "scaling": hasty}), GATEWAY, idle, busy, workers=2)
+    bench.scraper.running = {"busy"}
+    await bench.tick()
+    pod = PODS.path(OWNER.namespace, "idle")
+    assert bench.api.writes == [("PATCH", pod), ("PATCH", f"{WORKERS}/scale")]
+    assert bench.api.objects[pod]["metadata"]["annotations"] == {names.ANNOTATION_DELETION_COST: "-100"}
+    assert bench.replicas == 1
+
+
+async def test_a_standby_marks_no_pods() -> None:
+    bench = Bench(DIRECT, is_leader=False)
+    hasty = {**SCALING, "scaleDownAfterSeconds": 0}
+    bench.add(build_service({"model": HUB_MODEL, "scaling": hasty}), GATEWAY, WORKER, workers=2)
+    await bench.tick()
+    assert bench.api.writes == []

@@ -22,9 +22,13 @@ easel_broker_up 1.0
 # TYPE easel_queue_depth gauge
 easel_queue_depth{state="Waiting"} 5.0
 easel_queue_depth{state="Running"} 2.0
+easel_backlog_gpu_seconds{state="Waiting"} 21.5
+easel_backlog_gpu_seconds{state="Running"} 1.5
 easel_oldest_waiting_age_seconds 3.5
 easel_jobs_in_flight 1.0
 easel_jobs_submitted_total 40.0
+easel_predicted_gpu_seconds_total 160.5
+easel_work_gpu_seconds_total 128.0
 easel_jobs_total{outcome="Succeeded"} 30.0
 easel_jobs_total{outcome="Failed"} 2.0
 easel_jobs_total{outcome="Canceled"} 7.0
@@ -36,9 +40,15 @@ python_info{implementation="CPython"} 1.0
 """
 READ = PodMetrics(
     broker_up=True,
-    queue=QueueReading(5, 2, 3.5),
+    queue=QueueReading(5, 2, 3.5, 21.5, 1.5),
     in_flight=1,
-    counters=CounterReading(submitted=40, finished=32, latency_buckets={1.0: 10, math.inf: 32}),
+    counters=CounterReading(
+        submitted=40,
+        predicted_gpu_seconds=160.5,
+        finished=32,
+        work_gpu_seconds=128,
+        latency_buckets={1.0: 10, math.inf: 32},
+    ),
 )
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]

@@ -105,7 +105,11 @@ def test_ray_serve_waits_thirty_seconds_up_and_ten_minutes_down_and_rests_at_one
 
 
 def test_easel_sets_exactly_what_its_planner_says() -> None:
-    outcome = run("easel:targetQueueDepth=2", burst(61.0, 20, 30.0, 300.0), max_replicas=40)
+    outcome = run(
+        "easel:targetQueueDepth=2,maxReplicas=10,scaleToZeroAfterSeconds=300",
+        burst(61.0, 20, 30.0, 300.0),
+        max_replicas=40,
+    )
     assert (pods(outcome)[74], pods(outcome)[76]) == (1, 10)
 
 

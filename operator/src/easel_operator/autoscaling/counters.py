@@ -2,11 +2,12 @@
 
 A pod that is first seen sets a baseline and adds nothing, so that a restart of the operator doesn't take years of
 counting for one tick's. A counter that fell belongs to a restarted process: all of its new value is growth. A pod that
-missed some scrapes adds what it did meanwhile at its next one.
+missed some scrapes adds what it did meanwhile at its next one, if that is within WINDOW; else it is as good as new.
+What only pods tell that are seen first is unknown, not 0.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,8 +21,10 @@ Buckets = Mapping[float, float]  # upper bound in seconds (infinity included) â†
 class CounterReading:
     """One pod's counters since its process began; None where the pod exports none."""
 
-    submitted: float | None = None  # gateway
-    finished: float | None = None  # worker: succeeded or failed
+    submitted: float | None = None  # gateway: jobs
+    predicted_gpu_seconds: float | None = None  # gateway: work of the jobs submitted
+    finished: float | None = None  # worker: jobs that succeeded or failed
+    work_gpu_seconds: float | None = None  # worker: time that its GPU was drawing
     latency_buckets: Buckets = field(default_factory=dict)
 
 
@@ -31,9 +34,7 @@ class Growth:
 
     since: datetime
     until: datetime
-    submitted: float | None
-    finished: float | None
-    latency_buckets: Buckets
+    counters: CounterReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +58,25 @@ class Window:
         """The newest tick's growth; None at the first tick."""
         return self.growths[-1] if self.growths and self.growths[-1].until == self.at else None
 
-    def arrivals_per_second(self) -> float | None:
-        """Mean rate of submissions; None while no gateway tells."""
-        if self.last is None or self.last.submitted is None:
-            return None
-        known = [growth for growth in self.growths if growth.submitted is not None]
-        seconds = (self.at - self.growths[0].since).total_seconds()
-        return sum(growth.submitted or 0.0 for growth in known) / seconds if seconds > 0 else None
-
     def latency_quantile_seconds(self, quantile: float) -> float | None:
         """A quantile (0 to 1) of the latency of jobs that finished within the window; None if none did."""
-        return estimate_quantile(_sum_buckets(growth.latency_buckets for growth in self.growths), quantile)
+        return estimate_quantile(_sum_buckets(growth.counters.latency_buckets for growth in self.growths), quantile)
 
 
 def advance(window: Window | None, readings: Mapping[str, CounterReading], now: datetime) -> Window:
-    """The window with this tick's readings, keyed by pod name."""
+    """The window with this tick's readings, keyed by pod name.
+
+    A clock that was set back begins a new window.
+    """
     latest = {name: PodReading(now, counters) for name, counters in readings.items()}
-    if window is None:
+    if window is None or now < window.at:
         return Window(now, (), latest)
-    grown = [
-        (_grow(window.pods[name].counters, counters) if name in window.pods else _nothing(counters))
-        for name, counters in readings.items()
-    ]
-    growth = Growth(
-        since=window.at,
-        until=now,
-        submitted=_sum_known(counters.submitted for counters in grown),
-        finished=_sum_known(counters.finished for counters in grown),
-        latency_buckets=_sum_buckets(counters.latency_buckets for counters in grown),
-    )
     oldest = now - WINDOW
+    known = {name: reading for name, reading in window.pods.items() if reading.at > oldest}
+    grown = [_grow(known[name].counters, counters) for name, counters in readings.items() if name in known]
+    growth = Growth(since=window.at, until=now, counters=_sum(grown))
     kept = tuple(earlier for earlier in window.growths if earlier.until > oldest)
-    silent = {name: reading for name, reading in window.pods.items() if reading.at > oldest}
-    return Window(now, (*kept, growth), {**silent, **latest})
+    return Window(now, (*kept, growth), {**known, **latest})
 
 
 def estimate_quantile(buckets: Buckets, quantile: float) -> float | None:
@@ -113,16 +100,39 @@ def estimate_quantile(buckets: Buckets, quantile: float) -> float | None:
     return finite[-1]
 
 
+def count_within(buckets: Buckets, seconds: float) -> float:
+    """Jobs of a cumulative histogram that took at most ``seconds``, linear inside a bucket.
+
+    Those beyond the last finite bound aren't among them unless ``seconds`` is infinite.
+    """
+    lower_bound, below = 0.0, 0.0
+    for bound in sorted(buckets):
+        if bound >= seconds:
+            if math.isinf(bound):
+                return buckets[bound] if math.isinf(seconds) else below
+            return below + (buckets[bound] - below) * (seconds - lower_bound) / (bound - lower_bound)
+        lower_bound, below = bound, buckets[bound]
+    return below
+
+
 def _grow(before: CounterReading, after: CounterReading) -> CounterReading:
     return CounterReading(
         submitted=_grow_counter(before.submitted, after.submitted),
+        predicted_gpu_seconds=_grow_counter(before.predicted_gpu_seconds, after.predicted_gpu_seconds),
         finished=_grow_counter(before.finished, after.finished),
+        work_gpu_seconds=_grow_counter(before.work_gpu_seconds, after.work_gpu_seconds),
         latency_buckets=_grow_buckets(before.latency_buckets, after.latency_buckets),
     )
 
 
-def _nothing(counters: CounterReading) -> CounterReading:
-    return _grow(counters, counters)
+def _sum(parts: Sequence[CounterReading]) -> CounterReading:
+    return CounterReading(
+        submitted=_sum_known(part.submitted for part in parts),
+        predicted_gpu_seconds=_sum_known(part.predicted_gpu_seconds for part in parts),
+        finished=_sum_known(part.finished for part in parts),
+        work_gpu_seconds=_sum_known(part.work_gpu_seconds for part in parts),
+        latency_buckets=_sum_buckets(part.latency_buckets for part in parts),
+    )
 
 
 def _grow_counter(before: float | None, after: float | None) -> float | None:

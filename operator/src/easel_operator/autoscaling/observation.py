@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Final
 
 from easel_operator.autoscaling.counters import CounterReading, Window, advance
+from easel_operator.autoscaling.pods import PodCounts
+from easel_operator.autoscaling.work import Arrivals
 
 LATENCY_QUANTILE: Final = 0.95
 
@@ -20,11 +22,23 @@ class QueueReading:
     waiting: int
     running: int
     oldest_waiting_age_seconds: float | None = None
+    waiting_gpu_seconds: float | None = None  # predicted; None from servers of an earlier release
+    running_gpu_seconds: float | None = None  # what is left of them
 
     @property
     def depth(self) -> int:
         """Requests waiting and running."""
         return self.waiting + self.running
+
+    def estimate_backlog_gpu_seconds(self, job_seconds: float) -> float:
+        """Work that waits and the rest of what runs; ``job_seconds`` a request where no pod told.
+
+        A running request of which nothing is known is taken to be half done.
+        """
+        waiting, running = self.waiting_gpu_seconds, self.running_gpu_seconds
+        return (self.waiting * job_seconds if waiting is None else waiting) + (
+            self.running * job_seconds / 2 if running is None else running
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +63,6 @@ class PodSample:
 
 
 @dataclass(frozen=True, slots=True)
-class PodCounts:
-    """Worker pods, as the API server has them."""
-
-    desired: int  # spec.replicas of the worker Deployment
-    existing: int  # pods that are not being deleted
-    ready: int
-    starting: int  # scheduled, not yet ready
-    unschedulable: int  # Pending with PodScheduled=False, reason Unschedulable
-
-
-@dataclass(frozen=True, slots=True)
 class Observation:
     """One service at one tick."""
 
@@ -69,12 +72,23 @@ class Observation:
     pods_answering: int
     broker_up: bool | None
     queue: QueueReading | None
-    idle_workers: int  # worker pods that said they run nothing; silent ones are not among them
+    idle_pods: frozenset[str]  # names of workers that said they run nothing; silent ones are not among them
     latency_p95_seconds: float | None  # of jobs finished within counters.WINDOW
-    arrivals_per_second: float | None  # mean over counters.WINDOW
-    finished: float | None  # jobs since the previous tick
-    elapsed_seconds: float | None  # since the previous tick
+    arrivals: Arrivals
+    growth: CounterReading | None  # of all pods' counters since the previous tick; None at the first one
+    elapsed_seconds: float | None  # since the previous tick; negative where the clock was set back
     window: Window
+
+    @property
+    def busy_pods(self) -> int:
+        """Ready workers that run a job, at most: those that didn't say they are idle, and no more than jobs run."""
+        running = self.queue.running if self.queue else 0
+        return max(0, min(running, self.pods.ready - len(self.idle_pods)))
+
+    @property
+    def backlog_gpu_seconds(self) -> float | None:
+        """Work that waits and the rest of what runs; None if nobody could read the queue."""
+        return self.queue.estimate_backlog_gpu_seconds(self.arrivals.job.mean_seconds) if self.queue else None
 
 
 def observe(
@@ -91,7 +105,9 @@ def observe(
     window = advance(
         previous.window if previous else None, {name: metrics.counters for name, metrics in answers.items()}, now
     )
-    growth = window.last
+    growth = window.last.counters if window.last else None
+    elapsed_seconds = (now - previous.at).total_seconds() if previous else None
+    arrivals = previous.arrivals if previous else Arrivals()
     return Observation(
         at=now,
         pods=pods,
@@ -99,11 +115,11 @@ def observe(
         pods_answering=len(answers),
         broker_up=_is_broker_up(answers.values()),
         queue=_freshest_queue(samples),
-        idle_workers=sum(metrics.in_flight == 0 for metrics in answers.values()),
+        idle_pods=frozenset(name for name, metrics in answers.items() if metrics.in_flight == 0),
         latency_p95_seconds=window.latency_quantile_seconds(LATENCY_QUANTILE),
-        arrivals_per_second=window.arrivals_per_second(),
-        finished=growth.finished if growth else None,
-        elapsed_seconds=(growth.until - growth.since).total_seconds() if growth else None,
+        arrivals=arrivals.measure(growth, elapsed_seconds or 0.0),
+        growth=growth,
+        elapsed_seconds=elapsed_seconds,
         window=window,
     )
 

@@ -1,11 +1,20 @@
 """How many workers a service should have, and why in one sentence. The HorizontalPodAutoscaler carries it out.
 
-Each signal proposes a number of pods; the same guards apply to each, and the largest is the decision. The guards:
+Each signal proposes a number of pods; the same guards apply to each, and the largest is the decision. The signals:
+
+- queue: pods that work the backlog off in time, given those that are starting (drain.py).
+- latency: pods for the work that arrives, with head-room fed back from the late jobs (lateness.py); or, while a request
+  waits for much too long, pods for that.
+- forecast: the same for the work that will arrive a cold start from now, if foreseeing it has paid (forecast.py).
+- schedule: floors at known times (schedules.py).
+
+The guards:
 
 - missing data: every proposal stays as it was, and the clocks of the other guards stand still; the data's age is
   published, so that readers can tell.
-- hold: a pod is given up only after scaleDownAfterSeconds without need of it.
-- zero: the last pod is given up only after scaleToZeroAfterSeconds without any request, and only if minReplicas is 0.
+- hold: a pod is given up only after some time without need of it (patience.py). During a rollout none is given up.
+- busy: pods that run a job aren't given up; the idle ones go first.
+- zero: the last pod is given up only after a longer time without any request, and only if minReplicas is 0.
   While the only pods are still loading their model that time doesn't run (LOADING_PATIENCE at most): a new service is
   shown to work once before it sleeps, and a pod that was woken isn't thrown away just before it is of use.
 - capacity: while pods can't be scheduled, no more than those already ordered. Not fewer: a pending pod is what makes
@@ -13,7 +22,7 @@ Each signal proposes a number of pods; the same guards apply to each, and the la
 - minReplicas and maxReplicas, last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,13 +30,31 @@ from typing import Final
 from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 
+from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
+from easel_operator.autoscaling.drain import propose_for_queue
+from easel_operator.autoscaling.explanation import explain, explain_missing_data
+from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
 from easel_operator.autoscaling.hold import Hold, Want
-from easel_operator.autoscaling.observation import Observation, PodCounts
-from easel_operator.autoscaling.signals import LatencyState, Load, Proposal, propose_for_latency, propose_for_queue
+from easel_operator.autoscaling.lateness import (
+    LONGEST_WAIT_TARGETS,
+    LatenessBudget,
+    OldestWait,
+    propose_for_latency,
+    propose_for_oldest_wait,
+)
+from easel_operator.autoscaling.observation import Observation
+from easel_operator.autoscaling.patience import Patience, find_patience
+from easel_operator.autoscaling.pods import PodCounts
+from easel_operator.autoscaling.proposal import Proposal
+from easel_operator.autoscaling.schedules import propose_for_schedules
 
 QUEUE = metrics.EXTERNAL_REPLICAS_FOR_QUEUE
 LATENCY = metrics.EXTERNAL_REPLICAS_FOR_LATENCY
+FORECAST = metrics.EXTERNAL_REPLICAS_FOR_FORECAST
+SCHEDULE = metrics.EXTERNAL_REPLICAS_FOR_SCHEDULE
+SIGNALS: Final = (QUEUE, LATENCY, FORECAST, SCHEDULE)
 LOADING_PATIENCE: Final = timedelta(minutes=10)
+ROLLOUT_PATIENCE: Final = timedelta(minutes=30)  # one that takes longer is stuck, and no reason to keep idle pods
 LONGEST_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
 
 
@@ -37,10 +64,13 @@ class History:
 
     last_work_at: datetime
     loading_since: datetime | None = None  # since when pods were starting and none was ready
+    rolling_since: datetime | None = None
     proposals: Mapping[str, int] = field(default_factory=dict)  # the last guarded ones
     holds: Mapping[str, Hold] = field(default_factory=dict)
-    latency: LatencyState = field(default_factory=LatencyState)
-    load: Load = field(default_factory=Load)
+    cold_starts: ColdStarts = field(default_factory=ColdStarts)
+    budget: LatenessBudget = field(default_factory=LatenessBudget)
+    oldest_wait: OldestWait = field(default_factory=OldestWait)
+    forecast: Forecast = field(default_factory=Forecast)
     data_at: datetime | None = None
 
     @property
@@ -52,6 +82,19 @@ class History:
         """The history as if the guards' clocks had stood still: time that nobody watched isn't time without need."""
         holds = {name: hold.postpone(pause) for name, hold in self.holds.items()}
         return replace(self, holds=holds, last_work_at=self.last_work_at + pause)
+
+    def learn(self, observation: Observation, settings: ScalingSpec) -> "History":
+        """With what one more tick tells of cold starts, lateness and arrivals; whether or not the queue was read."""
+        cold_starts = self.cold_starts.measure(observation.pods.workers)
+        seconds = observation.elapsed_seconds or 0.0
+        return replace(
+            self,
+            cold_starts=cold_starts,
+            budget=self.budget.learn(observation.growth, settings.target_latency_seconds, seconds),
+            forecast=self.forecast.watch(observation.arrivals, observation.at, cold_starts.median_seconds),
+            loading_since=_since(observation.pods, self.loading_since, observation.at),
+            rolling_since=(self.rolling_since or observation.at) if observation.pods.is_rolling_out else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,58 +109,66 @@ class Plan:
     history: History
 
 
-def begin_history(desired_replicas: int | None, now: datetime) -> History:
+def begin_history(
+    desired_replicas: int | None,
+    now: datetime,
+    *,
+    cold_starts_seconds: Sequence[float] = (),
+    lateness_margin: float = 0.0,
+) -> History:
     """History of a service first seen at ``now``: a new one, or any after a restart of the operator.
 
-    ``desired_replicas``: status.scaling.desiredReplicas if there is one, else spec.replicas of the worker Deployment,
-    else None. It is held for scaleDownAfterSeconds, as if it had been wanted just now.
+    Args:
+        desired_replicas: status.scaling.desiredReplicas if there is one, else spec.replicas of the worker Deployment,
+            else None. It is held as if it had been wanted just now.
+        now: the present.
+        cold_starts_seconds: what status.scaling says of earlier starts.
+        lateness_margin: likewise, of the head-room for lateness.
     """
     seeded = desired_replicas or 0
     return History(
         last_work_at=now,
-        proposals={QUEUE: seeded, LATENCY: 0},
+        proposals={**dict.fromkeys(SIGNALS, 0), QUEUE: seeded},
         holds={QUEUE: Hold((Want(seeded, now),))},
+        cold_starts=recall_cold_starts(cold_starts_seconds),
+        budget=LatenessBudget(lateness_margin),
     )
 
 
 def plan(observation: Observation, history: History, settings: ScalingSpec, now: datetime) -> Plan:
     """Decide the number of workers of one service at one tick."""
-    history = history.postpone(_measure_unwatched(observation))
+    history = history.postpone(_measure_unwatched(observation)).learn(observation, settings)
     if observation.queue is None:
         return _hold_without_data(observation, history, settings)
-    has_work = observation.queue.depth > 0 or bool(observation.finished)
-    loading_since = _loading_since(observation.pods, history, now)
-    is_loading = loading_since is not None and now - loading_since < LOADING_PATIENCE
-    last_work_at = now if has_work or is_loading else history.last_work_at
-    for_latency, latency = propose_for_latency(observation, history.latency, settings, now)
-    wanted = {
-        QUEUE: propose_for_queue(observation, observation.queue, history.load, history.desired_replicas, settings),
-        LATENCY: for_latency,
-    }
+    patience = find_patience(history.cold_starts, history.budget, settings)
+    wanted, oldest_wait = _propose(observation, history, settings)
+    has_work = observation.queue.depth > 0 or _has_finished(observation)
+    history = replace(
+        history,
+        oldest_wait=oldest_wait,
+        last_work_at=now
+        if has_work or _is_recent(history.loading_since, now, LOADING_PATIENCE)
+        else history.last_work_at,
+        data_at=now,
+    )
     limit = _capacity_limit(observation.pods, settings)
-    holds = _hold(wanted, history.holds, limit, timedelta(seconds=settings.scale_down_after_seconds), now)
-    is_last_kept = _is_last_pod_kept(history, settings, idle=now - last_work_at, has_work=has_work)
-    proposals = {
-        name: _clamp(max(min(hold.replicas, limit), int(is_last_kept)), settings) for name, hold in holds.items()
-    }
+    holds = _hold(wanted, history.holds, limit, patience.hold, now)
+    if _is_asleep(observation, history, settings, patience):
+        holds |= dict.fromkeys((LATENCY, FORECAST), Hold())
+    floor = max(_floor(history, patience, has_work=has_work, now=now), observation.busy_pods)
+    rolling = history.proposals if _is_recent(history.rolling_since, now, ROLLOUT_PATIENCE) else {}
+    proposals = _bound(
+        {name: max(min(hold.replicas, limit), rolling.get(name, 0)) for name, hold in holds.items()}, floor, settings
+    )
     desired = max(proposals.values())
     strongest = max(wanted.values(), key=lambda proposal: proposal.replicas)
     return Plan(
         desired_replicas=desired,
         proposals=proposals,
-        sentence=_explain(desired, strongest, observation, settings),
+        sentence=explain(desired, strongest, observation.pods, settings, patience),
         is_limited_by_capacity=limit < min(strongest.replicas, settings.max_replicas),
         data_at=now,
-        history=replace(
-            history,
-            last_work_at=last_work_at,
-            loading_since=loading_since,
-            proposals=proposals,
-            holds=holds,
-            latency=latency,
-            load=history.load.measure(observation),
-            data_at=now,
-        ),
+        history=replace(history, proposals=proposals, holds=holds),
     )
 
 
@@ -126,46 +177,80 @@ def to_external_values(decision: Plan, observation: Observation) -> dict[str, fl
     values: dict[str, float] = dict(decision.proposals)
     if observation.queue is not None:
         values[metrics.EXTERNAL_QUEUE_DEPTH] = observation.queue.depth
+    if observation.backlog_gpu_seconds is not None:
+        values[metrics.EXTERNAL_BACKLOG_GPU_SECONDS] = observation.backlog_gpu_seconds
+    if observation.arrivals.arrived_gpu_seconds is not None:
+        values[metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND] = observation.arrivals.gpu_seconds_per_second
     if observation.latency_p95_seconds is not None:
         values[metrics.EXTERNAL_LATENCY_P95_SECONDS] = observation.latency_p95_seconds
     return values
 
 
+def _propose(
+    observation: Observation, history: History, settings: ScalingSpec
+) -> tuple[dict[str, Proposal], OldestWait]:
+    """What each signal asks for, unguarded."""
+    now, start = observation.at, history.cold_starts.patience
+    lead_seconds, held = start.cold_start_seconds, history.desired_replicas
+    longest_seconds = LONGEST_WAIT_TARGETS * settings.target_latency_seconds + lead_seconds
+    oldest_wait = history.oldest_wait.watch(observation, longest_seconds, start)
+    for_latency = propose_for_latency(observation, history.budget, held)
+    for_oldest = propose_for_oldest_wait(observation, oldest_wait)
+    return {
+        QUEUE: propose_for_queue(observation, start, history.budget.margin, settings),
+        LATENCY: for_oldest if for_oldest.replicas > for_latency.replicas else for_latency,
+        FORECAST: propose_for_forecast(history.forecast, history.budget, held, observation.arrivals, now, lead_seconds),
+        SCHEDULE: propose_for_schedules(settings.schedules, now, lead_seconds),
+    }, oldest_wait
+
+
 def _hold_without_data(observation: Observation, history: History, settings: ScalingSpec) -> Plan:
-    proposals = {name: _clamp(replicas, settings) for name, replicas in history.proposals.items()}
+    proposals = _bound(history.proposals, 0, settings)
     desired = max(proposals.values())
-    redis = "; no pod reaches Redis" if observation.broker_up is False else ""
     return Plan(
         desired_replicas=desired,
         proposals=proposals,
-        sentence=(
-            f"{_count(desired)} held: the queue's depth is unknown; "
-            f"{observation.pods_answering} of {observation.pods_scraped} pods answer /metrics{redis}"
-        ),
+        sentence=explain_missing_data(desired, observation),
         is_limited_by_capacity=False,
         data_at=history.data_at,
-        history=replace(
-            history,
-            proposals=proposals,
-            load=history.load.measure(observation),
-        ),
+        history=replace(history, proposals=proposals),
     )
 
 
 def _measure_unwatched(observation: Observation) -> timedelta:
-    """How much of the time since the previous tick nobody saw: all of it without data, a stall's part otherwise."""
+    """How much of the time since the previous tick nobody saw: all of it without data, a stall's part otherwise.
+
+    A clock that was set back takes the guards' clocks with it.
+    """
     elapsed = timedelta(seconds=observation.elapsed_seconds or 0.0)
-    return elapsed if observation.queue is None else max(timedelta(), elapsed - LONGEST_TICK)
+    if elapsed < timedelta() or observation.queue is None:
+        return elapsed
+    return max(timedelta(), elapsed - LONGEST_TICK)
 
 
-def _loading_since(pods: PodCounts, history: History, now: datetime) -> datetime | None:
-    return (history.loading_since or now) if pods.starting and not pods.ready else None
+def _has_finished(observation: Observation) -> bool:
+    """Whether a job ran between two ticks, unseen in the queue."""
+    return observation.growth is not None and bool(observation.growth.finished)
 
 
-def _is_last_pod_kept(history: History, settings: ScalingSpec, *, idle: timedelta, has_work: bool) -> bool:
-    """Not a want, which would be held once more after scaleToZeroAfterSeconds, but a floor."""
-    patience = timedelta(seconds=settings.scale_to_zero_after_seconds)
-    return has_work or (history.desired_replicas > 0 and idle < patience)
+def _since(pods: PodCounts, loading_since: datetime | None, now: datetime) -> datetime | None:
+    return (loading_since or now) if pods.starting and not pods.ready else None
+
+
+def _is_recent(since: datetime | None, now: datetime, limit: timedelta) -> bool:
+    return since is not None and now - since < limit
+
+
+def _floor(history: History, patience: Patience, *, has_work: bool, now: datetime) -> int:
+    """1 while the last pod is kept. Not a want, which would be held once more after its time."""
+    idle = now - history.last_work_at
+    return int(has_work or (history.desired_replicas > 0 and idle < patience.zero))
+
+
+def _is_asleep(observation: Observation, history: History, settings: ScalingSpec, patience: Patience) -> bool:
+    """Whether nothing was asked for as long as the user says that the last pod waits, whatever arrived before."""
+    is_set = settings.scale_to_zero_after_seconds is not None and settings.min_replicas == 0
+    return is_set and observation.at - history.last_work_at >= patience.zero
 
 
 def _hold(
@@ -181,37 +266,8 @@ def _capacity_limit(pods: PodCounts, settings: ScalingSpec) -> int:
     return max(pods.existing, pods.desired) if pods.unschedulable else settings.max_replicas
 
 
-def _clamp(replicas: int, settings: ScalingSpec) -> int:
-    return max(settings.min_replicas, min(replicas, settings.max_replicas))
-
-
-def _count(pods: int) -> str:
-    return f"{pods} pod" if pods == 1 else f"{pods} pods"
-
-
-def _explain(desired: int, strongest: Proposal, observation: Observation, settings: ScalingSpec) -> str:
-    pods = observation.pods
-    unschedulable = f", {pods.unschedulable} unschedulable" if pods.unschedulable else ""
-    return (
-        f"{_count(desired)}: {_explain_number(desired, strongest, pods, settings)}; "
-        f"{pods.ready} ready, {pods.starting} starting{unschedulable}"
-    )
-
-
-def _explain_number(desired: int, strongest: Proposal, pods: PodCounts, settings: ScalingSpec) -> str:
-    wanted, because = strongest.replicas, strongest.because
-    if desired == wanted:
-        return because if wanted else f"nothing waited or ran for {settings.scale_to_zero_after_seconds} s"
-    if desired > wanted:
-        return f"{because} ({wanted} needed; {_explain_more(desired, wanted, settings)})"
-    if desired == settings.max_replicas:
-        return f"{because} ({wanted} needed; maxReplicas {desired})"
-    return f"{because} ({wanted} needed; the cluster has no room for {pods.unschedulable} of the pods already ordered)"
-
-
-def _explain_more(desired: int, wanted: int, settings: ScalingSpec) -> str:
-    if desired == settings.min_replicas:
-        return f"minReplicas {desired}"
-    if wanted == 0 and desired == 1:
-        return f"the last pod is given up after {settings.scale_to_zero_after_seconds} s of that"
-    return f"a pod is given up after {settings.scale_down_after_seconds} s without need"
+def _bound(proposals: Mapping[str, int], floor: int, settings: ScalingSpec) -> dict[str, int]:
+    """Every proposal within the maximum. The floor and the minimum are the queue's part: pods that do what there is."""
+    bounded = {name: min(replicas, settings.max_replicas) for name, replicas in proposals.items()}
+    bounded[QUEUE] = max(settings.min_replicas, min(max(bounded[QUEUE], floor), settings.max_replicas))
+    return bounded

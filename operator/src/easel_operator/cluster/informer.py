@@ -121,6 +121,8 @@ def trim(body: Json, resource: Resource) -> Json:
     if resource.kind == "Deployment":  # tells who writes the replicas
         metadata["managedFields"] = [entry for entry in managed if entry.get("manager") == names.FIELD_MANAGER]
     if resource.kind == "Pod":
-        metadata.pop("annotations", None)
+        cost = (metadata.pop("annotations", None) or {}).get(names.ANNOTATION_DELETION_COST)
+        if cost is not None:
+            metadata["annotations"] = {names.ANNOTATION_DELETION_COST: cost}
         kept["spec"] = {"nodeName": body.get("spec", {}).get("nodeName")}
     return kept

@@ -25,10 +25,13 @@ FINISHED_OUTCOMES: Final = ("Succeeded", "Failed")  # what was cancelled says no
 READ_SERIES: Final = (
     metrics.BROKER_UP,
     metrics.QUEUE_DEPTH,
+    metrics.BACKLOG_GPU_SECONDS,
     metrics.OLDEST_WAITING_AGE_SECONDS,
     metrics.IN_FLIGHT,
     metrics.JOBS_SUBMITTED_TOTAL,
+    metrics.PREDICTED_GPU_SECONDS_TOTAL,
     metrics.JOBS_TOTAL,
+    metrics.WORK_GPU_SECONDS_TOTAL,
     LATENCY_BUCKET,
 )
 
@@ -117,7 +120,9 @@ def parse_metrics(text: str) -> PodMetrics:
         in_flight=None if in_flight is None else round(in_flight),
         counters=CounterReading(
             submitted=_read_value(series, metrics.JOBS_SUBMITTED_TOTAL),
+            predicted_gpu_seconds=_read_value(series, metrics.PREDICTED_GPU_SECONDS_TOTAL),
             finished=_read_finished(series),
+            work_gpu_seconds=_read_value(series, metrics.WORK_GPU_SECONDS_TOTAL),
             latency_buckets=_read_buckets(series),
         ),
     )
@@ -147,11 +152,22 @@ def _select(series: Series, name: str, labels: Mapping[str, str]) -> Iterator[fl
 
 
 def _read_queue(series: Series) -> QueueReading | None:
-    waiting = _read_value(series, metrics.QUEUE_DEPTH, **{metrics.LABEL_STATE: metrics.STATE_WAITING})
-    running = _read_value(series, metrics.QUEUE_DEPTH, **{metrics.LABEL_STATE: metrics.STATE_RUNNING})
+    waiting, running = _read_by_state(series, metrics.QUEUE_DEPTH)
     if waiting is None or running is None:
         return None
-    return QueueReading(round(waiting), round(running), _read_value(series, metrics.OLDEST_WAITING_AGE_SECONDS))
+    waiting_gpu_seconds, running_gpu_seconds = _read_by_state(series, metrics.BACKLOG_GPU_SECONDS)
+    return QueueReading(
+        waiting=round(waiting),
+        running=round(running),
+        oldest_waiting_age_seconds=_read_value(series, metrics.OLDEST_WAITING_AGE_SECONDS),
+        waiting_gpu_seconds=waiting_gpu_seconds,
+        running_gpu_seconds=running_gpu_seconds,
+    )
+
+
+def _read_by_state(series: Series, name: str) -> tuple[float | None, float | None]:
+    waiting = _read_value(series, name, **{metrics.LABEL_STATE: metrics.STATE_WAITING})
+    return waiting, _read_value(series, name, **{metrics.LABEL_STATE: metrics.STATE_RUNNING})
 
 
 def _read_finished(series: Series) -> float | None:

@@ -18,6 +18,7 @@ from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import (
     DEPLOYMENTS,
     EVENTS,
+    PODS,
     RESOURCE_BY_KIND,
     SERVICES_OF_EASEL,
     Json,
@@ -117,6 +118,16 @@ class ClusterWriter:
         await self._client.merge(
             DEPLOYMENTS, namespace, deployment, {"spec": {"replicas": replicas}}, subresource="scale"
         )
+
+    async def write_deletion_cost(self, namespace: str, pod: str, cost: int | None) -> None:
+        """Set a pod's deletion cost, or take it away. A pod that is gone is ignored. Raises KubernetesError."""
+        annotations = {names.ANNOTATION_DELETION_COST: None if cost is None else str(cost)}
+        self.writes += 1
+        try:
+            await self._client.merge(PODS, namespace, pod, {"metadata": {"annotations": annotations}})
+        except ApiRefusedError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
 
     async def write_event(self, owner: Owner, event: EventPlan) -> None:
         """Record an event on the service. It is news, not state: a failure is logged and forgotten."""

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from easel_contract import metrics
+from easel_contract import metrics, names
 from easel_contract.conditions import Reason
 
 from easel_operator.decide.facts import ServiceFacts, replicas_of
@@ -51,6 +51,12 @@ def decide_scaling_active(facts: ServiceFacts) -> Verdict:
     if facts.mode.mode is ScalingMode.FIXED or scaling is None:
         return no(
             Reason.FIXED_REPLICAS, "spec.replicas fixes the number of workers; set spec.scaling to let it follow."
+        )
+    if facts.mode.mode is ScalingMode.RECOMMEND:
+        return no(
+            Reason.RECOMMENDING,
+            "spec.scaling.mode is Recommend: decisions are told in status.scaling and in events, and the number of "
+            f"workers stays what it is; set it with kubectl scale deployment {names.worker_name(facts.owner.name)}.",
         )
     if facts.scrape.is_data_missing:
         return no(
@@ -111,6 +117,8 @@ def decide_capacity_available(facts: ServiceFacts) -> Verdict:
 
 
 def _limit_field(facts: ServiceFacts) -> str:
+    if facts.mode.mode is ScalingMode.RECOMMEND:
+        return f"the replicas of Deployment {names.worker_name(facts.owner.name)}"
     return "spec.replicas" if facts.mode.mode is ScalingMode.FIXED else "spec.scaling.maxReplicas"
 
 

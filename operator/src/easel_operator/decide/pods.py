@@ -38,6 +38,9 @@ class PodFacts:
     is_scheduled: bool
     unschedulable_message: str | None
     problem: PodProblem | None
+    created_at: datetime | None = None
+    ready_at: datetime | None = None  # since when it is ready; None while it isn't
+    deletion_cost: int | None = None  # annotation; None if it has none
 
 
 def read_pods(pods: Iterable[Json], component: str, now: datetime) -> tuple[PodFacts, ...]:
@@ -66,7 +69,22 @@ def read_pod(pod: Json, now: datetime) -> PodFacts:
         is_scheduled=bool(pod.get("spec", {}).get("nodeName")),
         unschedulable_message=str(scheduled.get("message", "")) if scheduled and is_unschedulable else None,
         problem=_find_problem(pod, now),
+        created_at=_read_time(pod["metadata"].get("creationTimestamp")),
+        ready_at=_read_time(ready.get("lastTransitionTime")) if ready and ready["status"] == "True" else None,
+        deletion_cost=_read_deletion_cost(pod),
     )
+
+
+def _read_time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _read_deletion_cost(pod: Json) -> int | None:
+    text = str(pod["metadata"].get("annotations", {}).get(names.ANNOTATION_DELETION_COST, ""))
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 def _find_problem(pod: Json, now: datetime) -> PodProblem | None:

@@ -1,5 +1,6 @@
 """The conditions Ready and ModelLoaded: each a list of checks, the first that has something to say wins."""
 
+from easel_contract import names
 from easel_contract.conditions import Reason
 
 from easel_operator.decide.facts import ServiceFacts, find_problem
@@ -59,6 +60,13 @@ def _check_workers(facts: ServiceFacts) -> Verdict | None:
         return no(
             Reason.WORKERS_UNAVAILABLE,
             "spec.replicas is 0, so nothing makes images; set it to 1 or more, or use spec.scaling instead.",
+        )
+    if wanted == 0 and facts.mode.mode is ScalingMode.RECOMMEND:
+        name = names.worker_name(facts.owner.name)
+        return no(
+            Reason.WORKERS_UNAVAILABLE,
+            f"Deployment {name} has 0 replicas and spec.scaling.mode is Recommend, so nothing makes images; set "
+            f"them with kubectl scale deployment {name}, or let spec.scaling.mode be Automatic.",
         )
     # While the first worker wakes, requests wait in the queue: the service keeps its promise.
     is_waking = facts.was_scaled_to_zero and not facts.unschedulable_workers

@@ -78,7 +78,10 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
             )
         ),
         status_patch=build_status_patch(service, status),
-        events=(*build_scaling_events(service, decision), *build_condition_events(previous, conditions)),
+        events=(
+            *build_scaling_events(service, decision, is_carried_out=mode.mode is not ScalingMode.RECOMMEND),
+            *build_condition_events(previous, conditions),
+        ),
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from easel_operator.autoscaling.observation import Observation, PodCounts
-from easel_operator.autoscaling.planner import Plan
+from easel_operator.autoscaling.observation import Observation
+from easel_operator.autoscaling.planner import History, Plan, begin_history
+from easel_operator.autoscaling.pods import PodCounts, WorkerPod
 from easel_operator.decide.facts import recall_scrape, replicas_of
 from easel_operator.decide.pods import PodFacts
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport
@@ -25,7 +26,19 @@ def count_pods(workers: tuple[PodFacts, ...], deployment: Json | None) -> PodCou
         ready=ready,
         starting=max(0, scheduled - ready),
         unschedulable=sum(worker.unschedulable_message is not None for worker in workers),
+        workers=tuple(
+            WorkerPod(worker.name, worker.created_at, worker.ready_at, is_scheduled=worker.is_scheduled)
+            for worker in workers
+            if worker.created_at is not None
+        ),
+        is_rolling_out=_is_rolling_out(deployment),
     )
+
+
+def _is_rolling_out(deployment: Json | None) -> bool:
+    """Whether pods of an earlier template are left."""
+    status: Json = (deployment or {}).get("status", {})
+    return bool(status.get("replicas", 0) > status.get("updatedReplicas", 0))
 
 
 def find_reachable(pods: Iterable[PodFacts]) -> tuple[PodFacts, ...]:
@@ -46,10 +59,16 @@ def guess_data_seen_at(service: Json, now: datetime) -> datetime:
     return now - 2 * MISSING_DATA_AFTER if recall_scrape(service).is_data_missing else now
 
 
-def find_stored_replicas(service: Json, deployment: Json | None) -> int | None:
-    """The number to begin with after a restart: the last decision, else what the Deployment has."""
-    stored: int | None = (service.get("status", {}).get("scaling") or {}).get("desiredReplicas")
-    return stored if stored is not None else replicas_of(deployment)
+def recall_history(service: Json, deployment: Json | None, now: datetime) -> History:
+    """What to begin with: the stored decision and what was learned until then, else what the Deployment has."""
+    stored: Json = service.get("status", {}).get("scaling") or {}
+    replicas: int | None = stored.get("desiredReplicas")
+    return begin_history(
+        replicas if replicas is not None else replicas_of(deployment),
+        now,
+        cold_starts_seconds=stored.get("coldStartsSeconds") or (),
+        lateness_margin=stored.get("latenessMarginPercent", 0) / 100,
+    )
 
 
 def build_decision(service: Json, known: ScalingDecision | None, plan: Plan, now: datetime) -> ScalingDecision | None:
@@ -58,4 +77,10 @@ def build_decision(service: Json, known: ScalingDecision | None, plan: Plan, now
     last = known.desired_replicas if known is not None else stored
     if plan.desired_replicas == last:
         return known
-    return ScalingDecision(plan.desired_replicas, plan.sentence, now.replace(microsecond=0))
+    return ScalingDecision(
+        desired_replicas=plan.desired_replicas,
+        sentence=plan.sentence,
+        decided_at=now.replace(microsecond=0),
+        cold_starts_seconds=tuple(round(seconds) for seconds in plan.history.cold_starts.seconds),
+        lateness_margin_percent=round(100 * plan.history.budget.lasting),
+    )

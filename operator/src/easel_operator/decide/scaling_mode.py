@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import ExecutionMode, StableDiffusionServiceSpec
 
 from easel_operator.decide.snapshot import Capabilities
 from easel_operator.objects import Json, find_condition
@@ -14,6 +14,7 @@ class ScalingMode(StrEnum):
 
     FIXED = "Fixed"  # the user, in spec.replicas
     AUTOSCALER = "Autoscaler"  # the cluster's HPA controller, from the metrics that the operator publishes
+    RECOMMEND = "Recommend"  # the user, on the Deployment; decisions are only told
     DIRECT = "Direct"  # the operator, through the scale subresource, where an autoscaler can't
 
 
@@ -29,6 +30,8 @@ def decide_mode(spec: StableDiffusionServiceSpec, capabilities: Capabilities) ->
     """Prefer the cluster's own autoscaler; write the scale directly only where it can't do the work."""
     if spec.scaling is None:
         return ModeDecision(ScalingMode.FIXED)
+    if spec.scaling.mode is ExecutionMode.RECOMMEND:
+        return ModeDecision(ScalingMode.RECOMMEND)
     if not capabilities.is_metrics_api_ours:
         return ModeDecision(ScalingMode.DIRECT, capabilities.metrics_api_note)
     if spec.scaling.min_replicas == 0 and not capabilities.is_scale_to_zero_supported:
@@ -46,7 +49,7 @@ def decide_scale(mode: ScalingMode, deployment: Json, autoscaler: Json | None, d
     controller doesn't scale those (condition ScalingActive=False, reason ScalingDisabled).
     """
     current = deployment.get("spec", {}).get("replicas", 1)
-    if current == desired_replicas or mode is ScalingMode.FIXED:
+    if current == desired_replicas or mode in (ScalingMode.FIXED, ScalingMode.RECOMMEND):
         return None
     if mode is ScalingMode.DIRECT:
         return desired_replicas

@@ -28,6 +28,9 @@ class ScalingDecision:
     desired_replicas: int
     sentence: str
     decided_at: datetime
+    # What a restarted operator couldn't measure at once:
+    cold_starts_seconds: tuple[int, ...] = ()
+    lateness_margin_percent: int = 0
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,11 @@ def build_scaling_status(service: Json, decision: ScalingDecision | None) -> Jso
         stored: Json | None = service.get("status", {}).get("scaling")
         return stored
     status = ScalingStatus(
-        desired_replicas=decision.desired_replicas, reason=decision.sentence, decided_at=decision.decided_at
+        desired_replicas=decision.desired_replicas,
+        reason=decision.sentence,
+        decided_at=decision.decided_at,
+        cold_starts_seconds=decision.cold_starts_seconds,
+        lateness_margin_percent=decision.lateness_margin_percent,
     )
     return status.to_wire()
 
@@ -122,9 +126,13 @@ def _became(status: ConditionStatus, before: Condition | None, conditions: tuple
     return ready is not None and ready.status is status and (before is None or before.status is not status)
 
 
-def build_scaling_events(service: Json, decision: ScalingDecision | None) -> tuple[EventPlan, ...]:
+def build_scaling_events(
+    service: Json, decision: ScalingDecision | None, *, is_carried_out: bool
+) -> tuple[EventPlan, ...]:
     """An event for a decision that the stored status doesn't have yet."""
     stored = (service.get("status", {}).get("scaling") or {}).get("desiredReplicas")
     if decision is None or decision.desired_replicas == stored:
         return ()
+    if not is_carried_out:
+        return (EventPlan(EventType.NORMAL, "ScalingRecommendation", "Recommend", decision.sentence),)
     return (EventPlan(EventType.NORMAL, "ScalingDecision", "Scale", decision.sentence),)

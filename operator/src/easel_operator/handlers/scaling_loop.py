@@ -6,7 +6,7 @@ Every replica runs the loop, so that each can answer the cluster's autoscaler, a
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,27 +16,28 @@ from easel_contract.resource import StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
-from easel_operator.autoscaling.planner import History, begin_history, plan, to_external_values
+from easel_operator.autoscaling.planner import History, Plan, plan, to_external_values
 from easel_operator.cluster.client import KubernetesError
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.deletion_costs import decide_deletion_costs
 from easel_operator.decide.pods import PodFacts, read_pods
 from easel_operator.decide.scaling import (
     build_decision,
     build_scrape_report,
     count_pods,
     find_reachable,
-    find_stored_replicas,
     guess_data_seen_at,
+    recall_history,
 )
-from easel_operator.decide.scaling_mode import decide_mode, decide_scale
+from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.objects import Json, ObjectKey, ServiceKey
-from easel_operator.operator_metrics import DESIRED_REPLICAS, TICK_SECONDS
+from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS, TICK_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +70,14 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class ScaleWrite:
-    """A number of replicas for the operator itself to set."""
+class FollowUp:
+    """What a plan leads to, in this order."""
 
     key: ServiceKey
-    replicas: int
+    deletion_costs: Mapping[str, int | None]  # to write, by pod, before the number of workers falls
+    values: Mapping[str, float]  # to publish
+    data_at: datetime
+    replicas: int | None  # for the operator itself to set
 
 
 class ScalingLoop:
@@ -121,14 +125,13 @@ class ScalingLoop:
         asked = [find_reachable((*subject.gateways, *subject.workers)) for subject in subjects]
         samples = await self._scraper.scrape([_to_target(pod) for pods in asked for pod in pods])
         now = self._clock()
-        writes, begin = [], 0
+        follow_ups, begin = [], 0
         for subject, pods in zip(subjects, asked, strict=True):
-            write = self._follow(subject, samples[begin : begin + len(pods)], now)
+            follow_up = self._follow(subject, samples[begin : begin + len(pods)], now)
             begin += len(pods)
-            if write is not None:
-                writes.append(write)
-        if self._is_leader():
-            await asyncio.gather(*(self._scale(write) for write in writes))
+            if follow_up is not None:
+                follow_ups.append(follow_up)
+        await asyncio.gather(*(self._carry_out(follow_up) for follow_up in follow_ups))
         self.ticked_at = now
 
     def _gather(self, key: ServiceKey, service: Json) -> Subject | None:
@@ -153,7 +156,7 @@ class ScalingLoop:
     def _recall(self, key: ServiceKey, service: Json, deployment: Json, now: datetime) -> Memory:
         memory, uid = self._memories.get(key), service["metadata"]["uid"]
         if memory is None or memory.uid != uid:
-            history = begin_history(find_stored_replicas(service, deployment), now)
+            history = recall_history(service, deployment, now)
             seen_at = guess_data_seen_at(service, now)
             memory = self._memories[key] = Memory(uid, data_seen_at=seen_at, history=history)
         generation = service["metadata"].get("generation", 0)
@@ -161,8 +164,8 @@ class ScalingLoop:
             memory.spec, memory.spec_generation = _parse_spec(service), generation
         return memory
 
-    def _follow(self, subject: Subject, samples: Sequence[PodSample], now: datetime) -> ScaleWrite | None:
-        """Observe and plan one service; tell the reconciler and the autoscaler's API."""
+    def _follow(self, subject: Subject, samples: Sequence[PodSample], now: datetime) -> FollowUp | None:
+        """Observe and plan one service; tell the reconciler. None while there is nothing to publish."""
         memory, key = subject.memory, subject.key
         pods = count_pods(subject.workers, subject.deployment)
         observation = memory.observation = observe(samples, memory.observation, pods, now)
@@ -177,36 +180,74 @@ class ScalingLoop:
         decision = plan(observation, memory.history, spec.scaling, now)
         memory.history = decision.history
         DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.desired_replicas)
+        for signal, replicas in decision.proposals.items():
+            PROPOSED_REPLICAS.labels(key.namespace, key.name, signal).set(replicas)
         if decision.data_at is None:
             return None  # nobody has told anything yet: what runs, runs on
-        values = to_external_values(decision, observation)
-        self._metrics_server.publish(key.namespace, key.name, values, decision.data_at)
+        self._tell(subject, decision, now)
+        mode = decide_mode(spec, self._findings.capabilities).mode
+        costs: Mapping[str, int | None] = {}
+        if mode is not ScalingMode.RECOMMEND:
+            costs = decide_deletion_costs(
+                subject.workers,
+                observation.idle_pods,
+                replicas=pods.desired,
+                desired_replicas=decision.desired_replicas,
+            )
+        return FollowUp(
+            key=key,
+            deletion_costs=costs,
+            values=to_external_values(decision, observation),
+            data_at=decision.data_at,
+            replicas=decide_scale(mode, subject.deployment, subject.autoscaler, decision.desired_replicas),
+        )
+
+    def _tell(self, subject: Subject, decision: Plan, now: datetime) -> None:
+        key = subject.key
         known = self._findings.decisions.get(key)
         news = build_decision(subject.service, known, decision, now)
         if news is not None and news is not known:
             logger.info("%s: %s", key, news.sentence)
             self._findings.decisions[key] = news
             self._on_finding(key)
-        mode = decide_mode(spec, self._findings.capabilities).mode
-        replicas = decide_scale(mode, subject.deployment, subject.autoscaler, decision.desired_replicas)
-        return ScaleWrite(key, replicas) if replicas is not None else None
 
     def _report(self, key: ServiceKey, report: ScrapeReport) -> None:
         if self._findings.scrapes.get(key) != report:
             self._findings.scrapes[key] = report
             self._on_finding(key)
 
-    async def _scale(self, write: ScaleWrite) -> None:
+    async def _carry_out(self, follow_up: FollowUp) -> None:
+        """Idle pods are marked before anybody can read that there will be fewer."""
+        key = follow_up.key
+        is_leader = self._is_leader()
+        if is_leader:
+            costs = follow_up.deletion_costs.items()
+            await asyncio.gather(*(self._mark(key, pod, cost) for pod, cost in costs))
+        self._metrics_server.publish(key.namespace, key.name, follow_up.values, follow_up.data_at)
+        if is_leader and follow_up.replicas is not None:
+            await self._scale(key, follow_up.replicas)
+
+    async def _mark(self, key: ServiceKey, pod: str, cost: int | None) -> None:
         try:
-            await self._writer.write_scale(write.key.namespace, names.worker_name(write.key.name), write.replicas)
+            await self._writer.write_deletion_cost(key.namespace, pod, cost)
         except KubernetesError as error:
-            logger.warning("Scaling %s to %d failed, the next tick tries again: %s", write.key, write.replicas, error)
+            logger.warning(
+                "Deletion cost of pod %s/%s wasn't written, a busy pod may go: %s", key.namespace, pod, error
+            )
+
+    async def _scale(self, key: ServiceKey, replicas: int) -> None:
+        try:
+            await self._writer.write_scale(key.namespace, names.worker_name(key.name), replicas)
+        except KubernetesError as error:
+            logger.warning("Scaling %s to %d failed, the next tick tries again: %s", key, replicas, error)
 
     def _forget_all_but(self, keys: set[ServiceKey]) -> None:
         for key in self._memories.keys() - keys:
             del self._memories[key]
             self._metrics_server.forget(key.namespace, key.name)
-            DESIRED_REPLICAS.remove_by_labels({"namespace": key.namespace, "service": key.name})
+            labels = {"namespace": key.namespace, "service": key.name}
+            DESIRED_REPLICAS.remove_by_labels(labels)
+            PROPOSED_REPLICAS.remove_by_labels(labels)
 
 
 def _to_target(pod: PodFacts) -> ScrapeTarget:

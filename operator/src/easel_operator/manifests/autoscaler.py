@@ -13,7 +13,11 @@ from easel_contract.resource import ScalingSpec
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata
 from easel_operator.objects import Json
 
-SIGNALS: Final = (metrics.EXTERNAL_REPLICAS_FOR_QUEUE, metrics.EXTERNAL_REPLICAS_FOR_LATENCY)
+SIGNALS: Final = (
+    metrics.EXTERNAL_REPLICAS_FOR_QUEUE,
+    metrics.EXTERNAL_REPLICAS_FOR_LATENCY,
+    metrics.EXTERNAL_REPLICAS_FOR_FORECAST,
+)
 PERIOD_SECONDS: Final = 15
 
 
@@ -26,6 +30,7 @@ def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_toleranc
         is_tolerance_supported: whether this API server keeps ``behavior.*.tolerance`` (HPAConfigurableTolerance).
     """
     owner = context.owner
+    signals = (*SIGNALS, metrics.EXTERNAL_REPLICAS_FOR_SCHEDULE) if scaling.schedules else SIGNALS
     # The planner decides how fast and how long; the controller only carries it out, at once and without a dead band.
     rules: Json = {
         "stabilizationWindowSeconds": 0,
@@ -46,7 +51,7 @@ def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_toleranc
             },
             "minReplicas": scaling.min_replicas,
             "maxReplicas": scaling.max_replicas,
-            "metrics": [_external(owner, signal) for signal in SIGNALS],
+            "metrics": [_external(owner, signal) for signal in signals],
             "behavior": {"scaleUp": rules, "scaleDown": rules},
         },
     }

@@ -15,8 +15,9 @@ from easel_contract import metrics, names
 from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
 
 from easel_operator.autoscaling.counters import CounterReading
-from easel_operator.autoscaling.observation import Observation, PodCounts, PodMetrics, PodSample, QueueReading, observe
+from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample, QueueReading, observe
 from easel_operator.autoscaling.planner import Plan, begin_history, plan, to_external_values
+from easel_operator.autoscaling.pods import PodCounts, WorkerPod
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import Capabilities
 from easel_operator.manifests.autoscaler import build_autoscaler
@@ -25,6 +26,7 @@ from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.hpa.controller import Memory, step
 from easel_operator.simulation.hpa.proposals import Sight
 from easel_operator.simulation.hpa.spec import AutoscalerSpec, ControllerSettings
+from easel_operator.simulation.pod import PodState
 from easel_operator.simulation.policies.interface import FIRST_TICK_SECONDS, next_multiple
 
 OPERATOR_TICK_SECONDS: Final = 2.0  # config.scrape_interval_seconds
@@ -32,7 +34,6 @@ BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 _OWNER: Final = Owner("default", "simulated", "simulated")
 _BOUNDS: Final = (*metrics.LATENCY_BUCKETS_SECONDS, math.inf)
-_IDLE: Final = PodMetrics(broker_up=True, in_flight=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,9 @@ class EaselPolicy:
         self._history = begin_history(initial, BEGIN)
         self._observation: Observation | None = None
         self._published: Mapping[str, int | None] = {}
+        self._workers: dict[int, WorkerPod] = {}
         self._seen_changes = -1
         self._looked_at = -math.inf
-        self._idle_samples: list[PodSample] = []
         self._operator_at = FIRST_TICK_SECONDS
         self._step_at = next_multiple(
             settings.autoscaler_period_seconds, settings.autoscaler_phase_seconds, FIRST_TICK_SECONDS - 1e-9
@@ -94,7 +95,12 @@ class EaselPolicy:
         self._seen_changes, self._looked_at = fleet.changes, now
         at = BEGIN + timedelta(seconds=now)
         pods = PodCounts(
-            desired=fleet.replicas, existing=fleet.replicas, ready=fleet.ready, starting=fleet.starting, unschedulable=0
+            desired=fleet.replicas,
+            existing=fleet.replicas,
+            ready=fleet.ready,
+            starting=fleet.starting,
+            unschedulable=0,
+            workers=self._list_workers(fleet),
         )
         self._observation = observe(self._scrape(fleet, at, now), self._observation, pods, at)
         self.plan = plan(self._observation, self._history, self._scaling, at)
@@ -116,22 +122,37 @@ class EaselPolicy:
         self._memory = decision.memory
         return decision.replicas
 
+    def _list_workers(self, fleet: Fleet) -> tuple[WorkerPod, ...]:
+        """As the API server lists them; kept from tick to tick, since most are the same."""
+        known, self._workers = self._workers, {}
+        for serial, pod in fleet.pods.items():
+            worker = known.get(serial)
+            is_ready = pod.state is not PodState.STARTING
+            if worker is None or is_ready != (worker.ready_at is not None):
+                ready_at = BEGIN + timedelta(seconds=pod.ready_at) if is_ready else None
+                worker = WorkerPod(str(serial), BEGIN + timedelta(seconds=pod.created_at), ready_at)
+            self._workers[serial] = worker
+        return tuple(self._workers.values())
+
     def _scrape(self, fleet: Fleet, at: datetime, now: float) -> tuple[PodSample, ...]:
         """What the pods would tell. One sample carries the sum of all workers' counters, which is all that is asked of
-        them; each idle worker has one of its own, since the planner counts those."""
-        queue = QueueReading(len(fleet.waiting), fleet.running, fleet.measure_oldest_waiting_seconds(now))
-        gateway = PodMetrics(True, queue, None, CounterReading(submitted=fleet.arrived))
-        counters = CounterReading(finished=fleet.finished, latency_buckets=_cumulate(fleet.latency_counts))
-        workers = PodMetrics(True, queue, fleet.running or None, counters)
-        idle = fleet.count_idle()
-        while len(self._idle_samples) < idle:
-            self._idle_samples.append(
-                PodSample(f"idle-{len(self._idle_samples)}", names.COMPONENT_WORKER, BEGIN, _IDLE)
-            )
+        them. Predictions of work are exact here."""
+        queue = QueueReading(
+            waiting=len(fleet.waiting),
+            running=fleet.running,
+            oldest_waiting_age_seconds=fleet.measure_oldest_waiting_seconds(now),
+            waiting_gpu_seconds=max(0.0, fleet.waiting_work_seconds),
+            running_gpu_seconds=fleet.measure_running_work_seconds(now),
+        )
+        submitted = CounterReading(submitted=fleet.arrived, predicted_gpu_seconds=fleet.arrived_work_seconds)
+        done = CounterReading(
+            finished=fleet.finished,
+            work_gpu_seconds=fleet.finished_work_seconds,
+            latency_buckets=_cumulate(fleet.latency_counts),
+        )
         return (
-            PodSample("gateway", names.COMPONENT_GATEWAY, at, gateway),
-            PodSample("workers", names.COMPONENT_WORKER, at, workers),
-            *self._idle_samples[:idle],
+            PodSample("gateway", names.COMPONENT_GATEWAY, at, PodMetrics(True, queue, None, submitted)),
+            PodSample("workers", names.COMPONENT_WORKER, at, PodMetrics(True, queue, fleet.running or None, done)),
         )
 
 

@@ -42,6 +42,7 @@ from easel_operator.simulation.policies.knative import KnativePolicy, KnativeSet
 from easel_operator.simulation.policies.ray_serve import RayServePolicy, RaySettings
 from easel_operator.simulation.settings import Settings
 
+DEFAULT_QUEUE_DEPTH: Final = 2  # requests a pod, where the service sets no targetQueueDepth
 SCRAPE_AGE_SECONDS: Final = 7.5  # mean age of a sample that Prometheus takes every 15 s
 MINIMUM_TARGET: Final = 0.001
 LARGEST_FLEET: Final = 1000
@@ -85,7 +86,7 @@ def _build_easel(name: PolicyName, parameters: Parameters, settings: Settings) -
 
 
 def _build_hpa_queue(name: PolicyName, parameters: Parameters, settings: Settings) -> Policy:
-    target = parameters.take("target", settings.scaling.target_queue_depth, least=MINIMUM_TARGET)
+    target = parameters.take("target", settings.scaling.target_queue_depth or DEFAULT_QUEUE_DEPTH, least=MINIMUM_TARGET)
     probe = QueueProbe(counts_running=bool(parameters.take("inFlight", 1, most=1)))
     metric = MetricTarget(QUEUE_METRIC, TargetType.EXTERNAL_AVERAGE_VALUE, round(1000 * target))
     return _build_autoscaler(name, parameters, settings, metric, probe)
@@ -146,7 +147,7 @@ def _build_behavior(parameters: Parameters) -> Behavior | None:
 
 def _build_keda(name: PolicyName, parameters: Parameters, settings: Settings) -> Policy:
     """The autoscaler that KEDA writes never goes below one pod; KEDA itself does."""
-    target = parameters.take("target", settings.scaling.target_queue_depth, least=MINIMUM_TARGET)
+    target = parameters.take("target", settings.scaling.target_queue_depth or DEFAULT_QUEUE_DEPTH, least=MINIMUM_TARGET)
     probe = QueueProbe(counts_running=bool(parameters.take("inFlight", 1, most=1)))
     metric = MetricTarget(QUEUE_METRIC, TargetType.EXTERNAL_AVERAGE_VALUE, round(1000 * target))
     polling = parameters.take("polling", 30, least=1)

@@ -1,0 +1,70 @@
+"""How long pods take from their creation to Ready, measured from those that were started last."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from easel_operator.autoscaling.pods import StartPatience, WorkerPod
+
+REMEMBERED_STARTS: Final = 20
+ASSUMED_SECONDS: Final = 60.0  # until a start was seen
+OVERDUE_COLD_STARTS: Final = 3.0  # of the slow ones (p90): a pod that takes longer is not counted on
+LEAST_OVERDUE_SECONDS: Final = 600.0
+LONGEST_SECONDS: Final = 7200.0  # a slower one says more of a broken pod than of the next
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStarts:
+    """The last starts, oldest first. A pod counts once: one that was ready before doesn't start again."""
+
+    seconds: tuple[float, ...] = ()
+    starting: frozenset[str] = frozenset()  # pods that were never seen ready
+    started: frozenset[str] = frozenset()
+
+    @property
+    def median_seconds(self) -> float:
+        """The cold start to reckon with."""
+        return self._quantile_seconds(0.5)
+
+    @property
+    def patience(self) -> StartPatience:
+        """What to expect of the pods that start now."""
+        return StartPatience(
+            self.median_seconds, max(LEAST_OVERDUE_SECONDS, OVERDUE_COLD_STARTS * self._quantile_seconds(0.9))
+        )
+
+    def measure(self, workers: Iterable[WorkerPod]) -> "ColdStarts":
+        """With the pods of one more tick.
+
+        Only the start of a pod that was seen starting is measured: after a restart of the operator nobody knows
+        whether a ready pod was not ready in between.
+        """
+        pods = tuple(workers)
+        ready = frozenset(pod.name for pod in pods if pod.ready_at is not None)
+        if self.started == ready and self.starting == {pod.name for pod in pods} - ready:
+            return self
+        fresh = sorted(
+            (pod.ready_at, (pod.ready_at - pod.created_at).total_seconds())
+            for pod in pods
+            if pod.ready_at is not None and pod.name in self.starting
+        )
+        measured = [seconds for _, seconds in fresh if 0 < seconds <= LONGEST_SECONDS]
+        started = (self.started & {pod.name for pod in pods}) | ready
+        return ColdStarts(
+            seconds=(*self.seconds, *measured)[-REMEMBERED_STARTS:],
+            starting=frozenset(pod.name for pod in pods) - started,
+            started=started,
+        )
+
+    def _quantile_seconds(self, quantile: float) -> float:
+        if not self.seconds:
+            return ASSUMED_SECONDS
+        ordered = sorted(self.seconds)
+        return ordered[max(0, math.ceil(quantile * len(ordered)) - 1)]
+
+
+def recall_cold_starts(seconds: Sequence[float]) -> ColdStarts:
+    """What an operator knew before its restart."""
+    believable = tuple(float(each) for each in seconds if 0 < each <= LONGEST_SECONDS)
+    return replace(ColdStarts(), seconds=believable[-REMEMBERED_STARTS:])

@@ -1,0 +1,57 @@
+"""A decision in one plain sentence with its figures."""
+
+from easel_contract.resource import ScalingSpec
+
+from easel_operator.autoscaling.observation import Observation
+from easel_operator.autoscaling.patience import Patience
+from easel_operator.autoscaling.pods import PodCounts
+from easel_operator.autoscaling.proposal import Proposal
+
+
+def explain(desired: int, strongest: Proposal, pods: PodCounts, settings: ScalingSpec, patience: Patience) -> str:
+    """Such as: 4 pods: 38 GPU-seconds queued, 2 pods ready, 1 starting, target 30 s."""
+    unschedulable = f", {pods.unschedulable} unschedulable" if pods.unschedulable else ""
+    return (
+        f"{_count(desired)}: {_explain_number(desired, strongest, pods, settings, patience)}, "
+        f"{_count(pods.ready)} ready, {pods.starting} starting{unschedulable}, "
+        f"target {settings.target_latency_seconds} s"
+    )
+
+
+def explain_missing_data(desired: int, observation: Observation) -> str:
+    """Why everything stays as it is."""
+    redis = "; no pod reaches Redis" if observation.broker_up is False else ""
+    return (
+        f"{_count(desired)} held: the queue's depth is unknown; "
+        f"{observation.pods_answering} of {observation.pods_scraped} pods answer /metrics{redis}"
+    )
+
+
+def _explain_number(
+    desired: int, strongest: Proposal, pods: PodCounts, settings: ScalingSpec, patience: Patience
+) -> str:
+    wanted, because = strongest.replicas, strongest.because
+    if wanted == 0:
+        because = "nothing waits or runs"
+    if desired == wanted:
+        return because if wanted else f"nothing waited or ran for {patience.zero.total_seconds():.0f} s"
+    if desired > wanted:
+        return f"{because} ({wanted} needed; {_explain_more(desired, wanted, pods, settings, patience)})"
+    if desired == settings.max_replicas:
+        needed = f"{wanted}" if wanted != settings.max_replicas + 1 else "more"
+        return f"{because} ({needed} needed; maxReplicas {desired})"
+    return f"{because} ({wanted} needed; the cluster has no room for {pods.unschedulable} of the pods already ordered)"
+
+
+def _explain_more(desired: int, wanted: int, pods: PodCounts, settings: ScalingSpec, patience: Patience) -> str:
+    if desired == settings.min_replicas:
+        return f"minReplicas {desired}"
+    if wanted == 0 and desired == 1:
+        return f"the last pod is given up after {patience.zero.total_seconds():.0f} s of that"
+    if pods.is_rolling_out:
+        return "none is given up while pods are being replaced"
+    return f"a pod is given up after {patience.hold.total_seconds():.0f} s without need"
+
+
+def _count(pods: int) -> str:
+    return f"{pods} pod" if pods == 1 else f"{pods} pods"

@@ -1,0 +1,109 @@
+"""How much work arrives, in GPU-seconds a second: the number of pods that it keeps busy. And how long a job is."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from easel_operator.autoscaling.counters import CounterReading
+
+FAST_SECONDS: Final = 30.0
+SLOW_SECONDS: Final = 120.0
+WEIGHT_OF_LARGER: Final = 0.7
+# The first readings don't speak for longer than they took: until this much time was seen, the rest counts as silent.
+LEAST_SEEN_SECONDS: Final = 60.0
+
+ASSUMED_JOB_SECONDS: Final = 5.0  # until a job was measured
+JOB_MEMORY: Final = 200.0  # jobs that a mean looks back on
+
+
+@dataclass(frozen=True, slots=True)
+class MovingRate:
+    """An exponentially weighted mean of a rate, exact for ticks of any length, with the time that it has seen."""
+
+    time_constant_seconds: float
+    weighted: float = 0.0
+    weight: float = 0.0  # 1 once much more time than the time constant was seen
+
+    def add(self, amount: float, seconds: float) -> "MovingRate":
+        """The mean with ``amount`` that came evenly within the last ``seconds``."""
+        kept = math.exp(-seconds / self.time_constant_seconds)
+        return replace(
+            self,
+            weighted=self.weighted * kept + amount / seconds * (1.0 - kept),
+            weight=self.weight * kept + 1.0 - kept,
+        )
+
+    @property
+    def per_second(self) -> float:
+        """The mean rate, without the bias of a mean that begins at 0."""
+        least = 1.0 - math.exp(-LEAST_SEEN_SECONDS / self.time_constant_seconds)
+        return self.weighted / max(self.weight, least)
+
+
+@dataclass(frozen=True, slots=True)
+class JobLength:
+    """Mean GPU-seconds of a job, over the last JOB_MEMORY jobs or so."""
+
+    jobs: float = 0.0
+    gpu_seconds: float = 0.0
+
+    def add(self, jobs: float, gpu_seconds: float) -> "JobLength":
+        """The mean with some more jobs."""
+        kept = math.exp(-jobs / JOB_MEMORY)
+        return JobLength(self.jobs * kept + jobs, self.gpu_seconds * kept + gpu_seconds)
+
+    @property
+    def mean_seconds(self) -> float:
+        """ASSUMED_JOB_SECONDS while nothing is known."""
+        return self.gpu_seconds / self.jobs if self.jobs >= 1.0 and self.gpu_seconds > 0 else ASSUMED_JOB_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """The work that gateways accepted."""
+
+    fast: MovingRate = field(default_factory=lambda: MovingRate(FAST_SECONDS))
+    slow: MovingRate = field(default_factory=lambda: MovingRate(SLOW_SECONDS))
+    job: JobLength = field(default_factory=JobLength)
+    untold_seconds: float = 0.0  # time since a gateway last told; its next answer covers it
+    arrived_gpu_seconds: float | None = None  # within arrived_seconds, told at this tick; None: nobody told
+    arrived_seconds: float = 0.0
+
+    @property
+    def gpu_seconds_per_second(self) -> float:
+        """Busy pods that the arrivals ask for: a mean of the short and the long mean that leans to the larger.
+
+        A burst counts at once, and is not forgotten in the next lull.
+        """
+        low, high = sorted((self.fast.per_second, self.slow.per_second))
+        return WEIGHT_OF_LARGER * high + (1.0 - WEIGHT_OF_LARGER) * low
+
+    def measure(self, growth: CounterReading | None, seconds: float) -> "Arrivals":
+        """With one more tick of ``seconds``; None where there was no earlier one.
+
+        A tick at which no gateway tells is not silence: what came meanwhile is in the next answer.
+        """
+        if growth is None or seconds <= 0:
+            return replace(self, arrived_gpu_seconds=None)
+        job = self._measure_job(growth)
+        work = growth.predicted_gpu_seconds
+        if work is None and growth.submitted is not None:  # a server of an earlier release
+            work = growth.submitted * job.mean_seconds
+        covered = self.untold_seconds + seconds
+        if work is None:
+            return replace(self, job=job, untold_seconds=covered, arrived_gpu_seconds=None)
+        return Arrivals(
+            fast=self.fast.add(work, covered),
+            slow=self.slow.add(work, covered),
+            job=job,
+            untold_seconds=0.0,
+            arrived_gpu_seconds=work,
+            arrived_seconds=covered,
+        )
+
+    def _measure_job(self, growth: CounterReading) -> JobLength:
+        if growth.predicted_gpu_seconds is not None and growth.submitted:
+            return self.job.add(growth.submitted, growth.predicted_gpu_seconds)
+        if growth.predicted_gpu_seconds is None and growth.finished and growth.work_gpu_seconds:
+            return self.job.add(growth.finished, growth.work_gpu_seconds)
+        return self.job
