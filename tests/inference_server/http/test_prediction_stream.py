@@ -135,7 +135,8 @@ def test_streams_beyond_the_bound_are_refused_and_a_closed_one_makes_room():
         prediction = create(client, prompt="slow")
         url = prediction["urls"]["stream"]
         with client.stream("GET", url) as response:
-            next(response.iter_raw())
+            events = response.iter_raw()  # held: the connection ends with it
+            next(events)
             refused = client.get(url)
             assert refused.status_code == 429
             assert int(refused.headers["Retry-After"]) > 0
