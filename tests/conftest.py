@@ -1,10 +1,17 @@
 """Fixtures that many folders share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.redis_server import RedisServer
+
+# The same examples in each run, so that a change is judged by what it does. EASEL_HYPOTHESIS=explore finds new ones.
+settings.register_profile("repeat", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("EASEL_HYPOTHESIS", "repeat"))
 
 
 @pytest.fixture(scope="session")
