@@ -125,6 +125,14 @@ def test_the_last_pod_goes_after_its_own_longer_time() -> None:
     assert decision.sentence == "0 pods: nothing waited or ran for 300 s, 1 pod ready, 0 starting, target 30 s"
 
 
+def test_a_service_that_sleeps_says_so_although_much_arrived_shortly_before() -> None:
+    service = Service(build_settings(scale_down_after_seconds=0, scale_to_zero_after_seconds=30))
+    service.tick(build_observation(8, gpu_seconds=200, arrivals=1.5))
+    decision = service.run(build_observation(0, arrivals=1.5), 32.5)  # a mean that still remembers them
+    assert decision.desired_replicas == 0
+    assert decision.sentence == "0 pods: nothing waited or ran for 30 s, 1 pod ready, 0 starting, target 30 s"
+
+
 def test_a_pod_that_still_loads_its_model_is_not_given_up_for_idleness() -> None:
     service = Service(build_settings(scale_to_zero_after_seconds=300), desired=1)
     loading = build_observation(0, pods=build_pods(0, 1))

@@ -34,13 +34,19 @@ def _explain_number(
     if wanted == 0:
         because = "nothing waits or runs"
     if desired == wanted:
-        return because if wanted else f"nothing waited or ran for {patience.zero.total_seconds():.0f} s"
+        return because if wanted else _explain_silence(patience)
     if desired > wanted:
         return f"{because} ({wanted} needed; {_explain_more(desired, wanted, pods, settings, patience)})"
     if desired == settings.max_replicas:
         needed = f"{wanted}" if wanted != settings.max_replicas + 1 else "more"
         return f"{because} ({needed} needed; maxReplicas {desired})"
+    if not pods.unschedulable:
+        return _explain_silence(patience)  # which outweighs what arrived before
     return f"{because} ({wanted} needed; the cluster has no room for {pods.unschedulable} of the pods already ordered)"
+
+
+def _explain_silence(patience: Patience) -> str:
+    return f"nothing waited or ran for {patience.zero.total_seconds():.0f} s"
 
 
 def _explain_more(desired: int, wanted: int, pods: PodCounts, settings: ScalingSpec, patience: Patience) -> str:
