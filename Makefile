@@ -32,7 +32,7 @@ test: setup ## All tests: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }
 	$(VENV)/pytest
 
-test-fast: setup ## Tests without a cluster, torch and a browser, under two minutes
+test-fast: setup ## Tests without a cluster, torch and a browser, under three minutes
 	$(VENV)/pytest -m "not cluster and not torch and not browser"
 
 demo: setup ## The whole path on a real Kubernetes, with a load, a crash and a summary; the cluster stays up
