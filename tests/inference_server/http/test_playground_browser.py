@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.inference_server.http.serving import RunningGateway, wait_for
 from tests.support.browser import TIMEOUT_MILLISECONDS, launch_chromium, open_page
@@ -297,6 +297,27 @@ def test_the_history_is_bounded_and_outlives_a_full_or_broken_storage(page: Page
     page.reload()
     order(page, "after all", steps=1)
     await_picture(page, "after all")
+
+
+def test_what_is_typed_while_the_page_still_loads_is_kept_and_drawn(page: Page):
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:  # Playwright marks its handlers, which a built-in method can't bear
+        held.append(route)
+
+    page.route("**/playground/config", hold)
+    with page.expect_request("**/playground/config"):
+        page.reload(wait_until="commit")
+    field(page, "Prompt").fill("in a hurry")
+    field(page, "Steps").fill("1")
+    with page.expect_response("**/playground/config"):
+        held[0].continue_()
+    page.wait_for_selector("html[data-ready]")
+    expect(field(page, "Prompt")).to_have_value("in a hurry")
+    expect(field(page, "Width")).to_have_value("512")
+    button(page, "Generate").click()
+    await_picture(page, "in a hurry")
+    assert stored(page)[0]["input"]["num_inference_steps"] == 1
 
 
 def test_two_tabs_share_one_history(page: Page, url: str):

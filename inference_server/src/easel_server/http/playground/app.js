@@ -34,7 +34,7 @@ async function start() {
   byId("key-field").hidden = !needsKey;
   settings.apply(config);
   document.documentElement.dataset.ready = "true";
-  if (history.unfinished) await follow(history.unfinished);
+  if (history.unfinished && !running) await follow(history.unfinished);
 }
 
 async function generate() {

@@ -10,13 +10,19 @@ const byId = (id) => document.getElementById(id);
 export class Settings {
   constructor() {
     this.defaults = {};
+    this.touched = new Set(); // fields that were written into before the service's defaults arrived
     byId("swap").addEventListener("click", () => {
       [byId("width").value, byId("height").value] = [byId("height").value, byId("width").value];
     });
-    for (const field of [...FIELDS, "key"]) byId(field).addEventListener("input", () => this.#mark(field, ""));
+    for (const field of [...FIELDS, "key"]) {
+      byId(field).addEventListener("input", () => {
+        this.touched.add(field);
+        this.#mark(field, "");
+      });
+    }
   }
 
-  // Bounds, choices and defaults of the service.
+  // Bounds, choices and defaults of the service. What somebody has typed while they were on their way stays.
   apply({ bounds, defaults, samplers, formats }) {
     this.defaults = defaults;
     for (const [field, { min, max, step }] of Object.entries(bounds)) {
@@ -30,7 +36,7 @@ export class Settings {
       `Multiples of ${step} from ${min} to ${same ? max : `${max} wide, ${bounds.height.max} high`} pixels`;
     byId("scheduler").append(...samplers.map((name) => new Option(name, name)));
     byId("output_format").append(...formats.map((name) => new Option(name.toUpperCase(), name)));
-    this.fill(defaults);
+    for (const field of FIELDS.filter((name) => !this.touched.has(name))) this.#put(field, {});
   }
 
   // The request's input, with a BigInt where a number of ours may not hold the value, and faults found right here.
@@ -56,8 +62,12 @@ export class Settings {
 
   // Fields that ``input`` doesn't name get the service's defaults.
   fill(input) {
-    for (const field of FIELDS) byId(field).value = input[field] ?? this.defaults[field] ?? "";
+    for (const field of FIELDS) this.#put(field, input);
     this.clear();
+  }
+
+  #put(field, input) {
+    byId(field).value = input[field] ?? this.defaults[field] ?? "";
   }
 
   setSeed(seed) {
