@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from easel_operator import simulate_command
+from easel_operator.usage import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         sys.stdout.write(parsed.run(parsed))
-    except simulate_command.UsageError as error:
+    except UsageError as error:
         sys.stderr.write(f"easel: {error}\n")
         return 2
     return 0

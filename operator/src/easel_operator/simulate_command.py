@@ -7,10 +7,8 @@ import random
 from pathlib import Path
 from typing import Any, Final
 
-from easel_contract import names
-from easel_contract.resource import StableDiffusionServiceSpec
-from pydantic import ValidationError
-
+from easel_operator.service_file import ServiceFile, load_service
+from easel_operator.service_history import Replay, add_arguments, load_replay
 from easel_operator.simulation.lower_bound import find_lower_bound_seconds
 from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.interface import PolicyError, split_policy_names
@@ -25,17 +23,13 @@ from easel_operator.simulation.scenario import (
     run_scenario,
 )
 from easel_operator.simulation.settings import ColdStart, Settings
-from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, upscale
+from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, upscale, write_trace
+from easel_operator.usage import INSTALL, UsageError
 
 PLOT_SAMPLES: Final = 3000
 HOUR_SECONDS: Final = 3600.0
 PLOT_SUFFIXES: Final = (".png", ".html")
-INSTALL: Final = "pip install 'easel[simulate]'"
 LARGEST_UPSCALE: Final = 10_000
-
-
-class UsageError(Exception):
-    """What the user gave can't be used; the message says what, and what is allowed."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,7 +39,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="what a trace of requests would have cost, and how late they would have been, under scaling policies",
         description="Replay a trace of requests against a service, without a cluster, under one or more policies.",
     )
-    parser.add_argument("--trace", type=Path, required=True, metavar="FILE.csv", help="arrival_seconds,work_seconds")
+    requests = parser.add_mutually_exclusive_group(required=True)
+    requests.add_argument("--trace", type=Path, metavar="FILE.csv", help="arrival_seconds,work_seconds")
+    requests.add_argument("--from-prometheus", metavar="URL", help="the service's own history, as Prometheus keeps it")
+    add_arguments(parser)
+    parser.add_argument("--save-trace", type=Path, metavar="FILE.csv", help="keep what --from-prometheus found")
     parser.add_argument("--service", type=Path, required=True, metavar="FILE.yaml", help="a StableDiffusionService")
     parser.add_argument(
         "--policy",
@@ -53,7 +51,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="NAME[,NAME...]",
         help=f"{', '.join(POLICY_KINDS)}; with parameters as in hpa-queue:target=1.5,downWindow=120",
     )
-    parser.add_argument("--cold-start-seconds", required=True, metavar="X[:SPREAD]", help="uniform in X plus or minus")
+    parser.add_argument(
+        "--cold-start-seconds",
+        metavar="X[:SPREAD]",
+        help="uniform in X plus or minus SPREAD; if unset, what the service's status tells",
+    )
     parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
     parser.add_argument(
         "--jitter-seconds", type=float, default=0.0, metavar="S", help="moves each by up to S to either side"
@@ -82,21 +84,25 @@ def _run(arguments: argparse.Namespace) -> str:
         raise UsageError(f"--policy names none; there are {', '.join(POLICY_KINDS)}")
     if len(set(policies)) < len(policies):
         raise UsageError("--policy names one twice")
-    spec = load_service(arguments.service)
-    settings = Settings(spec, parse_cold_start(arguments.cold_start_seconds), arguments.seed)
+    service = load_service(arguments.service)
+    settings = Settings(service.spec, choose_cold_start(arguments.cold_start_seconds, service), arguments.seed)
     scenarios = build_scenarios(settings, [parse_sweep(sweep) for sweep in arguments.sweep])
     find_oracle = _load_oracle() if ORACLE in policies else _no_oracle
     plot = _load_plot(arguments.plot) if arguments.plot else None
-    trace = load_trace(arguments)
+    trace, replay = load_trace(arguments, service)
     step = max(1.0, trace.duration_seconds / PLOT_SAMPLES) if plot else None
     outcomes = [run_scenario(trace, scenario, policies, find_oracle, step) for scenario in scenarios]
     if plot:
         plot(trace, scenarios[0].settings.target_seconds, outcomes[0], arguments.plot)
-    return _render(arguments, trace, scenarios, outcomes)
+    return _render(arguments, trace, replay, scenarios, outcomes)
 
 
 def _render(
-    arguments: argparse.Namespace, trace: Trace, scenarios: list[Scenario], outcomes: list[list[Outcome]]
+    arguments: argparse.Namespace,
+    trace: Trace,
+    replay: Replay | None,
+    scenarios: list[Scenario],
+    outcomes: list[list[Outcome]],
 ) -> str:
     results: list[dict[str, Any]] = [
         {
@@ -108,11 +114,13 @@ def _render(
     ]
     work_gpu_hours = round(trace.total_work_seconds / HOUR_SECONDS, 3)
     if arguments.json:
-        about = {"requests": len(trace), "seconds": round(trace.duration_seconds, 3), "work_gpu_hours": work_gpu_hours}
+        about: dict[str, Any] = {"requests": len(trace), "seconds": round(trace.duration_seconds, 3)}
+        about |= {"work_gpu_hours": work_gpu_hours, **({"history": replay.to_record()} if replay else {})}
         body: dict[str, Any] = {"sweep": results} if arguments.sweep else results[0]
         return json.dumps({"trace": about, "seed": arguments.seed, **body}, indent=2) + "\n"
     hours = trace.duration_seconds / HOUR_SECONDS
     text = f"{len(trace)} requests in {hours:.1f} h, {work_gpu_hours:.1f} GPU-hours of work\n"
+    text += f"{replay.describe()}\n" if replay else ""
     for scenario, result in zip(scenarios, results, strict=True):
         title = "".join(f"{key} {value:g}, " for key, value in scenario.values.items())
         text += f"\n{title}no plan needs less than {result['lower_bound_gpu_hours']:.1f} GPU-hours\n"
@@ -120,19 +128,42 @@ def _render(
     return text
 
 
-def load_trace(arguments: argparse.Namespace) -> Trace:
-    """The file, scaled up and cut. Raises UsageError or TraceError."""
+def load_trace(arguments: argparse.Namespace, service: ServiceFile) -> tuple[Trace, Replay | None]:
+    """The file or the service's history, scaled up and cut. Raises UsageError or TraceError."""
     if not 1 <= arguments.upscale <= LARGEST_UPSCALE:
         raise UsageError(f"--upscale is {arguments.upscale}; 1 to {LARGEST_UPSCALE} are allowed")
     if not (arguments.jitter_seconds >= 0 and math.isfinite(arguments.jitter_seconds)):
         raise UsageError(f"--jitter-seconds is {arguments.jitter_seconds:g}; 0 or more is allowed")
+    source = random.Random(arguments.seed)  # noqa: S311 - jitter that its seed replays
+    replay = _replay_history(arguments, service, source) if arguments.from_prometheus is not None else None
+    trace = replay.trace if replay else _read_trace(arguments)
+    trace = upscale(trace, arguments.upscale, arguments.jitter_seconds, source)
+    return _cut_trace(trace, arguments), replay
+
+
+def _replay_history(arguments: argparse.Namespace, service: ServiceFile, source: random.Random) -> Replay:
+    replay = load_replay(arguments, service, source)
+    if arguments.save_trace:
+        try:
+            with arguments.save_trace.open("w", encoding="utf-8") as file:
+                write_trace(replay.trace, file)
+        except OSError as error:
+            raise UsageError(f"--save-trace: can't write {arguments.save_trace}: {error}") from None
+    return replay
+
+
+def _read_trace(arguments: argparse.Namespace) -> Trace:
+    for option in ("last", "prometheus_selector", "save_trace"):
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option.replace('_', '-')} goes with --from-prometheus, not with --trace")
     try:
         with arguments.trace.open(encoding="utf-8", newline="") as lines:
-            trace = parse_trace(lines, str(arguments.trace))
+            return parse_trace(lines, str(arguments.trace))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--trace: can't read {arguments.trace}: {error}") from None
-    source = random.Random(arguments.seed)  # noqa: S311 - jitter that its seed replays
-    trace = upscale(trace, arguments.upscale, arguments.jitter_seconds, source)
+
+
+def _cut_trace(trace: Trace, arguments: argparse.Namespace) -> Trace:
     if arguments.begin == 0 and arguments.until is None:
         return trace
     until = trace.duration_seconds + 1 if arguments.until is None else arguments.until
@@ -144,27 +175,18 @@ def load_trace(arguments: argparse.Namespace) -> Trace:
     return part
 
 
-def load_service(path: Path) -> StableDiffusionServiceSpec:
-    """The spec of the StableDiffusionService in a YAML file. Raises UsageError."""
-    try:
-        import yaml  # noqa: PLC0415 - of an optional extra
-    except ImportError:
-        raise UsageError(f"--service needs PyYAML: {INSTALL}") from None
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--service: can't read {path}: {error}") from None
-    found = [doc for doc in documents if isinstance(doc, dict) and doc.get("kind") == names.KIND]
-    if len(found) != 1:
-        raise UsageError(f"--service: {path} holds {len(found)} objects of kind {names.KIND}; one is expected")
-    try:
-        spec = StableDiffusionServiceSpec.model_validate(found[0].get("spec", {}))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise UsageError(f"--service: {path}: spec is not valid: {problems}") from None
-    if spec.scaling is None:
-        raise UsageError(f"--service: {path} has spec.replicas; a simulation needs spec.scaling")
-    return spec
+def choose_cold_start(text: str | None, service: ServiceFile) -> ColdStart:
+    """What was given, or else what the operator measured on the service. Raises UsageError."""
+    if text is not None:
+        return parse_cold_start(text)
+    measured = service.read_cold_starts()
+    if measured is None:
+        raise UsageError(
+            f"--cold-start-seconds is needed: {service.path} has no status.scaling.coldStartsSeconds, as the output of "
+            "kubectl get sds NAME -o yaml has once workers were started"
+        )
+    median = measured.median_seconds
+    return ColdStart(median, min(median, measured.slow_seconds - median))
 
 
 def parse_cold_start(text: str) -> ColdStart:

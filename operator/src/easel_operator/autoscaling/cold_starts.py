@@ -28,11 +28,14 @@ class ColdStarts:
         return self._quantile_seconds(0.5)
 
     @property
+    def slow_seconds(self) -> float:
+        """What nine of ten stay below (p90)."""
+        return self._quantile_seconds(0.9)
+
+    @property
     def patience(self) -> StartPatience:
         """What to expect of the pods that start now."""
-        return StartPatience(
-            self.median_seconds, max(LEAST_OVERDUE_SECONDS, OVERDUE_COLD_STARTS * self._quantile_seconds(0.9))
-        )
+        return StartPatience(self.median_seconds, max(LEAST_OVERDUE_SECONDS, OVERDUE_COLD_STARTS * self.slow_seconds))
 
     def measure(self, workers: Iterable[WorkerPod]) -> "ColdStarts":
         """With the pods of one more tick.

@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TextIO
 
 ARRIVAL: Final = "arrival_seconds"
 WORK: Final = "work_seconds"
@@ -62,6 +62,13 @@ def parse_trace(lines: Iterable[str], source: str) -> Trace:
     if not requests:
         raise TraceError(f"{source}: no requests below the header")
     return build_trace(requests)
+
+
+def write_trace(trace: Trace, file: TextIO) -> None:
+    """As CSV that parse_trace reads. Of the time after the last arrival it tells nothing."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow((ARRIVAL, WORK))
+    writer.writerows(zip(trace.arrival_seconds, trace.work_seconds, strict=True))
 
 
 def upscale(trace: Trace, copies: int, jitter_seconds: float, source: random.Random) -> Trace:

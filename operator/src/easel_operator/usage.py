@@ -1,0 +1,9 @@
+"""What every command for people shares: the error that the command line shows, and how to get what is missing."""
+
+from typing import Final
+
+INSTALL: Final = "pip install 'easel[simulate]'"
+
+
+class UsageError(Exception):
+    """What the user gave can't be used; the message says what, and what is allowed."""
