@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,31 @@ async def test_vectors_are_read_and_warnings_kept(serve: Serve) -> None:
     assert math.isinf(matrix.samples[2][1])
     assert vector.samples == ((4.0, 5.25),)
     assert warnings == ["a store is away"]
+
+
+@pytest.mark.parametrize(
+    ("token", "user", "sent"),
+    [
+        (TOKEN, "", f"Bearer {TOKEN}"),
+        (None, "", "Basic bmV0cmM6cGFzc3dvcmQ="),
+        (None, "url:secret@", "Basic dXJsOnNlY3JldA=="),
+    ],
+)
+async def test_a_token_or_a_user_in_the_url_goes_before_netrc(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, user: str, sent: str
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login netrc password password\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    received: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        received.append(request.headers.get("Authorization"))
+        return web.json_response({"status": "success", "data": {"result": []}})
+
+    await ask((await serve(answer)).replace("http://", f"http://{user}"), token)
+    assert received == [sent]
 
 
 @pytest.mark.parametrize(

@@ -59,13 +59,15 @@ class Prometheus:
         if token and parsed.user:
             raise PrometheusError(f"{TOKEN_VARIABLE} is set and the URL has a user: which of them counts?")
         self._url = parsed / "api/v1/query"
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = token
         self._session: aiohttp.ClientSession | None = None
         self.warnings: list[str] = []  # what the server warned of: its answers may lack something
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_SECONDS)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout, trust_env=True)
+        # Proxies and .netrc as curl has them. A header would clash with .netrc; a middleware comes after it.
+        middlewares = (self._send_token,) if self._token else ()
+        self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, middlewares=middlewares)
         return self
 
     async def __aexit__(
@@ -99,6 +101,12 @@ class Prometheus:
             Series(each.metric, each.values or ((each.value,) if each.value else ())) for each in answer.data.result
         )
 
+    async def _send_token(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return await send(request)
+
     async def _fetch(self, parameters: dict[str, str]) -> tuple[int, bytes]:
         if self._session is None:
             raise RuntimeError("use Prometheus as an async context manager")
@@ -107,7 +115,7 @@ class Prometheus:
             if response.status in {401, 403}:
                 raise PrometheusError(
                     f"{self._shown} answered HTTP {response.status}: {TOKEN_VARIABLE} is "
-                    f"{'not accepted' if self._headers else 'not set'}; it holds a bearer token"
+                    f"{'not accepted' if self._token else 'not set'}; it holds a bearer token"
                 )
             if 300 <= response.status < 400:
                 target = response.headers.get("Location", "nowhere")[:SHOWN_CHARACTERS]
