@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.counters import CounterReading
+from easel_operator.autoscaling.lateness import FIRST_MARGIN
 from easel_operator.autoscaling.observation import Observation, PodSample, QueueReading, observe
 from easel_operator.autoscaling.planner import Plan, begin_history, plan
 from easel_operator.autoscaling.pods import PodCounts, WorkerPod
@@ -47,6 +48,7 @@ class ClosedLoop:
         seed: int,
         room: int = 1000,
         is_paced: bool = False,
+        lateness_margin: float = FIRST_MARGIN,
     ) -> None:
         self.settings = settings
         self.random = random.Random(seed)  # noqa: S311 - a simulation, replayed by its seed
@@ -62,7 +64,7 @@ class ClosedLoop:
         self.waiting: deque[float] = deque()
         self.submitted = 0
         self.has_data = True
-        self.history = begin_history(1, START)
+        self.history = begin_history(1, START, lateness_margin=lateness_margin)
         self.observation: Observation | None = None
         self.decision: Plan | None = None
         self.desired: list[tuple[float, int]] = []

@@ -63,7 +63,6 @@ def build_observation(
     running: int = 0,
     gpu_seconds: float | None = None,
     pods: PodCounts | None = None,
-    p95: float | None = None,
     oldest: float | None = 0.0,
     finished: float = 0.0,
     late: float = 0.0,
@@ -87,7 +86,6 @@ def build_observation(
         broker_up=None if depth is None else True,
         queue=queue,
         idle_pods=frozenset(f"idle-{number}" for number in range(idle_pods)),
-        latency_p95_seconds=p95,
         arrivals=build_arrivals(arrivals),
         growth=build_growth(finished, late),
         elapsed_seconds=TICK_SECONDS,
@@ -109,13 +107,13 @@ def build_sample(
 
 
 class Service:
-    """A service that is planned tick by tick, with the history carried along."""
+    """A service that is planned tick by tick, with the history carried along; it has learned to need no head-room."""
 
     def __init__(
         self, settings: ScalingSpec, *, desired: int | None = None, cold_start: int = COLD_START_SECONDS
     ) -> None:
         self.settings = settings
-        self.history: History = begin_history(desired, START, cold_starts_seconds=(cold_start,))
+        self.history: History = begin_history(desired, START, cold_starts_seconds=(cold_start,), lateness_margin=0.0)
         self.seconds = 0.0
 
     def tick(self, observation: Observation, *, seconds: float = TICK_SECONDS) -> Plan:

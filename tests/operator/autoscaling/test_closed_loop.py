@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from easel_operator.autoscaling.lateness import FIRST_MARGIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +57,11 @@ def test_a_step_of_load_does_not_order_its_backlog_twice(cold_start_seconds: flo
 @given(load=LOADS, minimum=st.integers(0, 2), seed=SEEDS)
 def test_when_the_load_is_gone_the_minimum_is_reached(load: float, minimum: int, seed: int) -> None:
     loop = ClosedLoop(
-        build_settings(max_replicas=60, min_replicas=minimum), service_seconds=4, cold_start_seconds=20, seed=seed
+        build_settings(max_replicas=60, min_replicas=minimum),
+        service_seconds=4,
+        cold_start_seconds=20,
+        seed=seed,
+        lateness_margin=0.0,
     )
     loop.run(600, load / 4)
     while loop.waiting or any(pod.jobs for pod in loop.pods):
@@ -89,6 +94,7 @@ def test_a_constant_load_does_not_flap(
         cold_start_seconds=cold_start_seconds,
         seed=2,
         is_paced=is_paced,
+        lateness_margin=0.0,
     )
     loop.run(3600, rate)
     # In 40 minutes. By chance the work of two minutes, which is what the planner goes by, swings by a pod or two.
@@ -97,6 +103,19 @@ def test_a_constant_load_does_not_flap(
     assert len(late) < 0.05 * len(loop.latencies)
     pod_seconds = AUTOSCALER_SECONDS * sum(replicas for at, replicas in loop.ordered if at > 1200)
     assert pod_seconds < 1.8 * 2400 * rate * service_seconds
+
+
+def test_a_new_service_has_head_room_until_it_is_known_not_to_need_it() -> None:
+    loops = [
+        ClosedLoop(
+            build_settings(), service_seconds=4, cold_start_seconds=20, seed=4, is_paced=True, lateness_margin=margin
+        )
+        for margin in (FIRST_MARGIN, 0.0)
+    ]
+    for loop in loops:
+        loop.run(1200, 3.4 / 4)
+    assert [len(loop.pods) for loop in loops] == [5, 4]
+    assert loops[0].history.budget.lasting < FIRST_MARGIN
 
 
 def test_no_data_holds_the_pods_through_an_outage_of_an_hour() -> None:

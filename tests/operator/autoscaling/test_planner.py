@@ -1,9 +1,11 @@
 """The planner's decisions, keyed by sentences; the pitfalls that other autoscalers met are in test_pitfalls."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from easel_contract import metrics
+from easel_operator.autoscaling.counters import CounterReading, Growth, Window
 from easel_operator.autoscaling.planner import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS, to_external_values
 
 from tests.operator.autoscaling.support import START, Service, after, build_observation, build_pods, build_settings
@@ -213,7 +215,9 @@ def test_a_forecast_that_has_not_proved_itself_asks_for_nothing() -> None:
 
 def test_external_values_are_the_proposals_and_what_is_known() -> None:
     service = Service(build_settings())
-    known = build_observation(7, gpu_seconds=21.5, p95=12.5, arrivals=0.5)
+    known = build_observation(7, gpu_seconds=21.5, arrivals=0.5)
+    finished = CounterReading(latency_buckets={12.5: 95.0, 25.0: 100.0, math.inf: 100.0})
+    known = replace(known, window=Window(START, (Growth(START, START, finished),)))
     values = to_external_values(service.tick(known), known)
     assert {name: value for name, value in values.items() if name not in SIGNALS} == {
         metrics.EXTERNAL_QUEUE_DEPTH: 7,

@@ -32,6 +32,7 @@ FIGURES = {
     "startup_gpu_hours",
     "starts",
     "busy_pods_killed",
+    "jobs_handed_back",
     "seconds_at_zero",
 }
 

@@ -48,7 +48,7 @@ def test_a_busy_pod_that_is_removed_finishes_within_its_grace() -> None:
     trace = build_trace([(0.0, 50.0)])
     outcome = simulate(trace, ScriptedPolicy(1, [(10.0, 0)]), build_settings(grace=60))
     assert outcome.latencies_seconds == [50.0]
-    assert outcome.busy_pods_killed == 1
+    assert (outcome.busy_pods_killed, outcome.jobs_handed_back) == (1, 0)
     assert outcome.gpu_hours == pytest.approx(50 / 3600)
 
 
@@ -56,7 +56,7 @@ def test_a_job_that_does_not_fit_into_the_grace_is_done_anew_first() -> None:
     trace = build_trace([(0.0, 50.0), (1.0, 3.0)])
     outcome = simulate(trace, ScriptedPolicy(1, [(10.0, 0), (40.0, 1)]), build_settings(grace=15, cold_start=10))
     assert outcome.latencies_seconds == [100.0, 102.0]
-    assert outcome.busy_pods_killed == 1
+    assert (outcome.busy_pods_killed, outcome.jobs_handed_back) == (1, 1)
 
 
 def test_a_pod_that_drains_takes_no_further_request() -> None:

@@ -24,6 +24,9 @@ STEP_PER_SECOND: Final = 0.0001  # a service with few jobs learns as fast in tim
 JOB_RATE_SECONDS: Final = 21600.0  # time constant of the mean rate of jobs behind the step
 LEAST_WEIGHT: Final = 0.05  # of it: the first jobs don't speak for longer than 5 % of its time constant
 LARGEST_MARGIN: Final = 4.0
+# Of a new service. Head-room that has to be learned costs late jobs, and a service with few of them pays for days with
+# more than its budget. What isn't needed is unlearned at the price of a pod, and with nobody waiting.
+FIRST_MARGIN: Final = 1.0
 RECENT_STEP: Final = 0.003  # per job, of the part that is forgotten: bursts come in company
 RECENT_SECONDS: Final = 900.0
 LARGEST_RECENT_MARGIN: Final = 3.0

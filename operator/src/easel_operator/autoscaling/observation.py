@@ -73,7 +73,6 @@ class Observation:
     broker_up: bool | None
     queue: QueueReading | None
     idle_pods: frozenset[str]  # names of workers that said they run nothing; silent ones are not among them
-    latency_p95_seconds: float | None  # of jobs finished within counters.WINDOW
     arrivals: Arrivals
     growth: CounterReading | None  # of all pods' counters since the previous tick; None at the first one
     elapsed_seconds: float | None  # since the previous tick; negative where the clock was set back
@@ -84,6 +83,11 @@ class Observation:
         """Ready workers that run a job, at most: those that didn't say they are idle, and no more than jobs run."""
         running = self.queue.running if self.queue else 0
         return max(0, min(running, self.pods.ready - len(self.idle_pods)))
+
+    @property
+    def latency_p95_seconds(self) -> float | None:
+        """Of jobs that finished within counters.WINDOW; None if none did. Reckoned anew at each call."""
+        return self.window.latency_quantile_seconds(LATENCY_QUANTILE)
 
     @property
     def backlog_gpu_seconds(self) -> float | None:
@@ -116,7 +120,6 @@ def observe(
         broker_up=_is_broker_up(answers.values()),
         queue=_freshest_queue(samples),
         idle_pods=frozenset(name for name, metrics in answers.items() if metrics.in_flight == 0),
-        latency_p95_seconds=window.latency_quantile_seconds(LATENCY_QUANTILE),
         arrivals=arrivals.measure(growth, elapsed_seconds or 0.0),
         growth=growth,
         elapsed_seconds=elapsed_seconds,

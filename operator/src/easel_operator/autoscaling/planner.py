@@ -36,6 +36,7 @@ from easel_operator.autoscaling.explanation import explain, explain_missing_data
 from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
 from easel_operator.autoscaling.hold import Hold, Want
 from easel_operator.autoscaling.lateness import (
+    FIRST_MARGIN,
     LONGEST_WAIT_TARGETS,
     LatenessBudget,
     OldestWait,
@@ -114,7 +115,7 @@ def begin_history(
     now: datetime,
     *,
     cold_starts_seconds: Sequence[float] = (),
-    lateness_margin: float = 0.0,
+    lateness_margin: float = FIRST_MARGIN,
 ) -> History:
     """History of a service first seen at ``now``: a new one, or any after a restart of the operator.
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
+from easel_operator.autoscaling.lateness import FIRST_MARGIN
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.planner import History, Plan, begin_history
 from easel_operator.autoscaling.pods import PodCounts, WorkerPod
@@ -67,7 +68,7 @@ def recall_history(service: Json, deployment: Json | None, now: datetime) -> His
         replicas if replicas is not None else replicas_of(deployment),
         now,
         cold_starts_seconds=stored.get("coldStartsSeconds") or (),
-        lateness_margin=stored.get("latenessMarginPercent", 0) / 100,
+        lateness_margin=stored.get("latenessMarginPercent", 100 * FIRST_MARGIN) / 100,
     )
 
 

@@ -42,7 +42,7 @@ class Fleet:
         self.latency_counts = [0] * (len(metrics.LATENCY_BUCKETS_SECONDS) + 1)  # by bucket, not cumulative
         self.changes = 0  # events so far
         self.cold_starts: list[float] = []  # seconds, of pods that became ready
-        self.starts = self.busy_pods_killed = 0
+        self.starts = self.busy_pods_killed = self.jobs_handed_back = 0
         self.pod_seconds = self.starting_seconds = 0.0  # of pods that are gone; of starts that are over
         self.zero_seconds = 0.0
         self._zero_since: float | None = 0.0
@@ -229,6 +229,7 @@ class Fleet:
         else:
             self._leave_job(pod, now)
             self.changes += 1
+            self.jobs_handed_back += 1
             self.waiting.appendleft(job)
             self.waiting_work_seconds += self._works[job]
         self.draining.discard(pod)

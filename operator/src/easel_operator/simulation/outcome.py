@@ -30,6 +30,7 @@ class Outcome:
     startup_gpu_hours: float  # of these, before the pod was ready
     starts: int
     busy_pods_killed: int  # pods that ran a job when they were chosen for removal
+    jobs_handed_back: int  # of their jobs, those that didn't fit into the grace period and were done anew
     seconds_at_zero: float
     simulated_seconds: float
     latencies_seconds: Sequence[float]  # by request; infinity where unfinished
@@ -51,6 +52,7 @@ class Outcome:
             "startup_gpu_hours": round(self.startup_gpu_hours, 3),
             "starts": self.starts,
             "busy_pods_killed": self.busy_pods_killed,
+            "jobs_handed_back": self.jobs_handed_back,
             "seconds_at_zero": round(self.seconds_at_zero, 1),
         }
 
@@ -79,6 +81,7 @@ def build_outcome(
         startup_gpu_hours=fleet.starting_seconds / HOUR_SECONDS,
         starts=fleet.starts,
         busy_pods_killed=fleet.busy_pods_killed,
+        jobs_handed_back=fleet.jobs_handed_back,
         seconds_at_zero=fleet.zero_seconds,
         simulated_seconds=ended_at,
         latencies_seconds=latencies,

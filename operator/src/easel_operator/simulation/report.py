@@ -18,6 +18,7 @@ TABLE_COLUMNS: Final = (
     ("start h", "startup_gpu_hours"),
     ("starts", "starts"),
     ("killed", "busy_pods_killed"),
+    ("back", "jobs_handed_back"),
     ("zero s", "seconds_at_zero"),
 )
 

@@ -16,7 +16,7 @@ from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
 
 from easel_operator.autoscaling.counters import CounterReading
 from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample, QueueReading, observe
-from easel_operator.autoscaling.planner import Plan, begin_history, plan, to_external_values
+from easel_operator.autoscaling.planner import Plan, begin_history, plan
 from easel_operator.autoscaling.pods import PodCounts, WorkerPod
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import Capabilities
@@ -105,8 +105,8 @@ class EaselPolicy:
         self._observation = observe(self._scrape(fleet, at, now), self._observation, pods, at)
         self.plan = plan(self._observation, self._history, self._scaling, at)
         self._history = self.plan.history
-        values = to_external_values(self.plan, self._observation)
-        self._published = {name: math.ceil(value * 1000) for name, value in values.items()}
+        # The operator publishes raw figures too; its autoscalers read the proposals only.
+        self._published = {name: replicas * 1000 for name, replicas in self.plan.proposals.items()}
         if self.plan.desired_replicas < fleet.replicas:
             fleet.write_deletion_costs()
         return self.plan.desired_replicas if self._mode is ScalingMode.DIRECT else None
