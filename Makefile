@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler soak crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator soak crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -53,6 +53,9 @@ soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEE
 
 bench-autoscaler: setup ## Easel against others' autoscalers on TRACES (CSV files), into benchmarks/results/autoscaler.json (QUICK=1: print a part)
 	$(VENV)/python -m benchmarks.autoscaler $(if $(QUICK),--quick) $(TRACES)
+
+bench-operator: setup ## The scaling loop over 1,000 services of 3 pods, into benchmarks/results/operator.json
+	$(VENV)/python -m benchmarks.scale
 
 crds: setup ## Write crds/ and the chart's copy from the pydantic models
 	$(VENV)/python scripts/write_crds.py

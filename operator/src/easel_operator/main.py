@@ -1,6 +1,7 @@
 """``easel-operator``: reads the configuration, builds every part, and ties them together. All wiring is here."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -45,6 +46,9 @@ PROBE_SECONDS: Final = 60.0
 START_ATTEMPTS: Final = 20
 START_PAUSE_SECONDS: Final = 2.0
 LIST_PAGE_SIZE: Final = 500
+# A tick makes many objects that live for a minute and no cycles. With Python's defaults (700, 10, 10) the collector
+# looks for cycles among all that the operator knows, again and again: 43 % of its processor time with 1,000 services.
+GARBAGE_COLLECTION_THRESHOLDS: Final = (20_000, 20, 10)
 
 
 def main() -> None:
@@ -55,7 +59,13 @@ def main() -> None:
         sys.exit(str(error))
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(config.log_level)))
+    collect_garbage_seldom()
     sys.exit(asyncio.run(run_operator(config)))
+
+
+def collect_garbage_seldom() -> None:
+    """Set the process's garbage collector to GARBAGE_COLLECTION_THRESHOLDS."""
+    gc.set_threshold(*GARBAGE_COLLECTION_THRESHOLDS)
 
 
 def now() -> datetime:

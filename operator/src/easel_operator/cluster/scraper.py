@@ -1,7 +1,6 @@
 """Reads /metrics of pods, many at once, each bounded by a time-out, so that one dead pod doesn't blind the rest."""
 
 import asyncio
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Final, Self
 
 import aiohttp
 from easel_contract import metrics, names
-from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from easel_operator.autoscaling.counters import CounterReading
 from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading
+from easel_operator.cluster.exposition import Series, read_series
 
 MAXIMUM_CONCURRENT_SCRAPES: Final = 256
 MAXIMUM_BODY_BYTES: Final = 4 << 20
@@ -111,7 +110,7 @@ def parse_metrics(text: str) -> PodMetrics:
 
     Values that are NaN, infinite or negative are missing.
     """
-    series = _read_series(text)
+    series = read_series(text, READ_SERIES)
     broker_up = _read_value(series, metrics.BROKER_UP)
     in_flight = _read_value(series, metrics.IN_FLIGHT)
     return PodMetrics(
@@ -126,20 +125,6 @@ def parse_metrics(text: str) -> PodMetrics:
             latency_buckets=_read_buckets(series),
         ),
     )
-
-
-Series = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
-
-
-def _read_series(text: str) -> Series:
-    # Most lines of a page aren't ours; leaving them unparsed makes a page eleven times cheaper (2.7 → 0.24 ms).
-    ours = "\n".join(line for line in text.splitlines() if line.startswith(READ_SERIES)) + "\n"
-    series: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
-    for family in text_string_to_metric_families(ours):
-        for sample in family.samples:
-            if math.isfinite(sample.value) and sample.value >= 0:
-                series[sample.name].append((sample.labels, sample.value))
-    return series
 
 
 def _read_value(series: Series, name: str, **labels: str) -> float | None:

@@ -41,6 +41,8 @@ from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS,
 
 logger = logging.getLogger(__name__)
 
+# A service with silent pods holds its turn for as long as the scraper's time-out; the others must not wait for it.
+MAXIMUM_CONCURRENT_SERVICES: Final = 256
 SHORTEST_PAUSE_SECONDS: Final = 0.1  # where a tick takes longer than the interval
 
 
@@ -105,6 +107,7 @@ class ScalingLoop:
         self._on_finding = on_finding
         self._is_leader = is_leader
         self._clock = clock
+        self._turns = asyncio.Semaphore(MAXIMUM_CONCURRENT_SERVICES)
         self._memories: dict[ServiceKey, Memory] = {}
         self.ticked_at: datetime | None = None
 
@@ -118,21 +121,24 @@ class ScalingLoop:
             await asyncio.sleep(max(SHORTEST_PAUSE_SECONDS, interval_seconds - elapsed_seconds))
 
     async def tick(self) -> None:
-        """One round over all services: their pods are asked all at once."""
-        gathered = [self._gather(key, service) for key, service in self._services]
-        subjects = [subject for subject in gathered if subject is not None]
-        self._forget_all_but({subject.key for subject in subjects})
-        asked = [find_reachable((*subject.gateways, *subject.workers)) for subject in subjects]
-        samples = await self._scraper.scrape([_to_target(pod) for pods in asked for pod in pods])
-        now = self._clock()
-        follow_ups, begin = [], 0
-        for subject, pods in zip(subjects, asked, strict=True):
-            follow_up = self._follow(subject, samples[begin : begin + len(pods)], now)
-            begin += len(pods)
+        """One round over all services, many at once. Each is decided as soon as its own pods have answered."""
+        async with asyncio.TaskGroup() as tasks:
+            turns = [tasks.create_task(self._tick_service(key, service)) for key, service in self._services]
+        self._forget_all_but({key for turn in turns if (key := turn.result()) is not None})
+        self.ticked_at = self._clock()
+
+    async def _tick_service(self, key: ServiceKey, service: Json) -> ServiceKey | None:
+        """Ask, plan and act; the key of a service that has pods to follow, None of another."""
+        async with self._turns:
+            subject = self._gather(key, service)
+            if subject is None:
+                return None
+            pods = find_reachable((*subject.gateways, *subject.workers))
+            samples = await self._scraper.scrape([_to_target(pod) for pod in pods])
+            follow_up = self._follow(subject, samples, self._clock())
             if follow_up is not None:
-                follow_ups.append(follow_up)
-        await asyncio.gather(*(self._carry_out(follow_up) for follow_up in follow_ups))
-        self.ticked_at = now
+                await self._carry_out(follow_up)
+            return key
 
     def _gather(self, key: ServiceKey, service: Json) -> Subject | None:
         """The service's pods; None until its worker Deployment exists, with whose size the planner begins."""

@@ -1,0 +1,1 @@
+"""The operator with a thousand services: what its scaling loop takes."""
