@@ -97,8 +97,12 @@ class ExternalMetricsServer:
         self._publications.pop((namespace, service), None)
 
     async def serve(self, host: str, port: int, tls: ssl.SSLContext, front_proxy: FrontProxy) -> None:
-        """Start to listen and return; called again, it replaces the certificate, the trusted CA and the names."""
-        self._front_proxy = front_proxy
+        """Start to listen and return; called again, it replaces the certificate, the trusted CA and the names.
+
+        A connection is only as good as the CA that its client was checked by: with another one, those that are open
+        are closed, and their clients are checked anew.
+        """
+        is_trust_changed, self._front_proxy = front_proxy != self._front_proxy, front_proxy
         if self._runner is None:
             self._runner = web.AppRunner(
                 self._build_application(),
@@ -111,6 +115,9 @@ class ExternalMetricsServer:
             await self._site.stop()
         self._site = web.TCPSite(self._runner, host, port, ssl_context=tls)
         await self._site.start()
+        if is_trust_changed and self._runner.server is not None:
+            for connection in self._runner.server.connections:
+                connection.force_close()
 
     @property
     def port(self) -> int:
