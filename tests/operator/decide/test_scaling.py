@@ -117,6 +117,30 @@ def test_a_rollout_is_seen_by_pods_of_another_template() -> None:
     assert seen == [False, True]
 
 
+# release → (keeps an autoscaler's tolerance, allows minReplicas 0), as kube_features.go of Kubernetes has the gates
+RELEASES = {
+    "1.33": (False, False),
+    "1.34": (False, False),
+    "1.35": (True, False),
+    "1.36": (True, False),
+    "1.37": (True, True),
+}
+
+
+@pytest.mark.parametrize("min_replicas", [0, 1])
+@pytest.mark.parametrize("release", RELEASES)
+def test_only_where_the_release_refuses_zero_the_operator_writes_the_scale_of_a_service_that_may_sleep(
+    release: str, min_replicas: int
+) -> None:
+    has_tolerance, has_zero = RELEASES[release]
+    found = replace(CAPABLE, is_tolerance_supported=has_tolerance, is_scale_to_zero_supported=has_zero)
+    scaling = {"minReplicas": min_replicas, "maxReplicas": 8}
+    decision = decide_mode(StableDiffusionServiceSpec.model_validate({"model": HUB_MODEL, "scaling": scaling}), found)
+    is_refused = min_replicas == 0 and not has_zero
+    assert decision.mode is (ScalingMode.DIRECT if is_refused else ScalingMode.AUTOSCALER)
+    assert ("HPAScaleToZero" in decision.explanation) == is_refused
+
+
 def test_a_recommendation_has_no_autoscaler() -> None:
     spec = StableDiffusionServiceSpec.model_validate(
         {"model": HUB_MODEL, "scaling": {"maxReplicas": 8, "mode": "Recommend"}}
