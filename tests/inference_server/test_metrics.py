@@ -32,6 +32,7 @@ WORKER_ONLY = {
     contract.JOBS_TOTAL,
     contract.JOB_LATENCY_SECONDS,
     contract.JOB_PHASE_SECONDS,
+    contract.LONGEST_JOB_SECONDS,
     contract.MODEL_LOAD_SECONDS,
     contract.ENGINE_INFO,
     contract.BATCH_IMAGES,
@@ -129,6 +130,17 @@ async def test_a_silent_broker_delays_the_page_by_its_time_out_only_and_is_asked
     await eventually(is_up)
 
 
+async def test_the_longest_job_stays_the_longest() -> None:
+    metrics, broker = ServerMetrics(gateway=False, worker=True), MemoryBroker(BrokerSettings())
+    seen = []
+    for seconds in (0.0, 40.0, 3.0, 90.0):
+        if seconds:
+            timing = JobTiming(queue_seconds=500, load_seconds=0, run_seconds=seconds, encode_seconds=0)
+            metrics.count_job(JobState.SUCCEEDED, timing)
+        seen.append(parse(await metrics.render(broker))[contract.LONGEST_JOB_SECONDS, ()])
+    assert seen == [0, 40, 40, 90]
+
+
 async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> None:
     metrics = ServerMetrics(gateway=False, worker=True)
     metrics.count_job(JobState.SUCCEEDED, JobTiming(1.0, load_seconds=4.0, run_seconds=2.0, encode_seconds=0.5))
@@ -136,6 +148,7 @@ async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> Non
     metrics.describe_engine(DESCRIPTION)
     samples = parse(await metrics.render(MemoryBroker(BrokerSettings())))
     assert samples[contract.JOBS_TOTAL, (("outcome", "Succeeded"),)] == 1
+    assert samples[contract.LONGEST_JOB_SECONDS, ()] == 2.5, "what a worker that stops needs: not the wait before it"
     assert samples[contract.JOBS_TOTAL, (("outcome", "Failed"),)] == 1
     assert samples[contract.JOBS_TOTAL, (("outcome", "Canceled"),)] == 0
     assert samples[contract.JOB_LATENCY_SECONDS + "_sum", ()] == 7.5

@@ -48,7 +48,12 @@ class JobTiming:
     @property
     def total_seconds(self) -> float:
         """From submitted to finished."""
-        return self.queue_seconds + self.load_seconds + self.run_seconds + self.encode_seconds
+        return self.queue_seconds + self.load_seconds + self.worker_seconds
+
+    @property
+    def worker_seconds(self) -> float:
+        """From claimed to finished: what a worker that stops would need for it."""
+        return self.run_seconds + self.encode_seconds
 
 
 class _BrokerCollector(Collector):
@@ -164,6 +169,12 @@ class ServerMetrics:
             registry.register(_StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
             text = "Time that this worker's engine was drawing."
             registry.register(_StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.drawing))
+        self._longest_job_seconds = 0.0
+        self._longest_job = Gauge(
+            contract.LONGEST_JOB_SECONDS,
+            "Longest time from claimed to finished, of jobs that succeeded on this worker; 0 before the first.",
+            registry=registry,
+        )
         self._load = Gauge(contract.MODEL_LOAD_SECONDS, "Time it took to load the model.", registry=registry)
         self._engine = Gauge(
             contract.ENGINE_INFO,
@@ -229,6 +240,8 @@ class ServerMetrics:
         self._by_phase[PHASE_LOAD].observe(timing.load_seconds)
         self._by_phase[PHASE_RUN].observe(timing.run_seconds)
         self._by_phase[PHASE_ENCODE].observe(timing.encode_seconds)
+        self._longest_job_seconds = max(self._longest_job_seconds, timing.worker_seconds)
+        self._longest_job.set(self._longest_job_seconds)
 
     async def render(self, broker: JobQueue) -> bytes:
         """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the broker does."""

@@ -85,7 +85,7 @@ def read_spec(*, min_replicas: int) -> StableDiffusionServiceSpec:
 def build_autoscalers(spec: StableDiffusionServiceSpec, capabilities: Capabilities) -> list[Json]:
     """The autoscalers among a service's children: one, or none where the operator writes the scale itself."""
     children = build_children(
-        ChildContext(OWNER, spec, RELEASE),
+        ChildContext(OWNER, spec, RELEASE, grace_seconds=60),
         has_autoscaler=decide_mode(spec, capabilities).mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=capabilities.is_tolerance_supported,
     )

@@ -7,6 +7,7 @@ from easel_contract import names
 from easel_operator.cluster.client import ApiRefusedError, ApiUnreachableError, KubernetesError
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.service_store import ServiceStore
@@ -14,7 +15,7 @@ from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.objects import SERVICES_OF_EASEL, Json, ObjectKey, to_service_key
 
 from tests.operator.fake_api import FakeApi, Fault
-from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, RELEASE, build_service
+from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, RELEASE, build_pod, build_service
 
 PATH = SERVICES_OF_EASEL.path(OWNER.namespace, OWNER.name)
 KEY = to_service_key(build_service())
@@ -36,6 +37,7 @@ class Bench:
     def __init__(self, api: FakeApi) -> None:
         self.api = api
         self.queue = WorkQueue()
+        self.findings = Findings(CAPABLE)
         self.services = ServiceStore(on_change=self.queue.add)
         self.children = ObjectStore(on_change=self.queue.add)
         self.reconciler = Reconciler(
@@ -43,7 +45,7 @@ class Bench:
             writer=ClusterWriter(api, self.children, pod_name="operator-a", clock=lambda: NOW),
             services=self.services,
             children=self.children,
-            findings=Findings(CAPABLE),
+            findings=self.findings,
             queue=self.queue,
             release=RELEASE,
             clock=lambda: NOW,
@@ -90,6 +92,27 @@ async def test_a_restart_writes_nothing() -> None:
     bench.api.requests.clear()
     assert await restarted.reconciler.reconcile(KEY)
     assert bench.api.writes == []
+
+
+async def test_a_longer_job_gives_a_sleeping_service_more_time_to_stop_and_a_running_one_an_advice() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+
+    def read() -> tuple[int, Json]:
+        workers = bench.api.objects["/apis/apps/v1/namespaces/studio/deployments/painter-worker"]
+        seconds = workers["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        return seconds, bench.api.objects[PATH]["status"]["termination"]
+
+    bench.findings.scrapes[KEY] = ScrapeReport(longest_job_seconds=100)
+    await bench.settle()
+    assert read() == (240, {"gracePeriodSeconds": 240, "longestJobSeconds": 100, "advice": ""})
+    bench.children.put({"kind": "Pod", **build_pod(names.COMPONENT_WORKER)})
+    bench.findings.scrapes[KEY] = ScrapeReport(longest_job_seconds=300)
+    await bench.settle()
+    seconds, told = read()
+    assert (seconds, told["longestJobSeconds"]) == (240, 300)
+    assert "480 s follow" in told["advice"]
 
 
 async def test_a_service_that_is_gone_gets_no_children() -> None:

@@ -33,6 +33,7 @@ class FakeScraper(Scraper):
         self.depth: int | None = 0
         self.running: set[str] = set()  # workers that say that they run a job
         self.is_broker_up = True
+        self.longest_job_seconds: float | None = None
         self.asked: list[str] = []
 
     async def scrape(self, targets: Sequence[ScrapeTarget]) -> tuple[PodSample, ...]:
@@ -44,7 +45,9 @@ class FakeScraper(Scraper):
             return PodSample(target.pod_name, target.component, NOW, None, "connection refused")
         queue = QueueReading(waiting=self.depth, running=0) if self.is_broker_up else None
         in_flight = int(target.pod_name in self.running)
-        metrics = PodMetrics(broker_up=self.is_broker_up, queue=queue, in_flight=in_flight)
+        metrics = PodMetrics(
+            broker_up=self.is_broker_up, queue=queue, in_flight=in_flight, longest_job_seconds=self.longest_job_seconds
+        )
         return PodSample(target.pod_name, target.component, NOW, metrics)
 
 
@@ -180,6 +183,27 @@ async def test_after_a_restart_the_stored_decision_is_held() -> None:
     await bench.tick()
     assert bench.replicas == 5, "an idle moment after a restart gives up nothing before its time"
     assert bench.findings.decisions == {}
+
+
+async def test_the_longest_job_is_reported_once_and_outlives_the_worker_that_did_it() -> None:
+    bench = Bench()
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
+    for told in (41.2, None, 3.0):
+        bench.scraper.longest_job_seconds = told
+        await bench.tick()
+        assert bench.findings.scrapes[KEY].longest_job_seconds == 42
+    bench.told.clear()
+    await bench.tick()
+    assert bench.told == []
+
+
+async def test_after_a_restart_the_stored_longest_job_is_known() -> None:
+    bench = Bench()
+    stored = {"gracePeriodSeconds": 240, "longestJobSeconds": 100, "advice": ""}
+    bench.add(build_service(SERVICE, termination=stored), GATEWAY, WORKER)
+    bench.scraper.longest_job_seconds = 5.0
+    await bench.tick()
+    assert bench.findings.scrapes[KEY].longest_job_seconds == 100
 
 
 async def test_a_service_of_the_same_name_starts_afresh() -> None:

@@ -76,6 +76,16 @@ def test_a_change_of_the_model_rolls_the_workers() -> None:
     )
 
 
+def test_another_grace_period_is_told_to_the_kubelet_and_to_the_worker_and_leaves_the_gateways_alone() -> None:
+    spec = {"model": HUB_MODEL, "replicas": 1}
+    before, after = (_by_name(_build(spec, grace_seconds=seconds)) for seconds in (60, 240))
+    changed = {name for name, child in after.items() if child != before[name]}
+    assert changed == {"ConfigMap painter-config", "Deployment painter-worker"}
+    template = after["Deployment painter-worker"]["spec"]["template"]
+    assert template["spec"]["terminationGracePeriodSeconds"] == 240
+    assert json.loads(after["ConfigMap painter-config"]["data"]["worker.json"])["worker"]["drainSeconds"] == 230
+
+
 def test_scaling_by_hand_leaves_the_gateways_alone() -> None:
     one, two = (_by_name(_build({"model": HUB_MODEL, "replicas": count})) for count in (1, 2))
     assert one["Deployment painter-gateway"] == two["Deployment painter-gateway"]
@@ -94,8 +104,11 @@ def test_tolerance_is_left_out_where_the_api_server_would_drop_it() -> None:
     assert "tolerance" not in autoscaler["spec"]["behavior"]["scaleUp"]
 
 
-def _build(spec: dict[str, Any], *, is_tolerance_supported: bool = True) -> list[dict[str, Any]]:
-    context = ChildContext(OWNER, StableDiffusionServiceSpec.model_validate(spec), RELEASE)
+def _build(
+    spec: dict[str, Any], *, is_tolerance_supported: bool = True, grace_seconds: int = 60
+) -> list[dict[str, Any]]:
+    read = StableDiffusionServiceSpec.model_validate(spec)
+    context = ChildContext(OWNER, read, RELEASE, read.worker.termination_grace_period_seconds or grace_seconds)
     children = build_children(context, has_autoscaler=True, is_tolerance_supported=is_tolerance_supported)
     # Through JSON, so that members which are one object in memory don't become anchors in YAML.
     return [json.loads(json.dumps(child)) for child in children]

@@ -26,6 +26,7 @@ easel_backlog_gpu_seconds{state="Waiting"} 21.5
 easel_backlog_gpu_seconds{state="Running"} 1.5
 easel_oldest_waiting_age_seconds 3.5
 easel_jobs_in_flight 1.0
+easel_longest_job_seconds 42.5
 easel_jobs_submitted_total 40.0
 easel_predicted_gpu_seconds_total 160.5
 easel_work_gpu_seconds_total 128.0
@@ -49,6 +50,7 @@ READ = PodMetrics(
         work_gpu_seconds=128,
         latency_buckets={1.0: 10, math.inf: 32},
     ),
+    longest_job_seconds=42.5,
 )
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]

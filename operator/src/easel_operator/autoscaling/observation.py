@@ -49,6 +49,7 @@ class PodMetrics:
     queue: QueueReading | None = None
     in_flight: int | None = None  # jobs on this worker
     counters: CounterReading = field(default_factory=CounterReading)
+    longest_job_seconds: float | None = None  # that succeeded on this worker, from claimed to finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ READ_SERIES: Final = (
     metrics.BACKLOG_GPU_SECONDS,
     metrics.OLDEST_WAITING_AGE_SECONDS,
     metrics.IN_FLIGHT,
+    metrics.LONGEST_JOB_SECONDS,
     metrics.JOBS_SUBMITTED_TOTAL,
     metrics.PREDICTED_GPU_SECONDS_TOTAL,
     metrics.JOBS_TOTAL,
@@ -117,6 +118,7 @@ def parse_metrics(text: str) -> PodMetrics:
         broker_up=None if broker_up is None else broker_up >= 1,
         queue=_read_queue(series),
         in_flight=None if in_flight is None else round(in_flight),
+        longest_job_seconds=_read_value(series, metrics.LONGEST_JOB_SECONDS),
         counters=CounterReading(
             submitted=_read_value(series, metrics.JOBS_SUBMITTED_TOTAL),
             predicted_gpu_seconds=_read_value(series, metrics.PREDICTED_GPU_SECONDS_TOTAL),

@@ -7,6 +7,7 @@ from easel_contract import names
 from easel_contract.conditions import ConditionType, Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 
+from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pods import PodFacts, PodProblem, read_pods
 from easel_operator.decide.scaling_mode import ModeDecision
 from easel_operator.decide.snapshot import ScrapeReport, Snapshot
@@ -86,6 +87,7 @@ def recall_scrape(service: Json) -> ScrapeReport:
     return ScrapeReport(
         is_broker_up=False if _has_reason(service, ConditionType.READY, Reason.REDIS_UNAVAILABLE) else None,
         is_data_missing=_has_reason(service, ConditionType.SCALING_ACTIVE, Reason.METRICS_UNAVAILABLE),
+        longest_job_seconds=recall_longest_job_seconds(service),
     )
 
 

@@ -6,7 +6,13 @@ from easel_contract.resource import StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.decide.drift import is_applied
-from easel_operator.decide.facts import read_facts, replicas_of
+from easel_operator.decide.facts import ServiceFacts, read_facts, replicas_of
+from easel_operator.decide.grace import (
+    GraceDecision,
+    build_grace_events,
+    decide_grace,
+    recall_longest_job_seconds,
+)
 from easel_operator.decide.movement import decide_capacity_available, decide_progressing, decide_scaling_active
 from easel_operator.decide.readiness import decide_model_loaded, decide_ready
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
@@ -23,6 +29,7 @@ from easel_operator.decide.status import (
 from easel_operator.decide.verdict import Verdict, no, unknown
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.metadata import ChildContext, Owner
+from easel_operator.manifests.worker import build_worker_deployment
 from easel_operator.objects import Json, is_owned_by, to_object_key
 
 
@@ -44,14 +51,15 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     service = snapshot.service
     owner = read_owner(service)
     mode = decide_mode(spec, snapshot.capabilities)
+    facts = read_facts(snapshot, owner, spec, mode)
+    grace = _decide_grace(snapshot, facts)
     wanted = build_children(
-        ChildContext(owner, spec, snapshot.release),
+        ChildContext(owner, spec, snapshot.release, grace.seconds),
         has_autoscaler=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )
     applies = tuple(child for child in wanted if _needs_apply(snapshot, child))
     kept = {to_object_key(child) for child in wanted}
-    facts = read_facts(snapshot, owner, spec, mode)
     verdicts = {
         ConditionType.READY: decide_ready(facts, snapshot.failures),
         ConditionType.PROGRESSING: decide_progressing(facts, snapshot.failures),
@@ -62,7 +70,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
     conditions = build_conditions(verdicts, previous, generation=generation, now=snapshot.now)
-    status = build_status(facts, conditions, generation=generation).to_wire()
+    status = build_status(facts, conditions, grace, generation=generation).to_wire()
     decision = snapshot.scaling if spec.scaling is not None else None
     scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
     if scaling_status is not None:
@@ -81,7 +89,23 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         events=(
             *build_scaling_events(service, decision, is_carried_out=mode.mode is not ScalingMode.RECOMMEND),
             *build_condition_events(previous, conditions),
+            *build_grace_events(service, grace),
         ),
+    )
+
+
+def _decide_grace(snapshot: Snapshot, facts: ServiceFacts) -> GraceDecision:
+    def build_template(seconds: int) -> Json:
+        context = ChildContext(facts.owner, facts.spec, snapshot.release, seconds)
+        template: Json = build_worker_deployment(context, replicas=None)["spec"]["template"]
+        return template
+
+    return decide_grace(
+        facts.spec.worker.termination_grace_period_seconds,
+        max(facts.scrape.longest_job_seconds, recall_longest_job_seconds(snapshot.service)),
+        facts.worker_deployment,
+        build_template,
+        has_workers=bool(facts.workers),
     )
 
 

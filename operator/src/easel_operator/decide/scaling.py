@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from easel_operator.autoscaling.lateness import FIRST_MARGIN
-from easel_operator.autoscaling.observation import Observation
+from easel_operator.autoscaling.observation import Observation, PodSample
 from easel_operator.autoscaling.planner import History, Plan, begin_history
 from easel_operator.autoscaling.pods import PodCounts, WorkerPod
 from easel_operator.decide.facts import recall_scrape, replicas_of
+from easel_operator.decide.grace import round_job_seconds
 from easel_operator.decide.pods import PodFacts
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport
 from easel_operator.objects import Json
@@ -47,12 +48,19 @@ def find_reachable(pods: Iterable[PodFacts]) -> tuple[PodFacts, ...]:
     return tuple(pod for pod in pods if pod.address is not None)
 
 
-def build_scrape_report(observation: Observation, data_seen_at: datetime) -> ScrapeReport:
-    """What the pods told, as far as conditions speak of it."""
+def build_scrape_report(observation: Observation, data_seen_at: datetime, longest_job_seconds: int) -> ScrapeReport:
+    """What the pods told, as far as the reconciler looks at it."""
     return ScrapeReport(
         is_broker_up=observation.broker_up,
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
+        longest_job_seconds=longest_job_seconds,
     )
+
+
+def find_longest_job_seconds(samples: Iterable[PodSample], known: int) -> int:
+    """The longest job so far: ``known``, or one that a worker tells of now."""
+    told = (sample.metrics.longest_job_seconds or 0 for sample in samples if sample.metrics is not None)
+    return max((known, *map(round_job_seconds, told)))
 
 
 def guess_data_seen_at(service: Json, now: datetime) -> datetime:

@@ -39,6 +39,7 @@ class ScrapeReport:
 
     is_broker_up: bool | None = None  # None: no pod could be asked
     is_data_missing: bool = False  # nobody has told the queue's depth for so long that scaling stands still
+    longest_job_seconds: int = 0  # so far; 0: none was seen
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from easel_contract.resource import ScalingStatus, StableDiffusionServiceStatus
 from pydantic import ValidationError
 
 from easel_operator.decide.facts import ServiceFacts
+from easel_operator.decide.grace import GraceDecision
 from easel_operator.decide.snapshot import EventPlan, EventType, ScalingDecision
 from easel_operator.decide.verdict import Verdict
 from easel_operator.manifests.gateway import service_url
@@ -32,7 +33,7 @@ ALARMING_REASONS = frozenset(
 
 
 def build_status(
-    facts: ServiceFacts, conditions: tuple[Condition, ...], *, generation: int
+    facts: ServiceFacts, conditions: tuple[Condition, ...], grace: GraceDecision, *, generation: int
 ) -> StableDiffusionServiceStatus:
     """The status of a service whose spec is valid, without the scaling loop's part (status.scaling)."""
     return StableDiffusionServiceStatus(
@@ -41,6 +42,7 @@ def build_status(
         ready_replicas=facts.ready_workers,
         selector=build_worker_pod_selector_text(facts.owner),
         url=service_url(facts.owner),
+        termination=grace.to_status(),
         conditions=conditions,
     )
 

@@ -23,11 +23,13 @@ from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.deletion_costs import decide_deletion_costs
+from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pods import PodFacts, read_pods
 from easel_operator.decide.scaling import (
     build_decision,
     build_scrape_report,
     count_pods,
+    find_longest_job_seconds,
     find_reachable,
     guess_data_seen_at,
     recall_history,
@@ -53,6 +55,7 @@ class Memory:
     uid: str
     data_seen_at: datetime
     history: History
+    longest_job_seconds: int = 0
     observation: Observation | None = None
     spec: StableDiffusionServiceSpec | None = None
     spec_generation: int = -1
@@ -164,7 +167,8 @@ class ScalingLoop:
         if memory is None or memory.uid != uid:
             history = recall_history(service, deployment, now)
             seen_at = guess_data_seen_at(service, now)
-            memory = self._memories[key] = Memory(uid, data_seen_at=seen_at, history=history)
+            longest = recall_longest_job_seconds(service)
+            memory = self._memories[key] = Memory(uid, seen_at, history, longest_job_seconds=longest)
         generation = service["metadata"].get("generation", 0)
         if memory.spec_generation != generation:
             memory.spec, memory.spec_generation = _parse_spec(service), generation
@@ -177,7 +181,8 @@ class ScalingLoop:
         observation = memory.observation = observe(samples, memory.observation, pods, now)
         if observation.queue is not None:
             memory.data_seen_at = now
-        self._report(key, build_scrape_report(observation, memory.data_seen_at))
+        memory.longest_job_seconds = find_longest_job_seconds(samples, memory.longest_job_seconds)
+        self._report(key, build_scrape_report(observation, memory.data_seen_at, memory.longest_job_seconds))
         spec = memory.spec
         if spec is None or spec.scaling is None:
             self._metrics_server.forget(key.namespace, key.name)

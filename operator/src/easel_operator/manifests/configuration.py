@@ -28,7 +28,7 @@ def config_map_name(owner: Owner) -> str:
 
 def build_config_map(context: ChildContext) -> Json:
     """The files of both roles, each with the sections that the role reads."""
-    config = build_server_config(context.owner, context.spec)
+    config = build_server_config(context)
     files = {
         names.CONFIG_KEY_GATEWAY: _gateway_file(config),
         names.CONFIG_KEY_WORKER: _worker_file(config),
@@ -55,16 +55,17 @@ def build_redis_secret(context: ChildContext) -> Json:
 
 def gateway_config_hash(context: ChildContext) -> str:
     """Changes with what a gateway reads, the address of Redis among it."""
-    return hash_json([_gateway_file(build_server_config(context.owner, context.spec)), context.release.redis_url])
+    return hash_json([_gateway_file(build_server_config(context)), context.release.redis_url])
 
 
 def worker_config_hash(context: ChildContext) -> str:
     """Changes with what a worker reads; a change to a gateway's limits leaves it alone, and so the GPU pods."""
-    return hash_json([_worker_file(build_server_config(context.owner, context.spec)), context.release.redis_url])
+    return hash_json([_worker_file(build_server_config(context)), context.release.redis_url])
 
 
-def build_server_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ServerConfig:
+def build_server_config(context: ChildContext) -> ServerConfig:
     """The server's whole configuration as the resource asks for it."""
+    owner, spec = context.owner, context.spec
     gateway, worker = spec.gateway, spec.worker
     return ServerConfig(
         namespace=owner.namespace,
@@ -82,7 +83,7 @@ def build_server_config(owner: Owner, spec: StableDiffusionServiceSpec) -> Serve
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
         ),
         worker=WorkerConfig(
-            drain_seconds=max(0, worker.termination_grace_period_seconds - DRAIN_MARGIN_SECONDS),
+            drain_seconds=max(0, context.grace_seconds - DRAIN_MARGIN_SECONDS),
             max_batch_images=spec.batching.max_images,
         ),
         tracing=spec.tracing,

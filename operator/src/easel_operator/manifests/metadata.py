@@ -39,6 +39,7 @@ class ChildContext:
     owner: Owner
     spec: StableDiffusionServiceSpec
     release: Release
+    grace_seconds: int  # that a stopping worker has
 
 
 def build_labels(owner: Owner, component: str) -> dict[str, str]:

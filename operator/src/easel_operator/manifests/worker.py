@@ -63,9 +63,7 @@ def _build_worker_pod_spec(context: ChildContext) -> Json:
         resources=_build_worker_resources(context),
         start_seconds=START_SECONDS,
     )
-    pod = build_pod_spec(
-        owner, container, role=names.COMPONENT_WORKER, grace_seconds=worker.termination_grace_period_seconds
-    )
+    pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=context.grace_seconds)
     _add_model(context, container, pod)
     tolerations = [toleration.to_wire() for toleration in worker.tolerations]
     if worker.gpu.count > 0:

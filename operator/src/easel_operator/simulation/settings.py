@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
 
+from easel_operator.decide.grace import derive_grace_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
@@ -38,10 +40,13 @@ class Settings:
         """A request that takes longer, from submitted to finished, is late."""
         return float(self.scaling.target_latency_seconds)
 
-    @property
-    def grace_seconds(self) -> float:
-        """What a pod that is removed may still take to finish its job."""
-        return float(self.spec.worker.termination_grace_period_seconds)
+    def find_grace_seconds(self, longest_job_seconds: float) -> float:
+        """What a pod that is removed may still take to finish its job.
+
+        Unset, it is what the operator derives once it has seen the longest job: here, from the beginning.
+        """
+        set_seconds = self.spec.worker.termination_grace_period_seconds
+        return float(derive_grace_seconds(longest_job_seconds) if set_seconds is None else set_seconds)
 
     @property
     def initial_replicas(self) -> int:
