@@ -13,6 +13,7 @@ from easel_server.http.cached_answers import CachedAnswersMiddleware
 from easel_server.http.descriptions import DescribedAPI
 from easel_server.http.direct_routes import DirectRoute
 from easel_server.http.errors import install_error_handlers
+from easel_server.http.gateway import Gateway
 from easel_server.http.generation import Generation
 from easel_server.http.input_images import Decoders
 from easel_server.http.links import GENERATIONS_PATH, PREDICTIONS_PATH
@@ -70,16 +71,14 @@ def build_gateway_app(
         ],
     )
     install_error_handlers(app, metrics)
-    decoders = Decoders()
     streams = Streams(config.gateway.limits.max_streams, metrics)
-    predictions = Predictions(
-        generation, keys, config.model, config.gateway, decoders, streams, is_signing_configured=is_signing_configured
-    )
-    images = OpenAIImages(generation, keys, config.model, config.gateway, decoders, streams)
+    gateway = Gateway(config, generation, keys, Decoders(), streams)
+    predictions = Predictions(gateway, is_signing_configured=is_signing_configured)
+    images = OpenAIImages(gateway)
     app.include_router(images.build_router())
-    app.include_router(OpenAIModels(generation, keys, config.model).build_router())
+    app.include_router(OpenAIModels(gateway).build_router())
     app.include_router(predictions.build_router())
-    app.include_router(build_automatic1111_router(generation, keys, config, decoders))
+    app.include_router(build_automatic1111_router(gateway))
     app.include_router(build_probe_router(readiness, render_metrics))
     app.include_router(Playground(config, look_at_model).build_router())
     one = f"{PREDICTIONS_PATH}/{{prediction_id}}"

@@ -1,7 +1,5 @@
 """Addresses of predictions, their images and their events, for answers and webhooks."""
 
-from fastapi import Request
-
 from easel_server.job import Job
 
 PREDICTIONS_PATH = "/v1/predictions"
@@ -41,8 +39,3 @@ class Links:
     def previews(self, job: Job) -> list[str]:
         """Where the unfinished pictures are that there are so far."""
         return [f"{self.prediction(job)}/previews/{index}" for index in range(job.previews)]
-
-
-def links_for(request: Request, public_url: str | None) -> Links:
-    """Links by the configured address, else by the host that this client called."""
-    return Links(public_url or str(request.base_url).rstrip("/"))

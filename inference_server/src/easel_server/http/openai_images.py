@@ -6,19 +6,17 @@ https://platform.openai.com/docs/api-reference/images
 import base64
 from functools import partial
 
-from easel_contract.server_config import GatewayConfig, ModelConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.http.admission import Wanted
-from easel_server.http.api_keys import Customer, KeyRing
+from easel_server.http.api_keys import Customer
 from easel_server.http.body import read_body
 from easel_server.http.cache_policy import CachePolicy
 from easel_server.http.descriptions import describe_body
 from easel_server.http.event_stream import EventStream
-from easel_server.http.generation import Generation
-from easel_server.http.input_images import Decoders
-from easel_server.http.links import EDITS_PATH, GENERATIONS_PATH, links_for
+from easel_server.http.gateway import Gateway
+from easel_server.http.links import EDITS_PATH, GENERATIONS_PATH
 from easel_server.http.openai_answers import IMAGES_HEADERS, describe_images
 from easel_server.http.openai_edits import build_edit_pictures, describe_edit, read_edit
 from easel_server.http.openai_stream import stream_images
@@ -30,29 +28,14 @@ from easel_server.http.openai_wire import (
     build_answer,
 )
 from easel_server.http.orders import Order, Placed, job_id_for_key, new_job_id
-from easel_server.http.refusals import refuse_unknown_model
-from easel_server.http.streams import Streams
 from easel_server.http.waiting_client import WAIT, expect_success, wait_while_connected
 
 
 class OpenAIImages:
     """The routes' handlers."""
 
-    def __init__(
-        self,
-        generation: Generation,
-        keys: KeyRing,
-        model: ModelConfig,
-        config: GatewayConfig,
-        decoders: Decoders,
-        streams: Streams,
-    ) -> None:
-        self._generation = generation
-        self._keys = keys
-        self._model = model
-        self._config = config
-        self._decoders = decoders
-        self._streams = streams
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     def build_router(self) -> APIRouter:
         """All routes."""
@@ -70,27 +53,26 @@ class OpenAIImages:
 
     async def create_image(self, request: Request) -> Response:
         """Generate images and wait for them."""
-        customer = self._keys.find_customer(request.headers.get("authorization"))
-        body = await read_body(request, ImagesBody, limit_bytes=self._config.limits.max_body_bytes)
+        customer = self._gateway.find_customer(request)
+        body = await read_body(request, ImagesBody, limit_bytes=self._gateway.limits.max_body_bytes)
         return await self._serve(request, customer, body, body.to_wanted(), EventFamily.GENERATION)
 
     async def edit_image(self, request: Request) -> Response:
         """Redraw a picture, or the part of it that a mask tells, and wait for the result."""
-        customer = self._keys.find_customer(request.headers.get("authorization"))
-        limits = self._config.limits
+        customer = self._gateway.find_customer(request)
+        limits = self._gateway.limits
         edit = await read_edit(request, limit_bytes=limits.max_body_bytes)
-        defaults = (await self._generation.facts()).defaults
-        pictures = await self._decoders.run(partial(build_edit_pictures, edit, defaults, limits))
+        defaults = (await self._gateway.generation.facts()).defaults
+        pictures = await self._gateway.decoders.run(partial(build_edit_pictures, edit, defaults, limits))
         wanted = edit.fields.to_wanted(pictures, edit.fields.strength)
         return await self._serve(request, customer, edit.fields, wanted, EventFamily.EDIT)
 
     async def _serve(
         self, request: Request, customer: Customer, body: ImagesBody, wanted: Wanted, family: EventFamily
     ) -> Response:
-        if body.model is not None and body.model != self._model.name:
-            raise refuse_unknown_model(body.model, self._model.name)
+        self._gateway.check_model(body.model)
         key = request.headers.get("idempotency-key")
-        placed = await self._generation.place(
+        placed = await self._gateway.generation.place(
             Order(
                 customer=customer,
                 job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
@@ -106,10 +88,10 @@ class OpenAIImages:
         )
         if body.stream:
             return self._stream(placed, family, cancel=key is None)
-        job = await wait_while_connected(request, self._generation, placed, cancel=key is None)
-        images = placed.images or await self._generation.images(expect_success(job))
+        job = await wait_while_connected(request, self._gateway.generation, placed, cancel=key is None)
+        images = placed.images or await self._gateway.generation.images(expect_success(job))
         if body.response_format is ResponseFormat.URL:
-            data = [{"url": url} for url in links_for(request, self._config.public_url).outputs(job)]
+            data = [{"url": url} for url in self._gateway.links(request).outputs(job)]
         else:
             data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
         return JSONResponse(build_answer(job, data), headers=placed.headers)
@@ -117,7 +99,7 @@ class OpenAIImages:
     def _stream(self, placed: Placed, family: EventFamily, *, cancel: bool) -> EventStream:
         async def tidy_up() -> None:
             if cancel and placed.is_stored:
-                await self._generation.cancel(placed.job.id, placed.job.owner)  # no effect on one that is over
+                await self._gateway.generation.cancel(placed.job.id, placed.job.owner)  # no effect on one that is over
 
-        events = stream_images(self._generation, placed, family)
-        return EventStream(events, self._streams, headers=placed.headers, on_close=tidy_up)
+        events = stream_images(self._gateway.generation, placed, family)
+        return EventStream(events, self._gateway.streams, headers=placed.headers, on_close=tidy_up)

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from easel_contract.server_config import ModelConfig
 from fastapi import APIRouter, Request
 
-from easel_server.http.api_keys import KeyRing
-from easel_server.http.generation import Generation
+from easel_server.http.gateway import Gateway
 from easel_server.http.openai_answers import ModelAnswer, ModelsAnswer, describe_models
-from easel_server.http.refusals import refuse_unknown_model
 
 CREATED_AT = 1704067200  # clients want a creation time of models; this one means nothing: 2024-01-01
 
@@ -16,10 +13,8 @@ CREATED_AT = 1704067200  # clients want a creation time of models; this one mean
 class OpenAIModels:
     """The routes' handlers."""
 
-    def __init__(self, generation: Generation, keys: KeyRing, model: ModelConfig) -> None:
-        self._generation = generation
-        self._keys = keys
-        self._model = model
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     def build_router(self) -> APIRouter:
         """All routes."""
@@ -32,18 +27,17 @@ class OpenAIModels:
 
     async def list_models(self, request: Request) -> dict[str, Any]:
         """The models that are served: one."""
-        self._keys.find_customer(request.headers.get("authorization"))
+        self._gateway.find_customer(request)
         return {"object": "list", "data": [await self._build_model()]}
 
     async def get_model(self, request: Request, name: str) -> dict[str, Any]:
         """One model."""
-        self._keys.find_customer(request.headers.get("authorization"))
-        if name != self._model.name:
-            raise refuse_unknown_model(name, self._model.name)
+        self._gateway.find_customer(request)
+        self._gateway.check_model(name)
         return await self._build_model()
 
     async def _build_model(self) -> dict[str, Any]:
-        model = {"id": self._model.name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
-        facts = await self._generation.facts()
+        model = {"id": self._gateway.model_name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
+        facts = await self._gateway.generation.facts()
         # Extensions; what draws isn't known until a worker has loaded the model.
         return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}

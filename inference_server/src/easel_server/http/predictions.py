@@ -15,19 +15,17 @@ A POST with an ``Idempotency-Key`` is idempotent too. Bodies and answers are des
 import re
 from collections.abc import Sequence
 
-from easel_contract.server_config import GatewayConfig, ModelConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.broker.interface import QueuePosition
-from easel_server.http.api_keys import Customer, KeyRing
+from easel_server.http.api_keys import Customer
 from easel_server.http.body import read_body
 from easel_server.http.cache_policy import CachePolicy
 from easel_server.http.descriptions import describe_body
 from easel_server.http.event_stream import LAST_EVENT_ID_HEADER, EventStream
-from easel_server.http.generation import Generation
-from easel_server.http.input_images import Decoders
-from easel_server.http.links import MODELS_PATH, PREDICTIONS_PATH, Links, links_for
+from easel_server.http.gateway import Gateway
+from easel_server.http.links import MODELS_PATH, PREDICTIONS_PATH
 from easel_server.http.orders import Order, job_id_for_key, new_job_id
 from easel_server.http.prediction_answers import (
     CREATE_HEADERS,
@@ -43,8 +41,7 @@ from easel_server.http.prediction_stream import Seen, stream_prediction
 from easel_server.http.prediction_wire import NAMES, PredictionBody, build_prediction
 from easel_server.http.progress import Progress, build_progress
 from easel_server.http.quoting import show
-from easel_server.http.refusals import refuse_field, refuse_unknown_model, refuse_unknown_prediction
-from easel_server.http.streams import Streams
+from easel_server.http.refusals import refuse_field, refuse_unknown_prediction
 from easel_server.job import Job
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -54,23 +51,8 @@ INDEX_PATTERN = re.compile("[0-9]{1,2}")
 class Predictions:
     """The routes' handlers."""
 
-    def __init__(
-        self,
-        generation: Generation,
-        keys: KeyRing,
-        model: ModelConfig,
-        config: GatewayConfig,
-        decoders: Decoders,
-        streams: Streams,
-        *,
-        is_signing_configured: bool,
-    ) -> None:
-        self._generation = generation
-        self._keys = keys
-        self._model = model
-        self._config = config
-        self._decoders = decoders
-        self._streams = streams
+    def __init__(self, gateway: Gateway, *, is_signing_configured: bool) -> None:
+        self._gateway = gateway
         self._is_signing_configured = is_signing_configured
 
     def build_router(self) -> APIRouter:
@@ -115,13 +97,13 @@ class Predictions:
 
     async def create(self, request: Request) -> JSONResponse:
         """Create a prediction; with ``Prefer: wait=SECONDS`` wait for its end that long."""
-        customer = self._find_customer(request)
+        customer = self._gateway.find_customer(request)
         key = request.headers.get("idempotency-key")
         return await self._create(request, customer, job_id_for_key(customer.name, key) if key else new_job_id())
 
     async def create_with_id(self, request: Request, prediction_id: str) -> JSONResponse:
         """Create a prediction under an id of your own; repeating the same request changes nothing."""
-        customer = self._find_customer(request)
+        customer = self._gateway.find_customer(request)
         if not ID_PATTERN.fullmatch(prediction_id):
             allowed = "8 to 64 letters, digits, hyphens and underscores"
             raise refuse_field("id", f"is {show(prediction_id)}, allowed are {allowed}")
@@ -129,9 +111,8 @@ class Predictions:
 
     async def create_for_model(self, request: Request, name: str) -> JSONResponse:
         """Create a prediction by the model of this name."""
-        self._find_customer(request)
-        if name != self._model.name:
-            raise refuse_unknown_model(name, self._model.name)
+        self._gateway.find_customer(request)
+        self._gateway.check_model(name)
         return await self.create(request)
 
     async def get(self, request: Request, prediction_id: str) -> JSONResponse:
@@ -145,17 +126,17 @@ class Predictions:
         if seen.ended:
             return Response(status_code=204)
         events = stream_prediction(
-            self._generation.watch(job),
+            self._gateway.generation.watch(job),
             look_at_progress=self._look_at_progress,
-            links=self._links(request),
+            links=self._gateway.links(request),
             seen=seen,
             with_progress=progress,
         )
-        return EventStream(events, self._streams)
+        return EventStream(events, self._gateway.streams)
 
     async def cancel(self, request: Request, prediction_id: str) -> JSONResponse:
         """Stop a prediction: at once if it waits, at its next step if it runs."""
-        job = await self._generation.cancel(prediction_id, self._find_customer(request).name)
+        job = await self._gateway.generation.cancel(prediction_id, self._gateway.find_customer(request).name)
         return await self._answer(request, job)
 
     async def get_output(self, request: Request, prediction_id: str, index: str) -> Response:
@@ -163,7 +144,7 @@ class Predictions:
         job = await self._find(request, prediction_id)
         if not INDEX_PATTERN.fullmatch(index) or int(index) >= job.parameters.images:
             raise refuse_unknown_prediction(f"{prediction_id}/output/{index}")
-        image = _pick(await self._generation.images(job), index, f"{prediction_id}/output/{index}")
+        image = _pick(await self._gateway.generation.images(job), index, f"{prediction_id}/output/{index}")
         # An image never changes under its address, and belongs to the owner of the key.
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return Response(image, media_type=f"image/{job.parameters.image_format}", headers=headers)
@@ -171,29 +152,25 @@ class Predictions:
     async def get_preview(self, request: Request, prediction_id: str, index: str) -> Response:
         """One unfinished picture of a prediction; it may be gone once the prediction is over."""
         job = await self._find(request, prediction_id)
-        preview = _pick(await self._generation.previews(job), index, f"{prediction_id}/previews/{index}")
+        preview = _pick(await self._gateway.generation.previews(job), index, f"{prediction_id}/previews/{index}")
         return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
-    def _find_customer(self, request: Request) -> Customer:
-        return self._keys.find_customer(request.headers.get("authorization"))
-
     async def _find(self, request: Request, prediction_id: str) -> Job:
-        return await self._generation.find(prediction_id, self._find_customer(request).name)
+        return await self._gateway.generation.find(prediction_id, self._gateway.find_customer(request).name)
 
     async def _create(self, request: Request, customer: Customer, job_id: str) -> JSONResponse:
         wait_seconds = parse_wait_seconds(request.headers.get("prefer", ""))
         deadline = parse_cancel_after(request.headers.get("cancel-after"))
-        limits = self._config.limits
+        limits = self._gateway.limits
         body = await read_body(request, PredictionBody, limit_bytes=limits.max_body_bytes)
         for name in (body.model, body.version):
-            if name is not None and name != self._model.name:
-                raise refuse_unknown_model(name, self._model.name)
+            self._gateway.check_model(name)
         pictures = None
         if body.input.image is not None or body.input.mask is not None:
-            defaults = (await self._generation.facts()).defaults
-            pictures = await self._decoders.run(lambda: build_prediction_pictures(body.input, defaults, limits))
+            defaults = (await self._gateway.generation.facts()).defaults
+            pictures = await self._gateway.decoders.run(lambda: build_prediction_pictures(body.input, defaults, limits))
         wanted = body.input.to_wanted(pictures)
-        placed = await self._generation.place(
+        placed = await self._gateway.generation.place(
             Order(
                 customer=customer,
                 job_id=job_id,
@@ -207,16 +184,13 @@ class Predictions:
                 inputs=wanted.inputs,
             )
         )
-        job = await self._generation.wait(placed, wait_seconds) if wait_seconds else placed.job
+        job = await self._gateway.generation.wait(placed, wait_seconds) if wait_seconds else placed.job
         position = placed.position if job is placed.job else None  # it has moved during a wait
         status = 201 if placed.created else 200
         return await self._answer(request, job, position, status_code=status, headers=placed.headers)
 
     async def _look_at_progress(self, job: Job, position: QueuePosition | None = None) -> Progress:
-        return build_progress(job, await self._generation.estimate(job, position))
-
-    def _links(self, request: Request) -> Links:
-        return links_for(request, self._config.public_url)
+        return build_progress(job, await self._gateway.generation.estimate(job, position))
 
     async def _answer(
         self,
@@ -228,7 +202,9 @@ class Predictions:
         headers: dict[str, str] | None = None,
     ) -> JSONResponse:
         progress = await self._look_at_progress(job, position)
-        content = build_prediction(job, model=self._model.name, links=self._links(request), progress=progress)
+        content = build_prediction(
+            job, model=self._gateway.model_name, links=self._gateway.links(request), progress=progress
+        )
         return JSONResponse(content, status_code=status_code, headers=headers)
 
 

@@ -3,19 +3,16 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from easel_contract.server_config import LimitsConfig, ModelConfig
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
-from easel_server.http.api_keys import KeyRing
 from easel_server.http.automatic1111.answer_models import PngInfoAnswer, describe_told
 from easel_server.http.automatic1111.catalog import EMPTY, REFRESHES, build_options, list_models
 from easel_server.http.automatic1111.png_info import read_png_info
 from easel_server.http.automatic1111.samplers import list_samplers, list_schedulers
 from easel_server.http.body import read_body
 from easel_server.http.descriptions import describe_body
-from easel_server.http.generation import Generation
-from easel_server.http.input_images import Decoders
+from easel_server.http.gateway import Gateway
 from easel_server.http.quoting import show
 from easel_server.http.refusals import refuse_field, refuse_unknown_model
 
@@ -35,14 +32,8 @@ class PngInfoBody(BaseModel):
 class Automatic1111Catalog:
     """The handlers of the routes."""
 
-    def __init__(
-        self, generation: Generation, keys: KeyRing, model: ModelConfig, limits: LimitsConfig, decoders: Decoders
-    ) -> None:
-        self._generation = generation
-        self._keys = keys
-        self._model = model
-        self._limits = limits
-        self._decoders = decoders
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     def build_router(self) -> APIRouter:
         """All routes."""
@@ -68,17 +59,17 @@ class Automatic1111Catalog:
 
     async def get_options(self, request: Request) -> dict[str, Any]:
         """The options that clients look for."""
-        self._check_key(request)
-        return build_options(self._model.name)
+        self._gateway.find_customer(request)
+        return build_options(self._gateway.model_name)
 
     async def set_options(self, request: Request) -> None:
         """Accepts options in the values that they have; the service has no others."""
-        self._check_key(request)
-        body = await read_body(request, OptionsBody, limit_bytes=self._limits.max_body_bytes)
-        options = build_options(self._model.name)
+        self._gateway.find_customer(request)
+        body = await read_body(request, OptionsBody, limit_bytes=self._gateway.limits.max_body_bytes)
+        options = build_options(self._gateway.model_name)
         for name, value in body.root.items():
-            if name == "sd_model_checkpoint" and value not in (self._model.name, None):
-                raise refuse_unknown_model(str(value)[:200], self._model.name)
+            if name == "sd_model_checkpoint" and value not in (self._gateway.model_name, None):
+                raise refuse_unknown_model(str(value)[:200], self._gateway.model_name)
             if name not in options:
                 raise refuse_field(name[:200], "is no option that this service has")
             if value not in (options[name], None):
@@ -86,31 +77,30 @@ class Automatic1111Catalog:
 
     async def get_models(self, request: Request) -> list[dict[str, Any]]:
         """The model that is served."""
-        self._check_key(request)
-        return list_models(self._model.name)
+        self._gateway.find_customer(request)
+        return list_models(self._gateway.model_name)
 
     async def get_samplers(self, request: Request) -> list[dict[str, Any]]:
         """The samplers that the model can use."""
-        self._check_key(request)
-        return list_samplers((await self._generation.facts()).samplers)
+        self._gateway.find_customer(request)
+        return list_samplers((await self._gateway.generation.facts()).samplers)
 
     async def get_schedulers(self, request: Request) -> list[dict[str, Any]]:
         """The schedules that some samplers can be combined with."""
-        self._check_key(request)
+        self._gateway.find_customer(request)
         return list_schedulers()
 
     async def png_info(self, request: Request) -> dict[str, Any]:
         """What a PNG says of how it was made."""
-        self._check_key(request)
-        body = await read_body(request, PngInfoBody, limit_bytes=self._limits.max_body_bytes)
-        return await self._decoders.run(lambda: read_png_info(body.image, max_pixels=self._limits.max_input_pixels))
+        self._gateway.find_customer(request)
+        body = await read_body(request, PngInfoBody, limit_bytes=self._gateway.limits.max_body_bytes)
+        return await self._gateway.decoders.run(
+            lambda: read_png_info(body.image, max_pixels=self._gateway.limits.max_input_pixels)
+        )
 
     def _tell(self, answer: Any) -> Callable[[Request], Awaitable[Any]]:
         async def tell(request: Request) -> Any:
-            self._check_key(request)
+            self._gateway.find_customer(request)
             return answer
 
         return tell
-
-    def _check_key(self, request: Request) -> None:
-        self._keys.find_customer(request.headers.get("authorization"))

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from easel_contract.server_config import GatewayConfig, ModelConfig
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from easel_server.http.admission import Wanted
-from easel_server.http.api_keys import Customer, KeyRing
+from easel_server.http.api_keys import Customer
 from easel_server.http.automatic1111.answer_models import (
     NothingAnswer,
     ProgressAnswer,
@@ -28,12 +27,12 @@ from easel_server.http.automatic1111.wire import NAMES, GenerationBody, ImageToI
 from easel_server.http.body import read_body
 from easel_server.http.cache_policy import CachePolicy
 from easel_server.http.descriptions import describe_body
-from easel_server.http.generation import Generation
-from easel_server.http.input_images import Decoders, InputPictures
+from easel_server.http.gateway import Gateway
+from easel_server.http.input_images import InputPictures
 from easel_server.http.links import AUTOMATIC1111_PATH
 from easel_server.http.orders import Order, new_job_id
 from easel_server.http.progress import build_progress
-from easel_server.http.refusals import RefusalError, refuse_field, refuse_unknown_model
+from easel_server.http.refusals import RefusalError, refuse_field
 from easel_server.http.waiting_client import WAIT, expect_success, wait_while_connected
 from easel_server.job import ImageFormat, Job, JobState
 from easel_server.model_facts import ModelFacts
@@ -46,20 +45,8 @@ FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": Image
 class Automatic1111:
     """The handlers of the routes that draw."""
 
-    def __init__(
-        self,
-        generation: Generation,
-        keys: KeyRing,
-        model: ModelConfig,
-        config: GatewayConfig,
-        decoders: Decoders,
-        latest: LatestJobs,
-    ) -> None:
-        self._generation = generation
-        self._keys = keys
-        self._model = model
-        self._limits = config.limits
-        self._decoders = decoders
+    def __init__(self, gateway: Gateway, latest: LatestJobs) -> None:
+        self._gateway = gateway
         self._latest = latest
 
     def build_router(self) -> APIRouter:
@@ -81,50 +68,47 @@ class Automatic1111:
 
     async def text_to_image(self, request: Request) -> JSONResponse:
         """Draw from a prompt, and wait for it."""
-        customer = self._find_customer(request)
-        body = await read_body(request, TextToImageBody, limit_bytes=self._limits.max_body_bytes)
+        customer = self._gateway.find_customer(request)
+        body = await read_body(request, TextToImageBody, limit_bytes=self._gateway.limits.max_body_bytes)
         drawn = await self._draw(request, customer, body, None)
         return self._answer(body, drawn, drawn.images)
 
     async def image_to_image(self, request: Request) -> JSONResponse:
         """Draw over a picture, or over the part of it that a mask marks, and wait for it."""
-        customer = self._find_customer(request)
-        body = await read_body(request, ImageToImageBody, limit_bytes=self._limits.max_body_bytes)
-        defaults = (await self._generation.facts()).defaults
-        pictures = await self._decoders.run(partial(build_pictures, body, defaults, self._limits))
+        customer = self._gateway.find_customer(request)
+        body = await read_body(request, ImageToImageBody, limit_bytes=self._gateway.limits.max_body_bytes)
+        defaults = (await self._gateway.generation.facts()).defaults
+        pictures = await self._gateway.decoders.run(partial(build_pictures, body, defaults, self._gateway.limits))
         drawn = await self._draw(request, customer, body, pictures)
         images = drawn.images
         if images and is_part_drawn(body):
             size = (pictures.width_pixels, pictures.height_pixels)
-            work = partial(put_back, body, images, size, drawn.job.parameters.image_format, self._limits)
-            images = await self._decoders.run(work)
+            work = partial(put_back, body, images, size, drawn.job.parameters.image_format, self._gateway.limits)
+            images = await self._gateway.decoders.run(work)
         return self._answer(body, drawn, images)
 
     async def progress(self, request: Request, *, skip_current_image: bool = False) -> dict[str, Any]:
         """How far the caller's latest job is."""
-        job = await self._find_latest(self._find_customer(request))
+        job = await self._find_latest(self._gateway.find_customer(request))
         if job is None or job.state.is_final:
             return build_progress_answer(job, None, None)
-        progress = build_progress(job, await self._generation.estimate(job))
-        previews = () if skip_current_image or not job.previews else await self._generation.previews(job)
+        progress = build_progress(job, await self._gateway.generation.estimate(job))
+        previews = () if skip_current_image or not job.previews else await self._gateway.generation.previews(job)
         return build_progress_answer(job, progress, previews[-1] if previews else None)
 
     async def interrupt(self, request: Request) -> dict[str, Any]:
         """Stop the caller's latest job."""
-        job = await self._find_latest(self._find_customer(request))
+        job = await self._find_latest(self._gateway.find_customer(request))
         if job is not None and not job.state.is_final:
-            await self._generation.cancel(job.id, job.owner)
+            await self._gateway.generation.cancel(job.id, job.owner)
         return {}
-
-    def _find_customer(self, request: Request) -> Customer:
-        return self._keys.find_customer(request.headers.get("authorization"))
 
     async def _find_latest(self, customer: Customer) -> Job | None:
         job_id = await self._latest.find(customer.name)
         if job_id is None:
             return None
         try:
-            return await self._generation.find(job_id, customer.name)
+            return await self._gateway.generation.find(job_id, customer.name)
         except RefusalError:  # it has expired meanwhile
             return None
 
@@ -132,9 +116,8 @@ class Automatic1111:
         self, request: Request, customer: Customer, body: GenerationBody, pictures: InputPictures | None
     ) -> "_Drawn":
         checkpoint = body.override_settings.sd_model_checkpoint if body.override_settings else None
-        if checkpoint and checkpoint != self._model.name:
-            raise refuse_unknown_model(checkpoint, self._model.name)
-        wanted = build_wanted(body, pictures, await self._generation.facts())
+        self._gateway.check_model(checkpoint or None)
+        wanted = build_wanted(body, pictures, await self._gateway.generation.facts())
         order = Order(
             customer=customer,
             job_id=new_job_id(),
@@ -146,17 +129,19 @@ class Automatic1111:
             inputs=wanted.inputs,
             needs_job=False,
         )
-        placed = await self._generation.place(order)
+        placed = await self._gateway.generation.place(order)
         if placed.images is not None:
             return _Drawn(placed.job, placed.images, placed.headers)
         await self._latest.remember(customer.name, placed.job.id)
-        job = await wait_while_connected(request, self._generation, placed, cancel=True)
+        job = await wait_while_connected(request, self._gateway.generation, placed, cancel=True)
         if job.state is JobState.CANCELED:
             return _Drawn(job, (), placed.headers)
-        return _Drawn(job, await self._generation.images(expect_success(job)), placed.headers)
+        return _Drawn(job, await self._gateway.generation.images(expect_success(job)), placed.headers)
 
     def _answer(self, body: GenerationBody, drawn: "_Drawn", images: Sequence[bytes]) -> JSONResponse:
-        return JSONResponse(build_result(body, drawn.job, images, model=self._model.name), headers=drawn.headers)
+        return JSONResponse(
+            build_result(body, drawn.job, images, model=self._gateway.model_name), headers=drawn.headers
+        )
 
 
 @dataclass(frozen=True)
