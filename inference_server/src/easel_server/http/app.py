@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
+from easel_server.http.api_docs_page import build_api_docs_router
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.automatic1111 import build_automatic1111_router
 from easel_server.http.cached_answers import CachedAnswersMiddleware
@@ -52,6 +53,7 @@ def build_gateway_app(
         title="Easel",
         description=f"Images by {config.model.name}.",
         version=version("easel"),
+        docs_url=None,  # FastAPI's own page asks another host: see api_docs_page.py
         redoc_url=None,
         telemetry=NO_TELEMETRY,
         # From the outside in: everything logged and counted has its id.
@@ -80,6 +82,7 @@ def build_gateway_app(
     app.include_router(predictions.build_router())
     app.include_router(build_automatic1111_router(gateway))
     app.include_router(build_probe_router(readiness, render_metrics))
+    app.include_router(build_api_docs_router())
     app.include_router(Playground(config, look_at_model).build_router())
     one = f"{PREDICTIONS_PATH}/{{prediction_id}}"
     app.router.routes[:0] = [

@@ -1,8 +1,6 @@
 """The page at ``/``: static files of this package, and what the page must know of the service."""
 
-import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
@@ -11,42 +9,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.http.admission import MAXIMUM_GUIDANCE_SCALE, MINIMUM_SIDE_PIXELS, SIDE_STEP_PIXELS
+from easel_server.http.static_files import HEADERS, StaticFile, read_static_file, serve_file
 from easel_server.job import ImageFormat
 from easel_server.model_facts import ModelFacts
 
 SYNTHETIC: Final = "synthetic"  # an engine's name
 PAGE: Final = "index.html"
-MEDIA_TYPES: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-# The page holds a key and shows what customers ask for: it takes nothing from elsewhere and sends nothing there.
-HEADERS: Final = {
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "img-src 'self' blob: data:",  # pictures that were fetched with a key, and the history's
-            "connect-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-        )
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cache-Control": "no-cache",  # asked for each time, answered by 304: a new version shows at once
-}
-
-
 # What is known of the model now: it may become known after workers have loaded it.
 LookAtModel = Callable[[], Awaitable[ModelFacts]]
 
@@ -56,26 +24,10 @@ async def look_at_nothing() -> ModelFacts:
     return ModelFacts()
 
 
-@dataclass(frozen=True)
-class StaticFile:
-    """A file as it is served."""
-
-    content: bytes
-    media_type: str
-
-    @property
-    def etag(self) -> str:
-        """Changes with the content."""
-        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
-
-
 def read_static_files() -> dict[str, StaticFile]:
     """The page's files by name, from the installed package."""
     folder = files("easel_server.http").joinpath("playground")
-    return {
-        file.name: StaticFile(file.read_bytes(), MEDIA_TYPES["." + file.name.rpartition(".")[2]])
-        for file in folder.iterdir()
-    }
+    return {file.name: read_static_file(file) for file in folder.iterdir()}
 
 
 class Playground:
@@ -97,7 +49,7 @@ class Playground:
     async def get_page(self, request: Request) -> Response:
         """The page for browsers; others get an object that says where to go."""
         if "text/html" in request.headers.get("accept", ""):
-            answer = _serve(self._files[PAGE], request)
+            answer = serve_file(self._files[PAGE], request)
         else:
             name = self._config.model.name
             answer = JSONResponse(
@@ -111,7 +63,7 @@ class Playground:
         file = self._files.get(name)
         if file is None or name == PAGE:
             return Response(status_code=404, headers=HEADERS)
-        return _serve(file, request)
+        return serve_file(file, request)
 
     async def get_config(self) -> JSONResponse:
         """Bounds, choices and defaults for the form."""
@@ -144,10 +96,3 @@ def build_page_config(config: ServerConfig, facts: ModelFacts) -> dict[str, Any]
         "samplers": list(facts.samplers),
         "formats": list(ImageFormat),
     }
-
-
-def _serve(file: StaticFile, request: Request) -> Response:
-    headers = {**HEADERS, "ETag": file.etag}
-    if file.etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(file.content, media_type=file.media_type, headers=headers)
