@@ -32,8 +32,9 @@ test: setup ## All tests: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }
 	$(VENV)/pytest
 
-test-fast: setup ## Tests without a cluster, torch and a browser, under three minutes
-	$(VENV)/pytest -m "not cluster and not torch and not browser"
+# Two processes, each with its own servers: much of the time is spent on waiting for real ones. A file stays together.
+test-fast: setup ## Tests without a cluster, torch, a browser and the soak, under two minutes
+	$(VENV)/pytest -n 2 --dist loadfile -m "not cluster and not torch and not browser and not slow"
 
 demo: setup ## The whole path on a real Kubernetes, with a load, a crash and a summary; the cluster stays up
 	$(VENV)/python -m demo up

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -134,6 +135,7 @@ def test_the_standard_environment_variables_switch_it_on_and_off(collector, monk
 
 
 def test_a_collector_that_is_away_costs_no_time_and_little_log(caplog):
+    before = set(threading.enumerate())
     tracer = build(f"http://127.0.0.1:{free_port()}")
     began = time.monotonic()
     for _ in range(5000):  # more than the queue holds
@@ -142,6 +144,9 @@ def test_a_collector_that_is_away_costs_no_time_and_little_log(caplog):
     assert time.monotonic() - began < CLOSE_SECONDS * 10
     tracer.close()
     assert time.monotonic() - began < CLOSE_SECONDS * 20
+    for thread in set(threading.enumerate()) - before:
+        thread.join(CLOSE_SECONDS * 20)
+        assert not thread.is_alive(), "what is left is dropped, not tried on and on"
     assert len([record for record in caplog.records if record.name.startswith("opentelemetry")]) <= 1
 
 

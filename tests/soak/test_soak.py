@@ -89,6 +89,7 @@ async def kill_as_planned(plan: Plan, world: World, ledger: Ledger) -> None:
 
 
 @pytest.mark.redis
+@pytest.mark.slow
 async def test_nothing_is_lost_and_nothing_ends_twice_while_processes_are_killed(plan: Plan, tmp_path: Path) -> None:
     ledger = Ledger(plan.jobs)
     receiver = Receiver(plan, ledger)

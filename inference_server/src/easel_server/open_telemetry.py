@@ -104,7 +104,8 @@ class OpenTelemetryTracer:
         complaints = OneAMinute()
         for name in COMPLAINERS:
             logging.getLogger(name).addFilter(complaints)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter or _build_exporter(config)))
+        self._exporter = exporter or _build_exporter(config)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("easel_server", version("easel"))
 
     @contextmanager
@@ -158,6 +159,8 @@ class OpenTelemetryTracer:
         closing = threading.Thread(target=self._provider.shutdown, name="traces-closing", daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            self._exporter.shutdown()  # it tries no more, so both threads end
 
 
 def _build_exporter(config: TracingConfig) -> OTLPSpanExporter:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.inference_server.http.serving import RunningGateway
+from tests.inference_server.http.serving import RunningGateway, wait_for
 
 BODY = {"input": {"prompt": "a cat"}}
 
@@ -25,8 +25,9 @@ def test_they_are_counted_by_their_template(gateway):
     with gateway.client() as client:
         created = client.post("/v1/predictions", json=BODY)
         client.get(f"/v1/predictions/{created.json()['id']}")
-    assert gateway.metrics.counts["request", "/v1/predictions", "201"] == 1
-    assert gateway.metrics.counts["request", "/v1/predictions/{prediction_id}", "200"] == 1
+    counts = gateway.metrics.counts  # each is counted once its answer is out
+    wait_for(lambda: counts["request", "/v1/predictions", "201"] == 1)
+    wait_for(lambda: counts["request", "/v1/predictions/{prediction_id}", "200"] == 1)
 
 
 def test_other_methods_are_refused_as_by_the_routes_behind_them(gateway):
