@@ -1,5 +1,6 @@
 """One tick over all services: who is asked, what is published, and who writes a scale."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,14 +11,15 @@ from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.snapshot import Capabilities
+from easel_operator.decide.snapshot import Capabilities, ScalingDecision
 from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.objects import PODS, Json, ServiceKey, to_service_key
+from easel_operator.objects import DEPLOYMENTS, PODS, Json, ServiceKey, to_service_key
 
 from tests.operator.fake_api import FakeApi
 from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, build_pod, build_service
+from tests.support.eventually import eventually
 
 KEY = to_service_key(build_service())
 SCALING = {"minReplicas": 0, "maxReplicas": 8, "targetQueueDepth": 2}
@@ -35,9 +37,13 @@ class FakeScraper(Scraper):
         self.is_broker_up = True
         self.longest_job_seconds: float | None = None
         self.asked: list[str] = []
+        self.silent: set[str] = set()  # pods that answer only when patience is at its end
+        self.patience = asyncio.Event()
 
     async def scrape(self, targets: Sequence[ScrapeTarget]) -> tuple[PodSample, ...]:
         self.asked = [target.pod_name for target in targets]
+        if set(self.asked) & self.silent:
+            await self.patience.wait()
         return tuple(self._answer(target) for target in targets)
 
     def _answer(self, target: ScrapeTarget) -> PodSample:
@@ -81,16 +87,17 @@ class Bench:
     def add(self, service: Json, *pods: Json, workers: int = 1) -> None:
         """A service with its worker Deployment and these pods."""
         self.services.put(service)
+        name = service["metadata"]["name"]
         deployment = {
             "kind": "Deployment",
             "metadata": {
                 "namespace": OWNER.namespace,
-                "name": "painter-worker",
-                "labels": {names.LABEL_SERVICE: OWNER.name},
+                "name": names.worker_name(name),
+                "labels": {names.LABEL_SERVICE: name},
             },
             "spec": {"replicas": workers},
         }
-        self.children.put(self.api.store(WORKERS, deployment))
+        self.children.put(self.api.store(DEPLOYMENTS.path(OWNER.namespace, names.worker_name(name)), deployment))
         for pod in pods:
             self.children.put({"kind": "Pod", **pod})
             self.api.store(PODS.path(OWNER.namespace, pod["metadata"]["name"]), {"kind": "Pod", **pod})
@@ -127,6 +134,27 @@ async def test_a_decision_is_told_and_carries_its_figures() -> None:
     assert "7 requests" in decision.sentence
     assert KEY in bench.told
     assert bench.api.writes == [], "the cluster's autoscaler acts, not the operator"
+
+
+async def test_a_service_is_decided_as_soon_as_its_own_pods_have_answered() -> None:
+    bench = Bench()
+    other = build_service(SERVICE)
+    other["metadata"] = {**other["metadata"], "name": "sculptor", "uid": "another"}
+    silent = build_pod(names.COMPONENT_GATEWAY, "silent")
+    silent["metadata"]["labels"] = {**silent["metadata"]["labels"], names.LABEL_SERVICE: "sculptor"}
+    bench.add(other, silent)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
+    bench.scraper.silent, bench.scraper.depth = {"silent"}, 7
+
+    async def find_decision() -> ScalingDecision | None:
+        return bench.findings.decisions.get(KEY)
+
+    ticking = asyncio.create_task(bench.tick())
+    assert (await eventually(find_decision)) is not None
+    assert not ticking.done()
+    bench.scraper.patience.set()
+    await ticking
+    assert to_service_key(other) in bench.findings.decisions
 
 
 async def test_without_an_autoscaler_the_leader_writes_the_scale() -> None:
