@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator soak crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator soak crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -57,6 +57,9 @@ bench-autoscaler: setup ## Easel against others' autoscalers on TRACES (CSV file
 
 bench-operator: setup ## The scaling loop over 1,000 services of 3 pods, into benchmarks/results/operator.json
 	$(VENV)/python -m benchmarks.scale
+
+bench-simulator: setup ## One trace on an embedded cluster and in the simulator, and the time to an order (AGAIN=1: simulate only)
+	$(VENV)/python -m benchmarks.simulator $(if $(AGAIN),--again)
 
 crds: setup ## Write crds/ and the chart's copy from the pydantic models
 	$(VENV)/python scripts/write_crds.py

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,17 @@ def make_models(directory: Path) -> None:
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def start(state: Path, *, hpa_sync_seconds: int = 15) -> Cluster:
-    """A cluster of the kind that CLUSTER names, with volumes for Redis and the tiny models. Idempotent."""
+def start(state: Path, *, hpa_sync_seconds: int = 15, nodes: Sequence[str] = NODES) -> Cluster:
+    """A cluster of the kind that CLUSTER names, with volumes for Redis and the tiny models. Idempotent.
+
+    ``hpa_sync_seconds`` and ``nodes`` are for the embedded one; the others have their own.
+    """
     kind = os.environ.get("CLUSTER", "embedded")
     state.mkdir(parents=True, exist_ok=True)
     models = state / "models"
     make_models(models)
     if kind == "embedded":
-        cluster = _start_embedded(state, models, hpa_sync_seconds)
+        cluster = _start_embedded(state, models, hpa_sync_seconds, nodes)
     elif kind == "kind":
         cluster = _start_kind(state, models)
     elif kind == "kubeconfig":
@@ -137,14 +141,13 @@ def _tool(name: str) -> str:
     return path
 
 
-def _start_embedded(state: Path, models: Path, hpa_sync_seconds: int) -> Cluster:
+def _start_embedded(state: Path, models: Path, hpa_sync_seconds: int, nodes: Sequence[str]) -> Cluster:
     binary = devcluster_binary()
     images = state / "images.yaml"
     images.write_text(_image_map())
-    nodes = [word for node in NODES for word in ("--node", node)]
     run(
         binary, "up", "--state-dir", state / "cluster", "--images", images,
-        "--hpa-sync-period", f"{hpa_sync_seconds}s", *nodes,
+        "--hpa-sync-period", f"{hpa_sync_seconds}s", *(word for node in nodes for word in ("--node", node)),
     )  # fmt: skip
     tools = Path(binary).parent
     return Cluster("embedded", state / "cluster/kubeconfig", str(tools / "kubectl"), str(tools / "helm"), models, state)

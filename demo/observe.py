@@ -40,7 +40,7 @@ class Observer:
     def __init__(self, cluster: Cluster, service: str, on_sighting: Callable[[Sighting], None]) -> None:
         self._service = service
         self._on_sighting = on_sighting
-        self._api: Any = client.ApiClient(_load_configuration(cluster))
+        self._api: Any = client.ApiClient(load_configuration(cluster))
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._changed = threading.Condition()
@@ -116,7 +116,8 @@ class Observer:
         return parsed
 
 
-def _load_configuration(cluster: Cluster) -> client.Configuration:
+def load_configuration(cluster: Cluster) -> client.Configuration:
+    """For clients of the cluster's API server."""
     configuration = client.Configuration()
     config.load_kube_config(str(cluster.kubeconfig), client_configuration=configuration)  # type: ignore[no-untyped-call]
     return configuration

@@ -127,6 +127,15 @@ def test_easel_scales_itself_where_the_autoscaler_can_not_reach_zero() -> None:
     assert old[3605] == 1  # at the operator's own tick, not at the autoscaler's
 
 
+def test_easel_begins_with_the_cold_start_that_an_operator_has_seen_before() -> None:
+    trace = build_trace([(1.0, 1.0)], 200.0)
+    new, seasoned = (
+        run(policy, trace).seconds_at_zero for policy in ("easel:period=2", "easel:period=2,knownColdStart=200")
+    )
+    # The last pod is kept for a part of a cold start; 60 s are assumed until one was seen.
+    assert new > 1.3 * seasoned
+
+
 def test_looking_less_often_while_nothing_happens_changes_next_to_nothing() -> None:
     trace = build_bursty_trace(4, bursts=40)
     always, seldom = (run(policy, trace, cold_start=60) for policy in ("easel:quiet=0", "easel"))

@@ -45,6 +45,7 @@ class EaselSettings:
     kubernetes_minor: int = 37
     autoscaler_period_seconds: float = 15.0
     autoscaler_phase_seconds: float = 0.0
+    known_cold_start_seconds: float | None = None  # measured before the trace begins; None: the operator has seen none
 
 
 class EaselPolicy:
@@ -59,7 +60,8 @@ class EaselPolicy:
         self._scaling, self._settings = scaling, settings
         self._autoscaler, self._controller, self._mode = _build_cluster(spec, scaling, settings)
         self._memory = Memory()
-        self._history = begin_history(initial, BEGIN)
+        known = settings.known_cold_start_seconds
+        self._history = begin_history(initial, BEGIN, cold_starts_seconds=() if known is None else (known,))
         self._observation: Observation | None = None
         self._published: Mapping[str, int | None] = {}
         self._workers: dict[int, WorkerPod] = {}

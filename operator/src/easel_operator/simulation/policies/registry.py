@@ -11,6 +11,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from easel_operator.autoscaling.cold_starts import LONGEST_SECONDS
 from easel_operator.simulation.hpa.spec import (
     DEFAULT_DOWN,
     DEFAULT_UP,
@@ -74,6 +75,7 @@ def _build_easel(name: PolicyName, parameters: Parameters, settings: Settings) -
         kubernetes_minor=int(parameters.take("kubernetesMinor", default.kubernetes_minor, least=33, most=99)),
         autoscaler_period_seconds=parameters.take("period", default.autoscaler_period_seconds, least=1),
         autoscaler_phase_seconds=parameters.take("phase", default.autoscaler_phase_seconds),
+        known_cold_start_seconds=parameters.take("knownColdStart", 0, most=LONGEST_SECONDS) or None,
     )
     values = {**settings.scaling.to_wire(), **parameters.take_rest()}
     try:
