@@ -32,6 +32,7 @@ from easel_server.engine.interface import EngineDescription, ModelLoadError
 from easel_server.engine.lazy_loader import load_engine
 from easel_server.engine.model_directory import check_directory, is_directory
 from easel_server.engine_loading import start_loading
+from easel_server.garbage import let_many_be_young, spare_what_stays
 from easel_server.generation_defaults import read_defaults
 from easel_server.http.api_keys import KeyRing
 from easel_server.http.app import build_gateway_app, build_probe_app
@@ -176,6 +177,9 @@ class Process:
             port = await server.start()
         except OSError as error:
             raise SettingsError(f"{error}; is another process using it? choose another by --port") from None
+        if not self._runs_worker:  # that spares more, once its model is loaded
+            let_many_be_young()
+            spare_what_stays()
         logger.info("listening", extra={"role": self._settings.role, "host": self._settings.host, "port": port})
         try:
             await self._run_parts(server)
@@ -281,6 +285,7 @@ class Process:
             max_batch_images=config.worker.max_batch_images,
         )
         self._worker = Worker(self._broker, engine, settings, metrics=self._metrics, tracer=self._tracer)
+        spare_what_stays()
         self._readiness.lift(ReadyReason.LOADING)
         publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")
         try:
