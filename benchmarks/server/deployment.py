@@ -20,7 +20,7 @@ from easel_contract.server_config import (
     WorkerConfig,
 )
 
-from benchmarks.server.processes import HOST
+from benchmarks.server.processes import HOST, cpu_seconds
 from tests.support.redis_server import RedisServer, find_free_port
 from tests.support.server_process import ServerProcess
 
@@ -41,6 +41,15 @@ class Deployment:
     def port(self) -> int:
         """The gateway's."""
         return int(self.gateway.url.rpartition(":")[2])
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time that each kind of process has used."""
+        pids = {
+            "gateway": [self.gateway.process.pid],
+            "workers": [worker.process.pid for worker in self.workers],
+            "redis": [self.redis.pid],
+        }
+        return {kind: sum(map(cpu_seconds, processes)) for kind, processes in pids.items()}
 
     def fetch(self, path: str) -> bytes:
         """The bytes of an answer."""

@@ -5,7 +5,8 @@ from the first call to the last stored result. Each turn starts from an empty Re
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.server.contenders import build_contenders
@@ -25,12 +26,26 @@ IDLE_TIMEOUT_SECONDS = 300.0
 Turn = Callable[[], float]
 
 
+@dataclass(frozen=True)
+class OwnTurn:
+    """What a turn of Easel's gave."""
+
+    jobs_per_second: float
+    cpu_microseconds_a_job: dict[str, float]  # by kind of process
+
+
 def measure(redis: RedisServer, *, rounds: int, jobs: int) -> dict[str, Any]:
     """Jobs a second of each, by number of worker processes, and Easel's share of the fastest durable one."""
     picture_bytes = measure_picture(redis)
     turns: dict[tuple[str, int], Turn] = {}
+    own: dict[int, list[OwnTurn]] = {workers: [] for workers in WORKERS}
+
+    def take_own(workers: int) -> float:
+        own[workers].append(take_turn(redis, jobs, workers))
+        return own[workers][-1].jobs_per_second
+
     for workers in WORKERS:
-        turns["Easel", workers] = lambda workers=workers: take_turn(redis, jobs, workers)  # type: ignore[misc]
+        turns["Easel", workers] = lambda workers=workers: take_own(workers)  # type: ignore[misc]
         for contender in build_contenders():
             turns[contender.name, workers] = lambda contender=contender, workers=workers: (  # type: ignore[misc]
                 contender.take_turn(redis, jobs, workers, picture_bytes)
@@ -39,7 +54,18 @@ def measure(redis: RedisServer, *, rounds: int, jobs: int) -> dict[str, Any]:
     for _ in range(rounds):
         for key, turn in turns.items():
             rates[key].append(turn())
-    return {"jobs_of_a_turn": jobs, "picture_bytes": picture_bytes, **_compare(rates, rounds)}
+    costs = {f"workers={workers}": _summarize_costs(turns_taken) for workers, turns_taken in own.items()}
+    return {
+        "jobs_of_a_turn": jobs,
+        "picture_bytes": picture_bytes,
+        **_compare(rates, rounds),
+        "easel_cpu_microseconds_a_job": costs,
+    }
+
+
+def _summarize_costs(turns: Sequence[OwnTurn]) -> dict[str, Any]:
+    kinds = turns[0].cpu_microseconds_a_job
+    return {kind: summarize([turn.cpu_microseconds_a_job[kind] for turn in turns]).to_record(0) for kind in kinds}
 
 
 def _compare(rates: dict[tuple[str, int], list[float]], rounds: int) -> dict[str, Any]:
@@ -66,20 +92,29 @@ def measure_picture(redis: RedisServer) -> int:
         return len(deployment.fetch(f"{PATH}/{job['id']}/output/0"))
 
 
-def take_turn(redis: RedisServer, jobs: int, workers: int) -> float:
-    """Easel's jobs a second."""
+def take_turn(redis: RedisServer, jobs: int, workers: int) -> OwnTurn:
+    """Easel's."""
     config = build_config(max_batch_images=MAX_BATCH_IMAGES)
     with deployed(config, redis, workers) as deployment:
         run_jobs(deployment, WARM_UP_JOBS)
-        return jobs / run_jobs(deployment, jobs)
+        before = deployment.cpu_seconds()
+        seen = run_jobs(deployment, jobs)
+        after = deployment.cpu_seconds()
+        used = {kind: (after[kind] - before[kind]) / jobs * 1e6 for kind in after}
+        return OwnTurn(jobs / count_seconds(deployment, seen), used)
 
 
-def run_jobs(deployment: Deployment, jobs: int) -> float:
-    """Seconds for so many jobs; all of them have been completed, or this raises."""
+def run_jobs(deployment: Deployment, jobs: int) -> dict[str, Any]:
+    """What the load generator saw of so many jobs, once nothing waits or runs any more."""
     request = build_request("POST", PATH, json.dumps({"input": PARAMETERS}).encode())
     order = {"kind": "count", "port": deployment.port, "connections": CONCURRENCY, "count": jobs}
     seen = generate(order, request)
     deployment.wait_until_idle(IDLE_TIMEOUT_SECONDS)
+    return seen
+
+
+def count_seconds(deployment: Deployment, seen: dict[str, Any]) -> float:
+    """From the first request to the last completion; all jobs have succeeded, or this raises."""
     ids = [json.loads(body)["id"] for body in seen["bodies"]]
-    assert len(set(ids)) == jobs, f"{len(set(ids))} ids for {jobs} jobs"
+    assert len(set(ids)) == len(ids), f"{len(set(ids))} ids for {len(ids)} jobs"
     return deployment.last_completion(ids) - float(seen["began_at"])

@@ -9,7 +9,7 @@ import time
 from typing import Any, Final
 
 from benchmarks.server.deployment import Deployment, build_config, deployed
-from benchmarks.server.jobs import run_jobs
+from benchmarks.server.jobs import count_seconds, run_jobs
 from benchmarks.server.processes import resident_mib
 from tests.support.redis_server import RedisServer
 
@@ -30,7 +30,7 @@ def measure(redis: RedisServer, looks: tuple[int, ...] = LOOKS) -> dict[str, Any
         done = 0
         for jobs in looks:
             while done < jobs:
-                run_jobs(deployment, min(JOBS_AT_A_TIME, jobs - done))
+                count_seconds(deployment, run_jobs(deployment, min(JOBS_AT_A_TIME, jobs - done)))
                 done += min(JOBS_AT_A_TIME, jobs - done)
             wait_until_expired(redis)
             after[str(jobs)] = look(deployment)

@@ -26,6 +26,11 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not running"
+        return self._process.pid
+
     def start(self) -> None:
         assert self._process is None, "already running"
         with (self._directory / "redis.log").open("ab") as log:
