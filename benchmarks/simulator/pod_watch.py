@@ -4,7 +4,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +17,13 @@ from demo.observe import is_ready, load_configuration
 
 NAMESPACE: Final = "default"
 WATCH_SECONDS: Final = 2  # after so long a watch asks again, and can end
+RETRY_SECONDS: Final = 0.5
+GONE: Final = 410  # the API server no longer has the events since the version that was asked for
+FROM_THE_PRESENT: Final = "0"
+
+
+class WatchError(Exception):
+    """What was seen has a gap: the run says nothing."""
 
 
 @dataclass
@@ -61,6 +67,7 @@ class PodWatch:
         self._api = client.ApiClient(load_configuration(cluster))
         self._service = service
         self._stop = threading.Event()
+        self._lost = ""  # why events are missing, if any are
         self._changed = threading.Condition()
         self.seen = Seen()
         selector = f"{names.LABEL_SERVICE}={service},{names.LABEL_COMPONENT}={names.COMPONENT_WORKER}"
@@ -80,6 +87,10 @@ class PodWatch:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        if self._lost:
+            raise WatchError(
+                f"events of {self._service} were lost, so pods may be missing; measure again: {self._lost}"
+            )
 
     def wait_until(self, holds: Callable[[Seen], bool], what: str, timeout_seconds: float) -> None:
         """Raises TimeoutError with what was seen last."""
@@ -89,11 +100,10 @@ class PodWatch:
 
     def _follow(self, listing: Callable[..., Any], selector: str, note: Callable[[str, dict[str, Any]], None]) -> None:
         """Each event with the time at which it came; a connection that breaks is opened anew where it ended."""
-        version = "0"
+        version = FROM_THE_PRESENT
         while not self._stop.is_set():
             stream: Any = watch.Watch()  # type: ignore[no-untyped-call]
-            # A watch that fails or has fallen too far behind begins anew from the present.
-            with suppress(client.ApiException, HTTPError):
+            try:
                 for event in stream.stream(
                     listing, NAMESPACE, label_selector=selector, resource_version=version, timeout_seconds=WATCH_SECONDS
                 ):
@@ -102,8 +112,10 @@ class PodWatch:
                     with self._changed:
                         note(event["type"], body)
                         self._changed.notify_all()
-                continue
-            version = "0"
+            except (client.ApiException, HTTPError) as error:
+                if getattr(error, "status", None) == GONE:
+                    self._lost, version = str(error), FROM_THE_PRESENT
+                self._stop.wait(RETRY_SECONDS)
 
     def _note_pod(self, kind: str, body: dict[str, Any]) -> None:
         now = time.time()
