@@ -139,7 +139,7 @@ def test_easel_begins_with_the_cold_start_that_an_operator_has_seen_before() -> 
 def test_looking_less_often_while_nothing_happens_changes_next_to_nothing() -> None:
     trace = build_bursty_trace(4, bursts=40)
     always, seldom = (run(policy, trace, cold_start=60) for policy in ("easel:quiet=0", "easel"))
-    assert seldom.gpu_hours == pytest.approx(always.gpu_hours, rel=0.02)
+    assert seldom.gpu_hours == pytest.approx(always.gpu_hours, rel=0.03)
     assert seldom.late_percent == pytest.approx(always.late_percent, abs=1.0)
 
 

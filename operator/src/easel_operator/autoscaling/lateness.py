@@ -23,11 +23,11 @@ LARGEST_STEP: Final = 0.01
 STEP_PER_SECOND: Final = 0.0001  # a service with few jobs learns as fast in time as one with many
 JOB_RATE_SECONDS: Final = 21600.0  # time constant of the mean rate of jobs behind the step
 LEAST_WEIGHT: Final = 0.05  # of it: the first jobs don't speak for longer than 5 % of its time constant
-LARGEST_MARGIN: Final = 4.0
+LARGEST_MARGIN: Final = 8.0
 # Of a new service. Head-room that has to be learned costs late jobs, and a service with few of them pays for days with
 # more than its budget. What isn't needed is unlearned at the price of a pod, and with nobody waiting.
 FIRST_MARGIN: Final = 1.0
-RECENT_STEP: Final = 0.003  # per job, of the part that is forgotten: bursts come in company
+RECENT_STEP: Final = 0.006  # per job, of the part that is forgotten: bursts come in company
 RECENT_SECONDS: Final = 900.0
 LARGEST_RECENT_MARGIN: Final = 3.0
 MARGIN_EXPONENT: Final = 0.3  # arrivals vary by less than they grow: large fleets need a smaller share of head-room
