@@ -10,6 +10,9 @@ QUEUE_LENGTH: Final = Gauge("easel_operator_queue_length", "Services that wait t
 SERVICES: Final = Gauge("easel_operator_services", "Services that the operator knows.")
 WRITES: Final = Gauge("easel_operator_api_writes", "Writes to the Kubernetes API since the start.")
 TICK_SECONDS: Final = Histogram("easel_operator_scaling_tick_seconds", "Time that one tick of the scaling loop took.")
+TICK_FAILURES: Final = Counter(
+    "easel_operator_scaling_failures", "Ticks at which a service couldn't be scaled for a fault of the operator's own."
+)
 DESIRED_REPLICAS: Final = Gauge(
     "easel_operator_desired_replicas", "Workers that the planner asks for.", ["namespace", "service"]
 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pytest
 from easel_contract import names
 from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
@@ -136,10 +137,31 @@ async def test_a_decision_is_told_and_carries_its_figures() -> None:
     assert bench.api.writes == [], "the cluster's autoscaler acts, not the operator"
 
 
+def build_other_service() -> Json:
+    other = build_service(SERVICE)
+    return {**other, "metadata": {**other["metadata"], "name": "sculptor", "uid": "another"}}
+
+
+async def test_a_service_that_the_loop_fails_on_holds_up_no_other_one(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    poisoned = {**build_other_service(), "status": {"scaling": {"desiredReplicas": "many"}}}
+    bench.add(poisoned)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
+    bench.scraper.depth = 7
+    await bench.tick()
+    assert bench.findings.decisions[KEY].desired_replicas == 4
+    assert to_service_key(poisoned) not in bench.findings.decisions
+    assert "studio/sculptor: it wasn't scaled at this tick" in caplog.text
+    mended = build_other_service()
+    mended["metadata"] |= {"resourceVersion": "1001"}
+    bench.services.put(mended)
+    await bench.tick()
+    assert to_service_key(poisoned) in bench.findings.decisions
+
+
 async def test_a_service_is_decided_as_soon_as_its_own_pods_have_answered() -> None:
     bench = Bench()
-    other = build_service(SERVICE)
-    other["metadata"] = {**other["metadata"], "name": "sculptor", "uid": "another"}
+    other = build_other_service()
     silent = build_pod(names.COMPONENT_GATEWAY, "silent")
     silent["metadata"]["labels"] = {**silent["metadata"]["labels"], names.LABEL_SERVICE: "sculptor"}
     bench.add(other, silent)

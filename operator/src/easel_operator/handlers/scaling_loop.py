@@ -39,7 +39,7 @@ from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.objects import Json, ObjectKey, ServiceKey
-from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS, TICK_SECONDS
+from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS, TICK_FAILURES, TICK_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -131,17 +131,28 @@ class ScalingLoop:
         self.ticked_at = self._clock()
 
     async def _tick_service(self, key: ServiceKey, service: Json) -> ServiceKey | None:
-        """Ask, plan and act; the key of a service that has pods to follow, None of another."""
+        """One service in its turn; its key while there are pods to follow. What goes wrong with it is its own affair:
+        its workers are held, since its figures get old, and the others go on being scaled."""
         async with self._turns:
-            subject = self._gather(key, service)
-            if subject is None:
-                return None
-            pods = find_reachable((*subject.gateways, *subject.workers))
-            samples = await self._scraper.scrape([_to_target(pod) for pod in pods])
-            follow_up = self._follow(subject, samples, self._clock())
-            if follow_up is not None:
-                await self._carry_out(follow_up)
-            return key
+            try:
+                return key if await self._attend(key, service) else None
+            except Exception:
+                TICK_FAILURES.inc()
+                logger.exception("%s: it wasn't scaled at this tick, and begins anew with what its status says", key)
+                self._memories.pop(key, None)
+                return key
+
+    async def _attend(self, key: ServiceKey, service: Json) -> bool:
+        """Ask, plan and act; False if there are no pods to follow."""
+        subject = self._gather(key, service)
+        if subject is None:
+            return False
+        pods = find_reachable((*subject.gateways, *subject.workers))
+        samples = await self._scraper.scrape([_to_target(pod) for pod in pods])
+        follow_up = self._follow(subject, samples, self._clock())
+        if follow_up is not None:
+            await self._carry_out(follow_up)
+        return True
 
     def _gather(self, key: ServiceKey, service: Json) -> Subject | None:
         """The service's pods; None until its worker Deployment exists, with whose size the planner begins."""
