@@ -142,10 +142,16 @@ def build_other_service() -> Json:
     return {**other, "metadata": {**other["metadata"], "name": "sculptor", "uid": "another"}}
 
 
+def build_gateway_of_other(pod_name: str) -> Json:
+    pod = build_pod(names.COMPONENT_GATEWAY, pod_name)
+    pod["metadata"]["labels"] = {**pod["metadata"]["labels"], names.LABEL_SERVICE: "sculptor"}
+    return pod
+
+
 async def test_a_service_that_the_loop_fails_on_holds_up_no_other_one(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     poisoned = {**build_other_service(), "status": {"scaling": {"desiredReplicas": "many"}}}
-    bench.add(poisoned)
+    bench.add(poisoned, build_gateway_of_other("its-gateway"))
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
@@ -162,9 +168,7 @@ async def test_a_service_that_the_loop_fails_on_holds_up_no_other_one(caplog: py
 async def test_a_service_is_decided_as_soon_as_its_own_pods_have_answered() -> None:
     bench = Bench()
     other = build_other_service()
-    silent = build_pod(names.COMPONENT_GATEWAY, "silent")
-    silent["metadata"]["labels"] = {**silent["metadata"]["labels"], names.LABEL_SERVICE: "sculptor"}
-    bench.add(other, silent)
+    bench.add(other, build_gateway_of_other("silent"))
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.silent, bench.scraper.depth = {"silent"}, 7
 
