@@ -1,4 +1,4 @@
-"""The page's files and what they are served with; test_playground_browser.py uses it in a real browser."""
+"""The page's files and what they are served with; playground/ uses it in a real browser."""
 
 import json
 import re
