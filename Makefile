@@ -52,8 +52,8 @@ bench-server: setup ## The data plane under load beside others, into benchmarks/
 soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEED=n replays, SOAK_JOBS=n)
 	SOAK_JOBS=$${SOAK_JOBS:-2000} $(VENV)/pytest -s tests/soak
 
-bench-autoscaler: setup ## Easel against others' autoscalers on TRACES (CSV files), into benchmarks/results/autoscaler.json (QUICK=1: print a part)
-	$(VENV)/python -m benchmarks.autoscaler $(if $(QUICK),--quick) $(TRACES)
+bench-autoscaler: setup ## Easel against others' autoscalers on TRACES (CSV files), into benchmarks/results/autoscaler.json (OURS=1: Easel only; QUICK=1: print a part)
+	$(VENV)/python -m benchmarks.autoscaler $(if $(QUICK),--quick) $(if $(OURS),--ours) $(TRACES)
 
 bench-operator: setup ## The scaling loop over 1,000 services of 3 pods, into benchmarks/results/operator.json
 	$(VENV)/python -m benchmarks.scale
