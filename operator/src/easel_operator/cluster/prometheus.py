@@ -10,6 +10,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 from yarl import URL
 
+from easel_operator.cluster.bounded_body import read_bounded
 from easel_operator.simulation.history import Series
 
 QUERY_TIMEOUT_SECONDS: Final = 60.0
@@ -120,12 +121,10 @@ class Prometheus:
             if 300 <= response.status < 400:
                 target = response.headers.get("Location", "nowhere")[:SHOWN_CHARACTERS]
                 raise PrometheusError(f"{self._shown} redirects to {target}: give the URL of Prometheus itself")
-            body = bytearray()
-            async for chunk in response.content.iter_chunked(1 << 16):
-                body += chunk
-                if len(body) > MAXIMUM_ANSWER_BYTES:
-                    raise PrometheusError(f"{self._shown} answered with more than {MAXIMUM_ANSWER_BYTES} bytes")
-            return response.status, bytes(body)
+            try:
+                return response.status, await read_bounded(response, MAXIMUM_ANSWER_BYTES)
+            except ValueError as error:
+                raise PrometheusError(f"{self._shown} {error}") from None
 
     def _parse(self, status: int, body: bytes) -> _Answer:
         try:

@@ -14,6 +14,7 @@ from yarl import URL
 
 from easel_operator.autoscaling.counters import CounterReading
 from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading
+from easel_operator.cluster.bounded_body import read_bounded
 from easel_operator.cluster.exposition import Series, read_series
 
 MAXIMUM_CONCURRENT_SCRAPES: Final = 256
@@ -93,12 +94,7 @@ class Scraper:
         async with self._session.get(url, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status} from {url}, expected 200")
-            body = bytearray()
-            async for chunk in response.content.iter_chunked(1 << 16):
-                body += chunk
-                if len(body) > MAXIMUM_BODY_BYTES:
-                    raise ValueError(f"more than {MAXIMUM_BODY_BYTES} bytes from {url}")
-            return body.decode()
+            return (await read_bounded(response, MAXIMUM_BODY_BYTES)).decode()
 
 
 def build_url(target: ScrapeTarget) -> URL:
