@@ -8,10 +8,10 @@ import random
 from typing import cast
 
 from easel_contract import names
-from easel_server.broker.interface import JobQueue, QueueDepth
 from easel_server.engine.interface import EngineDescription
-from easel_server.job import JobState
-from easel_server.metrics import JobTiming, ServerMetrics
+from easel_server.generation.job import JobState
+from easel_server.stores.jobs.interface import JobQueue, QueueDepth
+from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 
 STEPS = 120  # ten minutes of answers; a pod begins anywhere, and over again at the end, as after a restart
 STEP_SECONDS = 5.0

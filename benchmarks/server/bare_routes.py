@@ -12,7 +12,7 @@ from typing import cast
 
 import uvicorn
 import uvloop
-from easel_server.http.server import KEEP_ALIVE_SECONDS
+from easel_server.transport.server import KEEP_ALIVE_SECONDS
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response

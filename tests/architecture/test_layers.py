@@ -60,12 +60,12 @@ def test_only_the_engine_knows_torch() -> None:
     assert importers(SERVER, TORCH_STACK, outside=("engine/",)) == []
 
 
-def test_only_the_broker_knows_redis_and_memcached() -> None:
-    assert importers(SERVER, {"redis", "aiomcache"}, outside=("broker/",)) == []
+def test_only_the_stores_know_redis_and_memcached() -> None:
+    assert importers(SERVER, {"redis", "aiomcache"}, outside=("stores/",)) == []
 
 
 def test_only_one_file_knows_opentelemetry() -> None:
-    assert importers(SERVER, {"opentelemetry"}, outside=("open_telemetry.py",)) == []
+    assert importers(SERVER, {"opentelemetry"}, outside=("telemetry/open_telemetry.py",)) == []
 
 
 def test_operator_and_server_meet_in_the_contract_only() -> None:

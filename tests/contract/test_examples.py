@@ -7,7 +7,7 @@ import pytest
 import yaml
 from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec
-from easel_server.http.api_keys import KeyRing
+from easel_server.gateway.api_keys import KeyRing
 
 EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.yaml"))
 

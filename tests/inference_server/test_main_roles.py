@@ -22,7 +22,7 @@ from easel_contract.server_config import (
 from PIL import Image
 from standardwebhooks import Webhook
 
-from tests.inference_server.http.serving import wait_for
+from tests.inference_server.api.serving import wait_for
 from tests.support.redis_server import RedisServer
 from tests.support.server_process import ServerProcess
 from tests.support.tiny_engine import tiny_model_directory

@@ -19,7 +19,7 @@ from easel_contract.server_config import (
     WorkerConfig,
 )
 
-from tests.inference_server.http.serving import wait_for
+from tests.inference_server.api.serving import wait_for
 from tests.support.redis_server import RedisServer
 from tests.support.server_process import ServerProcess
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 CUSTOMERS: Final = {"alice": 1, "bob": 1, "carol": 3}  # with their weights
 JOBS_A_KILL: Final = 20
-MINIMUM_KILLS: Final = 8
+MIN_KILLS: Final = 8
 SIDES_PIXELS: Final = (64, 64, 64, 128)  # mostly alike, so that workers draw batches
 CANCEL_SHARE: Final = 0.1
 WEBHOOK_SHARE: Final = 0.5
@@ -89,7 +89,7 @@ def _draw_input(chance: random.Random, number: int) -> dict[str, Any]:
 
 def _draw_kills(chance: random.Random, jobs: int) -> tuple[Kill, ...]:
     """Spread over the run; each kind is killed at least twice."""
-    count = max(MINIMUM_KILLS, jobs // JOBS_A_KILL)
+    count = max(MIN_KILLS, jobs // JOBS_A_KILL)
     victims = [*Victim, *Victim, *chance.choices(list(Victim), k=count - 2 * len(Victim))]
     chance.shuffle(victims)
     moments = sorted(chance.sample(range(jobs * 9 // 10), count))

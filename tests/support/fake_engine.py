@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, OnStep, Step
-from easel_server.job import GenerationParameters
+from easel_server.generation.parameters import GenerationParameters
 
 PATIENCE_SECONDS = 20.0
 

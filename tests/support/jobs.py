@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from easel_contract.server_config import Priority
-from easel_server.job import GenerationParameters, Job, WebhookTarget
+from easel_server.generation.job import Job, WebhookTarget
+from easel_server.generation.parameters import GenerationParameters
 
 
 def build_parameters(**changes: Any) -> GenerationParameters:

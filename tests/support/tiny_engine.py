@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from easel_contract.server_config import ModelConfig
-from easel_server.engine import lazy_loader
+from easel_server.engine import loading as lazy_loader
 from easel_server.engine.interface import Engine, EngineRequest, Step
-from easel_server.job import GenerationParameters
+from easel_server.generation.parameters import GenerationParameters
 
 # Other tests and other people's processes share the CPUs; see lazy_loader for what more threads would do then.
 os.environ.setdefault("EASEL_TORCH_THREADS", "1")

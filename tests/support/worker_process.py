@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from easel_server.broker.interface import BrokerSettings
-from easel_server.broker.reaper import reap_forever
-from easel_server.broker.redis import RedisBroker
 from easel_server.engine.interface import EngineDescription, EngineRequest, OnStep, Step
-from easel_server.metrics import ServerMetrics
+from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.jobs.reaper import reap_forever
+from easel_server.stores.redis_broker import RedisBroker
+from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.worker import Worker, WorkerSettings
 
 from tests.support.fake_engine import DESCRIPTION

@@ -11,12 +11,12 @@ from typing import Final
 YOUNG_OBJECTS: Final = 10_000  # more than the requests hold that a busy gateway has open; CPython's own is 700
 
 
-def spare_what_stays() -> None:
+def freeze_startup_objects() -> None:
     """Never look again through what there is now. Call it once the process is ready."""
     gc.collect()
     gc.freeze()
 
 
-def let_many_be_young() -> None:
+def raise_gc_threshold() -> None:
     """Look for garbage after so many new objects. Not for processes whose garbage may hold a GPU's memory."""
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])

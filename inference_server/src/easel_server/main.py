@@ -23,36 +23,37 @@ from easel_contract import names
 from easel_contract.server_config import EngineKind, ServerConfig
 from fastapi import FastAPI
 
-from easel_server.broker.interface import Broker, BrokerSettings, BrokerUnavailableError, Delivery
-from easel_server.broker.memcached_cache import MemcachedCache
-from easel_server.broker.memory import MemoryBroker
-from easel_server.broker.reaper import reap_forever
+from easel_server.api.app import build_gateway_app, build_probe_app
+from easel_server.api.links import Links
+from easel_server.api.replicate.fields import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import EngineDescription, ModelLoadError
-from easel_server.engine.lazy_loader import load_engine
+from easel_server.engine.loading import load_engine, start_loading
 from easel_server.engine.model_directory import check_directory, is_directory
-from easel_server.engine_loading import start_loading
-from easel_server.garbage import let_many_be_young, spare_what_stays
-from easel_server.generation_defaults import read_defaults
-from easel_server.http.api_keys import KeyRing
-from easel_server.http.app import build_gateway_app, build_probe_app
-from easel_server.http.generation import Generation
-from easel_server.http.links import Links
-from easel_server.http.prediction_wire import build_prediction
-from easel_server.http.readiness import Readiness, ReadyReason
-from easel_server.http.server import EmbeddedServer
-from easel_server.json_log import configure_logging
-from easel_server.metrics import ServerMetrics
-from easel_server.model_facts import (
+from easel_server.garbage import freeze_startup_objects, raise_gc_threshold
+from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.submit import Generation
+from easel_server.generation.models import ModelFacts, read_defaults
+from easel_server.stores.cache.memcached import MemcachedCache
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.facts.model_facts import (
     PUBLISH_INTERVAL_SECONDS,
-    ModelFacts,
     SharedCostModel,
     SharedModelFacts,
     describe_model,
     publish_defaults,
     publish_facts,
 )
-from easel_server.tracing import NO_TRACER, Tracer, TracingUnavailableError, build_tracer
+from easel_server.stores.interface import Broker
+from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.jobs.reaper import reap_forever
+from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.outbox.interface import Delivery
+from easel_server.telemetry.logs import configure_logging
+from easel_server.telemetry.metrics import ServerMetrics
+from easel_server.telemetry.tracing import NO_TRACER, Tracer, TracingUnavailableError, build_tracer
+from easel_server.transport.probes import Readiness, ReadyReason
+from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
 from easel_server.worker.worker import Worker, WorkerSettings
@@ -126,7 +127,7 @@ def build_broker(settings: Settings) -> Broker:
     if settings.redis_url is None:
         return MemoryBroker(bounds)
     # Here, since the embedded server needs no Redis client.
-    from easel_server.broker.redis import RedisBroker  # noqa: PLC0415
+    from easel_server.stores.redis_broker import RedisBroker  # noqa: PLC0415
 
     try:
         return RedisBroker.from_url(
@@ -178,8 +179,8 @@ class Process:
         except OSError as error:
             raise SettingsError(f"{error}; is another process using it? choose another by --port") from None
         if not self._runs_worker:  # that spares more, once its model is loaded
-            let_many_be_young()
-            spare_what_stays()
+            raise_gc_threshold()
+            freeze_startup_objects()
         logger.info("listening", extra={"role": self._settings.role, "host": self._settings.host, "port": port})
         try:
             await self._run_parts(server)
@@ -285,7 +286,7 @@ class Process:
             max_batch_images=config.worker.max_batch_images,
         )
         self._worker = Worker(self._broker, engine, settings, metrics=self._metrics, tracer=self._tracer)
-        spare_what_stays()
+        freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
         publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")
         try:
@@ -301,7 +302,7 @@ class Process:
     async def _tell(self, publishing: Awaitable[None]) -> None:
         try:
             await publishing
-        except BrokerUnavailableError as error:
+        except StoreUnavailableError as error:
             logger.debug("the model's facts are not published for now: %s", error)
 
     async def _stop_working(self, working: asyncio.Task[None]) -> None:

@@ -5,7 +5,7 @@ from io import BytesIO
 
 import pytest
 from easel_server.engine.interface import EngineRequest, GenerationError, Step, StopGenerationError
-from easel_server.job import ImageFormat
+from easel_server.generation.parameters import ImageFormat
 from PIL import Image
 
 from tests.support.pictures import pixels_differ_by

@@ -2,7 +2,7 @@
 
 import pytest
 from easel_server.engine.interface import EngineRequest, GenerationError, Step
-from easel_server.job import Task
+from easel_server.generation.parameters import Task
 from PIL import ImageChops
 
 from tests.support.pictures import build_mask, build_picture, digest, open_picture, pixels_differ_by

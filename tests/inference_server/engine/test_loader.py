@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 from easel_contract.server_config import DType, ModelConfig
 from easel_server.engine.interface import ModelLoadError
-from easel_server.engine.lazy_loader import load_engine
+from easel_server.engine.loading import load_engine
 
 from tests.support.tiny_engine import tiny_engine, tiny_model_directory
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 from easel_server.engine.interface import EngineRequest, GenerationError
-from easel_server.job import Task
-from easel_server.samplers import SAMPLERS
+from easel_server.generation.parameters import Task
+from easel_server.generation.samplers import SAMPLERS
 
 from tests.support.pictures import build_picture, digest, open_picture, pixels_differ_by
 from tests.support.tiny_engine import draw, ignore_step, tiny_engine, tiny_parameters
@@ -81,6 +81,6 @@ def test_an_unknown_one_is_named_with_what_there_is():
 
 
 def test_the_names_are_known_without_torch():
-    program = "import sys, easel_server.samplers; print('torch' in sys.modules)"
+    program = "import sys, easel_server.generation.samplers; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"

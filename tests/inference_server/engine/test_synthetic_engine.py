@@ -6,11 +6,11 @@ from io import BytesIO
 
 import pytest
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
-from easel_server.cost import work_units
 from easel_server.engine.interface import EngineRequest, Step, StopGenerationError
-from easel_server.engine.lazy_loader import load_engine
+from easel_server.engine.loading import load_engine
 from easel_server.engine.synthetic_engine import SyntheticEngine
-from easel_server.job import GenerationParameters, ImageFormat, Task
+from easel_server.generation.cost import work_units
+from easel_server.generation.parameters import GenerationParameters, ImageFormat, Task
 from PIL import Image
 
 from tests.support.jobs import build_parameters

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.broker.interface import BrokerSettings, BrokerUnavailableError, Delivery
-from easel_server.broker.memory import MemoryBroker
-from easel_server.job import WebhookTarget
-from easel_server.metrics import ServerMetrics
+from easel_server.generation.job import WebhookTarget
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.outbox.interface import Delivery
+from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.webhooks import deliverer as deliverer_module
 from easel_server.webhooks.deliverer import BuildBody, Deliverer, DeliveryOutcome, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
@@ -228,7 +230,7 @@ async def test_the_deliverer_outlives_an_outage_of_the_broker(
             async def call(*args: Any, **kwargs: Any) -> Any:
                 self.calls += 1
                 if self.calls % 2 and name == "claim_delivery":
-                    raise BrokerUnavailableError("redis:6379", name, "ConnectionError", "wait")
+                    raise StoreUnavailableError("redis:6379", name, "ConnectionError", "wait")
                 return await getattr(broker, name)(*args, **kwargs)
 
             return call

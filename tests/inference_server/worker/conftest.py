@@ -4,11 +4,12 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from easel_server.broker.interface import Broker, BrokerSettings
-from easel_server.broker.memory import MemoryBroker
-from easel_server.broker.redis import RedisBroker
+from easel_server.stores.interface import Broker
+from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.redis_broker import RedisBroker
 
-from tests.inference_server.broker.conftest import BuildBroker
+from tests.inference_server.stores.conftest import BuildBroker
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])

@@ -1,8 +1,8 @@
 """What becomes of a job whose generation has ended."""
 
 import pytest
-from easel_server.broker.interface import Canceled, Failed, Outcome, Succeeded
 from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.stores.jobs.interface import Canceled, Failed, Outcome, Succeeded
 from easel_server.worker.outcomes import DEADLINE_PASSED, StopReason, decide_outcome
 
 from tests.support.jobs import build_parameters

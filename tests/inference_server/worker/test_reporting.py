@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from easel_server.broker.interface import Claim
+from easel_server.stores.jobs.interface import Claim
 from easel_server.worker.batch import Batch
 from easel_server.worker.reporting import build_timing
 

@@ -5,11 +5,12 @@ import logging
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.broker.interface import Broker, BrokerSettings, Succeeded
 from easel_server.engine.interface import GenerationError
-from easel_server.job import JobState
+from easel_server.generation.job import JobState
+from easel_server.stores.interface import Broker
+from easel_server.stores.jobs.interface import BrokerSettings, Succeeded
 
-from tests.inference_server.broker.conftest import BuildBroker
+from tests.inference_server.stores.conftest import BuildBroker
 from tests.inference_server.worker.workers import (
     STEPS,
     Outage,

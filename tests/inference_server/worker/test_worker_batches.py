@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.broker.interface import Broker, Claim, Outcome, Verdict
-from easel_server.cost import Measurement, work_units
-from easel_server.job import Job, JobState
+from easel_server.generation.cost import Measurement, work_units
+from easel_server.generation.job import Job, JobState
+from easel_server.stores.interface import Broker
+from easel_server.stores.jobs.interface import Claim, Outcome, Verdict
 from easel_server.worker.batch import choose_preview_steps
 
 from tests.inference_server.worker.workers import STEPS, build_worker, final_job, generation_of, job_in, running

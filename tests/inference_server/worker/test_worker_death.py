@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from easel_server.broker.interface import BrokerSettings
-from easel_server.broker.redis import RedisBroker
-from easel_server.job import Job, JobState, WebhookTarget
+from easel_server.generation.job import Job, JobState, WebhookTarget
+from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.redis_broker import RedisBroker
 
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job

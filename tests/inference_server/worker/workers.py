@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from easel_server.broker.interface import Broker, BrokerUnavailableError
-from easel_server.job import Job
-from easel_server.metrics import ServerMetrics
+from easel_server.generation.job import Job
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.interface import Broker
+from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.worker import Worker, WorkerSettings
 
 from tests.support.eventually import eventually
@@ -89,7 +90,7 @@ class Outage:
         async def call(*args: Any, **kwargs: Any) -> Any:
             if self.is_away:
                 self.refused.append(name)
-                raise BrokerUnavailableError("redis:6379", name, "ConnectionError: refused", "wait")
+                raise StoreUnavailableError("redis:6379", name, "ConnectionError: refused", "wait")
             return await getattr(self._broker, name)(*args, **kwargs)
 
         return call

@@ -8,7 +8,7 @@ from io import BytesIO
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
-from easel_server.job import GenerationParameters, ImageFormat
+from easel_server.generation.parameters import GenerationParameters, ImageFormat
 
 LOSSY_QUALITY_PERCENT = 95
 PNG_KEY = "parameters"  # the keyword that AUTOMATIC1111's web UI writes, and that viewers look for

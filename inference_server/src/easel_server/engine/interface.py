@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from easel_server.generation_defaults import GenerationDefaults
-from easel_server.job import GenerationParameters, Task
+from easel_server.generation.models import GenerationDefaults
+from easel_server.generation.parameters import GenerationParameters, Task
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.hub import find_model
 from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, ModelLoadError
 from easel_server.engine.processors import choose_threads
-from easel_server.generation_defaults import read_defaults
-from easel_server.job import GenerationParameters
+from easel_server.generation.models import read_defaults
+from easel_server.generation.parameters import GenerationParameters
 
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from easel_server.engine.interface import EngineRequest, GenerationError
-from easel_server.job import GenerationParameters, Task
+from easel_server.generation.parameters import GenerationParameters, Task
 
 
 @dataclass(frozen=True)

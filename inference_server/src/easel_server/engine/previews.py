@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from easel_server.engine.encoding import encode
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS
-from easel_server.job import ImageFormat
+from easel_server.generation.parameters import ImageFormat
 
 logger = logging.getLogger(__name__)
 

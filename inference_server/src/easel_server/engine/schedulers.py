@@ -5,7 +5,7 @@ from typing import Any
 import diffusers
 
 from easel_server.engine.interface import GenerationError
-from easel_server.samplers import SAMPLERS
+from easel_server.generation.samplers import SAMPLERS
 
 # Schedulers that diffusers lists as compatible with none, and the one that takes the same configuration.
 UNLISTED_KIN = {"LCMScheduler": "DDIMScheduler"}

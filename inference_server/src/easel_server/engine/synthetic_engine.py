@@ -9,12 +9,12 @@ from functools import partial
 
 from easel_contract.server_config import SyntheticConfig
 
-from easel_server.cost import PIXELS_PER_UNIT
 from easel_server.engine.interface import EngineDescription, EngineRequest, OnStep, Step
 from easel_server.engine.synthetic_pictures import draw_labelled, draw_previews, look_up_plain
-from easel_server.generation_defaults import GenerationDefaults
-from easel_server.job import GenerationParameters, Task
-from easel_server.samplers import SAMPLERS
+from easel_server.generation.cost import PIXELS_PER_UNIT
+from easel_server.generation.models import GenerationDefaults
+from easel_server.generation.parameters import GenerationParameters, Task
+from easel_server.generation.samplers import SAMPLERS
 
 NAME = "synthetic"
 MILLISECONDS = 1000

@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from easel_server.engine.encoding import PNG_KEY, build_description, encode
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS
-from easel_server.job import GenerationParameters, ImageFormat
+from easel_server.generation.parameters import GenerationParameters, ImageFormat
 
 TITLE = "SYNTHETIC"
 SOFTWARE = {"Engine": "synthetic, no model"}
 SHOWN_CHARACTERS = 60  # of the prompt
 LINES_A_PICTURE = 12  # the letters' size follows from it
-MINIMUM_LETTER_PIXELS = 8
+MIN_LETTER_PIXELS = 8
 PLAIN_PICTURES = 32  # sizes and formats that are kept
 PNG_HEADER_BYTES = 33  # signature and IHDR
 GROUND = (38, 50, 72)
@@ -58,7 +58,7 @@ def _plain(width: int, height: int, image_format: ImageFormat) -> bytes:
 
 def _draw(width: int, height: int, lines: list[str]) -> Image.Image:
     picture = Image.new("RGB", (width, height), GROUND)
-    letter_pixels = max(MINIMUM_LETTER_PIXELS, min(width, height) // LINES_A_PICTURE)
+    letter_pixels = max(MIN_LETTER_PIXELS, min(width, height) // LINES_A_PICTURE)
     font = ImageFont.load_default(letter_pixels)
     pen = ImageDraw.Draw(picture)
     for number, line in enumerate(lines):

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
-from easel_server.job import Task
+from easel_server.generation.parameters import Task
 
 
 @dataclass(frozen=True)

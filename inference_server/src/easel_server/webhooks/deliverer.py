@@ -21,10 +21,11 @@ import httpcore
 import httpx
 from standardwebhooks import Webhook
 
-from easel_server.broker.interface import BrokerUnavailableError, Delivery, WebhookOutbox
-from easel_server.json_log import logged_for
-from easel_server.metrics import ServerMetrics
-from easel_server.tracing import NO_TRACER, Attributes, SpanKind, Tracer
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.outbox.interface import Delivery, WebhookOutbox
+from easel_server.telemetry.logs import logged_for
+from easel_server.telemetry.metrics import ServerMetrics
+from easel_server.telemetry.tracing import NO_TRACER, Attributes, SpanKind, Tracer
 from easel_server.webhooks.guarded_transport import RefusedAddressError
 from easel_server.webhooks.schedule import MAX_ATTEMPTS, retry_delay_seconds
 
@@ -98,7 +99,7 @@ class Deliverer:
     async def _claim(self) -> Delivery | None:
         try:
             return await self._outbox.claim_delivery(lease_seconds=LEASE_SECONDS, wait_seconds=CLAIM_WAIT_SECONDS)
-        except BrokerUnavailableError as error:
+        except StoreUnavailableError as error:
             logger.debug("no webhooks for now: %s", error)
             await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
             return None
@@ -107,13 +108,13 @@ class Deliverer:
         try:
             with logged_for(delivery.job.request_id):
                 self._metrics.count_webhook(await self.attempt(delivery))
-        except BrokerUnavailableError as error:
+        except StoreUnavailableError as error:
             logger.warning("webhook %s: its outcome isn't recorded, it will be sent again: %s", delivery.id, error)
         except Exception:
             logger.exception("webhook %s: not sent, it will be tried again", delivery.id)
 
     async def attempt(self, delivery: Delivery) -> DeliveryOutcome:
-        """Send it once and record what follows. Raises BrokerUnavailableError."""
+        """Send it once and record what follows. Raises StoreUnavailableError."""
         try:
             async with self._leased(delivery), asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
                 code = await self._post(delivery)
@@ -147,7 +148,7 @@ class Deliverer:
                 await asyncio.wait_for(over.wait(), RENEW_SECONDS)
                 return
             except TimeoutError:
-                with suppress(BrokerUnavailableError):
+                with suppress(StoreUnavailableError):
                     await self._outbox.postpone_delivery(delivery, LEASE_SECONDS)
 
     async def _post(self, delivery: Delivery) -> int:

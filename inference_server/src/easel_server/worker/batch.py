@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
-from easel_server.broker.interface import Claim
-from easel_server.cost import Measurement, work_units
 from easel_server.engine.interface import Engine, EngineRequest, Step, StopGenerationError
-from easel_server.job import GenerationParameters
+from easel_server.generation.cost import Measurement, work_units
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.stores.jobs.interface import Claim
 from easel_server.worker.outcomes import StopReason
 
 logger = logging.getLogger(__name__)

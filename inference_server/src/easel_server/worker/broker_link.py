@@ -2,7 +2,7 @@
 
 import logging
 
-from easel_server.broker.interface import BrokerUnavailableError
+from easel_server.stores.errors import StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -13,7 +13,7 @@ class BrokerLink:
     def __init__(self) -> None:
         self._is_away = False
 
-    def note_outage(self, error: BrokerUnavailableError) -> None:
+    def note_outage(self, error: StoreUnavailableError) -> None:
         """A call failed."""
         if not self._is_away:
             logger.warning("%s", error)

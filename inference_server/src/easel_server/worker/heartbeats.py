@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from easel_server.broker.interface import BrokerUnavailableError, JobQueue, Verdict
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import JobQueue, Verdict
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.outcomes import StopReason
@@ -68,7 +69,7 @@ class Heartbeats:
         previews = tuple(job.unsent_previews)
         try:
             verdict = await self._broker.heartbeat(job.claim, job.steps_done, previews=previews)
-        except BrokerUnavailableError as error:
+        except StoreUnavailableError as error:
             self._link.note_outage(error)
             return
         self._link.note_return()

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from easel_server.job import Job, JobState
-from easel_server.metrics import JobTiming
-from easel_server.tracing import Attributes, SpanEvent, SpanKind, SpanRecord
+from easel_server.generation.job import Job, JobState
+from easel_server.telemetry.metrics import JobTiming
+from easel_server.telemetry.tracing import Attributes, SpanEvent, SpanKind, SpanRecord
 from easel_server.worker.batch import Batch
 
-MAXIMUM_STEP_EVENTS: Final = 100  # of a span; OpenTelemetry's own bound is 128
+MAX_STEP_EVENTS: Final = 100  # of a span; OpenTelemetry's own bound is 128
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def build_job_spans(
 
 def _build_events(times: JobTimes, at: Callable[[float], datetime]) -> tuple[SpanEvent, ...]:
     steps = len(times.stepped_at)
-    stride = -(-steps // MAXIMUM_STEP_EVENTS) if steps else 1
+    stride = -(-steps // MAX_STEP_EVENTS) if steps else 1
     shown = {*range(stride, steps + 1, stride), steps} - {0}
     return tuple(SpanEvent("step", at(times.stepped_at[step - 1]), {"easel.step": step}) for step in sorted(shown))
 

@@ -15,9 +15,9 @@ The first line that applies decides:
 from enum import StrEnum
 from typing import Final
 
-from easel_server.broker.interface import Canceled, Failed, Outcome, Succeeded
 from easel_server.engine.interface import GenerationError, StopGenerationError
-from easel_server.job import GenerationParameters
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.stores.jobs.interface import Canceled, Failed, Outcome, Succeeded
 
 MAX_MESSAGE_CHARACTERS: Final = 300
 

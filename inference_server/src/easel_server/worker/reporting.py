@@ -6,12 +6,13 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from easel_server.broker.interface import BrokerUnavailableError, JobQueue, Outcome, Succeeded
 from easel_server.engine.interface import GenerationError, StopGenerationError
-from easel_server.job import Job, JobState
-from easel_server.json_log import logged_for
-from easel_server.metrics import JobTiming, ServerMetrics
-from easel_server.tracing import NO_TRACER, Tracer
+from easel_server.generation.job import Job, JobState
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import JobQueue, Outcome, Succeeded
+from easel_server.telemetry.logs import logged_for
+from easel_server.telemetry.metrics import JobTiming, ServerMetrics
+from easel_server.telemetry.tracing import NO_TRACER, Tracer
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.drain import Drain
@@ -76,7 +77,7 @@ class Reporter:
         try:
             await self._broker.release(job.claim)
             logger.info("job %s: released to the head of the queue", job.claim.job.id)
-        except BrokerUnavailableError as error:
+        except StoreUnavailableError as error:
             logger.warning("job %s: not released, its lease will run out: %s", job.claim.job.id, error)
 
     async def _finish(self, batch: Batch, job: JobRun, outcome: Outcome) -> None:
@@ -88,7 +89,7 @@ class Reporter:
             try:
                 is_accepted = await self._broker.finish(job.claim, outcome, measured)
                 break
-            except BrokerUnavailableError as error:
+            except StoreUnavailableError as error:
                 self._link.note_outage(error)
                 if self._drain.left_seconds <= 0:
                     logger.error(

@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from easel_server.broker.interface import BrokerUnavailableError, Claim, JobQueue
 from easel_server.engine.interface import Engine
-from easel_server.json_log import logged_for
-from easel_server.metrics import ServerMetrics
-from easel_server.tracing import NO_TRACER, Tracer
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import Claim, JobQueue
+from easel_server.telemetry.logs import logged_for
+from easel_server.telemetry.metrics import ServerMetrics
+from easel_server.telemetry.tracing import NO_TRACER, Tracer
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.drain import Drain
@@ -110,7 +111,7 @@ class Worker:
                 max_jobs=self._max_images,
                 max_images=self._max_images,
             )
-        except BrokerUnavailableError as error:
+        except StoreUnavailableError as error:
             self._link.note_outage(error)
             await self._drain.pause(settings.retry_seconds)
             return ()

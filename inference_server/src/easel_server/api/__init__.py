@@ -1,0 +1,1 @@
+"""The APIs that clients speak, one folder each; a folder renames, and what it renames to is ``generation``'s."""

@@ -1,0 +1,65 @@
+"""AUTOMATIC1111's samplers and schedules, and ours, which are named for both. Pure.
+
+Since its version 1.9 a sampler and a schedule are two choices ("DPM++ 2M" and "Karras"); before, and in
+``samplers.py``, they are one name ("DPM++ 2M Karras").
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from easel_server.gateway.refusals import refuse_field
+from easel_server.generation.messages import truncate_repr
+
+KARRAS: Final = "karras"
+
+
+AUTOMATIC: Final = "automatic"  # the schedule that its authors think best for the sampler
+
+
+UNIFORM: Final = "uniform"
+
+
+SCHEDULES: Final = {AUTOMATIC: "Automatic", UNIFORM: "Uniform", KARRAS: "Karras"}
+
+
+KARRAS_SUFFIX: Final = " Karras"
+
+
+def choose_sampler(sampler: str | None, schedule: str | None, offered: Sequence[str]) -> str | None:
+    """Our name of a sampler with a schedule; None for the model's own. Raises RefusalError."""
+    word = (schedule or AUTOMATIC).lower()
+    if word not in SCHEDULES:
+        raise refuse_field("scheduler", f"is {truncate_repr(schedule)}, allowed are {', '.join(SCHEDULES)}")
+    if sampler is None:
+        if word == KARRAS:
+            raise refuse_field("scheduler", "is 'karras' without a sampler_name, which must be given too")
+        return None
+    base = sampler.removesuffix(KARRAS_SUFFIX)
+    name = base if word == UNIFORM else base + KARRAS_SUFFIX
+    if name in offered:
+        return name
+    if word == KARRAS and base in offered:
+        raise refuse_field(
+            "scheduler", f"is {truncate_repr(schedule)}, which {base} doesn't have here; allowed is {AUTOMATIC}"
+        )
+    return sampler  # one of those without a second schedule, or one that is not offered, which is refused later
+
+
+def split_sampler(name: str) -> tuple[str, str]:
+    """AUTOMATIC1111's sampler and schedule by our name."""
+    base = name.removesuffix(KARRAS_SUFFIX)
+    return (base, "Karras") if base != name else (name, "Automatic")
+
+
+def list_samplers(offered: Sequence[str]) -> list[dict[str, Any]]:
+    """The answer of ``samplers``."""
+    names = dict.fromkeys(split_sampler(name)[0] for name in offered)
+    return [{"name": name, "aliases": [], "options": {}} for name in names]
+
+
+def list_schedulers() -> list[dict[str, Any]]:
+    """The answer of ``schedulers``."""
+    return [
+        {"name": name, "label": label, "aliases": None, "default_rho": -1.0, "need_inner_model": False}
+        for name, label in SCHEDULES.items()
+    ]

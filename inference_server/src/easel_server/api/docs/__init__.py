@@ -1,0 +1,1 @@
+"""The APIs' description for browsers, at ``/docs``."""

@@ -1,0 +1,100 @@
+"""The page at ``/``: static files of this package, and what the page must know of the service."""
+
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Any, Final
+
+from easel_contract.server_config import EngineKind, ServerConfig
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from easel_server.gateway.admission import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, SIDE_STEP_PIXELS
+from easel_server.generation.models import ModelFacts
+from easel_server.generation.parameters import ImageFormat
+from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
+
+SYNTHETIC: Final = "synthetic"  # an engine's name
+
+
+PAGE: Final = "index.html"
+# What is known of the model now: it may become known after workers have loaded it.
+LookAtModel = Callable[[], Awaitable[ModelFacts]]
+
+
+async def look_at_nothing() -> ModelFacts:
+    """Facts of a model that nobody has loaded yet."""
+    return ModelFacts()
+
+
+def read_static_files() -> dict[str, StaticFile]:
+    """The page's files by name, from the installed package."""
+    folder = files("easel_server.api.playground").joinpath("static")
+    return {file.name: read_static_file(file) for file in folder.iterdir()}
+
+
+class Playground:
+    """The routes' handlers."""
+
+    def __init__(self, config: ServerConfig, look_at_model: LookAtModel) -> None:
+        self._config = config
+        self._look_at_model = look_at_model
+        self._files = read_static_files()
+
+    def build_router(self) -> APIRouter:
+        """All routes; none is part of the API that is documented."""
+        router = APIRouter(include_in_schema=False)
+        router.add_api_route("/", self.get_page, methods=["GET"])
+        router.add_api_route("/playground/config", self.get_config, methods=["GET"])
+        router.add_api_route("/playground/{name}", self.get_file, methods=["GET"])
+        return router
+
+    async def get_page(self, request: Request) -> Response:
+        """The page for browsers; others get an object that says where to go."""
+        if "text/html" in request.headers.get("accept", ""):
+            answer = serve_file(self._files[PAGE], request)
+        else:
+            name = self._config.model.name
+            answer = JSONResponse(
+                {"service": "easel", "model": name, "docs": "/docs", "images": "/v1/images/generations"}
+            )
+        answer.headers["Vary"] = "Accept"
+        return answer
+
+    async def get_file(self, request: Request, name: str) -> Response:
+        """A part of the page."""
+        file = self._files.get(name)
+        if file is None or name == PAGE:
+            return Response(status_code=404, headers=HEADERS)
+        return serve_file(file, request)
+
+    async def get_config(self) -> JSONResponse:
+        """Bounds, choices and defaults for the form."""
+        return JSONResponse(build_page_config(self._config, await self._look_at_model()), headers=HEADERS)
+
+
+def build_page_config(config: ServerConfig, facts: ModelFacts) -> dict[str, Any]:
+    """What the page must know, by the prediction API's names. Pure."""
+    limits, defaults = config.gateway.limits, facts.defaults
+    side = {"min": MIN_SIDE_PIXELS, "step": SIDE_STEP_PIXELS}
+    return {
+        "model": config.model.name,
+        "is_synthetic": config.engine.kind is EngineKind.SYNTHETIC or facts.engine == SYNTHETIC,
+        "needs_key": config.gateway.api_keys_directory is not None,
+        "bounds": {
+            "width": {**side, "max": limits.max_width_pixels},
+            "height": {**side, "max": limits.max_height_pixels},
+            "num_inference_steps": {"min": 1, "max": limits.max_steps},
+            "guidance_scale": {"min": 0, "max": MAX_GUIDANCE_SCALE},
+            "num_outputs": {"min": 1, "max": limits.max_images},
+        },
+        "defaults": {
+            "width": min(defaults.width_pixels, limits.max_width_pixels),
+            "height": min(defaults.height_pixels, limits.max_height_pixels),
+            "num_inference_steps": min(defaults.steps, limits.max_steps),
+            "guidance_scale": defaults.guidance_scale,
+            "num_outputs": 1,
+            "output_format": ImageFormat.PNG,
+        },
+        "samplers": list(facts.samplers),
+        "formats": list(ImageFormat),
+    }

@@ -1,0 +1,137 @@
+"""API keys from a mounted directory: one file a customer. Re-read when the directory changes."""
+
+import base64
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from binascii import Error as Base64Error
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from easel_contract.api_keys import DIGEST_PREFIX, ApiKeyEntry, parse_api_key_entry
+from easel_contract.server_config import Priority, RateLimitConfig
+
+from easel_server.gateway.refusals import refuse_key
+
+RECHECK_SECONDS = 1.0
+# OpenAI's clients send the first, Replicate's sent the second for long.
+SCHEMES = frozenset({"bearer", "token"})
+
+
+BASIC = "basic"  # clients of AUTOMATIC1111 know no other: the password is the key, the user's name is ignored
+
+
+logger = logging.getLogger(__name__)
+
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Customer:
+    """Who sends requests, and what they may do."""
+
+    name: str
+    weight: int = 1  # share of the workers beside other customers who wait
+    max_priority: Priority = Priority.NORMAL  # the highest that may be asked for
+    rate_limit: RateLimitConfig | None = None  # None: the service's for each key
+
+
+ANONYMOUS = Customer("anonymous")  # everybody, where no keys are asked for
+
+
+class KeyRing:
+    """Who is behind an Authorization header. Holds digests only, never a key."""
+
+    def __init__(self, directory: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Without a directory no key is asked for and everybody is ``ANONYMOUS``."""
+        self._directory = directory
+        self._clock = clock
+        # Keys are looked up by a digest that is keyed with a secret of this process: what a look-up's time tells of it
+        # says nothing of the keys, and it costs the same however many there are.
+        self._blind = secrets.token_bytes(32)
+        self._customers: dict[bytes, Customer] = {}
+        self._fingerprint: Fingerprint | None = None
+        self._checked_at = -RECHECK_SECONDS
+
+    def find_customer(self, authorization: str | None) -> Customer:
+        """The customer whose key is in an Authorization header. Raises RefusalError (401)."""
+        if self._directory is None:
+            return ANONYMOUS
+        self._refresh(self._directory)
+        key = _read_key(authorization or "")
+        if not key:
+            raise refuse_key("no API key given; send the header `Authorization: Bearer KEY`")
+        customer = self._customers.get(self._blinded(hashlib.sha256(key.encode()).digest()))
+        if customer is None:
+            raise refuse_key("the API key is not known; check it, or ask whoever runs this service for one")
+        return customer
+
+    def _blinded(self, digest: bytes) -> bytes:
+        return hmac.digest(self._blind, digest, "sha256")
+
+    def _refresh(self, directory: Path) -> None:
+        now = self._clock()
+        if now - self._checked_at < RECHECK_SECONDS:
+            return
+        self._checked_at = now
+        try:
+            fingerprint = _fingerprint(directory)
+            if fingerprint == self._fingerprint:
+                return
+            values = {name: (directory / name).read_bytes() for name, *_ in fingerprint}
+        except OSError as error:
+            # Kubernetes swaps the whole directory at once; what was read before stays good until the next look.
+            logger.warning("API keys in %s can't be read, keeping %d known: %s", directory, len(self._customers), error)
+            return
+        self._fingerprint = fingerprint
+        self._customers = self._index(values)
+        logger.info("API keys read", extra={"customers": len(values), "keys": len(self._customers)})
+
+    def _index(self, values: dict[str, bytes]) -> dict[bytes, Customer]:
+        """Customers by the blinded digests of their keys. What is wrong with one leaves the others alone."""
+        customers: dict[bytes, Customer] = {}
+        for name, value in values.items():
+            try:
+                entry = parse_api_key_entry(value)
+            except ValueError as error:
+                logger.warning("API keys of customer %s are ignored: %s", name, error)
+                continue
+            customer = Customer(name, entry.weight, entry.max_priority, entry.rate_limit)
+            for digest in map(self._blinded, _digests(entry)):
+                if customers.setdefault(digest, customer) is not customer:
+                    owner = customers[digest].name
+                    logger.warning("an API key of customer %s is ignored: it is %s's too", name, owner)
+        return customers
+
+
+def _read_key(authorization: str) -> str:
+    """The key of any of the schemes; empty if there is none."""
+    scheme, _, credentials = authorization.strip().partition(" ")
+    if scheme.lower() in SCHEMES:
+        return credentials.strip()
+    if scheme.lower() != BASIC:
+        return ""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except (Base64Error, UnicodeDecodeError, ValueError):
+        return ""
+
+
+def _digests(entry: ApiKeyEntry) -> list[bytes]:
+    return [
+        bytes.fromhex(key.removeprefix(DIGEST_PREFIX))
+        if key.startswith(DIGEST_PREFIX)
+        else hashlib.sha256(key.encode()).digest()
+        for key in entry.keys
+    ]
+
+
+def _fingerprint(directory: Path) -> Fingerprint:
+    # Names that begin with a dot are Kubernetes' own (..data and dated directories).
+    files = sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.is_file())
+    stats = [(path.name, path.stat()) for path in files]
+    return tuple((name, stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in stats)

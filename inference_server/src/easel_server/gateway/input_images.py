@@ -1,0 +1,179 @@
+"""Pictures that clients send: checked before they are decoded, and made into what a worker takes.
+
+A few kilobytes can stand for gigapixels, so the pixels are counted by a picture's header first. Decoding runs in
+threads, a few at a time, since each may take a hundred megabytes.
+"""
+
+import asyncio
+import base64
+import binascii
+import io
+import math
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, TypeVar
+
+from easel_contract.server_config import LimitsConfig
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from easel_server.gateway.admission import MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, FieldNames, check_side
+from easel_server.gateway.refusals import RefusalError, refuse_field, refuse_fields
+from easel_server.generation.models import GenerationDefaults
+from easel_server.generation.request import InputPictures
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
+
+
+MAGIC: Final = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
+
+
+ALLOWED: Final = "allowed is a still PNG, JPEG or WebP"
+
+
+DATA_URL: Final = re.compile(r"data:[a-z0-9.+/-]{0,100};base64,", re.IGNORECASE)
+
+
+DECODERS: Final = 2  # pictures in work at a time, in a gateway
+
+
+BACKGROUND: Final = "white"  # behind what is transparent
+
+
+PNG_COMPRESS_LEVEL: Final = 1  # they travel once: time counts for more than size
+
+# Pillow's own bound warns first and is the same for everybody; ``limits.maxInputPixels`` is checked in its place.
+Image.MAX_IMAGE_PIXELS = None
+
+
+T = TypeVar("T")
+
+
+class Decoders:
+    """Threads for work on pictures, few enough that their memory is bounded."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(DECODERS)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The work's result; waits for its turn."""
+        async with self._free:
+            return await asyncio.to_thread(work)
+
+
+def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
+    """The bytes behind a ``data:`` URL, or behind bare base64. Raises RefusalError."""
+    prefix = DATA_URL.match(text)
+    if text.startswith(("http://", "https://")):
+        raise refuse_field(field, "is a web address, and this service fetches none; send the picture as a data: URL")
+    if prefix is None and is_prefix_needed:
+        raise refuse_field(field, "must be a data: URL, such as data:image/png;base64,iVBORw0…")
+    try:
+        return base64.b64decode(text[prefix.end() if prefix else 0 :], validate=True)
+    except (binascii.Error, ValueError):
+        raise refuse_field(field, "is not base64") from None
+
+
+def decode_picture(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
+    """The picture, upright, as RGB, RGBA or L. Takes time and memory: run it in ``Decoders``. Raises RefusalError."""
+    if not MAGIC.match(data):
+        raise refuse_field(field, f"is no picture that is understood ({len(data)} bytes); {ALLOWED}")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            _check_header(field, opened, max_pixels)
+            opened.load()
+            return _normalise_mode(ImageOps.exif_transpose(opened))
+    except (RefusalError, MemoryError):
+        raise
+    except UnidentifiedImageError:  # its message tells an address in memory
+        raise refuse_field(field, f"is damaged in its header; {ALLOWED}") from None
+    except Exception as error:  # what decoders stumble over in damaged files has no common type
+        raise refuse_field(field, f"is damaged or cut off ({error}); {ALLOWED}") from None
+
+
+def _check_header(field: str, opened: Image.Image, max_pixels: int) -> None:
+    pixels = opened.width * opened.height
+    if pixels > max_pixels:
+        size = f"{opened.width}x{opened.height} = {pixels} pixels"
+        raise refuse_field(field, f"has {size}, at most {max_pixels} are allowed")
+    frames = getattr(opened, "n_frames", 1)
+    if frames > 1 and opened.format in FORMATS:  # a camera's MPO holds smaller copies: the first is the picture
+        raise refuse_field(field, f"is animated ({frames} frames); {ALLOWED}")
+
+
+def _normalise_mode(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits of grey
+        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+    if picture.has_transparency_data:
+        return picture.convert("RGBA")
+    return picture if picture.mode == "L" else picture.convert("RGB")
+
+
+def flatten(picture: Image.Image) -> Image.Image:
+    """Without transparency: what shows through is white."""
+    if picture.mode != "RGBA":
+        return picture.convert("RGB")
+    background = Image.new("RGBA", picture.size, BACKGROUND)
+    return Image.alpha_composite(background, picture).convert("RGB")
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """The same bytes for the same pixels, without anything besides."""
+    buffer = io.BytesIO()
+    picture.info = {}
+    picture.save(buffer, format="PNG", compress_level=PNG_COMPRESS_LEVEL)
+    return buffer.getvalue()
+
+
+Size = tuple[int, int]  # width and height in pixels
+
+
+WantedSize = tuple[int | None, int | None]  # None where the client left it open
+
+
+class Fit(StrEnum):
+    """What becomes of a picture whose proportions differ."""
+
+    STRETCH = "Stretch"
+    CROP = "Crop"  # the middle of it is kept
+
+
+def choose_size(
+    picture: Size, wanted: WantedSize, *, names: FieldNames, defaults: GenerationDefaults, limits: LimitsConfig
+) -> Size:
+    """The size to draw: as wanted, else in the picture's proportions and no more pixels than the model's default.
+
+    Raises RefusalError for a size that isn't allowed, so that nothing is ever resized to it.
+    """
+    most_pixels = defaults.width_pixels * defaults.height_pixels
+    scale = min(1.0, math.sqrt(most_pixels / (picture[0] * picture[1])))
+    largest_width, largest_height = limits.max_width_pixels, limits.max_height_pixels
+    width = wanted[0] if wanted[0] is not None else _round_side(picture[0] * scale, largest_width)
+    height = wanted[1] if wanted[1] is not None else _round_side(picture[1] * scale, largest_height)
+    faults = [*check_side(names.width, width, largest_width), *check_side(names.height, height, largest_height)]
+    if faults:
+        raise refuse_fields(*faults)
+    return width, height
+
+
+def _round_side(pixels: float, largest: int) -> int:
+    steps = min(round(pixels / SIDE_STEP_PIXELS), largest // SIDE_STEP_PIXELS)
+    return max(MIN_SIDE_PIXELS, steps * SIDE_STEP_PIXELS)
+
+
+def fit(picture: Image.Image, size: Size, way: Fit) -> Image.Image:
+    """The picture at exactly this size."""
+    if picture.size == size:
+        return picture
+    resample = Image.Resampling.LANCZOS
+    return ImageOps.fit(picture, size, resample) if way is Fit.CROP else picture.resize(size, resample)
+
+
+def build_input_pictures(image: Image.Image, mask: Image.Image | None, size: Size, way: Fit) -> InputPictures:
+    """Picture and mask (L: 255 is redrawn) as a worker takes them. Takes time: run it in ``Decoders``."""
+    return InputPictures(
+        width_pixels=size[0],
+        height_pixels=size[1],
+        image=encode_png(fit(flatten(image), size, way)),
+        mask=encode_png(fit(mask.convert("L"), size, way)) if mask is not None else None,
+    )

@@ -1,0 +1,137 @@
+"""Which buckets a request is charged to: its customer's and the service's, in requests and in GPU-seconds. Pure."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from easel_contract.server_config import GatewayConfig, RateLimitConfig
+
+from easel_server.gateway.api_keys import Customer
+from easel_server.gateway.refusals import RefusalError
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.limits.interface import BucketState, Charge, RateDecision, RateLimiter
+
+THOUSANDTHS: Final = 1000
+
+
+REQUESTS: Final = "requests"
+
+
+GPU_SECONDS: Final = "gpu-seconds"
+
+
+def build_request_charges(customer: Customer, config: GatewayConfig) -> tuple[Charge, ...]:
+    """What any request for images costs: one request."""
+    return tuple(
+        Charge(_bucket(REQUESTS, owner), THOUSANDTHS, rate.requests_per_minute * THOUSANDTHS, rate.burst * THOUSANDTHS)
+        for owner, rate in _limits(customer, config)
+        if rate.requests_per_minute is not None
+    )
+
+
+def build_work_charges(customer: Customer, config: GatewayConfig, gpu_seconds: float) -> tuple[Charge, ...]:
+    """What a request costs besides whose images have to be drawn: predicted GPU-seconds."""
+    amount = math.ceil(gpu_seconds * THOUSANDTHS)
+    return tuple(
+        Charge(
+            _bucket(GPU_SECONDS, owner),
+            amount,
+            rate.gpu_seconds_per_minute * THOUSANDTHS,
+            rate.gpu_seconds_burst * THOUSANDTHS,
+        )
+        for owner, rate in _limits(customer, config)
+        if rate.gpu_seconds_per_minute is not None
+    )
+
+
+def _limits(customer: Customer, config: GatewayConfig) -> list[tuple[str | None, RateLimitConfig]]:
+    limits = ((customer.name, customer.rate_limit or config.rate_limit), (None, config.service_rate_limit))
+    return [(owner, rate) for owner, rate in limits if rate is not None]
+
+
+def _bucket(unit: str, owner: str | None) -> str:
+    return unit if owner is None else f"{unit}:{owner}"
+
+
+logger = logging.getLogger(__name__)
+
+
+class Charges:
+    """Of one request."""
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+        self._taken: list[Charge] = []
+        self._buckets: list[BucketState] = []
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is left, for the answer."""
+        return build_rate_headers(self._buckets)
+
+    async def charge(self, charges: Sequence[Charge]) -> None:
+        """Take all of the charges. Raises RefusalError (429), and then nothing of this request is charged."""
+        if not charges:
+            return
+        decision = await self._limiter.take(charges)
+        if not decision.allowed:
+            await self.refund()
+            raise refuse_for_rate(decision)
+        self._taken += charges
+        self._buckets += decision.buckets
+
+    async def refund(self, charges: Sequence[Charge] | None = None) -> None:
+        """Give these charges back, or all. What else became of the request doesn't depend on whether that succeeds."""
+        returned = list(self._taken if charges is None else charges)
+        if not returned:
+            return
+        self._taken = [charge for charge in self._taken if charge not in returned]
+        try:
+            await self._limiter.refund(returned)
+        except StoreUnavailableError as error:
+            logger.warning("a request that was not served stays charged: %s", error)
+
+
+def refuse_for_rate(decision: RateDecision) -> RefusalError:
+    """A bucket of this key, or of the service, holds too little."""
+    seconds = math.ceil(decision.retry_after_seconds)
+    short = [state for state in decision.buckets if state.remaining < min(state.charge.amount, state.charge.burst)]
+    bucket = _tightest(short or decision.buckets).charge
+    unit, _, owner = bucket.bucket.partition(":")
+    whose = "this API key's" if owner else "the service's"
+    return RefusalError(
+        429,
+        "rate_limit_exceeded",
+        f"{whose} rate limit of {_units(bucket.per_minute)} {unit} a minute (at most {_units(bucket.burst)} at once) "
+        f"is used up; try again in {seconds} s",
+        headers={"Retry-After": str(seconds), **build_rate_headers(decision.buckets)},
+    )
+
+
+def build_rate_headers(buckets: Sequence[BucketState]) -> dict[str, str]:
+    """What is left of the bucket that has the smallest share left, and the policies of all.
+
+    https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-07
+    """
+    if not buckets:
+        return {}
+    tightest = _tightest(buckets)
+    return {
+        "RateLimit-Limit": str(_units(tightest.charge.burst)),
+        "RateLimit-Remaining": str(_units(tightest.remaining)),
+        "RateLimit-Reset": str(math.ceil(tightest.reset_seconds)),
+        "RateLimit-Policy": ", ".join(_policy(state.charge) for state in buckets),
+    }
+
+
+def _tightest(buckets: Sequence[BucketState]) -> BucketState:
+    return min(buckets, key=lambda state: state.remaining / state.charge.burst)
+
+
+def _units(thousandths: int) -> int:
+    return thousandths // 1000
+
+
+def _policy(charge: Charge) -> str:
+    return f'{_units(charge.per_minute)};w=60;burst={_units(charge.burst)};name="{charge.bucket.partition(":")[0]}"'

@@ -1,0 +1,144 @@
+"""Why a request is not served, independent of the API it came by; the routers give it their API's shape."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class FieldFault:
+    """One field of a request that can't be accepted."""
+
+    field: str  # dotted path by the names on the wire, such as "input.width"
+    message: str  # the value seen and the values allowed
+
+
+@dataclass(eq=False)  # an exception is only ever equal to itself, and must stay hashable
+class RefusalError(Exception):
+    """A request that gets an error answer. The message is the client's: what, value seen, value allowed, next step."""
+
+    status: int
+    code: str  # one snake_case word, stable; also the label of the refusals metric
+    message: str
+    faults: tuple[FieldFault, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def refuse_fields(*faults: FieldFault) -> RefusalError:
+    """Fields have values that aren't allowed. Routers choose 400 or 422 as their API does."""
+    message = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
+    return RefusalError(422, "invalid_value", message, faults)
+
+
+def refuse_field(name: str, message: str) -> RefusalError:
+    """One field has a value that isn't allowed."""
+    return refuse_fields(FieldFault(name, message))
+
+
+def refuse_key(message: str) -> RefusalError:
+    """No API key, or none that is known."""
+    return RefusalError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def refuse_unknown_model(name: str, served: str) -> RefusalError:
+    """The model isn't the one that is served."""
+    message = f"model {name!r} is not served here; this service serves {served!r}"
+    return RefusalError(404, "model_not_found", message, (FieldFault("model", message),))
+
+
+def refuse_unknown_prediction(job_id: str) -> RefusalError:
+    """No such job, or another key's: the two look the same on purpose."""
+    return RefusalError(
+        404, "not_found", f"prediction {job_id!r} does not exist, is not yours, or its result has expired"
+    )
+
+
+def refuse_body_size(limit_bytes: int) -> RefusalError:
+    """The body is longer than it may be."""
+    return RefusalError(
+        413, "body_too_large", f"the request's body is longer than {limit_bytes} bytes, the most allowed"
+    )
+
+
+QUEUE_FULL_RETRY_SECONDS = 5
+
+
+BROKER_RETRY_SECONDS = 2
+
+
+STREAMS_RETRY_SECONDS = 5
+
+
+OPEN_REQUESTS_RETRY_SECONDS = 1
+
+
+NO_WORKERS_RETRY_SECONDS = 30  # about a worker's start; nothing better is known
+
+
+def refuse_for_queue(depth: int, bound: int) -> RefusalError:
+    """As much waits as may."""
+    return RefusalError(
+        429,
+        "queue_full",
+        f"{depth} requests wait already, at most {bound} may; try again in {QUEUE_FULL_RETRY_SECONDS} s",
+        headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)},
+    )
+
+
+def refuse_for_wait(wait_seconds: float, bound_seconds: int) -> RefusalError:
+    """The predicted wait is longer than the service lets anybody wait. It shrinks by a second a second."""
+    if math.isinf(wait_seconds):
+        return RefusalError(
+            503,
+            "no_workers",
+            f"nothing draws images at the moment, and nothing is about to; try again in {NO_WORKERS_RETRY_SECONDS} s",
+            headers={"Retry-After": str(NO_WORKERS_RETRY_SECONDS)},
+        )
+    retry_seconds = math.ceil(wait_seconds - bound_seconds)
+    return RefusalError(
+        429,
+        "wait_too_long",
+        f"the predicted wait is {wait_seconds:.0f} s, at most {bound_seconds} s are allowed; "
+        f"try again in {retry_seconds} s",
+        headers={"Retry-After": str(retry_seconds)},
+    )
+
+
+def refuse_for_streams(bound: int) -> RefusalError:
+    """As many event streams are open as may be."""
+    return RefusalError(
+        429,
+        "too_many_streams",
+        f"{bound} event streams are open here already, the most allowed; ask for the job instead, or try again in "
+        f"{STREAMS_RETRY_SECONDS} s",
+        headers={"Retry-After": str(STREAMS_RETRY_SECONDS)},
+    )
+
+
+def refuse_for_open_requests(bound: int) -> RefusalError:
+    """As many requests are open as may be."""
+    return RefusalError(
+        503,
+        "too_many_requests",
+        f"{bound} requests are open here already, the most allowed; try again in {OPEN_REQUESTS_RETRY_SECONDS} s",
+        headers={"Retry-After": str(OPEN_REQUESTS_RETRY_SECONDS)},
+    )
+
+
+def refuse_uncached() -> RefusalError:
+    """The client wants a cached answer or none, and there is none. https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7"""
+    return RefusalError(
+        504,
+        "not_cached",
+        "no cached answer, and Cache-Control: only-if-cached allows no other; leave it out to draw one",
+    )
+
+
+def refuse_for_store() -> RefusalError:
+    """The shared state is away. Its address is for the logs, not for clients."""
+    return RefusalError(
+        503,
+        "broker_unavailable",
+        f"the service can't reach its queue at the moment; try again in {BROKER_RETRY_SECONDS} s",
+        headers={"Retry-After": str(BROKER_RETRY_SECONDS)},
+    )

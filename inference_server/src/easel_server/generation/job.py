@@ -1,0 +1,93 @@
+"""A job: one request for images, from submit to its end. Values only; the broker stores them, no I/O lives here.
+
+State machine (the broker is the only place that makes a transition, atomically):
+
+    from      event                                        to
+    ----      -----                                        --
+    (none)    submit                                       Waiting
+    (none)    submit with a known answer (the cache)       Succeeded
+    Waiting   claim (attempts + 1)                         Running
+    (none)    submit, an equal one is under way            Waiting or Running: as that one, whose end it shares
+    Waiting   cancel                                       Canceled
+    Waiting   deadline passes                              Failed
+    Running   finish                                       Succeeded | Failed | Canceled
+    Running   cancel, while others share the run           Canceled
+    Running   deadline passes, while others share the run  Failed
+    Running   release (drain; attempts - 1)                Waiting, at the head; Canceled if cancel was asked for
+    Running   lease expires, cancel was asked for          Canceled
+    Running   lease expires, attempts < max_attempts       Waiting, at the head
+    Running   lease expires, attempts = max_attempts       Failed
+
+Succeeded, Failed and Canceled are final: exactly one of them is ever seen.
+
+Jobs of one flight (``submit`` with the same ``flight_key``) are drawn once. The first leads; the others follow its
+state and share its end and its images. When a leader is cancelled, the next of the flight leads, at the same place in
+the queue or with the same run; the work ends only when nobody of the flight is left. A flight that waits goes with the
+highest priority that a job of it has had.
+"""
+
+import hashlib
+from enum import StrEnum
+
+from easel_contract.schema import Model
+from easel_contract.server_config import Priority
+from pydantic import AwareDatetime, Field
+
+from easel_server.generation.parameters import GenerationParameters
+
+
+class JobState(StrEnum):
+    """Where a job stands; see the table above."""
+
+    WAITING = "Waiting"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELED = "Canceled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no transition leaves this state."""
+        return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED}
+
+
+class WebhookTarget(Model):
+    """Whom to tell, and of which events (``start``, ``completed``: the names of Replicate's API)."""
+
+    url: str
+    events: tuple[str, ...] = ("completed",)
+
+
+class Job(Model):
+    """A job as it is stored and reported; its images are stored beside it."""
+
+    id: str
+    owner: str  # whose API key it was ("anonymous" without keys), never the key itself
+    parameters: GenerationParameters
+    submitted_at: AwareDatetime
+    state: JobState = JobState.WAITING
+    attempts: int = 0
+    steps_done: int = 0
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+    deadline_at: AwareDatetime | None = None
+    worker: str | None = None
+    error: str | None = None
+    cancel_requested: bool = False
+    webhook: WebhookTarget | None = None
+    priority: Priority = Priority.NORMAL
+    weight: int = Field(default=1, ge=1)  # of the owner, beside others who wait
+    predicted_gpu_seconds: float = Field(default=1.0, gt=0)
+    wanted_previews: int = Field(default=0, ge=0, le=3)  # unfinished pictures on the way, evenly spaced over the steps
+    previews: int = 0  # how many there are so far
+    cache_key: str | None = None  # under which its images may be kept once they are drawn; None: they may not
+    request_id: str | None = None  # of the HTTP request that submitted it
+    trace_parent: str | None = None  # https://www.w3.org/TR/trace-context/#traceparent-header
+
+
+def job_fingerprint(job: Job) -> str:
+    """Equal for jobs that ask for the same: owner, parameters and webhook. Times and progress don't count."""
+    parts = [job.parameters, *([job.webhook] if job.webhook else [])]
+    documents = [part.model_dump_json(by_alias=True, exclude_none=True) for part in parts]
+    # JSON has no raw NUL, so that no two jobs give the same bytes.
+    return hashlib.sha256("\0".join([*documents, job.owner]).encode()).hexdigest()

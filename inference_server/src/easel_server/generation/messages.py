@@ -1,0 +1,24 @@
+"""Values of requests as they may be quoted in messages. Pure."""
+
+from typing import Any, Final
+
+SHOWN_CHARACTERS = 80  # of a value that is refused
+
+
+def truncate_repr(value: Any) -> str:
+    """A value as it may be quoted in a message: short."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return "a number with thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text)} characters)"
+
+
+DEADLINE_PASSED: Final = (
+    "the deadline passed before the job was finished; allow it more time, or add workers if jobs wait long"
+)
+# Filled with the number of attempts and the last worker's name.
+LOST: Final = (
+    "its worker was lost %s times while it ran this job, the last one was %s; the job may need more memory than a "
+    "worker has: ask for fewer images or pixels, or look at why that pod ended"
+)

@@ -1,0 +1,1 @@
+"""Small facts that processes of a service report to each other."""

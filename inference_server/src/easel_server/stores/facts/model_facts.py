@@ -1,0 +1,138 @@
+"""What gateways must know of the model that workers have loaded; the broker carries it.
+
+A worker has the model's files, a gateway often hasn't. So a worker publishes what suits the model and what it can do,
+and gateways look it up: ``SharedModelFacts``. What jobs cost is learned from all workers together: ``SharedCostModel``.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from easel_contract.server_config import DefaultsConfig, ModelConfig
+from pydantic import TypeAdapter, ValidationError
+
+from easel_server.engine.interface import EngineDescription
+from easel_server.generation.cost import CostModel
+from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
+from easel_server.stores.errors import StoreError
+from easel_server.stores.facts.interface import FactStore
+from easel_server.stores.jobs.interface import JobQueue
+
+# Long: a service that is scaled to zero still has its gateways. Workers write it again while they run.
+TTL_SECONDS: Final = 30 * 24 * 3600.0
+
+
+PUBLISH_INTERVAL_SECONDS: Final = 600.0
+
+
+REFRESH_SECONDS: Final = 10.0
+
+
+COST_REFRESH_SECONDS: Final = 2.0
+
+
+logger = logging.getLogger(__name__)
+
+
+_WIRE: Final = TypeAdapter(ModelFacts)
+
+
+def describe_model(description: EngineDescription) -> ModelFacts:
+    """The facts of a loaded model."""
+    return ModelFacts(
+        defaults=description.defaults,
+        engine=description.engine,
+        tasks=description.tasks,
+        samplers=description.samplers,
+        load_seconds=description.load_seconds,
+    )
+
+
+async def publish_facts(store: FactStore, model: ModelConfig, facts: ModelFacts) -> None:
+    """Tell the gateways. Raises StoreUnavailableError."""
+    await store.put_fact(_name(model), _WIRE.dump_json(facts), ttl_seconds=TTL_SECONDS)
+
+
+async def publish_defaults(store: FactStore, model: ModelConfig, defaults: GenerationDefaults) -> None:
+    """Tell the gateways what is known before the model is loaded, unless a worker that had loaded it told more.
+
+    Raises StoreUnavailableError.
+    """
+    if await store.get_fact(_name(model)) is None:
+        await publish_facts(store, model, ModelFacts(defaults=defaults))
+
+
+class SharedModelFacts:
+    """A gateway's view: what was configured, over the model's files, over what a worker published, over guesses."""
+
+    def __init__(
+        self,
+        store: FactStore,
+        model: ModelConfig,
+        configured: DefaultsConfig | None,
+        known: GenerationDefaults | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``known`` is for a gateway that sees the model's files itself."""
+        self._store = store
+        self._name = _name(model)
+        self._configured = configured
+        self._known = known
+        self._clock = clock
+        self._is_found = False
+        self._looked_at: float | None = None
+        self._facts = self._override(ModelFacts())
+
+    async def look(self) -> ModelFacts:
+        """The facts as far as they are known now. Outages leave the last ones."""
+        if self._is_look_due():
+            self._looked_at = self._clock()
+            await self._refresh()
+        return self._facts
+
+    def _is_look_due(self) -> bool:
+        # Until a worker has told, every request looks: a picture of the wrong size is worse than one more question.
+        if self._looked_at is None or not self._is_found:
+            return True
+        return self._clock() - self._looked_at >= REFRESH_SECONDS
+
+    async def _refresh(self) -> None:
+        try:
+            found = await self._store.get_fact(self._name)
+            if found is not None:
+                self._facts = self._override(_WIRE.validate_json(found))
+                self._is_found = True
+        except StoreError:
+            return  # the request goes on to meet the broker itself, and says so if it's still away
+        except ValidationError as error:
+            logger.warning("facts of the model that another version published are ignored: %s", error)
+
+    def _override(self, facts: ModelFacts) -> ModelFacts:
+        return replace(facts, defaults=override_defaults(self._known or facts.defaults, self._configured))
+
+
+class SharedCostModel:
+    """A gateway's view of what jobs cost on this service's GPUs."""
+
+    def __init__(self, queue: JobQueue, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._model = CostModel()
+        self._looked_at: float | None = None
+
+    async def look(self) -> CostModel:
+        """The line as fitted at most COST_REFRESH_SECONDS ago. Outages leave the last one."""
+        if self._looked_at is None or self._clock() - self._looked_at >= COST_REFRESH_SECONDS:
+            self._looked_at = self._clock()
+            try:
+                self._model = (await self._queue.cost_sums()).fit()
+            except StoreError as error:
+                logger.debug("costs are not read for now: %s", error)
+        return self._model
+
+
+def _name(model: ModelConfig) -> str:
+    return "model-" + hashlib.sha256(f"{model.source}\n{model.revision}".encode()).hexdigest()

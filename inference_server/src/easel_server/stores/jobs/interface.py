@@ -1,0 +1,253 @@
+"""What gateways and workers ask of a broker: protocols, frozen values and errors. No I/O lives here.
+
+Two implementations keep the same promises: ``memory`` (one process) and ``redis`` (any number of pods). The clock that
+counts is the broker's own: it stamps jobs, expires leases and passes deadlines, so pods' clocks are never compared.
+
+A job is executed at least once and completed exactly once: ``finish`` is accepted from the holder of the current
+claim only. Every method may raise StoreUnavailableError, and every method may be repeated safely after it.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Protocol
+
+from easel_contract.server_config import Priority
+
+from easel_server.generation.cost import CostSums, Measurement
+from easel_server.generation.job import Job
+from easel_server.stores.errors import StoreError
+
+MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
+
+
+MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
+
+
+WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an idle one claims about every second
+
+
+class QueueFullError(StoreError):
+    """As many jobs wait as are allowed to; the job was not stored."""
+
+    def __init__(self, depth: int, bound: int) -> None:
+        self.depth = depth
+        self.bound = bound
+        super().__init__(
+            f"the queue is full: {depth} jobs wait, at most {bound} may; try again later or raise limits.maxQueueDepth"
+        )
+
+
+class JobConflictError(StoreError):
+    """The id belongs to a job with another owner, other parameters or another webhook; that job is untouched."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} exists already with different content; choose another id or repeat the same")
+
+
+@dataclass(frozen=True)
+class BrokerSettings:
+    """Bounds that travel with a job, so that whoever handles it next needs no configuration of its own."""
+
+    max_queue_depth: int = 10_000  # waiting jobs, checked by submit
+    result_ttl_seconds: float = 3600  # how long a final job and its images are kept, recorded by submit
+    max_attempts: int = 3  # lost claims before a job fails, recorded by claim
+    max_cache_bytes: int = 512 << 20  # of all images in the result cache
+
+
+@dataclass(frozen=True)
+class QueuePosition:
+    """What goes before a waiting job, as things stand; later work of customers who had less may still pass it."""
+
+    jobs_ahead: int
+    gpu_seconds_ahead: float  # predicted, of waiting jobs
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of a submit."""
+
+    job: Job  # as stored, with the broker's times
+    created: bool  # False: the same job had been submitted before
+    shared: bool = False  # it follows an equal job that was under way
+    position: QueuePosition | None = None  # of a job that was queued by this submit
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job, until its lease expires."""
+
+    job: Job
+    token: str
+    lease_seconds: float
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # input pictures by their digest
+
+
+class Verdict(StrEnum):
+    """What a heartbeat tells a worker about its claim."""
+
+    CONTINUE = "Continue"
+    CANCEL = "Cancel"  # stop at the next step and finish with Canceled
+    DEADLINE_PASSED = "DeadlinePassed"  # stop at the next step and finish with Failed
+    LOST = "Lost"  # the claim is no longer held: stop, and finish nothing
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The job's images, encoded, in order."""
+
+    images: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job can't be completed; a sentence that the client reads."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Canceled:
+    """The job was stopped because its client asked for it."""
+
+
+Outcome = Succeeded | Failed | Canceled
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """How much work there is. Followers of an equal job don't count: they are no work."""
+
+    waiting: int
+    running: int
+    oldest_waiting_age_seconds: float  # 0 when nothing waits
+    waiting_gpu_seconds: float = 0.0  # predicted
+    running_gpu_seconds: float = 0.0  # predicted, what is left of it
+    workers: int = 0  # that were heard of lately
+
+
+@dataclass(frozen=True)
+class ReapReport:
+    """How many jobs a reap moved."""
+
+    requeued: int = 0
+    failed: int = 0
+    canceled: int = 0
+
+
+class JobStore(Protocol):
+    """A job as its client sees it."""
+
+    async def submit(
+        self,
+        job: Job,
+        *,
+        answer: tuple[bytes, ...] | None = None,
+        inputs: Mapping[str, bytes] | None = None,
+        flight_key: str | None = None,
+    ) -> Submission:
+        """Store a Waiting job and queue it; return the stored one if its id is known already.
+
+        ``submitted_at`` becomes the broker's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
+        images that are known already (from the cache): the job is stored as Succeeded and not queued. ``inputs`` are
+        the input pictures by digest. With a ``flight_key``, the job follows the one under way that was submitted with
+        the same key, if there is one: see job.py.
+
+        Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
+        its owner's earlier work, in predicted GPU-seconds over weight, would be done (start-time fair queueing:
+        https://doi.org/10.1109/90.649569). What an owner cancels is not held against it.
+        Raises QueueFullError, and JobConflictError when the known job differs in owner, parameters or webhook (so a
+        seed that a gateway chooses for a client's id must be derived from that id).
+        """
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """The job, or None if it was never submitted or its result has expired."""
+        ...
+
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        """The encoded images of a Succeeded job; empty for any other."""
+        ...
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Cancel a Waiting job at once, ask a Running one to stop, leave a final one; return it as it is now."""
+        ...
+
+    async def wait(self, job_id: str, timeout_seconds: float) -> Job | None:
+        """The job once it is final, or as it is after the time-out; None if unknown. Outlives short outages."""
+        ...
+
+    def watch(self, job_id: str) -> AsyncGenerator[Job]:
+        """The job now, then whenever it has changed (its state, steps_done, previews), until it is final.
+
+        Changes that come close together may be seen as one. Ends at once for an unknown job. Close it (``aclose``)
+        when it isn't read to its end. Outlives short outages.
+        """
+        ...
+
+    async def previews(self, job_id: str) -> tuple[bytes, ...]:
+        """The unfinished pictures so far, encoded, in order; they may be gone once the job is final."""
+        ...
+
+    async def position(self, job_id: str) -> QueuePosition | None:
+        """What goes before the job; None if it doesn't wait. A follower's is its leader's."""
+        ...
+
+    async def outlook(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+        """What would go before a job that this owner submitted now, as ``position`` would tell of it."""
+        ...
+
+
+class JobQueue(Protocol):
+    """A job as its worker sees it."""
+
+    async def claim(
+        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+    ) -> tuple[Claim, ...]:
+        """The job whose turn it is, now Running for ``worker``, and waiting jobs that can be drawn with it.
+
+        Those have the same priority and ``batch_key`` and come in the order of their turns, ``max_jobs`` and
+        ``max_images`` in all (the first may have more images). Empty if no job came within ``wait_seconds``. Outlives
+        outages shorter than that. If the caller is cancelled, jobs that were being handed over return to the queue when
+        their lease expires.
+        """
+        ...
+
+    async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> Verdict:
+        """Extend the lease by the claim's ``lease_seconds`` from now, record progress, add unfinished pictures."""
+        ...
+
+    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+        """Complete the job; False if the claim is no longer held, and then nothing has changed.
+
+        ``measured`` is what a Succeeded job took; it is added to the sums that costs are predicted from.
+        """
+        ...
+
+    async def release(self, claim: Claim) -> bool:
+        """Hand the job back to the head of the queue, the attempt uncounted; False if the claim is no longer held.
+
+        A job whose cancellation was asked for becomes Canceled instead.
+        """
+        ...
+
+    async def depth(self) -> QueueDepth:
+        """How much work waits and runs, and since when."""
+        ...
+
+    async def cost_sums(self) -> CostSums:
+        """What finished jobs have taken."""
+        ...
+
+
+class Reapable(Protocol):
+    """What the reaper needs."""
+
+    async def reap(self) -> ReapReport:
+        """Requeue or fail jobs whose lease expired, and fail waiting jobs past their deadline. Anyone may call it."""
+        ...
+
+    async def ping(self) -> None:
+        """Return if the broker serves."""
+        ...

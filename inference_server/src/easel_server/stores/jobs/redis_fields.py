@@ -1,0 +1,120 @@
+"""A job as fields of a Redis hash, and back. Times are integers in microseconds since the epoch.
+
+What the submitter determined is one JSON document, ``content``; beside it stand what the broker determines and what
+scripts read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from easel_server.generation.job import Job, JobState, job_fingerprint
+from easel_server.stores.jobs.fair_queue import PRIORITIES
+from easel_server.stores.jobs.interface import MAX_FOLLOWERS, BrokerSettings
+from easel_server.stores.outbox.interface import Delivery
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+MICROSECOND: Final = timedelta(microseconds=1)
+
+
+MICROSECONDS: Final = 1_000_000
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Microseconds since the epoch."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def build_submit_arguments(
+    job: Job,
+    settings: BrokerSettings,
+    answer: tuple[bytes, ...] | None,
+    inputs: Mapping[str, bytes],
+    flight_key: str | None,
+) -> list[str | bytes | int]:
+    """Arguments of ``lua/submit.lua``."""
+    parameters = job.parameters
+    return [
+        job.id,
+        job_fingerprint(job),
+        job.model_dump_json(by_alias=True),
+        job.owner,
+        to_microseconds(job.submitted_at),
+        to_microseconds(job.deadline_at) if job.deadline_at else "",
+        round(settings.result_ttl_seconds * 1000),
+        job.webhook.model_dump_json(by_alias=True) if job.webhook else "",
+        PRIORITIES.index(job.priority),
+        max(1, round(job.predicted_gpu_seconds * MICROSECONDS)),
+        job.weight,
+        parameters.batch_key,
+        parameters.images,
+        parameters.steps,
+        flight_key or "",
+        settings.max_queue_depth,
+        MAX_FOLLOWERS,
+        "" if answer is None else parameters.steps,
+        len(inputs),
+        *(word for item in inputs.items() for word in item),
+        *(answer or ()),
+    ]
+
+
+def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A flat list of names and values, as HGETALL gives it inside a script."""
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def to_job(fields: Sequence[bytes]) -> Job:
+    """The job of ``view`` in ``lua/shared.lua``."""
+    return _to_job(to_values(fields))
+
+
+def to_queued_job(job: Job, submitted_us: int) -> Job:
+    """The job as it is stored: moved to the broker's time."""
+    offset = (submitted_us - to_microseconds(job.submitted_at)) * MICROSECOND
+    deadline_at = job.deadline_at + offset if job.deadline_at else None
+    return job.model_copy(update={"submitted_at": job.submitted_at + offset, "deadline_at": deadline_at})
+
+
+def to_delivery(name: bytes, fields: Sequence[bytes]) -> Delivery:
+    """The delivery of the claim_delivery script's reply."""
+    values = to_values(fields)
+    snapshot = [word.encode() for word in json.loads(values[b"job"])]
+    return Delivery(
+        id=name.decode(),
+        event=values[b"event"].decode(),
+        url=values[b"url"].decode(),
+        job=to_job(snapshot),
+        attempt=int(values[b"attempt"]),
+    )
+
+
+def _to_job(values: Mapping[bytes, bytes]) -> Job:
+    job = Job.model_validate_json(values[b"content"])
+    changes: dict[str, Any] = {
+        "submitted_at": _to_moment(values[b"submitted_us"]),
+        "state": JobState(values[b"state"].decode()),
+        "attempts": int(values[b"attempts"]),
+        "steps_done": int(values[b"steps_done"]),
+        "previews": int(values[b"previews"]),
+        "cancel_requested": b"cancel_requested" in values,
+        "deadline_at": None,
+    }
+    for name, field in (
+        (b"started_us", "started_at"),
+        (b"finished_us", "finished_at"),
+        (b"deadline_us", "deadline_at"),
+    ):
+        if name in values:
+            changes[field] = _to_moment(values[name])
+    for name, field in ((b"worker", "worker"), (b"error", "error")):
+        if name in values:
+            changes[field] = values[name].decode()
+    return job.model_copy(update=changes)
+
+
+def _to_moment(microseconds: bytes) -> datetime:
+    return EPOCH + int(microseconds) * MICROSECOND

@@ -1,0 +1,171 @@
+"""The connection to Redis or Valkey: scripts go in, replies or StoreUnavailableError come out.
+
+A Redis Cluster needs no other client: a service's keys all lie in one slot, so they are on one server at a time, and
+the cluster says where (MOVED). That server is used until it is away; then the URL's is asked again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.redis.errors import WAIT_FOR_REDIS, translated_errors
+from easel_server.stores.redis.pipeline import Pipeline
+from easel_server.stores.redis.scripts import load_script
+
+CONNECT_TIMEOUT_SECONDS: Final = 3.0
+
+
+REPLY_TIMEOUT_SECONDS: Final = 5.0
+
+
+POOL_TIMEOUT_SECONDS: Final = 5.0
+
+
+MAX_CONNECTIONS: Final = 64  # for commands that block, one each
+
+
+PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
+
+
+MAX_REDIRECTS: Final = 5
+
+
+Word = str | bytes | float
+
+
+class _Server:
+    """One server."""
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self._execute: Callable[..., Awaitable[Any]] = client.execute_command
+        self.pipeline = Pipeline(client.connection_pool)
+        settings = client.connection_pool.connection_kwargs
+        self.address = str(settings["path"]) if "path" in settings else f"{settings['host']}:{settings['port']}"
+
+    async def execute_blocking(self, *words: Word) -> Any:
+        """Send a command from a task of its own, so that cancelling the caller always works.
+
+        redis-py sends inside ``asyncio.wait_for``, which loses a cancellation that comes as it completes (in Python
+        3.11: https://github.com/python/cpython/issues/81839); measured, every fourth one was lost.
+        """
+        sending = asyncio.ensure_future(self._execute(*words))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            sending.cancel()
+            sending.add_done_callback(_ignore_result)
+            raise
+
+    async def close(self) -> None:
+        await self.pipeline.close()
+        await self.client.aclose()
+        await self.client.connection_pool.disconnect()
+
+
+class RedisConnection:
+    """Runs scripts and commands on the keys of one service."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError; connects on first use."""
+        self._url = url
+        self._prefix = prefix
+        self._home = self._server = _Server(_build_client(url))
+        self._servers = {self._home.address: self._home}
+
+    @property
+    def address(self) -> str:
+        """host:port or the socket's path of the server in use, without credentials."""
+        return self._server.address
+
+    @property
+    def client(self) -> Redis:
+        """The client of the server in use, for subscriptions."""
+        return self._server.client
+
+    def key(self, name: str) -> str:
+        """A key or channel of this service."""
+        return self._prefix + name
+
+    async def script(self, name: str, *arguments: Word) -> Any:
+        """The reply of a script. Raises StoreUnavailableError."""
+        script = load_script(name)
+
+        async def run(server: _Server) -> Any:
+            try:
+                return await server.pipeline.execute("EVALSHA", script.sha, 1, self._prefix, *arguments)
+            except exceptions.NoScriptError:  # first use, or the server was restarted
+                return await server.pipeline.execute("EVAL", script.source, 1, self._prefix, *arguments)
+
+        return await self._run(name, run)
+
+    async def command(self, name: str, *arguments: Word) -> Any:
+        """The undecoded reply of a command that doesn't block. Raises StoreUnavailableError."""
+        return await self._run(name, lambda server: server.pipeline.execute(name, *arguments))
+
+    async def blocking_command(self, name: str, *arguments: Word) -> Any:
+        """The reply of a command that may take its time, on a connection of its own. Raises StoreUnavailableError."""
+        return await self._run(name, lambda server: server.execute_blocking(name, *arguments))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for server in self._servers.values():
+            await server.close()
+
+    async def _run(self, operation: str, send: Callable[[_Server], Awaitable[Any]]) -> Any:
+        """Send to the server that has the keys."""
+        for _ in range(MAX_REDIRECTS):
+            server = self._server
+            try:
+                with translated_errors(server.address, operation):
+                    try:
+                        return await send(server)
+                    except exceptions.MovedError as moved:
+                        self._follow(moved)
+            except StoreUnavailableError:
+                if self._server is server:
+                    self._server = self._home
+                raise
+        raise StoreUnavailableError(
+            self.address,
+            operation,
+            f"{MAX_REDIRECTS} redirections, the last one to here",
+            # Servers disagree for a moment while a slot changes hands.
+            f"{WAIT_FOR_REDIS}; if it lasts, that the cluster's servers agree on where its slots are",
+        )
+
+    def _follow(self, moved: exceptions.MovedError) -> None:
+        """Use the server that a cluster names. It names none if the port alone differs."""
+        host = moved.host or self._server.client.connection_pool.connection_kwargs["host"]
+        address = f"{host}:{moved.port}"
+        if address not in self._servers:
+            self._servers[address] = _Server(_build_client(self._url, host=host, port=moved.port))
+        self._server = self._servers[address]
+
+
+def _build_client(url: str, **place: str | int) -> Redis:
+    """A client that connects on first use. Every request of a broker can be repeated, so each gets a second try."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=POOL_TIMEOUT_SECONDS,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=REPLY_TIMEOUT_SECONDS,
+        socket_keepalive=True,
+        health_check_interval=PING_IDLE_CONNECTION_AFTER_SECONDS,
+        retry=Retry(NoBackoff(), retries=1),
+        protocol=2,
+    )
+    pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
+    return Redis.from_pool(pool)
+
+
+def _ignore_result(sending: asyncio.Future[Any]) -> None:
+    if not sending.cancelled():
+        sending.exception()  # asked for, so that it isn't reported as never retrieved

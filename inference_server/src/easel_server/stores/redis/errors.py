@@ -1,0 +1,58 @@
+"""redis-py's errors, turned into what callers of a broker expect."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from redis import exceptions
+
+from easel_server.stores.errors import StoreUnavailableError
+
+WAIT_FOR_REDIS: Final = (
+    "check that Redis runs and can be reached from this pod; Easel goes on by itself when it is back"
+)
+
+
+GIVE_ACCESS: Final = "check the user, password and permissions (ACL) of the Redis URL"
+
+
+GIVE_MEMORY: Final = (
+    "raise Redis' maxmemory, or lower the result and cache TTLs; finished jobs free memory as they expire"
+)
+
+# Error replies that redis-py has no class for: the server is there and can't serve for now.
+# https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors
+TEMPORARY_REPLIES: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
+
+# Not redis-py's ConnectionError alone: a server that is loading, or that moves the service's keys, comes back too.
+# To a script, keys on the move are neither here nor there, so it is never sent after them (ASK) but tried again.
+TEMPORARY_ERRORS: Final = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterError,
+    exceptions.AskError,
+    exceptions.TryAgainError,
+    OSError,
+)
+
+
+@contextmanager
+def translated_errors(address: str, operation: str) -> Iterator[None]:
+    """Turn redis-py's errors into StoreUnavailableError; errors that are our own bugs pass through."""
+    try:
+        yield
+    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
+        raise StoreUnavailableError(address, operation, _describe(error), GIVE_ACCESS) from error
+    except exceptions.OutOfMemoryError as error:
+        raise StoreUnavailableError(address, operation, _describe(error), GIVE_MEMORY) from error
+    except TEMPORARY_ERRORS as error:
+        raise StoreUnavailableError(address, operation, _describe(error), WAIT_FOR_REDIS) from error
+    except exceptions.ResponseError as error:
+        if not str(error).startswith(TEMPORARY_REPLIES):
+            raise
+        raise StoreUnavailableError(address, operation, _describe(error), WAIT_FOR_REDIS) from error
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,349 @@
+"""The server's Prometheus metrics, by the names of ``easel_contract.metrics``. No global state: one registry each.
+
+Queue figures are the broker's, read right before they are rendered. When the broker is away there is no sample of
+them, rather than 0 or an old one: the reader must see that nothing is known.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from easel_contract import metrics as contract
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from easel_server.engine.interface import EngineDescription
+from easel_server.generation.job import JobState
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import JobQueue, QueueDepth
+
+
+class Stopwatch:
+    """Runs while at least one holder does. For one event loop or thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._holders = 0
+        self._started_at = 0.0
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that it has run, up to now."""
+        return self._seconds + (self._clock() - self._started_at if self._holders else 0.0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold it."""
+        if not self._holders:
+            self._started_at = self._clock()
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._seconds += self._clock() - self._started_at
+
+
+class CacheResult(StrEnum):
+    """Whether a request was answered from the result cache."""
+
+    HIT = "hit"
+    MISS = "miss"
+    SHARED = "shared"  # an equal request was under way: both get its images
+    BYPASS = "bypass"  # not looked up: no seed was given, the client or the configuration said no
+
+
+class RequestMetrics(Protocol):
+    """Counters of a gateway."""
+
+    def count_request(self, route: str, code: int) -> None:
+        """A request was answered; ``route`` is the template, never the path as sent."""
+        ...
+
+    def count_submitted(self) -> None:
+        """A job was handed to the broker."""
+        ...
+
+    def count_predicted(self, gpu_seconds: float) -> None:
+        """So much work was handed to the broker."""
+        ...
+
+    def count_cache(self, result: CacheResult) -> None:
+        """A generation met the result cache."""
+        ...
+
+    def count_refusal(self, reason: str) -> None:
+        """A request was refused; ``reason`` is the refusal's code."""
+        ...
+
+    def count_streams(self, change: int) -> None:
+        """Event streams were opened (1) or closed (-1)."""
+        ...
+
+
+logger = logging.getLogger(__name__)
+
+
+DEPTH_TIMEOUT_SECONDS: Final = 1.0
+
+
+PHASE_QUEUE: Final = "queue"  # submitted to claimed, but for
+
+
+PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it was still loading its model
+
+
+PHASE_RUN: Final = "run"  # claimed to the last denoising step
+
+
+PHASE_ENCODE: Final = "encode"  # from there to encoded images
+
+
+PHASES: Final = (PHASE_QUEUE, PHASE_LOAD, PHASE_RUN, PHASE_ENCODE)
+
+
+CACHE_RESULTS: Final = ("hit", "miss", "shared", "bypass")
+
+
+WEBHOOK_OUTCOMES: Final = ("delivered", "retried", "failed")
+
+
+BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
+
+
+@dataclass(frozen=True)
+class JobTiming:
+    """Durations of a finished job, in seconds."""
+
+    queue_seconds: float
+    load_seconds: float
+    run_seconds: float
+    encode_seconds: float
+
+    @property
+    def total_seconds(self) -> float:
+        """From submitted to finished."""
+        return self.queue_seconds + self.load_seconds + self.worker_seconds
+
+    @property
+    def worker_seconds(self) -> float:
+        """From claimed to finished: what a worker that stops would need for it."""
+        return self.run_seconds + self.encode_seconds
+
+
+class _BrokerCollector(Collector):
+    """What was last learned of the broker; ``depth`` is None when it is away."""
+
+    def __init__(self) -> None:
+        self.depth: QueueDepth | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the broker answered this scrape.")
+        up.add_metric([], 0 if self.depth is None else 1)
+        yield up
+        if self.depth is None:
+            return
+        yield _by_state(
+            contract.QUEUE_DEPTH,
+            "Jobs of the service, as the shared broker counts them: the same number from every pod.",
+            waiting=self.depth.waiting,
+            running=self.depth.running,
+        )
+        yield _by_state(
+            contract.BACKLOG_GPU_SECONDS,
+            "Predicted GPU-seconds of those jobs; of running ones, what is left.",
+            waiting=self.depth.waiting_gpu_seconds,
+            running=self.depth.running_gpu_seconds,
+        )
+        age = GaugeMetricFamily(
+            contract.OLDEST_WAITING_AGE_SECONDS, "Age of the oldest waiting job; 0 when nothing waits."
+        )
+        age.add_metric([], self.depth.oldest_waiting_age_seconds)
+        yield age
+        workers = GaugeMetricFamily(contract.WORKERS, "Workers that the broker has heard of lately.")
+        workers.add_metric([], self.depth.workers)
+        yield workers
+
+
+def _by_state(name: str, text: str, *, waiting: float, running: float) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, text, labels=[contract.LABEL_STATE])
+    gauge.add_metric([contract.STATE_WAITING], waiting)
+    gauge.add_metric([contract.STATE_RUNNING], running)
+    return gauge
+
+
+class _StopwatchCollector(Collector):
+    """A counter of seconds that also counts what is still going on, so that its rate is smooth."""
+
+    def __init__(self, name: str, text: str, stopwatch: Stopwatch) -> None:
+        self._name = name
+        self._text = text
+        self._stopwatch = stopwatch
+
+    def collect(self) -> Iterator[Metric]:
+        counter = CounterMetricFamily(self._name, self._text)
+        counter.add_metric([], self._stopwatch.seconds)
+        yield counter
+
+
+class ServerMetrics:
+    """All metrics of one process. Those of a role that the process doesn't have count, and aren't shown."""
+
+    def __init__(self, *, gateway: bool, worker: bool) -> None:
+        self.registry = CollectorRegistry()
+        self._broker = _BrokerCollector()
+        self.registry.register(self._broker)
+        self._reading: asyncio.Task[QueueDepth] | None = None
+        self._register_gateway(self.registry if gateway else None)
+        self._register_worker(self.registry if worker else None)
+
+    def _register_gateway(self, registry: CollectorRegistry | None) -> None:
+        self._jobs_submitted = Counter(contract.JOBS_SUBMITTED_TOTAL, "Jobs accepted.", registry=registry)
+        self._http_requests = Counter(
+            contract.HTTP_REQUESTS_TOTAL, "HTTP requests answered.", ["route", "code"], registry=registry
+        )
+        self._cache_requests = Counter(
+            contract.CACHE_REQUESTS_TOTAL, "Look-ups in the result cache.", ["result"], registry=registry
+        )
+        for result in CACHE_RESULTS:
+            self._cache_requests.labels(result)  # a rate needs a zero to start from
+        self._refusals = Counter(contract.REFUSALS_TOTAL, "Requests refused.", ["reason"], registry=registry)
+        self._webhooks = Counter(contract.WEBHOOKS_TOTAL, "Webhook deliveries.", ["outcome"], registry=registry)
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks.labels(outcome)
+        self._predicted = Counter(
+            contract.PREDICTED_GPU_SECONDS_TOTAL, "Predicted GPU-seconds of jobs accepted.", registry=registry
+        )
+        self._streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
+
+    def _register_worker(self, registry: CollectorRegistry | None) -> None:
+        self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
+        jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
+        self._jobs_by_outcome = {outcome: jobs.labels(outcome) for outcome in OUTCOMES}
+        self._latency = Histogram(
+            contract.JOB_LATENCY_SECONDS,
+            "Time from submitted to finished, of succeeded jobs.",
+            buckets=contract.LATENCY_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        phases = Histogram(
+            contract.JOB_PHASE_SECONDS,
+            "Time that succeeded jobs spent in each phase.",
+            ["phase"],
+            buckets=contract.LATENCY_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self._by_phase = {phase: phases.labels(phase) for phase in PHASES}
+        self._batch_images = Histogram(
+            contract.BATCH_IMAGES, "Images drawn in one batch.", buckets=BATCH_BUCKETS, registry=registry
+        )
+        self._busy = Stopwatch()
+        self.drawing = Stopwatch()
+        if registry is not None:
+            text = "Time that this worker had a job in hand."
+            registry.register(_StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
+            text = "Time that this worker's engine was drawing."
+            registry.register(_StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.drawing))
+        self._longest_job_seconds = 0.0
+        self._longest_job = Gauge(
+            contract.LONGEST_JOB_SECONDS,
+            "Longest time from claimed to finished, of jobs that succeeded on this worker; 0 before the first.",
+            registry=registry,
+        )
+        self._load = Gauge(contract.MODEL_LOAD_SECONDS, "Time it took to load the model.", registry=registry)
+        self._engine = Gauge(
+            contract.ENGINE_INFO,
+            "The engine; always 1.",
+            ["engine", "device", "dtype", "model"],
+            registry=registry,
+        )
+
+    def count_request(self, route: str, code: int) -> None:
+        """Count an answered HTTP request; ``route`` is the template, never the path as sent."""
+        self._http_requests.labels(route, str(code)).inc()
+
+    def count_submitted(self) -> None:
+        """Count a job that was handed to the broker."""
+        self._jobs_submitted.inc()
+
+    def count_predicted(self, gpu_seconds: float) -> None:
+        """Count the work of a job that was handed to the broker."""
+        self._predicted.inc(gpu_seconds)
+
+    def count_cache(self, result: str) -> None:
+        """Count a request by how it met the result cache: hit, miss, shared or bypass."""
+        self._cache_requests.labels(result).inc()
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a refused request by the refusal's code."""
+        self._refusals.labels(reason).inc()
+
+    def count_webhook(self, outcome: str) -> None:
+        """Count an attempt to deliver a webhook: delivered, retried or failed."""
+        self._webhooks.labels(outcome).inc()
+
+    def count_streams(self, change: int) -> None:
+        """Count event streams that were opened (1) or closed (-1)."""
+        self._streams.inc(change)
+
+    def describe_engine(self, description: EngineDescription) -> None:
+        """Show what was loaded."""
+        self._load.set(description.load_seconds)
+        self._engine.labels(description.engine, description.device, description.dtype, description.model).set(1)
+
+    @contextmanager
+    def working_on(self, jobs: int) -> Iterator[None]:
+        """Show jobs as in flight, and the worker as busy."""
+        self._jobs_in_flight.inc(jobs)
+        try:
+            with self._busy.running():
+                yield
+        finally:
+            self._jobs_in_flight.dec(jobs)
+
+    def count_batch(self, images: int) -> None:
+        """Count a batch that is drawn."""
+        self._batch_images.observe(images)
+
+    def count_job(self, state: JobState, timing: JobTiming) -> None:
+        """Count a job that this worker completed; failed and canceled ones don't blur the latency."""
+        self._jobs_by_outcome[state].inc()
+        if state != JobState.SUCCEEDED:
+            return
+        self._latency.observe(timing.total_seconds)
+        self._by_phase[PHASE_QUEUE].observe(timing.queue_seconds)
+        self._by_phase[PHASE_LOAD].observe(timing.load_seconds)
+        self._by_phase[PHASE_RUN].observe(timing.run_seconds)
+        self._by_phase[PHASE_ENCODE].observe(timing.encode_seconds)
+        self._longest_job_seconds = max(self._longest_job_seconds, timing.worker_seconds)
+        self._longest_job.set(self._longest_job_seconds)
+
+    async def render(self, broker: JobQueue) -> bytes:
+        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the broker does."""
+        self._broker.depth = await self._read_depth(broker)
+        return generate_latest(self.registry)
+
+    async def _read_depth(self, broker: JobQueue) -> QueueDepth | None:
+        if self._reading is None:  # else an earlier scrape's question is still open: wait for its answer
+            self._reading = asyncio.create_task(broker.depth(), name="metrics-depth")
+        reading = self._reading
+        done, _ = await asyncio.wait({reading}, timeout=DEPTH_TIMEOUT_SECONDS)
+        if not done:
+            return None
+        self._reading = None
+        try:
+            return reading.result()
+        except StoreUnavailableError as error:
+            logger.debug("no queue depth for this scrape: %s", error)
+            return None

@@ -1,0 +1,108 @@
+"""A request's body, bounded while it is read, as a validated value."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from easel_server.gateway.refusals import FieldFault, refuse_body_size, refuse_field, refuse_fields
+from easel_server.generation.messages import truncate_repr
+
+MAX_FAULTS = 10  # reported at once
+
+# Bounds that keep any number printable and storable; what is sensible is decided in admission.
+WireInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+WireNumber = Annotated[float, Field(allow_inf_nan=False)]
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: Request, model: type[Body], *, limit_bytes: int) -> Body:
+    """The JSON body as ``model``. Raises RefusalError: 413 beyond the limit, invalid_value for anything unexpected."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit_bytes:
+            raise refuse_body_size(limit_bytes)
+    try:
+        # Pydantic's own JSON parser: it bounds nesting and refuses lone surrogates, which json.loads lets through.
+        return model.model_validate_json(bytes(data))
+    except ValidationError as error:
+        raise refuse_fields(*_faults(error)) from None
+
+
+def validate_fields(model: type[Body], fields: Mapping[str, str]) -> Body:
+    """A form's fields as ``model``; numbers and booleans are read from their text. Raises RefusalError."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise refuse_fields(*_faults(error)) from None
+
+
+def _faults(error: ValidationError) -> Iterable[FieldFault]:
+    for detail in error.errors(include_url=False)[:MAX_FAULTS]:
+        name = ".".join(str(part) for part in detail["loc"]) or "body"
+        if detail["type"] == "missing":
+            yield FieldFault(name, "is missing and must be given")
+        elif detail["type"] == "extra_forbidden":
+            yield FieldFault(name, "is not a known field")
+        elif detail["type"] == "json_invalid":
+            yield FieldFault("body", f"must be JSON: {detail['msg']}")
+        else:
+            yield FieldFault(name, f"{detail['msg']}; got {truncate_repr(detail['input'])}")
+
+
+MAX_FILES = 20
+
+
+MAX_FIELDS = 50
+
+
+@dataclass
+class Form:
+    """What a form holds."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    files: dict[str, list[bytes]] = field(default_factory=dict)
+
+
+async def read_form(request: Request, *, limit_bytes: int) -> Form:
+    """The form. Raises RefusalError: 413 beyond the limit, invalid_value for what is no form or has too many parts."""
+    parser = MultiPartParser(
+        request.headers,
+        _bounded(request, limit_bytes),
+        max_files=MAX_FILES,
+        max_fields=MAX_FIELDS,
+        max_part_size=limit_bytes,
+    )
+    parser.spool_max_size = limit_bytes  # in memory: a pod may have no disk that it can write to
+    try:
+        data = await parser.parse()
+    except MultiPartException as error:
+        raise refuse_field("body", f"must be multipart/form-data: {error.message}") from None
+    form = Form()
+    try:
+        for name, value in data.multi_items():
+            if isinstance(value, UploadFile):
+                form.files.setdefault(name, []).append(await value.read())
+            elif form.fields.setdefault(name, value) is not value:
+                raise refuse_field(name, "is given twice")
+    finally:
+        await data.close()
+    return form
+
+
+async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes]:
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit_bytes:
+            raise refuse_body_size(limit_bytes)
+        yield chunk

@@ -1,0 +1,184 @@
+"""One thing each, around every request: its id, its count, its line in the log. Plain ASGI: nothing is buffered."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from easel_contract import names
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from easel_server.api.errors import choose_shape
+from easel_server.gateway.refusals import refuse_for_open_requests
+from easel_server.telemetry.logs import logged_for, request_id
+from easel_server.telemetry.metrics import RequestMetrics
+from easel_server.telemetry.tracing import Span, SpanKind, Tracer
+
+REQUEST_ID_HEADER = b"x-request-id"  # as ASGI has it: in lower case
+
+
+REQUEST_ID_PATTERN = re.compile(rb"[!-~]{1,128}")
+
+
+UNMATCHED_ROUTE = "unmatched"  # one label for every path that nobody serves
+
+
+QUIET = "easel.quiet"  # in a scope: of so little interest, and so frequent, that metrics say enough of it
+
+
+PROBES = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
+
+
+logger = logging.getLogger(__name__)
+
+
+class RequestIdMiddleware:
+    """Takes the client's X-Request-Id or makes one, and sends it back."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        own = choose_request_id(scope["headers"])
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, own.encode())]
+            await send(message)
+
+        with logged_for(own):
+            await self._app(scope, receive, send_with_id)
+
+
+class AccessMiddleware:
+    """Counts each answer, and logs it in one line: neither prompt nor key nor query string.
+
+    Probes are logged at debug level only, and so is what is marked as QUIET.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. One that gets no answer counts as a 500."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        code = 500
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            self._note(scope, code, time.monotonic() - began)
+
+    def _note(self, scope: Scope, code: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
+        self._metrics.count_request(route, code)
+        level = logging.DEBUG if scope["path"] in PROBES or QUIET in scope else logging.INFO
+        if logger.isEnabledFor(level):
+            extra = {"method": scope["method"], "route": route, "code": code, "duration_seconds": round(seconds, 4)}
+            logger.log(level, "request", extra=extra)
+
+
+def choose_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's, if it is one that can be logged; else a random one."""
+    for name, value in headers:
+        if name == REQUEST_ID_HEADER and REQUEST_ID_PATTERN.fullmatch(value):
+            return value.decode("ascii")
+    return secrets.token_hex(16)
+
+
+MAX_OPEN_REQUESTS: Final = 10_000  # each takes some tens of kilobytes
+
+
+class OpenRequestsMiddleware:
+    """Refuses requests beyond the bound. Probes pass: a restart would help nobody."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, bound: int = MAX_OPEN_REQUESTS) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._bound = bound
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        if self._open >= self._bound:
+            refusal = refuse_for_open_requests(self._bound)
+            self._metrics.count_refusal(refusal.code)
+            status, body = choose_shape(scope["path"])(refusal)
+            await JSONResponse(body, status_code=status, headers=dict(refusal.headers))(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
+
+
+UNTRACED = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
+
+
+KNOWN_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+
+
+OTHER_METHOD = "_OTHER"  # so that nobody can make names without bound
+# https://w3c.github.io/trace-context/#trace-context-http-response-headers-format
+TRACE_RESPONSE_HEADER = "traceresponse"
+
+
+class TracingMiddleware:
+    """Continues the client's trace (``traceparent``) or begins one, and says in ``traceresponse`` which it was."""
+
+    def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
+        self._app = app
+        self._tracer = tracer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in UNTRACED:
+            await self._app(scope, receive, send)
+            return
+        parent = Headers(scope=scope).get("traceparent")
+        method = scope["method"] if scope["method"] in KNOWN_METHODS else OTHER_METHOD
+        attributes = {"http.request.method": method, "url.scheme": scope["scheme"]}
+        with self._tracer.span(method, kind=SpanKind.SERVER, attributes=attributes, parent=parent) as span:
+
+            async def send_and_note(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    _note_answer(span, method, scope, message["status"])
+                    if span.trace_parent is not None:
+                        MutableHeaders(scope=message)[TRACE_RESPONSE_HEADER] = span.trace_parent
+                await send(message)
+
+            await self._app(scope, receive, send_and_note)
+
+
+def _note_answer(span: Span, method: str, scope: Scope, status: int) -> None:
+    span.describe({"http.response.status_code": status})
+    if (own := request_id.get()) is not None:
+        span.describe({"easel.request.id": own})
+    route = getattr(scope.get("route"), "path", None)
+    if route is not None:  # unset for paths that nobody serves: their names would have no bound
+        span.rename(f"{method} {route}")
+        span.describe({"http.route": route})
+    if status >= 500:
+        span.fail(str(status))

@@ -1,0 +1,65 @@
+"""uvicorn inside a process that has other things to do: it leaves signals to ``main``."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from easel_server.transport.protocol import BoundedHttpProtocol
+
+# Longer than the proxies' that are common in front of it, so that it's they who close an idle connection.
+KEEP_ALIVE_SECONDS = 75
+
+
+START_POLL_SECONDS = 0.01
+
+
+class EmbeddedServer(uvicorn.Server):
+    """Serves one app until ``stop``."""
+
+    def __init__(self, app: FastAPI, *, host: str, port: int, grace_seconds: int) -> None:
+        """``grace_seconds``: how long requests that are open at ``stop`` may take."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                http=BoundedHttpProtocol,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=grace_seconds,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: the process' signals are handled in one place, ``main``."""
+        yield
+
+    async def start(self) -> int:
+        """Listen; the port that was taken. Raises OSError if it can't be had."""
+        self._serving = asyncio.create_task(self._serve_or_fail())
+        while not self.started:
+            if self._serving.done():
+                await self._serving
+            await asyncio.sleep(START_POLL_SECONDS)
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Take no new connection, finish open requests, close."""
+        self.should_exit = True
+        if self._serving is not None:
+            await self._serving
+
+    async def _serve_or_fail(self) -> None:
+        try:
+            await self.serve()
+        except SystemExit:  # how uvicorn says that it can't listen, after logging why
+            raise OSError(f"can't listen on {self.config.host} port {self.config.port}") from None

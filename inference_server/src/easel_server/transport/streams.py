@@ -1,0 +1,118 @@
+"""Server-sent events: their answer, and the clock that a stream needs while nothing happens.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, Final, TypeVar
+
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.types import Receive, Scope, Send
+
+from easel_server.gateway.refusals import refuse_for_streams
+from easel_server.telemetry.metrics import RequestMetrics
+
+
+class Streams:
+    """Counts them."""
+
+    def __init__(self, bound: int, metrics: RequestMetrics) -> None:
+        self._bound = bound
+        self._metrics = metrics
+        self._open = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold one open for as long as the block lasts. Raises RefusalError (429) if as many are open as may be."""
+        if self._open >= self._bound:
+            raise refuse_for_streams(self._bound)
+        self._open += 1
+        self._metrics.count_streams(1)
+        try:
+            yield
+        finally:
+            self._open -= 1
+            self._metrics.count_streams(-1)
+
+
+KEEP_ALIVE_SECONDS: Final = 15.0  # well below the minute after which common proxies close a silent connection
+
+
+LAST_EVENT_ID_HEADER: Final = "Last-Event-ID"
+
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
+}
+
+
+T = TypeVar("T")
+
+
+def build_event(name: str, data: Mapping[str, Any] | str, event_id: str | None = None) -> bytes:
+    """An event as it travels; data that isn't text is sent as JSON."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return format_sse_event(event=name, data_str=text, id=event_id)
+
+
+async def with_ticks(source: AsyncGenerator[T], seconds: float) -> AsyncGenerator[T | None]:
+    """What ``source`` gives, and None whenever it gave nothing for ``seconds``. Closes the source at its own end."""
+    following: asyncio.Future[T] | None = None
+    try:
+        while True:
+            if following is None:
+                following = asyncio.ensure_future(anext(source))
+            done, _ = await asyncio.wait({following}, timeout=seconds)
+            if not done:
+                yield None
+                continue
+            try:
+                item = following.result()
+            except StopAsyncIteration:
+                return
+            finally:
+                following = None
+            yield item
+    finally:
+        if following is not None:
+            following.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration):
+                await following
+        await source.aclose()
+
+
+async def _keep_alive(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(with_ticks(events, KEEP_ALIVE_SECONDS)) as ticks:
+        async for event in ticks:
+            yield KEEPALIVE_COMMENT if event is None else event
+
+
+class EventStream(EventSourceResponse):
+    """Sends events until they end or the client leaves; then they are closed, and ``on_close`` is called."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        streams: Streams,
+        *,
+        headers: Mapping[str, str] | None = None,
+        on_close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._kept_alive = _keep_alive(events)
+        self._streams = streams
+        self._on_close = on_close
+        super().__init__(self._kept_alive, headers={**HEADERS, **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the stream. Raises RefusalError, before anything is sent, if as many are open as may be."""
+        try:
+            with self._streams.hold():
+                async with aclosing(self._kept_alive):
+                    await super().__call__(scope, receive, send)
+        finally:
+            if self._on_close is not None:
+                await self._on_close()

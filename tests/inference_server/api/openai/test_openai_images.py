@@ -1,0 +1,229 @@
+"""The images API as the `openai` package speaks it, errors by the package's own classes."""
+
+import base64
+import threading
+
+import httpx
+import openai
+import pytest
+from easel_contract.server_config import GatewayConfig, LimitsConfig, RateLimitConfig, SyntheticConfig
+from easel_server.engine.synthetic_engine import SyntheticEngine
+from easel_server.generation.samplers import SAMPLERS
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.facts.model_facts import describe_model
+
+from tests.inference_server.api.serving import MODEL, RunningGateway
+
+
+def openai_client(gateway: RunningGateway, api_key: str = "any") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=api_key, max_retries=0, timeout=20)
+
+
+@pytest.fixture
+def images(gateway):
+    with openai_client(gateway) as client:
+        yield client.images
+
+
+def test_an_image_comes_back(images):
+    answer = images.generate(model=MODEL, prompt="a cat", extra_body={"seed": 5})
+    assert base64.b64decode(answer.data[0].b64_json) == b"a cat 5"
+    assert answer.created > 1_700_000_000
+    assert (answer.size, answer.output_format) == ("64x64", "png")
+
+
+def test_every_argument_that_the_package_sends_is_understood(images):
+    answer = images.generate(
+        model=MODEL,
+        prompt="a cat",
+        n=3,
+        size="128x64",
+        response_format="b64_json",
+        output_format="webp",
+        output_compression=80,
+        quality="high",
+        style="vivid",
+        background="opaque",
+        moderation="low",
+        user="somebody",
+        extra_body={"negative_prompt": "fur", "seed": 9, "num_inference_steps": 7, "guidance_scale": 3.5},
+    )
+    assert [base64.b64decode(image.b64_json) for image in answer.data] == [b"a cat 9", b"a cat 10", b"a cat 11"]
+    assert answer.size == "128x64"
+
+
+def test_a_url_leads_to_the_image(images):
+    answer = images.generate(prompt="a cat", n=2, response_format="url", extra_body={"seed": 5})
+    assert [httpx.get(image.url).content for image in answer.data] == [b"a cat 5", b"a cat 6"]
+
+
+def test_without_a_seed_each_request_gets_another(images):
+    seeds = {images.generate(prompt="a cat").seed for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_the_served_model_is_listed(gateway):
+    with openai_client(gateway) as client:
+        assert [model.id for model in client.models.list()] == [MODEL]
+        assert client.models.retrieve(MODEL).owned_by == "easel"
+        with pytest.raises(openai.NotFoundError, match="model 'other' is not served here; this service serves 'tiny/"):
+            client.models.retrieve("other")
+
+
+def test_the_engine_says_what_it_is_and_what_it_can():
+    engine = SyntheticEngine(MODEL, SyntheticConfig())
+    with RunningGateway(engine=engine) as gateway, openai_client(gateway) as client:
+        assert client.models.retrieve(MODEL).to_dict()["engine"] is None  # until a worker has told
+        gateway.facts = describe_model(engine.description)
+        model = client.models.retrieve(MODEL).to_dict()
+        assert (model["engine"], model["tasks"]) == ("synthetic", ["TextToImage", "ImageToImage", "Inpaint"])
+        assert model["samplers"] == list(SAMPLERS)
+
+
+def test_an_unknown_model_is_not_found(images):
+    with pytest.raises(openai.NotFoundError) as caught:
+        images.generate(model="dall-e-3", prompt="a cat")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+REFUSALS = {
+    "no prompt": ({"prompt": ""}, "prompt", "has 0 characters, allowed are 1 to 4000"),
+    "a long prompt": ({"prompt": "x" * 4001}, "prompt", "has 4001 characters, allowed are 1 to 4000"),
+    "too many images": ({"n": 5}, "n", "is 5, allowed are 1 to 4"),
+    "no images": ({"n": 0}, "n", "is 0, allowed are 1 to 4"),
+    "an odd width": ({"size": "65x64"}, "size", "is 65 pixels, allowed is a multiple of 8 from 64 to 2048"),
+    "a large height": ({"size": "64x4096"}, "size", "is 4096 pixels, allowed is a multiple of 8 from 64 to 2048"),
+    "a size in words": ({"size": "big"}, "size", "is 'big', allowed are \"WIDTHxHEIGHT\""),
+    "too many steps": ({"num_inference_steps": 101}, "num_inference_steps", "is 101, allowed are 1 to 100"),
+    "a negative seed": ({"seed": -1}, "seed", "is -1, allowed are 0 to 9223372036854775807"),
+    "a wild guidance": ({"guidance_scale": 1000}, "guidance_scale", "is 1000.0, allowed are 0.0 to 100.0"),
+    "a word for a number": ({"n": "two"}, "n", "got 'two'"),
+    "an unknown format": ({"output_format": "gif"}, "output_format", "got 'gif'"),
+    "a typo": ({"num_steps": 4}, "num_steps", "is not a known field"),
+    "too many partial images": ({"stream": True, "partial_images": 4}, "partial_images", "got 4"),
+    "an unknown priority": ({"priority": "urgent"}, "priority", "got 'urgent'"),
+    "a priority beyond the key's": (
+        {"priority": "High"},
+        "priority",
+        "is High, allowed for this API key are Low, Normal",
+    ),
+    "transparency": ({"background": "transparent"}, "background", "got 'transparent'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_names_the_field_the_value_and_what_is_allowed(images, case):
+    body, field, message = REFUSALS[case]
+    with pytest.raises(openai.BadRequestError) as caught:
+        images.generate(prompt="a cat", extra_body=body)
+    assert (caught.value.code, caught.value.param) == ("invalid_value", field)
+    assert message in caught.value.message
+
+
+def test_all_faults_are_reported_at_once(images):
+    with pytest.raises(openai.BadRequestError, match=r"size: is 65 pixels.*; num_inference_steps: is 0"):
+        images.generate(prompt="a cat", size="65x64", extra_body={"num_inference_steps": 0})
+
+
+def test_a_generation_that_fails_says_why(images):
+    with pytest.raises(openai.UnprocessableEntityError, match="the model refused the request: no") as caught:
+        images.generate(prompt="fail")
+    assert caught.value.code == "generation_failed"
+
+
+def test_a_full_queue_is_told_with_a_time_to_come_back():
+    with (
+        RunningGateway(GatewayConfig(limits=LimitsConfig(max_queue_depth=1))) as gateway,
+        openai_client(gateway) as client,
+        gateway.client() as raw,
+    ):
+        gateway.call(gateway.worker.hold())
+        assert raw.post("/v1/predictions", json={"input": {"prompt": "waits"}}).status_code == 201
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.images.generate(prompt="one too many")
+        assert caught.value.code == "queue_full"
+        assert int(caught.value.response.headers["Retry-After"]) > 0
+
+
+def test_a_key_beyond_its_rate_is_told_when_to_come_back():
+    rate = RateLimitConfig(requests_per_minute=60, burst=2)
+    with RunningGateway(GatewayConfig(rate_limit=rate)) as gateway, openai_client(gateway) as client:
+        first = client.images.with_raw_response.generate(prompt="one")
+        client.images.generate(prompt="two")
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.images.generate(prompt="three")
+        headers = caught.value.response.headers
+        assert caught.value.code == "rate_limit_exceeded"
+        assert (first.headers["RateLimit-Limit"], first.headers["RateLimit-Remaining"]) == ("2", "1")
+        assert (headers["RateLimit-Limit"], headers["RateLimit-Remaining"], headers["Retry-After"]) == ("2", "0", "1")
+
+
+class Unavailable:
+    """A broker that is away."""
+
+    def __init__(self, broker):
+        self._broker = broker
+
+    def __getattr__(self, name):
+        async def fail(*_: object, **__: object) -> None:
+            raise StoreUnavailableError("redis.internal:6379", name, "ConnectionError", "check it")
+
+        return self._broker.claim if name == "claim" else fail
+
+
+def test_a_missing_broker_is_a_503_that_keeps_its_address_to_itself():
+    with RunningGateway(wrap=Unavailable) as gateway, openai_client(gateway) as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.images.generate(prompt="a cat")
+        assert caught.value.response.status_code == 503
+        assert caught.value.code == "broker_unavailable"
+        assert int(caught.value.response.headers["Retry-After"]) > 0
+        assert "redis.internal" not in caught.value.response.text
+        ready = httpx.get(f"{gateway.url}/readyz")
+        assert (ready.status_code, ready.json()["reason"]) == (503, "RedisUnavailable")
+        assert httpx.get(f"{gateway.url}/healthz").status_code == 200
+
+
+def test_a_client_that_leaves_takes_its_job_with_it(gateway):
+    before = len(gateway.worker.seen)
+    with gateway.client() as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/images/generations", json={"prompt": "slow"}, timeout=0.5)
+    [job_id] = gateway.worker.seen[before:]
+    job = gateway.call(gateway.broker.wait(job_id, 10))
+    assert job.state == "Canceled"
+
+
+def test_a_client_with_an_idempotency_key_may_leave_and_come_back(gateway):
+    gateway.call(gateway.worker.hold())
+    headers = {"Idempotency-Key": "leave-and-return"}
+    with gateway.client(**headers) as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/images/generations", json={"prompt": "kept"}, timeout=0.5)
+    gateway.do(gateway.worker.go_on)
+    with gateway.client(**headers) as client:
+        first = client.post("/v1/images/generations", json={"prompt": "kept"})
+        second = client.post("/v1/images/generations", json={"prompt": "kept"})
+    assert first.status_code == 200
+    assert first.headers["X-Prediction-Id"] == second.headers["X-Prediction-Id"]
+    assert first.json()["data"] == second.json()["data"]
+
+
+def test_the_same_idempotency_key_for_something_else_is_a_conflict(gateway):
+    with gateway.client(**{"Idempotency-Key": "used-twice"}) as client:
+        client.post("/v1/images/generations", json={"prompt": "one"})
+        answer = client.post("/v1/images/generations", json={"prompt": "two"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "conflict")
+
+
+def test_requests_are_served_side_by_side(gateway):
+    answers: list[int] = []
+
+    def ask(index: int) -> None:
+        with gateway.client() as client:
+            answers.append(client.post("/v1/images/generations", json={"prompt": f"cat {index}"}).status_code)
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert answers == [200] * 8

@@ -1,0 +1,139 @@
+"""The page's files and what they are served with; playground/ uses it in a real browser."""
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+from easel_contract.server_config import (
+    EngineConfig,
+    EngineKind,
+    GatewayConfig,
+    LimitsConfig,
+    ModelConfig,
+    ServerConfig,
+)
+from easel_server.api.playground.routes import build_page_config, read_static_files
+from easel_server.generation.models import GenerationDefaults, ModelFacts
+
+ROOT = Path(__file__).resolve().parents[4]
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+FILES = sorted(read_static_files())
+
+
+def test_browsers_get_the_page_and_others_an_object(client: httpx.Client):
+    page = client.get("/", headers=BROWSER)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<title>Easel playground</title>" in page.text
+    for accept in ("application/json", "*/*"):
+        answer = client.get("/", headers={"Accept": accept})
+        assert answer.json()["images"] == "/v1/images/generations"
+    assert page.headers["vary"] == answer.headers["vary"] == "Accept"
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "index.html"])
+def test_each_part_of_the_page_is_served_with_its_type_and_no_rights_beyond_its_own_host(client: httpx.Client, name):
+    answer = client.get(f"/playground/{name}")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].split(";")[0] in {"text/css", "text/javascript", "image/svg+xml"}
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+def test_a_file_that_the_browser_has_is_not_sent_again(client: httpx.Client):
+    first = client.get("/playground/app.js")
+    again = client.get("/playground/app.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get("/playground/app.js", headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "index.html", "..%2Fapp.py", "%2e%2e/app.py", "__init__.py"])
+def test_nothing_else_is_served(client: httpx.Client, name):
+    assert client.get(f"/playground/{name}").status_code == 404
+
+
+def test_the_page_asks_nothing_of_other_hosts():
+    text = "\n".join(file.content.decode() for file in read_static_files().values())
+    code = re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)
+    assert set(re.findall(r"https?://[^\s\"'`)]+", code)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_the_form_is_told_the_services_bounds_and_the_models_defaults():
+    config = ServerConfig(
+        model=ModelConfig(name="sdxl", source="/m"),
+        gateway=GatewayConfig(
+            limits=LimitsConfig(max_images=2, max_width_pixels=768, max_height_pixels=1024, max_steps=20),
+            api_keys_directory="/keys",
+        ),
+    )
+    facts = ModelFacts(
+        defaults=GenerationDefaults(width_pixels=1024, height_pixels=1024, guidance_scale=5.0), samplers=("Euler",)
+    )
+    page = json.loads(json.dumps(build_page_config(config, facts)))
+    assert page == {
+        "model": "sdxl",
+        "is_synthetic": False,
+        "needs_key": True,
+        "bounds": {
+            "width": {"min": 64, "step": 8, "max": 768},
+            "height": {"min": 64, "step": 8, "max": 1024},
+            "num_inference_steps": {"min": 1, "max": 20},
+            "guidance_scale": {"min": 0, "max": 100.0},
+            "num_outputs": {"min": 1, "max": 2},
+        },
+        "defaults": {
+            "width": 768,
+            "height": 1024,
+            "num_inference_steps": 20,
+            "guidance_scale": 5.0,
+            "num_outputs": 1,
+            "output_format": "png",
+        },
+        "samplers": ["Euler"],
+        "formats": ["png", "jpeg", "webp"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("configured", "loaded", "is_synthetic"),
+    [
+        (EngineKind.DIFFUSERS, None, False),
+        (EngineKind.DIFFUSERS, "diffusers", False),
+        (EngineKind.DIFFUSERS, "synthetic", True),  # workers say what they run, whatever a gateway was told
+        (EngineKind.SYNTHETIC, None, True),
+    ],
+)
+def test_a_synthetic_engine_is_announced(configured, loaded, is_synthetic):
+    config = ServerConfig(model=ModelConfig(name="m", source="/m"), engine=EngineConfig(kind=configured))
+    assert build_page_config(config, ModelFacts(engine=loaded))["is_synthetic"] is is_synthetic
+
+
+def test_an_installed_wheel_has_the_page(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    program = "import easel_server.api.playground.routes as p; print(p.__file__, *sorted(p.read_static_files()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(tmp_path / "installed")},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    where, *names = done.stdout.split()
+    assert where.startswith(str(tmp_path))
+    assert names == FILES

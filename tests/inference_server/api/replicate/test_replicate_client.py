@@ -1,0 +1,60 @@
+"""Predictions as the `replicate` package creates, awaits, cancels and runs them."""
+
+import httpx
+import pytest
+from replicate.exceptions import ModelError, ReplicateError
+
+from tests.inference_server.api.serving import MODEL, wait_for
+from tests.support.client_pictures import encoded, halves
+
+
+def test_run_waits_and_gives_the_images_addresses(replicate):
+    output = replicate.run(MODEL, input={"prompt": "a run cat", "seed": 5, "num_outputs": 2})
+    assert [httpx.get(url).content for url in output] == [b"a run cat 5", b"a run cat 6"]
+
+
+def test_run_raises_what_went_wrong(replicate):
+    with pytest.raises(ModelError, match="the model refused the request: no"):
+        replicate.run(MODEL, input={"prompt": "fail"})
+
+
+def test_a_prediction_is_created_and_awaited(replicate):
+    prediction = replicate.predictions.create(version=MODEL, input={"prompt": "an awaited cat"}, wait=5)
+    prediction.wait()
+    assert prediction.status == "succeeded"
+    assert prediction.progress.percentage == 1.0
+    assert replicate.predictions.get(prediction.id).output == prediction.output
+
+
+def test_a_prediction_is_created_by_the_models_name(replicate):
+    prediction = replicate.models.predictions.create(model=MODEL, input={"prompt": "a named cat"})
+    prediction.wait()
+    assert (prediction.status, prediction.model) == ("succeeded", MODEL)
+    with pytest.raises(ReplicateError, match="model 'someone/else' is not served here"):
+        replicate.models.predictions.create(model="someone/else", input={"prompt": "a cat"})
+
+
+def test_a_running_prediction_is_cancelled(replicate):
+    prediction = replicate.predictions.create(version=MODEL, input={"prompt": "slow"})
+    wait_for(lambda: prediction.reload() or prediction.status == "processing")
+    prediction.cancel()
+    prediction.wait()
+    assert prediction.status == "canceled"
+
+
+def test_a_file_travels_as_a_data_url(replicate, tmp_path):
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(encoded(halves()))
+    with picture.open("rb") as file:
+        prediction = replicate.predictions.create(
+            version=MODEL, input={"prompt": "a drawn cat", "image": file}, file_encoding_strategy="base64", wait=5
+        )
+    prediction.wait()
+    assert (prediction.status, prediction.input["prompt_strength"]) == ("succeeded", 0.8)
+
+
+def test_an_error_is_the_packages_own(replicate):
+    with pytest.raises(ReplicateError) as caught:
+        replicate.predictions.create(version=MODEL, input={"prompt": "a cat", "width": 65})
+    assert (caught.value.status, caught.value.title) == (422, "Unprocessable Entity")
+    assert caught.value.detail == "input.width: is 65 pixels, allowed is a multiple of 8 from 64 to 2048"

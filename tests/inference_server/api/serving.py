@@ -1,0 +1,248 @@
+"""A gateway on a loopback port, with the in-memory broker and a stand-in for workers. No torch."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+import uvicorn
+from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
+from easel_server.api.app import build_gateway_app
+from easel_server.engine.interface import Engine
+from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.submit import Generation
+from easel_server.generation.cost import CostModel
+from easel_server.generation.models import GenerationDefaults, ModelFacts
+from easel_server.stores.interface import Broker
+from easel_server.stores.jobs.interface import BrokerSettings, Canceled, Claim, Failed, Succeeded, Verdict
+from easel_server.stores.memory import MemoryBroker
+from easel_server.telemetry.metrics import CacheResult, ServerMetrics
+from easel_server.transport.probes import Readiness
+from easel_server.transport.protocol import BoundedHttpProtocol
+from easel_server.worker.worker import Worker, WorkerSettings
+
+T = TypeVar("T")
+
+MODEL = "tiny/sd15"
+START_TIMEOUT_SECONDS = 20.0
+
+
+def wait_for(condition: Callable[[], T], timeout_seconds: float = 10.0) -> T:
+    """The first truthy value of ``condition``."""
+    give_up_at = time.monotonic() + timeout_seconds
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at, f"still {value!r} after {timeout_seconds:g} s"
+        time.sleep(0.005)
+    return value
+
+
+class CountingMetrics:
+    """Counts in memory."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, ...]] = Counter()
+        self.predicted_gpu_seconds = 0.0
+        self.open_streams = 0
+
+    def count_request(self, route: str, code: int) -> None:
+        self.counts["request", route, str(code)] += 1
+
+    def count_submitted(self) -> None:
+        self.counts["submitted",] += 1
+
+    def count_predicted(self, gpu_seconds: float) -> None:
+        self.predicted_gpu_seconds += gpu_seconds
+
+    def count_streams(self, change: int) -> None:
+        self.open_streams += change
+
+    def count_cache(self, result: CacheResult) -> None:
+        self.counts["cache", result] += 1
+
+    def count_refusal(self, reason: str) -> None:
+        self.counts["refusal", reason] += 1
+
+
+class StandInWorker:
+    """Claims jobs and finishes them with bytes that tell the parameters. Holds still while ``is_held``."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._free = asyncio.Event()
+        self._free.set()
+        self._held = asyncio.Event()
+        self.seen: list[str] = []
+        self.claims: list[Claim] = []
+        self.steps = asyncio.Semaphore(0)
+
+    async def run(self) -> None:
+        while True:
+            if not self._free.is_set():
+                self._held.set()
+                await self._free.wait()
+                self._held.clear()
+            for claim in await self._broker.claim("stand-in", lease_seconds=10, wait_seconds=0.05):
+                self.seen.append(claim.job.id)
+                self.claims.append(claim)
+                await self._run(claim)
+
+    async def _run(self, claim: Claim) -> None:
+        parameters = claim.job.parameters
+        if parameters.prompt == "fail":
+            await self._broker.finish(claim, Failed("the model refused the request: no"))
+            return
+        verdict = await self._broker.heartbeat(claim, 1)
+        if parameters.prompt == "step by step":
+            verdict = await self._go_step_by_step(claim)
+        while parameters.prompt == "slow" and verdict is Verdict.CONTINUE:
+            await asyncio.sleep(0.01)
+            verdict = await self._broker.heartbeat(claim, 2)
+        if verdict is Verdict.CONTINUE:
+            images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
+            await self._broker.finish(claim, Succeeded(tuple(images)))
+        else:
+            await self._broker.finish(claim, Canceled())
+
+    async def _go_step_by_step(self, claim: Claim) -> Verdict:
+        """Shows a preview after each step, and takes a step when a test lets it: ``steps.release``."""
+        verdict = Verdict.CONTINUE
+        for step in range(2, claim.job.parameters.steps + 1):
+            await self.steps.acquire()
+            previews = [f"preview {step}".encode()] if step - 2 < claim.job.wanted_previews else []
+            verdict = await self._broker.heartbeat(claim, step, previews=previews)
+        await self.steps.acquire()
+        return verdict
+
+    async def hold(self) -> None:
+        """Claims nothing more, once this returns."""
+        self._free.clear()
+        await self._held.wait()
+
+    def go_on(self) -> None:
+        self._free.set()
+
+    def reset(self) -> None:
+        """As at first: claims, and takes no step of its own."""
+        self.go_on()
+        self.steps = asyncio.Semaphore(0)
+
+
+class RunningGateway:
+    """The gateway's app in a thread of its own. A context manager."""
+
+    def __init__(
+        self,
+        config: GatewayConfig | None = None,
+        *,
+        keys: Path | None = None,
+        is_signing_configured: bool = False,
+        engine: Engine | None = None,
+        wrap: Callable[[Broker], Broker] = lambda broker: broker,
+    ) -> None:
+        gateway = config or GatewayConfig()
+        if keys is not None:
+            gateway = gateway.model_copy(update={"api_keys_directory": str(keys)})
+        self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=gateway)
+        self._keys = keys
+        self._is_signing_configured = is_signing_configured
+        self._engine = engine
+        self._wrap = wrap
+        self._started: Future[None] = Future()
+        self._stop: asyncio.Event
+        self._loop: asyncio.AbstractEventLoop
+        self.broker: Broker
+        self.worker: StandInWorker
+        self.readiness: Readiness
+        self.metrics = CountingMetrics()
+        self.facts = ModelFacts(defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4))
+        self.cost_model = CostModel()
+        self.url = ""
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run on the gateway's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
+
+    def do(self, function: Callable[[], None]) -> None:
+        """Call on the gateway's loop."""
+
+        async def on_loop() -> None:
+            function()
+
+        self.call(on_loop())
+
+    def client(self, **headers: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        settings = BrokerSettings(max_queue_depth=self._config.gateway.limits.max_queue_depth)
+        self.broker = self._wrap(MemoryBroker(settings))
+        self.worker = StandInWorker(self.broker)
+        self.readiness = Readiness(self.broker.ping)
+
+        async def facts() -> ModelFacts:
+            return self.facts
+
+        async def cost_model() -> CostModel:
+            return self.cost_model
+
+        generation = Generation(
+            self.broker, self._config.model, self._config.gateway, facts, self.metrics, cost_model=cost_model
+        )
+
+        async def render_metrics() -> bytes:
+            return b"# none\n"
+
+        app = build_gateway_app(
+            self._config,
+            generation,
+            KeyRing(self._keys),
+            self.readiness,
+            self.metrics,
+            render_metrics,
+            is_signing_configured=self._is_signing_configured,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                port=0,
+                http=BoundedHttpProtocol,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        serving = asyncio.create_task(server.serve())
+        working = asyncio.create_task(self._build_worker().run())
+        while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has a flag, no event
+            await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._started.set_result(None)
+        await self._stop.wait()
+        server.should_exit = True
+        await serving
+        working.cancel()
+
+    def _build_worker(self) -> StandInWorker | Worker:
+        if self._engine is None:
+            return self.worker
+        settings = WorkerSettings("worker", lease_seconds=10, drain_seconds=1)
+        return Worker(self.broker, self._engine, settings, metrics=ServerMetrics(gateway=False, worker=True))
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        self._started.result(timeout=START_TIMEOUT_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=START_TIMEOUT_SECONDS)
+        assert not self._thread.is_alive()

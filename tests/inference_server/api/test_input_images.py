@@ -1,0 +1,197 @@
+"""Pictures of clients: what is understood, what is refused and with which words, and that nothing large is decoded."""
+
+import asyncio
+import base64
+import random
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from easel_contract.server_config import LimitsConfig
+from easel_server.api.openai.fields import NAMES
+from easel_server.gateway.input_images import (
+    DECODERS,
+    Decoders,
+    Fit,
+    build_input_pictures,
+    choose_size,
+    decode_base64,
+    decode_picture,
+    flatten,
+)
+from easel_server.gateway.refusals import RefusalError
+from easel_server.generation.models import GenerationDefaults
+from PIL import Image
+
+from tests.support.client_pictures import decoded, decompression_bomb, encoded, halves, with_transparent_half
+from tests.support.eventually import eventually
+
+MAX_PIXELS = 1 << 20
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    return decode_picture("image", data, max_pixels=max_pixels)
+
+
+def is_close(one: object, other: tuple[int, ...]) -> bool:
+    assert isinstance(one, tuple)
+    return all(abs(a - b) <= 8 for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "mode"),
+    [
+        pytest.param(encoded(halves()), "RGB", id="PNG"),
+        pytest.param(encoded(halves(), "JPEG", quality=95, subsampling=0), "RGB", id="JPEG"),
+        pytest.param(encoded(halves(), "WEBP", lossless=True), "RGB", id="WebP"),
+        pytest.param(encoded(halves().convert("CMYK"), "JPEG", quality=95, subsampling=0), "RGB", id="CMYK"),
+        pytest.param(encoded(halves().convert("P")), "RGB", id="a palette"),
+        pytest.param(encoded(halves().convert("RGBA")), "RGBA", id="with alpha"),
+        pytest.param(encoded(halves().quantize(4), transparency=3), "RGBA", id="a palette with a transparent colour"),
+    ],
+)
+def test_common_pictures_keep_their_colours(data, mode):
+    picture = decode(data)
+    assert (picture.mode, picture.size) == (mode, (64, 64))
+    assert is_close(flatten(picture).getpixel((8, 8)), RED)
+    assert is_close(flatten(picture).getpixel((56, 8)), BLUE)
+
+
+def test_sixteen_bits_of_grey_become_eight():
+    grey = Image.new("I;16", (8, 8), 0x8000)
+    assert decode(encoded(grey)).getpixel((0, 0)) == 128
+
+
+def test_a_rotated_photograph_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    picture = decode(encoded(halves((64, 32)), "JPEG", quality=95, exif=exif))
+    assert picture.size == (32, 64)
+    assert is_close(picture.getpixel((16, 8)), RED)
+    assert is_close(picture.getpixel((16, 56)), BLUE)
+
+
+def test_what_is_transparent_shows_white():
+    assert flatten(decode(encoded(with_transparent_half()))).getpixel((60, 8)) == WHITE
+
+
+MOVING: dict[str, Any] = {"save_all": True, "append_images": [halves(left="green")]}
+REFUSED = {
+    "nothing": (b"", "is no picture that is understood (0 bytes); allowed is a still PNG, JPEG or WebP"),
+    "text": (b"<svg></svg>", "is no picture that is understood (11 bytes)"),
+    "a GIF": (encoded(halves(), "GIF"), "is no picture that is understood"),
+    "a PNG's head alone": (encoded(halves())[:20], "is damaged"),
+    "half a PNG": (encoded(Image.effect_noise((64, 64), 90))[:2000], "is damaged or cut off (image file is truncated"),
+    "half a JPEG": (encoded(halves((512, 512)), "JPEG")[:700], "is damaged or cut off (image file is truncated"),
+    "half a WebP": (encoded(halves(), "WEBP")[:40], "is damaged"),
+    "an animated PNG": (encoded(halves(), **MOVING), "is animated (2 frames)"),
+    "an animated WebP": (encoded(halves(), "WEBP", **MOVING), "is animated (2 frames)"),
+    "a bomb": (decompression_bomb(), "has 30000x30000 = 900000000 pixels, at most 1048576 are allowed"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_picture_is_told_why(case):
+    data, message = REFUSED[case]
+    with pytest.raises(RefusalError) as caught:
+        decode(data)
+    assert message in caught.value.message
+    assert caught.value.faults[0].field == "image"
+    assert "object at 0x" not in caught.value.message
+
+
+def test_pixels_up_to_the_bound_are_taken():
+    assert decode(encoded(halves()), max_pixels=64 * 64).size == (64, 64)
+    with pytest.raises(RefusalError):
+        decode(encoded(halves()), max_pixels=64 * 64 - 1)
+
+
+def test_damage_anywhere_is_refused_or_harmless():
+    chance = random.Random(20261124)  # noqa: S311  # the seed replays a failure
+    good = [encoded(halves()), encoded(halves(), "JPEG"), encoded(halves(), "WEBP")]
+    for _ in range(300):
+        data = bytearray(chance.choice(good))
+        for _ in range(chance.randint(1, 8)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        with suppress(RefusalError):
+            decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("http://example.com/cat.png", "is a web address, and this service fetches none", id="http"),
+        pytest.param("https://example.com/cat.png", "is a web address", id="https"),
+        pytest.param("data:image/png;base64,@@@", "is not base64", id="no base64"),
+        pytest.param("data:image/png,plain", "must be a data: URL", id="another encoding"),
+        pytest.param("iVBORw0KGgo=", "must be a data: URL", id="bare base64"),
+    ],
+)
+def test_a_data_url_that_is_none_is_refused(text, message):
+    with pytest.raises(RefusalError, match=message):
+        decode_base64("image", text, is_prefix_needed=True)
+
+
+def test_base64_is_read_with_and_without_its_prefix():
+    bare = base64.b64encode(b"picture").decode()
+    assert decode_base64("image", bare, is_prefix_needed=False) == b"picture"
+    assert decode_base64("image", f"data:image/png;base64,{bare}", is_prefix_needed=True) == b"picture"
+
+
+SIZES = {
+    "both sides wanted": ((1000, 500), (256, 128), (256, 128)),
+    "a small picture keeps its size": ((320, 240), (None, None), (320, 240)),
+    "sides are rounded to what a latent has": ((321, 243), (None, None), (320, 240)),
+    "a large picture gets the model's number of pixels": ((4000, 1000), (None, None), (1024, 256)),
+    "a tiny picture is drawn as large as it must be": ((8, 8), (None, None), (64, 64)),
+    "one side wanted": ((320, 240), (512, None), (512, 240)),
+    "a panorama stays within the bounds": ((6000, 10), (None, None), (2048, 64)),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_the_size_that_is_drawn(case):
+    picture, wanted, expected = SIZES[case]
+    chosen = choose_size(picture, wanted, names=NAMES, defaults=GenerationDefaults(), limits=LimitsConfig())
+    assert chosen == expected
+
+
+@pytest.mark.parametrize("wanted", [(65, 64), (64, 4096), (0, 64), (2**62, 8), (-8, 64)])
+def test_no_picture_is_brought_to_a_size_that_is_not_allowed(wanted):
+    with pytest.raises(RefusalError, match=r"size: is .* pixels, allowed is a multiple of 8 from 64 to 2048"):
+        choose_size((64, 64), wanted, names=NAMES, defaults=GenerationDefaults(), limits=LimitsConfig())
+
+
+def test_a_worker_gets_png_of_the_drawn_size_and_the_same_bytes_for_the_same_picture():
+    mask = Image.new("L", (64, 64), 255)
+    pictures = build_input_pictures(halves(), mask, (128, 64), Fit.CROP)
+    again = build_input_pictures(decode(encoded(halves(), "WEBP", lossless=True)), mask, (128, 64), Fit.CROP)
+    image, redrawn = decoded(pictures.image), decoded(pictures.mask or b"")
+    assert (image.format, image.mode, image.size) == ("PNG", "RGB", (128, 64))
+    assert (redrawn.format, redrawn.mode, redrawn.size) == ("PNG", "L", (128, 64))
+    assert (again.image, again.mask) == (pictures.image, pictures.mask)
+    assert set(pictures.by_digest().values()) == {pictures.image, pictures.mask}
+
+
+async def test_no_more_pictures_are_decoded_at_once_than_is_allowed():
+    decoders = Decoders()
+    going_on = threading.Semaphore(0)
+    begun: list[int] = []
+
+    def work() -> None:
+        begun.append(1)
+        assert going_on.acquire(timeout=20)
+
+    tasks = [asyncio.create_task(decoders.run(work)) for _ in range(3 * DECODERS)]
+    for number in range(DECODERS, 3 * DECODERS + 1):
+
+        async def have_begun(number: int = number) -> bool:
+            return len(begun) == number
+
+        await eventually(have_begun)
+        going_on.release()  # one ends, so one more begins
+    for _ in range(DECODERS - 1):
+        going_on.release()
+    await asyncio.gather(*tasks)

@@ -1,0 +1,88 @@
+"""The reaping task."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import ReapReport
+from easel_server.stores.jobs.reaper import reap_forever
+
+from tests.support.eventually import eventually
+
+PERIOD_SECONDS = 0.001
+
+
+class FakeBroker:
+    """Counts; it is away while ``is_away``."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.reaps = 0
+        self.pings = 0
+
+    async def reap(self) -> ReapReport:
+        self._answer()
+        self.reaps += 1
+        return ReapReport(requeued=1)
+
+    async def ping(self) -> None:
+        self._answer()
+        self.pings += 1
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise StoreUnavailableError("redis:6379", "reap", "ConnectionError", "wait")
+
+
+@asynccontextmanager
+async def reaping(broker: FakeBroker, grace_seconds: float) -> AsyncIterator[None]:
+    task = asyncio.create_task(reap_forever(broker, grace_seconds=grace_seconds, period_seconds=PERIOD_SECONDS))
+    yield
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_it_reaps_again_and_again() -> None:
+    broker = FakeBroker()
+    async with reaping(broker, grace_seconds=0):
+
+        async def reaped_often() -> bool:
+            return broker.reaps > 3
+
+        await eventually(reaped_often)
+
+
+async def test_after_an_outage_workers_have_a_leases_time_to_report_first() -> None:
+    broker = FakeBroker()
+    broker.is_away = True
+    async with reaping(broker, grace_seconds=0.2):
+        await asyncio.sleep(0)
+        broker.is_away = False
+
+        async def pinged_often() -> bool:
+            return broker.pings > 3
+
+        await eventually(pinged_often)
+        assert broker.reaps == 0
+
+        async def reaps_again() -> bool:
+            return broker.reaps > 0
+
+        await eventually(reaps_again)
+
+
+async def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    broker = FakeBroker()
+    broker.is_away = True
+    async with reaping(broker, grace_seconds=60):
+
+        async def was_told() -> bool:
+            return "until the broker is back" in caplog.text
+
+        await eventually(was_told)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert caplog.text.count("until the broker is back") == 1

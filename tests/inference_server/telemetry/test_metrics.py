@@ -1,0 +1,195 @@
+"""The metrics page, and what it says when the broker is away."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from easel_contract import metrics as contract
+from easel_server.generation.job import JobState
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.memory import MemoryBroker
+from easel_server.telemetry import metrics as metrics_module
+from easel_server.telemetry.metrics import CacheResult, JobTiming, ServerMetrics
+from easel_server.webhooks.deliverer import DeliveryOutcome
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.eventually import eventually
+from tests.support.fake_engine import DESCRIPTION
+from tests.support.jobs import build_job
+
+GATEWAY_ONLY = {
+    contract.JOBS_SUBMITTED_TOTAL,
+    contract.HTTP_REQUESTS_TOTAL,
+    contract.CACHE_REQUESTS_TOTAL,
+    contract.REFUSALS_TOTAL,
+    contract.WEBHOOKS_TOTAL,
+    contract.PREDICTED_GPU_SECONDS_TOTAL,
+    contract.STREAMS,
+}
+WORKER_ONLY = {
+    contract.IN_FLIGHT,
+    contract.JOBS_TOTAL,
+    contract.JOB_LATENCY_SECONDS,
+    contract.JOB_PHASE_SECONDS,
+    contract.LONGEST_JOB_SECONDS,
+    contract.MODEL_LOAD_SECONDS,
+    contract.ENGINE_INFO,
+    contract.BATCH_IMAGES,
+    contract.BUSY_SECONDS_TOTAL,
+    contract.WORK_GPU_SECONDS_TOTAL,
+}
+QUEUE = {
+    contract.QUEUE_DEPTH,
+    contract.BACKLOG_GPU_SECONDS,
+    contract.OLDEST_WAITING_AGE_SECONDS,
+    contract.WORKERS,
+}
+BROKER = {*QUEUE, contract.BROKER_UP}
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def parse(page: bytes) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+def families(page: bytes) -> set[str]:
+    names = {line.split()[2] for line in page.decode().splitlines() if line.startswith("# TYPE")}
+    return {name for name in names if not name.endswith("_created")}
+
+
+class AbsentBroker:
+    async def depth(self) -> Any:
+        raise StoreUnavailableError("redis:6379", "depth", "ConnectionError", "wait")
+
+
+class SilentBroker:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.questions = 0
+        self.may_answer = asyncio.Event()
+        self.memory = MemoryBroker(BrokerSettings())
+
+    async def depth(self) -> Any:
+        self.questions += 1
+        await self.may_answer.wait()
+        return await self.memory.depth()
+
+
+async def test_every_metric_of_the_contract_is_shown_by_the_role_that_has_it() -> None:
+    broker = MemoryBroker(BrokerSettings())
+    everything = ServerMetrics(gateway=True, worker=True)
+    assert families(await everything.render(broker)) == GATEWAY_ONLY | WORKER_ONLY | BROKER
+    assert families(await ServerMetrics(gateway=True, worker=False).render(broker)) == GATEWAY_ONLY | BROKER
+    assert families(await ServerMetrics(gateway=False, worker=True).render(broker)) == WORKER_ONLY | BROKER
+
+
+async def test_the_queue_is_read_when_the_page_is() -> None:
+    broker = MemoryBroker(BrokerSettings())
+    metrics = ServerMetrics(gateway=True, worker=False)
+    for name in ("a", "b", "c"):
+        await broker.submit(build_job(name))
+    await broker.claim("w", lease_seconds=60, wait_seconds=0)
+    samples = parse(await metrics.render(broker))
+    assert samples[contract.BROKER_UP, ()] == 1
+    assert samples[contract.QUEUE_DEPTH, ((contract.LABEL_STATE, contract.STATE_WAITING),)] == 2
+    assert samples[contract.QUEUE_DEPTH, ((contract.LABEL_STATE, contract.STATE_RUNNING),)] == 1
+    assert samples[contract.OLDEST_WAITING_AGE_SECONDS, ()] > 0
+
+
+async def test_an_absent_broker_leaves_no_figure_of_the_queue_not_even_an_old_one() -> None:
+    metrics = ServerMetrics(gateway=True, worker=False)
+    await metrics.render(MemoryBroker(BrokerSettings()))
+    samples = parse(await metrics.render(AbsentBroker()))  # type: ignore[arg-type]  # depth is all it needs
+    assert samples[contract.BROKER_UP, ()] == 0
+    assert not [name for name, _ in samples if name in QUEUE]
+
+
+async def test_a_silent_broker_delays_the_page_by_its_time_out_only_and_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_module, "DEPTH_TIMEOUT_SECONDS", 0.02)
+    metrics = ServerMetrics(gateway=True, worker=False)
+    broker = SilentBroker()
+    for _ in range(3):
+        page = await asyncio.wait_for(metrics.render(broker), 5)  # type: ignore[arg-type]  # depth is all it needs
+        assert parse(page)[contract.BROKER_UP, ()] == 0
+    assert broker.questions == 1
+    broker.may_answer.set()
+
+    async def is_up() -> bool:
+        page = await metrics.render(broker)  # type: ignore[arg-type]  # depth is all it needs
+        return parse(page)[contract.BROKER_UP, ()] == 1
+
+    await eventually(is_up)
+
+
+async def test_the_longest_job_stays_the_longest() -> None:
+    metrics, broker = ServerMetrics(gateway=False, worker=True), MemoryBroker(BrokerSettings())
+    seen = []
+    for seconds in (0.0, 40.0, 3.0, 90.0):
+        if seconds:
+            timing = JobTiming(queue_seconds=500, load_seconds=0, run_seconds=seconds, encode_seconds=0)
+            metrics.count_job(JobState.SUCCEEDED, timing)
+        seen.append(parse(await metrics.render(broker))[contract.LONGEST_JOB_SECONDS, ()])
+    assert seen == [0, 40, 40, 90]
+
+
+async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> None:
+    metrics = ServerMetrics(gateway=False, worker=True)
+    metrics.count_job(JobState.SUCCEEDED, JobTiming(1.0, load_seconds=4.0, run_seconds=2.0, encode_seconds=0.5))
+    metrics.count_job(JobState.FAILED, JobTiming(9.0, load_seconds=9.0, run_seconds=9.0, encode_seconds=9.0))
+    metrics.describe_engine(DESCRIPTION)
+    samples = parse(await metrics.render(MemoryBroker(BrokerSettings())))
+    assert samples[contract.JOBS_TOTAL, (("outcome", "Succeeded"),)] == 1
+    assert samples[contract.LONGEST_JOB_SECONDS, ()] == 2.5, "what a worker that stops needs: not the wait before it"
+    assert samples[contract.JOBS_TOTAL, (("outcome", "Failed"),)] == 1
+    assert samples[contract.JOBS_TOTAL, (("outcome", "Canceled"),)] == 0
+    assert samples[contract.JOB_LATENCY_SECONDS + "_sum", ()] == 7.5
+    assert samples[contract.JOB_LATENCY_SECONDS + "_bucket", (("le", "7.5"),)] == 1
+    assert samples[contract.JOB_LATENCY_SECONDS + "_bucket", (("le", "5.0"),)] == 0
+    phases = {"queue": 1.0, "load": 4.0, "run": 2.0, "encode": 0.5}
+    for phase, seconds in phases.items():
+        assert samples[contract.JOB_PHASE_SECONDS + "_sum", (("phase", phase),)] == seconds
+    assert samples[contract.MODEL_LOAD_SECONDS, ()] == DESCRIPTION.load_seconds
+    labels = (("device", "cpu"), ("dtype", "float32"), ("engine", "fake"), ("model", "fake"))
+    assert samples[contract.ENGINE_INFO, labels] == 1
+
+
+async def test_counters_that_are_known_beforehand_begin_at_zero() -> None:
+    samples = parse(await ServerMetrics(gateway=True, worker=True).render(MemoryBroker(BrokerSettings())))
+    for result in CacheResult:
+        assert samples[contract.CACHE_REQUESTS_TOTAL, (("result", result),)] == 0
+    for outcome in DeliveryOutcome:
+        assert samples[contract.WEBHOOKS_TOTAL, (("outcome", outcome),)] == 0
+
+
+async def test_seconds_of_what_still_goes_on_are_counted_too() -> None:
+    metrics = ServerMetrics(gateway=False, worker=True)
+
+    async def busy_seconds() -> float:
+        return parse(await metrics.render(MemoryBroker(BrokerSettings())))[contract.BUSY_SECONDS_TOTAL, ()]
+
+    with metrics.working_on(1):
+        first = await busy_seconds()
+
+        async def has_grown() -> bool:
+            return await busy_seconds() > first
+
+        await eventually(has_grown)
+    ended = await busy_seconds()
+    assert ended > first
+    assert await busy_seconds() == ended
+
+
+async def test_two_sets_of_metrics_live_side_by_side() -> None:
+    first, second = ServerMetrics(gateway=True, worker=True), ServerMetrics(gateway=True, worker=True)
+    first.count_submitted()
+    assert first.registry.get_sample_value(contract.JOBS_SUBMITTED_TOTAL) == 1
+    assert second.registry.get_sample_value(contract.JOBS_SUBMITTED_TOTAL) == 0
