@@ -1,1 +1,1 @@
-"""What all APIs share between a checked request and its answer: keys, limits, submission, results, estimates. No routes."""
+"""What all APIs share between a checked request and its answer: keys, limits, submission, results. No routes."""

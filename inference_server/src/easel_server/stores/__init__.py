@@ -1,1 +1,1 @@
-"""What outlives a process, by subject: an interface, a memory and a Redis implementation each. Only here is Redis known."""
+"""What outlives a process, by subject: interface, memory and Redis side by side. Only here is Redis known."""
