@@ -2,7 +2,7 @@
 
 import pytest
 from easel_server.engine.interface import EngineRequest, GenerationError, Step
-from easel_server.generation.parameters import Task
+from easel_server.generation.tasks import Task
 from PIL import ImageChops
 
 from tests.support.pictures import build_mask, build_picture, digest, open_picture, pixels_differ_by
@@ -89,14 +89,16 @@ def test_inpainting_redraws_more_where_the_mask_is_white(model):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("strength", "drawn_steps"), [(0.0, 1), (0.05, 1), (0.3, 3), (0.58, 5), (0.999, 9), (1.0, 10)])
-def test_as_many_steps_are_drawn_as_are_predicted_and_progress_ends_at_all_of_them(task, strength, drawn_steps):
+@pytest.mark.parametrize(
+    ("strength", "denoising_steps"), [(0.0, 1), (0.05, 1), (0.3, 3), (0.58, 5), (0.999, 9), (1.0, 10)]
+)
+def test_as_many_steps_are_drawn_as_are_predicted_and_progress_ends_at_all_of_them(task, strength, denoising_steps):
     seen: list[Step] = []
     # DDIM takes one timestep a step, so they can be counted.
     request = request_for(task, strength=strength, steps=10, sampler="DDIM")
     tiny_engine().generate([request], seen.append)
-    assert request.parameters.drawn_steps == drawn_steps
-    assert len(seen) == drawn_steps
+    assert request.parameters.denoising_steps == denoising_steps
+    assert len(seen) == denoising_steps
     assert (seen[-1].done, seen[-1].steps) == (10, 10)
 
 
@@ -120,19 +122,19 @@ def test_in_a_batch_each_request_gets_its_own_picture(model, task):
 
 def test_a_missing_picture_is_named():
     request = EngineRequest(request_for(Task.IMAGE_TO_IMAGE).parameters)
-    with pytest.raises(GenerationError, match=r"ImageToImage needs an input picture \(RGB\) that didn't come"):
+    with pytest.raises(GenerationError, match=r"ImageToImage needs an input image \(RGB\) that didn't come"):
         tiny_engine().generate([request], ignore_step)
 
 
 def test_a_picture_of_another_size_is_named():
     picture = build_picture(72, 64)
-    with pytest.raises(GenerationError, match="an input picture is 72x64 pixels, expected is 64x64"):
+    with pytest.raises(GenerationError, match="an input image is 72x64 pixels, expected is 64x64"):
         tiny_engine().generate([request_for(Task.IMAGE_TO_IMAGE, picture=picture)], ignore_step)
 
 
 @pytest.mark.parametrize("data", [b"no picture", PICTURE[:200]], ids=["not a picture", "cut off"])
 def test_a_broken_picture_is_the_requests_fault(data):
-    with pytest.raises(GenerationError, match="an input picture can't be read"):
+    with pytest.raises(GenerationError, match="an input image can't be read"):
         tiny_engine().generate([request_for(Task.IMAGE_TO_IMAGE, picture=data)], ignore_step)
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 from easel_server.engine.interface import EngineRequest, GenerationError
-from easel_server.generation.parameters import Task
 from easel_server.generation.samplers import SAMPLERS
+from easel_server.generation.tasks import Task
 
 from tests.support.pictures import build_picture, digest, open_picture, pixels_differ_by
 from tests.support.tiny_engine import draw, ignore_step, tiny_engine, tiny_parameters

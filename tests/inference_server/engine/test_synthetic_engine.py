@@ -10,7 +10,8 @@ from easel_server.engine.interface import EngineRequest, Step, StopGenerationErr
 from easel_server.engine.loading import load_engine
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.cost import work_units
-from easel_server.generation.parameters import GenerationParameters, ImageFormat, Task
+from easel_server.generation.parameters import GenerationParameters, ImageFormat
+from easel_server.generation.tasks import Task
 from PIL import Image
 
 from tests.support.jobs import build_parameters

@@ -6,8 +6,8 @@ import pytest
 from easel_contract.server_config import DefaultsConfig, ModelConfig
 from easel_server.generation.cost import CostModel, CostSums, Measurement
 from easel_server.generation.models import GenerationDefaults, ModelFacts, read_defaults
-from easel_server.generation.parameters import Task
 from easel_server.generation.samplers import SAMPLERS
+from easel_server.generation.tasks import Task
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.model_facts import (
     COST_REFRESH_SECONDS,

@@ -2,7 +2,7 @@
 
 import pytest
 from easel_server.generation.cost import DECAY, MIN_GPU_SECONDS, CostModel, CostSums, Measurement, work_units
-from easel_server.generation.parameters import Task
+from easel_server.generation.tasks import Task
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.parameters import GenerationParameters, Task
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.tasks import Task
 
 
 @dataclass(frozen=True)

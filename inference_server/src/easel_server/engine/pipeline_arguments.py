@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from easel_server.engine.interface import EngineRequest, GenerationError
-from easel_server.generation.parameters import GenerationParameters, Task
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.tasks import TASKS, TaskInput
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,18 @@ def first_rows(requests: Sequence[EngineRequest]) -> list[int]:
 
 
 def build_arguments(requests: Sequence[EngineRequest]) -> dict[str, Any]:
-    """Arguments by diffusers' names, more than any one pipeline takes. Raises GenerationError for input pictures.
+    """Arguments by diffusers' names, more than any one pipeline takes. Raises GenerationError for input images.
 
-    The noise is drawn on the CPU, from ``seed + i`` for image i: a seed means the same picture on any device, up to
+    The noise is drawn on the CPU, from ``seed + i`` for image i: a seed means the same image on any device, up to
     rounding, and in any company.
     """
     shared = requests[0].parameters
+    task = TASKS[shared.task]
     rows = build_rows(requests)
-    # Prompts are encoded once for all images of a request where each request has as many of them. Input pictures are
+    # Prompts are encoded once for all images of a request where each request has as many of them. Input images are
     # repeated by pipelines in another order than prompts, so there every image has a prompt of its own.
     counts = {request.parameters.images for request in requests}
-    is_even = len(counts) == 1 and shared.task is Task.TEXT_TO_IMAGE
+    is_even = len(counts) == 1 and not task.inputs
     prompted = requests if is_even else [row.request for row in rows]
     arguments: dict[str, Any] = {
         "prompt": [request.parameters.prompt for request in prompted],
@@ -66,32 +68,27 @@ def build_arguments(requests: Sequence[EngineRequest]) -> dict[str, Any]:
     }
     if shared.negative_prompt:  # of all or of none: see GenerationParameters.batch_key
         arguments["negative_prompt"] = [request.parameters.negative_prompt for request in prompted]
-    if shared.task is not Task.TEXT_TO_IMAGE:
-        arguments["strength"] = _choose_strength(shared)
-        arguments["image"] = [_open(row, row.parameters.image_digest, "RGB") for row in rows]
-    if shared.task is Task.INPAINT:
-        arguments["mask_image"] = [_open(row, row.parameters.mask_digest, "L") for row in rows]
+    arguments |= task.build_pipeline_arguments(shared.steps, shared.strength)
+    for needed in task.inputs:
+        arguments[needed.argument] = [_open_input(row, needed) for row in rows]
     return arguments
 
 
-def _choose_strength(parameters: GenerationParameters) -> float:
-    """Such that pipelines, which cut steps * strength to a whole number, draw exactly ``drawn_steps``."""
-    return min(1.0, (parameters.drawn_steps + 0.5) / parameters.steps)
-
-
-def _open(row: Row, digest: str | None, mode: str) -> Image.Image:
-    """An input picture of the request. Raises GenerationError if it isn't there or isn't what it should be."""
+def _open_input(row: Row, needed: TaskInput) -> Image.Image:
+    """An input image of the request. Raises GenerationError if it isn't there or isn't what it should be."""
     parameters = row.parameters
-    data = row.request.inputs.get(digest or "")
+    data = row.request.inputs.get(getattr(parameters, needed.digest_field) or "")
     if data is None:
-        raise GenerationError(f"{parameters.task} needs an input picture ({mode}) that didn't come with the request")
+        raise GenerationError(
+            f"{parameters.task} needs an input image ({needed.mode}) that didn't come with the request"
+        )
     try:
-        picture = Image.open(BytesIO(data))
-        if picture.size == (parameters.width_pixels, parameters.height_pixels):
-            return picture.convert(mode)
+        image = Image.open(BytesIO(data))
+        if image.size == (parameters.width_pixels, parameters.height_pixels):
+            return image.convert(needed.mode)
     except (OSError, SyntaxError, ValueError) as error:  # as Pillow's decoders raise them
-        raise GenerationError(f"an input picture can't be read: {error}") from error
+        raise GenerationError(f"an input image can't be read: {error}") from error
     raise GenerationError(
-        f"an input picture is {picture.size[0]}x{picture.size[1]} pixels, expected is "
+        f"an input image is {image.size[0]}x{image.size[1]} pixels, expected is "
         f"{parameters.width_pixels}x{parameters.height_pixels}"
     )

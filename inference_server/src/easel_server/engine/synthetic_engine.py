@@ -13,8 +13,9 @@ from easel_server.engine.interface import EngineDescription, EngineRequest, OnSt
 from easel_server.engine.synthetic_pictures import draw_labelled, draw_previews, look_up_plain
 from easel_server.generation.cost import PIXELS_PER_UNIT
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.parameters import GenerationParameters, Task
+from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.samplers import SAMPLERS
+from easel_server.generation.tasks import Task
 
 NAME = "synthetic"
 MILLISECONDS = 1000
@@ -58,16 +59,16 @@ class SyntheticEngine:
     def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
         """See Engine. Input pictures make no difference, but to the number of steps."""
         parameters = [request.parameters for request in requests]
-        steps, drawn_steps = parameters[0].steps, parameters[0].drawn_steps
+        steps, denoising_steps = parameters[0].steps, parameters[0].denoising_steps
         step_seconds = sum(map(self._step_seconds, parameters))
         began = self._clock()
-        for index in range(drawn_steps):
+        for index in range(denoising_steps):
             # Each step ends at its own time since the beginning, so that late wake-ups don't add up.
             self._pause_until(began + (index + 1) * step_seconds)
-            done = (index + 1) * steps // drawn_steps
+            done = (index + 1) * steps // denoising_steps
             on_step(Step(done, steps, partial(draw_previews, parameters, done)))
         images = sum(one.images for one in parameters)
-        self._pause_until(began + drawn_steps * step_seconds + self._image_seconds * images)
+        self._pause_until(began + denoising_steps * step_seconds + self._image_seconds * images)
         return [self._draw(one) for one in parameters]
 
     @property

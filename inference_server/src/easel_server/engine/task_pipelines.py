@@ -4,9 +4,9 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+import diffusers
 
-from easel_server.generation.parameters import Task
+from easel_server.generation.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class TaskPipeline:
 
 
 def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:
-    """Text to image by the pipeline itself, the others as far as diffusers has a pipeline of the same family."""
-    pipelines = {Task.TEXT_TO_IMAGE: _describe(pipeline)}
-    for task, family in {
-        Task.IMAGE_TO_IMAGE: AutoPipelineForImage2Image,
-        Task.INPAINT: AutoPipelineForInpainting,
-    }.items():
+    """A pipeline for each task of which diffusers has one of the same family."""
+    pipelines = {}
+    for task, definition in TASKS.items():
+        if definition.pipeline is None:
+            pipelines[task] = _describe(pipeline)
+            continue
         try:
-            pipelines[task] = _describe(family.from_pipe(pipeline))
+            pipelines[task] = _describe(getattr(diffusers, definition.pipeline).from_pipe(pipeline))
         except ValueError:  # how diffusers says that there is none
             continue
     return pipelines

@@ -10,8 +10,9 @@ from easel_contract.server_config import LimitsConfig
 from easel_server.gateway.refusals import FieldFault, refuse_fields
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import GenerationDefaults, ModelFacts
-from easel_server.generation.parameters import GenerationParameters, ImageFormat, Task
+from easel_server.generation.parameters import GenerationParameters, ImageFormat
 from easel_server.generation.request import InputPictures
+from easel_server.generation.tasks import Task
 
 SIDE_STEP_PIXELS = 8  # the latent of every Stable Diffusion model is an eighth of the picture
 

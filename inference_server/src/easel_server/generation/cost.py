@@ -28,7 +28,7 @@ MIN_SPREAD: Final = 1e-6  # of units, relative to their square; below it jobs ar
 def work_units(parameters: GenerationParameters) -> float:
     """Work of a job: one unit is one pass over one megapixel of one picture."""
     megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
-    return parameters.drawn_steps * megapixels * parameters.images * parameters.passes
+    return parameters.denoising_steps * megapixels * parameters.images * parameters.passes
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from easel_contract.server_config import DefaultsConfig, ModelConfig
 
-from easel_server.generation.parameters import GenerationParameters, Task
+from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.samplers import SAMPLERS
+from easel_server.generation.tasks import Task
 
 DEFAULT_STEPS = 30  # pipelines' own 50 takes 1.7 times as long for a difference that few see
 

@@ -31,6 +31,8 @@ from enum import StrEnum
 from easel_contract.schema import Model
 from pydantic import Field
 
+from easel_server.generation.tasks import TASKS, Task
+
 
 class ImageFormat(StrEnum):
     """Encoding of the images that a job returns."""
@@ -38,14 +40,6 @@ class ImageFormat(StrEnum):
     PNG = "png"
     JPEG = "jpeg"
     WEBP = "webp"
-
-
-class Task(StrEnum):
-    """What is made from what."""
-
-    TEXT_TO_IMAGE = "TextToImage"
-    IMAGE_TO_IMAGE = "ImageToImage"  # begins with a picture
-    INPAINT = "Inpaint"  # redraws where the mask is white
 
 
 class GenerationParameters(Model):
@@ -78,11 +72,9 @@ class GenerationParameters(Model):
         return 2 if self.guidance_scale > 1.0 else 1
 
     @property
-    def drawn_steps(self) -> int:
+    def denoising_steps(self) -> int:
         """Steps that are really taken."""
-        if self.task is Task.TEXT_TO_IMAGE or self.strength is None:
-            return self.steps
-        return max(1, min(self.steps, int(self.steps * self.strength)))
+        return TASKS[self.task].count_denoising_steps(self.steps, self.strength)
 
     @property
     def batch_key(self) -> str:

@@ -106,7 +106,7 @@ def _describe_work(job: Job) -> Attributes:
         "easel.image.width_pixels": parameters.width_pixels,
         "easel.image.height_pixels": parameters.height_pixels,
         "easel.image.count": parameters.images,
-        "easel.steps": parameters.drawn_steps,
+        "easel.steps": parameters.denoising_steps,
     }
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
-from easel_server.generation.parameters import Task
+from easel_server.generation.tasks import Task
 from PIL import Image
 from webuiapi import HiResUpscaler, WebUIApi  # type: ignore[import-untyped]
 

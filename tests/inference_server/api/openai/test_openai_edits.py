@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig
-from easel_server.generation.parameters import Task
+from easel_server.generation.tasks import Task
 from PIL import Image
 
 from tests.inference_server.api.serving import MODEL, RunningGateway

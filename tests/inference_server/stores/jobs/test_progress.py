@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.job import Job, JobState
-from easel_server.generation.parameters import Task
+from easel_server.generation.tasks import Task
 from easel_server.stores.interface import Broker
 from easel_server.stores.jobs.interface import BrokerSettings, Failed, QueueDepth, Succeeded
 

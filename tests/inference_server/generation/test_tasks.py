@@ -1,0 +1,45 @@
+"""The tasks' table: that it is whole, and what it says of steps and strength."""
+
+import pytest
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.tasks import TASKS, Task, find_task
+
+
+def test_every_task_has_its_row_and_every_input_a_digest_in_the_parameters():
+    assert set(TASKS) == set(Task)
+    fields = {one.digest_field for definition in TASKS.values() for one in definition.inputs}
+    assert fields <= set(GenerationParameters.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "task"),
+    [(set(), Task.TEXT_TO_IMAGE), ({"image"}, Task.IMAGE_TO_IMAGE), ({"image", "mask"}, Task.INPAINT)],
+)
+def test_the_inputs_tell_the_task(inputs, task):
+    assert find_task(inputs) is task
+
+
+def test_inputs_that_no_task_takes_are_refused():
+    with pytest.raises(ValueError, match=r"no task takes \['mask'\]"):
+        find_task({"mask"})
+
+
+@pytest.mark.parametrize(
+    ("task", "strength", "taken"),
+    [
+        (Task.TEXT_TO_IMAGE, None, 10),
+        (Task.TEXT_TO_IMAGE, 0.3, 10),  # means nothing there
+        (Task.IMAGE_TO_IMAGE, None, 10),
+        (Task.IMAGE_TO_IMAGE, 0.0, 1),
+        (Task.INPAINT, 0.58, 5),
+        (Task.INPAINT, 1.0, 10),
+    ],
+)
+def test_strength_is_the_share_of_the_steps_that_are_taken(task, strength, taken):
+    definition = TASKS[task]
+    assert definition.count_denoising_steps(10, strength) == taken
+    arguments = definition.build_pipeline_arguments(10, strength)
+    if task is Task.TEXT_TO_IMAGE:
+        assert arguments == {}
+    else:
+        assert int(10 * arguments["strength"]) == taken
