@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from easel_contract.server_config import Priority
-from easel_server.generation.job import Job, WebhookTarget
+from easel_server.generation.job import Job
 from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.request import WebhookTarget
 
 
 def build_parameters(**changes: Any) -> GenerationParameters:

@@ -23,16 +23,15 @@ from easel_contract import names
 from easel_contract.server_config import EngineKind, ServerConfig
 from fastapi import FastAPI
 
-from easel_server.api.app import build_gateway_app, build_probe_app
+from easel_server.api.app import build_context, build_gateway_app, build_probe_app
 from easel_server.api.links import Links
-from easel_server.api.replicate.fields import build_prediction
+from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import EngineDescription, ModelLoadError
 from easel_server.engine.loading import load_engine, start_loading
 from easel_server.engine.model_directory import check_directory, is_directory
 from easel_server.garbage import freeze_startup_objects, raise_gc_threshold
 from easel_server.gateway.api_keys import KeyRing
-from easel_server.gateway.submit import Generation
 from easel_server.generation.models import ModelFacts, read_defaults
 from easel_server.stores.cache.memcached import MemcachedCache
 from easel_server.stores.errors import StoreUnavailableError
@@ -202,27 +201,23 @@ class Process:
         facts = SharedModelFacts(
             self._broker, config.model, config.gateway.defaults, read_defaults(directory) if is_visible else None
         )
-        generation = Generation(
-            self._broker,
-            config.model,
-            config.gateway,
-            facts.look,
-            self._metrics,
-            self._tracer,
-            cost_model=SharedCostModel(self._broker).look,
-            result_cache=self._memcached,
-        )
         keys = config.gateway.api_keys_directory
-        return build_gateway_app(
+        context = build_context(
             config,
-            generation,
-            KeyRing(Path(keys) if keys else None),
-            self._readiness,
-            self._metrics,
-            render_metrics,
-            is_signing_configured=bool(self._settings.webhook_secrets),
+            jobs=self._broker,
+            queue=self._broker,
+            cache=self._memcached or self._broker,
+            limiter=self._broker,
+            fact_store=self._broker,
+            model_facts=facts.look,
+            cost_model=SharedCostModel(self._broker).look,
+            keys=KeyRing(Path(keys) if keys else None),
+            metrics=self._metrics,
             tracer=self._tracer,
-            look_at_model=facts.look,
+            is_signing_configured=bool(self._settings.webhook_secrets),
+        )
+        return build_gateway_app(
+            context, self._broker, self._readiness, self._metrics, render_metrics, tracer=self._tracer
         )
 
     async def _run_parts(self, server: EmbeddedServer) -> None:

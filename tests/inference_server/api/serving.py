@@ -12,10 +12,9 @@ from typing import Any, Self, TypeVar
 import httpx
 import uvicorn
 from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
-from easel_server.api.app import build_gateway_app
+from easel_server.api.app import build_context, build_gateway_app
 from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
-from easel_server.gateway.submit import Generation
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.stores.interface import Broker
@@ -192,22 +191,24 @@ class RunningGateway:
         async def cost_model() -> CostModel:
             return self.cost_model
 
-        generation = Generation(
-            self.broker, self._config.model, self._config.gateway, facts, self.metrics, cost_model=cost_model
+        context = build_context(
+            self._config,
+            jobs=self.broker,
+            queue=self.broker,
+            cache=self.broker,
+            limiter=self.broker,
+            fact_store=self.broker,
+            model_facts=facts,
+            cost_model=cost_model,
+            keys=KeyRing(self._keys),
+            metrics=self.metrics,
+            is_signing_configured=self._is_signing_configured,
         )
 
         async def render_metrics() -> bytes:
             return b"# none\n"
 
-        app = build_gateway_app(
-            self._config,
-            generation,
-            KeyRing(self._keys),
-            self.readiness,
-            self.metrics,
-            render_metrics,
-            is_signing_configured=self._is_signing_configured,
-        )
+        app = build_gateway_app(context, self.broker, self.readiness, self.metrics, render_metrics)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

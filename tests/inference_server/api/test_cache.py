@@ -8,8 +8,8 @@ from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.memcached import MemcachedCache
 from easel_server.stores.errors import StoreUnavailableError
 
-from tests.inference_server.api.placing import Placing
 from tests.inference_server.api.serving import RunningGateway, wait_for
+from tests.inference_server.api.submitting import Submitting
 from tests.support.memcached_server import MemcachedServer
 
 
@@ -86,15 +86,15 @@ def test_cache_control_is_read_as_clients_mean_it(header, policy):
 
 
 async def test_requests_without_a_seed_share_pictures_where_the_service_says_so():
-    placing = Placing(GatewayConfig(cache=CacheConfig(unseeded=True)))
-    first = await placing.place(prompt="a lighthouse")
-    shared = await placing.place(prompt="a lighthouse")
-    other = await placing.place(prompt="a cat")
-    fresh = await placing.place(prompt="a lighthouse", cache=CachePolicy.from_header("no-cache"))
-    await placing.draw(count=3)
-    await placing.generation.wait(first, 10)
-    again = await placing.place(prompt="a lighthouse")
-    results = [placed.headers["X-Cache"] for placed in (first, shared, other, fresh, again)]
+    submitting = Submitting(GatewayConfig(cache=CacheConfig(unseeded=True)))
+    first = await submitting.submit(prompt="a lighthouse")
+    shared = await submitting.submit(prompt="a lighthouse")
+    other = await submitting.submit(prompt="a cat")
+    fresh = await submitting.submit(prompt="a lighthouse", cache=CachePolicy.from_header("no-cache"))
+    await submitting.work(count=3)
+    await submitting.context.results.wait(first.job, 10)
+    again = await submitting.submit(prompt="a lighthouse")
+    results = [submitted.headers["X-Cache"] for submitted in (first, shared, other, fresh, again)]
     assert results == ["miss", "shared", "miss", "bypass", "hit"]
     assert first.job.parameters.seed == shared.job.parameters.seed == again.job.parameters.seed
     assert fresh.job.parameters.seed != first.job.parameters.seed  # who asks for a new picture gets one
@@ -108,15 +108,15 @@ def test_an_answer_tells_its_age_and_is_as_young_as_the_client_wants(client):
 
 
 async def test_older_answers_than_the_client_wants_are_drawn_again():
-    placing = Placing(GatewayConfig())
-    placed = await placing.place(seed=1)
-    await placing.draw()
-    await placing.generation.wait(placed, 10)
-    placing.advance(100)
+    submitting = Submitting(GatewayConfig())
+    submitted = await submitting.submit(seed=1)
+    await submitting.work()
+    await submitting.context.results.wait(submitted.job, 10)
+    submitting.advance(100)
     # The copy in the gateway's own memory lives by another clock; what counts is the shared one's.
-    other = Placing(GatewayConfig(), result_cache=placing.broker)
-    assert (await other.place(seed=1, cache=CachePolicy(max_age_seconds=99))).headers["X-Cache"] == "miss"
-    hit = await other.place(seed=1, cache=CachePolicy(max_age_seconds=101), job_id="another")
+    other = Submitting(GatewayConfig(), result_cache=submitting.broker)
+    assert (await other.submit(seed=1, cache=CachePolicy(max_age_seconds=99))).headers["X-Cache"] == "miss"
+    hit = await other.submit(seed=1, cache=CachePolicy(max_age_seconds=101), job_id="another")
     assert (hit.headers["X-Cache"], hit.headers["Age"]) == ("hit", "100")
 
 
@@ -149,38 +149,40 @@ def test_a_cached_answer_that_nobody_asks_for_by_id_has_no_job_behind_it(client)
     assert client.get(linked.json()["data"][0]["url"]).content == b"a cat 110"
 
 
-async def test_pictures_by_another_engine_are_others():
-    placing = Placing(GatewayConfig())
-    placed = await placing.place(seed=1)
-    parameters = placed.job.parameters
+async def test_images_by_another_engine_are_others():
+    submitting = Submitting(GatewayConfig())
+    submitted = await submitting.submit(seed=1)
+    parameters = submitted.job.parameters
     model = ModelConfig(name="m", source="/nowhere")
-    keys = {result_cache_key(parameters, model, {"engine": engine}) for engine in ("diffusers", "synthetic")}
+    keys = {
+        result_cache_key(parameters.cache_values, model, {"engine": engine}) for engine in ("diffusers", "synthetic")
+    }
     assert len(keys) == 2
-    assert placed.job.cache_key not in keys
+    assert submitted.job.cache_key not in keys
 
 
 async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(monkeypatch):
-    placing = Placing(GatewayConfig())
-    placed = await placing.place(seed=1)
-    await placing.draw()
+    submitting = Submitting(GatewayConfig())
+    submitted = await submitting.submit(seed=1)
+    await submitting.work()
 
     async def be_away(job_id):
         raise StoreUnavailableError("redis:6379", "images", "ConnectionError", "wait")
 
-    monkeypatch.setattr(placing.broker, "images", be_away)
-    assert (await placing.generation.wait(placed, 10)).state is JobState.SUCCEEDED
+    monkeypatch.setattr(submitting.broker, "images", be_away)
+    assert (await submitting.context.results.wait(submitted.job, 10)).state is JobState.SUCCEEDED
 
 
 async def test_gateways_share_pictures_over_memcached_and_go_on_without_it():
     with MemcachedServer() as server:
         caches = [MemcachedCache(server.address, "easel:{ns/sd}:") for _ in range(2)]
-        one, other = (Placing(GatewayConfig(), result_cache=cache) for cache in caches)
-        drawn = await one.place(seed=1)
-        await one.draw()
-        await one.generation.wait(drawn, 10)
-        found = await other.place(seed=1, needs_job=False)
+        one, other = (Submitting(GatewayConfig(), result_cache=cache) for cache in caches)
+        drawn = await one.submit(seed=1)
+        await one.work()
+        await one.context.results.wait(drawn.job, 10)
+        found = await other.submit(seed=1, needs_job=False)
         assert (found.headers["X-Cache"], found.images) == ("hit", (b"image",))
         server.kill()
-        assert (await other.place(seed=2)).headers["X-Cache"] == "miss"
+        assert (await other.submit(seed=2)).headers["X-Cache"] == "miss"
         for cache in caches:
             await cache.close()

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from easel_contract.server_config import LimitsConfig
-from easel_server.api.openai.fields import NAMES
+from easel_server.api.openai.fields import EditFields
 from easel_server.gateway.input_images import (
     DECODERS,
     Decoders,
     Fit,
-    build_input_pictures,
+    build_input_images,
     choose_size,
     decode_base64,
-    decode_picture,
+    decode_image,
     flatten,
 )
 from easel_server.gateway.refusals import RefusalError
@@ -32,7 +32,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    return decode_picture("image", data, max_pixels=max_pixels)
+    return decode_image("image", data, max_pixels=max_pixels)
 
 
 def is_close(one: object, other: tuple[int, ...]) -> bool:
@@ -154,20 +154,24 @@ SIZES = {
 @pytest.mark.parametrize("case", SIZES)
 def test_the_size_that_is_drawn(case):
     picture, wanted, expected = SIZES[case]
-    chosen = choose_size(picture, wanted, names=NAMES, defaults=GenerationDefaults(), limits=LimitsConfig())
+    chosen = choose_size(
+        picture, wanted, names=EditFields.field_names(), defaults=GenerationDefaults(), limits=LimitsConfig()
+    )
     assert chosen == expected
 
 
 @pytest.mark.parametrize("wanted", [(65, 64), (64, 4096), (0, 64), (2**62, 8), (-8, 64)])
 def test_no_picture_is_brought_to_a_size_that_is_not_allowed(wanted):
     with pytest.raises(RefusalError, match=r"size: is .* pixels, allowed is a multiple of 8 from 64 to 2048"):
-        choose_size((64, 64), wanted, names=NAMES, defaults=GenerationDefaults(), limits=LimitsConfig())
+        choose_size(
+            (64, 64), wanted, names=EditFields.field_names(), defaults=GenerationDefaults(), limits=LimitsConfig()
+        )
 
 
 def test_a_worker_gets_png_of_the_drawn_size_and_the_same_bytes_for_the_same_picture():
     mask = Image.new("L", (64, 64), 255)
-    pictures = build_input_pictures(halves(), mask, (128, 64), Fit.CROP)
-    again = build_input_pictures(decode(encoded(halves(), "WEBP", lossless=True)), mask, (128, 64), Fit.CROP)
+    pictures = build_input_images(halves(), mask, (128, 64), Fit.CROP)
+    again = build_input_images(decode(encoded(halves(), "WEBP", lossless=True)), mask, (128, 64), Fit.CROP)
     image, redrawn = decoded(pictures.image), decoded(pictures.mask or b"")
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (128, 64))
     assert (redrawn.format, redrawn.mode, redrawn.size) == ("PNG", "L", (128, 64))

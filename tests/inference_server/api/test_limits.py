@@ -4,26 +4,25 @@ import json
 
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, LimitsConfig, Priority, RateLimitConfig
-from easel_server.gateway.api_keys import Customer
 from easel_server.gateway.refusals import RefusalError
-from easel_server.generation.request import CachePolicy
+from easel_server.generation.request import CachePolicy, Customer
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobConflictError, QueueFullError
 from easel_server.transport.streams import Streams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.inference_server.api.placing import LOAD_SECONDS, Placing
 from tests.inference_server.api.serving import CountingMetrics, RunningGateway
+from tests.inference_server.api.submitting import LOAD_SECONDS, Submitting
 
 BOB = Customer("bob")
 TWO_REQUESTS = RateLimitConfig(requests_per_minute=1, burst=2)
 TEN_GPU_SECONDS = RateLimitConfig(gpu_seconds_per_minute=60, gpu_seconds_burst=10)
 
 
-async def refusal_of(placing: Placing, **order) -> RefusalError:
+async def refusal_of(submitting: Submitting, **order) -> RefusalError:
     with pytest.raises(RefusalError) as caught:
-        await placing.place(**order)
+        await submitting.submit(**order)
     return caught.value
 
 
@@ -44,116 +43,116 @@ async def test_waiting_as_long_as_one_is_told_really_gets_through(
         gpu_seconds_per_minute=gpu_seconds_per_minute,
         gpu_seconds_burst=gpu_seconds_burst,
     )
-    placing = Placing(GatewayConfig(rate_limit=rate, service_rate_limit=TWO_REQUESTS), gpu_seconds=gpu_seconds)
+    submitting = Submitting(GatewayConfig(rate_limit=rate, service_rate_limit=TWO_REQUESTS), gpu_seconds=gpu_seconds)
     refusals = []
     for _ in range(12):
         try:
-            await placing.place()
+            await submitting.submit()
         except RefusalError as error:
             refusals.append(error)
-            placing.advance(int(error.headers["Retry-After"]))
-            assert (await placing.place()).headers["RateLimit-Limit"]
+            submitting.advance(int(error.headers["Retry-After"]))
+            assert (await submitting.submit()).headers["RateLimit-Limit"]
     assert {refusal.code for refusal in refusals} == {"rate_limit_exceeded"}
 
 
 async def test_each_key_has_its_own_bucket_and_all_share_the_services():
     config = GatewayConfig(rate_limit=TWO_REQUESTS, service_rate_limit=RateLimitConfig(requests_per_minute=1, burst=3))
-    placing = Placing(config)
-    await placing.place()
-    await placing.place()
-    own = await refusal_of(placing)
-    await placing.place(customer=BOB)
-    services = await refusal_of(placing, customer=BOB)
+    submitting = Submitting(config)
+    await submitting.submit()
+    await submitting.submit()
+    own = await refusal_of(submitting)
+    await submitting.submit(customer=BOB)
+    services = await refusal_of(submitting, customer=BOB)
     assert "this API key's rate limit of 1 requests a minute (at most 2 at once) is used up" in own.message
     assert "the service's rate limit of 1 requests a minute (at most 3 at once) is used up" in services.message
 
 
 async def test_a_customers_own_limit_takes_the_place_of_the_services_for_each_key():
-    placing = Placing(GatewayConfig(rate_limit=TWO_REQUESTS))
+    submitting = Submitting(GatewayConfig(rate_limit=TWO_REQUESTS))
     carol = Customer("carol", rate_limit=RateLimitConfig(requests_per_minute=1, burst=5))
     for _ in range(5):
-        await placing.place(customer=carol)
-    assert (await refusal_of(placing, customer=carol)).code == "rate_limit_exceeded"
+        await submitting.submit(customer=carol)
+    assert (await refusal_of(submitting, customer=carol)).code == "rate_limit_exceeded"
 
 
 async def test_gpu_seconds_are_charged_as_they_are_predicted():
-    placing = Placing(GatewayConfig(rate_limit=TEN_GPU_SECONDS), gpu_seconds=2.5)
-    remaining = [(await placing.place()).headers["RateLimit-Remaining"] for _ in range(4)]
+    submitting = Submitting(GatewayConfig(rate_limit=TEN_GPU_SECONDS), gpu_seconds=2.5)
+    remaining = [(await submitting.submit()).headers["RateLimit-Remaining"] for _ in range(4)]
     assert remaining == ["7", "5", "2", "0"]
-    refusal = await refusal_of(placing)
+    refusal = await refusal_of(submitting)
     assert refusal.headers["Retry-After"] == "3"  # 2.5 GPU-seconds at one a second
     assert "rate limit of 60 gpu-seconds a minute" in refusal.message
 
 
 async def test_cached_pictures_cost_a_request_and_no_gpu_seconds():
     rate = RateLimitConfig(requests_per_minute=1, burst=4, gpu_seconds_per_minute=1, gpu_seconds_burst=2)
-    placing = Placing(GatewayConfig(rate_limit=rate), gpu_seconds=2)
-    first = await placing.place(seed=1)
-    await placing.draw()
-    await placing.generation.wait(first, 10)
+    submitting = Submitting(GatewayConfig(rate_limit=rate), gpu_seconds=2)
+    first = await submitting.submit(seed=1)
+    await submitting.work()
+    await submitting.context.results.wait(first.job, 10)
     for _ in range(3):
-        assert (await placing.place(seed=1)).headers["X-Cache"] == "hit"
-    refusal = await refusal_of(placing, seed=1)
+        assert (await submitting.submit(seed=1)).headers["X-Cache"] == "hit"
+    refusal = await refusal_of(submitting, seed=1)
     assert "requests a minute" in refusal.message
 
 
 async def test_sharing_pictures_that_are_under_way_costs_no_gpu_seconds():
-    placing = Placing(GatewayConfig(rate_limit=TEN_GPU_SECONDS), gpu_seconds=6)
-    await placing.place(seed=1)
+    submitting = Submitting(GatewayConfig(rate_limit=TEN_GPU_SECONDS), gpu_seconds=6)
+    await submitting.submit(seed=1)
     for _ in range(3):
         # Enough must be left to pass, for nobody knows beforehand that it will be given back.
-        placing.advance(2)
-        assert (await placing.place(seed=1)).headers["X-Cache"] == "shared"
-    placing.advance(2)
-    assert (await placing.place(seed=2)).headers["X-Cache"] == "miss"
+        submitting.advance(2)
+        assert (await submitting.submit(seed=1)).headers["X-Cache"] == "shared"
+    submitting.advance(2)
+    assert (await submitting.submit(seed=2)).headers["X-Cache"] == "miss"
 
 
 async def test_a_request_that_is_not_served_is_not_charged():
     limits = LimitsConfig(max_queue_depth=1)
-    placing = Placing(GatewayConfig(rate_limit=TWO_REQUESTS, limits=limits))
-    await placing.place(job_id="first-job")
+    submitting = Submitting(GatewayConfig(rate_limit=TWO_REQUESTS, limits=limits))
+    await submitting.submit(job_id="first-job")
     for _ in range(5):
         with pytest.raises(QueueFullError):
-            await placing.place()
+            await submitting.submit()
         with pytest.raises(JobConflictError):
-            await placing.place(job_id="first-job", prompt="another")
-        assert (await refusal_of(placing, cache=CachePolicy(only_if_cached=True))).status == 504
-    await placing.draw()
-    await placing.place()
-    assert (await refusal_of(placing)).status == 429
+            await submitting.submit(job_id="first-job", prompt="another")
+        assert (await refusal_of(submitting, cache=CachePolicy(only_if_cached=True))).status == 504
+    await submitting.work()
+    await submitting.submit()
+    assert (await refusal_of(submitting)).status == 429
 
 
 async def test_a_request_that_is_repeated_is_neither_charged_again_nor_refused():
-    placing = Placing(GatewayConfig(rate_limit=TWO_REQUESTS))
+    submitting = Submitting(GatewayConfig(rate_limit=TWO_REQUESTS))
     for _ in range(4):
-        placed = await placing.place(job_id="same-job")
-    assert not placed.created
-    await placing.place()
-    assert (await refusal_of(placing)).status == 429
-    assert (await placing.place(job_id="same-job")).job.id == "same-job"
+        submitted = await submitting.submit(job_id="same-job")
+    assert not submitted.created
+    await submitting.submit()
+    assert (await refusal_of(submitting)).status == 429
+    assert (await submitting.submit(job_id="same-job")).job.id == "same-job"
     with pytest.raises(JobConflictError):
-        await placing.place(job_id="same-job", prompt="another")
+        await submitting.submit(job_id="same-job", prompt="another")
 
 
 async def test_charges_that_cannot_be_given_back_spoil_no_request(monkeypatch, caplog):
-    placing = Placing(GatewayConfig(rate_limit=TWO_REQUESTS))
+    submitting = Submitting(GatewayConfig(rate_limit=TWO_REQUESTS))
 
     async def be_away(charges):
         raise StoreUnavailableError("redis:6379", "take", "ConnectionError", "wait")
 
-    await placing.place(job_id="same-job")
-    monkeypatch.setattr(placing.broker, "refund", be_away)
-    assert not (await placing.place(job_id="same-job")).created
+    await submitting.submit(job_id="same-job")
+    monkeypatch.setattr(submitting.broker, "refund", be_away)
+    assert not (await submitting.submit(job_id="same-job")).created
     assert "stays charged" in caplog.text
 
 
 async def test_whoever_would_wait_too_long_is_told_at_once_how_long():
     config = GatewayConfig(limits=LimitsConfig(max_wait_seconds=60), max_workers=2)
-    placing = Placing(config, gpu_seconds=10)
-    await placing.draw()  # the broker hears of one worker
+    submitting = Submitting(config, gpu_seconds=10)
+    await submitting.work()  # the broker hears of one worker
     for _ in range(10):
-        await placing.place()
-    refusal = await refusal_of(placing)
+        await submitting.submit()
+    refusal = await refusal_of(submitting)
     # One worker now, two after 30 s: 30 + (ahead - 30) / 2 seconds to wait.
     assert (refusal.status, refusal.code) == (429, "wait_too_long")
     assert refusal.message == "the predicted wait is 65 s, at most 60 s are allowed; try again in 5 s"
@@ -161,41 +160,40 @@ async def test_whoever_would_wait_too_long_is_told_at_once_how_long():
 
 
 async def test_a_crowd_that_waits_too_long_keeps_nobody_else_out():
-    placing = Placing(GatewayConfig(limits=LimitsConfig(max_wait_seconds=60), max_workers=1), gpu_seconds=10)
-    await placing.draw()
+    submitting = Submitting(GatewayConfig(limits=LimitsConfig(max_wait_seconds=60), max_workers=1), gpu_seconds=10)
+    await submitting.work()
     for _ in range(7):
-        await placing.place()
-    assert (await refusal_of(placing)).code == "wait_too_long"
-    assert (await placing.place(customer=BOB)).created
-    assert (await refusal_of(placing)).code == "wait_too_long"
+        await submitting.submit()
+    assert (await refusal_of(submitting)).code == "wait_too_long"
+    assert (await submitting.submit(customer=BOB)).created
+    assert (await refusal_of(submitting)).code == "wait_too_long"
 
 
 async def test_where_nothing_draws_and_nothing_is_about_to_requests_are_refused():
-    placing = Placing(GatewayConfig(limits=LimitsConfig(max_wait_seconds=60)))
-    refusal = await refusal_of(placing)
+    submitting = Submitting(GatewayConfig(limits=LimitsConfig(max_wait_seconds=60)))
+    refusal = await refusal_of(submitting)
     assert (refusal.status, refusal.code) == (503, "no_workers")
     assert int(refusal.headers["Retry-After"]) > 0
 
 
 async def test_a_service_at_zero_lets_requests_wait_for_its_first_worker():
-    placing = Placing(GatewayConfig(limits=LimitsConfig(max_wait_seconds=int(LOAD_SECONDS)), max_workers=1))
-    assert (await placing.place()).created
+    submitting = Submitting(GatewayConfig(limits=LimitsConfig(max_wait_seconds=int(LOAD_SECONDS)), max_workers=1))
+    assert (await submitting.submit()).created
 
 
 async def test_an_estimate_tells_the_place_in_the_queue_and_the_time_until_the_images():
-    placing = Placing(GatewayConfig(), gpu_seconds=4)
-    await placing.place()
-    await placing.draw(finish=False)
-    second, third = await placing.place(), await placing.place()
-    estimate = await placing.generation.estimate(third.job)
+    submitting = Submitting(GatewayConfig(), gpu_seconds=4)
+    await submitting.submit()
+    await submitting.work(finish=False)
+    second, third = await submitting.submit(), await submitting.submit()
+    estimate = await submitting.context.estimates.progress(third.job)
     assert estimate.jobs_ahead == 1
-    assert estimate.wait_seconds == pytest.approx(8, abs=0.1)
-    assert estimate.remaining_seconds == pytest.approx(12, abs=0.1)
-    running = await placing.generation.find("job-0", "alice")
-    assert (await placing.generation.estimate(running)).remaining_seconds == pytest.approx(4, abs=0.1)
-    await placing.generation.cancel(second.job.id, "alice")
-    canceled = await placing.generation.find(second.job.id, "alice")
-    assert (await placing.generation.estimate(canceled)).remaining_seconds == 0
+    assert estimate.eta_seconds == pytest.approx(12, abs=0.1)
+    running = await submitting.context.results.find("job-0", "alice")
+    assert (await submitting.context.estimates.progress(running)).eta_seconds == pytest.approx(4, abs=0.1)
+    await submitting.context.results.cancel(second.job.id, "alice")
+    canceled = await submitting.context.results.find(second.job.id, "alice")
+    assert (await submitting.context.estimates.progress(canceled)).eta_seconds is None
 
 
 @pytest.mark.parametrize(
@@ -210,12 +208,12 @@ async def test_an_estimate_tells_the_place_in_the_queue_and_the_time_until_the_i
 )
 async def test_a_customer_gets_the_priority_that_it_asks_for_up_to_its_own(highest, wanted, given):
     customer = Customer("carol", weight=3, max_priority=highest)
-    placed = await Placing(GatewayConfig()).place(customer=customer, priority=wanted)
-    assert (placed.job.priority, placed.job.weight) == (given, 3)
+    submitted = await Submitting(GatewayConfig()).submit(customer=customer, priority=wanted)
+    assert (submitted.job.priority, submitted.job.weight) == (given, 3)
 
 
 async def test_a_priority_above_the_customers_own_is_refused():
-    refusal = await refusal_of(Placing(GatewayConfig()), priority=Priority.HIGH)
+    refusal = await refusal_of(Submitting(GatewayConfig()), priority=Priority.HIGH)
     assert refusal.message == "priority: is High, allowed for this API key are Low, Normal"
 
 

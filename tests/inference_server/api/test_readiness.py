@@ -34,7 +34,7 @@ async def test_a_broker_that_refuses_is_named():
 async def test_a_broker_that_is_silent_is_waited_for_no_longer_than_a_probe_does(monkeypatch):
     monkeypatch.setattr(readiness, "PING_TIMEOUT_SECONDS", 0.01)
     state = await Readiness(answer_never).look()
-    assert state.message == "the broker did not answer within 0.01 s"
+    assert state.message == "Redis did not answer within 0.01 s"
 
 
 async def test_loading_holds_until_it_is_lifted():

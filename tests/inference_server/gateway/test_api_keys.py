@@ -7,8 +7,9 @@ import json
 import openai
 import pytest
 from easel_contract.server_config import Priority
-from easel_server.gateway.api_keys import Customer, KeyRing
+from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.refusals import RefusalError
+from easel_server.generation.request import Customer
 
 from tests.inference_server.api.serving import RunningGateway
 

@@ -1,6 +1,6 @@
 """A gateway's own copies."""
 
-from easel_server.gateway.results import LocalCache
+from easel_server.gateway.local_cache import LocalCache
 
 
 class Clock:

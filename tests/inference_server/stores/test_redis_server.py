@@ -8,7 +8,8 @@ import pytest
 from easel_contract import names
 from easel_contract.server_config import Priority
 from easel_server.generation.cost import Measurement
-from easel_server.generation.job import JobState, WebhookTarget
+from easel_server.generation.job import JobState
+from easel_server.generation.request import WebhookTarget
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs import changes as redis_waiters

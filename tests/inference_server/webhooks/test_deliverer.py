@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.generation.job import WebhookTarget
+from easel_server.generation.request import WebhookTarget
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import BrokerSettings
 from easel_server.stores.memory import MemoryBroker

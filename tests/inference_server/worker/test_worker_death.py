@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from easel_server.generation.job import Job, JobState, WebhookTarget
+from easel_server.generation.job import Job, JobState
+from easel_server.generation.request import WebhookTarget
 from easel_server.stores.jobs.interface import BrokerSettings
 from easel_server.stores.redis_broker import RedisBroker
 

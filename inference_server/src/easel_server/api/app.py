@@ -1,25 +1,36 @@
 """Puts routes, error shapes and middleware together. Two apps: the gateway's, and the probes alone for a worker."""
 
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from typing import Any, Final
 
 from easel_contract.server_config import ServerConfig
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
-from easel_server.api.automatic1111.router import build_automatic1111_router
-from easel_server.api.context import Gateway
-from easel_server.api.direct_routes import DirectRoute
-from easel_server.api.docs.routes import build_api_docs_router
+from easel_server.api.automatic1111.routes import AUTOMATIC1111
+from easel_server.api.context import Api, ApiContext
+from easel_server.api.docs.routes import add_docs_routes
 from easel_server.api.errors import install_error_handlers
-from easel_server.api.links import GENERATIONS_PATH, PREDICTIONS_PATH
-from easel_server.api.openai.routes import OpenAIImages, OpenAIModels
+from easel_server.api.links import GENERATIONS_PATH
+from easel_server.api.openai.routes import OPENAI
 from easel_server.api.openapi import DescribedAPI
-from easel_server.api.playground.routes import LookAtModel, Playground, look_at_nothing
-from easel_server.api.replicate.routes import Predictions
+from easel_server.api.playground.routes import add_playground_routes
+from easel_server.api.replicate.routes import REPLICATE
+from easel_server.api.routing import HandlerRoute
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.input_images import Decoders
-from easel_server.gateway.submit import Generation
+from easel_server.gateway.queue_estimate import QueueEstimates
+from easel_server.gateway.refusals import RefusalError
+from easel_server.gateway.results import Results
+from easel_server.gateway.submit import Submitter
+from easel_server.generation.cost import CostModel
+from easel_server.generation.models import ModelFacts
+from easel_server.stores.cache.interface import ResultCache
+from easel_server.stores.facts.interface import FactStore
+from easel_server.stores.jobs.interface import JobQueue, JobStore
+from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER, Tracer
 from easel_server.transport.cached_answers import CachedAnswersMiddleware
@@ -29,32 +40,83 @@ from easel_server.transport.middleware import (
     RequestIdMiddleware,
     TracingMiddleware,
 )
-from easel_server.transport.probes import Readiness, RenderMetrics, build_probe_router
+from easel_server.transport.probes import Readiness, RenderMetrics, add_probe_routes
 from easel_server.transport.streams import Streams
 
-# FastAPI's own is not used (see tracing_middleware.py), and looking for it costs each request some microseconds.
-NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+# The first that is spoken at a path gives errors there their shape; OpenAI's is the last, and so everybody else's.
+APIS: Final[tuple[Api, ...]] = (REPLICATE, AUTOMATIC1111, OPENAI)
+
+# FastAPI's own is not used (see transport/middleware.py), and looking for it costs each request some microseconds.
+NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
+
+
+def build_error(path: str, refusal: RefusalError) -> tuple[int, dict[str, Any]]:
+    """Status and body of a refusal, as the API that is spoken at a path gives it."""
+    return next(api for api in APIS if api.is_spoken_at(path)).build_error(refusal)
+
+
+def build_context(
+    config: ServerConfig,
+    *,
+    jobs: JobStore,
+    queue: JobQueue,
+    cache: ResultCache,
+    limiter: RateLimiter,
+    fact_store: FactStore,
+    model_facts: Callable[[], Awaitable[ModelFacts]],
+    cost_model: Callable[[], Awaitable[CostModel]],
+    keys: KeyRing,
+    metrics: RequestMetrics,
+    tracer: Tracer = NO_TRACER,
+    is_signing_configured: bool = False,
+) -> ApiContext:
+    """What handlers work with, put together. ``model_facts`` and ``cost_model`` are asked at each request."""
+    gateway = config.gateway
+    results = Results(jobs, cache, gateway.cache)
+    estimates = QueueEstimates(jobs, queue, gateway, model_facts)
+    submitter = Submitter(
+        jobs,
+        limiter,
+        results,
+        estimates,
+        config.model,
+        gateway,
+        metrics,
+        tracer,
+        facts=model_facts,
+        cost_model=cost_model,
+    )
+    return ApiContext(
+        config=config,
+        submitter=submitter,
+        results=results,
+        estimates=estimates,
+        jobs=jobs,
+        fact_store=fact_store,
+        model_facts=model_facts,
+        keys=keys,
+        decoders=Decoders(),
+        streams=Streams(gateway.limits.max_streams, metrics),
+        is_signing_configured=is_signing_configured,
+    )
 
 
 def build_gateway_app(
-    config: ServerConfig,
-    generation: Generation,
-    keys: KeyRing,
+    context: ApiContext,
+    limiter: RateLimiter,
     readiness: Readiness,
     metrics: RequestMetrics,
     render_metrics: RenderMetrics,
-    *,
-    is_signing_configured: bool,
     tracer: Tracer = NO_TRACER,
-    look_at_model: LookAtModel = look_at_nothing,
 ) -> FastAPI:
     """The whole API, and the page at ``/``."""
+    config = context.config
     app = DescribedAPI(
         are_keys_needed=config.gateway.api_keys_directory is not None,
         title="Easel",
         description=f"Images by {config.model.name}.",
         version=version("easel"),
-        docs_url=None,  # FastAPI's own page asks another host: see api_docs_page.py
+        docs_url=None,  # FastAPI's own page asks another host: see api/docs
         redoc_url=None,
         telemetry=NO_TELEMETRY,
         # From the outside in: everything logged and counted has its id.
@@ -65,38 +127,27 @@ def build_gateway_app(
             Middleware(
                 CachedAnswersMiddleware,
                 path=GENERATIONS_PATH,
-                keys=keys,
-                limiter=generation.limiter,
+                keys=context.keys,
+                limiter=limiter,
                 config=config.gateway,
                 metrics=metrics,
             ),
-            Middleware(OpenRequestsMiddleware, metrics=metrics),
+            Middleware(OpenRequestsMiddleware, metrics=metrics, build_error=build_error),
         ],
     )
-    install_error_handlers(app, metrics)
-    streams = Streams(config.gateway.limits.max_streams, metrics)
-    gateway = Gateway(config, generation, keys, Decoders(), streams)
-    predictions = Predictions(gateway, is_signing_configured=is_signing_configured)
-    images = OpenAIImages(gateway)
-    app.include_router(images.build_router())
-    app.include_router(OpenAIModels(gateway).build_router())
-    app.include_router(predictions.build_router())
-    app.include_router(build_automatic1111_router(gateway))
-    app.include_router(build_probe_router(readiness, render_metrics))
-    app.include_router(build_api_docs_router())
-    app.include_router(Playground(config, look_at_model).build_router())
-    one = f"{PREDICTIONS_PATH}/{{prediction_id}}"
-    app.router.routes[:0] = [
-        DirectRoute("POST", GENERATIONS_PATH, images.create_image),
-        DirectRoute("POST", PREDICTIONS_PATH, predictions.create),
-        DirectRoute("PUT", one, predictions.create_with_id),
-        DirectRoute("GET", one, predictions.get),
-    ]
+    install_error_handlers(app, build_error, metrics)
+    app.router.route_class = HandlerRoute
+    for api in APIS:
+        api.add_routes(app.router, context)
+    add_probe_routes(app.router, readiness, render_metrics)
+    add_docs_routes(app.router)
+    add_playground_routes(app.router, context)
     return app
 
 
 def build_probe_app(readiness: Readiness, render_metrics: RenderMetrics) -> FastAPI:
     """A worker's: /healthz, /readyz and /metrics."""
     app = FastAPI(title="Easel worker", version=version("easel"), docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(build_probe_router(readiness, render_metrics))
+    app.router.route_class = HandlerRoute
+    add_probe_routes(app.router, readiness, render_metrics)
     return app

@@ -1,27 +1,41 @@
-"""What the handlers of all APIs work with, whichever API it is. One a process; the wiring is in ``app``."""
+"""What the handlers of all APIs work with, and what an API is to the app that serves it."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from easel_contract.server_config import LimitsConfig, ServerConfig
-from fastapi import Request
+from fastapi import APIRouter, Request
 
 from easel_server.api.links import Links
-from easel_server.gateway.api_keys import Customer, KeyRing
+from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.input_images import Decoders
-from easel_server.gateway.refusals import refuse_unknown_model
-from easel_server.gateway.submit import Generation
+from easel_server.gateway.queue_estimate import QueueEstimates
+from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
+from easel_server.gateway.results import Results
+from easel_server.gateway.submit import Submitter
+from easel_server.generation.models import ModelFacts
+from easel_server.generation.request import Customer
+from easel_server.stores.facts.interface import FactStore
+from easel_server.stores.jobs.interface import JobStore
 from easel_server.transport.streams import Streams
 
 
 @dataclass(frozen=True)
-class Gateway:
-    """The service as it is served, and who does the work."""
+class ApiContext:
+    """The service as it is served, and who does the work. One a process."""
 
     config: ServerConfig
-    generation: Generation
+    submitter: Submitter
+    results: Results
+    estimates: QueueEstimates
+    jobs: JobStore
+    fact_store: FactStore
+    model_facts: Callable[[], Awaitable[ModelFacts]]  # what is known of the model now
     keys: KeyRing
     decoders: Decoders
     streams: Streams
+    is_signing_configured: bool  # whether webhooks can be signed, and so be sent
 
     @property
     def model_name(self) -> str:
@@ -45,3 +59,12 @@ class Gateway:
     def links(self, request: Request) -> Links:
         """Links by the configured address, else by the host that this client called."""
         return Links(self.config.gateway.public_url or str(request.base_url).rstrip("/"))
+
+
+@dataclass(frozen=True)
+class Api:
+    """One API: its routes, where they are, and the shape of its errors."""
+
+    add_routes: Callable[[APIRouter, ApiContext], None]
+    is_spoken_at: Callable[[str], bool]  # a path
+    build_error: Callable[[RefusalError], tuple[int, dict[str, Any]]]  # status and body

@@ -3,17 +3,9 @@
 from easel_server.generation.job import Job
 
 PREDICTIONS_PATH = "/v1/predictions"
-
-
 GENERATIONS_PATH = "/v1/images/generations"
-
-
 EDITS_PATH = "/v1/images/edits"
-
-
 MODELS_PATH = "/v1/models"
-
-
 AUTOMATIC1111_PATH = "/sdapi/v1"
 
 

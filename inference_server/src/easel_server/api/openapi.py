@@ -4,25 +4,21 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 Responses = dict[int | str, dict[str, Any]]
 
 # Whatever is asked for, this may be the answer.
 COMMON_ERRORS: Final = (401, 429, 503)
-
-
 RATE_HEADERS: Final = {
     "RateLimit-Limit": "What the tightest limit allows at once.",
     "RateLimit-Remaining": "What is left of it.",
     "RateLimit-Reset": "Seconds until all of it is there again.",
     "RateLimit-Policy": "All limits that hold for the key.",
 }
-
-
 JOB_HEADERS: Final = {
     "X-Cache": "Whether the images came from the cache: hit, miss, shared or bypass.",
-    "Age": "Seconds since a cached image was drawn.",
+    "Age": "Seconds since a cached image was generated.",
     "X-Prediction-Id": "The job, by which /v1/predictions knows it; absent if no job was needed.",
     **RATE_HEADERS,
 }
@@ -48,47 +44,6 @@ class DescribedAPI(FastAPI):
                     if "401" in operation["responses"]:
                         operation["security"] = [{"Bearer": []}, {"Basic": []}]
         return super().openapi()
-
-
-class OpenAIErrorDetail(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class OpenAIError(BaseModel):
-    """An error as OpenAI's API gives it."""
-
-    error: OpenAIErrorDetail
-
-
-class InvalidField(BaseModel):
-    """A field that can't be accepted."""
-
-    field: str
-    description: str
-
-
-class PredictionError(BaseModel):
-    """An error as Replicate's API gives it."""
-
-    title: str
-    detail: str
-    status: int
-    code: str
-    invalid_fields: list[InvalidField] = Field(default_factory=list)
-
-
-class Automatic1111Error(BaseModel):
-    """An error as AUTOMATIC1111's API gives it."""
-
-    error: str
-    detail: str
-    body: str
-    errors: str
 
 
 def describe_errors(model: type[BaseModel], *statuses: int) -> Responses:
@@ -141,6 +96,12 @@ def describe_headers(**headers: str) -> dict[str, Any]:
         for name, text in headers.items()
     ]
     return {"parameters": parameters}
+
+
+def describe_flag(name: str, text: str) -> dict[str, Any]:
+    """A boolean of a query, false where it is absent."""
+    schema = {"type": "boolean", "default": False}
+    return {"parameters": [{"name": name, "in": "query", "required": False, "description": text, "schema": schema}]}
 
 
 def describe_model(model: type[BaseModel]) -> dict[str, Any]:

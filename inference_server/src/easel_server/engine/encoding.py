@@ -8,7 +8,7 @@ from io import BytesIO
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
-from easel_server.generation.parameters import GenerationParameters, ImageFormat
+from easel_server.generation.parameters import GenerationParameters, ImageFormat, build_metadata
 
 LOSSY_QUALITY_PERCENT = 95
 PNG_KEY = "parameters"  # the keyword that AUTOMATIC1111's web UI writes, and that viewers look for
@@ -36,23 +36,10 @@ def encode(image: Image, image_format: ImageFormat, description: str = "") -> by
 def build_description(
     parameters: GenerationParameters, *, seed: int, model: str, sampler: str, software: Mapping[str, str]
 ) -> str:
-    """Prompt, negative prompt, and a last line of ``name: value`` pairs that is enough to draw the picture again.
+    """An image's text: enough to generate it again.
 
     ``seed`` is this image's own; ``software`` are the versions that may matter, besides Easel's.
     """
-    facts: dict[str, object] = {
-        "Steps": parameters.steps,
-        "Sampler": sampler,
-        "CFG scale": parameters.guidance_scale,
-        "Seed": seed,
-        "Size": f"{parameters.width_pixels}x{parameters.height_pixels}",
-        "Model": model,
-    }
-    if parameters.strength is not None:
-        facts["Denoising strength"] = parameters.strength
-    facts |= {"Version": f"easel {library_version('easel')}", **software}
-    lines = [parameters.prompt]
-    if parameters.negative_prompt:
-        lines.append(f"Negative prompt: {parameters.negative_prompt}")
-    lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()))
-    return "\n".join(lines)
+    version_of_easel = f"easel {library_version('easel')}"
+    facts = {"Sampler": sampler, "Seed": seed, "Model": model, "Version": version_of_easel, **software}
+    return build_metadata(parameters, facts)

@@ -8,39 +8,19 @@ import secrets
 import time
 from binascii import Error as Base64Error
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from easel_contract.api_keys import DIGEST_PREFIX, ApiKeyEntry, parse_api_key_entry
-from easel_contract.server_config import Priority, RateLimitConfig
 
 from easel_server.gateway.refusals import refuse_key
+from easel_server.generation.request import ANONYMOUS, Customer
 
 RECHECK_SECONDS = 1.0
 # OpenAI's clients send the first, Replicate's sent the second for long.
 SCHEMES = frozenset({"bearer", "token"})
-
-
 BASIC = "basic"  # clients of AUTOMATIC1111 know no other: the password is the key, the user's name is ignored
-
-
 logger = logging.getLogger(__name__)
-
-
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-
-
-@dataclass(frozen=True)
-class Customer:
-    """Who sends requests, and what they may do."""
-
-    name: str
-    weight: int = 1  # share of the workers beside other customers who wait
-    max_priority: Priority = Priority.NORMAL  # the highest that may be asked for
-    rate_limit: RateLimitConfig | None = None  # None: the service's for each key
-
-
-ANONYMOUS = Customer("anonymous")  # everybody, where no keys are asked for
 
 
 class KeyRing:

@@ -10,42 +10,28 @@ import binascii
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final, TypeVar
 
 from easel_contract.server_config import LimitsConfig
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from easel_server.gateway.admission import MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, FieldNames, check_side
-from easel_server.gateway.refusals import RefusalError, refuse_field, refuse_fields
+from easel_server.gateway.refusals import FieldFault, RefusalError, refuse_field, refuse_fields
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.request import InputPictures
+from easel_server.generation.parameters import MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, check_side
+from easel_server.generation.request import InputImages
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
-
-
 MAGIC: Final = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
-
-
 ALLOWED: Final = "allowed is a still PNG, JPEG or WebP"
-
-
 DATA_URL: Final = re.compile(r"data:[a-z0-9.+/-]{0,100};base64,", re.IGNORECASE)
-
-
 DECODERS: Final = 2  # pictures in work at a time, in a gateway
-
-
 BACKGROUND: Final = "white"  # behind what is transparent
-
-
 PNG_COMPRESS_LEVEL: Final = 1  # they travel once: time counts for more than size
 
 # Pillow's own bound warns first and is the same for everybody; ``limits.maxInputPixels`` is checked in its place.
 Image.MAX_IMAGE_PIXELS = None
-
-
 T = TypeVar("T")
 
 
@@ -74,7 +60,7 @@ def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
         raise refuse_field(field, "is not base64") from None
 
 
-def decode_picture(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
+def decode_image(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
     """The picture, upright, as RGB, RGBA or L. Takes time and memory: run it in ``Decoders``. Raises RefusalError."""
     if not MAGIC.match(data):
         raise refuse_field(field, f"is no picture that is understood ({len(data)} bytes); {ALLOWED}")
@@ -126,8 +112,6 @@ def encode_png(picture: Image.Image) -> bytes:
 
 
 Size = tuple[int, int]  # width and height in pixels
-
-
 WantedSize = tuple[int | None, int | None]  # None where the client left it open
 
 
@@ -139,7 +123,7 @@ class Fit(StrEnum):
 
 
 def choose_size(
-    picture: Size, wanted: WantedSize, *, names: FieldNames, defaults: GenerationDefaults, limits: LimitsConfig
+    picture: Size, wanted: WantedSize, *, names: Mapping[str, str], defaults: GenerationDefaults, limits: LimitsConfig
 ) -> Size:
     """The size to draw: as wanted, else in the picture's proportions and no more pixels than the model's default.
 
@@ -150,7 +134,12 @@ def choose_size(
     largest_width, largest_height = limits.max_width_pixels, limits.max_height_pixels
     width = wanted[0] if wanted[0] is not None else _round_side(picture[0] * scale, largest_width)
     height = wanted[1] if wanted[1] is not None else _round_side(picture[1] * scale, largest_height)
-    faults = [*check_side(names.width, width, largest_width), *check_side(names.height, height, largest_height)]
+    sides = (("width_pixels", width, largest_width), ("height_pixels", height, largest_height))
+    faults = [
+        FieldFault(names[side], fault)
+        for side, pixels, most in sides
+        if (fault := check_side(pixels, most)) is not None
+    ]
     if faults:
         raise refuse_fields(*faults)
     return width, height
@@ -169,9 +158,9 @@ def fit(picture: Image.Image, size: Size, way: Fit) -> Image.Image:
     return ImageOps.fit(picture, size, resample) if way is Fit.CROP else picture.resize(size, resample)
 
 
-def build_input_pictures(image: Image.Image, mask: Image.Image | None, size: Size, way: Fit) -> InputPictures:
+def build_input_images(image: Image.Image, mask: Image.Image | None, size: Size, way: Fit) -> InputImages:
     """Picture and mask (L: 255 is redrawn) as a worker takes them. Takes time: run it in ``Decoders``."""
-    return InputPictures(
+    return InputImages(
         width_pixels=size[0],
         height_pixels=size[1],
         image=encode_png(fit(flatten(image), size, way)),

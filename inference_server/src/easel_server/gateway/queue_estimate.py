@@ -1,18 +1,41 @@
-"""How long work will wait, for admission and for what clients are told."""
+"""How long work will wait and how far it is, for admission and for what clients are told."""
 
 import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from easel_contract.server_config import GatewayConfig
 
-from easel_server.gateway.refusals import refuse_for_wait
+from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelFacts
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import QueueDepth, QueuePosition
+from easel_server.stores.jobs.interface import JobQueue, JobStore, QueueDepth, QueuePosition
+
+DEPTH_REFRESH_SECONDS: Final = 0.25  # one look at the queue serves all requests and streams in between
+NO_WORKERS_RETRY_SECONDS: Final = 30  # about a worker's start; nothing better is known
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands at one moment."""
+
+    jobs_ahead: int | None  # None unless it waits
+    eta_seconds: float | None  # until its images are there; None if it is over, or if no worker will generate it
+    steps_done: int
+    steps: int
+
+    @property
+    def queue_position(self) -> int | None:
+        """1 for the job whose turn is next; None unless the job waits."""
+        return None if self.jobs_ahead is None else self.jobs_ahead + 1
+
+    @property
+    def share(self) -> float:
+        """Of the steps, from 0 to 1."""
+        return self.steps_done / self.steps
 
 
 @dataclass(frozen=True)
@@ -38,32 +61,19 @@ def predict_wait_seconds(gpu_seconds_ahead: float, capacity: Capacity) -> float:
     return capacity.start_seconds + (gpu_seconds_ahead - done_by_then) / most
 
 
-DEPTH_REFRESH_SECONDS = 0.25  # one look at the queue serves all requests and streams in between
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What is predicted of a job, as things stand."""
-
-    jobs_ahead: int  # that wait before it
-    wait_seconds: float | None  # until it is handed to a worker; None: nothing draws, and nothing is about to
-    remaining_seconds: float | None  # until its images are there; None: as above
-
-
-DONE = Estimate(0, 0.0, 0.0)
-
-
-class Waiting:
+class QueueEstimates:
     """Predictions from the queue as it was at most ``DEPTH_REFRESH_SECONDS`` ago."""
 
     def __init__(
         self,
-        broker: Broker,
+        jobs: JobStore,
+        queue: JobQueue,
         config: GatewayConfig,
         facts: Callable[[], Awaitable[ModelFacts]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._broker = broker
+        self._jobs = jobs
+        self._queue = queue
         self._config = config
         self._facts = facts
         self._clock = clock
@@ -75,7 +85,7 @@ class Waiting:
     async def check(self, job: Job) -> None:
         """Raises RefusalError if the job, submitted now, would wait for longer than it may.
 
-        Its customer's turn counts, not what others have queued behind it.
+        Its customer's place in the schedule counts, not what others have queued behind it.
         """
         bound_seconds = self._config.limits.max_wait_seconds
         if bound_seconds is None:
@@ -84,8 +94,8 @@ class Waiting:
         wait_seconds = await self._predict(depth.waiting_gpu_seconds + self._added_gpu_seconds, depth)
         if wait_seconds <= bound_seconds:
             return  # even if everything that waits went before
-        outlook = await self._broker.outlook(job.owner, job.priority, job.weight)
-        wait_seconds = await self._predict(outlook.gpu_seconds_ahead, depth)
+        position = await self._jobs.outlook(job.owner, job.priority, job.weight)
+        wait_seconds = await self._predict(position.gpu_seconds_ahead, depth)
         if wait_seconds > bound_seconds:
             raise refuse_for_wait(wait_seconds, bound_seconds)
 
@@ -93,23 +103,21 @@ class Waiting:
         """Work was added to the queue."""
         self._added_gpu_seconds += gpu_seconds
 
-    async def estimate(self, job: Job, position: QueuePosition | None = None) -> Estimate:
-        """What is predicted of a job. The broker is asked for its position if it waits and none is given."""
+    async def progress(self, job: Job, position: QueuePosition | None = None) -> Progress:
+        """Where a job stands. The store is asked for its position if it waits and none is given."""
+        steps = job.parameters.steps
+        done = steps if job.state is JobState.SUCCEEDED else min(job.steps_done, steps)
         if job.state.is_final:
-            return DONE
-        own_seconds = job.predicted_gpu_seconds
+            return Progress(None, None, done, steps)
         if job.state is JobState.RUNNING:
-            steps = job.parameters.steps
             left = max(0, steps - job.steps_done) / steps
-            return Estimate(0, 0.0, own_seconds * left)
-        position = position or await self._broker.position(job.id)
+            return Progress(None, round(job.predicted_gpu_seconds * left, 1), done, steps)
+        position = position or await self._jobs.position(job.id)
         if position is None:  # it was handed out, or ended, since
-            return Estimate(0, 0.0, own_seconds)
-        depth = await self._look()
-        wait_seconds = await self._predict(position.gpu_seconds_ahead, depth)
-        if math.isinf(wait_seconds):
-            return Estimate(position.jobs_ahead, None, None)
-        return Estimate(position.jobs_ahead, wait_seconds, wait_seconds + own_seconds)
+            return Progress(0, round(job.predicted_gpu_seconds, 1), done, steps)
+        wait_seconds = await self._predict(position.gpu_seconds_ahead, await self._look())
+        eta_seconds = None if math.isinf(wait_seconds) else round(wait_seconds + job.predicted_gpu_seconds, 1)
+        return Progress(position.jobs_ahead, eta_seconds, done, steps)
 
     async def _predict(self, waiting_gpu_seconds_ahead: float, depth: QueueDepth) -> float:
         """Seconds until work behind what runs and this much of what waits is handed out."""
@@ -122,39 +130,26 @@ class Waiting:
         async with self._reading:
             if self._clock() - self._read_at >= DEPTH_REFRESH_SECONDS:
                 added = self._added_gpu_seconds
-                self._depth = await self._broker.depth()
+                self._depth = await self._queue.depth()
                 self._read_at = self._clock()
                 self._added_gpu_seconds = max(0.0, self._added_gpu_seconds - added)
         return self._depth
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a job stands at one moment."""
-
-    jobs_ahead: int | None  # None unless it waits
-    eta_seconds: float | None  # until its images are there; None if it is over, or if nothing will draw it
-    steps_done: int
-    steps: int
-
-    @property
-    def queue_position(self) -> int | None:
-        """1 for the job whose turn is next; None unless the job waits."""
-        return None if self.jobs_ahead is None else self.jobs_ahead + 1
-
-    @property
-    def share(self) -> float:
-        """Of the steps, from 0 to 1."""
-        return self.steps_done / self.steps
-
-
-def build_progress(job: Job, estimate: Estimate) -> Progress:
-    """The progress of a job of which this is predicted."""
-    steps = job.parameters.steps
-    seconds = None if job.state.is_final else estimate.remaining_seconds
-    return Progress(
-        jobs_ahead=estimate.jobs_ahead if job.state is JobState.WAITING else None,
-        eta_seconds=None if seconds is None else round(seconds, 1),
-        steps_done=steps if job.state is JobState.SUCCEEDED else min(job.steps_done, steps),
-        steps=steps,
+def refuse_for_wait(wait_seconds: float, bound_seconds: int) -> RefusalError:
+    """The predicted wait is longer than the service lets anybody wait. It shrinks by a second a second."""
+    if math.isinf(wait_seconds):
+        return RefusalError(
+            503,
+            "no_workers",
+            f"no workers are running or starting; try again in {NO_WORKERS_RETRY_SECONDS} s",
+            headers={"Retry-After": str(NO_WORKERS_RETRY_SECONDS)},
+        )
+    retry_seconds = math.ceil(wait_seconds - bound_seconds)
+    return RefusalError(
+        429,
+        "wait_too_long",
+        f"the predicted wait is {wait_seconds:.0f} s, at most {bound_seconds} s are allowed; "
+        f"try again in {retry_seconds} s",
+        headers={"Retry-After": str(retry_seconds)},
     )

@@ -7,17 +7,13 @@ from typing import Final
 
 from easel_contract.server_config import GatewayConfig, RateLimitConfig
 
-from easel_server.gateway.api_keys import Customer
 from easel_server.gateway.refusals import RefusalError
+from easel_server.generation.request import Customer
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.limits.interface import BucketState, Charge, RateDecision, RateLimiter
 
 THOUSANDTHS: Final = 1000
-
-
 REQUESTS: Final = "requests"
-
-
 GPU_SECONDS: Final = "gpu-seconds"
 
 

@@ -61,17 +61,9 @@ def refuse_body_size(limit_bytes: int) -> RefusalError:
 
 
 QUEUE_FULL_RETRY_SECONDS = 5
-
-
 BROKER_RETRY_SECONDS = 2
-
-
 STREAMS_RETRY_SECONDS = 5
-
-
 OPEN_REQUESTS_RETRY_SECONDS = 1
-
-
 NO_WORKERS_RETRY_SECONDS = 30  # about a worker's start; nothing better is known
 
 

@@ -1,23 +1,30 @@
-"""The result cache as a gateway uses it: its own copy first, then the shared one."""
+"""What becomes of a submitted job: its end, its images, and the cache that they are kept in for the next request."""
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from easel_contract.server_config import CacheConfig
 
+from easel_server.gateway.local_cache import LocalCache
+from easel_server.gateway.refusals import RefusalError, refuse_unknown_prediction
+from easel_server.generation.job import Job, JobState
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.interface import CachedImages, ResultCache
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import JobStore
 
-KEPT_JOBS_REMEMBERED = 10_000
-
-
-SAME_AGE_SECONDS = 1.0
-
+KEPT_JOBS_REMEMBERED: Final = 10_000
+SAME_AGE_SECONDS: Final = 1.0
+# As long as OpenAI's own clients wait by default. A job that hasn't ended by then fails, since nobody waits for it.
+WAIT: Final = timedelta(minutes=10)
+DEADLINE_MARGIN: Final = timedelta(seconds=5)  # the wait outlives the deadline, so that the client reads which it was
 
 logger = logging.getLogger(__name__)
 
@@ -25,68 +32,128 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _LocalImages:
     images: tuple[bytes, ...]
-    job_id: str | None  # that drew them, as far as is known
+    job_id: str | None  # that generated them, as far as is known
 
 
-class ResultStore:
-    """Images by everything that determines them."""
+class Results:
+    """Jobs and their images, as their owners may see them; in front of the shared cache, this gateway's own copies."""
 
-    def __init__(self, shared: ResultCache, config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self._shared = shared
+    def __init__(
+        self, jobs: JobStore, cache: ResultCache, config: CacheConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._jobs = jobs
+        self._cache = cache
         self._config = config
-        # Half of the gateway's budget; cached_answers.py has the other.
+        # Half of the gateway's budget; transport/cached_answers.py has the other.
         self._local: LocalCache[_LocalImages] = LocalCache(config.gateway_bytes // 2, clock)
         self._kept_jobs: OrderedDict[str, None] = OrderedDict()
 
+    async def find(self, job_id: str, owner: str) -> Job:
+        """The owner's job. Raises RefusalError (404) if there is none, and StoreUnavailableError."""
+        job = await self._jobs.get(job_id)
+        if job is None or job.owner != owner:
+            raise refuse_unknown_prediction(job_id)
+        return job
+
+    async def cancel(self, job_id: str, owner: str) -> Job:
+        """Ask for the end of the owner's job. Raises as ``find``."""
+        found = await self.find(job_id, owner)
+        return await self._jobs.cancel(job_id) or found
+
+    async def wait(self, job: Job, timeout_seconds: float) -> Job:
+        """The job once it is final, or as it is after the time-out. Its images go into the cache.
+
+        Raises RefusalError if the job is gone, and StoreUnavailableError.
+        """
+        if job.state.is_final:
+            return job
+        ended = await self._jobs.wait(job.id, timeout_seconds)
+        if ended is None:
+            raise refuse_unknown_prediction(job.id)
+        if ended.state is JobState.SUCCEEDED and ended.cache_key is not None:
+            with suppress(RefusalError, StoreUnavailableError):  # whoever wants the images themselves will hear of it
+                await self.images(ended)
+        return ended
+
+    async def wait_while_connected(self, job: Job, receive: Callable[[], Awaitable[Any]], *, cancel: bool) -> Job:
+        """The job at its end; its client keeps its request open until then.
+
+        ``receive`` returns when the client says anything more, which after its body can only be that it leaves. Then
+        the job is cancelled if it may be: nobody else waits for it. Raises as ``wait``.
+        """
+        if job.state.is_final:
+            return job
+        waiting = asyncio.create_task(self.wait(job, (WAIT + DEADLINE_MARGIN).total_seconds()))
+        leaving = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            if cancel:
+                await self.cancel(job.id, job.owner)
+            raise RefusalError(400, "client_disconnected", "the client left before its images were ready")
+        finally:
+            waiting.cancel()
+            leaving.cancel()
+
+    async def images(self, job: Job) -> tuple[bytes, ...]:
+        """The encoded images of a finished job. Whoever reads them first puts them into the cache.
+
+        Raises RefusalError (404) if they have expired meanwhile, and StoreUnavailableError.
+        """
+        key = job.cache_key if job.state is JobState.SUCCEEDED else None
+        if key is not None and (local := self._local.get(key)) is not None and local[0].job_id == job.id:
+            return local[0].images
+        images = await self._jobs.images(job.id)
+        if not images:
+            raise refuse_unknown_prediction(job.id)
+        if key is not None:
+            age = datetime.now(UTC) - (job.finished_at or job.submitted_at)
+            await self.keep(job.id, key, CachedImages(images, max(0.0, age.total_seconds())))
+        return images
+
     @property
-    def is_enabled(self) -> bool:
+    def is_cache_enabled(self) -> bool:
         """Whether anything is kept at all."""
         return self._config.ttl_seconds > 0
 
-    def ttl_seconds(self, age_seconds: float) -> float:
-        """How much longer images of this age are good."""
-        return max(0.0, self._config.ttl_seconds - age_seconds)
-
-    async def find(self, key: str, policy: CachePolicy) -> CachedImages | None:
+    async def find_cached(self, key: str, policy: CachePolicy) -> CachedImages | None:
         """Images that the policy accepts, or None. Raises StoreUnavailableError."""
         if not policy.read:
             return None
         if (local := self._local.get(key)) is not None and policy.accepts(local[1]):
             return CachedImages(local[0].images, local[1])
-        found = await self._shared.cache_get(key)
+        found = await self._cache.cache_get(key)
         if found is None or not policy.accepts(found.age_seconds):
             return None
         self._keep_locally(key, found, job_id=None)
         return found
 
-    def find_drawn_by(self, job_id: str, key: str) -> tuple[bytes, ...] | None:
-        """The images of this very job, if there is a copy here."""
-        local = self._local.get(key)
-        return local[0].images if local is not None and local[0].job_id == job_id else None
-
-    async def keep(self, job_id: str, key: str, drawn: CachedImages) -> None:
-        """Keep a job's images, once. They are the client's whatever becomes of this."""
-        ttl_seconds = self.ttl_seconds(drawn.age_seconds)
-        is_too_large = sum(map(len, drawn.images)) > self._config.max_entry_bytes
+    async def keep(self, job_id: str, key: str, generated: CachedImages) -> None:
+        """Put a job's images into the cache, once. They are the client's whatever becomes of this."""
+        ttl_seconds = self._config.ttl_seconds - generated.age_seconds
+        is_too_large = sum(map(len, generated.images)) > self._config.max_entry_bytes
         if job_id in self._kept_jobs or is_too_large or ttl_seconds <= 0:
             return
         self._remember(job_id)
         local = self._local.get(key)
-        if local is not None and local[1] < drawn.age_seconds + SAME_AGE_SECONDS:
-            return  # an equal request's, that shared the same images or drew newer ones
-        self._keep_locally(key, drawn, job_id)
+        if local is not None and local[1] < generated.age_seconds + SAME_AGE_SECONDS:
+            return  # an equal request's, that shared the same images or generated newer ones
+        self._keep_locally(key, generated, job_id)
         try:
-            await self._shared.cache_put(key, drawn.images, ttl_seconds=ttl_seconds, age_seconds=drawn.age_seconds)
+            await self._cache.cache_put(
+                key, generated.images, ttl_seconds=ttl_seconds, age_seconds=generated.age_seconds
+            )
         except StoreUnavailableError as error:
             logger.warning("a result was not cached: %s", error)
 
-    def _keep_locally(self, key: str, drawn: CachedImages, job_id: str | None) -> None:
+    def _keep_locally(self, key: str, generated: CachedImages, job_id: str | None) -> None:
         self._local.put(
             key,
-            _LocalImages(drawn.images, job_id),
-            size_bytes=drawn.size_bytes,
-            age_seconds=drawn.age_seconds,
-            ttl_seconds=self.ttl_seconds(drawn.age_seconds),
+            _LocalImages(generated.images, job_id),
+            size_bytes=generated.size_bytes,
+            age_seconds=generated.age_seconds,
+            ttl_seconds=self._config.ttl_seconds - generated.age_seconds,
         )
 
     def _remember(self, job_id: str) -> None:
@@ -95,56 +162,15 @@ class ResultStore:
             self._kept_jobs.popitem(last=False)
 
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class LocalEntry(Generic[T]):
-    """A copy."""
-
-    value: T
-    size_bytes: int
-    drawn_at_seconds: float  # on the clock of the cache that holds it
-    expires_at_seconds: float
-
-
-class LocalCache(Generic[T]):
-    """Entries that don't change under their key. The least recently used make room."""
-
-    def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes = max_bytes
-        self._clock = clock
-        self._entries: OrderedDict[Hashable, LocalEntry[T]] = OrderedDict()
-        self._bytes = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all entries together."""
-        return self._bytes
-
-    def get(self, key: Hashable) -> tuple[T, float] | None:
-        """The value and its age in seconds, or None."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        now = self._clock()
-        if entry.expires_at_seconds <= now:
-            self._remove(key)
-            return None
-        self._entries.move_to_end(key)
-        return entry.value, now - entry.drawn_at_seconds
-
-    def put(self, key: Hashable, value: T, *, size_bytes: int, age_seconds: float, ttl_seconds: float) -> None:
-        """Keep a value that is ``age_seconds`` old for ``ttl_seconds`` more; one above the budget isn't kept."""
-        if key in self._entries:
-            self._remove(key)
-        if size_bytes > self._max_bytes or ttl_seconds <= 0:
-            return
-        now = self._clock()
-        self._entries[key] = LocalEntry(value, size_bytes, now - age_seconds, now + ttl_seconds)
-        self._bytes += size_bytes
-        while self._bytes > self._max_bytes:
-            self._remove(next(iter(self._entries)))
-
-    def _remove(self, key: Hashable) -> None:
-        self._bytes -= self._entries.pop(key).size_bytes
+def expect_success(job: Job) -> Job:
+    """The job. Raises RefusalError that says why there are no images."""
+    if job.state is JobState.SUCCEEDED:
+        return job
+    if job.state is JobState.CANCELED:
+        raise RefusalError(422, "canceled", f"request {job.id} was cancelled")
+    is_late = job.deadline_at is not None and datetime.now(UTC) >= job.deadline_at
+    if is_late or not job.state.is_final:
+        seconds = WAIT.total_seconds()
+        message = f"no images within {seconds:.0f} s; for work that may wait longer use POST /v1/predictions"
+        raise RefusalError(504, "deadline_exceeded", message)
+    raise RefusalError(422, "generation_failed", job.error or f"request {job.id} failed")

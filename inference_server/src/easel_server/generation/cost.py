@@ -11,17 +11,9 @@ from typing import Final
 from easel_server.generation.parameters import GenerationParameters
 
 PIXELS_PER_UNIT: Final = 1 << 20
-
-
 MIN_GPU_SECONDS: Final = 0.001
-
-
 DECAY: Final = 0.99  # of all earlier jobs' weight at each new one: about the last hundred count
-
-
 MIN_JOBS: Final = 3.0  # before that, the prior line is used
-
-
 MIN_SPREAD: Final = 1e-6  # of units, relative to their square; below it jobs are alike: only a ratio is known
 
 

@@ -34,6 +34,7 @@ from easel_contract.server_config import Priority
 from pydantic import AwareDatetime, Field
 
 from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.request import WebhookTarget
 
 
 class JobState(StrEnum):
@@ -49,13 +50,6 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         """Whether no transition leaves this state."""
         return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED}
-
-
-class WebhookTarget(Model):
-    """Whom to tell, and of which events (``start``, ``completed``: the names of Replicate's API)."""
-
-    url: str
-    events: tuple[str, ...] = ("completed",)
 
 
 class Job(Model):

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from easel_contract.server_config import DefaultsConfig, ModelConfig
 
-from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
@@ -76,12 +75,12 @@ class ModelFacts:
     load_seconds: float = ASSUMED_LOAD_SECONDS  # from a worker's start to its first job, as the last one measured it
 
 
-def result_cache_key(parameters: GenerationParameters, model: ModelConfig, versions: Mapping[str, str]) -> str:
-    """Equal for requests that give the same images.
+def result_cache_key(parameters: Mapping[str, Any], model: ModelConfig, versions: Mapping[str, str]) -> str:
+    """Equal for requests that give the same images; ``parameters`` are ``GenerationParameters.cache_values``.
 
     ``versions`` maps library names to versions: an upgrade may change pixels, so it empties the cache.
     """
-    return _digest({"parameters": parameters.to_wire(), "model": model.to_wire(), "versions": dict(versions)})
+    return _digest({"parameters": dict(parameters), "model": model.to_wire(), "versions": dict(versions)})
 
 
 def _digest(value: dict[str, Any]) -> str:

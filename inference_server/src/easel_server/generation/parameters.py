@@ -1,37 +1,29 @@
-"""A job: one request for images, from submit to its end. Values only; the broker stores them, no I/O lives here.
+"""What determines an image, and the one table that says how each parameter is filled in, checked, compared and told.
 
-State machine (the broker is the only place that makes a transition, atomically):
-
-    from      event                                        to
-    ----      -----                                        --
-    (none)    submit                                       Waiting
-    (none)    submit with a known answer (the cache)       Succeeded
-    Waiting   claim (attempts + 1)                         Running
-    (none)    submit, an equal one is under way            Waiting or Running: as that one, whose end it shares
-    Waiting   cancel                                       Canceled
-    Waiting   deadline passes                              Failed
-    Running   finish                                       Succeeded | Failed | Canceled
-    Running   cancel, while others share the run           Canceled
-    Running   deadline passes, while others share the run  Failed
-    Running   release (drain; attempts - 1)                Waiting, at the head; Canceled if cancel was asked for
-    Running   lease expires, cancel was asked for          Canceled
-    Running   lease expires, attempts < max_attempts       Waiting, at the head
-    Running   lease expires, attempts = max_attempts       Failed
-
-Succeeded, Failed and Canceled are final: exactly one of them is ever seen.
-
-Jobs of one flight (``submit`` with the same ``flight_key``) are drawn once. The first leads; the others follow its
-state and share its end and its images. When a leader is cancelled, the next of the flight leads, at the same place in
-the queue or with the same run; the work ends only when nobody of the flight is left. A flight that waits goes with the
-highest priority that a job of it has had.
+A new parameter is a field of ``GenerationParameters``, a row of ``PARAMETERS``, and a field in each API that offers it
+(``api/NAME/fields.py``). Pure; no API's names, no torch.
 """
 
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Final
 
 from easel_contract.schema import Model
+from easel_contract.server_config import LimitsConfig
 from pydantic import Field
 
-from easel_server.generation.tasks import TASKS, Task
+from easel_server.generation.messages import truncate_repr
+from easel_server.generation.models import ModelFacts
+from easel_server.generation.request import InputImages
+from easel_server.generation.tasks import TASKS, Task, find_task
+
+SIDE_STEP_PIXELS: Final = 8  # the latent of every Stable Diffusion model is an eighth of the image
+MIN_SIDE_PIXELS: Final = 64
+MAX_GUIDANCE_SCALE: Final = 100.0
+SEED_BOUND: Final = 2**63
+CHOSEN_SEED_BYTES: Final = 4  # as most tools do: a seed that people can copy by hand
 
 
 class ImageFormat(StrEnum):
@@ -43,27 +35,27 @@ class ImageFormat(StrEnum):
 
 
 class GenerationParameters(Model):
-    """Everything that determines the pixels, with defaults filled in: what the cache is keyed by.
+    """Everything that determines the pixels, with defaults filled in.
 
-    ``seed`` is set by the gateway when the client gave none, so that a retried job draws the same picture.
-    Image number i of ``images`` uses seed + i. Input pictures are named by their SHA-256 (hexadecimal); their bytes, a
-    PNG of exactly ``width_pixels`` x ``height_pixels``, travel beside the job.
+    ``seed`` is set by the gateway when the client gave none, so that a retried job generates the same image. Image
+    number i of ``images`` uses seed + i. Input images are named by their SHA-256 (hexadecimal); their bytes, a PNG of
+    exactly ``width_pixels`` x ``height_pixels``, travel beside the job.
     """
 
     prompt: str
     negative_prompt: str = ""
-    width_pixels: int = Field(multiple_of=8, ge=8)
-    height_pixels: int = Field(multiple_of=8, ge=8)
+    width_pixels: int = Field(multiple_of=SIDE_STEP_PIXELS, ge=SIDE_STEP_PIXELS)
+    height_pixels: int = Field(multiple_of=SIDE_STEP_PIXELS, ge=SIDE_STEP_PIXELS)
     steps: int = Field(ge=1)
     guidance_scale: float = Field(ge=0.0, allow_inf_nan=False)
-    seed: int = Field(ge=0, lt=2**63)
+    seed: int = Field(ge=0, lt=SEED_BOUND)
     images: int = Field(default=1, ge=1)
     image_format: ImageFormat = ImageFormat.PNG
     sampler: str | None = None  # a name of ``samplers.py``; None: the model's own
     task: Task = Task.TEXT_TO_IMAGE
-    image_digest: str | None = None  # the picture to begin with: RGB
-    mask_digest: str | None = None  # where to redraw: L, 255 is redrawn
-    # Share of the steps that are drawn; 1 forgets the picture.
+    image_digest: str | None = None  # the image to begin with: RGB
+    mask_digest: str | None = None  # where to generate anew: L, 255 is replaced
+    # Share of the steps that are taken; 1 forgets the input image.
     strength: float | None = Field(default=None, ge=0.0, le=1.0)
 
     @property
@@ -78,8 +70,236 @@ class GenerationParameters(Model):
 
     @property
     def batch_key(self) -> str:
-        """Equal for jobs that one call of a pipeline can draw together."""
-        size = f"{self.width_pixels}x{self.height_pixels}"
-        # Stable Diffusion XL knows an empty negative prompt from none, so a batch has to have one or the other.
-        negated = bool(self.negative_prompt)
-        return f"{self.task} {size} {self.steps} {self.guidance_scale!r} {self.strength!r} {negated} {self.sampler}"
+        """Equal for jobs that one call of a pipeline can generate together."""
+        return " ".join(str(row.batch(getattr(self, row.name))) for row in PARAMETERS if row.batch is not None)
+
+    @property
+    def cache_values(self) -> dict[str, Any]:
+        """What a result cache's key is made of, as JSON-ready data."""
+        values = self.to_wire()
+        return {name: values[name] for name in CACHE_NAMES if name in values}
+
+
+@dataclass(frozen=True)
+class FillContext:
+    """What defaults and checks depend on besides the request itself."""
+
+    facts: ModelFacts
+    limits: LimitsConfig
+    job_id: str
+    inputs: InputImages | None = None  # of the size that is asked for
+    is_prompt_required: bool = True
+
+
+Values = Mapping[str, Any]  # parameters by name; of the rows above a row, all are there when it is filled in
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A row of the table: what holds for one field of ``GenerationParameters``.
+
+    ``default`` gives what a request gets that doesn't say; ``check`` a sentence for a value that isn't allowed, with
+    the value and what is allowed. ``batch`` gives what must be equal in one batch; None: it may differ. ``metadata`` is
+    its name in an image's text, and how it is written there; an empty text is left out.
+    """
+
+    name: str
+    default: Callable[[Values, FillContext], Any]
+    check: Callable[[Any, Values, FillContext], str | None] = lambda value, values, context: None  # noqa: ARG005
+    batch: Callable[[Any], object] | None = None
+    is_in_cache_key: bool = True
+    metadata: "Metadata | None" = None
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """How a parameter is written in an image's text."""
+
+    name: str
+    write: Callable[[GenerationParameters], object]
+
+
+@dataclass(frozen=True)
+class ParameterFault:
+    """A parameter that can't be accepted."""
+
+    name: str
+    message: str
+
+
+class InvalidParametersError(Exception):
+    """Some parameters have values that aren't allowed; all of them are named."""
+
+    def __init__(self, faults: tuple[ParameterFault, ...]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"{fault.name}: {fault.message}" for fault in faults))
+
+
+def check_side(pixels: int, max_pixels: int) -> str | None:
+    """What is wrong with a width or height."""
+    if MIN_SIDE_PIXELS <= pixels <= max_pixels and pixels % SIDE_STEP_PIXELS == 0:
+        return None
+    allowed = f"a multiple of {SIDE_STEP_PIXELS} from {MIN_SIDE_PIXELS} to {max_pixels}"
+    return f"is {pixels} pixels, allowed is {allowed}"
+
+
+def choose_seed(text: str) -> int:
+    """A seed that looks random and follows from a text (a job's id), so that a repeated submission is the same job."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:CHOSEN_SEED_BYTES], "big")
+
+
+def _check_range(value: float, least: float, most: float) -> str | None:
+    return None if least <= value <= most else f"is {value}, allowed are {least} to {most}"  # NaN fails this too
+
+
+def _check_text(text: str, least: int, context: FillContext) -> str | None:
+    most = context.limits.max_prompt_characters
+    return None if least <= len(text) <= most else f"has {len(text)} characters, allowed are {least} to {most}"
+
+
+def _check_sampler(sampler: str | None, _: Values, context: FillContext) -> str | None:
+    if sampler is None or sampler in context.facts.samplers:
+        return None
+    return f"is {truncate_repr(sampler)}, allowed are {', '.join(context.facts.samplers)}"
+
+
+def _check_task(task: Task, _: Values, context: FillContext) -> str | None:
+    if task in context.facts.tasks:
+        return None
+    return f"asks for {task}, which this model can't do; it can {', '.join(context.facts.tasks)}"
+
+
+def _check_strength(strength: float | None, values: Values, _: FillContext) -> str | None:
+    if strength is None:
+        return None
+    if TASKS[values["task"]].default_strength is None:
+        return f"is {strength}, which means nothing without an image to begin with"
+    if not 0 < strength <= 1:
+        return f"is {strength}, allowed is more than 0 to 1"
+    steps = values["steps"]
+    if int(strength * steps) < 1:
+        return f"is {strength}, of {steps} steps less than one; allowed are {1 / steps:.3g} to 1"
+    return None
+
+
+def _same(value: Any) -> object:
+    return value
+
+
+PARAMETERS: Final = (
+    Parameter(
+        "prompt",
+        default=lambda _, __: "",
+        check=lambda text, _, context: _check_text(text, int(context.is_prompt_required), context),
+    ),
+    Parameter(
+        "negative_prompt",
+        default=lambda _, __: "",
+        check=lambda text, _, context: _check_text(text, 0, context),
+        batch=bool,  # Stable Diffusion XL knows an empty one from none, so a batch has to have one or the other
+    ),
+    Parameter(
+        "task",
+        default=lambda _, context: find_task(context.inputs.names if context.inputs else frozenset()),
+        check=_check_task,
+        batch=_same,
+    ),
+    Parameter(
+        "steps",
+        default=lambda _, context: min(context.facts.defaults.steps, context.limits.max_steps),
+        check=lambda steps, _, context: _check_range(steps, 1, context.limits.max_steps),
+        batch=_same,
+        metadata=Metadata("Steps", lambda parameters: parameters.steps),
+    ),
+    Parameter(
+        "sampler",
+        default=lambda _, __: None,
+        check=_check_sampler,
+        batch=_same,
+        metadata=Metadata("Sampler", lambda parameters: parameters.sampler),
+    ),
+    Parameter(
+        "guidance_scale",
+        default=lambda _, context: context.facts.defaults.guidance_scale,
+        check=lambda scale, _, __: _check_range(scale, 0.0, MAX_GUIDANCE_SCALE),
+        batch=_same,
+        metadata=Metadata("CFG scale", lambda parameters: parameters.guidance_scale),
+    ),
+    Parameter(
+        "seed",
+        default=lambda _, context: choose_seed(context.job_id),
+        check=lambda seed, _, __: _check_range(seed, 0, SEED_BOUND - 1),
+        metadata=Metadata("Seed", lambda parameters: parameters.seed),
+    ),
+    Parameter(
+        "width_pixels",
+        default=lambda _, context: min(context.facts.defaults.width_pixels, context.limits.max_width_pixels),
+        check=lambda pixels, _, context: check_side(pixels, context.limits.max_width_pixels),
+        batch=_same,
+        metadata=Metadata("Size", lambda parameters: f"{parameters.width_pixels}x{parameters.height_pixels}"),
+    ),
+    Parameter(
+        "height_pixels",
+        default=lambda _, context: min(context.facts.defaults.height_pixels, context.limits.max_height_pixels),
+        check=lambda pixels, _, context: check_side(pixels, context.limits.max_height_pixels),
+        batch=_same,
+    ),
+    Parameter(
+        "images",
+        default=lambda _, __: 1,
+        check=lambda images, _, context: _check_range(images, 1, context.limits.max_images),
+    ),
+    Parameter("image_format", default=lambda _, __: ImageFormat.PNG),
+    Parameter("image_digest", default=lambda _, context: context.inputs.image_digest if context.inputs else None),
+    Parameter("mask_digest", default=lambda _, context: context.inputs.mask_digest if context.inputs else None),
+    Parameter(
+        "strength",
+        default=lambda values, _: TASKS[values["task"]].default_strength,
+        check=_check_strength,
+        batch=_same,
+        metadata=Metadata("Denoising strength", lambda parameters: parameters.strength),
+    ),
+)
+
+CACHE_NAMES: Final = tuple(
+    GenerationParameters.model_fields[row.name].alias or row.name for row in PARAMETERS if row.is_in_cache_key
+)
+
+
+def fill_in(given: Values, context: FillContext) -> GenerationParameters:
+    """The parameters of a job: what was given, else the defaults. Raises InvalidParametersError with every fault."""
+    values: dict[str, Any] = {}
+    for row in PARAMETERS:
+        values[row.name] = given[row.name] if row.name in given else row.default(values, context)
+    faults = tuple(_find_faults(values, context))
+    if faults:
+        raise InvalidParametersError(faults)
+    return GenerationParameters(**values)
+
+
+def _find_faults(values: Values, context: FillContext) -> Iterator[ParameterFault]:
+    for row in PARAMETERS:
+        message = row.check(values[row.name], values, context)
+        if message is not None:
+            yield ParameterFault(_blame_task(values["task"]) if row.name == "task" else row.name, message)
+
+
+def _blame_task(task: Task) -> str:
+    """The parameter that asks for a task, which is nobody's field: its last input, or the prompt."""
+    return ("prompt", *(one.digest_field for one in TASKS[task].inputs))[-1]
+
+
+def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]) -> str:
+    """An image's parameters as text: prompt, negative prompt, and a line of ``name: value`` pairs.
+
+    The form is the one that AUTOMATIC1111's web UI writes and that image tools read. ``facts`` holds what parameters
+    alone don't say, such as the model; a fact of a parameter's name stands in its place (the seed of this image, the
+    sampler that was really used).
+    """
+    pairs: dict[str, object] = {}
+    for row in PARAMETERS:
+        if row.metadata is not None:
+            pairs[row.metadata.name] = facts.get(row.metadata.name, row.metadata.write(parameters))
+    written = (f"{name}: {value}" for name, value in (pairs | dict(facts)).items() if value is not None)
+    negative = [f"Negative prompt: {parameters.negative_prompt}"] if parameters.negative_prompt else []
+    return "\n".join([parameters.prompt, *negative, ", ".join(written)])

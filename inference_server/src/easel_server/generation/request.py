@@ -1,16 +1,85 @@
-"""What a client's Cache-Control allows. Pure. https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1"""
+"""A client's request as all APIs agree on it: what was asked for, by whom, and how it is to be served. Pure values."""
 
 import hashlib
 import re
+import secrets
+from base64 import b32encode
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
+from typing import Any, Final
 
-AGE_PATTERN = re.compile(r'"?([0-9]{1,10})"?')
+from easel_contract.schema import Model
+from easel_contract.server_config import Priority, RateLimitConfig
+
+AGE_PATTERN: Final = re.compile(r'"?([0-9]{1,10})"?')
+ID_CHARACTERS: Final = 26  # of base32: 130 bits
+ID_BYTES: Final = 20  # random ones, a whole number of base32's groups
+
+
+@dataclass(frozen=True)
+class Customer:
+    """Who sends requests, and what they may do."""
+
+    name: str
+    weight: int = 1  # share of the workers beside other customers who wait
+    max_priority: Priority = Priority.NORMAL  # the highest that may be asked for
+    rate_limit: RateLimitConfig | None = None  # None: the service's for each key
+
+
+ANONYMOUS: Final = Customer("anonymous")  # everybody, where no keys are asked for
+
+
+class WebhookTarget(Model):
+    """Where events are sent, and which (``start``, ``completed``: the names of Replicate's API)."""
+
+    url: str
+    events: tuple[str, ...] = ("completed",)
+
+
+@dataclass(frozen=True)
+class InputImages:
+    """Input images as ``GenerationParameters`` wants them, both of the size of the image that will be generated."""
+
+    width_pixels: int
+    height_pixels: int
+    image: bytes  # PNG, RGB
+    mask: bytes | None = None  # PNG, L: 255 is replaced
+
+    @cached_property
+    def image_digest(self) -> str:
+        """SHA-256 of the image to begin with."""
+        return hashlib.sha256(self.image).hexdigest()
+
+    @cached_property
+    def mask_digest(self) -> str | None:
+        """SHA-256 of the mask."""
+        return hashlib.sha256(self.mask).hexdigest() if self.mask is not None else None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Which inputs there are, by the names of ``tasks/``."""
+        return frozenset({"image"} if self.mask is None else {"image", "mask"})
+
+    def size(self) -> dict[str, int]:
+        """Their size, by the names of ``GenerationParameters``."""
+        return {"width_pixels": self.width_pixels, "height_pixels": self.height_pixels}
+
+    def by_digest(self) -> dict[str, bytes]:
+        """All of them, as they travel to the worker."""
+        images = {self.image_digest: self.image}
+        if self.mask is not None and self.mask_digest is not None:
+            images[self.mask_digest] = self.mask
+        return images
 
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """Whether a request may be answered from the result cache, and its images kept there."""
+    """Whether a request may be answered from the result cache, and its images kept there.
+
+    By a client's Cache-Control: https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1
+    """
 
     read: bool = True  # also: whether it may share the images of an equal request that is under way
     write: bool = True
@@ -40,31 +109,41 @@ class CachePolicy:
         return self.read and (self.max_age_seconds is None or age_seconds <= self.max_age_seconds)
 
 
-DEFAULT_POLICY = CachePolicy()
+DEFAULT_POLICY: Final = CachePolicy()
 
 
 @dataclass(frozen=True)
-class InputPictures:
-    """Pictures as ``GenerationParameters`` wants them, both of the size of the picture that will be drawn."""
+class GenerationRequest:
+    """A request for images by one client.
 
-    width_pixels: int
-    height_pixels: int
-    image: bytes  # PNG, RGB
-    mask: bytes | None = None  # PNG, L: 255 is redrawn
+    ``given`` holds what the client said, by the names of ``GenerationParameters``; ``field_names`` what its API calls
+    them, for messages that its users understand.
+    """
 
-    @cached_property
-    def image_digest(self) -> str:
-        """SHA-256 of the picture to begin with."""
-        return hashlib.sha256(self.image).hexdigest()
+    customer: Customer
+    job_id: str
+    given: Mapping[str, Any]
+    field_names: Mapping[str, str]
+    model: str | None = None  # None: the service's
+    inputs: InputImages | None = None
+    is_prompt_required: bool = True
+    cache: CachePolicy = DEFAULT_POLICY
+    webhook: WebhookTarget | None = None
+    deadline: timedelta | None = None
+    priority: Priority | None = None  # None: normal, or the highest that the customer may have if that is lower
+    previews: int = 0  # unfinished images on the way
+    needs_job: bool = True  # False: nobody will ask for it by its id, so a cached answer needs none
 
-    @cached_property
-    def mask_digest(self) -> str | None:
-        """SHA-256 of the mask."""
-        return hashlib.sha256(self.mask).hexdigest() if self.mask is not None else None
 
-    def by_digest(self) -> dict[str, bytes]:
-        """All of them, as they are handed to the broker."""
-        pictures = {self.image_digest: self.image}
-        if self.mask is not None and self.mask_digest is not None:
-            pictures[self.mask_digest] = self.mask
-        return pictures
+def new_job_id() -> str:
+    """A random id."""
+    return _to_id(secrets.token_bytes(ID_BYTES))
+
+
+def job_id_for_key(owner: str, idempotency_key: str) -> str:
+    """The id of all requests of this owner with this Idempotency-Key."""
+    return _to_id(hashlib.sha256(f"{owner}\n{idempotency_key}".encode()).digest())
+
+
+def _to_id(data: bytes) -> str:
+    return b32encode(data).decode("ascii").lower()[:ID_CHARACTERS]

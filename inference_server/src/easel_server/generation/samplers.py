@@ -20,14 +20,8 @@ class Sampler:
 
 
 _KARRAS: Final[dict[str, object]] = {"use_karras_sigmas": True}
-
-
 _SDE: Final[dict[str, object]] = {"algorithm_type": "sde-dpmsolver++"}
-
-
 _SINGLESTEP: Final[dict[str, object]] = {"lower_order_final": True}  # else an odd number of steps is refused
-
-
 SAMPLERS: Final[Mapping[str, Sampler]] = MappingProxyType(
     {
         "Euler": Sampler("EulerDiscreteScheduler"),

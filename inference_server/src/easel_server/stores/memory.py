@@ -33,8 +33,6 @@ from easel_server.stores.outbox.interface import Delivery
 from easel_server.stores.outbox.memory import Clock, MemoryOutbox
 
 LOOK_AGAIN_SECONDS: Final = 1.0  # a bound on sleeps for what only the clock makes due
-
-
 T = TypeVar("T")
 
 

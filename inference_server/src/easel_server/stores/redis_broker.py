@@ -43,8 +43,6 @@ from easel_server.stores.redis.wakeups import RETRY_SECONDS, wait_for
 from easel_server.stores.redis_side_stores import RedisSideStores
 
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
-
-
 SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-")  # these leave unfinished jobs alone: they have no TTL
 
 

@@ -12,8 +12,6 @@ from easel_server.stores.redis.connection import RedisConnection
 from easel_server.stores.redis.wakeups import wait_for
 
 MICROSECONDS: Final = 1_000_000
-
-
 MILLISECONDS: Final = 1_000
 
 

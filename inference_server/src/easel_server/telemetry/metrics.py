@@ -90,35 +90,15 @@ class RequestMetrics(Protocol):
 
 
 logger = logging.getLogger(__name__)
-
-
 DEPTH_TIMEOUT_SECONDS: Final = 1.0
-
-
 PHASE_QUEUE: Final = "queue"  # submitted to claimed, but for
-
-
 PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it was still loading its model
-
-
 PHASE_RUN: Final = "run"  # claimed to the last denoising step
-
-
 PHASE_ENCODE: Final = "encode"  # from there to encoded images
-
-
 PHASES: Final = (PHASE_QUEUE, PHASE_LOAD, PHASE_RUN, PHASE_ENCODE)
-
-
 CACHE_RESULTS: Final = ("hit", "miss", "shared", "bypass")
-
-
 WEBHOOK_OUTCOMES: Final = ("delivered", "retried", "failed")
-
-
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-
-
 OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
 
 

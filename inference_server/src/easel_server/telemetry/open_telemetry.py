@@ -36,22 +36,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from easel_server.telemetry import tracing
 
 TRACES_PATH: Final = "/v1/traces"
-
-
 CLOSE_SECONDS: Final = 3.0  # within what any role leaves between SIGTERM and the end
-
-
 COMPLAINT_SECONDS: Final = 60.0
 # Who logs, once a try or a span, that a collector is away: names of the SDK's modules.
 COMPLAINERS: Final = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
-
-
 NANOSECONDS: Final = 1_000_000_000
-
-
 TRACE_PARENT: Final = "traceparent"
-
-
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 

@@ -16,17 +16,9 @@ from easel_contract.server_config import ServerConfig, TracingConfig
 
 # https://opentelemetry.io/docs/specs/otel/protocol/exporter/ and .../configuration/sdk-environment-variables/
 ENV_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-
-
 ENV_DISABLED = "OTEL_SDK_DISABLED"
-
-
 ROLE_OF_ALL = "all"  # a lone process is the whole service
-
-
 AttributeValue = str | bool | int | float
-
-
 Attributes = Mapping[str, AttributeValue]
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Final, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -14,12 +14,8 @@ from easel_server.generation.messages import truncate_repr
 
 MAX_FAULTS = 10  # reported at once
 
-# Bounds that keep any number printable and storable; what is sensible is decided in admission.
-WireInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
-
-WireNumber = Annotated[float, Field(allow_inf_nan=False)]
-
+_FLAG: Final = TypeAdapter(bool)
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -46,6 +42,15 @@ def validate_fields(model: type[Body], fields: Mapping[str, str]) -> Body:
         raise refuse_fields(*_faults(error)) from None
 
 
+def read_flag(request: Request, name: str) -> bool:
+    """A boolean of the query, such as ``?progress=true``; false where it is absent. Raises RefusalError."""
+    text = request.query_params.get(name)
+    try:
+        return text is not None and _FLAG.validate_python(text)
+    except ValidationError as error:
+        raise refuse_field(name, f"{error.errors()[0]['msg']}; got {truncate_repr(text)}") from None
+
+
 def _faults(error: ValidationError) -> Iterable[FieldFault]:
     for detail in error.errors(include_url=False)[:MAX_FAULTS]:
         name = ".".join(str(part) for part in detail["loc"]) or "body"
@@ -60,8 +65,6 @@ def _faults(error: ValidationError) -> Iterable[FieldFault]:
 
 
 MAX_FILES = 20
-
-
 MAX_FIELDS = 50
 
 

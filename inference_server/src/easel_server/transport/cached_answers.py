@@ -16,9 +16,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.local_cache import LocalCache
 from easel_server.gateway.rate_limits import build_rate_headers, build_request_charges
 from easel_server.gateway.refusals import RefusalError
-from easel_server.gateway.results import LocalCache
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.metrics import CacheResult, RequestMetrics
@@ -26,14 +26,8 @@ from easel_server.transport.middleware import QUIET
 
 # What a request gets that doesn't say may change while the gateway runs: as old as gateways' knowledge of it may be.
 REPEAT_SECONDS: Final = 10.0
-
-
 MAX_BODY_BYTES: Final = 32 << 10  # of a request that is looked up; prompts are far smaller
-
-
 ENTRY_OVERHEAD_BYTES: Final = 512
-
-
 SPECIAL_HEADERS: Final = frozenset({b"cache-control", b"idempotency-key", b"pragma", b"prefer", b"content-encoding"})
 
 

@@ -4,35 +4,24 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from easel_contract import names
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from easel_server.api.errors import choose_shape
-from easel_server.gateway.refusals import refuse_for_open_requests
+from easel_server.gateway.refusals import RefusalError, refuse_for_open_requests
 from easel_server.telemetry.logs import logged_for, request_id
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import Span, SpanKind, Tracer
 
 REQUEST_ID_HEADER = b"x-request-id"  # as ASGI has it: in lower case
-
-
 REQUEST_ID_PATTERN = re.compile(rb"[!-~]{1,128}")
-
-
 UNMATCHED_ROUTE = "unmatched"  # one label for every path that nobody serves
-
-
 QUIET = "easel.quiet"  # in a scope: of so little interest, and so frequent, that metrics say enough of it
-
-
 PROBES = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
-
-
 logger = logging.getLogger(__name__)
 
 
@@ -104,15 +93,20 @@ def choose_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return secrets.token_hex(16)
 
 
+BuildError = Callable[[str, RefusalError], tuple[int, dict[str, Any]]]
 MAX_OPEN_REQUESTS: Final = 10_000  # each takes some tens of kilobytes
 
 
 class OpenRequestsMiddleware:
     """Refuses requests beyond the bound. Probes pass: a restart would help nobody."""
 
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics, bound: int = MAX_OPEN_REQUESTS) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: RequestMetrics, build_error: BuildError, bound: int = MAX_OPEN_REQUESTS
+    ) -> None:
+        """``build_error`` gives status and body of a refusal at a path, in the shape of the API spoken there."""
         self._app = app
         self._metrics = metrics
+        self._build_error = build_error
         self._bound = bound
         self._open = 0
 
@@ -124,7 +118,7 @@ class OpenRequestsMiddleware:
         if self._open >= self._bound:
             refusal = refuse_for_open_requests(self._bound)
             self._metrics.count_refusal(refusal.code)
-            status, body = choose_shape(scope["path"])(refusal)
+            status, body = self._build_error(scope["path"], refusal)
             await JSONResponse(body, status_code=status, headers=dict(refusal.headers))(scope, receive, send)
             return
         self._open += 1
@@ -134,12 +128,7 @@ class OpenRequestsMiddleware:
             self._open -= 1
 
 
-UNTRACED = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
-
-
 KNOWN_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-
-
 OTHER_METHOD = "_OTHER"  # so that nobody can make names without bound
 # https://w3c.github.io/trace-context/#trace-context-http-response-headers-format
 TRACE_RESPONSE_HEADER = "traceresponse"
@@ -154,7 +143,7 @@ class TracingMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in UNTRACED:
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         parent = Headers(scope=scope).get("traceparent")

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
+from typing import Any
 
 from easel_contract import names
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
@@ -38,7 +39,7 @@ class ReadyState:
 
 
 class Readiness:
-    """What keeps this process from taking work. ``main`` holds and lifts; the broker is asked at each look."""
+    """What keeps this process from taking work. ``main`` holds and lifts; the store is asked at each look."""
 
     def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
         self._ping = ping
@@ -62,7 +63,7 @@ class Readiness:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._ping()
         except TimeoutError:
-            message = f"the broker did not answer within {PING_TIMEOUT_SECONDS:g} s"
+            message = f"Redis did not answer within {PING_TIMEOUT_SECONDS:g} s"
             return ReadyState(ReadyReason.REDIS_UNAVAILABLE, message)
         except StoreError as error:
             return ReadyState(ReadyReason.REDIS_UNAVAILABLE, str(error))
@@ -71,7 +72,7 @@ class Readiness:
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
-# The process's metrics in Prometheus' text format; reads the queue's figures from the broker first.
+# The process's metrics in Prometheus' text format; reads the queue's figures from the store first.
 RenderMetrics = Callable[[], Awaitable[bytes]]
 
 
@@ -83,25 +84,28 @@ class ReadyAnswer(BaseModel):
     message: str
 
 
-def build_probe_router(readiness: Readiness, render_metrics: RenderMetrics) -> APIRouter:
+def add_probe_routes(router: APIRouter, readiness: Readiness, render_metrics: RenderMetrics) -> None:
     """The three routes."""
-    router = APIRouter(tags=["Probes"])
 
-    @router.get(names.PATH_HEALTH, response_class=PlainTextResponse)
-    async def healthz() -> PlainTextResponse:
-        """The process is alive. A missing broker doesn't count: a restart wouldn't bring it back."""
+    async def healthz(request: Request) -> PlainTextResponse:
+        """The process is alive. A missing Redis doesn't count: a restart wouldn't bring it back."""
+        del request
         return PlainTextResponse("ok\n")
 
-    @router.get(names.PATH_READY, responses={200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}})
-    async def readyz() -> JSONResponse:
+    async def readyz(request: Request) -> JSONResponse:
         """Whether work is taken, and if not, why."""
+        del request
         state = await readiness.look()
         content = {"ready": state.is_ready, "reason": state.reason, "message": state.message}
         return JSONResponse(content, status_code=200 if state.is_ready else 503)
 
-    @router.get(names.PATH_METRICS, response_class=PlainTextResponse)
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """Prometheus' text format."""
+        del request
         return Response(await render_metrics(), media_type=PROMETHEUS_TEXT)
 
-    return router
+    answers: dict[int | str, dict[str, Any]] = {200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}}
+    tags: list[str | Enum] = ["Probes"]
+    router.add_api_route(names.PATH_HEALTH, healthz, tags=tags, response_class=PlainTextResponse)
+    router.add_api_route(names.PATH_READY, readyz, tags=tags, responses=answers)
+    router.add_api_route(names.PATH_METRICS, metrics, tags=tags, response_class=PlainTextResponse)

@@ -11,8 +11,6 @@ from typing import Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 << 10
-
-
 HEAD_SECONDS: Final = 20.0  # from connecting, or from a request's first byte, to its last header
 
 

@@ -11,8 +11,6 @@ from easel_server.transport.protocol import BoundedHttpProtocol
 
 # Longer than the proxies' that are common in front of it, so that it's they who close an idle connection.
 KEEP_ALIVE_SECONDS = 75
-
-
 START_POLL_SECONDS = 0.01
 
 

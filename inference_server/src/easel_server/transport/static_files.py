@@ -27,8 +27,6 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-
-
 HEADERS: Final = {
     "Content-Security-Policy": f"{POLICY}; require-trusted-types-for 'script'",
     "X-Content-Type-Options": "nosniff",

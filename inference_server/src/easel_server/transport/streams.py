@@ -39,17 +39,11 @@ class Streams:
 
 
 KEEP_ALIVE_SECONDS: Final = 15.0  # well below the minute after which common proxies close a silent connection
-
-
 LAST_EVENT_ID_HEADER: Final = "Last-Event-ID"
-
-
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
 }
-
-
 T = TypeVar("T")
 
 

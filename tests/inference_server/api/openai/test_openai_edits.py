@@ -101,7 +101,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a mask of another size": (
         {"mask": encoded(with_transparent_half((32, 64)))},
         "mask",
-        "is 32x64, allowed is the picture's 64x64",
+        "is 32x64, allowed is the image's 64x64",
     ),
     "an odd size": ({"size": "65x64"}, "size", "is 65 pixels, allowed is a multiple of 8 from 64 to 2048"),
     "too strong": ({"extra_body": {"strength": 1.5}}, "strength", "is 1.5, allowed is more than 0 to 1"),
@@ -204,7 +204,7 @@ def test_predictions_begin_with_a_picture_too(client, gateway):
         ({"image": "https://example.com/cat.png"}, "input.image", "is a web address, and this service fetches none"),
         ({"image": "cat.png"}, "input.image", "must be a data: URL"),
         ({"mask": data_url(b"")}, "input.mask", "means nothing without input.image"),
-        ({"prompt_strength": 0.5}, "input.prompt_strength", "is 0.5, which means nothing without a picture"),
+        ({"prompt_strength": 0.5}, "input.prompt_strength", "is 0.5, which means nothing without an image"),
         ({"scheduler": "K_FAST"}, "input.scheduler", "is 'K_FAST', allowed are "),
     ],
 )

@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from easel_server.api.replicate.fields import build_progress_line
+from easel_server.api.replicate.responses import build_progress_line
 from easel_server.generation.job import JobState
 
 from tests.inference_server.api.serving import MODEL, RunningGateway
@@ -195,7 +195,7 @@ def test_an_event_that_is_not_sent_is_refused(signing_gateway):
     with signing_gateway.client() as client:
         answer = client.post("/v1/predictions", json=body)
     assert answer.json()["invalid_fields"][0]["field"] == "webhook_events_filter"
-    assert "['logs'], of which nothing would be told" in answer.json()["detail"]
+    assert "['logs'], of which nothing would be sent" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

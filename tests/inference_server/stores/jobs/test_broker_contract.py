@@ -5,7 +5,8 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from easel_server.generation.job import Job, JobState, WebhookTarget
+from easel_server.generation.job import Job, JobState
+from easel_server.generation.request import WebhookTarget
 from easel_server.stores.interface import Broker
 from easel_server.stores.jobs.interface import (
     BrokerSettings,

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 from easel_contract.server_config import Priority
 from easel_server.generation import messages
-from easel_server.generation.job import Job, JobState, WebhookTarget
+from easel_server.generation.job import Job, JobState
+from easel_server.generation.request import WebhookTarget
 from easel_server.stores.interface import Broker
 from easel_server.stores.jobs.interface import (
     BrokerSettings,

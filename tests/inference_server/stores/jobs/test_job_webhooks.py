@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from easel_server.generation.job import JobState, WebhookTarget
+from easel_server.generation.job import JobState
+from easel_server.generation.request import WebhookTarget
 from easel_server.stores.interface import Broker
 from easel_server.stores.jobs.interface import BrokerSettings, Failed
 

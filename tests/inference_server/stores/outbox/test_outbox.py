@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from easel_server.generation.job import WebhookTarget
+from easel_server.generation.request import WebhookTarget
 from easel_server.stores.interface import Broker
 from easel_server.stores.jobs.interface import BrokerSettings
 from easel_server.stores.outbox.interface import MAX_ATTEMPTS_PER_HOST, Delivery

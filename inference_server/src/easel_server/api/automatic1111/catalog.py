@@ -1,20 +1,26 @@
 """Lists that clients of AUTOMATIC1111 ask for before they begin: what there is to choose from. Pure."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
-from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_told
+from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_reported
 from easel_server.api.automatic1111.samplers import list_samplers, list_schedulers
-from easel_server.api.context import Gateway
+from easel_server.api.context import ApiContext
+from easel_server.api.links import AUTOMATIC1111_PATH
 from easel_server.api.openapi import describe_body
 from easel_server.engine.encoding import PNG_KEY
-from easel_server.gateway.input_images import decode_base64, decode_picture
+from easel_server.gateway.input_images import decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field, refuse_unknown_model
 from easel_server.generation.messages import truncate_repr
 from easel_server.transport.bodies import read_body
+
+TAGS: Final[list[str | Enum]] = ["AUTOMATIC1111"]
 
 # What a service of one model doesn't have, in the shape of having none.
 EMPTY: Final[Mapping[str, Any]] = {
@@ -32,8 +38,8 @@ EMPTY: Final[Mapping[str, Any]] = {
     "scripts": {"txt2img": [], "img2img": []},
     "embeddings": {"loaded": {}, "skipped": {}},
     "cmd-flags": {"api": True, "nowebui": True},
-    # Gateways draw nothing; the workers' memory is in their metrics.
-    "memory": {"ram": {"error": "not told by this service"}, "cuda": {"error": "not told by this service"}},
+    # Gateways generate nothing; the workers' memory is in their metrics.
+    "memory": {"ram": {"error": "not reported by this service"}, "cuda": {"error": "not reported by this service"}},
 }
 # Nothing is found on disk anew, so these are done at once.
 REFRESHES: Final = ("refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings")
@@ -69,85 +75,102 @@ class PngInfoBody(BaseModel):
     image: str
 
 
-class Automatic1111Catalog:
+def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
+    """Options, lists and png-info."""
+    handlers = CatalogHandlers(context)
+    answers = describe_reported(Any)
+    for name, handler in (
+        ("options", handlers.get_options),
+        ("sd-models", handlers.get_models),
+        ("samplers", handlers.get_samplers),
+        ("schedulers", handlers.get_schedulers),
+        *((name, handlers.build_constant(answer)) for name, answer in EMPTY.items()),
+    ):
+        router.add_api_route(f"{AUTOMATIC1111_PATH}/{name}", handler, name=name, tags=TAGS, responses=answers)
+    for name in REFRESHES:
+        router.add_api_route(
+            f"{AUTOMATIC1111_PATH}/{name}",
+            handlers.build_constant(None),
+            methods=["POST"],
+            name=name,
+            tags=TAGS,
+            responses=answers,
+        )
+    for name, post, body, answer in (
+        ("options", handlers.set_options, OptionsBody, Any),
+        ("png-info", handlers.png_info, PngInfoBody, PngInfoAnswer),
+    ):
+        router.add_api_route(
+            f"{AUTOMATIC1111_PATH}/{name}",
+            post,
+            methods=["POST"],
+            tags=TAGS,
+            responses=describe_reported(answer, 400, 404, 413, 422),
+            openapi_extra=describe_body(body),
+        )
+
+
+class CatalogHandlers:
     """The handlers of the routes."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
 
-    def build_router(self) -> APIRouter:
-        """All routes."""
-        router = APIRouter(tags=["AUTOMATIC1111"])
-        told = describe_told(Any)
-        for path, handler in (
-            ("/options", self.get_options),
-            ("/sd-models", self.get_models),
-            ("/samplers", self.get_samplers),
-            ("/schedulers", self.get_schedulers),
-            *((f"/{name}", self._tell(answer)) for name, answer in EMPTY.items()),
-        ):
-            router.add_api_route(path, handler, methods=["GET"], name=path[1:], responses=told)
-        for name in REFRESHES:
-            router.add_api_route(f"/{name}", self._tell(None), methods=["POST"], name=name, responses=told)
-        for path, post, body, answer in (
-            ("/options", self.set_options, OptionsBody, Any),
-            ("/png-info", self.png_info, PngInfoBody, PngInfoAnswer),
-        ):
-            answers = describe_told(answer, 400, 404, 413, 422)
-            router.add_api_route(path, post, methods=["POST"], responses=answers, openapi_extra=describe_body(body))
-        return router
-
-    async def get_options(self, request: Request) -> dict[str, Any]:
+    async def get_options(self, request: Request) -> JSONResponse:
         """The options that clients look for."""
-        self._gateway.find_customer(request)
-        return build_options(self._gateway.model_name)
+        self._context.find_customer(request)
+        return JSONResponse(build_options(self._context.model_name))
 
-    async def set_options(self, request: Request) -> None:
+    async def set_options(self, request: Request) -> JSONResponse:
         """Accepts options in the values that they have; the service has no others."""
-        self._gateway.find_customer(request)
-        body = await read_body(request, OptionsBody, limit_bytes=self._gateway.limits.max_body_bytes)
-        options = build_options(self._gateway.model_name)
+        self._context.find_customer(request)
+        body = await read_body(request, OptionsBody, limit_bytes=self._context.limits.max_body_bytes)
+        options = build_options(self._context.model_name)
         for name, value in body.root.items():
-            if name == "sd_model_checkpoint" and value not in (self._gateway.model_name, None):
-                raise refuse_unknown_model(str(value)[:200], self._gateway.model_name)
+            if name == "sd_model_checkpoint" and value not in (self._context.model_name, None):
+                raise refuse_unknown_model(str(value)[:200], self._context.model_name)
             if name not in options:
                 raise refuse_field(name[:200], "is no option that this service has")
             if value not in (options[name], None):
                 raise refuse_field(name, f"is {truncate_repr(value)}, and can't be changed from {options[name]!r}")
+        return JSONResponse(None)
 
-    async def get_models(self, request: Request) -> list[dict[str, Any]]:
+    async def get_models(self, request: Request) -> JSONResponse:
         """The model that is served."""
-        self._gateway.find_customer(request)
-        return list_models(self._gateway.model_name)
+        self._context.find_customer(request)
+        return JSONResponse(list_models(self._context.model_name))
 
-    async def get_samplers(self, request: Request) -> list[dict[str, Any]]:
+    async def get_samplers(self, request: Request) -> JSONResponse:
         """The samplers that the model can use."""
-        self._gateway.find_customer(request)
-        return list_samplers((await self._gateway.generation.facts()).samplers)
+        self._context.find_customer(request)
+        return JSONResponse(list_samplers((await self._context.model_facts()).samplers))
 
-    async def get_schedulers(self, request: Request) -> list[dict[str, Any]]:
+    async def get_schedulers(self, request: Request) -> JSONResponse:
         """The schedules that some samplers can be combined with."""
-        self._gateway.find_customer(request)
-        return list_schedulers()
+        self._context.find_customer(request)
+        return JSONResponse(list_schedulers())
 
-    async def png_info(self, request: Request) -> dict[str, Any]:
+    async def png_info(self, request: Request) -> JSONResponse:
         """What a PNG says of how it was made."""
-        self._gateway.find_customer(request)
-        body = await read_body(request, PngInfoBody, limit_bytes=self._gateway.limits.max_body_bytes)
-        return await self._gateway.decoders.run(
-            lambda: read_png_info(body.image, max_pixels=self._gateway.limits.max_input_pixels)
-        )
+        self._context.find_customer(request)
+        limits = self._context.limits
+        body = await read_body(request, PngInfoBody, limit_bytes=limits.max_body_bytes)
+        read = partial(read_png_info, body.image, max_pixels=limits.max_input_pixels)
+        return JSONResponse(await self._context.decoders.run(read))
 
-    def _tell(self, answer: Any) -> Callable[[Request], Awaitable[Any]]:
-        async def tell(request: Request) -> Any:
-            self._gateway.find_customer(request)
-            return answer
+    def build_constant(self, answer: Any) -> Callable[[Request], Awaitable[JSONResponse]]:
+        """A handler that always gives this answer."""
 
-        return tell
+        async def get_constant(request: Request) -> JSONResponse:
+            """What there is: nothing, in this API's shape of it."""
+            self._context.find_customer(request)
+            return JSONResponse(answer)
+
+        return get_constant
 
 
 def read_png_info(image: str, *, max_pixels: int) -> dict[str, Any]:
     """The answer of png-info. Takes time: run it in ``Decoders``. Raises RefusalError."""
-    picture = decode_picture("image", decode_base64("image", image, is_prefix_needed=False), max_pixels=max_pixels)
-    texts = {str(key): str(value) for key, value in picture.info.items() if isinstance(value, str)}
+    decoded = decode_image("image", decode_base64("image", image, is_prefix_needed=False), max_pixels=max_pixels)
+    texts = {str(key): str(value) for key, value in decoded.info.items() if isinstance(value, str)}
     return {"info": texts.pop(PNG_KEY, ""), "items": texts, "parameters": {}}

@@ -3,34 +3,22 @@
 https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from easel_server.gateway.admission import FieldNames
-from easel_server.transport.bodies import WireInteger, WireNumber
-
-NAMES: Final = FieldNames(
-    prompt="prompt",
-    negative_prompt="negative_prompt",
-    width="width",
-    height="height",
-    steps="steps",
-    guidance_scale="cfg_scale",
-    seed="seed",
-    images="batch_size * n_iter",
-    sampler="sampler_name",
-    image="init_images",
-    mask="mask",
-    strength="denoising_strength",
-)
-
+from easel_server.api.automatic1111.samplers import choose_sampler
+from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
+from easel_server.gateway.refusals import refuse_field
+from easel_server.generation.parameters import ImageFormat
 
 RANDOM_SEED: Final = -1
+DEFAULT_STRENGTH: Final = 0.75
+FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
 
-# Fields that would change the picture in ways that aren't offered, and the values that ask for nothing: clients send
+# Fields that would change the image in ways that aren't offered, and the values that ask for nothing: clients send
 # those all the time.
 NEUTRAL: Final[Mapping[str, tuple[JsonValue, ...]]] = {
     "styles": ([],),
@@ -52,17 +40,9 @@ NEUTRAL: Final[Mapping[str, tuple[JsonValue, ...]]] = {
     "infotext": ("",),
     "firstpass_image": ("",),
 }
-
-
 DEFAULT_VAE: Final = ("Automatic", "None")
-
-
 ALL_LAYERS: Final = (1,)
-
-
 NEUTRAL_TEXT_TO_IMAGE: Final[Mapping[str, tuple[JsonValue, ...]]] = {"enable_hr": (False,)}
-
-
 NEUTRAL_IMAGE_TO_IMAGE: Final[Mapping[str, tuple[JsonValue, ...]]] = {
     "initial_noise_multiplier": (1,),
     "latent_mask": ("",),
@@ -83,23 +63,36 @@ def _describe_image_to_image(schema: dict[str, Any]) -> None:
     _add_allowed_values(schema, {**NEUTRAL, **NEUTRAL_IMAGE_TO_IMAGE})
 
 
-class GenerationBody(BaseModel):
-    """What txt2img and img2img share. A null is as good as nothing."""
+def _to_seed(seed: int) -> int | None:
+    return None if seed == RANDOM_SEED else seed
 
-    model_config = ConfigDict(extra="forbid")
 
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    seed: WireInteger | None = Field(default=None, description="-1 for a random one.")
+class GenerationBody(ApiBody):
+    """What txt2img and img2img share."""
+
+    COMPUTED: ClassVar[Mapping[str, str]] = {
+        "images": "batch_size * n_iter",
+        "sampler": "sampler_name",
+        "image_format": "override_settings.samples_format",
+        "image_digest": "init_images",
+        "mask_digest": "mask",
+        "strength": "denoising_strength",
+    }
+
+    prompt: Annotated[str | None, MapsTo("prompt")] = None
+    negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
+    seed: Annotated[WireInteger | None, MapsTo("seed", convert=_to_seed)] = Field(
+        default=None, description="-1 for a random one."
+    )
     sampler_name: str | None = None
     sampler_index: str | None = Field(default=None, description="The sampler's name, if sampler_name isn't given.")
     scheduler: str | None = None
     batch_size: WireInteger | None = None
     n_iter: WireInteger | None = None
-    steps: WireInteger | None = None
-    cfg_scale: WireNumber | None = None
-    width: WireInteger | None = None
-    height: WireInteger | None = None
+    steps: Annotated[WireInteger | None, MapsTo("steps")] = None
+    cfg_scale: Annotated[WireNumber | None, MapsTo("guidance_scale")] = None
+    width: Annotated[WireInteger | None, MapsTo("width_pixels")] = None
+    height: Annotated[WireInteger | None, MapsTo("height_pixels")] = None
     override_settings: "OverrideSettings | None" = None
     send_images: bool | None = None
     # Without effect here: there are no files, no other settings, no second seed in use.
@@ -137,20 +130,23 @@ class GenerationBody(BaseModel):
     def _refuse_what_is_not_offered(cls, value: JsonValue, info: ValidationInfo) -> JsonValue:
         return _refuse_unless(value, NEUTRAL[str(info.field_name)])
 
-    @property
-    def images(self) -> int:
-        """How many are asked for in all."""
-        return _or(self.batch_size, 1) * _or(self.n_iter, 1)
+    def given(self) -> dict[str, Any]:
+        """As of any body, and what several fields make together. Raises RefusalError for an unknown format."""
+        images = _or(self.batch_size, 1) * _or(self.n_iter, 1)
+        return super().given() | {"images": images, "image_format": self._read_format()}
 
-    @property
-    def chosen_seed(self) -> int | None:
-        """None for a random one."""
-        return None if self.seed == RANDOM_SEED else self.seed
+    def given_for(self, samplers: Sequence[str]) -> dict[str, Any]:
+        """What the client said, the sampler by the name of one that the model offers. Raises RefusalError."""
+        sampler = choose_sampler(self.sampler_name or self.sampler_index, self.scheduler, samplers)
+        return self.given() | ({} if sampler is None else {"sampler": sampler})
 
-    @property
-    def chosen_sampler(self) -> str | None:
-        """By the name of this API."""
-        return self.sampler_name or self.sampler_index
+    def _read_format(self) -> ImageFormat:
+        settings = self.override_settings
+        written = (settings.samples_format if settings else None) or "png"
+        if written.lower() not in FORMATS:
+            allowed = ", ".join(FORMATS)
+            raise refuse_field("override_settings.samples_format", f"is {written[:20]!r}, allowed are {allowed}")
+        return FORMATS[written.lower()]
 
 
 class TextToImageBody(GenerationBody):
@@ -185,24 +181,31 @@ class ImageToImageBody(GenerationBody):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_describe_image_to_image)
 
-    init_images: list[str] = Field(min_length=1, max_length=1, description="One picture, as base64.")
+    init_images: list[str] = Field(min_length=1, max_length=1, description="One image, as base64.")
     denoising_strength: WireNumber | None = None
     resize_mode: WireInteger | None = Field(default=None, description="0 stretches, 1 crops.", ge=0, le=1)
-    mask: str | None = Field(default=None, description="Where to redraw: white. As base64.")
+    mask: str | None = Field(default=None, description="Where to generate anew: white. As base64.")
     mask_blur: WireNumber | None = Field(default=None, ge=0, le=64, description="How softly the mask ends, in pixels.")
-    inpainting_mask_invert: WireInteger | None = Field(default=None, ge=0, le=1, description="1 redraws black.")
+    inpainting_mask_invert: WireInteger | None = Field(default=None, ge=0, le=1, description="1 generates black anew.")
     inpainting_fill: WireInteger | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="What to begin with below the mask: 0 its surroundings, 1 the picture.",
+        description="What to begin with below the mask: 0 its surroundings, 1 the image.",
     )
-    inpaint_full_res: bool | None = Field(default=None, description="Draw what surrounds the mask alone, in full size.")
+    inpaint_full_res: bool | None = Field(
+        default=None, description="Generate what surrounds the mask alone, in full size."
+    )
     inpaint_full_res_padding: WireInteger | None = Field(default=None, ge=0, le=1024)
     include_init_images: bool | None = None  # whether `parameters` of the answer repeats them
     image_cfg_scale: WireNumber | None = None  # of models of another kind
     initial_noise_multiplier: JsonValue = None
     latent_mask: JsonValue = None
+
+    def given(self) -> dict[str, Any]:
+        """As of any body; this API has a default strength of its own."""
+        strength = DEFAULT_STRENGTH if self.denoising_strength is None else self.denoising_strength
+        return super().given() | {"strength": strength}
 
     @field_validator(*NEUTRAL_IMAGE_TO_IMAGE)
     @classmethod

@@ -1,4 +1,4 @@
-"""Makes the pictures of img2img into what a worker takes, and puts a part that was drawn alone back into its picture.
+"""Makes the images of img2img into what a worker takes, and pastes a part that was generated alone back into its image.
 
 All of it takes time: run it in ``Decoders``.
 """
@@ -10,74 +10,70 @@ from typing import Final
 from easel_contract.server_config import LimitsConfig
 from PIL import Image, ImageFilter, ImageOps
 
-from easel_server.api.automatic1111.fields import NAMES, ImageToImageBody
+from easel_server.api.automatic1111.fields import ImageToImageBody
 from easel_server.engine.encoding import PNG_KEY, encode
 from easel_server.gateway.input_images import (
     Fit,
     Size,
-    build_input_pictures,
+    build_input_images,
     choose_size,
     decode_base64,
-    decode_picture,
+    decode_image,
     fit,
     flatten,
 )
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import ImageFormat
-from easel_server.generation.request import InputPictures
+from easel_server.generation.request import InputImages
+
+NAMES: Final = ImageToImageBody.field_names()
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-
-
 CROP_AND_RESIZE: Final = 1
-
-
 FILL_WITH_SURROUNDINGS: Final = 0
-
-
 DEFAULT_MASK_BLUR: Final = 4.0
 # From far to near: what is close to the mask's edge covers what is far.
 FILL_RADII: Final = (128.0, 32.0, 8.0, 2.0)
 
 
-def build_pictures(body: ImageToImageBody, defaults: GenerationDefaults, limits: LimitsConfig) -> InputPictures:
-    """The pictures of a request. Raises RefusalError."""
-    image = flatten(_decode(NAMES.image, body.init_images[0], limits))
+def build_inputs(body: ImageToImageBody, defaults: GenerationDefaults, limits: LimitsConfig) -> InputImages:
+    """The images of a request. Raises RefusalError."""
+    image = flatten(_decode(NAMES["image_digest"], body.init_images[0], limits))
     size = choose_size(image.size, (body.width, body.height), names=NAMES, defaults=defaults, limits=limits)
     way = Fit.CROP if body.resize_mode == CROP_AND_RESIZE else Fit.STRETCH
     if not body.mask:
-        return build_input_pictures(image, None, size, way)
+        return build_input_images(image, None, size, way)
     mask = _build_mask(body, image.size, limits)
-    beginning = _fill(image, mask) if _is_filled(body) else image
-    if not is_part_drawn(body):
-        return build_input_pictures(beginning, mask, size, way)
+    start = _fill(image, mask) if _is_filled(body) else image
+    if not is_part_generated(body):
+        return build_input_images(start, mask, size, way)
     box = _choose_box(mask, size, body.inpaint_full_res_padding or 0)
-    return build_input_pictures(beginning.crop(box), mask.crop(box), size, Fit.STRETCH)
+    return build_input_images(start.crop(box), mask.crop(box), size, Fit.STRETCH)
 
 
-def is_part_drawn(body: ImageToImageBody) -> bool:
-    """Whether the surroundings of the mask are drawn alone, and have to be put back."""
+def is_part_generated(body: ImageToImageBody) -> bool:
+    """Whether the surroundings of the mask are generated alone, and have to be pasted back."""
     return bool(body.mask) and body.inpaint_full_res is not False
 
 
-def put_back(
+def paste_back(
     body: ImageToImageBody, parts: Sequence[bytes], size: Size, image_format: ImageFormat, limits: LimitsConfig
 ) -> list[bytes]:
-    """The request's picture with each of the drawn parts, which have this size, in its place.
+    """The request's image with each of the generated parts, which have this size, in its place.
 
-    The picture is decoded again: kept while its job waits, it would hold its memory for long.
+    The image is decoded again: kept while its job waits, it would hold its memory for long.
     """
-    image = flatten(_decode(NAMES.image, body.init_images[0], limits))
+    image = flatten(_decode(NAMES["image_digest"], body.init_images[0], limits))
     mask = _build_mask(body, image.size, limits)
     box = _choose_box(mask, size, body.inpaint_full_res_padding or 0)
-    return [_put_back(image, mask, box, part, image_format) for part in parts]
+    return [_paste_back(image, mask, box, part, image_format) for part in parts]
 
 
-def _put_back(image: Image.Image, mask: Image.Image, box: Box, part: bytes, image_format: ImageFormat) -> bytes:
-    with Image.open(io.BytesIO(part)) as drawn:
-        description = str(drawn.info.get(PNG_KEY, ""))
-        resized = drawn.convert("RGB").resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS)
+def _paste_back(image: Image.Image, mask: Image.Image, box: Box, part: bytes, image_format: ImageFormat) -> bytes:
+    with Image.open(io.BytesIO(part)) as generated:
+        description = str(generated.info.get(PNG_KEY, ""))
+        resized = generated.convert("RGB").resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS)
     whole = image.copy()
     whole.paste(resized, box[:2])
     return encode(Image.composite(whole, image, mask), image_format, description)
@@ -85,18 +81,21 @@ def _put_back(image: Image.Image, mask: Image.Image, box: Box, part: bytes, imag
 
 def _decode(field: str, text: str, limits: LimitsConfig) -> Image.Image:
     data = decode_base64(field, text, is_prefix_needed=False)
-    return decode_picture(field, data, max_pixels=limits.max_input_pixels)
+    return decode_image(field, data, max_pixels=limits.max_input_pixels)
 
 
 def _build_mask(body: ImageToImageBody, size: Size, limits: LimitsConfig) -> Image.Image:
-    mask = fit(_decode(NAMES.mask, body.mask or "", limits).convert("RGB").convert("L"), size, Fit.STRETCH)
+    mask = fit(_decode(NAMES["mask_digest"], body.mask or "", limits).convert("RGB").convert("L"), size, Fit.STRETCH)
     if body.inpainting_mask_invert:
         mask = ImageOps.invert(mask)
     blur = DEFAULT_MASK_BLUR if body.mask_blur is None else body.mask_blur
     if blur:
         mask = mask.filter(ImageFilter.GaussianBlur(blur))
     if mask.getbbox() is None:
-        raise refuse_field(NAMES.mask, "marks nothing; white is redrawn (inpainting_mask_invert: 1 redraws black)")
+        raise refuse_field(
+            NAMES["mask_digest"],
+            "marks nothing; white is generated anew (inpainting_mask_invert: 1 does so with black)",
+        )
     return mask
 
 
@@ -105,7 +104,7 @@ def _is_filled(body: ImageToImageBody) -> bool:
 
 
 def _fill(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The picture with what the mask marks painted over in the colours around it."""
+    """The image with what the mask marks painted over in the colours around it."""
     known = image.convert("RGBA")
     known.putalpha(ImageOps.invert(mask))
     # With premultiplied alpha, what is marked adds no colour to a blur of what isn't.
@@ -118,7 +117,7 @@ def _fill(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _choose_box(mask: Image.Image, size: Size, padding: int) -> Box:
-    """What to cut out: all that is marked and a margin, in the proportions that will be drawn if there is room."""
+    """What to cut out: all that is marked and a margin, in the proportions that will be generated if there is room."""
     marked = mask.getbbox() or (0, 0, *mask.size)
     left, right = _widen(marked[0] - padding, marked[2] + padding, mask.width)
     top, bottom = _widen(marked[1] - padding, marked[3] + padding, mask.height)

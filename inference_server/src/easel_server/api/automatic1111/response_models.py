@@ -1,14 +1,15 @@
-"""The answers of AUTOMATIC1111's API, for the API's description; ``answers`` and ``catalog`` build them."""
+"""The answers of AUTOMATIC1111's API, for the API's description; ``responses.py`` and ``catalog.py`` build them."""
 
 from typing import Any
 
 from pydantic import BaseModel
 
-from easel_server.api.openapi import JOB_HEADERS, Automatic1111Error, Responses, describe_answer, describe_errors
+from easel_server.api.automatic1111.errors import Automatic1111Error
+from easel_server.api.openapi import JOB_HEADERS, Responses, describe_answer, describe_errors
 
 
 class ResultAnswer(BaseModel):
-    """What was drawn."""
+    """What was generated."""
 
     images: list[str]
     parameters: dict[str, Any]
@@ -51,14 +52,14 @@ class NothingAnswer(BaseModel):
     """An empty object."""
 
 
-def describe_drawing() -> Responses:
+def describe_generated() -> Responses:
     """Of txt2img and img2img."""
     return {
-        200: describe_answer(ResultAnswer, "What was drawn", headers=JOB_HEADERS),
+        200: describe_answer(ResultAnswer, "What was generated", headers=JOB_HEADERS),
         **describe_errors(Automatic1111Error, 400, 404, 413, 422, 504),
     }
 
 
-def describe_told(model: Any, *errors: int) -> Responses:
-    """Of the routes that tell something."""
+def describe_reported(model: Any, *errors: int) -> Responses:
+    """Of the routes that report something."""
     return {200: describe_answer(model, "What there is"), **describe_errors(Automatic1111Error, *errors)}

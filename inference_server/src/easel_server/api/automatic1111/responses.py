@@ -9,7 +9,7 @@ from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBo
 from easel_server.api.automatic1111.samplers import split_sampler
 from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.job import Job, JobState
-from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.parameters import GenerationParameters, build_metadata
 
 TIMESTAMP: Final = "%Y%m%d%H%M%S"
 # What the last step is followed by takes time too; AUTOMATIC1111 counts it as a hundredth.
@@ -27,7 +27,7 @@ def build_result(body: GenerationBody, job: Job, images: Sequence[bytes], *, mod
 
 
 def _build_parameters(body: GenerationBody) -> dict[str, Any]:
-    """The request again, without its pictures unless it wants them."""
+    """The request again, without its images unless it wants them."""
     hidden = set[str]()
     if isinstance(body, ImageToImageBody) and not body.include_init_images:
         hidden = {"init_images", "mask"}
@@ -76,22 +76,11 @@ def _build_info(job: Job, model: str) -> dict[str, Any]:
 
 
 def build_infotext(parameters: GenerationParameters, seed: int, model: str) -> str:
-    """An image's parameters in a text, as tools for AUTOMATIC1111's pictures read it."""
-    facts: dict[str, object] = {"Steps": parameters.steps}
+    """An image's parameters in a text, as tools for AUTOMATIC1111's images read it."""
+    facts: dict[str, object] = {"Seed": seed, "Model": model}
     if parameters.sampler:
         facts["Sampler"], facts["Schedule type"] = split_sampler(parameters.sampler)
-    facts |= {
-        "CFG scale": parameters.guidance_scale,
-        "Seed": seed,
-        "Size": f"{parameters.width_pixels}x{parameters.height_pixels}",
-        "Model": model,
-    }
-    if parameters.strength is not None:
-        facts["Denoising strength"] = parameters.strength
-    lines = [parameters.prompt]
-    if parameters.negative_prompt:
-        lines.append(f"Negative prompt: {parameters.negative_prompt}")
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items())])
+    return build_metadata(parameters, facts)
 
 
 def build_progress_answer(job: Job | None, progress: Progress | None, preview: bytes | None) -> dict[str, Any]:

@@ -7,36 +7,74 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from easel_server.api.automatic1111.fields import NAMES, GenerationBody, ImageToImageBody, TextToImageBody
-from easel_server.api.automatic1111.inpainting import build_pictures, is_part_drawn, put_back
+from easel_server.api.automatic1111.catalog import TAGS, add_catalog_routes
+from easel_server.api.automatic1111.errors import build_automatic1111_error
+from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody, TextToImageBody
+from easel_server.api.automatic1111.inpainting import build_inputs, is_part_generated, paste_back
 from easel_server.api.automatic1111.response_models import (
     NothingAnswer,
     ProgressAnswer,
-    describe_drawing,
-    describe_told,
+    describe_generated,
+    describe_reported,
 )
 from easel_server.api.automatic1111.responses import build_progress_answer, build_result
-from easel_server.api.automatic1111.samplers import choose_sampler
-from easel_server.api.context import Gateway
+from easel_server.api.context import Api, ApiContext
 from easel_server.api.links import AUTOMATIC1111_PATH
-from easel_server.api.openapi import describe_body
-from easel_server.gateway.admission import Wanted
-from easel_server.gateway.api_keys import Customer
-from easel_server.gateway.orders import Order, new_job_id
-from easel_server.gateway.queue_estimate import build_progress
-from easel_server.gateway.refusals import RefusalError, refuse_field
-from easel_server.gateway.waiting import WAIT, expect_success, wait_while_connected
+from easel_server.api.openapi import describe_body, describe_flag
+from easel_server.gateway.refusals import RefusalError
+from easel_server.gateway.results import WAIT, expect_success
 from easel_server.generation.job import Job, JobState
-from easel_server.generation.models import ModelFacts
-from easel_server.generation.parameters import ImageFormat
-from easel_server.generation.request import CachePolicy, InputPictures
+from easel_server.generation.request import CachePolicy, Customer, GenerationRequest, InputImages, new_job_id
 from easel_server.stores.facts.interface import FactStore
-from easel_server.transport.bodies import read_body
+from easel_server.transport.bodies import read_body, read_flag
+
+LIVE_PREVIEWS: Final = 2  # for `current_image`: each costs about as much as a step
+
+
+def add_automatic1111_routes(router: APIRouter, context: ApiContext) -> None:
+    """All routes."""
+    handlers = Automatic1111Handlers(context)
+    for name, handler, body in (
+        ("txt2img", handlers.text_to_image, TextToImageBody),
+        ("img2img", handlers.image_to_image, ImageToImageBody),
+    ):
+        router.add_api_route(
+            f"{AUTOMATIC1111_PATH}/{name}",
+            handler,
+            methods=["POST"],
+            tags=TAGS,
+            responses=describe_generated(),
+            openapi_extra=describe_body(body),
+        )
+    router.add_api_route(
+        f"{AUTOMATIC1111_PATH}/progress",
+        handlers.progress,
+        tags=TAGS,
+        responses=describe_reported(ProgressAnswer, 422),
+        openapi_extra=describe_flag("skip_current_image", "Leave out the unfinished image."),
+    )
+    for name in ("interrupt", "skip"):
+        router.add_api_route(
+            f"{AUTOMATIC1111_PATH}/{name}",
+            handlers.interrupt,
+            methods=["POST"],
+            name=name,
+            tags=TAGS,
+            responses=describe_reported(NothingAnswer),
+        )
+    add_catalog_routes(router, context)
+
+
+AUTOMATIC1111: Final = Api(
+    add_automatic1111_routes,
+    is_spoken_at=lambda path: path.startswith(AUTOMATIC1111_PATH),
+    build_error=build_automatic1111_error,
+)
 
 
 class LatestJobs:
@@ -60,146 +98,99 @@ def _name(customer: str) -> str:
     return "automatic1111-latest-" + hashlib.sha256(customer.encode()).hexdigest()
 
 
-DEFAULT_STRENGTH: Final = 0.75
+@dataclass(frozen=True)
+class Generated:
+    """What became of a request."""
+
+    job: Job  # at its end
+    images: Sequence[bytes]  # none if it was interrupted
+    headers: dict[str, str]
 
 
-LIVE_PREVIEWS: Final = 2  # for `current_image`: each costs about as much as a step
+class Automatic1111Handlers:
+    """The handlers of the routes that generate."""
 
-
-FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
-
-
-class Automatic1111:
-    """The handlers of the routes that draw."""
-
-    def __init__(self, gateway: Gateway, latest: LatestJobs) -> None:
-        self._gateway = gateway
-        self._latest = latest
-
-    def build_router(self) -> APIRouter:
-        """All routes."""
-        router = APIRouter(prefix=AUTOMATIC1111_PATH, tags=["AUTOMATIC1111"])
-        for path, handler, body in (
-            ("/txt2img", self.text_to_image, TextToImageBody),
-            ("/img2img", self.image_to_image, ImageToImageBody),
-        ):
-            router.add_api_route(
-                path, handler, methods=["POST"], responses=describe_drawing(), openapi_extra=describe_body(body)
-            )
-        router.add_api_route("/progress", self.progress, methods=["GET"], responses=describe_told(ProgressAnswer, 422))
-        for path in ("/interrupt", "/skip"):
-            router.add_api_route(
-                path, self.interrupt, methods=["POST"], name=path[1:], responses=describe_told(NothingAnswer)
-            )
-        return router
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._latest = LatestJobs(context.fact_store, ttl_seconds=context.config.gateway.result_ttl_seconds)
 
     async def text_to_image(self, request: Request) -> JSONResponse:
-        """Draw from a prompt, and wait for it."""
-        customer = self._gateway.find_customer(request)
-        body = await read_body(request, TextToImageBody, limit_bytes=self._gateway.limits.max_body_bytes)
-        drawn = await self._draw(request, customer, body, None)
-        return self._answer(body, drawn, drawn.images)
+        """Generate from a prompt, and wait for it."""
+        customer = self._context.find_customer(request)
+        body = await read_body(request, TextToImageBody, limit_bytes=self._context.limits.max_body_bytes)
+        generated = await self._generate(request, customer, body, None)
+        return self._answer(body, generated, generated.images)
 
     async def image_to_image(self, request: Request) -> JSONResponse:
-        """Draw over a picture, or over the part of it that a mask marks, and wait for it."""
-        customer = self._gateway.find_customer(request)
-        body = await read_body(request, ImageToImageBody, limit_bytes=self._gateway.limits.max_body_bytes)
-        defaults = (await self._gateway.generation.facts()).defaults
-        pictures = await self._gateway.decoders.run(partial(build_pictures, body, defaults, self._gateway.limits))
-        drawn = await self._draw(request, customer, body, pictures)
-        images = drawn.images
-        if images and is_part_drawn(body):
-            size = (pictures.width_pixels, pictures.height_pixels)
-            work = partial(put_back, body, images, size, drawn.job.parameters.image_format, self._gateway.limits)
-            images = await self._gateway.decoders.run(work)
-        return self._answer(body, drawn, images)
+        """Generate over an image, or over the part of it that a mask marks, and wait for it."""
+        context = self._context
+        customer = context.find_customer(request)
+        body = await read_body(request, ImageToImageBody, limit_bytes=context.limits.max_body_bytes)
+        defaults = (await context.model_facts()).defaults
+        inputs = await context.decoders.run(partial(build_inputs, body, defaults, context.limits))
+        generated = await self._generate(request, customer, body, inputs)
+        images = generated.images
+        if images and is_part_generated(body):
+            size = (inputs.width_pixels, inputs.height_pixels)
+            image_format = generated.job.parameters.image_format
+            images = await context.decoders.run(partial(paste_back, body, images, size, image_format, context.limits))
+        return self._answer(body, generated, images)
 
-    async def progress(self, request: Request, *, skip_current_image: bool = False) -> dict[str, Any]:
+    async def progress(self, request: Request) -> JSONResponse:
         """How far the caller's latest job is."""
-        job = await self._find_latest(self._gateway.find_customer(request))
+        is_image_skipped = read_flag(request, "skip_current_image")
+        job = await self._find_latest(self._context.find_customer(request))
         if job is None or job.state.is_final:
-            return build_progress_answer(job, None, None)
-        progress = build_progress(job, await self._gateway.generation.estimate(job))
-        previews = () if skip_current_image or not job.previews else await self._gateway.generation.previews(job)
-        return build_progress_answer(job, progress, previews[-1] if previews else None)
+            return JSONResponse(build_progress_answer(job, None, None))
+        progress = await self._context.estimates.progress(job)
+        previews = () if is_image_skipped or not job.previews else await self._context.jobs.previews(job.id)
+        return JSONResponse(build_progress_answer(job, progress, previews[-1] if previews else None))
 
-    async def interrupt(self, request: Request) -> dict[str, Any]:
+    async def interrupt(self, request: Request) -> JSONResponse:
         """Stop the caller's latest job."""
-        job = await self._find_latest(self._gateway.find_customer(request))
+        job = await self._find_latest(self._context.find_customer(request))
         if job is not None and not job.state.is_final:
-            await self._gateway.generation.cancel(job.id, job.owner)
-        return {}
+            await self._context.results.cancel(job.id, job.owner)
+        return JSONResponse({})
 
     async def _find_latest(self, customer: Customer) -> Job | None:
         job_id = await self._latest.find(customer.name)
         if job_id is None:
             return None
         try:
-            return await self._gateway.generation.find(job_id, customer.name)
+            return await self._context.results.find(job_id, customer.name)
         except RefusalError:  # it has expired meanwhile
             return None
 
-    async def _draw(
-        self, request: Request, customer: Customer, body: GenerationBody, pictures: InputPictures | None
-    ) -> "_Drawn":
+    async def _generate(
+        self, request: Request, customer: Customer, body: GenerationBody, inputs: InputImages | None
+    ) -> Generated:
+        context = self._context
         checkpoint = body.override_settings.sd_model_checkpoint if body.override_settings else None
-        self._gateway.check_model(checkpoint or None)
-        wanted = build_wanted(body, pictures, await self._gateway.generation.facts())
-        order = Order(
-            customer=customer,
-            job_id=new_job_id(),
-            wanted=wanted,
-            names=NAMES,
-            cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
-            deadline=WAIT,
-            wanted_previews=LIVE_PREVIEWS,
-            inputs=wanted.inputs,
-            needs_job=False,
+        samplers = (await context.model_facts()).samplers
+        submitted = await context.submitter.submit(
+            GenerationRequest(
+                customer=customer,
+                job_id=new_job_id(),
+                given=body.given_for(samplers) | (inputs.size() if inputs else {}),
+                field_names=body.field_names(),
+                model=checkpoint or None,
+                inputs=inputs,
+                is_prompt_required=False,
+                cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
+                deadline=WAIT,
+                previews=LIVE_PREVIEWS,
+                needs_job=False,
+            )
         )
-        placed = await self._gateway.generation.place(order)
-        if placed.images is not None:
-            return _Drawn(placed.job, placed.images, placed.headers)
-        await self._latest.remember(customer.name, placed.job.id)
-        job = await wait_while_connected(request, self._gateway.generation, placed, cancel=True)
+        if submitted.images is not None:
+            return Generated(submitted.job, submitted.images, submitted.headers)
+        await self._latest.remember(customer.name, submitted.job.id)
+        job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=True)
         if job.state is JobState.CANCELED:
-            return _Drawn(job, (), placed.headers)
-        return _Drawn(job, await self._gateway.generation.images(expect_success(job)), placed.headers)
+            return Generated(job, (), submitted.headers)
+        return Generated(job, await context.results.images(expect_success(job)), submitted.headers)
 
-    def _answer(self, body: GenerationBody, drawn: "_Drawn", images: Sequence[bytes]) -> JSONResponse:
-        return JSONResponse(
-            build_result(body, drawn.job, images, model=self._gateway.model_name), headers=drawn.headers
-        )
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    job: Job  # at its end
-    images: Sequence[bytes]  # none if it was interrupted
-    headers: dict[str, str]
-
-
-def build_wanted(body: GenerationBody, pictures: InputPictures | None, facts: ModelFacts) -> Wanted:
-    """What is asked for, by our names. Raises RefusalError."""
-    settings = body.override_settings
-    written = (settings.samples_format if settings else None) or "png"
-    if written.lower() not in FORMATS:
-        allowed = ", ".join(FORMATS)
-        raise refuse_field("override_settings.samples_format", f"is {written[:20]!r}, allowed are {allowed}")
-    strength = None
-    if isinstance(body, ImageToImageBody):
-        strength = DEFAULT_STRENGTH if body.denoising_strength is None else body.denoising_strength
-    return Wanted(
-        prompt=body.prompt or "",
-        negative_prompt=body.negative_prompt or "",
-        width_pixels=pictures.width_pixels if pictures else body.width,
-        height_pixels=pictures.height_pixels if pictures else body.height,
-        steps=body.steps,
-        guidance_scale=body.cfg_scale,
-        seed=body.chosen_seed,
-        images=body.images,
-        image_format=FORMATS[written.lower()],
-        sampler=choose_sampler(body.chosen_sampler, body.scheduler, facts.samplers),
-        pictures=pictures,
-        strength=strength,
-        is_prompt_needed=False,
-    )
+    def _answer(self, body: GenerationBody, generated: Generated, images: Sequence[bytes]) -> JSONResponse:
+        answer = build_result(body, generated.job, images, model=self._context.model_name)
+        return JSONResponse(answer, headers=generated.headers)

@@ -11,17 +11,9 @@ from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
 
 KARRAS: Final = "karras"
-
-
 AUTOMATIC: Final = "automatic"  # the schedule that its authors think best for the sampler
-
-
 UNIFORM: Final = "uniform"
-
-
 SCHEDULES: Final = {AUTOMATIC: "Automatic", UNIFORM: "Uniform", KARRAS: "Karras"}
-
-
 KARRAS_SUFFIX: Final = " Karras"
 
 

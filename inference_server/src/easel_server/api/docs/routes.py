@@ -9,28 +9,20 @@ from fastapi import APIRouter, Request, Response
 from easel_server.transport.static_files import HEADERS, POLICY, StaticFile, read_static_file, serve_file
 
 PAGE: Final = "index.html"
-
-
 OWN, SWAGGER_UI = files("easel_server.api.docs") / "static", files("fastapi_offline") / "static"
-
-
 FOLDERS: Final = {
     PAGE: OWN,
     "start.js": OWN,
     "swagger-ui-bundle.js": SWAGGER_UI,
     "swagger-ui.css": SWAGGER_UI,
 }
-
-
 DOCS_HEADERS: Final = {**HEADERS, "Content-Security-Policy": POLICY}  # Swagger UI assigns markup: no trusted types
 
 
-def build_api_docs_router() -> APIRouter:
+def add_docs_routes(router: APIRouter) -> None:
     """The page and its parts; none is part of the API that is described."""
-    router = APIRouter(include_in_schema=False)
-    router.add_api_route("/docs", get_page, methods=["GET"])
-    router.add_api_route("/docs/{name}", get_file, methods=["GET"])
-    return router
+    router.add_api_route("/docs", get_page, include_in_schema=False)
+    router.add_api_route("/docs/{name}", get_file, include_in_schema=False)
 
 
 async def get_page(request: Request) -> Response:

@@ -1,36 +1,34 @@
-"""Edits in OpenAI's API: a picture, perhaps a mask, and what to make of them; as a form or as JSON.
+"""The input images of an edit: as a form or as JSON, and what a worker takes of them.
 
 https://platform.openai.com/docs/api-reference/images/createEdit
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from easel_contract.server_config import LimitsConfig
 from fastapi import Request
 from PIL import Image, ImageOps
 
-from easel_server.api.openai.fields import NAMES, EditBody, EditFields
+from easel_server.api.openai.fields import EditBody, EditFields
 from easel_server.api.openapi import describe_bodies, describe_model
-from easel_server.gateway.input_images import Fit, build_input_pictures, choose_size, decode_base64, decode_picture
+from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.request import InputPictures
+from easel_server.generation.request import InputImages
 from easel_server.transport.bodies import read_body, read_form, validate_fields
 
-FORM = "multipart/form-data"
-
-
-IMAGE_FIELDS = ("image", "image[]")  # the second is what OpenAI's client calls a list
+FORM: Final = "multipart/form-data"
+IMAGE_FIELDS: Final = ("image", "image[]")  # the second is what OpenAI's client calls a list
 
 
 def describe_edit() -> dict[str, Any]:
     """Both bodies, for the API's description."""
     form = describe_model(EditFields)
-    picture = {"type": "string", "format": "binary"}
+    image = {"type": "string", "format": "binary"}
     form["properties"] |= {
-        "image": {**picture, "description": "A PNG, JPEG or WebP."},
-        "mask": {**picture, "description": "Of the same size; where it is transparent, the picture is redrawn."},
+        "image": {**image, "description": "A PNG, JPEG or WebP."},
+        "mask": {**image, "description": "Of the same size; where it is transparent, the image is generated anew."},
     }
     form["required"] = [*form["required"], "image"]
     return describe_bodies({FORM: form, "application/json": describe_model(EditBody)})
@@ -38,10 +36,10 @@ def describe_edit() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Edit:
-    """A request for an edit, its pictures still encoded."""
+    """A request for an edit, its images still encoded."""
 
     fields: EditFields
-    image: bytes | str  # a picture, or a data: URL of one
+    image: bytes | str  # an image, or a data: URL of one
     mask: bytes | str | None
 
 
@@ -67,32 +65,34 @@ async def _read_form_edit(request: Request, limit_bytes: int) -> Edit:
     return Edit(validate_fields(EditFields, form.fields), images[0], masks[0] if masks else None)
 
 
-def build_edit_pictures(edit: Edit, defaults: GenerationDefaults, limits: LimitsConfig) -> InputPictures:
-    """The pictures as a worker takes them. Takes time: run it in ``Decoders``. Raises RefusalError.
+def build_edit_inputs(edit: Edit, defaults: GenerationDefaults, limits: LimitsConfig) -> InputImages:
+    """The images as a worker takes them. Takes time: run it in ``Decoders``. Raises RefusalError.
 
-    Transparent is where to redraw: in the mask, or without one in the picture itself.
+    Transparent is where to generate anew: in the mask, or without one in the image itself.
     """
-    image = _decode(NAMES.image, edit.image, limits)
+    names = EditFields.field_names()
+    image = _decode(names["image_digest"], edit.image, limits)
     mask = None
     if edit.mask is not None:
-        mask = _decode(NAMES.mask, edit.mask, limits)
+        mask = _decode(names["mask_digest"], edit.mask, limits)
         if mask.mode != "RGBA":
-            raise refuse_field("mask", "has no transparency; where it is transparent, the picture is redrawn")
+            raise refuse_field("mask", "has no transparency; where it is transparent, the image is generated anew")
         if mask.size != image.size:
-            sizes = f"{mask.width}x{mask.height}, allowed is the picture's {image.width}x{image.height}"
+            sizes = f"{mask.width}x{mask.height}, allowed is the image's {image.width}x{image.height}"
             raise refuse_field("mask", f"is {sizes}")
     elif image.mode == "RGBA":
         mask = image
-    size = choose_size(image.size, edit.fields.parse_size(), names=NAMES, defaults=defaults, limits=limits)
-    return build_input_pictures(image, _redraw_transparent(mask), size, Fit.CROP)
+    size = choose_size(image.size, edit.fields.parse_size(), names=names, defaults=defaults, limits=limits)
+    return build_input_images(image, _to_mask(mask), size, Fit.CROP)
 
 
-def _decode(field: str, picture: bytes | str, limits: LimitsConfig) -> Image.Image:
-    data = decode_base64(field, picture, is_prefix_needed=True) if isinstance(picture, str) else picture
-    return decode_picture(field, data, max_pixels=limits.max_input_pixels)
+def _decode(field: str, image: bytes | str, limits: LimitsConfig) -> Image.Image:
+    data = decode_base64(field, image, is_prefix_needed=True) if isinstance(image, str) else image
+    return decode_image(field, data, max_pixels=limits.max_input_pixels)
 
 
-def _redraw_transparent(mask: Image.Image | None) -> Image.Image | None:
+def _to_mask(mask: Image.Image | None) -> Image.Image | None:
+    """White where the mask is transparent; None if nothing is."""
     if mask is None:
         return None
     alpha = mask.getchannel("A")

@@ -1,56 +1,21 @@
-"""OpenAI's images as they travel: request bodies, answers and events. Extensions are extra body fields. Pure.
+"""The fields of OpenAI's images API, and ours beside them. https://platform.openai.com/docs/api-reference/images"""
 
-https://platform.openai.com/docs/api-reference/images
-"""
-
-import base64
 import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from easel_contract.server_config import Priority
 from pydantic import BaseModel, ConfigDict, Field
 
-from easel_server.gateway.admission import FieldNames, Wanted
-from easel_server.gateway.input_images import WantedSize
+from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
 from easel_server.gateway.refusals import refuse_field
-from easel_server.generation.job import Job
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import ImageFormat
-from easel_server.generation.request import InputPictures
-from easel_server.transport.bodies import WireInteger, WireNumber
 
-SIZE_PATTERN = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-
-
-AUTO = "auto"
-
-
-MAX_PARTIAL_IMAGES = 3
-
-
-NO_TOKENS = {
-    "input_tokens": 0,
-    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-    "output_tokens": 0,
-    "total_tokens": 0,
-}
-
-
-NAMES = FieldNames(
-    prompt="prompt",
-    negative_prompt="negative_prompt",
-    width="size",
-    height="size",
-    steps="num_inference_steps",
-    guidance_scale="guidance_scale",
-    seed="seed",
-    images="n",
-    sampler="sampler",
-    image="image",
-    mask="mask",
-    strength="strength",
-)
+SIZE_PATTERN: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+AUTO: Final = "auto"
+MAX_PARTIAL_IMAGES: Final = 3
 
 
 class ResponseFormat(StrEnum):
@@ -60,27 +25,26 @@ class ResponseFormat(StrEnum):
     URL = "url"
 
 
-class EventFamily(StrEnum):
-    """What the names of a stream's events begin with."""
+class ImagesBody(ApiBody):
+    """The body of generations: what OpenAI's clients send, and our extensions."""
 
-    GENERATION = "image_generation"
-    EDIT = "image_edit"
+    COMPUTED: ClassVar[Mapping[str, str]] = {
+        "width_pixels": "size",
+        "height_pixels": "size",
+        "image_digest": "image",
+        "mask_digest": "mask",
+        "strength": "strength",
+    }
 
-
-class ImagesBody(BaseModel):
-    """What OpenAI's clients send, and our extensions. Unknown fields are refused, so that a typo is noticed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    prompt: str
+    prompt: Annotated[str, MapsTo("prompt")]
     model: str | None = None
-    n: WireInteger | None = None
+    n: Annotated[WireInteger | None, MapsTo("images")] = None
     size: str | None = Field(default=None, description='"WIDTHxHEIGHT" in pixels, or "auto".')
     response_format: ResponseFormat | None = None
-    output_format: ImageFormat | None = None
+    output_format: Annotated[ImageFormat | None, MapsTo("image_format")] = None
     stream: bool | None = Field(default=None, description="Answer with server-sent events.")
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = Field(
-        default=None, description="Unfinished pictures in a stream."
+        default=None, description="Unfinished images in a stream."
     )
     # Accepted for the clients' sake, without effect: they choose among variants that one model doesn't have.
     quality: str | None = None
@@ -92,15 +56,23 @@ class ImagesBody(BaseModel):
     # Accepted in the values that describe what this service does.
     background: Literal["auto", "opaque"] | None = None
     # Extensions.
-    negative_prompt: str | None = None
-    seed: WireInteger | None = None
-    num_inference_steps: WireInteger | None = None
-    guidance_scale: WireNumber | None = None
-    sampler: str | None = Field(default=None, description="A sampler's name, such as `DPM++ 2M Karras`.")
+    negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
+    seed: Annotated[WireInteger | None, MapsTo("seed")] = None
+    num_inference_steps: Annotated[WireInteger | None, MapsTo("steps")] = None
+    guidance_scale: Annotated[WireNumber | None, MapsTo("guidance_scale")] = None
+    sampler: Annotated[str | None, MapsTo("sampler")] = Field(
+        default=None, description="A sampler's name, such as `DPM++ 2M Karras`."
+    )
     priority: Priority | None = Field(default=None, description="Which waiting jobs go first.")
 
-    def parse_size(self) -> WantedSize:
-        """Width and height, None where the choice is ours. Raises RefusalError for a size that can't be read."""
+    def given(self) -> dict[str, Any]:
+        """As of any body, and ``size``, which is two parameters. Raises RefusalError for one that can't be read."""
+        width, height = self.parse_size()
+        size = {} if width is None else {"width_pixels": width, "height_pixels": height}
+        return super().given() | size
+
+    def parse_size(self) -> tuple[int, int] | tuple[None, None]:
+        """Width and height in pixels, None where the choice is ours. Raises RefusalError if it can't be read."""
         if self.size is None or self.size == AUTO:
             return None, None
         match = SIZE_PATTERN.fullmatch(self.size)
@@ -109,36 +81,18 @@ class ImagesBody(BaseModel):
             raise refuse_field("size", f"is {truncate_repr(self.size)}, allowed are {allowed}")
         return int(match[1]), int(match[2])
 
-    def to_wanted(self, pictures: InputPictures | None = None, strength: float | None = None) -> Wanted:
-        """What is asked for, by our names. Raises RefusalError for a size that can't be read."""
-        width, height = (pictures.width_pixels, pictures.height_pixels) if pictures else self.parse_size()
-        return Wanted(
-            prompt=self.prompt,
-            negative_prompt=self.negative_prompt or "",
-            width_pixels=width,
-            height_pixels=height,
-            steps=self.num_inference_steps,
-            guidance_scale=self.guidance_scale,
-            seed=self.seed,
-            images=1 if self.n is None else self.n,
-            image_format=self.output_format or ImageFormat.PNG,
-            sampler=self.sampler,
-            pictures=pictures,
-            strength=strength,
-        )
-
 
 class EditFields(ImagesBody):
-    """What an edit says besides its pictures."""
+    """What an edit says besides its images."""
 
     input_fidelity: str | None = None  # accepted without effect, as ``quality`` is
-    strength: WireNumber | None = Field(
-        default=None, description="Share of the steps that are drawn over the picture; 1 forgets it."
+    strength: Annotated[WireNumber | None, MapsTo("strength")] = Field(
+        default=None, description="Share of the steps that are taken over the input image; 1 forgets it."
     )
 
 
 class ImageReference(BaseModel):
-    """A picture in a JSON body."""
+    """An image in a JSON body."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -150,53 +104,3 @@ class EditBody(EditFields):
 
     images: Annotated[list[ImageReference], Field(min_length=1, max_length=1)]
     mask: ImageReference | None = None
-
-
-def build_answer(job: Job, data: list[dict[str, str]]) -> dict[str, Any]:
-    """The answer to a request without ``stream``."""
-    return {
-        "created": _created_at(job),
-        "data": data,
-        "background": "opaque",
-        "output_format": job.parameters.image_format,
-        "size": _size(job),
-        "seed": job.parameters.seed,  # extension: image i was drawn from seed + i
-    }
-
-
-def build_partial_event(job: Job, family: EventFamily, index: int, preview: bytes) -> dict[str, Any]:
-    """An unfinished picture in a stream; always a PNG."""
-    return {
-        "type": f"{family}.partial_image",
-        "partial_image_index": index,
-        **_describe(job, preview, ImageFormat.PNG),
-    }
-
-
-def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[str, Any]:
-    """A finished picture in a stream."""
-    return {
-        "type": f"{family}.completed",
-        "usage": NO_TOKENS,
-        "seed": job.parameters.seed,
-        **_describe(job, image, job.parameters.image_format),
-    }
-
-
-def _describe(job: Job, picture: bytes, image_format: ImageFormat) -> dict[str, Any]:
-    return {
-        "b64_json": base64.b64encode(picture).decode("ascii"),
-        "background": "opaque",
-        "created_at": _created_at(job),
-        "output_format": image_format,
-        "quality": AUTO,
-        "size": _size(job),
-    }
-
-
-def _created_at(job: Job) -> int:
-    return int((job.finished_at or job.submitted_at).timestamp())
-
-
-def _size(job: Job) -> str:
-    return f"{job.parameters.width_pixels}x{job.parameters.height_pixels}"

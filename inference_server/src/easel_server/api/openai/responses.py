@@ -1,18 +1,49 @@
-"""The answers of OpenAI's API, for the API's description; ``openai_wire`` builds them."""
+"""What OpenAI's images API answers: bodies, events and their description. Pure.
 
-from typing import Any, Literal
+image_generation.partial_image, image_edit.partial_image   an unfinished image: up to ``partial_images`` of them
+image_generation.completed, image_edit.completed           a finished image; nothing follows the last
+error                                                      instead: {"error": …} as other answers have it
+"""
+
+import base64
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
+from easel_server.api.openai.errors import OpenAIError
+from easel_server.api.openai.fields import AUTO
 from easel_server.api.openapi import (
     JOB_HEADERS,
-    OpenAIError,
     Responses,
     describe_answer,
     describe_errors,
     describe_events,
     describe_headers,
 )
+from easel_server.generation.job import Job
+from easel_server.generation.models import ModelFacts
+from easel_server.generation.parameters import ImageFormat
+
+CREATED_AT: Final = 1704067200  # clients want a creation time of models; this one means nothing: 2024-01-01
+NO_TOKENS: Final = {
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
+IMAGES_HEADERS: Final = describe_headers(
+    Idempotency_Key="Requests of one key with the same content are one.",
+    Cache_Control="`no-cache` generates anew, `no-store` keeps nothing, `only-if-cached` generates nothing.",
+)
+
+
+class EventFamily(StrEnum):
+    """What the names of a stream's events begin with."""
+
+    GENERATION = "image_generation"
+    EDIT = "image_edit"
 
 
 class ImageAnswer(BaseModel):
@@ -52,19 +83,74 @@ class ModelsAnswer(BaseModel):
     data: list[ModelAnswer]
 
 
-IMAGES_HEADERS = describe_headers(
-    Idempotency_Key="Requests of one key with the same content are one.",
-    Cache_Control="`no-cache` draws anew, `no-store` keeps nothing, `only-if-cached` draws nothing.",
-)
-
-
 def describe_images() -> Responses:
-    """Of the routes that draw."""
-    drawn: dict[str, Any] = describe_answer(ImagesAnswer, "The images, or their events", headers=JOB_HEADERS)
-    drawn["content"] = describe_events("")["content"]
-    return {200: drawn, **describe_errors(OpenAIError, 400, 404, 413, 422, 504)}
+    """Of the routes that generate."""
+    answer: dict[str, Any] = describe_answer(ImagesAnswer, "The images, or their events", headers=JOB_HEADERS)
+    answer["content"] = describe_events("")["content"]
+    return {200: answer, **describe_errors(OpenAIError, 400, 404, 413, 422, 504)}
 
 
 def describe_models(model: type[BaseModel]) -> Responses:
-    """Of the routes that tell of models."""
+    """Of the routes that list models."""
     return {200: describe_answer(model, "What is served"), **describe_errors(OpenAIError, 404)}
+
+
+def build_answer(job: Job, images: Sequence[bytes], urls: Sequence[str] | None) -> dict[str, Any]:
+    """The answer to a request without ``stream``: by ``urls`` if they are asked for, else the images themselves."""
+    data = [{"url": url} for url in urls] if urls is not None else [{"b64_json": _encode(image)} for image in images]
+    return {
+        "created": _created_at(job),
+        "data": data,
+        "background": "opaque",
+        "output_format": job.parameters.image_format,
+        "size": _size(job),
+        "seed": job.parameters.seed,  # extension: image i was generated from seed + i
+    }
+
+
+def build_partial_event(job: Job, family: EventFamily, index: int, preview: bytes) -> dict[str, Any]:
+    """An unfinished image in a stream; always a PNG."""
+    return {
+        "type": f"{family}.partial_image",
+        "partial_image_index": index,
+        **_describe(job, preview, ImageFormat.PNG),
+    }
+
+
+def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[str, Any]:
+    """A finished image in a stream."""
+    return {
+        "type": f"{family}.completed",
+        "usage": NO_TOKENS,
+        "seed": job.parameters.seed,
+        **_describe(job, image, job.parameters.image_format),
+    }
+
+
+def build_model(name: str, facts: ModelFacts) -> dict[str, Any]:
+    """A model, with extensions; what generates isn't known until a worker has loaded the model."""
+    model = {"id": name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
+    return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}
+
+
+def _describe(job: Job, image: bytes, image_format: ImageFormat) -> dict[str, Any]:
+    return {
+        "b64_json": _encode(image),
+        "background": "opaque",
+        "created_at": _created_at(job),
+        "output_format": image_format,
+        "quality": AUTO,
+        "size": _size(job),
+    }
+
+
+def _encode(image: bytes) -> str:
+    return base64.b64encode(image).decode("ascii")
+
+
+def _created_at(job: Job) -> int:
+    return int((job.finished_at or job.submitted_at).timestamp())
+
+
+def _size(job: Job) -> str:
+    return f"{job.parameters.width_pixels}x{job.parameters.height_pixels}"

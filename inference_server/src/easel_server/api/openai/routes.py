@@ -1,142 +1,159 @@
-"""OpenAI's images API: POST /v1/images/generations and /v1/images/edits.
+"""OpenAI's images API: POST /v1/images/generations and /v1/images/edits, GET /v1/models."""
 
-https://platform.openai.com/docs/api-reference/images
-"""
-
-import base64
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from easel_server.api.context import Gateway
-from easel_server.api.links import EDITS_PATH, GENERATIONS_PATH
-from easel_server.api.openai.edits import build_edit_pictures, describe_edit, read_edit
-from easel_server.api.openai.fields import NAMES, EventFamily, ImagesBody, ResponseFormat, build_answer
+from easel_server.api.context import Api, ApiContext
+from easel_server.api.errors import to_refusal
+from easel_server.api.links import EDITS_PATH, GENERATIONS_PATH, MODELS_PATH
+from easel_server.api.openai.edits import build_edit_inputs, describe_edit, read_edit
+from easel_server.api.openai.errors import build_openai_error
+from easel_server.api.openai.fields import ImagesBody, ResponseFormat
 from easel_server.api.openai.responses import (
     IMAGES_HEADERS,
+    EventFamily,
     ModelAnswer,
     ModelsAnswer,
+    build_answer,
+    build_completed_event,
+    build_model,
+    build_partial_event,
     describe_images,
     describe_models,
 )
-from easel_server.api.openai.stream import stream_images
 from easel_server.api.openapi import describe_body
-from easel_server.gateway.admission import Wanted
-from easel_server.gateway.api_keys import Customer
-from easel_server.gateway.orders import Order, Placed, job_id_for_key, new_job_id
-from easel_server.gateway.waiting import WAIT, expect_success, wait_while_connected
-from easel_server.generation.request import CachePolicy
+from easel_server.gateway.results import WAIT, expect_success
+from easel_server.gateway.submit import SubmitResult
+from easel_server.generation.request import (
+    CachePolicy,
+    Customer,
+    GenerationRequest,
+    InputImages,
+    job_id_for_key,
+    new_job_id,
+)
 from easel_server.transport.bodies import read_body
-from easel_server.transport.streams import EventStream
+from easel_server.transport.streams import EventStream, build_event
+
+IMAGES_TAGS: Final[list[str | Enum]] = ["OpenAI images"]
+MODELS_TAGS: Final[list[str | Enum]] = ["OpenAI models"]
 
 
-class OpenAIImages:
+def add_openai_routes(router: APIRouter, context: ApiContext) -> None:
+    """All routes."""
+    handlers = OpenAIHandlers(context)
+    images = describe_images()
+    for path, handler, body in (
+        (GENERATIONS_PATH, handlers.create_image, describe_body(ImagesBody)),
+        (EDITS_PATH, handlers.edit_image, describe_edit()),
+    ):
+        extra = {**body, **IMAGES_HEADERS}
+        router.add_api_route(path, handler, methods=["POST"], tags=IMAGES_TAGS, responses=images, openapi_extra=extra)
+    # A Hub id holds a slash, hence the path converter.
+    for path, get, answer in (
+        (MODELS_PATH, handlers.list_models, ModelsAnswer),
+        (f"{MODELS_PATH}/{{name:path}}", handlers.get_model, ModelAnswer),
+    ):
+        router.add_api_route(path, get, tags=MODELS_TAGS, responses=describe_models(answer))
+
+
+OPENAI: Final = Api(add_openai_routes, is_spoken_at=lambda path: True, build_error=build_openai_error)  # noqa: ARG005
+
+
+class OpenAIHandlers:
     """The routes' handlers."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    def build_router(self) -> APIRouter:
-        """All routes."""
-        router = APIRouter(tags=["OpenAI images"])
-        body = describe_body(ImagesBody)
-        answers = describe_images()
-        for path, handler, extra in (
-            (GENERATIONS_PATH, self.create_image, body),
-            (EDITS_PATH, self.edit_image, describe_edit()),
-        ):
-            router.add_api_route(
-                path, handler, methods=["POST"], responses=answers, openapi_extra={**extra, **IMAGES_HEADERS}
-            )
-        return router
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
 
     async def create_image(self, request: Request) -> Response:
         """Generate images and wait for them."""
-        customer = self._gateway.find_customer(request)
-        body = await read_body(request, ImagesBody, limit_bytes=self._gateway.limits.max_body_bytes)
-        return await self._serve(request, customer, body, body.to_wanted(), EventFamily.GENERATION)
+        customer = self._context.find_customer(request)
+        body = await read_body(request, ImagesBody, limit_bytes=self._context.limits.max_body_bytes)
+        return await self._serve(request, customer, body, None, EventFamily.GENERATION)
 
     async def edit_image(self, request: Request) -> Response:
-        """Redraw a picture, or the part of it that a mask tells, and wait for the result."""
-        customer = self._gateway.find_customer(request)
-        limits = self._gateway.limits
+        """Generate an image anew over another, or the part of it that a mask marks, and wait for the result."""
+        customer = self._context.find_customer(request)
+        limits = self._context.limits
         edit = await read_edit(request, limit_bytes=limits.max_body_bytes)
-        defaults = (await self._gateway.generation.facts()).defaults
-        pictures = await self._gateway.decoders.run(partial(build_edit_pictures, edit, defaults, limits))
-        wanted = edit.fields.to_wanted(pictures, edit.fields.strength)
-        return await self._serve(request, customer, edit.fields, wanted, EventFamily.EDIT)
+        defaults = (await self._context.model_facts()).defaults
+        inputs = await self._context.decoders.run(partial(build_edit_inputs, edit, defaults, limits))
+        return await self._serve(request, customer, edit.fields, inputs, EventFamily.EDIT)
+
+    async def list_models(self, request: Request) -> Response:
+        """The models that are served: one."""
+        self._context.find_customer(request)
+        model = build_model(self._context.model_name, await self._context.model_facts())
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def get_model(self, request: Request, name: str) -> Response:
+        """One model."""
+        self._context.find_customer(request)
+        self._context.check_model(name)
+        return JSONResponse(build_model(name, await self._context.model_facts()))
 
     async def _serve(
-        self, request: Request, customer: Customer, body: ImagesBody, wanted: Wanted, family: EventFamily
+        self, request: Request, customer: Customer, body: ImagesBody, inputs: InputImages | None, family: EventFamily
     ) -> Response:
-        self._gateway.check_model(body.model)
+        context = self._context
         key = request.headers.get("idempotency-key")
-        placed = await self._gateway.generation.place(
-            Order(
+        submitted = await context.submitter.submit(
+            GenerationRequest(
                 customer=customer,
                 job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
-                wanted=wanted,
-                names=NAMES,
+                given=body.given() | (inputs.size() if inputs else {}),
+                field_names=body.field_names(),
+                model=body.model,
+                inputs=inputs,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 deadline=WAIT,
                 priority=body.priority,
-                wanted_previews=(body.partial_images or 0) if body.stream else 0,
-                inputs=wanted.inputs,
+                previews=(body.partial_images or 0) if body.stream else 0,
                 needs_job=key is not None or body.response_format is ResponseFormat.URL,
             )
         )
         if body.stream:
-            return self._stream(placed, family, cancel=key is None)
-        job = await wait_while_connected(request, self._gateway.generation, placed, cancel=key is None)
-        images = placed.images or await self._gateway.generation.images(expect_success(job))
-        if body.response_format is ResponseFormat.URL:
-            data = [{"url": url} for url in self._gateway.links(request).outputs(job)]
-        else:
-            data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
-        return JSONResponse(build_answer(job, data), headers=placed.headers)
+            return self._stream(submitted, family, cancel=key is None)
+        job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=key is None)
+        images = submitted.images or await context.results.images(expect_success(job))
+        urls = context.links(request).outputs(job) if body.response_format is ResponseFormat.URL else None
+        return JSONResponse(build_answer(job, images, urls), headers=submitted.headers)
 
-    def _stream(self, placed: Placed, family: EventFamily, *, cancel: bool) -> EventStream:
+    def _stream(self, submitted: SubmitResult, family: EventFamily, *, cancel: bool) -> EventStream:
         async def tidy_up() -> None:
-            if cancel and placed.is_stored:
-                await self._gateway.generation.cancel(placed.job.id, placed.job.owner)  # no effect on one that is over
+            if cancel and submitted.is_stored:
+                job = submitted.job
+                await self._context.results.cancel(job.id, job.owner)  # no effect on one that is over
 
-        events = stream_images(self._gateway.generation, placed, family)
-        return EventStream(events, self._gateway.streams, headers=placed.headers, on_close=tidy_up)
+        events = self._build_events(submitted, family)
+        return EventStream(events, self._context.streams, headers=submitted.headers, on_close=tidy_up)
 
+    async def _build_events(self, submitted: SubmitResult, family: EventFamily) -> AsyncGenerator[bytes]:
+        """Events of a job to its end, whatever that is."""
+        try:
+            async for event in self._follow(submitted, family):
+                yield build_event(event["type"], event)
+        except Exception as error:  # the answer's head is sent already: an event is all that can still tell
+            _, body = build_openai_error(to_refusal(error))
+            yield build_event("error", body)
 
-CREATED_AT = 1704067200  # clients want a creation time of models; this one means nothing: 2024-01-01
-
-
-class OpenAIModels:
-    """The routes' handlers."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    def build_router(self) -> APIRouter:
-        """All routes."""
-        router = APIRouter(tags=["OpenAI models"])
-        all_models, one = describe_models(ModelsAnswer), describe_models(ModelAnswer)
-        router.add_api_route("/v1/models", self.list_models, methods=["GET"], responses=all_models)
-        # A Hub id holds a slash, hence the path converter.
-        router.add_api_route("/v1/models/{name:path}", self.get_model, methods=["GET"], responses=one)
-        return router
-
-    async def list_models(self, request: Request) -> dict[str, Any]:
-        """The models that are served: one."""
-        self._gateway.find_customer(request)
-        return {"object": "list", "data": [await self._build_model()]}
-
-    async def get_model(self, request: Request, name: str) -> dict[str, Any]:
-        """One model."""
-        self._gateway.find_customer(request)
-        self._gateway.check_model(name)
-        return await self._build_model()
-
-    async def _build_model(self) -> dict[str, Any]:
-        model = {"id": self._gateway.model_name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
-        facts = await self._gateway.generation.facts()
-        # Extensions; what draws isn't known until a worker has loaded the model.
-        return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}
+    async def _follow(self, submitted: SubmitResult, family: EventFamily) -> AsyncGenerator[dict[str, Any]]:
+        job, images = submitted.job, submitted.images
+        if images is None:
+            sent = 0
+            async with aclosing(self._context.jobs.watch(job.id)) as changes:
+                async for job in changes:
+                    if job.previews > sent and not job.state.is_final:
+                        for preview in (await self._context.jobs.previews(job.id))[sent:]:
+                            yield build_partial_event(job, family, sent, preview)
+                            sent += 1
+            images = await self._context.results.images(expect_success(job))
+        for image in images:
+            yield build_completed_event(job, family, image)

@@ -1,6 +1,5 @@
 """The page at ``/``: static files of this package, and what the page must know of the service."""
 
-from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, Final
 
@@ -8,22 +7,13 @@ from easel_contract.server_config import EngineKind, ServerConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from easel_server.gateway.admission import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, SIDE_STEP_PIXELS
+from easel_server.api.context import ApiContext
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.parameters import ImageFormat
+from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, ImageFormat
 from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
 
 SYNTHETIC: Final = "synthetic"  # an engine's name
-
-
 PAGE: Final = "index.html"
-# What is known of the model now: it may become known after workers have loaded it.
-LookAtModel = Callable[[], Awaitable[ModelFacts]]
-
-
-async def look_at_nothing() -> ModelFacts:
-    """Facts of a model that nobody has loaded yet."""
-    return ModelFacts()
 
 
 def read_static_files() -> dict[str, StaticFile]:
@@ -32,28 +22,30 @@ def read_static_files() -> dict[str, StaticFile]:
     return {file.name: read_static_file(file) for file in folder.iterdir()}
 
 
+def add_playground_routes(router: APIRouter, context: ApiContext) -> None:
+    """All routes; none is part of the API that is documented."""
+    playground = Playground(context)
+    for path, handler in (
+        ("/", playground.get_page),
+        ("/playground/config", playground.get_config),
+        ("/playground/{name}", playground.get_file),
+    ):
+        router.add_api_route(path, handler, include_in_schema=False)
+
+
 class Playground:
     """The routes' handlers."""
 
-    def __init__(self, config: ServerConfig, look_at_model: LookAtModel) -> None:
-        self._config = config
-        self._look_at_model = look_at_model
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
         self._files = read_static_files()
-
-    def build_router(self) -> APIRouter:
-        """All routes; none is part of the API that is documented."""
-        router = APIRouter(include_in_schema=False)
-        router.add_api_route("/", self.get_page, methods=["GET"])
-        router.add_api_route("/playground/config", self.get_config, methods=["GET"])
-        router.add_api_route("/playground/{name}", self.get_file, methods=["GET"])
-        return router
 
     async def get_page(self, request: Request) -> Response:
         """The page for browsers; others get an object that says where to go."""
         if "text/html" in request.headers.get("accept", ""):
             answer = serve_file(self._files[PAGE], request)
         else:
-            name = self._config.model.name
+            name = self._context.model_name
             answer = JSONResponse(
                 {"service": "easel", "model": name, "docs": "/docs", "images": "/v1/images/generations"}
             )
@@ -67,9 +59,11 @@ class Playground:
             return Response(status_code=404, headers=HEADERS)
         return serve_file(file, request)
 
-    async def get_config(self) -> JSONResponse:
+    async def get_config(self, request: Request) -> JSONResponse:
         """Bounds, choices and defaults for the form."""
-        return JSONResponse(build_page_config(self._config, await self._look_at_model()), headers=HEADERS)
+        del request
+        facts = await self._context.model_facts()
+        return JSONResponse(build_page_config(self._context.config, facts), headers=HEADERS)
 
 
 def build_page_config(config: ServerConfig, facts: ModelFacts) -> dict[str, Any]:

@@ -1,19 +1,33 @@
-"""A prediction's answers, for the API's description; ``prediction_wire`` builds them."""
+"""What Replicate's API answers: a job in its shape, and its description. Pure."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel
 
+from easel_server.api.links import Links
 from easel_server.api.openapi import (
     JOB_HEADERS,
-    PredictionError,
     Responses,
     describe_answer,
     describe_errors,
     describe_events,
+    describe_flag,
     describe_headers,
     describe_media,
 )
+from easel_server.api.replicate.errors import PredictionError
+from easel_server.api.replicate.fields import PredictionInput
+from easel_server.gateway.queue_estimate import Progress
+from easel_server.generation.job import Job, JobState
+
+STATUSES: Final = {
+    JobState.WAITING: "starting",
+    JobState.RUNNING: "processing",
+    JobState.SUCCEEDED: "succeeded",
+    JobState.FAILED: "failed",
+    JobState.CANCELED: "canceled",
+}
+PROGRESS_BAR_CHARACTERS: Final = 10
 
 Status = Literal["starting", "processing", "succeeded", "failed", "canceled"]
 
@@ -31,7 +45,7 @@ class PredictionProgress(BaseModel):
 
 
 class PredictionUrls(BaseModel):
-    """Where a prediction is, is cancelled, and tells its events."""
+    """Where a prediction is, is cancelled, and sends its events."""
 
     get: str
     cancel: str
@@ -63,11 +77,14 @@ CREATE_HEADERS = describe_headers(
     Prefer="`wait=SECONDS`: answer when the prediction is over, or after so long; 1 to 60.",
     Cancel_After="The prediction fails if it isn't over after so long: seconds, or such as `30s`, `1h30m`.",
     Idempotency_Key="Requests of one key with the same content create one prediction.",
-    Cache_Control="`no-cache` draws anew, `no-store` keeps nothing, `only-if-cached` draws nothing.",
+    Cache_Control="`no-cache` generates anew, `no-store` keeps nothing, `only-if-cached` generates nothing.",
 )
-
-
-STREAM_HEADERS = describe_headers(Last_Event_ID="The id of the last event that was seen.")
+STREAM_PARAMETERS = {
+    "parameters": [
+        *describe_headers(Last_Event_ID="The id of the last event that was seen.")["parameters"],
+        *describe_flag("progress", "Send `progress` events too, which Replicate's API doesn't have.")["parameters"],
+    ]
+}
 
 
 def describe_created() -> Responses:
@@ -80,13 +97,13 @@ def describe_created() -> Responses:
 
 
 def describe_found() -> Responses:
-    """Of the routes that tell of one prediction."""
+    """Of the routes that return one prediction."""
     return {200: describe_answer(Prediction, "The prediction"), **describe_errors(PredictionError, 404)}
 
 
-def describe_picture(*kinds: str) -> Responses:
-    """Of the routes that give a picture."""
-    return {200: describe_media(*kinds, description="The picture"), **describe_errors(PredictionError, 404)}
+def describe_image(*kinds: str) -> Responses:
+    """Of the routes that give an image."""
+    return {200: describe_media(*kinds, description="The image"), **describe_errors(PredictionError, 404)}
 
 
 def describe_followed() -> Responses:
@@ -96,3 +113,55 @@ def describe_followed() -> Responses:
         204: {"description": "The client had seen the end"},
         **describe_errors(PredictionError, 404, 422),
     }
+
+
+def build_prediction(job: Job, *, model: str, links: Links, progress: Progress | None = None) -> dict[str, Any]:
+    """A job in Replicate's shape, with our field ``progress`` if it is known."""
+    prediction: dict[str, Any] = {
+        "id": job.id,
+        "model": model,
+        "version": model,
+        "input": PredictionInput.echo(job.parameters) | {"priority": job.priority},
+        "output": links.outputs(job) if job.state is JobState.SUCCEEDED else None,
+        "error": job.error,
+        "logs": build_progress_line(job),
+        "status": STATUSES[job.state],
+        "created_at": job.submitted_at.isoformat(),
+        "started_at": job.started_at.isoformat() if job.started_at else None,
+        "completed_at": job.finished_at.isoformat() if job.finished_at else None,
+        "data_removed": False,
+        "source": "api",
+        "metrics": {},
+        "urls": {"get": links.prediction(job), "cancel": links.cancel(job), "stream": links.stream(job)},
+    }
+    if progress is not None:
+        prediction["progress"] = build_progress_fields(job, progress, links)
+    if job.started_at and job.finished_at:
+        prediction["metrics"] = {
+            "predict_time": (job.finished_at - job.started_at).total_seconds(),
+            "total_time": (job.finished_at - job.submitted_at).total_seconds(),
+        }
+    return prediction
+
+
+def build_progress_fields(job: Job, progress: Progress, links: Links) -> dict[str, Any]:
+    """How far a job is, as ``stream.py`` describes it."""
+    return {
+        "status": STATUSES[job.state],
+        "queue_position": progress.queue_position,
+        "jobs_ahead": progress.jobs_ahead,
+        "eta_seconds": progress.eta_seconds,
+        "steps_done": progress.steps_done,
+        "steps": progress.steps,
+        "previews": links.previews(job),
+    }
+
+
+def build_progress_line(job: Job) -> str:
+    """Progress in the form that Replicate's clients find in logs: tqdm's, such as `` 40%|####      | 12/30``."""
+    if job.started_at is None:
+        return ""
+    total = job.parameters.steps
+    done = total if job.state is JobState.SUCCEEDED else min(job.steps_done, total)
+    bar = "#" * (PROGRESS_BAR_CHARACTERS * done // total)
+    return f"{100 * done // total:3d}%|{bar:<{PROGRESS_BAR_CHARACTERS}}| {done}/{total}\n"

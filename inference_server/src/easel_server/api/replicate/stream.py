@@ -12,8 +12,8 @@
 
 The first four are Replicate's (https://replicate.com/docs/topics/predictions/streaming). Replicate's own clients break
 on any other, so ``progress`` is sent to those only who ask for it. In it, ``status`` is a prediction's;
-``queue_position`` (1 is next) and ``jobs_ahead`` are null unless it waits; ``eta_seconds`` is null if nobody will draw
-it, or if it is over. A preview's address gives a PNG, and is good while the prediction runs.
+``queue_position`` (1 is next) and ``jobs_ahead`` are null unless it waits; ``eta_seconds`` is null if no
+worker will generate it, or if it is over. A preview's address gives a PNG, and is good while the prediction runs.
 
 A stream begins with the state of things, so a client that was cut off misses nothing. One that says where it was
 (``Last-Event-ID``) doesn't get an image twice, and gets 204, which ends a browser's attempts, if it had seen the end.
@@ -27,20 +27,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from easel_server.api.links import Links
-from easel_server.api.replicate.fields import build_progress_fields, build_progress_line
+from easel_server.api.replicate.responses import build_progress_fields, build_progress_line
 from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.job import Job, JobState
 from easel_server.transport.streams import build_event, with_ticks
 
 POSITION_SECONDS = 2.0  # between looks at the queue: others' jobs change a position, and no event tells of it
-
-
 END_ID = "end"
-
-
 OUTPUT_ID_PATTERN = re.compile(r"output-([0-9]{1,2})")
-
-
 LookAtProgress = Callable[[Job], Awaitable[Progress]]
 
 

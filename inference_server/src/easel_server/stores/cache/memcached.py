@@ -22,35 +22,15 @@ from pydantic import TypeAdapter, ValidationError
 from easel_server.stores.cache.interface import CachedImages
 
 CHUNK_BYTES: Final = 1_000_000  # Memcached holds items of a MiB with keys and books, unless told otherwise (-I)
-
-
 MAX_CHUNKS: Final = 65  # as many as the largest entry that can be configured takes
-
-
 GET_TIMEOUT_SECONDS: Final = 0.5
-
-
 PUT_TIMEOUT_SECONDS: Final = 2.0
-
-
 FIRST_PAUSE_SECONDS: Final = 1.0  # after a failure
-
-
 MAX_PAUSE_SECONDS: Final = 30.0
-
-
 POOL_SIZE: Final = 8
-
-
 MAX_TTL_SECONDS: Final = 30 * 24 * 3600  # Memcached takes larger numbers for dates
-
-
 FAILURES: Final = (OSError, EOFError, ClientException, ValueError, TimeoutError, OverflowError)  # the last: a port
-
-
 logger = logging.getLogger(__name__)
-
-
 T = TypeVar("T")
 
 

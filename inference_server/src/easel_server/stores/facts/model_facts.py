@@ -23,20 +23,10 @@ from easel_server.stores.jobs.interface import JobQueue
 
 # Long: a service that is scaled to zero still has its gateways. Workers write it again while they run.
 TTL_SECONDS: Final = 30 * 24 * 3600.0
-
-
 PUBLISH_INTERVAL_SECONDS: Final = 600.0
-
-
 REFRESH_SECONDS: Final = 10.0
-
-
 COST_REFRESH_SECONDS: Final = 2.0
-
-
 logger = logging.getLogger(__name__)
-
-
 _WIRE: Final = TypeAdapter(ModelFacts)
 
 

@@ -15,22 +15,12 @@ from easel_server.stores.redis.connection import RedisConnection
 from easel_server.stores.redis.errors import translated_errors
 
 logger = logging.getLogger(__name__)
-
-
 CHANNEL: Final = "changes"
-
-
 RECONNECT_SECONDS: Final = 0.5
-
-
 CANCEL_AGAIN_SECONDS: Final = 0.2
-
-
 PING_AFTER_SECONDS: Final = 5.0  # of silence; no answer after as long again means that the connection is dead
 # A message may be lost with its connection, so waiters look for themselves now and then.
 LOOK_AGAIN_SECONDS: Final = 5.0
-
-
 LOOK_AGAIN_UNSUBSCRIBED_SECONDS: Final = 1.0
 
 

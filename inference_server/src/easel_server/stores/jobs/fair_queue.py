@@ -20,19 +20,11 @@ from typing import Final
 from easel_contract.server_config import Priority
 
 PRIORITIES: Final = (Priority.HIGH, Priority.NORMAL, Priority.LOW)  # in the order in which they are served
-
-
 BATCH_OWNERS: Final = 16  # of these, from the first in line, entries are looked at that may share a batch,
-
-
 BATCH_ENTRIES: Final = 16  # and this many of each
-
-
 POSITION_OWNERS: Final = (
     100  # as many others are looked at one by one for a position; of those behind, no more is known
 )
-
-
 TURNS_DECIMALS: Final = 6  # beyond these, a difference is rounding
 
 

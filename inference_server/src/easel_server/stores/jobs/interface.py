@@ -19,11 +19,7 @@ from easel_server.generation.job import Job
 from easel_server.stores.errors import StoreError
 
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
-
-
 MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
-
-
 WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an idle one claims about every second
 
 

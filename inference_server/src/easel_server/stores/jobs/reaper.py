@@ -8,8 +8,6 @@ from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import Reapable, ReapReport
 
 logger = logging.getLogger(__name__)
-
-
 PERIOD_SECONDS: Final = 1.0
 
 

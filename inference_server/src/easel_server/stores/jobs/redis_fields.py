@@ -15,11 +15,7 @@ from easel_server.stores.jobs.interface import MAX_FOLLOWERS, BrokerSettings
 from easel_server.stores.outbox.interface import Delivery
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 MICROSECOND: Final = timedelta(microseconds=1)
-
-
 MICROSECONDS: Final = 1_000_000
 
 

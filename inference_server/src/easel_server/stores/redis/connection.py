@@ -19,23 +19,11 @@ from easel_server.stores.redis.pipeline import Pipeline
 from easel_server.stores.redis.scripts import load_script
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
-
-
 REPLY_TIMEOUT_SECONDS: Final = 5.0
-
-
 POOL_TIMEOUT_SECONDS: Final = 5.0
-
-
 MAX_CONNECTIONS: Final = 64  # for commands that block, one each
-
-
 PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
-
-
 MAX_REDIRECTS: Final = 5
-
-
 Word = str | bytes | float
 
 

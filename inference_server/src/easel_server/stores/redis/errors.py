@@ -11,11 +11,7 @@ from easel_server.stores.errors import StoreUnavailableError
 WAIT_FOR_REDIS: Final = (
     "check that Redis runs and can be reached from this pod; Easel goes on by itself when it is back"
 )
-
-
 GIVE_ACCESS: Final = "check the user, password and permissions (ACL) of the Redis URL"
-
-
 GIVE_MEMORY: Final = (
     "raise Redis' maxmemory, or lower the result and cache TTLs; finished jobs free memory as they expire"
 )

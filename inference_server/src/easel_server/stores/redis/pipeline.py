@@ -16,20 +16,10 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
 LANES: Final = 2  # connections, so that a batch with large images doesn't hold up all others
-
-
 MAX_BATCH: Final = 64  # commands
-
-
 ATTEMPTS: Final = 2  # every command of a broker can be repeated
-
-
 CANCEL_AGAIN_SECONDS: Final = 0.2
-
-
 pack_command: Final[Callable[..., bytes]] = hiredis.pack_command  # its types allow one word only
-
-
 Words = tuple[str | bytes | float, ...]
 
 

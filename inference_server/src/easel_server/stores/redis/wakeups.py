@@ -8,11 +8,7 @@ from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.redis.connection import RedisConnection
 
 BLOCK_SECONDS: Final = 1.0  # one blocking pop; a wake-up that got lost with its receiver costs no more than this
-
-
 RETRY_SECONDS: Final = 0.25  # while the server is away
-
-
 T = TypeVar("T")
 
 

@@ -9,12 +9,14 @@ from tests.support.jobs import build_job, build_parameters
 
 MODEL = ModelConfig(name="sdxl", source="stabilityai/sdxl", revision="main")
 VERSIONS = {"torch": "2.8.0", "diffusers": "0.36.0"}
-KEY = result_cache_key(build_parameters(), MODEL, VERSIONS)
+KEY = result_cache_key(build_parameters().cache_values, MODEL, VERSIONS)
 
 
 def test_the_same_request_has_the_same_key_whatever_the_order_of_versions() -> None:
-    assert result_cache_key(build_parameters(), MODEL, dict(reversed(VERSIONS.items()))) == KEY
-    assert result_cache_key(build_parameters(guidance_scale=7.5, image_format="png"), MODEL, VERSIONS) == KEY
+    assert result_cache_key(build_parameters().cache_values, MODEL, dict(reversed(VERSIONS.items()))) == KEY
+    assert (
+        result_cache_key(build_parameters(guidance_scale=7.5, image_format="png").cache_values, MODEL, VERSIONS) == KEY
+    )
     assert len(KEY) == 64
 
 
@@ -30,16 +32,23 @@ def test_the_same_request_has_the_same_key_whatever_the_order_of_versions() -> N
         {"seed": 8},
         {"images": 2},
         {"image_format": "webp"},
+        {"sampler": "Euler"},
+        {"strength": 0.5},
+        {"image_digest": "a"},
+        {"mask_digest": "a"},
+        {"task": "Inpaint"},
     ],
     ids=str,
 )
 def test_whatever_changes_the_pixels_changes_the_key(change: dict[str, object]) -> None:
-    assert result_cache_key(build_parameters(**change), MODEL, VERSIONS) != KEY
+    assert result_cache_key(build_parameters(**change).cache_values, MODEL, VERSIONS) != KEY
 
 
 def test_another_model_or_library_changes_the_key() -> None:
-    assert result_cache_key(build_parameters(), MODEL.model_copy(update={"revision": "v2"}), VERSIONS) != KEY
-    assert result_cache_key(build_parameters(), MODEL, VERSIONS | {"torch": "2.9.0"}) != KEY
+    assert (
+        result_cache_key(build_parameters().cache_values, MODEL.model_copy(update={"revision": "v2"}), VERSIONS) != KEY
+    )
+    assert result_cache_key(build_parameters().cache_values, MODEL, VERSIONS | {"torch": "2.9.0"}) != KEY
 
 
 def test_a_fingerprint_ignores_times_and_progress() -> None:

@@ -1,12 +1,19 @@
 """A gateway's own copies beside the shared cache."""
 
+import time
+from collections.abc import Callable
+
 from easel_contract.server_config import CacheConfig
-from easel_server.gateway.results import ResultStore
+from easel_server.gateway.refusals import RefusalError
+from easel_server.gateway.results import Results
+from easel_server.generation.job import JobState
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import BrokerSettings
 from easel_server.stores.memory import MemoryBroker
+
+from tests.support.jobs import build_job
 
 IMAGES = (b"image",)
 ANY = CachePolicy()
@@ -19,10 +26,23 @@ class Clock:
         return self.now
 
 
-async def find(store: ResultStore, policy: CachePolicy = ANY) -> CachedImages:
-    found = await store.find("key", policy)
+def build_results(shared: "Shared", config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> Results:
+    return Results(shared, shared, config, clock)
+
+
+async def find(store: Results, policy: CachePolicy = ANY) -> CachedImages:
+    found = await store.find_cached("key", policy)
     assert found is not None
     return found
+
+
+async def find_copy(store: Results, job_id: str) -> tuple[bytes, ...] | None:
+    """The images that this gateway has of a job which the job store no longer has."""
+    job = build_job(job_id).model_copy(update={"state": JobState.SUCCEEDED, "cache_key": "key"})
+    try:
+        return await store.images(job)
+    except RefusalError:
+        return None
 
 
 class Shared(MemoryBroker):
@@ -47,7 +67,7 @@ class Shared(MemoryBroker):
 async def test_what_was_found_once_is_not_fetched_again():
     shared = Shared()
     await shared.cache_put("key", IMAGES, ttl_seconds=60)
-    store = ResultStore(shared, CacheConfig())
+    store = build_results(shared, CacheConfig())
     for _ in range(3):
         assert (await find(store)).images == IMAGES
     assert shared.gets == 1
@@ -55,29 +75,29 @@ async def test_what_was_found_once_is_not_fetched_again():
 
 async def test_a_copy_is_as_old_as_its_original():
     clock = Clock()
-    store = ResultStore(Shared(), CacheConfig(ttl_seconds=1000), clock)
+    store = build_results(Shared(), CacheConfig(ttl_seconds=1000), clock)
     await store.keep("job", "key", CachedImages(IMAGES, 100.0))
     clock.now += 50
     assert (await find(store)).age_seconds == 150
-    assert await store.find("key", CachePolicy(max_age_seconds=90)) is None
-    assert await store.find("key", CachePolicy(read=False)) is None
+    assert await store.find_cached("key", CachePolicy(max_age_seconds=90)) is None
+    assert await store.find_cached("key", CachePolicy(read=False)) is None
     clock.now += 851
-    assert store.find_drawn_by("job", "key") is None
+    assert await find_copy(store, "job") is None
 
 
 async def test_each_jobs_images_are_kept_once_and_those_of_equal_jobs_too():
     shared = Shared()
-    store = ResultStore(shared, CacheConfig())
+    store = build_results(shared, CacheConfig())
     for job in ("leader", "leader", "follower"):
         await store.keep(job, "key", CachedImages(IMAGES, 1.0))
     assert shared.puts == 1
-    assert store.find_drawn_by("leader", "key") == IMAGES
-    assert store.find_drawn_by("follower", "key") is None
+    assert await find_copy(store, "leader") == IMAGES
+    assert await find_copy(store, "follower") is None
 
 
 async def test_newer_images_take_the_place_of_older_ones():
     shared = Shared()
-    store = ResultStore(shared, CacheConfig())
+    store = build_results(shared, CacheConfig())
     await store.keep("old", "key", CachedImages(IMAGES, 600.0))
     await store.keep("new", "key", CachedImages((b"new",), 0.0))
     assert (await find(store)).images == (b"new",)
@@ -86,15 +106,15 @@ async def test_newer_images_take_the_place_of_older_ones():
 
 async def test_images_are_kept_for_what_is_left_of_their_time():
     shared = Shared()
-    store = ResultStore(shared, CacheConfig(ttl_seconds=60))
+    store = build_results(shared, CacheConfig(ttl_seconds=60))
     await store.keep("old", "key", CachedImages(IMAGES, 61.0))
-    assert await store.find("key", ANY) is None
+    assert await store.find_cached("key", ANY) is None
     assert shared.puts == 0
 
 
 async def test_a_shared_cache_that_is_away_leaves_the_copy():
     shared = Shared()
     shared.is_away = True
-    store = ResultStore(shared, CacheConfig())
+    store = build_results(shared, CacheConfig())
     await store.keep("job", "key", CachedImages(IMAGES, 0.0))
     assert (await find(store)).images == IMAGES

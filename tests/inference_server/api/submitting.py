@@ -1,17 +1,17 @@
-"""Orders placed without HTTP, on the in-memory broker with a clock that tests set."""
+"""Requests submitted without HTTP, on the in-memory broker with a clock that tests set."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from easel_contract.server_config import GatewayConfig, ModelConfig
-from easel_server.api.openai.fields import NAMES
-from easel_server.gateway.admission import Wanted
-from easel_server.gateway.api_keys import Customer
-from easel_server.gateway.orders import Order, Placed
-from easel_server.gateway.submit import Generation
+from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
+from easel_server.api.app import build_context
+from easel_server.api.openai.fields import ImagesBody
+from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
+from easel_server.generation.request import Customer, GenerationRequest
 from easel_server.stores.cache.interface import ResultCache
 from easel_server.stores.jobs.interface import BrokerSettings, Succeeded
 from easel_server.stores.memory import MemoryBroker
@@ -22,7 +22,7 @@ ALICE = Customer("alice")
 LOAD_SECONDS = 30.0
 
 
-class Placing:
+class Submitting:
     """A gateway's middle. Each image takes ``gpu_seconds`` by prediction."""
 
     def __init__(
@@ -45,27 +45,35 @@ class Placing:
         async def cost_model() -> CostModel:
             return CostModel(overhead_seconds=gpu_seconds, seconds_per_unit=0.0)
 
-        model = ModelConfig(name=MODEL, source="/nowhere")
-        self.generation = Generation(
-            self.broker, model, config, look, self.metrics, cost_model=cost_model, result_cache=result_cache
+        self.context = build_context(
+            ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config),
+            jobs=self.broker,
+            queue=self.broker,
+            cache=result_cache or self.broker,
+            limiter=self.broker,
+            fact_store=self.broker,
+            model_facts=look,
+            cost_model=cost_model,
+            keys=KeyRing(None),
+            metrics=self.metrics,
         )
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    async def place(
+    async def submit(
         self, *, prompt: str = "a cat", seed: int | None = None, customer: Customer = ALICE, **changes: Any
-    ) -> Placed:
-        """Place an order, under a new id unless one is given."""
-        order = {
+    ) -> SubmitResult:
+        """Submit a request, under a new id unless one is given."""
+        request = {
             "customer": customer,
             "job_id": f"job-{next(self._numbers)}",
-            "wanted": Wanted(prompt=prompt, seed=seed),
-            "names": NAMES,
+            "given": {"prompt": prompt} | ({} if seed is None else {"seed": seed}),
+            "field_names": ImagesBody.field_names(),
         }
-        return await self.generation.place(Order(**{**order, **changes}))
+        return await self.context.submitter.submit(GenerationRequest(**{**request, **changes}))
 
-    async def draw(self, *, count: int = 1, finish: bool = True) -> None:
+    async def work(self, *, count: int = 1, finish: bool = True) -> None:
         """Claim jobs as a worker, and finish them."""
         for _ in range(count):
             claims = await self.broker.claim("worker", lease_seconds=1e6, wait_seconds=0)

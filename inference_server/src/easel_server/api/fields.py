@@ -1,0 +1,82 @@
+"""How an API's fields are made the parameters' of ``generation/``: one mark on a field, from which all else follows.
+
+Each API's ``fields.py`` has pydantic models of its bodies. A field that is a parameter is marked with ``MapsTo``; its
+check is the field's type, its conversion and its echo are the mark's, and its name in errors is the field's own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from easel_server.generation.parameters import GenerationParameters
+
+# Bounds that keep any number printable and storable; what is sensible is decided by the parameters' table.
+WireInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+WireNumber = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class MapsTo:
+    """Marks a body's field as one of ``GenerationParameters``.
+
+    ``convert`` makes the parameter's value of the field's; None, as where the field is absent, leaves the choice to the
+    service. ``echo`` is the way back. An ``is_input`` field holds an image: the route makes the parameter of it.
+    """
+
+    parameter: str
+    convert: Callable[[Any], Any] | None = None
+    echo: Callable[[GenerationParameters], Any] | None = None
+    is_input: bool = False
+
+
+class ApiBody(BaseModel):
+    """A body whose fields are marked. Unknown ones are refused, so that typos show; null is as good as absent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # Parameters that several fields make, and what they are called; ``given`` is overridden for those.
+    COMPUTED: ClassVar[Mapping[str, str]] = {}
+    PREFIX: ClassVar[str] = ""  # of the fields' names in errors
+
+    def given(self) -> dict[str, Any]:
+        """What the client said, by the names of ``GenerationParameters``. Raises RefusalError as conversions do."""
+        values: dict[str, Any] = {}
+        for name, mark in _marks(type(self)).items():
+            value = getattr(self, name)
+            if value is None or mark.is_input:
+                continue
+            converted = mark.convert(value) if mark.convert is not None else value
+            if converted is not None:
+                values[mark.parameter] = converted
+        return values
+
+    @classmethod
+    def echo(cls, parameters: GenerationParameters) -> dict[str, Any]:
+        """The parameters by this API's names, defaults filled in; input images aren't sent back."""
+        echoed = {
+            name: mark.echo(parameters) if mark.echo is not None else getattr(parameters, mark.parameter)
+            for name, mark in _marks(cls).items()
+            if not mark.is_input
+        }
+        return {name: value for name, value in echoed.items() if value is not None}
+
+    @classmethod
+    def field_names(cls) -> Mapping[str, str]:
+        """What each parameter is called here, for errors."""
+        return _field_names(cls)
+
+
+@cache
+def _marks(body: type[ApiBody]) -> dict[str, MapsTo]:
+    return {
+        name: mark for name, field in body.model_fields.items() for mark in field.metadata if isinstance(mark, MapsTo)
+    }
+
+
+@cache
+def _field_names(body: type[ApiBody]) -> Mapping[str, str]:
+    names = {mark.parameter: name for name, mark in _marks(body).items()} | dict(body.COMPUTED)
+    return {parameter: f"{body.PREFIX}{name}" for parameter, name in names.items()}

@@ -1,0 +1,59 @@
+"""The one table of parameters: every field of a job's parameters has a row, and each row keeps what it says."""
+
+import pytest
+from easel_contract.server_config import LimitsConfig
+from easel_server.api.automatic1111.fields import ImageToImageBody, TextToImageBody
+from easel_server.api.openai.fields import EditFields, ImagesBody
+from easel_server.api.replicate.fields import PredictionInput
+from easel_server.generation.models import GenerationDefaults, ModelFacts
+from easel_server.generation.parameters import (
+    PARAMETERS,
+    FillContext,
+    GenerationParameters,
+    InvalidParametersError,
+    build_metadata,
+    fill_in,
+)
+from easel_server.generation.tasks import Task
+
+from tests.support.jobs import build_parameters
+
+FACTS = ModelFacts(defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4), tasks=(Task.TEXT_TO_IMAGE,))
+CONTEXT = FillContext(FACTS, LimitsConfig(max_steps=10, max_images=2), job_id="a-job")
+
+
+def test_every_parameter_has_one_row() -> None:
+    names = [row.name for row in PARAMETERS]
+    assert len(names) == len(set(names))
+    assert set(names) == set(GenerationParameters.model_fields)
+
+
+@pytest.mark.parametrize("body", [ImagesBody, EditFields, PredictionInput, TextToImageBody, ImageToImageBody])
+def test_every_api_has_a_name_for_whatever_may_be_refused(body) -> None:
+    assert set(body.field_names()) >= {row.name for row in PARAMETERS} - {"task"}
+
+
+def test_what_is_not_given_is_filled_in() -> None:
+    filled = fill_in({"prompt": "a cat", "seed": 7}, CONTEXT)
+    assert filled == build_parameters(prompt="a cat", seed=7, width_pixels=64, height_pixels=64, steps=4)
+
+
+def test_all_faults_are_named_at_once_with_the_value_and_what_is_allowed() -> None:
+    with pytest.raises(InvalidParametersError) as caught:
+        fill_in({"prompt": "", "steps": 11, "guidance_scale": float("nan"), "images": 0, "width_pixels": 65}, CONTEXT)
+    faults = {fault.name: fault.message for fault in caught.value.faults}
+    assert faults == {
+        "prompt": "has 0 characters, allowed are 1 to 4000",
+        "steps": "is 11, allowed are 1 to 10",
+        "guidance_scale": "is nan, allowed are 0.0 to 100.0",
+        "images": "is 0, allowed are 1 to 2",
+        "width_pixels": "is 65 pixels, allowed is a multiple of 8 from 64 to 2048",
+    }
+
+
+def test_a_fact_stands_in_the_place_of_the_parameter_of_its_name() -> None:
+    text = build_metadata(build_parameters(prompt="a cat", seed=7, sampler=None), {"Seed": 9, "Model": "tiny"})
+    assert "Seed: 9" in text
+    assert "Seed: 7" not in text
+    assert text.endswith("Model: tiny")
+    assert "Sampler" not in text
