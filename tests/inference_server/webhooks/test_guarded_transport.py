@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpcore
 import pytest
-from easel_server.webhooks.addresses import Address, parse_address
 from easel_server.webhooks.deliverer import build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport, RefusedAddressError
+from easel_server.webhooks.ssrf import Address, parse_address
 
 from tests.support.http_receiver import HttpReceiver
 

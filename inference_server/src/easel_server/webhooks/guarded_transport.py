@@ -2,19 +2,20 @@
 
 The check sits where the connection is made: a name is resolved once, each of its addresses is judged, and one of the
 allowed is connected to. A name server that changes its answer in between gains nothing. Host header, SNI and the
-certificate's check keep the name. Proxies from the environment are not used: they would resolve again.
+certificate's check keep the name. Proxies from the environment are not used: they would resolve again. Which addresses are
+allowed: ssrf.py.
 """
 
 import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import httpcore
 import httpx
 
-from easel_server.webhooks.addresses import Address, Network, is_allowed, parse_address
+from easel_server.webhooks.ssrf import Address, Network, is_allowed, parse_address
 
 MAX_CONNECTIONS: Final = 64  # as many as a Deliverer has attempts
 
@@ -52,7 +53,7 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         port: int,
         timeout: float | None = None,  # noqa: ASYNC109 (httpcore's signature)
         local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
