@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
 from standardwebhooks import Webhook
 
 from easel_server.stores.errors import StoreUnavailableError
@@ -63,7 +63,7 @@ class Deliverer:
     def __init__(
         self,
         outbox: WebhookOutbox,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         *,
         signing_secrets: Sequence[str],
         build_body: BuildBody,
@@ -124,9 +124,9 @@ class Deliverer:
                 code = await self._post(delivery)
         except RefusedAddressError as error:
             return await self._fail(delivery, str(error))
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol) as error:
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpcore2.UnsupportedProtocol) as error:
             return await self._fail(delivery, f"its URL can't be used: {error}")
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError) as error:
             return await self._retry(delivery, f"{type(error).__name__}: {error}")
         if 200 <= code < 300:
             await self._outbox.settle_delivery(delivery)
@@ -206,18 +206,18 @@ def _describe(delivery: Delivery) -> Attributes:
     return {
         "http.request.method": "POST",
         "http.request.resend_count": delivery.attempt - 1,
-        "server.address": httpx.URL(delivery.url).host,
+        "server.address": httpx2.URL(delivery.url).host,
         "easel.job.id": delivery.job.id,
         "easel.webhook.id": delivery.id,
         "easel.webhook.event": delivery.event,
     }
 
 
-def build_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+def build_client(transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncClient:
     """The client that a Deliverer needs, on a GuardedTransport."""
-    return httpx.AsyncClient(
+    return httpx2.AsyncClient(
         transport=transport,
         follow_redirects=False,
         trust_env=False,
-        timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+        timeout=httpx2.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
     )
