@@ -5,6 +5,7 @@ from importlib.metadata import version
 from easel_contract.server_config import ServerConfig
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from opentelemetry.trace import Tracer
 from starlette.middleware import Middleware
 
 from easel_server.api.automatic1111.router import build_automatic1111_router
@@ -21,7 +22,7 @@ from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.input_images import Decoders
 from easel_server.gateway.submit import Generation
 from easel_server.telemetry.metrics import RequestMetrics
-from easel_server.telemetry.tracing import NO_TRACER, Tracer
+from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.transport.cached_answers import CachedAnswersMiddleware
 from easel_server.transport.middleware import (
     AccessMiddleware,

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from easel_contract.server_config import GatewayConfig, ModelConfig
+from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.admission import build_parameters, choose_seed
 from easel_server.gateway.orders import Order, Placed, choose_priority
@@ -26,7 +27,7 @@ from easel_server.stores.jobs.interface import JobConflictError, QueueFullError,
 from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import CacheResult, RequestMetrics
-from easel_server.telemetry.tracing import NO_TRACER, SpanKind, Tracer
+from easel_server.telemetry.tracing import NO_TRACER, open_span, to_trace_parent
 
 LIBRARIES = ("easel", "diffusers", "torch", "transformers")  # whose versions may change pixels
 
@@ -164,8 +165,9 @@ class Generation:
     async def _submit(self, order: Order, job: Job, answer: CachedImages | None, charges: Charges) -> Placed:
         may_share = job.cache_key is not None and order.cache.read
         stored = job if order.cache.write else job.model_copy(update={"cache_key": None})
-        with self._tracer.span("submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
-            stored = stored.model_copy(update={"trace_parent": span.trace_parent})
+        attributes = {"easel.job.id": job.id}
+        with open_span(self._tracer, "submit job", kind=SpanKind.PRODUCER, attributes=attributes) as span:
+            stored = stored.model_copy(update={"trace_parent": to_trace_parent(span)})
             try:
                 submission = await self._broker.submit(
                     stored,

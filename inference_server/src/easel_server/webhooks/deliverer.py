@@ -19,13 +19,15 @@ from typing import Final
 
 import httpcore2
 import httpx2
+from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.util.types import Attributes
 from standardwebhooks import Webhook
 
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.outbox.interface import Delivery, WebhookOutbox
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
-from easel_server.telemetry.tracing import NO_TRACER, Attributes, SpanKind, Tracer
+from easel_server.telemetry.tracing import NO_TRACER, TRACE_PARENT, open_span, to_trace_parent
 from easel_server.webhooks.guarded_transport import RefusedAddressError
 
 logger = logging.getLogger(__name__)
@@ -166,13 +168,17 @@ class Deliverer:
             # One for each key: while keys change, receivers know the old one or the new one.
             "webhook-signature": " ".join(signer.sign(delivery.id, now, body.decode()) for signer in self._signers),
         }
-        with self._tracer.span(
-            "deliver webhook", kind=SpanKind.CLIENT, attributes=_describe(delivery), parent=delivery.job.trace_parent
+        with open_span(
+            self._tracer,
+            "deliver webhook",
+            kind=SpanKind.CLIENT,
+            attributes=_describe(delivery),
+            parent=delivery.job.trace_parent,
         ) as span:
-            if span.trace_parent is not None:
-                headers["traceparent"] = span.trace_parent
+            if (trace_parent := to_trace_parent(span)) is not None:
+                headers[TRACE_PARENT] = trace_parent
             async with self._client.stream("POST", delivery.url, content=body, headers=headers) as response:
-                span.describe({"http.response.status_code": response.status_code})
+                span.set_attribute("http.response.status_code", response.status_code)
                 return response.status_code  # the body is not read: it may be endless
 
     async def _retry(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
