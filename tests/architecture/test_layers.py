@@ -64,8 +64,32 @@ def test_only_the_stores_know_redis_and_memcached() -> None:
     assert importers(SERVER, {"redis", "aiomcache"}, outside=("stores/",)) == []
 
 
-def test_only_one_file_knows_opentelemetry() -> None:
-    assert importers(SERVER, {"opentelemetry"}, outside=("telemetry/open_telemetry.py",)) == []
+def test_only_webhooks_know_an_http_client() -> None:
+    assert importers(SERVER, {"httpx2", "httpcore2"}, outside=("webhooks/",)) == []
+
+
+def imported_opentelemetry(file: Path) -> set[str]:
+    """The modules of OpenTelemetry that a file imports: ``trace``, ``sdk``, …"""
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("opentelemetry"):
+            modules.add((node.module or "").removeprefix("opentelemetry").strip(".").split(".")[0])
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names if alias.name.startswith("opentelemetry")}
+    return modules
+
+
+def test_who_opens_spans_knows_opentelemetrys_api_and_one_file_its_sdk() -> None:
+    """The API does nothing by itself; the SDK is an extra, and untraced processes don't import it."""
+    api = {"trace", "context", "util"}  # util: the type of attributes
+    strangers = {
+        str(file.relative_to(SERVER)): modules - api
+        for file in sources(SERVER)
+        if (modules := imported_opentelemetry(file))
+    }
+    assert {name for name, modules in strangers.items() if modules} == {"telemetry/otlp.py"}
+    untouched = ("generation/", "stores/", "engine/")
+    assert [name for name in strangers if name.startswith(untouched)] == []
 
 
 def test_operator_and_server_meet_in_the_contract_only() -> None:

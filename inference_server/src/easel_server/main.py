@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from easel_contract import names
 from easel_contract.server_config import EngineKind, ServerConfig
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
 
 from easel_server.api.app import build_context, build_gateway_app, build_probe_app
 from easel_server.api.links import Links
@@ -50,7 +50,7 @@ from easel_server.stores.memory import MemoryBroker
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
-from easel_server.telemetry.tracing import NO_TRACER, Tracer, TracingUnavailableError, build_tracer
+from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, open_tracer
 from easel_server.transport.probes import Readiness, ReadyReason
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
@@ -80,9 +80,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run until a signal; the exit code."""
     try:
         settings = read_settings(arguments)
-        tracer = build_tracer(settings.config, role=settings.role, instance=settings.pod_name)
-        configure_logging(settings.log_level.upper(), tracer.current_trace_parent)
-        with closing(tracer), asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
+        with (
+            open_tracer(settings.config, role=settings.role, instance=settings.pod_name) as tracer,
+            asyncio.Runner(loop_factory=_find_loop_factory()) as runner,
+        ):
+            configure_logging(settings.log_level.upper(), is_traced=tracer is not NO_TRACER)
             runner.run(Process(settings, tracer).run())
     except (SettingsError, TracingUnavailableError) as error:
         sys.stderr.write(f"easel-server: {error}\n")

@@ -18,9 +18,8 @@ from easel_server.stores.memory import MemoryBroker
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.webhooks import deliverer as deliverer_module
-from easel_server.webhooks.deliverer import BuildBody, Deliverer, DeliveryOutcome, build_client
+from easel_server.webhooks.deliverer import MAX_ATTEMPTS, BuildBody, Deliverer, DeliveryOutcome, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
-from easel_server.webhooks.schedule import MAX_ATTEMPTS
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.support.eventually import eventually
@@ -106,7 +105,7 @@ async def delivery_of(broker: MemoryBroker) -> Delivery:
     return delivery
 
 
-async def test_a_finished_job_is_told_with_a_signature_that_verifies(
+async def test_a_finished_job_is_reported_with_a_signature_that_verifies(
     broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock
 ) -> None:
     async with HttpReceiver() as receiver, running(build_deliverer(broker, metrics, clock)):
@@ -168,7 +167,7 @@ async def test_gone_is_final(broker: MemoryBroker, metrics: ServerMetrics, clock
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "ftp://x.example/"])
-async def test_urls_that_lead_inside_or_nowhere_are_given_up_at_once(
+async def test_urls_that_lead_inside_or_nowhere_fail_at_once(
     broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, url: str
 ) -> None:
     await end_job(broker, "a", url)
@@ -176,7 +175,7 @@ async def test_urls_that_lead_inside_or_nowhere_are_given_up_at_once(
     assert outcome == DeliveryOutcome.FAILED
 
 
-async def test_a_receiver_that_never_answers_is_given_up_after_the_last_attempt(
+async def test_a_receiver_that_never_answers_has_failed_after_the_last_attempt(
     broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliverer_module, "ATTEMPT_TIMEOUT_SECONDS", 0.02)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 
-import httpcore
+import httpcore2
 import pytest
-from easel_server.webhooks.addresses import Address, parse_address
 from easel_server.webhooks.deliverer import build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport, RefusedAddressError
+from easel_server.webhooks.ssrf import Address, parse_address
 
 from tests.support.http_receiver import HttpReceiver
 
@@ -89,7 +89,7 @@ async def test_a_name_without_addresses_is_a_failed_connection() -> None:
     async def resolve(host: str, port: int) -> Sequence[Address]:
         raise OSError("no such host")
 
-    with pytest.raises(httpcore.ConnectError, match=r"gone\.example can't be resolved"):
+    with pytest.raises(httpcore2.ConnectError, match=r"gone\.example can't be resolved"):
         await post(GuardedTransport(resolve=resolve), "http://gone.example/")
 
 
@@ -114,5 +114,5 @@ async def test_tls_checks_the_name_not_the_address(certificate: tuple[Path, Path
             return GuardedTransport(LOOPBACK, FakeResolver(["127.0.0.1"]), ssl_context=trusting)
 
         assert await post(transport(), f"https://receiver.example:{receiver.port}/") == 200
-        with pytest.raises(httpcore.ConnectError, match="Hostname mismatch"):
+        with pytest.raises(httpcore2.ConnectError, match="Hostname mismatch"):
             await post(transport(), f"https://other.example:{receiver.port}/")

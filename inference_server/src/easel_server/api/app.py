@@ -7,6 +7,7 @@ from typing import Any, Final
 from easel_contract.server_config import ServerConfig
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from opentelemetry.trace import Tracer
 from starlette.middleware import Middleware
 
 from easel_server.api.automatic1111.routes import AUTOMATIC1111
@@ -32,7 +33,7 @@ from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.jobs.interface import JobQueue, JobStore
 from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.metrics import RequestMetrics
-from easel_server.telemetry.tracing import NO_TRACER, Tracer
+from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.transport.cached_answers import CachedAnswersMiddleware
 from easel_server.transport.middleware import (
     AccessMiddleware,

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from easel_contract.server_config import GatewayConfig, ModelConfig, Priority
+from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.rate_limits import Charges, build_request_charges, build_work_charges
@@ -36,7 +37,7 @@ from easel_server.stores.jobs.interface import JobConflictError, JobStore, Queue
 from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import CacheResult, RequestMetrics
-from easel_server.telemetry.tracing import NO_TRACER, SpanKind, Tracer
+from easel_server.telemetry.tracing import NO_TRACER, open_span, to_trace_parent
 
 LIBRARIES: Final = ("easel", "diffusers", "torch", "transformers")  # whose versions may change pixels
 PRIORITIES: Final = (Priority.LOW, Priority.NORMAL, Priority.HIGH)  # upwards
@@ -188,9 +189,9 @@ class Submitter:
         self, request: GenerationRequest, job: Job, answer: CachedImages | None, charges: Charges
     ) -> SubmitResult:
         may_share = job.cache_key is not None and request.cache.read
-        with self._tracer.span("submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
+        with open_span(self._tracer, "submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
             cache_key = job.cache_key if request.cache.write else None
-            stored = job.model_copy(update={"trace_parent": span.trace_parent, "cache_key": cache_key})
+            stored = job.model_copy(update={"trace_parent": to_trace_parent(span), "cache_key": cache_key})
             try:
                 submission = await self._jobs.submit(
                     stored,

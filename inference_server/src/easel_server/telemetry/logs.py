@@ -6,11 +6,13 @@ Each line tells the request that it is about, in the gateway and in the worker a
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+
+from easel_server.telemetry.tracing import current_trace_id
 
 # The id of the HTTP request that the current task works for.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -35,10 +37,10 @@ def logged_for(request: str | None) -> Iterator[None]:
 class JsonFormatter(logging.Formatter):
     """Time, level, logger and message, the request and the trace, then the fields given by ``extra=``."""
 
-    def __init__(self, get_trace_parent: Callable[[], str | None] = lambda: None) -> None:
-        """``get_trace_parent``: the W3C ``traceparent`` of what is going on."""
+    def __init__(self, *, is_traced: bool = False) -> None:
+        """``is_traced``: whether to look for a trace; it costs a little in each line."""
         super().__init__()
-        self._get_trace_parent = get_trace_parent
+        self._is_traced = is_traced
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -50,20 +52,20 @@ class JsonFormatter(logging.Formatter):
         }
         if (request := request_id.get()) is not None:
             line["request_id"] = request
-        if (trace_parent := self._get_trace_parent()) is not None:
-            line["trace_id"] = trace_parent.split("-")[1]
+        if self._is_traced and (trace_id := current_trace_id()) is not None:
+            line["trace_id"] = trace_id
         line |= {name: value for name, value in vars(record).items() if name not in STANDARD_ATTRIBUTES}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return ENCODER.encode(line)
 
 
-def configure_logging(level: str, get_trace_parent: Callable[[], str | None] = lambda: None) -> None:
+def configure_logging(level: str, *, is_traced: bool = False) -> None:
     """All loggers to standard output."""
     # What no line shows needn't be found out: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter(get_trace_parent))
+    handler.setFormatter(JsonFormatter(is_traced=is_traced))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # One line a request of ours, none of theirs.
     for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "uvicorn.access", "uvicorn.error", "urllib3"):

@@ -1,155 +1,42 @@
 """Traces: what a request went through, from the gateway through the queue to the denoising steps.
 
-Values and the interface only. Nothing here imports OpenTelemetry's SDK, which is optional: ``open_telemetry.py`` does,
-and is itself imported only where traces are wanted. No prompt, key or picture belongs into a span.
+Spans are opened with OpenTelemetry's API, which does nothing without its SDK. The SDK is optional: ``otlp.py`` alone
+imports it, and is itself imported only where traces are wanted. Here is what the API leaves to us: no prompt, key or
+image gets into a span, nor the message of an exception; and a place in a trace is stored as a W3C ``traceparent``.
 """
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
 
 from easel_contract.server_config import ServerConfig, TracingConfig
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NoOpTracer,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    format_trace_id,
+    get_current_span,
+    set_span_in_context,
+    use_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
 
 # https://opentelemetry.io/docs/specs/otel/protocol/exporter/ and .../configuration/sdk-environment-variables/
-ENV_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-ENV_DISABLED = "OTEL_SDK_DISABLED"
-ROLE_OF_ALL = "all"  # a lone process is the whole service
-AttributeValue = str | bool | int | float
-Attributes = Mapping[str, AttributeValue]
+ENV_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+ENV_DISABLED: Final = "OTEL_SDK_DISABLED"
+ROLE_OF_ALL: Final = "all"  # a lone process is the whole service
+TRACE_PARENT: Final = "traceparent"  # https://www.w3.org/TR/trace-context/#traceparent-header
+ERROR_TYPE: Final = "error.type"  # https://opentelemetry.io/docs/specs/semconv/attributes-registry/error/
 
+NO_TRACER: Final[Tracer] = NoOpTracer()  # of a process that isn't traced
 
-class SpanKind(StrEnum):
-    """Which side of a call a span is, in OpenTelemetry's words."""
-
-    INTERNAL = "INTERNAL"
-    SERVER = "SERVER"
-    CLIENT = "CLIENT"
-    PRODUCER = "PRODUCER"  # puts work into a queue
-    CONSUMER = "CONSUMER"  # takes it out
-
-
-@dataclass(frozen=True)
-class SpanEvent:
-    """Something that happened at one moment of a span."""
-
-    name: str
-    at: datetime
-    attributes: Attributes = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SpanRecord:
-    """A span that is over, with those inside it."""
-
-    name: str
-    began_at: datetime
-    ended_at: datetime
-    kind: SpanKind = SpanKind.INTERNAL
-    attributes: Attributes = field(default_factory=dict)
-    events: tuple[SpanEvent, ...] = ()
-    children: tuple["SpanRecord", ...] = ()
-    error: str | None = None  # one word for what went wrong: its error.type
-
-
-class Span(Protocol):
-    """A span that is open."""
-
-    @property
-    def trace_parent(self) -> str | None:
-        """Its place in the trace, as a W3C ``traceparent``; None without tracing."""
-        ...
-
-    def rename(self, name: str) -> None:
-        """Give it the name that is known only now."""
-        ...
-
-    def describe(self, attributes: Attributes) -> None:
-        """Add attributes."""
-        ...
-
-    def fail(self, error_type: str) -> None:
-        """Mark it as failed."""
-        ...
-
-
-class Tracer(Protocol):
-    """Keeps spans and sends them off; none of its methods raises or waits for the collector, save ``close``."""
-
-    def span(
-        self,
-        name: str,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Attributes | None = None,
-        parent: str | None = None,
-    ) -> AbstractContextManager[Span]:
-        """A span around the ``with`` block, inside ``parent`` (a ``traceparent``) or else the span around this one.
-
-        An exception that leaves the block fails the span with the exception's class, without its message.
-        """
-        ...
-
-    def record(self, record: SpanRecord, *, parent: str | None) -> None:
-        """Keep spans that are over. Without a parent they begin a trace."""
-        ...
-
-    def current_trace_parent(self) -> str | None:
-        """The ``traceparent`` of the innermost open span of this task; None without one."""
-        ...
-
-    def close(self) -> None:
-        """Send what is left, for a bounded time. Blocks."""
-        ...
-
-
-class _NoSpan:
-    trace_parent: str | None = None
-
-    def rename(self, name: str) -> None:
-        """Nothing."""
-
-    def describe(self, attributes: Attributes) -> None:
-        """Nothing."""
-
-    def fail(self, error_type: str) -> None:
-        """Nothing."""
-
-
-_NO_SPAN = _NoSpan()
-
-
-class NoTracer:
-    """The tracer of a process that isn't traced."""
-
-    @contextmanager
-    def span(
-        self,
-        name: str,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Attributes | None = None,
-        parent: str | None = None,
-    ) -> Iterator[Span]:
-        """Just the block."""
-        del name, kind, attributes, parent
-        yield _NO_SPAN
-
-    def record(self, record: SpanRecord, *, parent: str | None) -> None:
-        """Nothing."""
-
-    def current_trace_parent(self) -> str | None:
-        """None."""
-        return None
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-NO_TRACER: Tracer = NoTracer()
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
 class TracingUnavailableError(Exception):
@@ -162,16 +49,21 @@ class TracingUnavailableError(Exception):
         )
 
 
-def build_tracer(
+@contextmanager
+def open_tracer(
     config: ServerConfig, *, role: str, instance: str, environment: Mapping[str, str] = os.environ
-) -> Tracer:
-    """The tracer that configuration and environment ask for. Raises TracingUnavailableError."""
+) -> Iterator[Tracer]:
+    """The tracer that configuration and environment ask for, NO_TRACER if they don't.
+
+    Spans that are left at the end are sent, for a bounded time, which blocks. Raises TracingUnavailableError.
+    """
     wanted_by = _find_reason(config.tracing, environment)
     if wanted_by is None:
-        return NO_TRACER
+        yield NO_TRACER
+        return
     try:
         # Here, since it is optional, and takes memory and time that untraced processes shouldn't spend.
-        from easel_server.telemetry.open_telemetry import OpenTelemetryTracer  # noqa: PLC0415
+        from easel_server.telemetry.otlp import open_exported_tracer  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise TracingUnavailableError(wanted_by, error.name or "opentelemetry.sdk") from None
     resource = {
@@ -179,7 +71,8 @@ def build_tracer(
         "service.namespace": config.namespace,
         "service.instance.id": instance,
     }
-    return OpenTelemetryTracer(config.tracing, resource)
+    with open_exported_tracer(config.tracing, resource) as tracer:
+        yield tracer
 
 
 def _find_reason(config: TracingConfig, environment: Mapping[str, str]) -> str | None:
@@ -189,3 +82,57 @@ def _find_reason(config: TracingConfig, environment: Mapping[str, str]) -> str |
     if config.endpoint is not None:
         return "tracing.endpoint"
     return next((name for name in ENV_ENDPOINTS if environment.get(name)), None)
+
+
+def open_span(
+    tracer: Tracer,
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Attributes = None,
+    parent: str | None = None,
+) -> AbstractContextManager[Span]:
+    """A span around the ``with`` block, inside ``parent`` (a ``traceparent``) or else the span around this one.
+
+    An exception that leaves the block fails the span with the exception's class, without its message.
+    """
+    span = tracer.start_span(name, None if parent is None else to_context(parent), kind, attributes)
+    # Making a span the current one costs an untraced process three times as much as all the rest of this.
+    return _within(span) if span.get_span_context().is_valid else nullcontext(span)
+
+
+@contextmanager
+def _within(span: Span) -> Iterator[Span]:
+    # An exception's message may quote what a client sent, so it isn't recorded.
+    with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield span
+        except BaseException as error:
+            fail_span(span, type(error).__qualname__)
+            raise
+
+
+def fail_span(span: Span, error_type: str) -> None:
+    """Mark it as failed; ``error_type`` is one word for what went wrong."""
+    span.set_attribute(ERROR_TYPE, error_type)
+    span.set_status(Status(StatusCode.ERROR))
+
+
+def to_trace_parent(span: Span) -> str | None:
+    """The span's place in its trace, as a ``traceparent``; None without tracing."""
+    if not span.get_span_context().is_valid:
+        return None
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, set_span_in_context(span, Context()))
+    return carrier[TRACE_PARENT]
+
+
+def to_context(trace_parent: str) -> Context:
+    """Where spans go that are inside this ``traceparent``; if it isn't a valid one, they begin a trace."""
+    return _PROPAGATOR.extract({TRACE_PARENT: trace_parent}, Context())
+
+
+def current_trace_id() -> str | None:
+    """The id of the trace that the current task works for, in hexadecimal digits; None without one."""
+    place = get_current_span().get_span_context()
+    return format_trace_id(place.trace_id) if place.is_valid else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from easel_contract import names
+from opentelemetry.trace import Span, SpanKind, Tracer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from easel_server.gateway.refusals import RefusalError, refuse_for_open_requests
 from easel_server.telemetry.logs import logged_for, request_id
 from easel_server.telemetry.metrics import RequestMetrics
-from easel_server.telemetry.tracing import Span, SpanKind, Tracer
+from easel_server.telemetry.tracing import TRACE_PARENT, fail_span, open_span, to_trace_parent
 
 REQUEST_ID_HEADER = b"x-request-id"  # as ASGI has it: in lower case
 REQUEST_ID_PATTERN = re.compile(rb"[!-~]{1,128}")
@@ -146,28 +147,28 @@ class TracingMiddleware:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        parent = Headers(scope=scope).get("traceparent")
+        parent = Headers(scope=scope).get(TRACE_PARENT)
         method = scope["method"] if scope["method"] in KNOWN_METHODS else OTHER_METHOD
         attributes = {"http.request.method": method, "url.scheme": scope["scheme"]}
-        with self._tracer.span(method, kind=SpanKind.SERVER, attributes=attributes, parent=parent) as span:
+        with open_span(self._tracer, method, kind=SpanKind.SERVER, attributes=attributes, parent=parent) as span:
 
             async def send_and_note(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     _note_answer(span, method, scope, message["status"])
-                    if span.trace_parent is not None:
-                        MutableHeaders(scope=message)[TRACE_RESPONSE_HEADER] = span.trace_parent
+                    if (trace_parent := to_trace_parent(span)) is not None:
+                        MutableHeaders(scope=message)[TRACE_RESPONSE_HEADER] = trace_parent
                 await send(message)
 
             await self._app(scope, receive, send_and_note)
 
 
 def _note_answer(span: Span, method: str, scope: Scope, status: int) -> None:
-    span.describe({"http.response.status_code": status})
+    span.set_attribute("http.response.status_code", status)
     if (own := request_id.get()) is not None:
-        span.describe({"easel.request.id": own})
+        span.set_attribute("easel.request.id", own)
     route = getattr(scope.get("route"), "path", None)
     if route is not None:  # unset for paths that nobody serves: their names would have no bound
-        span.rename(f"{method} {route}")
-        span.describe({"http.route": route})
+        span.update_name(f"{method} {route}")
+        span.set_attribute("http.route", route)
     if status >= 500:
-        span.fail(str(status))
+        fail_span(span, str(status))

@@ -1,1 +1,1 @@
-"""Webhooks: tells a client's URL what became of its job, signed, retried, and never inside the cluster's network."""
+"""Webhooks: report to a client's URL what became of its job, signed, retried, and never to an address inside."""

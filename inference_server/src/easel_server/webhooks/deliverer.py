@@ -3,9 +3,9 @@
 answer                              what follows
 ------                              ------------
 2xx                                 delivered
-410 Gone                            given up: the receiver asks for no more
-any other, no answer, no address    tried again, see schedule.py; given up after the last attempt
-an address that isn't allowed       given up: trying again would not make it so
+410 Gone                            failed: the receiver asks for no more
+any other, no answer, no address    tried again after DELAYS_SECONDS; failed after the last attempt
+an address that isn't allowed       failed: trying again would not make it so
 """
 
 import asyncio
@@ -17,17 +17,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
+from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.util.types import Attributes
 from standardwebhooks import Webhook
 
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.outbox.interface import Delivery, WebhookOutbox
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
-from easel_server.telemetry.tracing import NO_TRACER, Attributes, SpanKind, Tracer
+from easel_server.telemetry.tracing import NO_TRACER, TRACE_PARENT, open_span, to_trace_parent
 from easel_server.webhooks.guarded_transport import RefusedAddressError
-from easel_server.webhooks.schedule import MAX_ATTEMPTS, retry_delay_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,13 @@ CLAIM_WAIT_SECONDS: Final = 5.0
 MAX_CONCURRENT: Final = 64  # of this gateway, to hosts that get MAX_ATTEMPTS_PER_HOST each
 OUTAGE_PAUSE_SECONDS: Final = 1.0
 USER_AGENT: Final = "easel-webhooks"
+# After the first attempt, the second, …: about eight hours in all, as the Standard Webhooks specification suggests
+# (long enough for a night's outage of the receiver). https://www.standardwebhooks.com
+DELAYS_SECONDS: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0)
+MAX_ATTEMPTS: Final = len(DELAYS_SECONDS) + 1
+JITTER: Final = 0.2  # so that a receiver that comes back isn't met by everything at once
 
-# The JSON that tells of a delivery's job, as the HTTP API shows it.
+# The JSON of a delivery's job, as the HTTP API shows it.
 BuildBody = Callable[[Delivery], Awaitable[bytes]]
 
 
@@ -59,7 +65,7 @@ class Deliverer:
     def __init__(
         self,
         outbox: WebhookOutbox,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         *,
         signing_secrets: Sequence[str],
         build_body: BuildBody,
@@ -119,16 +125,16 @@ class Deliverer:
             async with self._leased(delivery), asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
                 code = await self._post(delivery)
         except RefusedAddressError as error:
-            return await self._give_up(delivery, str(error))
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpcore.UnsupportedProtocol) as error:
-            return await self._give_up(delivery, f"its URL can't be used: {error}")
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+            return await self._fail(delivery, str(error))
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpcore2.UnsupportedProtocol) as error:
+            return await self._fail(delivery, f"its URL can't be used: {error}")
+        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError) as error:
             return await self._retry(delivery, f"{type(error).__name__}: {error}")
         if 200 <= code < 300:
             await self._outbox.settle_delivery(delivery)
             return DeliveryOutcome.DELIVERED
         if code == 410:
-            return await self._give_up(delivery, "the receiver answered 410 Gone")
+            return await self._fail(delivery, "the receiver answered 410 Gone")
         return await self._retry(delivery, f"the receiver answered {code}")
 
     @asynccontextmanager
@@ -162,29 +168,43 @@ class Deliverer:
             # One for each key: while keys change, receivers know the old one or the new one.
             "webhook-signature": " ".join(signer.sign(delivery.id, now, body.decode()) for signer in self._signers),
         }
-        with self._tracer.span(
-            "deliver webhook", kind=SpanKind.CLIENT, attributes=_describe(delivery), parent=delivery.job.trace_parent
+        with open_span(
+            self._tracer,
+            "deliver webhook",
+            kind=SpanKind.CLIENT,
+            attributes=_describe(delivery),
+            parent=delivery.job.trace_parent,
         ) as span:
-            if span.trace_parent is not None:
-                headers["traceparent"] = span.trace_parent
+            if (trace_parent := to_trace_parent(span)) is not None:
+                headers[TRACE_PARENT] = trace_parent
             async with self._client.stream("POST", delivery.url, content=body, headers=headers) as response:
-                span.describe({"http.response.status_code": response.status_code})
+                span.set_attribute("http.response.status_code", response.status_code)
                 return response.status_code  # the body is not read: it may be endless
 
     async def _retry(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
         delay_seconds = retry_delay_seconds(delivery.attempt, self._chance())
         if delay_seconds is None:
-            return await self._give_up(delivery, reason)
+            return await self._fail(delivery, reason)
         await self._outbox.postpone_delivery(delivery, delay_seconds)
         logger.info("webhook %s: attempt %d failed (%s)", delivery.id, delivery.attempt, reason)
         return DeliveryOutcome.RETRIED
 
-    async def _give_up(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
+    async def _fail(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
         await self._outbox.settle_delivery(delivery)
         logger.warning(
-            "webhook %s: given up after attempt %d of %d: %s", delivery.id, delivery.attempt, MAX_ATTEMPTS, reason
+            "webhook %s: failed for good at attempt %d of %d: %s", delivery.id, delivery.attempt, MAX_ATTEMPTS, reason
         )
         return DeliveryOutcome.FAILED
+
+
+def retry_delay_seconds(attempt: int, chance: float) -> float | None:
+    """Delay after the failure of attempt number ``attempt`` (1 for the first); None if it was the last.
+
+    ``chance`` in [0, 1) is a random number: the delay is lengthened by up to a fifth.
+    """
+    if attempt >= MAX_ATTEMPTS:
+        return None
+    return DELAYS_SECONDS[attempt - 1] * (1 + JITTER * chance)
 
 
 def _describe(delivery: Delivery) -> Attributes:
@@ -192,18 +212,18 @@ def _describe(delivery: Delivery) -> Attributes:
     return {
         "http.request.method": "POST",
         "http.request.resend_count": delivery.attempt - 1,
-        "server.address": httpx.URL(delivery.url).host,
+        "server.address": httpx2.URL(delivery.url).host,
         "easel.job.id": delivery.job.id,
         "easel.webhook.id": delivery.id,
         "easel.webhook.event": delivery.event,
     }
 
 
-def build_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+def build_client(transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncClient:
     """The client that a Deliverer needs, on a GuardedTransport."""
-    return httpx.AsyncClient(
+    return httpx2.AsyncClient(
         transport=transport,
         follow_redirects=False,
         trust_env=False,
-        timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+        timeout=httpx2.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
     )

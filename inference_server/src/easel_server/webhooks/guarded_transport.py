@@ -1,20 +1,21 @@
-"""An httpx transport that connects to the very address it has checked.
+"""An httpx2 transport that connects to the very address it has checked.
 
 The check sits where the connection is made: a name is resolved once, each of its addresses is judged, and one of the
 allowed is connected to. A name server that changes its answer in between gains nothing. Host header, SNI and the
-certificate's check keep the name. Proxies from the environment are not used: they would resolve again.
+certificate's check keep the name. Proxies from the environment are not used: they would resolve again. Certificates are
+judged by the authorities that the system trusts. Which addresses are allowed: ssrf.py.
 """
 
 import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
 
-from easel_server.webhooks.addresses import Address, Network, is_allowed, parse_address
+from easel_server.webhooks.ssrf import Address, Network, is_allowed, parse_address
 
 MAX_CONNECTIONS: Final = 64  # as many as a Deliverer has attempts
 
@@ -40,38 +41,38 @@ async def resolve_by_system(host: str, port: int) -> Sequence[Address]:
     return tuple(dict.fromkeys(parse_address(str(entry[4][0])) for entry in found))
 
 
-class _GuardedBackend(httpcore.AsyncNetworkBackend):
+class _GuardedBackend(httpcore2.AsyncNetworkBackend):
     def __init__(self, resolve: Resolve, allowed_networks: Sequence[Network]) -> None:
         self._resolve = resolve
         self._allowed_networks = allowed_networks
-        self._backend = httpcore.AnyIOBackend()
+        self._backend = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (httpcore's signature)
+        timeout: float | None = None,  # noqa: ASYNC109 (httpcore2's signature)
         local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self._resolve(host, port)
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; UnicodeError: no valid name
-            raise httpcore.ConnectError(f"{host} can't be resolved: {error!r}") from error
+            raise httpcore2.ConnectError(f"{host} can't be resolved: {error!r}") from error
         allowed = [address for address in addresses if is_allowed(address, self._allowed_networks)]
         if not allowed:
             raise RefusedAddressError(host, addresses)
         for address in allowed[:-1]:
             try:
                 return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
         return await self._backend.connect_tcp(str(allowed[-1]), port, timeout, local_address, socket_options)
 
 
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, response: httpcore2.Response) -> None:
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -82,8 +83,8 @@ class _Body(httpx.AsyncByteStream):
         await self._response.aclose()
 
 
-class GuardedTransport(httpx.AsyncBaseTransport):
-    """Use it with ``httpx.AsyncClient(transport=..., trust_env=False)``. Raises httpcore's errors."""
+class GuardedTransport(httpx2.AsyncBaseTransport):
+    """Use it with ``httpx2.AsyncClient(transport=..., trust_env=False)``. Raises httpcore2's errors."""
 
     def __init__(
         self,
@@ -91,26 +92,26 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         resolve: Resolve = resolve_by_system,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=0,  # receivers are many and deliveries rare; and each connection is checked
             network_backend=_GuardedBackend(resolve, allowed_networks),
         )
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it. Raises RefusedAddressError, and httpcore's errors."""
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send it. Raises RefusedAddressError, and httpcore2's errors."""
         url = request.url
         response = await self._pool.handle_async_request(
-            httpcore.Request(
+            httpcore2.Request(
                 method=request.method,
-                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
                 headers=request.headers.raw,
                 content=request.stream,
                 extensions=request.extensions,
             )
         )
-        return httpx.Response(
+        return httpx2.Response(
             status_code=response.status, headers=response.headers, stream=_Body(response), request=request
         )
 

@@ -1,4 +1,4 @@
-"""A job's way through a worker, told as spans once it is over.
+"""A job's way through a worker, recorded as spans once it is over.
 
 span            from                                     to
 ----            ----                                     --
@@ -7,24 +7,29 @@ load model      the job waited and this worker loaded    the model was loaded; j
 process job     the worker could have the job            the broker has the outcome
   claim         the same                                 the worker has it
   generate      the engine began                         the last step, each step an event
-  encode        the last step                            the pictures are encoded
+  encode        the last step                            the images are encoded
   finish        the first report of the outcome          the broker has it
 
 The broker's and the worker's clocks differ by what their machines' clocks do.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Tracer, set_span_in_context
+from opentelemetry.util.types import Attributes
 
 from easel_server.generation.job import Job, JobState
 from easel_server.telemetry.metrics import JobTiming
-from easel_server.telemetry.tracing import Attributes, SpanEvent, SpanKind, SpanRecord
+from easel_server.telemetry.tracing import fail_span, to_context
 from easel_server.worker.batch import Batch
 
 MAX_STEP_EVENTS: Final = 100  # of a span; OpenTelemetry's own bound is 128
+NANOSECONDS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -57,47 +62,52 @@ class JobTimes:
         )
 
 
-def build_job_spans(
-    job: Job, state: JobState, times: JobTimes, *, batch_jobs: int, now: datetime
-) -> tuple[SpanRecord, ...]:
-    """The spans of a job that has ended ``now``."""
+def record_job_spans(
+    tracer: Tracer, job: Job, trace_parent: str, state: JobState, times: JobTimes, *, batch_jobs: int, now: datetime
+) -> None:
+    """Record the spans of a job that has ended ``now``, inside ``trace_parent``: the span of its submit."""
+    now_nanoseconds = _to_nanoseconds(now)
 
-    def at(seconds: float) -> datetime:
-        return now - timedelta(seconds=times.finished_at - seconds)
+    def at(seconds: float) -> int:
+        return now_nanoseconds - round((times.finished_at - seconds) * NANOSECONDS)
 
-    waited_seconds = (job.started_at - job.submitted_at).total_seconds() if job.started_at else 0.0
-    offered_at = max(times.asked_at, times.claimed_at - max(0.0, waited_seconds))
-    drawn_at = times.stepped_at[-1] if times.stepped_at else times.began_at
-    generate = SpanRecord(
-        "generate", at(times.began_at), at(drawn_at), attributes=_describe_work(job), events=_build_events(times, at)
-    )
-    process = SpanRecord(
-        "process job",
-        at(offered_at),
-        at(times.finished_at),
-        kind=SpanKind.CONSUMER,
-        attributes=_describe_job(job, state, batch_jobs),
-        children=(
-            SpanRecord("claim", at(offered_at), at(times.claimed_at)),
-            generate,
-            SpanRecord("encode", at(drawn_at), at(times.encoded_at)),
-            SpanRecord("finish", at(times.reported_at), at(times.finished_at)),
-        ),
-        error=None if state in {JobState.SUCCEEDED, JobState.CANCELED} else state,
-    )
-    spans = [process]
-    if times.load_seconds > 0:
-        spans.insert(0, SpanRecord("load model", at(times.ready_at - times.load_seconds), at(times.ready_at)))
+    def start(
+        name: str, began_at: int, within: Context, attributes: Attributes = None, kind: SpanKind = SpanKind.INTERNAL
+    ) -> Span:
+        return tracer.start_span(name, within, kind, attributes, start_time=began_at)
+
+    parent = to_context(trace_parent)
+    waited_seconds = 0.0
     if job.started_at is not None:
-        spans.insert(0, SpanRecord("wait in queue", job.submitted_at, max(job.submitted_at, job.started_at)))
-    return tuple(spans)
+        waited_seconds = (job.started_at - job.submitted_at).total_seconds()
+        waiting = start("wait in queue", _to_nanoseconds(job.submitted_at), parent)
+        waiting.end(_to_nanoseconds(max(job.submitted_at, job.started_at)))
+    if times.load_seconds > 0:
+        start("load model", at(times.ready_at - times.load_seconds), parent).end(at(times.ready_at))
+    offered_at = max(times.asked_at, times.claimed_at - max(0.0, waited_seconds))
+    generated_at = times.stepped_at[-1] if times.stepped_at else times.began_at
+    process = start("process job", at(offered_at), parent, _describe_job(job, state, batch_jobs), SpanKind.CONSUMER)
+    if state not in {JobState.SUCCEEDED, JobState.CANCELED}:
+        fail_span(process, state)
+    inside = set_span_in_context(process, Context())
+    start("claim", at(offered_at), inside).end(at(times.claimed_at))
+    generate = start("generate", at(times.began_at), inside, _describe_work(job))
+    for step in _choose_steps(len(times.stepped_at)):
+        generate.add_event("step", {"easel.step": step}, at(times.stepped_at[step - 1]))
+    generate.end(at(generated_at))
+    start("encode", at(generated_at), inside).end(at(times.encoded_at))
+    start("finish", at(times.reported_at), inside).end(at(times.finished_at))
+    process.end(at(times.finished_at))
 
 
-def _build_events(times: JobTimes, at: Callable[[float], datetime]) -> tuple[SpanEvent, ...]:
-    steps = len(times.stepped_at)
+def _choose_steps(steps: int) -> list[int]:
+    """Those that become events: evenly spaced, the last among them."""
     stride = -(-steps // MAX_STEP_EVENTS) if steps else 1
-    shown = {*range(stride, steps + 1, stride), steps} - {0}
-    return tuple(SpanEvent("step", at(times.stepped_at[step - 1]), {"easel.step": step}) for step in sorted(shown))
+    return sorted({*range(stride, steps + 1, stride), steps} - {0})
+
+
+def _to_nanoseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * NANOSECONDS)
 
 
 def _describe_work(job: Job) -> Attributes:

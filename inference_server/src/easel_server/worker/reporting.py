@@ -6,17 +6,19 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from opentelemetry.trace import Tracer
+
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.generation.job import Job, JobState
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobQueue, Outcome, Succeeded
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
-from easel_server.telemetry.tracing import NO_TRACER, Tracer
+from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.drain import Drain
-from easel_server.worker.job_spans import JobTimes, build_job_spans
+from easel_server.worker.job_spans import JobTimes, record_job_spans
 from easel_server.worker.outcomes import StopReason, decide_outcome
 
 logger = logging.getLogger(__name__)
@@ -111,10 +113,10 @@ class Reporter:
         timing = build_timing(job.claim.job, batch, ready_seconds=ready_seconds, load_seconds=self._load_seconds)
         self._metrics.count_job(state, timing)
         logger.info("job %s: %s after %.2f s", job.claim.job.id, state, timing.run_seconds + timing.encode_seconds)
-        if job.claim.job.trace_parent is not None:
+        if self._tracer is not NO_TRACER and (parent := job.claim.job.trace_parent) is not None:
             times = JobTimes.of(batch, timing, reported_at=reported_at_seconds, ready_at=self._ready_at_seconds)
-            for span in build_job_spans(job.claim.job, state, times, batch_jobs=len(batch.jobs), now=datetime.now(UTC)):
-                self._tracer.record(span, parent=job.claim.job.trace_parent)
+            now, jobs = datetime.now(UTC), len(batch.jobs)
+            record_job_spans(self._tracer, job.claim.job, parent, state, times, batch_jobs=jobs, now=now)
 
 
 def build_timing(job: Job, batch: Batch, *, ready_seconds: float, load_seconds: float) -> JobTiming:

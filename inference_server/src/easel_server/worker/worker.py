@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from opentelemetry.trace import Tracer
+
 from easel_server.engine.interface import Engine
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import Claim, JobQueue
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
-from easel_server.telemetry.tracing import NO_TRACER, Tracer
+from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.drain import Drain

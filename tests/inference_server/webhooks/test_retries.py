@@ -1,6 +1,6 @@
 """Retries of webhooks."""
 
-from easel_server.webhooks.schedule import DELAYS_SECONDS, MAX_ATTEMPTS, retry_delay_seconds
+from easel_server.webhooks.deliverer import DELAYS_SECONDS, MAX_ATTEMPTS, retry_delay_seconds
 
 
 def test_delays_grow_and_end() -> None:
