@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig
 from easel_server.transport import protocol as bounded_protocol
-from easel_server.transport.middleware import OpenRequestsMiddleware
+from easel_server.transport.middleware import RequestMiddleware
 
 from tests.inference_server.api.serving import RunningGateway, wait_for
 
@@ -138,16 +138,16 @@ def test_a_head_that_takes_too_long_is_refused(bounded, monkeypatch):
 
 
 def test_requests_beyond_the_bound_are_refused_and_probes_are_not(monkeypatch):
-    monkeypatch.setattr(OpenRequestsMiddleware.__init__, "__defaults__", (1,))
+    monkeypatch.setattr(RequestMiddleware.__init__, "__defaults__", (1,))
     with RunningGateway() as gateway, gateway.client() as client, ThreadPoolExecutor() as others:
         slow = others.submit(client.post, "/v1/images/generations", json={"prompt": "slow"})
         wait_for(lambda: gateway.worker.seen)
         for path, code in (("/v1/images/generations", ("error", "code")), ("/v1/predictions", ("code",))):
             refused = client.post(path, json={})
-            told = refused.json()
+            code_of = refused.json()
             for name in code:
-                told = told[name]
-            assert (refused.status_code, told) == (503, "too_many_requests")
+                code_of = code_of[name]
+            assert (refused.status_code, code_of) == (503, "too_many_requests")
             assert int(refused.headers["Retry-After"]) > 0
         assert client.get("/readyz").status_code == 200
         gateway.call(gateway.broker.cancel(gateway.worker.seen[0]))

@@ -35,12 +35,7 @@ from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.transport.cached_answers import CachedAnswersMiddleware
-from easel_server.transport.middleware import (
-    AccessMiddleware,
-    OpenRequestsMiddleware,
-    RequestIdMiddleware,
-    TracingMiddleware,
-)
+from easel_server.transport.middleware import RequestMiddleware, TracingMiddleware
 from easel_server.transport.probes import Readiness, RenderMetrics, add_probe_routes
 from easel_server.transport.streams import Streams
 
@@ -89,6 +84,7 @@ def build_context(
     )
     return ApiContext(
         config=config,
+        limits=gateway.limits,
         submitter=submitter,
         results=results,
         estimates=estimates,
@@ -122,9 +118,8 @@ def build_gateway_app(
         telemetry=NO_TELEMETRY,
         # From the outside in: everything logged and counted has its id.
         middleware=[
-            Middleware(RequestIdMiddleware),
+            Middleware(RequestMiddleware, metrics=metrics, build_error=build_error),
             *([] if tracer is NO_TRACER else [Middleware(TracingMiddleware, tracer=tracer)]),
-            Middleware(AccessMiddleware, metrics=metrics),
             Middleware(
                 CachedAnswersMiddleware,
                 path=GENERATIONS_PATH,
@@ -133,7 +128,6 @@ def build_gateway_app(
                 config=config.gateway,
                 metrics=metrics,
             ),
-            Middleware(OpenRequestsMiddleware, metrics=metrics, build_error=build_error),
         ],
     )
     install_error_handlers(app, build_error, metrics)

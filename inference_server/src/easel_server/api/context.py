@@ -15,7 +15,6 @@ from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
 from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.request import Customer
 from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.jobs.interface import JobStore
 from easel_server.transport.streams import Streams
@@ -26,6 +25,7 @@ class ApiContext:
     """The service as it is served, and who does the work. One a process."""
 
     config: ServerConfig
+    limits: LimitsConfig  # what requests may ask for
     submitter: Submitter
     results: Results
     estimates: QueueEstimates
@@ -41,15 +41,6 @@ class ApiContext:
     def model_name(self) -> str:
         """Of the one model that is served."""
         return self.config.model.name
-
-    @property
-    def limits(self) -> LimitsConfig:
-        """What requests may ask for."""
-        return self.config.gateway.limits
-
-    def find_customer(self, request: Request) -> Customer:
-        """Whose key the request carries. Raises RefusalError (401)."""
-        return self.keys.find_customer(request.headers.get("authorization"))
 
     def check_model(self, name: str | None) -> None:
         """Raise RefusalError (404) if a model is named that isn't the one that is served."""

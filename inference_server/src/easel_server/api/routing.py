@@ -18,6 +18,10 @@ class HandlerRoute(APIRoute):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
 
+        if not self.param_convertors:
+            self.app = request_response(self.endpoint)
+            return
+
         async def handle(request: Request) -> Response:
             response: Response = await self.endpoint(request, **request.path_params)
             return response

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from easel_contract.server_config import GatewayConfig, RateLimitConfig
+from easel_contract.server_config import GatewayConfig
 
 from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.request import Customer
@@ -17,37 +17,22 @@ REQUESTS: Final = "requests"
 GPU_SECONDS: Final = "gpu-seconds"
 
 
-def build_request_charges(customer: Customer, config: GatewayConfig) -> tuple[Charge, ...]:
-    """What any request for images costs: one request."""
-    return tuple(
-        Charge(_bucket(REQUESTS, owner), THOUSANDTHS, rate.requests_per_minute * THOUSANDTHS, rate.burst * THOUSANDTHS)
-        for owner, rate in _limits(customer, config)
-        if rate.requests_per_minute is not None
-    )
-
-
-def build_work_charges(customer: Customer, config: GatewayConfig, gpu_seconds: float) -> tuple[Charge, ...]:
-    """What a request costs besides whose images have to be drawn: predicted GPU-seconds."""
-    amount = math.ceil(gpu_seconds * THOUSANDTHS)
-    return tuple(
-        Charge(
-            _bucket(GPU_SECONDS, owner),
-            amount,
-            rate.gpu_seconds_per_minute * THOUSANDTHS,
-            rate.gpu_seconds_burst * THOUSANDTHS,
-        )
-        for owner, rate in _limits(customer, config)
-        if rate.gpu_seconds_per_minute is not None
-    )
-
-
-def _limits(customer: Customer, config: GatewayConfig) -> list[tuple[str | None, RateLimitConfig]]:
-    limits = ((customer.name, customer.rate_limit or config.rate_limit), (None, config.service_rate_limit))
-    return [(owner, rate) for owner, rate in limits if rate is not None]
-
-
-def _bucket(unit: str, owner: str | None) -> str:
-    return unit if owner is None else f"{unit}:{owner}"
+def build_charges(
+    customer: Customer, config: GatewayConfig, *, requests: int = 0, gpu_seconds: float = 0.0
+) -> list[Charge]:
+    """What so many requests, or predicted GPU-seconds, take out of the customer's buckets and the service's."""
+    limits = ((f":{customer.name}", customer.rate_limit or config.rate_limit), ("", config.service_rate_limit))
+    charges = []
+    for owner, rate in limits:
+        if rate is None:
+            continue
+        if requests and rate.requests_per_minute is not None:
+            per_minute, burst = rate.requests_per_minute * THOUSANDTHS, rate.burst * THOUSANDTHS
+            charges.append(Charge(f"{REQUESTS}{owner}", requests * THOUSANDTHS, per_minute, burst))
+        if gpu_seconds and rate.gpu_seconds_per_minute is not None:
+            per_minute, burst = rate.gpu_seconds_per_minute * THOUSANDTHS, rate.gpu_seconds_burst * THOUSANDTHS
+            charges.append(Charge(f"{GPU_SECONDS}{owner}", math.ceil(gpu_seconds * THOUSANDTHS), per_minute, burst))
+    return charges
 
 
 logger = logging.getLogger(__name__)
@@ -64,7 +49,7 @@ class Charges:
     @property
     def headers(self) -> dict[str, str]:
         """What is left, for the answer."""
-        return build_rate_headers(self._buckets)
+        return build_rate_headers(self._buckets) if self._buckets else {}
 
     async def charge(self, charges: Sequence[Charge]) -> None:
         """Take all of the charges. Raises RefusalError (429), and then nothing of this request is charged."""

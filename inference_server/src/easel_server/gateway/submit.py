@@ -11,7 +11,7 @@ from easel_contract.server_config import GatewayConfig, ModelConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.queue_estimate import QueueEstimates
-from easel_server.gateway.rate_limits import Charges, build_request_charges, build_work_charges
+from easel_server.gateway.rate_limits import Charges, build_charges
 from easel_server.gateway.refusals import (
     FieldFault,
     RefusalError,
@@ -162,8 +162,8 @@ class Submitter:
 
     async def _charge(self, request: GenerationRequest, job: Job, charges: Charges) -> CachedImages | None:
         """Charge the request for what it takes; its images if the cache has them. Raises RefusalError."""
-        requests = build_request_charges(request.customer, self._config)
-        work = build_work_charges(request.customer, self._config, job.predicted_gpu_seconds)
+        requests = build_charges(request.customer, self._config, requests=1)
+        work = build_charges(request.customer, self._config, gpu_seconds=job.predicted_gpu_seconds)
         if job.cache_key is None or not request.cache.read:
             if request.cache.only_if_cached:
                 raise refuse_uncached()
@@ -205,7 +205,7 @@ class Submitter:
         if not submission.created:
             await charges.refund()
         elif submission.shared:
-            await charges.refund(build_work_charges(request.customer, self._config, job.predicted_gpu_seconds))
+            await charges.refund(build_charges(request.customer, self._config, gpu_seconds=job.predicted_gpu_seconds))
         elif answer is None:
             self._metrics.count_submitted()
             self._metrics.count_predicted(job.predicted_gpu_seconds)

@@ -5,7 +5,7 @@ A new parameter is a field of ``GenerationParameters``, a row of ``PARAMETERS``,
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -17,7 +17,7 @@ from pydantic import Field
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.request import InputImages
-from easel_server.generation.tasks import TASKS, Task, find_task
+from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
 
 SIDE_STEP_PIXELS: Final = 8  # the latent of every Stable Diffusion model is an eighth of the image
 MIN_SIDE_PIXELS: Final = 64
@@ -157,16 +157,10 @@ def _check_text(text: str, least: int, context: FillContext) -> str | None:
     return None if least <= len(text) <= most else f"has {len(text)} characters, allowed are {least} to {most}"
 
 
-def _check_sampler(sampler: str | None, _: Values, context: FillContext) -> str | None:
-    if sampler is None or sampler in context.facts.samplers:
+def _check_choice(value: Any, choices: Sequence[Any], sentence: str) -> str | None:
+    if value is None or value in choices:
         return None
-    return f"is {truncate_repr(sampler)}, allowed are {', '.join(context.facts.samplers)}"
-
-
-def _check_task(task: Task, _: Values, context: FillContext) -> str | None:
-    if task in context.facts.tasks:
-        return None
-    return f"asks for {task}, which this model can't do; it can {', '.join(context.facts.tasks)}"
+    return sentence.format(value=value, shown=truncate_repr(value), choices=", ".join(choices))
 
 
 def _check_strength(strength: float | None, values: Values, _: FillContext) -> str | None:
@@ -180,10 +174,6 @@ def _check_strength(strength: float | None, values: Values, _: FillContext) -> s
     if int(strength * steps) < 1:
         return f"is {strength}, of {steps} steps less than one; allowed are {1 / steps:.3g} to 1"
     return None
-
-
-def _same(value: Any) -> object:
-    return value
 
 
 PARAMETERS: Final = (
@@ -200,29 +190,33 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "task",
-        default=lambda _, context: find_task(context.inputs.names if context.inputs else frozenset()),
-        check=_check_task,
-        batch=_same,
+        default=lambda _, context: TASK_OF_INPUTS[context.inputs.names if context.inputs else frozenset()],
+        check=lambda task, _, context: _check_choice(
+            task, context.facts.tasks, "asks for {value}, which this model can't do; it can {choices}"
+        ),
+        batch=lambda value: value,
     ),
     Parameter(
         "steps",
         default=lambda _, context: min(context.facts.defaults.steps, context.limits.max_steps),
         check=lambda steps, _, context: _check_range(steps, 1, context.limits.max_steps),
-        batch=_same,
+        batch=lambda value: value,
         metadata=Metadata("Steps", lambda parameters: parameters.steps),
     ),
     Parameter(
         "sampler",
         default=lambda _, __: None,
-        check=_check_sampler,
-        batch=_same,
+        check=lambda sampler, _, context: _check_choice(
+            sampler, context.facts.samplers, "is {shown}, allowed are {choices}"
+        ),
+        batch=lambda value: value,
         metadata=Metadata("Sampler", lambda parameters: parameters.sampler),
     ),
     Parameter(
         "guidance_scale",
         default=lambda _, context: context.facts.defaults.guidance_scale,
         check=lambda scale, _, __: _check_range(scale, 0.0, MAX_GUIDANCE_SCALE),
-        batch=_same,
+        batch=lambda value: value,
         metadata=Metadata("CFG scale", lambda parameters: parameters.guidance_scale),
     ),
     Parameter(
@@ -235,14 +229,14 @@ PARAMETERS: Final = (
         "width_pixels",
         default=lambda _, context: min(context.facts.defaults.width_pixels, context.limits.max_width_pixels),
         check=lambda pixels, _, context: check_side(pixels, context.limits.max_width_pixels),
-        batch=_same,
+        batch=lambda value: value,
         metadata=Metadata("Size", lambda parameters: f"{parameters.width_pixels}x{parameters.height_pixels}"),
     ),
     Parameter(
         "height_pixels",
         default=lambda _, context: min(context.facts.defaults.height_pixels, context.limits.max_height_pixels),
         check=lambda pixels, _, context: check_side(pixels, context.limits.max_height_pixels),
-        batch=_same,
+        batch=lambda value: value,
     ),
     Parameter(
         "images",
@@ -256,7 +250,7 @@ PARAMETERS: Final = (
         "strength",
         default=lambda values, _: TASKS[values["task"]].default_strength,
         check=_check_strength,
-        batch=_same,
+        batch=lambda value: value,
         metadata=Metadata("Denoising strength", lambda parameters: parameters.strength),
     ),
 )

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.local_cache import LocalCache
-from easel_server.gateway.rate_limits import build_rate_headers, build_request_charges
+from easel_server.gateway.rate_limits import build_charges, build_rate_headers
 from easel_server.gateway.refusals import RefusalError
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.limits.interface import RateLimiter
@@ -89,7 +89,7 @@ class CachedAnswersMiddleware:
     async def _admit(self, authorization: str | None) -> dict[str, str] | None:
         """Headers for the answer, once it is charged; None if the routes had better say why there is none."""
         try:
-            charges = build_request_charges(self._keys.find_customer(authorization), self._config)
+            charges = build_charges(self._keys.find_customer(authorization), self._config, requests=1)
             decision = await self._limiter.take(charges) if charges else None
         except (RefusalError, StoreUnavailableError):
             return None

@@ -1,4 +1,4 @@
-"""One thing each, around every request: its id, its count, its line in the log. Plain ASGI: nothing is buffered."""
+"""What surrounds every request: its id, its count, its line in the log, its span. Plain ASGI: nothing is buffered."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel_server.gateway.refusals import RefusalError, refuse_for_open_requests
-from easel_server.telemetry.logs import logged_for, request_id
+from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import TRACE_PARENT, fail_span, open_span, to_trace_parent
 
@@ -26,56 +26,61 @@ PROBES = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
 logger = logging.getLogger(__name__)
 
 
-class RequestIdMiddleware:
-    """Takes the client's X-Request-Id or makes one, and sends it back."""
+MAX_OPEN_REQUESTS: Final = 10_000  # each takes some tens of kilobytes
 
-    def __init__(self, app: ASGIApp) -> None:
+BuildError = Callable[[str, RefusalError], tuple[int, dict[str, Any]]]
+
+
+class RequestMiddleware:
+    """Gives each request its id, bounds how many are open, counts each answer and logs it in one line.
+
+    The id is the client's X-Request-Id if it is one that can be logged, else a random one; it is sent back. A line says
+    neither prompt nor key nor query string; probes are logged at debug level only, and so is what is marked as QUIET.
+    Probes pass the bound too: a restart would help nobody. A request that gets no answer counts as a 500.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: RequestMetrics, build_error: BuildError, bound: int = MAX_OPEN_REQUESTS
+    ) -> None:
+        """``build_error`` gives status and body of a refusal at a path, in the shape of the API spoken there."""
         self._app = app
+        self._metrics = metrics
+        self._build_error = build_error
+        self._bound = bound
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began = time.monotonic()
+        code = 500
         own = choose_request_id(scope["headers"])
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, own.encode())]
-            await send(message)
-
-        with logged_for(own):
-            await self._app(scope, receive, send_with_id)
-
-
-class AccessMiddleware:
-    """Counts each answer, and logs it in one line: neither prompt nor key nor query string.
-
-    Probes are logged at debug level only, and so is what is marked as QUIET.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. One that gets no answer counts as a 500."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.monotonic()
-        code = 500
-
-        async def send_and_note(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, own.encode())]
             await send(message)
 
+        is_bounded = scope["path"] not in PROBES
+        app = self._refuse if is_bounded and self._open >= self._bound else self._app
+        self._open += is_bounded
+        token = request_id.set(own)  # for the lines that this task writes, and those that it starts
         try:
-            await self._app(scope, receive, send_and_note)
+            await app(scope, receive, send_with_id)
         finally:
+            self._open -= is_bounded
             self._note(scope, code, time.monotonic() - began)
+            request_id.reset(token)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = refuse_for_open_requests(self._bound)
+        self._metrics.count_refusal(refusal.code)
+        status, body = self._build_error(scope["path"], refusal)
+        await JSONResponse(body, status_code=status, headers=dict(refusal.headers))(scope, receive, send)
 
     def _note(self, scope: Scope, code: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
@@ -92,41 +97,6 @@ def choose_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == REQUEST_ID_HEADER and REQUEST_ID_PATTERN.fullmatch(value):
             return value.decode("ascii")
     return secrets.token_hex(16)
-
-
-BuildError = Callable[[str, RefusalError], tuple[int, dict[str, Any]]]
-MAX_OPEN_REQUESTS: Final = 10_000  # each takes some tens of kilobytes
-
-
-class OpenRequestsMiddleware:
-    """Refuses requests beyond the bound. Probes pass: a restart would help nobody."""
-
-    def __init__(
-        self, app: ASGIApp, metrics: RequestMetrics, build_error: BuildError, bound: int = MAX_OPEN_REQUESTS
-    ) -> None:
-        """``build_error`` gives status and body of a refusal at a path, in the shape of the API spoken there."""
-        self._app = app
-        self._metrics = metrics
-        self._build_error = build_error
-        self._bound = bound
-        self._open = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
-            await self._app(scope, receive, send)
-            return
-        if self._open >= self._bound:
-            refusal = refuse_for_open_requests(self._bound)
-            self._metrics.count_refusal(refusal.code)
-            status, body = self._build_error(scope["path"], refusal)
-            await JSONResponse(body, status_code=status, headers=dict(refusal.headers))(scope, receive, send)
-            return
-        self._open += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._open -= 1
 
 
 KNOWN_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})

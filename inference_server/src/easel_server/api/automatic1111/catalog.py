@@ -118,12 +118,12 @@ class CatalogHandlers:
 
     async def get_options(self, request: Request) -> JSONResponse:
         """The options that clients look for."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         return JSONResponse(build_options(self._context.model_name))
 
     async def set_options(self, request: Request) -> JSONResponse:
         """Accepts options in the values that they have; the service has no others."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, OptionsBody, limit_bytes=self._context.limits.max_body_bytes)
         options = build_options(self._context.model_name)
         for name, value in body.root.items():
@@ -137,22 +137,22 @@ class CatalogHandlers:
 
     async def get_models(self, request: Request) -> JSONResponse:
         """The model that is served."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         return JSONResponse(list_models(self._context.model_name))
 
     async def get_samplers(self, request: Request) -> JSONResponse:
         """The samplers that the model can use."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         return JSONResponse(list_samplers((await self._context.model_facts()).samplers))
 
     async def get_schedulers(self, request: Request) -> JSONResponse:
         """The schedules that some samplers can be combined with."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         return JSONResponse(list_schedulers())
 
     async def png_info(self, request: Request) -> JSONResponse:
         """What a PNG says of how it was made."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         limits = self._context.limits
         body = await read_body(request, PngInfoBody, limit_bytes=limits.max_body_bytes)
         read = partial(read_png_info, body.image, max_pixels=limits.max_input_pixels)
@@ -163,7 +163,7 @@ class CatalogHandlers:
 
         async def get_constant(request: Request) -> JSONResponse:
             """What there is: nothing, in this API's shape of it."""
-            self._context.find_customer(request)
+            self._context.keys.find_customer(request.headers.get("authorization"))
             return JSONResponse(answer)
 
         return get_constant

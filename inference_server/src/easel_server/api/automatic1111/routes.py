@@ -116,7 +116,7 @@ class Automatic1111Handlers:
 
     async def text_to_image(self, request: Request) -> JSONResponse:
         """Generate from a prompt, and wait for it."""
-        customer = self._context.find_customer(request)
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, TextToImageBody, limit_bytes=self._context.limits.max_body_bytes)
         generated = await self._generate(request, customer, body, None)
         return self._answer(body, generated, generated.images)
@@ -124,7 +124,7 @@ class Automatic1111Handlers:
     async def image_to_image(self, request: Request) -> JSONResponse:
         """Generate over an image, or over the part of it that a mask marks, and wait for it."""
         context = self._context
-        customer = context.find_customer(request)
+        customer = context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, ImageToImageBody, limit_bytes=context.limits.max_body_bytes)
         defaults = (await context.model_facts()).defaults
         inputs = await context.decoders.run(partial(build_inputs, body, defaults, context.limits))
@@ -139,7 +139,7 @@ class Automatic1111Handlers:
     async def progress(self, request: Request) -> JSONResponse:
         """How far the caller's latest job is."""
         is_image_skipped = read_flag(request, "skip_current_image")
-        job = await self._find_latest(self._context.find_customer(request))
+        job = await self._find_latest(self._context.keys.find_customer(request.headers.get("authorization")))
         if job is None or job.state.is_final:
             return JSONResponse(build_progress_answer(job, None, None))
         progress = await self._context.estimates.progress(job)
@@ -148,7 +148,7 @@ class Automatic1111Handlers:
 
     async def interrupt(self, request: Request) -> JSONResponse:
         """Stop the caller's latest job."""
-        job = await self._find_latest(self._context.find_customer(request))
+        job = await self._find_latest(self._context.keys.find_customer(request.headers.get("authorization")))
         if job is not None and not job.state.is_final:
             await self._context.results.cancel(job.id, job.owner)
         return JSONResponse({})

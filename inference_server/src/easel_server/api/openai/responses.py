@@ -97,13 +97,13 @@ def describe_models(model: type[BaseModel]) -> Responses:
 
 def build_answer(job: Job, images: Sequence[bytes], urls: Sequence[str] | None) -> dict[str, Any]:
     """The answer to a request without ``stream``: by ``urls`` if they are asked for, else the images themselves."""
-    data = [{"url": url} for url in urls] if urls is not None else [{"b64_json": _encode(image)} for image in images]
+    encoded = (base64.b64encode(image).decode("ascii") for image in images)
     return {
-        "created": _created_at(job),
-        "data": data,
+        "created": int((job.finished_at or job.submitted_at).timestamp()),
+        "data": [{"url": url} for url in urls] if urls is not None else [{"b64_json": text} for text in encoded],
         "background": "opaque",
         "output_format": job.parameters.image_format,
-        "size": _size(job),
+        "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
         "seed": job.parameters.seed,  # extension: image i was generated from seed + i
     }
 
@@ -135,22 +135,10 @@ def build_model(name: str, facts: ModelFacts) -> dict[str, Any]:
 
 def _describe(job: Job, image: bytes, image_format: ImageFormat) -> dict[str, Any]:
     return {
-        "b64_json": _encode(image),
+        "b64_json": base64.b64encode(image).decode("ascii"),
         "background": "opaque",
-        "created_at": _created_at(job),
+        "created_at": int((job.finished_at or job.submitted_at).timestamp()),
         "output_format": image_format,
         "quality": AUTO,
-        "size": _size(job),
+        "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
     }
-
-
-def _encode(image: bytes) -> str:
-    return base64.b64encode(image).decode("ascii")
-
-
-def _created_at(job: Job) -> int:
-    return int((job.finished_at or job.submitted_at).timestamp())
-
-
-def _size(job: Job) -> str:
-    return f"{job.parameters.width_pixels}x{job.parameters.height_pixels}"

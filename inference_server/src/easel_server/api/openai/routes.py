@@ -74,13 +74,13 @@ class OpenAIHandlers:
 
     async def create_image(self, request: Request) -> Response:
         """Generate images and wait for them."""
-        customer = self._context.find_customer(request)
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, ImagesBody, limit_bytes=self._context.limits.max_body_bytes)
         return await self._serve(request, customer, body, None, EventFamily.GENERATION)
 
     async def edit_image(self, request: Request) -> Response:
         """Generate an image anew over another, or the part of it that a mask marks, and wait for the result."""
-        customer = self._context.find_customer(request)
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
         limits = self._context.limits
         edit = await read_edit(request, limit_bytes=limits.max_body_bytes)
         defaults = (await self._context.model_facts()).defaults
@@ -89,13 +89,13 @@ class OpenAIHandlers:
 
     async def list_models(self, request: Request) -> Response:
         """The models that are served: one."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         model = build_model(self._context.model_name, await self._context.model_facts())
         return JSONResponse({"object": "list", "data": [model]})
 
     async def get_model(self, request: Request, name: str) -> Response:
         """One model."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         self._context.check_model(name)
         return JSONResponse(build_model(name, await self._context.model_facts()))
 

@@ -83,13 +83,13 @@ class PredictionHandlers:
 
     async def create(self, request: Request) -> JSONResponse:
         """Create a prediction; with ``Prefer: wait=SECONDS`` wait for its end that long."""
-        customer = self._context.find_customer(request)
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
         key = request.headers.get("idempotency-key")
         return await self._create(request, customer, job_id_for_key(customer.name, key) if key else new_job_id())
 
     async def create_with_id(self, request: Request, prediction_id: str) -> JSONResponse:
         """Create a prediction under an id of your own; repeating the same request changes nothing."""
-        customer = self._context.find_customer(request)
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
         if not ID_PATTERN.fullmatch(prediction_id):
             allowed = "8 to 64 letters, digits, hyphens and underscores"
             raise refuse_field("id", f"is {truncate_repr(prediction_id)}, allowed are {allowed}")
@@ -97,7 +97,7 @@ class PredictionHandlers:
 
     async def create_for_model(self, request: Request, name: str) -> JSONResponse:
         """Create a prediction by the model of this name."""
-        self._context.find_customer(request)
+        self._context.keys.find_customer(request.headers.get("authorization"))
         self._context.check_model(name)
         return await self.create(request)
 
@@ -123,7 +123,9 @@ class PredictionHandlers:
 
     async def cancel(self, request: Request, prediction_id: str) -> JSONResponse:
         """Stop a prediction: at once if it waits, at its next step if it runs."""
-        job = await self._context.results.cancel(prediction_id, self._context.find_customer(request).name)
+        job = await self._context.results.cancel(
+            prediction_id, self._context.keys.find_customer(request.headers.get("authorization")).name
+        )
         return await self._answer(request, job)
 
     async def get_output(self, request: Request, prediction_id: str, index: str) -> Response:
@@ -143,7 +145,9 @@ class PredictionHandlers:
         return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     async def _find(self, request: Request, prediction_id: str) -> Job:
-        return await self._context.results.find(prediction_id, self._context.find_customer(request).name)
+        return await self._context.results.find(
+            prediction_id, self._context.keys.find_customer(request.headers.get("authorization")).name
+        )
 
     async def _create(self, request: Request, customer: Customer, job_id: str) -> JSONResponse:
         context = self._context

@@ -4,7 +4,7 @@ A new task is a file of this folder, a name of ``Task`` and a line of ``TASKS``.
 pipeline serves a task is told by the name of diffusers' class.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -14,7 +14,7 @@ from easel_server.generation.tasks.image_to_image import IMAGE_TO_IMAGE
 from easel_server.generation.tasks.inpaint import INPAINT
 from easel_server.generation.tasks.text_to_image import TEXT_TO_IMAGE
 
-__all__ = ["TASKS", "Task", "TaskDefinition", "TaskInput", "find_task"]
+__all__ = ["TASKS", "TASK_OF_INPUTS", "Task", "TaskDefinition", "TaskInput"]
 
 
 class Task(StrEnum):
@@ -33,10 +33,7 @@ TASKS: Final[Mapping[Task, TaskDefinition]] = MappingProxyType(
     }
 )
 
-
-def find_task(inputs: Set[str]) -> Task:
-    """The task that takes exactly these inputs, by their names. Raises ValueError if none does."""
-    for task, definition in TASKS.items():
-        if {one.name for one in definition.inputs} == inputs:
-            return task
-    raise ValueError(f"no task takes {sorted(inputs)}")
+# Which task a request asks for, by the names of the inputs that come with it.
+TASK_OF_INPUTS: Final[Mapping[frozenset[str], Task]] = MappingProxyType(
+    {frozenset(one.name for one in definition.inputs): task for task, definition in TASKS.items()}
+)
