@@ -1,4 +1,4 @@
-"""What a process is told by its command line, its environment and its configuration file, as one frozen value."""
+"""What a process is configured with by its command line, its environment and its configuration file, as one frozen value."""
 
 import base64
 import os
@@ -29,12 +29,12 @@ class Role(StrEnum):
 
 
 class SettingsError(Exception):
-    """The process can't start as it was told to; one line that says what to change."""
+    """The process can't start as it was configured; one line that says what to change."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a process is told."""
+    """Everything a process is configured with."""
 
     role: Role
     config: ServerConfig
@@ -103,7 +103,7 @@ def _build_parser() -> ArgumentParser:
     parser.add_argument(
         "--engine",
         choices=[kind.value.lower() for kind in EngineKind],
-        help="what draws: diffusers (default), or synthetic, which draws labelled pictures without a model",
+        help="what generates: diffusers (default), or synthetic, which makes labelled images without a model",
     )
     parser.add_argument("--host", default=ALL_INTERFACES, help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=names.HTTP_PORT, help="port to listen on; 0 takes a free one")

@@ -79,9 +79,9 @@ def test_what_is_transparent_shows_white():
 
 MOVING: dict[str, Any] = {"save_all": True, "append_images": [halves(left="green")]}
 REFUSED = {
-    "nothing": (b"", "is no picture that is understood (0 bytes); allowed is a still PNG, JPEG or WebP"),
-    "text": (b"<svg></svg>", "is no picture that is understood (11 bytes)"),
-    "a GIF": (encoded(halves(), "GIF"), "is no picture that is understood"),
+    "nothing": (b"", "is no image that can be read (0 bytes); allowed is a still PNG, JPEG or WebP"),
+    "text": (b"<svg></svg>", "is no image that can be read (11 bytes)"),
+    "a GIF": (encoded(halves(), "GIF"), "is no image that can be read"),
     "a PNG's head alone": (encoded(halves())[:20], "is damaged"),
     "half a PNG": (encoded(Image.effect_noise((64, 64), 90))[:2000], "is damaged or cut off (image file is truncated"),
     "half a JPEG": (encoded(halves((512, 512)), "JPEG")[:700], "is damaged or cut off (image file is truncated"),

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def to_refusal(error: Exception) -> RefusalError:
-    """What a client is told of an error that a route let through."""
+    """What a client gets for an error that a route let through."""
     refusal = RefusalError(500, "internal_error", "the service made a mistake; its log has the details")
     match error:
         case RefusalError():

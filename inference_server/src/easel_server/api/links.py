@@ -37,5 +37,5 @@ class Links:
         return [f"{self.prediction(job)}/output/{index}" for index in range(job.parameters.images)]
 
     def previews(self, job: Job) -> list[str]:
-        """Where the unfinished pictures are that there are so far."""
+        """Where the unfinished images are that there are so far."""
         return [f"{self.prediction(job)}/previews/{index}" for index in range(job.previews)]

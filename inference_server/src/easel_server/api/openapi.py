@@ -25,7 +25,7 @@ JOB_HEADERS: Final = {
 
 
 class DescribedAPI(FastAPI):
-    """An app whose description tells how keys are sent, if they are asked for."""
+    """An app whose description says how keys are sent, if they are asked for."""
 
     def __init__(self, *, are_keys_needed: bool, **options: Any) -> None:
         super().__init__(**options)

@@ -1,6 +1,6 @@
-"""Pictures that clients send: checked before they are decoded, and made into what a worker takes.
+"""Images that clients send: checked before they are decoded, and made into what a worker takes.
 
-A few kilobytes can stand for gigapixels, so the pixels are counted by a picture's header first. Decoding runs in
+A few kilobytes can stand for gigapixels, so the pixels are counted by a image's header first. Decoding runs in
 threads, a few at a time, since each may take a hundred megabytes.
 """
 
@@ -26,7 +26,7 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MAGIC: Final = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 ALLOWED: Final = "allowed is a still PNG, JPEG or WebP"
 DATA_URL: Final = re.compile(r"data:[a-z0-9.+/-]{0,100};base64,", re.IGNORECASE)
-DECODERS: Final = 2  # pictures in work at a time, in a gateway
+DECODERS: Final = 2  # images in work at a time, in a gateway
 BACKGROUND: Final = "white"  # behind what is transparent
 PNG_COMPRESS_LEVEL: Final = 1  # they travel once: time counts for more than size
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Decoders:
-    """Threads for work on pictures, few enough that their memory is bounded."""
+    """Threads for work on images, few enough that their memory is bounded."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(DECODERS)
@@ -51,7 +51,7 @@ def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
     """The bytes behind a ``data:`` URL, or behind bare base64. Raises RefusalError."""
     prefix = DATA_URL.match(text)
     if text.startswith(("http://", "https://")):
-        raise refuse_field(field, "is a web address, and this service fetches none; send the picture as a data: URL")
+        raise refuse_field(field, "is a web address, and this service fetches none; send the image as a data: URL")
     if prefix is None and is_prefix_needed:
         raise refuse_field(field, "must be a data: URL, such as data:image/png;base64,iVBORw0…")
     try:
@@ -61,9 +61,9 @@ def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
 
 
 def decode_image(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
-    """The picture, upright, as RGB, RGBA or L. Takes time and memory: run it in ``Decoders``. Raises RefusalError."""
+    """The image, upright, as RGB, RGBA or L. Takes time and memory: run it in ``Decoders``. Raises RefusalError."""
     if not MAGIC.match(data):
-        raise refuse_field(field, f"is no picture that is understood ({len(data)} bytes); {ALLOWED}")
+        raise refuse_field(field, f"is no image that can be read ({len(data)} bytes); {ALLOWED}")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             _check_header(field, opened, max_pixels)
@@ -71,7 +71,7 @@ def decode_image(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
             return _normalise_mode(ImageOps.exif_transpose(opened))
     except (RefusalError, MemoryError):
         raise
-    except UnidentifiedImageError:  # its message tells an address in memory
+    except UnidentifiedImageError:  # its message holds an address in memory
         raise refuse_field(field, f"is damaged in its header; {ALLOWED}") from None
     except Exception as error:  # what decoders stumble over in damaged files has no common type
         raise refuse_field(field, f"is damaged or cut off ({error}); {ALLOWED}") from None
@@ -83,31 +83,31 @@ def _check_header(field: str, opened: Image.Image, max_pixels: int) -> None:
         size = f"{opened.width}x{opened.height} = {pixels} pixels"
         raise refuse_field(field, f"has {size}, at most {max_pixels} are allowed")
     frames = getattr(opened, "n_frames", 1)
-    if frames > 1 and opened.format in FORMATS:  # a camera's MPO holds smaller copies: the first is the picture
+    if frames > 1 and opened.format in FORMATS:  # a camera's MPO holds smaller copies: the first is the image
         raise refuse_field(field, f"is animated ({frames} frames); {ALLOWED}")
 
 
-def _normalise_mode(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits of grey
-        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
-    if picture.has_transparency_data:
-        return picture.convert("RGBA")
-    return picture if picture.mode == "L" else picture.convert("RGB")
+def _normalise_mode(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image if image.mode == "L" else image.convert("RGB")
 
 
-def flatten(picture: Image.Image) -> Image.Image:
+def flatten(image: Image.Image) -> Image.Image:
     """Without transparency: what shows through is white."""
-    if picture.mode != "RGBA":
-        return picture.convert("RGB")
-    background = Image.new("RGBA", picture.size, BACKGROUND)
-    return Image.alpha_composite(background, picture).convert("RGB")
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    background = Image.new("RGBA", image.size, BACKGROUND)
+    return Image.alpha_composite(background, image).convert("RGB")
 
 
-def encode_png(picture: Image.Image) -> bytes:
+def encode_png(image: Image.Image) -> bytes:
     """The same bytes for the same pixels, without anything besides."""
     buffer = io.BytesIO()
-    picture.info = {}
-    picture.save(buffer, format="PNG", compress_level=PNG_COMPRESS_LEVEL)
+    image.info = {}
+    image.save(buffer, format="PNG", compress_level=PNG_COMPRESS_LEVEL)
     return buffer.getvalue()
 
 
@@ -116,24 +116,24 @@ WantedSize = tuple[int | None, int | None]  # None where the client left it open
 
 
 class Fit(StrEnum):
-    """What becomes of a picture whose proportions differ."""
+    """What becomes of a image whose proportions differ."""
 
     STRETCH = "Stretch"
     CROP = "Crop"  # the middle of it is kept
 
 
 def choose_size(
-    picture: Size, wanted: WantedSize, *, names: Mapping[str, str], defaults: GenerationDefaults, limits: LimitsConfig
+    image: Size, wanted: WantedSize, *, names: Mapping[str, str], defaults: GenerationDefaults, limits: LimitsConfig
 ) -> Size:
-    """The size to draw: as wanted, else in the picture's proportions and no more pixels than the model's default.
+    """The size to generate: as wanted, else in the image's proportions and no more pixels than the model's default.
 
     Raises RefusalError for a size that isn't allowed, so that nothing is ever resized to it.
     """
     most_pixels = defaults.width_pixels * defaults.height_pixels
-    scale = min(1.0, math.sqrt(most_pixels / (picture[0] * picture[1])))
+    scale = min(1.0, math.sqrt(most_pixels / (image[0] * image[1])))
     largest_width, largest_height = limits.max_width_pixels, limits.max_height_pixels
-    width = wanted[0] if wanted[0] is not None else _round_side(picture[0] * scale, largest_width)
-    height = wanted[1] if wanted[1] is not None else _round_side(picture[1] * scale, largest_height)
+    width = wanted[0] if wanted[0] is not None else _round_side(image[0] * scale, largest_width)
+    height = wanted[1] if wanted[1] is not None else _round_side(image[1] * scale, largest_height)
     sides = (("width_pixels", width, largest_width), ("height_pixels", height, largest_height))
     faults = [
         FieldFault(names[side], fault)
@@ -150,16 +150,16 @@ def _round_side(pixels: float, largest: int) -> int:
     return max(MIN_SIDE_PIXELS, steps * SIDE_STEP_PIXELS)
 
 
-def fit(picture: Image.Image, size: Size, way: Fit) -> Image.Image:
-    """The picture at exactly this size."""
-    if picture.size == size:
-        return picture
+def fit(image: Image.Image, size: Size, way: Fit) -> Image.Image:
+    """The image at exactly this size."""
+    if image.size == size:
+        return image
     resample = Image.Resampling.LANCZOS
-    return ImageOps.fit(picture, size, resample) if way is Fit.CROP else picture.resize(size, resample)
+    return ImageOps.fit(image, size, resample) if way is Fit.CROP else image.resize(size, resample)
 
 
 def build_input_images(image: Image.Image, mask: Image.Image | None, size: Size, way: Fit) -> InputImages:
-    """Picture and mask (L: 255 is redrawn) as a worker takes them. Takes time: run it in ``Decoders``."""
+    """Image and mask (L: 255 is generated anew) as a worker takes them. Takes time: run it in ``Decoders``."""
     return InputImages(
         width_pixels=size[0],
         height_pixels=size[1],

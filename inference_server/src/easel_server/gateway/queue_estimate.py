@@ -1,4 +1,4 @@
-"""How long work will wait and how far it is, for admission and for what clients are told."""
+"""How long work will wait and how far it is, for admission and for what is reported to clients."""
 
 import asyncio
 import math

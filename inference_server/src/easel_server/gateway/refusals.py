@@ -1,6 +1,5 @@
 """Why a request is not served, independent of the API it came by; the routers give it their API's shape."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -64,7 +63,6 @@ QUEUE_FULL_RETRY_SECONDS = 5
 BROKER_RETRY_SECONDS = 2
 STREAMS_RETRY_SECONDS = 5
 OPEN_REQUESTS_RETRY_SECONDS = 1
-NO_WORKERS_RETRY_SECONDS = 30  # about a worker's start; nothing better is known
 
 
 def refuse_for_queue(depth: int, bound: int) -> RefusalError:
@@ -74,25 +72,6 @@ def refuse_for_queue(depth: int, bound: int) -> RefusalError:
         "queue_full",
         f"{depth} requests wait already, at most {bound} may; try again in {QUEUE_FULL_RETRY_SECONDS} s",
         headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)},
-    )
-
-
-def refuse_for_wait(wait_seconds: float, bound_seconds: int) -> RefusalError:
-    """The predicted wait is longer than the service lets anybody wait. It shrinks by a second a second."""
-    if math.isinf(wait_seconds):
-        return RefusalError(
-            503,
-            "no_workers",
-            f"nothing draws images at the moment, and nothing is about to; try again in {NO_WORKERS_RETRY_SECONDS} s",
-            headers={"Retry-After": str(NO_WORKERS_RETRY_SECONDS)},
-        )
-    retry_seconds = math.ceil(wait_seconds - bound_seconds)
-    return RefusalError(
-        429,
-        "wait_too_long",
-        f"the predicted wait is {wait_seconds:.0f} s, at most {bound_seconds} s are allowed; "
-        f"try again in {retry_seconds} s",
-        headers={"Retry-After": str(retry_seconds)},
     )
 
 
@@ -122,7 +101,7 @@ def refuse_uncached() -> RefusalError:
     return RefusalError(
         504,
         "not_cached",
-        "no cached answer, and Cache-Control: only-if-cached allows no other; leave it out to draw one",
+        "no cached answer, and Cache-Control: only-if-cached allows no other; leave it out to generate one",
     )
 
 

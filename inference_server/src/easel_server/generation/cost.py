@@ -18,14 +18,14 @@ MIN_SPREAD: Final = 1e-6  # of units, relative to their square; below it jobs ar
 
 
 def work_units(parameters: GenerationParameters) -> float:
-    """Work of a job: one unit is one pass over one megapixel of one picture."""
+    """Work of a job: one unit is one pass over one megapixel of one image."""
     megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
     return parameters.denoising_steps * megapixels * parameters.images * parameters.passes
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a finished job took: its share, if it was drawn in a batch with others."""
+    """What a finished job took: its share, if it was generated in a batch with others."""
 
     work_units: float
     gpu_seconds: float

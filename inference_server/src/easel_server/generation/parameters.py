@@ -1,4 +1,4 @@
-"""What determines an image, and the one table that says how each parameter is filled in, checked, compared and told.
+"""What determines an image, and the one table that says how each parameter is filled in, checked, compared and written.
 
 A new parameter is a field of ``GenerationParameters``, a row of ``PARAMETERS``, and a field in each API that offers it
 (``api/NAME/fields.py``). Pure; no API's names, no torch.

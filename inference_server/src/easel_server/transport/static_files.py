@@ -20,7 +20,7 @@ POLICY: Final = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' blob: data:",  # pictures that were fetched with a key, and the history's
+        "img-src 'self' blob: data:",  # images that were fetched with a key, and the history's
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",

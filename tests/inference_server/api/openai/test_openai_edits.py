@@ -94,7 +94,7 @@ def test_the_same_edit_is_answered_from_the_cache_and_another_picture_is_not(ima
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no picture": ({"image": b"cat"}, "image", "is no picture that is understood (3 bytes)"),
+    "no picture": ({"image": b"cat"}, "image", "is no image that can be read (3 bytes)"),
     "a bomb": ({"image": decompression_bomb()}, "image", "has 30000x30000 = 900000000 pixels, at most 16777216"),
     "two pictures": ({"image": [encoded(halves())] * 2}, "image", "is given 2 times as a file, and must be given once"),
     "a mask without alpha": ({"mask": encoded(halves())}, "mask", "has no transparency"),

@@ -78,7 +78,7 @@ AUTOMATIC1111: Final = Api(
 
 
 class LatestJobs:
-    """Kept in the broker, so that any gateway knows."""
+    """Kept as facts, so that any gateway knows."""
 
     def __init__(self, facts: FactStore, *, ttl_seconds: float) -> None:
         self._facts = facts

@@ -140,7 +140,7 @@ class OpenAIHandlers:
         try:
             async for event in self._follow(submitted, family):
                 yield build_event(event["type"], event)
-        except Exception as error:  # the answer's head is sent already: an event is all that can still tell
+        except Exception as error:  # the answer's head is sent already: an event is all that can still be sent
             _, body = build_openai_error(to_refusal(error))
             yield build_event("error", body)
 

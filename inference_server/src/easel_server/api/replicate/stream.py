@@ -32,7 +32,7 @@ from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.job import Job, JobState
 from easel_server.transport.streams import build_event, with_ticks
 
-POSITION_SECONDS = 2.0  # between looks at the queue: others' jobs change a position, and no event tells of it
+POSITION_SECONDS = 2.0  # between looks at the queue: others' jobs change a position, and no event says so
 END_ID = "end"
 OUTPUT_ID_PATTERN = re.compile(r"output-([0-9]{1,2})")
 LookAtProgress = Callable[[Job], Awaitable[Progress]]
