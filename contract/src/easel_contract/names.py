@@ -2,6 +2,8 @@
 
 from typing import Final
 
+DISTRIBUTION: Final = "easel-serving"  # on package indexes, where "easel" is somebody else's library
+
 API_GROUP: Final = "easel.dev"
 API_VERSION: Final = "v1alpha1"
 KIND: Final = "StableDiffusionService"

@@ -107,7 +107,7 @@ def _build_parser() -> ArgumentParser:
     )
     parser.add_argument("--host", default=ALL_INTERFACES, help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=names.HTTP_PORT, help="port to listen on; 0 takes a free one")
-    parser.add_argument("--version", action="version", version=f"easel-server {version('easel')}")
+    parser.add_argument("--version", action="version", version=f"easel-server {version(names.DISTRIBUTION)}")
     return parser
 
 

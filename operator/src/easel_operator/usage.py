@@ -2,7 +2,9 @@
 
 from typing import Final
 
-INSTALL: Final = "pip install 'easel[simulate]'"
+from easel_contract import names
+
+INSTALL: Final = f"install {names.DISTRIBUTION}[simulate]"
 
 
 class UsageError(Exception):

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, Final
 
+from easel_contract import names
 from easel_contract.server_config import ServerConfig
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -112,7 +113,7 @@ def build_gateway_app(
         are_keys_needed=config.gateway.api_keys_directory is not None,
         title="Easel",
         description=f"Images by {config.model.name}.",
-        version=version("easel"),
+        version=version(names.DISTRIBUTION),
         docs_url=None,  # FastAPI's own page asks another host: see api/docs
         redoc_url=None,
         telemetry=NO_TELEMETRY,
@@ -142,7 +143,8 @@ def build_gateway_app(
 
 def build_probe_app(readiness: Readiness, render_metrics: RenderMetrics) -> FastAPI:
     """A worker's: /healthz, /readyz and /metrics."""
-    app = FastAPI(title="Easel worker", version=version("easel"), docs_url=None, redoc_url=None, openapi_url=None)
+    number = version(names.DISTRIBUTION)
+    app = FastAPI(title="Easel worker", version=number, docs_url=None, redoc_url=None, openapi_url=None)
     app.router.route_class = HandlerRoute
     add_probe_routes(app.router, readiness, render_metrics)
     return app

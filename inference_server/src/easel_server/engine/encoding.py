@@ -5,6 +5,7 @@ from functools import cache
 from importlib.metadata import version
 from io import BytesIO
 
+from easel_contract import names
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -40,6 +41,6 @@ def build_description(
 
     ``seed`` is this image's own; ``software`` are the versions that may matter, besides Easel's.
     """
-    version_of_easel = f"easel {library_version('easel')}"
+    version_of_easel = f"easel {library_version(names.DISTRIBUTION)}"
     facts = {"Sampler": sampler, "Seed": seed, "Model": model, "Version": version_of_easel, **software}
     return build_metadata(parameters, facts)

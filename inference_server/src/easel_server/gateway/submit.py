@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from easel_contract import names
 from easel_contract.server_config import GatewayConfig, ModelConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
@@ -39,7 +40,7 @@ from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import CacheResult, RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER, open_span, to_trace_parent
 
-LIBRARIES: Final = ("easel", "diffusers", "torch", "transformers")  # whose versions may change pixels
+LIBRARIES: Final = (names.DISTRIBUTION, "diffusers", "torch", "transformers")  # whose versions may change pixels
 PRIORITIES: Final = (Priority.LOW, Priority.NORMAL, Priority.HIGH)  # upwards
 
 

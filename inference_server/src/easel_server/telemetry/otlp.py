@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Final
 
+from easel_contract import names
 from easel_contract.server_config import TracingConfig
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -64,7 +65,7 @@ def open_exported_tracer(config: TracingConfig, resource: Mapping[str, str]) -> 
     exporter = _build_exporter(config)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
-        yield provider.get_tracer("easel_server", version("easel"))
+        yield provider.get_tracer("easel_server", version(names.DISTRIBUTION))
     finally:
         _close(provider, exporter)
 

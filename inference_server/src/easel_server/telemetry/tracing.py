@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
+from easel_contract import names
 from easel_contract.server_config import ServerConfig, TracingConfig
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -45,7 +46,7 @@ class TracingUnavailableError(Exception):
     def __init__(self, wanted_by: str, missing: str) -> None:
         super().__init__(
             f"{wanted_by} asks for traces, and the Python package {missing!r} is missing: "
-            "install easel[tracing], or leave that setting out"
+            f"install {names.DISTRIBUTION}[tracing], or leave that setting out"
         )
 
 
