@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 
 from easel_server.engine.interface import EngineDescription, EngineRequest, OnStep, Step
-from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.jobs.reaper import reap_forever
-from easel_server.stores.redis_broker import RedisBroker
+from easel_server.stores.opening import open_stores
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.worker import Worker, WorkerSettings
 
@@ -42,20 +42,21 @@ class SigningEngine:
 
 
 async def work(url: str, namespace: str, name: str, step_seconds: float) -> None:
-    settings = BrokerSettings(max_attempts=MAX_ATTEMPTS)
-    broker = RedisBroker.from_url(url, namespace=namespace, service="sd", settings=settings)
+    stores = open_stores(url, namespace=namespace, service="sd", bounds=JobBounds(max_attempts=MAX_ATTEMPTS))
     worker = Worker(
-        broker,
+        stores.jobs,
         SigningEngine(name, step_seconds),
         WorkerSettings(name=name, lease_seconds=LEASE_SECONDS, drain_seconds=10.0),
         metrics=ServerMetrics(gateway=False, worker=True),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.drain)
-    reaping = asyncio.create_task(reap_forever(broker, grace_seconds=LEASE_SECONDS, period_seconds=0.1))
+    reaping = asyncio.create_task(
+        reap_forever(stores.jobs, stores.ping, grace_seconds=LEASE_SECONDS, period_seconds=0.1)
+    )
     await worker.run()
     reaping.cancel()
     await asyncio.wait([reaping])
-    await broker.close()
+    await stores.close()
 
 
 if __name__ == "__main__":

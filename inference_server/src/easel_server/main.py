@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from easel_contract import names
-from easel_contract.server_config import EngineKind, ServerConfig
+from easel_contract.server_config import EngineKind
 from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 
@@ -27,26 +27,23 @@ from easel_server.api.app import build_context, build_gateway_app, build_probe_a
 from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
-from easel_server.engine.interface import EngineDescription, ModelLoadError
+from easel_server.engine.interface import EngineDescription, ModelLoadError, describe_model
 from easel_server.engine.loading import load_engine, start_loading
 from easel_server.engine.model_directory import check_directory, is_directory
 from easel_server.garbage import freeze_startup_objects, raise_gc_threshold
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.generation.models import ModelFacts, read_defaults
-from easel_server.stores.cache.memcached import MemcachedCache
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.model_facts import (
     PUBLISH_INTERVAL_SECONDS,
     SharedCostModel,
     SharedModelFacts,
-    describe_model,
     publish_defaults,
     publish_facts,
 )
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import BrokerSettings
+from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.jobs.reaper import reap_forever
-from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.opening import Stores, open_stores
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
@@ -116,34 +113,25 @@ def report_load_failure(message: str, termination_log: Path) -> None:
         logger.debug("no termination message: %s", error)
 
 
-def build_broker(settings: Settings) -> Broker:
-    """Redis if there is one, else memory. Raises SettingsError for a Redis URL that can't be one."""
+def open_shared_stores(settings: Settings) -> Stores:
+    """The service's stores. Raises SettingsError for a Redis URL that can't be one."""
     config = settings.config
-    bounds = BrokerSettings(
+    bounds = JobBounds(
         max_queue_depth=config.gateway.limits.max_queue_depth,
         result_ttl_seconds=config.gateway.result_ttl_seconds,
         max_attempts=config.worker.max_attempts,
-        max_cache_bytes=config.gateway.cache.max_bytes,
     )
-    if settings.redis_url is None:
-        return MemoryBroker(bounds)
-    # Here, since the embedded server needs no Redis client.
-    from easel_server.stores.redis_broker import RedisBroker  # noqa: PLC0415
-
     try:
-        return RedisBroker.from_url(
-            settings.redis_url, namespace=config.namespace, service=config.service, settings=bounds
+        return open_stores(
+            settings.redis_url,
+            namespace=config.namespace,
+            service=config.service,
+            bounds=bounds,
+            max_cache_bytes=config.gateway.cache.max_bytes,
+            memcached_address=config.gateway.cache.memcached_address,
         )
     except ValueError as error:
         raise SettingsError(f"{names.ENV_REDIS_URL} is no address of a Redis: {error}") from None
-
-
-def build_memcached(config: ServerConfig) -> MemcachedCache | None:
-    """The result cache on Memcached, where it is chosen; the broker's otherwise."""
-    address = config.gateway.cache.memcached_address
-    if address is None:
-        return None
-    return MemcachedCache(address, names.redis_prefix(config.namespace, config.service))
 
 
 class Process:
@@ -156,9 +144,8 @@ class Process:
         self._serves_apis = settings.role in {Role.GATEWAY, Role.ALL}
         self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
         self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker)
-        self._broker = build_broker(settings)
-        self._memcached = build_memcached(settings.config) if self._serves_apis else None
-        self._readiness = Readiness(self._broker.ping)
+        self._stores = open_shared_stores(settings)
+        self._readiness = Readiness(self._stores.ping)
         self._stopping = asyncio.Event()
         self._worker: Worker | None = None
 
@@ -187,13 +174,11 @@ class Process:
             await self._run_parts(server)
         finally:
             await server.stop()
-            await self._broker.close()
-            if self._memcached is not None:
-                await self._memcached.close()
+            await self._stores.close()
 
     def _build_app(self) -> FastAPI:
         async def render_metrics() -> bytes:
-            return await self._metrics.render(self._broker)
+            return await self._metrics.render(self._stores.jobs)
 
         if not self._serves_apis:
             return build_probe_app(self._readiness, render_metrics)
@@ -201,25 +186,25 @@ class Process:
         directory = Path(config.model.source)
         is_visible = directory.is_absolute() and directory.is_dir()
         facts = SharedModelFacts(
-            self._broker, config.model, config.gateway.defaults, read_defaults(directory) if is_visible else None
+            self._stores.facts, config.model, config.gateway.defaults, read_defaults(directory) if is_visible else None
         )
         keys = config.gateway.api_keys_directory
         context = build_context(
             config,
-            jobs=self._broker,
-            queue=self._broker,
-            cache=self._memcached or self._broker,
-            limiter=self._broker,
-            fact_store=self._broker,
+            jobs=self._stores.jobs,
+            queue=self._stores.jobs,
+            cache=self._stores.cache,
+            limiter=self._stores.limits,
+            fact_store=self._stores.facts,
             model_facts=facts.look,
-            cost_model=SharedCostModel(self._broker).look,
+            cost_model=SharedCostModel(self._stores.jobs).look,
             keys=KeyRing(Path(keys) if keys else None),
             metrics=self._metrics,
             tracer=self._tracer,
             is_signing_configured=bool(self._settings.webhook_secrets),
         )
         return build_gateway_app(
-            context, self._broker, self._readiness, self._metrics, render_metrics, tracer=self._tracer
+            context, self._stores.limits, self._readiness, self._metrics, render_metrics, tracer=self._tracer
         )
 
     async def _run_parts(self, server: EmbeddedServer) -> None:
@@ -244,13 +229,13 @@ class Process:
             await _cancel([stopping, *parts])
 
     async def _reap(self) -> None:
-        await reap_forever(self._broker, grace_seconds=self._config.worker.lease_seconds)
+        await reap_forever(self._stores.jobs, self._stores.ping, grace_seconds=self._config.worker.lease_seconds)
 
     async def _deliver_webhooks(self) -> None:
         config = self._config
         async with build_client(GuardedTransport(config.gateway.webhook.allowed_networks)) as client:
             deliverer = Deliverer(
-                self._broker,
+                self._stores.outbox,
                 client,
                 signing_secrets=self._settings.webhook_secrets,
                 build_body=self._build_webhook_body,
@@ -269,7 +254,9 @@ class Process:
         config = self._config
         if is_directory(config.model) and config.engine.kind is EngineKind.DIFFUSERS:
             # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
-            await self._tell(publish_defaults(self._broker, config.model, read_defaults(check_directory(config.model))))
+            await self._tell(
+                publish_defaults(self._stores.facts, config.model, read_defaults(check_directory(config.model)))
+            )
         engine = await start_loading(
             lambda: load_engine(config.model, hub_token=self._settings.hub_token, engine=config.engine)
         )
@@ -282,7 +269,7 @@ class Process:
             drain_seconds=config.worker.drain_seconds,
             max_batch_images=config.worker.max_batch_images,
         )
-        self._worker = Worker(self._broker, engine, settings, metrics=self._metrics, tracer=self._tracer)
+        self._worker = Worker(self._stores.jobs, engine, settings, metrics=self._metrics, tracer=self._tracer)
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
         publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")
@@ -293,7 +280,7 @@ class Process:
 
     async def _publish_facts(self, facts: ModelFacts) -> None:
         while True:
-            await self._tell(publish_facts(self._broker, self._config.model, facts))
+            await self._tell(publish_facts(self._stores.facts, self._config.model, facts))
             await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
 
     async def _tell(self, publishing: Awaitable[None]) -> None:

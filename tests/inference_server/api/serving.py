@@ -1,4 +1,4 @@
-"""A gateway on a loopback port, with the in-memory broker and a stand-in for workers. No torch."""
+"""A gateway on a loopback port, with stores in memory and a stand-in for workers. No torch."""
 
 import asyncio
 import threading
@@ -17,9 +17,8 @@ from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import BrokerSettings, Canceled, Claim, Failed, Succeeded, Verdict
-from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue, Succeeded
+from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.telemetry.metrics import CacheResult, ServerMetrics
 from easel_server.transport.probes import Readiness
 from easel_server.transport.protocol import BoundedHttpProtocol
@@ -70,8 +69,8 @@ class CountingMetrics:
 class StandInWorker:
     """Claims jobs and finishes them with bytes that tell the parameters. Holds still while ``is_held``."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, jobs: JobQueue) -> None:
+        self._jobs = jobs
         self._free = asyncio.Event()
         self._free.set()
         self._held = asyncio.Event()
@@ -85,7 +84,7 @@ class StandInWorker:
                 self._held.set()
                 await self._free.wait()
                 self._held.clear()
-            for claim in await self._broker.claim("stand-in", lease_seconds=10, wait_seconds=0.05):
+            for claim in await self._jobs.claim("stand-in", lease_seconds=10, wait_seconds=0.05):
                 self.seen.append(claim.job.id)
                 self.claims.append(claim)
                 await self._run(claim)
@@ -93,29 +92,29 @@ class StandInWorker:
     async def _run(self, claim: Claim) -> None:
         parameters = claim.job.parameters
         if parameters.prompt == "fail":
-            await self._broker.finish(claim, Failed("the model refused the request: no"))
+            await self._jobs.finish(claim, Failed("the model refused the request: no"))
             return
-        verdict = await self._broker.heartbeat(claim, 1)
+        reply = await self._jobs.heartbeat(claim, 1)
         if parameters.prompt == "step by step":
-            verdict = await self._go_step_by_step(claim)
-        while parameters.prompt == "slow" and verdict is Verdict.CONTINUE:
+            reply = await self._go_step_by_step(claim)
+        while parameters.prompt == "slow" and reply is HeartbeatReply.CONTINUE:
             await asyncio.sleep(0.01)
-            verdict = await self._broker.heartbeat(claim, 2)
-        if verdict is Verdict.CONTINUE:
+            reply = await self._jobs.heartbeat(claim, 2)
+        if reply is HeartbeatReply.CONTINUE:
             images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
-            await self._broker.finish(claim, Succeeded(tuple(images)))
+            await self._jobs.finish(claim, Succeeded(tuple(images)))
         else:
-            await self._broker.finish(claim, Canceled())
+            await self._jobs.finish(claim, Canceled())
 
-    async def _go_step_by_step(self, claim: Claim) -> Verdict:
+    async def _go_step_by_step(self, claim: Claim) -> HeartbeatReply:
         """Shows a preview after each step, and takes a step when a test lets it: ``steps.release``."""
-        verdict = Verdict.CONTINUE
+        reply = HeartbeatReply.CONTINUE
         for step in range(2, claim.job.parameters.steps + 1):
             await self.steps.acquire()
             previews = [f"preview {step}".encode()] if step - 2 < claim.job.wanted_previews else []
-            verdict = await self._broker.heartbeat(claim, step, previews=previews)
+            reply = await self._jobs.heartbeat(claim, step, previews=previews)
         await self.steps.acquire()
-        return verdict
+        return reply
 
     async def hold(self) -> None:
         """Claims nothing more, once this returns."""
@@ -141,7 +140,7 @@ class RunningGateway:
         keys: Path | None = None,
         is_signing_configured: bool = False,
         engine: Engine | None = None,
-        wrap: Callable[[Broker], Broker] = lambda broker: broker,
+        wrap: Callable[[Stores], Stores] = lambda stores: stores,
     ) -> None:
         gateway = config or GatewayConfig()
         if keys is not None:
@@ -154,7 +153,7 @@ class RunningGateway:
         self._started: Future[None] = Future()
         self._stop: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
-        self.broker: Broker
+        self.stores: Stores
         self.worker: StandInWorker
         self.readiness: Readiness
         self.metrics = CountingMetrics()
@@ -180,10 +179,10 @@ class RunningGateway:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        settings = BrokerSettings(max_queue_depth=self._config.gateway.limits.max_queue_depth)
-        self.broker = self._wrap(MemoryBroker(settings))
-        self.worker = StandInWorker(self.broker)
-        self.readiness = Readiness(self.broker.ping)
+        bounds = JobBounds(max_queue_depth=self._config.gateway.limits.max_queue_depth)
+        self.stores = self._wrap(open_memory_stores(bounds))
+        self.worker = StandInWorker(self.stores.jobs)
+        self.readiness = Readiness(self.stores.ping)
 
         async def facts() -> ModelFacts:
             return self.facts
@@ -193,11 +192,11 @@ class RunningGateway:
 
         context = build_context(
             self._config,
-            jobs=self.broker,
-            queue=self.broker,
-            cache=self.broker,
-            limiter=self.broker,
-            fact_store=self.broker,
+            jobs=self.stores.jobs,
+            queue=self.stores.jobs,
+            cache=self.stores.cache,
+            limiter=self.stores.limits,
+            fact_store=self.stores.facts,
             model_facts=facts,
             cost_model=cost_model,
             keys=KeyRing(self._keys),
@@ -208,7 +207,7 @@ class RunningGateway:
         async def render_metrics() -> bytes:
             return b"# none\n"
 
-        app = build_gateway_app(context, self.broker, self.readiness, self.metrics, render_metrics)
+        app = build_gateway_app(context, self.stores.limits, self.readiness, self.metrics, render_metrics)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -235,7 +234,7 @@ class RunningGateway:
         if self._engine is None:
             return self.worker
         settings = WorkerSettings("worker", lease_seconds=10, drain_seconds=1)
-        return Worker(self.broker, self._engine, settings, metrics=ServerMetrics(gateway=False, worker=True))
+        return Worker(self.stores.jobs, self._engine, settings, metrics=ServerMetrics(gateway=False, worker=True))
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)

@@ -1,4 +1,4 @@
-"""Requests submitted without HTTP, on the in-memory broker with a clock that tests set."""
+"""Requests submitted without HTTP, in stores in memory with a clock that tests set."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -13,8 +13,8 @@ from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.request import Customer, GenerationRequest
 from easel_server.stores.cache.interface import ResultCache
-from easel_server.stores.jobs.interface import BrokerSettings, Succeeded
-from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.jobs.interface import JobBounds, Succeeded
+from easel_server.stores.opening import open_memory_stores
 
 from tests.inference_server.api.serving import MODEL, CountingMetrics
 
@@ -29,8 +29,8 @@ class Submitting:
         self, config: GatewayConfig, *, gpu_seconds: float = 2.0, result_cache: ResultCache | None = None
     ) -> None:
         self.now = datetime.now(UTC)
-        settings = BrokerSettings(max_queue_depth=config.limits.max_queue_depth)
-        self.broker = MemoryBroker(settings, lambda: self.now)
+        bounds = JobBounds(max_queue_depth=config.limits.max_queue_depth)
+        self.stores = open_memory_stores(bounds, clock=lambda: self.now)
         self.metrics = CountingMetrics()
         self._numbers = itertools.count()
         facts = ModelFacts(
@@ -47,11 +47,11 @@ class Submitting:
 
         self.context = build_context(
             ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config),
-            jobs=self.broker,
-            queue=self.broker,
-            cache=result_cache or self.broker,
-            limiter=self.broker,
-            fact_store=self.broker,
+            jobs=self.stores.jobs,
+            queue=self.stores.jobs,
+            cache=result_cache or self.stores.cache,
+            limiter=self.stores.limits,
+            fact_store=self.stores.facts,
             model_facts=look,
             cost_model=cost_model,
             keys=KeyRing(None),
@@ -76,6 +76,6 @@ class Submitting:
     async def work(self, *, count: int = 1, finish: bool = True) -> None:
         """Claim jobs as a worker, and finish them."""
         for _ in range(count):
-            claims = await self.broker.claim("worker", lease_seconds=1e6, wait_seconds=0)
+            claims = await self.stores.jobs.claim("worker", lease_seconds=1e6, wait_seconds=0)
             for claim in claims if finish else ():
-                await self.broker.finish(claim, Succeeded((b"image",)))
+                await self.stores.jobs.finish(claim, Succeeded((b"image",)))

@@ -114,7 +114,7 @@ async def test_older_answers_than_the_client_wants_are_drawn_again():
     await submitting.context.results.wait(submitted.job, 10)
     submitting.advance(100)
     # The copy in the gateway's own memory lives by another clock; what counts is the shared one's.
-    other = Submitting(GatewayConfig(), result_cache=submitting.broker)
+    other = Submitting(GatewayConfig(), result_cache=submitting.stores.cache)
     assert (await other.submit(seed=1, cache=CachePolicy(max_age_seconds=99))).headers["X-Cache"] == "miss"
     hit = await other.submit(seed=1, cache=CachePolicy(max_age_seconds=101), job_id="another")
     assert (hit.headers["X-Cache"], hit.headers["Age"]) == ("hit", "100")
@@ -169,7 +169,7 @@ async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(mon
     async def be_away(job_id):
         raise StoreUnavailableError("redis:6379", "images", "ConnectionError", "wait")
 
-    monkeypatch.setattr(submitting.broker, "images", be_away)
+    monkeypatch.setattr(submitting.stores.jobs, "images", be_away)
     assert (await submitting.context.results.wait(submitted.job, 10)).state is JobState.SUCCEEDED
 
 

@@ -150,6 +150,6 @@ def test_requests_beyond_the_bound_are_refused_and_probes_are_not(monkeypatch):
             assert (refused.status_code, code_of) == (503, "too_many_requests")
             assert int(refused.headers["Retry-After"]) > 0
         assert client.get("/readyz").status_code == 200
-        gateway.call(gateway.broker.cancel(gateway.worker.seen[0]))
+        gateway.call(gateway.stores.jobs.cancel(gateway.worker.seen[0]))
         assert slow.result().status_code == 422
         assert client.get("/v1/models").status_code == 200

@@ -141,7 +141,7 @@ async def test_charges_that_cannot_be_given_back_spoil_no_request(monkeypatch, c
         raise StoreUnavailableError("redis:6379", "take", "ConnectionError", "wait")
 
     await submitting.submit(job_id="same-job")
-    monkeypatch.setattr(submitting.broker, "refund", be_away)
+    monkeypatch.setattr(submitting.stores.limits, "refund", be_away)
     assert not (await submitting.submit(job_id="same-job")).created
     assert "stays charged" in caplog.text
 
@@ -149,7 +149,7 @@ async def test_charges_that_cannot_be_given_back_spoil_no_request(monkeypatch, c
 async def test_whoever_would_wait_too_long_is_told_at_once_how_long():
     config = GatewayConfig(limits=LimitsConfig(max_wait_seconds=60), max_workers=2)
     submitting = Submitting(config, gpu_seconds=10)
-    await submitting.work()  # the broker hears of one worker
+    await submitting.work()  # the job store hears of one worker
     for _ in range(10):
         await submitting.submit()
     refusal = await refusal_of(submitting)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from easel_contract.server_config import DefaultsConfig, ModelConfig
+from easel_server.engine.interface import describe_model
 from easel_server.generation.cost import CostModel, CostSums, Measurement
 from easel_server.generation.models import GenerationDefaults, ModelFacts, read_defaults
 from easel_server.generation.samplers import SAMPLERS
@@ -14,7 +15,6 @@ from easel_server.stores.facts.model_facts import (
     REFRESH_SECONDS,
     SharedCostModel,
     SharedModelFacts,
-    describe_model,
     publish_defaults,
     publish_facts,
 )
@@ -50,11 +50,11 @@ class Store:
         if self.is_away:
             raise StoreUnavailableError("redis:6379", "GET", "ConnectionError", "check it")
 
-    async def get_fact(self, name):
+    async def get(self, name):
         self.answer()
         return self.facts.get(name)
 
-    async def put_fact(self, name, value, *, ttl_seconds):
+    async def put(self, name, value, *, ttl_seconds):
         self.answer()
         self.facts[name] = value
 

@@ -9,9 +9,11 @@ from easel_server.gateway.results import Results
 from easel_server.generation.job import JobState
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.interface import CachedImages
+from easel_server.stores.cache.memory import MemoryResultCache
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.jobs.interface import BrokerSettings
-from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.jobs.interface import JobBounds
+from easel_server.stores.memory_wakeups import utc_now
+from easel_server.stores.opening import DEFAULT_CACHE_BYTES, open_memory_stores
 
 from tests.support.jobs import build_job
 
@@ -27,7 +29,7 @@ class Clock:
 
 
 def build_results(shared: "Shared", config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> Results:
-    return Results(shared, shared, config, clock)
+    return Results(open_memory_stores(JobBounds()).jobs, shared, config, clock)
 
 
 async def find(store: Results, policy: CachePolicy = ANY) -> CachedImages:
@@ -45,28 +47,28 @@ async def find_copy(store: Results, job_id: str) -> tuple[bytes, ...] | None:
         return None
 
 
-class Shared(MemoryBroker):
+class Shared(MemoryResultCache):
     """Counts what is asked of it, and may be away."""
 
     def __init__(self) -> None:
-        super().__init__(BrokerSettings())
+        super().__init__(utc_now, DEFAULT_CACHE_BYTES)
         self.gets = self.puts = 0
         self.is_away = False
 
-    async def cache_get(self, key):
+    async def get(self, key):
         self.gets += 1
-        return await super().cache_get(key)
+        return await super().get(key)
 
-    async def cache_put(self, key, images, *, ttl_seconds, age_seconds=0.0):
+    async def put(self, key, images, *, ttl_seconds, age_seconds=0.0):
         if self.is_away:
-            raise StoreUnavailableError("redis:6379", "cache_put", "ConnectionError", "wait")
+            raise StoreUnavailableError("redis:6379", "put", "ConnectionError", "wait")
         self.puts += 1
-        await super().cache_put(key, images, ttl_seconds=ttl_seconds, age_seconds=age_seconds)
+        await super().put(key, images, ttl_seconds=ttl_seconds, age_seconds=age_seconds)
 
 
 async def test_what_was_found_once_is_not_fetched_again():
     shared = Shared()
-    await shared.cache_put("key", IMAGES, ttl_seconds=60)
+    await shared.put("key", IMAGES, ttl_seconds=60)
     store = build_results(shared, CacheConfig())
     for _ in range(3):
         assert (await find(store)).images == IMAGES

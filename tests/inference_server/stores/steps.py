@@ -1,10 +1,9 @@
-"""What tests of the brokers do again and again."""
+"""What tests of the stores do again and again."""
 
 import dataclasses
 
 from easel_server.generation.job import Job
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import Claim, QueueDepth, ReapReport, Succeeded
+from easel_server.stores.jobs.interface import Claim, Jobs, QueueDepth, ReapReport, Succeeded
 
 from tests.support.eventually import eventually
 
@@ -13,46 +12,46 @@ SHORT_SECONDS = 0.03
 IMAGES = (b"\x89PNG\x00\xff one", b"two")
 
 
-async def claim(broker: Broker, worker: str = "worker-a", lease_seconds: float = LONG_SECONDS) -> Claim:
+async def claim(jobs: Jobs, worker: str = "worker-a", lease_seconds: float = LONG_SECONDS) -> Claim:
     """The next job; fails if none waits."""
-    (claimed,) = await broker.claim(worker, lease_seconds=lease_seconds, wait_seconds=0)
+    (claimed,) = await jobs.claim(worker, lease_seconds=lease_seconds, wait_seconds=0)
     return claimed
 
 
-async def claim_ids(broker: Broker, count: int) -> list[str]:
+async def claim_ids(jobs: Jobs, count: int) -> list[str]:
     """Ids of the next jobs, in the order of their turns."""
-    return [(await claim(broker)).job.id for _ in range(count)]
+    return [(await claim(jobs)).job.id for _ in range(count)]
 
 
-async def claim_nothing(broker: Broker) -> bool:
+async def claim_nothing(jobs: Jobs) -> bool:
     """Whether nothing waits."""
-    return await broker.claim("worker-a", lease_seconds=LONG_SECONDS, wait_seconds=0) == ()
+    return await jobs.claim("worker-a", lease_seconds=LONG_SECONDS, wait_seconds=0) == ()
 
 
-async def run_next(broker: Broker) -> Job:
+async def run_next(jobs: Jobs) -> Job:
     """The next job, run to its end."""
-    claimed = await claim(broker)
-    assert await broker.finish(claimed, Succeeded(IMAGES))
+    claimed = await claim(jobs)
+    assert await jobs.finish(claimed, Succeeded(IMAGES))
     return claimed.job
 
 
-async def job_of(broker: Broker, job_id: str) -> Job:
+async def job_of(jobs: Jobs, job_id: str) -> Job:
     """The job; fails if unknown."""
-    job = await broker.get(job_id)
+    job = await jobs.get(job_id)
     assert job is not None
     return job
 
 
-async def is_empty(broker: Broker) -> bool:
+async def is_empty(jobs: Jobs) -> bool:
     """Whether nothing waits or runs."""
-    return dataclasses.replace(await broker.depth(), workers=0) == QueueDepth(0, 0, 0)
+    return dataclasses.replace(await jobs.depth(), workers=0) == QueueDepth(0, 0, 0)
 
 
-async def reap_something(broker: Broker) -> ReapReport:
+async def reap_something(jobs: Jobs) -> ReapReport:
     """The report of the first reap that moves a job."""
 
     async def reap() -> ReapReport | None:
-        report = await broker.reap()
+        report = await jobs.reap()
         return report if report != ReapReport() else None
 
     report = await eventually(reap)

@@ -8,9 +8,8 @@ import pytest
 from easel_contract import names
 from easel_server.generation.job import JobState
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import BrokerSettings, Succeeded, Verdict
-from easel_server.stores.redis_broker import RedisBroker
+from easel_server.stores.jobs.interface import HeartbeatReply, JobBounds, Succeeded
+from easel_server.stores.opening import Stores, open_stores
 
 from tests.inference_server.stores.steps import IMAGES, claim, job_of
 from tests.support.eventually import eventually
@@ -29,14 +28,12 @@ def own_cluster() -> Iterator[RedisCluster]:
 
 
 @pytest.fixture
-async def brokers(own_cluster: RedisCluster) -> AsyncIterator[list[RedisBroker]]:
+async def clients(own_cluster: RedisCluster) -> AsyncIterator[list[Stores]]:
     """Of one service, each knowing another server."""
-    made = [
-        RedisBroker.from_url(url, namespace="ml", service="sd", settings=BrokerSettings()) for url in own_cluster.urls
-    ]
+    made = [open_stores(url, namespace="ml", service="sd", bounds=JobBounds()) for url in own_cluster.urls]
     yield made
-    for broker in made:
-        await broker.close()
+    for stores in made:
+        await stores.close()
 
 
 class Move:
@@ -65,54 +62,54 @@ class Move:
 
 
 async def test_jobs_wait_out_the_move_of_their_keys_to_another_server(
-    own_cluster: RedisCluster, brokers: list[RedisBroker]
+    own_cluster: RedisCluster, clients: list[Stores]
 ) -> None:
-    gateway, worker, other = brokers
-    await gateway.submit(build_job("running"))
-    await gateway.submit(build_job("waiting"))
-    held = await claim(worker)
-    waiting = asyncio.create_task(other.wait("running", 60))
+    gateway, worker, other = clients
+    await gateway.jobs.submit(build_job("running"))
+    await gateway.jobs.submit(build_job("waiting"))
+    held = await claim(worker.jobs)
+    waiting = asyncio.create_task(other.jobs.wait("running", 60))
     move = Move(own_cluster)
     move.begin()
-    for broker in brokers:
+    for stores in clients:
         with pytest.raises(StoreUnavailableError, match="goes on by itself"):
-            await broker.get("waiting")
+            await stores.jobs.get("waiting")
     move.complete()
-    for broker in brokers:
-        await eventually(partial(is_served, broker, "running"))  # the servers tell each other first
-    assert await worker.heartbeat(held, 1) == Verdict.CONTINUE
-    assert await worker.finish(held, Succeeded(IMAGES))
+    for stores in clients:
+        await eventually(partial(is_served, stores, "running"))  # the servers tell each other first
+    assert await worker.jobs.heartbeat(held, 1) == HeartbeatReply.CONTINUE
+    assert await worker.jobs.finish(held, Succeeded(IMAGES))
     job = await asyncio.wait_for(waiting, 20)
     assert job is not None
     assert job.state == JobState.SUCCEEDED
-    for broker in brokers:
-        assert await broker.images("running") == IMAGES
-        assert (await broker.depth()).waiting == 1
-    assert (await claim(gateway)).job.id == "waiting"
+    for stores in clients:
+        assert await stores.jobs.images("running") == IMAGES
+        assert (await stores.jobs.depth()).waiting == 1
+    assert (await claim(gateway.jobs)).job.id == "waiting"
 
 
 async def test_a_cluster_that_loses_the_keys_server_is_away_until_it_is_back(
-    own_cluster: RedisCluster, brokers: list[RedisBroker]
+    own_cluster: RedisCluster, clients: list[Stores]
 ) -> None:
-    for broker in brokers:
-        await broker.submit(build_job("a"))
+    for stores in clients:
+        await stores.jobs.submit(build_job("a"))
     server = own_cluster.servers[own_cluster.owner_of(PREFIX)]
     server.kill()
-    for broker in brokers:
+    for stores in clients:
         with pytest.raises(StoreUnavailableError):
-            await broker.get("a")
+            await stores.jobs.get("a")
     server.start()
-    for broker in brokers:
-        await eventually(partial(is_served, broker))
-        assert (await job_of(broker, "a")).state == JobState.WAITING
+    for stores in clients:
+        await eventually(partial(is_served, stores))
+        assert (await job_of(stores.jobs, "a")).state == JobState.WAITING
 
 
 async def test_the_server_that_takes_a_lost_one_s_slots_is_found(
-    own_cluster: RedisCluster, brokers: list[RedisBroker]
+    own_cluster: RedisCluster, clients: list[Stores]
 ) -> None:
-    for broker in brokers:
-        await broker.ping()
-        await broker.depth()
+    for stores in clients:
+        await stores.ping()
+        await stores.jobs.depth()
     lost = own_cluster.owner_of(PREFIX)
     survivors = [own_cluster.client(index) for index in range(SIZE) if index != lost]
     own_cluster.servers[lost].kill()
@@ -121,25 +118,25 @@ async def test_the_server_that_takes_a_lost_one_s_slots_is_found(
         slot = client.execute_command("CLUSTER", "KEYSLOT", PREFIX)
         client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", heir)
         client.close()
-    for index, broker in enumerate(brokers):
+    for index, stores in enumerate(clients):
         if index == lost:  # knows no other address
             continue
         with pytest.raises(StoreUnavailableError):
-            await broker.depth()
-        await eventually(partial(is_accepted, broker))
+            await stores.jobs.depth()
+        await eventually(partial(is_accepted, stores))
 
 
-async def is_accepted(broker: Broker) -> bool:
+async def is_accepted(stores: Stores) -> bool:
     try:
-        await broker.submit(build_job("a"))
+        await stores.jobs.submit(build_job("a"))
     except StoreUnavailableError:
         return False
     return True
 
 
-async def is_served(broker: Broker, job_id: str = "a") -> bool:
+async def is_served(stores: Stores, job_id: str = "a") -> bool:
     try:
-        await broker.ping()
-        return await broker.get(job_id) is not None
+        await stores.ping()
+        return await stores.jobs.get(job_id) is not None
     except StoreUnavailableError:
         return False

@@ -7,8 +7,8 @@ import pytest
 from easel_contract import metrics as contract
 from easel_server.generation.job import JobState
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.jobs.interface import BrokerSettings
-from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.jobs.interface import JobBounds
+from easel_server.stores.opening import open_memory_stores
 from easel_server.telemetry import metrics as metrics_module
 from easel_server.telemetry.metrics import CacheResult, JobTiming, ServerMetrics
 from easel_server.webhooks.deliverer import DeliveryOutcome
@@ -74,7 +74,7 @@ class SilentBroker:
     def __init__(self) -> None:
         self.questions = 0
         self.may_answer = asyncio.Event()
-        self.memory = MemoryBroker(BrokerSettings())
+        self.memory = open_memory_stores(JobBounds()).jobs
 
     async def depth(self) -> Any:
         self.questions += 1
@@ -83,7 +83,7 @@ class SilentBroker:
 
 
 async def test_every_metric_of_the_contract_is_shown_by_the_role_that_has_it() -> None:
-    broker = MemoryBroker(BrokerSettings())
+    broker = open_memory_stores(JobBounds()).jobs
     everything = ServerMetrics(gateway=True, worker=True)
     assert families(await everything.render(broker)) == GATEWAY_ONLY | WORKER_ONLY | BROKER
     assert families(await ServerMetrics(gateway=True, worker=False).render(broker)) == GATEWAY_ONLY | BROKER
@@ -91,7 +91,7 @@ async def test_every_metric_of_the_contract_is_shown_by_the_role_that_has_it() -
 
 
 async def test_the_queue_is_read_when_the_page_is() -> None:
-    broker = MemoryBroker(BrokerSettings())
+    broker = open_memory_stores(JobBounds()).jobs
     metrics = ServerMetrics(gateway=True, worker=False)
     for name in ("a", "b", "c"):
         await broker.submit(build_job(name))
@@ -105,7 +105,7 @@ async def test_the_queue_is_read_when_the_page_is() -> None:
 
 async def test_an_absent_broker_leaves_no_figure_of_the_queue_not_even_an_old_one() -> None:
     metrics = ServerMetrics(gateway=True, worker=False)
-    await metrics.render(MemoryBroker(BrokerSettings()))
+    await metrics.render(open_memory_stores(JobBounds()).jobs)
     samples = parse(await metrics.render(AbsentBroker()))  # type: ignore[arg-type]  # depth is all it needs
     assert samples[contract.BROKER_UP, ()] == 0
     assert not [name for name, _ in samples if name in QUEUE]
@@ -131,7 +131,7 @@ async def test_a_silent_broker_delays_the_page_by_its_time_out_only_and_is_asked
 
 
 async def test_the_longest_job_stays_the_longest() -> None:
-    metrics, broker = ServerMetrics(gateway=False, worker=True), MemoryBroker(BrokerSettings())
+    metrics, broker = ServerMetrics(gateway=False, worker=True), open_memory_stores(JobBounds()).jobs
     seen = []
     for seconds in (0.0, 40.0, 3.0, 90.0):
         if seconds:
@@ -146,7 +146,7 @@ async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> Non
     metrics.count_job(JobState.SUCCEEDED, JobTiming(1.0, load_seconds=4.0, run_seconds=2.0, encode_seconds=0.5))
     metrics.count_job(JobState.FAILED, JobTiming(9.0, load_seconds=9.0, run_seconds=9.0, encode_seconds=9.0))
     metrics.describe_engine(DESCRIPTION)
-    samples = parse(await metrics.render(MemoryBroker(BrokerSettings())))
+    samples = parse(await metrics.render(open_memory_stores(JobBounds()).jobs))
     assert samples[contract.JOBS_TOTAL, (("outcome", "Succeeded"),)] == 1
     assert samples[contract.LONGEST_JOB_SECONDS, ()] == 2.5, "what a worker that stops needs: not the wait before it"
     assert samples[contract.JOBS_TOTAL, (("outcome", "Failed"),)] == 1
@@ -163,7 +163,7 @@ async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> Non
 
 
 async def test_counters_that_are_known_beforehand_begin_at_zero() -> None:
-    samples = parse(await ServerMetrics(gateway=True, worker=True).render(MemoryBroker(BrokerSettings())))
+    samples = parse(await ServerMetrics(gateway=True, worker=True).render(open_memory_stores(JobBounds()).jobs))
     for result in CacheResult:
         assert samples[contract.CACHE_REQUESTS_TOTAL, (("result", result),)] == 0
     for outcome in DeliveryOutcome:
@@ -174,7 +174,7 @@ async def test_seconds_of_what_still_goes_on_are_counted_too() -> None:
     metrics = ServerMetrics(gateway=False, worker=True)
 
     async def busy_seconds() -> float:
-        return parse(await metrics.render(MemoryBroker(BrokerSettings())))[contract.BUSY_SECONDS_TOTAL, ()]
+        return parse(await metrics.render(open_memory_stores(JobBounds()).jobs))[contract.BUSY_SECONDS_TOTAL, ()]
 
     with metrics.working_on(1):
         first = await busy_seconds()

@@ -13,8 +13,8 @@ import pytest
 from easel_contract import metrics as contract
 from easel_server.generation.request import WebhookTarget
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.jobs.interface import BrokerSettings
-from easel_server.stores.memory import MemoryBroker
+from easel_server.stores.jobs.interface import JobBounds
+from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.webhooks import deliverer as deliverer_module
@@ -52,14 +52,14 @@ async def build_body(delivery: Delivery) -> bytes:
 
 
 def build_deliverer(
-    broker: Any,
+    outbox: Any,
     metrics: ServerMetrics,
     clock: FakeClock,
     secrets: Sequence[str] = (SECRET,),
     build_body: BuildBody = build_body,
 ) -> Deliverer:
     return Deliverer(
-        broker,
+        outbox,
         build_client(GuardedTransport([ip_network("127.0.0.1/32")])),
         signing_secrets=secrets,
         build_body=build_body,
@@ -75,8 +75,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def broker(clock: FakeClock) -> MemoryBroker:
-    return MemoryBroker(BrokerSettings(), clock)
+def stores(clock: FakeClock) -> Stores:
+    return open_memory_stores(JobBounds(), clock=clock)
 
 
 @pytest.fixture
@@ -94,22 +94,22 @@ async def running(deliverer: Deliverer) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def end_job(broker: MemoryBroker, job_id: str, url: str) -> None:
-    await broker.submit(build_job(job_id, webhook=WebhookTarget(url=url)))
-    await broker.cancel(job_id)
+async def end_job(stores: Stores, job_id: str, url: str) -> None:
+    await stores.jobs.submit(build_job(job_id, webhook=WebhookTarget(url=url)))
+    await stores.jobs.cancel(job_id)
 
 
-async def delivery_of(broker: MemoryBroker) -> Delivery:
-    delivery = await broker.claim_delivery(lease_seconds=3600, wait_seconds=0)
+async def delivery_of(stores: Stores) -> Delivery:
+    delivery = await stores.outbox.claim(lease_seconds=3600, wait_seconds=0)
     assert delivery is not None
     return delivery
 
 
 async def test_a_finished_job_is_reported_with_a_signature_that_verifies(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock
 ) -> None:
-    async with HttpReceiver() as receiver, running(build_deliverer(broker, metrics, clock)):
-        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/hook")
+    async with HttpReceiver() as receiver, running(build_deliverer(stores.outbox, metrics, clock)):
+        await end_job(stores, "a", f"http://127.0.0.1:{receiver.port}/hook")
 
         async def has_come() -> bool:
             return bool(receiver.received)
@@ -124,12 +124,12 @@ async def test_a_finished_job_is_reported_with_a_signature_that_verifies(
 
 @pytest.mark.parametrize("known", [SECRET, NEW_SECRET])
 async def test_while_keys_rotate_receivers_verify_by_either(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, known: str
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock, known: str
 ) -> None:
     async with HttpReceiver() as receiver:
-        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/hook")
-        deliverer = build_deliverer(broker, metrics, clock, (NEW_SECRET, SECRET))
-        assert await deliverer.attempt(await delivery_of(broker)) == DeliveryOutcome.DELIVERED
+        await end_job(stores, "a", f"http://127.0.0.1:{receiver.port}/hook")
+        deliverer = build_deliverer(stores.outbox, metrics, clock, (NEW_SECRET, SECRET))
+        assert await deliverer.attempt(await delivery_of(stores)) == DeliveryOutcome.DELIVERED
     received = receiver.received[0]
     assert Webhook(known).verify(received.body, received.headers)
     with pytest.raises(WebhookVerificationError):
@@ -137,70 +137,70 @@ async def test_while_keys_rotate_receivers_verify_by_either(
 
 
 async def test_a_failing_receiver_is_tried_again_with_the_same_id_until_it_answers(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock
 ) -> None:
     answers = iter(["500 Internal Server Error", "302 Found\r\nLocation: http://127.0.0.1/", "204 No Content"])
     async with HttpReceiver(lambda _: next(answers)) as receiver:
-        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/")
-        deliverer = build_deliverer(broker, metrics, clock)
+        await end_job(stores, "a", f"http://127.0.0.1:{receiver.port}/")
+        deliverer = build_deliverer(stores.outbox, metrics, clock)
         outcomes = []
         for delay_seconds in (4.9, 29.9, 0):
-            outcomes.append(await deliverer.attempt(await delivery_of(broker)))
+            outcomes.append(await deliverer.attempt(await delivery_of(stores)))
             clock.advance(delay_seconds)
-            assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+            assert await stores.outbox.claim(lease_seconds=1, wait_seconds=0) is None
             clock.advance(0.2)
     assert outcomes == [DeliveryOutcome.RETRIED, DeliveryOutcome.RETRIED, DeliveryOutcome.DELIVERED]
     headers = [received.headers for received in receiver.received]
     assert {entry["webhook-id"] for entry in headers} == {"a.completed"}
     assert len({entry["webhook-timestamp"] for entry in headers}) == 3  # each attempt is signed anew
     clock.advance(10**6)
-    assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+    assert await stores.outbox.claim(lease_seconds=1, wait_seconds=0) is None
 
 
-async def test_gone_is_final(broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock) -> None:
+async def test_gone_is_final(stores: Stores, metrics: ServerMetrics, clock: FakeClock) -> None:
     async with HttpReceiver(lambda _: "410 Gone") as receiver:
-        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/")
-        outcome = await build_deliverer(broker, metrics, clock).attempt(await delivery_of(broker))
+        await end_job(stores, "a", f"http://127.0.0.1:{receiver.port}/")
+        outcome = await build_deliverer(stores.outbox, metrics, clock).attempt(await delivery_of(stores))
     assert outcome == DeliveryOutcome.FAILED
     clock.advance(10**6)
-    assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+    assert await stores.outbox.claim(lease_seconds=1, wait_seconds=0) is None
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "ftp://x.example/"])
 async def test_urls_that_lead_inside_or_nowhere_fail_at_once(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, url: str
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock, url: str
 ) -> None:
-    await end_job(broker, "a", url)
-    outcome = await build_deliverer(broker, metrics, clock).attempt(await delivery_of(broker))
+    await end_job(stores, "a", url)
+    outcome = await build_deliverer(stores.outbox, metrics, clock).attempt(await delivery_of(stores))
     assert outcome == DeliveryOutcome.FAILED
 
 
 async def test_a_receiver_that_never_answers_has_failed_after_the_last_attempt(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliverer_module, "ATTEMPT_TIMEOUT_SECONDS", 0.02)
     outcomes = []
     async with HttpReceiver(lambda _: None) as receiver:
-        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/")
-        deliverer = build_deliverer(broker, metrics, clock)
+        await end_job(stores, "a", f"http://127.0.0.1:{receiver.port}/")
+        deliverer = build_deliverer(stores.outbox, metrics, clock)
         for _ in range(MAX_ATTEMPTS):
-            outcomes.append(await deliverer.attempt(await delivery_of(broker)))
+            outcomes.append(await deliverer.attempt(await delivery_of(stores)))
             clock.advance(10**6)
     assert outcomes == [DeliveryOutcome.RETRIED] * (MAX_ATTEMPTS - 1) + [DeliveryOutcome.FAILED]
-    assert await broker.claim_delivery(lease_seconds=1, wait_seconds=0) is None
+    assert await stores.outbox.claim(lease_seconds=1, wait_seconds=0) is None
 
 
 async def test_a_dead_receiver_does_not_hold_up_the_others(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock
 ) -> None:
     async with (
         HttpReceiver(lambda _: None) as dead,
         HttpReceiver() as alive,
-        running(build_deliverer(broker, metrics, clock)),
+        running(build_deliverer(stores.outbox, metrics, clock)),
     ):
         for number in range(200):  # more than a deliverer attempts at once
-            await end_job(broker, f"dead-{number}", f"http://127.0.0.1:{dead.port}/")
-        await end_job(broker, "alive", f"http://127.0.0.1:{alive.port}/")
+            await end_job(stores, f"dead-{number}", f"http://127.0.0.1:{dead.port}/")
+        await end_job(stores, "alive", f"http://127.0.0.1:{alive.port}/")
 
         async def has_come() -> bool:
             return bool(alive.received)
@@ -214,8 +214,8 @@ async def test_a_dead_receiver_does_not_hold_up_the_others(
         await eventually(is_counted)
 
 
-async def test_the_deliverer_outlives_an_outage_of_the_broker(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+async def test_the_deliverer_outlives_an_outage_of_the_outbox(
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliverer_module, "OUTAGE_PAUSE_SECONDS", 0.001)
 
@@ -228,15 +228,15 @@ async def test_the_deliverer_outlives_an_outage_of_the_broker(
         def __getattr__(self, name: str) -> Callable[..., Any]:
             async def call(*args: Any, **kwargs: Any) -> Any:
                 self.calls += 1
-                if self.calls % 2 and name == "claim_delivery":
+                if self.calls % 2 and name == "claim":
                     raise StoreUnavailableError("redis:6379", name, "ConnectionError", "wait")
-                return await getattr(broker, name)(*args, **kwargs)
+                return await getattr(stores.outbox, name)(*args, **kwargs)
 
             return call
 
     async with HttpReceiver() as receiver, running(build_deliverer(FlakyOutbox(), metrics, clock)):
         for number in range(3):
-            await end_job(broker, f"job-{number}", f"http://127.0.0.1:{receiver.port}/")
+            await end_job(stores, f"job-{number}", f"http://127.0.0.1:{receiver.port}/")
 
         async def all_have_come() -> bool:
             return len(receiver.received) == 3
@@ -251,15 +251,15 @@ class CountingOutbox:
         self.renewed: list[float] = []
         self.settled: list[str] = []
 
-    async def postpone_delivery(self, delivery: Delivery, delay_seconds: float) -> None:
+    async def postpone(self, delivery: Delivery, delay_seconds: float) -> None:
         self.renewed.append(delay_seconds)
 
-    async def settle_delivery(self, delivery: Delivery) -> None:
+    async def settle(self, delivery: Delivery) -> None:
         self.settled.append(delivery.id)
 
 
 async def test_a_lease_is_renewed_until_a_slow_receiver_answers(
-    broker: MemoryBroker, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliverer_module, "RENEW_SECONDS", 0.01)
     outbox = CountingOutbox()
@@ -272,8 +272,8 @@ async def test_a_lease_is_renewed_until_a_slow_receiver_answers(
         return await build_body(delivery)
 
     async with HttpReceiver() as receiver:
-        await end_job(broker, "a", f"http://127.0.0.1:{receiver.port}/hook")
+        await end_job(stores, "a", f"http://127.0.0.1:{receiver.port}/hook")
         deliverer = build_deliverer(outbox, metrics, clock, build_body=build_slowly)
-        assert await deliverer.attempt(await delivery_of(broker)) is DeliveryOutcome.DELIVERED
+        assert await deliverer.attempt(await delivery_of(stores)) is DeliveryOutcome.DELIVERED
     assert set(outbox.renewed) == {deliverer_module.LEASE_SECONDS}
     assert outbox.settled == ["a.completed"]

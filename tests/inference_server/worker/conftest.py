@@ -1,35 +1,30 @@
-"""The two brokers. That a cluster of Redis keeps the same promises is the broker's own tests' matter."""
+"""The job store in memory and on Redis. That a cluster of Redis keeps the same promises is its own tests' matter."""
 
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import BrokerSettings
-from easel_server.stores.memory import MemoryBroker
-from easel_server.stores.redis_broker import RedisBroker
+from easel_server.stores.jobs.interface import JobBounds, Jobs
+from easel_server.stores.opening import Stores, open_stores
 
-from tests.inference_server.stores.conftest import BuildBroker
+from tests.inference_server.stores.conftest import BuildStores
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-async def build_broker(request: pytest.FixtureRequest) -> AsyncIterator[BuildBroker]:
-    """Makes a broker with settings."""
-    made: list[Broker] = []
+async def build_stores(request: pytest.FixtureRequest) -> AsyncIterator[BuildStores]:
+    """Makes stores with bounds."""
+    made: list[Stores] = []
 
-    def build(settings: BrokerSettings) -> Broker:
-        if request.param == "memory":
-            made.append(MemoryBroker(settings))
-        else:
-            url = request.getfixturevalue("redis_server").url
-            made.append(RedisBroker.from_url(url, namespace=uuid.uuid4().hex, service="sd", settings=settings))
+    def build(bounds: JobBounds | None = None) -> Stores:
+        url = None if request.param == "memory" else request.getfixturevalue("redis_server").url
+        made.append(open_stores(url, namespace=uuid.uuid4().hex, service="sd", bounds=bounds or JobBounds()))
         return made[-1]
 
     yield build
-    for broker in made:
-        await broker.close()
+    for stores in made:
+        await stores.close()
 
 
 @pytest.fixture
-def broker(build_broker: BuildBroker) -> Broker:
-    return build_broker(BrokerSettings())
+def broker(build_stores: BuildStores) -> Jobs:
+    return build_stores().jobs

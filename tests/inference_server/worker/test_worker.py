@@ -1,4 +1,4 @@
-"""The worker's loop against both brokers, with a fake engine that does what a test lets it do."""
+"""The worker's loop against the job stores, with a fake engine that does what a test lets it do."""
 
 import asyncio
 import logging
@@ -7,10 +7,9 @@ import pytest
 from easel_contract import metrics as contract
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.job import JobState
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import BrokerSettings, Succeeded
+from easel_server.stores.jobs.interface import JobBounds, Jobs, Succeeded
 
-from tests.inference_server.stores.conftest import BuildBroker
+from tests.inference_server.stores.conftest import BuildStores
 from tests.inference_server.worker.workers import (
     STEPS,
     Outage,
@@ -25,7 +24,7 @@ from tests.support.fake_engine import FakeEngine, draw
 from tests.support.jobs import build_job
 
 
-async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Broker) -> None:
+async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> None:
     engine = FakeEngine()
     worker, metrics = build_worker(broker, engine)
     async with running(worker):
@@ -42,7 +41,7 @@ async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Broker) ->
     assert sample(contract.IN_FLIGHT) == 0
 
 
-async def test_heartbeats_carry_the_progress(broker: Broker) -> None:
+async def test_heartbeats_carry_the_progress(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, metrics = build_worker(broker, engine)
     async with running(worker):
@@ -56,8 +55,8 @@ async def test_heartbeats_carry_the_progress(broker: Broker) -> None:
         assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
 
 
-async def test_a_running_job_outlives_its_first_lease(build_broker: BuildBroker) -> None:
-    broker = build_broker(BrokerSettings(max_attempts=1))
+async def test_a_running_job_outlives_its_first_lease(build_stores: BuildStores) -> None:
+    broker = build_stores(JobBounds(max_attempts=1)).jobs
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(broker, engine, lease_seconds=1.0)
     async with running(worker):
@@ -74,7 +73,7 @@ async def test_a_running_job_outlives_its_first_lease(build_broker: BuildBroker)
         assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
 
 
-async def test_cancel_takes_effect_at_the_next_step(broker: Broker) -> None:
+async def test_cancel_takes_effect_at_the_next_step(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, metrics = build_worker(broker, engine)
     async with running(worker):
@@ -95,7 +94,7 @@ async def test_cancel_takes_effect_at_the_next_step(broker: Broker) -> None:
     assert metrics.registry.get_sample_value(contract.JOB_LATENCY_SECONDS + "_count") == 0
 
 
-async def test_a_passed_deadline_ends_a_running_job(broker: Broker) -> None:
+async def test_a_passed_deadline_ends_a_running_job(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(broker, engine)
     async with running(worker):
@@ -113,7 +112,7 @@ async def test_a_passed_deadline_ends_a_running_job(broker: Broker) -> None:
     assert "deadline passed while the job was running" in (job.error or "")
 
 
-async def test_a_request_the_model_cannot_serve_fails_at_once(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_request_the_model_cannot_serve_fails_at_once(broker: Jobs, caplog: pytest.LogCaptureFixture) -> None:
     worker, _ = build_worker(broker, FakeEngine(error=lambda: GenerationError("no such scheduler")))
     async with running(worker):
         await broker.submit(build_job("a"))
@@ -123,7 +122,7 @@ async def test_a_request_the_model_cannot_serve_fails_at_once(broker: Broker, ca
 
 
 async def test_an_unexpected_error_fails_the_job_and_is_logged_and_the_worker_goes_on(
-    broker: Broker, caplog: pytest.LogCaptureFixture
+    broker: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     errors = iter([KeyError("scheduler"), None])
@@ -140,8 +139,8 @@ async def test_an_unexpected_error_fails_the_job_and_is_logged_and_the_worker_go
     assert "secret" not in caplog.text
 
 
-async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_broker: BuildBroker) -> None:
-    broker = build_broker(BrokerSettings())
+async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_stores: BuildStores) -> None:
+    broker = build_stores().jobs
     engine = FakeEngine(gated=True)
     worker, metrics = build_worker(broker, engine, lease_seconds=0.001)  # any reap takes the job away
     async with running(worker):
@@ -169,7 +168,7 @@ async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_broke
 # Drain
 
 
-async def test_a_drain_lets_the_job_finish_if_time_allows(broker: Broker) -> None:
+async def test_a_drain_lets_the_job_finish_if_time_allows(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(broker, engine)
     async with running(worker) as task:
@@ -185,7 +184,7 @@ async def test_a_drain_lets_the_job_finish_if_time_allows(broker: Broker) -> Non
     assert (waiting.state, waiting.attempts) == (JobState.WAITING, 0)
 
 
-async def test_a_drain_hands_back_what_does_not_fit(broker: Broker) -> None:
+async def test_a_drain_hands_back_what_does_not_fit(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(broker, engine, drain_seconds=0.05)
     async with running(worker) as task:
@@ -204,7 +203,7 @@ async def test_a_drain_hands_back_what_does_not_fit(broker: Broker) -> None:
     assert engine.stopped == [7]
 
 
-async def test_a_drain_hands_back_even_if_no_step_ends(broker: Broker) -> None:
+async def test_a_drain_hands_back_even_if_no_step_ends(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(broker, engine, drain_seconds=0.0, step_limit_seconds=0.05)
     async with running(worker) as task:
@@ -218,7 +217,7 @@ async def test_a_drain_hands_back_even_if_no_step_ends(broker: Broker) -> None:
     assert (job.state, job.attempts) == (JobState.WAITING, 0)
 
 
-async def test_an_idle_worker_drains_at_once(broker: Broker) -> None:
+async def test_an_idle_worker_drains_at_once(broker: Jobs) -> None:
     worker, _ = build_worker(broker, FakeEngine())
     async with running(worker) as task:
         worker.drain()
@@ -228,7 +227,7 @@ async def test_an_idle_worker_drains_at_once(broker: Broker) -> None:
 # Outages
 
 
-async def test_a_result_is_kept_until_the_broker_is_back(broker: Broker) -> None:
+async def test_a_result_is_kept_until_the_broker_is_back(broker: Jobs) -> None:
     outage = Outage(broker)
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(outage, engine)
@@ -249,7 +248,7 @@ async def test_a_result_is_kept_until_the_broker_is_back(broker: Broker) -> None
     assert "heartbeat" in outage.refused
 
 
-async def test_a_drain_does_not_wait_for_the_broker_for_ever(broker: Broker) -> None:
+async def test_a_drain_does_not_wait_for_the_broker_for_ever(broker: Jobs) -> None:
     outage = Outage(broker)
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(outage, engine, drain_seconds=0.1)
@@ -265,7 +264,7 @@ async def test_a_drain_does_not_wait_for_the_broker_for_ever(broker: Broker) -> 
     assert job.state == JobState.RUNNING  # its lease runs out, and another worker takes it
 
 
-async def test_an_idle_worker_outlives_an_outage(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_idle_worker_outlives_an_outage(broker: Jobs, caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage(broker)
     outage.is_away = True
     worker, _ = build_worker(outage, FakeEngine())

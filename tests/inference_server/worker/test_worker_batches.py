@@ -8,8 +8,7 @@ import pytest
 from easel_contract import metrics as contract
 from easel_server.generation.cost import Measurement, work_units
 from easel_server.generation.job import Job, JobState
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import Claim, Outcome, Verdict
+from easel_server.stores.jobs.interface import Claim, HeartbeatReply, Jobs, Outcome
 from easel_server.worker.batch import choose_preview_steps
 
 from tests.inference_server.worker.workers import STEPS, build_worker, final_job, generation_of, job_in, running
@@ -21,11 +20,11 @@ BATCH = 8
 
 
 class Between:
-    """A broker in front of another, whose verdicts and finishes a test decides."""
+    """A job store in front of another, whose replies and finishes a test decides."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Jobs) -> None:
         self._broker = broker
-        self.verdicts: dict[str, Verdict] = {}
+        self.replies: dict[str, HeartbeatReply] = {}
         self.measured: dict[str, Measurement] = {}
         self.may_finish = asyncio.Event()
         self.may_finish.set()
@@ -33,9 +32,9 @@ class Between:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
-    async def heartbeat(self, claim: Claim, steps_done: int, **rest: Any) -> Verdict:
-        verdict = await self._broker.heartbeat(claim, steps_done, **rest)
-        return self.verdicts.get(claim.job.id, verdict)
+    async def heartbeat(self, claim: Claim, steps_done: int, **rest: Any) -> HeartbeatReply:
+        reply = await self._broker.heartbeat(claim, steps_done, **rest)
+        return self.replies.get(claim.job.id, reply)
 
     async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
         if measured is not None:
@@ -44,16 +43,16 @@ class Between:
         return await self._broker.finish(claim, outcome, measured)
 
 
-async def submit(broker: Broker, *seeds: int, **parameters: Any) -> None:
+async def submit(broker: Jobs, *seeds: int, **parameters: Any) -> None:
     for seed in seeds:
         await broker.submit(build_job(f"job-{seed}", seed=seed, **parameters))
 
 
-async def all_in(broker: Broker, state: JobState, *seeds: int) -> list[Job]:
+async def all_in(broker: Jobs, state: JobState, *seeds: int) -> list[Job]:
     return [await job_in(broker, f"job-{seed}", lambda job: job.state == state) for seed in seeds]
 
 
-async def test_compatible_jobs_are_drawn_in_one_call_and_others_apart(broker: Broker) -> None:
+async def test_compatible_jobs_are_drawn_in_one_call_and_others_apart(broker: Jobs) -> None:
     await submit(broker, 10, 20, 30)
     await broker.submit(build_job("other", seed=40, steps=STEPS + 1))
     engine = FakeEngine()
@@ -70,7 +69,7 @@ async def test_compatible_jobs_are_drawn_in_one_call_and_others_apart(broker: Br
     assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 4
 
 
-async def test_a_batch_has_no_more_images_than_allowed(broker: Broker) -> None:
+async def test_a_batch_has_no_more_images_than_allowed(broker: Jobs) -> None:
     await submit(broker, 10, 20, 30, images=2)
     engine = FakeEngine()
     worker, _ = build_worker(broker, engine, max_batch_images=5)
@@ -80,7 +79,7 @@ async def test_a_batch_has_no_more_images_than_allowed(broker: Broker) -> None:
     assert engine.batches == [[10, 20], [30]]
 
 
-async def test_what_a_batch_took_is_shared_by_work(broker: Broker) -> None:
+async def test_what_a_batch_took_is_shared_by_work(broker: Jobs) -> None:
     between = Between(broker)
     engine = FakeEngine(gated=True)
     await submit(broker, 10)
@@ -103,7 +102,7 @@ async def test_what_a_batch_took_is_shared_by_work(broker: Broker) -> None:
     assert (await broker.cost_sums()).y == pytest.approx(small + large, rel=0.05)  # older jobs count a little less
 
 
-async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_end(broker: Broker) -> None:
+async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_end(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     await submit(broker, 10, 20, 30)
     worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
@@ -118,7 +117,7 @@ async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_en
     assert await broker.images("job-20") == ()
 
 
-async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(broker: Broker) -> None:
+async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     await submit(broker, 10, 20, steps=1000)
     worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
@@ -136,9 +135,9 @@ async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(broker: Broker
     assert engine.steps == 1
 
 
-async def test_a_lost_claim_and_a_passed_deadline_are_one_jobs_own(broker: Broker) -> None:
+async def test_a_lost_claim_and_a_passed_deadline_are_one_jobs_own(broker: Jobs) -> None:
     between = Between(broker)
-    between.verdicts = {"job-10": Verdict.LOST, "job-20": Verdict.DEADLINE_PASSED}
+    between.replies = {"job-10": HeartbeatReply.LOST, "job-20": HeartbeatReply.DEADLINE_PASSED}
     engine = FakeEngine(gated=True)
     await submit(broker, 10, 20, 30)
     worker, metrics = build_worker(between, engine, max_batch_images=BATCH)
@@ -154,7 +153,7 @@ async def test_a_lost_claim_and_a_passed_deadline_are_one_jobs_own(broker: Broke
     assert metrics.registry.get_sample_value(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 1
 
 
-async def test_a_request_that_cannot_be_served_fails_alone(broker: Broker) -> None:
+async def test_a_request_that_cannot_be_served_fails_alone(broker: Jobs) -> None:
     engine = FakeEngine()
     engine.refused_seeds = {20}
     await submit(broker, 10, 20, 30)
@@ -166,7 +165,7 @@ async def test_a_request_that_cannot_be_served_fails_alone(broker: Broker) -> No
     assert engine.batches == [[10, 20, 30], [10], [20], [30]]
 
 
-async def test_a_batch_that_runs_out_of_memory_is_drawn_job_by_job(broker: Broker) -> None:
+async def test_a_batch_that_runs_out_of_memory_is_drawn_job_by_job(broker: Jobs) -> None:
     engine = FakeEngine()
     engine.fitting_requests = 1
     await submit(broker, 10, 20)
@@ -178,7 +177,7 @@ async def test_a_batch_that_runs_out_of_memory_is_drawn_job_by_job(broker: Broke
     assert (await broker.cost_sums()).count == pytest.approx(2, rel=0.05)
 
 
-async def test_a_job_that_is_cancelled_meanwhile_is_not_drawn_again(broker: Broker) -> None:
+async def test_a_job_that_is_cancelled_meanwhile_is_not_drawn_again(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     engine.fitting_requests = 1
     await submit(broker, 10, 20, 30)
@@ -192,7 +191,7 @@ async def test_a_job_that_is_cancelled_meanwhile_is_not_drawn_again(broker: Brok
     assert engine.batches == [[10, 20, 30], [10], [30]]
 
 
-async def test_a_drain_hands_the_whole_batch_back(broker: Broker) -> None:
+async def test_a_drain_hands_the_whole_batch_back(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     await submit(broker, 10, 20, steps=1000)
     worker, _ = build_worker(broker, engine, max_batch_images=BATCH, drain_seconds=0.05)
@@ -209,7 +208,7 @@ async def test_a_drain_hands_the_whole_batch_back(broker: Broker) -> None:
     assert [job.attempts for job in jobs] == [0, 0]
 
 
-async def test_the_next_batch_is_drawn_while_one_is_being_reported(broker: Broker) -> None:
+async def test_the_next_batch_is_drawn_while_one_is_being_reported(broker: Jobs) -> None:
     between = Between(broker)
     engine = FakeEngine()
     worker, metrics = build_worker(between, engine)
@@ -223,7 +222,7 @@ async def test_the_next_batch_is_drawn_while_one_is_being_reported(broker: Broke
         await all_in(broker, JobState.SUCCEEDED, 10, 20, 30)
 
 
-async def test_an_engine_that_takes_no_time_is_given_many_jobs_at_once(broker: Broker) -> None:
+async def test_an_engine_that_takes_no_time_is_given_many_jobs_at_once(broker: Jobs) -> None:
     await submit(broker, *range(10))
     engine = FakeEngine(description=replace(DESCRIPTION, is_instant=True))
     worker, _ = build_worker(broker, engine, max_batch_images=1)
@@ -249,7 +248,7 @@ def test_previews_are_evenly_spaced(steps: int, previews: int, expected: list[in
     assert choose_preview_steps(steps, previews) == expected
 
 
-async def test_previews_are_told_at_once_to_those_who_want_them(broker: Broker) -> None:
+async def test_previews_are_told_at_once_to_those_who_want_them(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     wanting = build_job("wanting", seed=10, steps=8).model_copy(update={"wanted_previews": 3})
     await broker.submit(wanting)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.request import WebhookTarget
-from easel_server.stores.jobs.interface import BrokerSettings
-from easel_server.stores.redis_broker import RedisBroker
+from easel_server.stores.jobs.interface import JobBounds
+from easel_server.stores.opening import Stores, open_stores
 
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
@@ -44,10 +44,10 @@ def namespace() -> str:
 
 
 @pytest.fixture
-async def broker(redis_server: RedisServer, namespace: str) -> AsyncIterator[RedisBroker]:
-    broker = RedisBroker.from_url(redis_server.url, namespace=namespace, service="sd", settings=BrokerSettings())
-    yield broker
-    await broker.close()
+async def stores(redis_server: RedisServer, namespace: str) -> AsyncIterator[Stores]:
+    stores = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=JobBounds())
+    yield stores
+    await stores.close()
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def workers(redis_server: RedisServer, namespace: str) -> Iterator[WorkerProcess
         process.wait()
 
 
-async def job_run_by(broker: RedisBroker, job_id: str, worker: str) -> Job:
+async def job_run_by(stores: Stores, job_id: str, worker: str) -> Job:
     async def look() -> Job | None:
-        job = await broker.get(job_id)
+        job = await stores.jobs.get(job_id)
         return job if job is not None and job.worker == worker else None
 
     job = await eventually(look, timeout_seconds=60)
@@ -69,67 +69,65 @@ async def job_run_by(broker: RedisBroker, job_id: str, worker: str) -> Job:
     return job
 
 
-async def deliver_all(broker: RedisBroker) -> list[str]:
+async def deliver_all(stores: Stores) -> list[str]:
     """The jobs of all webhooks that are due, each received at once."""
-    told: list[str] = []
-    while delivery := await broker.claim_delivery(lease_seconds=600, wait_seconds=0):
-        told.append(delivery.job.id)
-        await broker.settle_delivery(delivery)
-    return told
+    sent: list[str] = []
+    while delivery := await stores.outbox.claim(lease_seconds=600, wait_seconds=0):
+        sent.append(delivery.job.id)
+        await stores.outbox.settle(delivery)
+    return sent
 
 
 async def test_a_job_whose_worker_is_killed_is_completed_once_by_another(
-    broker: RedisBroker, workers: WorkerProcesses
+    stores: Stores, workers: WorkerProcesses
 ) -> None:
-    await broker.submit(build_job("a", steps=20, webhook=WebhookTarget(url="http://receiver.example/")))
+    await stores.jobs.submit(build_job("a", steps=20, webhook=WebhookTarget(url="http://receiver.example/")))
     first = workers.start("first", step_seconds=30)
-    await job_run_by(broker, "a", "first")
+    await job_run_by(stores, "a", "first")
     workers.start("second", step_seconds=0.01)
     first.kill()
-    job = await broker.wait("a", 60)
+    job = await stores.jobs.wait("a", 60)
     assert job is not None
     assert (job.state, job.worker, job.attempts) == (JobState.SUCCEEDED, "second", 2)
-    assert await broker.images("a") == (b"7 by second",)
-    assert await broker.claim_delivery(lease_seconds=60, wait_seconds=0) is not None
-    assert await broker.claim_delivery(lease_seconds=60, wait_seconds=0) is None
+    assert await stores.jobs.images("a") == (b"7 by second",)
+    assert await stores.outbox.claim(lease_seconds=60, wait_seconds=0) is not None
+    assert await stores.outbox.claim(lease_seconds=60, wait_seconds=0) is None
 
 
-async def test_sigterm_lets_the_job_finish_and_the_process_ends(broker: RedisBroker, workers: WorkerProcesses) -> None:
-    await broker.submit(build_job("a", steps=40))
+async def test_sigterm_lets_the_job_finish_and_the_process_ends(stores: Stores, workers: WorkerProcesses) -> None:
+    await stores.jobs.submit(build_job("a", steps=40))
     process = workers.start("first", step_seconds=0.05)
 
     async def is_being_drawn() -> bool:
-        job = await broker.get("a")
+        job = await stores.jobs.get("a")
         return job is not None and job.steps_done > 0
 
     await eventually(is_being_drawn, timeout_seconds=60)
     process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait, 30) == 0
-    job = await broker.get("a")
+    job = await stores.jobs.get("a")
     assert job is not None
     assert job.state == JobState.SUCCEEDED  # 2 s of work fit into the drain
 
 
-async def test_every_job_is_completed_once_while_workers_are_killed(
-    broker: RedisBroker, workers: WorkerProcesses
-) -> None:
+async def test_every_job_is_completed_once_while_workers_are_killed(stores: Stores, workers: WorkerProcesses) -> None:
     jobs = [f"job-{number}" for number in range(12)]
     for number, job_id in enumerate(jobs):
         webhook = WebhookTarget(url="http://receiver.example/")
-        await broker.submit(build_job(job_id, seed=number, steps=10, webhook=webhook))
+        await stores.jobs.submit(build_job(job_id, seed=number, steps=10, webhook=webhook))
     victims = [workers.start(f"victim-{number}", step_seconds=0.1) for number in range(2)]
     for number, victim in enumerate(victims):
 
         async def is_at_work(name: str = f"victim-{number}") -> bool:
-            found = [await broker.get(job_id) for job_id in jobs]
+            found = [await stores.jobs.get(job_id) for job_id in jobs]
             return any(job is not None and job.worker == name for job in found)
 
         await eventually(is_at_work, timeout_seconds=60)
         victim.kill()
     workers.start("survivor", step_seconds=0.01)
-    ended = [await broker.wait(job_id, 60) for job_id in jobs]
+    ended = [await stores.jobs.wait(job_id, 60) for job_id in jobs]
     assert [job.state for job in ended if job] == [JobState.SUCCEEDED] * len(jobs)
     for number, job in enumerate(ended):
         assert job is not None
-        assert await broker.images(job.id) == (f"{number} by {job.worker}".encode(),)
-    assert sorted(await deliver_all(broker)) == sorted(jobs)
+        assert await stores.jobs.images(job.id) == (f"{number} by {job.worker}".encode(),)
+    assert sorted(await deliver_all(stores)) == sorted(jobs)

@@ -7,7 +7,7 @@ from typing import Any
 
 from easel_server.generation.job import Job
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.interface import Broker
+from easel_server.stores.jobs.interface import Jobs
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.worker import Worker, WorkerSettings
 
@@ -52,7 +52,7 @@ async def running(worker: Worker) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.wait_for(task, 20)
 
 
-async def job_in(broker: Broker, job_id: str, is_there: Callable[[Job], bool]) -> Job:
+async def job_in(broker: Jobs, job_id: str, is_there: Callable[[Job], bool]) -> Job:
     async def look() -> Job | None:
         job = await broker.get(job_id)
         return job if job is not None and is_there(job) else None
@@ -71,7 +71,7 @@ async def generation_of(engine: FakeEngine, seed: int) -> None:
     await eventually(has_started)
 
 
-async def final_job(broker: Broker, job_id: str) -> Job:
+async def final_job(broker: Jobs, job_id: str) -> Job:
     job = await broker.wait(job_id, 20)
     assert job is not None
     assert job.state.is_final
@@ -79,9 +79,9 @@ async def final_job(broker: Broker, job_id: str) -> Job:
 
 
 class Outage:
-    """A broker in front of another; it is away while ``is_away``."""
+    """A job store in front of another; it is away while ``is_away``."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Jobs) -> None:
         self._broker = broker
         self.is_away = False
         self.refused: list[str] = []

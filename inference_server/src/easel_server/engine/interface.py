@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from easel_server.generation.models import GenerationDefaults
+from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task
 
@@ -56,6 +56,17 @@ class EngineDescription:
     samplers: tuple[str, ...] = ()  # names of samplers.py that this model can use
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)  # what suits the model
     is_instant: bool = False  # takes next to no time: a worker may claim many jobs at once and hold up nobody
+
+
+def describe_model(description: EngineDescription) -> ModelFacts:
+    """What gateways must know of a loaded model."""
+    return ModelFacts(
+        defaults=description.defaults,
+        engine=description.engine,
+        tasks=description.tasks,
+        samplers=description.samplers,
+        load_seconds=description.load_seconds,
+    )
 
 
 @dataclass(frozen=True)

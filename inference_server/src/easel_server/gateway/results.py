@@ -123,7 +123,7 @@ class Results:
             return None
         if (local := self._local.get(key)) is not None and policy.accepts(local[1]):
             return CachedImages(local[0].images, local[1])
-        found = await self._cache.cache_get(key)
+        found = await self._cache.get(key)
         if found is None or not policy.accepts(found.age_seconds):
             return None
         self._keep_locally(key, found, job_id=None)
@@ -141,9 +141,7 @@ class Results:
             return  # an equal request's, that shared the same images or generated newer ones
         self._keep_locally(key, generated, job_id)
         try:
-            await self._cache.cache_put(
-                key, generated.images, ttl_seconds=ttl_seconds, age_seconds=generated.age_seconds
-            )
+            await self._cache.put(key, generated.images, ttl_seconds=ttl_seconds, age_seconds=generated.age_seconds)
         except StoreUnavailableError as error:
             logger.warning("a result was not cached: %s", error)
 

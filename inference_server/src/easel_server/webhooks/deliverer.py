@@ -104,7 +104,7 @@ class Deliverer:
 
     async def _claim(self) -> Delivery | None:
         try:
-            return await self._outbox.claim_delivery(lease_seconds=LEASE_SECONDS, wait_seconds=CLAIM_WAIT_SECONDS)
+            return await self._outbox.claim(lease_seconds=LEASE_SECONDS, wait_seconds=CLAIM_WAIT_SECONDS)
         except StoreUnavailableError as error:
             logger.debug("no webhooks for now: %s", error)
             await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
@@ -131,7 +131,7 @@ class Deliverer:
         except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError) as error:
             return await self._retry(delivery, f"{type(error).__name__}: {error}")
         if 200 <= code < 300:
-            await self._outbox.settle_delivery(delivery)
+            await self._outbox.settle(delivery)
             return DeliveryOutcome.DELIVERED
         if code == 410:
             return await self._fail(delivery, "the receiver answered 410 Gone")
@@ -155,7 +155,7 @@ class Deliverer:
                 return
             except TimeoutError:
                 with suppress(StoreUnavailableError):
-                    await self._outbox.postpone_delivery(delivery, LEASE_SECONDS)
+                    await self._outbox.postpone(delivery, LEASE_SECONDS)
 
     async def _post(self, delivery: Delivery) -> int:
         body = await self._build_body(delivery)
@@ -185,12 +185,12 @@ class Deliverer:
         delay_seconds = retry_delay_seconds(delivery.attempt, self._chance())
         if delay_seconds is None:
             return await self._fail(delivery, reason)
-        await self._outbox.postpone_delivery(delivery, delay_seconds)
+        await self._outbox.postpone(delivery, delay_seconds)
         logger.info("webhook %s: attempt %d failed (%s)", delivery.id, delivery.attempt, reason)
         return DeliveryOutcome.RETRIED
 
     async def _fail(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
-        await self._outbox.settle_delivery(delivery)
+        await self._outbox.settle(delivery)
         logger.warning(
             "webhook %s: failed for good at attempt %d of %d: %s", delivery.id, delivery.attempt, MAX_ATTEMPTS, reason
         )

@@ -1,4 +1,4 @@
-"""Keeps the claims of a batch alive while it is drawn and reported; carries progress and previews, brings verdicts."""
+"""Keeps the claims of a batch alive while it is drawn and reported; carries progress and previews, brings replies."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,15 +6,15 @@ from contextlib import suppress
 from typing import Final
 
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.jobs.interface import JobQueue, Verdict
+from easel_server.stores.jobs.interface import HeartbeatReply, JobQueue
 from easel_server.worker.batch import Batch, JobRun
 from easel_server.worker.broker_link import BrokerLink
 from easel_server.worker.outcomes import StopReason
 
 STOP_REASONS: Final = {
-    Verdict.CANCEL: StopReason.CANCEL,
-    Verdict.DEADLINE_PASSED: StopReason.DEADLINE_PASSED,
-    Verdict.LOST: StopReason.LOST,
+    HeartbeatReply.CANCEL: StopReason.CANCEL,
+    HeartbeatReply.DEADLINE_PASSED: StopReason.DEADLINE_PASSED,
+    HeartbeatReply.LOST: StopReason.LOST,
 }
 
 
@@ -68,13 +68,13 @@ class Heartbeats:
     async def _beat(self, job: JobRun) -> None:
         previews = tuple(job.unsent_previews)
         try:
-            verdict = await self._broker.heartbeat(job.claim, job.steps_done, previews=previews)
+            reply = await self._broker.heartbeat(job.claim, job.steps_done, previews=previews)
         except StoreUnavailableError as error:
             self._link.note_outage(error)
             return
         self._link.note_return()
         for _ in previews:
             job.unsent_previews.popleft()
-        if verdict in STOP_REASONS and not job.is_settling:
-            job.stop(STOP_REASONS[verdict])
+        if reply in STOP_REASONS and not job.is_settling:
+            job.stop(STOP_REASONS[reply])
             self._on_stopped(job)

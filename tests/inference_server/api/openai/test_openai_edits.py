@@ -220,4 +220,4 @@ def test_an_edit_that_its_client_leaves_is_cancelled(gateway):
     with gateway.client() as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1/images/edits", files={"image": encoded(halves())}, data={"prompt": "slow"}, timeout=0.5)
     [job_id] = gateway.worker.seen[before:]
-    assert gateway.call(gateway.broker.wait(job_id, 10)).state == "Canceled"
+    assert gateway.call(gateway.stores.jobs.wait(job_id, 10)).state == "Canceled"

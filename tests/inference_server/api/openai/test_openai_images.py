@@ -2,15 +2,17 @@
 
 import base64
 import threading
+from dataclasses import replace
 
 import httpx
 import openai
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig, RateLimitConfig, SyntheticConfig
+from easel_server.engine.interface import describe_model
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.facts.model_facts import describe_model
+from easel_server.stores.opening import Stores
 
 from tests.inference_server.api.serving import MODEL, RunningGateway
 
@@ -159,20 +161,25 @@ def test_a_key_beyond_its_rate_is_told_when_to_come_back():
 
 
 class Unavailable:
-    """A broker that is away."""
+    """A store that is away, but for a worker that waits for its next job."""
 
-    def __init__(self, broker):
-        self._broker = broker
+    def __init__(self, store):
+        self._store = store
 
     def __getattr__(self, name):
         async def fail(*_: object, **__: object) -> None:
             raise StoreUnavailableError("redis.internal:6379", name, "ConnectionError", "check it")
 
-        return self._broker.claim if name == "claim" else fail
+        return self._store.claim if name == "claim" else fail
 
 
-def test_a_missing_broker_is_a_503_that_keeps_its_address_to_itself():
-    with RunningGateway(wrap=Unavailable) as gateway, openai_client(gateway) as client:
+def make_unavailable(stores: Stores) -> Stores:
+    jobs, away = Unavailable(stores.jobs), Unavailable(None)
+    return replace(stores, jobs=jobs, cache=away, limits=away, outbox=away, facts=away, pings=(away.ping,))
+
+
+def test_a_missing_job_store_is_a_503_that_keeps_its_address_to_itself():
+    with RunningGateway(wrap=make_unavailable) as gateway, openai_client(gateway) as client:
         with pytest.raises(openai.InternalServerError) as caught:
             client.images.generate(prompt="a cat")
         assert caught.value.response.status_code == 503
@@ -189,7 +196,7 @@ def test_a_client_that_leaves_takes_its_job_with_it(gateway):
     with gateway.client() as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1/images/generations", json={"prompt": "slow"}, timeout=0.5)
     [job_id] = gateway.worker.seen[before:]
-    job = gateway.call(gateway.broker.wait(job_id, 10))
+    job = gateway.call(gateway.stores.jobs.wait(job_id, 10))
     assert job.state == "Canceled"
 
 

@@ -71,7 +71,7 @@ def test_a_client_that_leaves_its_stream_takes_its_job_with_it(images, gateway):
     wait_for(lambda: len(gateway.worker.seen) > before)
     stream.close()
     [job_id] = gateway.worker.seen[before:]
-    assert gateway.call(gateway.broker.wait(job_id, 10)).state == "Canceled"
+    assert gateway.call(gateway.stores.jobs.wait(job_id, 10)).state == "Canceled"
     wait_for(lambda: gateway.metrics.open_streams == 0)
 
 

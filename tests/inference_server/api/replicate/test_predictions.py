@@ -61,7 +61,7 @@ def test_without_prefer_the_answer_comes_at_once_and_the_result_later(client, ga
     answer = client.post("/v1/predictions", json={"input": {"prompt": "a cat"}})
     assert (answer.status_code, answer.json()["status"], answer.json()["output"]) == (201, "starting", None)
     gateway.do(gateway.worker.go_on)
-    gateway.call(gateway.broker.wait(answer.json()["id"], 10))
+    gateway.call(gateway.stores.jobs.wait(answer.json()["id"], 10))
     assert client.get(answer.json()["urls"]["get"]).json()["status"] == "succeeded"
 
 
@@ -89,7 +89,7 @@ def test_a_failed_prediction_says_why(client):
 def test_a_running_prediction_is_cancelled(client, gateway):
     prediction = client.post("/v1/predictions", json={"input": {"prompt": "slow"}}).json()
     assert client.post(prediction["urls"]["cancel"]).status_code == 200
-    gateway.call(gateway.broker.wait(prediction["id"], 10))
+    gateway.call(gateway.stores.jobs.wait(prediction["id"], 10))
     assert client.get(prediction["urls"]["get"]).json()["status"] == "canceled"
 
 
@@ -186,7 +186,7 @@ def test_the_events_asked_for_are_stored_with_the_job(signing_gateway, chosen, s
         body["webhook_events_filter"] = chosen
     with signing_gateway.client() as client:
         prediction = client.post("/v1/predictions", json=body).json()
-    job = signing_gateway.call(signing_gateway.broker.get(prediction["id"]))
+    job = signing_gateway.call(signing_gateway.stores.jobs.get(prediction["id"]))
     assert job.webhook.events == stored
 
 
@@ -220,7 +220,7 @@ def test_progress_is_told_as_replicates_clients_read_it(state, steps_done, line)
 def test_a_time_to_cancel_after_becomes_the_deadline(client, gateway, header, seconds):
     gateway.call(gateway.worker.hold())
     answer = client.post("/v1/predictions", json={"input": {"prompt": "a cat"}}, headers={"Cancel-After": header})
-    job = gateway.call(gateway.broker.get(answer.json()["id"]))
+    job = gateway.call(gateway.stores.jobs.get(answer.json()["id"]))
     assert round((job.deadline_at - job.submitted_at).total_seconds()) == seconds
 
 

@@ -1,18 +1,17 @@
-"""Jobs that a worker can draw together are claimed together, on both brokers."""
+"""Jobs that a worker can generate together are claimed together, in all stores."""
 
 from easel_contract.server_config import Priority
 from easel_server.generation.job import JobState
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import Claim, Succeeded, Verdict
+from easel_server.stores.jobs.interface import Claim, HeartbeatReply, Jobs, Succeeded
 
 from tests.inference_server.stores.steps import LONG_SECONDS, SHORT_SECONDS, claim_ids, job_of, reap_something
 from tests.support.jobs import build_job
 
 
 async def claim_batch(
-    broker: Broker, *, max_jobs: int = 4, max_images: int = 8, lease_seconds: float = LONG_SECONDS
+    jobs: Jobs, *, max_jobs: int = 4, max_images: int = 8, lease_seconds: float = LONG_SECONDS
 ) -> tuple[Claim, ...]:
-    return await broker.claim(
+    return await jobs.claim(
         "worker-a", lease_seconds=lease_seconds, wait_seconds=0, max_jobs=max_jobs, max_images=max_images
     )
 
@@ -21,78 +20,78 @@ def ids(claims: tuple[Claim, ...]) -> list[str]:
     return [entry.job.id for entry in claims]
 
 
-async def test_compatible_jobs_come_together_in_the_order_of_their_turns(broker: Broker) -> None:
+async def test_compatible_jobs_come_together_in_the_order_of_their_turns(jobs: Jobs) -> None:
     for number in range(3):
-        await broker.submit(build_job(f"one-{number}", owner="one", seed=number))
-    await broker.submit(build_job("larger", owner="one", width_pixels=128))
-    await broker.submit(build_job("longer", owner="two", steps=9))
+        await jobs.submit(build_job(f"one-{number}", owner="one", seed=number))
+    await jobs.submit(build_job("larger", owner="one", width_pixels=128))
+    await jobs.submit(build_job("longer", owner="two", steps=9))
     for number in range(2):
-        await broker.submit(build_job(f"two-{number}", owner="two"))
-    claims = await claim_batch(broker)
+        await jobs.submit(build_job(f"two-{number}", owner="two"))
+    claims = await claim_batch(jobs)
     assert ids(claims) == ["one-0", "one-1", "two-0", "one-2"]
     assert len({entry.token for entry in claims}) == 4
-    assert ids(await claim_batch(broker)) == ["longer"]  # its turn, had two-0 not come along
-    assert ids(await claim_batch(broker)) == ["two-1"]
-    assert ids(await claim_batch(broker)) == ["larger"]
+    assert ids(await claim_batch(jobs)) == ["longer"]  # its turn, had two-0 not come along
+    assert ids(await claim_batch(jobs)) == ["two-1"]
+    assert ids(await claim_batch(jobs)) == ["larger"]
 
 
-async def test_each_job_of_a_batch_is_held_and_ended_by_itself(broker: Broker) -> None:
+async def test_each_job_of_a_batch_is_held_and_ended_by_itself(jobs: Jobs) -> None:
     for name in ("a", "b", "c"):
-        await broker.submit(build_job(name))
-    first, second, third = await claim_batch(broker)
-    depth = await broker.depth()
+        await jobs.submit(build_job(name))
+    first, second, third = await claim_batch(jobs)
+    depth = await jobs.depth()
     assert (depth.waiting, depth.running) == (0, 3)
-    await broker.cancel("b")
-    assert await broker.heartbeat(first, 1) == Verdict.CONTINUE
-    assert await broker.heartbeat(second, 1) == Verdict.CANCEL
-    assert await broker.finish(first, Succeeded((b"of a",)))
-    assert await broker.release(third)
-    assert (await job_of(broker, "a")).state == JobState.SUCCEEDED
-    assert (await job_of(broker, "b")).state == JobState.RUNNING
-    assert (await job_of(broker, "c")).state == JobState.WAITING
+    await jobs.cancel("b")
+    assert await jobs.heartbeat(first, 1) == HeartbeatReply.CONTINUE
+    assert await jobs.heartbeat(second, 1) == HeartbeatReply.CANCEL
+    assert await jobs.finish(first, Succeeded((b"of a",)))
+    assert await jobs.release(third)
+    assert (await job_of(jobs, "a")).state == JobState.SUCCEEDED
+    assert (await job_of(jobs, "b")).state == JobState.RUNNING
+    assert (await job_of(jobs, "c")).state == JobState.WAITING
 
 
-async def test_a_batch_keeps_to_its_bounds(broker: Broker) -> None:
+async def test_a_batch_keeps_to_its_bounds(jobs: Jobs) -> None:
     for name, images in (("a", 3), ("b", 4), ("c", 2), ("d", 3), ("e", 1)):
-        await broker.submit(build_job(name, images=images))
-    assert ids(await claim_batch(broker, max_images=6)) == ["a", "c", "e"]
-    assert ids(await claim_batch(broker, max_jobs=1)) == ["b"]
-    await broker.submit(build_job("f", images=3))
-    assert ids(await claim_batch(broker, max_images=2)) == ["d"]  # the first may have more
+        await jobs.submit(build_job(name, images=images))
+    assert ids(await claim_batch(jobs, max_images=6)) == ["a", "c", "e"]
+    assert ids(await claim_batch(jobs, max_jobs=1)) == ["b"]
+    await jobs.submit(build_job("f", images=3))
+    assert ids(await claim_batch(jobs, max_images=2)) == ["d"]  # the first may have more
 
 
-async def test_work_of_lower_priority_does_not_slow_down_a_batch(broker: Broker) -> None:
-    await broker.submit(build_job("low", priority=Priority.LOW))
-    await broker.submit(build_job("high", priority=Priority.HIGH))
-    assert ids(await claim_batch(broker)) == ["high"]
-    assert ids(await claim_batch(broker)) == ["low"]
+async def test_work_of_lower_priority_does_not_slow_down_a_batch(jobs: Jobs) -> None:
+    await jobs.submit(build_job("low", priority=Priority.LOW))
+    await jobs.submit(build_job("high", priority=Priority.HIGH))
+    assert ids(await claim_batch(jobs)) == ["high"]
+    assert ids(await claim_batch(jobs)) == ["low"]
 
 
-async def test_who_comes_along_in_a_batch_pays_for_it(broker: Broker) -> None:
+async def test_who_comes_along_in_a_batch_pays_for_it(jobs: Jobs) -> None:
     for number in range(4):
-        await broker.submit(build_job(f"one-{number}", owner="one"))
+        await jobs.submit(build_job(f"one-{number}", owner="one"))
     for number in range(6):
-        await broker.submit(build_job(f"two-{number}", owner="two", steps=9 if number else 4))
-    await broker.submit(build_job("three-0", owner="three", steps=9))
-    assert ids(await claim_batch(broker, max_jobs=2)) == ["one-0", "two-0"]
+        await jobs.submit(build_job(f"two-{number}", owner="two", steps=9 if number else 4))
+    await jobs.submit(build_job("three-0", owner="three", steps=9))
+    assert ids(await claim_batch(jobs, max_jobs=2)) == ["one-0", "two-0"]
     # Two has had as much as one; three has had nothing.
-    assert await claim_ids(broker, 3) == ["three-0", "one-1", "two-1"]
+    assert await claim_ids(jobs, 3) == ["three-0", "one-1", "two-1"]
 
 
-async def test_what_a_lost_worker_was_drawing_can_come_together_again(broker: Broker) -> None:
+async def test_what_a_lost_worker_was_drawing_can_come_together_again(jobs: Jobs) -> None:
     for name in ("a", "b"):
-        await broker.submit(build_job(name))
-    assert len(await claim_batch(broker, lease_seconds=SHORT_SECONDS)) == 2
+        await jobs.submit(build_job(name))
+    assert len(await claim_batch(jobs, lease_seconds=SHORT_SECONDS)) == 2
     moved = 0
     while moved < 2:
-        moved += (await reap_something(broker)).requeued
-    await broker.submit(build_job("c"))
-    assert ids(await claim_batch(broker)) == ["a", "b", "c"]
+        moved += (await reap_something(jobs)).requeued
+    await jobs.submit(build_job("c"))
+    assert ids(await claim_batch(jobs)) == ["a", "b", "c"]
 
 
-async def test_a_job_past_its_deadline_does_not_come_along(broker: Broker) -> None:
-    await broker.submit(build_job("a"))
-    await broker.submit(build_job("late", deadline_seconds=-1))
-    await broker.submit(build_job("b"))
-    assert ids(await claim_batch(broker)) == ["a", "b"]
-    assert (await job_of(broker, "late")).state == JobState.FAILED
+async def test_a_job_past_its_deadline_does_not_come_along(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"))
+    await jobs.submit(build_job("late", deadline_seconds=-1))
+    await jobs.submit(build_job("b"))
+    assert ids(await claim_batch(jobs)) == ["a", "b"]
+    assert (await job_of(jobs, "late")).state == JobState.FAILED

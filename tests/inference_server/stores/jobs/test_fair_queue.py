@@ -78,7 +78,7 @@ def test_a_newcomer_waits_for_one_job_at_the_most(
 
 OPERATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "add", "take", "put back", "remove"]),
+        st.sampled_from(["add", "add", "take", "release", "remove"]),
         OWNERS,
         GPU_SECONDS,
         st.sampled_from(PRIORITIES),
@@ -96,7 +96,7 @@ def test_nothing_is_lost_and_each_owner_s_work_keeps_its_order(
     queue = FairQueue()
     waiting: dict[int, Entry] = {}
     taken: list[Entry] = []
-    returned: set[int] = set()
+    released: set[int] = set()
     for number, (operation, owner, gpu_seconds, priority, choice) in enumerate(operations):
         if operation == "add":
             entry = build_entry(number, owner, gpu_seconds, 1, priority)
@@ -105,28 +105,28 @@ def test_nothing_is_lost_and_each_owner_s_work_keeps_its_order(
         elif operation == "take" and waiting:
             first = queue.next()
             assert first is not None
-            rivals = [entry for entry in waiting.values() if entry.owner == first.owner or first.number in returned]
+            rivals = [entry for entry in waiting.values() if entry.owner == first.owner or first.number in released]
             assert first == min(
-                (entry for entry in rivals if (entry.number in returned) == (first.number in returned)),
+                (entry for entry in rivals if (entry.number in released) == (first.number in released)),
                 key=lambda entry: (PRIORITIES.index(entry.priority), entry.number),
             )
             queue.take(first)
             del waiting[first.number]
-            returned.discard(first.number)
+            released.discard(first.number)
             taken.append(first)
-        elif operation == "put back" and taken:
+        elif operation == "release" and taken:
             entry = taken.pop(choice % len(taken))
-            queue.put_back(entry)
+            queue.release(entry)
             waiting[entry.number] = entry
-            returned.add(entry.number)
+            released.add(entry.number)
         elif operation == "remove" and waiting:
             entry = waiting.pop(sorted(waiting)[choice % len(waiting)])
-            returned.discard(entry.number)
+            released.discard(entry.number)
             queue.remove(entry)
         assert len(queue) == len(waiting)
         assert queue.oldest == min(waiting, default=None)
         for entry in waiting.values():
-            assert 0 <= queue.ahead_of(entry).entries < len(waiting)
+            assert 0 <= queue.position(entry).jobs_ahead < len(waiting)
     while (first := queue.next()) is not None:
         queue.take(first)
         del waiting[first.number]

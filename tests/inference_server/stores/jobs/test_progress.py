@@ -1,4 +1,4 @@
-"""What travels beside a job, and how its progress and the work at large are seen; on both brokers."""
+"""What travels beside a job, and how its progress and the work at large are seen; in all stores."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -7,10 +7,9 @@ import pytest
 from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.tasks import Task
-from easel_server.stores.interface import Broker
-from easel_server.stores.jobs.interface import BrokerSettings, Failed, QueueDepth, Succeeded
+from easel_server.stores.jobs.interface import Failed, Jobs, QueueDepth, Succeeded
 
-from tests.inference_server.stores.conftest import BuildBroker
+from tests.inference_server.stores.conftest import BuildStores
 from tests.inference_server.stores.steps import IMAGES, LONG_SECONDS, claim, job_of, run_next
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
@@ -25,58 +24,58 @@ async def next_of(changes: AsyncGenerator[Job]) -> Job:
 # Input pictures
 
 
-async def test_input_pictures_come_with_the_claim_and_again_after_a_loss(broker: Broker) -> None:
-    await broker.submit(build_job("a"), inputs=PICTURES)
-    await broker.submit(build_job("b"))
-    first = await claim(broker)
+async def test_input_pictures_come_with_the_claim_and_again_after_a_loss(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"), inputs=PICTURES)
+    await jobs.submit(build_job("b"))
+    first = await claim(jobs)
     assert dict(first.inputs) == PICTURES
-    await broker.release(first)
-    assert dict((await claim(broker)).inputs) == PICTURES
-    assert dict((await claim(broker)).inputs) == {}
+    await jobs.release(first)
+    assert dict((await claim(jobs)).inputs) == PICTURES
+    assert dict((await claim(jobs)).inputs) == {}
 
 
 # Previews
 
 
-async def test_previews_add_up_and_a_repeated_heartbeat_adds_none(broker: Broker) -> None:
-    await broker.submit(build_job("a"))
-    held = await claim(broker)
-    assert await broker.previews("a") == ()
-    await broker.heartbeat(held, 1, previews=[b"one"])
-    await broker.heartbeat(held, 2)
-    await broker.heartbeat(held, 3, previews=[b"two", b"three"])
-    await broker.heartbeat(held, 3, previews=[b"two", b"three"])
-    assert await broker.previews("a") == (b"one", b"two", b"three")
-    assert (await job_of(broker, "a")).previews == 3
-    await broker.finish(held, Succeeded(IMAGES))
-    assert await broker.previews("a") == (b"one", b"two", b"three")
-    assert (await job_of(broker, "a")).previews == 3
+async def test_previews_add_up_and_a_repeated_heartbeat_adds_none(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"))
+    held = await claim(jobs)
+    assert await jobs.previews("a") == ()
+    await jobs.heartbeat(held, 1, previews=[b"one"])
+    await jobs.heartbeat(held, 2)
+    await jobs.heartbeat(held, 3, previews=[b"two", b"three"])
+    await jobs.heartbeat(held, 3, previews=[b"two", b"three"])
+    assert await jobs.previews("a") == (b"one", b"two", b"three")
+    assert (await job_of(jobs, "a")).previews == 3
+    await jobs.finish(held, Succeeded(IMAGES))
+    assert await jobs.previews("a") == (b"one", b"two", b"three")
+    assert (await job_of(jobs, "a")).previews == 3
 
 
-async def test_previews_of_a_lost_attempt_are_forgotten(broker: Broker) -> None:
-    await broker.submit(build_job("a"))
-    held = await claim(broker)
-    await broker.heartbeat(held, 1, previews=[b"one"])
-    await broker.release(held)
-    assert await broker.previews("a") == ()
-    assert (await job_of(broker, "a")).previews == 0
+async def test_previews_of_a_lost_attempt_are_forgotten(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"))
+    held = await claim(jobs)
+    await jobs.heartbeat(held, 1, previews=[b"one"])
+    await jobs.release(held)
+    assert await jobs.previews("a") == ()
+    assert (await job_of(jobs, "a")).previews == 0
 
 
-async def test_previews_are_bounded(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("jobs.memory", "redis_broker"):
+async def test_previews_are_bounded(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("jobs.memory", "jobs.redis"):
         monkeypatch.setattr(f"easel_server.stores.{module}.MAX_PREVIEWS", 3)
-    await broker.submit(build_job("a"))
-    held = await claim(broker)
+    await jobs.submit(build_job("a"))
+    held = await claim(jobs)
     for number in range(5):
-        await broker.heartbeat(held, number, previews=[b"%d" % number])
-    assert await broker.previews("a") == (b"0", b"1", b"2")
+        await jobs.heartbeat(held, number, previews=[b"%d" % number])
+    assert await jobs.previews("a") == (b"0", b"1", b"2")
 
 
 # Watch
 
 
-async def test_a_watcher_sees_each_change_until_the_end(build_broker: BuildBroker) -> None:
-    gateway = build_broker(BrokerSettings())
+async def test_a_watcher_sees_each_change_until_the_end(build_stores: BuildStores) -> None:
+    gateway = build_stores().jobs
     await gateway.submit(build_job("a"))
     changes = gateway.watch("a")
     assert (await next_of(changes)).state == JobState.WAITING
@@ -94,43 +93,43 @@ async def test_a_watcher_sees_each_change_until_the_end(build_broker: BuildBroke
         await next_of(changes)
 
 
-async def test_watching_a_final_or_unknown_job_ends_at_once(broker: Broker) -> None:
-    await broker.submit(build_job("a"))
-    await broker.cancel("a")
-    assert [job.state async for job in broker.watch("a")] == [JobState.CANCELED]
-    assert [job async for job in broker.watch("unknown")] == []
+async def test_watching_a_final_or_unknown_job_ends_at_once(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"))
+    await jobs.cancel("a")
+    assert [job.state async for job in jobs.watch("a")] == [JobState.CANCELED]
+    assert [job async for job in jobs.watch("unknown")] == []
 
 
-async def test_followers_are_watched_like_any_job(broker: Broker) -> None:
-    await broker.submit(build_job("a"), flight_key="f")
-    await broker.submit(build_job("b"), flight_key="f")
-    changes = broker.watch("b")
+async def test_followers_are_watched_like_any_job(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"), flight_key="f")
+    await jobs.submit(build_job("b"), flight_key="f")
+    changes = jobs.watch("b")
     assert (await next_of(changes)).state == JobState.WAITING
-    await run_next(broker)
+    await run_next(jobs)
     seen = [job.state async for job in changes]
     assert seen[-1] == JobState.SUCCEEDED
     assert set(seen) <= {JobState.RUNNING, JobState.SUCCEEDED}
 
 
-async def test_a_watcher_may_leave_early(broker: Broker) -> None:
-    await broker.submit(build_job("a"))
-    changes = broker.watch("a")
+async def test_a_watcher_may_leave_early(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"))
+    changes = jobs.watch("a")
     await next_of(changes)
     await changes.aclose()
-    await run_next(broker)
-    assert (await job_of(broker, "a")).state == JobState.SUCCEEDED
+    await run_next(jobs)
+    assert (await job_of(jobs, "a")).state == JobState.SUCCEEDED
 
 
 # The work at large
 
 
-async def test_depth_counts_what_waits_and_runs_and_the_oldest_age(broker: Broker) -> None:
+async def test_depth_counts_what_waits_and_runs_and_the_oldest_age(jobs: Jobs) -> None:
     for name in ("a", "b", "c"):
-        await broker.submit(build_job(name))
-    await claim(broker)
+        await jobs.submit(build_job(name))
+    await claim(jobs)
 
     async def aged() -> QueueDepth | None:
-        depth = await broker.depth()
+        depth = await jobs.depth()
         return depth if depth.oldest_waiting_age_seconds > 0.05 else None
 
     depth = await eventually(aged)
@@ -139,62 +138,62 @@ async def test_depth_counts_what_waits_and_runs_and_the_oldest_age(broker: Broke
     assert depth.oldest_waiting_age_seconds < 20
 
 
-async def test_depth_is_in_gpu_seconds_too_and_shrinks_as_steps_are_done(broker: Broker) -> None:
+async def test_depth_is_in_gpu_seconds_too_and_shrinks_as_steps_are_done(jobs: Jobs) -> None:
     for name, gpu_seconds in (("a", 8.0), ("b", 3.0), ("c", 0.5)):
-        await broker.submit(build_job(name, gpu_seconds=gpu_seconds))  # of 4 steps
-    assert (await broker.depth()).waiting_gpu_seconds == 11.5
-    held = await claim(broker)
-    depth = await broker.depth()
+        await jobs.submit(build_job(name, gpu_seconds=gpu_seconds))  # of 4 steps
+    assert (await jobs.depth()).waiting_gpu_seconds == 11.5
+    held = await claim(jobs)
+    depth = await jobs.depth()
     assert (depth.waiting_gpu_seconds, depth.running_gpu_seconds) == (3.5, 8.0)
-    await broker.heartbeat(held, 1)
-    assert (await broker.depth()).running_gpu_seconds == 6.0
-    await broker.heartbeat(held, 4)
-    assert (await broker.depth()).running_gpu_seconds == 0.0
-    await broker.release(held)
-    depth = await broker.depth()
+    await jobs.heartbeat(held, 1)
+    assert (await jobs.depth()).running_gpu_seconds == 6.0
+    await jobs.heartbeat(held, 4)
+    assert (await jobs.depth()).running_gpu_seconds == 0.0
+    await jobs.release(held)
+    depth = await jobs.depth()
     assert (depth.waiting_gpu_seconds, depth.running_gpu_seconds) == (11.5, 0.0)
-    await broker.cancel("b")
-    assert (await broker.depth()).waiting_gpu_seconds == 8.5
+    await jobs.cancel("b")
+    assert (await jobs.depth()).waiting_gpu_seconds == 8.5
 
 
-async def test_workers_count_while_they_are_heard_of(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (await broker.depth()).workers == 0
-    await broker.submit(build_job("a"))
-    held = await claim(broker, "one")
-    await broker.claim("two", lease_seconds=LONG_SECONDS, wait_seconds=0)
-    assert (await broker.depth()).workers == 2
-    for module in ("jobs.memory", "redis_broker"):
+async def test_workers_count_while_they_are_heard_of(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await jobs.depth()).workers == 0
+    await jobs.submit(build_job("a"))
+    held = await claim(jobs, "one")
+    await jobs.claim("two", lease_seconds=LONG_SECONDS, wait_seconds=0)
+    assert (await jobs.depth()).workers == 2
+    for module in ("jobs.memory", "jobs.redis"):
         monkeypatch.setattr(f"easel_server.stores.{module}.WORKER_SEEN_SECONDS", 0.2)
 
     async def only_the_beating_one_is_left() -> bool:
-        await broker.heartbeat(held, 1)
-        return (await broker.depth()).workers == 1
+        await jobs.heartbeat(held, 1)
+        return (await jobs.depth()).workers == 1
 
     assert await eventually(only_the_beating_one_is_left)
 
 
-async def test_costs_of_succeeded_jobs_add_up_and_the_old_ones_fade(broker: Broker) -> None:
-    assert await broker.cost_sums() == CostSums()
+async def test_costs_of_succeeded_jobs_add_up_and_the_old_ones_fade(jobs: Jobs) -> None:
+    assert await jobs.cost_sums() == CostSums()
     expected = CostSums()
     for number in range(5):
-        await broker.submit(build_job(f"job-{number}"))
+        await jobs.submit(build_job(f"job-{number}"))
         measured = Measurement(work_units=0.1 * number, gpu_seconds=0.3 + number / 7)
-        held = await claim(broker)
-        assert await broker.finish(held, Succeeded(IMAGES), measured)
-        assert await broker.finish(held, Succeeded(IMAGES), measured)  # repeated: counted once
+        held = await claim(jobs)
+        assert await jobs.finish(held, Succeeded(IMAGES), measured)
+        assert await jobs.finish(held, Succeeded(IMAGES), measured)  # repeated: counted once
         expected = expected.add(measured)
-    await broker.submit(build_job("failed"))
-    await broker.finish(await claim(broker), Failed("no"), Measurement(1000.0, 1.0))
-    assert await broker.cost_sums() == expected
+    await jobs.submit(build_job("failed"))
+    await jobs.finish(await claim(jobs), Failed("no"), Measurement(1000.0, 1.0))
+    assert await jobs.cost_sums() == expected
 
 
 async def test_half_the_progress_is_half_the_work_although_a_picture_to_begin_with_needs_fewer_steps(
-    broker: Broker,
+    jobs: Jobs,
 ) -> None:
     job = build_job("a", gpu_seconds=8.0)
     begun = {"task": Task.IMAGE_TO_IMAGE, "image_digest": "digest-1", "strength": 0.5}
     job = job.model_copy(update={"parameters": job.parameters.model_copy(update=begun)})
-    await broker.submit(job, inputs=PICTURES)
-    held = await claim(broker)
-    await broker.heartbeat(held, 2)  # of 4: workers tell progress in the steps that were asked for
-    assert (await broker.depth()).running_gpu_seconds == 4.0
+    await jobs.submit(job, inputs=PICTURES)
+    held = await claim(jobs)
+    await jobs.heartbeat(held, 2)  # of 4: workers tell progress in the steps that were asked for
+    assert (await jobs.depth()).running_gpu_seconds == 4.0

@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 PERIOD_SECONDS = 0.001
 
 
-class FakeBroker:
+class FakeStore:
     """Counts; it is away while ``is_away``."""
 
     def __init__(self) -> None:
@@ -37,8 +37,10 @@ class FakeBroker:
 
 
 @asynccontextmanager
-async def reaping(broker: FakeBroker, grace_seconds: float) -> AsyncIterator[None]:
-    task = asyncio.create_task(reap_forever(broker, grace_seconds=grace_seconds, period_seconds=PERIOD_SECONDS))
+async def reaping(store: FakeStore, grace_seconds: float) -> AsyncIterator[None]:
+    task = asyncio.create_task(
+        reap_forever(store, store.ping, grace_seconds=grace_seconds, period_seconds=PERIOD_SECONDS)
+    )
     yield
     assert not task.done()
     task.cancel()
@@ -46,43 +48,43 @@ async def reaping(broker: FakeBroker, grace_seconds: float) -> AsyncIterator[Non
 
 
 async def test_it_reaps_again_and_again() -> None:
-    broker = FakeBroker()
-    async with reaping(broker, grace_seconds=0):
+    store = FakeStore()
+    async with reaping(store, grace_seconds=0):
 
         async def reaped_often() -> bool:
-            return broker.reaps > 3
+            return store.reaps > 3
 
         await eventually(reaped_often)
 
 
 async def test_after_an_outage_workers_have_a_leases_time_to_report_first() -> None:
-    broker = FakeBroker()
-    broker.is_away = True
-    async with reaping(broker, grace_seconds=0.2):
+    store = FakeStore()
+    store.is_away = True
+    async with reaping(store, grace_seconds=0.2):
         await asyncio.sleep(0)
-        broker.is_away = False
+        store.is_away = False
 
         async def pinged_often() -> bool:
-            return broker.pings > 3
+            return store.pings > 3
 
         await eventually(pinged_often)
-        assert broker.reaps == 0
+        assert store.reaps == 0
 
         async def reaps_again() -> bool:
-            return broker.reaps > 0
+            return store.reaps > 0
 
         await eventually(reaps_again)
 
 
-async def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    broker = FakeBroker()
-    broker.is_away = True
-    async with reaping(broker, grace_seconds=60):
+async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore()
+    store.is_away = True
+    async with reaping(store, grace_seconds=60):
 
-        async def was_told() -> bool:
-            return "until the broker is back" in caplog.text
+        async def was_logged() -> bool:
+            return "until the job store is back" in caplog.text
 
-        await eventually(was_told)
+        await eventually(was_logged)
         for _ in range(20):
             await asyncio.sleep(0)
-    assert caplog.text.count("until the broker is back") == 1
+    assert caplog.text.count("until the job store is back") == 1

@@ -86,11 +86,11 @@ class LatestJobs:
 
     async def remember(self, customer: str, job_id: str) -> None:
         """This is the latest now. Raises StoreUnavailableError."""
-        await self._facts.put_fact(_name(customer), job_id.encode(), ttl_seconds=self._ttl_seconds)
+        await self._facts.put(_name(customer), job_id.encode(), ttl_seconds=self._ttl_seconds)
 
     async def find(self, customer: str) -> str | None:
         """The id of the latest, if there was any lately. Raises StoreUnavailableError."""
-        found = await self._facts.get_fact(_name(customer))
+        found = await self._facts.get(_name(customer))
         return found.decode() if found is not None else None
 
 

@@ -81,13 +81,11 @@ class MemcachedCache:
         self._away_until = -math.inf
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
-    async def cache_get(self, key: str) -> CachedImages | None:
+    async def get(self, key: str) -> CachedImages | None:
         """See ResultCache."""
         return await self._attempt(lambda client: self._get(client, self._name(key)), GET_TIMEOUT_SECONDS)
 
-    async def cache_put(
-        self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0
-    ) -> None:
+    async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
         """See ResultCache."""
         header = _Header(
             put=secrets.token_hex(8),

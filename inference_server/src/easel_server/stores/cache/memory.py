@@ -1,23 +1,25 @@
-"""The outbox, the result cache, the facts and the buckets of one process. No jobs live here."""
+"""The result cache of one process."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from easel_server.stores.cache.interface import CachedImages
-from easel_server.stores.outbox.memory import Clock
+from typing_extensions import override
+
+from easel_server.stores.cache.interface import CachedImages, ResultCache
+from easel_server.stores.memory_wakeups import Clock
 
 
 @dataclass(frozen=True)
 class _CachedEntry:
     images: tuple[bytes, ...]
-    drawn_at: datetime
+    generated_at: datetime
     expires_at: datetime
     size_bytes: int
 
 
-class MemoryResultCache:
-    """See interface.ResultCache."""
+class MemoryResultCache(ResultCache):
+    """Entries in the order of their last use."""
 
     def __init__(self, clock: Clock, max_bytes: int) -> None:
         self._clock = clock
@@ -25,8 +27,8 @@ class MemoryResultCache:
         self._entries: OrderedDict[str, _CachedEntry] = OrderedDict()  # the least recently used first
         self._bytes = 0
 
-    def get(self, key: str) -> CachedImages | None:
-        """The images, or None."""
+    @override
+    async def get(self, key: str) -> CachedImages | None:
         entry = self._entries.get(key)
         now = self._clock()
         if entry is None:
@@ -35,16 +37,16 @@ class MemoryResultCache:
             self._remove(key)
             return None
         self._entries.move_to_end(key)
-        return CachedImages(entry.images, max(0.0, (now - entry.drawn_at).total_seconds()))
+        return CachedImages(entry.images, max(0.0, (now - entry.generated_at).total_seconds()))
 
-    def put(self, key: str, images: tuple[bytes, ...], ttl_seconds: float, age_seconds: float) -> None:
-        """Keep the images; the least recently used entries make room."""
+    @override
+    async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
         if key in self._entries:
             self._remove(key)
         now = self._clock()
         entry = _CachedEntry(
             images,
-            drawn_at=now - timedelta(seconds=age_seconds),
+            generated_at=now - timedelta(seconds=age_seconds),
             expires_at=now + timedelta(seconds=ttl_seconds),
             size_bytes=CachedImages(images, age_seconds).size_bytes,
         )

@@ -1,4 +1,4 @@
-"""What gateways must know of the model that workers have loaded; the broker carries it.
+"""What gateways must know of the model that workers have loaded; the fact store carries it.
 
 A worker has the model's files, a gateway often hasn't. So a worker publishes what suits the model and what it can do,
 and gateways look it up: ``SharedModelFacts``. What jobs cost is learned from all workers together: ``SharedCostModel``.
@@ -14,7 +14,6 @@ from typing import Final
 from easel_contract.server_config import DefaultsConfig, ModelConfig
 from pydantic import TypeAdapter, ValidationError
 
-from easel_server.engine.interface import EngineDescription
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
 from easel_server.stores.errors import StoreError
@@ -26,32 +25,23 @@ TTL_SECONDS: Final = 30 * 24 * 3600.0
 PUBLISH_INTERVAL_SECONDS: Final = 600.0
 REFRESH_SECONDS: Final = 10.0
 COST_REFRESH_SECONDS: Final = 2.0
+
 logger = logging.getLogger(__name__)
+
 _WIRE: Final = TypeAdapter(ModelFacts)
 
 
-def describe_model(description: EngineDescription) -> ModelFacts:
-    """The facts of a loaded model."""
-    return ModelFacts(
-        defaults=description.defaults,
-        engine=description.engine,
-        tasks=description.tasks,
-        samplers=description.samplers,
-        load_seconds=description.load_seconds,
-    )
-
-
 async def publish_facts(store: FactStore, model: ModelConfig, facts: ModelFacts) -> None:
-    """Tell the gateways. Raises StoreUnavailableError."""
-    await store.put_fact(_name(model), _WIRE.dump_json(facts), ttl_seconds=TTL_SECONDS)
+    """Report to the gateways. Raises StoreUnavailableError."""
+    await store.put(_name(model), _WIRE.dump_json(facts), ttl_seconds=TTL_SECONDS)
 
 
 async def publish_defaults(store: FactStore, model: ModelConfig, defaults: GenerationDefaults) -> None:
-    """Tell the gateways what is known before the model is loaded, unless a worker that had loaded it told more.
+    """Report what is known before the model is loaded, unless a worker that had loaded it reported more.
 
     Raises StoreUnavailableError.
     """
-    if await store.get_fact(_name(model)) is None:
+    if await store.get(_name(model)) is None:
         await publish_facts(store, model, ModelFacts(defaults=defaults))
 
 
@@ -84,19 +74,19 @@ class SharedModelFacts:
         return self._facts
 
     def _is_look_due(self) -> bool:
-        # Until a worker has told, every request looks: a picture of the wrong size is worse than one more question.
+        # Until a worker has reported, every request looks: an image of the wrong size is worse than one more question.
         if self._looked_at is None or not self._is_found:
             return True
         return self._clock() - self._looked_at >= REFRESH_SECONDS
 
     async def _refresh(self) -> None:
         try:
-            found = await self._store.get_fact(self._name)
+            found = await self._store.get(self._name)
             if found is not None:
                 self._facts = self._override(_WIRE.validate_json(found))
                 self._is_found = True
         except StoreError:
-            return  # the request goes on to meet the broker itself, and says so if it's still away
+            return  # the request goes on to meet the store itself, and says so if it's still away
         except ValidationError as error:
             logger.warning("facts of the model that another version published are ignored: %s", error)
 

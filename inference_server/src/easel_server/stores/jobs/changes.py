@@ -15,6 +15,7 @@ from easel_server.stores.redis.connection import RedisConnection
 from easel_server.stores.redis.errors import translated_errors
 
 logger = logging.getLogger(__name__)
+
 CHANNEL: Final = "changes"
 RECONNECT_SECONDS: Final = 0.5
 CANCEL_AGAIN_SECONDS: Final = 0.2
@@ -44,12 +45,12 @@ class ChangedJobs:
         self._subscribed = False
 
     def subscribe(self, topic: str, event: asyncio.Event | None = None) -> asyncio.Event:
-        """An event that is set whenever the job should be looked at again; give it back to ``unsubscribe``.
+        """An event that is set whenever the job should be looked at again; hand it to ``unsubscribe``.
 
         One event may be subscribed to several topics.
         """
         if self._task is None:
-            self._task = asyncio.create_task(self._listen_forever(), name="broker-changed-jobs")
+            self._task = asyncio.create_task(self._listen_forever(), name="changed-jobs")
         event = event or asyncio.Event()
         self._waiters[topic].add(event)
         return event

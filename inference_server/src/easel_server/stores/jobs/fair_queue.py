@@ -1,13 +1,13 @@
-"""Start-time fair queueing between owners, within strict priorities. Pure; ``lua/shared.lua`` is the same on Redis.
+"""Start-time fair queueing between owners, within strict priorities. Pure; ``lua/queue.lua`` is the same on Redis.
 
-Each priority is a line of its own, with a virtual time. Of the owners that have work in the line, the one with the
+Each priority has a schedule of its own, with a virtual time. Of the owners that have work in it, the one with the
 smallest start tag is next, with its oldest entry; at equal tags, the one whose entry is older. Taking an entry moves
 the virtual time to the start tag and the owner's tag on by gpu_seconds / weight. An owner that comes back after a pause
 starts at the virtual time, so a pause earns nothing. https://doi.org/10.1109/90.649569
 
-Tags belong to owners, not to entries: what leaves the line before its turn has never cost anything. An entry that is
-put back after its turn goes before everybody and is not charged again; if it leaves then, its owner gets the charge
-back.
+Tags belong to owners, not to entries: what leaves the schedule before it was next has never cost anything. An entry
+that is released after it was taken goes before everybody and is not charged again; if it leaves then, its owner's
+charge is refunded.
 """
 
 import math
@@ -19,13 +19,17 @@ from typing import Final
 
 from easel_contract.server_config import Priority
 
+from easel_server.stores.jobs.interface import QueuePosition
+
 PRIORITIES: Final = (Priority.HIGH, Priority.NORMAL, Priority.LOW)  # in the order in which they are served
-BATCH_OWNERS: Final = 16  # of these, from the first in line, entries are looked at that may share a batch,
+
+
+BATCH_OWNERS: Final = 16  # of these, from the first in the schedule, entries are looked at that may share a batch,
 BATCH_ENTRIES: Final = 16  # and this many of each
 POSITION_OWNERS: Final = (
     100  # as many others are looked at one by one for a position; of those behind, no more is known
 )
-TURNS_DECIMALS: Final = 6  # beyond these, a difference is rounding
+RANK_DECIMALS: Final = 6  # beyond these, a difference is rounding
 
 
 @dataclass(frozen=True, order=True)
@@ -47,24 +51,24 @@ class Entry:
 
 
 @dataclass
-class _Line:
+class _Schedule:
     """The waiting work of one priority."""
 
     virtual_time: float = 0.0
     tags: dict[str, float] = field(default_factory=dict)  # where the next entry of an owner starts, if that is later
     queues: dict[str, list[Entry]] = field(default_factory=dict)  # by number; none is empty
-    returned: list[Entry] = field(default_factory=list)  # had their turn before; by number
+    released: list[Entry] = field(default_factory=list)  # were taken before; by number
 
     def start_tag(self, owner: str) -> float:
         return max(self.virtual_time, self.tags.get(owner, 0.0))
 
     def owners(self) -> list[str]:
-        """In the order of their turns."""
+        """In schedule order."""
         return sorted(self.queues, key=lambda owner: (self.start_tag(owner), self.queues[owner][0].number))
 
     def next(self) -> Entry | None:
-        if self.returned:
-            return self.returned[0]
+        if self.released:
+            return self.released[0]
         if not self.queues:
             return None
         first = min(self.queues, key=lambda owner: (self.start_tag(owner), self.queues[owner][0].number))
@@ -84,29 +88,16 @@ class _Line:
         return True
 
     def entries(self) -> Iterator[Entry]:
-        yield from self.returned
+        yield from self.released
         for queue in self.queues.values():
             yield from queue
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What goes before an entry."""
-
-    entries: int
-    gpu_seconds: float
-
-    def and_before(self, others: Iterable[Entry]) -> "Ahead":
-        """These, and others."""
-        work = [other.gpu_seconds for other in others]
-        return Ahead(self.entries + len(work), self.gpu_seconds + sum(work))
 
 
 class FairQueue:
     """Who is next. No method takes longer than it takes to look once at everything that waits."""
 
     def __init__(self) -> None:
-        self._lines = {priority: _Line() for priority in PRIORITIES}
+        self._schedules = {priority: _Schedule() for priority in PRIORITIES}
         self._entries: dict[int, Entry] = {}  # in no order
 
     def __len__(self) -> int:
@@ -123,103 +114,109 @@ class FairQueue:
         return min(self._entries, default=None)
 
     def add(self, entry: Entry) -> None:
-        """Put new work in line."""
-        insort(self._lines[entry.priority].queues.setdefault(entry.owner, []), entry)
+        """Schedule new work."""
+        insort(self._schedules[entry.priority].queues.setdefault(entry.owner, []), entry)
         self._entries[entry.number] = entry
 
-    def put_back(self, entry: Entry) -> None:
-        """Put work that had its turn before all others of its priority."""
-        insort(self._lines[entry.priority].returned, entry)
+    def release(self, entry: Entry) -> None:
+        """Put work that was taken before all others of its priority."""
+        insort(self._schedules[entry.priority].released, entry)
         self._entries[entry.number] = entry
 
     def next(self) -> Entry | None:
-        """Whose turn it is; it stays in line."""
+        """What is next; it stays in the schedule."""
         for priority in PRIORITIES:
-            entry = self._lines[priority].next()
+            entry = self._schedules[priority].next()
             if entry is not None:
                 return entry
         return None
 
     def take(self, entry: Entry) -> None:
-        """Hand out an entry that waits. The virtual time moves only if it was its turn, not if it joins a batch."""
-        line = self._lines[entry.priority]
-        if _remove(line.returned, entry):
+        """Hand out an entry that waits. The virtual time moves only if it was next, not if it joins a batch."""
+        schedule = self._schedules[entry.priority]
+        if _remove(schedule.released, entry):
             del self._entries[entry.number]
             return
-        if line.next() == entry:
-            line.virtual_time = line.start_tag(entry.owner)
-        line.drop(entry)
-        line.charge(entry.owner, entry.charge)
+        if schedule.next() == entry:
+            schedule.virtual_time = schedule.start_tag(entry.owner)
+        schedule.drop(entry)
+        schedule.charge(entry.owner, entry.charge)
         del self._entries[entry.number]
 
     def remove(self, entry: Entry) -> None:
-        """Take out an entry that will not be run; what it was charged is given back."""
-        line = self._lines[entry.priority]
-        if _remove(line.returned, entry):
-            line.charge(entry.owner, -entry.charge)
+        """Take out an entry that will not be run; what it was charged is refunded."""
+        schedule = self._schedules[entry.priority]
+        if _remove(schedule.released, entry):
+            schedule.charge(entry.owner, -entry.charge)
         else:
-            line.drop(entry)
+            schedule.drop(entry)
         self._entries.pop(entry.number, None)
 
     def reset(self) -> None:
         """Forget who had how much: nothing waits and nothing runs, which ends a busy period."""
         for priority in PRIORITIES:
-            self._lines[priority] = _Line()
+            self._schedules[priority] = _Schedule()
 
     def batch_candidates(self, first: Entry) -> list[Entry]:
-        """Entries of the same priority and batch key that wait, in the order of their turns."""
-        line = self._lines[first.priority]
-        found = [(-1.0, entry) for entry in line.returned[:BATCH_ENTRIES]]
-        for owner in line.owners()[:BATCH_OWNERS]:
-            tag = line.start_tag(owner)
-            for entry in islice(line.queues[owner], BATCH_ENTRIES):
+        """Entries of the same priority and batch key that wait, in schedule order."""
+        schedule = self._schedules[first.priority]
+        found = [(-1.0, entry) for entry in schedule.released[:BATCH_ENTRIES]]
+        for owner in schedule.owners()[:BATCH_OWNERS]:
+            tag = schedule.start_tag(owner)
+            for entry in islice(schedule.queues[owner], BATCH_ENTRIES):
                 found.append((tag, entry))
                 tag += entry.charge
         return [entry for _, entry in sorted(found) if entry.batch_key == first.batch_key and entry != first]
 
-    def ahead_of(self, entry: Entry) -> Ahead:
+    def position(self, entry: Entry) -> QueuePosition:
         """What goes before an entry that waits, as things stand.
 
         Exact if each owner's entries take equally long; else an owner's work counts as evenly spread over its entries.
         """
-        higher = self._higher_than(entry.priority)
-        line = self._lines[entry.priority]
-        if entry in line.returned:
-            return higher.and_before(line.returned[: line.returned.index(entry)])
-        rank = bisect_left(line.queues[entry.owner], entry)
-        return _ahead_in_line(line, entry, rank, higher.and_before(line.returned))
+        before = self._before(entry.priority)
+        schedule = self._schedules[entry.priority]
+        if entry in schedule.released:
+            return _add(before, schedule.released[: schedule.released.index(entry)])
+        rank = bisect_left(schedule.queues[entry.owner], entry)
+        return _position_in(schedule, entry, rank, _add(before, schedule.released))
 
-    def ahead_of_next(self, entry: Entry) -> Ahead:
+    def next_position(self, entry: Entry) -> QueuePosition:
         """What would go before an entry that came next, whose number is larger than any other."""
-        line = self._lines[entry.priority]
-        rank = len(line.queues.get(entry.owner, ()))
-        return _ahead_in_line(line, entry, rank, self._higher_than(entry.priority).and_before(line.returned))
+        schedule = self._schedules[entry.priority]
+        rank = len(schedule.queues.get(entry.owner, ()))
+        return _position_in(schedule, entry, rank, _add(self._before(entry.priority), schedule.released))
 
-    def _higher_than(self, priority: Priority) -> Ahead:
-        ahead = Ahead(0, 0.0)
+    def _before(self, priority: Priority) -> QueuePosition:
+        """All that waits with a higher priority."""
+        position = QueuePosition(0, 0.0)
         for higher in PRIORITIES[: PRIORITIES.index(priority)]:
-            ahead = ahead.and_before(self._lines[higher].entries())
-        return ahead
+            position = _add(position, self._schedules[higher].entries())
+        return position
 
 
-def _ahead_in_line(line: _Line, entry: Entry, rank: int, ahead: Ahead) -> Ahead:
-    """What goes before the entry at this rank of its owner's queue, besides what is known to be ahead of it."""
-    own = line.queues.get(entry.owner, [])
+def _position_in(schedule: _Schedule, entry: Entry, rank: int, before: QueuePosition) -> QueuePosition:
+    """What goes before the entry at this rank of its owner's queue, besides what is known to go before it."""
+    own = schedule.queues.get(entry.owner, [])
     own_seconds = sum(other.gpu_seconds for other in own) * rank / len(own) if own else 0.0
-    count, gpu_seconds = ahead.entries + rank, ahead.gpu_seconds + own_seconds
-    tag = line.start_tag(entry.owner) + own_seconds / entry.weight
-    for owner in line.owners()[:POSITION_OWNERS]:
-        queue = line.queues[owner]
+    count, gpu_seconds = before.jobs_ahead + rank, before.gpu_seconds_ahead + own_seconds
+    tag = schedule.start_tag(entry.owner) + own_seconds / entry.weight
+    for owner in schedule.owners()[:POSITION_OWNERS]:
+        queue = schedule.queues[owner]
         mean = sum(other.gpu_seconds for other in queue) / len(queue)
-        # When that owner's entry number i starts, in i.
-        turns = round((tag - line.start_tag(owner)) * queue[0].weight / mean, TURNS_DECIMALS)
-        if owner == entry.owner or turns < 0:
+        # How many of that owner's entries start before the tag, with a fraction.
+        starts = round((tag - schedule.start_tag(owner)) * queue[0].weight / mean, RANK_DECIMALS)
+        if owner == entry.owner or starts < 0:
             continue
-        before = min(len(queue), math.ceil(turns))
-        if before == turns < len(queue) and queue[before] < entry:  # at an equal tag, the older one
-            before += 1
-        count, gpu_seconds = count + before, gpu_seconds + before * mean
-    return Ahead(count, gpu_seconds)
+        earlier = min(len(queue), math.ceil(starts))
+        if earlier == starts < len(queue) and queue[earlier] < entry:  # at an equal tag, the older one
+            earlier += 1
+        count, gpu_seconds = count + earlier, gpu_seconds + earlier * mean
+    return QueuePosition(count, gpu_seconds)
+
+
+def _add(position: QueuePosition, entries: Iterable[Entry]) -> QueuePosition:
+    work = [entry.gpu_seconds for entry in entries]
+    return QueuePosition(position.jobs_ahead + len(work), position.gpu_seconds_ahead + sum(work))
 
 
 def _remove(entries: list[Entry], entry: Entry) -> bool:

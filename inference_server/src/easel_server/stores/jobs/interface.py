@@ -1,7 +1,4 @@
-"""What gateways and workers ask of a broker: protocols, frozen values and errors. No I/O lives here.
-
-Two implementations keep the same promises: ``memory`` (one process) and ``redis`` (any number of pods). The clock that
-counts is the broker's own: it stamps jobs, expires leases and passes deadlines, so pods' clocks are never compared.
+"""What gateways and workers ask of the job store: protocols, frozen values and errors. No I/O lives here.
 
 A job is executed at least once and completed exactly once: ``finish`` is accepted from the holder of the current
 claim only. Every method may raise StoreUnavailableError, and every method may be repeated safely after it.
@@ -43,13 +40,12 @@ class JobConflictError(StoreError):
 
 
 @dataclass(frozen=True)
-class BrokerSettings:
+class JobBounds:
     """Bounds that travel with a job, so that whoever handles it next needs no configuration of its own."""
 
     max_queue_depth: int = 10_000  # waiting jobs, checked by submit
     result_ttl_seconds: float = 3600  # how long a final job and its images are kept, recorded by submit
     max_attempts: int = 3  # lost claims before a job fails, recorded by claim
-    max_cache_bytes: int = 512 << 20  # of all images in the result cache
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,10 @@ class QueuePosition:
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmitReply:
     """What became of a submit."""
 
-    job: Job  # as stored, with the broker's times
+    job: Job  # as stored, with the store's times
     created: bool  # False: the same job had been submitted before
     shared: bool = False  # it follows an equal job that was under way
     position: QueuePosition | None = None  # of a job that was queued by this submit
@@ -77,11 +73,11 @@ class Claim:
     job: Job
     token: str
     lease_seconds: float
-    inputs: Mapping[str, bytes] = field(default_factory=dict)  # input pictures by their digest
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # input images by their digest
 
 
-class Verdict(StrEnum):
-    """What a heartbeat tells a worker about its claim."""
+class HeartbeatReply(StrEnum):
+    """What a worker learns about its claim from a heartbeat."""
 
     CONTINUE = "Continue"
     CANCEL = "Cancel"  # stop at the next step and finish with Canceled
@@ -142,12 +138,12 @@ class JobStore(Protocol):
         answer: tuple[bytes, ...] | None = None,
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
-    ) -> Submission:
+    ) -> SubmitReply:
         """Store a Waiting job and queue it; return the stored one if its id is known already.
 
-        ``submitted_at`` becomes the broker's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
+        ``submitted_at`` becomes the store's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
         images that are known already (from the cache): the job is stored as Succeeded and not queued. ``inputs`` are
-        the input pictures by digest. With a ``flight_key``, the job follows the one under way that was submitted with
+        the input images by digest. With a ``flight_key``, the job follows the one under way that was submitted with
         the same key, if there is one: see job.py.
 
         Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
@@ -183,15 +179,15 @@ class JobStore(Protocol):
         ...
 
     async def previews(self, job_id: str) -> tuple[bytes, ...]:
-        """The unfinished pictures so far, encoded, in order; they may be gone once the job is final."""
+        """The unfinished images so far, encoded, in order; they may be gone once the job is final."""
         ...
 
     async def position(self, job_id: str) -> QueuePosition | None:
         """What goes before the job; None if it doesn't wait. A follower's is its leader's."""
         ...
 
-    async def outlook(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
-        """What would go before a job that this owner submitted now, as ``position`` would tell of it."""
+    async def estimate_position(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+        """What would go before a job that this owner submitted now, as ``position`` would report it."""
         ...
 
 
@@ -201,17 +197,17 @@ class JobQueue(Protocol):
     async def claim(
         self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
     ) -> tuple[Claim, ...]:
-        """The job whose turn it is, now Running for ``worker``, and waiting jobs that can be drawn with it.
+        """The job that is next, now Running for ``worker``, and waiting jobs that can be generated with it.
 
-        Those have the same priority and ``batch_key`` and come in the order of their turns, ``max_jobs`` and
+        Those have the same priority and ``batch_key`` and come in schedule order, ``max_jobs`` and
         ``max_images`` in all (the first may have more images). Empty if no job came within ``wait_seconds``. Outlives
         outages shorter than that. If the caller is cancelled, jobs that were being handed over return to the queue when
         their lease expires.
         """
         ...
 
-    async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> Verdict:
-        """Extend the lease by the claim's ``lease_seconds`` from now, record progress, add unfinished pictures."""
+    async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> HeartbeatReply:
+        """Extend the lease by the claim's ``lease_seconds`` from now, record progress, add unfinished images."""
         ...
 
     async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
@@ -222,7 +218,7 @@ class JobQueue(Protocol):
         ...
 
     async def release(self, claim: Claim) -> bool:
-        """Hand the job back to the head of the queue, the attempt uncounted; False if the claim is no longer held.
+        """Release the job to the head of the queue, the attempt uncounted; False if the claim is no longer held.
 
         A job whose cancellation was asked for becomes Canceled instead.
         """
@@ -244,6 +240,6 @@ class Reapable(Protocol):
         """Requeue or fail jobs whose lease expired, and fail waiting jobs past their deadline. Anyone may call it."""
         ...
 
-    async def ping(self) -> None:
-        """Return if the broker serves."""
-        ...
+
+class Jobs(JobStore, JobQueue, Reapable, Protocol):
+    """All of it, as one store implements it."""

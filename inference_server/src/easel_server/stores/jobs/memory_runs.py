@@ -1,12 +1,21 @@
-"""What the broker of one process keeps of a job, and of the run that it waits for. No transition is made here."""
+"""Jobs and their runs in one process, and the transitions between their states; see the table of ``job.py``.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+Nothing here awaits, so each transition is atomic on the loop. Who asks for one, and what it hears, is in ``memory.py``.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from easel_contract.server_config import Priority
+
+from easel_server.generation import messages
 from easel_server.generation.job import Job, JobState
-from easel_server.stores.jobs.fair_queue import Entry
+from easel_server.stores.jobs.fair_queue import PRIORITIES, Entry, FairQueue
+from easel_server.stores.jobs.interface import Claim, JobBounds
+from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
 
 
 @dataclass(eq=False)
@@ -36,7 +45,7 @@ class Run:
     @property
     def remaining_gpu_seconds(self) -> float:
         """Predicted, of the steps that aren't done."""
-        steps = self.leader.content.parameters.steps  # what progress is told in, however few of them are drawn
+        steps = self.leader.content.parameters.steps  # what progress is counted in, however few of them are taken
         return self.entry.gpu_seconds * max(0.0, 1 - self.steps_done / steps)
 
     def progress(self) -> dict[str, Any]:
@@ -77,3 +86,172 @@ class Record:
     def is_past_deadline(self, now: datetime) -> bool:
         """Whether it should have been final by now."""
         return self.content.deadline_at is not None and self.content.deadline_at <= now
+
+
+class MemoryRuns:
+    """All jobs and runs, and who is next."""
+
+    def __init__(
+        self,
+        bounds: JobBounds,
+        clock: Clock,
+        wakeups: MemoryWakeups,
+        enqueue_delivery: Callable[[Job, str], None],
+    ) -> None:
+        self.records: dict[str, Record] = {}
+        self.runs: dict[int, Run] = {}
+        self.flights: dict[str, Run] = {}
+        self.running: dict[str, Run] = {}  # by token
+        self.queue = FairQueue()
+        self.last_number = 0
+        self._bounds = bounds
+        self._clock = clock
+        self._wakeups = wakeups
+        self._enqueue_delivery = enqueue_delivery
+
+    def find(self, job_id: str) -> Record | None:
+        """The record, unless unknown or expired."""
+        record = self.records.get(job_id)
+        return None if record is None or record.is_expired(self._clock()) else record
+
+    def add(self, job: Job, fingerprint: str) -> Record:
+        """Store a job as it came, moved to this clock; it has no run yet."""
+        now = self._clock()
+        offset = now - job.submitted_at
+        deadline_at = job.deadline_at + offset if job.deadline_at else None
+        content = job.model_copy(update={"submitted_at": now, "deadline_at": deadline_at})
+        self.records[job.id] = record = Record(content, fingerprint)
+        self._enqueue_delivery(record.job, "start")
+        return record
+
+    def start(self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None) -> None:
+        """Queue a run of its own for the job."""
+        job = record.content
+        self.last_number += 1
+        entry = Entry(
+            self.last_number,
+            job.owner,
+            job.priority,
+            job.predicted_gpu_seconds,
+            job.weight,
+            job.parameters.batch_key,
+            job.parameters.images,
+        )
+        record.run = run = Run(entry, [record], flight_key, inputs)
+        self.runs[entry.number] = run
+        if flight_key is not None:
+            self.flights.setdefault(flight_key, run)
+        self.queue.add(entry)
+        self._wakeups.notify()
+
+    def join(self, record: Record, run: Run) -> None:
+        """Let the job follow a run that is under way; one that waits goes with the higher priority of the two."""
+        record.run = run
+        run.members.append(record)
+        priority: Priority = record.content.priority
+        if run.state is JobState.WAITING and PRIORITIES.index(priority) < PRIORITIES.index(run.entry.priority):
+            self.queue.remove(run.entry)
+            run.entry = replace(run.entry, priority=priority)
+            self.queue.add(run.entry)
+        self._wakeups.notify()
+
+    def is_in_time(self, run: Run) -> bool:
+        """Whether somebody still wants the run; jobs whose deadline passed leave it."""
+        now = self._clock()
+        while run.members and run.leader.is_past_deadline(now):
+            self.leave(run.leader, JobState.FAILED, messages.DEADLINE_PASSED)
+        return bool(run.members)
+
+    def hand_out(self, run: Run, worker: str, lease_seconds: float) -> Claim:
+        """Waiting → Running."""
+        now = self._clock()
+        self.queue.take(run.entry)
+        run.token = secrets.token_hex(16)
+        run.lease = timedelta(seconds=lease_seconds)
+        run.lease_ends_at = now + run.lease
+        run.state = JobState.RUNNING
+        run.attempts += 1
+        run.worker = worker
+        run.steps_done = 0
+        run.started_at = now
+        self.running[run.token] = run
+        self._wakeups.notify()
+        return Claim(run.leader.job, run.token, lease_seconds, run.inputs)
+
+    def release(self, run: Run) -> None:
+        """Running → Waiting, at the head."""
+        self._drop_claim(run)
+        run.state = JobState.WAITING
+        run.worker = run.started_at = None
+        run.steps_done = 0
+        run.previews = ()
+        self.queue.release(run.entry)
+        self._wakeups.notify()
+
+    def end_lost(self, run: Run) -> JobState:
+        """What becomes of a run whose lease is over."""
+        if run.cancel_requested:
+            return self.end(run, JobState.CANCELED)
+        if run.attempts >= self._bounds.max_attempts:
+            return self.end(run, JobState.FAILED, messages.LOST % (run.attempts, run.worker))
+        self.release(run)
+        return JobState.WAITING
+
+    def leave(self, record: Record, state: JobState, error: str | None = None, **changes: Any) -> None:
+        """End one job of a run; the run goes on for the others, if there are any and it isn't over."""
+        run = record.run
+        if run is None:
+            return
+        if len(run.members) == 1:
+            run.cancel_requested = changes.get("cancel_requested", False)
+            self.end(run, state, error)
+            return
+        run.members.remove(record)
+        record.previews = run.previews
+        self.make_final(record, state, error, **run.progress() | changes)
+
+    def end(self, run: Run, state: JobState, error: str | None = None, images: tuple[bytes, ...] = ()) -> JobState:
+        """End a run and all its jobs."""
+        if run.state is JobState.WAITING:
+            self.queue.remove(run.entry)
+        self._drop_claim(run)
+        self.close_flight(run)
+        del self.runs[run.entry.number]
+        for record in run.members:
+            record.previews = run.previews
+            self.make_final(record, state, error, images, **run.progress())
+        run.members.clear()
+        if not self.runs:
+            self.queue.reset()
+        return state
+
+    def close_flight(self, run: Run) -> None:
+        """Let no further job join."""
+        if run.flight_key is not None and self.flights.get(run.flight_key) is run:
+            del self.flights[run.flight_key]
+
+    def make_final(
+        self,
+        record: Record,
+        state: JobState,
+        error: str | None = None,
+        images: tuple[bytes, ...] = (),
+        **changes: Any,
+    ) -> None:
+        """End a job, which has left its run or ends with it."""
+        now = self._clock()
+        record.run = None
+        record.images = images
+        if state is JobState.SUCCEEDED:
+            changes["steps_done"] = record.content.parameters.steps
+        record.content = record.content.model_copy(
+            update={**changes, "state": state, "error": error, "finished_at": now}
+        )
+        record.expires_at = now + timedelta(seconds=self._bounds.result_ttl_seconds)
+        self._enqueue_delivery(record.content, "completed")
+        self._wakeups.notify()
+
+    def _drop_claim(self, run: Run) -> None:
+        if run.token is not None:
+            del self.running[run.token]
+        run.token = run.lease_ends_at = None

@@ -1,6 +1,6 @@
 """A job as fields of a Redis hash, and back. Times are integers in microseconds since the epoch.
 
-What the submitter determined is one JSON document, ``content``; beside it stand what the broker determines and what
+What the submitter determined is one JSON document, ``content``; beside it stand what the store determines and what
 scripts read.
 """
 
@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from easel_server.generation.job import Job, JobState, job_fingerprint
 from easel_server.stores.jobs.fair_queue import PRIORITIES
-from easel_server.stores.jobs.interface import MAX_FOLLOWERS, BrokerSettings
+from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds
 from easel_server.stores.outbox.interface import Delivery
+from easel_server.stores.redis.connection import MICROSECONDS
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-MICROSECONDS: Final = 1_000_000
 
 
 def to_microseconds(moment: datetime) -> int:
@@ -26,7 +26,7 @@ def to_microseconds(moment: datetime) -> int:
 
 def build_submit_arguments(
     job: Job,
-    settings: BrokerSettings,
+    bounds: JobBounds,
     answer: tuple[bytes, ...] | None,
     inputs: Mapping[str, bytes],
     flight_key: str | None,
@@ -40,7 +40,7 @@ def build_submit_arguments(
         job.owner,
         to_microseconds(job.submitted_at),
         to_microseconds(job.deadline_at) if job.deadline_at else "",
-        round(settings.result_ttl_seconds * 1000),
+        round(bounds.result_ttl_seconds * 1000),
         job.webhook.model_dump_json(by_alias=True) if job.webhook else "",
         PRIORITIES.index(job.priority),
         max(1, round(job.predicted_gpu_seconds * MICROSECONDS)),
@@ -49,7 +49,7 @@ def build_submit_arguments(
         parameters.images,
         parameters.steps,
         flight_key or "",
-        settings.max_queue_depth,
+        bounds.max_queue_depth,
         MAX_FOLLOWERS,
         "" if answer is None else parameters.steps,
         len(inputs),
@@ -64,19 +64,19 @@ def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def to_job(fields: Sequence[bytes]) -> Job:
-    """The job of ``view`` in ``lua/shared.lua``."""
+    """The job of ``view`` in ``lua/fields.lua``."""
     return _to_job(to_values(fields))
 
 
 def to_queued_job(job: Job, submitted_us: int) -> Job:
-    """The job as it is stored: moved to the broker's time."""
+    """The job as it is stored: moved to the store's time."""
     offset = (submitted_us - to_microseconds(job.submitted_at)) * MICROSECOND
     deadline_at = job.deadline_at + offset if job.deadline_at else None
     return job.model_copy(update={"submitted_at": job.submitted_at + offset, "deadline_at": deadline_at})
 
 
 def to_delivery(name: bytes, fields: Sequence[bytes]) -> Delivery:
-    """The delivery of the claim_delivery script's reply."""
+    """The delivery of the reply of ``outbox/lua/claim.lua``."""
     values = to_values(fields)
     snapshot = [word.encode() for word in json.loads(values[b"job"])]
     return Delivery(

@@ -2,7 +2,7 @@
 
 A bucket is full of tokens when its level is 0 (https://en.wikipedia.org/wiki/Leaky_bucket#As_a_meter). Levels are
 counted in thousandths times 60,000, of which ``per_minute`` drain in a millisecond: all arithmetic is in whole numbers,
-so what is told of a wait is true to the millisecond.
+so what is said of a wait is true to the millisecond.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def decide_rate(
 
 
 def _wait_milliseconds(charge: Charge, level: int) -> int:
-    """Until the charge passes. One that is larger than its bucket passes a full one; what is given back always does."""
+    """Until the charge passes. One that is larger than its bucket passes a full one; a refund always does."""
     if charge.amount <= 0:
         return 0
     excess = level + (min(charge.amount, charge.burst) - charge.burst) * MILLISECONDS_PER_MINUTE

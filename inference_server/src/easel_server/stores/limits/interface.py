@@ -1,11 +1,4 @@
-"""What gateways and workers ask of a broker: protocols, frozen values and errors. No I/O lives here.
-
-Two implementations keep the same promises: ``memory`` (one process) and ``redis`` (any number of pods). The clock that
-counts is the broker's own: it stamps jobs, expires leases and passes deadlines, so pods' clocks are never compared.
-
-A job is executed at least once and completed exactly once: ``finish`` is accepted from the holder of the current
-claim only. Every method may raise StoreUnavailableError, and every method may be repeated safely after it.
-"""
+"""What gateways ask of the rate limits. No I/O lives here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
-"""The outbox, the result cache, the facts and the buckets of one process. No jobs live here."""
+"""The outbox of one process. Jobs put webhooks in; deliverers take them out."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-from easel_server.generation.job import Job
-from easel_server.stores.outbox.interface import MAX_ATTEMPTS_PER_HOST, Delivery
+from typing_extensions import override
 
-Clock = Callable[[], datetime]
+from easel_server.generation.job import Job
+from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
+from easel_server.stores.outbox.interface import MAX_ATTEMPTS_PER_HOST, Delivery, WebhookOutbox
 
 
 @dataclass
@@ -20,23 +20,26 @@ class _PendingDelivery:
     is_attempted: bool = False  # until it is due again
 
 
-class MemoryOutbox:
-    """Webhooks to be sent."""
+class MemoryOutbox(WebhookOutbox):
+    """Webhooks to be sent. What jobs enqueue wakes whoever waits, together with the jobs' own change."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, wakeups: MemoryWakeups) -> None:
         self._clock = clock
+        self._wakeups = wakeups
         self._pending: dict[str, _PendingDelivery] = {}
 
-    def enqueue(self, job: Job, event: str) -> bool:
-        """Add a delivery if the job's client wants this event; whether it does."""
+    def enqueue(self, job: Job, event: str) -> None:
+        """Add a delivery if the job's client wants this event."""
         if job.webhook is None or event not in job.webhook.events:
-            return False
+            return
         delivery = Delivery(f"{job.id}.{event}", event, job.webhook.url, job, attempt=0)
         self._pending[delivery.id] = _PendingDelivery(delivery, urlsplit(job.webhook.url).netloc.lower(), self._clock())
-        return True
 
-    def claim(self, lease_seconds: float) -> Delivery | None:
-        """The delivery that has been due longest."""
+    @override
+    async def claim(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
+        return await self._wakeups.wait_for(lambda: self._claim(lease_seconds), wait_seconds)
+
+    def _claim(self, lease_seconds: float) -> Delivery | None:
         now = self._clock()
         attempts = Counter(
             pending.host for pending in self._pending.values() if pending.is_attempted and pending.due_at > now
@@ -54,12 +57,12 @@ class MemoryOutbox:
         first.is_attempted = True
         return first.delivery
 
-    def settle(self, delivery: Delivery) -> None:
-        """Forget it."""
+    @override
+    async def settle(self, delivery: Delivery) -> None:
         self._pending.pop(delivery.id, None)
 
-    def postpone(self, delivery: Delivery, delay_seconds: float) -> None:
-        """Make it due later, unless another deliverer has taken it since."""
+    @override
+    async def postpone(self, delivery: Delivery, delay_seconds: float) -> None:
         pending = self._pending.get(delivery.id)
         if pending is not None and pending.delivery.attempt == delivery.attempt:
             pending.due_at = self._clock() + timedelta(seconds=delay_seconds)

@@ -21,9 +21,15 @@ from easel_server.stores.redis.scripts import load_script
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 REPLY_TIMEOUT_SECONDS: Final = 5.0
 POOL_TIMEOUT_SECONDS: Final = 5.0
-MAX_CONNECTIONS: Final = 64  # for commands that block, one each
 PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
+MAX_CONNECTIONS: Final = 64  # for commands that block, one each
 MAX_REDIRECTS: Final = 5
+SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-")  # these leave unfinished jobs alone: they have no TTL
+
+# Of a second: what scripts and commands count times in.
+MICROSECONDS: Final = 1_000_000
+MILLISECONDS: Final = 1_000
+
 Word = str | bytes | float
 
 
@@ -66,6 +72,7 @@ class RedisConnection:
         self._prefix = prefix
         self._home = self._server = _Server(_build_client(url))
         self._servers = {self._home.address: self._home}
+        self._is_eviction_checked = False
 
     @property
     def address(self) -> str:
@@ -100,6 +107,25 @@ class RedisConnection:
     async def blocking_command(self, name: str, *arguments: Word) -> Any:
         """The reply of a command that may take its time, on a connection of its own. Raises StoreUnavailableError."""
         return await self._run(name, lambda server: server.execute_blocking(name, *arguments))
+
+    async def ping(self) -> None:
+        """Return if the server serves. The first one also refuses a server that may evict unfinished jobs.
+
+        Raises StoreUnavailableError.
+        """
+        await self.command("PING")
+        if self._is_eviction_checked:
+            return
+        memory: dict[str, str] = await self.blocking_command("INFO", "memory")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if not policy.startswith(SAFE_EVICTION_POLICIES):
+            raise StoreUnavailableError(
+                self.address,
+                "PING",
+                f"maxmemory-policy {policy}, under which Redis may drop unfinished jobs",
+                "set maxmemory-policy to noeviction",
+            )
+        self._is_eviction_checked = True
 
     async def close(self) -> None:
         """Close all connections."""
@@ -138,7 +164,7 @@ class RedisConnection:
 
 
 def _build_client(url: str, **place: str | int) -> Redis:
-    """A client that connects on first use. Every request of a broker can be repeated, so each gets a second try."""
+    """A client that connects on first use. Every call of a store can be repeated, so each gets a second try."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,

@@ -1,4 +1,4 @@
-"""redis-py's errors, turned into what callers of a broker expect."""
+"""redis-py's errors, turned into what callers of a store expect."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -15,11 +15,13 @@ from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
-LANES: Final = 2  # connections, so that a batch with large images doesn't hold up all others
+CONNECTIONS: Final = 2  # so that a batch with large images doesn't hold up all others
 MAX_BATCH: Final = 64  # commands
-ATTEMPTS: Final = 2  # every command of a broker can be repeated
+ATTEMPTS: Final = 2  # every command of a store can be repeated
 CANCEL_AGAIN_SECONDS: Final = 0.2
+
 pack_command: Final[Callable[..., bytes]] = hiredis.pack_command  # its types allow one word only
+
 Words = tuple[str | bytes | float, ...]
 
 
@@ -45,14 +47,14 @@ class Pipeline:
         self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
         self._waiting: deque[_Command] = deque()
         self._idle: list[AbstractConnection] = []
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._senders: set[asyncio.Task[None]] = set()
 
     async def execute(self, *words: str | bytes | float) -> Any:
         """The reply, undecoded. Raises redis-py's errors."""
         command = _Command(words, asyncio.get_running_loop().create_future())
         self._waiting.append(command)
-        if len(self._lanes) < LANES:
-            self._lanes.add(asyncio.create_task(self._run_lane(), name="redis-pipeline"))
+        if len(self._senders) < CONNECTIONS:
+            self._senders.add(asyncio.create_task(self._send_batches(), name="redis-pipeline"))
         return await command.reply
 
     async def close(self) -> None:
@@ -60,14 +62,14 @@ class Pipeline:
         error = exceptions.ConnectionError("the connection was closed")
         while self._waiting:
             self._waiting.popleft().fail(error)
-        while lanes := set(self._lanes):
-            for lane in lanes:
-                lane.cancel()  # again and again: redis-py may swallow it while it sends
-            await asyncio.wait(lanes, timeout=CANCEL_AGAIN_SECONDS)
+        while senders := set(self._senders):
+            for sender in senders:
+                sender.cancel()  # again and again: redis-py may swallow it while it sends
+            await asyncio.wait(senders, timeout=CANCEL_AGAIN_SECONDS)
         for connection in self._idle:
             await connection.disconnect()
 
-    async def _run_lane(self) -> None:
+    async def _send_batches(self) -> None:
         """Send batches until nothing waits."""
         connection = self._idle.pop() if self._idle else self._make_connection()
         try:
@@ -77,7 +79,7 @@ class Pipeline:
         finally:
             self._idle.append(connection)
             # Here and not in a callback: from the last look at what waits to this line, nothing else runs.
-            self._lanes = {lane for lane in self._lanes if lane is not asyncio.current_task()}
+            self._senders = {sender for sender in self._senders if sender is not asyncio.current_task()}
 
 
 async def _exchange(connection: AbstractConnection, batch: list[_Command]) -> None:

@@ -1,13 +1,15 @@
-"""The server-side scripts, put together from ``lua/``."""
+"""The server-side scripts, put together from the folders ``lua/`` beside the stores whose transitions they are."""
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Final
 
-NEEDS_PATTERN: Final = re.compile(r"-- needs: ([a-z ]+)\n")  # a script's second line
+NEEDS_PATTERN: Final = re.compile(r"^-- needs: ([a-z_/ ]+)$", re.MULTILINE)
+SHARED_PART: Final = "redis/shared"
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,26 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """``lua/<name>.lua`` with what it needs of others behind its first line, which Redis requires to hold the flags."""
+    """``<subject>/lua/<script>.lua`` for the name ``<subject>/<script>``, behind the parts that it needs.
+
+    Parts are named likewise in a line "-- needs: jobs/queue outbox/enqueue", and may need others themselves. The first
+    line of a script holds its flags, and Redis requires it to stay the first.
+    """
     flags, _, body = _read_lua(name).partition("\n")
-    needs = NEEDS_PATTERN.match(body)
-    shared = [_read_lua(part) for part in ("shared", *(needs[1].split() if needs else ()))]
-    source = "\n".join([flags, *shared, body])
+    parts = dict.fromkeys([SHARED_PART, *_gather_needs(body)])
+    source = "\n".join([flags, *map(_read_lua, parts), body])
     # Redis names scripts by their SHA-1; nothing secret depends on it.
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
+def _gather_needs(source: str) -> Iterator[str]:
+    """Names of the parts that a source needs, each behind those that it needs itself."""
+    for names in NEEDS_PATTERN.findall(source):
+        for name in names.split():
+            yield from _gather_needs(_read_lua(name))
+            yield name
+
+
 def _read_lua(name: str) -> str:
-    return (resources.files("easel_server.stores") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    subject, _, file = name.partition("/")
+    return (resources.files("easel_server.stores") / subject / "lua" / f"{file}.lua").read_text(encoding="utf-8")

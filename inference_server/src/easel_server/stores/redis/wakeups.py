@@ -1,4 +1,4 @@
-"""Sleeping until there is something to take: scripts ring a bell, a list that is popped from with a time-out."""
+"""Sleeping until there is something to take: scripts push to a list, which is popped from with a time-out."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,29 +9,28 @@ from easel_server.stores.redis.connection import RedisConnection
 
 BLOCK_SECONDS: Final = 1.0  # one blocking pop; a wake-up that got lost with its receiver costs no more than this
 RETRY_SECONDS: Final = 0.25  # while the server is away
+
 T = TypeVar("T")
 
 
 async def wait_for(
-    connection: RedisConnection, bell: str, attempt: Callable[[], Awaitable[T | None]], wait_seconds: float
+    connection: RedisConnection, wakeups: str, attempt: Callable[[], Awaitable[T | None]], wait_seconds: float
 ) -> T | None:
-    """What ``attempt`` finds; sleeps on the bell in between, through outages, until the time is up.
+    """What ``attempt`` finds; sleeps on the list ``wakeups`` in between, through outages, until the time is up.
 
     Raises StoreUnavailableError if the server is away at the end.
     """
     loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + wait_seconds
+    stop_at = loop.time() + wait_seconds
     while True:
         try:
             found = await attempt()
-            left_seconds = give_up_at - loop.time()
+            left_seconds = stop_at - loop.time()
             if found is not None or left_seconds <= 0:
                 return found
-            # 0 would block for ever.
-            await connection.blocking_command(
-                "BLPOP", connection.key(bell), max(0.01, min(left_seconds, BLOCK_SECONDS))
-            )
+            pause_seconds = max(0.01, min(left_seconds, BLOCK_SECONDS))  # 0 would block for ever
+            await connection.blocking_command("BLPOP", connection.key(wakeups), pause_seconds)
         except StoreUnavailableError:
-            if loop.time() + RETRY_SECONDS >= give_up_at:
+            if loop.time() + RETRY_SECONDS >= stop_at:
                 raise
             await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,34 @@
+"""The result cache on Redis: each step is one script in ``lua/``."""
+
+from typing_extensions import override
+
+from easel_server.stores.cache.interface import CachedImages, ResultCache
+from easel_server.stores.redis.connection import MICROSECONDS, MILLISECONDS, RedisConnection
+
+
+class RedisResultCache(ResultCache):
+    """Images that all gateways of a service share."""
+
+    def __init__(self, connection: RedisConnection, max_bytes: int) -> None:
+        self._connection = connection
+        self._max_bytes = max_bytes
+
+    @override
+    async def get(self, key: str) -> CachedImages | None:
+        reply = await self._connection.script("cache/get", key)
+        if not reply:
+            return None
+        age_us, *images = reply
+        return CachedImages(tuple(images), int(age_us) / MICROSECONDS)
+
+    @override
+    async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
+        await self._connection.script(
+            "cache/put",
+            key,
+            round(ttl_seconds * MILLISECONDS),
+            round(age_seconds * MICROSECONDS),
+            self._max_bytes,
+            CachedImages(images, age_seconds).size_bytes,
+            *images,
+        )

@@ -1,0 +1,100 @@
+#!lua flags=allow-oom
+-- needs: jobs/runs
+-- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images. Returns a list of
+-- {token, job, inputs}; empty if nothing waits.
+-- Handing out work is allowed when memory is short: finished jobs are what frees it.
+local token, worker, lease_us, max_attempts, deadline_error = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local max_jobs, max_images = tonumber(ARGV[6]), tonumber(ARGV[7])
+local BATCH_OWNERS, BATCH_ENTRIES = 16, 16 -- looked at for a batch, as in fair_queue.py
+
+local now = now_us()
+local claims = {}
+redis.call('ZADD', key('workers'), integer(now), worker)
+
+local function add_claim(run)
+  local inputs = run.inputs and redis.call('HGETALL', key('inputs:' .. run.n)) or {}
+  claims[#claims + 1] = { run.token, view(run.leader, run), inputs }
+end
+
+local function hand_out(run)
+  take_run(run)
+  run.token = token .. '.' .. (#claims + 1)
+  run.state, run.attempts, run.worker = 'Running', integer(run.attempts + 1), worker
+  run.started_us, run.steps_done = integer(now), '0'
+  redis.call('HSET', run_key(run.n), 'state', run.state, 'attempts', run.attempts, 'worker', worker, 'started_us',
+    run.started_us, 'steps_done', 0, 'token', run.token, 'lease_us', ARGV[3], 'max_attempts', max_attempts, 'rest_us',
+    run.cost_us)
+  redis.call('HSET', key('claims'), run.token, run.n)
+  redis.call('ZADD', key('running'), integer(now + lease_us), run.n)
+  redis.call('ZREM', key('deadlines'), run.leader)
+  count_work('running', run.cost_us)
+  publish_change(run)
+  add_claim(run)
+end
+
+-- Runs of the same priority and batch key, in schedule order.
+local function batch_candidates(first)
+  local found = {}
+  local function consider(n, tag)
+    local batch, cost_us, weight = unpack(redis.call('HMGET', run_key(n), 'batch', 'cost_us', 'weight'))
+    if batch == first.batch and n ~= first.n then
+      found[#found + 1] = { n = n, tag = tag }
+    end
+    return tag + cost_us / weight
+  end
+  local schedule, p = schedule_key(first.priority), first.priority
+  for _, place in ipairs(redis.call('ZRANGE', schedule, '-inf', RELEASED, 'BYSCORE', 'LIMIT', 0, BATCH_ENTRIES)) do
+    consider(number_of(place), -1)
+  end
+  local places = redis.call('ZRANGE', schedule, '(' .. RELEASED, '+inf', 'BYSCORE', 'LIMIT', 0, BATCH_OWNERS, 'WITHSCORES')
+  for index = 1, #places, 2 do
+    local tag = tonumber(places[index + 1])
+    for _, n in ipairs(redis.call('ZRANGE', queue_key(p, owner_of(places[index])), 0, BATCH_ENTRIES - 1)) do
+      tag = consider(n, tag)
+    end
+  end
+  table.sort(found, function(a, b)
+    return a.tag < b.tag or (a.tag == b.tag and tonumber(a.n) < tonumber(b.n))
+  end)
+  return found
+end
+
+local function next_run()
+  local n = first_in_schedule()
+  while n do
+    local run = load_run(n)
+    if is_in_time(run, now, deadline_error) then
+      return run
+    end
+    n = first_in_schedule()
+  end
+end
+
+local repeated = redis.call('HGET', key('claims'), token .. '.1')
+while repeated do
+  add_claim(load_run(repeated))
+  repeated = redis.call('HGET', key('claims'), token .. '.' .. (#claims + 1))
+end
+if #claims > 0 then
+  return claims
+end
+
+local first = next_run()
+if not first then
+  redis.call('DEL', key('bell'))
+  return claims
+end
+local others = max_jobs > 1 and batch_candidates(first) or {}
+local images = tonumber(first.images)
+hand_out(first)
+for _, other in ipairs(others) do
+  if #claims == max_jobs then
+    break
+  end
+  local run = load_run(other.n)
+  if images + run.images <= max_images and is_in_time(run, now, deadline_error) then
+    hand_out(run)
+    images = images + run.images
+  end
+end
+return claims

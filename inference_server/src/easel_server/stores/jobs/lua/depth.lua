@@ -1,0 +1,18 @@
+#!lua flags=no-writes
+-- needs: jobs/queue
+-- ARGV: seconds that a silent worker counts. Returns {waiting, running, age of the oldest waiting run in microseconds,
+-- workers, then microseconds of predicted work: High, Normal, Low, running}.
+local seen_seconds = tonumber(ARGV[1])
+
+local now = now_us()
+local age_us = 0
+for p = 0, LAST_PRIORITY do
+  local first, last = integer(p * PRIORITY_SPAN), '(' .. integer((p + 1) * PRIORITY_SPAN)
+  local oldest = redis.call('ZRANGE', key('waiting'), first, last, 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if oldest then
+    age_us = math.max(age_us, now - redis.call('HGET', run_key(oldest), 'submitted_us'))
+  end
+end
+local workers = redis.call('ZCOUNT', key('workers'), integer(now - seen_seconds * 1000000), '+inf')
+local work = redis.call('HMGET', key('work'), 'us:0', 'us:1', 'us:2', 'us:running')
+return { redis.call('ZCARD', key('waiting')), redis.call('ZCARD', key('running')), integer(age_us), workers, unpack(work) }

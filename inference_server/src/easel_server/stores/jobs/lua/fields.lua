@@ -1,0 +1,68 @@
+-- A job and its run as they are stored. Some names are older than the words that the code uses now; they stay, since an
+-- update must not lose what waits under them.
+--
+--   <prefix>job:<id>         hash    a job (fields: see redis_fields.py); it has a state once it is final
+--   <prefix>run:<n>          hash    the work that a job waits for, or several equal ones; n counts submits
+--   <prefix>followers:<n>    zset    the run's jobs besides its leader, in the order in which they came
+--   <prefix>inputs:<n>       hash    digest -> input image, until the run ends
+--   <prefix>previews:<n>     list    unfinished images
+--   <prefix>images:<n>       list    its images, once it succeeded
+--   <prefix>flight:<key>     string  the run that equal jobs may join
+--   <prefix>waiting          zset    n -> n, behind all of higher priority (see queue.lua)
+--   <prefix>running          zset    n -> end of its lease
+--   <prefix>deadlines        zset    id -> deadline, of jobs that have one and aren't the leader of a running run
+--   <prefix>claims           hash    token -> n, while the claim is held
+--   <prefix>turns:<p>        zset    the schedule: <oldest n, padded>:<owner> -> start tag; -inf for runs that were released;
+--                                    p is 0 for High to 2 for Low
+--   <prefix>queue:<p>:<owner> zset   n -> n, what waits of one owner and wasn't released
+--   <prefix>tags:<p>         zset    owner -> where its next start tag is, if that is later than the virtual time
+--   <prefix>virtual          hash    p -> virtual time
+--   <prefix>work             hash    sums over what waits and runs (see queue.lua)
+--   <prefix>workers          zset    worker -> when it was last heard of
+--   <prefix>costs            hash    decayed sums over finished jobs, see cost.py
+--   <prefix>sequence         string  counts submits
+--   <prefix>bell             list    wakes sleeping claims
+--   <prefix>changes          channel "=<id>" when a job has become final, "#<n>" when a watched run has changed
+
+local function job_key(id)
+  return prefix .. 'job:' .. id
+end
+
+local function run_key(n)
+  return prefix .. 'run:' .. n
+end
+
+-- The run as a table of its fields and n; nil if it is over.
+local function load_run(n)
+  local run = as_table(redis.call('HGETALL', run_key(n)))
+  if not run.state then
+    return nil
+  end
+  run.n = n
+  return run
+end
+
+-- Fields that a job has from its run until it is final, besides the state.
+local PROGRESS = { 'attempts', 'steps_done', 'started_us', 'worker', 'cancel_requested', 'previews' }
+
+local function append_progress(fields, run)
+  for _, name in ipairs(PROGRESS) do
+    if run[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = run[name]
+    end
+  end
+end
+
+-- The job as its client sees it, as a flat list of names and values; empty if unknown.
+local function view(id, run)
+  local fields = redis.call('HGETALL', job_key(id))
+  local job = as_table(fields)
+  if job.run and not job.state then
+    run = run or load_run(job.run)
+    fields[#fields + 1] = 'state'
+    fields[#fields + 1] = run.state
+    append_progress(fields, run)
+  end
+  return fields
+end

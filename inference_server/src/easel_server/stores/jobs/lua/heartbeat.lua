@@ -1,0 +1,52 @@
+#!lua flags=allow-oom
+-- needs: jobs/runs
+-- ARGV: token, steps_done, error for a passed deadline, max_previews, previews. Returns a HeartbeatReply. A lease that ran out
+-- unnoticed is simply extended: nobody took the job.
+local token, steps_done, deadline_error, max_previews = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local FIRST_PREVIEW = 5
+
+local n = redis.call('HGET', key('claims'), token)
+if not n then
+  return 'Lost'
+end
+local now = now_us()
+local run = load_run(n)
+redis.call('ZADD', key('workers'), integer(now), run.worker)
+redis.call('ZADD', key('running'), integer(now + run.lease_us), n)
+
+local rest_us = math.floor(run.cost_us * math.max(0, 1 - steps_done / run.steps))
+count_work('running', rest_us - run.rest_us)
+redis.call('HSET', run_key(n), 'steps_done', steps_done, 'rest_us', integer(rest_us))
+run.steps_done, run.rest_us = steps_done, integer(rest_us)
+
+-- A call may be repeated: images that are the last ones already are not added again.
+local function has_previews(count)
+  local last = redis.call('LRANGE', key('previews:' .. n), -count, -1)
+  for index = 1, count do
+    if last[index] ~= ARGV[FIRST_PREVIEW + index - 1] then
+      return false
+    end
+  end
+  return true
+end
+
+local count = #ARGV - FIRST_PREVIEW + 1
+if count > 0 and not has_previews(count) then
+  redis.call('RPUSH', key('previews:' .. n), unpack(ARGV, FIRST_PREVIEW))
+  redis.call('LTRIM', key('previews:' .. n), 0, max_previews - 1)
+  run.previews = integer(redis.call('LLEN', key('previews:' .. n)))
+  redis.call('HSET', run_key(n), 'previews', run.previews)
+end
+publish_change(run)
+
+if run.cancel_requested then
+  return 'Cancel'
+end
+while is_late(run.leader, now) do
+  if not has_followers(run) then
+    close_flight(run)
+    return 'DeadlinePassed'
+  end
+  leave_run(run.leader, run, 'Failed', now, deadline_error)
+end
+return 'Continue'

@@ -1,0 +1,253 @@
+"""The job store on Redis or Valkey (7.0 or newer): shared by any number of gateways and workers.
+
+Each transition is one script in ``lua/`` and therefore atomic; this module turns values into arguments and replies
+into values, and does the waiting. The keys are listed in ``lua/fields.lua``.
+"""
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from easel_contract.server_config import Priority
+from typing_extensions import override
+
+from easel_server.generation import messages
+from easel_server.generation.cost import DECAY, CostSums, Measurement
+from easel_server.generation.job import Job, JobState
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.changes import ChangedJobs, finished_topic, run_topic_of
+from easel_server.stores.jobs.fair_queue import PRIORITIES
+from easel_server.stores.jobs.interface import (
+    MAX_PREVIEWS,
+    WORKER_SEEN_SECONDS,
+    Canceled,
+    Claim,
+    Failed,
+    HeartbeatReply,
+    JobBounds,
+    JobConflictError,
+    Jobs,
+    Outcome,
+    QueueDepth,
+    QueueFullError,
+    QueuePosition,
+    ReapReport,
+    SubmitReply,
+    Succeeded,
+)
+from easel_server.stores.jobs.redis_fields import build_submit_arguments, to_job, to_queued_job, to_values
+from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
+from easel_server.stores.redis.wakeups import RETRY_SECONDS, wait_for
+
+REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
+
+
+class RedisJobs(Jobs):
+    """Jobs, their runs, and who is next."""
+
+    def __init__(self, connection: RedisConnection, bounds: JobBounds) -> None:
+        self._connection = connection
+        self._bounds = bounds
+        self._changed_jobs = ChangedJobs(connection)
+
+    # As clients see jobs
+
+    @override
+    async def submit(
+        self,
+        job: Job,
+        *,
+        answer: tuple[bytes, ...] | None = None,
+        inputs: Mapping[str, bytes] | None = None,
+        flight_key: str | None = None,
+    ) -> SubmitReply:
+        arguments = build_submit_arguments(job, self._bounds, answer, inputs or {}, flight_key)
+        status, *rest = await self._connection.script("jobs/submit", *arguments)
+        if status == b"conflict":
+            raise JobConflictError(job.id)
+        if status == b"full":
+            raise QueueFullError(rest[0], self._bounds.max_queue_depth)
+        if status == b"queued":
+            submitted_us, jobs, work_us = map(int, rest)
+            position = QueuePosition(jobs, work_us / MICROSECONDS)
+            return SubmitReply(to_queued_job(job, submitted_us), created=True, position=position)
+        return SubmitReply(to_job(rest[0]), created=status != b"known", shared=status == b"shared")
+
+    @override
+    async def get(self, job_id: str) -> Job | None:
+        return _to_optional_job(await self._connection.script("jobs/get", job_id))
+
+    @override
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        return tuple(await self._connection.script("jobs/read_list", job_id, "images"))
+
+    @override
+    async def previews(self, job_id: str) -> tuple[bytes, ...]:
+        return tuple(await self._connection.script("jobs/read_list", job_id, "previews"))
+
+    @override
+    async def cancel(self, job_id: str) -> Job | None:
+        return _to_optional_job(await self._connection.script("jobs/cancel", job_id))
+
+    @override
+    async def position(self, job_id: str) -> QueuePosition | None:
+        reply = await self._connection.script("jobs/position", job_id)
+        return QueuePosition(reply[0], int(reply[1]) / MICROSECONDS) if reply else None
+
+    @override
+    async def estimate_position(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+        jobs, work_us = await self._connection.script(
+            "jobs/estimate_position", owner, PRIORITIES.index(priority), weight
+        )
+        return QueuePosition(jobs, int(work_us) / MICROSECONDS)
+
+    @override
+    async def wait(self, job_id: str, timeout_seconds: float) -> Job | None:
+        loop = asyncio.get_running_loop()
+        stop_at = loop.time() + timeout_seconds
+        look_again = self._changed_jobs.subscribe(finished_topic(job_id))
+        try:
+            while True:
+                look_again.clear()
+                try:
+                    job = await self.get(job_id)
+                except StoreUnavailableError:
+                    if loop.time() >= stop_at:
+                        raise
+                else:
+                    if job is None or job.state.is_final or loop.time() >= stop_at:
+                        return job
+                pause_seconds = min(stop_at - loop.time(), self._changed_jobs.look_again_seconds)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(look_again.wait(), pause_seconds)
+        finally:
+            self._changed_jobs.unsubscribe(finished_topic(job_id), look_again)
+
+    @override
+    async def watch(self, job_id: str) -> AsyncGenerator[Job]:
+        look_again = self._changed_jobs.subscribe(finished_topic(job_id))
+        run_topic: str | None = None
+        seen: Job | None = None
+        try:
+            while True:
+                look_again.clear()
+                try:
+                    fields = await self._connection.script("jobs/watch", job_id)
+                except StoreUnavailableError:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                if not fields:
+                    return
+                if run_topic is None:
+                    run_topic = run_topic_of(fields)
+                    self._changed_jobs.subscribe(run_topic, look_again)
+                job = to_job(fields)
+                if job != seen:
+                    yield job
+                    seen = job
+                if job.state.is_final:
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(look_again.wait(), self._changed_jobs.look_again_seconds)
+        finally:
+            self._changed_jobs.unsubscribe(finished_topic(job_id), look_again)
+            if run_topic is not None:
+                self._changed_jobs.unsubscribe(run_topic, look_again)
+
+    # As workers see jobs
+
+    @override
+    async def claim(
+        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+    ) -> tuple[Claim, ...]:
+        token = secrets.token_hex(16)
+
+        async def claim_now() -> tuple[Claim, ...] | None:
+            reply = await self._connection.script(
+                "jobs/claim",
+                token,
+                worker,
+                round(lease_seconds * MICROSECONDS),
+                self._bounds.max_attempts,
+                messages.DEADLINE_PASSED,
+                max_jobs,
+                max_images,
+            )
+            return tuple(_to_claim(entry, lease_seconds) for entry in reply) or None
+
+        return await wait_for(self._connection, "bell", claim_now, wait_seconds) or ()
+
+    @override
+    async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> HeartbeatReply:
+        reply = await self._connection.script(
+            "jobs/heartbeat", claim.token, steps_done, messages.DEADLINE_PASSED, MAX_PREVIEWS, *previews
+        )
+        return HeartbeatReply(reply.decode())
+
+    @override
+    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+        state, error, steps_done, images = _build_finish_arguments(claim.job, outcome)
+        has_measured = measured is not None and state is JobState.SUCCEEDED
+        sums = (repr(measured.work_units), repr(measured.gpu_seconds)) if measured and has_measured else ("", "")
+        return bool(
+            await self._connection.script(
+                "jobs/finish", claim.job.id, claim.token, state, error, steps_done, *sums, DECAY, *images
+            )
+        )
+
+    @override
+    async def release(self, claim: Claim) -> bool:
+        return bool(await self._connection.script("jobs/release", claim.token))
+
+    @override
+    async def reap(self) -> ReapReport:
+        requeued, failed, canceled = await self._connection.script(
+            "jobs/reap", REAP_LIMIT, messages.DEADLINE_PASSED, messages.LOST, WORKER_SEEN_SECONDS
+        )
+        return ReapReport(requeued, failed, canceled)
+
+    @override
+    async def depth(self) -> QueueDepth:
+        waiting, running, age_us, workers, *work_us = await self._connection.script("jobs/depth", WORKER_SEEN_SECONDS)
+        *waiting_us, running_us = (int(number or 0) for number in work_us)
+        return QueueDepth(
+            waiting,
+            running,
+            int(age_us) / MICROSECONDS,
+            waiting_gpu_seconds=sum(waiting_us) / MICROSECONDS,
+            running_gpu_seconds=running_us / MICROSECONDS,
+            workers=workers,
+        )
+
+    @override
+    async def cost_sums(self) -> CostSums:
+        names = [field.name for field in dataclasses.fields(CostSums)]
+        values = await self._connection.command("HMGET", self._connection.key("costs"), *names)
+        return CostSums(*(float(value or 0) for value in values))
+
+    async def close(self) -> None:
+        """End the subscription. The connection is closed by whoever opened it."""
+        await self._changed_jobs.close()
+
+
+def _to_claim(entry: Sequence[Any], lease_seconds: float) -> Claim:
+    token, fields, inputs = entry
+    images = {digest.decode(): image for digest, image in to_values(inputs).items()}
+    return Claim(to_job(fields), token.decode(), lease_seconds, images)
+
+
+def _to_optional_job(fields: Sequence[bytes]) -> Job | None:
+    return to_job(fields) if fields else None
+
+
+def _build_finish_arguments(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, tuple[bytes, ...]]:
+    match outcome:
+        case Succeeded(images):
+            return JobState.SUCCEEDED, "", job.parameters.steps, images
+        case Failed(error):
+            return JobState.FAILED, error, "", ()
+        case Canceled():
+            return JobState.CANCELED, "", "", ()

@@ -1,0 +1,111 @@
+"""All that the processes of a service share, opened: in Redis, or in memory for a service of one process."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from easel_contract import names
+
+from easel_server.stores.cache.interface import ResultCache
+from easel_server.stores.cache.memcached import MemcachedCache
+from easel_server.stores.cache.memory import MemoryResultCache
+from easel_server.stores.facts.interface import FactStore
+from easel_server.stores.facts.memory import MemoryFacts
+from easel_server.stores.jobs.interface import JobBounds, Jobs
+from easel_server.stores.jobs.memory import MemoryJobs
+from easel_server.stores.limits.interface import RateLimiter
+from easel_server.stores.limits.memory import MemoryRateLimiter
+from easel_server.stores.memory_wakeups import Clock, MemoryWakeups, utc_now
+from easel_server.stores.outbox.interface import WebhookOutbox
+from easel_server.stores.outbox.memory import MemoryOutbox
+
+DEFAULT_CACHE_BYTES: Final = 512 << 20  # of all images in the result cache
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What a service keeps, by subject.
+
+    Memory and Redis keep the same promises. The clock that counts is the stores' own: it stamps jobs, expires leases
+    and passes deadlines, so pods' clocks are never compared. Every method of every store may raise
+    StoreUnavailableError, and may be repeated safely after it unless it says otherwise.
+    """
+
+    jobs: Jobs
+    cache: ResultCache
+    limits: RateLimiter
+    outbox: WebhookOutbox
+    facts: FactStore
+    pings: tuple[Callable[[], Awaitable[None]], ...] = ()  # of the servers behind them
+    closes: tuple[Callable[[], Awaitable[None]], ...] = ()  # in the order in which they are called
+
+    async def ping(self) -> None:
+        """Return if all servers serve. Raises StoreUnavailableError."""
+        for ping in self.pings:
+            await ping()
+
+    async def close(self) -> None:
+        """Close connections; no store can be used afterwards."""
+        for close in self.closes:
+            await close()
+
+
+def open_stores(
+    redis_url: str | None,
+    *,
+    namespace: str,
+    service: str,
+    bounds: JobBounds,
+    max_cache_bytes: int = DEFAULT_CACHE_BYTES,
+    memcached_address: str | None = None,
+) -> Stores:
+    """The stores of one service: in Redis, or in this process's memory without a URL. Connects on first use.
+
+    Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and ``unix://``.
+    """
+    memcached = None
+    if memcached_address is not None:
+        memcached = MemcachedCache(memcached_address, names.redis_prefix(namespace, service))
+    if redis_url is None:
+        return open_memory_stores(bounds, max_cache_bytes=max_cache_bytes, memcached=memcached)
+    # Here, since a service of one process needs no Redis client.
+    from easel_server.stores.cache.redis import RedisResultCache  # noqa: PLC0415
+    from easel_server.stores.facts.redis import RedisFacts  # noqa: PLC0415
+    from easel_server.stores.jobs.redis import RedisJobs  # noqa: PLC0415
+    from easel_server.stores.limits.redis import RedisRateLimiter  # noqa: PLC0415
+    from easel_server.stores.outbox.redis import RedisOutbox  # noqa: PLC0415
+    from easel_server.stores.redis.connection import RedisConnection  # noqa: PLC0415
+
+    connection = RedisConnection(redis_url, names.redis_prefix(namespace, service))
+    jobs = RedisJobs(connection, bounds)
+    return Stores(
+        jobs=jobs,
+        cache=memcached or RedisResultCache(connection, max_cache_bytes),
+        limits=RedisRateLimiter(connection),
+        outbox=RedisOutbox(connection),
+        facts=RedisFacts(connection),
+        pings=(connection.ping,),
+        closes=(jobs.close, connection.close, *((memcached.close,) if memcached else ())),
+    )
+
+
+def open_memory_stores(
+    bounds: JobBounds,
+    *,
+    clock: Clock = utc_now,
+    max_cache_bytes: int = DEFAULT_CACHE_BYTES,
+    memcached: MemcachedCache | None = None,
+) -> Stores:
+    """The stores of a single process (role ``all``): lost at its exit."""
+    wakeups = MemoryWakeups()
+    outbox = MemoryOutbox(clock, wakeups)
+    cache = MemoryResultCache(clock, max_cache_bytes)
+    limits = MemoryRateLimiter(clock)
+    return Stores(
+        jobs=MemoryJobs(bounds, clock, wakeups, outbox, on_reap=(cache.purge, limits.purge)),
+        cache=memcached or cache,
+        limits=limits,
+        outbox=outbox,
+        facts=MemoryFacts(clock),
+        closes=(memcached.close,) if memcached else (),
+    )

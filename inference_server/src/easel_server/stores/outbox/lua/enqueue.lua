@@ -1,0 +1,17 @@
+-- needs: jobs/fields outbox/hosts
+-- Adds a webhook to the outbox, in the same step as the change that it reports.
+
+local function enqueue_delivery(id, webhook, event, now)
+  local target = cjson.decode(webhook)
+  for _, wanted in ipairs(target.events) do
+    if wanted == event then
+      local name = id .. '.' .. event
+      local snapshot = cjson.encode(view(id))
+      redis.call('HSET', key('delivery:' .. name), 'event', event, 'url', target.url, 'attempt', 0, 'job', snapshot)
+      local host = host_of(target.url)
+      redis.call('ZADD', host_deliveries(host), integer(now), name)
+      redis.call('ZADD', key('outbox'), 'LT', integer(now), host)
+      notify('outbox:bell', 'outbox')
+    end
+  end
+end

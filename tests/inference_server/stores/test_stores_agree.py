@@ -1,0 +1,154 @@
+"""Random histories in which memory and Redis must answer alike, and which leave nothing behind. Replayable by seed."""
+
+import random
+import uuid
+from typing import Any
+
+import pytest
+from easel_contract import names
+from easel_contract.server_config import Priority
+from easel_server.generation.job import Job
+from easel_server.stores.jobs.interface import Canceled, Claim, Failed, JobBounds, Jobs, QueuePosition, Succeeded
+from easel_server.stores.jobs.memory import MemoryJobs
+from easel_server.stores.opening import open_memory_stores, open_stores
+from redis.asyncio import Redis
+
+from tests.support.jobs import build_job
+from tests.support.redis_server import RedisServer
+
+pytestmark = pytest.mark.redis
+
+SEEDS = range(12)
+STEPS = 200
+OWNERS = ("ann", "bob", "cleo:x", "dé")
+WEIGHTS = {"ann": 1, "bob": 2, "cleo:x": 4, "dé": 1}
+GPU_SECONDS = (0.25, 0.5, 1.0, 3.0)  # sums and shares of these are exact, so both must decide alike
+UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at"}  # two clocks
+
+
+class Pair:
+    """Does the same to both, and compares what they say."""
+
+    def __init__(self, generator: random.Random, memory: Jobs, redis: Jobs) -> None:
+        self._random = generator
+        self._stores = (memory, redis)
+        self._claims: list[tuple[Claim, Claim]] = []
+        self._ids: list[str] = []
+
+    async def both(self, operation: str, *arguments: Any, **options: Any) -> Any:
+        one, other = [await getattr(jobs, operation)(*arguments, **options) for jobs in self._stores]
+        assert comparable(one) == comparable(other), f"{operation}{arguments}"
+        return one
+
+    async def step(self) -> None:
+        operations = [self.submit] * 4 + [self.claim] * 3 + [self.finish] * 3
+        operations += [self.cancel, self.heartbeat, self.heartbeat, self.release]
+        await self._random.choice(operations)()
+        if self._ids:
+            job_id = self._random.choice(self._ids)
+            job = await self.both("get", job_id)
+            for question in ("position", "images") if job.state.is_final else ("position", "previews"):
+                await self.both(question, job_id)
+        depths = [await jobs.depth() for jobs in self._stores]
+        assert depths[0].waiting_gpu_seconds == pytest.approx(depths[1].waiting_gpu_seconds)
+        assert depths[0].running_gpu_seconds == pytest.approx(depths[1].running_gpu_seconds)
+        assert (depths[0].waiting, depths[0].running) == (depths[1].waiting, depths[1].running)
+
+    async def submit(self) -> None:
+        owner = self._random.choice(OWNERS)
+        job = build_job(
+            f"job-{len(self._ids)}",
+            owner=owner,
+            weight=WEIGHTS[owner],
+            priority=self._random.choice(list(Priority)),
+            gpu_seconds=self._random.choice(GPU_SECONDS),
+            images=self._random.randint(1, 3),
+            width_pixels=self._random.choice((64, 128)),
+        )
+        flight_key = self._random.choice((None, None, "one", "two"))
+        reply = await self.both("submit", job, flight_key=flight_key, inputs={"digest": job.id.encode()})
+        assert reply.created
+        self._ids.append(job.id)
+
+    async def cancel(self) -> None:
+        if self._ids:
+            await self.both("cancel", self._random.choice(self._ids))
+
+    async def claim(self) -> None:
+        bounds = {"max_jobs": self._random.randint(1, 3), "max_images": self._random.randint(1, 5)}
+        worker = self._random.choice(("w1", "w2"))
+        claims = [await jobs.claim(worker, lease_seconds=60, wait_seconds=0, **bounds) for jobs in self._stores]
+        assert [comparable(claim.job) for claim in claims[0]] == [comparable(claim.job) for claim in claims[1]]
+        assert [dict(claim.inputs) for claim in claims[0]] == [dict(claim.inputs) for claim in claims[1]]
+        self._claims += zip(*claims, strict=True)
+
+    async def heartbeat(self) -> None:
+        if self._claims:
+            previews = [b"preview %d" % self._random.randrange(10**9)] if self._random.random() < 0.5 else []
+            await self._with_claim("heartbeat", self._random.choice(self._claims), 2, previews=previews)
+
+    async def finish(self) -> None:
+        if self._claims:
+            outcome = self._random.choice((Succeeded((b"one", b"two")), Succeeded((b"one",)), Failed("no"), Canceled()))
+            await self._with_claim("finish", self._random.choice(self._claims), outcome)
+
+    async def release(self) -> None:
+        if self._claims:
+            await self._with_claim("release", self._random.choice(self._claims))
+
+    async def _with_claim(self, operation: str, claims: tuple[Claim, Claim], *arguments: Any, **options: Any) -> None:
+        answers = [
+            await getattr(jobs, operation)(claim, *arguments, **options)
+            for jobs, claim in zip(self._stores, claims, strict=True)
+        ]
+        assert answers[0] == answers[1], operation
+        if operation != "heartbeat" and self._random.random() < 0.7:  # else it will be tried again
+            self._claims.remove(claims)
+
+    async def end_everything(self) -> None:
+        for job_id in self._ids:
+            await self.both("cancel", job_id)
+        for claims in list(self._claims):
+            await self._with_claim("finish", claims, Canceled())
+
+
+def comparable(value: Any) -> Any:
+    """Without what two clocks, or floating point and whole microseconds, can't agree on."""
+    if isinstance(value, QueuePosition):
+        return value.jobs_ahead, round(value.gpu_seconds_ahead, 4)
+    if isinstance(value, Job):
+        return value.model_dump(exclude=UNSHARED)
+    return (comparable(value.job), value.created, value.shared) if hasattr(value, "created") else value
+
+
+async def keys_that_stay(server: RedisServer, prefix: str) -> set[str]:
+    """Names of keys that don't expire."""
+    async with Redis.from_url(server.url, protocol=2) as client:
+        found = [key async for key in client.scan_iter(f"{prefix}*", count=1000)]
+        return {key.decode().removeprefix(prefix) for key in found if await client.pttl(key) == -1}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_memory_and_redis_answer_alike_and_leave_nothing_behind(seed: int, redis_server: RedisServer) -> None:
+    namespace = uuid.uuid4().hex
+    redis = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=JobBounds())
+    memory = open_memory_stores(JobBounds())
+    pair = Pair(random.Random(seed), memory.jobs, redis.jobs)  # noqa: S311
+    try:
+        for _ in range(STEPS):
+            await pair.step()
+        await pair.end_everything()
+        await redis.jobs.claim("w1", lease_seconds=1, wait_seconds=0)  # empties the list of wake-ups
+    finally:
+        await redis.close()
+    # Counters and sums of a bounded size; nothing that grows with the jobs that were.
+    assert await keys_that_stay(redis_server, names.redis_prefix(namespace, "sd")) == {"sequence", "work", "workers"}
+    assert isinstance(memory.jobs, MemoryJobs)
+    assert what_memory_keeps(memory.jobs) == {"records", "_workers"}  # these go by time
+
+
+def what_memory_keeps(jobs: MemoryJobs) -> set[str]:
+    """Names of the collections that aren't empty."""
+    held = {**vars(jobs), **vars(jobs._runs)}
+    collections = {name: value for name, value in held.items() if hasattr(value, "__len__") and name != "_on_reap"}
+    return {name for name, value in collections.items() if len(value) > 0}
