@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
 from easel_contract.conditions import Condition
-from easel_contract.cron import CronExpression
+from easel_contract.cron import check_cron
 from easel_contract.schema import Model, ObjectName, Quantity, cel, validations
 from easel_contract.server_config import (
     CacheConfig,
@@ -211,7 +211,7 @@ class ScheduleSpec(Model):
     @field_validator("cron")
     @classmethod
     def _parsable(cls, value: str) -> str:
-        CronExpression.parse(value)
+        check_cron(value)
         return value
 
     @field_validator("time_zone")
