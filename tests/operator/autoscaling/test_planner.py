@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from easel_contract import metrics
 from easel_operator.autoscaling.counters import CounterReading, Growth, Window
-from easel_operator.autoscaling.planner import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS, to_external_values
+from easel_operator.autoscaling.planner import to_external_values
+from easel_operator.autoscaling.signals import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS
 
 from tests.operator.autoscaling.support import START, Service, after, build_observation, build_pods, build_settings
 
@@ -165,14 +166,14 @@ def test_work_wakes_an_idle_service_with_as_many_pods_as_it_needs() -> None:
     assert service.run(build_observation(0, pods=build_pods(0)), 60).desired_replicas == 0
     decision = service.tick(build_observation(9, gpu_seconds=90, pods=build_pods(0)))
     assert decision.desired_replicas > 2
-    assert decision.desired_replicas == decision.proposals[QUEUE]
+    assert decision.desired_replicas == decision.proposals[QUEUE.metric]
 
 
 def test_the_largest_proposal_is_the_decision() -> None:
     service = Service(build_settings(target_queue_depth=2))
     decision = service.tick(build_observation(5, gpu_seconds=1, arrivals=6.2, pods=build_pods(6)))
-    assert set(decision.proposals) == set(SIGNALS)
-    assert (decision.proposals[QUEUE], decision.proposals[LATENCY]) == (5, 6)
+    assert set(decision.proposals) == {signal.metric for signal in SIGNALS}
+    assert (decision.proposals[QUEUE.metric], decision.proposals[LATENCY.metric]) == (5, 6)
     assert decision.desired_replicas == 6
 
 
@@ -199,10 +200,10 @@ SCHEDULE_OF_NOON = {"name": "noon", "cron": "30 12 * * *", "durationMinutes": 60
 def test_a_schedule_is_a_floor_whose_pods_are_ordered_a_cold_start_ahead() -> None:
     service = Service(build_settings(schedules=[SCHEDULE_OF_NOON], scale_down_after_seconds=0), cold_start=120)
     idle = build_observation(0)
-    assert service.run(idle, 28 * 60 - 30).proposals[SCHEDULE] == 0
+    assert service.run(idle, 28 * 60 - 30).proposals[SCHEDULE.metric] == 0
     assert after(service.seconds) == START.replace(minute=27, second=30)
     decision = service.run(idle, 60)
-    assert decision.desired_replicas == decision.proposals[SCHEDULE] == 5
+    assert decision.desired_replicas == decision.proposals[SCHEDULE.metric] == 5
     assert decision.sentence.startswith("5 pods: schedule noon, ")
     assert service.run(idle, 60 * 60).desired_replicas == 5
     assert service.run(idle, 3 * 60).desired_replicas == 0
@@ -210,7 +211,7 @@ def test_a_schedule_is_a_floor_whose_pods_are_ordered_a_cold_start_ahead() -> No
 
 def test_a_forecast_that_has_not_proved_itself_asks_for_nothing() -> None:
     service = Service(build_settings())
-    assert service.run(build_observation(3, arrivals=3.0), 600).proposals[FORECAST] == 0
+    assert service.run(build_observation(3, arrivals=3.0), 600).proposals[FORECAST.metric] == 0
 
 
 def test_external_values_are_the_proposals_and_what_is_known() -> None:
@@ -219,14 +220,14 @@ def test_external_values_are_the_proposals_and_what_is_known() -> None:
     finished = CounterReading(latency_buckets={12.5: 95.0, 25.0: 100.0, math.inf: 100.0})
     known = replace(known, window=Window(START, (Growth(START, START, finished),)))
     values = to_external_values(service.tick(known), known)
-    assert {name: value for name, value in values.items() if name not in SIGNALS} == {
+    assert {name: value for name, value in values.items() if name not in {signal.metric for signal in SIGNALS}} == {
         metrics.EXTERNAL_QUEUE_DEPTH: 7,
         metrics.EXTERNAL_BACKLOG_GPU_SECONDS: 21.5,
         metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND: 0.5,
         metrics.EXTERNAL_LATENCY_P95_SECONDS: 12.5,
     }
     unknown = build_observation(None)
-    assert set(to_external_values(service.tick(unknown), unknown)) == set(SIGNALS)
+    assert set(to_external_values(service.tick(unknown), unknown)) == {signal.metric for signal in SIGNALS}
 
 
 def test_changed_bounds_take_effect_at_once_even_without_data() -> None:

@@ -1,12 +1,6 @@
 """How many workers a service should have, and why in one sentence. The HorizontalPodAutoscaler carries it out.
 
-Each signal proposes a number of pods; the same guards apply to each, and the largest is the decision. The signals:
-
-- queue: pods that work the backlog off in time, given those that are starting (drain.py).
-- latency: pods for the work that arrives, with head-room fed back from the late jobs (lateness.py); or, while a request
-  waits for much too long, pods for that.
-- forecast: the same for the work that will arrive a cold start from now, if foreseeing it has paid (forecast.py).
-- schedule: floors at known times (schedules.py).
+Each signal (signals.py) proposes a number of pods; the same guards apply to each, and the largest is the decision.
 
 The guards:
 
@@ -31,29 +25,21 @@ from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
-from easel_operator.autoscaling.drain import propose_for_queue
 from easel_operator.autoscaling.explanation import explain, explain_missing_data
-from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
+from easel_operator.autoscaling.forecast import Forecast
 from easel_operator.autoscaling.hold import Hold, Want
 from easel_operator.autoscaling.lateness import (
     FIRST_MARGIN,
     LONGEST_WAIT_TARGETS,
     LatenessBudget,
     OldestWait,
-    propose_for_latency,
-    propose_for_oldest_wait,
 )
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.patience import Patience, find_patience
 from easel_operator.autoscaling.pods import PodCounts
 from easel_operator.autoscaling.proposal import Proposal
-from easel_operator.autoscaling.schedules import propose_for_schedules
+from easel_operator.autoscaling.signals import FLOOR, SIGNALS, SignalInput
 
-QUEUE = metrics.EXTERNAL_REPLICAS_FOR_QUEUE
-LATENCY = metrics.EXTERNAL_REPLICAS_FOR_LATENCY
-FORECAST = metrics.EXTERNAL_REPLICAS_FOR_FORECAST
-SCHEDULE = metrics.EXTERNAL_REPLICAS_FOR_SCHEDULE
-SIGNALS: Final = (QUEUE, LATENCY, FORECAST, SCHEDULE)
 LOADING_PATIENCE: Final = timedelta(minutes=10)
 ROLLOUT_PATIENCE: Final = timedelta(minutes=30)  # one that takes longer is stuck, and no reason to keep idle pods
 LONGEST_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
@@ -129,8 +115,8 @@ def begin_history(
     seeded = desired_replicas or 0
     return History(
         last_work_at=now,
-        proposals={**dict.fromkeys(SIGNALS, 0), QUEUE: seeded},
-        holds={QUEUE: Hold((Want(seeded, now),))},
+        proposals={**{signal.metric: 0 for signal in SIGNALS}, FLOOR.metric: seeded},
+        holds={FLOOR.metric: Hold((Want(seeded, now),))},
         cold_starts=recall_cold_starts(cold_starts_seconds),
         budget=LatenessBudget(lateness_margin),
     )
@@ -155,7 +141,7 @@ def plan(observation: Observation, history: History, settings: ScalingSpec, now:
     limit = _capacity_limit(observation.pods, settings)
     holds = _hold(wanted, history.holds, limit, patience.hold, now)
     if _is_asleep(observation, history, settings, patience):
-        holds |= dict.fromkeys((LATENCY, FORECAST), Hold())
+        holds |= {signal.metric: Hold() for signal in SIGNALS if signal.is_by_arrivals}
     floor = max(_floor(history, patience, has_work=has_work, now=now), observation.busy_pods)
     rolling = history.proposals if _is_recent(history.rolling_since, now, ROLLOUT_PATIENCE) else {}
     proposals = _bound(
@@ -191,18 +177,19 @@ def _propose(
     observation: Observation, history: History, settings: ScalingSpec
 ) -> tuple[dict[str, Proposal], OldestWait]:
     """What each signal asks for, unguarded."""
-    now, start = observation.at, history.cold_starts.patience
-    lead_seconds, held = start.cold_start_seconds, history.desired_replicas
-    longest_seconds = LONGEST_WAIT_TARGETS * settings.target_latency_seconds + lead_seconds
+    start = history.cold_starts.patience
+    longest_seconds = LONGEST_WAIT_TARGETS * settings.target_latency_seconds + start.cold_start_seconds
     oldest_wait = history.oldest_wait.watch(observation, longest_seconds, start)
-    for_latency = propose_for_latency(observation, history.budget, held)
-    for_oldest = propose_for_oldest_wait(observation, oldest_wait)
-    return {
-        QUEUE: propose_for_queue(observation, start, history.budget.margin, settings),
-        LATENCY: for_oldest if for_oldest.replicas > for_latency.replicas else for_latency,
-        FORECAST: propose_for_forecast(history.forecast, history.budget, held, observation.arrivals, now, lead_seconds),
-        SCHEDULE: propose_for_schedules(settings.schedules, now, lead_seconds),
-    }, oldest_wait
+    given = SignalInput(
+        observation=observation,
+        scaling=settings,
+        start=start,
+        budget=history.budget,
+        oldest_wait=oldest_wait,
+        forecast=history.forecast,
+        desired_replicas=history.desired_replicas,
+    )
+    return {signal.metric: signal.propose(given) for signal in SIGNALS}, oldest_wait
 
 
 def _hold_without_data(observation: Observation, history: History, settings: ScalingSpec) -> Plan:
@@ -270,5 +257,6 @@ def _capacity_limit(pods: PodCounts, settings: ScalingSpec) -> int:
 def _bound(proposals: Mapping[str, int], floor: int, settings: ScalingSpec) -> dict[str, int]:
     """Every proposal within the maximum. The floor and the minimum are the queue's part: pods that do what there is."""
     bounded = {name: min(replicas, settings.max_replicas) for name, replicas in proposals.items()}
-    bounded[QUEUE] = max(settings.min_replicas, min(max(bounded[QUEUE], floor), settings.max_replicas))
+    floored = min(max(bounded[FLOOR.metric], floor), settings.max_replicas)
+    bounded[FLOOR.metric] = max(settings.min_replicas, floored)
     return bounded

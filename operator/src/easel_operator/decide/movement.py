@@ -3,9 +3,10 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from easel_contract import metrics, names
+from easel_contract import names
 from easel_contract.conditions import Reason
 
+from easel_operator.autoscaling.signals import FLOOR
 from easel_operator.decide.facts import ServiceFacts, replicas_of
 from easel_operator.decide.scaling_mode import ScalingMode, is_scaling_disabled
 from easel_operator.decide.snapshot import ApplyFailure
@@ -88,7 +89,7 @@ def _judge_autoscaler(autoscaler: Json | None, lowest: int, highest: int, now: d
         return unknown("The first metrics are on their way: no pod has answered yet.")
     return no(
         Reason.METRICS_UNAVAILABLE,
-        f"HorizontalPodAutoscaler {name} can't read {metrics.EXTERNAL_REPLICAS_FOR_QUEUE}: "
+        f"HorizontalPodAutoscaler {name} can't read {FLOOR.metric}: "
         f"{active.get('message') or active.get('reason')}. The number of workers is held; see "
         "kubectl get apiservice v1beta1.external.metrics.k8s.io and the operator's log.",
     )

@@ -7,17 +7,13 @@ https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autosca
 
 from typing import Final
 
-from easel_contract import metrics, names
+from easel_contract import names
 from easel_contract.resource import ScalingSpec
 
+from easel_operator.autoscaling.signals import SIGNALS
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata
 from easel_operator.objects import Json
 
-SIGNALS: Final = (
-    metrics.EXTERNAL_REPLICAS_FOR_QUEUE,
-    metrics.EXTERNAL_REPLICAS_FOR_LATENCY,
-    metrics.EXTERNAL_REPLICAS_FOR_FORECAST,
-)
 PERIOD_SECONDS: Final = 15
 
 
@@ -30,7 +26,6 @@ def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_toleranc
         is_tolerance_supported: whether this API server keeps ``behavior.*.tolerance`` (HPAConfigurableTolerance).
     """
     owner = context.owner
-    signals = (*SIGNALS, metrics.EXTERNAL_REPLICAS_FOR_SCHEDULE) if scaling.schedules else SIGNALS
     # The planner decides how fast and how long; the controller only carries it out, at once and without a dead band.
     rules: Json = {
         "stabilizationWindowSeconds": 0,
@@ -51,7 +46,7 @@ def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_toleranc
             },
             "minReplicas": scaling.min_replicas,
             "maxReplicas": scaling.max_replicas,
-            "metrics": [_external(owner, signal) for signal in signals],
+            "metrics": [_external(owner, signal.metric) for signal in SIGNALS if signal.is_in_hpa(scaling)],
             "behavior": {"scaleUp": rules, "scaleDown": rules},
         },
     }

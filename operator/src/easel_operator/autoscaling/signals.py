@@ -1,0 +1,83 @@
+"""The signals, once: the planner, the HPA manifest and the external metrics API read this list and nothing else.
+
+To add one, write a module with its propose function and put a row here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from easel_contract.resource import ScalingSpec
+
+from easel_operator.autoscaling.drain import propose_for_queue
+from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
+from easel_operator.autoscaling.lateness import (
+    LatenessBudget,
+    OldestWait,
+    propose_for_latency,
+    propose_for_oldest_wait,
+)
+from easel_operator.autoscaling.observation import Observation
+from easel_operator.autoscaling.pods import StartPatience
+from easel_operator.autoscaling.proposal import Proposal
+from easel_operator.autoscaling.schedules import propose_for_schedules
+
+
+@dataclass(frozen=True, slots=True)
+class SignalInput:
+    """What a signal may look at: one service at one tick."""
+
+    observation: Observation
+    scaling: ScalingSpec
+    start: StartPatience
+    budget: LatenessBudget
+    oldest_wait: OldestWait
+    forecast: Forecast
+    desired_replicas: int  # the last decision
+
+    @property
+    def now(self) -> datetime:
+        """The tick's time."""
+        return self.observation.at
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One reason to have pods."""
+
+    name: str
+    metric: str  # the external metric that carries its proposal, in pods
+    propose: Callable[[SignalInput], Proposal]
+    is_in_hpa: Callable[[ScalingSpec], bool] = lambda _: True
+    is_by_arrivals: bool = False  # forgotten once a service was without any request for scaleToZeroAfterSeconds
+
+
+def _propose_for_lateness(given: SignalInput) -> Proposal:
+    for_latency = propose_for_latency(given.observation, given.budget, given.desired_replicas)
+    for_oldest = propose_for_oldest_wait(given.observation, given.oldest_wait)
+    return for_oldest if for_oldest.replicas > for_latency.replicas else for_latency
+
+
+def _propose_for_forecast(given: SignalInput) -> Proposal:
+    lead_seconds, arrivals = given.start.cold_start_seconds, given.observation.arrivals
+    return propose_for_forecast(given.forecast, given.budget, given.desired_replicas, arrivals, given.now, lead_seconds)
+
+
+QUEUE: Final = Signal(
+    "queue",
+    "easel_replicas_for_queue",
+    lambda given: propose_for_queue(given.observation, given.start, given.budget.margin, given.scaling),
+)
+LATENCY: Final = Signal("latency", "easel_replicas_for_latency", _propose_for_lateness, is_by_arrivals=True)
+FORECAST: Final = Signal("forecast", "easel_replicas_for_forecast", _propose_for_forecast, is_by_arrivals=True)
+SCHEDULE: Final = Signal(
+    "schedule",
+    "easel_replicas_for_schedule",
+    lambda given: propose_for_schedules(given.scaling.schedules, given.now, given.start.cold_start_seconds),
+    is_in_hpa=lambda scaling: bool(scaling.schedules),
+)
+# Of equal proposals the first one's reason is told. The first also carries the floors: busy pods, the last pod,
+# minReplicas.
+SIGNALS: Final = (QUEUE, LATENCY, FORECAST, SCHEDULE)
+FLOOR: Final = SIGNALS[0]
