@@ -45,7 +45,6 @@ SHUTDOWN_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 60.0
 START_ATTEMPTS: Final = 20
 START_PAUSE_SECONDS: Final = 2.0
-LIST_PAGE_SIZE: Final = 500
 # A tick makes many objects that live for a minute and no cycles. With Python's defaults (700, 10, 10) the collector
 # looks for cycles among all that the operator knows, again and again: 43 % of its processor time with 1,000 services.
 GARBAGE_COLLECTION_THRESHOLDS: Final = (20_000, 20, 10)
@@ -224,14 +223,8 @@ class Operator:
     async def _fetch_services(self) -> list[Json]:
         found: list[Json] = []
         for namespace in self._config.watch_namespaces or (None,):
-            path = SERVICES_OF_EASEL.path(namespace)
-            query = {"limit": str(LIST_PAGE_SIZE)}
-            while True:
-                page = await self._client.request("GET", path, query=query)
-                found += page["items"]
-                if not page["metadata"].get("continue"):
-                    break
-                query = {**query, "continue": page["metadata"]["continue"]}
+            bodies, _ = await self._client.list_all(SERVICES_OF_EASEL, namespace)
+            found += bodies
         return found
 
     async def _probe_now_and_then(self) -> None:

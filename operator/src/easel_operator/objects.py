@@ -105,6 +105,16 @@ def resource_version_of(body: Json) -> int:
     return int(version) if version.isdigit() else 0
 
 
+def is_outdated(body: Json, known: Json | None) -> bool:
+    """Whether a version of an object says nothing that ``known`` doesn't say: the rule of everything that is watched.
+
+    An object that was made anew under the same name is news, whatever its version.
+    """
+    if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
+        return False
+    return resource_version_of(known) >= resource_version_of(body)
+
+
 def find_condition(body: Json, kind: str) -> Json | None:
     """The entry of status.conditions with this type, or None."""
     conditions: list[Json] = body.get("status", {}).get("conditions") or []
