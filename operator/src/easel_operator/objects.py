@@ -61,7 +61,7 @@ API_SERVICES: Final = Resource("APIService", "apiregistration.k8s.io/v1", "apise
 CONFIG_MAPS: Final = Resource("ConfigMap", "v1", "configmaps")
 SECRETS: Final = Resource("Secret", "v1", "secrets")
 DEPLOYMENTS: Final = Resource("Deployment", "apps/v1", "deployments")
-AUTOSCALERS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
+HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
 
 # The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
 CHILD_RESOURCES: Final = (
@@ -71,7 +71,7 @@ CHILD_RESOURCES: Final = (
     Resource("Service", "v1", "services"),
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     DEPLOYMENTS,
-    AUTOSCALERS,
+    HPAS,
 )
 RESOURCE_BY_KIND: Final = {resource.kind: resource for resource in CHILD_RESOURCES}
 

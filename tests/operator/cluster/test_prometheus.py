@@ -132,7 +132,7 @@ async def test_without_a_token_a_refusal_names_the_variable(serve: Serve) -> Non
 
 
 async def test_an_answer_is_bounded_in_size(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAXIMUM_ANSWER_BYTES", 1 << 16)
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1 << 16)
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=" " * (1 << 18))

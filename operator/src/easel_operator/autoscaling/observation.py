@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Final
 
 from easel_operator.autoscaling.counters import CounterReading, Window, advance
-from easel_operator.autoscaling.pods import PodCounts
 from easel_operator.autoscaling.work import Arrivals
+from easel_operator.autoscaling.workers import PodCounts
 
 LATENCY_QUANTILE: Final = 0.95
 

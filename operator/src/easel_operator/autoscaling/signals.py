@@ -10,18 +10,18 @@ from typing import Final
 
 from easel_contract.resource import ScalingSpec
 
-from easel_operator.autoscaling.drain import propose_for_queue
+from easel_operator.autoscaling.backlog import propose_for_queue
 from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
-from easel_operator.autoscaling.lateness import (
-    LatenessBudget,
+from easel_operator.autoscaling.headroom import (
+    ErrorBudget,
     OldestWait,
     propose_for_latency,
     propose_for_oldest_wait,
 )
 from easel_operator.autoscaling.observation import Observation
-from easel_operator.autoscaling.pods import StartPatience
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.schedules import propose_for_schedules
+from easel_operator.autoscaling.workers import StartUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class SignalInput:
 
     observation: Observation
     scaling: ScalingSpec
-    start: StartPatience
-    budget: LatenessBudget
+    start_up: StartUp
+    budget: ErrorBudget
     oldest_wait: OldestWait
     forecast: Forecast
     desired_replicas: int  # the last decision
@@ -60,21 +60,21 @@ def _propose_for_lateness(given: SignalInput) -> Proposal:
 
 
 def _propose_for_forecast(given: SignalInput) -> Proposal:
-    lead_seconds, arrivals = given.start.cold_start_seconds, given.observation.arrivals
+    lead_seconds, arrivals = given.start_up.cold_start_seconds, given.observation.arrivals
     return propose_for_forecast(given.forecast, given.budget, given.desired_replicas, arrivals, given.now, lead_seconds)
 
 
 QUEUE: Final = Signal(
     "queue",
     "easel_replicas_for_queue",
-    lambda given: propose_for_queue(given.observation, given.start, given.budget.margin, given.scaling),
+    lambda given: propose_for_queue(given.observation, given.start_up, given.budget.headroom, given.scaling),
 )
 LATENCY: Final = Signal("latency", "easel_replicas_for_latency", _propose_for_lateness, is_by_arrivals=True)
 FORECAST: Final = Signal("forecast", "easel_replicas_for_forecast", _propose_for_forecast, is_by_arrivals=True)
 SCHEDULE: Final = Signal(
     "schedule",
     "easel_replicas_for_schedule",
-    lambda given: propose_for_schedules(given.scaling.schedules, given.now, given.start.cold_start_seconds),
+    lambda given: propose_for_schedules(given.scaling.schedules, given.now, given.start_up.cold_start_seconds),
     is_in_hpa=lambda scaling: bool(scaling.schedules),
 )
 # Of equal proposals the first one's reason is told. The first also carries the floors: busy pods, the last pod,

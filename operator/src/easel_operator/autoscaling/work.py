@@ -10,7 +10,7 @@ FAST_SECONDS: Final = 30.0
 SLOW_SECONDS: Final = 120.0
 WEIGHT_OF_LARGER: Final = 0.7
 # The first readings don't speak for longer than they took: until this much time was seen, the rest counts as silent.
-LEAST_SEEN_SECONDS: Final = 60.0
+MIN_SEEN_SECONDS: Final = 60.0
 
 ASSUMED_JOB_SECONDS: Final = 5.0  # until a job was measured
 JOB_MEMORY: Final = 200.0  # jobs that a mean looks back on
@@ -36,7 +36,7 @@ class MovingRate:
     @property
     def per_second(self) -> float:
         """The mean rate, without the bias of a mean that begins at 0."""
-        least = 1.0 - math.exp(-LEAST_SEEN_SECONDS / self.time_constant_seconds)
+        least = 1.0 - math.exp(-MIN_SEEN_SECONDS / self.time_constant_seconds)
         return self.weighted / max(self.weight, least)
 
 

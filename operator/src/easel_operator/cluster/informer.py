@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS: Final = 300  # the server ends a watch after this long, and the next one continues it
 RELIST_SECONDS: Final = 1800.0  # a list now and then heals whatever a watch may have missed
 FIRST_BACKOFF_SECONDS: Final = 0.5
-LONGEST_BACKOFF_SECONDS: Final = 30.0
+MAX_BACKOFF_SECONDS: Final = 30.0
 
 
 class Informer:
@@ -65,7 +65,7 @@ class Informer:
                 logger.warning("Watching %s failed, trying again: %s", self, error)
             # After 410 too: a server that drops its watchers is one that can't bear a list from each at once.
             await sleep_with_jitter(self._backoff_seconds, random())  # noqa: S311 - spreads load, guards nothing
-            self._backoff_seconds = min(self._backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
+            self._backoff_seconds = min(self._backoff_seconds * 2, MAX_BACKOFF_SECONDS)
 
     async def _list(self) -> str:
         found, version = await self._client.list_all(

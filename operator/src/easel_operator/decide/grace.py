@@ -20,8 +20,8 @@ from easel_operator.objects import Json
 # The first is what a worker has while nothing was measured, the last is the most that is ever derived: a node that is
 # drained, or a pod that hangs, holds a GPU for that long.
 STEPS_SECONDS: Final = (60, 120, 240, 480, 960, 1800)
-HEAD_ROOM: Final = 1.5  # over the longest job so far: the next one may take longer
-LONGEST_JOB_SECONDS: Final = 86400  # what is told beyond it is taken for this
+HEADROOM: Final = 1.5  # over the longest job so far: the next one may take longer
+MAX_JOB_SECONDS: Final = 86400  # what is told beyond it is taken for this
 FIELD: Final = "spec.worker.terminationGracePeriodSeconds"
 
 BuildTemplate = Callable[[int], Json]  # the worker's pod template with this grace period in seconds
@@ -46,7 +46,7 @@ class GraceDecision:
 
 def derive_grace_seconds(longest_job_seconds: float) -> int:
     """The least step that holds the longest job with some head-room; the largest for anything longer."""
-    needed = HEAD_ROOM * longest_job_seconds + DRAIN_MARGIN_SECONDS
+    needed = HEADROOM * longest_job_seconds + DRAIN_MARGIN_SECONDS
     return next((step for step in STEPS_SECONDS if step >= needed), STEPS_SECONDS[-1])
 
 
@@ -86,7 +86,7 @@ def recall_longest_job_seconds(service: Json) -> int:
 
 def round_job_seconds(seconds: float) -> int:
     """A measured job time as it is kept: whole seconds, rounded up, so that the status changes seldom."""
-    return min(math.ceil(seconds), LONGEST_JOB_SECONDS)
+    return min(math.ceil(seconds), MAX_JOB_SECONDS)
 
 
 def build_grace_events(service: Json, decision: GraceDecision) -> tuple[EventPlan, ...]:

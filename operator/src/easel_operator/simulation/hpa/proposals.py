@@ -12,7 +12,7 @@ from typing import Final
 
 from easel_operator.simulation.hpa.spec import MetricTarget, TargetType
 
-LARGEST_COUNT: Final = 2**31 - 1
+MAX_COUNT: Final = 2**31 - 1
 
 
 class MetricError(Exception):
@@ -83,7 +83,7 @@ def _propose_for_average(value: int, target: int, status_replicas: int, toleranc
     ratio = value / (target * status_replicas) if status_replicas else math.inf
     if tolerances.contain(ratio):
         return status_replicas
-    return min(math.ceil(value / target), LARGEST_COUNT)
+    return min(math.ceil(value / target), MAX_COUNT)
 
 
 def _propose_for_ratio(ratio: float, sight: Sight, tolerances: Tolerances) -> int:
@@ -91,7 +91,7 @@ def _propose_for_ratio(ratio: float, sight: Sight, tolerances: Tolerances) -> in
         return math.ceil(ratio)
     if tolerances.contain(ratio):
         return sight.spec_replicas
-    return min(math.ceil(ratio * sight.count_ready()), LARGEST_COUNT)
+    return min(math.ceil(ratio * sight.count_ready()), MAX_COUNT)
 
 
 def _propose_for_pods(metric: MetricTarget, sight: Sight, tolerances: Tolerances) -> int:

@@ -17,7 +17,7 @@ from easel_operator.objects import Json
 PERIOD_SECONDS: Final = 15
 
 
-def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_tolerance_supported: bool) -> Json:
+def build_hpa(context: ChildContext, scaling: ScalingSpec, *, is_tolerance_supported: bool) -> Json:
     """The worker Deployment's autoscaler.
 
     Args:

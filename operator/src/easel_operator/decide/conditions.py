@@ -1,23 +1,138 @@
-"""The conditions Progressing, ScalingActive and CapacityAvailable."""
+"""The conditions of a service: each a list of checks, the first that has something to say wins."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from easel_contract import names
-from easel_contract.conditions import Reason
+from easel_contract.conditions import ConditionStatus, Reason
 
 from easel_operator.autoscaling.signals import FLOOR
-from easel_operator.decide.facts import ServiceFacts, replicas_of
+from easel_operator.decide.facts import ServiceFacts, find_problem, replicas_of
+from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.scaling_mode import ScalingMode, is_scaling_disabled
 from easel_operator.decide.snapshot import ApplyFailure
-from easel_operator.decide.verdict import Verdict, no, unknown, yes
+from easel_operator.manifests.gateway import service_url
 from easel_operator.objects import Json, find_condition
 
 # An autoscaler that is new asks before any pod has told anything: no reason to raise an alarm.
 FIRST_METRICS_AFTER: Final = timedelta(seconds=60)
 
 
-def decide_progressing(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> Verdict:
+@dataclass(frozen=True)
+class ConditionState:
+    """Status, reason and message of a condition."""
+
+    status: ConditionStatus
+    reason: Reason
+    message: str
+
+
+def yes(reason: Reason, message: str) -> ConditionState:
+    """The condition holds."""
+    return ConditionState(ConditionStatus.TRUE, reason, message)
+
+
+def no(reason: Reason, message: str) -> ConditionState:
+    """The condition doesn't hold."""
+    return ConditionState(ConditionStatus.FALSE, reason, message)
+
+
+def unknown(message: str) -> ConditionState:
+    """Not known yet."""
+    return ConditionState(ConditionStatus.UNKNOWN, Reason.PENDING, message)
+
+
+def decide_ready(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState:
+    """Whether clients get images from the service's address."""
+    return (
+        _check_applied(failures)
+        or _check_redis(facts)
+        or _check_problems(facts)
+        or _check_gateways(facts)
+        or _check_workers(facts)
+        or yes(Reason.AVAILABLE, f"The service answers at {service_url(facts.owner)}.")
+    )
+
+
+def _check_applied(failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
+    return no(failures[0].reason, failures[0].message) if failures else None
+
+
+def _check_redis(facts: ServiceFacts) -> ConditionState | None:
+    if facts.scrape.is_broker_up is not False:
+        return None
+    return no(
+        Reason.REDIS_UNAVAILABLE,
+        "No pod of the service reaches Redis, so no request can be queued. Check that Redis runs, and "
+        f"that the address in Secret {facts.owner.namespace}/{facts.owner.name}-redis (set at installation) is right.",
+    )
+
+
+def _check_problems(facts: ServiceFacts) -> ConditionState | None:
+    problem = find_problem(facts.workers) or find_problem(facts.gateways)
+    return no(problem.reason, problem.message) if problem else None
+
+
+def _check_gateways(facts: ServiceFacts) -> ConditionState | None:
+    if any(gateway.is_ready for gateway in facts.gateways):
+        return None
+    wanted = facts.spec.gateway.replicas
+    return no(
+        Reason.GATEWAY_UNAVAILABLE,
+        f"None of {wanted} gateway pods is ready{_why_not_placed(facts.gateways)}.",
+    )
+
+
+def _check_workers(facts: ServiceFacts) -> ConditionState | None:
+    if facts.ready_workers > 0:
+        return None
+    wanted = facts.wanted_workers
+    if wanted == 0 and facts.mode.mode is ScalingMode.FIXED:
+        return no(
+            Reason.WORKERS_UNAVAILABLE,
+            "spec.replicas is 0, so nothing makes images; set it to 1 or more, or use spec.scaling instead.",
+        )
+    if wanted == 0 and facts.mode.mode is ScalingMode.RECOMMEND:
+        name = names.worker_name(facts.owner.name)
+        return no(
+            Reason.WORKERS_UNAVAILABLE,
+            f"Deployment {name} has 0 replicas and spec.scaling.mode is Recommend, so nothing makes images; set "
+            f"them with kubectl scale deployment {name}, or let spec.scaling.mode be Automatic.",
+        )
+    # While the first worker wakes, requests wait in the queue: the service keeps its promise.
+    is_waking = facts.was_scaled_to_zero and not facts.unschedulable_workers
+    if wanted == 0 or (is_waking and wanted is not None):
+        return yes(
+            Reason.SCALED_TO_ZERO,
+            "No worker runs while there is no work; the next request starts one and waits in the queue for it.",
+        )
+    return no(
+        Reason.WORKERS_UNAVAILABLE,
+        f"None of {wanted if wanted is not None else 'the'} worker pods is ready{_why_not_placed(facts.workers)}.",
+    )
+
+
+def _why_not_placed(pods: tuple[PodStatus, ...]) -> str:
+    messages = sorted(pod.unschedulable_message for pod in pods if pod.unschedulable_message is not None)
+    return f": no node takes them ({messages[0]})" if messages else ""
+
+
+def decide_model_loaded(facts: ServiceFacts) -> ConditionState:
+    """Whether some worker holds the model, and none has failed to load it."""
+    problem = find_problem(facts.workers)
+    if problem is not None:
+        return no(problem.reason, problem.message)
+    if facts.ready_workers > 0:
+        return yes(Reason.LOADED, "Every ready worker holds the model.")
+    if facts.workers:
+        return no(Reason.LOADING, "The workers are being placed, or are fetching and loading the model.")
+    if facts.wanted_workers == 0:
+        return no(Reason.SCALED_TO_ZERO, "No worker runs, so none holds the model.")
+    return unknown("No worker pod exists yet.")
+
+
+def decide_progressing(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState:
     """Whether the pods are moving towards the spec."""
     if failures:
         return no(failures[0].reason, failures[0].message)
@@ -46,7 +161,7 @@ def is_settled(deployment: Json) -> bool:
     return bool(status.get("observedGeneration", 0) >= generation) and all(count == wanted for count in counts)
 
 
-def decide_scaling_active(facts: ServiceFacts) -> Verdict:
+def decide_scaling_active(facts: ServiceFacts) -> ConditionState:
     """Whether the number of workers follows the work, and by whose hand."""
     scaling = facts.spec.scaling
     if facts.mode.mode is ScalingMode.FIXED or scaling is None:
@@ -71,10 +186,10 @@ def decide_scaling_active(facts: ServiceFacts) -> Verdict:
             f"The operator itself scales the workers between {scaling.min_replicas} and {scaling.max_replicas}: "
             f"{facts.mode.explanation}.",
         )
-    return _judge_autoscaler(facts.autoscaler, scaling.min_replicas, scaling.max_replicas, facts.now)
+    return _judge_hpa(facts.autoscaler, scaling.min_replicas, scaling.max_replicas, facts.now)
 
 
-def _judge_autoscaler(autoscaler: Json | None, lowest: int, highest: int, now: datetime) -> Verdict:
+def _judge_hpa(autoscaler: Json | None, lowest: int, highest: int, now: datetime) -> ConditionState:
     active = find_condition(autoscaler, "ScalingActive") if autoscaler is not None else None
     if autoscaler is None or active is None:
         return unknown("The HorizontalPodAutoscaler hasn't been looked at by its controller yet.")
@@ -95,7 +210,7 @@ def _judge_autoscaler(autoscaler: Json | None, lowest: int, highest: int, now: d
     )
 
 
-def decide_capacity_available(facts: ServiceFacts) -> Verdict:
+def decide_capacity_available(facts: ServiceFacts) -> ConditionState:
     """Whether the cluster has room for the workers that are wanted."""
     stuck = facts.unschedulable_workers
     if stuck:
