@@ -18,10 +18,10 @@ JOBS_SUBMITTED_TOTAL: Final = "easel_jobs_submitted_total"  # counter, gateway
 JOBS_TOTAL: Final = "easel_jobs_total"  # counter, worker, label outcome=Succeeded|Failed|Canceled
 JOB_LATENCY_SECONDS: Final = "easel_job_latency_seconds"  # histogram, worker: submitted to finished
 JOB_PHASE_SECONDS: Final = "easel_job_phase_seconds"  # histogram, worker, label phase=queue|load|run|encode
-WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was drawing
+WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was busy
 BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker: its rate is the busy share
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
-BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker: images drawn in one batch
+BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker: images generated in one batch
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code

@@ -278,7 +278,7 @@ class Operator:
     def _check_ticks(self) -> str | None:
         ticked_at = self._scaling_loop.ticked_at
         if ticked_at is None:
-            return None  # a start that takes too long is for /readyz to tell
+            return None  # a start that takes too long is for /readyz to report
         age = now() - ticked_at
         return f"the last tick was {age.total_seconds():.0f} s ago" if age > MAX_TICK else None
 

@@ -54,7 +54,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--cold-start-seconds",
         metavar="X[:SPREAD]",
-        help="uniform in X plus or minus SPREAD; if unset, what the service's status tells",
+        help="uniform in X plus or minus SPREAD; if unset, what the service's status says",
     )
     parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
     parser.add_argument(
@@ -217,7 +217,7 @@ def _load_plot(path: Path) -> Any:
     if path.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot is {path}; a file that ends in {' or '.join(PLOT_SUFFIXES)} is expected")
     try:
-        from easel_operator.simulation.plot import draw  # noqa: PLC0415 - matplotlib is optional
+        from easel_operator.simulation.plot import plot  # noqa: PLC0415 - matplotlib is optional
     except ImportError:
         raise UsageError(f"--plot needs matplotlib: {INSTALL}") from None
-    return draw
+    return plot

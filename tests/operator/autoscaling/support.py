@@ -44,7 +44,7 @@ def build_pods(
 
 
 def build_arrivals(rate: float | None = None) -> Arrivals:
-    """A rate in GPU-seconds a second that stood for long; None: nobody told."""
+    """A rate in GPU-seconds a second that stood for long; None: nobody reported."""
     if rate is None:
         return Arrivals()
     fast, slow = (MovingRate(seconds, rate, 1.0) for seconds in (60.0, 300.0))
@@ -107,7 +107,7 @@ def build_sample(
 
 
 class Service:
-    """A service that is planned tick by tick, with the history carried along; it has learned to need no head-room."""
+    """A service that is planned tick by tick, with the history carried along; it has learned to need no headroom."""
 
     def __init__(
         self, settings: ScalingSpec, *, desired: int | None = None, cold_start: int = COLD_START_SECONDS

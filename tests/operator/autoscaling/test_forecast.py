@@ -21,13 +21,13 @@ def watch(rate_at: Callable[[float], float], days: float, *, blind: bool = False
     while seconds < days * DAY_SECONDS:
         seconds += TICK
         arrivals = build_arrivals(rate_at(seconds))
-        told = Arrivals(
+        reported = Arrivals(
             fast=arrivals.fast,
             slow=arrivals.slow,
             arrived_gpu_seconds=None if blind else rate_at(seconds) * TICK,
             arrived_seconds=TICK,
         )
-        forecast = forecast.watch(told, after(seconds), LEAD)
+        forecast = forecast.watch(reported, after(seconds), LEAD)
     return forecast, arrivals
 
 

@@ -54,8 +54,8 @@ STAFF = {
     "but one to keep what is there": (2.2, 0.0, 3, 3),
     "more than is needed isn't kept": (2.2, 0.0, 7, 3),
     "much more": (2.5, 0.0, 2, 3),
-    "with head-room": (2.0, 2.0, 0, 5),
-    "with head-room the last pod stays": (0.01, 2.0, 1, 1),
+    "with headroom": (2.0, 2.0, 0, 5),
+    "with headroom the last pod stays": (0.01, 2.0, 1, 1),
 }
 
 

@@ -65,7 +65,7 @@ SENTENCES = {
     "idle": (
         {},
         build_observation(0),
-        "1 pod: nothing waits or runs (0 needed; the last pod is given up after 300 s of that), 1 pod ready, "
+        "1 pod: nothing waits or runs (0 needed; the last pod is scaled down after 300 s of that), 1 pod ready, "
         "0 starting, target 30 s",
     ),
 }
@@ -87,19 +87,19 @@ def test_the_sentence_says_when_pods_are_only_held() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8, pods=build_pods(4)))
     assert service.tick(build_observation(1, gpu_seconds=1, pods=build_pods(4))).sentence == (
-        "4 pods: 1 GPU-seconds queued (1 needed; a pod is given up after 60 s without need), 4 pods ready, 0 starting, "
+        "4 pods: 1 GPU-seconds queued (1 needed; a pod is scaled down after 60 s without need), 4 pods ready, 0 starting, "
         "target 30 s"
     )
 
 
-def test_a_pod_is_given_up_after_the_hold_and_not_before() -> None:
+def test_a_pod_is_scaled_down_after_the_delay_and_not_before() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8))
     assert service.run(build_observation(2), 57.5).desired_replicas == 4
     assert service.tick(build_observation(2)).desired_replicas == 1
 
 
-def test_pods_are_given_up_in_the_steps_in_which_the_need_went() -> None:
+def test_pods_are_scaled_down_in_the_steps_in_which_the_need_went() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8))
     service.run(build_observation(6), 30)
@@ -136,7 +136,7 @@ def test_a_service_that_sleeps_says_so_although_much_arrived_shortly_before() ->
     assert decision.sentence == "0 pods: nothing waited or ran for 30 s, 1 pod ready, 0 starting, target 30 s"
 
 
-def test_a_pod_that_still_loads_its_model_is_not_given_up_for_idleness() -> None:
+def test_a_pod_that_still_loads_its_model_is_not_scaled_down_for_idleness() -> None:
     service = Service(build_settings(scale_to_zero_after_seconds=300), desired=1)
     loading = build_observation(0, pods=build_pods(0, 1))
     assert service.run(loading, 590).desired_replicas == 1
@@ -177,19 +177,19 @@ def test_the_largest_proposal_is_the_decision() -> None:
     assert decision.desired_replicas == 6
 
 
-def test_pods_that_run_jobs_are_not_given_up() -> None:
+def test_pods_that_run_jobs_are_not_scaled_down() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=0), desired=6)
     busy = build_observation(4, running=4, gpu_seconds=0.5, pods=build_pods(6), idle_pods=2)
     assert service.run(busy, 60).desired_replicas == 4
     assert service.run(build_observation(0, pods=build_pods(4), idle_pods=4), 10).desired_replicas == 1
 
 
-def test_during_a_rollout_no_pod_is_given_up_and_more_may_come() -> None:
+def test_during_a_rollout_no_pod_is_scaled_down_and_more_may_come() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=0), desired=4)
     rolling = build_pods(3, 1, is_rolling_out=True)
     decision = service.run(build_observation(0, pods=rolling), 300)
     assert decision.desired_replicas == 4
-    assert "none is given up while pods are being replaced" in decision.sentence
+    assert "none is scaled down while pods are being replaced" in decision.sentence
     assert service.tick(build_observation(90, gpu_seconds=900, pods=rolling)).desired_replicas == 10
     assert service.run(build_observation(0, pods=rolling), 3600).desired_replicas == 1, "a stuck rollout is no reason"
 

@@ -110,14 +110,14 @@ async def test_a_longer_job_gives_a_sleeping_service_more_time_to_stop_and_a_run
     bench.children.put({"kind": "Pod", **build_pod(names.COMPONENT_WORKER)})
     bench.shared.scrapes[KEY] = ScrapeReport(longest_job_seconds=300)
     await bench.settle()
-    seconds, told = read()
-    assert (seconds, told["longestJobSeconds"]) == (240, 300)
-    assert "480 s follow" in told["advice"]
+    seconds, reported = read()
+    assert (seconds, reported["longestJobSeconds"]) == (240, 300)
+    assert "480 s follow" in reported["advice"]
 
 
 async def test_a_service_that_is_gone_gets_no_children() -> None:
     bench = Bench(FakeApi())
-    bench.services.put(build_service())  # the watch hasn't told yet that it is gone
+    bench.services.put(build_service())  # the watch hasn't reported yet that it is gone
     assert await bench.reconciler.reconcile(KEY)
     assert bench.api.writes == []
     assert bench.services.get(KEY) is None

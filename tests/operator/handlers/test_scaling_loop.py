@@ -63,7 +63,7 @@ class Bench:
 
     def __init__(self, capabilities: Capabilities = CAPABLE, *, is_leader: bool = True) -> None:
         self.now = NOW
-        self.told: list[ServiceKey] = []
+        self.reported: list[ServiceKey] = []
         self.api = FakeApi()
         self.scraper = FakeScraper()
         self.services = ServiceStore(on_change=lambda _: None)
@@ -77,7 +77,7 @@ class Bench:
             services=self.services,
             children=self.children,
             shared=self.shared,
-            on_news=self.told.append,
+            on_news=self.reported.append,
             is_leader=lambda: is_leader,
             clock=self.clock,
         )
@@ -133,7 +133,7 @@ async def test_a_decision_is_told_and_carries_its_figures() -> None:
     decision = bench.shared.decisions[KEY]
     assert decision.desired_replicas == 4
     assert "7 requests" in decision.sentence
-    assert KEY in bench.told
+    assert KEY in bench.reported
     assert bench.api.writes == [], "the cluster's autoscaler acts, not the operator"
 
 
@@ -206,7 +206,7 @@ async def test_silent_pods_change_nothing_and_are_reported_after_a_while() -> No
     bench.scraper.depth = None
     await bench.tick()
     assert not bench.shared.scrapes[KEY].is_data_missing
-    assert bench.shared.decisions == {}, "nobody has told anything to decide from"
+    assert bench.shared.decisions == {}, "nobody has reported anything to decide from"
     await bench.tick(later_seconds=600)
     assert bench.shared.scrapes[KEY].is_data_missing
     assert (bench.replicas, bench.api.writes) == (3, [])
@@ -242,13 +242,13 @@ async def test_after_a_restart_the_stored_decision_is_held() -> None:
 async def test_the_longest_job_is_reported_once_and_outlives_the_worker_that_did_it() -> None:
     bench = Bench()
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
-    for told in (41.2, None, 3.0):
-        bench.scraper.longest_job_seconds = told
+    for reported in (41.2, None, 3.0):
+        bench.scraper.longest_job_seconds = reported
         await bench.tick()
         assert bench.shared.scrapes[KEY].longest_job_seconds == 42
-    bench.told.clear()
+    bench.reported.clear()
     await bench.tick()
-    assert bench.told == []
+    assert bench.reported == []
 
 
 async def test_after_a_restart_the_stored_longest_job_is_known() -> None:

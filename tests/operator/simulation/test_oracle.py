@@ -131,7 +131,7 @@ def test_no_request_waits_so_that_two_share_a_cold_start() -> None:
     assert outcome.max_seconds <= 90.0
 
 
-def test_pods_are_given_up_in_gaps_that_are_longer_than_a_cold_start_and_kept_in_shorter_ones() -> None:
+def test_pods_are_scaled_down_in_gaps_that_are_longer_than_a_cold_start_and_kept_in_shorter_ones() -> None:
     for gap, least in ((200.0, 0), (60.0, 1)):
         trace = build_trace([(gap * burst + request, 4.0) for burst in range(1, 11) for request in range(6)])
         pods, _ = plan(trace, build_settings(cold_start=60.0), late_cost=100.0)

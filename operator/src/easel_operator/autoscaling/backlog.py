@@ -7,7 +7,7 @@ With k pods, when the last of them gets ready the backlog has come down to
 
 and k pods are enough once  k >= arriving + left(k) / drain_seconds.
 
-Of the pods that are there, ready or starting, the least number that is enough is *kept*: none is taken back before it
+Of the pods that are there, ready or starting, the least number that is enough is *kept*: none is scaled down before it
 has done what it was ordered for. More than are there are *ordered* only for what all of those will have left when a new
 one would be ready: so a backlog isn't ordered twice while the first pods load.
 """
@@ -87,7 +87,7 @@ def propose_for_queue(observation: Observation, start_up: StartUp, headroom: flo
     )
     # A request keeps one pod busy, so more pods than requests, with those to come meanwhile, are of no use.
     requests = queue.depth + math.ceil(arriving * start_up.cold_start_seconds / job_seconds)
-    # One more than the maximum, so that the sentence can tell that more were needed.
+    # One more than the maximum, so that the sentence can say that more were needed.
     by_work = max(1, min(backlog.count_pods(scaling.max_replicas + 1), requests))
     depth, target = queue.depth, scaling.target_queue_depth
     by_depth = math.ceil(depth / target) if target is not None else 0

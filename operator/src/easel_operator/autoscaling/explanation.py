@@ -53,10 +53,10 @@ def _explain_more(desired: int, wanted: int, pods: PodCounts, scaling: ScalingSp
     if desired == scaling.min_replicas:
         return f"minReplicas {desired}"
     if wanted == 0 and desired == 1:
-        return f"the last pod is given up after {delay.last_pod.total_seconds():.0f} s of that"
+        return f"the last pod is scaled down after {delay.last_pod.total_seconds():.0f} s of that"
     if pods.is_rolling_out:
-        return "none is given up while pods are being replaced"
-    return f"a pod is given up after {delay.pod.total_seconds():.0f} s without need"
+        return "none is scaled down while pods are being replaced"
+    return f"a pod is scaled down after {delay.pod.total_seconds():.0f} s without need"
 
 
 def _count(pods: int) -> str:

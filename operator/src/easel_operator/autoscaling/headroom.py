@@ -1,7 +1,7 @@
-"""Head-room over the arriving work, fed back from the share of late jobs; and a cap on the oldest wait.
+"""Headroom over the arriving work, fed back from the share of late jobs; and a cap on the oldest wait.
 
 A pod more or less than the arrivals keep busy decides how many jobs are late, and no formula knows by how much:
-bursts, cold starts and job lengths differ from service to service. So the head-room is learned, as a price on lateness:
+bursts, cold starts and job lengths differ from service to service. So the headroom is learned, as a price on lateness:
 each late job raises it, each punctual one lowers it, until the budget is just used. Too many pods are then as much of a
 fault as too few.
 """
@@ -24,13 +24,13 @@ STEP_PER_SECOND: Final = 0.0001  # a service with few jobs learns as fast in tim
 JOB_RATE_SECONDS: Final = 21600.0  # time constant of the mean rate of jobs behind the step
 MIN_WEIGHT: Final = 0.05  # of it: the first jobs don't speak for longer than 5 % of its time constant
 MAX_HEADROOM: Final = 8.0
-# Of a new service. Head-room that has to be learned costs late jobs, and a service with few of them pays for days with
+# Of a new service. Headroom that has to be learned costs late jobs, and a service with few of them pays for days with
 # more than its budget. What isn't needed is unlearned at the price of a pod, and with nobody waiting.
 FIRST_HEADROOM: Final = 0.5
 RECENT_STEP: Final = 0.006  # per job, of the part that is forgotten: bursts come in company
 RECENT_SECONDS: Final = 900.0
 MAX_RECENT_HEADROOM: Final = 3.0
-HEADROOM_EXPONENT: Final = 0.3  # arrivals vary by less than they grow: large fleets need a smaller share of head-room
+HEADROOM_EXPONENT: Final = 0.3  # arrivals vary by less than they grow: large fleets need a smaller share of headroom
 ROUNDED_WHEN_ORDERED: Final = 0.3  # of a pod: none is ordered for so little
 ROUNDED_WHEN_KEPT: Final = 0.1  # so that a rate between two numbers of pods doesn't flap; the last pod isn't kept by it
 
@@ -41,7 +41,7 @@ SETTLING: Final = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class ErrorBudget:
-    """Head-room in pods, where one pod is busy; HEADROOM_EXPONENT says how it grows with them."""
+    """Headroom in pods, where one pod is busy; HEADROOM_EXPONENT says how it grows with them."""
 
     lasting: float = 0.0
     recent: float = 0.0  # on top, and forgotten within RECENT_SECONDS or so
@@ -90,11 +90,11 @@ class ErrorBudget:
 
 
 def propose_for_latency(observation: Observation, budget: ErrorBudget, held: int) -> Proposal:
-    """Pods for the work that arrives, with the head-room that the lateness so far asks for."""
+    """Pods for the work that arrives, with the headroom that the lateness so far asks for."""
     busy = observation.arrivals.gpu_seconds_per_second
     because = f"arrivals keep {busy:.2g} pods busy"
     if budget.headroom >= 0.05:
-        because += f", head-room for lateness {budget.headroom * math.pow(busy, HEADROOM_EXPONENT):.1f}"
+        because += f", headroom for lateness {budget.headroom * math.pow(busy, HEADROOM_EXPONENT):.1f}"
     return Proposal(budget.pods_for(busy, held), because)
 
 

@@ -5,10 +5,11 @@ Each signal (signals.py) proposes a number of pods; the same guards apply to eac
 The guards:
 
 - missing data: every proposal stays as it was, and the clocks of the other guards stand still; the data's age is
-  published, so that readers can tell.
-- window: a pod is given up only after some time without need of it (delay.py). During a rollout none is given up.
-- busy: pods that run a job aren't given up; the idle ones go first.
-- zero: the last pod is given up only after a longer time without any request, and only if minReplicas is 0.
+  published, so that readers can see it.
+- stabilization: a pod is scaled down only after some time without need of it (scale_down.py), and none during a
+  rollout.
+- busy: pods that run a job aren't scaled down; the idle ones go first.
+- zero: the last pod is scaled down only after a longer time without any request, and only if minReplicas is 0.
   While the only pods are still loading their model that time doesn't run (LOADING_TIMEOUT at most): a new service is
   shown to work once before it sleeps, and a pod that was woken isn't thrown away just before it is of use.
 - capacity: while pods can't be scheduled, no more than those already ordered. Not fewer: a pending pod is what makes
@@ -75,7 +76,7 @@ class PlannerState:
         return replace(self, windows=windows, last_work_at=self.last_work_at + pause)
 
     def learn(self, observation: Observation, scaling: ScalingSpec) -> "PlannerState":
-        """With what one more tick tells of cold starts, lateness and arrivals; whether or not the queue was read."""
+        """With what one more tick shows of cold starts, lateness and arrivals; whether or not the queue was read."""
         cold_starts = self.cold_starts.measure(observation.pods.workers)
         seconds = observation.elapsed_seconds or 0.0
         return replace(
@@ -95,7 +96,7 @@ class Plan:
     desired_replicas: int
     proposals: Mapping[str, int]  # by external metric name; the largest is desired_replicas
     sentence: str
-    is_limited_by_capacity: bool  # more was wanted than the cluster can schedule
+    is_limited_by_capacity: bool  # more were needed than the cluster can schedule
     data_at: datetime | None  # when the queue was last really read; publish the proposals as of then
     state: PlannerState
 
@@ -111,10 +112,10 @@ def begin_state(
 
     Args:
         desired_replicas: status.scaling.desiredReplicas if there is one, else spec.replicas of the worker Deployment,
-            else None. It is held as if it had been wanted just now.
+            else None. It is kept as if it had been proposed just now.
         now: the present.
         cold_starts_seconds: what status.scaling says of earlier starts.
-        headroom: likewise, of the head-room for lateness.
+        headroom: likewise, of what the late jobs taught.
     """
     seeded = desired_replicas or 0
     return PlannerState(
@@ -234,7 +235,7 @@ def _is_recent(since: datetime | None, now: datetime, limit: timedelta) -> bool:
 
 
 def _floor(state: PlannerState, delay: ScaleDownDelay, *, has_work: bool, now: datetime) -> int:
-    """1 while the last pod is kept. Not a want, which would be held once more after its time."""
+    """1 while the last pod is kept. Not a proposal, which would be kept once more after its time."""
     idle = now - state.last_work_at
     return int(has_work or (state.desired_replicas > 0 and idle < delay.last_pod))
 

@@ -1,9 +1,9 @@
 """How long a pod is kept without need of it, and the window that keeps it: as the user says, else by its return's cost.
 
-A pod that is given up and needed again costs a cold start, of GPU time and of waiting; so it is kept for a part of
+A pod that is scaled down and needed again costs a cold start, of GPU time and of waiting; so it is kept for a part of
 that, and for longer where that was too short (a ski-rental decision whose price is learned). Most pods are kept by the
-head-room over the arrivals already, so only jobs that were late a short while ago lengthen their time: bursts come in
-company. The last pod has no arrivals to be kept by: it is kept longest, and goes by the whole margin.
+headroom over the arrivals already, so only jobs that were late a short while ago lengthen their time: bursts come in
+company. The last pod has no arrivals to be kept by: it is kept longest, and goes by the whole headroom.
 """
 
 import math
@@ -17,17 +17,17 @@ from easel_operator.autoscaling.cold_starts import ColdStarts
 from easel_operator.autoscaling.headroom import ErrorBudget
 
 KEPT_COLD_STARTS: Final = 0.2
-RECENT_EXPONENT: Final = 2.0  # by which the margin of late lengthens it
+RECENT_EXPONENT: Final = 2.0  # by which the recent headroom lengthens it
 MAX_COLD_STARTS: Final = 4.0
 LAST_KEPT_COLD_STARTS: Final = 3.0
-LAST_EXPONENT: Final = 0.6  # by which the whole margin lengthens that
+LAST_EXPONENT: Final = 0.6  # by which the whole headroom lengthens that
 LAST_MAX_COLD_STARTS: Final = 10.0
 MIN_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleDownDelay:
-    """Times without need after which a pod is given up, and without any request after which the last one is."""
+    """Times without need after which a pod is scaled down, and without any request after which the last one is."""
 
     pod: timedelta
     last_pod: timedelta

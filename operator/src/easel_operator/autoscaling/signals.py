@@ -77,7 +77,7 @@ SCHEDULE: Final = Signal(
     lambda given: propose_for_schedules(given.scaling.schedules, given.now, given.start_up.cold_start_seconds),
     is_in_hpa=lambda scaling: bool(scaling.schedules),
 )
-# Of equal proposals the first one's reason is told. The first also carries the floors: busy pods, the last pod,
+# Of equal proposals the first one's reason is given. The first also carries the floors: busy pods, the last pod,
 # minReplicas.
 SIGNALS: Final = (QUEUE, LATENCY, FORECAST, SCHEDULE)
 FLOOR: Final = SIGNALS[0]

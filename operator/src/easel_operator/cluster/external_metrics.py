@@ -47,7 +47,7 @@ class Publication:
 
 
 class ApiError(Exception):
-    """A refusal, told as a metav1.Status."""
+    """A refusal, answered as a metav1.Status."""
 
     def __init__(self, code: HTTPStatus, reason: str, message: str) -> None:
         super().__init__(message)

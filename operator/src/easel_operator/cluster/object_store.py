@@ -39,7 +39,7 @@ class ObjectStore:
             self._on_change(owner)
 
     def remove(self, key: ObjectKey) -> None:
-        """Forget an object; its owner is told."""
+        """Forget an object; its owner is notified."""
         owner = self._detach(key)
         if owner is not None:
             self._on_change(owner)

@@ -78,7 +78,7 @@ class Scraper:
         read: PodMetrics | None = None
         problem: str | None = None
         try:
-            # The time-out begins with the pod's turn: waiting behind dead pods is no fault of this one.
+            # The time-out begins with the pod's slot: waiting behind dead pods is no fault of this one.
             async with self._slots, asyncio.timeout(self._timeout_seconds):
                 read = parse_metrics(await self._fetch(target))
         except TimeoutError:

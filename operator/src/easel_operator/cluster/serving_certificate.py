@@ -159,7 +159,7 @@ def parse_front_proxy(data: Mapping[str, str]) -> FrontProxy:
 def build_tls_context(serving: ServingCertificate, front_proxy: FrontProxy) -> ssl.SSLContext:
     """TLS for ExternalMetricsServer.serve: our certificate, and client certificates checked by the front proxy's CA.
 
-    A client without a certificate gets through the handshake, so that it can be told why it is refused. Needs a
+    A client without a certificate gets through the handshake, so that it can learn why it is refused. Needs a
     writable temporary directory: ssl reads key pairs from files only; the file is gone when this returns.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

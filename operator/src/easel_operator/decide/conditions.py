@@ -15,7 +15,7 @@ from easel_operator.decide.snapshot import ApplyFailure
 from easel_operator.manifests.gateway import service_url
 from easel_operator.objects import Json, find_condition
 
-# An autoscaler that is new asks before any pod has told anything: no reason to raise an alarm.
+# An autoscaler that is new asks before any pod has reported anything: no reason to raise an alarm.
 FIRST_METRICS_AFTER: Final = timedelta(seconds=60)
 
 
@@ -171,13 +171,13 @@ def decide_scaling_active(facts: ServiceFacts) -> ConditionState:
     if facts.mode.mode is ScalingMode.RECOMMEND:
         return no(
             Reason.RECOMMENDING,
-            "spec.scaling.mode is Recommend: decisions are told in status.scaling and in events, and the number of "
+            "spec.scaling.mode is Recommend: decisions are reported in status.scaling and in events, and the number of "
             f"workers stays what it is; set it with kubectl scale deployment {names.worker_name(facts.owner.name)}.",
         )
     if facts.scrape.is_data_missing:
         return no(
             Reason.METRICS_UNAVAILABLE,
-            "No pod of the service has told the queue's depth for a while, so the number of workers is held. Check "
+            "No pod of the service has reported the queue's depth for a while, so the number of workers is held. Check "
             "that gateway pods are ready, and that the operator may reach port http of the service's pods.",
         )
     if facts.mode.mode is ScalingMode.DIRECT:

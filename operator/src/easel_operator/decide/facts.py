@@ -83,7 +83,7 @@ def replicas_of(deployment: Json | None) -> int | None:
 
 
 def recall_scrape(service: Json) -> ScrapeReport:
-    """What the stored conditions still tell of the pods' last answers: a restart of the operator is no news."""
+    """What the stored conditions still say of the pods' last answers: a restart of the operator is no news."""
     return ScrapeReport(
         is_broker_up=False if _has_reason(service, ConditionType.READY, Reason.REDIS_UNAVAILABLE) else None,
         is_data_missing=_has_reason(service, ConditionType.SCALING_ACTIVE, Reason.METRICS_UNAVAILABLE),

@@ -51,7 +51,7 @@ def find_reachable(pods: Iterable[PodStatus]) -> tuple[PodStatus, ...]:
 
 
 def build_scrape_report(observation: Observation, data_seen_at: datetime, longest_job_seconds: int) -> ScrapeReport:
-    """What the pods told, as far as the reconciler looks at it."""
+    """What the pods reported, as far as the reconciler looks at it."""
     return ScrapeReport(
         is_broker_up=observation.broker_up,
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
@@ -60,13 +60,13 @@ def build_scrape_report(observation: Observation, data_seen_at: datetime, longes
 
 
 def find_longest_job_seconds(samples: Iterable[PodSample], known: int) -> int:
-    """The longest job so far: ``known``, or one that a worker tells of now."""
-    told = (sample.metrics.longest_job_seconds or 0 for sample in samples if sample.metrics is not None)
-    return max((known, *map(round_job_seconds, told)))
+    """The longest job so far: ``known``, or one that a worker reports now."""
+    reported = (sample.metrics.longest_job_seconds or 0 for sample in samples if sample.metrics is not None)
+    return max((known, *map(round_job_seconds, reported)))
 
 
 def guess_data_seen_at(service: Json, now: datetime) -> datetime:
-    """Since when data is missing, as far as a replica that has just started can tell."""
+    """Since when data is missing, as far as a replica that has just started can say."""
     return now - 2 * MISSING_DATA_AFTER if recall_scrape(service).is_data_missing else now
 
 
@@ -100,14 +100,14 @@ def build_decision(service: Json, known: ScalingDecision | None, plan: Plan, now
 def decide_deletion_costs(
     workers: Collection[PodStatus], idle_pods: frozenset[str], *, replicas: int, desired_replicas: int
 ) -> dict[str, int | None]:
-    """Which pods a ReplicaSet should give up first: the costs to write, by pod name, before ``desired_replicas`` is
+    """Which pods a ReplicaSet should remove first: the costs to write, by pod name, before ``desired_replicas`` is
     published; None takes the annotation away.
 
     It compares the annotation pod-deletion-cost before age, so it must be right at the moment when the number falls; at
     any other time nobody reads it, and it isn't written.
     https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/#pod-deletion-cost
 
-    Empty unless the number of pods falls. A busy pod that was idle once is as dear as any other again.
+    Empty unless the number of pods falls. A busy pod that was idle once costs as much as any other again.
     """
     if desired_replicas >= replicas:
         return {}

@@ -133,7 +133,7 @@ class Reconciler:
     def _forget(self, key: ServiceKey) -> None:
         self._shared.forget(key)
         self._secrets_checked_at.pop(key, None)
-        self._children.remove(_redis_secret_key(key))  # it isn't watched, so nobody else tells of its end
+        self._children.remove(_redis_secret_key(key))  # it isn't watched, so nobody else reports its end
 
     async def _check_secret(self, key: ServiceKey) -> None:
         now, checked_at = self._clock(), self._secrets_checked_at.get(key)

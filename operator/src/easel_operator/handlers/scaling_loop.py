@@ -43,7 +43,7 @@ from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS,
 
 logger = logging.getLogger(__name__)
 
-# A service with silent pods holds its tick for as long as the scraper's time-out; the others must not wait for it.
+# A service with silent pods holds its slot for as long as the scraper's time-out; the others must not wait for it.
 MAX_CONCURRENT_SERVICES: Final = 256
 MIN_PAUSE_SECONDS: Final = 0.1  # where a tick takes longer than the interval
 
@@ -186,7 +186,7 @@ class ScalingLoop:
         return state
 
     def _decide(self, tick: ServiceTick, samples: Sequence[PodSample], now: datetime) -> Actions | None:
-        """Observe and plan one service; tell the reconciler. None while there is nothing to publish."""
+        """Observe and plan one service; report to the reconciler. None while there is nothing to publish."""
         state, key = tick.state, tick.key
         pods = count_pods(tick.workers, tick.deployment)
         observation = state.observation = observe(samples, state.observation, pods, now)
@@ -205,7 +205,7 @@ class ScalingLoop:
         for signal, replicas in decision.proposals.items():
             PROPOSED_REPLICAS.labels(key.namespace, key.name, signal).set(replicas)
         if decision.data_at is None:
-            return None  # nobody has told anything yet: what runs, runs on
+            return None  # no pod has reported anything yet: what runs, runs on
         self._report_decision(tick, decision, now)
         mode = decide_mode(spec, self._shared.capabilities).mode
         costs: Mapping[str, int | None] = {}

@@ -1,6 +1,6 @@
 """The services that kopf's watch has delivered, held equal to the API server by a list of our own now and then.
 
-A watch can fall silent without closing, and after a reconnection kopf doesn't tell of deletions that it missed
+A watch can fall silent without closing, and after a reconnection kopf doesn't report deletions that it missed
 (kopf#957, #1145). The list heals both, and counts what the watch failed to deliver, for the health check.
 """
 
@@ -13,7 +13,7 @@ MISSED_LISTS_BEFORE_UNHEALTHY = 2
 
 
 class ServiceStore:
-    """StableDiffusionServices by key. ``on_change`` is told the key of each that appeared, changed or went."""
+    """StableDiffusionServices by key. ``on_change`` is called with the key of each that appeared, changed or went."""
 
     def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
         self._on_change = on_change

@@ -1,7 +1,7 @@
 """A service's own history as a trace: readings of its gateways' counters become arrivals.
 
 Between two readings of a pod, n jobs and w GPU-seconds of predicted work were accepted. When in between, and which job
-was how large, the counters don't tell: each of the n arrives at a time drawn by chance, and takes w / n.
+was how large, the counters don't say: each of the n arrives at a random time, and takes w / n.
 
 A counter that fell belongs to a restarted process: all of its new value is growth. A pod's first reading sets a
 baseline and adds nothing, as in the operator (``autoscaling/counters.py``): it may have counted for weeks before it

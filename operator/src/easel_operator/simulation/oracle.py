@@ -45,7 +45,7 @@ class OracleRules:
 
 
 class PlannedPolicy:
-    """Carries out a plan of ready pods per slot: orders a cold start ahead, gives up pods once they are idle."""
+    """Carries out a plan of ready pods per slot: orders a cold start ahead, scales pods down once they are idle."""
 
     def __init__(
         self, pods: Sequence[int], slot_seconds: float, cold_start_seconds: float, initial_replicas: int

@@ -65,7 +65,7 @@ def parse_trace(lines: Iterable[str], source: str) -> Trace:
 
 
 def write_trace(trace: Trace, file: TextIO) -> None:
-    """As CSV that parse_trace reads. Of the time after the last arrival it tells nothing."""
+    """As CSV that parse_trace reads. Of the time after the last arrival it says nothing."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow((ARRIVAL, WORK))
     writer.writerows(zip(trace.arrival_seconds, trace.work_seconds, strict=True))

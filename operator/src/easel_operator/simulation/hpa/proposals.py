@@ -16,7 +16,7 @@ MAX_COUNT: Final = 2**31 - 1
 
 
 class MetricError(Exception):
-    """A metric that told no number of replicas."""
+    """A metric that gave no number of replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Tolerances:
 
 
 def propose(metric: MetricTarget, sight: Sight, tolerances: Tolerances) -> int:
-    """The number of replicas that one metric asks for. MetricError if it can't be told."""
+    """The number of replicas that one metric asks for. MetricError if it can't be reported."""
     if metric.type is TargetType.PODS_AVERAGE_VALUE:
         return _propose_for_pods(metric, sight, tolerances)
     value = sight.external_milli.get(metric.name)
