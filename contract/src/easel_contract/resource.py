@@ -147,8 +147,8 @@ class BatchingSpec(Model):
         default=1,
         ge=1,
         le=64,
-        description="Images of requests with the same size, steps and guidance that are generated in one batch. It pays "
-        "where the GPU isn't filled by one image: up to 512 pixels on a large GPU.",
+        description="Images of requests with the same size, steps and guidance that are generated in one batch. It "
+        "pays where the GPU isn't filled by one image: up to 512 pixels on a large GPU.",
     )
 
 

@@ -99,20 +99,17 @@ def is_owned_by(body: Json, uid: str) -> bool:
     return any(reference.get("uid") == uid and reference.get("controller") for reference in references)
 
 
-def resource_version_of(body: Json) -> int:
-    """The object's version as a number, 0 if it has none; comparable within one kind (KEP-5504)."""
-    version: str = body["metadata"].get("resourceVersion", "0")
-    return int(version) if version.isdigit() else 0
-
-
 def is_outdated(body: Json, known: Json | None) -> bool:
     """Whether a version of an object says nothing that ``known`` doesn't say: the rule of everything that is watched.
 
-    An object that was made anew under the same name is news, whatever its version.
+    An object that was made anew under the same name is news, whatever its version. Versions are numbers that are
+    comparable within one kind (KEP-5504); an object without one is older than any.
     """
     if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
         return False
-    return resource_version_of(known) >= resource_version_of(body)
+    texts = [each["metadata"].get("resourceVersion", "0") for each in (body, known)]
+    ours, theirs = [int(text) if text.isdigit() else 0 for text in texts]
+    return ours <= theirs
 
 
 def find_condition(body: Json, kind: str) -> Json | None:

@@ -87,8 +87,8 @@ def test_the_sentence_says_when_pods_are_only_held() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8, pods=build_pods(4)))
     assert service.tick(build_observation(1, gpu_seconds=1, pods=build_pods(4))).sentence == (
-        "4 pods: 1 GPU-seconds queued (1 needed; a pod is scaled down after 60 s without need), 4 pods ready, 0 starting, "
-        "target 30 s"
+        "4 pods: 1 GPU-seconds queued (1 needed; a pod is scaled down after 60 s without need), 4 pods ready, 0 "
+        "starting, target 30 s"
     )
 
 

@@ -89,15 +89,6 @@ class ErrorBudget:
         return ordered
 
 
-def propose_for_latency(observation: Observation, budget: ErrorBudget, held: int) -> Proposal:
-    """Pods for the work that arrives, with the headroom that the lateness so far asks for."""
-    busy = observation.arrivals.gpu_seconds_per_second
-    because = f"arrivals keep {busy:.2g} pods busy"
-    if budget.headroom >= 0.05:
-        because += f", headroom for lateness {budget.headroom * math.pow(busy, HEADROOM_EXPONENT):.1f}"
-    return Proposal(budget.pods_for(busy, held), because)
-
-
 @dataclass(frozen=True, slots=True)
 class OldestWait:
     """Pods asked for because a request waited for too long, which a p95 doesn't see; 0 for none."""
@@ -125,7 +116,15 @@ class OldestWait:
         return OldestWait(max(self.replicas, grown, 1), now)
 
 
-def propose_for_oldest_wait(observation: Observation, wait: OldestWait) -> Proposal:
-    """Pods for a request that waits for too long; none while there is no such request."""
-    age = observation.queue.oldest_waiting_age_seconds if observation.queue else None
-    return Proposal(wait.replicas, f"the oldest request waits for {age or 0.0:.0f} s")
+def propose_for_lateness(observation: Observation, budget: ErrorBudget, wait: OldestWait, held: int) -> Proposal:
+    """Pods for the work that arrives, with the headroom that the lateness so far asks for; or, where more are needed,
+    for a request that waits for too long."""
+    busy = observation.arrivals.gpu_seconds_per_second
+    pods = budget.pods_for(busy, held)
+    if wait.replicas > pods:
+        age = observation.queue.oldest_waiting_age_seconds if observation.queue else None
+        return Proposal(wait.replicas, f"the oldest request waits for {age or 0.0:.0f} s")
+    because = f"arrivals keep {busy:.2g} pods busy"
+    if budget.headroom >= 0.05:
+        because += f", headroom for lateness {budget.headroom * math.pow(busy, HEADROOM_EXPONENT):.1f}"
+    return Proposal(pods, because)

@@ -77,15 +77,17 @@ class PlannerState:
 
     def learn(self, observation: Observation, scaling: ScalingSpec) -> "PlannerState":
         """With what one more tick shows of cold starts, lateness and arrivals; whether or not the queue was read."""
-        cold_starts = self.cold_starts.measure(observation.pods.workers)
+        pods = observation.pods
+        cold_starts = self.cold_starts.measure(pods.workers)
+        lead_seconds = cold_starts.median_seconds
         seconds = observation.elapsed_seconds or 0.0
         return replace(
             self,
             cold_starts=cold_starts,
             budget=self.budget.learn(observation.growth, scaling.target_latency_seconds, seconds),
-            forecast=self.forecast.watch(observation.arrivals, observation.at, cold_starts.median_seconds),
-            loading_since=_since(observation.pods, self.loading_since, observation.at),
-            rolling_since=(self.rolling_since or observation.at) if observation.pods.is_rolling_out else None,
+            forecast=self.forecast.watch(observation.arrivals, observation.at, lead_seconds),
+            loading_since=(self.loading_since or observation.at) if pods.starting and not pods.ready else None,
+            rolling_since=(self.rolling_since or observation.at) if pods.is_rolling_out else None,
         )
 
 
@@ -142,7 +144,10 @@ def plan(observation: Observation, state: PlannerState, scaling: ScalingSpec, no
         data_at=now,
     )
     limit = _capacity_limit(observation.pods, scaling)
-    windows = _remember(wanted, state.windows, limit, delay.pod, now)
+    windows = {
+        name: state.windows.get(name, StabilizationWindow()).remember(min(proposal.replicas, limit), now, delay.pod)
+        for name, proposal in wanted.items()
+    }
     if _is_asleep(observation, state, scaling, delay):
         windows |= {signal.metric: StabilizationWindow() for signal in SIGNALS if signal.is_by_arrivals}
     floor = max(_floor(state, delay, has_work=has_work, now=now), observation.busy_pods)
@@ -182,7 +187,7 @@ def _propose(
     observation: Observation, state: PlannerState, scaling: ScalingSpec
 ) -> tuple[dict[str, Proposal], OldestWait]:
     """What each signal asks for, unguarded."""
-    start_up = state.cold_starts.start_up
+    desired, start_up = state.desired_replicas, state.cold_starts.start_up
     longest_seconds = MAX_WAIT_TARGETS * scaling.target_latency_seconds + start_up.cold_start_seconds
     oldest_wait = state.oldest_wait.watch(observation, longest_seconds, start_up)
     given = SignalInput(
@@ -192,7 +197,7 @@ def _propose(
         budget=state.budget,
         oldest_wait=oldest_wait,
         forecast=state.forecast,
-        desired_replicas=state.desired_replicas,
+        desired_replicas=desired,
     )
     return {signal.metric: signal.propose(given) for signal in SIGNALS}, oldest_wait
 
@@ -226,10 +231,6 @@ def _has_finished(observation: Observation) -> bool:
     return observation.growth is not None and bool(observation.growth.finished)
 
 
-def _since(pods: PodCounts, loading_since: datetime | None, now: datetime) -> datetime | None:
-    return (loading_since or now) if pods.starting and not pods.ready else None
-
-
 def _is_recent(since: datetime | None, now: datetime, limit: timedelta) -> bool:
     return since is not None and now - since < limit
 
@@ -244,19 +245,6 @@ def _is_asleep(observation: Observation, state: PlannerState, scaling: ScalingSp
     """Whether nothing was asked for as long as the user says that the last pod waits, whatever arrived before."""
     is_set = scaling.scale_to_zero_after_seconds is not None and scaling.min_replicas == 0
     return is_set and observation.at - state.last_work_at >= delay.last_pod
-
-
-def _remember(
-    wanted: Mapping[str, Proposal],
-    windows: Mapping[str, StabilizationWindow],
-    limit: int,
-    duration: timedelta,
-    now: datetime,
-) -> dict[str, StabilizationWindow]:
-    return {
-        name: windows.get(name, StabilizationWindow()).remember(min(proposal.replicas, limit), now, duration)
-        for name, proposal in wanted.items()
-    }
 
 
 def _capacity_limit(pods: PodCounts, scaling: ScalingSpec) -> int:

@@ -5,7 +5,6 @@ To add one, write a module with its propose function and put a row here.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from easel_contract.resource import ScalingSpec
@@ -15,8 +14,7 @@ from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
 from easel_operator.autoscaling.headroom import (
     ErrorBudget,
     OldestWait,
-    propose_for_latency,
-    propose_for_oldest_wait,
+    propose_for_lateness,
 )
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
@@ -36,11 +34,6 @@ class SignalInput:
     forecast: Forecast
     desired_replicas: int  # the last decision
 
-    @property
-    def now(self) -> datetime:
-        """The tick's time."""
-        return self.observation.at
-
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -53,28 +46,36 @@ class Signal:
     is_by_arrivals: bool = False  # forgotten once a service was without any request for scaleToZeroAfterSeconds
 
 
-def _propose_for_lateness(given: SignalInput) -> Proposal:
-    for_latency = propose_for_latency(given.observation, given.budget, given.desired_replicas)
-    for_oldest = propose_for_oldest_wait(given.observation, given.oldest_wait)
-    return for_oldest if for_oldest.replicas > for_latency.replicas else for_latency
-
-
-def _propose_for_forecast(given: SignalInput) -> Proposal:
-    lead_seconds, arrivals = given.start_up.cold_start_seconds, given.observation.arrivals
-    return propose_for_forecast(given.forecast, given.budget, given.desired_replicas, arrivals, given.now, lead_seconds)
-
-
 QUEUE: Final = Signal(
     "queue",
     "easel_replicas_for_queue",
     lambda given: propose_for_queue(given.observation, given.start_up, given.budget.headroom, given.scaling),
 )
-LATENCY: Final = Signal("latency", "easel_replicas_for_latency", _propose_for_lateness, is_by_arrivals=True)
-FORECAST: Final = Signal("forecast", "easel_replicas_for_forecast", _propose_for_forecast, is_by_arrivals=True)
+LATENCY: Final = Signal(
+    "latency",
+    "easel_replicas_for_latency",
+    lambda given: propose_for_lateness(given.observation, given.budget, given.oldest_wait, given.desired_replicas),
+    is_by_arrivals=True,
+)
+FORECAST: Final = Signal(
+    "forecast",
+    "easel_replicas_for_forecast",
+    lambda given: propose_for_forecast(
+        given.forecast,
+        given.budget,
+        given.desired_replicas,
+        given.observation.arrivals,
+        given.observation.at,
+        given.start_up.cold_start_seconds,
+    ),
+    is_by_arrivals=True,
+)
 SCHEDULE: Final = Signal(
     "schedule",
     "easel_replicas_for_schedule",
-    lambda given: propose_for_schedules(given.scaling.schedules, given.now, given.start_up.cold_start_seconds),
+    lambda given: propose_for_schedules(
+        given.scaling.schedules, given.observation.at, given.start_up.cold_start_seconds
+    ),
     is_in_hpa=lambda scaling: bool(scaling.schedules),
 )
 # Of equal proposals the first one's reason is given. The first also carries the floors: busy pods, the last pod,

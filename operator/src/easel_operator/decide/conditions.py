@@ -45,18 +45,15 @@ def unknown(message: str) -> ConditionState:
 
 def decide_ready(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState:
     """Whether clients get images from the service's address."""
+    if failures:
+        return no(failures[0].reason, failures[0].message)
     return (
-        _check_applied(failures)
-        or _check_redis(facts)
+        _check_redis(facts)
         or _check_problems(facts)
         or _check_gateways(facts)
         or _check_workers(facts)
         or yes(Reason.AVAILABLE, f"The service answers at {service_url(facts.owner)}.")
     )
-
-
-def _check_applied(failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
-    return no(failures[0].reason, failures[0].message) if failures else None
 
 
 def _check_redis(facts: ServiceFacts) -> ConditionState | None:
@@ -146,7 +143,11 @@ def decide_progressing(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) 
                 f"Deployment {name} hasn't finished in time: {late.get('message', '')} "
                 f"See the condition Ready, and kubectl describe deployment {name}.",
             )
-    moving = [_name(deployment) for deployment in deployments if deployment is not None and not is_settled(deployment)]
+    moving = [
+        str(deployment["metadata"]["name"])
+        for deployment in deployments
+        if deployment is not None and not is_settled(deployment)
+    ]
     if moving or None in deployments:
         return yes(Reason.ROLLING_OUT, f"Pods are being replaced or started: {', '.join(moving) or 'all'}.")
     return no(Reason.COMPLETE, "All pods are those that the spec asks for.")
@@ -236,7 +237,3 @@ def _limit_field(facts: ServiceFacts) -> str:
     if facts.mode.mode is ScalingMode.RECOMMEND:
         return f"the replicas of Deployment {names.worker_name(facts.owner.name)}"
     return "spec.replicas" if facts.mode.mode is ScalingMode.FIXED else "spec.scaling.maxReplicas"
-
-
-def _name(deployment: Json) -> str:
-    return str(deployment["metadata"]["name"])

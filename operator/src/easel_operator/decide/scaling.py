@@ -45,11 +45,6 @@ def _is_rolling_out(deployment: Json | None) -> bool:
     return bool(status.get("replicas", 0) > status.get("updatedReplicas", 0))
 
 
-def find_reachable(pods: Iterable[PodStatus]) -> tuple[PodStatus, ...]:
-    """Pods that can be asked: those with an address. One that is still loading answers nothing, which is no harm."""
-    return tuple(pod for pod in pods if pod.address is not None)
-
-
 def build_scrape_report(observation: Observation, data_seen_at: datetime, longest_job_seconds: int) -> ScrapeReport:
     """What the pods reported, as far as the reconciler looks at it."""
     return ScrapeReport(

@@ -30,7 +30,6 @@ from easel_operator.decide.scaling import (
     count_pods,
     decide_deletion_costs,
     find_longest_job_seconds,
-    find_reachable,
     guess_data_seen_at,
     recall_planner_state,
 )
@@ -147,7 +146,8 @@ class ScalingLoop:
         tick = self._gather(key, service)
         if tick is None:
             return False
-        pods = find_reachable((*tick.gateways, *tick.workers))
+        # A pod that has an address and still loads answers nothing, which is no harm.
+        pods = [pod for pod in (*tick.gateways, *tick.workers) if pod.address is not None]
         samples = await self._scraper.scrape([_to_target(pod) for pod in pods])
         actions = self._decide(tick, samples, self._clock())
         if actions is not None:
@@ -206,8 +206,10 @@ class ScalingLoop:
             PROPOSED_REPLICAS.labels(key.namespace, key.name, signal).set(replicas)
         if decision.data_at is None:
             return None  # no pod has reported anything yet: what runs, runs on
-        self._report_decision(tick, decision, now)
+        values = to_external_values(decision, observation)
         mode = decide_mode(spec, self._shared.capabilities).mode
+        own_replicas = decide_scale(mode, tick.deployment, tick.autoscaler, decision.desired_replicas)
+        self._report_decision(tick, decision, now)
         costs: Mapping[str, int | None] = {}
         if mode is not ScalingMode.RECOMMEND:
             costs = decide_deletion_costs(
@@ -219,9 +221,9 @@ class ScalingLoop:
         return Actions(
             key=key,
             deletion_costs=costs,
-            values=to_external_values(decision, observation),
+            values=values,
             data_at=decision.data_at,
-            replicas=decide_scale(mode, tick.deployment, tick.autoscaler, decision.desired_replicas),
+            replicas=own_replicas,
         )
 
     def _report_decision(self, tick: ServiceTick, decision: Plan, now: datetime) -> None:

@@ -137,8 +137,8 @@ class EaselPolicy:
         return tuple(self._workers.values())
 
     def _scrape(self, fleet: Fleet, at: datetime, now: float) -> tuple[PodSample, ...]:
-        """What the pods would report. One sample carries the sum of all workers' counters, which is all that is asked of
-        them. Predictions of work are exact here."""
+        """What the pods would report. One sample carries the sum of all workers' counters, which is all that is asked
+        of them. Predictions of work are exact here."""
         queue = QueueReading(
             waiting=len(fleet.waiting),
             running=fleet.running,
