@@ -24,9 +24,9 @@ from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.snapshot import Capabilities
-from easel_operator.handlers.findings import Findings
-from easel_operator.handlers.scaling_loop import FollowUp, ScalingLoop, Subject
+from easel_operator.handlers.scaling_loop import Actions, ScalingLoop, ServiceTick
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.shared_state import SharedState
 from easel_operator.main import METRICS_STALE_AFTER, SCRAPE_TIMEOUT_SECONDS, collect_garbage_seldom
 
 from benchmarks.record import build_provenance
@@ -80,9 +80,9 @@ class TimedLoop(ScalingLoop):
         await super().tick()
         self.tick_seconds.append(time.perf_counter() - started)
 
-    def _follow(self, subject: Subject, samples: Sequence[PodSample], now: datetime) -> FollowUp | None:
+    def _decide(self, tick: ServiceTick, samples: Sequence[PodSample], now: datetime) -> Actions | None:
         started = time.thread_time()  # of the processor: what else runs on this machine is not the planner's time
-        follow_up = super()._follow(subject, samples, now)
+        follow_up = super()._decide(tick, samples, now)
         self.plan_seconds.append(time.thread_time() - started)
         return follow_up
 
@@ -128,8 +128,8 @@ async def measure(services: int, interval_seconds: float, seconds: float, warm_u
         writer=ClusterWriter(api, children, pod_name="operator-a", clock=now),
         services=store,
         children=children,
-        findings=Findings(CAPABLE),
-        on_finding=told.append,
+        shared=SharedState(CAPABLE),
+        on_news=told.append,
         is_leader=lambda: True,
         clock=now,
     )

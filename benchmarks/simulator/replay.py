@@ -13,7 +13,7 @@ from benchmarks.simulator.workload import Request
 
 TIMEOUT_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 1.0
-LONGEST_REST_SECONDS: Final = 300.0  # after the trace's end, for what still waits
+MAX_REST_SECONDS: Final = 300.0  # after the trace's end, for what still waits
 
 
 class ReplayError(Exception):
@@ -90,10 +90,8 @@ async def _collect(
         body = answer.json()
         if body["completed_at"] is not None:
             break
-        if time.time() > last + LONGEST_REST_SECONDS:
-            raise ReplayError(
-                f"prediction {prediction} is {body['status']} {LONGEST_REST_SECONDS:.0f} s after the last"
-            )
+        if time.time() > last + MAX_REST_SECONDS:
+            raise ReplayError(f"prediction {prediction} is {body['status']} {MAX_REST_SECONDS:.0f} s after the last")
         await asyncio.sleep(POLL_SECONDS)
     if body["status"] != "succeeded":
         raise ReplayError(f"prediction {prediction} {body['status']}: {body['error']}")

@@ -20,8 +20,8 @@ from benchmarks.simulator.course import Course
 from benchmarks.simulator.simulated import PHASES, Simulated, simulate_phases
 from benchmarks.simulator.workload import EngineTimes, Request, draw_requests, to_trace
 
-LEAST_PERCENT: Final = 10  # of the cold starts, from which their spread is taken
-MOST_PERCENT: Final = 90
+MIN_PERCENT: Final = 10  # of the cold starts, from which their spread is taken
+MAX_PERCENT: Final = 90
 COLUMNS: Final = ("cluster", "simulated", "ratio", "lowest", "highest")
 
 
@@ -54,7 +54,7 @@ def find_cold_start(course: Course) -> ColdStart:
     seconds = sorted(pod.cold_start_seconds for pod in _list_started(course))
     if not seconds:
         raise ValueError("no pod started and became ready during the trace; there is nothing to compare")
-    low, high = find_percentile(seconds, LEAST_PERCENT), find_percentile(seconds, MOST_PERCENT)
+    low, high = find_percentile(seconds, MIN_PERCENT), find_percentile(seconds, MAX_PERCENT)
     return ColdStart(round(median(seconds), 2), round((high - low) / 2, 2))
 
 

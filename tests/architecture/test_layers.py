@@ -42,8 +42,8 @@ def importers(folder: Path, packages: set[str], *, outside: tuple[str, ...]) -> 
     ]
 
 
-def test_the_contract_imports_pydantic_and_the_standard_library_only() -> None:
-    allowed = sys.stdlib_module_names | {"pydantic", "easel_contract"}
+def test_the_contract_imports_pydantic_cronsim_and_the_standard_library_only() -> None:
+    allowed = sys.stdlib_module_names | {"pydantic", "cronsim", "easel_contract"}
     strangers = {str(file.name): imported_packages(file) - allowed for file in sources(CONTRACT)}
     assert {name: packages for name, packages in strangers.items() if packages} == {}
 

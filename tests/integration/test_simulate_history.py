@@ -190,7 +190,7 @@ def test_many_small_queries_find_the_same(
 def test_more_than_can_be_read_is_refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(service_history, "MOST_READINGS", 1)
+    monkeypatch.setattr(service_history, "MAX_READINGS", 1)
     assert "at most 1 are read: ask for a shorter time by --last" in refuse(arguments, capsys)
 
 

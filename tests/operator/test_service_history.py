@@ -100,8 +100,8 @@ def test_the_cold_start_is_what_the_operator_measured(
     trace.write_text("arrival_seconds,work_seconds\n" + "1,10\n" * 60)
     arguments = ["simulate", "--trace", str(trace), "--service", str(service), "--policy", "easel"]
     assert "no status.scaling.coldStartsSeconds" in refuse(arguments[1:5], capsys)
-    told = "desiredReplicas: 1, reason: load, decidedAt: '2026-11-24T12:00:00Z', coldStartsSeconds: [50, 50, 50]"
-    service.write_text(f"{SERVICE}status: {{scaling: {{{told}}}}}\n")
+    reported = "desiredReplicas: 1, reason: load, decidedAt: '2026-11-24T12:00:00Z', coldStartsSeconds: [50, 50, 50]"
+    service.write_text(f"{SERVICE}status: {{scaling: {{{reported}}}}}\n")
     outputs = []
     for extra in ([], ["--cold-start-seconds", "50"], ["--cold-start-seconds", "5"]):
         assert main([*arguments, "--json", *extra]) == 0

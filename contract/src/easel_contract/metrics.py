@@ -18,10 +18,10 @@ JOBS_SUBMITTED_TOTAL: Final = "easel_jobs_submitted_total"  # counter, gateway
 JOBS_TOTAL: Final = "easel_jobs_total"  # counter, worker, label outcome=Succeeded|Failed|Canceled
 JOB_LATENCY_SECONDS: Final = "easel_job_latency_seconds"  # histogram, worker: submitted to finished
 JOB_PHASE_SECONDS: Final = "easel_job_phase_seconds"  # histogram, worker, label phase=queue|load|run|encode
-WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was drawing
+WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was busy
 BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker: its rate is the busy share
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
-BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker: images drawn in one batch
+BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker: images generated in one batch
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code
@@ -40,12 +40,8 @@ LATENCY_BUCKETS_SECONDS: Final = (
     0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0,
 )  # fmt: skip
 
-# external.metrics.k8s.io, selected by the label LABEL_SERVICE. The first four are proposals in pods, one per signal;
-# the HorizontalPodAutoscaler takes the largest. The others are raw, for people's own autoscalers.
-EXTERNAL_REPLICAS_FOR_QUEUE: Final = "easel_replicas_for_queue"
-EXTERNAL_REPLICAS_FOR_LATENCY: Final = "easel_replicas_for_latency"
-EXTERNAL_REPLICAS_FOR_FORECAST: Final = "easel_replicas_for_forecast"
-EXTERNAL_REPLICAS_FOR_SCHEDULE: Final = "easel_replicas_for_schedule"
+# external.metrics.k8s.io, selected by the label LABEL_SERVICE: raw figures for people's own autoscalers. The proposals
+# that the HorizontalPodAutoscaler reads are named in the operator's list of signals.
 EXTERNAL_QUEUE_DEPTH: Final = "easel_queue_depth"
 EXTERNAL_BACKLOG_GPU_SECONDS: Final = "easel_backlog_gpu_seconds"
 EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND: Final = "easel_arriving_gpu_seconds_per_second"

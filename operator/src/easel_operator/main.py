@@ -25,11 +25,11 @@ from easel_operator.cluster.scraper import Scraper
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.config import ConfigurationError, OperatorConfig
 from easel_operator.decide.snapshot import Capabilities
-from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import CHILD_RESOURCES, PODS, SECRETS, SERVICES_OF_EASEL, Json
@@ -39,13 +39,12 @@ logger = logging.getLogger("easel_operator")
 
 SCRAPE_TIMEOUT_SECONDS: Final = 1.5
 METRICS_STALE_AFTER: Final = timedelta(seconds=30)
-LONGEST_SILENCE_SECONDS: Final = 300.0  # of a watch; longer than one that is ended and begun anew on schedule
-LONGEST_TICK: Final = timedelta(seconds=60)
+MAX_SILENCE_SECONDS: Final = 300.0  # of a watch; longer than one that is ended and begun anew on schedule
+MAX_TICK: Final = timedelta(seconds=60)
 SHUTDOWN_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 60.0
 START_ATTEMPTS: Final = 20
 START_PAUSE_SECONDS: Final = 2.0
-LIST_PAGE_SIZE: Final = 500
 # A tick makes many objects that live for a minute and no cycles. With Python's defaults (700, 10, 10) the collector
 # looks for cycles among all that the operator knows, again and again: 43 % of its processor time with 1,000 services.
 GARBAGE_COLLECTION_THRESHOLDS: Final = (20_000, 20, 10)
@@ -79,7 +78,7 @@ async def run_operator(config: OperatorConfig) -> int:
     try:
         capabilities = await _probe_patiently(client, config)
         logger.info("This cluster: %s", capabilities)
-        return await Operator(config, client, Findings(capabilities)).run()
+        return await Operator(config, client, SharedState(capabilities)).run()
     finally:
         await client.close()
 
@@ -102,10 +101,10 @@ async def _probe_patiently(client: KubernetesClient, config: OperatorConfig) -> 
 class Operator:
     """Every part, and the loops that drive them."""
 
-    def __init__(self, config: OperatorConfig, client: KubernetesClient, findings: Findings) -> None:
+    def __init__(self, config: OperatorConfig, client: KubernetesClient, shared: SharedState) -> None:
         self._config = config
         self._client = client
-        self._findings = findings
+        self._shared = shared
         self._queue = WorkQueue()
         self._services = ServiceStore(on_change=self._queue.add)
         self._children = ObjectStore(on_change=self._queue.add)
@@ -151,7 +150,7 @@ class Operator:
             writer=self._writer,
             services=self._services,
             children=self._children,
-            findings=self._findings,
+            shared=self._shared,
             queue=self._queue,
             release=Release(server_image=self._config.server_image, redis_url=self._config.redis_url),
             clock=now,
@@ -164,8 +163,8 @@ class Operator:
             writer=self._writer,
             services=self._services,
             children=self._children,
-            findings=self._findings,
-            on_finding=self._queue.add,
+            shared=self._shared,
+            on_news=self._queue.add,
             is_leader=self._leadership.is_leader,
             clock=now,
         )
@@ -224,14 +223,8 @@ class Operator:
     async def _fetch_services(self) -> list[Json]:
         found: list[Json] = []
         for namespace in self._config.watch_namespaces or (None,):
-            path = SERVICES_OF_EASEL.path(namespace)
-            query = {"limit": str(LIST_PAGE_SIZE)}
-            while True:
-                page = await self._client.request("GET", path, query=query)
-                found += page["items"]
-                if not page["metadata"].get("continue"):
-                    break
-                query = {**query, "continue": page["metadata"]["continue"]}
+            bodies, _ = await self._client.list_all(SERVICES_OF_EASEL, namespace)
+            found += bodies
         return found
 
     async def _probe_now_and_then(self) -> None:
@@ -240,9 +233,9 @@ class Operator:
             try:
                 await self._metrics_endpoint.refresh()
                 capabilities = await _probe(self._client, self._config)
-                if capabilities != self._findings.capabilities:
+                if capabilities != self._shared.capabilities:
                     logger.info("This cluster changed: %s", capabilities)
-                    self._findings.capabilities = capabilities
+                    self._shared.capabilities = capabilities
                     for key, _ in self._services:
                         self._queue.add(key)
             except (KubernetesError, ValueError) as error:
@@ -277,17 +270,17 @@ class Operator:
         await self._scraper.close()
 
     def _check_watches(self) -> str | None:
-        silent = [informer for informer in self._informers if informer.silent_seconds() > LONGEST_SILENCE_SECONDS]
+        silent = [informer for informer in self._informers if informer.silent_seconds() > MAX_SILENCE_SECONDS]
         if silent:
-            return f"no word from the API server for {LONGEST_SILENCE_SECONDS:.0f} s about {silent[0]}"
+            return f"no word from the API server for {MAX_SILENCE_SECONDS:.0f} s about {silent[0]}"
         return self._services.describe_silence()
 
     def _check_ticks(self) -> str | None:
         ticked_at = self._scaling_loop.ticked_at
         if ticked_at is None:
-            return None  # a start that takes too long is for /readyz to tell
+            return None  # a start that takes too long is for /readyz to report
         age = now() - ticked_at
-        return f"the last tick was {age.total_seconds():.0f} s ago" if age > LONGEST_TICK else None
+        return f"the last tick was {age.total_seconds():.0f} s ago" if age > MAX_TICK else None
 
     def _check_synced(self) -> str | None:
         waiting = [str(informer) for informer in self._informers if not informer.is_synced.is_set()]
@@ -296,7 +289,7 @@ class Operator:
         return f"not listed yet: {', '.join(waiting)}" if waiting else None
 
     def _check_metrics_api(self) -> str | None:
-        if self._metrics_endpoint.is_serving or not self._findings.capabilities.is_metrics_api_ours:
+        if self._metrics_endpoint.is_serving or not self._shared.capabilities.is_metrics_api_ours:
             return None
         return "not serving yet"
 

@@ -61,7 +61,7 @@ API_SERVICES: Final = Resource("APIService", "apiregistration.k8s.io/v1", "apise
 CONFIG_MAPS: Final = Resource("ConfigMap", "v1", "configmaps")
 SECRETS: Final = Resource("Secret", "v1", "secrets")
 DEPLOYMENTS: Final = Resource("Deployment", "apps/v1", "deployments")
-AUTOSCALERS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
+HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
 
 # The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
 CHILD_RESOURCES: Final = (
@@ -71,7 +71,7 @@ CHILD_RESOURCES: Final = (
     Resource("Service", "v1", "services"),
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     DEPLOYMENTS,
-    AUTOSCALERS,
+    HPAS,
 )
 RESOURCE_BY_KIND: Final = {resource.kind: resource for resource in CHILD_RESOURCES}
 
@@ -99,10 +99,17 @@ def is_owned_by(body: Json, uid: str) -> bool:
     return any(reference.get("uid") == uid and reference.get("controller") for reference in references)
 
 
-def resource_version_of(body: Json) -> int:
-    """The object's version as a number, 0 if it has none; comparable within one kind (KEP-5504)."""
-    version: str = body["metadata"].get("resourceVersion", "0")
-    return int(version) if version.isdigit() else 0
+def is_outdated(body: Json, known: Json | None) -> bool:
+    """Whether a version of an object says nothing that ``known`` doesn't say: the rule of everything that is watched.
+
+    An object that was made anew under the same name is news, whatever its version. Versions are numbers that are
+    comparable within one kind (KEP-5504); an object without one is older than any.
+    """
+    if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
+        return False
+    texts = [each["metadata"].get("resourceVersion", "0") for each in (body, known)]
+    ours, theirs = [int(text) if text.isdigit() else 0 for text in texts]
+    return ours <= theirs
 
 
 def find_condition(body: Json, kind: str) -> Json | None:

@@ -24,7 +24,7 @@ class ServiceFile:
     status: Mapping[str, Any]  # as the file has it: only what is asked for is read
 
     def read_cold_starts(self) -> ColdStarts | None:
-        """Those that the operator measured; None if the file tells of none. Raises UsageError."""
+        """Those that the operator measured; None if the file has none. Raises UsageError."""
         try:
             status = StableDiffusionServiceStatus.model_validate(self.status)
         except ValidationError as error:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 DEFAULT_LAST: Final = "7d"
 UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-LONGEST_SECONDS: Final = 366 * 86400
+MAX_SECONDS: Final = 366 * 86400
 DEFAULT_NAMESPACE: Final = "default"  # kubectl's
 READINGS_A_QUERY: Final = 50_000  # of both counters: some 4 MB of JSON
-MOST_READINGS: Final = 20_000_000
+MAX_READINGS: Final = 20_000_000
 COUNTERS: Final = f'__name__=~"{metrics.JOBS_SUBMITTED_TOTAL}|{metrics.PREDICTED_GPU_SECONDS_TOTAL}"'
 
 
@@ -96,7 +96,7 @@ def parse_last(text: str) -> int:
     """``90m``, ``36h``, ``7d`` or ``2w`` in seconds. Raises UsageError."""
     found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip(), re.ASCII)
     seconds = int(found[1]) * UNIT_SECONDS[found[2]] if found else 0
-    if not 0 < seconds <= LONGEST_SECONDS:
+    if not 0 < seconds <= MAX_SECONDS:
         raise UsageError(f"--last is {text!r}; a time such as 90m, 36h, 7d or 2w, at most 366d, is expected")
     return seconds
 
@@ -130,13 +130,13 @@ async def _read_history(server: "Prometheus", selector: str, last_seconds: int, 
 
 
 async def _count_readings(server: "Prometheus", selector: str, last_seconds: int, now: float) -> int:
-    """How much there is to read. Raises HistoryError if it is nothing, or more than MOST_READINGS."""
+    """How much there is to read. Raises HistoryError if it is nothing, or more than MAX_READINGS."""
     counted = f"{metrics.JOBS_SUBMITTED_TOTAL}{{{selector}}}[{last_seconds}s]"
     found = await server.query(f"sum(count_over_time({counted}))", now)
     readings = int(found[0].samples[0][1]) if found and found[0].samples else 0
-    if readings > MOST_READINGS:
+    if readings > MAX_READINGS:
         raise HistoryError(
-            f"{counted} has {readings} samples; at most {MOST_READINGS} are read: ask for a shorter time by --last"
+            f"{counted} has {readings} samples; at most {MAX_READINGS} are read: ask for a shorter time by --last"
         )
     if readings:
         return readings

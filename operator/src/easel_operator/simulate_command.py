@@ -29,7 +29,7 @@ from easel_operator.usage import INSTALL, UsageError
 PLOT_SAMPLES: Final = 3000
 HOUR_SECONDS: Final = 3600.0
 PLOT_SUFFIXES: Final = (".png", ".html")
-LARGEST_UPSCALE: Final = 10_000
+MAX_UPSCALE: Final = 10_000
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -54,7 +54,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--cold-start-seconds",
         metavar="X[:SPREAD]",
-        help="uniform in X plus or minus SPREAD; if unset, what the service's status tells",
+        help="uniform in X plus or minus SPREAD; if unset, what the service's status says",
     )
     parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
     parser.add_argument(
@@ -130,8 +130,8 @@ def _render(
 
 def load_trace(arguments: argparse.Namespace, service: ServiceFile) -> tuple[Trace, Replay | None]:
     """The file or the service's history, scaled up and cut. Raises UsageError or TraceError."""
-    if not 1 <= arguments.upscale <= LARGEST_UPSCALE:
-        raise UsageError(f"--upscale is {arguments.upscale}; 1 to {LARGEST_UPSCALE} are allowed")
+    if not 1 <= arguments.upscale <= MAX_UPSCALE:
+        raise UsageError(f"--upscale is {arguments.upscale}; 1 to {MAX_UPSCALE} are allowed")
     if not (arguments.jitter_seconds >= 0 and math.isfinite(arguments.jitter_seconds)):
         raise UsageError(f"--jitter-seconds is {arguments.jitter_seconds:g}; 0 or more is allowed")
     source = random.Random(arguments.seed)  # noqa: S311 - jitter that its seed replays
@@ -217,7 +217,7 @@ def _load_plot(path: Path) -> Any:
     if path.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot is {path}; a file that ends in {' or '.join(PLOT_SUFFIXES)} is expected")
     try:
-        from easel_operator.simulation.plot import draw  # noqa: PLC0415 - matplotlib is optional
+        from easel_operator.simulation.plot import plot  # noqa: PLC0415 - matplotlib is optional
     except ImportError:
         raise UsageError(f"--plot needs matplotlib: {INSTALL}") from None
-    return draw
+    return plot

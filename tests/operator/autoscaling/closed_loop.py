@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.counters import CounterReading
-from easel_operator.autoscaling.lateness import FIRST_MARGIN
+from easel_operator.autoscaling.headroom import FIRST_HEADROOM
 from easel_operator.autoscaling.observation import Observation, PodSample, QueueReading, observe
-from easel_operator.autoscaling.planner import Plan, begin_history, plan
-from easel_operator.autoscaling.pods import PodCounts, WorkerPod
+from easel_operator.autoscaling.planner import Plan, begin_state, plan
+from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 
 from tests.operator.autoscaling.support import START, after, build_sample
 
@@ -48,7 +48,7 @@ class ClosedLoop:
         seed: int,
         room: int = 1000,
         is_paced: bool = False,
-        lateness_margin: float = FIRST_MARGIN,
+        headroom: float = FIRST_HEADROOM,
     ) -> None:
         self.settings = settings
         self.random = random.Random(seed)  # noqa: S311 - a simulation, replayed by its seed
@@ -64,7 +64,7 @@ class ClosedLoop:
         self.waiting: deque[float] = deque()
         self.submitted = 0
         self.has_data = True
-        self.history = begin_history(1, START, lateness_margin=lateness_margin)
+        self.history = begin_state(1, START, headroom=headroom)
         self.observation: Observation | None = None
         self.decision: Plan | None = None
         self.desired: list[tuple[float, int]] = []
@@ -160,7 +160,7 @@ class ClosedLoop:
         counts = PodCounts(self.replicas, existing, ready, existing - ready - unschedulable, unschedulable, workers)
         self.observation = observe(self._samples(), self.observation, counts, now)
         self.decision = plan(self.observation, self.history, self.settings, now)
-        self.history = self.decision.history
+        self.history = self.decision.state
         self.desired.append((self.seconds, self.decision.desired_replicas))
 
     def _autoscale(self) -> None:

@@ -9,9 +9,9 @@ from easel_contract import names
 from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.counters import CounterReading
 from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample, QueueReading, observe
-from easel_operator.autoscaling.planner import History, Plan, begin_history, plan
-from easel_operator.autoscaling.pods import PodCounts, WorkerPod
+from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state, plan
 from easel_operator.autoscaling.work import Arrivals, MovingRate
+from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 TICK_SECONDS = 2.5
@@ -44,7 +44,7 @@ def build_pods(
 
 
 def build_arrivals(rate: float | None = None) -> Arrivals:
-    """A rate in GPU-seconds a second that stood for long; None: nobody told."""
+    """A rate in GPU-seconds a second that stood for long; None: nobody reported."""
     if rate is None:
         return Arrivals()
     fast, slow = (MovingRate(seconds, rate, 1.0) for seconds in (60.0, 300.0))
@@ -107,20 +107,20 @@ def build_sample(
 
 
 class Service:
-    """A service that is planned tick by tick, with the history carried along; it has learned to need no head-room."""
+    """A service that is planned tick by tick, with the history carried along; it has learned to need no headroom."""
 
     def __init__(
         self, settings: ScalingSpec, *, desired: int | None = None, cold_start: int = COLD_START_SECONDS
     ) -> None:
         self.settings = settings
-        self.history: History = begin_history(desired, START, cold_starts_seconds=(cold_start,), lateness_margin=0.0)
+        self.history: PlannerState = begin_state(desired, START, cold_starts_seconds=(cold_start,), headroom=0.0)
         self.seconds = 0.0
 
     def tick(self, observation: Observation, *, seconds: float = TICK_SECONDS) -> Plan:
         self.seconds += seconds
         now = after(self.seconds)
         decision = plan(replace(observation, at=now), self.history, self.settings, now)
-        self.history = decision.history
+        self.history = decision.state
         return decision
 
     def run(self, observation: Observation, seconds: float) -> Plan:

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from easel_operator.autoscaling.lateness import FIRST_MARGIN
+from easel_operator.autoscaling.headroom import FIRST_HEADROOM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ def test_when_the_load_is_gone_the_minimum_is_reached(load: float, minimum: int,
         service_seconds=4,
         cold_start_seconds=20,
         seed=seed,
-        lateness_margin=0.0,
+        headroom=0.0,
     )
     loop.run(600, load / 4)
     while loop.waiting or any(pod.jobs for pod in loop.pods):
@@ -94,7 +94,7 @@ def test_a_constant_load_does_not_flap(
         cold_start_seconds=cold_start_seconds,
         seed=2,
         is_paced=is_paced,
-        lateness_margin=0.0,
+        headroom=0.0,
     )
     loop.run(3600, rate)
     # In 40 minutes. By chance the work of two minutes, which is what the planner goes by, swings by a pod or two.
@@ -107,15 +107,13 @@ def test_a_constant_load_does_not_flap(
 
 def test_a_new_service_has_head_room_until_it_is_known_not_to_need_it() -> None:
     loops = [
-        ClosedLoop(
-            build_settings(), service_seconds=4, cold_start_seconds=20, seed=4, is_paced=True, lateness_margin=margin
-        )
-        for margin in (FIRST_MARGIN, 0.0)
+        ClosedLoop(build_settings(), service_seconds=4, cold_start_seconds=20, seed=4, is_paced=True, headroom=margin)
+        for margin in (FIRST_HEADROOM, 0.0)
     ]
     for loop in loops:
         loop.run(1200, 3.4 / 4)
     assert [len(loop.pods) for loop in loops] == [5, 4]
-    assert loops[0].history.budget.lasting < FIRST_MARGIN
+    assert loops[0].history.budget.lasting < FIRST_HEADROOM
 
 
 def test_no_data_holds_the_pods_through_an_outage_of_an_hour() -> None:

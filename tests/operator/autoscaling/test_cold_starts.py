@@ -1,7 +1,7 @@
 """The measured cold start: which pods count, and what is known without any."""
 
 from easel_operator.autoscaling.cold_starts import ASSUMED_SECONDS, REMEMBERED_STARTS, ColdStarts, recall_cold_starts
-from easel_operator.autoscaling.pods import PodCounts, WorkerPod
+from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 
 from tests.operator.autoscaling.support import after
 
@@ -41,7 +41,7 @@ def test_the_last_starts_make_the_distribution() -> None:
         name = str(number)
         starts = starts.measure([pod(name, 0)]).measure([pod(name, 0, 100 + number)])
     assert starts.median_seconds == 109
-    assert starts.patience.overdue_seconds == 600, "three times the slow ones is less than ten minutes"
+    assert starts.start_up.timeout_seconds == 600, "three times the slow ones is less than ten minutes"
 
 
 def test_nonsense_from_a_clock_that_jumped_or_a_broken_status_is_left_out() -> None:
@@ -50,7 +50,7 @@ def test_nonsense_from_a_clock_that_jumped_or_a_broken_status_is_left_out() -> N
 
 
 def test_starting_pods_are_counted_on_until_they_are_overdue() -> None:
-    patience = recall_cold_starts([90]).patience
+    patience = recall_cold_starts([90]).start_up
     workers = (pod("old", -700), pod("new", -20), pod("ready", -100, -10))
     counts = PodCounts(desired=4, existing=3, ready=1, starting=2, unschedulable=0, workers=workers)
     assert patience.list_starting_ages_seconds(counts, after(0)) == [20.0, 0.0], "one more was ordered just now"

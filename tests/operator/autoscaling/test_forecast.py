@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 from easel_operator.autoscaling.forecast import DAY, TREND, Forecast, propose_for_forecast
-from easel_operator.autoscaling.lateness import LatenessBudget
+from easel_operator.autoscaling.headroom import ErrorBudget
 from easel_operator.autoscaling.work import Arrivals
 
 from tests.operator.autoscaling.support import after, build_arrivals
@@ -21,13 +21,13 @@ def watch(rate_at: Callable[[float], float], days: float, *, blind: bool = False
     while seconds < days * DAY_SECONDS:
         seconds += TICK
         arrivals = build_arrivals(rate_at(seconds))
-        told = Arrivals(
+        reported = Arrivals(
             fast=arrivals.fast,
             slow=arrivals.slow,
             arrived_gpu_seconds=None if blind else rate_at(seconds) * TICK,
             arrived_seconds=TICK,
         )
-        forecast = forecast.watch(told, after(seconds), LEAD)
+        forecast = forecast.watch(reported, after(seconds), LEAD)
     return forecast, arrivals
 
 
@@ -51,7 +51,7 @@ def test_a_steady_ramp_is_foreseen_by_its_trend() -> None:
     forecast, _ = watch(ramp, 0.5)
     assert forecast.judgement.find_best() == TREND
     forecast, arrivals = watch(ramp, (18 * 2400 + 1200 + 700) / DAY_SECONDS)  # on the way up
-    proposal = propose_for_forecast(forecast, LatenessBudget(), 0, arrivals, after(43900 + 1200), LEAD)
+    proposal = propose_for_forecast(forecast, ErrorBudget(), 0, arrivals, after(43900 + 1200), LEAD)
     assert proposal.replicas > arrivals.gpu_seconds_per_second
     assert "busy pods expected" in proposal.because
 
@@ -62,21 +62,19 @@ def test_a_daily_peak_is_foreseen_from_earlier_days() -> None:
     before = 4 * DAY_SECONDS + 3 * 3600 - 240
     forecast, arrivals = watch(morning, before / DAY_SECONDS)
     assert arrivals.gpu_seconds_per_second < 1
-    assert propose_for_forecast(forecast, LatenessBudget(), 1, arrivals, after(before), LEAD).replicas >= 5
+    assert propose_for_forecast(forecast, ErrorBudget(), 1, arrivals, after(before), LEAD).replicas >= 5
 
 
 def test_chance_is_not_foreseen() -> None:
     for seed in range(3):
         source = random.Random(seed)  # noqa: S311 - replayed by its seed
         forecast, arrivals = watch(draw_minutes(source), 1)
-        assert propose_for_forecast(forecast, LatenessBudget(), 0, arrivals, after(DAY_SECONDS), LEAD).replicas == 0, (
-            seed
-        )
+        assert propose_for_forecast(forecast, ErrorBudget(), 0, arrivals, after(DAY_SECONDS), LEAD).replicas == 0, seed
 
 
 def test_a_constant_rate_needs_no_forecast() -> None:
     forecast, arrivals = watch(lambda _: 3.0, 0.3)
-    assert propose_for_forecast(forecast, LatenessBudget(), 3, arrivals, after(0.3 * DAY_SECONDS), LEAD).replicas == 0
+    assert propose_for_forecast(forecast, ErrorBudget(), 3, arrivals, after(0.3 * DAY_SECONDS), LEAD).replicas == 0
 
 
 def test_minutes_that_nobody_saw_are_neither_learned_nor_judged() -> None:

@@ -191,9 +191,9 @@ def test_a_burst_counts_at_once_and_is_not_forgotten_in_the_next_lull() -> None:
 
 
 def test_ticks_without_an_answer_are_not_silence() -> None:
-    told = submit(*[4.0 * number for number in range(100)])
+    reported = submit(*[4.0 * number for number in range(100)])
     gap = submit(*[4.0 * number for number in range(90)], *[None] * 9, 4.0 * 99)
-    assert gap.gpu_seconds_per_second == pytest.approx(told.gpu_seconds_per_second, rel=0.05)
+    assert gap.gpu_seconds_per_second == pytest.approx(reported.gpu_seconds_per_second, rel=0.05)
     silent = submit(*[4.0 * number for number in range(90)], *[None] * 9)
     assert silent.arrived_gpu_seconds is None
     assert silent.gpu_seconds_per_second == submit(*[4.0 * number for number in range(90)]).gpu_seconds_per_second

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from easel_operator.autoscaling.observation import Observation, QueueReading, observe
-from easel_operator.autoscaling.planner import LATENCY, QUEUE
+from easel_operator.autoscaling.signals import LATENCY, QUEUE
 
 from tests.operator.autoscaling.support import (
     START,
@@ -127,7 +127,7 @@ def test_pods_that_start_are_reckoned_with_what_they_will_do() -> None:
         return (
             Service(build_settings(max_replicas=50, min_replicas=0), cold_start=90)
             .tick(observation, seconds=0)
-            .proposals[QUEUE]
+            .proposals[QUEUE.metric]
         )
 
     assert propose(0, 0, 0) > propose(60, 60, 60) > propose(89, 89, 89)
@@ -136,7 +136,9 @@ def test_pods_that_start_are_reckoned_with_what_they_will_do() -> None:
 def test_pods_that_never_become_ready_are_not_counted_on_for_ever() -> None:
     def propose(age: float) -> int:
         observation = build_observation(20, gpu_seconds=480, pods=build_pods(0, 3, ages=(age,) * 3))
-        return Service(build_settings(max_replicas=50), cold_start=90).tick(observation, seconds=0).proposals[QUEUE]
+        return (
+            Service(build_settings(max_replicas=50), cold_start=90).tick(observation, seconds=0).proposals[QUEUE.metric]
+        )
 
     assert propose(300) < propose(3600)
 
@@ -149,11 +151,13 @@ def stuck(age: float, *, ready: int, starting: int = 0) -> Observation:
 
 def test_a_stuck_queue_is_late_although_nothing_finishes() -> None:
     service = Service(build_settings(max_replicas=50), cold_start=60)
-    assert service.run(stuck(100, ready=4), 120).proposals[LATENCY] == 0, "two targets and a cold start are allowed"
+    assert service.run(stuck(100, ready=4), 120).proposals[LATENCY.metric] == 0, (
+        "two targets and a cold start are allowed"
+    )
     decision = service.tick(stuck(180, ready=4))
-    assert decision.proposals[LATENCY] == 6
+    assert decision.proposals[LATENCY.metric] == 6
     assert decision.sentence.startswith("6 pods: the oldest request waits for 180 s, ")
-    assert service.run(stuck(20, ready=6), 120).proposals[LATENCY] == 0
+    assert service.run(stuck(20, ready=6), 120).proposals[LATENCY.metric] == 0
 
 
 def test_an_old_request_orders_no_more_pods_while_the_first_ones_load() -> None:
@@ -161,8 +165,8 @@ def test_an_old_request_orders_no_more_pods_while_the_first_ones_load() -> None:
     service.tick(stuck(500, ready=4))
     for ready in (4, 5, 6, 7, 8):
         decision = service.run(stuck(500, ready=ready, starting=8 - ready), 60)
-        assert decision.proposals[LATENCY] == 8, ready
-    assert service.run(stuck(500, ready=8), 120).proposals[LATENCY] == 16
+        assert decision.proposals[LATENCY.metric] == 8, ready
+    assert service.run(stuck(500, ready=8), 120).proposals[LATENCY.metric] == 16
 
 
 def test_unschedulable_pods_stop_growth_and_are_reported() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from easel_contract import metrics
 from easel_operator.autoscaling.counters import CounterReading, Growth, Window
-from easel_operator.autoscaling.planner import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS, to_external_values
+from easel_operator.autoscaling.planner import to_external_values
+from easel_operator.autoscaling.signals import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS
 
 from tests.operator.autoscaling.support import START, Service, after, build_observation, build_pods, build_settings
 
@@ -64,7 +65,7 @@ SENTENCES = {
     "idle": (
         {},
         build_observation(0),
-        "1 pod: nothing waits or runs (0 needed; the last pod is given up after 300 s of that), 1 pod ready, "
+        "1 pod: nothing waits or runs (0 needed; the last pod is scaled down after 300 s of that), 1 pod ready, "
         "0 starting, target 30 s",
     ),
 }
@@ -86,19 +87,19 @@ def test_the_sentence_says_when_pods_are_only_held() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8, pods=build_pods(4)))
     assert service.tick(build_observation(1, gpu_seconds=1, pods=build_pods(4))).sentence == (
-        "4 pods: 1 GPU-seconds queued (1 needed; a pod is given up after 60 s without need), 4 pods ready, 0 starting, "
-        "target 30 s"
+        "4 pods: 1 GPU-seconds queued (1 needed; a pod is scaled down after 60 s without need), 4 pods ready, 0 "
+        "starting, target 30 s"
     )
 
 
-def test_a_pod_is_given_up_after_the_hold_and_not_before() -> None:
+def test_a_pod_is_scaled_down_after_the_delay_and_not_before() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8))
     assert service.run(build_observation(2), 57.5).desired_replicas == 4
     assert service.tick(build_observation(2)).desired_replicas == 1
 
 
-def test_pods_are_given_up_in_the_steps_in_which_the_need_went() -> None:
+def test_pods_are_scaled_down_in_the_steps_in_which_the_need_went() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=60, target_queue_depth=2))
     service.tick(build_observation(8))
     service.run(build_observation(6), 30)
@@ -135,7 +136,7 @@ def test_a_service_that_sleeps_says_so_although_much_arrived_shortly_before() ->
     assert decision.sentence == "0 pods: nothing waited or ran for 30 s, 1 pod ready, 0 starting, target 30 s"
 
 
-def test_a_pod_that_still_loads_its_model_is_not_given_up_for_idleness() -> None:
+def test_a_pod_that_still_loads_its_model_is_not_scaled_down_for_idleness() -> None:
     service = Service(build_settings(scale_to_zero_after_seconds=300), desired=1)
     loading = build_observation(0, pods=build_pods(0, 1))
     assert service.run(loading, 590).desired_replicas == 1
@@ -165,30 +166,30 @@ def test_work_wakes_an_idle_service_with_as_many_pods_as_it_needs() -> None:
     assert service.run(build_observation(0, pods=build_pods(0)), 60).desired_replicas == 0
     decision = service.tick(build_observation(9, gpu_seconds=90, pods=build_pods(0)))
     assert decision.desired_replicas > 2
-    assert decision.desired_replicas == decision.proposals[QUEUE]
+    assert decision.desired_replicas == decision.proposals[QUEUE.metric]
 
 
 def test_the_largest_proposal_is_the_decision() -> None:
     service = Service(build_settings(target_queue_depth=2))
     decision = service.tick(build_observation(5, gpu_seconds=1, arrivals=6.2, pods=build_pods(6)))
-    assert set(decision.proposals) == set(SIGNALS)
-    assert (decision.proposals[QUEUE], decision.proposals[LATENCY]) == (5, 6)
+    assert set(decision.proposals) == {signal.metric for signal in SIGNALS}
+    assert (decision.proposals[QUEUE.metric], decision.proposals[LATENCY.metric]) == (5, 6)
     assert decision.desired_replicas == 6
 
 
-def test_pods_that_run_jobs_are_not_given_up() -> None:
+def test_pods_that_run_jobs_are_not_scaled_down() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=0), desired=6)
     busy = build_observation(4, running=4, gpu_seconds=0.5, pods=build_pods(6), idle_pods=2)
     assert service.run(busy, 60).desired_replicas == 4
     assert service.run(build_observation(0, pods=build_pods(4), idle_pods=4), 10).desired_replicas == 1
 
 
-def test_during_a_rollout_no_pod_is_given_up_and_more_may_come() -> None:
+def test_during_a_rollout_no_pod_is_scaled_down_and_more_may_come() -> None:
     service = Service(build_settings(min_replicas=1, scale_down_after_seconds=0), desired=4)
     rolling = build_pods(3, 1, is_rolling_out=True)
     decision = service.run(build_observation(0, pods=rolling), 300)
     assert decision.desired_replicas == 4
-    assert "none is given up while pods are being replaced" in decision.sentence
+    assert "none is scaled down while pods are being replaced" in decision.sentence
     assert service.tick(build_observation(90, gpu_seconds=900, pods=rolling)).desired_replicas == 10
     assert service.run(build_observation(0, pods=rolling), 3600).desired_replicas == 1, "a stuck rollout is no reason"
 
@@ -199,10 +200,10 @@ SCHEDULE_OF_NOON = {"name": "noon", "cron": "30 12 * * *", "durationMinutes": 60
 def test_a_schedule_is_a_floor_whose_pods_are_ordered_a_cold_start_ahead() -> None:
     service = Service(build_settings(schedules=[SCHEDULE_OF_NOON], scale_down_after_seconds=0), cold_start=120)
     idle = build_observation(0)
-    assert service.run(idle, 28 * 60 - 30).proposals[SCHEDULE] == 0
+    assert service.run(idle, 28 * 60 - 30).proposals[SCHEDULE.metric] == 0
     assert after(service.seconds) == START.replace(minute=27, second=30)
     decision = service.run(idle, 60)
-    assert decision.desired_replicas == decision.proposals[SCHEDULE] == 5
+    assert decision.desired_replicas == decision.proposals[SCHEDULE.metric] == 5
     assert decision.sentence.startswith("5 pods: schedule noon, ")
     assert service.run(idle, 60 * 60).desired_replicas == 5
     assert service.run(idle, 3 * 60).desired_replicas == 0
@@ -210,7 +211,7 @@ def test_a_schedule_is_a_floor_whose_pods_are_ordered_a_cold_start_ahead() -> No
 
 def test_a_forecast_that_has_not_proved_itself_asks_for_nothing() -> None:
     service = Service(build_settings())
-    assert service.run(build_observation(3, arrivals=3.0), 600).proposals[FORECAST] == 0
+    assert service.run(build_observation(3, arrivals=3.0), 600).proposals[FORECAST.metric] == 0
 
 
 def test_external_values_are_the_proposals_and_what_is_known() -> None:
@@ -219,14 +220,14 @@ def test_external_values_are_the_proposals_and_what_is_known() -> None:
     finished = CounterReading(latency_buckets={12.5: 95.0, 25.0: 100.0, math.inf: 100.0})
     known = replace(known, window=Window(START, (Growth(START, START, finished),)))
     values = to_external_values(service.tick(known), known)
-    assert {name: value for name, value in values.items() if name not in SIGNALS} == {
+    assert {name: value for name, value in values.items() if name not in {signal.metric for signal in SIGNALS}} == {
         metrics.EXTERNAL_QUEUE_DEPTH: 7,
         metrics.EXTERNAL_BACKLOG_GPU_SECONDS: 21.5,
         metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND: 0.5,
         metrics.EXTERNAL_LATENCY_P95_SECONDS: 12.5,
     }
     unknown = build_observation(None)
-    assert set(to_external_values(service.tick(unknown), unknown)) == set(SIGNALS)
+    assert set(to_external_values(service.tick(unknown), unknown)) == {signal.metric for signal in SIGNALS}
 
 
 def test_changed_bounds_take_effect_at_once_even_without_data() -> None:

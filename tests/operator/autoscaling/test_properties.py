@@ -5,9 +5,9 @@ from random import Random
 
 from easel_contract.resource import ScalingSpec, ScheduleSpec
 from easel_operator.autoscaling.cold_starts import REMEMBERED_STARTS
-from easel_operator.autoscaling.forecast import LONGEST_LEAD_MINUTES
+from easel_operator.autoscaling.forecast import MAX_LEAD_MINUTES
 from easel_operator.autoscaling.observation import Observation, QueueReading, observe
-from easel_operator.autoscaling.planner import History, Plan, begin_history, plan
+from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,17 +63,17 @@ OBSERVATIONS = st.builds(
 SEQUENCES = st.lists(OBSERVATIONS, min_size=1, max_size=40)
 
 
-def step(observation: Observation, history: History, spec: ScalingSpec, seconds: float) -> Plan:
+def step(observation: Observation, state: PlannerState, spec: ScalingSpec, seconds: float) -> Plan:
     now = after(seconds)
-    return plan(replace(observation, at=now), history, spec, now)
+    return plan(replace(observation, at=now), state, spec, now)
 
 
-def carry(spec: ScalingSpec, sequence: list[Observation], seeded: int) -> tuple[History, float]:
-    history, seconds = begin_history(seeded, START), 0.0
+def carry(spec: ScalingSpec, sequence: list[Observation], seeded: int) -> tuple[PlannerState, float]:
+    state, seconds = begin_state(seeded, START), 0.0
     for observation in sequence:
         seconds += 2.5
-        history = step(observation, history, spec, seconds).history
-    return history, seconds + 2.5
+        state = step(observation, state, spec, seconds).state
+    return state, seconds + 2.5
 
 
 @settings(max_examples=200, deadline=None)
@@ -81,13 +81,13 @@ def carry(spec: ScalingSpec, sequence: list[Observation], seeded: int) -> tuple[
 def test_never_above_the_maximum_or_below_the_minimum(
     spec: ScalingSpec, sequence: list[Observation], seeded: int
 ) -> None:
-    history = begin_history(seeded, START)
+    state = begin_state(seeded, START)
     for number, observation in enumerate(sequence):
-        decision = step(observation, history, spec, 2.5 * (number + 1))
+        decision = step(observation, state, spec, 2.5 * (number + 1))
         assert spec.min_replicas <= decision.desired_replicas <= spec.max_replicas
         assert decision.desired_replicas == max(decision.proposals.values())
         assert decision.sentence.startswith(f"{decision.desired_replicas} pod")
-        history = decision.history
+        state = decision.state
 
 
 @settings(max_examples=200, deadline=None)
@@ -95,9 +95,9 @@ def test_never_above_the_maximum_or_below_the_minimum(
 def test_a_deeper_queue_never_gets_fewer_pods(
     spec: ScalingSpec, sequence: list[Observation], last: Observation, fewer: int, more: int
 ) -> None:
-    history, seconds = carry(spec, sequence, seeded=3)
+    state, seconds = carry(spec, sequence, seeded=3)
     desired = [
-        step(replace(last, queue=QueueReading(waiting, 2, 5.0)), history, spec, seconds).desired_replicas
+        step(replace(last, queue=QueueReading(waiting, 2, 5.0)), state, spec, seconds).desired_replicas
         for waiting in sorted((fewer, more))
     ]
     assert desired == sorted(desired)
@@ -108,9 +108,9 @@ def test_a_deeper_queue_never_gets_fewer_pods(
 def test_more_work_never_gets_fewer_pods(
     spec: ScalingSpec, sequence: list[Observation], last: Observation, less: float, more: float
 ) -> None:
-    history, seconds = carry(spec, sequence, seeded=3)
+    state, seconds = carry(spec, sequence, seeded=3)
     desired = [
-        step(replace(last, queue=QueueReading(9, 2, 5.0, work, 3.0)), history, spec, seconds).desired_replicas
+        step(replace(last, queue=QueueReading(9, 2, 5.0, work, 3.0)), state, spec, seconds).desired_replicas
         for work in sorted((less, more))
     ]
     assert desired == sorted(desired)
@@ -119,28 +119,28 @@ def test_more_work_never_gets_fewer_pods(
 @settings(max_examples=200, deadline=None)
 @given(spec=SPECS, sequence=SEQUENCES, blind=st.integers(1, 30))
 def test_never_down_on_missing_data(spec: ScalingSpec, sequence: list[Observation], blind: int) -> None:
-    history, seconds = carry(spec, sequence, seeded=3)
-    before = history.desired_replicas
+    state, seconds = carry(spec, sequence, seeded=3)
+    before = state.desired_replicas
     missing = build_observation(None)
     for number in range(blind):
-        decision = step(missing, history, spec, seconds + 2.5 * number)
+        decision = step(missing, state, spec, seconds + 2.5 * number)
         assert decision.desired_replicas == before
-        history = decision.history
+        state = decision.state
 
 
-LONGEST_UNSET_SECONDS = 3600  # a cold start of a minute, and the largest margin for lateness
+MAX_UNSET_SECONDS = 3600  # a cold start of a minute, and the largest margin for lateness
 
 
 @settings(max_examples=60, deadline=None)
 @given(spec=SPECS, sequence=SEQUENCES)
 def test_idle_ends_at_the_minimum(spec: ScalingSpec, sequence: list[Observation]) -> None:
-    history, seconds = carry(spec, sequence, seeded=3)
+    state, seconds = carry(spec, sequence, seeded=3)
     limits = (spec.scale_down_after_seconds, spec.scale_to_zero_after_seconds)
-    longest = sum(LONGEST_UNSET_SECONDS if limit is None else limit for limit in limits)
+    longest = sum(MAX_UNSET_SECONDS if limit is None else limit for limit in limits)
     for number in range(int(longest / 10) + 30):  # and until the schedule is over
         idle = replace(build_observation(0, arrivals=0.0), elapsed_seconds=10.0)
-        decision = step(idle, history, spec, seconds + 10.0 * number)
-        history = decision.history
+        decision = step(idle, state, spec, seconds + 10.0 * number)
+        state = decision.state
     assert decision.desired_replicas == spec.min_replicas
 
 
@@ -148,10 +148,10 @@ def test_idle_ends_at_the_minimum(spec: ScalingSpec, sequence: list[Observation]
 @given(spec=SPECS, sequence=SEQUENCES)
 def test_the_memory_of_a_service_is_bounded(spec: ScalingSpec, sequence: list[Observation]) -> None:
     seeded = 3  # pods of before maxReplicas was lowered: one number more to remember
-    history, _ = carry(spec, sequence, seeded=seeded)
-    assert all(len(hold.wants) <= max(spec.max_replicas, seeded) + 1 for hold in history.holds.values())
-    assert len(history.forecast.said) <= LONGEST_LEAD_MINUTES + 1
-    assert len(history.cold_starts.seconds) <= REMEMBERED_STARTS
+    state, _ = carry(spec, sequence, seeded=seeded)
+    assert all(len(window.recommendations) <= max(spec.max_replicas, seeded) + 1 for window in state.windows.values())
+    assert len(state.forecast.said) <= MAX_LEAD_MINUTES + 1
+    assert len(state.cold_starts.seconds) <= REMEMBERED_STARTS
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,9 +1,10 @@
 """List, watch, and list again when the watch can't be continued."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import pytest
 from easel_contract import names
 from easel_operator.cluster.client import ApiRefusedError
 from easel_operator.cluster.informer import Informer, trim
@@ -74,6 +75,28 @@ async def test_after_410_gone_it_lists_anew_and_drops_what_went_meanwhile() -> N
         await eventually(lambda: has(store, "new"))
         assert not await has(store, "gone")
         assert informer.lists == 2
+
+
+class ExpiredApi(FakeApi):
+    """Every watch is refused: too old."""
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
+        if "watch" not in query:
+            raise ApiRefusedError("WATCH", path, 410, "Expired", "too old resource version")
+        yield {}
+
+
+async def test_a_server_that_always_answers_410_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float, _fraction: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("easel_operator.cluster.informer.sleep_with_jitter", pause)
+    async with run_informer(ExpiredApi()):
+        await eventually(lambda: asyncio.sleep(0, len(pauses) >= 8))
+    assert pauses[:8] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
 async def test_a_refused_list_is_tried_again() -> None:

@@ -15,17 +15,17 @@ def pod(version: int, uid: str = "1", service: str | None = "painter", name: str
 
 
 def build_store() -> tuple[ObjectStore, list[ServiceKey]]:
-    told: list[ServiceKey] = []
-    return ObjectStore(on_change=told.append), told
+    reported: list[ServiceKey] = []
+    return ObjectStore(on_change=reported.append), reported
 
 
 def test_an_older_version_doesn_t_replace_a_newer_one() -> None:
-    store, told = build_store()
+    store, reported = build_store()
     store.put(pod(10))
     store.put(pod(9))
     store.put(pod(10))
     assert store.get(KEY) == pod(10)
-    assert told == [OWNER]
+    assert reported == [OWNER]
 
 
 def test_a_new_object_of_the_same_name_replaces_the_old_one_whatever_its_version() -> None:
@@ -36,22 +36,22 @@ def test_a_new_object_of_the_same_name_replaces_the_old_one_whatever_its_version
 
 
 def test_a_removal_is_told() -> None:
-    store, told = build_store()
+    store, reported = build_store()
     store.put(pod(1))
     store.remove(KEY)
     store.remove(KEY)
-    assert told == [OWNER, OWNER]
+    assert reported == [OWNER, OWNER]
     assert store.of(OWNER) == {}
 
 
 def test_a_list_removes_what_it_doesn_t_have() -> None:
-    store, told = build_store()
+    store, reported = build_store()
     store.put(pod(1, name="gone"))
     store.put(pod(2, name="kept"))
-    told.clear()
+    reported.clear()
     store.replace_kind("Pod", None, [pod(2, name="kept"), pod(3, name="new")])
     assert sorted(key.name for key in store.of(OWNER)) == ["kept", "new"]
-    assert told == [OWNER, OWNER]
+    assert reported == [OWNER, OWNER]
 
 
 def test_a_list_of_one_namespace_leaves_the_others() -> None:

@@ -1,4 +1,4 @@
-"""The client of Prometheus' API, over real sockets: what a server may answer, and what the user is told of it.
+"""The client of Prometheus' API, over real sockets: what a server may answer, and what the user is reported of it.
 
 What a real Prometheus answers is in tests/integration/test_simulate_history.py.
 """
@@ -132,7 +132,7 @@ async def test_without_a_token_a_refusal_names_the_variable(serve: Serve) -> Non
 
 
 async def test_an_answer_is_bounded_in_size(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAXIMUM_ANSWER_BYTES", 1 << 16)
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1 << 16)
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=" " * (1 << 18))
@@ -142,14 +142,14 @@ async def test_an_answer_is_bounded_in_size(serve: Serve, monkeypatch: pytest.Mo
 
 async def test_an_answer_is_bounded_in_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUERY_TIMEOUT_SECONDS", 0.1)
-    given_up = asyncio.Event()
+    is_over = asyncio.Event()
 
     async def answer(_: web.Request) -> web.Response:
-        await given_up.wait()
+        await is_over.wait()
         return web.Response()
 
     message = await refuse(await serve(answer))
-    given_up.set()
+    is_over.set()
     assert "gave no answer within 0.1 s" in message
 
 

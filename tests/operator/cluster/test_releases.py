@@ -14,7 +14,7 @@ from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import Capabilities
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.metadata import ChildContext, Owner
-from easel_operator.objects import API_SERVICES, AUTOSCALERS, Json
+from easel_operator.objects import API_SERVICES, HPAS, Json
 from kubernetes.aio.client import Configuration
 
 from tests.operator.objects import HUB_MODEL, RELEASE
@@ -86,10 +86,10 @@ def build_autoscalers(spec: StableDiffusionServiceSpec, capabilities: Capabiliti
     """The autoscalers among a service's children: one, or none where the operator writes the scale itself."""
     children = build_children(
         ChildContext(OWNER, spec, RELEASE, grace_seconds=60),
-        has_autoscaler=decide_mode(spec, capabilities).mode is ScalingMode.AUTOSCALER,
+        has_hpa=decide_mode(spec, capabilities).mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=capabilities.is_tolerance_supported,
     )
-    return [child for child in children if child["kind"] == AUTOSCALERS.kind]
+    return [child for child in children if child["kind"] == HPAS.kind]
 
 
 async def test_the_operator_finds_out_what_the_release_has(
@@ -103,7 +103,7 @@ async def test_the_operator_finds_out_what_the_release_has(
 
 async def test_probing_leaves_nothing_behind(client: KubernetesClient) -> None:
     await probe(client)
-    assert await client.get(AUTOSCALERS, OPERATOR_NAMESPACE, "easel-probe") is None
+    assert await client.get(HPAS, OPERATOR_NAMESPACE, "easel-probe") is None
 
 
 async def test_the_autoscaler_is_kept_as_it_was_sent(
@@ -111,7 +111,7 @@ async def test_the_autoscaler_is_kept_as_it_was_sent(
 ) -> None:
     """A field that the release doesn't know would be dropped, and the operator would send it again for ever."""
     (wanted,) = build_autoscalers(read_spec(min_replicas=1), await probe(client))
-    kept = await client.apply(AUTOSCALERS, wanted)
+    kept = await client.apply(HPAS, wanted)
     for direction in ("scaleUp", "scaleDown"):
         rules = kept["spec"]["behavior"][direction]
         assert rules == wanted["spec"]["behavior"][direction]
@@ -125,7 +125,7 @@ async def test_a_service_that_may_sleep_is_scaled_by_whom_the_release_allows(
     autoscalers = build_autoscalers(spec, capabilities)
     if release[1].has_zero:
         (wanted,) = autoscalers
-        assert (await client.apply(AUTOSCALERS, wanted))["spec"]["minReplicas"] == 0
+        assert (await client.apply(HPAS, wanted))["spec"]["minReplicas"] == 0
     else:
         assert autoscalers == []
         assert "HPAScaleToZero" in decide_mode(spec, capabilities).explanation

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from easel_contract import names
 from easel_operator.cluster.informer import trim
-from easel_operator.decide.deletion_costs import IDLE_COST, MAXIMUM_WRITES, decide_deletion_costs
-from easel_operator.decide.pods import PodFacts, read_pod
+from easel_operator.decide.pod_status import PodStatus, read_pod
+from easel_operator.decide.scaling import IDLE_COST, MAX_WRITES, decide_deletion_costs
 from easel_operator.objects import PODS
 
 from tests.operator.objects import NOW, build_pod
 
 
-def worker(name: str, cost: str | None = None) -> PodFacts:
+def worker(name: str, cost: str | None = None) -> PodStatus:
     pod: Any = build_pod(names.COMPONENT_WORKER, name)
     pod["metadata"]["annotations"] = {"other": "kept out"}
     if cost is not None:
@@ -21,7 +21,7 @@ def worker(name: str, cost: str | None = None) -> PodFacts:
 
 
 IDLE = frozenset({"a", "b"})
-CASES: dict[str, tuple[list[PodFacts], int, dict[str, int | None]]] = {
+CASES: dict[str, tuple[list[PodStatus], int, dict[str, int | None]]] = {
     "the number stays": ([worker("a"), worker("c")], 2, {}),
     "the number rises": ([worker("a"), worker("c")], 3, {}),
     "it falls: idle pods are marked": ([worker("a"), worker("b"), worker("c")], 1, {"a": IDLE_COST, "b": IDLE_COST}),
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[list[PodFacts], int, dict[str, int | None]]] = {
 
 
 @pytest.mark.parametrize(("workers", "desired", "expected"), CASES.values(), ids=CASES.keys())
-def test_costs(workers: list[PodFacts], desired: int, expected: dict[str, int | None]) -> None:
+def test_costs(workers: list[PodStatus], desired: int, expected: dict[str, int | None]) -> None:
     assert decide_deletion_costs(workers, IDLE, replicas=2, desired_replicas=desired) == expected
 
 
@@ -40,5 +40,5 @@ def test_writes_are_bounded_and_busy_pods_come_first() -> None:
     workers = [worker(f"idle-{number}") for number in range(200)] + [worker("zz-busy", str(IDLE_COST))]
     idle = frozenset(pod.name for pod in workers[:-1])
     costs = decide_deletion_costs(workers, idle, replicas=201, desired_replicas=1)
-    assert len(costs) == MAXIMUM_WRITES
+    assert len(costs) == MAX_WRITES
     assert costs["zz-busy"] is None

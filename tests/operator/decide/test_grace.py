@@ -34,7 +34,7 @@ def settle(spec: Json, *, longest: int = 0, pods: tuple[Json, ...] = ()) -> Snap
 
 
 def tell(snapshot: Snapshot, longest: int) -> Snapshot:
-    """The next look, after a worker told of a longer job."""
+    """The next look, after a worker reported of a longer job."""
     return replace(snapshot, scrape=ScrapeReport(longest_job_seconds=longest))
 
 
@@ -76,8 +76,8 @@ def test_while_workers_are_there_none_is_replaced_for_it_and_the_advice_says_wha
     busy = converge(busy)
     assert grace_of(busy) == 60
     assert advice_of(busy) == (
-        "The longest job took 100 s and a stopping worker has 60 s, so a busy one that is chosen for removal may hand "
-        "its job back to the queue; 240 s follow with the next change of the workers, or once there are none. Set "
+        "The longest job took 100 s and a stopping worker has 60 s, so a busy one that is chosen for removal may "
+        "release its job to the queue; 240 s follow with the next change of the workers, or once there are none. Set "
         "spec.worker.terminationGracePeriodSeconds to 240 to have them now, at a cold start for each worker."
     )
     again = decide(busy)

@@ -136,10 +136,10 @@ def test_a_decision_is_stored_and_told_once() -> None:
     settled = converge(build_snapshot())
     plan = decide(replace(settled, scaling=decision))
     assert [event.note for event in plan.events] == ["4 pods: 7 requests waiting or running"]
-    told = converge(replace(settled, scaling=decision))
-    assert told.service["status"]["scaling"]["desiredReplicas"] == 4
-    assert decide(told).events == ()
-    after_restart = replace(told, scaling=None)
+    reported = converge(replace(settled, scaling=decision))
+    assert reported.service["status"]["scaling"]["desiredReplicas"] == 4
+    assert decide(reported).events == ()
+    after_restart = replace(reported, scaling=None)
     assert decide(after_restart).status_patch is None
 
 

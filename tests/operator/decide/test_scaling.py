@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec
-from easel_operator.autoscaling.planner import Plan, begin_history
-from easel_operator.autoscaling.pods import PodCounts, WorkerPod
-from easel_operator.decide.pods import read_pods
-from easel_operator.decide.scaling import build_decision, count_pods, recall_history
+from easel_operator.autoscaling.planner import Plan, begin_state
+from easel_operator.autoscaling.workers import PodCounts, WorkerPod
+from easel_operator.decide.pod_status import read_pods
+from easel_operator.decide.scaling import build_decision, count_pods, recall_planner_state
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScalingDecision
 from easel_operator.objects import Json
@@ -25,7 +25,7 @@ PLAN = Plan(
     sentence="4 pods",
     is_limited_by_capacity=False,
     data_at=NOW,
-    history=begin_history(4, NOW, cold_starts_seconds=(61, 75), lateness_margin=0.4),
+    state=begin_state(4, NOW, cold_starts_seconds=(61, 75), headroom=0.4),
 )
 
 # situation → (mode, current replicas, autoscaler, desired, what the operator writes)
@@ -86,16 +86,16 @@ def test_another_number_is_news() -> None:
 def test_the_planner_begins_where_it_left_off() -> None:
     deployment = {"spec": {"replicas": 2}}
     stored = {"desiredReplicas": 6, "coldStartsSeconds": [61, 75], "latenessMarginPercent": 40}
-    history = recall_history(build_service(scaling=stored), deployment, NOW)
+    history = recall_planner_state(build_service(scaling=stored), deployment, NOW)
     assert history.desired_replicas == 6
     assert list(history.cold_starts.seconds) == [61.0, 75.0]
-    assert history.budget.margin == 0.4
+    assert history.budget.headroom == 0.4
 
 
 def test_the_planner_begins_with_what_the_deployment_has_where_nothing_is_stored() -> None:
-    assert recall_history(build_service(), {"spec": {"replicas": 2}}, NOW).desired_replicas == 2
+    assert recall_planner_state(build_service(), {"spec": {"replicas": 2}}, NOW).desired_replicas == 2
     earlier_release = build_service(scaling={"desiredReplicas": 3})
-    assert recall_history(earlier_release, None, NOW).desired_replicas == 3
+    assert recall_planner_state(earlier_release, None, NOW).desired_replicas == 3
 
 
 def test_ages_come_from_the_pods() -> None:

@@ -8,9 +8,9 @@ from easel_operator.cluster.client import ApiRefusedError, ApiUnreachableError, 
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.snapshot import ScrapeReport
-from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.objects import SERVICES_OF_EASEL, Json, ObjectKey, to_service_key
 
@@ -37,7 +37,7 @@ class Bench:
     def __init__(self, api: FakeApi) -> None:
         self.api = api
         self.queue = WorkQueue()
-        self.findings = Findings(CAPABLE)
+        self.shared = SharedState(CAPABLE)
         self.services = ServiceStore(on_change=self.queue.add)
         self.children = ObjectStore(on_change=self.queue.add)
         self.reconciler = Reconciler(
@@ -45,7 +45,7 @@ class Bench:
             writer=ClusterWriter(api, self.children, pod_name="operator-a", clock=lambda: NOW),
             services=self.services,
             children=self.children,
-            findings=self.findings,
+            shared=self.shared,
             queue=self.queue,
             release=RELEASE,
             clock=lambda: NOW,
@@ -104,20 +104,20 @@ async def test_a_longer_job_gives_a_sleeping_service_more_time_to_stop_and_a_run
         seconds = workers["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
         return seconds, bench.api.objects[PATH]["status"]["termination"]
 
-    bench.findings.scrapes[KEY] = ScrapeReport(longest_job_seconds=100)
+    bench.shared.scrapes[KEY] = ScrapeReport(longest_job_seconds=100)
     await bench.settle()
     assert read() == (240, {"gracePeriodSeconds": 240, "longestJobSeconds": 100, "advice": ""})
     bench.children.put({"kind": "Pod", **build_pod(names.COMPONENT_WORKER)})
-    bench.findings.scrapes[KEY] = ScrapeReport(longest_job_seconds=300)
+    bench.shared.scrapes[KEY] = ScrapeReport(longest_job_seconds=300)
     await bench.settle()
-    seconds, told = read()
-    assert (seconds, told["longestJobSeconds"]) == (240, 300)
-    assert "480 s follow" in told["advice"]
+    seconds, reported = read()
+    assert (seconds, reported["longestJobSeconds"]) == (240, 300)
+    assert "480 s follow" in reported["advice"]
 
 
 async def test_a_service_that_is_gone_gets_no_children() -> None:
     bench = Bench(FakeApi())
-    bench.services.put(build_service())  # the watch hasn't told yet that it is gone
+    bench.services.put(build_service())  # the watch hasn't reported yet that it is gone
     assert await bench.reconciler.reconcile(KEY)
     assert bench.api.writes == []
     assert bench.services.get(KEY) is None

@@ -13,9 +13,9 @@ from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.snapshot import Capabilities, ScalingDecision
-from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.shared_state import SharedState
 from easel_operator.objects import DEPLOYMENTS, PODS, Json, ServiceKey, to_service_key
 
 from tests.operator.fake_api import FakeApi
@@ -63,12 +63,12 @@ class Bench:
 
     def __init__(self, capabilities: Capabilities = CAPABLE, *, is_leader: bool = True) -> None:
         self.now = NOW
-        self.told: list[ServiceKey] = []
+        self.reported: list[ServiceKey] = []
         self.api = FakeApi()
         self.scraper = FakeScraper()
         self.services = ServiceStore(on_change=lambda _: None)
         self.children = ObjectStore(on_change=lambda _: None)
-        self.findings = Findings(capabilities)
+        self.shared = SharedState(capabilities)
         self.server = ExternalMetricsServer(stale_after=timedelta(seconds=30), clock=self.clock)
         self.loop = ScalingLoop(
             scraper=self.scraper,
@@ -76,8 +76,8 @@ class Bench:
             writer=ClusterWriter(self.api, self.children, pod_name="operator-a", clock=self.clock),
             services=self.services,
             children=self.children,
-            findings=self.findings,
-            on_finding=self.told.append,
+            shared=self.shared,
+            on_news=self.reported.append,
             is_leader=lambda: is_leader,
             clock=self.clock,
         )
@@ -130,10 +130,10 @@ async def test_a_decision_is_told_and_carries_its_figures() -> None:
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
-    decision = bench.findings.decisions[KEY]
+    decision = bench.shared.decisions[KEY]
     assert decision.desired_replicas == 4
     assert "7 requests" in decision.sentence
-    assert KEY in bench.told
+    assert KEY in bench.reported
     assert bench.api.writes == [], "the cluster's autoscaler acts, not the operator"
 
 
@@ -155,14 +155,14 @@ async def test_a_service_that_the_loop_fails_on_holds_up_no_other_one(caplog: py
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
-    assert bench.findings.decisions[KEY].desired_replicas == 4
-    assert to_service_key(poisoned) not in bench.findings.decisions
+    assert bench.shared.decisions[KEY].desired_replicas == 4
+    assert to_service_key(poisoned) not in bench.shared.decisions
     assert "studio/sculptor: it wasn't scaled at this tick" in caplog.text
     mended = build_other_service()
     mended["metadata"] |= {"resourceVersion": "1001"}
     bench.services.put(mended)
     await bench.tick()
-    assert to_service_key(poisoned) in bench.findings.decisions
+    assert to_service_key(poisoned) in bench.shared.decisions
 
 
 async def test_a_service_is_decided_as_soon_as_its_own_pods_have_answered() -> None:
@@ -173,14 +173,14 @@ async def test_a_service_is_decided_as_soon_as_its_own_pods_have_answered() -> N
     bench.scraper.silent, bench.scraper.depth = {"silent"}, 7
 
     async def find_decision() -> ScalingDecision | None:
-        return bench.findings.decisions.get(KEY)
+        return bench.shared.decisions.get(KEY)
 
     ticking = asyncio.create_task(bench.tick())
     assert (await eventually(find_decision)) is not None
     assert not ticking.done()
     bench.scraper.patience.set()
     await ticking
-    assert to_service_key(other) in bench.findings.decisions
+    assert to_service_key(other) in bench.shared.decisions
 
 
 async def test_without_an_autoscaler_the_leader_writes_the_scale() -> None:
@@ -196,7 +196,7 @@ async def test_a_standby_plans_and_writes_nothing() -> None:
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
-    assert bench.findings.decisions[KEY].desired_replicas == 4
+    assert bench.shared.decisions[KEY].desired_replicas == 4
     assert bench.api.writes == []
 
 
@@ -205,10 +205,10 @@ async def test_silent_pods_change_nothing_and_are_reported_after_a_while() -> No
     bench.add(build_service(SERVICE), GATEWAY, WORKER, workers=3)
     bench.scraper.depth = None
     await bench.tick()
-    assert not bench.findings.scrapes[KEY].is_data_missing
-    assert bench.findings.decisions == {}, "nobody has told anything to decide from"
+    assert not bench.shared.scrapes[KEY].is_data_missing
+    assert bench.shared.decisions == {}, "nobody has reported anything to decide from"
     await bench.tick(later_seconds=600)
-    assert bench.findings.scrapes[KEY].is_data_missing
+    assert bench.shared.scrapes[KEY].is_data_missing
     assert (bench.replicas, bench.api.writes) == (3, [])
 
 
@@ -217,7 +217,7 @@ async def test_redis_away_is_reported_and_scales_nothing() -> None:
     bench.add(build_service(SERVICE), GATEWAY, WORKER, workers=3)
     bench.scraper.is_broker_up = False
     await bench.tick()
-    assert bench.findings.scrapes[KEY].is_broker_up is False
+    assert bench.shared.scrapes[KEY].is_broker_up is False
     assert bench.api.writes == []
 
 
@@ -226,8 +226,8 @@ async def test_a_fixed_service_is_asked_but_not_scaled() -> None:
     bench.add(build_service({"model": HUB_MODEL, "replicas": 1}), GATEWAY, WORKER)
     bench.scraper.depth = 50
     await bench.tick()
-    assert bench.findings.scrapes[KEY].is_broker_up is True
-    assert (bench.findings.decisions, bench.api.writes) == ({}, [])
+    assert bench.shared.scrapes[KEY].is_broker_up is True
+    assert (bench.shared.decisions, bench.api.writes) == ({}, [])
 
 
 async def test_after_a_restart_the_stored_decision_is_held() -> None:
@@ -236,19 +236,19 @@ async def test_after_a_restart_the_stored_decision_is_held() -> None:
     bench.add(build_service(SERVICE, scaling=stored), GATEWAY, WORKER, workers=5)
     await bench.tick()
     assert bench.replicas == 5, "an idle moment after a restart gives up nothing before its time"
-    assert bench.findings.decisions == {}
+    assert bench.shared.decisions == {}
 
 
 async def test_the_longest_job_is_reported_once_and_outlives_the_worker_that_did_it() -> None:
     bench = Bench()
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
-    for told in (41.2, None, 3.0):
-        bench.scraper.longest_job_seconds = told
+    for reported in (41.2, None, 3.0):
+        bench.scraper.longest_job_seconds = reported
         await bench.tick()
-        assert bench.findings.scrapes[KEY].longest_job_seconds == 42
-    bench.told.clear()
+        assert bench.shared.scrapes[KEY].longest_job_seconds == 42
+    bench.reported.clear()
     await bench.tick()
-    assert bench.told == []
+    assert bench.reported == []
 
 
 async def test_after_a_restart_the_stored_longest_job_is_known() -> None:
@@ -257,7 +257,7 @@ async def test_after_a_restart_the_stored_longest_job_is_known() -> None:
     bench.add(build_service(SERVICE, termination=stored), GATEWAY, WORKER)
     bench.scraper.longest_job_seconds = 5.0
     await bench.tick()
-    assert bench.findings.scrapes[KEY].longest_job_seconds == 100
+    assert bench.shared.scrapes[KEY].longest_job_seconds == 100
 
 
 async def test_a_service_of_the_same_name_starts_afresh() -> None:
@@ -267,13 +267,13 @@ async def test_a_service_of_the_same_name_starts_afresh() -> None:
     await bench.tick()
     bench.services.forget(KEY)
     await bench.tick()
-    bench.findings.forget(KEY)
+    bench.shared.forget(KEY)
     bench.scraper.depth = 0
     fresh = build_service(SERVICE)
     fresh["metadata"] = {**fresh["metadata"], "uid": "another"}
     bench.services.put(fresh)
     await bench.tick()
-    assert bench.findings.decisions[KEY].desired_replicas == 1
+    assert bench.shared.decisions[KEY].desired_replicas == 1
 
 
 RECOMMENDED = {"model": HUB_MODEL, "scaling": {**SCALING, "mode": "Recommend"}}
@@ -284,7 +284,7 @@ async def test_a_recommendation_is_told_and_not_carried_out() -> None:
     bench.add(build_service(RECOMMENDED), GATEWAY, WORKER)
     bench.scraper.depth = 7
     await bench.tick()
-    assert bench.findings.decisions[KEY].desired_replicas == 4
+    assert bench.shared.decisions[KEY].desired_replicas == 4
     assert (bench.replicas, bench.api.writes) == (1, [])
 
 

@@ -19,17 +19,17 @@ def body(name: str, version: int, uid: str = "1", generation: int = 1) -> Json:
 
 
 def build_store() -> tuple[ServiceStore, list[ServiceKey]]:
-    told: list[ServiceKey] = []
-    return ServiceStore(on_change=told.append), told
+    reported: list[ServiceKey] = []
+    return ServiceStore(on_change=reported.append), reported
 
 
 def test_events_are_told_and_repetitions_are_not() -> None:
-    store, told = build_store()
+    store, reported = build_store()
     store.observe(None, body("a", 1))
     store.observe("MODIFIED", body("a", 1))
     store.observe("MODIFIED", body("a", 3))
     store.observe("MODIFIED", body("a", 2))
-    assert told == [A, A]
+    assert reported == [A, A]
     assert store.get(A) == body("a", 3)
 
 
@@ -43,13 +43,13 @@ def test_a_late_deletion_of_an_earlier_service_of_that_name_is_ignored() -> None
 
 
 def test_a_list_heals_a_deletion_that_the_watch_missed() -> None:
-    store, told = build_store()
+    store, reported = build_store()
     store.observe(None, body("a", 1))
     store.observe(None, body("b", 2))
-    told.clear()
+    reported.clear()
     store.replace_all([body("b", 2)])
     assert store.get(A) is None
-    assert set(told) == {A, B}, "those that are left are looked at anew"
+    assert set(reported) == {A, B}, "those that are left are looked at anew"
 
 
 def test_a_watch_that_misses_changes_twice_running_is_silent() -> None:

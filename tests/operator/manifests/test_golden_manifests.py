@@ -109,7 +109,7 @@ def _build(
 ) -> list[dict[str, Any]]:
     read = StableDiffusionServiceSpec.model_validate(spec)
     context = ChildContext(OWNER, read, RELEASE, read.worker.termination_grace_period_seconds or grace_seconds)
-    children = build_children(context, has_autoscaler=True, is_tolerance_supported=is_tolerance_supported)
+    children = build_children(context, has_hpa=True, is_tolerance_supported=is_tolerance_supported)
     # Through JSON, so that members which are one object in memory don't become anchors in YAML.
     return [json.loads(json.dumps(child)) for child in children]
 

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from easel_contract import metrics, names
+from easel_operator.autoscaling import signals
 from easel_operator.cluster.external_metrics import GROUP_VERSION, METRIC_NAMES, ExternalMetricsServer, to_quantity
 from easel_operator.cluster.serving_certificate import (
     FrontProxy,
@@ -18,7 +19,7 @@ from easel_operator.cluster.serving_certificate import (
 
 from tests.operator.metrics_api.support import DNS_NAMES, NOW, Authority, build_authority, build_client_context
 
-QUEUE = metrics.EXTERNAL_REPLICAS_FOR_QUEUE
+QUEUE = signals.QUEUE.metric
 
 
 class Aggregator:

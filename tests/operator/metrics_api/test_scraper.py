@@ -114,7 +114,7 @@ async def test_dead_and_silent_pods_do_not_blind_the_rest(serve_pod: ServePod, s
 
 
 async def test_waiting_for_a_turn_is_no_fault_of_the_pod(serve_pod: ServePod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAXIMUM_CONCURRENT_SCRAPES", 1)
+    monkeypatch.setattr(module, "MAX_CONCURRENT_SCRAPES", 1)
     released = asyncio.Event()
 
     async def hang(_: web.Request) -> web.Response:
@@ -149,7 +149,7 @@ async def test_refusals_and_nonsense_are_errors_in_words(serve_pod: ServePod, sc
 
 
 async def test_an_endless_page_is_cut(serve_pod: ServePod, scraper: Scraper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAXIMUM_BODY_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 100)
     (sample,) = await scraper.scrape([await serve_pod(answer)])
     assert "more than 100 bytes" in (sample.error or "")
 

@@ -41,7 +41,7 @@ def build_bursty_trace(seed: int, bursts: int = 12, size: int = 12, work: float 
 
 
 class ScriptedPolicy:
-    """Sets so many replicas at such a second; marks idle pods first where told so."""
+    """Sets so many replicas at such a second; marks idle pods first where reported so."""
 
     def __init__(self, initial: int, script: Iterable[tuple[float, int]], *, marks_idle: bool = False) -> None:
         self.name = "scripted"

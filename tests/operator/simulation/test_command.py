@@ -60,16 +60,16 @@ def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     policies = "easel,hpa-queue:target=1.5,downWindow=120,fixed-2,oracle"
-    told = run_json([*files, "--policy", policies], capsys)
-    assert told["trace"] == {"requests": 120, "seconds": 551.0, "work_gpu_hours": 0.1}
-    assert list(told["policies"]) == ["easel", "hpa-queue:target=1.5,downWindow=120", "fixed-2", "oracle"]
-    for figures in told["policies"].values():
+    reported = run_json([*files, "--policy", policies], capsys)
+    assert reported["trace"] == {"requests": 120, "seconds": 551.0, "work_gpu_hours": 0.1}
+    assert list(reported["policies"]) == ["easel", "hpa-queue:target=1.5,downWindow=120", "fixed-2", "oracle"]
+    for figures in reported["policies"].values():
         assert set(figures) >= FIGURES
-        assert figures["gpu_hours"] >= told["lower_bound_gpu_hours"]
-    oracle = told["policies"]["oracle"]
+        assert figures["gpu_hours"] >= reported["lower_bound_gpu_hours"]
+    oracle = reported["policies"]["oracle"]
     assert oracle["gpu_hours_over_oracle"] == 1.0
-    assert told["policies"]["easel"]["gpu_hours_over_oracle"] == pytest.approx(
-        told["policies"]["easel"]["gpu_hours"] / oracle["gpu_hours"], rel=0.01
+    assert reported["policies"]["easel"]["gpu_hours_over_oracle"] == pytest.approx(
+        reported["policies"]["easel"]["gpu_hours"] / oracle["gpu_hours"], rel=0.01
     )
 
 
@@ -88,8 +88,8 @@ def test_a_price_gives_the_cost(files: list[str], capsys: pytest.CaptureFixture[
 
 
 def test_a_sweep_answers_what_if(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    told = run_json([*files, "--policy", "easel", "--sweep", "coldStart=5,60", "--sweep", "target=10,40"], capsys)
-    late = {(run["coldStart"], run["target"]): run["policies"]["easel"]["late_percent"] for run in told["sweep"]}
+    reported = run_json([*files, "--policy", "easel", "--sweep", "coldStart=5,60", "--sweep", "target=10,40"], capsys)
+    late = {(run["coldStart"], run["target"]): run["policies"]["easel"]["late_percent"] for run in reported["sweep"]}
     assert len(late) == 4
     assert late[5, 40] <= late[60, 40] <= late[60, 10]
 

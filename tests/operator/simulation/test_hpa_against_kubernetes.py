@@ -31,7 +31,7 @@ def test_the_real_controller_decides_likewise(tmp_path: Path) -> None:
     drawn = [{f"case {index} of seed {SEED}": decide(draw_case(source))} for index in range(CASES)]
     cases = tmp_path / "cases.json"
     cases.write_text(json.dumps(drawn))
-    told = subprocess.run(
+    reported = subprocess.run(
         ["go", "test", "-count=1", "./internal/autoscaler/"],
         cwd=ROOT / "devcluster",
         env={**os.environ, "EASEL_HPA_CASES": str(cases)},
@@ -40,7 +40,7 @@ def test_the_real_controller_decides_likewise(tmp_path: Path) -> None:
         check=False,
         timeout=900,
     )
-    assert told.returncode == 0, f"seed {SEED}:\n{told.stdout[-4000:]}{told.stderr[-2000:]}"
+    assert reported.returncode == 0, f"seed {SEED}:\n{reported.stdout[-4000:]}{reported.stderr[-2000:]}"
 
 
 def decide(case: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from easel_operator.simulation.lower_bound import LONGEST_WAIT_TARGETS, find_lower_bound_seconds, find_needed_pods
+from easel_operator.simulation.lower_bound import MAX_WAIT_TARGETS, find_lower_bound_seconds, find_needed_pods
 from easel_operator.simulation.offline_plan import PlanRules, plan_offline
 from easel_operator.simulation.oracle import (
     LATE_BUDGET_PERCENT,
@@ -25,20 +25,20 @@ from tests.operator.simulation.support import build_bursty_trace, build_poisson_
 
 SLOT_SECONDS = 20.0
 SLOTS = 6
-MOST_PODS = 3
+MAX_PODS = 3
 
 
 def build_small_case(seed: int) -> tuple[Trace, Settings]:
     """Two minutes with a few requests; a target of 30 s and pods that start in 20 s."""
     source = random.Random(seed)  # noqa: S311 - replayed by its seed
     requests = [(source.uniform(20, 100), source.uniform(2, 12)) for _ in range(source.randint(3, 12))]
-    return build_trace(requests, 120.0), build_settings(cold_start=20.0, max_replicas=MOST_PODS)
+    return build_trace(requests, 120.0), build_settings(cold_start=20.0, max_replicas=MAX_PODS)
 
 
 def find_best_plan(trace: Trace, settings: Settings) -> float:
     """GPU-hours of the cheapest of all plans over the slots whose replay keeps to the budget and the longest wait."""
     best = math.inf
-    for plan in itertools.product(range(MOST_PODS + 1), repeat=SLOTS):
+    for plan in itertools.product(range(MAX_PODS + 1), repeat=SLOTS):
         if trace.total_work_seconds > sum(plan) * SLOT_SECONDS:
             continue
         outcome = replay(plan, trace, settings)
@@ -53,7 +53,7 @@ def replay(plan: tuple[int, ...], trace: Trace, settings: Settings) -> Outcome:
 
 
 def keeps_to_rules(outcome: Outcome, settings: Settings) -> bool:
-    longest = LONGEST_WAIT_TARGETS * settings.target_seconds
+    longest = MAX_WAIT_TARGETS * settings.target_seconds
     return outcome.late_percent <= LATE_BUDGET_PERCENT and outcome.max_seconds <= longest
 
 
@@ -80,7 +80,7 @@ def test_no_policy_that_keeps_to_the_longest_wait_goes_below_the_lower_bound(see
     for policy in ("fixed-1", "fixed-3", "hpa-queue:target=1", "easel", "knative-concurrency"):
         settings = build_settings(cold_start=30.0)
         outcome = simulate(trace, build_policy(policy, settings), settings)
-        if outcome.max_seconds <= LONGEST_WAIT_TARGETS * settings.target_seconds:
+        if outcome.max_seconds <= MAX_WAIT_TARGETS * settings.target_seconds:
             judged += 1
             assert outcome.gpu_hours * 3600 >= find_lower_bound_seconds(trace, settings)
     assert judged >= 2
@@ -93,7 +93,7 @@ def test_the_oracle_keeps_its_budget_and_lies_between_the_bound_and_every_policy
     oracle = find_oracle(trace, settings)
     assert oracle.late_percent <= LATE_BUDGET_PERCENT
     assert oracle.busy_pods_killed == 0
-    assert oracle.max_seconds <= LONGEST_WAIT_TARGETS * settings.target_seconds
+    assert oracle.max_seconds <= MAX_WAIT_TARGETS * settings.target_seconds
     assert oracle.gpu_hours * 3600 >= find_lower_bound_seconds(trace, settings)
     for policy in ("hpa-queue", "hpa-queue:target=1", "keda-queue", "easel", "fixed-4"):
         outcome = simulate(trace, build_policy(policy, settings), settings)
@@ -105,7 +105,7 @@ def test_a_lone_request_at_night_is_not_left_waiting() -> None:
     trace = build_trace([(100.0 + second, 2.0) for second in range(30)] + [(20_000.0, 2.0), (40_000.0, 2.0)])
     settings = build_settings(cold_start=60.0)
     oracle = find_oracle(trace, settings)
-    assert oracle.max_seconds <= LONGEST_WAIT_TARGETS * settings.target_seconds
+    assert oracle.max_seconds <= MAX_WAIT_TARGETS * settings.target_seconds
     assert oracle.seconds_at_zero > 30_000
 
 
@@ -131,7 +131,7 @@ def test_no_request_waits_so_that_two_share_a_cold_start() -> None:
     assert outcome.max_seconds <= 90.0
 
 
-def test_pods_are_given_up_in_gaps_that_are_longer_than_a_cold_start_and_kept_in_shorter_ones() -> None:
+def test_pods_are_scaled_down_in_gaps_that_are_longer_than_a_cold_start_and_kept_in_shorter_ones() -> None:
     for gap, least in ((200.0, 0), (60.0, 1)):
         trace = build_trace([(gap * burst + request, 4.0) for burst in range(1, 11) for request in range(6)])
         pods, _ = plan(trace, build_settings(cold_start=60.0), late_cost=100.0)

@@ -65,14 +65,14 @@ def test_a_pod_that_drains_takes_no_further_request() -> None:
     assert outcome.latencies_seconds == [20.0, 36.5]
 
 
-def test_pods_that_start_are_given_up_first() -> None:
+def test_pods_that_start_are_scaled_down_first() -> None:
     trace = build_trace([(0.0, 20.0)])
     outcome = simulate(trace, ScriptedPolicy(1, [(1.0, 3), (5.0, 1)]), build_settings(cold_start=30))
     assert outcome.busy_pods_killed == 0
     assert outcome.startup_gpu_hours == pytest.approx(2 * 4 / 3600)
 
 
-def test_idle_pods_are_given_up_first_where_their_deletion_cost_says_so() -> None:
+def test_idle_pods_are_scaled_down_first_where_their_deletion_cost_says_so() -> None:
     trace = build_trace([(0.0, 20.0)])
     killed = {
         marks: sum(

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from easel_operator.autoscaling.pods import StartPatience, WorkerPod
+from easel_operator.autoscaling.workers import StartUp, WorkerPod
 
 REMEMBERED_STARTS: Final = 20
 ASSUMED_SECONDS: Final = 60.0  # until a start was seen
-OVERDUE_COLD_STARTS: Final = 3.0  # of the slow ones (p90): a pod that takes longer is not counted on
-LEAST_OVERDUE_SECONDS: Final = 600.0
-LONGEST_SECONDS: Final = 7200.0  # a slower one says more of a broken pod than of the next
+TIMEOUT_COLD_STARTS: Final = 3.0  # of the slow ones (p90): a pod that takes longer is not counted on
+MIN_TIMEOUT_SECONDS: Final = 600.0
+MAX_SECONDS: Final = 7200.0  # a slower one says more of a broken pod than of the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ColdStarts:
 
     @property
     def median_seconds(self) -> float:
-        """The cold start to reckon with."""
+        """The cold start to expect."""
         return self._quantile_seconds(0.5)
 
     @property
@@ -33,9 +33,9 @@ class ColdStarts:
         return self._quantile_seconds(0.9)
 
     @property
-    def patience(self) -> StartPatience:
+    def start_up(self) -> StartUp:
         """What to expect of the pods that start now."""
-        return StartPatience(self.median_seconds, max(LEAST_OVERDUE_SECONDS, OVERDUE_COLD_STARTS * self.slow_seconds))
+        return StartUp(self.median_seconds, max(MIN_TIMEOUT_SECONDS, TIMEOUT_COLD_STARTS * self.slow_seconds))
 
     def measure(self, workers: Iterable[WorkerPod]) -> "ColdStarts":
         """With the pods of one more tick.
@@ -52,7 +52,7 @@ class ColdStarts:
             for pod in pods
             if pod.ready_at is not None and pod.name in self.starting
         )
-        measured = [seconds for _, seconds in fresh if 0 < seconds <= LONGEST_SECONDS]
+        measured = [seconds for _, seconds in fresh if 0 < seconds <= MAX_SECONDS]
         started = (self.started & {pod.name for pod in pods}) | ready
         return ColdStarts(
             seconds=(*self.seconds, *measured)[-REMEMBERED_STARTS:],
@@ -69,5 +69,5 @@ class ColdStarts:
 
 def recall_cold_starts(seconds: Sequence[float]) -> ColdStarts:
     """What an operator knew before its restart."""
-    believable = tuple(float(each) for each in seconds if 0 < each <= LONGEST_SECONDS)
+    believable = tuple(float(each) for each in seconds if 0 < each <= MAX_SECONDS)
     return replace(ColdStarts(), seconds=believable[-REMEMBERED_STARTS:])

@@ -3,7 +3,7 @@
 A pod that is first seen sets a baseline and adds nothing, so that a restart of the operator doesn't take years of
 counting for one tick's. A counter that fell belongs to a restarted process: all of its new value is growth. A pod that
 missed some scrapes adds what it did meanwhile at its next one, if that is within WINDOW; else it is as good as new.
-What only pods tell that are seen first is unknown, not 0.
+What only pods report that are seen first is unknown, not 0.
 """
 
 import math
@@ -24,13 +24,13 @@ class CounterReading:
     submitted: float | None = None  # gateway: jobs
     predicted_gpu_seconds: float | None = None  # gateway: work of the jobs submitted
     finished: float | None = None  # worker: jobs that succeeded or failed
-    work_gpu_seconds: float | None = None  # worker: time that its GPU was drawing
+    work_gpu_seconds: float | None = None  # worker: time that its GPU was busy
     latency_buckets: Buckets = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What the fleet's counters grew by between two ticks; None where no pod could tell."""
+    """What the fleet's counters grew by between two ticks; None where no pod could say."""
 
     since: datetime
     until: datetime

@@ -3,18 +3,18 @@
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.observation import Observation
-from easel_operator.autoscaling.patience import Patience
-from easel_operator.autoscaling.pods import PodCounts
 from easel_operator.autoscaling.proposal import Proposal
+from easel_operator.autoscaling.scale_down import ScaleDownDelay
+from easel_operator.autoscaling.workers import PodCounts
 
 
-def explain(desired: int, strongest: Proposal, pods: PodCounts, settings: ScalingSpec, patience: Patience) -> str:
+def explain(desired: int, strongest: Proposal, pods: PodCounts, scaling: ScalingSpec, delay: ScaleDownDelay) -> str:
     """Such as: 4 pods: 38 GPU-seconds queued, 2 pods ready, 1 starting, target 30 s."""
     unschedulable = f", {pods.unschedulable} unschedulable" if pods.unschedulable else ""
     return (
-        f"{_count(desired)}: {_explain_number(desired, strongest, pods, settings, patience)}, "
+        f"{_count(desired)}: {_explain_number(desired, strongest, pods, scaling, delay)}, "
         f"{_count(pods.ready)} ready, {pods.starting} starting{unschedulable}, "
-        f"target {settings.target_latency_seconds} s"
+        f"target {scaling.target_latency_seconds} s"
     )
 
 
@@ -28,35 +28,35 @@ def explain_missing_data(desired: int, observation: Observation) -> str:
 
 
 def _explain_number(
-    desired: int, strongest: Proposal, pods: PodCounts, settings: ScalingSpec, patience: Patience
+    desired: int, strongest: Proposal, pods: PodCounts, scaling: ScalingSpec, delay: ScaleDownDelay
 ) -> str:
     wanted, because = strongest.replicas, strongest.because
     if wanted == 0:
         because = "nothing waits or runs"
     if desired == wanted:
-        return because if wanted else _explain_silence(patience)
+        return because if wanted else _explain_silence(delay)
     if desired > wanted:
-        return f"{because} ({wanted} needed; {_explain_more(desired, wanted, pods, settings, patience)})"
-    if desired == settings.max_replicas:
-        needed = f"{wanted}" if wanted != settings.max_replicas + 1 else "more"
+        return f"{because} ({wanted} needed; {_explain_more(desired, wanted, pods, scaling, delay)})"
+    if desired == scaling.max_replicas:
+        needed = f"{wanted}" if wanted != scaling.max_replicas + 1 else "more"
         return f"{because} ({needed} needed; maxReplicas {desired})"
     if not pods.unschedulable:
-        return _explain_silence(patience)  # which outweighs what arrived before
+        return _explain_silence(delay)  # which outweighs what arrived before
     return f"{because} ({wanted} needed; the cluster has no room for {pods.unschedulable} of the pods already ordered)"
 
 
-def _explain_silence(patience: Patience) -> str:
-    return f"nothing waited or ran for {patience.zero.total_seconds():.0f} s"
+def _explain_silence(delay: ScaleDownDelay) -> str:
+    return f"nothing waited or ran for {delay.last_pod.total_seconds():.0f} s"
 
 
-def _explain_more(desired: int, wanted: int, pods: PodCounts, settings: ScalingSpec, patience: Patience) -> str:
-    if desired == settings.min_replicas:
+def _explain_more(desired: int, wanted: int, pods: PodCounts, scaling: ScalingSpec, delay: ScaleDownDelay) -> str:
+    if desired == scaling.min_replicas:
         return f"minReplicas {desired}"
     if wanted == 0 and desired == 1:
-        return f"the last pod is given up after {patience.zero.total_seconds():.0f} s of that"
+        return f"the last pod is scaled down after {delay.last_pod.total_seconds():.0f} s of that"
     if pods.is_rolling_out:
-        return "none is given up while pods are being replaced"
-    return f"a pod is given up after {patience.hold.total_seconds():.0f} s without need"
+        return "none is scaled down while pods are being replaced"
+    return f"a pod is scaled down after {delay.pod.total_seconds():.0f} s without need"
 
 
 def _count(pods: int) -> str:

@@ -2,7 +2,7 @@
 
 Each minute, every candidate says what the rate of work will be a cold start later. When that time has come, what was
 said is judged by the pinball loss at PUNISHED_QUANTILE (too little is worse than too much, as for pods), and so is what
-the planner would have reckoned with anyway: the present rate. A candidate is used while its loss over the last hours is
+the planner would have gone by anyway: the present rate. A candidate is used while its loss over the last hours is
 lower by GAIN at least. On load that can't be foreseen none is, and the forecast asks for nothing.
 
 - trend: the rate goes on as it changed over the last TREND_MINUTES.
@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
-from easel_operator.autoscaling.lateness import LatenessBudget
+from easel_operator.autoscaling.headroom import ErrorBudget
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.work import Arrivals
 
@@ -24,17 +24,17 @@ NO_MINUTE: Final = -1
 STEP: Final = timedelta(minutes=1)
 STEP_SECONDS: Final = STEP.total_seconds()
 TREND_MINUTES: Final = 10
-LARGEST_GROWTH: Final = 2.0  # of the present rate, that a trend may foresee
+MAX_GROWTH: Final = 2.0  # of the present rate, that a trend may foresee
 SLOT_MINUTES: Final = 10
 SLOTS: Final = 24 * 60 // SLOT_MINUTES
 NEWEST_DAY_WEIGHT: Final = 0.4
 LEVEL_MINUTES: Final = 60
 LEVEL_RANGE: Final = (0.5, 2.0)  # today against earlier days
-LONGEST_LEAD_MINUTES: Final = 30
+MAX_LEAD_MINUTES: Final = 30
 PUNISHED_QUANTILE: Final = 0.8
 GAIN: Final = 0.1
 MEMORY_MINUTES: Final = 720.0
-LEAST_JUDGED_MINUTES: Final = 60.0  # of memory, with work in them or foreseen
+MIN_JUDGED_MINUTES: Final = 60.0  # of memory, with work in them or foreseen
 PRESENT: Final = "present"
 TREND: Final = "trend"
 DAY: Final = "day"
@@ -66,7 +66,7 @@ class Judgement:
 
     def find_best(self) -> str | None:
         """The candidate that is better than the present by GAIN; None if none is, or too little was judged."""
-        if self.minutes < LEAST_JUDGED_MINUTES:
+        if self.minutes < MIN_JUDGED_MINUTES:
             return None
         best = min(self.losses, key=lambda name: self.losses[name])
         is_better = self.losses[best] < (1.0 - GAIN) * self.losses.get(PRESENT, 0.0)
@@ -99,7 +99,7 @@ class Forecast:
 
     def predict(self, present: float, now: datetime, lead_seconds: float) -> dict[str, float]:
         """Rates that the candidates expect ``lead_seconds`` from now, in GPU-seconds a second."""
-        lead = min(math.ceil(lead_seconds / STEP_SECONDS), LONGEST_LEAD_MINUTES)
+        lead = min(math.ceil(lead_seconds / STEP_SECONDS), MAX_LEAD_MINUTES)
         return {
             PRESENT: present,
             TREND: self._predict_by_trend(present, lead),
@@ -123,10 +123,10 @@ class Forecast:
             day=self._learn_day(rate),
             judgement=judgement,
         )
-        lead = min(math.ceil(lead_seconds / STEP_SECONDS), LONGEST_LEAD_MINUTES)
+        lead = min(math.ceil(lead_seconds / STEP_SECONDS), MAX_LEAD_MINUTES)
         rates = turned.predict(arrivals.gpu_seconds_per_second, now, lead_seconds)
         pending = tuple(said for said in self.said if said.minute > self.minute)
-        return replace(turned, said=(*pending, Said(minute + lead, rates))[-LONGEST_LEAD_MINUTES - 1 :])
+        return replace(turned, said=(*pending, Said(minute + lead, rates))[-MAX_LEAD_MINUTES - 1 :])
 
     def _learn_day(self, rate: float) -> tuple[float | None, ...]:
         """A slot's minutes share the weight of a day, so that one busy minute doesn't stand for all days."""
@@ -143,7 +143,7 @@ class Forecast:
         change = sum(after - before for before, after in pairwise(_halves(rates))) / (TREND_MINUTES / 2)
         level = sum(rates[-TREND_MINUTES // 2 :]) / (TREND_MINUTES // 2)
         expected = level + change * (lead + TREND_MINUTES / 4)
-        return min(max(0.0, expected), LARGEST_GROWTH * present)
+        return min(max(0.0, expected), MAX_GROWTH * present)
 
     def _predict_by_day(self, present: float, now: datetime, lead: int) -> float:
         minute = int(now.timestamp() // STEP_SECONDS)
@@ -157,7 +157,7 @@ class Forecast:
 
 
 def propose_for_forecast(
-    forecast: Forecast, budget: LatenessBudget, held: int, arrivals: Arrivals, now: datetime, lead_seconds: float
+    forecast: Forecast, budget: ErrorBudget, held: int, arrivals: Arrivals, now: datetime, lead_seconds: float
 ) -> Proposal:
     """Pods for the work that a proven candidate expects a cold start from now; none without such a candidate."""
     best = forecast.judgement.find_best()
@@ -166,7 +166,7 @@ def propose_for_forecast(
     expected = forecast.predict(arrivals.gpu_seconds_per_second, now, lead_seconds)[best]
     at = (now + timedelta(seconds=lead_seconds)).astimezone(UTC)
     return Proposal(
-        budget.staff(expected, held), f"{expected:.2g} busy pods expected at {at:%H:%M} UTC by {NAMES[best]}"
+        budget.pods_for(expected, held), f"{expected:.2g} busy pods expected at {at:%H:%M} UTC by {NAMES[best]}"
     )
 
 

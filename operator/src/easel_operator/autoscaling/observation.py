@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Final
 
 from easel_operator.autoscaling.counters import CounterReading, Window, advance
-from easel_operator.autoscaling.pods import PodCounts
 from easel_operator.autoscaling.work import Arrivals
+from easel_operator.autoscaling.workers import PodCounts
 
 LATENCY_QUANTILE: Final = 0.95
 
@@ -31,7 +31,7 @@ class QueueReading:
         return self.waiting + self.running
 
     def estimate_backlog_gpu_seconds(self, job_seconds: float) -> float:
-        """Work that waits and the rest of what runs; ``job_seconds`` a request where no pod told.
+        """Work that waits and the rest of what runs; ``job_seconds`` a request where no pod reported.
 
         A running request of which nothing is known is taken to be half done.
         """
@@ -87,7 +87,7 @@ class Observation:
 
     @property
     def latency_p95_seconds(self) -> float | None:
-        """Of jobs that finished within counters.WINDOW; None if none did. Reckoned anew at each call."""
+        """Of jobs that finished within counters.WINDOW; None if none did. Computed anew at each call."""
         return self.window.latency_quantile_seconds(LATENCY_QUANTILE)
 
     @property
@@ -142,6 +142,6 @@ def _freshest_queue(samples: Sequence[PodSample]) -> QueueReading | None:
 
 
 def _is_broker_up(answers: Iterable[PodMetrics]) -> bool | None:
-    """Whether any pod reaches Redis; None if none tells."""
-    told = [metrics.broker_up for metrics in answers if metrics.broker_up is not None]
-    return any(told) if told else None
+    """Whether any pod reaches Redis; None if none reports."""
+    reported = [metrics.broker_up for metrics in answers if metrics.broker_up is not None]
+    return any(reported) if reported else None

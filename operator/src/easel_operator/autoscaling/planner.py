@@ -1,21 +1,16 @@
 """How many workers a service should have, and why in one sentence. The HorizontalPodAutoscaler carries it out.
 
-Each signal proposes a number of pods; the same guards apply to each, and the largest is the decision. The signals:
-
-- queue: pods that work the backlog off in time, given those that are starting (drain.py).
-- latency: pods for the work that arrives, with head-room fed back from the late jobs (lateness.py); or, while a request
-  waits for much too long, pods for that.
-- forecast: the same for the work that will arrive a cold start from now, if foreseeing it has paid (forecast.py).
-- schedule: floors at known times (schedules.py).
+Each signal (signals.py) proposes a number of pods; the same guards apply to each, and the largest is the decision.
 
 The guards:
 
 - missing data: every proposal stays as it was, and the clocks of the other guards stand still; the data's age is
-  published, so that readers can tell.
-- hold: a pod is given up only after some time without need of it (patience.py). During a rollout none is given up.
-- busy: pods that run a job aren't given up; the idle ones go first.
-- zero: the last pod is given up only after a longer time without any request, and only if minReplicas is 0.
-  While the only pods are still loading their model that time doesn't run (LOADING_PATIENCE at most): a new service is
+  published, so that readers can see it.
+- stabilization: a pod is scaled down only after some time without need of it (scale_down.py), and none during a
+  rollout.
+- busy: pods that run a job aren't scaled down; the idle ones go first.
+- zero: the last pod is scaled down only after a longer time without any request, and only if minReplicas is 0.
+  While the only pods are still loading their model that time doesn't run (LOADING_TIMEOUT at most): a new service is
   shown to work once before it sleeps, and a pod that was woken isn't thrown away just before it is of use.
 - capacity: while pods can't be scheduled, no more than those already ordered. Not fewer: a pending pod is what makes
   a cluster autoscaler add a node, and taking it back would end the shortage on paper, and order it again.
@@ -31,45 +26,41 @@ from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
-from easel_operator.autoscaling.drain import propose_for_queue
 from easel_operator.autoscaling.explanation import explain, explain_missing_data
-from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
-from easel_operator.autoscaling.hold import Hold, Want
-from easel_operator.autoscaling.lateness import (
-    FIRST_MARGIN,
-    LONGEST_WAIT_TARGETS,
-    LatenessBudget,
+from easel_operator.autoscaling.forecast import Forecast
+from easel_operator.autoscaling.headroom import (
+    FIRST_HEADROOM,
+    MAX_WAIT_TARGETS,
+    ErrorBudget,
     OldestWait,
-    propose_for_latency,
-    propose_for_oldest_wait,
 )
 from easel_operator.autoscaling.observation import Observation
-from easel_operator.autoscaling.patience import Patience, find_patience
-from easel_operator.autoscaling.pods import PodCounts
 from easel_operator.autoscaling.proposal import Proposal
-from easel_operator.autoscaling.schedules import propose_for_schedules
+from easel_operator.autoscaling.scale_down import (
+    Recommendation,
+    ScaleDownDelay,
+    StabilizationWindow,
+    find_scale_down_delay,
+)
+from easel_operator.autoscaling.signals import FLOOR, SIGNALS, SignalInput
+from easel_operator.autoscaling.workers import PodCounts
 
-QUEUE = metrics.EXTERNAL_REPLICAS_FOR_QUEUE
-LATENCY = metrics.EXTERNAL_REPLICAS_FOR_LATENCY
-FORECAST = metrics.EXTERNAL_REPLICAS_FOR_FORECAST
-SCHEDULE = metrics.EXTERNAL_REPLICAS_FOR_SCHEDULE
-SIGNALS: Final = (QUEUE, LATENCY, FORECAST, SCHEDULE)
-LOADING_PATIENCE: Final = timedelta(minutes=10)
-ROLLOUT_PATIENCE: Final = timedelta(minutes=30)  # one that takes longer is stuck, and no reason to keep idle pods
-LONGEST_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
+LOADING_TIMEOUT: Final = timedelta(minutes=10)
+ROLLOUT_TIMEOUT: Final = timedelta(minutes=30)  # one that takes longer is stuck, and no reason to keep idle pods
+MAX_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class PlannerState:
     """What the planner remembers of a service from tick to tick."""
 
     last_work_at: datetime
     loading_since: datetime | None = None  # since when pods were starting and none was ready
     rolling_since: datetime | None = None
     proposals: Mapping[str, int] = field(default_factory=dict)  # the last guarded ones
-    holds: Mapping[str, Hold] = field(default_factory=dict)
+    windows: Mapping[str, StabilizationWindow] = field(default_factory=dict)
     cold_starts: ColdStarts = field(default_factory=ColdStarts)
-    budget: LatenessBudget = field(default_factory=LatenessBudget)
+    budget: ErrorBudget = field(default_factory=ErrorBudget)
     oldest_wait: OldestWait = field(default_factory=OldestWait)
     forecast: Forecast = field(default_factory=Forecast)
     data_at: datetime | None = None
@@ -79,22 +70,24 @@ class History:
         """The last decision."""
         return max(self.proposals.values(), default=0)
 
-    def postpone(self, pause: timedelta) -> "History":
-        """The history as if the guards' clocks had stood still: time that nobody watched isn't time without need."""
-        holds = {name: hold.postpone(pause) for name, hold in self.holds.items()}
-        return replace(self, holds=holds, last_work_at=self.last_work_at + pause)
+    def postpone(self, pause: timedelta) -> "PlannerState":
+        """The state as if the guards' clocks had stood still: time that nobody watched isn't time without need."""
+        windows = {name: window.postpone(pause) for name, window in self.windows.items()}
+        return replace(self, windows=windows, last_work_at=self.last_work_at + pause)
 
-    def learn(self, observation: Observation, settings: ScalingSpec) -> "History":
-        """With what one more tick tells of cold starts, lateness and arrivals; whether or not the queue was read."""
-        cold_starts = self.cold_starts.measure(observation.pods.workers)
+    def learn(self, observation: Observation, scaling: ScalingSpec) -> "PlannerState":
+        """With what one more tick shows of cold starts, lateness and arrivals; whether or not the queue was read."""
+        pods = observation.pods
+        cold_starts = self.cold_starts.measure(pods.workers)
+        lead_seconds = cold_starts.median_seconds
         seconds = observation.elapsed_seconds or 0.0
         return replace(
             self,
             cold_starts=cold_starts,
-            budget=self.budget.learn(observation.growth, settings.target_latency_seconds, seconds),
-            forecast=self.forecast.watch(observation.arrivals, observation.at, cold_starts.median_seconds),
-            loading_since=_since(observation.pods, self.loading_since, observation.at),
-            rolling_since=(self.rolling_since or observation.at) if observation.pods.is_rolling_out else None,
+            budget=self.budget.learn(observation.growth, scaling.target_latency_seconds, seconds),
+            forecast=self.forecast.watch(observation.arrivals, observation.at, lead_seconds),
+            loading_since=(self.loading_since or observation.at) if pods.starting and not pods.ready else None,
+            rolling_since=(self.rolling_since or observation.at) if pods.is_rolling_out else None,
         )
 
 
@@ -105,71 +98,74 @@ class Plan:
     desired_replicas: int
     proposals: Mapping[str, int]  # by external metric name; the largest is desired_replicas
     sentence: str
-    is_limited_by_capacity: bool  # more was wanted than the cluster can schedule
+    is_limited_by_capacity: bool  # more were needed than the cluster can schedule
     data_at: datetime | None  # when the queue was last really read; publish the proposals as of then
-    history: History
+    state: PlannerState
 
 
-def begin_history(
+def begin_state(
     desired_replicas: int | None,
     now: datetime,
     *,
     cold_starts_seconds: Sequence[float] = (),
-    lateness_margin: float = FIRST_MARGIN,
-) -> History:
-    """History of a service first seen at ``now``: a new one, or any after a restart of the operator.
+    headroom: float = FIRST_HEADROOM,
+) -> PlannerState:
+    """PlannerState of a service first seen at ``now``: a new one, or any after a restart of the operator.
 
     Args:
         desired_replicas: status.scaling.desiredReplicas if there is one, else spec.replicas of the worker Deployment,
-            else None. It is held as if it had been wanted just now.
+            else None. It is kept as if it had been proposed just now.
         now: the present.
         cold_starts_seconds: what status.scaling says of earlier starts.
-        lateness_margin: likewise, of the head-room for lateness.
+        headroom: likewise, of what the late jobs taught.
     """
     seeded = desired_replicas or 0
-    return History(
+    return PlannerState(
         last_work_at=now,
-        proposals={**dict.fromkeys(SIGNALS, 0), QUEUE: seeded},
-        holds={QUEUE: Hold((Want(seeded, now),))},
+        proposals={**{signal.metric: 0 for signal in SIGNALS}, FLOOR.metric: seeded},
+        windows={FLOOR.metric: StabilizationWindow((Recommendation(seeded, now),))},
         cold_starts=recall_cold_starts(cold_starts_seconds),
-        budget=LatenessBudget(lateness_margin),
+        budget=ErrorBudget(headroom),
     )
 
 
-def plan(observation: Observation, history: History, settings: ScalingSpec, now: datetime) -> Plan:
+def plan(observation: Observation, state: PlannerState, scaling: ScalingSpec, now: datetime) -> Plan:
     """Decide the number of workers of one service at one tick."""
-    history = history.postpone(_measure_unwatched(observation)).learn(observation, settings)
+    state = state.postpone(_measure_unwatched(observation)).learn(observation, scaling)
     if observation.queue is None:
-        return _hold_without_data(observation, history, settings)
-    patience = find_patience(history.cold_starts, history.budget, settings)
-    wanted, oldest_wait = _propose(observation, history, settings)
+        return _hold_without_data(observation, state, scaling)
+    delay = find_scale_down_delay(state.cold_starts, state.budget, scaling)
+    wanted, oldest_wait = _propose(observation, state, scaling)
     has_work = observation.queue.depth > 0 or _has_finished(observation)
-    history = replace(
-        history,
+    state = replace(
+        state,
         oldest_wait=oldest_wait,
-        last_work_at=now
-        if has_work or _is_recent(history.loading_since, now, LOADING_PATIENCE)
-        else history.last_work_at,
+        last_work_at=now if has_work or _is_recent(state.loading_since, now, LOADING_TIMEOUT) else state.last_work_at,
         data_at=now,
     )
-    limit = _capacity_limit(observation.pods, settings)
-    holds = _hold(wanted, history.holds, limit, patience.hold, now)
-    if _is_asleep(observation, history, settings, patience):
-        holds |= dict.fromkeys((LATENCY, FORECAST), Hold())
-    floor = max(_floor(history, patience, has_work=has_work, now=now), observation.busy_pods)
-    rolling = history.proposals if _is_recent(history.rolling_since, now, ROLLOUT_PATIENCE) else {}
+    limit = _capacity_limit(observation.pods, scaling)
+    windows = {
+        name: state.windows.get(name, StabilizationWindow()).remember(min(proposal.replicas, limit), now, delay.pod)
+        for name, proposal in wanted.items()
+    }
+    if _is_asleep(observation, state, scaling, delay):
+        windows |= {signal.metric: StabilizationWindow() for signal in SIGNALS if signal.is_by_arrivals}
+    floor = max(_floor(state, delay, has_work=has_work, now=now), observation.busy_pods)
+    rolling = state.proposals if _is_recent(state.rolling_since, now, ROLLOUT_TIMEOUT) else {}
     proposals = _bound(
-        {name: max(min(hold.replicas, limit), rolling.get(name, 0)) for name, hold in holds.items()}, floor, settings
+        {name: max(min(window.replicas, limit), rolling.get(name, 0)) for name, window in windows.items()},
+        floor,
+        scaling,
     )
     desired = max(proposals.values())
     strongest = max(wanted.values(), key=lambda proposal: proposal.replicas)
     return Plan(
         desired_replicas=desired,
         proposals=proposals,
-        sentence=explain(desired, strongest, observation.pods, settings, patience),
-        is_limited_by_capacity=limit < min(strongest.replicas, settings.max_replicas),
+        sentence=explain(desired, strongest, observation.pods, scaling, delay),
+        is_limited_by_capacity=limit < min(strongest.replicas, scaling.max_replicas),
         data_at=now,
-        history=replace(history, proposals=proposals, holds=holds),
+        state=replace(state, proposals=proposals, windows=windows),
     )
 
 
@@ -188,33 +184,34 @@ def to_external_values(decision: Plan, observation: Observation) -> dict[str, fl
 
 
 def _propose(
-    observation: Observation, history: History, settings: ScalingSpec
+    observation: Observation, state: PlannerState, scaling: ScalingSpec
 ) -> tuple[dict[str, Proposal], OldestWait]:
     """What each signal asks for, unguarded."""
-    now, start = observation.at, history.cold_starts.patience
-    lead_seconds, held = start.cold_start_seconds, history.desired_replicas
-    longest_seconds = LONGEST_WAIT_TARGETS * settings.target_latency_seconds + lead_seconds
-    oldest_wait = history.oldest_wait.watch(observation, longest_seconds, start)
-    for_latency = propose_for_latency(observation, history.budget, held)
-    for_oldest = propose_for_oldest_wait(observation, oldest_wait)
-    return {
-        QUEUE: propose_for_queue(observation, start, history.budget.margin, settings),
-        LATENCY: for_oldest if for_oldest.replicas > for_latency.replicas else for_latency,
-        FORECAST: propose_for_forecast(history.forecast, history.budget, held, observation.arrivals, now, lead_seconds),
-        SCHEDULE: propose_for_schedules(settings.schedules, now, lead_seconds),
-    }, oldest_wait
+    desired, start_up = state.desired_replicas, state.cold_starts.start_up
+    longest_seconds = MAX_WAIT_TARGETS * scaling.target_latency_seconds + start_up.cold_start_seconds
+    oldest_wait = state.oldest_wait.watch(observation, longest_seconds, start_up)
+    given = SignalInput(
+        observation=observation,
+        scaling=scaling,
+        start_up=start_up,
+        budget=state.budget,
+        oldest_wait=oldest_wait,
+        forecast=state.forecast,
+        desired_replicas=desired,
+    )
+    return {signal.metric: signal.propose(given) for signal in SIGNALS}, oldest_wait
 
 
-def _hold_without_data(observation: Observation, history: History, settings: ScalingSpec) -> Plan:
-    proposals = _bound(history.proposals, 0, settings)
+def _hold_without_data(observation: Observation, state: PlannerState, scaling: ScalingSpec) -> Plan:
+    proposals = _bound(state.proposals, 0, scaling)
     desired = max(proposals.values())
     return Plan(
         desired_replicas=desired,
         proposals=proposals,
         sentence=explain_missing_data(desired, observation),
         is_limited_by_capacity=False,
-        data_at=history.data_at,
-        history=replace(history, proposals=proposals),
+        data_at=state.data_at,
+        state=replace(state, proposals=proposals),
     )
 
 
@@ -226,7 +223,7 @@ def _measure_unwatched(observation: Observation) -> timedelta:
     elapsed = timedelta(seconds=observation.elapsed_seconds or 0.0)
     if elapsed < timedelta() or observation.queue is None:
         return elapsed
-    return max(timedelta(), elapsed - LONGEST_TICK)
+    return max(timedelta(), elapsed - MAX_TICK)
 
 
 def _has_finished(observation: Observation) -> bool:
@@ -234,41 +231,29 @@ def _has_finished(observation: Observation) -> bool:
     return observation.growth is not None and bool(observation.growth.finished)
 
 
-def _since(pods: PodCounts, loading_since: datetime | None, now: datetime) -> datetime | None:
-    return (loading_since or now) if pods.starting and not pods.ready else None
-
-
 def _is_recent(since: datetime | None, now: datetime, limit: timedelta) -> bool:
     return since is not None and now - since < limit
 
 
-def _floor(history: History, patience: Patience, *, has_work: bool, now: datetime) -> int:
-    """1 while the last pod is kept. Not a want, which would be held once more after its time."""
-    idle = now - history.last_work_at
-    return int(has_work or (history.desired_replicas > 0 and idle < patience.zero))
+def _floor(state: PlannerState, delay: ScaleDownDelay, *, has_work: bool, now: datetime) -> int:
+    """1 while the last pod is kept. Not a proposal, which would be kept once more after its time."""
+    idle = now - state.last_work_at
+    return int(has_work or (state.desired_replicas > 0 and idle < delay.last_pod))
 
 
-def _is_asleep(observation: Observation, history: History, settings: ScalingSpec, patience: Patience) -> bool:
+def _is_asleep(observation: Observation, state: PlannerState, scaling: ScalingSpec, delay: ScaleDownDelay) -> bool:
     """Whether nothing was asked for as long as the user says that the last pod waits, whatever arrived before."""
-    is_set = settings.scale_to_zero_after_seconds is not None and settings.min_replicas == 0
-    return is_set and observation.at - history.last_work_at >= patience.zero
+    is_set = scaling.scale_to_zero_after_seconds is not None and scaling.min_replicas == 0
+    return is_set and observation.at - state.last_work_at >= delay.last_pod
 
 
-def _hold(
-    wanted: Mapping[str, Proposal], holds: Mapping[str, Hold], limit: int, duration: timedelta, now: datetime
-) -> dict[str, Hold]:
-    return {
-        name: holds.get(name, Hold()).remember(min(proposal.replicas, limit), now, duration)
-        for name, proposal in wanted.items()
-    }
+def _capacity_limit(pods: PodCounts, scaling: ScalingSpec) -> int:
+    return max(pods.existing, pods.desired) if pods.unschedulable else scaling.max_replicas
 
 
-def _capacity_limit(pods: PodCounts, settings: ScalingSpec) -> int:
-    return max(pods.existing, pods.desired) if pods.unschedulable else settings.max_replicas
-
-
-def _bound(proposals: Mapping[str, int], floor: int, settings: ScalingSpec) -> dict[str, int]:
+def _bound(proposals: Mapping[str, int], floor: int, scaling: ScalingSpec) -> dict[str, int]:
     """Every proposal within the maximum. The floor and the minimum are the queue's part: pods that do what there is."""
-    bounded = {name: min(replicas, settings.max_replicas) for name, replicas in proposals.items()}
-    bounded[QUEUE] = max(settings.min_replicas, min(max(bounded[QUEUE], floor), settings.max_replicas))
+    bounded = {name: min(replicas, scaling.max_replicas) for name, replicas in proposals.items()}
+    floored = min(max(bounded[FLOOR.metric], floor), scaling.max_replicas)
+    bounded[FLOOR.metric] = max(scaling.min_replicas, floored)
     return bounded

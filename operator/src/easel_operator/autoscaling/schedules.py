@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from easel_contract.cron import CronExpression
+from easel_contract.cron import find_last
 from easel_contract.resource import ScheduleSpec
 
 from easel_operator.autoscaling.proposal import Proposal
 
 # A wall clock that was set back shows a time twice; a search must begin after the second.
-LONGEST_FOLD = timedelta(hours=3)
+MAX_FOLD = timedelta(hours=3)
 
 
 def propose_for_schedules(schedules: Sequence[ScheduleSpec], now: datetime, lead_seconds: float) -> Proposal:
@@ -36,13 +36,12 @@ def find_last_start(schedule: ScheduleSpec, until: datetime) -> datetime | None:
 
 @lru_cache(maxsize=4096)  # the answer stands for a minute
 def _find_last_start(cron: str, time_zone: str, duration_minutes: int, until: datetime) -> datetime | None:
-    expression, zone = CronExpression.parse(cron), ZoneInfo(time_zone)
-    days = duration_minutes // 1440 + 2
-    wall = until.astimezone(zone).replace(tzinfo=None) + LONGEST_FOLD
-    while (found := expression.find_last(wall, days=days)) is not None:
+    zone = ZoneInfo(time_zone)
+    wall = until.astimezone(zone).replace(tzinfo=None) + MAX_FOLD
+    while (found := find_last(cron, wall)) is not None:
         began = found.replace(tzinfo=zone).astimezone(UTC)
         if began <= until:
-            return began if until - began < timedelta(minutes=duration_minutes) + LONGEST_FOLD else None
+            return began if until - began < timedelta(minutes=duration_minutes) + MAX_FOLD else None
         wall = found - timedelta(minutes=1)
     return None
 

@@ -10,7 +10,7 @@ FAST_SECONDS: Final = 30.0
 SLOW_SECONDS: Final = 120.0
 WEIGHT_OF_LARGER: Final = 0.7
 # The first readings don't speak for longer than they took: until this much time was seen, the rest counts as silent.
-LEAST_SEEN_SECONDS: Final = 60.0
+MIN_SEEN_SECONDS: Final = 60.0
 
 ASSUMED_JOB_SECONDS: Final = 5.0  # until a job was measured
 JOB_MEMORY: Final = 200.0  # jobs that a mean looks back on
@@ -36,7 +36,7 @@ class MovingRate:
     @property
     def per_second(self) -> float:
         """The mean rate, without the bias of a mean that begins at 0."""
-        least = 1.0 - math.exp(-LEAST_SEEN_SECONDS / self.time_constant_seconds)
+        least = 1.0 - math.exp(-MIN_SEEN_SECONDS / self.time_constant_seconds)
         return self.weighted / max(self.weight, least)
 
 
@@ -65,8 +65,8 @@ class Arrivals:
     fast: MovingRate = field(default_factory=lambda: MovingRate(FAST_SECONDS))
     slow: MovingRate = field(default_factory=lambda: MovingRate(SLOW_SECONDS))
     job: JobLength = field(default_factory=JobLength)
-    untold_seconds: float = 0.0  # time since a gateway last told; its next answer covers it
-    arrived_gpu_seconds: float | None = None  # within arrived_seconds, told at this tick; None: nobody told
+    unreported_seconds: float = 0.0  # time since a gateway last reported; its next answer covers it
+    arrived_gpu_seconds: float | None = None  # within arrived_seconds, reported at this tick; None: nobody reported
     arrived_seconds: float = 0.0
 
     @property
@@ -81,7 +81,7 @@ class Arrivals:
     def measure(self, growth: CounterReading | None, seconds: float) -> "Arrivals":
         """With one more tick of ``seconds``; None where there was no earlier one.
 
-        A tick at which no gateway tells is not silence: what came meanwhile is in the next answer.
+        A tick at which no gateway reports is not silence: what came meanwhile is in the next answer.
         """
         if growth is None or seconds <= 0:
             return replace(self, arrived_gpu_seconds=None)
@@ -89,14 +89,14 @@ class Arrivals:
         work = growth.predicted_gpu_seconds
         if work is None and growth.submitted is not None:  # a server of an earlier release
             work = growth.submitted * job.mean_seconds
-        covered = self.untold_seconds + seconds
+        covered = self.unreported_seconds + seconds
         if work is None:
-            return replace(self, job=job, untold_seconds=covered, arrived_gpu_seconds=None)
+            return replace(self, job=job, unreported_seconds=covered, arrived_gpu_seconds=None)
         return Arrivals(
             fast=self.fast.add(work, covered),
             slow=self.slow.add(work, covered),
             job=job,
-            untold_seconds=0.0,
+            unreported_seconds=0.0,
             arrived_gpu_seconds=work,
             arrived_seconds=covered,
         )

@@ -6,7 +6,7 @@ from typing import Final
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.decide.snapshot import Capabilities
-from easel_operator.objects import API_SERVICES, AUTOSCALERS, Json
+from easel_operator.objects import API_SERVICES, HPAS, Json
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ async def probe_capabilities(client: KubernetesClient, *, namespace: str, metric
     """
     api_service = await client.get(API_SERVICES, None, METRICS_API_SERVICE)
     note = explain_foreign_api(api_service, namespace=namespace, service=metrics_service)
-    kept = await _try_autoscaler(client, namespace, min_replicas=1)
-    zero = await _try_autoscaler(client, namespace, min_replicas=0)
+    kept = await _try_hpa(client, namespace, min_replicas=1)
+    zero = await _try_hpa(client, namespace, min_replicas=0)
     behavior = (kept or {}).get("spec", {}).get("behavior", {})
     return Capabilities(
         is_metrics_api_ours=note == "",
@@ -51,12 +51,12 @@ def explain_foreign_api(api_service: Json | None, *, namespace: str, service: st
     )
 
 
-async def _try_autoscaler(client: KubernetesClient, namespace: str, *, min_replicas: int) -> Json | None:
+async def _try_hpa(client: KubernetesClient, namespace: str, *, min_replicas: int) -> Json | None:
     """An autoscaler as the API server would store it, or None if it refuses it. A dry run: nothing is stored."""
     rules = {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}], "tolerance": "0"}
     body = {
-        "apiVersion": AUTOSCALERS.api_version,
-        "kind": AUTOSCALERS.kind,
+        "apiVersion": HPAS.api_version,
+        "kind": HPAS.kind,
         "metadata": {"namespace": namespace, "name": PROBE_NAME},
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": PROBE_NAME},
@@ -75,7 +75,7 @@ async def _try_autoscaler(client: KubernetesClient, namespace: str, *, min_repli
         },
     }
     try:
-        return await client.request("POST", AUTOSCALERS.path(namespace), query={"dryRun": "All"}, body=body)
+        return await client.request("POST", HPAS.path(namespace), query={"dryRun": "All"}, body=body)
     except ApiRefusedError as error:
         if error.status != HTTPStatus.UNPROCESSABLE_ENTITY:
             raise

@@ -15,6 +15,7 @@ from easel_operator.objects import Json, Resource
 
 REQUEST_TIMEOUT_SECONDS: Final = 30
 CONNECTIONS: Final = 64
+LIST_PAGE_SIZE: Final = 500
 # The API server sends a bookmark about every minute, so a stream that is silent for longer is dead (kopf#957).
 WATCH_SILENCE_SECONDS: Final = 90
 
@@ -80,6 +81,19 @@ class KubernetesClient:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
+
+    async def list_all(
+        self, resource: Resource, namespace: str | None, *, label_selector: str = ""
+    ) -> tuple[list[Json], str]:
+        """All objects of a kind, read in pages, and the version to watch from. Raises KubernetesError."""
+        query = {"limit": str(LIST_PAGE_SIZE)} | ({"labelSelector": label_selector} if label_selector else {})
+        found: list[Json] = []
+        while True:
+            page = await self.request("GET", resource.path(namespace), query=query)
+            found += page["items"]
+            if not page["metadata"].get("continue"):
+                return found, str(page["metadata"]["resourceVersion"])
+            query["continue"] = page["metadata"]["continue"]
 
     async def apply(
         self,

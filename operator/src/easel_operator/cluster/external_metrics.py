@@ -18,6 +18,7 @@ from typing import Any, Final
 from aiohttp import web
 from easel_contract import metrics, names
 
+from easel_operator.autoscaling.signals import SIGNALS
 from easel_operator.cluster.label_selector import parse_label_selector
 from easel_operator.cluster.serving_certificate import FrontProxy
 
@@ -25,10 +26,7 @@ GROUP: Final = "external.metrics.k8s.io"
 VERSION: Final = "v1beta1"
 GROUP_VERSION: Final = f"{GROUP}/{VERSION}"
 METRIC_NAMES: Final = (
-    metrics.EXTERNAL_REPLICAS_FOR_QUEUE,
-    metrics.EXTERNAL_REPLICAS_FOR_LATENCY,
-    metrics.EXTERNAL_REPLICAS_FOR_FORECAST,
-    metrics.EXTERNAL_REPLICAS_FOR_SCHEDULE,
+    *(signal.metric for signal in SIGNALS),
     metrics.EXTERNAL_QUEUE_DEPTH,
     metrics.EXTERNAL_BACKLOG_GPU_SECONDS,
     metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND,
@@ -49,7 +47,7 @@ class Publication:
 
 
 class ApiError(Exception):
-    """A refusal, told as a metav1.Status."""
+    """A refusal, answered as a metav1.Status."""
 
     def __init__(self, code: HTTPStatus, reason: str, message: str) -> None:
         super().__init__(message)

@@ -15,11 +15,10 @@ from easel_operator.objects import Json, Resource, to_object_key
 
 logger = logging.getLogger(__name__)
 
-PAGE_SIZE: Final = 500
 WATCH_SECONDS: Final = 300  # the server ends a watch after this long, and the next one continues it
 RELIST_SECONDS: Final = 1800.0  # a list now and then heals whatever a watch may have missed
 FIRST_BACKOFF_SECONDS: Final = 0.5
-LONGEST_BACKOFF_SECONDS: Final = 30.0
+MAX_BACKOFF_SECONDS: Final = 30.0
 
 
 class Informer:
@@ -40,6 +39,7 @@ class Informer:
         self._namespace = namespace
         self._monotonic = monotonic
         self._heard_at = monotonic()
+        self._backoff_seconds = FIRST_BACKOFF_SECONDS
         self.is_synced = asyncio.Event()
         self.lists = 0
 
@@ -52,36 +52,30 @@ class Informer:
 
     async def run(self) -> None:
         """List and watch for ever."""
-        backoff_seconds = FIRST_BACKOFF_SECONDS
         while True:
             try:
-                version = await self._list()
-                backoff_seconds = FIRST_BACKOFF_SECONDS
-                await self._watch_until_relist(version)
+                await self._watch_until_relist(await self._list())
+                continue
             except ApiRefusedError as error:
                 if error.status == HTTPStatus.GONE:
                     logger.info("Listing %s anew: the watch fell behind", self)
-                    continue
-                logger.warning("Watching %s failed, trying again: %s", self, error)
+                else:
+                    logger.warning("Watching %s failed, trying again: %s", self, error)
             except KubernetesError as error:
                 logger.warning("Watching %s failed, trying again: %s", self, error)
-            await sleep_with_jitter(backoff_seconds, random())  # noqa: S311 - spreads load, guards nothing
-            backoff_seconds = min(backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
+            # After 410 too: a server that drops its watchers is one that can't bear a list from each at once.
+            await sleep_with_jitter(self._backoff_seconds, random())  # noqa: S311 - spreads load, guards nothing
+            self._backoff_seconds = min(self._backoff_seconds * 2, MAX_BACKOFF_SECONDS)
 
     async def _list(self) -> str:
-        query = {"labelSelector": names.LABEL_SERVICE, "limit": str(PAGE_SIZE)}
-        bodies: list[Json] = []
-        while True:
-            page = await self._client.request("GET", self._resource.path(self._namespace), query=query)
-            bodies += [self._trim(body) for body in page["items"]]
-            if not page["metadata"].get("continue"):
-                break
-            query = {**query, "continue": page["metadata"]["continue"]}
-        self._store.replace_kind(self._resource.kind, self._namespace, bodies)
+        found, version = await self._client.list_all(
+            self._resource, self._namespace, label_selector=names.LABEL_SERVICE
+        )
+        self._store.replace_kind(self._resource.kind, self._namespace, [self._trim(body) for body in found])
         self._heard_at = self._monotonic()
         self.lists += 1
         self.is_synced.set()
-        return str(page["metadata"]["resourceVersion"])
+        return version
 
     async def _watch_until_relist(self, version: str) -> None:
         relist_at = self._monotonic() + RELIST_SECONDS
@@ -97,6 +91,7 @@ class Informer:
         }
         async for event in self._client.watch(self._resource.path(self._namespace), query):
             self._heard_at = self._monotonic()
+            self._backoff_seconds = FIRST_BACKOFF_SECONDS  # a list alone proves nothing: the watch has to work
             body = event["object"]
             version = body["metadata"]["resourceVersion"]
             if event["type"] == "BOOKMARK":
@@ -107,6 +102,7 @@ class Informer:
             else:
                 self._store.put(body)
         self._heard_at = self._monotonic()
+        self._backoff_seconds = FIRST_BACKOFF_SECONDS
         return version
 
     def _trim(self, body: Json) -> Json:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-MAXIMUM_SELECTOR_CHARACTERS: Final = 4096
+MAX_SELECTOR_CHARACTERS: Final = 4096
 
 _KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
 _VALUE: Final = r"[A-Za-z0-9._-]*"
@@ -62,8 +62,8 @@ class LabelSelector:
 
 def parse_label_selector(text: str) -> LabelSelector:
     """Read a selector such as ``app=easel,tier in (a, b),!canary``. Raises ValueError that quotes what is wrong."""
-    if len(text) > MAXIMUM_SELECTOR_CHARACTERS:
-        raise ValueError(f"labelSelector of {len(text)} characters, at most {MAXIMUM_SELECTOR_CHARACTERS} are read")
+    if len(text) > MAX_SELECTOR_CHARACTERS:
+        raise ValueError(f"labelSelector of {len(text)} characters, at most {MAX_SELECTOR_CHARACTERS} are read")
     return LabelSelector(tuple(_parse_requirements(text)))
 
 

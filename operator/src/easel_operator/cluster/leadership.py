@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 LEASE_NAME: Final = "easel-operator"
 RENEWALS_PER_DURATION: Final = 5  # how many tries to renew fit into a lease
-# The holder gives up before others may take over, so that never two replicas write.
+# The holder ends before others may take over, so that never two replicas write.
 DEADLINE_FRACTION: Final = 2 / 3
 
 

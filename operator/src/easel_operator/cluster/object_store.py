@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from easel_operator.objects import Json, ObjectKey, ServiceKey, resource_version_of, to_object_key, to_owner_key
+from easel_operator.objects import Json, ObjectKey, ServiceKey, is_outdated, to_object_key, to_owner_key
 
 ChangeListener = Callable[[ServiceKey], None]
 
@@ -29,9 +29,7 @@ class ObjectStore:
     def put(self, body: Json) -> None:
         """Take a version; an older one than is known, or the same, changes nothing."""
         key = to_object_key(body)
-        known = self._objects.get(key)
-        is_same_object = known is not None and known["metadata"].get("uid") == body["metadata"].get("uid")
-        if known is not None and is_same_object and resource_version_of(known) >= resource_version_of(body):
+        if is_outdated(body, self._objects.get(key)):
             return
         self._detach(key)
         self._objects[key] = body
@@ -41,7 +39,7 @@ class ObjectStore:
             self._on_change(owner)
 
     def remove(self, key: ObjectKey) -> None:
-        """Forget an object; its owner is told."""
+        """Forget an object; its owner is notified."""
         owner = self._detach(key)
         if owner is not None:
             self._on_change(owner)

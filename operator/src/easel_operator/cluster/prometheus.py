@@ -14,7 +14,7 @@ from easel_operator.cluster.bounded_body import read_bounded
 from easel_operator.simulation.history import Series
 
 QUERY_TIMEOUT_SECONDS: Final = 60.0
-MAXIMUM_ANSWER_BYTES: Final = 64 << 20
+MAX_ANSWER_BYTES: Final = 64 << 20
 SHOWN_CHARACTERS: Final = 300
 TOKEN_VARIABLE: Final = "EASEL_PROMETHEUS_TOKEN"  # noqa: S105 - the name of a variable, no token
 
@@ -122,7 +122,7 @@ class Prometheus:
                 target = response.headers.get("Location", "nowhere")[:SHOWN_CHARACTERS]
                 raise PrometheusError(f"{self._shown} redirects to {target}: give the URL of Prometheus itself")
             try:
-                return response.status, await read_bounded(response, MAXIMUM_ANSWER_BYTES)
+                return response.status, await read_bounded(response, MAX_ANSWER_BYTES)
             except ValueError as error:
                 raise PrometheusError(f"{self._shown} {error}") from None
 

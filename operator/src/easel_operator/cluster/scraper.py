@@ -17,8 +17,8 @@ from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueR
 from easel_operator.cluster.bounded_body import read_bounded
 from easel_operator.cluster.exposition import Series, read_series
 
-MAXIMUM_CONCURRENT_SCRAPES: Final = 256
-MAXIMUM_BODY_BYTES: Final = 4 << 20
+MAX_CONCURRENT_SCRAPES: Final = 256
+MAX_BODY_BYTES: Final = 4 << 20
 
 LATENCY_BUCKET: Final = f"{metrics.JOB_LATENCY_SECONDS}_bucket"
 FINISHED_OUTCOMES: Final = ("Succeeded", "Failed")  # what was cancelled says nothing of a pod's capacity
@@ -53,7 +53,7 @@ class Scraper:
     def __init__(self, *, timeout_seconds: float, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._slots = asyncio.Semaphore(MAXIMUM_CONCURRENT_SCRAPES)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_SCRAPES)
         self._session: aiohttp.ClientSession | None = None
 
     async def scrape(self, targets: Sequence[ScrapeTarget]) -> tuple[PodSample, ...]:
@@ -78,7 +78,7 @@ class Scraper:
         read: PodMetrics | None = None
         problem: str | None = None
         try:
-            # The time-out begins with the pod's turn: waiting behind dead pods is no fault of this one.
+            # The time-out begins with the pod's slot: waiting behind dead pods is no fault of this one.
             async with self._slots, asyncio.timeout(self._timeout_seconds):
                 read = parse_metrics(await self._fetch(target))
         except TimeoutError:
@@ -89,12 +89,12 @@ class Scraper:
 
     async def _fetch(self, target: ScrapeTarget) -> str:
         if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAXIMUM_CONCURRENT_SCRAPES))
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONCURRENT_SCRAPES))
         url = build_url(target)
         async with self._session.get(url, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status} from {url}, expected 200")
-            return (await read_bounded(response, MAXIMUM_BODY_BYTES)).decode()
+            return (await read_bounded(response, MAX_BODY_BYTES)).decode()
 
 
 def build_url(target: ScrapeTarget) -> URL:

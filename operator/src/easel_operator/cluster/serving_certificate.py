@@ -25,7 +25,7 @@ CA_LIFE: Final = timedelta(days=3650)
 CERTIFICATE_LIFE: Final = timedelta(days=90)
 CLOCK_SKEW: Final = timedelta(minutes=5)  # between us and kube-apiserver
 RENEWAL_SHARE: Final = 1 / 3  # of its life that is left when a certificate is renewed
-MAXIMUM_ATTEMPTS: Final = 3
+MAX_ATTEMPTS: Final = 3
 
 CA_COMMON_NAME: Final = "easel-external-metrics-ca"
 CERTIFICATE_KEY: Final = "tls.crt"
@@ -108,7 +108,7 @@ def build_dns_names(service: str, namespace: str) -> tuple[str, ...]:
 
 async def ensure(store: CertificateStore, dns_names: Sequence[str], now: datetime) -> ServingCertificate:
     """The stored certificate, made or renewed if it is due. Raises RuntimeError if the store refuses repeatedly."""
-    for _ in range(MAXIMUM_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         stored = await store.read()
         if stored is not None and not stored.is_due_for_renewal(dns_names, now):
             return stored
@@ -117,7 +117,7 @@ async def ensure(store: CertificateStore, dns_names: Sequence[str], now: datetim
             return fresh
     raise RuntimeError(
         f"the serving certificate for {dns_names[0]} could not be stored: another writer was faster "
-        f"{MAXIMUM_ATTEMPTS} times; look for a second installation that writes the same Secret"
+        f"{MAX_ATTEMPTS} times; look for a second installation that writes the same Secret"
     )
 
 
@@ -159,7 +159,7 @@ def parse_front_proxy(data: Mapping[str, str]) -> FrontProxy:
 def build_tls_context(serving: ServingCertificate, front_proxy: FrontProxy) -> ssl.SSLContext:
     """TLS for ExternalMetricsServer.serve: our certificate, and client certificates checked by the front proxy's CA.
 
-    A client without a certificate gets through the handshake, so that it can be told why it is refused. Needs a
+    A client without a certificate gets through the handshake, so that it can learn why it is refused. Needs a
     writable temporary directory: ssl reads key pairs from files only; the file is gone when this returns.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

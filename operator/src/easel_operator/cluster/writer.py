@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Keeps spec.replicas of a Deployment alive while it passes from us to an autoscaler.
 HANDOVER_MANAGER: Final = f"{names.FIELD_MANAGER}-handover"
-MAXIMUM_NOTE_CHARACTERS: Final = 1000  # events.k8s.io allows 1 kB
+MAX_NOTE_CHARACTERS: Final = 1000  # events.k8s.io allows 1 kB
 REPORTING_CONTROLLER: Final = f"{names.API_GROUP}/operator"
 
 
@@ -143,7 +143,7 @@ class ClusterWriter:
             "action": event.action,
             "reason": event.reason,
             "type": event.type,
-            "note": event.note[:MAXIMUM_NOTE_CHARACTERS],
+            "note": event.note[:MAX_NOTE_CHARACTERS],
             "regarding": {
                 "apiVersion": SERVICES_OF_EASEL.api_version,
                 "kind": SERVICES_OF_EASEL.kind,

@@ -1,4 +1,4 @@
-"""Whether a live object still carries what was applied, told without writing to it.
+"""Whether a live object still carries what was applied, found out without writing to it.
 
 The API server adds defaults and writes quantities in its own way ("1000m" becomes "1"), and others may add entries of
 their own (an injected sidecar), so the applied manifest must be contained in the live object, not equal to it.
@@ -21,7 +21,7 @@ BINARY_POWERS: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 
 def is_applied(live: Json | None, wanted: Json) -> bool:
     """Whether applying ``wanted`` (with its hash annotation) would change nothing.
 
-    The hash tells of fields that are no longer wanted, the comparison of fields that somebody else changed.
+    The hash shows fields that are no longer wanted, the comparison of fields that somebody else changed.
     """
     if live is None:
         return False

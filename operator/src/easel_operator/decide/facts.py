@@ -8,7 +8,7 @@ from easel_contract.conditions import ConditionType, Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 
 from easel_operator.decide.grace import recall_longest_job_seconds
-from easel_operator.decide.pods import PodFacts, PodProblem, read_pods
+from easel_operator.decide.pod_status import PodProblem, PodStatus, read_pods
 from easel_operator.decide.scaling_mode import ModeDecision
 from easel_operator.decide.snapshot import ScrapeReport, Snapshot
 from easel_operator.manifests.metadata import Owner
@@ -22,8 +22,8 @@ class ServiceFacts:
     owner: Owner
     spec: StableDiffusionServiceSpec
     mode: ModeDecision
-    gateways: tuple[PodFacts, ...]
-    workers: tuple[PodFacts, ...]
+    gateways: tuple[PodStatus, ...]
+    workers: tuple[PodStatus, ...]
     gateway_deployment: Json | None
     worker_deployment: Json | None
     autoscaler: Json | None
@@ -42,7 +42,7 @@ class ServiceFacts:
         return replicas_of(self.worker_deployment)
 
     @property
-    def unschedulable_workers(self) -> tuple[PodFacts, ...]:
+    def unschedulable_workers(self) -> tuple[PodStatus, ...]:
         """Workers that no node can take."""
         return tuple(worker for worker in self.workers if worker.unschedulable_message is not None)
 
@@ -68,7 +68,7 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
     )
 
 
-def find_problem(pods: tuple[PodFacts, ...]) -> PodProblem | None:
+def find_problem(pods: tuple[PodStatus, ...]) -> PodProblem | None:
     """The first pod's problem, by name, so that the message doesn't jump between pods."""
     problems = [(pod.name, pod.problem) for pod in pods if pod.problem is not None]
     return min(problems, key=lambda each: each[0])[1] if problems else None
@@ -83,7 +83,7 @@ def replicas_of(deployment: Json | None) -> int | None:
 
 
 def recall_scrape(service: Json) -> ScrapeReport:
-    """What the stored conditions still tell of the pods' last answers: a restart of the operator is no news."""
+    """What the stored conditions still say of the pods' last answers: a restart of the operator is no news."""
     return ScrapeReport(
         is_broker_up=False if _has_reason(service, ConditionType.READY, Reason.REDIS_UNAVAILABLE) else None,
         is_data_missing=_has_reason(service, ConditionType.SCALING_ACTIVE, Reason.METRICS_UNAVAILABLE),

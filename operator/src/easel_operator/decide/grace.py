@@ -2,7 +2,7 @@
 
 Another grace period is another pod template, and so a cold start for each worker. A derived one is therefore changed
 only when that costs nothing: while there are no workers, or together with another change of the template. Until then a
-busy worker that is chosen for removal hands its job back when its time is over, and nothing is lost.
+busy worker that is chosen for removal releases its job when its time is over, and nothing is lost.
 """
 
 import math
@@ -20,8 +20,8 @@ from easel_operator.objects import Json
 # The first is what a worker has while nothing was measured, the last is the most that is ever derived: a node that is
 # drained, or a pod that hangs, holds a GPU for that long.
 STEPS_SECONDS: Final = (60, 120, 240, 480, 960, 1800)
-HEAD_ROOM: Final = 1.5  # over the longest job so far: the next one may take longer
-LONGEST_JOB_SECONDS: Final = 86400  # what is told beyond it is taken for this
+HEADROOM: Final = 1.5  # over the longest job so far: the next one may take longer
+MAX_JOB_SECONDS: Final = 86400  # what is reported beyond it is taken for this
 FIELD: Final = "spec.worker.terminationGracePeriodSeconds"
 
 BuildTemplate = Callable[[int], Json]  # the worker's pod template with this grace period in seconds
@@ -45,8 +45,8 @@ class GraceDecision:
 
 
 def derive_grace_seconds(longest_job_seconds: float) -> int:
-    """The least step that holds the longest job with some head-room; the largest for anything longer."""
-    needed = HEAD_ROOM * longest_job_seconds + DRAIN_MARGIN_SECONDS
+    """The least step that holds the longest job with some headroom; the largest for anything longer."""
+    needed = HEADROOM * longest_job_seconds + DRAIN_MARGIN_SECONDS
     return next((step for step in STEPS_SECONDS if step >= needed), STEPS_SECONDS[-1])
 
 
@@ -79,14 +79,14 @@ def decide_grace(
 
 
 def recall_longest_job_seconds(service: Json) -> int:
-    """The longest job that the stored status tells of; 0 if it tells of none."""
+    """The longest job in the stored status; 0 if there is none."""
     stored: Json = service.get("status", {}).get("termination") or {}
     return int(stored.get("longestJobSeconds", 0))
 
 
 def round_job_seconds(seconds: float) -> int:
     """A measured job time as it is kept: whole seconds, rounded up, so that the status changes seldom."""
-    return min(math.ceil(seconds), LONGEST_JOB_SECONDS)
+    return min(math.ceil(seconds), MAX_JOB_SECONDS)
 
 
 def build_grace_events(service: Json, decision: GraceDecision) -> tuple[EventPlan, ...]:
@@ -111,7 +111,7 @@ def _is_too_short(seconds: int, longest_job_seconds: int) -> bool:
 def _describe(seconds: int, longest_job_seconds: int) -> str:
     return (
         f"The longest job took {longest_job_seconds} s and a stopping worker has {seconds} s, so a busy one that is "
-        "chosen for removal may hand its job back to the queue"
+        "chosen for removal may release its job to the queue"
     )
 
 

@@ -5,6 +5,16 @@ from easel_contract.conditions import ConditionType, Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 from pydantic import ValidationError
 
+from easel_operator.decide.conditions import (
+    ConditionState,
+    decide_capacity_available,
+    decide_model_loaded,
+    decide_progressing,
+    decide_ready,
+    decide_scaling_active,
+    no,
+    unknown,
+)
 from easel_operator.decide.drift import is_applied
 from easel_operator.decide.facts import ServiceFacts, read_facts, replicas_of
 from easel_operator.decide.grace import (
@@ -13,8 +23,6 @@ from easel_operator.decide.grace import (
     decide_grace,
     recall_longest_job_seconds,
 )
-from easel_operator.decide.movement import decide_capacity_available, decide_progressing, decide_scaling_active
-from easel_operator.decide.readiness import decide_model_loaded, decide_ready
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
@@ -26,7 +34,6 @@ from easel_operator.decide.status import (
     build_status_patch,
     read_conditions,
 )
-from easel_operator.decide.verdict import Verdict, no, unknown
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.metadata import ChildContext, Owner
 from easel_operator.manifests.worker import build_worker_deployment
@@ -55,12 +62,12 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     grace = _decide_grace(snapshot, facts)
     wanted = build_children(
         ChildContext(owner, spec, snapshot.release, grace.seconds),
-        has_autoscaler=mode.mode is ScalingMode.AUTOSCALER,
+        has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )
     applies = tuple(child for child in wanted if _needs_apply(snapshot, child))
     kept = {to_object_key(child) for child in wanted}
-    verdicts = {
+    states = {
         ConditionType.READY: decide_ready(facts, snapshot.failures),
         ConditionType.PROGRESSING: decide_progressing(facts, snapshot.failures),
         ConditionType.MODEL_LOADED: decide_model_loaded(facts),
@@ -69,7 +76,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     }
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
-    conditions = build_conditions(verdicts, previous, generation=generation, now=snapshot.now)
+    conditions = build_conditions(states, previous, generation=generation, now=snapshot.now)
     status = build_status(facts, conditions, grace, generation=generation).to_wire()
     decision = snapshot.scaling if spec.scaling is not None else None
     scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
@@ -149,12 +156,12 @@ def _report_invalid_spec(snapshot: Snapshot, error: ValidationError) -> Reconcil
     service = snapshot.service
     problem = no(Reason.INVALID_SPEC, describe_validation_error(error))
     previous = read_conditions(service)
-    verdicts = {kind: Verdict(old.status, old.reason, old.message) for kind, old in previous.items()}
+    states = {kind: ConditionState(old.status, old.reason, old.message) for kind, old in previous.items()}
     waiting = unknown("Waits for a valid spec.")
-    verdicts = {**dict.fromkeys(ConditionType, waiting), **verdicts}
-    verdicts |= {ConditionType.READY: problem, ConditionType.PROGRESSING: problem}
+    states = {**dict.fromkeys(ConditionType, waiting), **states}
+    states |= {ConditionType.READY: problem, ConditionType.PROGRESSING: problem}
     generation = service["metadata"].get("generation", 0)
-    conditions = build_conditions(verdicts, previous, generation=generation, now=snapshot.now)
+    conditions = build_conditions(states, previous, generation=generation, now=snapshot.now)
     wire = [condition.to_wire() for condition in conditions]
     status = {**service.get("status", {}), "observedGeneration": generation, "conditions": wire}
     return ReconcilePlan(

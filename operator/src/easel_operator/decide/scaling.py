@@ -1,24 +1,26 @@
 """What the scaling loop needs decided: the pods to ask, their count, and what is worth telling the reconciler."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from easel_operator.autoscaling.lateness import FIRST_MARGIN
+from easel_operator.autoscaling.headroom import FIRST_HEADROOM
 from easel_operator.autoscaling.observation import Observation, PodSample
-from easel_operator.autoscaling.planner import History, Plan, begin_history
-from easel_operator.autoscaling.pods import PodCounts, WorkerPod
+from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state
+from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 from easel_operator.decide.facts import recall_scrape, replicas_of
 from easel_operator.decide.grace import round_job_seconds
-from easel_operator.decide.pods import PodFacts
+from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport
 from easel_operator.objects import Json
 
 # The time that a service's first gateway may take to come up before silence is worth a condition.
 MISSING_DATA_AFTER: Final = timedelta(seconds=60)
+IDLE_COST: Final = -100
+MAX_WRITES: Final = 64  # per service and tick
 
 
-def count_pods(workers: tuple[PodFacts, ...], deployment: Json | None) -> PodCounts:
+def count_pods(workers: tuple[PodStatus, ...], deployment: Json | None) -> PodCounts:
     """The workers as the planner counts them."""
     ready = sum(worker.is_ready for worker in workers)
     scheduled = sum(worker.is_scheduled for worker in workers)
@@ -43,13 +45,8 @@ def _is_rolling_out(deployment: Json | None) -> bool:
     return bool(status.get("replicas", 0) > status.get("updatedReplicas", 0))
 
 
-def find_reachable(pods: Iterable[PodFacts]) -> tuple[PodFacts, ...]:
-    """Pods that can be asked: those with an address. One that is still loading answers nothing, which is no harm."""
-    return tuple(pod for pod in pods if pod.address is not None)
-
-
 def build_scrape_report(observation: Observation, data_seen_at: datetime, longest_job_seconds: int) -> ScrapeReport:
-    """What the pods told, as far as the reconciler looks at it."""
+    """What the pods reported, as far as the reconciler looks at it."""
     return ScrapeReport(
         is_broker_up=observation.broker_up,
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
@@ -58,25 +55,25 @@ def build_scrape_report(observation: Observation, data_seen_at: datetime, longes
 
 
 def find_longest_job_seconds(samples: Iterable[PodSample], known: int) -> int:
-    """The longest job so far: ``known``, or one that a worker tells of now."""
-    told = (sample.metrics.longest_job_seconds or 0 for sample in samples if sample.metrics is not None)
-    return max((known, *map(round_job_seconds, told)))
+    """The longest job so far: ``known``, or one that a worker reports now."""
+    reported = (sample.metrics.longest_job_seconds or 0 for sample in samples if sample.metrics is not None)
+    return max((known, *map(round_job_seconds, reported)))
 
 
 def guess_data_seen_at(service: Json, now: datetime) -> datetime:
-    """Since when data is missing, as far as a replica that has just started can tell."""
+    """Since when data is missing, as far as a replica that has just started can say."""
     return now - 2 * MISSING_DATA_AFTER if recall_scrape(service).is_data_missing else now
 
 
-def recall_history(service: Json, deployment: Json | None, now: datetime) -> History:
+def recall_planner_state(service: Json, deployment: Json | None, now: datetime) -> PlannerState:
     """What to begin with: the stored decision and what was learned until then, else what the Deployment has."""
     stored: Json = service.get("status", {}).get("scaling") or {}
     replicas: int | None = stored.get("desiredReplicas")
-    return begin_history(
+    return begin_state(
         replicas if replicas is not None else replicas_of(deployment),
         now,
         cold_starts_seconds=stored.get("coldStartsSeconds") or (),
-        lateness_margin=stored.get("latenessMarginPercent", 100 * FIRST_MARGIN) / 100,
+        headroom=stored.get("latenessMarginPercent", 100 * FIRST_HEADROOM) / 100,
     )
 
 
@@ -90,6 +87,29 @@ def build_decision(service: Json, known: ScalingDecision | None, plan: Plan, now
         desired_replicas=plan.desired_replicas,
         sentence=plan.sentence,
         decided_at=now.replace(microsecond=0),
-        cold_starts_seconds=tuple(round(seconds) for seconds in plan.history.cold_starts.seconds),
-        lateness_margin_percent=round(100 * plan.history.budget.lasting),
+        cold_starts_seconds=tuple(round(seconds) for seconds in plan.state.cold_starts.seconds),
+        lateness_margin_percent=round(100 * plan.state.budget.lasting),
     )
+
+
+def decide_deletion_costs(
+    workers: Collection[PodStatus], idle_pods: frozenset[str], *, replicas: int, desired_replicas: int
+) -> dict[str, int | None]:
+    """Which pods a ReplicaSet should remove first: the costs to write, by pod name, before ``desired_replicas`` is
+    published; None takes the annotation away.
+
+    It compares the annotation pod-deletion-cost before age, so it must be right at the moment when the number falls; at
+    any other time nobody reads it, and it isn't written.
+    https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/#pod-deletion-cost
+
+    Empty unless the number of pods falls. A busy pod that was idle once costs as much as any other again.
+    """
+    if desired_replicas >= replicas:
+        return {}
+    wanted = {worker.name: IDLE_COST if worker.name in idle_pods else None for worker in workers}
+    # Busy pods first: to lose one of them is what this is about.
+    changed = sorted(
+        (worker for worker in workers if worker.deletion_cost != wanted[worker.name]),
+        key=lambda worker: (worker.deletion_cost is None, worker.name),
+    )
+    return {worker.name: wanted[worker.name] for worker in changed[:MAX_WRITES]}

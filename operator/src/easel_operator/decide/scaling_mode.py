@@ -14,7 +14,7 @@ class ScalingMode(StrEnum):
 
     FIXED = "Fixed"  # the user, in spec.replicas
     AUTOSCALER = "Autoscaler"  # the cluster's HPA controller, from the metrics that the operator publishes
-    RECOMMEND = "Recommend"  # the user, on the Deployment; decisions are only told
+    RECOMMEND = "Recommend"  # the user, on the Deployment; decisions are only reported
     DIRECT = "Direct"  # the operator, through the scale subresource, where an autoscaler can't
 
 

@@ -35,10 +35,10 @@ class ScalingDecision:
 
 @dataclass(frozen=True)
 class ScrapeReport:
-    """What a service's pods last told about themselves; changes seldom."""
+    """What a service's pods last reported about themselves; changes seldom."""
 
     is_broker_up: bool | None = None  # None: no pod could be asked
-    is_data_missing: bool = False  # nobody has told the queue's depth for so long that scaling stands still
+    is_data_missing: bool = False  # nobody has reported the queue's depth for so long that scaling stands still
     longest_job_seconds: int = 0  # so far; 0: none was seen
 
 

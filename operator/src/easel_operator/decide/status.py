@@ -7,10 +7,10 @@ from easel_contract.conditions import Condition, ConditionStatus, ConditionType,
 from easel_contract.resource import ScalingStatus, StableDiffusionServiceStatus
 from pydantic import ValidationError
 
+from easel_operator.decide.conditions import ConditionState
 from easel_operator.decide.facts import ServiceFacts
 from easel_operator.decide.grace import GraceDecision
 from easel_operator.decide.snapshot import EventPlan, EventType, ScalingDecision
-from easel_operator.decide.verdict import Verdict
 from easel_operator.manifests.gateway import service_url
 from easel_operator.manifests.worker import build_worker_pod_selector_text
 from easel_operator.objects import Json
@@ -63,7 +63,7 @@ def build_scaling_status(service: Json, decision: ScalingDecision | None) -> Jso
 
 
 def build_conditions(
-    verdicts: Mapping[ConditionType, Verdict],
+    states: Mapping[ConditionType, ConditionState],
     previous: Mapping[ConditionType, Condition],
     *,
     generation: int,
@@ -73,15 +73,15 @@ def build_conditions(
     return tuple(
         build_condition(
             kind,
-            verdicts[kind].status,
-            verdicts[kind].reason,
-            verdicts[kind].message,
+            states[kind].status,
+            states[kind].reason,
+            states[kind].message,
             generation=generation,
             now=now,
             previous=previous.get(kind),
         )
         for kind in ConditionType
-        if kind in verdicts
+        if kind in states
     )
 
 

@@ -16,8 +16,8 @@ from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.reconcile import decide, read_owner
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
-from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import SECRETS, SERVICES_OF_EASEL, Json, ObjectKey, ServiceKey
@@ -40,7 +40,7 @@ class Reconciler:
         writer: ClusterWriter,
         services: ServiceStore,
         children: ObjectStore,
-        findings: Findings,
+        shared: SharedState,
         queue: WorkQueue,
         release: Release,
         clock: Callable[[], datetime],
@@ -49,7 +49,7 @@ class Reconciler:
         self._writer = writer
         self._services = services
         self._children = children
-        self._findings = findings
+        self._shared = shared
         self._queue = queue
         self._release = release
         self._clock = clock
@@ -123,17 +123,17 @@ class Reconciler:
             service=service,
             children={child: body for child, body in owned.items() if child.kind != "Pod"},
             pods=tuple(body for child, body in sorted(owned.items()) if child.kind == "Pod"),
-            capabilities=self._findings.capabilities,
+            capabilities=self._shared.capabilities,
             release=self._release,
             now=self._clock().replace(microsecond=0),  # metav1.Time has whole seconds
-            scaling=self._findings.decisions.get(key),
-            scrape=self._findings.scrapes.get(key),
+            scaling=self._shared.decisions.get(key),
+            scrape=self._shared.scrapes.get(key),
         )
 
     def _forget(self, key: ServiceKey) -> None:
-        self._findings.forget(key)
+        self._shared.forget(key)
         self._secrets_checked_at.pop(key, None)
-        self._children.remove(_redis_secret_key(key))  # it isn't watched, so nobody else tells of its end
+        self._children.remove(_redis_secret_key(key))  # it isn't watched, so nobody else reports its end
 
     async def _check_secret(self, key: ServiceKey) -> None:
         now, checked_at = self._clock(), self._secrets_checked_at.get(key)

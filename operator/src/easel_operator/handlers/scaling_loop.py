@@ -16,45 +16,44 @@ from easel_contract.resource import StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
-from easel_operator.autoscaling.planner import History, Plan, plan, to_external_values
+from easel_operator.autoscaling.planner import Plan, PlannerState, plan, to_external_values
 from easel_operator.cluster.client import KubernetesError
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.deletion_costs import decide_deletion_costs
 from easel_operator.decide.grace import recall_longest_job_seconds
-from easel_operator.decide.pods import PodFacts, read_pods
+from easel_operator.decide.pod_status import PodStatus, read_pods
 from easel_operator.decide.scaling import (
     build_decision,
     build_scrape_report,
     count_pods,
+    decide_deletion_costs,
     find_longest_job_seconds,
-    find_reachable,
     guess_data_seen_at,
-    recall_history,
+    recall_planner_state,
 )
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScrapeReport
-from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.shared_state import SharedState
 from easel_operator.objects import Json, ObjectKey, ServiceKey
 from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS, TICK_FAILURES, TICK_SECONDS
 
 logger = logging.getLogger(__name__)
 
-# A service with silent pods holds its turn for as long as the scraper's time-out; the others must not wait for it.
-MAXIMUM_CONCURRENT_SERVICES: Final = 256
-SHORTEST_PAUSE_SECONDS: Final = 0.1  # where a tick takes longer than the interval
+# A service with silent pods holds its slot for as long as the scraper's time-out; the others must not wait for it.
+MAX_CONCURRENT_SERVICES: Final = 256
+MIN_PAUSE_SECONDS: Final = 0.1  # where a tick takes longer than the interval
 
 
 @dataclass
-class Memory:
+class ServiceState:
     """What the loop remembers of one service (the same object, by uid) between ticks."""
 
     uid: str
     data_seen_at: datetime
-    history: History
+    planner: PlannerState
     longest_job_seconds: int = 0
     observation: Observation | None = None
     spec: StableDiffusionServiceSpec | None = None
@@ -62,20 +61,20 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ServiceTick:
     """One service at one tick."""
 
     key: ServiceKey
     service: Json
-    memory: Memory
-    gateways: tuple[PodFacts, ...]
-    workers: tuple[PodFacts, ...]
+    state: ServiceState
+    gateways: tuple[PodStatus, ...]
+    workers: tuple[PodStatus, ...]
     deployment: Json
     autoscaler: Json | None
 
 
 @dataclass(frozen=True)
-class FollowUp:
+class Actions:
     """What a plan leads to, in this order."""
 
     key: ServiceKey
@@ -96,8 +95,8 @@ class ScalingLoop:
         writer: ClusterWriter,
         services: ServiceStore,
         children: ObjectStore,
-        findings: Findings,
-        on_finding: Callable[[ServiceKey], None],
+        shared: SharedState,
+        on_news: Callable[[ServiceKey], None],
         is_leader: Callable[[], bool],
         clock: Callable[[], datetime],
     ) -> None:
@@ -106,12 +105,12 @@ class ScalingLoop:
         self._writer = writer
         self._services = services
         self._children = children
-        self._findings = findings
-        self._on_finding = on_finding
+        self._shared = shared
+        self._on_finding = on_news
         self._is_leader = is_leader
         self._clock = clock
-        self._turns = asyncio.Semaphore(MAXIMUM_CONCURRENT_SERVICES)
-        self._memories: dict[ServiceKey, Memory] = {}
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_SERVICES)
+        self._states: dict[ServiceKey, ServiceState] = {}
         self.ticked_at: datetime | None = None
 
     async def run(self, interval_seconds: float) -> None:
@@ -121,40 +120,41 @@ class ScalingLoop:
             await self.tick()
             elapsed_seconds = time.monotonic() - started
             TICK_SECONDS.observe(elapsed_seconds)
-            await asyncio.sleep(max(SHORTEST_PAUSE_SECONDS, interval_seconds - elapsed_seconds))
+            await asyncio.sleep(max(MIN_PAUSE_SECONDS, interval_seconds - elapsed_seconds))
 
     async def tick(self) -> None:
         """One round over all services, many at once. Each is decided as soon as its own pods have answered."""
         async with asyncio.TaskGroup() as tasks:
-            turns = [tasks.create_task(self._tick_service(key, service)) for key, service in self._services]
-        self._forget_all_but({key for turn in turns if (key := turn.result()) is not None})
+            ticks = [tasks.create_task(self._tick_service(key, service)) for key, service in self._services]
+        self._forget_all_but({key for tick in ticks if (key := tick.result()) is not None})
         self.ticked_at = self._clock()
 
     async def _tick_service(self, key: ServiceKey, service: Json) -> ServiceKey | None:
-        """One service in its turn; its key while there are pods to follow. What goes wrong with it is its own affair:
+        """One service in its tick; its key while there are pods to follow. What goes wrong with it is its own affair:
         its workers are held, since its figures get old, and the others go on being scaled."""
-        async with self._turns:
+        async with self._slots:
             try:
-                return key if await self._attend(key, service) else None
+                return key if await self._scale_service(key, service) else None
             except Exception:
                 TICK_FAILURES.inc()
                 logger.exception("%s: it wasn't scaled at this tick, and begins anew with what its status says", key)
-                self._memories.pop(key, None)
+                self._states.pop(key, None)
                 return key
 
-    async def _attend(self, key: ServiceKey, service: Json) -> bool:
+    async def _scale_service(self, key: ServiceKey, service: Json) -> bool:
         """Ask, plan and act; False if there are no pods to follow."""
-        subject = self._gather(key, service)
-        if subject is None:
+        tick = self._gather(key, service)
+        if tick is None:
             return False
-        pods = find_reachable((*subject.gateways, *subject.workers))
+        # A pod that has an address and still loads answers nothing, which is no harm.
+        pods = [pod for pod in (*tick.gateways, *tick.workers) if pod.address is not None]
         samples = await self._scraper.scrape([_to_target(pod) for pod in pods])
-        follow_up = self._follow(subject, samples, self._clock())
-        if follow_up is not None:
-            await self._carry_out(follow_up)
+        actions = self._decide(tick, samples, self._clock())
+        if actions is not None:
+            await self._apply(actions)
         return True
 
-    def _gather(self, key: ServiceKey, service: Json) -> Subject | None:
+    def _gather(self, key: ServiceKey, service: Json) -> ServiceTick | None:
         """The service's pods; None until its worker Deployment exists, with whose size the planner begins."""
         owned = self._children.of(key)
         now = self._clock()
@@ -163,91 +163,93 @@ class ScalingLoop:
         deployment = owned.get(ObjectKey("Deployment", key.namespace, worker_name))
         if deployment is None:
             return None
-        return Subject(
+        return ServiceTick(
             key=key,
             service=service,
-            memory=self._recall(key, service, deployment, now),
+            state=self._recall(key, service, deployment, now),
             gateways=read_pods(pods, names.COMPONENT_GATEWAY, now),
             workers=read_pods(pods, names.COMPONENT_WORKER, now),
             deployment=deployment,
             autoscaler=owned.get(ObjectKey("HorizontalPodAutoscaler", key.namespace, worker_name)),
         )
 
-    def _recall(self, key: ServiceKey, service: Json, deployment: Json, now: datetime) -> Memory:
-        memory, uid = self._memories.get(key), service["metadata"]["uid"]
-        if memory is None or memory.uid != uid:
-            history = recall_history(service, deployment, now)
+    def _recall(self, key: ServiceKey, service: Json, deployment: Json, now: datetime) -> ServiceState:
+        state, uid = self._states.get(key), service["metadata"]["uid"]
+        if state is None or state.uid != uid:
+            planner = recall_planner_state(service, deployment, now)
             seen_at = guess_data_seen_at(service, now)
             longest = recall_longest_job_seconds(service)
-            memory = self._memories[key] = Memory(uid, seen_at, history, longest_job_seconds=longest)
+            state = self._states[key] = ServiceState(uid, seen_at, planner, longest_job_seconds=longest)
         generation = service["metadata"].get("generation", 0)
-        if memory.spec_generation != generation:
-            memory.spec, memory.spec_generation = _parse_spec(service), generation
-        return memory
+        if state.spec_generation != generation:
+            state.spec, state.spec_generation = _parse_spec(service), generation
+        return state
 
-    def _follow(self, subject: Subject, samples: Sequence[PodSample], now: datetime) -> FollowUp | None:
-        """Observe and plan one service; tell the reconciler. None while there is nothing to publish."""
-        memory, key = subject.memory, subject.key
-        pods = count_pods(subject.workers, subject.deployment)
-        observation = memory.observation = observe(samples, memory.observation, pods, now)
+    def _decide(self, tick: ServiceTick, samples: Sequence[PodSample], now: datetime) -> Actions | None:
+        """Observe and plan one service; report to the reconciler. None while there is nothing to publish."""
+        state, key = tick.state, tick.key
+        pods = count_pods(tick.workers, tick.deployment)
+        observation = state.observation = observe(samples, state.observation, pods, now)
         if observation.queue is not None:
-            memory.data_seen_at = now
-        memory.longest_job_seconds = find_longest_job_seconds(samples, memory.longest_job_seconds)
-        self._report(key, build_scrape_report(observation, memory.data_seen_at, memory.longest_job_seconds))
-        spec = memory.spec
+            state.data_seen_at = now
+        state.longest_job_seconds = find_longest_job_seconds(samples, state.longest_job_seconds)
+        self._report_scrape(key, build_scrape_report(observation, state.data_seen_at, state.longest_job_seconds))
+        spec = state.spec
         if spec is None or spec.scaling is None:
             self._metrics_server.forget(key.namespace, key.name)
-            self._findings.decisions.pop(key, None)
+            self._shared.decisions.pop(key, None)
             return None
-        decision = plan(observation, memory.history, spec.scaling, now)
-        memory.history = decision.history
+        decision = plan(observation, state.planner, spec.scaling, now)
+        state.planner = decision.state
         DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.desired_replicas)
         for signal, replicas in decision.proposals.items():
             PROPOSED_REPLICAS.labels(key.namespace, key.name, signal).set(replicas)
         if decision.data_at is None:
-            return None  # nobody has told anything yet: what runs, runs on
-        self._tell(subject, decision, now)
-        mode = decide_mode(spec, self._findings.capabilities).mode
+            return None  # no pod has reported anything yet: what runs, runs on
+        values = to_external_values(decision, observation)
+        mode = decide_mode(spec, self._shared.capabilities).mode
+        own_replicas = decide_scale(mode, tick.deployment, tick.autoscaler, decision.desired_replicas)
+        self._report_decision(tick, decision, now)
         costs: Mapping[str, int | None] = {}
         if mode is not ScalingMode.RECOMMEND:
             costs = decide_deletion_costs(
-                subject.workers,
+                tick.workers,
                 observation.idle_pods,
                 replicas=pods.desired,
                 desired_replicas=decision.desired_replicas,
             )
-        return FollowUp(
+        return Actions(
             key=key,
             deletion_costs=costs,
-            values=to_external_values(decision, observation),
+            values=values,
             data_at=decision.data_at,
-            replicas=decide_scale(mode, subject.deployment, subject.autoscaler, decision.desired_replicas),
+            replicas=own_replicas,
         )
 
-    def _tell(self, subject: Subject, decision: Plan, now: datetime) -> None:
-        key = subject.key
-        known = self._findings.decisions.get(key)
-        news = build_decision(subject.service, known, decision, now)
+    def _report_decision(self, tick: ServiceTick, decision: Plan, now: datetime) -> None:
+        key = tick.key
+        known = self._shared.decisions.get(key)
+        news = build_decision(tick.service, known, decision, now)
         if news is not None and news is not known:
             logger.info("%s: %s", key, news.sentence)
-            self._findings.decisions[key] = news
+            self._shared.decisions[key] = news
             self._on_finding(key)
 
-    def _report(self, key: ServiceKey, report: ScrapeReport) -> None:
-        if self._findings.scrapes.get(key) != report:
-            self._findings.scrapes[key] = report
+    def _report_scrape(self, key: ServiceKey, report: ScrapeReport) -> None:
+        if self._shared.scrapes.get(key) != report:
+            self._shared.scrapes[key] = report
             self._on_finding(key)
 
-    async def _carry_out(self, follow_up: FollowUp) -> None:
+    async def _apply(self, actions: Actions) -> None:
         """Idle pods are marked before anybody can read that there will be fewer."""
-        key = follow_up.key
+        key = actions.key
         is_leader = self._is_leader()
         if is_leader:
-            costs = follow_up.deletion_costs.items()
+            costs = actions.deletion_costs.items()
             await asyncio.gather(*(self._mark(key, pod, cost) for pod, cost in costs))
-        self._metrics_server.publish(key.namespace, key.name, follow_up.values, follow_up.data_at)
-        if is_leader and follow_up.replicas is not None:
-            await self._scale(key, follow_up.replicas)
+        self._metrics_server.publish(key.namespace, key.name, actions.values, actions.data_at)
+        if is_leader and actions.replicas is not None:
+            await self._scale(key, actions.replicas)
 
     async def _mark(self, key: ServiceKey, pod: str, cost: int | None) -> None:
         try:
@@ -264,15 +266,15 @@ class ScalingLoop:
             logger.warning("Scaling %s to %d failed, the next tick tries again: %s", key, replicas, error)
 
     def _forget_all_but(self, keys: set[ServiceKey]) -> None:
-        for key in self._memories.keys() - keys:
-            del self._memories[key]
+        for key in self._states.keys() - keys:
+            del self._states[key]
             self._metrics_server.forget(key.namespace, key.name)
             labels = {"namespace": key.namespace, "service": key.name}
             DESIRED_REPLICAS.remove_by_labels(labels)
             PROPOSED_REPLICAS.remove_by_labels(labels)
 
 
-def _to_target(pod: PodFacts) -> ScrapeTarget:
+def _to_target(pod: PodStatus) -> ScrapeTarget:
     return ScrapeTarget(pod_name=pod.name, component=pod.component, address=pod.address or "")
 
 

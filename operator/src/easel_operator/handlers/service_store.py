@@ -1,19 +1,19 @@
 """The services that kopf's watch has delivered, held equal to the API server by a list of our own now and then.
 
-A watch can fall silent without closing, and after a reconnection kopf doesn't tell of deletions that it missed
+A watch can fall silent without closing, and after a reconnection kopf doesn't report deletions that it missed
 (kopf#957, #1145). The list heals both, and counts what the watch failed to deliver, for the health check.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
-from easel_operator.objects import Json, ServiceKey, resource_version_of, to_service_key
+from easel_operator.objects import Json, ServiceKey, is_outdated, to_service_key
 
 # In two lists running, so that a list that overtakes the watch by a moment isn't taken for a broken watch.
 MISSED_LISTS_BEFORE_UNHEALTHY = 2
 
 
 class ServiceStore:
-    """StableDiffusionServices by key. ``on_change`` is told the key of each that appeared, changed or went."""
+    """StableDiffusionServices by key. ``on_change`` is called with the key of each that appeared, changed or went."""
 
     def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
         self._on_change = on_change
@@ -43,9 +43,7 @@ class ServiceStore:
     def put(self, body: Json) -> None:
         """Take a version; an older one than is known, or the same, changes nothing."""
         key = to_service_key(body)
-        known = self._services.get(key)
-        is_same_object = known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]
-        if known is not None and is_same_object and resource_version_of(known) >= resource_version_of(body):
+        if is_outdated(body, self._services.get(key)):
             return
         self._services[key] = body
         self._on_change(key)

@@ -7,7 +7,7 @@ from typing import Final
 from easel_operator.objects import ServiceKey
 
 FIRST_DELAY_SECONDS: Final = 0.5
-LONGEST_DELAY_SECONDS: Final = 60.0
+MAX_DELAY_SECONDS: Final = 60.0
 
 
 class WorkQueue:
@@ -51,16 +51,16 @@ class WorkQueue:
         """The work on the key failed: it comes again after a delay, which is returned, in seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        longest = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * (1 << min(failures, 10)))
+        longest = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * (1 << min(failures, 10)))
         delay_seconds = longest * (0.5 + 0.5 * random())  # noqa: S311 - spreads load, guards nothing
         earlier = self._timers.pop(key, None)
         if earlier is not None:
             earlier.cancel()
-        self._timers[key] = asyncio.get_running_loop().call_later(delay_seconds, self._ring, key)
+        self._timers[key] = asyncio.get_running_loop().call_later(delay_seconds, self._add_again, key)
         self._release(key)
         return delay_seconds
 
-    def _ring(self, key: ServiceKey) -> None:
+    def _add_again(self, key: ServiceKey) -> None:
         self._timers.pop(key, None)
         self.add(key)
 

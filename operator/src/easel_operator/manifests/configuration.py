@@ -17,7 +17,7 @@ from easel_contract.server_config import (
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, hash_json
 from easel_operator.objects import Json
 
-# Between the end of draining and the SIGKILL: time to hand back what is left and to close connections.
+# Between the end of draining and the SIGKILL: time to release the jobs that are left and to close connections.
 DRAIN_MARGIN_SECONDS: Final = 10
 
 

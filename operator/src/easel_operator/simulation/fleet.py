@@ -14,7 +14,7 @@ from easel_operator.simulation.pod import Pod, PodState
 from easel_operator.simulation.settings import ColdStart
 from easel_operator.simulation.trace import Trace
 
-COST_IF_IDLE: Final = -100  # controller.kubernetes.io/pod-deletion-cost of a pod to give up before others
+COST_IF_IDLE: Final = -100  # controller.kubernetes.io/pod-deletion-cost of a pod to remove before others
 
 
 class Fleet:
@@ -130,7 +130,7 @@ class Fleet:
                 self._remove(pod, now)
 
     def write_deletion_costs(self) -> None:
-        """Mark the pods that are idle now as those to give up first, until it is written anew."""
+        """Mark the pods that are idle now as those to remove first, until it is written anew."""
         for pod in self.pods.values():
             pod.deletion_cost = COST_IF_IDLE if pod.state is PodState.IDLE else 0
 

@@ -1,7 +1,7 @@
 """A service's own history as a trace: readings of its gateways' counters become arrivals.
 
 Between two readings of a pod, n jobs and w GPU-seconds of predicted work were accepted. When in between, and which job
-was how large, the counters don't tell: each of the n arrives at a time drawn by chance, and takes w / n.
+was how large, the counters don't say: each of the n arrives at a random time, and takes w / n.
 
 A counter that fell belongs to a restarted process: all of its new value is growth. A pod's first reading sets a
 baseline and adds nothing, as in the operator (``autoscaling/counters.py``): it may have counted for weeks before it
@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 
 from easel_contract import metrics
 
-from easel_operator.simulation.trace import LONGEST_WORK_SECONDS, Trace, build_trace
+from easel_operator.simulation.trace import MAX_WORK_SECONDS, Trace, build_trace
 
-MOST_REQUESTS: Final = 5_000_000
+MAX_REQUESTS: Final = 5_000_000
 METRIC: Final = "__name__"
 POD_LABELS: Final = ("namespace", "pod")
 INSTANCE_LABEL: Final = "instance"
@@ -85,14 +85,14 @@ class History:
     def add(self, window: Iterable[Series]) -> None:
         """All series of both counters over the next stretch of time. Samples at its edge may come twice.
 
-        Raises HistoryError if a pod comes under two names at a time, or if there are more than MOST_REQUESTS.
+        Raises HistoryError if a pod comes under two names at a time, or if there are more than MAX_REQUESTS.
         """
         added = sorted(_pair_counters(window), key=lambda pair: pair[1][0].at_seconds)
         self._note_pauses(sorted({reading.at_seconds for _, readings in added for reading in readings}))
         for labels, readings in added:
             self._add_pod(labels, readings)
-        if self._requests > MOST_REQUESTS:
-            raise HistoryError(f"more than {MOST_REQUESTS} requests were submitted: ask for a shorter time by --last")
+        if self._requests > MAX_REQUESTS:
+            raise HistoryError(f"more than {MAX_REQUESTS} requests were submitted: ask for a shorter time by --last")
 
     def summarise(self) -> HistorySummary:
         """What was read so far. Raises HistoryError if nothing was."""
@@ -180,10 +180,10 @@ def _identify_pod(labels: Labels) -> Labels:
 
 def _share_work(growth: Growth) -> float:
     seconds = growth.gpu_seconds / growth.jobs
-    if not 0 < seconds <= LONGEST_WORK_SECONDS:
+    if not 0 < seconds <= MAX_WORK_SECONDS:
         raise HistoryError(
             f"{growth.jobs} jobs and {growth.gpu_seconds:g} GPU-seconds were added up to Unix time "
-            f"{growth.until_seconds:.3f}; more than 0, at most {LONGEST_WORK_SECONDS:.0f} GPU-seconds a job are allowed"
+            f"{growth.until_seconds:.3f}; more than 0, at most {MAX_WORK_SECONDS:.0f} GPU-seconds a job are allowed"
         )
     return seconds
 

@@ -31,12 +31,12 @@ from typing import Final
 from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.trace import Trace
 
-LONGEST_WAIT_TARGETS: Final = 3.0  # C, in target latencies
+MAX_WAIT_TARGETS: Final = 3.0  # C, in target latencies
 
 
 def find_lower_bound_seconds(trace: Trace, settings: Settings) -> float:
-    """GPU-seconds. A plan that lets a request take longer than LONGEST_WAIT_TARGETS targets may go below it."""
-    longest = LONGEST_WAIT_TARGETS * settings.target_seconds
+    """GPU-seconds. A plan that lets a request take longer than MAX_WAIT_TARGETS targets may go below it."""
+    longest = MAX_WAIT_TARGETS * settings.target_seconds
     start = settings.cold_start.seconds - settings.cold_start.spread_seconds
     bound = trace.total_work_seconds
     arrivals, works = trace.arrival_seconds, trace.work_seconds

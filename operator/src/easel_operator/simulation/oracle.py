@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from easel_operator.simulation.fleet import Fleet
-from easel_operator.simulation.lower_bound import LONGEST_WAIT_TARGETS
+from easel_operator.simulation.lower_bound import MAX_WAIT_TARGETS
 from easel_operator.simulation.offline_plan import PlanRules, plan_offline
 from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.interface import FIRST_TICK_SECONDS
@@ -28,7 +28,7 @@ from easel_operator.simulation.trace import Trace
 
 LATE_BUDGET_PERCENT: Final = 5.0
 SLOTS_PER_TARGET: Final = 6
-LARGEST_LATE_COST: Final = 4096.0  # GPU-seconds for one late request
+MAX_LATE_COST: Final = 4096.0  # GPU-seconds for one late request
 ALLOWANCES: Final = 3  # different allowances for a request's own length are tried
 FIRST_BISECTIONS: Final = 7  # of the logarithm of the price, for the first of them
 NEXT_BISECTIONS: Final = 4
@@ -41,11 +41,11 @@ class OracleRules:
     """What an oracle must keep to."""
 
     late_budget_percent: float = LATE_BUDGET_PERCENT
-    longest_wait_targets: float = LONGEST_WAIT_TARGETS
+    longest_wait_targets: float = MAX_WAIT_TARGETS
 
 
 class PlannedPolicy:
-    """Carries out a plan of ready pods per slot: orders a cold start ahead, gives up pods once they are idle."""
+    """Carries out a plan of ready pods per slot: orders a cold start ahead, scales pods down once they are idle."""
 
     def __init__(
         self, pods: Sequence[int], slot_seconds: float, cold_start_seconds: float, initial_replicas: int
@@ -120,7 +120,7 @@ def find_oracle(
     slot_seconds = search.slots.slot_seconds
     mean_work = trace.total_work_seconds / max(1, len(trace))
     ample = max(1, math.floor((settings.target_seconds - mean_work) / slot_seconds))
-    best = search.bisect(ample, -1.0, math.log2(LARGEST_LATE_COST), FIRST_BISECTIONS)
+    best = search.bisect(ample, -1.0, math.log2(MAX_LATE_COST), FIRST_BISECTIONS)
     for on_time_slots in range(ample - 1, max(0, ample - ALLOWANCES), -1):
         centre = math.log2(best.late_cost)
         found = search.bisect(on_time_slots, centre - NEIGHBOUR_RANGE, centre + 1.0, NEXT_BISECTIONS)

@@ -1,4 +1,4 @@
-"""A picture of simulations: demand and backlog, pods, latency against the target; one row a policy.
+"""An image of simulations: demand and backlog, pods, latency against the target; one row a policy.
 
 The only module of the simulation that writes a file. Needs matplotlib.
 """
@@ -26,17 +26,17 @@ BINS: Final = 300
 HOUR_SECONDS: Final = 3600.0
 
 
-def draw(trace: Trace, target_seconds: float, outcomes: Sequence[Outcome], path: Path) -> None:
+def plot(trace: Trace, target_seconds: float, outcomes: Sequence[Outcome], path: Path) -> None:
     """Write a PNG, or an HTML page that holds it beside the figures."""
-    picture = render(trace, target_seconds, outcomes)
+    image = render(trace, target_seconds, outcomes)
     if path.suffix == ".html":
-        path.write_text(_build_page(picture, outcomes), encoding="utf-8")
+        path.write_text(_build_page(image, outcomes), encoding="utf-8")
     else:
-        path.write_bytes(picture)
+        path.write_bytes(image)
 
 
 def render(trace: Trace, target_seconds: float, outcomes: Sequence[Outcome]) -> bytes:
-    """The picture as PNG. Policies without a timeline show their latencies only."""
+    """The image as PNG. Policies without a timeline show their latencies only."""
     figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * len(outcomes)), layout="constrained")
     axes = figure.subplots(len(outcomes), 3, squeeze=False, sharex=True)
     for row, outcome in zip(axes, outcomes, strict=True):
@@ -92,9 +92,9 @@ def _draw_latency(axis: Axes, trace: Trace, outcome: Outcome, target_seconds: fl
     axis.legend(loc="upper left", fontsize="small", title=f"{outcome.late_percent:.1f} % late")
 
 
-def _build_page(picture: bytes, outcomes: Sequence[Outcome]) -> str:
+def _build_page(image: bytes, outcomes: Sequence[Outcome]) -> str:
     table = html.escape(build_table(build_records(outcomes)))
-    encoded = base64.b64encode(picture).decode()
+    encoded = base64.b64encode(image).decode()
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>easel simulate</title>"
         f"<body style='font-family: sans-serif'><pre>{table}</pre>"

@@ -1,4 +1,4 @@
-"""One worker pod of the simulation, and which pods a ReplicaSet gives up first."""
+"""One worker pod of the simulation, and which pods a ReplicaSet removes first."""
 
 import math
 from enum import IntEnum

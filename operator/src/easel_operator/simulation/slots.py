@@ -1,4 +1,4 @@
-"""A trace cut into equal slots, and into episodes between which every pod is given up whatever the plan."""
+"""A trace cut into equal slots, and into episodes between which every pod is scaled down whatever the plan."""
 
 import math
 from dataclasses import dataclass

@@ -9,8 +9,8 @@ from typing import Final, TextIO
 
 ARRIVAL: Final = "arrival_seconds"
 WORK: Final = "work_seconds"
-LONGEST_TRACE_SECONDS: Final = 10 * 366 * 86400.0
-LONGEST_WORK_SECONDS: Final = 86400.0
+MAX_TRACE_SECONDS: Final = 10 * 366 * 86400.0
+MAX_WORK_SECONDS: Final = 86400.0
 
 
 class TraceError(Exception):
@@ -65,7 +65,7 @@ def parse_trace(lines: Iterable[str], source: str) -> Trace:
 
 
 def write_trace(trace: Trace, file: TextIO) -> None:
-    """As CSV that parse_trace reads. Of the time after the last arrival it tells nothing."""
+    """As CSV that parse_trace reads. Of the time after the last arrival it says nothing."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow((ARRIVAL, WORK))
     writer.writerows(zip(trace.arrival_seconds, trace.work_seconds, strict=True))
@@ -101,10 +101,10 @@ def _parse_row(row: Sequence[str], columns: tuple[int, int], where: str) -> tupl
         raise TraceError(f"{where}: {len(row)} values, but the header has more columns")
     arrival = _parse_number(row[columns[0]], ARRIVAL, where)
     work = _parse_number(row[columns[1]], WORK, where)
-    if not 0 <= arrival <= LONGEST_TRACE_SECONDS:
-        raise TraceError(f"{where}: {ARRIVAL} is {arrival:g}; 0 to {LONGEST_TRACE_SECONDS:.0f} are allowed")
-    if not 0 < work <= LONGEST_WORK_SECONDS:
-        raise TraceError(f"{where}: {WORK} is {work:g}; more than 0, at most {LONGEST_WORK_SECONDS:.0f} are allowed")
+    if not 0 <= arrival <= MAX_TRACE_SECONDS:
+        raise TraceError(f"{where}: {ARRIVAL} is {arrival:g}; 0 to {MAX_TRACE_SECONDS:.0f} are allowed")
+    if not 0 < work <= MAX_WORK_SECONDS:
+        raise TraceError(f"{where}: {WORK} is {work:g}; more than 0, at most {MAX_WORK_SECONDS:.0f} are allowed")
     return arrival, work
 
 

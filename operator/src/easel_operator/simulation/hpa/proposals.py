@@ -12,11 +12,11 @@ from typing import Final
 
 from easel_operator.simulation.hpa.spec import MetricTarget, TargetType
 
-LARGEST_COUNT: Final = 2**31 - 1
+MAX_COUNT: Final = 2**31 - 1
 
 
 class MetricError(Exception):
-    """A metric that told no number of replicas."""
+    """A metric that gave no number of replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Tolerances:
 
 
 def propose(metric: MetricTarget, sight: Sight, tolerances: Tolerances) -> int:
-    """The number of replicas that one metric asks for. MetricError if it can't be told."""
+    """The number of replicas that one metric asks for. MetricError if it can't be reported."""
     if metric.type is TargetType.PODS_AVERAGE_VALUE:
         return _propose_for_pods(metric, sight, tolerances)
     value = sight.external_milli.get(metric.name)
@@ -83,7 +83,7 @@ def _propose_for_average(value: int, target: int, status_replicas: int, toleranc
     ratio = value / (target * status_replicas) if status_replicas else math.inf
     if tolerances.contain(ratio):
         return status_replicas
-    return min(math.ceil(value / target), LARGEST_COUNT)
+    return min(math.ceil(value / target), MAX_COUNT)
 
 
 def _propose_for_ratio(ratio: float, sight: Sight, tolerances: Tolerances) -> int:
@@ -91,7 +91,7 @@ def _propose_for_ratio(ratio: float, sight: Sight, tolerances: Tolerances) -> in
         return math.ceil(ratio)
     if tolerances.contain(ratio):
         return sight.spec_replicas
-    return min(math.ceil(ratio * sight.count_ready()), LARGEST_COUNT)
+    return min(math.ceil(ratio * sight.count_ready()), MAX_COUNT)
 
 
 def _propose_for_pods(metric: MetricTarget, sight: Sight, tolerances: Tolerances) -> int:

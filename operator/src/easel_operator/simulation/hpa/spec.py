@@ -1,4 +1,4 @@
-"""What the HorizontalPodAutoscaler controller is told: the autoscaling/v2 object's spec and the controller's flags.
+"""What the HorizontalPodAutoscaler controller is given: the autoscaling/v2 object's spec and the controller's flags.
 
 Values of metrics are integers in thousandths, as the controller keeps them. Defaults are the API server's
 (pkg/apis/autoscaling/v2/defaults.go): they fill ``behavior`` only where the object has one.

@@ -36,7 +36,7 @@ class Probe(Protocol):
 
 
 class QueueProbe:
-    """Requests waiting, and running unless told otherwise."""
+    """Requests waiting, and running unless reported otherwise."""
 
     def __init__(self, *, counts_running: bool = True) -> None:
         self._counts_running = counts_running

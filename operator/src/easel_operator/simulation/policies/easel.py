@@ -16,11 +16,11 @@ from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
 
 from easel_operator.autoscaling.counters import CounterReading
 from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample, QueueReading, observe
-from easel_operator.autoscaling.planner import Plan, begin_history, plan
-from easel_operator.autoscaling.pods import PodCounts, WorkerPod
+from easel_operator.autoscaling.planner import Plan, begin_state, plan
+from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import Capabilities
-from easel_operator.manifests.autoscaler import build_autoscaler
+from easel_operator.manifests.hpa import build_hpa
 from easel_operator.manifests.metadata import ChildContext, Owner, Release
 from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.hpa.controller import Memory, step
@@ -61,7 +61,7 @@ class EaselPolicy:
         self._autoscaler, self._controller, self._mode = _build_cluster(spec, scaling, settings)
         self._memory = Memory()
         known = settings.known_cold_start_seconds
-        self._history = begin_history(initial, BEGIN, cold_starts_seconds=() if known is None else (known,))
+        self._history = begin_state(initial, BEGIN, cold_starts_seconds=() if known is None else (known,))
         self._observation: Observation | None = None
         self._published: Mapping[str, int | None] = {}
         self._workers: dict[int, WorkerPod] = {}
@@ -106,7 +106,7 @@ class EaselPolicy:
         )
         self._observation = observe(self._scrape(fleet, at, now), self._observation, pods, at)
         self.plan = plan(self._observation, self._history, self._scaling, at)
-        self._history = self.plan.history
+        self._history = self.plan.state
         # The operator publishes raw figures too; its autoscalers read the proposals only.
         self._published = {name: replicas * 1000 for name, replicas in self.plan.proposals.items()}
         if self.plan.desired_replicas < fleet.replicas:
@@ -137,8 +137,8 @@ class EaselPolicy:
         return tuple(self._workers.values())
 
     def _scrape(self, fleet: Fleet, at: datetime, now: float) -> tuple[PodSample, ...]:
-        """What the pods would tell. One sample carries the sum of all workers' counters, which is all that is asked of
-        them. Predictions of work are exact here."""
+        """What the pods would report. One sample carries the sum of all workers' counters, which is all that is asked
+        of them. Predictions of work are exact here."""
         queue = QueueReading(
             waiting=len(fleet.waiting),
             running=fleet.running,
@@ -175,7 +175,7 @@ def _build_cluster(
         is_tolerance_supported=controller.is_tolerance_configurable,
     )
     context = ChildContext(_OWNER, spec, Release("", ""), grace_seconds=0)
-    manifest = build_autoscaler(context, scaling, is_tolerance_supported=controller.is_tolerance_configurable)
+    manifest = build_hpa(context, scaling, is_tolerance_supported=controller.is_tolerance_configurable)
     mode = decide_mode(spec.model_copy(update={"scaling": scaling}), capabilities).mode
     return AutoscalerSpec.from_manifest(manifest["spec"]), controller, mode
 

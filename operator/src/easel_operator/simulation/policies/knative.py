@@ -17,7 +17,7 @@ TICK_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class KnativeSettings:
-    """config-autoscaler's defaults, for a containerConcurrency of 1: a GPU draws one request at a time."""
+    """config-autoscaler's defaults, for a containerConcurrency of 1: a GPU generates one request at a time."""
 
     container_concurrency: float = 1.0
     target_utilisation: float = 0.7

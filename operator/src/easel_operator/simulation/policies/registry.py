@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from easel_operator.autoscaling.cold_starts import LONGEST_SECONDS
+from easel_operator.autoscaling.cold_starts import MAX_SECONDS
 from easel_operator.simulation.hpa.spec import (
     DEFAULT_DOWN,
     DEFAULT_UP,
@@ -45,8 +45,8 @@ from easel_operator.simulation.settings import Settings
 
 DEFAULT_QUEUE_DEPTH: Final = 2  # requests a pod, where the service sets no targetQueueDepth
 SCRAPE_AGE_SECONDS: Final = 7.5  # mean age of a sample that Prometheus takes every 15 s
-MINIMUM_TARGET: Final = 0.001
-LARGEST_FLEET: Final = 1000
+MIN_TARGET: Final = 0.001
+MAX_FLEET: Final = 1000
 
 
 def build_policy(text: str, settings: Settings) -> Policy:
@@ -56,8 +56,8 @@ def build_policy(text: str, settings: Settings) -> Policy:
     parameters = Parameters(name)
     if fixed:
         replicas = int(fixed.group(1))
-        if replicas > LARGEST_FLEET:
-            raise PolicyError(f"{text}: at most {LARGEST_FLEET} pods")
+        if replicas > MAX_FLEET:
+            raise PolicyError(f"{text}: at most {MAX_FLEET} pods")
         policy: Policy = FixedPolicy(replicas)
     elif name.kind in BUILDERS:
         policy = BUILDERS[name.kind](name, parameters, settings)
@@ -75,7 +75,7 @@ def _build_easel(name: PolicyName, parameters: Parameters, settings: Settings) -
         kubernetes_minor=int(parameters.take("kubernetesMinor", default.kubernetes_minor, least=33, most=99)),
         autoscaler_period_seconds=parameters.take("period", default.autoscaler_period_seconds, least=1),
         autoscaler_phase_seconds=parameters.take("phase", default.autoscaler_phase_seconds),
-        known_cold_start_seconds=parameters.take("knownColdStart", 0, most=LONGEST_SECONDS) or None,
+        known_cold_start_seconds=parameters.take("knownColdStart", 0, most=MAX_SECONDS) or None,
     )
     values = {**settings.scaling.to_wire(), **parameters.take_rest()}
     try:
@@ -88,7 +88,7 @@ def _build_easel(name: PolicyName, parameters: Parameters, settings: Settings) -
 
 
 def _build_hpa_queue(name: PolicyName, parameters: Parameters, settings: Settings) -> Policy:
-    target = parameters.take("target", settings.scaling.target_queue_depth or DEFAULT_QUEUE_DEPTH, least=MINIMUM_TARGET)
+    target = parameters.take("target", settings.scaling.target_queue_depth or DEFAULT_QUEUE_DEPTH, least=MIN_TARGET)
     probe = QueueProbe(counts_running=bool(parameters.take("inFlight", 1, most=1)))
     metric = MetricTarget(QUEUE_METRIC, TargetType.EXTERNAL_AVERAGE_VALUE, round(1000 * target))
     return _build_autoscaler(name, parameters, settings, metric, probe)
@@ -149,7 +149,7 @@ def _build_behavior(parameters: Parameters) -> Behavior | None:
 
 def _build_keda(name: PolicyName, parameters: Parameters, settings: Settings) -> Policy:
     """The autoscaler that KEDA writes never goes below one pod; KEDA itself does."""
-    target = parameters.take("target", settings.scaling.target_queue_depth or DEFAULT_QUEUE_DEPTH, least=MINIMUM_TARGET)
+    target = parameters.take("target", settings.scaling.target_queue_depth or DEFAULT_QUEUE_DEPTH, least=MIN_TARGET)
     probe = QueueProbe(counts_running=bool(parameters.take("inFlight", 1, most=1)))
     metric = MetricTarget(QUEUE_METRIC, TargetType.EXTERNAL_AVERAGE_VALUE, round(1000 * target))
     polling = parameters.take("polling", 30, least=1)
@@ -188,7 +188,7 @@ def _build_knative(name: PolicyName, parameters: Parameters, settings: Settings)
 def _build_ray_serve(name: PolicyName, parameters: Parameters, settings: Settings) -> Policy:
     default = RaySettings()
     chosen = RaySettings(
-        target_ongoing_requests=parameters.take("target", default.target_ongoing_requests, least=MINIMUM_TARGET),
+        target_ongoing_requests=parameters.take("target", default.target_ongoing_requests, least=MIN_TARGET),
         look_back_seconds=parameters.take("lookBack", default.look_back_seconds, least=1),
         upscale_delay_seconds=parameters.take("upDelay", default.upscale_delay_seconds),
         downscale_delay_seconds=parameters.take("downDelay", default.downscale_delay_seconds),

@@ -7,21 +7,17 @@ https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autosca
 
 from typing import Final
 
-from easel_contract import metrics, names
+from easel_contract import names
 from easel_contract.resource import ScalingSpec
 
-from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata
+from easel_operator.autoscaling.signals import SIGNALS
+from easel_operator.manifests.metadata import ChildContext, build_metadata
 from easel_operator.objects import Json
 
-SIGNALS: Final = (
-    metrics.EXTERNAL_REPLICAS_FOR_QUEUE,
-    metrics.EXTERNAL_REPLICAS_FOR_LATENCY,
-    metrics.EXTERNAL_REPLICAS_FOR_FORECAST,
-)
 PERIOD_SECONDS: Final = 15
 
 
-def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_tolerance_supported: bool) -> Json:
+def build_hpa(context: ChildContext, scaling: ScalingSpec, *, is_tolerance_supported: bool) -> Json:
     """The worker Deployment's autoscaler.
 
     Args:
@@ -30,7 +26,7 @@ def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_toleranc
         is_tolerance_supported: whether this API server keeps ``behavior.*.tolerance`` (HPAConfigurableTolerance).
     """
     owner = context.owner
-    signals = (*SIGNALS, metrics.EXTERNAL_REPLICAS_FOR_SCHEDULE) if scaling.schedules else SIGNALS
+    selector = {"matchLabels": {names.LABEL_SERVICE: owner.name}}
     # The planner decides how fast and how long; the controller only carries it out, at once and without a dead band.
     rules: Json = {
         "stabilizationWindowSeconds": 0,
@@ -51,17 +47,17 @@ def build_autoscaler(context: ChildContext, scaling: ScalingSpec, *, is_toleranc
             },
             "minReplicas": scaling.min_replicas,
             "maxReplicas": scaling.max_replicas,
-            "metrics": [_external(owner, signal) for signal in signals],
+            "metrics": [
+                {
+                    "type": "External",
+                    "external": {
+                        "metric": {"name": signal.metric, "selector": selector},
+                        "target": {"type": "AverageValue", "averageValue": "1"},
+                    },
+                }
+                for signal in SIGNALS
+                if signal.is_in_hpa(scaling)
+            ],
             "behavior": {"scaleUp": rules, "scaleDown": rules},
-        },
-    }
-
-
-def _external(owner: Owner, metric: str) -> Json:
-    return {
-        "type": "External",
-        "external": {
-            "metric": {"name": metric, "selector": {"matchLabels": {names.LABEL_SERVICE: owner.name}}},
-            "target": {"type": "AverageValue", "averageValue": "1"},
         },
     }

@@ -16,7 +16,7 @@ CREATE_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContaine
 CRASH_LOOP_RESTARTS: Final = 3
 SECOND_END_RESTARTS: Final = 2
 CRASH_LOOP_MEMORY: Final = timedelta(minutes=5)
-MAXIMUM_MESSAGE_CHARACTERS: Final = 1024
+MAX_MESSAGE_CHARACTERS: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PodProblem:
 
 
 @dataclass(frozen=True)
-class PodFacts:
+class PodStatus:
     """One pod that isn't being deleted."""
 
     name: str
@@ -43,7 +43,7 @@ class PodFacts:
     deletion_cost: int | None = None  # annotation; None if it has none
 
 
-def read_pods(pods: Iterable[Json], component: str, now: datetime) -> tuple[PodFacts, ...]:
+def read_pods(pods: Iterable[Json], component: str, now: datetime) -> tuple[PodStatus, ...]:
     """Facts of a component's pods that are neither being deleted nor finished."""
     return tuple(
         read_pod(pod, now)
@@ -54,14 +54,14 @@ def read_pods(pods: Iterable[Json], component: str, now: datetime) -> tuple[PodF
     )
 
 
-def read_pod(pod: Json, now: datetime) -> PodFacts:
+def read_pod(pod: Json, now: datetime) -> PodStatus:
     """Facts of one pod."""
     status = pod.get("status", {})
     ready, scheduled = find_condition(pod, "Ready"), find_condition(pod, "PodScheduled")
     is_unschedulable = (
         scheduled is not None and scheduled["status"] == "False" and scheduled.get("reason") == "Unschedulable"
     )
-    return PodFacts(
+    return PodStatus(
         name=pod["metadata"]["name"],
         component=pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, ""),
         address=status.get("podIP"),
@@ -151,4 +151,4 @@ def _unavailable(pod: Json) -> Reason:
 
 def _text(what: str, advice: str) -> str:
     """What happened, shortened, and always what to do."""
-    return f"{what.rstrip('. ')[:MAXIMUM_MESSAGE_CHARACTERS]}; {advice}"
+    return f"{what.rstrip('. ')[:MAX_MESSAGE_CHARACTERS]}; {advice}"

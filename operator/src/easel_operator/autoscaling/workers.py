@@ -28,15 +28,15 @@ class PodCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class StartPatience:
+class StartUp:
     """How long a pod's start takes, and how long one is waited for before it is written off."""
 
     cold_start_seconds: float
-    overdue_seconds: float
+    timeout_seconds: float
 
     def list_starting_ages_seconds(self, pods: PodCounts, now: datetime) -> list[float]:
         """Of the pods that can be counted on, oldest first; 0 for each that was only ordered, or of unknown age."""
         started_at = [worker.created_at for worker in pods.workers if worker.ready_at is None and worker.is_scheduled]
         ages = sorted((max(0.0, (now - at).total_seconds()) for at in started_at), reverse=True)
         of_unknown_age = max(0, pods.starting - len(ages)) + max(0, pods.desired - pods.existing)
-        return [age for age in ages if age <= self.overdue_seconds] + [0.0] * of_unknown_age
+        return [age for age in ages if age <= self.timeout_seconds] + [0.0] * of_unknown_age

@@ -2,7 +2,7 @@
 
 import math
 
-from easel_operator.autoscaling.drain import Backlog
+from easel_operator.autoscaling.backlog import Backlog
 from hypothesis import given
 from hypothesis import strategies as st
 

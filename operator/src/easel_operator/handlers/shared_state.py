@@ -4,7 +4,7 @@ from easel_operator.decide.snapshot import Capabilities, ScalingDecision, Scrape
 from easel_operator.objects import ServiceKey
 
 
-class Findings:
+class SharedState:
     """Written by the scaling loop and the probe, read by the reconciler."""
 
     def __init__(self, capabilities: Capabilities) -> None:

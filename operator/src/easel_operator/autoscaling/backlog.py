@@ -7,7 +7,7 @@ With k pods, when the last of them gets ready the backlog has come down to
 
 and k pods are enough once  k >= arriving + left(k) / drain_seconds.
 
-Of the pods that are there, ready or starting, the least number that is enough is *kept*: none is taken back before it
+Of the pods that are there, ready or starting, the least number that is enough is *kept*: none is scaled down before it
 has done what it was ordered for. More than are there are *ordered* only for what all of those will have left when a new
 one would be ready: so a backlog isn't ordered twice while the first pods load.
 """
@@ -20,15 +20,15 @@ from typing import Final
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.observation import Observation
-from easel_operator.autoscaling.pods import StartPatience
 from easel_operator.autoscaling.proposal import NOTHING, Proposal
+from easel_operator.autoscaling.workers import StartUp
 
-RECKONED_ARRIVALS: Final = 0.7  # of the measured rate, which is an upper mean: what comes orders its own pods
-DRAIN_TARGETS: Final = 2.0  # of the time that a request may wait: time to work off what is left, at no margin
-DRAIN_EXPONENT: Final = 0.15  # by which the margin for lateness shortens it
+EXPECTED_ARRIVALS: Final = 0.7  # of the measured rate, which is an upper mean: what comes orders its own pods
+DRAIN_TARGETS: Final = 2.0  # of the time that a request may wait: time to work off what is left, at no headroom
+DRAIN_EXPONENT: Final = 0.15  # by which the headroom for lateness shortens it
 LONG_JOB: Final = 2.0  # mean jobs: what few jobs exceed
 ROUNDING: Final = 1e-9
-LEAST_SLACK: Final = 0.25  # of the target that a job is let wait, however long jobs are
+MIN_SLACK: Final = 0.25  # of the target that a job is let wait, however long jobs are
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Backlog:
     """What is to be worked off, and by whom."""
 
     gpu_seconds: float
-    arriving: float  # GPU-seconds per second that are reckoned with
+    arriving: float  # GPU-seconds per second that are expected
     ready: int
     starting_ages_seconds: Sequence[float]  # oldest first
     cold_start_seconds: float
@@ -71,9 +71,7 @@ class Backlog:
         return pods >= self.arriving + max(0.0, left) / self.drain_seconds - ROUNDING
 
 
-def propose_for_queue(
-    observation: Observation, patience: StartPatience, margin: float, settings: ScalingSpec
-) -> Proposal:
+def propose_for_queue(observation: Observation, start_up: StartUp, headroom: float, scaling: ScalingSpec) -> Proposal:
     """Pods that work the backlog off in time; at least those that targetQueueDepth asks for, where it is set."""
     queue, gpu_seconds = observation.queue, observation.backlog_gpu_seconds
     if queue is None or gpu_seconds is None or queue.depth == 0:
@@ -81,28 +79,28 @@ def propose_for_queue(
     job_seconds, arriving = observation.arrivals.job.mean_seconds, observation.arrivals.gpu_seconds_per_second
     backlog = Backlog(
         gpu_seconds=gpu_seconds,
-        arriving=RECKONED_ARRIVALS * arriving,
+        arriving=EXPECTED_ARRIVALS * arriving,
         ready=observation.pods.ready,
-        starting_ages_seconds=patience.list_starting_ages_seconds(observation.pods, observation.at),
-        cold_start_seconds=patience.cold_start_seconds,
-        drain_seconds=find_drain_seconds(settings, job_seconds, margin),
+        starting_ages_seconds=start_up.list_starting_ages_seconds(observation.pods, observation.at),
+        cold_start_seconds=start_up.cold_start_seconds,
+        drain_seconds=find_drain_seconds(scaling, job_seconds, headroom),
     )
     # A request keeps one pod busy, so more pods than requests, with those to come meanwhile, are of no use.
-    requests = queue.depth + math.ceil(arriving * patience.cold_start_seconds / job_seconds)
-    # One more than the maximum, so that the sentence can tell that more were needed.
-    by_work = max(1, min(backlog.count_pods(settings.max_replicas + 1), requests))
-    depth, target = queue.depth, settings.target_queue_depth
+    requests = queue.depth + math.ceil(arriving * start_up.cold_start_seconds / job_seconds)
+    # One more than the maximum, so that the sentence can say that more were needed.
+    by_work = max(1, min(backlog.count_pods(scaling.max_replicas + 1), requests))
+    depth, target = queue.depth, scaling.target_queue_depth
     by_depth = math.ceil(depth / target) if target is not None else 0
     if by_depth > by_work:
         return Proposal(by_depth, f"{depth} request{'' if depth == 1 else 's'} waiting or running, {target} a pod")
     return Proposal(by_work, f"{_figure(gpu_seconds)} GPU-seconds queued")
 
 
-def find_drain_seconds(settings: ScalingSpec, job_seconds: float, margin: float) -> float:
+def find_drain_seconds(scaling: ScalingSpec, job_seconds: float, headroom: float) -> float:
     """Time in which the backlog that new pods find is to be worked off."""
-    target = settings.target_latency_seconds
-    slack = max(target - LONG_JOB * job_seconds, LEAST_SLACK * target)
-    return DRAIN_TARGETS * slack * math.exp(-DRAIN_EXPONENT * margin)
+    target = scaling.target_latency_seconds
+    slack = max(target - LONG_JOB * job_seconds, MIN_SLACK * target)
+    return DRAIN_TARGETS * slack * math.exp(-DRAIN_EXPONENT * headroom)
 
 
 def _figure(gpu_seconds: float) -> str:
