@@ -59,7 +59,7 @@ class Reason(StrEnum):
     FIXED_REPLICAS = "FixedReplicas"
     METRICS_UNAVAILABLE = "MetricsUnavailable"
     DIRECT_SCALING = "DirectScaling"  # the operator writes the scale itself, the message says why
-    RECOMMENDING = "Recommending"  # decisions are told and not carried out
+    RECOMMENDING = "Recommending"  # decisions are reported and not carried out
     # CapacityAvailable
     SUFFICIENT = "Sufficient"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"

@@ -14,7 +14,7 @@ from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec, StableDiffusionServiceStatus
 
 DROPPED_KEYS = frozenset({"title", "$defs", "const"})
-MAXIMUM_MAP_ENTRIES = 64
+MAX_MAP_ENTRIES = 64
 
 
 def build_structural_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _clean(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
             schema["default"] = {}
     elif isinstance(schema.get("additionalProperties"), dict):
         schema["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
-        schema["maxProperties"] = MAXIMUM_MAP_ENTRIES  # the cost of a CEL rule is bounded by the size of what it sees
+        schema["maxProperties"] = MAX_MAP_ENTRIES  # the cost of a CEL rule is bounded by the size of what it sees
     if "items" in schema:
         schema["items"] = _structural(schema["items"], definitions)
     if schema.get("format") == "ipvanynetwork":

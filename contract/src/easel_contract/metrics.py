@@ -5,12 +5,12 @@ The unit comes last, as Prometheus asks: https://prometheus.io/docs/practices/na
 
 from typing import Final
 
-# Read from the broker by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
+# Read from Redis by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
 QUEUE_DEPTH: Final = "easel_queue_depth"  # gauge, label state=Waiting|Running
 BACKLOG_GPU_SECONDS: Final = "easel_backlog_gpu_seconds"  # gauge, predicted, label state=Waiting|Running (the rest)
 OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge, 0 when nothing waits
-WORKERS: Final = "easel_workers"  # gauge: workers that the broker has heard of lately
-BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1
+WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
+BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1: whether the stores (Redis) can be reached; an older name
 
 # A pod's own figures: the reader sums them over pods.
 IN_FLIGHT: Final = "easel_jobs_in_flight"  # gauge, worker
@@ -18,10 +18,10 @@ JOBS_SUBMITTED_TOTAL: Final = "easel_jobs_submitted_total"  # counter, gateway
 JOBS_TOTAL: Final = "easel_jobs_total"  # counter, worker, label outcome=Succeeded|Failed|Canceled
 JOB_LATENCY_SECONDS: Final = "easel_job_latency_seconds"  # histogram, worker: submitted to finished
 JOB_PHASE_SECONDS: Final = "easel_job_phase_seconds"  # histogram, worker, label phase=queue|load|run|encode
-WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was drawing
+WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was generating
 BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker: its rate is the busy share
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
-BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker: images drawn in one batch
+BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker: images generated in one batch
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code

@@ -141,19 +141,19 @@ class WorkerSpec(Model):
 
 
 class BatchingSpec(Model):
-    """How many images a worker draws at once."""
+    """How many images a worker generates at once."""
 
     max_images: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Images of requests with the same size, steps and guidance that are drawn in one batch. It pays "
-        "where the GPU isn't filled by one picture: up to 512 pixels on a large GPU.",
+        description="Images of requests with the same size, steps and guidance that are generated in one batch. It "
+        "pays where the GPU isn't filled by one image: up to 512 pixels on a large GPU.",
     )
 
 
 class WebhookSpec(WebhookConfig):
-    """How clients are told that an image is ready (Standard Webhooks)."""
+    """How clients learn that an image is ready (Standard Webhooks)."""
 
     signing_secret_name: ObjectName | None = Field(
         default=None,
@@ -188,7 +188,7 @@ class ExecutionMode(StrEnum):
     """What happens with a decision on the number of workers."""
 
     AUTOMATIC = "Automatic"  # it is carried out
-    RECOMMEND = "Recommend"  # it is told, in status.scaling, events and metrics; the workers stay as they are
+    RECOMMEND = "Recommend"  # it is reported in status.scaling, events and metrics; the workers stay as they are
 
 
 class ScheduleSpec(Model):
@@ -235,7 +235,7 @@ class ScalingSpec(Model):
 
     mode: ExecutionMode = Field(
         default=ExecutionMode.AUTOMATIC,
-        description="Recommend: decisions are told and not carried out; the number of workers is yours to set.",
+        description="Recommend: decisions are reported and not carried out; the number of workers is yours to set.",
     )
     min_replicas: int = Field(default=1, ge=0, le=1000, description="0 lets an idle service release its last GPU.")
     max_replicas: int = Field(ge=1, le=1000, description="Most workers; the bound on what the service can cost.")
@@ -256,14 +256,14 @@ class ScalingSpec(Model):
         default=None,
         ge=0,
         le=86400,
-        description="A worker is given up after this long without need of it. Unset: a part of a cold start, longer "
+        description="A worker is removed after this long without need of it. Unset: a part of a cold start, longer "
         "while too many requests are late.",
     )
     scale_to_zero_after_seconds: int | None = Field(
         default=None,
         ge=0,
         le=86400,
-        description="With minReplicas 0: the last worker is given up after this long without any request. Unset: as "
+        description="With minReplicas 0: the last worker is removed after this long without any request. Unset: as "
         "the measured cold start and lateness ask for.",
     )
     schedules: Annotated[
@@ -332,7 +332,7 @@ class ScalingStatus(Model):
         default=0,
         ge=0,
         le=1000,
-        description="Head-room that the share of late requests has asked for so far, in percent of a worker where one "
+        description="Headroom that the share of late requests has asked for so far, in percent of a worker where one "
         "is busy.",
     )
 
