@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.record import build_provenance
 from demo import cluster as clusters
-from demo.story import tell
+from demo.story import run_demo
 
 RESULTS = clusters.ROOT / "benchmarks/results/demo.json"
 
@@ -58,9 +58,9 @@ def main() -> int:
         setup = measure_cold_setup()
     setup["setup_warm_seconds"] = measure_setup(clusters.ROOT, dict(os.environ))
     state = clusters.ROOT / ".state" / "bench-demo"
-    told = tell(state, clusters.ROOT / "demo-output")
+    done = run_demo(state, clusters.ROOT / "demo-output")
     sys.stdout.write(clusters.stop(state) + "\n")
-    result = {**build_provenance(), **setup, **told.to_record()}
+    result = {**build_provenance(), **setup, **done.to_record()}
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     for name, seconds in {"set-up, warm": setup["setup_warm_seconds"], **told.phases_seconds}.items():
         sys.stdout.write(f"{name:<20} {seconds:>7.1f} s\n")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from demo import cluster as clusters
-from demo.story import tell
+from demo.story import run_demo
 
 STATE = clusters.ROOT / ".state" / "demo"
 
@@ -14,13 +14,13 @@ def main() -> int:
     """Exit code: 0, or 1 when a request was lost or a step failed."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("action", choices=("up", "down"))
-    parser.add_argument("--output", type=Path, default=clusters.ROOT / "demo-output", help="pictures and the plot")
+    parser.add_argument("--output", type=Path, default=clusters.ROOT / "demo-output", help="first image and plot")
     arguments = parser.parse_args()
     try:
         if arguments.action == "down":
             sys.stdout.write(f"{clusters.stop(STATE)}\n")
             return 0
-        return tell(STATE, arguments.output).exit_code
+        return run_demo(STATE, arguments.output).exit_code
     except (clusters.ClusterError, TimeoutError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1

@@ -63,7 +63,7 @@ class Tally:
 
 
 def first_image(url: str, *, seed: int = 7) -> bytes:
-    """One picture through the ``openai`` client, waiting for a cold start if need be."""
+    """One image through the ``openai`` client, waiting for a cold start if need be."""
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
     answer = client.images.generate(
         prompt="an easel at the sea, morning light", size="auto", response_format="b64_json", extra_body={"seed": seed}
@@ -74,7 +74,7 @@ def first_image(url: str, *, seed: int = 7) -> bytes:
 async def burst(
     url: str, tally: Tally, *, requests: int, clients: int, steps: int, on_delivery: Callable[[], None] = lambda: None
 ) -> None:
-    """``requests`` images asked for by ``clients`` at once, each with a picture of its own (no cache hits)."""
+    """``requests`` images asked for by ``clients`` at once, each with a prompt of its own (no cache hits)."""
     remaining = iter(range(requests))
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
 
@@ -84,7 +84,7 @@ async def burst(
             begun = time.monotonic()
             try:
                 answer = await client.images.generate(
-                    prompt=f"picture {number}", response_format="b64_json", extra_body={"num_inference_steps": steps}
+                    prompt=f"image {number}", response_format="b64_json", extra_body={"num_inference_steps": steps}
                 )
                 _decode(answer)
             except openai.OpenAIError as error:

@@ -31,7 +31,7 @@ class Sighting:
     desired: int
     existing: int
     ready: int
-    sentence: str
+    reason: str  # of the last scaling decision
 
 
 class Observer:
@@ -95,7 +95,7 @@ class Observer:
             desired=deployment["spec"]["replicas"],
             existing=len(pods),
             ready=sum(is_ready(pod) for pod in pods),
-            sentence=status.get("scaling", {}).get("reason", ""),
+            reason=status.get("scaling", {}).get("reason", ""),
         )
 
     def _external(self, metric: str) -> float | None:

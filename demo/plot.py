@@ -1,4 +1,4 @@
-"""Demand and pods over time, as a picture."""
+"""Demand and pods over time, as a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo's story, told while it happens: first image, burst, scale-out, a crash, scale-in, summary."""
+"""The demo, and what it prints while it runs: first image, burst, scale-out, a crash, scale-in, summary."""
 
 import asyncio
 import sys
@@ -59,14 +59,14 @@ class Table:
             self._narrator.say(self.HEADER)
         self._last = look
         queue = "-" if look.queue_depth is None else f"{look.queue_depth:.0f}"
-        reason = look.sentence if last is None or look.sentence != last.sentence else ""
+        reason = look.reason if last is None or look.reason != last.reason else ""
         latency = "-" if look.latency_p95_seconds is None else f"{look.latency_p95_seconds:.1f} s"
         self._narrator.say(f"{queue:>6} {look.desired:>8} {look.existing:>5} {look.ready:>6} {latency:>8}  {reason}")
 
 
 @dataclass(frozen=True)
-class Told:
-    """How the story went."""
+class DemoResult:
+    """How the demo went."""
 
     tally: Tally
     phases_seconds: dict[str, float]
@@ -89,7 +89,7 @@ class Told:
         }
 
 
-def tell(state: Path, output: Path) -> Told:
+def run_demo(state: Path, output: Path) -> DemoResult:
     """Runs the whole demo; the cluster stays up. Raises ClusterError or TimeoutError when a step doesn't come."""
     narrator = Narrator()
     output.mkdir(exist_ok=True)
@@ -97,9 +97,9 @@ def tell(state: Path, output: Path) -> Told:
     with forwarded(cluster, SERVICE) as url:
         begun = time.monotonic()
         image = first_image(url)
-        picture = output / "first.png"
-        picture.write_bytes(image)
-        narrator.phase("first_image", time.monotonic() - begun, f"first image through the Service: {picture}")
+        file = output / "first.png"
+        file.write_bytes(image)
+        narrator.phase("first_image", time.monotonic() - begun, f"first image through the Service: {file}")
         table = Table(narrator)
         tally = Tally()
         with Observer(cluster, SERVICE, table.show) as observer:
@@ -108,7 +108,7 @@ def tell(state: Path, output: Path) -> Told:
             plot(observer.sightings, events, output / "demand-and-pods.png")
     _summarise(tally, narrator, output)
     _how_to_go_on(cluster)
-    return Told(tally, narrator.phases_seconds)
+    return DemoResult(tally, narrator.phases_seconds)
 
 
 def _bring_up(state: Path, narrator: Narrator) -> clusters.Cluster:

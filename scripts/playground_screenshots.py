@@ -1,4 +1,4 @@
-"""Takes the playground's pictures under docs/: python -m scripts.playground_screenshots (needs Chromium)."""
+"""Takes the playground's screenshots under docs/: python -m scripts.playground_screenshots (needs Chromium)."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ PROMPTS = (
 
 
 def main() -> None:
-    """Write docs/playground-desktop.png (light, a finished picture) and docs/playground-phone.png (dark, under way)."""
+    """Write docs/playground-desktop.png (light, a finished image) and docs/playground-phone.png (dark, under way)."""
     config = ServerConfig(
         model=ModelConfig(name="stable-diffusion-v1-5", source="stable-diffusion-v1-5"),
         engine=EngineConfig(kind=EngineKind.SYNTHETIC, synthetic=SyntheticConfig(milliseconds_per_step=100)),
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def take_desktop(browser: Browser, url: str) -> None:
-    """A finished picture and those before it."""
+    """A finished image and those before it."""
     with open_page(browser, url, viewport={"width": 1280, "height": 1000}, device_scale_factor=2) as page:
         for seed, prompt in enumerate(PROMPTS, start=2026):
             order(page, prompt, seed)
@@ -40,17 +40,17 @@ def take_desktop(browser: Browser, url: str) -> None:
 
 
 def take_phone(browser: Browser, url: str) -> None:
-    """A picture under way, with its preview."""
+    """An image under way, with its preview."""
     viewport = {"width": 360, "height": 780}
     dark = {"color_scheme": "dark", "reduced_motion": "reduce"}  # a preview is faded in otherwise
     with open_page(browser, url, viewport=viewport, device_scale_factor=2, **dark) as page:
         order(page, PROMPTS[-1], 2029)
-        page.get_by_alt_text("Unfinished picture").wait_for()
+        page.get_by_alt_text("Unfinished image").wait_for()
         page.screenshot(path=DOCS / "playground-phone.png", full_page=True)
 
 
 def order(page: Page, prompt: str, seed: int) -> None:
-    """Ask for one picture."""
+    """Ask for one image."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.locator("#seed").evaluate("(field, value) => { field.value = value; }", str(seed))
     page.get_by_role("button", name="Generate").click()

@@ -24,7 +24,7 @@ def test_from_apply_to_images_out_to_four_workers_and_back_to_zero_with_a_crash(
         assert (tally.asked, tally.delivered, tally.failures) == (100, 100, [])
         assert max(look.desired for look in observer.sightings) == 4
         ordered = [look for look in observer.sightings if look.desired == 4]
-        assert "4 pods" in ordered[-1].sentence, "the last decision is told in the status"
+        assert "4 pods" in ordered[-1].reason, "the last decision is in the status"
 
         idle = observer.wait_until(lambda look: look.desired == look.existing == 0, "back to zero", 120)
         assert idle.queue_depth == 0

@@ -5,12 +5,12 @@ The unit comes last, as Prometheus asks: https://prometheus.io/docs/practices/na
 
 from typing import Final
 
-# Read from the broker by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
+# Read from Redis by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
 QUEUE_DEPTH: Final = "easel_queue_depth"  # gauge, label state=Waiting|Running
 BACKLOG_GPU_SECONDS: Final = "easel_backlog_gpu_seconds"  # gauge, predicted, label state=Waiting|Running (the rest)
 OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge, 0 when nothing waits
-WORKERS: Final = "easel_workers"  # gauge: workers that the broker has heard of lately
-BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1
+WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
+BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1: whether the stores (Redis) can be reached; an older name
 
 # A pod's own figures: the reader sums them over pods.
 IN_FLIGHT: Final = "easel_jobs_in_flight"  # gauge, worker

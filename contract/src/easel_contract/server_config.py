@@ -31,24 +31,24 @@ class DType(StrEnum):
 
 
 class EngineKind(StrEnum):
-    """What draws the pictures."""
+    """What generates the images."""
 
     DIFFUSERS = "Diffusers"
-    SYNTHETIC = "Synthetic"  # takes the time that a GPU would, draws a labelled picture: for load and scaling tests
+    SYNTHETIC = "Synthetic"  # takes the time that a GPU would, for a labelled image: for load and scaling tests
 
 
 class SyntheticConfig(Model):
     """How long the synthetic engine takes; by default about a Stable Diffusion 1.5 on a data-centre GPU."""
 
     milliseconds_per_step: int = Field(
-        default=50, ge=0, le=60000, description="Of one picture of a megapixel, one pass a step."
+        default=50, ge=0, le=60000, description="Of one image of a megapixel, one pass a step."
     )
     milliseconds_per_image: int = Field(default=100, ge=0, le=60000, description="Besides the steps: encode, decode.")
     load_seconds: int = Field(default=0, ge=0, le=3600, description="Time that loading the model takes.")
 
 
 class EngineConfig(Model):
-    """What a worker draws with."""
+    """What a worker generates with."""
 
     kind: EngineKind = EngineKind.DIFFUSERS
     synthetic: SyntheticConfig = SyntheticConfig()
@@ -67,15 +67,15 @@ class LimitsConfig(Model):
     """Bounds of one request; beyond them a request is refused with the field, the value and the bound."""
 
     max_images: int = Field(default=4, ge=1, le=16, description="Images of one request.")
-    max_width_pixels: int = Field(default=2048, ge=64, le=4096, description="Widest picture.")
-    max_height_pixels: int = Field(default=2048, ge=64, le=4096, description="Highest picture.")
-    max_steps: int = Field(default=100, ge=1, le=1000, description="Denoising steps of one picture.")
+    max_width_pixels: int = Field(default=2048, ge=64, le=4096, description="Widest image.")
+    max_height_pixels: int = Field(default=2048, ge=64, le=4096, description="Highest image.")
+    max_steps: int = Field(default=100, ge=1, le=1000, description="Denoising steps of one image.")
     max_prompt_characters: int = Field(
         default=4000, ge=1, le=32000, description="Length of the prompt, and of the negative prompt."
     )
     max_body_bytes: int = Field(default=16 << 20, ge=1024, le=64 << 20, description="Size of a request's body.")
     max_input_pixels: int = Field(
-        default=16 << 20, ge=4096, le=256 << 20, description="Pixels of one input picture, known before it is decoded."
+        default=16 << 20, ge=4096, le=256 << 20, description="Pixels of one input image, known before it is decoded."
     )
     max_streams: int = Field(
         default=1000, ge=1, le=100000, description="Event streams that one gateway holds open; beyond it 429."
@@ -132,7 +132,7 @@ class RateLimitConfig(Model):
 
 
 class CacheBackend(StrEnum):
-    """Where cached pictures are."""
+    """Where cached images are."""
 
     REDIS = "Redis"  # the service's Redis, or the memory of a lone process
     MEMCACHED = "Memcached"
@@ -151,10 +151,10 @@ class CacheConfig(Model):
     )
 
     ttl_seconds: int = Field(
-        default=3600, ge=0, le=2592000, description="How long a picture is kept; 0 switches the cache off."
+        default=3600, ge=0, le=2592000, description="How long an image is kept; 0 switches the cache off."
     )
     max_entry_bytes: int = Field(
-        default=16 << 20, ge=1024, description="Requests whose pictures are larger together are not kept."
+        default=16 << 20, ge=1024, description="Requests whose images are larger together are not kept."
     )
     max_bytes: int = Field(
         default=512 << 20, ge=1 << 20, description="Budget of the service's cache in Redis; the least recently used go."
@@ -171,7 +171,7 @@ class CacheConfig(Model):
     )
     unseeded: bool = Field(
         default=False,
-        description="Whether requests without a seed may get a picture that an equal one got before.",
+        description="Whether requests without a seed may get an image that an equal one got before.",
     )
 
     @model_validator(mode="after")
@@ -190,7 +190,7 @@ class WebhookConfig(Model):
 
 
 class GatewayConfig(Model):
-    """What a gateway needs besides the broker."""
+    """What a gateway needs besides Redis."""
 
     limits: LimitsConfig = LimitsConfig()
     defaults: DefaultsConfig | None = None
@@ -206,12 +206,12 @@ class GatewayConfig(Model):
 
 
 class WorkerConfig(Model):
-    """What a worker needs besides the broker."""
+    """What a worker needs besides Redis."""
 
     lease_seconds: int = Field(default=10, ge=2)  # a job whose worker is silent this long is handed out again
     max_attempts: int = Field(default=3, ge=1)  # a job that ends its worker this often fails
     drain_seconds: int = Field(default=50, ge=0)  # on SIGTERM: time to finish; what is left goes back to the queue
-    max_batch_images: int = Field(default=1, ge=1, le=64)  # images of compatible jobs that are drawn in one batch
+    max_batch_images: int = Field(default=1, ge=1, le=64)  # images of compatible jobs that are generated in one batch
 
 
 class TracingConfig(Model):

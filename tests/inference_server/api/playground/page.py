@@ -17,7 +17,7 @@ BEYOND_DOUBLE = "9007199254740993"  # 2^53 + 1: a number of JavaScript's can't h
 
 
 def build_config(**gateway: Any) -> ServerConfig:
-    """A picture of 512 x 512 takes 0.1 s a step."""
+    """An image of 512 x 512 takes 0.1 s a step."""
     synthetic = SyntheticConfig(milliseconds_per_step=200, milliseconds_per_image=0)
     return ServerConfig.model_validate(
         {
@@ -48,7 +48,7 @@ def order(page: Page, prompt: str, *, steps: int) -> None:
     button(page, "Generate").click()
 
 
-def await_picture(page: Page, prompt: str) -> None:
+def await_image(page: Page, prompt: str) -> None:
     expect(page.get_by_role("img", name=prompt, exact=True)).to_be_visible()
 
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.inference_server.api.playground.page import (
     DESKTOP,
     PHONE,
-    await_picture,
+    await_image,
     button,
     field,
     order,
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.browser
 
 
 def test_all_works_with_the_keyboard_alone(page: Page):
-    page.keyboard.press("Charges")
+    page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the prompt")).to_be_focused()
     page.keyboard.press("Enter")
-    page.keyboard.press("Charges")  # the link leads to the prompt, or right before it
+    page.keyboard.press("Tab")  # the link leads to the prompt, or right before it
     if not page.evaluate("document.activeElement.id === 'prompt'"):
-        page.keyboard.press("Shift+Charges")
+        page.keyboard.press("Shift+Tab")
     expect(field(page, "Prompt")).to_be_focused()
     page.keyboard.type("typed")
     page.keyboard.press("Control+Enter")
@@ -37,7 +37,7 @@ def test_all_works_with_the_keyboard_alone(page: Page):
     for _ in range(30):
         if page.evaluate("document.activeElement.id === 'cancel'"):
             break
-        page.keyboard.press("Charges")
+        page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#canvas")).to_have_text("Cancelled.")
     expect(button(page, "Generate")).to_be_focused()
@@ -50,8 +50,8 @@ def test_every_control_has_a_name_and_every_part_its_role(page: Page):
         (control) => control.labels[0]?.textContent.trim())""")
     assert all(names)
     for role, name in (
-        ("form", "What to draw"),
-        ("region", "Picture"),
+        ("form", "What to generate"),
+        ("region", "Image"),
         ("region", "History"),
         ("group", "Size"),
         ("group", "The same request elsewhere"),
@@ -71,7 +71,7 @@ def test_nothing_is_wider_than_a_phone_in_either_scheme(browser: Browser, url: s
         field(page, "Width").fill("2040")
         field(page, "Height").fill("64")
         order(page, "long" * 200, steps=1)
-        expect(page.get_by_role("link", name="Download picture 2")).to_be_visible()
+        expect(page.get_by_role("link", name="Download image 2")).to_be_visible()
         field(page, "Seed").fill("9" * 40)
         button(page, "Generate").click()
         expect(page.locator("#seed-error")).to_be_visible()
@@ -109,7 +109,7 @@ def test_text_can_be_read_in_either_scheme(browser: Browser, url: str, scheme):
         order(page, "", steps=1)
         expect(page.locator("#prompt-error")).to_be_visible()
         order(page, "legible", steps=1)
-        await_picture(page, "legible")
+        await_image(page, "legible")
         # https://www.w3.org/TR/WCAG22/#contrast-minimum
         found = page.evaluate(CONTRASTS)
         assert len(found) > 20
@@ -126,7 +126,7 @@ def test_nothing_moves_for_those_who_asked_for_stillness(browser: Browser, url: 
         expect(waiting).to_be_visible()
         assert waiting.evaluate("(element) => getComputedStyle(element).animationName") == "none"
         httpx.post(f"{url}/v1/predictions/{other}/cancel")
-        await_picture(page, "still")
+        await_image(page, "still")
 
 
 def test_a_page_that_is_left_leaves_no_stream_behind(browser: Browser, url: str):

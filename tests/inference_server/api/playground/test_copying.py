@@ -55,7 +55,7 @@ def test_what_is_copied_as_curl_does_the_same_in_a_shell(page: Page, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_copied_as_python_saves_the_pictures(page: Page, url: str, tmp_path):
+def test_what_is_copied_as_python_saves_the_images(page: Page, url: str, tmp_path):
     fill_awkwardly(page)
     program = copied(page, "Copy as Python")
     done = subprocess.run(

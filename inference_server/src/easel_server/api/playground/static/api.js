@@ -63,7 +63,7 @@ export class Api {
       await pause(Math.min(RECONNECT_MILLISECONDS * 2 ** failures, RECONNECT_LIMIT_MILLISECONDS));
       failures += 1;
     }
-    throw new ApiError(0, "The connection was lost. The picture may still be drawn: reload the page to look again.");
+    throw new ApiError(0, "The connection was lost. The image may still be generated: reload the page to look again.");
   }
 
   async #json(path, options) {

@@ -1,4 +1,4 @@
-// Puts the page's parts together: one job at a time, from the form to the picture and into the history.
+// Puts the page's parts together: one job at a time, from the form to the image and into the history.
 
 import { Api, ApiError, addressOf } from "./api.js";
 import { History, toThumbnail } from "./history.js";
@@ -8,7 +8,7 @@ import { Stage } from "./stage.js";
 
 const KEY = "easel.key"; // in sessionStorage: gone with the tab
 const PREVIEWS = 3; // the most that the API gives
-const NARROW = "(max-width: 820px)"; // as in style.css: there the picture comes below the form
+const NARROW = "(max-width: 820px)"; // as in style.css: there the image comes below the form
 const COPIED_MILLISECONDS = 2000;
 
 const byId = (id) => document.getElementById(id);
@@ -20,7 +20,7 @@ const history = new History((entry) => show(entry));
 let needsKey = false;
 let running = null; // {id, controller} of the job that is followed
 let cancelPressed = false;
-let shown = null; // the history's entry whose picture is on the stage
+let shown = null; // the history's entry whose image is on the stage
 
 async function start() {
   byId("more").open = !matchMedia(NARROW).matches;
@@ -85,7 +85,7 @@ async function follow(entry) {
   } catch (error) {
     if (signal.aborted) return;
     if (error.status === 404) note(entry, { status: "expired" });
-    stage.end("No picture.", error.message);
+    stage.end("No image.", error.message);
   } finally {
     release();
   }
@@ -114,19 +114,19 @@ async function settle(entry, prediction, signal) {
     stage.end("Cancelled.");
     stage.announce("Cancelled");
   } else if (prediction.status !== "succeeded") {
-    stage.end("No picture.", prediction.error ?? "The picture could not be drawn.");
+    stage.end("No image.", prediction.error ?? "The image could not be generated.");
   } else {
-    const pictures = await display(entry, signal);
-    const count = pictures.length === 1 ? "1 picture" : `${pictures.length} pictures`;
+    const images = await display(entry, signal);
+    const count = images.length === 1 ? "1 image" : `${images.length} images`;
     stage.announce(`Finished: ${count}, seed ${entry.input.seed}`);
-    note(entry, { thumbnail: await toThumbnail(pictures[0]) });
+    note(entry, { thumbnail: await toThumbnail(images[0]) });
   }
 }
 
 async function display(entry, signal) {
   const { input, seconds } = entry;
   const indexes = Array.from({ length: input.num_outputs ?? 1 }, (_, index) => index);
-  const pictures = await Promise.all(indexes.map((index) => api.output(entry.id, index, signal)));
+  const images = await Promise.all(indexes.map((index) => api.output(entry.id, index, signal)));
   const facts = [
     ["Seed", input.seed],
     ["Size", `${input.width} × ${input.height}`],
@@ -135,8 +135,8 @@ async function display(entry, signal) {
     ...(input.scheduler ? [["Sampler", input.scheduler]] : []),
     ...(seconds ? [["Time", `${seconds.toFixed(1)} s`]] : []),
   ];
-  stage.finish({ prompt: input.prompt, seed: input.seed, format: input.output_format, pictures, facts });
-  return pictures;
+  stage.finish({ prompt: input.prompt, seed: input.seed, format: input.output_format, images, facts });
+  return images;
 }
 
 // A choice in the history. While a job runs, the stage is its own, and only the form changes.
@@ -154,15 +154,15 @@ async function show(entry) {
   history.choose(entry.id);
   if (entry.status !== "succeeded") {
     settings.fill(entry.input);
-    stage.end("There is no picture of this one; its settings are in the form again.");
+    stage.end("There is no image of this one; its settings are in the form again.");
     return;
   }
   try {
     await display(entry, undefined);
   } catch (error) {
     settings.fill(entry.input);
-    const gone = "The service has forgotten this picture; its settings are in the form, and its seed draws it again.";
-    stage.end(error.status === 404 ? gone : "No picture.", error.status === 404 ? "" : error.message);
+    const gone = "The service has forgotten this image; its settings are in the form, and its seed generates it again.";
+    stage.end(error.status === 404 ? gone : "No image.", error.status === 404 ? "" : error.message);
   }
   byId("stage").scrollIntoView({ block: "nearest" });
 }

@@ -1,7 +1,7 @@
-// What was drawn in this browser: settings, seeds and small pictures in localStorage, the newest first.
+// What was generated in this browser: settings, seeds and small images in localStorage, the newest first.
 
 const STORAGE = "easel.history.1";
-const MAXIMUM_ENTRIES = 24;
+const MAX_ENTRIES = 24;
 const THUMBNAIL_PIXELS = 160;
 const UNFINISHED = new Set(["starting", "processing"]);
 
@@ -14,7 +14,7 @@ export class History {
     this.isStored = true; // what is in the storage is what is here
     document.getElementById("clear-history").addEventListener("click", () => this.clear());
     window.addEventListener("storage", ({ key }) => {
-      if (key === STORAGE) this.#reload(); // another tab drew something
+      if (key === STORAGE) this.#reload(); // another tab generated something
     });
     this.#render();
   }
@@ -27,7 +27,7 @@ export class History {
 
   add(entry) {
     this.#reload();
-    this.entries = [entry, ...this.entries.filter(({ id }) => id !== entry.id)].slice(0, MAXIMUM_ENTRIES);
+    this.entries = [entry, ...this.entries.filter(({ id }) => id !== entry.id)].slice(0, MAX_ENTRIES);
     this.choose(entry.id);
     this.#save();
   }
@@ -60,10 +60,10 @@ export class History {
   }
 
   #save() {
-    // A full or forbidden storage costs pictures first, and never the page.
+    // A full or forbidden storage costs images first, and never the page.
     this.isStored = false;
-    for (let pictures = this.entries.length; pictures >= 0; pictures -= 1) {
-      const kept = this.entries.map((entry, index) => (index < pictures ? entry : { ...entry, thumbnail: undefined }));
+    for (let images = this.entries.length; images >= 0; images -= 1) {
+      const kept = this.entries.map((entry, index) => (index < images ? entry : { ...entry, thumbnail: undefined }));
       try {
         localStorage.setItem(STORAGE, JSON.stringify(kept));
         this.isStored = true;
@@ -95,7 +95,7 @@ export class History {
     const seed = document.createElement("span");
     seed.className = "caption";
     seed.textContent = entry.status === "succeeded" ? `Seed ${entry.input.seed}` : WORDS[entry.status] ?? entry.status;
-    button.append(buildPicture(entry), caption, seed);
+    button.append(buildImage(entry), caption, seed);
     button.addEventListener("click", () => this.onChoose(entry));
     const item = document.createElement("li");
     item.append(button);
@@ -103,19 +103,19 @@ export class History {
   }
 }
 
-const WORDS = { starting: "Waiting", processing: "Drawing", failed: "Failed", canceled: "Cancelled", expired: "Expired" };
+const WORDS = { starting: "Waiting", processing: "Generating", failed: "Failed", canceled: "Cancelled", expired: "Expired" };
 
-function buildPicture(entry) {
+function buildImage(entry) {
   if (!entry.thumbnail) {
     const blank = document.createElement("span");
     blank.className = "blank";
     blank.setAttribute("aria-hidden", "true");
     return blank;
   }
-  const picture = document.createElement("img");
-  picture.src = entry.thumbnail;
-  picture.alt = "";
-  return picture;
+  const image = document.createElement("img");
+  image.src = entry.thumbnail;
+  image.alt = "";
+  return image;
 }
 
 function load() {
@@ -129,12 +129,12 @@ function load() {
 
 // A data: URL of a few kilobytes.
 export async function toThumbnail(blob) {
-  const picture = await createImageBitmap(blob);
-  const scale = Math.min(1, THUMBNAIL_PIXELS / Math.max(picture.width, picture.height));
+  const image = await createImageBitmap(blob);
+  const scale = Math.min(1, THUMBNAIL_PIXELS / Math.max(image.width, image.height));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(picture.width * scale));
-  canvas.height = Math.max(1, Math.round(picture.height * scale));
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-  picture.close();
+  canvas.width = Math.max(1, Math.round(image.width * scale));
+  canvas.height = Math.max(1, Math.round(image.height * scale));
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  image.close();
   return canvas.toDataURL("image/webp", 0.75);
 }

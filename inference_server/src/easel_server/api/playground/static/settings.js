@@ -1,4 +1,4 @@
-// The form: what is to be drawn, its bounds as the server tells them, and faults beside the fields that they concern.
+// The form: what is to be generated, its bounds as the server gives them, and faults beside the fields that they concern.
 
 const WHOLE = ["width", "height", "num_inference_steps", "num_outputs"];
 const NUMBERS = [...WHOLE, "guidance_scale"];

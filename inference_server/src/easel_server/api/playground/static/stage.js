@@ -1,4 +1,4 @@
-// The picture on its way and when it is there: queue position, progress, preview, result, and what went wrong.
+// The image on its way and when it is there: queue position, progress, preview, result, and what went wrong.
 
 import { showBanner } from "./settings.js";
 
@@ -25,22 +25,22 @@ export class Stage {
   }
 
   progress({ status, queue_position: position, jobs_ahead: ahead, eta_seconds: eta, steps_done: done, steps }) {
-    const isDrawing = status === "processing";
+    const isGenerating = status === "processing";
     const left = eta === null || eta === undefined ? "" : ` · ${describeSeconds(eta)} left`;
     const bar = byId("bar");
-    if (isDrawing) {
+    if (isGenerating) {
       bar.max = steps;
       bar.value = done;
     } else bar.removeAttribute("value");
     const waiting = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead`;
-    byId("progress-text").textContent = (isDrawing ? `Step ${done} of ${steps}` : waiting) + left;
-    document.title = `${isDrawing ? `${Math.round((100 * done) / steps)} %` : "Waiting"} – ${TITLE}`;
-    this.#announceProgress(isDrawing, waiting, done, steps);
+    byId("progress-text").textContent = (isGenerating ? `Step ${done} of ${steps}` : waiting) + left;
+    document.title = `${isGenerating ? `${Math.round((100 * done) / steps)} %` : "Waiting"} – ${TITLE}`;
+    this.#announceProgress(isGenerating, waiting, done, steps);
   }
 
-  #announceProgress(isDrawing, waiting, done, steps) {
+  #announceProgress(isGenerating, waiting, done, steps) {
     const share = Math.floor((ANNOUNCED_SHARES * done) / steps) * (100 / ANNOUNCED_SHARES);
-    const text = isDrawing ? `Drawing, ${share} percent` : waiting;
+    const text = isGenerating ? `Generating, ${share} percent` : waiting;
     if (text === this.announced) return;
     this.announced = text;
     this.announce(text);
@@ -52,33 +52,33 @@ export class Stage {
   }
 
   preview(blob) {
-    const picture = document.createElement("img");
-    picture.className = "preview";
-    picture.alt = "Unfinished picture";
-    this.#show([picture], [blob]);
+    const image = document.createElement("img");
+    image.className = "preview";
+    image.alt = "Unfinished image";
+    this.#show([image], [blob]);
   }
 
-  // ``pictures``: blobs in order; ``facts``: pairs of a name and a value.
-  finish({ prompt, seed, format, pictures, facts }) {
+  // ``images``: blobs in order; ``facts``: pairs of a name and a value.
+  finish({ prompt, seed, format, images, facts }) {
     this.#reset();
-    const figures = pictures.map(() => document.createElement("figure"));
-    byId("canvas").style.setProperty("--columns", pictures.length > 1 ? 2 : 1);
-    this.#show(figures, pictures, (figure, address, index) => {
-      const picture = document.createElement("img");
-      picture.src = address;
-      picture.alt = pictures.length > 1 ? `Picture ${index + 1} of ${pictures.length}: ${prompt}` : prompt;
+    const figures = images.map(() => document.createElement("figure"));
+    byId("canvas").style.setProperty("--columns", images.length > 1 ? 2 : 1);
+    this.#show(figures, images, (figure, address, index) => {
+      const image = document.createElement("img");
+      image.src = address;
+      image.alt = images.length > 1 ? `Image ${index + 1} of ${images.length}: ${prompt}` : prompt;
       const own = String(BigInt(seed) + BigInt(index));
       const link = document.createElement("a");
       link.href = address;
       link.download = `easel-${own}.${format}`;
       link.textContent = "Download";
       const caption = document.createElement("figcaption");
-      if (pictures.length > 1) {
-        link.ariaLabel = `Download picture ${index + 1}`;
+      if (images.length > 1) {
+        link.ariaLabel = `Download image ${index + 1}`;
         caption.append(`Seed ${own}`);
       }
       caption.append(link);
-      figure.append(picture, caption);
+      figure.append(image, caption);
     });
     byId("facts").replaceChildren(
       ...facts.map(([name, value]) => {
@@ -120,7 +120,7 @@ export class Stage {
     document.title = TITLE;
   }
 
-  #show(elements, blobs, fill = (picture, address) => { picture.src = address; }) {
+  #show(elements, blobs, fill = (image, address) => { image.src = address; }) {
     const before = this.addresses;
     this.addresses = blobs.map((blob) => URL.createObjectURL(blob));
     elements.forEach((element, index) => fill(element, this.addresses[index], index));

@@ -1,4 +1,4 @@
-"""The playground in a real Chromium: ordering pictures, and what may go wrong with it."""
+"""The playground in a real Chromium: ordering images, and what may go wrong with it."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.inference_server.api.playground.page import (
     DESKTOP,
     KEY,
-    await_picture,
+    await_image,
     button,
     field,
     order,
@@ -25,17 +25,17 @@ from tests.support.browser import open_page
 pytestmark = pytest.mark.browser
 
 
-def test_a_picture_is_drawn_while_its_progress_and_a_preview_are_shown(page: Page, url: str):
+def test_an_image_is_generated_while_its_progress_and_a_preview_are_shown(page: Page, url: str):
     expect(page.locator("#model")).to_have_text("test-model")
     expect(page.get_by_text("synthetic engine")).to_be_visible()
     order(page, "a lighthouse", steps=30)
     expect(page.locator("#progress-text")).to_have_text(re.compile(r"Step \d+ of 30 · about \d+ s left"))
     expect(page.get_by_role("progressbar")).to_have_attribute("max", "30")
-    expect(page.get_by_alt_text("Unfinished picture")).to_be_visible()
+    expect(page.get_by_alt_text("Unfinished image")).to_be_visible()
     assert page.evaluate("document.querySelector('#canvas img').naturalWidth") > 0
-    await_picture(page, "a lighthouse")
+    await_image(page, "a lighthouse")
     assert page.evaluate("document.querySelector('#canvas img').naturalWidth") == 512
-    expect(page.locator("#announcement")).to_have_text(re.compile(r"Finished: 1 picture, seed \d+"))
+    expect(page.locator("#announcement")).to_have_text(re.compile(r"Finished: 1 image, seed \d+"))
     expect(page.get_by_role("progressbar")).to_be_hidden()
     (entry,) = stored(page)
     assert str(prediction(url, entry["id"])["input"]["seed"]) == entry["input"]["seed"]
@@ -43,14 +43,14 @@ def test_a_picture_is_drawn_while_its_progress_and_a_preview_are_shown(page: Pag
 
 def test_a_job_that_waits_shows_its_place_in_the_queue(page: Page, url: str):
     others = [run_elsewhere(url, steps=100), run_elsewhere(url, steps=100)]
-    order(page, "patience", steps=2)
+    order(page, "a long wait", steps=2)
     expect(page.locator("#progress-text")).to_have_text(
         re.compile(r"Number 2 in the queue · 1 ahead · about \d+ (s|min) left")
     )
     expect(page.locator("#announcement")).to_contain_text("1 ahead")
     for other in others:
         httpx.post(f"{url}/v1/predictions/{other}/cancel")
-    await_picture(page, "patience")
+    await_image(page, "a long wait")
 
 
 def test_cancel_ends_the_job_and_leads_back_to_the_form(page: Page, url: str):
@@ -102,30 +102,30 @@ def test_a_job_that_fails_says_why(browser: Browser, gateway: RunningGateway):
         assert button(page, "Generate").get_attribute("aria-disabled") is None
 
 
-def test_a_picture_that_the_service_has_is_there_at_once(page: Page):
+def test_an_image_that_the_service_has_is_there_at_once(page: Page):
     field(page, "Seed").fill("7")
     for count in (1, 2):
         order(page, "known", steps=3)
-        # Before the picture, which may still be the first one's.
+        # Before the image, which may still be the first one's.
         expect(page.get_by_role("list").get_by_role("button", name="known Seed 7")).to_have_count(count)
-        await_picture(page, "known")
+        await_image(page, "known")
     first, second = stored(page)
     assert first["id"] != second["id"]
-    expect(page.locator("#announcement")).to_have_text("Finished: 1 picture, seed 7")
+    expect(page.locator("#announcement")).to_have_text("Finished: 1 image, seed 7")
 
 
-def test_a_picture_that_the_service_has_forgotten_can_be_drawn_again(page: Page):
+def test_an_image_that_the_service_has_forgotten_can_be_generated_again(page: Page):
     order(page, "fleeting", steps=1)
-    await_picture(page, "fleeting")
+    await_image(page, "fleeting")
     seed = stored(page)[0]["input"]["seed"]
     page.route("**/output/0", lambda route: route.fulfill(status=404, json={"detail": "its result has expired"}))
     page.reload()
     page.get_by_role("list").get_by_role("button", name=f"fleeting Seed {seed}").click()
-    expect(page.locator("#canvas")).to_contain_text("The service has forgotten this picture")
+    expect(page.locator("#canvas")).to_contain_text("The service has forgotten this image")
     page.unroute("**/output/0")
     expect(field(page, "Seed")).to_have_value(seed)
     button(page, "Generate").click()
-    await_picture(page, "fleeting")
+    await_image(page, "fleeting")
 
 
 def test_a_service_that_is_away_is_said_so_and_the_next_attempt_goes_through(page: Page):
@@ -134,7 +134,7 @@ def test_a_service_that_is_away_is_said_so_and_the_next_attempt_goes_through(pag
     expect(page.get_by_role("alert").filter(has_text="be reached")).to_be_visible()
     page.unroute("**/v1/predictions")
     button(page, "Generate").click()
-    await_picture(page, "hello")
+    await_image(page, "hello")
     expect(page.get_by_role("alert").filter(has_text="be reached")).to_be_hidden()
 
 
@@ -148,7 +148,7 @@ def test_a_stream_that_breaks_is_taken_up_again(page: Page):
 
     page.route("**/stream?progress=true", break_or_go_on)
     order(page, "steady", steps=5)
-    await_picture(page, "steady")
+    await_image(page, "steady")
     assert breaks < 0
 
 
@@ -166,7 +166,7 @@ def test_a_key_is_asked_for_sent_as_a_header_and_kept_in_the_tab_only(browser: B
         expect(field(page, "API key")).to_have_attribute("type", "password")
         field(page, "API key").fill(KEY)
         button(page, "Generate").click()
-        await_picture(page, "mine")
+        await_image(page, "mine")
         page.reload()
         page.wait_for_selector("html[data-ready]")
         expect(field(page, "API key")).to_have_value(KEY)
