@@ -1,6 +1,7 @@
 """Log lines as JSON on standard output, one object a line: what log collectors expect of a container.
 
-Each line tells the request that it is about, in the gateway and in the worker alike, and its trace if there is one.
+Each line names the request that it is about, in the gateway and in the worker alike, and its trace if there is one. The
+formatter is our own: docs/decisions/2026-11-26-log-lines.md.
 """
 
 import json
