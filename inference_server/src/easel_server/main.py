@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from easel_contract import names
 from easel_contract.server_config import EngineKind, ServerConfig
@@ -33,7 +33,6 @@ from easel_server.engine.model_directory import check_directory, is_directory
 from easel_server.garbage import freeze_startup_objects, raise_gc_threshold
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.generation.models import ModelFacts, read_defaults
-from easel_server.stores.cache.memcached import MemcachedCache
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.model_facts import (
     PUBLISH_INTERVAL_SECONDS,
@@ -56,6 +55,9 @@ from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
 from easel_server.worker.worker import Worker, WorkerSettings
+
+if TYPE_CHECKING:
+    from easel_server.stores.cache.memcached import MemcachedCache
 
 GATEWAY_GRACE_SECONDS = 30  # for open requests; the operator gives gateways 45 s, 5 of them before SIGTERM
 PROBE_GRACE_SECONDS = 1
@@ -138,11 +140,19 @@ def build_broker(settings: Settings) -> Broker:
         raise SettingsError(f"{names.ENV_REDIS_URL} is no address of a Redis: {error}") from None
 
 
-def build_memcached(config: ServerConfig) -> MemcachedCache | None:
-    """The result cache on Memcached, where it is chosen; the broker's otherwise."""
+def build_memcached(config: ServerConfig) -> "MemcachedCache | None":
+    """The result cache on Memcached, where it is chosen. Raises SettingsError where its client isn't installed."""
     address = config.gateway.cache.memcached_address
     if address is None:
         return None
+    try:
+        # Here, since it is optional: its client is compiled, and not for every Python that the server runs on.
+        from easel_server.stores.cache.memcached import MemcachedCache  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"gateway.cache.memcachedAddress is set, and the Python package {error.name!r} is missing: "
+            f"install {names.DISTRIBUTION}[memcached], or leave that setting out"
+        ) from None
     return MemcachedCache(address, names.redis_prefix(config.namespace, config.service))
 
 

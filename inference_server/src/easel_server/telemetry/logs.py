@@ -71,3 +71,4 @@ def configure_logging(level: str, *, is_traced: bool = False) -> None:
     # One line a request of ours, none of theirs.
     for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "uvicorn.access", "uvicorn.error", "urllib3"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("emcache").setLevel(logging.ERROR)  # warns of each connection that a lost server takes along
