@@ -14,6 +14,6 @@ lock() {
 }
 
 lock operator operator
-lock server server tracing
+lock server server memcached tracing
 lock bench-arq bench-arq
-lock dev operator server tracing bench dev
+lock dev operator server memcached tracing bench dev

@@ -61,7 +61,7 @@ def test_only_the_engine_knows_torch() -> None:
 
 
 def test_only_the_stores_know_redis_and_memcached() -> None:
-    assert importers(SERVER, {"redis", "aiomcache"}, outside=("stores/",)) == []
+    assert importers(SERVER, {"redis", "emcache"}, outside=("stores/",)) == []
 
 
 def test_only_webhooks_know_an_http_client() -> None:

@@ -170,6 +170,24 @@ def test_a_missing_model_ends_the_process_with_its_own_code_and_no_traceback(tmp
         assert server.errors.count("\n") == 1
 
 
+def test_a_memcached_whose_client_is_missing_is_a_settings_error_that_says_what_to_do(tmp_path):
+    program = """
+import sys
+sys.modules["emcache"] = None
+from easel_server.main import run
+sys.exit(run(["--config", sys.argv[1]]))
+"""
+    cache = {"backend": "Memcached", "memcached_address": "memcached:11211"}
+    model = {"name": "m", "source": str(tmp_path)}
+    file = tmp_path / "server.json"
+    file.write_text(json.dumps({"namespace": "n", "service": "s", "model": model, "gateway": {"cache": cache}}))
+    command = [sys.executable, "-c", program, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "gateway.cache.memcachedAddress is set" in done.stderr
+    assert "install easel-serving[memcached]" in done.stderr
+
+
 def test_a_gateway_never_loads_torch():
     program = "import sys, easel_server.main; print([m for m in ('torch', 'diffusers', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

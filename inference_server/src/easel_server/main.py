@@ -114,7 +114,7 @@ def report_load_failure(message: str, termination_log: Path) -> None:
 
 
 def open_shared_stores(settings: Settings) -> Stores:
-    """The service's stores. Raises SettingsError for a Redis URL that can't be one."""
+    """The service's stores. Raises SettingsError for a Redis URL that can't be one, and for a missing Memcached client."""
     config = settings.config
     bounds = JobBounds(
         max_queue_depth=config.gateway.limits.max_queue_depth,
@@ -132,6 +132,11 @@ def open_shared_stores(settings: Settings) -> Stores:
         )
     except ValueError as error:
         raise SettingsError(f"{names.ENV_REDIS_URL} is no address of a Redis: {error}") from None
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"gateway.cache.memcachedAddress is set, and the Python package {error.name!r} is missing: "
+            f"install {names.DISTRIBUTION}[memcached], or leave that setting out"
+        ) from None
 
 
 class Process:

@@ -1,61 +1,54 @@
-"""A gateway's own copies of what is in the shared cache: bounded in bytes, and never older than the original."""
+"""A gateway's own copies of what doesn't change under its key, bounded in bytes and in age. Nothing is shared here."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from cachetools import TLRUCache
+
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class LocalEntry(Generic[T]):
-    """A copy."""
-
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[T]):
     value: T
     size_bytes: int
-    generated_at_seconds: float  # on the clock of the cache that holds it
+    made_at_seconds: float  # on the clock of the cache that holds it
     expires_at_seconds: float
 
 
 class LocalCache(Generic[T]):
-    """Entries that don't change under their key. The least recently used make room."""
+    """The least recently used entries make room, those that have expired before them."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes = max_bytes
         self._clock = clock
-        self._entries: OrderedDict[Hashable, LocalEntry[T]] = OrderedDict()
-        self._bytes = 0
+        self._entries: TLRUCache[Hashable, _Entry[T]] = TLRUCache(
+            maxsize=max_bytes,
+            ttu=lambda _key, entry, _now: entry.expires_at_seconds,
+            timer=clock,
+            getsizeof=lambda entry: entry.size_bytes,
+        )
 
     @property
     def size_bytes(self) -> int:
         """Of all entries together."""
-        return self._bytes
+        return int(self._entries.currsize)
 
     def get(self, key: Hashable) -> tuple[T, float] | None:
         """The value and its age in seconds, or None."""
-        entry = self._entries.get(key)
-        if entry is None:
+        try:
+            entry = self._entries[key]
+        except KeyError:
             return None
-        now = self._clock()
-        if entry.expires_at_seconds <= now:
-            self._remove(key)
-            return None
-        self._entries.move_to_end(key)
-        return entry.value, now - entry.generated_at_seconds
+        return entry.value, self._clock() - entry.made_at_seconds
 
     def put(self, key: Hashable, value: T, *, size_bytes: int, age_seconds: float, ttl_seconds: float) -> None:
-        """Keep a value that is ``age_seconds`` old for ``ttl_seconds`` more; one above the budget isn't kept."""
-        if key in self._entries:
-            self._remove(key)
-        if size_bytes > self._max_bytes or ttl_seconds <= 0:
-            return
-        now = self._clock()
-        self._entries[key] = LocalEntry(value, size_bytes, now - age_seconds, now + ttl_seconds)
-        self._bytes += size_bytes
-        while self._bytes > self._max_bytes:
-            self._remove(next(iter(self._entries)))
+        """Keep a value that is ``age_seconds`` old for ``ttl_seconds`` more, in place of what was there.
 
-    def _remove(self, key: Hashable) -> None:
-        self._bytes -= self._entries.pop(key).size_bytes
+        One above the budget isn't kept, and neither is what was there.
+        """
+        now = self._clock()
+        self._entries.pop(key, None)
+        if size_bytes <= self._entries.maxsize:
+            self._entries[key] = _Entry(value, size_bytes, now - age_seconds, now + ttl_seconds)

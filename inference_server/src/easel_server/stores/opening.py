@@ -2,12 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from easel_contract import names
 
 from easel_server.stores.cache.interface import ResultCache
-from easel_server.stores.cache.memcached import MemcachedCache
 from easel_server.stores.cache.memory import MemoryResultCache
 from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.facts.memory import MemoryFacts
@@ -18,6 +17,9 @@ from easel_server.stores.limits.memory import MemoryRateLimiter
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups, utc_now
 from easel_server.stores.outbox.interface import WebhookOutbox
 from easel_server.stores.outbox.memory import MemoryOutbox
+
+if TYPE_CHECKING:
+    from easel_server.stores.cache.memcached import MemcachedCache
 
 DEFAULT_CACHE_BYTES: Final = 512 << 20  # of all images in the result cache
 
@@ -61,10 +63,14 @@ def open_stores(
 ) -> Stores:
     """The stores of one service: in Redis, or in this process's memory without a URL. Connects on first use.
 
-    Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and ``unix://``.
+    Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and ``unix://``, and ModuleNotFoundError
+    where Memcached is asked for and its client isn't installed.
     """
     memcached = None
     if memcached_address is not None:
+        # Here, since it is optional: its client is compiled, and not for every Python that the server runs on.
+        from easel_server.stores.cache.memcached import MemcachedCache  # noqa: PLC0415
+
         memcached = MemcachedCache(memcached_address, names.redis_prefix(namespace, service))
     if redis_url is None:
         return open_memory_stores(bounds, max_cache_bytes=max_cache_bytes, memcached=memcached)
@@ -94,7 +100,7 @@ def open_memory_stores(
     *,
     clock: Clock = utc_now,
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
-    memcached: MemcachedCache | None = None,
+    memcached: "MemcachedCache | None" = None,
 ) -> Stores:
     """The stores of a single process (role ``all``): lost at its exit."""
     wakeups = MemoryWakeups()

@@ -1,6 +1,7 @@
 """Log lines as JSON on standard output, one object a line: what log collectors expect of a container.
 
-Each line tells the request that it is about, in the gateway and in the worker alike, and its trace if there is one.
+Each line names the request that it is about, in the gateway and in the worker alike, and its trace if there is one. The
+formatter is our own: docs/decisions/2026-11-26-log-lines.md.
 """
 
 import json
@@ -70,3 +71,4 @@ def configure_logging(level: str, *, is_traced: bool = False) -> None:
     # One line a request of ours, none of theirs.
     for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "uvicorn.access", "uvicorn.error", "urllib3"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("emcache").setLevel(logging.ERROR)  # warns of each connection that a lost server takes along

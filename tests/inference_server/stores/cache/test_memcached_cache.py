@@ -102,7 +102,7 @@ async def test_an_entry_that_lost_a_part_is_a_miss(cache: MemcachedCache, server
     assert cache._client is not None
     first = await cache._client.get(cache._name(KEY))
     assert first is not None
-    header = memcached_cache._HEADER.validate_json(first.partition(b"\n")[0])
+    header = memcached_cache._HEADER.validate_json(first.value.partition(b"\n")[0])
     await cache._client.delete(memcached_cache._part_names(cache._name(KEY), header)[0])
     assert await cache.get(KEY) is None
 

@@ -14,9 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import aiomcache
-from aiomcache.exceptions import ClientException
-from aiomcache.pool import Connection
+import emcache
 from pydantic import TypeAdapter, ValidationError
 
 from easel_server.stores.cache.interface import CachedImages
@@ -29,7 +27,7 @@ FIRST_PAUSE_SECONDS: Final = 1.0  # after a failure
 MAX_PAUSE_SECONDS: Final = 30.0
 POOL_SIZE: Final = 8
 MAX_TTL_SECONDS: Final = 30 * 24 * 3600  # Memcached takes larger numbers for dates
-FAILURES: Final = (OSError, EOFError, ClientException, ValueError, TimeoutError, OverflowError)  # the last: a port
+FAILURES: Final = (OSError, emcache.CommandError, ValueError, TimeoutError, OverflowError)  # the last: a port
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -39,23 +37,14 @@ class _Header:
     """What the first item says of an entry."""
 
     put: str  # names the other items
-    drawn_at: float  # seconds since the epoch, by the clock of the gateway that put it: Memcached has none to offer
+    # When it was generated, by the name that stored entries have: seconds since the epoch, by the clock of the gateway
+    # that put it, since Memcached has none to offer.
+    drawn_at: float
     lengths: tuple[int, ...]  # of the images
     chunks: int
 
 
 _HEADER: Final = TypeAdapter(_Header)
-
-
-class _Client(aiomcache.Client):
-    async def _execute_simple_command(self, conn: Connection, raw_command: bytes) -> bytes:
-        """One line of reply. The library's own reads on for ever, without a pause, when the server has gone."""
-        conn.writer.write(raw_command)
-        await conn.writer.drain()
-        line = await conn.reader.readline()
-        if not line.endswith(b"\r\n"):
-            raise ConnectionResetError("the server closed the connection")
-        return line[:-2]
 
 
 class MemcachedCache:
@@ -76,7 +65,8 @@ class MemcachedCache:
         self._prefix = prefix
         self._clock = clock
         self._wall_clock = wall_clock
-        self._client: _Client | None = None
+        self._client: emcache.Client | None = None
+        self._opening = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._away_until = -math.inf
         self._pause_seconds = FIRST_PAUSE_SECONDS
@@ -111,17 +101,17 @@ class MemcachedCache:
     def _name(self, key: str) -> bytes:
         return f"{self._prefix}cache:{key}".encode()
 
-    async def _get(self, client: _Client, name: bytes) -> CachedImages | None:
+    async def _get(self, client: emcache.Client, name: bytes) -> CachedImages | None:
         first = await client.get(name)
         if first is None:
             return None
-        line, _, blob = first.partition(b"\n")
+        line, _, blob = first.value.partition(b"\n")
         header = _HEADER.validate_json(line)
         names = _part_names(name, header)
-        parts = await client.multi_get(*names) if names else ()
-        if any(part is None for part in parts):
+        parts = await client.get_many(names)
+        if len(parts) < len(names):
             return None  # evicted, or replaced by a newer put meanwhile
-        blob += b"".join(part for part in parts if part is not None)
+        blob += b"".join(parts[part].value for part in names)
         if len(blob) != sum(header.lengths):
             return None
         images, begin = [], 0
@@ -130,13 +120,15 @@ class MemcachedCache:
             begin += length
         return CachedImages(tuple(images), max(0.0, self._wall_clock() - header.drawn_at))
 
-    async def _put(self, client: _Client, name: bytes, header: _Header, blob: bytes, expiry: int) -> None:
+    async def _put(self, client: emcache.Client, name: bytes, header: _Header, blob: bytes, expiry: int) -> None:
         # The first item last: who finds it finds the others.
         for index, part in enumerate(_part_names(name, header), start=1):
-            await client.set(part, blob[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES], expiry)
-        await client.set(name, _HEADER.dump_json(header) + b"\n" + blob[:CHUNK_BYTES], expiry)
+            await client.set(part, blob[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES], exptime=expiry)
+        await client.set(name, _HEADER.dump_json(header) + b"\n" + blob[:CHUNK_BYTES], exptime=expiry)
 
-    async def _attempt(self, operation: Callable[[_Client], Awaitable[T | None]], timeout_seconds: float) -> T | None:
+    async def _attempt(
+        self, operation: Callable[[emcache.Client], Awaitable[T | None]], timeout_seconds: float
+    ) -> T | None:
         """What the operation gives; None if it fails, and while Memcached is left alone after a failure.
 
         It runs to its end even if the caller leaves: a connection that is left in the middle of a reply is spoilt.
@@ -148,10 +140,13 @@ class MemcachedCache:
         running.add_done_callback(self._running.discard)
         return await asyncio.shield(running)
 
-    async def _run(self, operation: Callable[[_Client], Awaitable[T | None]], timeout_seconds: float) -> T | None:
-        client = self._client = self._client or _Client(self._host, self._port, pool_size=POOL_SIZE, pool_minsize=1)
+    async def _run(
+        self, operation: Callable[[emcache.Client], Awaitable[T | None]], timeout_seconds: float
+    ) -> T | None:
+        client = self._client
         try:
             async with asyncio.timeout(timeout_seconds):
+                client = await self._open()
                 result = await operation(client)
         except ValidationError as error:
             logger.warning("an entry that another version put into Memcached is ignored: %s", error)
@@ -164,10 +159,27 @@ class MemcachedCache:
             self._pause_seconds = FIRST_PAUSE_SECONDS
         return result
 
-    async def _note_failure(self, client: _Client, error: Exception) -> None:
+    async def _open(self) -> emcache.Client:
+        async with self._opening:
+            if self._client is None:
+                # The client connects in the background and tells nobody that it can't, so that is found out before.
+                _, writer = await asyncio.open_connection(self._host, self._port)
+                writer.close()
+                self._client = await emcache.create_client(
+                    [emcache.MemcachedHostAddress(self._host, self._port)],
+                    timeout=None,  # each operation here has one for all its commands together
+                    connection_timeout=PUT_TIMEOUT_SECONDS,
+                    min_connections=0,
+                    max_connections=POOL_SIZE,
+                    purge_unused_connections_after=None,
+                )
+            return self._client
+
+    async def _note_failure(self, client: emcache.Client | None, error: Exception) -> None:
         if self._client is client:
             self._client = None  # its connections may be in the middle of a reply: none is used again
-        await client.close()
+        if client is not None:
+            await client.close()
         if self._clock() < self._away_until:
             return  # others noticed before
         logger.warning(
