@@ -71,11 +71,11 @@ async def job_run_by(broker: RedisBroker, job_id: str, worker: str) -> Job:
 
 async def deliver_all(broker: RedisBroker) -> list[str]:
     """The jobs of all webhooks that are due, each received at once."""
-    told: list[str] = []
+    reported: list[str] = []
     while delivery := await broker.claim_delivery(lease_seconds=600, wait_seconds=0):
-        told.append(delivery.job.id)
+        reported.append(delivery.job.id)
         await broker.settle_delivery(delivery)
-    return told
+    return reported
 
 
 async def test_a_job_whose_worker_is_killed_is_completed_once_by_another(

@@ -1,4 +1,4 @@
-"""Pictures to bytes. A PNG carries the parameters it was made with, in the text form that image tools read."""
+"""Images to bytes. A PNG carries the parameters it was made with, in the text form that image tools read."""
 
 from collections.abc import Mapping
 from functools import cache
