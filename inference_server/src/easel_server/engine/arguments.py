@@ -37,7 +37,7 @@ def build_arguments(batch: Sequence[GenerationParameters], inputs: Mapping[str, 
     }
     if shared.negative_prompt:  # of all or of none: see GenerationParameters.batch_key
         arguments["negative_prompt"] = [parameters.negative_prompt for parameters in prompted]
-    arguments |= task.build_pipeline_arguments(shared.steps, shared.strength)
+    arguments |= task.build_pipeline_arguments(shared.steps, shared.denoising_steps)
     for needed in task.inputs:
         arguments[needed.argument] = [_open_input(parameters, needed, inputs) for parameters in rows]
     return arguments

@@ -13,11 +13,11 @@ import diffusers
 import torch
 
 from easel_server.engine.arguments import build_arguments, list_seeds
-from easel_server.engine.encoding import build_description, encode
 from easel_server.engine.interface import EngineDescription, GenerationError, OnStep, Step
 from easel_server.engine.previews import decode_previews
 from easel_server.engine.schedulers import Schedulers
-from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.encoding import encode
+from easel_server.generation.parameters import GenerationParameters, build_metadata
 from easel_server.generation.tasks import TASKS, Task
 
 AfterStep = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
@@ -37,6 +37,13 @@ class DiffusersEngine:
         self._pipelines = build_task_pipelines(pipeline)
         self._schedulers = Schedulers(pipeline.scheduler)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
+        versions = description.versions
+        self._facts = {
+            "Model": description.model,
+            "Version": f"easel {versions['easel']}",
+            "Diffusers": versions["diffusers"],
+            "Torch": versions["torch"],
+        }
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_slicing"):
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 
@@ -84,15 +91,8 @@ class DiffusersEngine:
         return chosen
 
     def _encode(self, image: Any, parameters: GenerationParameters, seed: int, sampler: str) -> bytes:
-        versions = self.description.versions
-        description = build_description(
-            parameters,
-            seed=seed,
-            model=self.description.model,
-            sampler=sampler,
-            software={"Diffusers": versions["diffusers"], "Torch": versions["torch"]},
-        )
-        return encode(image, parameters.image_format, description)
+        text = build_metadata(parameters, {"Sampler": sampler, "Seed": seed, **self._facts})
+        return encode(image, parameters.image_format, text)
 
 
 def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:

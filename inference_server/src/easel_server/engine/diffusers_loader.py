@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.content_hash import hash_content
 from easel_server.engine.diffusers_engine import DiffusersEngine
-from easel_server.engine.encoding import library_version
 from easel_server.engine.hub import download_model
 from easel_server.engine.interface import EngineDescription, GenerationError, ModelLoadError
 from easel_server.generation.models import read_defaults
@@ -53,7 +53,7 @@ def load(
         load_seconds=0.0,
         defaults=read_defaults(files),
         resolved_revision=resolved_revision,
-        versions={library: library_version(library) for library in LIBRARIES},
+        versions={library: version(library) for library in LIBRARIES},
     )
     _warm_up(DiffusersEngine(pipeline, description))
     load_seconds = time.monotonic() - began_seconds

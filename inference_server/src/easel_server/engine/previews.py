@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from easel_server.engine.encoding import encode
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS
+from easel_server.generation.encoding import encode
 from easel_server.generation.parameters import ImageFormat
 
 logger = logging.getLogger(__name__)

@@ -9,22 +9,23 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from importlib.metadata import version
 from typing import Final
 
 from easel_contract.server_config import SyntheticConfig
 from PIL import Image, ImageDraw, ImageFont
 
-from easel_server.engine.encoding import PNG_KEY, build_description, encode, library_version
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, EngineDescription, OnStep, Step
 from easel_server.generation.cost import work_units
+from easel_server.generation.encoding import PNG_KEY, encode
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.parameters import GenerationParameters, ImageFormat
+from easel_server.generation.parameters import GenerationParameters, ImageFormat, build_metadata
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 NAME: Final = "synthetic"
+NO_SAMPLER: Final = "none"
 TITLE: Final = "SYNTHETIC"
-SOFTWARE: Final = {"Engine": "synthetic, no model"}
 MILLISECONDS: Final = 1000
 SHOWN_CHARACTERS: Final = 60  # of the prompt
 LINES_PER_IMAGE: Final = 12  # the letters' size follows from it
@@ -63,8 +64,9 @@ class SyntheticEngine:
             samplers=tuple(SAMPLERS),
             defaults=defaults or GenerationDefaults(),
             is_instant=config.milliseconds_per_step == 0 and config.milliseconds_per_image == 0,
-            versions={"easel": library_version("easel")},
+            versions={"easel": version("easel")},
         )
+        self._facts = {"Model": model, "Version": f"easel {version('easel')}", "Engine": "synthetic, no model"}
 
     def generate(
         self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
@@ -82,9 +84,8 @@ class SyntheticEngine:
         images = sum(parameters.images for parameters in batch)
         self._pause_until(began + all_steps_seconds + images * self._config.milliseconds_per_image / MILLISECONDS)
         build = look_up_plain if self.description.is_instant else build_labelled
-        model = self.description.model
         return [
-            [build(parameters, parameters.seed + index, model) for index in range(parameters.images)]
+            [build(parameters, parameters.seed + index, self._facts) for index in range(parameters.images)]
             for parameters in batch
         ]
 
@@ -94,20 +95,22 @@ class SyntheticEngine:
             self._pause(left_seconds)
 
 
-def build_labelled(parameters: GenerationParameters, seed: int, model: str) -> bytes:
+def build_labelled(parameters: GenerationParameters, seed: int, facts: Mapping[str, str]) -> bytes:
     """An image that names prompt, seed and size, in the format asked for. Takes milliseconds."""
     width, height = parameters.width_pixels, parameters.height_pixels
-    lines = [TITLE, parameters.prompt[:SHOWN_CHARACTERS], f"seed {seed}", f"{width}x{height}", model]
-    return encode(_write(width, height, lines), parameters.image_format, _describe(parameters, seed, model))
+    lines = [TITLE, parameters.prompt[:SHOWN_CHARACTERS], f"seed {seed}", f"{width}x{height}", facts["Model"]]
+    text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
+    return encode(_write(width, height, lines), parameters.image_format, text)
 
 
-def look_up_plain(parameters: GenerationParameters, seed: int, model: str) -> bytes:
+def look_up_plain(parameters: GenerationParameters, seed: int, facts: Mapping[str, str]) -> bytes:
     """An image that was encoded before and names its size only; a PNG's text has prompt and seed all the same."""
     data = _build_plain(parameters.width_pixels, parameters.height_pixels, parameters.image_format)
     if parameters.image_format is not ImageFormat.PNG:
         return data
+    text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
     # An uncompressed iTXt chunk: https://www.w3.org/TR/png-3/#11iTXt.
-    body = b"iTXt" + PNG_KEY.encode() + b"\0\0\0\0\0" + _describe(parameters, seed, model).encode()
+    body = b"iTXt" + PNG_KEY.encode() + b"\0\0\0\0\0" + text.encode()
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return data[:PNG_HEADER_BYTES] + chunk + data[PNG_HEADER_BYTES:]
 
@@ -137,8 +140,3 @@ def _write(width: int, height: int, lines: list[str]) -> Image.Image:
         position = (letter_pixels // 2, letter_pixels // 2 + number * letter_pixels * 3 // 2)
         canvas.text(position, line.replace("\n", " "), fill=FOREGROUND, font=font)
     return image
-
-
-def _describe(parameters: GenerationParameters, seed: int, model: str) -> str:
-    sampler = parameters.sampler or "none"
-    return build_description(parameters, seed=seed, model=model, sampler=sampler, software=SOFTWARE)

@@ -145,7 +145,16 @@ class Worker:
 
     async def _generate(self, batch: Batch) -> None:
         """Until it is generated or the drain is over; a job that isn't generated then has no images and no error."""
-        self._log_start(batch)
+        level = logging.DEBUG if self._is_instant else logging.INFO
+        for run in batch.runs if logger.isEnabledFor(level) else ():
+            parameters = run.job.parameters
+            with logged_for(run.job.request_id):
+                logger.log(
+                    level,
+                    "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, in a batch with %d other(s)",
+                    *(run.job.id, run.job.attempts, parameters.width_pixels, parameters.height_pixels),
+                    *(parameters.images, parameters.steps, len(batch.runs) - 1),
+                )
         self._metrics.count_batch(sum(run.job.parameters.images for run in batch.runs))
         with self._metrics.generating.running():
             generating = batch.start(self._executor)
@@ -156,17 +165,3 @@ class Worker:
                 await asyncio.wait({generating}, timeout=self._settings.step_limit_seconds)
             if generating.done():
                 generating.result()
-
-    def _log_start(self, batch: Batch) -> None:
-        level = logging.DEBUG if self._is_instant else logging.INFO
-        if not logger.isEnabledFor(level):
-            return
-        for run in batch.runs:
-            parameters = run.job.parameters
-            with logged_for(run.job.request_id):
-                logger.log(
-                    level,
-                    "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, in a batch with %d other(s)",
-                    *(run.job.id, run.job.attempts, parameters.width_pixels, parameters.height_pixels),
-                    *(parameters.images, parameters.steps, len(batch.runs) - 1),
-                )
