@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from easel_contract import names
 from easel_contract.server_config import ModelConfig
 from easel_server.engine.loading import load_engine
 
@@ -71,7 +72,13 @@ def test_of_a_repository_the_commit_counts(copy, monkeypatch):
 
 def test_the_versions_of_what_may_change_pixels_are_reported():
     versions = tiny_engine().description.versions
-    assert versions == {library: version(library) for library in ("easel", "diffusers", "torch", "transformers")}
+    libraries = {
+        "easel": names.DISTRIBUTION,
+        "diffusers": "diffusers",
+        "torch": "torch",
+        "transformers": "transformers",
+    }
+    assert versions == {name: version(library) for name, library in libraries.items()}
 
 
 def test_parts_of_words_count():

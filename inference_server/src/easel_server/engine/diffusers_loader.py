@@ -12,6 +12,7 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 from diffusers import DiffusionPipeline
+from easel_contract import names
 from easel_contract.server_config import DType, ModelConfig
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -22,7 +23,7 @@ from easel_server.engine.interface import EngineDescription, GenerationError, Mo
 from easel_server.generation.models import read_defaults
 from easel_server.generation.parameters import GenerationParameters
 
-LIBRARIES = ("easel", "diffusers", "torch", "transformers")  # whose versions may change pixels
+LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def load(
         load_seconds=0.0,
         defaults=read_defaults(files),
         resolved_revision=resolved_revision,
-        versions={library: version(library) for library in LIBRARIES},
+        versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
     _warm_up(DiffusersEngine(pipeline, description))
     load_seconds = time.monotonic() - began_seconds

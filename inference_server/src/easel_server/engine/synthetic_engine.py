@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Final
 
+from easel_contract import names
 from easel_contract.server_config import SyntheticConfig
 from PIL import Image, ImageDraw, ImageFont
 
@@ -53,6 +54,7 @@ class SyntheticEngine:
         self._config = config
         self._clock = clock
         self._pause = pause
+        easel = version(names.DISTRIBUTION)
         self.description = EngineDescription(
             engine=NAME,
             pipeline=type(self).__name__,
@@ -64,9 +66,9 @@ class SyntheticEngine:
             samplers=tuple(SAMPLERS),
             defaults=defaults or GenerationDefaults(),
             is_instant=config.milliseconds_per_step == 0 and config.milliseconds_per_image == 0,
-            versions={"easel": version("easel")},
+            versions={"easel": easel},
         )
-        self._facts = {"Model": model, "Version": f"easel {version('easel')}", "Engine": "synthetic, no model"}
+        self._facts = {"Model": model, "Version": f"easel {easel}", "Engine": "synthetic, no model"}
 
     def generate(
         self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep

@@ -46,7 +46,7 @@ def read_defaults(directory: Path) -> GenerationDefaults:
     latent_side = denoiser.get("sample_size")
     if not isinstance(latent_side, int) or not isinstance(blocks, list):
         return GenerationDefaults()
-    side_pixels = latent_side * 2 ** (len(blocks) - 1)  # each block of the autoencoder but the last halves the picture
+    side_pixels = latent_side * 2 ** (len(blocks) - 1)  # each block of the autoencoder but the last halves the image
     return GenerationDefaults(
         width_pixels=side_pixels,
         height_pixels=side_pixels,

@@ -34,7 +34,7 @@ class Drain:
 
 
 async def release(queue: JobQueue, claim: Claim) -> None:
-    """Give up a claim so that another worker can take the job at once."""
+    """Release a claim, so that another worker can take the job at once."""
     try:
         await queue.release(claim)
         logger.info("job %s: released to the head of the queue", claim.job.id)
