@@ -62,9 +62,9 @@ def main() -> int:
     sys.stdout.write(clusters.stop(state) + "\n")
     result = {**build_provenance(), **setup, **done.to_record()}
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    for name, seconds in {"set-up, warm": setup["setup_warm_seconds"], **told.phases_seconds}.items():
+    for name, seconds in {"set-up, warm": setup["setup_warm_seconds"], **done.phases_seconds}.items():
         sys.stdout.write(f"{name:<20} {seconds:>7.1f} s\n")
-    return told.exit_code
+    return done.exit_code
 
 
 if __name__ == "__main__":

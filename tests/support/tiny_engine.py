@@ -10,7 +10,7 @@ from pathlib import Path
 
 from easel_contract.server_config import ModelConfig
 from easel_server.engine import loading as lazy_loader
-from easel_server.engine.interface import Engine, EngineRequest, Step
+from easel_server.engine.interface import Engine, Step
 from easel_server.generation.parameters import GenerationParameters
 
 # Other tests and other people's processes share the CPUs; see lazy_loader for what more threads would do then.
@@ -58,6 +58,6 @@ def ignore_step(_step: Step) -> None:
     """For generations whose progress doesn't matter."""
 
 
-def draw(engine: Engine, *requests: GenerationParameters) -> list[list[bytes]]:
+def generate(engine: Engine, *batch: GenerationParameters) -> list[list[bytes]]:
     """The images of a batch."""
-    return engine.generate([EngineRequest(parameters) for parameters in requests], ignore_step)
+    return engine.generate(batch, {}, ignore_step)

@@ -7,9 +7,10 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from easel_server.engine.interface import EngineDescription, EngineRequest, OnStep, Step
+from easel_server.engine.interface import EngineDescription, OnStep, Step
+from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.jobs.reaper import reap_forever
 from easel_server.stores.opening import open_stores
@@ -23,7 +24,7 @@ MAX_ATTEMPTS = 10
 
 
 class SigningEngine:
-    """Draws the worker's name."""
+    """Its images are the worker's name."""
 
     def __init__(self, name: str, step_seconds: float) -> None:
         self._name = name
@@ -33,12 +34,15 @@ class SigningEngine:
     def description(self) -> EngineDescription:
         return DESCRIPTION
 
-    def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
-        steps = requests[0].parameters.steps
+    def generate(
+        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
+    ) -> list[list[bytes]]:
+        del inputs
+        steps = batch[0].steps
         for step in range(1, steps + 1):
             time.sleep(self._step_seconds)
             on_step(Step(step, steps, list))
-        return [[f"{request.parameters.seed} by {self._name}".encode()] for request in requests]
+        return [[f"{parameters.seed} by {self._name}".encode()] for parameters in batch]
 
 
 async def work(url: str, namespace: str, name: str, step_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What a process is configured with by its command line, its environment and its configuration file, as one frozen value."""
+"""What a process is configured with: command line, environment and configuration file, as one frozen value."""
 
 import base64
 import os

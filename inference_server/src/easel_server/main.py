@@ -3,7 +3,7 @@
 role      serves                     runs                                 on SIGTERM
 ----      ------                     ----                                 ----------
 gateway   the APIs and the probes    reaper, webhook deliverer            finishes open requests
-worker    the probes                 reaper, the model, then the worker   finishes its job or hands it back
+worker    the probes                 reaper, the model, then the worker   finishes its job or releases it
 all       the APIs and the probes    all of these                         the first, then the second
 """
 
@@ -28,8 +28,7 @@ from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import EngineDescription, ModelLoadError, describe_model
-from easel_server.engine.loading import load_engine, start_loading
-from easel_server.engine.model_directory import check_directory, is_directory
+from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
 from easel_server.garbage import freeze_startup_objects, raise_gc_threshold
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.generation.models import ModelFacts, read_defaults
@@ -114,7 +113,7 @@ def report_load_failure(message: str, termination_log: Path) -> None:
 
 
 def open_shared_stores(settings: Settings) -> Stores:
-    """The service's stores. Raises SettingsError for a Redis URL that can't be one, and for a missing Memcached client."""
+    """The service's stores. Raises SettingsError for no Redis URL, or a missing Memcached client."""
     config = settings.config
     bounds = JobBounds(
         max_queue_depth=config.gateway.limits.max_queue_depth,

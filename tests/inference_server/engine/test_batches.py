@@ -4,11 +4,11 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from easel_server.engine.interface import EngineRequest, GenerationError, Step
+from easel_server.engine.interface import GenerationError, Step
 from PIL import Image
 
 from tests.support.pictures import open_picture, pixels_differ_by
-from tests.support.tiny_engine import draw, ignore_step, tiny_engine, tiny_parameters
+from tests.support.tiny_engine import generate, ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -21,7 +21,7 @@ MODELS = pytest.mark.parametrize("model", ["sd15", "sdxl"])
 @pytest.mark.parametrize(
     "negative_prompts", [("", "", ""), ("fur", "fur, claws", "whiskers")], ids=["without negative", "negative prompts"]
 )
-def test_each_request_is_drawn_as_if_alone(model, negative_prompts):
+def test_each_job_is_generated_as_if_alone(model, negative_prompts):
     engine = tiny_engine(model)
     requests = [
         tiny_parameters(prompt=prompt, seed=seed, images=images, negative_prompt=negative)
@@ -30,10 +30,10 @@ def test_each_request_is_drawn_as_if_alone(model, negative_prompts):
         )
     ]
     assert len({parameters.batch_key for parameters in requests}) == 1
-    together = draw(engine, *requests)
+    together = generate(engine, *requests)
     assert [len(images) for images in together] == [1, 3, 2]
     for images, parameters in zip(together, requests, strict=True):
-        alone = draw(engine, parameters)[0]
+        alone = generate(engine, parameters)[0]
         for index, (one, other) in enumerate(zip(images, alone, strict=True)):
             assert pixels_differ_by(one, other) <= TOLERANCE
             assert f"Seed: {parameters.seed + index}," in open_picture(one).info["parameters"]
@@ -41,57 +41,57 @@ def test_each_request_is_drawn_as_if_alone(model, negative_prompts):
 
 def test_formats_are_each_requests_own():
     formats = ["png", "jpeg", "webp"]
-    drawn = draw(tiny_engine(), *(tiny_parameters(image_format=name) for name in formats))
-    assert [Image.open(BytesIO(images[0])).format for images in drawn] == ["PNG", "JPEG", "WEBP"]
+    generated = generate(tiny_engine(), *(tiny_parameters(image_format=name) for name in formats))
+    assert [Image.open(BytesIO(images[0])).format for images in generated] == ["PNG", "JPEG", "WEBP"]
 
 
 def test_progress_is_one_for_the_whole_batch():
     seen: list[Step] = []
-    requests = [EngineRequest(tiny_parameters(seed=seed, steps=6)) for seed in (1, 2)]
-    tiny_engine().generate(requests, seen.append)
+    requests = [tiny_parameters(seed=seed, steps=6) for seed in (1, 2)]
+    tiny_engine().generate(requests, {}, seen.append)
     assert [step.done for step in seen] == sorted(step.done for step in seen)
     assert (seen[-1].done, seen[-1].steps) == (6, 6)
 
 
 def test_a_mix_with_and_without_negative_prompt_is_no_batch():
-    """Stable Diffusion XL draws an empty negative prompt differently from none."""
+    """Stable Diffusion XL takes an empty negative prompt for another than none."""
     assert tiny_parameters().batch_key != tiny_parameters(negative_prompt="fur").batch_key
 
 
 @MODELS
-def test_memory_that_ran_out_is_told_with_the_size_and_the_next_generation_is_unharmed(model, monkeypatch):
+def test_memory_that_ran_out_is_reported_with_the_size_and_the_next_generation_is_unharmed(model, monkeypatch):
     import torch  # noqa: PLC0415  # most tests don't need it
 
     engine = tiny_engine(model)
-    expected = draw(engine, tiny_parameters())
+    expected = generate(engine, tiny_parameters())
 
     def run_out(_step: Step) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    requests = [EngineRequest(tiny_parameters(images=2)), EngineRequest(tiny_parameters())]
+    requests = [tiny_parameters(images=2), tiny_parameters()]
     with pytest.raises(GenerationError, match=r"3 image\(s\) of 64x64 pixels don't fit into the memory of cpu"):
-        engine.generate(requests, run_out)
-    assert draw(engine, tiny_parameters()) == expected
+        engine.generate(requests, {}, run_out)
+    assert generate(engine, tiny_parameters()) == expected
 
 
 @MODELS
 @pytest.mark.parametrize("rows", [1, 3])
 def test_previews_are_one_for_each_request_and_change_nothing(model, rows):
     engine = tiny_engine(model)
-    requests = [EngineRequest(tiny_parameters(seed=10 * row, images=1 + row % 2, steps=8)) for row in range(rows)]
-    expected = engine.generate(requests, ignore_step)
+    requests = [tiny_parameters(seed=10 * row, images=1 + row % 2, steps=8) for row in range(rows)]
+    expected = engine.generate(requests, {}, ignore_step)
     previews: dict[int, list[bytes]] = {}
 
     def look(step: Step) -> None:
-        previews[step.done] = step.draw_previews()
+        previews[step.done] = step.build_previews()
 
-    assert engine.generate(requests, look) == expected
+    assert engine.generate(requests, {}, look) == expected
     side = open_picture(expected[0][0]).size
     assert {len(shown) for shown in previews.values()} == {rows}
     assert {(open_picture(data).format, open_picture(data).size) for shown in previews.values() for data in shown} == {
         ("PNG", side)
     }
-    # After the last step the preview is the picture itself.
+    # After the last step the preview is the image itself.
     for images, preview in zip(expected, previews[8], strict=True):
         assert pixels_differ_by(images[0], preview) <= TOLERANCE
     assert pixels_differ_by(previews[8][0], previews[2][0]) > TOLERANCE
@@ -99,7 +99,7 @@ def test_previews_are_one_for_each_request_and_change_nothing(model, rows):
 
 def test_a_preview_that_does_not_fit_into_memory_is_left_out(monkeypatch, caplog):
     import torch  # noqa: PLC0415  # most tests don't need it
-    from easel_server.engine.previews import draw_previews  # noqa: PLC0415  # loads torch
+    from easel_server.engine.previews import decode_previews  # noqa: PLC0415  # loads torch
 
     from tests.support.tiny_models import build_sd15  # noqa: PLC0415  # loads torch
 
@@ -108,26 +108,26 @@ def test_a_preview_that_does_not_fit_into_memory_is_left_out(monkeypatch, caplog
 
     pipeline: Any = build_sd15()
     monkeypatch.setattr(pipeline.vae, "decode", run_out)
-    assert draw_previews(pipeline, torch.tensor(1), torch.zeros(1, 4, 8, 8), [0]) == []
+    assert decode_previews(pipeline, torch.tensor(1), torch.zeros(1, 4, 8, 8), [0]) == []
     assert caplog.messages == ["no preview: the memory of cpu doesn't suffice for it"]
 
 
-def test_latents_that_are_no_plain_picture_have_no_preview():
+def test_latents_that_are_no_plain_image_have_no_preview():
     import torch  # noqa: PLC0415  # most tests don't need it
-    from easel_server.engine.previews import draw_previews  # noqa: PLC0415  # loads torch
+    from easel_server.engine.previews import decode_previews  # noqa: PLC0415  # loads torch
 
     from tests.support.tiny_models import build_sd15  # noqa: PLC0415  # loads torch
 
     packed = torch.zeros(1, 64, 16)  # as Flux keeps them
-    assert draw_previews(build_sd15(), torch.tensor(1), packed, [0]) == []
+    assert decode_previews(build_sd15(), torch.tensor(1), packed, [0]) == []
 
 
-def test_a_preview_of_a_large_picture_is_bounded():
+def test_a_preview_of_a_large_image_is_bounded():
     sizes: list[tuple[int, int]] = []
 
     def look(step: Step) -> None:
-        sizes.extend(open_picture(data).size for data in step.draw_previews())
+        sizes.extend(open_picture(data).size for data in step.build_previews())
 
     parameters = tiny_parameters(width_pixels=640, height_pixels=320, steps=1, guidance_scale=1.0, sampler="DDIM")
-    tiny_engine().generate([EngineRequest(parameters)], look)
+    tiny_engine().generate([parameters], {}, look)
     assert sizes == [(512, 256)]

@@ -96,13 +96,13 @@ HUB_CASES = {
 PROGRAM = """
 import json, sys
 from easel_contract.server_config import ModelConfig
-from easel_server.engine.hub import find_model
+from easel_server.engine.hub import download_model
 from easel_server.engine.interface import ModelLoadError
 answers = {}
 for source in json.loads(sys.argv[1]):
     pauses = []
     try:
-        find_model(ModelConfig(name="m", source=source, revision="v9"), token=None, pause=pauses.append)
+        download_model(ModelConfig(name="m", source=source, revision="v9"), token=None, pause=pauses.append)
     except ModelLoadError as error:
         answers[source] = [str(error), len(pauses)]
 print(json.dumps(answers))

@@ -1,15 +1,15 @@
-"""Samplers by AUTOMATIC1111's names: each draws, differs from its kin, and keeps the promise of batches."""
+"""Samplers by AUTOMATIC1111's names: each generates, differs from the others, and keeps the promise of batches."""
 
 import subprocess
 import sys
 
 import pytest
-from easel_server.engine.interface import EngineRequest, GenerationError
+from easel_server.engine.interface import GenerationError
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 from tests.support.pictures import build_picture, digest, open_picture, pixels_differ_by
-from tests.support.tiny_engine import draw, ignore_step, tiny_engine, tiny_parameters
+from tests.support.tiny_engine import generate, ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -32,52 +32,51 @@ def test_none_is_offered_for_models_with_another_kind_of_noise():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
-def test_each_draws_with_few_steps_and_odd_ones(sampler, steps):
+def test_each_generates_with_few_steps_and_odd_ones(sampler, steps):
     seen: list[int] = []
-    request = EngineRequest(tiny_parameters(sampler=sampler, steps=steps))
-    [[data]] = tiny_engine().generate([request], lambda step: seen.append(step.done))
+    request = tiny_parameters(sampler=sampler, steps=steps)
+    [[data]] = tiny_engine().generate([request], {}, lambda step: seen.append(step.done))
     assert seen == sorted(seen)
     assert seen[-1] == steps
-    assert len(set(open_picture(data).convert("L").tobytes())) > 1, "a plain picture is a broken one"
+    assert len(set(open_picture(data).convert("L").tobytes())) > 1, "a plain image is a broken one"
     assert f"Sampler: {sampler}, " in open_picture(data).info["parameters"]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_each_draws_a_request_of_a_batch_as_if_alone(sampler):
+def test_each_generates_a_job_of_a_batch_as_if_alone(sampler):
     """Those that add noise at each step take it from the image's own seed."""
     engine = tiny_engine("sdxl")
     requests = [tiny_parameters(sampler=sampler, seed=seed, steps=5) for seed in (3, 30)]
-    together = draw(engine, *requests)
+    together = generate(engine, *requests)
     for images, parameters in zip(together, requests, strict=True):
-        assert pixels_differ_by(images[0], draw(engine, parameters)[0][0]) <= 2
+        assert pixels_differ_by(images[0], generate(engine, parameters)[0][0]) <= 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_each_begins_with_a_picture_too(sampler):
-    picture = build_picture(64, 64)
+def test_each_begins_with_an_image_too(sampler):
+    image = build_picture(64, 64)
     parameters = tiny_parameters(
-        task=Task.IMAGE_TO_IMAGE, image_digest=digest(picture), strength=0.5, steps=6, sampler=sampler
+        task=Task.IMAGE_TO_IMAGE, image_digest=digest(image), strength=0.5, steps=6, sampler=sampler
     )
     seen: list[int] = []
-    request = EngineRequest(parameters, {digest(picture): picture})
-    [[data]] = tiny_engine().generate([request], lambda step: seen.append(step.done))
+    [[data]] = tiny_engine().generate([parameters], {digest(image): image}, lambda step: seen.append(step.done))
     assert seen[-1] == 6
     assert len(set(open_picture(data).convert("L").tobytes())) > 1
 
 
 def test_they_differ_and_none_leaves_a_trace_in_the_next_generation():
     engine = tiny_engine()
-    own = draw(engine, tiny_parameters(steps=8))
-    drawn = {name: draw(engine, tiny_parameters(steps=8, sampler=name))[0][0] for name in SAMPLERS}
-    pixels = {name: open_picture(data).tobytes() for name, data in drawn.items()}
+    own = generate(engine, tiny_parameters(steps=8))
+    generated = {name: generate(engine, tiny_parameters(steps=8, sampler=name))[0][0] for name in SAMPLERS}
+    pixels = {name: open_picture(data).tobytes() for name, data in generated.items()}
     assert len(set(pixels.values())) == len(pixels)
-    assert draw(engine, tiny_parameters(steps=8)) == own
+    assert generate(engine, tiny_parameters(steps=8)) == own
     assert pixels["PNDM"] == open_picture(own[0][0]).tobytes(), "the model's own"
 
 
 def test_an_unknown_one_is_named_with_what_there_is():
     with pytest.raises(GenerationError, match=r"can't use the sampler 'Euler b'; it can use: Euler, Euler a, Heun"):
-        tiny_engine().generate([EngineRequest(tiny_parameters(sampler="Euler b"))], ignore_step)
+        tiny_engine().generate([tiny_parameters(sampler="Euler b")], {}, ignore_step)
 
 
 def test_the_names_are_known_without_torch():

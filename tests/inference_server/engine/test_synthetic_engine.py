@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pytest
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
-from easel_server.engine.interface import EngineRequest, Step, StopGenerationError
+from easel_server.engine.interface import Step, StopGenerationError
 from easel_server.engine.loading import load_engine
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.cost import work_units
@@ -15,7 +15,7 @@ from easel_server.generation.tasks import Task
 from PIL import Image
 
 from tests.support.jobs import build_parameters
-from tests.support.tiny_engine import draw, ignore_step
+from tests.support.tiny_engine import generate, ignore_step
 
 INSTANT = SyntheticConfig(milliseconds_per_step=0, milliseconds_per_image=0)
 
@@ -58,7 +58,7 @@ TIMES: dict[str, tuple[list[GenerationParameters], float]] = {
         [build_parameters(width_pixels=512, height_pixels=512, steps=10, guidance_scale=0.0, images=4)],
         10 * 0.05 + 4 * 0.1,
     ),
-    "half the steps are drawn": (
+    "half the steps are taken": (
         [
             build_parameters(
                 width_pixels=1024,
@@ -81,7 +81,7 @@ TIMES: dict[str, tuple[list[GenerationParameters], float]] = {
 @pytest.mark.parametrize(("batch", "seconds"), TIMES.values(), ids=TIMES.keys())
 def test_time_follows_the_work(batch, seconds):
     clock = Clock()
-    draw(build_engine(SyntheticConfig(milliseconds_per_step=50, milliseconds_per_image=100), clock), *batch)
+    generate(build_engine(SyntheticConfig(milliseconds_per_step=50, milliseconds_per_image=100), clock), *batch)
     assert clock.now - 100.0 == pytest.approx(seconds, abs=2 * Clock.OVERSLEEP_SECONDS)
     units = sum(map(work_units, batch))
     images = sum(one.images for one in batch)
@@ -92,7 +92,7 @@ def test_late_wake_ups_do_not_add_up():
     clock = Clock()
     config = SyntheticConfig(milliseconds_per_step=50, milliseconds_per_image=0)
     parameters = build_parameters(width_pixels=1024, height_pixels=1024, steps=100, guidance_scale=0.0)
-    draw(build_engine(config, clock), parameters)
+    generate(build_engine(config, clock), parameters)
     assert clock.sleeps == 100
     assert clock.now - 100.0 == pytest.approx(100 * 0.05, abs=2 * Clock.OVERSLEEP_SECONDS)
 
@@ -100,7 +100,7 @@ def test_late_wake_ups_do_not_add_up():
 def test_without_time_it_never_sleeps_and_is_instant():
     clock = Clock()
     engine = build_engine(INSTANT, clock)
-    draw(engine, build_parameters(steps=1000))
+    generate(engine, build_parameters(steps=1000))
     assert clock.sleeps == 0
     assert engine.description.is_instant
     assert not build_engine(SyntheticConfig(), clock).description.is_instant
@@ -116,36 +116,36 @@ def test_a_stop_takes_effect_at_the_next_step():
             raise StopGenerationError
 
     with pytest.raises(StopGenerationError):
-        build_engine(SyntheticConfig(), clock).generate([EngineRequest(build_parameters(steps=30))], stop_at_three)
+        build_engine(SyntheticConfig(), clock).generate([build_parameters(steps=30)], {}, stop_at_three)
     assert seen == [1, 2, 3]
 
 
 @pytest.mark.parametrize("config", [INSTANT, SyntheticConfig(milliseconds_per_step=1)], ids=["instant", "timed"])
 @pytest.mark.parametrize("image_format", list(ImageFormat))
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (512, 768)])
-def test_pictures_have_the_size_and_format_asked_for(config, image_format, width, height):
+def test_images_have_the_size_and_format_asked_for(config, image_format, width, height):
     parameters = build_parameters(width_pixels=width, height_pixels=height, image_format=image_format, images=2)
-    [images] = draw(build_engine(config, Clock()), parameters)
+    [images] = generate(build_engine(config, Clock()), parameters)
     assert len(images) == 2
     for data in images:
-        picture = open_image(data)
-        picture.load()
-        assert (picture.format, picture.size) == (image_format.name, (width, height))
+        image = open_image(data)
+        image.load()
+        assert (image.format, image.size) == (image_format.name, (width, height))
 
 
 @pytest.mark.parametrize("config", [INSTANT, SyntheticConfig(milliseconds_per_step=1)], ids=["instant", "timed"])
-def test_a_png_tells_prompt_and_seed_and_that_no_model_drew_it(config):
+def test_a_png_names_prompt_and_seed_and_that_no_model_made_it(config):
     parameters = build_parameters(prompt="ein Kätzchen 🐈", seed=41, images=2)
-    [images] = draw(build_engine(config, Clock()), parameters)
+    [images] = generate(build_engine(config, Clock()), parameters)
     text = open_image(images[1]).info["parameters"]
     assert text.startswith("ein Kätzchen 🐈\n")
     assert "Seed: 42" in text
     assert "Engine: synthetic, no model" in text
 
 
-def test_a_timed_picture_differs_with_its_label():
+def test_a_timed_image_differs_with_its_label():
     engine = build_engine(SyntheticConfig(milliseconds_per_step=1), Clock())
-    one, other = (open_image(draw(engine, build_parameters(seed=seed))[0][0]).tobytes() for seed in (1, 2))
+    one, other = (open_image(generate(engine, build_parameters(seed=seed))[0][0]).tobytes() for seed in (1, 2))
     assert one != other
 
 
@@ -154,10 +154,10 @@ def test_previews_are_small_pngs_one_for_each_request():
 
     def look(step: Step) -> None:
         if step.done == 2:
-            previews.extend(step.draw_previews())
+            previews.extend(step.build_previews())
 
-    batch = [EngineRequest(build_parameters(width_pixels=2048, height_pixels=1024, seed=seed)) for seed in (1, 2)]
-    build_engine(SyntheticConfig(), Clock()).generate(batch, look)
+    batch = [build_parameters(width_pixels=2048, height_pixels=1024, seed=seed) for seed in (1, 2)]
+    build_engine(SyntheticConfig(), Clock()).generate(batch, {}, look)
     assert [open_image(data).size for data in previews] == [(512, 256)] * 2
     assert {open_image(data).format for data in previews} == {"PNG"}
 
@@ -181,11 +181,11 @@ def test_it_needs_no_torch():
     assert done.stdout == "[]\n"
 
 
-def test_progress_ends_at_the_steps_asked_for_even_if_fewer_are_drawn():
+def test_progress_ends_at_the_steps_asked_for_even_if_fewer_are_taken():
     seen: list[tuple[int, int]] = []
     parameters = build_parameters(steps=20, task=Task.IMAGE_TO_IMAGE, strength=0.3)
     engine = build_engine(SyntheticConfig(), Clock())
-    engine.generate([EngineRequest(parameters)], lambda step: seen.append((step.done, step.steps)))
+    engine.generate([parameters], {}, lambda step: seen.append((step.done, step.steps)))
     assert len(seen) == 6
     assert seen[-1] == (20, 20)
-    assert draw(engine, parameters) == engine.generate([EngineRequest(parameters)], ignore_step)
+    assert generate(engine, parameters) == engine.generate([parameters], {}, ignore_step)

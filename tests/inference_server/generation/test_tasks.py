@@ -4,6 +4,8 @@ import pytest
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
 
+from tests.support.jobs import build_parameters
+
 
 def test_every_task_has_its_row_and_every_input_a_digest_in_the_parameters():
     assert set(TASKS) == set(Task)
@@ -31,9 +33,9 @@ def test_the_inputs_tell_the_task(inputs, task):
     ],
 )
 def test_strength_is_the_share_of_the_steps_that_are_taken(task, strength, taken):
-    definition = TASKS[task]
-    assert definition.count_denoising_steps(10, strength) == taken
-    arguments = definition.build_pipeline_arguments(10, strength)
+    parameters = build_parameters(task=task, steps=10, strength=strength)
+    assert parameters.denoising_steps == taken
+    arguments = TASKS[task].build_pipeline_arguments(10, taken)
     if task is Task.TEXT_TO_IMAGE:
         assert arguments == {}
     else:

@@ -27,7 +27,7 @@ async def test_the_part_of_the_wait_in_which_the_worker_was_loading(
     waited: float, ready: float, load: float, expected: tuple[float, float]
 ) -> None:
     job = build_job("a").model_copy(update={"submitted_at": NOW, "started_at": NOW + timedelta(seconds=waited)})
-    batch = Batch(FakeEngine(), [Claim(job, "token", 10.0)], lambda: None)
+    batch = Batch(FakeEngine(), [Claim(job, "token", 10.0)])
     batch.last_step_at_seconds = batch.started_at_seconds + 2.0
     batch.ended_at_seconds = batch.started_at_seconds + 2.5
     timing = build_timing(job, batch, ready_seconds=ready, load_seconds=load)

@@ -20,7 +20,7 @@ from tests.inference_server.worker.workers import (
     running,
 )
 from tests.support.eventually import eventually
-from tests.support.fake_engine import FakeEngine, draw
+from tests.support.fake_engine import FakeEngine, images_of
 from tests.support.jobs import build_job
 
 
@@ -33,7 +33,7 @@ async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> N
         jobs = [await final_job(broker, f"job-{seed}") for seed in range(3)]
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 3
     assert engine.started == [0, 1, 2]
-    assert await broker.images("job-1") == tuple(draw(jobs[1].parameters))
+    assert await broker.images("job-1") == tuple(images_of(jobs[1].parameters))
     sample = metrics.registry.get_sample_value
     assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 3
     assert sample(contract.JOB_LATENCY_SECONDS + "_count") == 3
@@ -184,7 +184,7 @@ async def test_a_drain_lets_the_job_finish_if_time_allows(broker: Jobs) -> None:
     assert (waiting.state, waiting.attempts) == (JobState.WAITING, 0)
 
 
-async def test_a_drain_hands_back_what_does_not_fit(broker: Jobs) -> None:
+async def test_a_drain_releases_what_does_not_fit(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(broker, engine, drain_seconds=0.05)
     async with running(worker) as task:
@@ -203,7 +203,7 @@ async def test_a_drain_hands_back_what_does_not_fit(broker: Jobs) -> None:
     assert engine.stopped == [7]
 
 
-async def test_a_drain_hands_back_even_if_no_step_ends(broker: Jobs) -> None:
+async def test_a_drain_releases_even_if_no_step_ends(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(broker, engine, drain_seconds=0.0, step_limit_seconds=0.05)
     async with running(worker) as task:
@@ -277,4 +277,4 @@ async def test_an_idle_worker_outlives_an_outage(broker: Jobs, caplog: pytest.Lo
         outage.is_away = False
         await broker.submit(build_job("a"))
         assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
-    assert len([record for record in caplog.records if "is unavailable" in record.message]) == 1  # told once
+    assert len([record for record in caplog.records if "is unavailable" in record.message]) == 1  # reported once

@@ -1,4 +1,4 @@
-"""Jobs that are drawn together: each has its own end, whatever becomes of the others."""
+"""Jobs that are generated together: each has its own end, whatever becomes of the others."""
 
 import asyncio
 from dataclasses import replace
@@ -13,7 +13,7 @@ from easel_server.worker.batch import choose_preview_steps
 
 from tests.inference_server.worker.workers import STEPS, build_worker, final_job, generation_of, job_in, running
 from tests.support.eventually import eventually
-from tests.support.fake_engine import DESCRIPTION, FakeEngine, draw, preview
+from tests.support.fake_engine import DESCRIPTION, FakeEngine, images_of, previews_of
 from tests.support.jobs import build_job
 
 BATCH = 8
@@ -52,7 +52,7 @@ async def all_in(broker: Jobs, state: JobState, *seeds: int) -> list[Job]:
     return [await job_in(broker, f"job-{seed}", lambda job: job.state == state) for seed in seeds]
 
 
-async def test_compatible_jobs_are_drawn_in_one_call_and_others_apart(broker: Jobs) -> None:
+async def test_compatible_jobs_are_generated_in_one_call_and_others_apart(broker: Jobs) -> None:
     await submit(broker, 10, 20, 30)
     await broker.submit(build_job("other", seed=40, steps=STEPS + 1))
     engine = FakeEngine()
@@ -62,7 +62,7 @@ async def test_compatible_jobs_are_drawn_in_one_call_and_others_apart(broker: Jo
     assert engine.batches == [[10, 20, 30], [40]]
     for job in jobs:
         assert job.state == JobState.SUCCEEDED
-        assert await broker.images(job.id) == tuple(draw(job.parameters))
+        assert await broker.images(job.id) == tuple(images_of(job.parameters))
     sample = metrics.registry.get_sample_value
     assert sample(contract.BATCH_IMAGES + "_sum") == 4
     assert sample(contract.BATCH_IMAGES + "_count") == 2
@@ -87,10 +87,10 @@ async def test_what_a_batch_took_is_shared_by_work(broker: Jobs) -> None:
     worker, metrics = build_worker(between, engine, max_batch_images=BATCH)
     async with running(worker):
 
-        async def was_drawing_for_long() -> bool:
-            return metrics.drawing.seconds > 0.2
+        async def was_generating_for_long() -> bool:
+            return metrics.generating.seconds > 0.2
 
-        await eventually(was_drawing_for_long)
+        await eventually(was_generating_for_long)
         engine.allow(STEPS)
         jobs = await all_in(broker, JobState.SUCCEEDED, 10, 20)
     for job in jobs:
@@ -98,7 +98,7 @@ async def test_what_a_batch_took_is_shared_by_work(broker: Jobs) -> None:
     small, large = (between.measured[job.id].gpu_seconds for job in jobs)
     assert large == pytest.approx(3 * small)
     # The rest is the way to the engine's thread and back.
-    assert metrics.drawing.seconds / 2 < small + large <= metrics.drawing.seconds
+    assert metrics.generating.seconds / 2 < small + large <= metrics.generating.seconds
     assert (await broker.cost_sums()).y == pytest.approx(small + large, rel=0.05)  # older jobs count a little less
 
 
@@ -165,9 +165,9 @@ async def test_a_request_that_cannot_be_served_fails_alone(broker: Jobs) -> None
     assert engine.batches == [[10, 20, 30], [10], [20], [30]]
 
 
-async def test_a_batch_that_runs_out_of_memory_is_drawn_job_by_job(broker: Jobs) -> None:
+async def test_a_batch_that_runs_out_of_memory_is_generated_job_by_job(broker: Jobs) -> None:
     engine = FakeEngine()
-    engine.fitting_requests = 1
+    engine.fitting_jobs = 1
     await submit(broker, 10, 20)
     worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
     async with running(worker):
@@ -177,9 +177,9 @@ async def test_a_batch_that_runs_out_of_memory_is_drawn_job_by_job(broker: Jobs)
     assert (await broker.cost_sums()).count == pytest.approx(2, rel=0.05)
 
 
-async def test_a_job_that_is_cancelled_meanwhile_is_not_drawn_again(broker: Jobs) -> None:
+async def test_a_job_that_is_cancelled_meanwhile_is_not_generated_again(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    engine.fitting_requests = 1
+    engine.fitting_jobs = 1
     await submit(broker, 10, 20, 30)
     worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
     async with running(worker):
@@ -191,7 +191,7 @@ async def test_a_job_that_is_cancelled_meanwhile_is_not_drawn_again(broker: Jobs
     assert engine.batches == [[10, 20, 30], [10], [30]]
 
 
-async def test_a_drain_hands_the_whole_batch_back(broker: Jobs) -> None:
+async def test_a_drain_releases_the_whole_batch(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     await submit(broker, 10, 20, steps=1000)
     worker, _ = build_worker(broker, engine, max_batch_images=BATCH, drain_seconds=0.05)
@@ -208,7 +208,7 @@ async def test_a_drain_hands_the_whole_batch_back(broker: Jobs) -> None:
     assert [job.attempts for job in jobs] == [0, 0]
 
 
-async def test_the_next_batch_is_drawn_while_one_is_being_reported(broker: Jobs) -> None:
+async def test_the_next_batch_is_generated_while_one_is_being_reported(broker: Jobs) -> None:
     between = Between(broker)
     engine = FakeEngine()
     worker, metrics = build_worker(between, engine)
@@ -241,21 +241,21 @@ async def test_an_engine_that_takes_no_time_is_given_many_jobs_at_once(broker: J
         pytest.param(30, 1, [15], id="one: in the middle"),
         pytest.param(30, 3, [7, 15, 22], id="three: evenly spaced, none after the last step"),
         pytest.param(3, 3, [1, 2], id="as many as there are steps before the last"),
-        pytest.param(1, 3, [], id="the only step is the picture"),
+        pytest.param(1, 3, [], id="the only step is the image"),
     ],
 )
 def test_previews_are_evenly_spaced(steps: int, previews: int, expected: list[int]) -> None:
     assert choose_preview_steps(steps, previews) == expected
 
 
-async def test_previews_are_told_at_once_to_those_who_want_them(broker: Jobs) -> None:
+async def test_previews_are_reported_at_once_to_those_who_want_them(broker: Jobs) -> None:
     engine = FakeEngine(gated=True)
     wanting = build_job("wanting", seed=10, steps=8).model_copy(update={"wanted_previews": 3})
     await broker.submit(wanting)
     await broker.submit(build_job("not-wanting", seed=20, steps=8))
     # No heartbeat comes by itself during this test.
     worker, _ = build_worker(broker, engine, max_batch_images=BATCH, heartbeat_limit_seconds=60.0, lease_seconds=200.0)
-    expected = [preview([10], step)[0] for step in (2, 4, 6)]
+    expected = [previews_of([10], step)[0] for step in (2, 4, 6)]
     async with running(worker):
         for number in (1, 2, 3):
             engine.allow(2)

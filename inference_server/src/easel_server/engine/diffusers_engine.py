@@ -1,20 +1,33 @@
-"""An engine around any text-to-image pipeline of diffusers, through the call of it and of its kin for other tasks."""
+"""An engine around any text-to-image pipeline of diffusers, through its call and those of the same family's pipelines.
 
-from collections.abc import Callable, Sequence
+What the call is given is in ``arguments.py``, how the model comes here in ``diffusers_loader.py``.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
-from typing import Any
+from itertools import accumulate, islice
+from typing import Any, NamedTuple
 
+import diffusers
 import torch
 
-from easel_server.engine.encoding import build_description, encode, library_version
-from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, OnStep, Step
-from easel_server.engine.pipeline_arguments import Row, build_arguments, build_rows, first_rows
-from easel_server.engine.previews import draw_previews
+from easel_server.engine.arguments import build_arguments, list_seeds
+from easel_server.engine.interface import EngineDescription, GenerationError, OnStep, Step
+from easel_server.engine.previews import decode_previews
 from easel_server.engine.schedulers import Schedulers
-from easel_server.engine.task_pipelines import TaskPipeline, build_task_pipelines
+from easel_server.generation.encoding import encode
+from easel_server.generation.parameters import GenerationParameters, build_metadata
+from easel_server.generation.tasks import TASKS, Task
 
 AfterStep = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+class TaskPipeline(NamedTuple):
+    """A pipeline of diffusers, and the names of the arguments that its call takes."""
+
+    pipeline: Any
+    accepted: frozenset[str]
 
 
 class DiffusersEngine:
@@ -23,73 +36,90 @@ class DiffusersEngine:
     def __init__(self, pipeline: Any, description: EngineDescription) -> None:
         self._pipelines = build_task_pipelines(pipeline)
         self._schedulers = Schedulers(pipeline.scheduler)
-        self._description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
+        self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
+        versions = description.versions
+        self._facts = {
+            "Model": description.model,
+            "Version": f"easel {versions['easel']}",
+            "Diffusers": versions["diffusers"],
+            "Torch": versions["torch"],
+        }
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_slicing"):
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 
-    @property
-    def description(self) -> EngineDescription:
-        """What was loaded, and onto what."""
-        return self._description
+    def generate(
+        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
+    ) -> list[list[bytes]]:
+        """Images as Engine promises them.
 
-    def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
-        """See Engine.
-
-        An image is what its request would give alone, up to rounding: in a batch of another size, libraries add up in
+        An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
         another order. A prompt longer than the text encoder takes (77 tokens for CLIP) is cut there, as diffusers does.
         """
-        shared = requests[0].parameters
+        shared = batch[0]
         self._schedulers.check_steps(shared.steps)
-        chosen = self._choose_pipeline(requests)
-        arguments = build_arguments(requests) | {"callback_on_step_end": _build_callback(requests, on_step)}
-        chosen.pipeline.scheduler = self._schedulers.build(shared.sampler)
+        pipeline, accepted = self._choose_pipeline(shared)
+        arguments = build_arguments(batch, inputs)
+        arguments["callback_on_step_end"] = _build_callback(batch, on_step)
+        pipeline.scheduler = self._schedulers.build(shared.sampler)
         try:
             with torch.inference_mode():
-                output = chosen.pipeline(**{name: arguments[name] for name in arguments.keys() & chosen.accepted})
+                output = pipeline(**{name: arguments[name] for name in arguments.keys() & accepted})
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()  # else fragments of the failed attempt stay reserved
             raise GenerationError(
-                f"{sum(request.parameters.images for request in requests)} image(s) of {shared.width_pixels}x"
-                f"{shared.height_pixels} pixels don't fit into the memory of {self._description.device}; ask for fewer "
+                f"{sum(parameters.images for parameters in batch)} image(s) of {shared.width_pixels}x"
+                f"{shared.height_pixels} pixels don't fit into the memory of {self.description.device}; ask for fewer "
                 "or smaller images"
             ) from error
         except ValueError as error:  # how pipelines refuse an argument
-            raise GenerationError(f"{type(chosen.pipeline).__name__} refused the request: {error}") from error
-        sampler = shared.sampler or type(chosen.pipeline.scheduler).__name__
-        drawn = zip(output.images, build_rows(requests), strict=True)
-        images = (self._encode(image, row, sampler) for image, row in drawn)
-        return [list(islice(images, request.parameters.images)) for request in requests]
+            raise GenerationError(f"{type(pipeline).__name__} refused the request: {error}") from error
+        images = zip(output.images, list_seeds(batch), strict=True)
+        sampler = shared.sampler or type(pipeline.scheduler).__name__
+        return [
+            [self._encode(image, parameters, seed, sampler) for image, seed in islice(images, parameters.images)]
+            for parameters in batch
+        ]
 
-    def _choose_pipeline(self, requests: Sequence[EngineRequest]) -> TaskPipeline:
-        task = requests[0].parameters.task
-        chosen = self._pipelines.get(task)
+    def _choose_pipeline(self, shared: GenerationParameters) -> TaskPipeline:
+        chosen = self._pipelines.get(shared.task)
         if chosen is None:
             raise GenerationError(
-                f"{self._description.pipeline} can't do {task}; it can do {', '.join(self._pipelines)}"
+                f"{self.description.pipeline} can't do {shared.task}; it can do {', '.join(self._pipelines)}"
             )
-        if requests[0].parameters.negative_prompt and "negative_prompt" not in chosen.accepted:
+        if shared.negative_prompt and "negative_prompt" not in chosen.accepted:
             raise GenerationError(f"{type(chosen.pipeline).__name__} takes no negative_prompt; leave it out")
         return chosen
 
-    def _encode(self, image: Any, row: Row, sampler: str) -> bytes:
-        description = build_description(
-            row.parameters,
-            seed=row.seed,
-            model=self._description.model,
-            sampler=sampler,
-            software={"Diffusers": library_version("diffusers"), "Torch": library_version("torch")},
-        )
-        return encode(image, row.parameters.image_format, description)
+    def _encode(self, image: Any, parameters: GenerationParameters, seed: int, sampler: str) -> bytes:
+        text = build_metadata(parameters, {"Sampler": sampler, "Seed": seed, **self._facts})
+        return encode(image, parameters.image_format, text)
 
 
-def _build_callback(requests: Sequence[EngineRequest], on_step: OnStep) -> AfterStep:
-    steps = requests[0].parameters.steps
-    rows = first_rows(requests)
+def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:
+    """One loaded model as a pipeline for each task of which diffusers has one of the same family.
+
+    They share the weights: nothing is loaded twice.
+    """
+    pipelines = {}
+    for task, definition in TASKS.items():
+        try:
+            family = getattr(diffusers, definition.pipeline) if definition.pipeline else None
+            chosen = family.from_pipe(pipeline) if family else pipeline
+        except ValueError:  # how diffusers says that there is none
+            continue
+        chosen.set_progress_bar_config(disable=True)
+        pipelines[task] = TaskPipeline(chosen, frozenset(inspect.signature(chosen.__call__).parameters))
+    return pipelines
+
+
+def _build_callback(batch: Sequence[GenerationParameters], on_step: OnStep) -> AfterStep:
+    steps = batch[0].steps
+    first_rows = [0, *accumulate(parameters.images for parameters in batch[:-1])]
 
     def after_step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after a picture).
+        # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after an image).
         done = (index + 1) * steps // pipeline.num_timesteps
-        on_step(Step(done, steps, lambda: draw_previews(pipeline, timestep, tensors["latents"], rows)))
+        on_step(Step(done, steps, lambda: decode_previews(pipeline, timestep, tensors["latents"], first_rows)))
         return tensors
 
     return after_step

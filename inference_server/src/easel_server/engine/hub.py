@@ -1,4 +1,4 @@
-"""Where a model's files are: a directory as it is, or a Hugging Face Hub repository, downloaded or from its cache.
+"""Brings a model's files from a repository of the Hugging Face Hub, downloaded or from its cache.
 
 The Hub client's errors become ModelLoadError here and nowhere else.
 """
@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from easel_server.engine.interface import ModelLoadError
-from easel_server.engine.model_directory import MODEL_INDEX, check_directory, is_directory
+from easel_server.generation.models import MODEL_INDEX
 
 RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0)  # between attempts while the Hub can't be reached
 ACCESS_REFUSED = frozenset({401, 403})
@@ -28,13 +28,11 @@ ACCESS_REFUSED = frozenset({401, 403})
 logger = logging.getLogger(__name__)
 
 
-def find_model(config: ModelConfig, *, token: str | None, pause: Callable[[float], None] = time.sleep) -> Path:
-    """Directory with the model's ``model_index.json``. Blocks for the download.
+def download_model(config: ModelConfig, *, token: str | None, pause: Callable[[float], None] = time.sleep) -> Path:
+    """Directory with the model's ``model_index.json``, named by the commit. Blocks for the download.
 
     Raises ModelLoadError. ``pause`` is called with the seconds to wait between attempts.
     """
-    if is_directory(config):
-        return check_directory(config)
     for delay_seconds in (*RETRY_DELAYS_SECONDS, None):
         try:
             return _download(config, token=token)

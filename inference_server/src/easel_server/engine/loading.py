@@ -1,36 +1,43 @@
-"""The door to the engine for code that must not import torch: it is imported when a model is loaded, not before."""
+"""The door to the engine for code that must not import torch: it is imported when a model is loaded, not before.
+
+What needs no library is decided here: a wrong directory or variable is reported at once, not after importing torch.
+"""
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
 
-from easel_server.engine.interface import Engine
-from easel_server.engine.model_directory import check_directory, is_directory
-from easel_server.generation.models import read_defaults
+from easel_server.engine.interface import Engine, ModelLoadError
+from easel_server.generation.models import MODEL_INDEX, read_defaults
+
+SHOWN_ENTRIES: Final = 8  # of a directory that is no model
+ENV_TORCH_THREADS: Final = "EASEL_TORCH_THREADS"
+CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<quota> <period>" or "max <period>", microseconds
 
 
 def load_engine(config: ModelConfig, *, hub_token: str | None, engine: EngineConfig | None = None) -> Engine:
-    """The model, ready to draw. Blocks, also for importing the libraries (some seconds); call it in a thread.
+    """The model, ready to generate. Blocks, also for importing the libraries (some seconds); call it in a thread.
 
     Raises ModelLoadError with what to change.
     """
     if engine is not None and engine.kind is EngineKind.SYNTHETIC:
         return _load_synthetic(config, engine.synthetic)
     began_seconds = time.monotonic()
-    if is_directory(config):
-        check_directory(config)
+    directory = check_directory(config) if is_directory(config) else None
+    threads = choose_threads()
     prepare_libraries()
     # Here, since a gateway must start without loading torch.
-    from easel_server.engine.loader import load  # noqa: PLC0415
+    from easel_server.engine.diffusers_loader import load  # noqa: PLC0415
 
-    return load(config, hub_token=hub_token, began_seconds=began_seconds)
+    return load(config, directory, threads=threads, hub_token=hub_token, began_seconds=began_seconds)
 
 
 def _load_synthetic(config: ModelConfig, synthetic: SyntheticConfig) -> Engine:
@@ -45,6 +52,54 @@ def _load_synthetic(config: ModelConfig, synthetic: SyntheticConfig) -> Engine:
         defaults=read_defaults(Path(config.source)),
         load_seconds=time.monotonic() - began_seconds,
     )
+
+
+def is_directory(config: ModelConfig) -> bool:
+    """Whether the source names a directory, not a repository on the Hub."""
+    return Path(config.source).is_absolute()
+
+
+def check_directory(config: ModelConfig) -> Path:
+    """The directory of the model. Raises ModelLoadError if it holds no pipeline."""
+    directory = Path(config.source)
+    if not directory.is_dir():
+        raise ModelLoadError(
+            f"model {config.name}: directory {directory} does not exist; "
+            "check model.source and that the volume which holds the model is mounted there"
+        )
+    if not (directory / MODEL_INDEX).is_file():
+        entries = sorted(entry.name for entry in directory.iterdir())
+        found = ", ".join(entries[:SHOWN_ENTRIES]) or "nothing"
+        raise ModelLoadError(
+            f"model {config.name}: directory {directory} has no {MODEL_INDEX} (found: {found}); model.source must "
+            "name a pipeline in diffusers' layout, such as `hf download REPOSITORY --local-dir DIRECTORY` writes"
+        )
+    return directory
+
+
+def choose_threads() -> int:
+    """Threads for torch on a CPU: EASEL_TORCH_THREADS if set, else one per available CPU.
+
+    Raises ModelLoadError if the variable isn't a whole number of at least 1.
+    """
+    text = os.environ.get(ENV_TORCH_THREADS)
+    if not text:
+        return count_processors()
+    if not text.isdecimal() or int(text) < 1:
+        raise ModelLoadError(f"{ENV_TORCH_THREADS}={text!r}: must be a whole number of at least 1, or unset")
+    return int(text)
+
+
+def count_processors(quota_file: Path = CPU_QUOTA_FILE) -> int:
+    """CPUs available to this container: the scheduler's affinity, cut to the cgroup's CPU limit. At least 1."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return usable
+    if quota == "max":
+        return usable
+    return max(1, min(usable, math.ceil(int(quota) / int(period))))
 
 
 def prepare_libraries() -> None:

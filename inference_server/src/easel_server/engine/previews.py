@@ -1,4 +1,4 @@
-"""Unfinished pictures: what the latents of a running generation look like."""
+"""Previews: what the latents of a running generation look like."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from easel_server.engine.encoding import encode
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS
+from easel_server.generation.encoding import encode
 from easel_server.generation.parameters import ImageFormat
 
 logger = logging.getLogger(__name__)
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 IMAGE_LATENT_DIMENSIONS = 4  # pipelines that pack latents into tokens have three
 
 
-def draw_previews(pipeline: Any, timestep: Any, latents: torch.Tensor, rows: Sequence[int]) -> list[bytes]:
-    """The given rows as PNG, PREVIEW_SIDE_PIXELS at most; empty if the pipeline's latents are no plain pictures.
+def decode_previews(pipeline: Any, timestep: Any, latents: torch.Tensor, rows: Sequence[int]) -> list[bytes]:
+    """The given rows as PNG, PREVIEW_SIDE_PIXELS at most; empty if the pipeline's latents are no plain images.
 
     ``latents``: of the pipeline's dtype and device, [batch, channels, height/8, width/8], as a step has left them.
     """
@@ -34,7 +34,7 @@ def draw_previews(pipeline: Any, timestep: Any, latents: torch.Tensor, rows: Seq
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         logger.warning("no preview: the memory of %s doesn't suffice for it", latents.device)
-        return []  # the picture itself may still fit, once the denoiser has done its work
+        return []  # the image itself may still fit, once the denoiser has done its work
     images = pipeline.image_processor.postprocess(decoded, output_type="pil")
     return [encode(image, ImageFormat.PNG) for image in images]
 

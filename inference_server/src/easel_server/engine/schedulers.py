@@ -7,8 +7,8 @@ import diffusers
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.samplers import SAMPLERS
 
-# Schedulers that diffusers lists as compatible with none, and the one that takes the same configuration.
-UNLISTED_KIN = {"LCMScheduler": "DDIMScheduler"}
+# Schedulers that diffusers doesn't list as compatible with any, and one that takes the same configuration.
+UNLISTED_COMPATIBLES = {"LCMScheduler": "DDIMScheduler"}
 
 
 class Schedulers:
@@ -21,7 +21,7 @@ class Schedulers:
         self.samplers = tuple(
             name
             for name, sampler in SAMPLERS.items()
-            if UNLISTED_KIN.get(sampler.scheduler, sampler.scheduler) in exchangeable
+            if UNLISTED_COMPATIBLES.get(sampler.scheduler, sampler.scheduler) in exchangeable
         )
 
     def build(self, sampler: str | None) -> Any:

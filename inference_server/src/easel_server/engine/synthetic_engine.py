@@ -1,28 +1,44 @@
-"""An engine for load and scaling tests: it takes the time that a GPU would, and returns a labelled picture. No torch.
+"""An engine for load and scaling tests: it takes the time that a GPU would, and returns a labelled image. No torch.
 
-A batch takes as long as its jobs would one after the other: nothing is claimed about what batching gains.
+A batch takes as long as its jobs would one after the other: nothing is claimed about what batching gains. Its images
+are a label on a plain ground, which nobody takes for a model's work.
 """
 
+import struct
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from importlib.metadata import version
+from typing import Final
 
+from easel_contract import names
 from easel_contract.server_config import SyntheticConfig
+from PIL import Image, ImageDraw, ImageFont
 
-from easel_server.engine.interface import EngineDescription, EngineRequest, OnStep, Step
-from easel_server.engine.synthetic_pictures import draw_labelled, draw_previews, look_up_plain
-from easel_server.generation.cost import PIXELS_PER_UNIT
+from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, EngineDescription, OnStep, Step
+from easel_server.generation.cost import work_units
+from easel_server.generation.encoding import PNG_KEY, encode
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.parameters import GenerationParameters, ImageFormat, build_metadata
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
-NAME = "synthetic"
-MILLISECONDS = 1000
+NAME: Final = "synthetic"
+NO_SAMPLER: Final = "none"
+TITLE: Final = "SYNTHETIC"
+MILLISECONDS: Final = 1000
+SHOWN_CHARACTERS: Final = 60  # of the prompt
+LINES_PER_IMAGE: Final = 12  # the letters' size follows from it
+MIN_LETTER_PIXELS: Final = 8
+PLAIN_IMAGES: Final = 32  # sizes and formats that are kept
+PNG_HEADER_BYTES: Final = 33  # signature and IHDR
+BACKGROUND: Final = (38, 50, 72)
+FOREGROUND: Final = (240, 240, 240)
 
 
 class SyntheticEngine:
-    """Draws any request. Without any time configured it doesn't sleep, and its label names the size only."""
+    """Generates for any job. Without any time configured it doesn't sleep, and its label names the size only."""
 
     def __init__(
         self,
@@ -38,7 +54,8 @@ class SyntheticEngine:
         self._config = config
         self._clock = clock
         self._pause = pause
-        self._description = EngineDescription(
+        easel = version(names.DISTRIBUTION)
+        self.description = EngineDescription(
             engine=NAME,
             pipeline=type(self).__name__,
             device="none",
@@ -49,43 +66,79 @@ class SyntheticEngine:
             samplers=tuple(SAMPLERS),
             defaults=defaults or GenerationDefaults(),
             is_instant=config.milliseconds_per_step == 0 and config.milliseconds_per_image == 0,
+            versions={"easel": easel},
         )
+        self._facts = {"Model": model, "Version": f"easel {easel}", "Engine": "synthetic, no model"}
 
-    @property
-    def description(self) -> EngineDescription:
-        """See Engine."""
-        return self._description
-
-    def generate(self, requests: Sequence[EngineRequest], on_step: OnStep) -> list[list[bytes]]:
-        """See Engine. Input pictures make no difference, but to the number of steps."""
-        parameters = [request.parameters for request in requests]
-        steps, denoising_steps = parameters[0].steps, parameters[0].denoising_steps
-        step_seconds = sum(map(self._step_seconds, parameters))
+    def generate(
+        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
+    ) -> list[list[bytes]]:
+        """Images as Engine promises them. Input images make no difference, but to the number of steps."""
+        del inputs
+        steps, denoising_steps = batch[0].steps, batch[0].denoising_steps
+        all_steps_seconds = sum(map(work_units, batch)) * self._config.milliseconds_per_step / MILLISECONDS
         began = self._clock()
-        for index in range(denoising_steps):
+        for step in range(1, denoising_steps + 1):
             # Each step ends at its own time since the beginning, so that late wake-ups don't add up.
-            self._pause_until(began + (index + 1) * step_seconds)
-            done = (index + 1) * steps // denoising_steps
-            on_step(Step(done, steps, partial(draw_previews, parameters, done)))
-        images = sum(one.images for one in parameters)
-        self._pause_until(began + denoising_steps * step_seconds + self._image_seconds * images)
-        return [self._draw(one) for one in parameters]
-
-    @property
-    def _image_seconds(self) -> float:
-        return self._config.milliseconds_per_image / MILLISECONDS
-
-    def _step_seconds(self, parameters: GenerationParameters) -> float:
-        megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
-        units = megapixels * parameters.images * parameters.passes
-        return units * self._config.milliseconds_per_step / MILLISECONDS
+            self._pause_until(began + step * all_steps_seconds / denoising_steps)
+            done = step * steps // denoising_steps
+            on_step(Step(done, steps, partial(build_previews, batch, done)))
+        images = sum(parameters.images for parameters in batch)
+        self._pause_until(began + all_steps_seconds + images * self._config.milliseconds_per_image / MILLISECONDS)
+        build = look_up_plain if self.description.is_instant else build_labelled
+        return [
+            [build(parameters, parameters.seed + index, self._facts) for index in range(parameters.images)]
+            for parameters in batch
+        ]
 
     def _pause_until(self, time_seconds: float) -> None:
         left_seconds = time_seconds - self._clock()
         if left_seconds > 0:
             self._pause(left_seconds)
 
-    def _draw(self, parameters: GenerationParameters) -> list[bytes]:
-        draw = look_up_plain if self._description.is_instant else draw_labelled
-        seeds = range(parameters.seed, parameters.seed + parameters.images)
-        return [draw(parameters, seed, self._description.model) for seed in seeds]
+
+def build_labelled(parameters: GenerationParameters, seed: int, facts: Mapping[str, str]) -> bytes:
+    """An image that names prompt, seed and size, in the format asked for. Takes milliseconds."""
+    width, height = parameters.width_pixels, parameters.height_pixels
+    lines = [TITLE, parameters.prompt[:SHOWN_CHARACTERS], f"seed {seed}", f"{width}x{height}", facts["Model"]]
+    text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
+    return encode(_write(width, height, lines), parameters.image_format, text)
+
+
+def look_up_plain(parameters: GenerationParameters, seed: int, facts: Mapping[str, str]) -> bytes:
+    """An image that was encoded before and names its size only; a PNG's text has prompt and seed all the same."""
+    data = _build_plain(parameters.width_pixels, parameters.height_pixels, parameters.image_format)
+    if parameters.image_format is not ImageFormat.PNG:
+        return data
+    text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
+    # An uncompressed iTXt chunk: https://www.w3.org/TR/png-3/#11iTXt.
+    body = b"iTXt" + PNG_KEY.encode() + b"\0\0\0\0\0" + text.encode()
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:PNG_HEADER_BYTES] + chunk + data[PNG_HEADER_BYTES:]
+
+
+def build_previews(batch: Sequence[GenerationParameters], steps_done: int) -> list[bytes]:
+    """For each job a PNG that says how far it is."""
+    previews = []
+    for parameters in batch:
+        shrink = min(1.0, PREVIEW_SIDE_PIXELS / max(parameters.width_pixels, parameters.height_pixels))
+        width, height = round(parameters.width_pixels * shrink), round(parameters.height_pixels * shrink)
+        lines = [TITLE, f"step {steps_done} of {parameters.steps}", parameters.prompt[:SHOWN_CHARACTERS]]
+        previews.append(encode(_write(max(1, width), max(1, height), lines), ImageFormat.PNG))
+    return previews
+
+
+@lru_cache(maxsize=PLAIN_IMAGES)
+def _build_plain(width: int, height: int, image_format: ImageFormat) -> bytes:
+    return encode(_write(width, height, [TITLE, f"{width}x{height}"]), image_format)
+
+
+def _write(width: int, height: int, lines: list[str]) -> Image.Image:
+    image = Image.new("RGB", (width, height), BACKGROUND)
+    letter_pixels = max(MIN_LETTER_PIXELS, min(width, height) // LINES_PER_IMAGE)
+    font = ImageFont.load_default(letter_pixels)
+    canvas = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        position = (letter_pixels // 2, letter_pixels // 2 + number * letter_pixels * 3 // 2)
+        canvas.text(position, line.replace("\n", " "), fill=FOREGROUND, font=font)
+    return image

@@ -30,7 +30,7 @@ class KeyRing:
         """Without a directory no key is asked for and everybody is ``ANONYMOUS``."""
         self._directory = directory
         self._clock = clock
-        # Keys are looked up by a digest that is keyed with a secret of this process: what a look-up's time betrays of it
+        # Keys are looked up by a digest that is keyed with a secret of this process: what a look-up's time betrays
         # says nothing of the keys, and it costs the same however many there are.
         self._blind = secrets.token_bytes(32)
         self._customers: dict[bytes, Customer] = {}

@@ -12,6 +12,7 @@ from easel_contract.server_config import DefaultsConfig, ModelConfig
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
+MODEL_INDEX: Final = "model_index.json"  # of a pipeline in diffusers' layout
 DEFAULT_STEPS = 30  # pipelines' own 50 takes 1.7 times as long for a difference that few see
 
 # diffusers' own defaults, by the pipeline's class; 7.5 elsewhere.
@@ -39,13 +40,13 @@ def override_defaults(defaults: GenerationDefaults, config: DefaultsConfig | Non
 
 def read_defaults(directory: Path) -> GenerationDefaults:
     """Defaults of the pipeline in a directory of diffusers' layout; Stable Diffusion 1.5's for what it doesn't say."""
-    pipeline = _read_json(directory / "model_index.json").get("_class_name")
+    pipeline = _read_json(directory / MODEL_INDEX).get("_class_name")
     denoiser = _read_json(directory / "unet" / "config.json") or _read_json(directory / "transformer" / "config.json")
     blocks = _read_json(directory / "vae" / "config.json").get("block_out_channels")
     latent_side = denoiser.get("sample_size")
     if not isinstance(latent_side, int) or not isinstance(blocks, list):
         return GenerationDefaults()
-    side_pixels = latent_side * 2 ** (len(blocks) - 1)  # each block of the autoencoder but the last halves the picture
+    side_pixels = latent_side * 2 ** (len(blocks) - 1)  # each block of the autoencoder but the last halves the image
     return GenerationDefaults(
         width_pixels=side_pixels,
         height_pixels=side_pixels,

@@ -65,8 +65,10 @@ class GenerationParameters(Model):
 
     @property
     def denoising_steps(self) -> int:
-        """Steps that are really taken."""
-        return TASKS[self.task].count_denoising_steps(self.steps, self.strength)
+        """Steps that are really taken: the last ``strength`` of them, at least one, by a task that knows strength."""
+        if self.strength is None or TASKS[self.task].default_strength is None:
+            return self.steps
+        return max(1, min(self.steps, int(self.steps * self.strength)))
 
     @property
     def batch_key(self) -> str:

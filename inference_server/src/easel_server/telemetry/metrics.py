@@ -226,15 +226,15 @@ class ServerMetrics:
         )
         self._by_phase = {phase: phases.labels(phase) for phase in PHASES}
         self._batch_images = Histogram(
-            contract.BATCH_IMAGES, "Images drawn in one batch.", buckets=BATCH_BUCKETS, registry=registry
+            contract.BATCH_IMAGES, "Images generated in one batch.", buckets=BATCH_BUCKETS, registry=registry
         )
         self._busy = Stopwatch()
-        self.drawing = Stopwatch()
+        self.generating = Stopwatch()
         if registry is not None:
             text = "Time that this worker had a job in hand."
             registry.register(_StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
-            text = "Time that this worker's engine was drawing."
-            registry.register(_StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.drawing))
+            text = "Time that this worker's engine was generating."
+            registry.register(_StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.generating))
         self._longest_job_seconds = 0.0
         self._longest_job = Gauge(
             contract.LONGEST_JOB_SECONDS,
@@ -293,7 +293,7 @@ class ServerMetrics:
             self._jobs_in_flight.dec(jobs)
 
     def count_batch(self, images: int) -> None:
-        """Count a batch that is drawn."""
+        """Count a batch that is generated."""
         self._batch_images.observe(images)
 
     def count_job(self, state: JobState, timing: JobTiming) -> None:

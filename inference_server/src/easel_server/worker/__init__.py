@@ -1,1 +1,1 @@
-"""The worker: claims a job, has the engine draw it, reports it. No HTTP, no Redis, no torch here."""
+"""The worker: claims jobs, has the engine generate them, reports each. No HTTP, no Redis, no torch here."""

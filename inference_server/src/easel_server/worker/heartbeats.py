@@ -1,15 +1,19 @@
-"""Keeps the claims of a batch alive while it is drawn and reported; carries progress and previews, brings replies."""
+"""Keeps the claims of a batch alive while it is generated and reported; carries progress and previews.
+
+What the job store answers ends jobs early: those that were cancelled, are too late, or are another worker's by now.
+"""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import HeartbeatReply, JobQueue
-from easel_server.worker.batch import Batch, JobRun
-from easel_server.worker.broker_link import BrokerLink
-from easel_server.worker.outcomes import StopReason
+from easel_server.worker.batch import Batch, JobRun, StopReason
+
+logger = logging.getLogger(__name__)
 
 STOP_REASONS: Final = {
     HeartbeatReply.CANCEL: StopReason.CANCEL,
@@ -18,63 +22,81 @@ STOP_REASONS: Final = {
 }
 
 
+class OutageLog:
+    """Says once that the job store is away and once that it is back, whichever call of a worker notices."""
+
+    def __init__(self) -> None:
+        self._is_away = False
+
+    def note_outage(self, error: StoreUnavailableError) -> None:
+        """A call failed."""
+        if not self._is_away:
+            logger.warning("%s", error)
+        self._is_away = True
+
+    def note_answer(self) -> None:
+        """A call was answered."""
+        if self._is_away:
+            logger.info("the job store is back")
+        self._is_away = False
+
+
 class Heartbeats:
-    """One set for each batch; ``run`` it until ``end``."""
+    """Those of one batch; ``run`` them until ``end``."""
 
     def __init__(
         self,
-        broker: JobQueue,
-        link: BrokerLink,
+        queue: JobQueue,
+        outages: OutageLog,
+        batch: Batch,
         *,
         period_seconds: float,
-        on_stopped: Callable[[JobRun], None],
+        on_stopped: Callable[[Batch, JobRun], None],
     ) -> None:
-        """``on_stopped`` is called for a job that the broker no longer wants drawn; it must not block."""
-        self._broker = broker
-        self._link = link
+        """``on_stopped`` is called for a job that the store no longer wants generated; it must not block."""
+        self._queue = queue
+        self._outages = outages
+        self._batch = batch
         self._period_seconds = period_seconds
         self._on_stopped = on_stopped
-        self._hurry = asyncio.Event()
         self._round = asyncio.Lock()
         self._is_over = False
-
-    def hurry(self) -> None:
-        """Beat now: there is something to tell."""
-        self._hurry.set()
 
     def end(self) -> None:
         """Let ``run`` return."""
         self._is_over = True
-        self._hurry.set()
+        self._batch.is_report_due.set()
 
-    async def run(self, batch: Batch) -> None:
-        """Beat every period, and at once when there is something to tell."""
+    async def run(self) -> None:
+        """Beat every period, and at once when there is a preview to send."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._period_seconds)
-            self._hurry.clear()
+                await asyncio.wait_for(self._batch.is_report_due.wait(), self._period_seconds)
+            self._batch.is_report_due.clear()
             if self._is_over:
                 return
-            await self._beat_all([job for job in batch.jobs if not job.is_settled])
+            await self._beat_all([run for run in self._batch.runs if not run.is_settled])
 
-    async def flush(self, batch: Batch) -> None:
-        """Tell what is left to tell, before the jobs are final."""
-        await self._beat_all([job for job in batch.jobs if job.unsent_previews and not job.is_settled])
+    async def flush(self) -> None:
+        """Send the previews that are left, before the jobs are final."""
+        unsent = [run for run in self._batch.runs if run.unsent_previews and not run.is_settled]
+        if unsent:
+            await self._beat_all(unsent)
 
-    async def _beat_all(self, jobs: Sequence[JobRun]) -> None:
+    async def _beat_all(self, runs: Sequence[JobRun]) -> None:
         async with self._round:  # so that a flush waits for previews that are on their way
-            await asyncio.gather(*(self._beat(job) for job in jobs))
+            await asyncio.gather(*(self._beat(run) for run in runs))
 
-    async def _beat(self, job: JobRun) -> None:
-        previews = tuple(job.unsent_previews)
+    async def _beat(self, run: JobRun) -> None:
+        previews = tuple(run.unsent_previews)
         try:
-            reply = await self._broker.heartbeat(job.claim, job.steps_done, previews=previews)
+            reply = await self._queue.heartbeat(run.claim, run.steps_done, previews=previews)
         except StoreUnavailableError as error:
-            self._link.note_outage(error)
+            self._outages.note_outage(error)
             return
-        self._link.note_return()
+        self._outages.note_answer()
         for _ in previews:
-            job.unsent_previews.popleft()
-        if reply in STOP_REASONS and not job.is_settling:
-            job.stop(STOP_REASONS[reply])
-            self._on_stopped(job)
+            run.unsent_previews.popleft()
+        if reply in STOP_REASONS and run.settling is None:
+            run.stop(STOP_REASONS[reply])
+            self._on_stopped(self._batch, run)

@@ -1,44 +1,63 @@
-"""Tells the broker what became of jobs, as often as it takes, and counts them."""
+"""Decides what became of jobs, reports it to the job store as often as it takes, and counts them.
+
+The first line that applies decides:
+
+    the claim was lost            nothing is reported: another worker has the job
+    cancel was asked for          Canceled
+    the deadline passed           Failed
+    images came out               Succeeded
+    the drain stopped it          nothing is reported: the worker releases the job
+    GenerationError               Failed with its message
+    memory ran out                Failed with the request's size
+    any other error               Failed with the error's type
+"""
 
 import asyncio
 import logging
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from opentelemetry.trace import Tracer
 
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.jobs.interface import JobQueue, Outcome, Succeeded
+from easel_server.stores.jobs.interface import Canceled, Failed, JobQueue, Outcome, Succeeded
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 from easel_server.telemetry.tracing import NO_TRACER
-from easel_server.worker.batch import Batch, JobRun
-from easel_server.worker.broker_link import BrokerLink
-from easel_server.worker.drain import Drain
-from easel_server.worker.job_spans import JobTimes, record_job_spans
-from easel_server.worker.outcomes import StopReason, decide_outcome
+from easel_server.worker.batch import Batch, JobRun, StopReason
+from easel_server.worker.drain import Drain, release
+from easel_server.worker.heartbeats import OutageLog
+from easel_server.worker.spans import JobTimes, record_job_spans
+
+MAX_MESSAGE_CHARACTERS: Final = 300
+
+DEADLINE_PASSED: Final = Failed(
+    "the deadline passed while the job was running; allow it more time, or ask for fewer steps, images or pixels"
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Retries:
-    """Pauses while the broker is away, in seconds."""
+    """Pauses while the job store is away, in seconds."""
 
     first_seconds: float
     limit_seconds: float
 
 
 class Reporter:
-    """Settles jobs: each is reported, handed back or dropped, once."""
+    """Settles jobs: each is reported, released or dropped, once."""
 
     def __init__(
         self,
-        broker: JobQueue,
-        link: BrokerLink,
+        queue: JobQueue,
+        outages: OutageLog,
         drain: Drain,
         metrics: ServerMetrics,
         retries: Retries,
@@ -47,8 +66,8 @@ class Reporter:
         tracer: Tracer = NO_TRACER,
     ) -> None:
         """``load_seconds``: how long this worker has just been loading its model."""
-        self._broker = broker
-        self._link = link
+        self._queue = queue
+        self._outages = outages
         self._drain = drain
         self._metrics = metrics
         self._retries = retries
@@ -56,73 +75,64 @@ class Reporter:
         self._tracer = tracer
         self._ready_at_seconds = time.monotonic()
 
-    def settle(self, batch: Batch, job: JobRun) -> asyncio.Task[None]:
-        """Settle a job that was drawn, failed or was stopped; the task ends when the broker knows."""
-        job.is_settling = True
-        with logged_for(job.claim.job.request_id):
-            return asyncio.create_task(self._settle(batch, job), name=f"settle-{job.claim.job.id}")
+    def settle(self, batch: Batch, run: JobRun) -> None:
+        """Settle a job that was generated, failed or was stopped; ``run.settling`` ends when the store has it."""
+        with logged_for(run.job.request_id):
+            run.settling = asyncio.create_task(self._settle(batch, run), name=f"settle-{run.job.id}")
 
-    async def _settle(self, batch: Batch, job: JobRun) -> None:
-        job_id = job.claim.job.id
-        if job.error is not None and not isinstance(job.error, StopGenerationError | GenerationError):
-            logger.error("job %s: the engine failed", job_id, exc_info=job.error)
-        outcome = decide_outcome(job.stop_reason, job.images, job.error, job.parameters)
+    async def _settle(self, batch: Batch, run: JobRun) -> None:
+        if run.error is not None and not isinstance(run.error, StopGenerationError | GenerationError):
+            logger.error("job %s: the engine failed", run.job.id, exc_info=run.error)
+        outcome = decide_outcome(run.stop_reason, run.images, run.error, run.job.parameters)
         if outcome is not None:
-            await self._finish(batch, job, outcome)
-        elif job.stop_reason == StopReason.LOST:
-            logger.warning("job %s: the claim was lost, its result is dropped", job_id)
+            await self._finish(batch, run, outcome)
+        elif run.stop_reason == StopReason.LOST:
+            logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
         else:
-            await self._release(job)
-        job.is_settled = True
+            await release(self._queue, run.claim)
+        run.is_settled = True
 
-    async def _release(self, job: JobRun) -> None:
-        try:
-            await self._broker.release(job.claim)
-            logger.info("job %s: released to the head of the queue", job.claim.job.id)
-        except StoreUnavailableError as error:
-            logger.warning("job %s: not released, its lease will run out: %s", job.claim.job.id, error)
-
-    async def _finish(self, batch: Batch, job: JobRun, outcome: Outcome) -> None:
+    async def _finish(self, batch: Batch, run: JobRun, outcome: Outcome) -> None:
         """Report the outcome, as often as it takes: the work is done, and only this process has it."""
-        measured = job.measurement if isinstance(outcome, Succeeded) else None
+        measured = run.measurement if isinstance(outcome, Succeeded) else None
         reported_at_seconds = time.monotonic()
         pause_seconds = self._retries.first_seconds
         while True:
             try:
-                is_accepted = await self._broker.finish(job.claim, outcome, measured)
+                is_accepted = await self._queue.finish(run.claim, outcome, measured)
                 break
             except StoreUnavailableError as error:
-                self._link.note_outage(error)
-                if self._drain.left_seconds <= 0:
+                self._outages.note_outage(error)
+                if self._drain.time_is_up.done():
                     logger.error(
                         "job %s: its outcome is lost with this pod, another worker repeats the job: %s",
-                        job.claim.job.id,
+                        run.job.id,
                         error,
                     )
                     return
             await self._drain.pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, self._retries.limit_seconds)
-        self._link.note_return()
+        self._outages.note_answer()
         if is_accepted:
-            self._count(batch, job, JobState(type(outcome).__name__), reported_at_seconds)
+            self._count(batch, run.job, JobState(type(outcome).__name__), reported_at_seconds)
         else:
-            logger.warning("job %s: the claim was lost, its result is dropped", job.claim.job.id)
+            logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
 
-    def _count(self, batch: Batch, job: JobRun, state: JobState, reported_at_seconds: float) -> None:
+    def _count(self, batch: Batch, job: Job, state: JobState, reported_at_seconds: float) -> None:
         ready_seconds = batch.started_at_seconds - self._ready_at_seconds
-        timing = build_timing(job.claim.job, batch, ready_seconds=ready_seconds, load_seconds=self._load_seconds)
+        timing = build_timing(job, batch, ready_seconds=ready_seconds, load_seconds=self._load_seconds)
         self._metrics.count_job(state, timing)
-        logger.info("job %s: %s after %.2f s", job.claim.job.id, state, timing.run_seconds + timing.encode_seconds)
-        if self._tracer is not NO_TRACER and (parent := job.claim.job.trace_parent) is not None:
+        logger.info("job %s: %s after %.2f s", job.id, state, timing.run_seconds + timing.encode_seconds)
+        if self._tracer is not NO_TRACER and (parent := job.trace_parent) is not None:
             times = JobTimes.of(batch, timing, reported_at=reported_at_seconds, ready_at=self._ready_at_seconds)
-            now, jobs = datetime.now(UTC), len(batch.jobs)
-            record_job_spans(self._tracer, job.claim.job, parent, state, times, batch_jobs=jobs, now=now)
+            now, jobs = datetime.now(UTC), len(batch.runs)
+            record_job_spans(self._tracer, job, parent, state, times, batch_jobs=jobs, now=now)
 
 
 def build_timing(job: Job, batch: Batch, *, ready_seconds: float, load_seconds: float) -> JobTiming:
     """Where a job's time went; the parts add up to its latency.
 
-    Time before the claim is by the broker's clock, the rest by this process's: no two clocks are compared. The part of
+    Time before the claim is by the store's clock, the rest by this process's: no two clocks are compared. The part of
     it in which this worker was still loading its model (from ``ready_seconds + load_seconds`` to ``ready_seconds``
     before the batch began) counts as loading: 0 for jobs that came later.
     """
@@ -135,3 +145,48 @@ def build_timing(job: Job, batch: Batch, *, ready_seconds: float, load_seconds: 
         run_seconds=batch.last_step_at_seconds - batch.started_at_seconds,
         encode_seconds=batch.ended_at_seconds - batch.last_step_at_seconds,
     )
+
+
+def decide_outcome(
+    stop_reason: StopReason | None,
+    images: tuple[bytes, ...] | None,
+    error: BaseException | None,
+    parameters: GenerationParameters,
+) -> Outcome | None:
+    """What to report, given either the images or what the engine raised; None if there is nothing to report."""
+    if stop_reason == StopReason.LOST:
+        return None
+    if stop_reason == StopReason.CANCEL:
+        return Canceled()
+    if stop_reason == StopReason.DEADLINE_PASSED:
+        return DEADLINE_PASSED
+    if images is not None:
+        return Succeeded(images)
+    if error is None or isinstance(error, StopGenerationError):
+        return None
+    return build_failure(error, parameters)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or the host; known by the class's name, so that no torch is imported."""
+    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+
+
+def build_failure(error: BaseException, parameters: GenerationParameters) -> Failed:
+    """The failure to report for what ``Engine.generate`` raised."""
+    if isinstance(error, GenerationError):
+        return Failed(str(error))
+    if is_out_of_memory(error):
+        return Failed(
+            f"the worker ran out of memory at {parameters.width_pixels}x{parameters.height_pixels} pixels, "
+            f"{parameters.images} image(s), {parameters.steps} steps; ask for fewer images or a smaller size "
+            "(the number of steps makes no difference), or give workers a larger GPU"
+        )
+    return Failed(f"the engine failed with {type(error).__name__}: {_shorten(str(error))}; the worker's log has more")
+
+
+def _shorten(message: str) -> str:
+    first_line = message.strip().partition("\n")[0]
+    if len(first_line) <= MAX_MESSAGE_CHARACTERS:
+        return first_line
+    return first_line[:MAX_MESSAGE_CHARACTERS] + "…"

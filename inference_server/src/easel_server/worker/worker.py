@@ -1,15 +1,14 @@
-"""The worker's loop: claim jobs that can be drawn together, draw them, report each; and the drain that ends it.
+"""The worker's loop: claim jobs that can be generated together, generate them, report each; until it is drained.
 
-While a batch is being reported, the next is claimed and drawn, so that the GPU doesn't wait for the network.
+While a batch is being reported, the next is claimed and generated, so that the GPU doesn't wait for the network.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry.trace import Tracer
 
@@ -19,11 +18,9 @@ from easel_server.stores.jobs.interface import Claim, JobQueue
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.telemetry.tracing import NO_TRACER
-from easel_server.worker.batch import Batch, JobRun
-from easel_server.worker.broker_link import BrokerLink
+from easel_server.worker.batch import Batch, StopReason
 from easel_server.worker.drain import Drain
-from easel_server.worker.heartbeats import Heartbeats
-from easel_server.worker.outcomes import StopReason
+from easel_server.worker.heartbeats import Heartbeats, OutageLog
 from easel_server.worker.reporting import Reporter, Retries
 
 logger = logging.getLogger(__name__)
@@ -38,17 +35,12 @@ class WorkerSettings:
     name: str  # the pod's
     lease_seconds: float
     drain_seconds: float
-    max_batch_images: int = 1  # of jobs that are drawn together; a single job may have more
+    max_batch_images: int = 1  # of jobs that are generated together; a single job may have more
     claim_wait_seconds: float = 1.0  # how late a drain may be noticed by an idle worker
     heartbeat_limit_seconds: float = 1.0  # how late a cancel may be noticed, at the most
-    retry_seconds: float = 0.25  # the first pause while the broker is away
+    retry_seconds: float = 0.25  # the first pause while the job store is away
     retry_limit_seconds: float = 5.0  # and the longest
     step_limit_seconds: float = 5.0  # how long a drain that is over waits for a step boundary
-
-    @property
-    def heartbeat_seconds(self) -> float:
-        """Time between heartbeats: two may fail before the lease is over."""
-        return min(self.lease_seconds / 3, self.heartbeat_limit_seconds)
 
 
 class Worker:
@@ -56,31 +48,32 @@ class Worker:
 
     def __init__(
         self,
-        broker: JobQueue,
+        queue: JobQueue,
         engine: Engine,
         settings: WorkerSettings,
         *,
         metrics: ServerMetrics,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        self._broker = broker
+        self._queue = queue
         self._engine = engine
         self._settings = settings
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._link = BrokerLink()
+        self._outages = OutageLog()
         self._drain = Drain(settings.drain_seconds)
         self._reporter = Reporter(
-            broker,
-            self._link,
+            queue,
+            self._outages,
             self._drain,
             metrics,
             Retries(settings.retry_seconds, settings.retry_limit_seconds),
             load_seconds=engine.description.load_seconds,
             tracer=tracer,
         )
+        # Two may fail before the lease is over.
+        self._heartbeat_seconds = min(settings.lease_seconds / 3, settings.heartbeat_limit_seconds)
         self._is_instant = engine.description.is_instant
-        self._asked_at_seconds = 0.0  # for the latest claim, on the monotonic clock
         self._max_images = max(settings.max_batch_images, INSTANT_BATCH_IMAGES if self._is_instant else 0)
 
     def drain(self) -> None:
@@ -88,15 +81,22 @@ class Worker:
         self._drain.start()
 
     async def run(self) -> None:
-        """Work until drained. Broker outages are outlived; anything unforeseen is raised."""
+        """Work until drained. Outages of the job store are outlived; anything unforeseen is raised."""
         reporting: asyncio.Task[None] | None = None
         try:
             while not self._drain.is_started:
+                asked_at_seconds = time.monotonic()
                 claims = await self._claim()
                 if reporting is not None and reporting.done():
                     reporting.result()
-                if claims:
-                    reporting = await self._work(claims, reporting)
+                if not claims:
+                    continue
+                batch = Batch(self._engine, claims, asked_at_seconds=asked_at_seconds)
+                running = asyncio.create_task(self._run_batch(batch), name="batch")
+                await asyncio.wait({running, batch.is_generated}, return_when=asyncio.FIRST_COMPLETED)
+                if reporting is not None:
+                    await reporting
+                reporting = running
             if reporting is not None:
                 await reporting
         finally:
@@ -104,9 +104,8 @@ class Worker:
 
     async def _claim(self) -> tuple[Claim, ...]:
         settings = self._settings
-        self._asked_at_seconds = time.monotonic()
         try:
-            claims = await self._broker.claim(
+            claims = await self._queue.claim(
                 settings.name,
                 lease_seconds=settings.lease_seconds,
                 wait_seconds=settings.claim_wait_seconds,
@@ -114,80 +113,55 @@ class Worker:
                 max_images=self._max_images,
             )
         except StoreUnavailableError as error:
-            self._link.note_outage(error)
+            self._outages.note_outage(error)
             await self._drain.pause(settings.retry_seconds)
             return ()
-        self._link.note_return()
+        self._outages.note_answer()
         return claims
 
-    async def _work(self, claims: Sequence[Claim], before: asyncio.Task[None] | None) -> asyncio.Task[None]:
-        """Draw a batch; the task is done when it is reported too. One that is still being reported is awaited."""
-        is_drawn = asyncio.get_running_loop().create_future()
-        carrying = asyncio.create_task(self._carry(claims, is_drawn), name="batch")
-        await asyncio.wait({carrying, is_drawn}, return_when=asyncio.FIRST_COMPLETED)
-        if before is not None:
-            await before
-        return carrying
-
-    async def _carry(self, claims: Sequence[Claim], is_drawn: asyncio.Future[None]) -> None:
-        """Bring a batch from its claim to its last report; ``is_drawn`` is done when the engine is free."""
-        settling: list[asyncio.Task[None]] = []
-
-        def settle(job: JobRun) -> None:
-            settling.append(self._reporter.settle(batch, job))
-
-        period_seconds = self._settings.heartbeat_seconds
-        heartbeats = Heartbeats(self._broker, self._link, period_seconds=period_seconds, on_stopped=settle)
-        batch = Batch(self._engine, claims, heartbeats.hurry, asked_at_seconds=self._asked_at_seconds)
-        with self._metrics.working_on(len(claims)):
-            beating = asyncio.create_task(heartbeats.run(batch), name="heartbeats")
+    async def _run_batch(self, batch: Batch) -> None:
+        """Bring a batch from its claim to its last report."""
+        heartbeats = Heartbeats(
+            self._queue,
+            self._outages,
+            batch,
+            period_seconds=self._heartbeat_seconds,
+            on_stopped=self._reporter.settle,
+        )
+        with self._metrics.working_on(len(batch.runs)):
+            beating = asyncio.create_task(heartbeats.run(), name="heartbeats")
             try:
-                await self._draw(batch)
-                is_drawn.set_result(None)
-                await heartbeats.flush(batch)
-                for job in batch.jobs:
-                    if not job.is_settling:
-                        settle(job)
-                await asyncio.gather(*settling)
+                if not self._drain.is_started:
+                    await self._generate(batch)
+                batch.is_generated.set_result(None)
+                await heartbeats.flush()
+                for run in batch.runs:
+                    if run.settling is None:
+                        self._reporter.settle(batch, run)
+                await asyncio.gather(*(run.settling for run in batch.runs if run.settling is not None))
             finally:
                 heartbeats.end()
                 await beating
 
-    async def _draw(self, batch: Batch) -> None:
-        """Until it is drawn or the drain is over; a job that isn't drawn then has neither images nor an error."""
-        if self._drain.is_started:
-            return
-        _log_start(batch.jobs, logging.DEBUG if self._is_instant else logging.INFO)
-        self._metrics.count_batch(batch.images)
-        with self._metrics.drawing.running():
-            drawing = batch.start(self._executor)
-            if not drawing.done():
-                await self._until_done_or_drained(drawing, batch)
-            if drawing.done():
-                drawing.result()
-
-    async def _until_done_or_drained(self, drawing: asyncio.Future[None], batch: Batch) -> None:
-        draining = asyncio.ensure_future(self._drain.wait())
-        either: set[asyncio.Future[Any]] = {drawing, draining}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        draining.cancel()
-        if drawing.done():
-            return
-        done, _ = await asyncio.wait({drawing}, timeout=self._drain.left_seconds)
-        if not done:
-            batch.stop(StopReason.DRAIN)
-            await asyncio.wait({drawing}, timeout=self._settings.step_limit_seconds)
-
-
-def _log_start(jobs: Sequence[JobRun], level: int) -> None:
-    if not logger.isEnabledFor(level):
-        return
-    for job in jobs:
-        parameters = job.parameters
-        with logged_for(job.claim.job.request_id):
-            logger.log(
-                level,
-                "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, drawn with %d other(s)",
-                *(job.claim.job.id, job.claim.job.attempts, parameters.width_pixels, parameters.height_pixels),
-                *(parameters.images, parameters.steps, len(jobs) - 1),
-            )
+    async def _generate(self, batch: Batch) -> None:
+        """Until it is generated or the drain is over; a job that isn't generated then has no images and no error."""
+        level = logging.DEBUG if self._is_instant else logging.INFO
+        for run in batch.runs if logger.isEnabledFor(level) else ():
+            parameters = run.job.parameters
+            with logged_for(run.job.request_id):
+                logger.log(
+                    level,
+                    "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, in a batch with %d other(s)",
+                    *(run.job.id, run.job.attempts, parameters.width_pixels, parameters.height_pixels),
+                    *(parameters.images, parameters.steps, len(batch.runs) - 1),
+                )
+        self._metrics.count_batch(sum(run.job.parameters.images for run in batch.runs))
+        with self._metrics.generating.running():
+            generating = batch.start(self._executor)
+            if not generating.done():
+                await asyncio.wait({generating, self._drain.time_is_up}, return_when=asyncio.FIRST_COMPLETED)
+            if not generating.done():
+                batch.stop(StopReason.DRAIN)
+                await asyncio.wait({generating}, timeout=self._settings.step_limit_seconds)
+            if generating.done():
+                generating.result()

@@ -14,9 +14,9 @@ from easel_server.api.automatic1111.samplers import list_samplers, list_schedule
 from easel_server.api.context import ApiContext
 from easel_server.api.links import AUTOMATIC1111_PATH
 from easel_server.api.openapi import describe_body
-from easel_server.engine.encoding import PNG_KEY
 from easel_server.gateway.input_images import decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field, refuse_unknown_model
+from easel_server.generation.encoding import PNG_KEY
 from easel_server.generation.messages import truncate_repr
 from easel_server.transport.bodies import read_body
 

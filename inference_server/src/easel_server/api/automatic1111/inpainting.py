@@ -11,7 +11,6 @@ from easel_contract.server_config import LimitsConfig
 from PIL import Image, ImageFilter, ImageOps
 
 from easel_server.api.automatic1111.fields import ImageToImageBody
-from easel_server.engine.encoding import PNG_KEY, encode
 from easel_server.gateway.input_images import (
     Fit,
     Size,
@@ -23,6 +22,7 @@ from easel_server.gateway.input_images import (
     flatten,
 )
 from easel_server.gateway.refusals import refuse_field
+from easel_server.generation.encoding import PNG_KEY, encode
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import ImageFormat
 from easel_server.generation.request import InputImages

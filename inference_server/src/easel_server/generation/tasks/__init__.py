@@ -1,7 +1,7 @@
 """What is made from what: a row for each task. Gateway, parameters and engine read what differs between tasks here.
 
 A new task is a file of this folder, a name of ``Task`` and a line of ``TASKS``. Values and pure rules only: which
-pipeline serves a task is told by the name of diffusers' class.
+pipeline serves a task is given by the name of diffusers' class.
 """
 
 from collections.abc import Mapping

@@ -22,18 +22,12 @@ class TaskDefinition:
     # Share of the steps that are taken where a request doesn't say; None: this task takes all steps of any request.
     default_strength: float | None = None
 
-    def count_denoising_steps(self, steps: int, strength: float | None) -> int:
-        """How many of the ``steps`` asked for are taken: the last ``strength`` of them, at least one."""
-        if self.default_strength is None or strength is None:
-            return steps
-        return max(1, min(steps, int(steps * strength)))
-
-    def build_pipeline_arguments(self, steps: int, strength: float | None) -> dict[str, float]:
+    def build_pipeline_arguments(self, steps: int, denoising_steps: int) -> dict[str, float]:
         """Arguments of a pipeline's call that only this task has, besides its inputs.
 
-        Pipelines cut steps * strength to a whole number; the strength given makes that the number of steps counted
-        above, whatever is lost in the product.
+        ``denoising_steps`` of the ``steps`` are to be taken. Pipelines cut steps * strength to a whole number; the
+        strength given makes it that one, whatever is lost in the product.
         """
         if self.default_strength is None:
             return {}
-        return {"strength": min(1.0, (self.count_denoising_steps(steps, strength) + 0.5) / steps)}
+        return {"strength": min(1.0, (denoising_steps + 0.5) / steps)}

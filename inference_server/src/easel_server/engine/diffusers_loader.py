@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +12,39 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 from diffusers import DiffusionPipeline
+from easel_contract import names
 from easel_contract.server_config import DType, ModelConfig
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from easel_server.engine.content_hash import hash_content
 from easel_server.engine.diffusers_engine import DiffusersEngine
-from easel_server.engine.hub import find_model
-from easel_server.engine.interface import EngineDescription, EngineRequest, GenerationError, ModelLoadError
-from easel_server.engine.processors import choose_threads
+from easel_server.engine.hub import download_model
+from easel_server.engine.interface import EngineDescription, GenerationError, ModelLoadError
 from easel_server.generation.models import read_defaults
 from easel_server.generation.parameters import GenerationParameters
 
+LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 
 logger = logging.getLogger(__name__)
 
 
-def load(config: ModelConfig, *, hub_token: str | None, began_seconds: float) -> DiffusersEngine:
-    """The model, ready to draw. Blocks for download, reading and warm-up; call it in a thread.
+def load(
+    config: ModelConfig, directory: Path | None, *, threads: int, hub_token: str | None, began_seconds: float
+) -> DiffusersEngine:
+    """The model, ready to generate. Blocks for download, reading and warm-up; call it in a thread.
 
-    ``began_seconds`` (of time.monotonic) is where ``load_seconds`` counts from. Raises ModelLoadError with what to
-    change.
+    ``directory`` is the model's, None if it comes from the Hub. ``threads`` are torch's on a CPU. ``began_seconds`` (of
+    time.monotonic) is where ``load_seconds`` counts from. Raises ModelLoadError with what to change.
     """
     _hush_libraries()
-    torch.set_num_threads(_choose_threads())
+    torch.set_num_threads(threads)
     # accelerate knows every accelerator that torch drives (CUDA, ROCm, XPU, MPS, Gaudi, …), so this is the one place
     # where hardware is looked for.
     device = PartialState().device
     dtype = choose_dtype(config, device)
-    directory = find_model(config, token=hub_token)
-    pipeline = _read_pipeline(config, directory, device, dtype)
+    files = directory if directory is not None else download_model(config, token=hub_token)
+    pipeline, resolved_revision = _read_pipeline(config, files, device, dtype)
     description = EngineDescription(
         engine="diffusers",
         pipeline=type(pipeline).__name__,
@@ -47,22 +52,17 @@ def load(config: ModelConfig, *, hub_token: str | None, began_seconds: float) ->
         dtype=str(dtype).removeprefix("torch."),
         model=config.name,
         load_seconds=0.0,
-        defaults=read_defaults(directory),
+        defaults=read_defaults(files),
+        resolved_revision=resolved_revision,
+        versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
     _warm_up(DiffusersEngine(pipeline, description))
     load_seconds = time.monotonic() - began_seconds
     return DiffusersEngine(pipeline, replace(description, load_seconds=load_seconds))
 
 
-def _choose_threads() -> int:
-    try:
-        return choose_threads()
-    except ValueError as error:
-        raise ModelLoadError(str(error)) from None
-
-
 def _warm_up(engine: DiffusersEngine) -> None:
-    """Draw once as a client would by default, with one step: libraries do much at first use, and memory may not do.
+    """Generate once as a client would by default, with one step: libraries do much at first use, and memory may not do.
 
     Raises ModelLoadError if even that is not possible.
     """
@@ -76,10 +76,10 @@ def _warm_up(engine: DiffusersEngine) -> None:
         seed=0,
     )
     try:
-        engine.generate([EngineRequest(parameters)], lambda _step: None)
+        engine.generate([parameters], {}, lambda _step: None)
     except GenerationError as error:
         raise ModelLoadError(
-            f"model {engine.description.model} was loaded, but can't draw one picture of its default size: {error}; "
+            f"model {engine.description.model} was loaded, but can't generate one image of its default size: {error}; "
             "use a GPU with more memory or a smaller model"
         ) from error
 
@@ -87,7 +87,7 @@ def _warm_up(engine: DiffusersEngine) -> None:
 def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """The number format for a device, as DType describes it.
 
-    Raises ModelLoadError for a half-precision format on a CPU: it would draw hundreds of times slower than meant.
+    Raises ModelLoadError for a half-precision format on a CPU: it would generate hundreds of times slower than meant.
     """
     if config.dtype is DType.AUTO:
         if device.type == "cpu":
@@ -103,10 +103,14 @@ def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return TORCH_DTYPES[config.dtype]
 
 
-def _read_pipeline(config: ModelConfig, directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def _read_pipeline(config: ModelConfig, directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, str]:
+    """The pipeline on its device, and which weights it has: the Hub's commit, or the hash of a directory's content."""
     try:
         pipeline = DiffusionPipeline.from_pretrained(directory, dtype=dtype, local_files_only=True)  # type: ignore[no-untyped-call]
-        return pipeline.to(device)
+        # Before the weights go to the device: not all devices have 64-bit integers.
+        is_directory = directory == Path(config.source)
+        resolved_revision = hash_content(pipeline, directory) if is_directory else directory.name
+        return pipeline.to(device), resolved_revision
     except torch.OutOfMemoryError as error:
         total_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         raise ModelLoadError(

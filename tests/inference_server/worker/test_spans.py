@@ -8,7 +8,7 @@ import pytest
 from easel_contract.server_config import TracingConfig
 from easel_server.generation.job import JobState
 from easel_server.telemetry.otlp import open_exported_tracer
-from easel_server.worker.job_spans import MAX_STEP_EVENTS, JobTimes, record_job_spans
+from easel_server.worker.spans import MAX_STEP_EVENTS, JobTimes, record_job_spans
 
 from tests.support.jobs import build_job
 from tests.support.otlp_receiver import OtlpReceiver

@@ -1,20 +1,14 @@
-"""Pictures to bytes. A PNG carries the parameters it was made with, in the text form that image tools read."""
+"""Images to bytes. A PNG carries a text: the parameters that it was generated from."""
 
-from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import version
 from io import BytesIO
 
-from easel_contract import names
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
-from easel_server.generation.parameters import GenerationParameters, ImageFormat, build_metadata
+from easel_server.generation.parameters import ImageFormat
 
 LOSSY_QUALITY_PERCENT = 95
 PNG_KEY = "parameters"  # the keyword that AUTOMATIC1111's web UI writes, and that viewers look for
-
-library_version = cache(version)  # which reads files
 
 
 def encode(image: Image, image_format: ImageFormat, description: str = "") -> bytes:
@@ -32,15 +26,3 @@ def encode(image: Image, image_format: ImageFormat, description: str = "") -> by
         case ImageFormat.WEBP:
             image.save(buffer, "WEBP", quality=LOSSY_QUALITY_PERCENT)
     return buffer.getvalue()
-
-
-def build_description(
-    parameters: GenerationParameters, *, seed: int, model: str, sampler: str, software: Mapping[str, str]
-) -> str:
-    """An image's text: enough to generate it again.
-
-    ``seed`` is this image's own; ``software`` are the versions that may matter, besides Easel's.
-    """
-    version_of_easel = f"easel {library_version(names.DISTRIBUTION)}"
-    facts = {"Sampler": sampler, "Seed": seed, "Model": model, "Version": version_of_easel, **software}
-    return build_metadata(parameters, facts)

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from easel_server.engine.processors import choose_threads, count_processors
+from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.loading import choose_threads, count_processors
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -35,5 +36,5 @@ def test_the_variable_wins(monkeypatch):
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
 def test_a_bad_variable_is_named(monkeypatch, value):
     monkeypatch.setenv("EASEL_TORCH_THREADS", value)
-    with pytest.raises(ValueError, match=f"EASEL_TORCH_THREADS='{value}': must be a whole number of at least 1"):
+    with pytest.raises(ModelLoadError, match=f"EASEL_TORCH_THREADS='{value}': must be a whole number of at least 1"):
         choose_threads()

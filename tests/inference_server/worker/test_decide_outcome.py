@@ -3,7 +3,8 @@
 import pytest
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.stores.jobs.interface import Canceled, Failed, Outcome, Succeeded
-from easel_server.worker.outcomes import DEADLINE_PASSED, StopReason, decide_outcome
+from easel_server.worker.batch import StopReason
+from easel_server.worker.reporting import DEADLINE_PASSED, decide_outcome
 
 from tests.support.jobs import build_parameters
 

@@ -2,15 +2,15 @@
 
 span            from                                     to
 ----            ----                                     --
-wait in queue   the submit                               the claim, both by the broker's clock
+wait in queue   the submit                               the claim, both by the job store's clock
 load model      the job waited and this worker loaded    the model was loaded; jobs that came later have no such span
-process job     the worker could have the job            the broker has the outcome
+process job     the worker could have the job            the job store has the outcome
   claim         the same                                 the worker has it
   generate      the engine began                         the last step, each step an event
   encode        the last step                            the images are encoded
-  finish        the first report of the outcome          the broker has it
+  finish        the first report of the outcome          the job store has it
 
-The broker's and the worker's clocks differ by what their machines' clocks do.
+The job store's and the worker's clocks differ by what their machines' clocks do.
 """
 
 import time
@@ -48,7 +48,7 @@ class JobTimes:
 
     @classmethod
     def of(cls, batch: Batch, timing: JobTiming, *, reported_at: float, ready_at: float) -> "JobTimes":
-        """Of a job of this batch that the broker has just taken back."""
+        """Of a job of this batch whose outcome the job store has just taken."""
         return cls(
             asked_at=batch.asked_at_seconds,
             claimed_at=batch.claimed_at_seconds,
