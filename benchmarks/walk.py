@@ -37,10 +37,10 @@ from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.handlers.findings import Findings
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.objects import SERVICES_OF_EASEL, Json
 from easel_server.config import read_settings
@@ -302,8 +302,8 @@ async def walk_tick(tracer: Tracer) -> Walk:
         writer=ClusterWriter(FakeApi(), children, pod_name="operator-a", clock=clock),
         services=services,
         children=children,
-        findings=Findings(CAPABLE),
-        on_finding=lambda _: None,
+        shared=SharedState(CAPABLE),
+        on_news=lambda _: None,
         is_leader=lambda: True,
         clock=clock,
     )
@@ -333,7 +333,7 @@ async def walk_reconcile(tracer: Tracer) -> Walk:
         writer=ClusterWriter(api, children, pod_name="operator-a", clock=clock),
         services=services,
         children=children,
-        findings=Findings(CAPABLE),
+        shared=SharedState(CAPABLE),
         queue=queue,
         release=RELEASE,
         clock=clock,
