@@ -117,10 +117,10 @@ def build_gateway_app(
         docs_url=None,  # FastAPI's own page asks another host: see api/docs
         redoc_url=None,
         telemetry=NO_TELEMETRY,
-        # From the outside in: everything logged and counted has its id.
+        # From the outside in: everything logged and counted has its id, and its trace if there is one.
         middleware=[
-            Middleware(RequestMiddleware, metrics=metrics, build_error=build_error),
             *([] if tracer is NO_TRACER else [Middleware(TracingMiddleware, tracer=tracer)]),
+            Middleware(RequestMiddleware, metrics=metrics, build_error=build_error),
             Middleware(
                 CachedAnswersMiddleware,
                 path=GENERATIONS_PATH,
