@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import gc, weakref
-from easel_server.garbage import YOUNG_OBJECTS, raise_gc_threshold, freeze_startup_objects
+from easel_server.main import YOUNG_OBJECTS, raise_gc_threshold, freeze_startup_objects
 
 class Ring:
     def __init__(self):

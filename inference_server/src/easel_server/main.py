@@ -8,6 +8,7 @@ all       the APIs and the probes    all of these                         the fi
 """
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -29,7 +30,6 @@ from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import EngineDescription, ModelLoadError, describe_model
 from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
-from easel_server.garbage import freeze_startup_objects, raise_gc_threshold
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.generation.models import ModelFacts, read_defaults
 from easel_server.stores.errors import StoreUnavailableError
@@ -59,6 +59,9 @@ TERMINATION_MESSAGE_BYTES = 4096  # Kubernetes keeps no more
 CANCEL_ATTEMPTS = 20
 CANCEL_SECONDS = 0.25
 EXIT_SETTINGS = 2  # as argparse does
+# More than the requests hold that a busy gateway has open; CPython's own is 700. Young objects are looked through
+# whenever their number has grown by that, and with open requests it goes up and down by more.
+YOUNG_OBJECTS = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -195,11 +198,7 @@ class Process:
         keys = config.gateway.api_keys_directory
         context = build_context(
             config,
-            jobs=self._stores.jobs,
-            queue=self._stores.jobs,
-            cache=self._stores.cache,
-            limiter=self._stores.limits,
-            fact_store=self._stores.facts,
+            self._stores,
             model_facts=facts.look,
             cost_model=SharedCostModel(self._stores.jobs).look,
             keys=KeyRing(Path(keys) if keys else None),
@@ -207,9 +206,7 @@ class Process:
             tracer=self._tracer,
             is_signing_configured=bool(self._settings.webhook_secrets),
         )
-        return build_gateway_app(
-            context, self._stores.limits, self._readiness, self._metrics, render_metrics, tracer=self._tracer
-        )
+        return build_gateway_app(context, self._readiness, self._metrics, render_metrics, tracer=self._tracer)
 
     async def _run_parts(self, server: EmbeddedServer) -> None:
         """Run all parts until they are to stop, then stop them in the order that loses no request."""
@@ -258,7 +255,7 @@ class Process:
         config = self._config
         if is_directory(config.model) and config.engine.kind is EngineKind.DIFFUSERS:
             # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
-            await self._tell(
+            await self._try_to_publish(
                 publish_defaults(self._stores.facts, config.model, read_defaults(check_directory(config.model)))
             )
         engine = await start_loading(
@@ -284,10 +281,10 @@ class Process:
 
     async def _publish_facts(self, facts: ModelFacts) -> None:
         while True:
-            await self._tell(publish_facts(self._stores.facts, self._config.model, facts))
+            await self._try_to_publish(publish_facts(self._stores.facts, self._config.model, facts))
             await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
 
-    async def _tell(self, publishing: Awaitable[None]) -> None:
+    async def _try_to_publish(self, publishing: Awaitable[None]) -> None:
         try:
             await publishing
         except StoreUnavailableError as error:
@@ -323,6 +320,21 @@ def _raise_if_ended(parts: Sequence[asyncio.Task[None]]) -> None:
         if part.done():
             part.result()
             raise RuntimeError(f"{part.get_name()} ended by itself")
+
+
+def freeze_startup_objects() -> None:
+    """Never look for garbage again among what there is now. Call it once the process is ready.
+
+    It holds some 100,000 objects of its libraries; a full collection looks through all of them, 50 ms or more in which
+    nobody is answered.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def raise_gc_threshold() -> None:
+    """Look for garbage after YOUNG_OBJECTS new objects. Not for processes whose garbage may hold a GPU's memory."""
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 if __name__ == "__main__":

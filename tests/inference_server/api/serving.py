@@ -192,11 +192,7 @@ class RunningGateway:
 
         context = build_context(
             self._config,
-            jobs=self.stores.jobs,
-            queue=self.stores.jobs,
-            cache=self.stores.cache,
-            limiter=self.stores.limits,
-            fact_store=self.stores.facts,
+            self.stores,
             model_facts=facts,
             cost_model=cost_model,
             keys=KeyRing(self._keys),
@@ -207,7 +203,7 @@ class RunningGateway:
         async def render_metrics() -> bytes:
             return b"# none\n"
 
-        app = build_gateway_app(context, self.stores.limits, self.readiness, self.metrics, render_metrics)
+        app = build_gateway_app(context, self.readiness, self.metrics, render_metrics)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -1,6 +1,7 @@
 """Requests submitted without HTTP, in stores in memory with a clock that tests set."""
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,11 +48,7 @@ class Submitting:
 
         self.context = build_context(
             ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config),
-            jobs=self.stores.jobs,
-            queue=self.stores.jobs,
-            cache=result_cache or self.stores.cache,
-            limiter=self.stores.limits,
-            fact_store=self.stores.facts,
+            replace(self.stores, cache=result_cache or self.stores.cache),
             model_facts=look,
             cost_model=cost_model,
             keys=KeyRing(None),

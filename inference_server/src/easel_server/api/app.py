@@ -29,10 +29,7 @@ from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import ModelFacts
-from easel_server.stores.cache.interface import ResultCache
-from easel_server.stores.facts.interface import FactStore
-from easel_server.stores.jobs.interface import JobQueue, JobStore
-from easel_server.stores.limits.interface import RateLimiter
+from easel_server.stores.opening import Stores
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.transport.cached_answers import CachedAnswersMiddleware
@@ -54,12 +51,8 @@ def build_error(path: str, refusal: RefusalError) -> tuple[int, dict[str, Any]]:
 
 def build_context(
     config: ServerConfig,
+    stores: Stores,
     *,
-    jobs: JobStore,
-    queue: JobQueue,
-    cache: ResultCache,
-    limiter: RateLimiter,
-    fact_store: FactStore,
     model_facts: Callable[[], Awaitable[ModelFacts]],
     cost_model: Callable[[], Awaitable[CostModel]],
     keys: KeyRing,
@@ -69,11 +62,11 @@ def build_context(
 ) -> ApiContext:
     """What handlers work with, put together. ``model_facts`` and ``cost_model`` are asked at each request."""
     gateway = config.gateway
-    results = Results(jobs, cache, gateway.cache)
-    estimates = QueueEstimates(jobs, queue, gateway, model_facts)
+    results = Results(stores.jobs, stores.cache, gateway.cache)
+    estimates = QueueEstimates(stores.jobs, gateway, model_facts)
     submitter = Submitter(
-        jobs,
-        limiter,
+        stores.jobs,
+        stores.limits,
         results,
         estimates,
         config.model,
@@ -89,8 +82,7 @@ def build_context(
         submitter=submitter,
         results=results,
         estimates=estimates,
-        jobs=jobs,
-        fact_store=fact_store,
+        stores=stores,
         model_facts=model_facts,
         keys=keys,
         decoders=Decoders(),
@@ -101,7 +93,6 @@ def build_context(
 
 def build_gateway_app(
     context: ApiContext,
-    limiter: RateLimiter,
     readiness: Readiness,
     metrics: RequestMetrics,
     render_metrics: RenderMetrics,
@@ -125,7 +116,7 @@ def build_gateway_app(
                 CachedAnswersMiddleware,
                 path=GENERATIONS_PATH,
                 keys=context.keys,
-                limiter=limiter,
+                limiter=context.stores.limits,
                 config=config.gateway,
                 metrics=metrics,
             ),

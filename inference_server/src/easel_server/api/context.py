@@ -15,8 +15,7 @@ from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
 from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.models import ModelFacts
-from easel_server.stores.facts.interface import FactStore
-from easel_server.stores.jobs.interface import JobStore
+from easel_server.stores.opening import Stores
 from easel_server.transport.streams import Streams
 
 
@@ -29,8 +28,7 @@ class ApiContext:
     submitter: Submitter
     results: Results
     estimates: QueueEstimates
-    jobs: JobStore
-    fact_store: FactStore
+    stores: Stores
     model_facts: Callable[[], Awaitable[ModelFacts]]  # what is known of the model now
     keys: KeyRing
     decoders: Decoders

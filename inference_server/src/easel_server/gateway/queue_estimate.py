@@ -12,7 +12,7 @@ from easel_contract.server_config import GatewayConfig
 from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelFacts
-from easel_server.stores.jobs.interface import JobQueue, JobStore, QueueDepth, QueuePosition
+from easel_server.stores.jobs.interface import Jobs, QueueDepth, QueuePosition
 
 DEPTH_REFRESH_SECONDS: Final = 0.25  # one look at the queue serves all requests and streams in between
 NO_WORKERS_RETRY_SECONDS: Final = 30  # about a worker's start; nothing better is known
@@ -66,14 +66,12 @@ class QueueEstimates:
 
     def __init__(
         self,
-        jobs: JobStore,
-        queue: JobQueue,
+        jobs: Jobs,
         config: GatewayConfig,
         facts: Callable[[], Awaitable[ModelFacts]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jobs = jobs
-        self._queue = queue
         self._config = config
         self._facts = facts
         self._clock = clock
@@ -130,7 +128,7 @@ class QueueEstimates:
         async with self._reading:
             if self._clock() - self._read_at >= DEPTH_REFRESH_SECONDS:
                 added = self._added_gpu_seconds
-                self._depth = await self._queue.depth()
+                self._depth = await self._jobs.depth()
                 self._read_at = self._clock()
                 self._added_gpu_seconds = max(0.0, self._added_gpu_seconds - added)
         return self._depth

@@ -112,7 +112,7 @@ class Automatic1111Handlers:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._latest = LatestJobs(context.fact_store, ttl_seconds=context.config.gateway.result_ttl_seconds)
+        self._latest = LatestJobs(context.stores.facts, ttl_seconds=context.config.gateway.result_ttl_seconds)
 
     async def text_to_image(self, request: Request) -> JSONResponse:
         """Generate from a prompt, and wait for it."""
@@ -143,7 +143,7 @@ class Automatic1111Handlers:
         if job is None or job.state.is_final:
             return JSONResponse(build_progress_answer(job, None, None))
         progress = await self._context.estimates.progress(job)
-        previews = () if is_image_skipped or not job.previews else await self._context.jobs.previews(job.id)
+        previews = () if is_image_skipped or not job.previews else await self._context.stores.jobs.previews(job.id)
         return JSONResponse(build_progress_answer(job, progress, previews[-1] if previews else None))
 
     async def interrupt(self, request: Request) -> JSONResponse:

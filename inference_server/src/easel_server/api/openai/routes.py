@@ -148,10 +148,10 @@ class OpenAIHandlers:
         job, images = submitted.job, submitted.images
         if images is None:
             sent = 0
-            async with aclosing(self._context.jobs.watch(job.id)) as changes:
+            async with aclosing(self._context.stores.jobs.watch(job.id)) as changes:
                 async for job in changes:
                     if job.previews > sent and not job.state.is_final:
-                        for preview in (await self._context.jobs.previews(job.id))[sent:]:
+                        for preview in (await self._context.stores.jobs.previews(job.id))[sent:]:
                             yield build_partial_event(job, family, sent, preview)
                             sent += 1
             images = await self._context.results.images(expect_success(job))

@@ -113,7 +113,7 @@ class PredictionHandlers:
         if seen.ended:
             return Response(status_code=204)
         events = stream_prediction(
-            self._context.jobs.watch(job.id),
+            self._context.stores.jobs.watch(job.id),
             look_at_progress=self._context.estimates.progress,
             links=self._context.links(request),
             seen=seen,
@@ -141,7 +141,7 @@ class PredictionHandlers:
     async def get_preview(self, request: Request, prediction_id: str, index: str) -> Response:
         """One unfinished image of a prediction; it may be gone once the prediction is over."""
         job = await self._find(request, prediction_id)
-        preview = _pick(await self._context.jobs.previews(job.id), index, f"{prediction_id}/previews/{index}")
+        preview = _pick(await self._context.stores.jobs.previews(job.id), index, f"{prediction_id}/previews/{index}")
         return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     async def _find(self, request: Request, prediction_id: str) -> Job:
