@@ -8,8 +8,8 @@ import random
 from typing import cast
 
 from easel_contract import names
-from easel_server.engine.interface import EngineDescription
 from easel_server.generation.job import JobState
+from easel_server.generation.models import EngineDescription
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 

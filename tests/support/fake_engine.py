@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from easel_server.engine.interface import EngineDescription, GenerationError, OnStep, Step
+from easel_server.engine.interface import GenerationError, OnStep, Step
+from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 
 STEP_TIMEOUT_SECONDS = 20.0

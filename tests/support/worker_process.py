@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from easel_server.engine.interface import EngineDescription, OnStep, Step
+from easel_server.engine.interface import OnStep, Step
+from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.jobs.reaper import reap_forever

@@ -28,10 +28,10 @@ from easel_server.api.app import build_context, build_gateway_app, build_probe_a
 from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
-from easel_server.engine.interface import EngineDescription, ModelLoadError, describe_model
+from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
-from easel_server.generation.models import ModelFacts, read_defaults
+from easel_server.generation.models import EngineDescription, ModelFacts, describe_model, read_defaults
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.model_facts import (
     PUBLISH_INTERVAL_SECONDS,

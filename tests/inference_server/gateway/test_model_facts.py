@@ -4,9 +4,8 @@ import json
 
 import pytest
 from easel_contract.server_config import DefaultsConfig, ModelConfig
-from easel_server.engine.interface import describe_model
 from easel_server.generation.cost import CostModel, CostSums, Measurement
-from easel_server.generation.models import GenerationDefaults, ModelFacts, read_defaults
+from easel_server.generation.models import GenerationDefaults, ModelFacts, describe_model, read_defaults
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 from easel_server.stores.errors import StoreUnavailableError

@@ -13,10 +13,11 @@ import diffusers
 import torch
 
 from easel_server.engine.arguments import build_arguments, list_seeds
-from easel_server.engine.interface import EngineDescription, GenerationError, OnStep, Step
+from easel_server.engine.interface import GenerationError, OnStep, Step
 from easel_server.engine.previews import decode_previews
 from easel_server.engine.schedulers import Schedulers
 from easel_server.generation.encoding import encode
+from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters, build_metadata
 from easel_server.generation.tasks import TASKS, Task
 

@@ -19,8 +19,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from easel_server.engine.content_hash import hash_content
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.hub import download_model
-from easel_server.engine.interface import EngineDescription, GenerationError, ModelLoadError
-from easel_server.generation.models import read_defaults
+from easel_server.engine.interface import GenerationError, ModelLoadError
+from easel_server.generation.models import EngineDescription, read_defaults
 from easel_server.generation.parameters import GenerationParameters
 
 LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels

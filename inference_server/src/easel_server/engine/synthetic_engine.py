@@ -16,10 +16,10 @@ from easel_contract import names
 from easel_contract.server_config import SyntheticConfig
 from PIL import Image, ImageDraw, ImageFont
 
-from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, EngineDescription, OnStep, Step
+from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, OnStep, Step
 from easel_server.generation.cost import work_units
 from easel_server.generation.encoding import PNG_KEY, encode
-from easel_server.generation.models import GenerationDefaults
+from easel_server.generation.models import EngineDescription, GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters, ImageFormat, build_metadata
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task

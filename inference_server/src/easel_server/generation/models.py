@@ -76,6 +76,37 @@ class ModelFacts:
     load_seconds: float = ASSUMED_LOAD_SECONDS  # from a worker's start to its first job, as the last one measured it
 
 
+@dataclass(frozen=True)
+class EngineDescription:
+    """What an engine holds and runs on, for metrics, logs, gateways and the identity of what it generates."""
+
+    engine: str  # "diffusers", or "synthetic"
+    pipeline: str  # class name, such as StableDiffusionXLPipeline
+    device: str  # "cpu", "cuda:0"
+    dtype: str  # "float32"
+    model: str
+    load_seconds: float
+    tasks: tuple[Task, ...] = (Task.TEXT_TO_IMAGE,)
+    samplers: tuple[str, ...] = ()  # names of samplers.py that this model can use
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)  # what suits the model
+    is_instant: bool = False  # takes next to no time: a worker may claim many jobs at once and hold up nobody
+    # Which weights these are, whatever the configuration calls them: the Hub's commit hash, or for a directory
+    # "sha256:" and the digest of what was loaded from it; empty for an engine without weights.
+    resolved_revision: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that may change pixels
+
+
+def describe_model(description: EngineDescription) -> ModelFacts:
+    """What gateways must know of a loaded model."""
+    return ModelFacts(
+        defaults=description.defaults,
+        engine=description.engine,
+        tasks=description.tasks,
+        samplers=description.samplers,
+        load_seconds=description.load_seconds,
+    )
+
+
 def result_cache_key(parameters: Mapping[str, Any], model: ModelConfig, versions: Mapping[str, str]) -> str:
     """Equal for requests that give the same images; ``parameters`` are ``GenerationParameters.cache_values``.
 

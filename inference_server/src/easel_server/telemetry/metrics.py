@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from easel_server.engine.interface import EngineDescription
 from easel_server.generation.job import JobState
+from easel_server.generation.models import EngineDescription
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 

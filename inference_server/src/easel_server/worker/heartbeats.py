@@ -79,9 +79,7 @@ class Heartbeats:
 
     async def flush(self) -> None:
         """Send the previews that are left, before the jobs are final."""
-        unsent = [run for run in self._batch.runs if run.unsent_previews and not run.is_settled]
-        if unsent:
-            await self._beat_all(unsent)
+        await self._beat_all([run for run in self._batch.runs if run.unsent_previews and not run.is_settled])
 
     async def _beat_all(self, runs: Sequence[JobRun]) -> None:
         async with self._round:  # so that a flush waits for previews that are on their way

@@ -134,7 +134,8 @@ class Worker:
                 if not self._drain.is_started:
                     await self._generate(batch)
                 batch.is_generated.set_result(None)
-                await heartbeats.flush()
+                if any(run.unsent_previews for run in batch.runs):
+                    await heartbeats.flush()
                 for run in batch.runs:
                     if run.settling is None:
                         self._reporter.settle(batch, run)

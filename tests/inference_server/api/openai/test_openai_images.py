@@ -8,8 +8,8 @@ import httpx
 import openai
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig, RateLimitConfig, SyntheticConfig
-from easel_server.engine.interface import describe_model
 from easel_server.engine.synthetic_engine import SyntheticEngine
+from easel_server.generation.models import describe_model
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.opening import Stores
