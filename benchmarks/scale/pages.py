@@ -8,7 +8,6 @@ import random
 from typing import cast
 
 from easel_contract import names
-from easel_server.engine.interface import EngineDescription
 from easel_server.generation.job import JobState
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
@@ -19,7 +18,6 @@ JOBS_PER_STEP = 6.0
 GPU_SECONDS = 1.6
 STEPS_PER_WAVE = 60
 DEEPEST_QUEUE = 24
-ENGINE = EngineDescription("diffusers", "AutoPipeline", "cuda:0", "bfloat16", "stabilityai/sdxl-turbo", 41.5)
 HEAD = (
     b"HTTP/1.1 200 OK\r\ndate: Tue, 24 Nov 2026 12:00:00 GMT\r\nserver: uvicorn\r\n"
     b"content-type: text/plain; version=1.0.0; charset=utf-8\r\ncontent-length: %d\r\n\r\n"
@@ -27,7 +25,7 @@ HEAD = (
 
 
 class Queue:
-    """The part of a broker that a rendering asks."""
+    """The part of the job store that a rendering asks."""
 
     def __init__(self, step: int) -> None:
         self._waiting = round(DEEPEST_QUEUE / 2 * (1 - math.cos(2 * math.pi * step / STEPS_PER_WAVE)))
@@ -43,7 +41,8 @@ async def build_answers(role: str) -> list[bytes]:
     is_gateway = role == names.COMPONENT_GATEWAY
     pod = ServerMetrics(gateway=is_gateway, worker=not is_gateway)
     if not is_gateway:
-        pod.describe_engine(ENGINE)
+        model = "stabilityai/sdxl-turbo"
+        pod.describe_engine(engine="diffusers", device="cuda:0", dtype="bfloat16", model=model, load_seconds=41.5)
     source = random.Random(role)  # noqa: S311 - a load, not a secret
     answers = []
     for step in range(STEPS):

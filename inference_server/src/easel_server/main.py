@@ -258,7 +258,7 @@ class Process:
         config = self._config
         if is_directory(config.model) and config.engine.kind is EngineKind.DIFFUSERS:
             # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
-            await self._tell(
+            await self._publish(
                 publish_defaults(self._stores.facts, config.model, read_defaults(check_directory(config.model)))
             )
         engine = await start_loading(
@@ -266,7 +266,13 @@ class Process:
         )
         description = engine.description
         logger.info("model loaded", extra=_build_log_extra(description))
-        self._metrics.describe_engine(description)
+        self._metrics.describe_engine(
+            engine=description.engine,
+            device=description.device,
+            dtype=description.dtype,
+            model=description.model,
+            load_seconds=description.load_seconds,
+        )
         settings = WorkerSettings(
             name=self._settings.pod_name,
             lease_seconds=config.worker.lease_seconds,
@@ -284,10 +290,10 @@ class Process:
 
     async def _publish_facts(self, facts: ModelFacts) -> None:
         while True:
-            await self._tell(publish_facts(self._stores.facts, self._config.model, facts))
+            await self._publish(publish_facts(self._stores.facts, self._config.model, facts))
             await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
 
-    async def _tell(self, publishing: Awaitable[None]) -> None:
+    async def _publish(self, publishing: Awaitable[None]) -> None:
         try:
             await publishing
         except StoreUnavailableError as error:

@@ -15,7 +15,6 @@ from easel_server.webhooks.deliverer import DeliveryOutcome
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.eventually import eventually
-from tests.support.fake_engine import DESCRIPTION
 from tests.support.jobs import build_job
 
 GATEWAY_ONLY = {
@@ -145,7 +144,7 @@ async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> Non
     metrics = ServerMetrics(gateway=False, worker=True)
     metrics.count_job(JobState.SUCCEEDED, JobTiming(1.0, load_seconds=4.0, run_seconds=2.0, encode_seconds=0.5))
     metrics.count_job(JobState.FAILED, JobTiming(9.0, load_seconds=9.0, run_seconds=9.0, encode_seconds=9.0))
-    metrics.describe_engine(DESCRIPTION)
+    metrics.describe_engine(engine="fake", device="cpu", dtype="float32", model="fake", load_seconds=1.5)
     samples = parse(await metrics.render(open_memory_stores(JobBounds()).jobs))
     assert samples[contract.JOBS_TOTAL, (("outcome", "Succeeded"),)] == 1
     assert samples[contract.LONGEST_JOB_SECONDS, ()] == 2.5, "what a worker that stops needs: not the wait before it"
@@ -157,7 +156,7 @@ async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> Non
     phases = {"queue": 1.0, "load": 4.0, "run": 2.0, "encode": 0.5}
     for phase, seconds in phases.items():
         assert samples[contract.JOB_PHASE_SECONDS + "_sum", (("phase", phase),)] == seconds
-    assert samples[contract.MODEL_LOAD_SECONDS, ()] == DESCRIPTION.load_seconds
+    assert samples[contract.MODEL_LOAD_SECONDS, ()] == 1.5
     labels = (("device", "cpu"), ("dtype", "float32"), ("engine", "fake"), ("model", "fake"))
     assert samples[contract.ENGINE_INFO, labels] == 1
 
