@@ -8,7 +8,7 @@ from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.policies.fixed import FixedPolicy
 from easel_operator.simulation.policies.registry import build_policy
 from easel_operator.simulation.settings import ColdStart
-from easel_operator.simulation.simulation import PATIENCE_SECONDS, simulate
+from easel_operator.simulation.simulation import MAX_OVERTIME_SECONDS, simulate
 from easel_operator.simulation.trace import build_trace
 
 from tests.operator.simulation.support import ScriptedPolicy, build_bursty_trace, build_poisson_trace, build_settings
@@ -99,7 +99,7 @@ def test_a_policy_that_leaves_requests_waiting_ends_all_the_same() -> None:
     outcome = simulate(build_trace([(7.0, 1.0)]), FixedPolicy(0), build_settings())
     assert outcome.unfinished == 1
     assert outcome.late_percent == 100.0
-    assert outcome.simulated_seconds == 7.0 + PATIENCE_SECONDS
+    assert outcome.simulated_seconds == 7.0 + MAX_OVERTIME_SECONDS
     assert outcome.to_record()["max_seconds"] is None
 
 

@@ -60,7 +60,7 @@ def refuse_body_size(limit_bytes: int) -> RefusalError:
 
 
 QUEUE_FULL_RETRY_SECONDS = 5
-BROKER_RETRY_SECONDS = 2
+STORE_RETRY_SECONDS = 2
 STREAMS_RETRY_SECONDS = 5
 OPEN_REQUESTS_RETRY_SECONDS = 1
 
@@ -110,6 +110,6 @@ def refuse_for_store() -> RefusalError:
     return RefusalError(
         503,
         "broker_unavailable",
-        f"the service can't reach its queue at the moment; try again in {BROKER_RETRY_SECONDS} s",
-        headers={"Retry-After": str(BROKER_RETRY_SECONDS)},
+        f"the service can't reach its queue at the moment; try again in {STORE_RETRY_SECONDS} s",
+        headers={"Retry-After": str(STORE_RETRY_SECONDS)},
     )

@@ -40,9 +40,9 @@ def render(trace: Trace, target_seconds: float, outcomes: Sequence[Outcome]) -> 
     figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * len(outcomes)), layout="constrained")
     axes = figure.subplots(len(outcomes), 3, squeeze=False, sharex=True)
     for row, outcome in zip(axes, outcomes, strict=True):
-        _draw_load(row[0], trace, outcome)
-        _draw_pods(row[1], outcome.timeline)
-        _draw_latency(row[2], trace, outcome, target_seconds)
+        _plot_load(row[0], trace, outcome)
+        _plot_pods(row[1], outcome.timeline)
+        _plot_latency(row[2], trace, outcome, target_seconds)
     for axis, title in zip(axes[0], ("demand and backlog", "pods", "latency"), strict=True):
         axis.set_title(title)
     for axis in axes[-1]:
@@ -52,7 +52,7 @@ def render(trace: Trace, target_seconds: float, outcomes: Sequence[Outcome]) -> 
     return buffer.getvalue()
 
 
-def _draw_load(axis: Axes, trace: Trace, outcome: Outcome) -> None:
+def _plot_load(axis: Axes, trace: Trace, outcome: Outcome) -> None:
     width = max(trace.duration_seconds, 1.0) / BINS
     work, edges = np.histogram(trace.arrival_seconds, bins=BINS, range=(0, width * BINS), weights=trace.work_seconds)
     axis.fill_between(edges[:-1] / HOUR_SECONDS, work / width, step="post", alpha=0.4, label="demand, GPUs")
@@ -65,7 +65,7 @@ def _draw_load(axis: Axes, trace: Trace, outcome: Outcome) -> None:
     axis.legend(loc="upper left", fontsize="small")
 
 
-def _draw_pods(axis: Axes, timeline: Timeline | None) -> None:
+def _plot_pods(axis: Axes, timeline: Timeline | None) -> None:
     if timeline is None:
         return
     hours = np.asarray(timeline.at_seconds) / HOUR_SECONDS
@@ -74,7 +74,7 @@ def _draw_pods(axis: Axes, timeline: Timeline | None) -> None:
     axis.legend(loc="upper left", fontsize="small")
 
 
-def _draw_latency(axis: Axes, trace: Trace, outcome: Outcome, target_seconds: float) -> None:
+def _plot_latency(axis: Axes, trace: Trace, outcome: Outcome, target_seconds: float) -> None:
     """The p50 and p95 of each bin of arrivals."""
     latencies = np.asarray(outcome.latencies_seconds)
     finite = np.isfinite(latencies)

@@ -11,7 +11,7 @@ from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.timeline import Timeline
 from easel_operator.simulation.trace import Trace
 
-PATIENCE_SECONDS: Final = 86400.0  # after the last arrival, for a policy that leaves requests waiting
+MAX_OVERTIME_SECONDS: Final = 86400.0  # after the last arrival, for a policy that leaves requests waiting
 
 
 def simulate(
@@ -19,8 +19,8 @@ def simulate(
 ) -> Outcome:
     """Run a trace through the service under a policy.
 
-    It ends when the trace's time is over and every request is finished, or PATIENCE_SECONDS later. At one moment pods
-    come first, then arrivals, then the policy. The same arguments give the same outcome; a policy is used once.
+    It ends when the trace's time is over and every request is finished, or MAX_OVERTIME_SECONDS later. At one moment
+    pods come first, then arrivals, then the policy. The same arguments give the same outcome; a policy is used once.
 
     Args:
         trace: the requests.
@@ -49,8 +49,8 @@ def _run(trace: Trace, policy: Policy, fleet: Fleet, timeline: Timeline | None) 
         earliest = min(arrival_at, event_at, tick_at)
         if arrived == requests and earliest > trace.duration_seconds and not fleet.depth:
             return max(now, trace.duration_seconds)
-        if earliest > trace.duration_seconds + PATIENCE_SECONDS:
-            return trace.duration_seconds + PATIENCE_SECONDS
+        if earliest > trace.duration_seconds + MAX_OVERTIME_SECONDS:
+            return trace.duration_seconds + MAX_OVERTIME_SECONDS
         now = earliest
         if event_at == earliest:
             fleet.advance()
