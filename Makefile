@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator walk soak crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside walk soak crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -51,6 +51,9 @@ bench-server: setup ## The data plane under load beside others, into benchmarks/
 
 walk: setup ## Files and functions that one request, one scaling tick and one reconcile go through (VERBOSE=1: each)
 	$(VENV)/python -m benchmarks.walk $(if $(VERBOSE),--verbose)
+
+bench-beside: setup ## This tree beside an older commit on the same machine, into benchmarks/results/beside.json (REV=commit)
+	$(VENV)/python -m benchmarks.server.beside $(REV)
 
 soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEED=n replays, SOAK_JOBS=n)
 	SOAK_JOBS=$${SOAK_JOBS:-2000} $(VENV)/pytest -s tests/soak

@@ -22,7 +22,7 @@ def running(command: Sequence[str | Path], environment: dict[str, str] | None = 
     process = subprocess.Popen(
         list(map(str, command)),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -31,6 +31,11 @@ def running(command: Sequence[str | Path], environment: dict[str, str] | None = 
         yield process.pid
     finally:
         _end_group(process)
+
+
+def _python_path() -> str:
+    """This tree's root, and whatever the caller has already: another checkout's sources, where it compares two."""
+    return os.pathsep.join((str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
