@@ -182,4 +182,4 @@ def build_prediction_inputs(
     image = decode(image_name, body.image)
     mask = flatten(decode(mask_name, body.mask)) if body.mask is not None else None
     size = choose_size(image.size, (body.width, body.height), names=names, defaults=defaults, limits=limits)
-    return build_input_images(image, mask, size, Fit.CROP)
+    return build_input_images({"image": image, "mask": mask}, size, Fit.CROP)
