@@ -162,7 +162,7 @@ class PredictionHandlers:
         for name in (body.model, body.version):
             context.check_model(name)
         inputs = None
-        if body.input.image is not None or body.input.mask is not None:
+        if body.input.has_inputs():
             defaults = (await context.model_facts()).defaults
             inputs = await context.decoders.run(lambda: build_prediction_inputs(body.input, defaults, limits))
         submitted = await context.submitter.submit(
