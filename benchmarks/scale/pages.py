@@ -27,7 +27,7 @@ HEAD = (
 
 
 class Queue:
-    """The part of a broker that a rendering asks."""
+    """The part of the job store that a rendering asks."""
 
     def __init__(self, step: int) -> None:
         self._waiting = round(DEEPEST_QUEUE / 2 * (1 - math.cos(2 * math.pi * step / STEPS_PER_WAVE)))

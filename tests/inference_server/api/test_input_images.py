@@ -170,13 +170,14 @@ def test_no_picture_is_brought_to_a_size_that_is_not_allowed(wanted):
 
 def test_a_worker_gets_png_of_the_drawn_size_and_the_same_bytes_for_the_same_picture():
     mask = Image.new("L", (64, 64), 255)
-    pictures = build_input_images(halves(), mask, (128, 64), Fit.CROP)
-    again = build_input_images(decode(encoded(halves(), "WEBP", lossless=True)), mask, (128, 64), Fit.CROP)
-    image, redrawn = decoded(pictures.image), decoded(pictures.mask or b"")
+    inputs = build_input_images({"image": halves(), "mask": mask}, (128, 64), Fit.CROP)
+    copy = decode(encoded(halves(), "WEBP", lossless=True))
+    again = build_input_images({"image": copy, "mask": mask}, (128, 64), Fit.CROP)
+    image, redrawn = decoded(inputs.images["image"]), decoded(inputs.images["mask"])
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (128, 64))
     assert (redrawn.format, redrawn.mode, redrawn.size) == ("PNG", "L", (128, 64))
-    assert (again.image, again.mask) == (pictures.image, pictures.mask)
-    assert set(pictures.by_digest().values()) == {pictures.image, pictures.mask}
+    assert again == inputs
+    assert set(inputs.by_digest().values()) == set(inputs.images.values())
 
 
 async def test_no_more_pictures_are_decoded_at_once_than_is_allowed():

@@ -7,9 +7,13 @@ from typing import Any, Final
 from easel_contract import names
 from easel_contract.server_config import ServerConfig
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import Tracer
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import request_response
 
 from easel_server.api.automatic1111.routes import AUTOMATIC1111
 from easel_server.api.context import Api, ApiContext
@@ -20,7 +24,6 @@ from easel_server.api.openai.routes import OPENAI
 from easel_server.api.openapi import DescribedAPI
 from easel_server.api.playground.routes import add_playground_routes
 from easel_server.api.replicate.routes import REPLICATE
-from easel_server.api.routing import HandlerRoute
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.input_images import Decoders
 from easel_server.gateway.queue_estimate import QueueEstimates
@@ -42,6 +45,28 @@ APIS: Final[tuple[Api, ...]] = (REPLICATE, AUTOMATIC1111, OPENAI)
 
 # FastAPI's own is not used (see transport/middleware.py), and looking for it costs each request some microseconds.
 NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
+
+
+class HandlerRoute(APIRoute):
+    """A route that FastAPI describes and that plain Starlette serves.
+
+    FastAPI's injection of arguments takes as long as all the rest of a request for cached images, and bodies are read
+    by hand anyway, within their bounds. So handlers take the request and the path's parameters, and return a response;
+    their signature is only read for the API's description.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+
+        if not self.param_convertors:
+            self.app = request_response(self.endpoint)
+            return
+
+        async def handle(request: Request) -> Response:
+            response: Response = await self.endpoint(request, **request.path_params)
+            return response
+
+        self.app = request_response(handle)
 
 
 def build_error(path: str, refusal: RefusalError) -> tuple[int, dict[str, Any]]:

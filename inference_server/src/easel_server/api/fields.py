@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.parameters import PARAMETERS, GenerationParameters
 
 # Bounds that keep any number printable and storable; what is sensible is decided by the parameters' table.
 WireInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -53,6 +53,10 @@ class ApiBody(BaseModel):
                 values[mark.parameter] = converted
         return values
 
+    def has_inputs(self) -> bool:
+        """Whether any of its fields holds an image."""
+        return any(mark.is_input and getattr(self, name) is not None for name, mark in _marks(type(self)).items())
+
     @classmethod
     def echo(cls, parameters: GenerationParameters) -> dict[str, Any]:
         """The parameters by this API's names, defaults filled in; input images aren't sent back."""
@@ -65,7 +69,7 @@ class ApiBody(BaseModel):
 
     @classmethod
     def field_names(cls) -> Mapping[str, str]:
-        """What each parameter is called here, for errors."""
+        """What each parameter is called here, for errors; by its own name where this API doesn't offer it."""
         return _field_names(cls)
 
 
@@ -79,4 +83,5 @@ def _marks(body: type[ApiBody]) -> dict[str, MapsTo]:
 @cache
 def _field_names(body: type[ApiBody]) -> Mapping[str, str]:
     names = {mark.parameter: name for name, mark in _marks(body).items()} | dict(body.COMPUTED)
-    return {parameter: f"{body.PREFIX}{name}" for parameter, name in names.items()}
+    own = {row.name: row.name for row in PARAMETERS}
+    return own | {parameter: f"{body.PREFIX}{name}" for parameter, name in names.items()}

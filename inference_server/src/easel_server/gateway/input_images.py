@@ -21,6 +21,7 @@ from easel_server.gateway.refusals import FieldFault, RefusalError, refuse_field
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, check_side
 from easel_server.generation.request import InputImages
+from easel_server.generation.tasks import INPUTS
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MAGIC: Final = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
@@ -116,7 +117,7 @@ WantedSize = tuple[int | None, int | None]  # None where the client left it open
 
 
 class Fit(StrEnum):
-    """What becomes of a image whose proportions differ."""
+    """What becomes of an image whose proportions differ."""
 
     STRETCH = "Stretch"
     CROP = "Crop"  # the middle of it is kept
@@ -158,11 +159,16 @@ def fit(image: Image.Image, size: Size, way: Fit) -> Image.Image:
     return ImageOps.fit(image, size, resample) if way is Fit.CROP else image.resize(size, resample)
 
 
-def build_input_images(image: Image.Image, mask: Image.Image | None, size: Size, way: Fit) -> InputImages:
-    """Image and mask (L: 255 is generated anew) as a worker takes them. Takes time: run it in ``Decoders``."""
-    return InputImages(
-        width_pixels=size[0],
-        height_pixels=size[1],
-        image=encode_png(fit(flatten(image), size, way)),
-        mask=encode_png(fit(mask.convert("L"), size, way)) if mask is not None else None,
-    )
+def build_input_images(images: Mapping[str, Image.Image | None], size: Size, way: Fit) -> InputImages:
+    """Inputs by the names of ``tasks/`` as a worker takes them; None: there is none.
+
+    Takes time: run it in ``Decoders``.
+    """
+    encoded = {
+        name: _encode(image, INPUTS[name].mode, size, way) for name, image in images.items() if image is not None
+    }
+    return InputImages(width_pixels=size[0], height_pixels=size[1], images=encoded)
+
+
+def _encode(image: Image.Image, mode: str, size: Size, way: Fit) -> bytes:
+    return encode_png(fit(flatten(image) if mode == "RGB" else image.convert(mode), size, way))

@@ -92,6 +92,11 @@ class FillContext:
     inputs: InputImages | None = None  # of the size that is asked for
     is_prompt_required: bool = True
 
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Of the inputs, by their names."""
+        return self.inputs.digests if self.inputs else {}
+
 
 Values = Mapping[str, Any]  # parameters by name; of the rows above a row, all are there when it is filled in
 
@@ -192,7 +197,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "task",
-        default=lambda _, context: TASK_OF_INPUTS[context.inputs.names if context.inputs else frozenset()],
+        default=lambda _, context: TASK_OF_INPUTS[frozenset(context.digests)],
         check=lambda task, _, context: _check_choice(
             task, context.facts.tasks, "asks for {value}, which this model can't do; it can {choices}"
         ),
@@ -246,8 +251,8 @@ PARAMETERS: Final = (
         check=lambda images, _, context: _check_range(images, 1, context.limits.max_images),
     ),
     Parameter("image_format", default=lambda _, __: ImageFormat.PNG),
-    Parameter("image_digest", default=lambda _, context: context.inputs.image_digest if context.inputs else None),
-    Parameter("mask_digest", default=lambda _, context: context.inputs.mask_digest if context.inputs else None),
+    Parameter("image_digest", default=lambda _, context: context.digests.get("image")),
+    Parameter("mask_digest", default=lambda _, context: context.digests.get("mask")),
     Parameter(
         "strength",
         default=lambda values, _: TASKS[values["task"]].default_strength,

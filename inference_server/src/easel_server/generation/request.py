@@ -40,27 +40,19 @@ class WebhookTarget(Model):
 
 @dataclass(frozen=True)
 class InputImages:
-    """Input images as ``GenerationParameters`` wants them, both of the size of the image that will be generated."""
+    """What a task begins with, as ``GenerationParameters`` wants it: PNGs, by the names of the inputs in ``tasks/``.
+
+    All are of the size of the image that will be generated.
+    """
 
     width_pixels: int
     height_pixels: int
-    image: bytes  # PNG, RGB
-    mask: bytes | None = None  # PNG, L: 255 is replaced
+    images: Mapping[str, bytes]
 
     @cached_property
-    def image_digest(self) -> str:
-        """SHA-256 of the image to begin with."""
-        return hashlib.sha256(self.image).hexdigest()
-
-    @cached_property
-    def mask_digest(self) -> str | None:
-        """SHA-256 of the mask."""
-        return hashlib.sha256(self.mask).hexdigest() if self.mask is not None else None
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Which inputs there are, by the names of ``tasks/``."""
-        return frozenset({"image"} if self.mask is None else {"image", "mask"})
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of each, by its name."""
+        return {name: hashlib.sha256(image).hexdigest() for name, image in self.images.items()}
 
     def size(self) -> dict[str, int]:
         """Their size, by the names of ``GenerationParameters``."""
@@ -68,10 +60,7 @@ class InputImages:
 
     def by_digest(self) -> dict[str, bytes]:
         """All of them, as they travel to the worker."""
-        images = {self.image_digest: self.image}
-        if self.mask is not None and self.mask_digest is not None:
-            images[self.mask_digest] = self.mask
-        return images
+        return {self.digests[name]: image for name, image in self.images.items()}
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,13 @@ def build_inputs(body: ImageToImageBody, defaults: GenerationDefaults, limits: L
     size = choose_size(image.size, (body.width, body.height), names=NAMES, defaults=defaults, limits=limits)
     way = Fit.CROP if body.resize_mode == CROP_AND_RESIZE else Fit.STRETCH
     if not body.mask:
-        return build_input_images(image, None, size, way)
+        return build_input_images({"image": image}, size, way)
     mask = _build_mask(body, image.size, limits)
     start = _fill(image, mask) if _is_filled(body) else image
     if not is_part_generated(body):
-        return build_input_images(start, mask, size, way)
+        return build_input_images({"image": start, "mask": mask}, size, way)
     box = _choose_box(mask, size, body.inpaint_full_res_padding or 0)
-    return build_input_images(start.crop(box), mask.crop(box), size, Fit.STRETCH)
+    return build_input_images({"image": start.crop(box), "mask": mask.crop(box)}, size, Fit.STRETCH)
 
 
 def is_part_generated(body: ImageToImageBody) -> bool:

@@ -83,7 +83,7 @@ def build_edit_inputs(edit: Edit, defaults: GenerationDefaults, limits: LimitsCo
     elif image.mode == "RGBA":
         mask = image
     size = choose_size(image.size, edit.fields.parse_size(), names=names, defaults=defaults, limits=limits)
-    return build_input_images(image, _to_mask(mask), size, Fit.CROP)
+    return build_input_images({"image": image, "mask": _to_mask(mask)}, size, Fit.CROP)
 
 
 def _decode(field: str, image: bytes | str, limits: LimitsConfig) -> Image.Image:

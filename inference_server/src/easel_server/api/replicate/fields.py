@@ -6,14 +6,17 @@ from datetime import timedelta
 from typing import Annotated, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
-from easel_contract.server_config import Priority
+from easel_contract.server_config import LimitsConfig, Priority
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
+from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image, flatten
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
+from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import ImageFormat
-from easel_server.generation.request import WebhookTarget
+from easel_server.generation.request import InputImages, WebhookTarget
 
 MAX_URL_CHARACTERS: Final = 2048
 MAX_PREVIEWS: Final = 3
@@ -156,3 +159,27 @@ def parse_cancel_after(text: str | None) -> timedelta | None:
         allowed = f"{MIN_CANCEL_AFTER.total_seconds():.0f} s to {MAX_CANCEL_AFTER.total_seconds() / 3600:.0f} h"
         raise refuse_field("Cancel-After", f"is {truncate_repr(text)}, allowed are {allowed}")
     return duration
+
+
+def build_prediction_inputs(
+    body: PredictionInput, defaults: GenerationDefaults, limits: LimitsConfig
+) -> InputImages | None:
+    """``input.image`` and ``input.mask``, or None if there are none. Takes time: run it in ``Decoders``.
+
+    Raises RefusalError.
+    """
+    names = body.field_names()
+    image_name, mask_name = names["image_digest"], names["mask_digest"]
+    if body.image is None:
+        if body.mask is not None:
+            raise refuse_field(mask_name, f"means nothing without {image_name}")
+        return None
+
+    def decode(field: str, text: str) -> Image.Image:
+        data = decode_base64(field, text, is_prefix_needed=True)
+        return decode_image(field, data, max_pixels=limits.max_input_pixels)
+
+    image = decode(image_name, body.image)
+    mask = flatten(decode(mask_name, body.mask)) if body.mask is not None else None
+    size = choose_size(image.size, (body.width, body.height), names=names, defaults=defaults, limits=limits)
+    return build_input_images({"image": image, "mask": mask}, size, Fit.CROP)

@@ -24,8 +24,12 @@ from easel_server.api.context import Api, ApiContext
 from easel_server.api.links import MODELS_PATH, PREDICTIONS_PATH, is_prediction_path
 from easel_server.api.openapi import describe_body
 from easel_server.api.replicate.errors import build_prediction_error
-from easel_server.api.replicate.fields import PredictionBody, parse_cancel_after, parse_wait_seconds
-from easel_server.api.replicate.inputs import build_prediction_inputs
+from easel_server.api.replicate.fields import (
+    PredictionBody,
+    build_prediction_inputs,
+    parse_cancel_after,
+    parse_wait_seconds,
+)
 from easel_server.api.replicate.responses import (
     CREATE_HEADERS,
     STREAM_PARAMETERS,
@@ -158,7 +162,7 @@ class PredictionHandlers:
         for name in (body.model, body.version):
             context.check_model(name)
         inputs = None
-        if body.input.image is not None or body.input.mask is not None:
+        if body.input.has_inputs():
             defaults = (await context.model_facts()).defaults
             inputs = await context.decoders.run(lambda: build_prediction_inputs(body.input, defaults, limits))
         submitted = await context.submitter.submit(

@@ -14,7 +14,7 @@ from easel_server.generation.tasks.image_to_image import IMAGE_TO_IMAGE
 from easel_server.generation.tasks.inpaint import INPAINT
 from easel_server.generation.tasks.text_to_image import TEXT_TO_IMAGE
 
-__all__ = ["TASKS", "TASK_OF_INPUTS", "Task", "TaskDefinition", "TaskInput"]
+__all__ = ["INPUTS", "TASKS", "TASK_OF_INPUTS", "Task", "TaskDefinition", "TaskInput"]
 
 
 class Task(StrEnum):
@@ -31,6 +31,10 @@ TASKS: Final[Mapping[Task, TaskDefinition]] = MappingProxyType(
         Task.IMAGE_TO_IMAGE: IMAGE_TO_IMAGE,
         Task.INPAINT: INPAINT,
     }
+)
+
+INPUTS: Final[Mapping[str, TaskInput]] = MappingProxyType(
+    {one.name: one for definition in TASKS.values() for one in definition.inputs}
 )
 
 # Which task a request asks for, by the names of the inputs that come with it.
