@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from easel_contract import metrics as contract
 from easel_contract.server_config import (
@@ -63,7 +63,7 @@ class Page:
     """A page of metrics."""
 
     def __init__(self, process: ServerProcess) -> None:
-        text = httpx.get(f"{process.url}/metrics", timeout=10).text
+        text = httpx2.get(f"{process.url}/metrics", timeout=10).text
         self._samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
@@ -88,7 +88,7 @@ class Clients:
     def __init__(self, gateway: ServerProcess, receiver: WebhookReceiver) -> None:
         self._gateway = gateway
         self._receiver = receiver
-        self._http = httpx.Client(base_url=gateway.url, timeout=60)
+        self._http = httpx2.Client(base_url=gateway.url, timeout=60)
         self.requests: Counter[tuple[str, str]] = Counter()
         self.refusals: Counter[tuple[str]] = Counter()
         self.cache: Counter[tuple[str]] = Counter()
