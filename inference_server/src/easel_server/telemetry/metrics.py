@@ -1,6 +1,6 @@
 """The server's Prometheus metrics, by the names of ``easel_contract.metrics``. No global state: one registry each.
 
-Queue figures are the broker's, read right before they are rendered. When the broker is away there is no sample of
+Queue figures are the job store's, read right before they are rendered. When that is away there is no sample of
 them, rather than 0 or an old one: the reader must see that nothing is known.
 """
 
@@ -69,11 +69,11 @@ class RequestMetrics(Protocol):
         ...
 
     def count_submitted(self) -> None:
-        """A job was handed to the broker."""
+        """A job was submitted to the job store."""
         ...
 
     def count_predicted(self, gpu_seconds: float) -> None:
-        """So much work was handed to the broker."""
+        """So much work was submitted to the job store."""
         ...
 
     def count_cache(self, result: CacheResult) -> None:
@@ -122,21 +122,21 @@ class JobTiming:
         return self.run_seconds + self.encode_seconds
 
 
-class _BrokerCollector(Collector):
-    """What was last learned of the broker; ``depth`` is None when it is away."""
+class _QueueCollector(Collector):
+    """What the job store last said of its queue; ``depth`` is None when it is away."""
 
     def __init__(self) -> None:
         self.depth: QueueDepth | None = None
 
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the broker answered this scrape.")
+        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
         up.add_metric([], 0 if self.depth is None else 1)
         yield up
         if self.depth is None:
             return
         yield _by_state(
             contract.QUEUE_DEPTH,
-            "Jobs of the service, as the shared broker counts them: the same number from every pod.",
+            "Jobs of the service, as the shared job store counts them: the same number from every pod.",
             waiting=self.depth.waiting,
             running=self.depth.running,
         )
@@ -151,7 +151,7 @@ class _BrokerCollector(Collector):
         )
         age.add_metric([], self.depth.oldest_waiting_age_seconds)
         yield age
-        workers = GaugeMetricFamily(contract.WORKERS, "Workers that the broker has heard of lately.")
+        workers = GaugeMetricFamily(contract.WORKERS, "Workers that the job store has heard of lately.")
         workers.add_metric([], self.depth.workers)
         yield workers
 
@@ -182,8 +182,8 @@ class ServerMetrics:
 
     def __init__(self, *, gateway: bool, worker: bool) -> None:
         self.registry = CollectorRegistry()
-        self._broker = _BrokerCollector()
-        self.registry.register(self._broker)
+        self._queue = _QueueCollector()
+        self.registry.register(self._queue)
         self._reading: asyncio.Task[QueueDepth] | None = None
         self._register_gateway(self.registry if gateway else None)
         self._register_worker(self.registry if worker else None)
@@ -254,11 +254,11 @@ class ServerMetrics:
         self._http_requests.labels(route, str(code)).inc()
 
     def count_submitted(self) -> None:
-        """Count a job that was handed to the broker."""
+        """Count a job that was submitted to the job store."""
         self._jobs_submitted.inc()
 
     def count_predicted(self, gpu_seconds: float) -> None:
-        """Count the work of a job that was handed to the broker."""
+        """Count the work of a job that was submitted to the job store."""
         self._predicted.inc(gpu_seconds)
 
     def count_cache(self, result: str) -> None:
@@ -309,14 +309,14 @@ class ServerMetrics:
         self._longest_job_seconds = max(self._longest_job_seconds, timing.worker_seconds)
         self._longest_job.set(self._longest_job_seconds)
 
-    async def render(self, broker: JobQueue) -> bytes:
-        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the broker does."""
-        self._broker.depth = await self._read_depth(broker)
+    async def render(self, jobs: JobQueue) -> bytes:
+        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the job store does."""
+        self._queue.depth = await self._read_depth(jobs)
         return generate_latest(self.registry)
 
-    async def _read_depth(self, broker: JobQueue) -> QueueDepth | None:
+    async def _read_depth(self, jobs: JobQueue) -> QueueDepth | None:
         if self._reading is None:  # else an earlier scrape's question is still open: wait for its answer
-            self._reading = asyncio.create_task(broker.depth(), name="metrics-depth")
+            self._reading = asyncio.create_task(jobs.depth(), name="metrics-depth")
         reading = self._reading
         done, _ = await asyncio.wait({reading}, timeout=DEPTH_TIMEOUT_SECONDS)
         if not done:
