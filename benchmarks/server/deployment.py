@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import httpx
+import httpx2
 from easel_contract import names
 from easel_contract.server_config import (
     EngineConfig,
@@ -53,26 +53,26 @@ class Deployment:
 
     def fetch(self, path: str) -> bytes:
         """The bytes of an answer."""
-        answer = httpx.get(f"{self.gateway.url}{path}", timeout=REQUEST_TIMEOUT_SECONDS)
+        answer = httpx2.get(f"{self.gateway.url}{path}", timeout=REQUEST_TIMEOUT_SECONDS)
         answer.raise_for_status()
         return answer.content
 
     def last_completion(self, ids: Sequence[str]) -> float:
         """When the last of these predictions was completed, in Redis' seconds since 1970; all must have succeeded."""
-        with httpx.Client(base_url=self.gateway.url, timeout=REQUEST_TIMEOUT_SECONDS) as client:
+        with httpx2.Client(base_url=self.gateway.url, timeout=REQUEST_TIMEOUT_SECONDS) as client:
             found = [client.get(f"/v1/predictions/{one}").json() for one in ids]
         assert all(one["status"] == "succeeded" for one in found), "not every job succeeded"
         return max(datetime.fromisoformat(one["completed_at"]).timestamp() for one in found)
 
-    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    def post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
         """An answer of the gateway."""
-        answer = httpx.post(f"{self.gateway.url}{path}", json=body, timeout=REQUEST_TIMEOUT_SECONDS)
+        answer = httpx2.post(f"{self.gateway.url}{path}", json=body, timeout=REQUEST_TIMEOUT_SECONDS)
         answer.raise_for_status()
         return answer
 
     def count_unfinished(self) -> int:
         """Jobs that wait or run, as the gateway's metrics say."""
-        text = httpx.get(f"{self.gateway.url}{names.PATH_METRICS}", timeout=REQUEST_TIMEOUT_SECONDS).text
+        text = httpx2.get(f"{self.gateway.url}{names.PATH_METRICS}", timeout=REQUEST_TIMEOUT_SECONDS).text
         lines = [line for line in text.splitlines() if line.startswith("easel_queue_depth{")]
         assert lines, "the gateway shows no queue depth"
         return sum(int(float(line.rpartition(" ")[2])) for line in lines)
@@ -126,5 +126,5 @@ def is_ready(process: ServerProcess) -> bool:
     """Whether /readyz says so; False too while nobody listens."""
     try:
         return process.ready()[0] == 200
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-import httpx
+import httpx2
 
 from benchmarks.simulator.workload import Request
 
@@ -45,8 +45,8 @@ async def replay(url: str, requests: Sequence[Request], began_at: float) -> list
 
     Raises ReplayError.
     """
-    limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS, limits=limits) as client:
+    limits = httpx2.Limits(max_connections=64)
+    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS, limits=limits) as client:
         sent = await asyncio.gather(*(_send_at(client, request, began_at) for request in requests))
         last = began_at + max((request.at_seconds for request in requests), default=0.0)
         return [await _collect(client, prediction, at, began_at, last) for at, prediction in sent]
@@ -54,7 +54,7 @@ async def replay(url: str, requests: Sequence[Request], began_at: float) -> list
 
 async def send_burst(url: str, requests: Sequence[Request]) -> tuple[float, list[str]]:
     """All at once: when the first was sent (seconds since the epoch), and the predictions' addresses."""
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS) as client:
         began_at = time.time()
         answers = await asyncio.gather(*(_create(client, request) for request in requests))
         return began_at, [answer["id"] for answer in answers]
@@ -62,27 +62,27 @@ async def send_burst(url: str, requests: Sequence[Request]) -> tuple[float, list
 
 async def cancel_all(url: str, ids: Sequence[str]) -> None:
     """Cancels predictions; those that are over stay as they are."""
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS) as client:
         await asyncio.gather(*(client.post(f"/v1/predictions/{each}/cancel") for each in ids))
 
 
-async def _send_at(client: httpx.AsyncClient, request: Request, began_at: float) -> tuple[float, str]:
+async def _send_at(client: httpx2.AsyncClient, request: Request, began_at: float) -> tuple[float, str]:
     await asyncio.sleep(max(0.0, began_at + request.at_seconds - time.time()))
     sent_at = time.time()
     answer = await _create(client, request)
     return sent_at - began_at, str(answer["id"])
 
 
-async def _create(client: httpx.AsyncClient, request: Request) -> dict[str, Any]:
+async def _create(client: httpx2.AsyncClient, request: Request) -> dict[str, Any]:
     answer = await client.post("/v1/predictions", json=request.to_body())
-    if answer.status_code != httpx.codes.CREATED:
+    if answer.status_code != httpx2.codes.CREATED:
         raise ReplayError(f"POST /v1/predictions: {answer.status_code} {answer.text[:500]}, 201 was expected")
     created: dict[str, Any] = answer.json()
     return created
 
 
 async def _collect(
-    client: httpx.AsyncClient, prediction: str, sent_at: float, began_at: float, last: float
+    client: httpx2.AsyncClient, prediction: str, sent_at: float, began_at: float, last: float
 ) -> Replayed:
     while True:
         answer = await client.get(f"/v1/predictions/{prediction}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from replicate.client import Client
 
@@ -22,7 +22,7 @@ def gateway(shared_gateway: RunningGateway) -> Iterator[RunningGateway]:
 
 
 @pytest.fixture
-def client(gateway: RunningGateway) -> Iterator[httpx.Client]:
+def client(gateway: RunningGateway) -> Iterator[httpx2.Client]:
     with gateway.client() as client:
         yield client
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from easel_contract.server_config import (
@@ -46,12 +46,12 @@ class System:
         self.openai = openai_client(gateway)
 
     def predict(self, body: dict[str, Any], **headers: str) -> dict[str, Any]:
-        answer = httpx.post(f"{self.gateway.url}/v1/predictions", json=body, headers=headers, timeout=70)
+        answer = httpx2.post(f"{self.gateway.url}/v1/predictions", json=body, headers=headers, timeout=70)
         assert answer.status_code == 201, answer.text
         return answer.json()
 
     def look(self, prediction: dict[str, Any]) -> dict[str, Any]:
-        return httpx.get(prediction["urls"]["get"], timeout=10).json()
+        return httpx2.get(prediction["urls"]["get"], timeout=10).json()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def system() -> Iterator[System]:
             worker.wait_until_listening()
             code, body = worker.ready()
             assert (code, body["reason"]) == (503, "Loading"), "probes are answered while the model loads"
-            assert httpx.get(f"{worker.url}/healthz", timeout=10).status_code == 200
+            assert httpx2.get(f"{worker.url}/healthz", timeout=10).status_code == 200
             worker.wait_until_ready()
             gateway.wait_until_ready()
             system = System(redis, gateway, worker)
@@ -121,7 +121,7 @@ def test_a_running_prediction_is_cancelled_at_its_next_step(system):
     prediction = system.predict({"input": LONG})
     wait_for(lambda: system.look(prediction)["status"] == "processing")
     cancelled_at = time.monotonic()
-    httpx.post(prediction["urls"]["cancel"], timeout=10)
+    httpx2.post(prediction["urls"]["cancel"], timeout=10)
     wait_for(lambda: system.look(prediction)["status"] == "canceled")
     assert time.monotonic() - cancelled_at < 5
     assert system.look(prediction)["output"] is None
@@ -135,7 +135,7 @@ def test_webhooks_arrive_signed_at_start_and_end(system):
     told = [told_one if isinstance(told_one, dict) else json.loads(told_one) for told_one in told]
     assert {one["id"] for one in told} == {prediction["id"]}
     last = next(one for one in told if one["status"] == "succeeded")
-    image = httpx.get(system.gateway.url + last["output"][0], timeout=10)
+    image = httpx2.get(system.gateway.url + last["output"][0], timeout=10)
     assert Image.open(BytesIO(image.content)).size == (64, 64)
 
 
@@ -148,8 +148,8 @@ def test_without_redis_requests_are_refused_and_it_goes_on_when_redis_is_back(sy
     for process in (system.gateway, system.worker):
         code, body = process.ready()
         assert (code, body["reason"]) == (503, "RedisUnavailable")
-        assert httpx.get(f"{process.url}/healthz", timeout=10).status_code == 200
-        assert "easel_broker_up 0.0" in httpx.get(f"{process.url}/metrics", timeout=10).text
+        assert httpx2.get(f"{process.url}/healthz", timeout=10).status_code == 200
+        assert "easel_broker_up 0.0" in httpx2.get(f"{process.url}/metrics", timeout=10).text
     system.redis.start()
     for process in (system.gateway, system.worker):
         process.wait_for(lambda process=process: process.ready()[0] == 200, "readiness", 30)
@@ -157,8 +157,8 @@ def test_without_redis_requests_are_refused_and_it_goes_on_when_redis_is_back(sy
 
 
 def test_metrics_tell_what_happened(system):
-    worker = httpx.get(f"{system.worker.url}/metrics", timeout=10).text
-    gateway = httpx.get(f"{system.gateway.url}/metrics", timeout=10).text
+    worker = httpx2.get(f"{system.worker.url}/metrics", timeout=10).text
+    gateway = httpx2.get(f"{system.gateway.url}/metrics", timeout=10).text
     assert 'easel_engine_info{device="cpu",dtype="float32",engine="diffusers",model="tiny"} 1.0' in worker
     assert 'easel_queue_depth{state="Waiting"} 0.0' in worker
     assert 'easel_jobs_total{outcome="Canceled"} ' in worker
@@ -189,13 +189,13 @@ def test_one_process_without_redis_serves_and_drains():
         body = {"prompt": "a cat", "num_inference_steps": 100}
 
         def ask() -> None:
-            answers.append(httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=60).status_code)
+            answers.append(httpx2.post(f"{server.url}/v1/images/generations", json=body, timeout=60).status_code)
 
         asking = [threading.Thread(target=ask) for _ in range(2)]
         for one in asking:
             one.start()
         depths = ('easel_queue_depth{state="Waiting"} 1.0', 'easel_queue_depth{state="Running"} 1.0')
-        wait_for(lambda: all(depth in httpx.get(f"{server.url}/metrics", timeout=10).text for depth in depths))
+        wait_for(lambda: all(depth in httpx2.get(f"{server.url}/metrics", timeout=10).text for depth in depths))
         server.terminate()
         for one in asking:
             one.join(timeout=60)

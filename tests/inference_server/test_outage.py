@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from easel_contract.server_config import (
     EngineConfig,
@@ -36,9 +36,9 @@ BACK_WITHIN_SECONDS = 30.0  # the worker's heartbeats, leases and pauses, on a b
 class Service:
     def __init__(self, redis: RedisServer, gateway: ServerProcess, worker: ServerProcess) -> None:
         self.redis, self.gateway, self.worker = redis, gateway, worker
-        self.client = httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        self.client = httpx2.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
 
-    def predict(self, **body: Any) -> httpx.Response:
+    def predict(self, **body: Any) -> httpx2.Response:
         return self.client.post("/v1/predictions", json={"input": IMAGES, **body})
 
     def is_done(self, prediction: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2
 import pytest
 from easel_contract.server_config import (
     EngineConfig,
@@ -39,11 +39,11 @@ def build_config(keys: Path) -> ServerConfig:
     )
 
 
-def client_of(customer: str, url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {KEYS[customer]}"}, timeout=60)
+def client_of(customer: str, url: str) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {KEYS[customer]}"}, timeout=60)
 
 
-async def submit(client: httpx.AsyncClient, count: int) -> list[str]:
+async def submit(client: httpx2.AsyncClient, count: int) -> list[str]:
     """Ids, in no particular order."""
     free = asyncio.Semaphore(AT_A_TIME)
 
@@ -58,7 +58,7 @@ async def submit(client: httpx.AsyncClient, count: int) -> list[str]:
     return await asyncio.gather(*map(submit_one, range(count)))
 
 
-async def look(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+async def look(client: httpx2.AsyncClient, job_id: str) -> dict[str, Any]:
     answer = await client.get(f"/v1/predictions/{job_id}")
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2
 import pytest
 from easel_contract import metrics, names
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
@@ -54,7 +54,7 @@ class Sent:
     def send(self, server: ServerProcess, count: int) -> None:
         """Jobs of many sizes, counted by the server itself: its predictions are learned and can't be foretold."""
         before = read_metric(server, metrics.PREDICTED_GPU_SECONDS_TOTAL)
-        with httpx.Client(base_url=server.url, timeout=30) as client:
+        with httpx2.Client(base_url=server.url, timeout=30) as client:
             for number in range(count):
                 size = {"width": 64 * (1 + number % 4), "height": 64, "num_inference_steps": 1 + number % 9}
                 began_at = time.time()
@@ -65,7 +65,7 @@ class Sent:
 
 
 def read_metric(server: ServerProcess, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", httpx.get(server.url + names.PATH_METRICS, timeout=10).text, re.MULTILINE)
+    found = re.search(rf"^{name} (\S+)$", httpx2.get(server.url + names.PATH_METRICS, timeout=10).text, re.MULTILINE)
     assert found
     return float(found[1])
 

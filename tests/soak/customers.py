@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-import httpx
+import httpx2
 
 from tests.soak.ledger import Entry, Ledger
 from tests.soak.world import api_key
@@ -31,17 +31,17 @@ class Customers:
 
     async def run(self) -> None:
         """See every job to its end."""
-        async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT_SECONDS) as client, asyncio.TaskGroup() as group:
+        async with httpx2.AsyncClient(timeout=REQUEST_TIMEOUT_SECONDS) as client, asyncio.TaskGroup() as group:
             for entry in self._ledger.entries.values():
                 group.create_task(self._see_through(client, entry))
 
     async def look_again(self) -> None:
         """One more look at each job: its end must still be the same."""
-        async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT_SECONDS) as client:
+        async with httpx2.AsyncClient(timeout=REQUEST_TIMEOUT_SECONDS) as client:
             for entry in self._ledger.entries.values():
                 await self._look(client, entry)
 
-    async def _see_through(self, client: httpx.AsyncClient, entry: Entry) -> None:
+    async def _see_through(self, client: httpx2.AsyncClient, entry: Entry) -> None:
         async with self._free:
             await self._create(client, entry)
             if entry.planned.is_canceled:
@@ -55,7 +55,7 @@ class Customers:
             if any(end.status == "succeeded" for end in entry.ends):
                 entry.pictures = await self._fetch_pictures(client, entry)
 
-    async def _create(self, client: httpx.AsyncClient, entry: Entry, headers: dict[str, str] | None = None) -> None:
+    async def _create(self, client: httpx2.AsyncClient, entry: Entry, headers: dict[str, str] | None = None) -> None:
         planned = entry.planned
         body: dict[str, Any] = {"input": planned.input}
         if planned.has_webhook:
@@ -63,17 +63,17 @@ class Customers:
         await self._ask(client, entry, "PUT", "", headers, body)
         entry.accepted = True
 
-    async def _look(self, client: httpx.AsyncClient, entry: Entry) -> None:
+    async def _look(self, client: httpx2.AsyncClient, entry: Entry) -> None:
         await self._ask(client, entry, "GET", "")
 
-    async def _fetch_pictures(self, client: httpx.AsyncClient, entry: Entry) -> tuple[bytes, ...]:
+    async def _fetch_pictures(self, client: httpx2.AsyncClient, entry: Entry) -> tuple[bytes, ...]:
         count = entry.planned.input["num_outputs"]
         answers = [await self._repeat(client, entry, "GET", f"/output/{number}") for number in range(count)]
         return tuple(answer.content for answer in answers if answer.status_code == 200)
 
     async def _ask(
         self,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         entry: Entry,
         method: str,
         path: str,
@@ -88,20 +88,20 @@ class Customers:
 
     async def _repeat(
         self,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         entry: Entry,
         method: str,
         path: str,
         headers: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """The first answer that is one, from whichever gateway gives it."""
         authorization = {"Authorization": f"Bearer {api_key(entry.planned.customer)}"}
         while True:
             url = f"{self._chance.choice(self._urls)}/v1/predictions/{entry.planned.id}{path}"
             try:
                 answer = await client.request(method, url, json=body, headers=authorization | (headers or {}))
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 pass  # a killed gateway: nothing is known, so the same again
             else:
                 if answer.status_code == 500:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import httpx
+import httpx2
 import pytest
 from standardwebhooks import Webhook
 
@@ -113,10 +113,10 @@ async def test_nothing_is_lost_and_nothing_ends_twice_while_processes_are_killed
 
 async def read_unfinished(url: str) -> dict[str, int] | None:
     """What the gateway counts as unfinished; None while it can't say."""
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         try:
             text = (await client.get(f"{url}/metrics")).text
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return None
     found = re.findall(r'easel_queue_depth\{state="(\w+)"\} ([0-9.]+)', text)
     return {state: int(float(count)) for state, count in found}

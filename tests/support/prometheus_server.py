@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 START_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.02
@@ -82,4 +82,4 @@ class PrometheusServer:
         return [at for at, _ in series["values"]]
 
     def _query(self, promql: str) -> Any:
-        return httpx.get(f"{self.url}/api/v1/query", params={"query": promql}, timeout=10).json()["data"]["result"]
+        return httpx2.get(f"{self.url}/api/v1/query", params={"query": promql}, timeout=10).json()["data"]["result"]

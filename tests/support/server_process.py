@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import httpx2
 from easel_contract.server_config import ServerConfig
 
 START_TIMEOUT_SECONDS = 120.0  # importing torch on shared CPUs
@@ -72,7 +72,7 @@ class ServerProcess:
         return self
 
     def ready(self) -> tuple[int, dict[str, Any]]:
-        answer = httpx.get(f"{self.url}/readyz", timeout=10)
+        answer = httpx2.get(f"{self.url}/readyz", timeout=10)
         return answer.status_code, answer.json()
 
     def terminate(self) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import httpx
+import httpx2
 import uvicorn
 from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
 from easel_server.api.app import build_context, build_gateway_app
@@ -173,8 +173,8 @@ class RunningGateway:
 
         self.call(on_loop())
 
-    def client(self, **headers: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+    def client(self, **headers: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=20)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

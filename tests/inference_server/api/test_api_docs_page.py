@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 
@@ -31,7 +31,7 @@ def test_the_description_is_shown_and_can_be_tried_without_asking_another_host(
         expect(models.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
 
 
-def test_the_page_and_all_that_it_names_come_from_the_gateway(client: httpx.Client) -> None:
+def test_the_page_and_all_that_it_names_come_from_the_gateway(client: httpx2.Client) -> None:
     page = client.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     named = re.findall(r'(?:href|src)="([^"]+)"', page.text)

@@ -1,4 +1,4 @@
-"""The metrics page, and what it says when the broker is away."""
+"""The metrics page, and what it says when the job store is away."""
 
 import asyncio
 from typing import Any
@@ -45,7 +45,7 @@ QUEUE = {
     contract.OLDEST_WAITING_AGE_SECONDS,
     contract.WORKERS,
 }
-BROKER = {*QUEUE, contract.BROKER_UP}
+OF_JOB_STORE = {*QUEUE, contract.BROKER_UP}
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -63,12 +63,12 @@ def families(page: bytes) -> set[str]:
     return {name for name in names if not name.endswith("_created")}
 
 
-class AbsentBroker:
+class AbsentJobs:
     async def depth(self) -> Any:
         raise StoreUnavailableError("redis:6379", "depth", "ConnectionError", "wait")
 
 
-class SilentBroker:
+class SilentJobs:
     """Answers when it is told to."""
 
     def __init__(self) -> None:
@@ -83,61 +83,61 @@ class SilentBroker:
 
 
 async def test_every_metric_of_the_contract_is_shown_by_the_role_that_has_it() -> None:
-    broker = open_memory_stores(JobBounds()).jobs
+    jobs = open_memory_stores(JobBounds()).jobs
     everything = ServerMetrics(gateway=True, worker=True)
-    assert families(await everything.render(broker)) == GATEWAY_ONLY | WORKER_ONLY | BROKER
-    assert families(await ServerMetrics(gateway=True, worker=False).render(broker)) == GATEWAY_ONLY | BROKER
-    assert families(await ServerMetrics(gateway=False, worker=True).render(broker)) == WORKER_ONLY | BROKER
+    assert families(await everything.render(jobs)) == GATEWAY_ONLY | WORKER_ONLY | OF_JOB_STORE
+    assert families(await ServerMetrics(gateway=True, worker=False).render(jobs)) == GATEWAY_ONLY | OF_JOB_STORE
+    assert families(await ServerMetrics(gateway=False, worker=True).render(jobs)) == WORKER_ONLY | OF_JOB_STORE
 
 
 async def test_the_queue_is_read_when_the_page_is() -> None:
-    broker = open_memory_stores(JobBounds()).jobs
+    jobs = open_memory_stores(JobBounds()).jobs
     metrics = ServerMetrics(gateway=True, worker=False)
     for name in ("a", "b", "c"):
-        await broker.submit(build_job(name))
-    await broker.claim("w", lease_seconds=60, wait_seconds=0)
-    samples = parse(await metrics.render(broker))
+        await jobs.submit(build_job(name))
+    await jobs.claim("w", lease_seconds=60, wait_seconds=0)
+    samples = parse(await metrics.render(jobs))
     assert samples[contract.BROKER_UP, ()] == 1
     assert samples[contract.QUEUE_DEPTH, ((contract.LABEL_STATE, contract.STATE_WAITING),)] == 2
     assert samples[contract.QUEUE_DEPTH, ((contract.LABEL_STATE, contract.STATE_RUNNING),)] == 1
     assert samples[contract.OLDEST_WAITING_AGE_SECONDS, ()] > 0
 
 
-async def test_an_absent_broker_leaves_no_figure_of_the_queue_not_even_an_old_one() -> None:
+async def test_an_absent_job_store_leaves_no_figure_of_the_queue_not_even_an_old_one() -> None:
     metrics = ServerMetrics(gateway=True, worker=False)
     await metrics.render(open_memory_stores(JobBounds()).jobs)
-    samples = parse(await metrics.render(AbsentBroker()))  # type: ignore[arg-type]  # depth is all it needs
+    samples = parse(await metrics.render(AbsentJobs()))  # type: ignore[arg-type]  # depth is all it needs
     assert samples[contract.BROKER_UP, ()] == 0
     assert not [name for name, _ in samples if name in QUEUE]
 
 
-async def test_a_silent_broker_delays_the_page_by_its_time_out_only_and_is_asked_once(
+async def test_a_silent_job_store_delays_the_page_by_its_time_out_only_and_is_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(metrics_module, "DEPTH_TIMEOUT_SECONDS", 0.02)
     metrics = ServerMetrics(gateway=True, worker=False)
-    broker = SilentBroker()
+    jobs = SilentJobs()
     for _ in range(3):
-        page = await asyncio.wait_for(metrics.render(broker), 5)  # type: ignore[arg-type]  # depth is all it needs
+        page = await asyncio.wait_for(metrics.render(jobs), 5)  # type: ignore[arg-type]  # depth is all it needs
         assert parse(page)[contract.BROKER_UP, ()] == 0
-    assert broker.questions == 1
-    broker.may_answer.set()
+    assert jobs.questions == 1
+    jobs.may_answer.set()
 
     async def is_up() -> bool:
-        page = await metrics.render(broker)  # type: ignore[arg-type]  # depth is all it needs
+        page = await metrics.render(jobs)  # type: ignore[arg-type]  # depth is all it needs
         return parse(page)[contract.BROKER_UP, ()] == 1
 
     await eventually(is_up)
 
 
 async def test_the_longest_job_stays_the_longest() -> None:
-    metrics, broker = ServerMetrics(gateway=False, worker=True), open_memory_stores(JobBounds()).jobs
+    metrics, jobs = ServerMetrics(gateway=False, worker=True), open_memory_stores(JobBounds()).jobs
     seen = []
     for seconds in (0.0, 40.0, 3.0, 90.0):
         if seconds:
             timing = JobTiming(queue_seconds=500, load_seconds=0, run_seconds=seconds, encode_seconds=0)
             metrics.count_job(JobState.SUCCEEDED, timing)
-        seen.append(parse(await metrics.render(broker))[contract.LONGEST_JOB_SECONDS, ()])
+        seen.append(parse(await metrics.render(jobs))[contract.LONGEST_JOB_SECONDS, ()])
     assert seen == [0, 40, 40, 90]
 
 

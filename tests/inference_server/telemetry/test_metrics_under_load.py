@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from easel_contract import metrics as contract
 from easel_contract.server_config import (
@@ -63,7 +63,7 @@ class Page:
     """A page of metrics."""
 
     def __init__(self, process: ServerProcess) -> None:
-        text = httpx.get(f"{process.url}/metrics", timeout=10).text
+        text = httpx2.get(f"{process.url}/metrics", timeout=10).text
         self._samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
@@ -88,7 +88,7 @@ class Clients:
     def __init__(self, gateway: ServerProcess, receiver: WebhookReceiver) -> None:
         self._gateway = gateway
         self._receiver = receiver
-        self._http = httpx.Client(base_url=gateway.url, timeout=60)
+        self._http = httpx2.Client(base_url=gateway.url, timeout=60)
         self.requests: Counter[tuple[str, str]] = Counter()
         self.refusals: Counter[tuple[str]] = Counter()
         self.cache: Counter[tuple[str]] = Counter()
@@ -306,31 +306,31 @@ def test_images_of_batches_are_those_that_were_drawn(driven):
 
 def test_latency_is_what_the_clients_saw_but_for_their_own_way(driven):
     succeeded = driven.clients.outcomes["Succeeded",]
-    drawn = driven.clients.images - 1  # without the cancelled one
-    engine_seconds = drawn * (RUN_SECONDS + IMAGE_MILLISECONDS / 1000)
+    generated = driven.clients.images - 1  # without the cancelled one
+    engine_seconds = generated * (RUN_SECONDS + IMAGE_MILLISECONDS / 1000)
     assert driven.worker(contract.JOB_LATENCY_SECONDS + "_count") == succeeded
     assert engine_seconds <= driven.worker(contract.JOB_LATENCY_SECONDS + "_sum") <= driven.clients.latency_seconds
 
 
 def test_the_phases_add_up_to_the_latency_and_each_is_what_the_engine_took(driven):
     succeeded = driven.clients.outcomes["Succeeded",]
-    drawn = driven.clients.images - 1
+    generated = driven.clients.images - 1
     sums = {}
     for phase in ("queue", "load", "run", "encode"):
         assert driven.worker(contract.JOB_PHASE_SECONDS + "_count", phase=phase) == succeeded
         sums[phase] = driven.worker(contract.JOB_PHASE_SECONDS + "_sum", phase=phase)
     assert sum(sums.values()) == pytest.approx(driven.worker(contract.JOB_LATENCY_SECONDS + "_sum"))
-    assert sums["run"] >= drawn * RUN_SECONDS
-    assert sums["encode"] >= drawn * IMAGE_MILLISECONDS / 1000
+    assert sums["run"] >= generated * RUN_SECONDS
+    assert sums["encode"] >= generated * IMAGE_MILLISECONDS / 1000
     assert sums["load"] >= LOAD_SECONDS, "one job waited for the model"
     assert sums["queue"] > 0
 
 
 def test_the_gpu_was_drawing_within_the_time_that_the_worker_was_busy(driven):
-    drawn = driven.clients.images - 1
-    drawing = driven.worker(contract.WORK_GPU_SECONDS_TOTAL)
+    generated = driven.clients.images - 1
+    generating = driven.worker(contract.WORK_GPU_SECONDS_TOTAL)
     busy = driven.worker(contract.BUSY_SECONDS_TOTAL)
-    assert drawn * (RUN_SECONDS + IMAGE_MILLISECONDS / 1000) <= drawing <= busy <= driven.busy_seconds
+    assert generated * (RUN_SECONDS + IMAGE_MILLISECONDS / 1000) <= generating <= busy <= driven.busy_seconds
 
 
 def test_the_engine_says_that_it_is_synthetic(driven):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 
@@ -50,8 +50,8 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-def create(url: str, **headers: str) -> httpx.Response:
-    return httpx.post(
+def create(url: str, **headers: str) -> httpx2.Response:
+    return httpx2.post(
         f"{url}/v1/predictions?key={KEY}",
         json={"input": {"prompt": PROMPT, "num_inference_steps": STEPS, "width": 64, "height": 64}},
         headers={"Authorization": f"Bearer {KEY}", "Prefer": "wait=30", "X-Request-Id": REQUEST_ID, **headers},
@@ -132,7 +132,7 @@ async def test_a_webhook_is_part_of_the_trace_and_hands_it_on(collector):
     async with HttpReceiver() as receiver:
         with ServerProcess(config=config, EASEL_WEBHOOK_SECRET=SECRET, OTEL_BSP_SCHEDULE_DELAY=QUICK) as server:
             url = server.wait_until_ready().url
-            async with httpx.AsyncClient(timeout=60) as client:
+            async with httpx2.AsyncClient(timeout=60) as client:
                 body = {
                     "input": {"prompt": PROMPT, "width": 64, "height": 64, "num_inference_steps": 1},
                     "webhook": f"http://127.0.0.1:{receiver.port}/path?token=secret",

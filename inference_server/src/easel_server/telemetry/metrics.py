@@ -1,6 +1,6 @@
 """The server's Prometheus metrics, by the names of ``easel_contract.metrics``. No global state: one registry each.
 
-Queue figures are the job store's, read right before they are rendered. When it is away there is no sample of
+Queue figures are the job store's, read right before they are rendered. When that is away there is no sample of
 them, rather than 0 or an old one: the reader must see that nothing is known.
 """
 
@@ -69,11 +69,11 @@ class RequestMetrics(Protocol):
         ...
 
     def count_submitted(self) -> None:
-        """A job was stored."""
+        """A job was submitted to the job store."""
         ...
 
     def count_predicted(self, gpu_seconds: float) -> None:
-        """So much work was stored."""
+        """So much work was submitted to the job store."""
         ...
 
     def count_cache(self, result: CacheResult) -> None:
@@ -123,20 +123,20 @@ class JobTiming:
 
 
 class _QueueCollector(Collector):
-    """What the job store last said; ``depth`` is None when it is away."""
+    """What the job store last said of its queue; ``depth`` is None when it is away."""
 
     def __init__(self) -> None:
         self.depth: QueueDepth | None = None
 
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis) answered this scrape.")
+        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
         up.add_metric([], 0 if self.depth is None else 1)
         yield up
         if self.depth is None:
             return
         yield _by_state(
             contract.QUEUE_DEPTH,
-            "Jobs of the service, as the shared store counts them: the same number from every pod.",
+            "Jobs of the service, as the shared job store counts them: the same number from every pod.",
             waiting=self.depth.waiting,
             running=self.depth.running,
         )
@@ -151,7 +151,7 @@ class _QueueCollector(Collector):
         )
         age.add_metric([], self.depth.oldest_waiting_age_seconds)
         yield age
-        workers = GaugeMetricFamily(contract.WORKERS, "Workers with a sign of life lately.")
+        workers = GaugeMetricFamily(contract.WORKERS, "Workers that the job store has heard of lately.")
         workers.add_metric([], self.depth.workers)
         yield workers
 
@@ -254,11 +254,11 @@ class ServerMetrics:
         self._http_requests.labels(route, str(code)).inc()
 
     def count_submitted(self) -> None:
-        """Count a job that was stored."""
+        """Count a job that was submitted to the job store."""
         self._jobs_submitted.inc()
 
     def count_predicted(self, gpu_seconds: float) -> None:
-        """Count the work of a job that was stored."""
+        """Count the work of a job that was submitted to the job store."""
         self._predicted.inc(gpu_seconds)
 
     def count_cache(self, result: str) -> None:
@@ -310,7 +310,7 @@ class ServerMetrics:
         self._longest_job.set(self._longest_job_seconds)
 
     async def render(self, jobs: JobQueue) -> bytes:
-        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the store does."""
+        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the job store does."""
         self._queue.depth = await self._read_depth(jobs)
         return generate_latest(self.registry)
 

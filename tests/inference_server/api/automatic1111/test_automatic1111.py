@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
@@ -216,9 +216,9 @@ def test_what_there_is_is_listed(api):
 def test_the_served_model_may_be_chosen_and_no_other(api, drawing_gateway):
     api.util_set_model("tiny")
     assert api.util_get_current_model() == MODEL
-    answer = httpx.post(f"{drawing_gateway.url}/sdapi/v1/options", json={"sd_model_checkpoint": "other"})
+    answer = httpx2.post(f"{drawing_gateway.url}/sdapi/v1/options", json={"sd_model_checkpoint": "other"})
     assert (answer.status_code, answer.json()["error"]) == (404, "model_not_found")
-    answer = httpx.post(f"{drawing_gateway.url}/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2})
+    answer = httpx2.post(f"{drawing_gateway.url}/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2})
     assert answer.json()["detail"] == "CLIP_stop_at_last_layers: is 2, and can't be changed from 1"
 
 
@@ -268,7 +268,7 @@ def test_a_customers_progress_is_nobody_elses_business(tmp_path):
     ):
         headers = {"Authorization": "Bearer alices-secret-key"}
         thread = threading.Thread(
-            target=lambda: httpx.post(
+            target=lambda: httpx2.post(
                 f"{gateway.url}/sdapi/v1/txt2img", json={"prompt": "slow"}, headers=headers, timeout=20
             )
         )
@@ -279,5 +279,5 @@ def test_a_customers_progress_is_nobody_elses_business(tmp_path):
         assert alice.get_progress()["state"]["interrupted"] is False
         alice.interrupt()
         thread.join(timeout=20)
-        stranger = httpx.get(f"{gateway.url}/sdapi/v1/sd-models")
+        stranger = httpx2.get(f"{gateway.url}/sdapi/v1/sd-models")
         assert (stranger.status_code, stranger.json()["error"]) == (401, "invalid_api_key")

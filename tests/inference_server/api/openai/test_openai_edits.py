@@ -4,7 +4,7 @@ import base64
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig
@@ -217,7 +217,7 @@ def test_a_prediction_with_a_picture_that_is_none_is_refused(client, given, fiel
 
 def test_an_edit_that_its_client_leaves_is_cancelled(gateway):
     before = len(gateway.worker.seen)
-    with gateway.client() as client, pytest.raises(httpx.ReadTimeout):
+    with gateway.client() as client, pytest.raises(httpx2.ReadTimeout):
         client.post("/v1/images/edits", files={"image": encoded(halves())}, data={"prompt": "slow"}, timeout=0.5)
     [job_id] = gateway.worker.seen[before:]
     assert gateway.call(gateway.stores.jobs.wait(job_id, 10)).state == "Canceled"

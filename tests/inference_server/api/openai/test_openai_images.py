@@ -4,7 +4,7 @@ import base64
 import threading
 from dataclasses import replace
 
-import httpx
+import httpx2
 import openai
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig, RateLimitConfig, SyntheticConfig
@@ -56,7 +56,7 @@ def test_every_argument_that_the_package_sends_is_understood(images):
 
 def test_a_url_leads_to_the_image(images):
     answer = images.generate(prompt="a cat", n=2, response_format="url", extra_body={"seed": 5})
-    assert [httpx.get(image.url).content for image in answer.data] == [b"a cat 5", b"a cat 6"]
+    assert [httpx2.get(image.url).content for image in answer.data] == [b"a cat 5", b"a cat 6"]
 
 
 def test_without_a_seed_each_request_gets_another(images):
@@ -186,14 +186,14 @@ def test_a_missing_job_store_is_a_503_that_keeps_its_address_to_itself():
         assert caught.value.code == "broker_unavailable"
         assert int(caught.value.response.headers["Retry-After"]) > 0
         assert "redis.internal" not in caught.value.response.text
-        ready = httpx.get(f"{gateway.url}/readyz")
+        ready = httpx2.get(f"{gateway.url}/readyz")
         assert (ready.status_code, ready.json()["reason"]) == (503, "RedisUnavailable")
-        assert httpx.get(f"{gateway.url}/healthz").status_code == 200
+        assert httpx2.get(f"{gateway.url}/healthz").status_code == 200
 
 
 def test_a_client_that_leaves_takes_its_job_with_it(gateway):
     before = len(gateway.worker.seen)
-    with gateway.client() as client, pytest.raises(httpx.ReadTimeout):
+    with gateway.client() as client, pytest.raises(httpx2.ReadTimeout):
         client.post("/v1/images/generations", json={"prompt": "slow"}, timeout=0.5)
     [job_id] = gateway.worker.seen[before:]
     job = gateway.call(gateway.stores.jobs.wait(job_id, 10))
@@ -203,7 +203,7 @@ def test_a_client_that_leaves_takes_its_job_with_it(gateway):
 def test_a_client_with_an_idempotency_key_may_leave_and_come_back(gateway):
     gateway.call(gateway.worker.hold())
     headers = {"Idempotency-Key": "leave-and-return"}
-    with gateway.client(**headers) as client, pytest.raises(httpx.ReadTimeout):
+    with gateway.client(**headers) as client, pytest.raises(httpx2.ReadTimeout):
         client.post("/v1/images/generations", json={"prompt": "kept"}, timeout=0.5)
     gateway.do(gateway.worker.go_on)
     with gateway.client(**headers) as client:

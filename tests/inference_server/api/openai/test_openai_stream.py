@@ -6,7 +6,7 @@ import socket
 import threading
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -78,7 +78,7 @@ def test_a_client_that_leaves_its_stream_takes_its_job_with_it(images, gateway):
 def test_of_two_clients_that_share_a_drawing_the_first_may_leave(gateway):
     gateway.call(gateway.worker.hold())
     body = {"prompt": "a shared cat", "seed": 77}
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
 
     def stay() -> None:
         with gateway.client() as client:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
+import httpx2
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 from playwright.sync_api import Locator, Page, expect
 
@@ -54,12 +54,12 @@ def await_image(page: Page, prompt: str) -> None:
 
 def run_elsewhere(url: str, *, steps: int) -> str:
     """Another client's job, which keeps the worker busy; its id."""
-    answer = httpx.post(f"{url}/v1/predictions", json={"input": {"prompt": "other", "num_inference_steps": steps}})
+    answer = httpx2.post(f"{url}/v1/predictions", json={"input": {"prompt": "other", "num_inference_steps": steps}})
     return str(answer.json()["id"])
 
 
 def prediction(url: str, job_id: str) -> dict[str, Any]:
-    return dict(httpx.get(f"{url}/v1/predictions/{job_id}").json())
+    return dict(httpx2.get(f"{url}/v1/predictions/{job_id}").json())
 
 
 def stored(page: Page) -> list[dict[str, Any]]:

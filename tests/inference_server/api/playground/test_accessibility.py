@@ -2,7 +2,7 @@
 
 import re
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -125,7 +125,7 @@ def test_nothing_moves_for_those_who_asked_for_stillness(browser: Browser, url: 
         waiting = page.locator(".waiting")
         expect(waiting).to_be_visible()
         assert waiting.evaluate("(element) => getComputedStyle(element).animationName") == "none"
-        httpx.post(f"{url}/v1/predictions/{other}/cancel")
+        httpx2.post(f"{url}/v1/predictions/{other}/cancel")
         await_image(page, "still")
 
 
@@ -135,5 +135,5 @@ def test_a_page_that_is_left_leaves_no_stream_behind(browser: Browser, url: str)
         expect(page.locator("#progress-text")).to_contain_text("Step")
         (entry,) = stored(page)
     assert prediction(url, entry["id"])["status"] == "processing"  # it is the client's to cancel, not the page's
-    httpx.post(f"{url}/v1/predictions/{entry['id']}/cancel")
+    httpx2.post(f"{url}/v1/predictions/{entry['id']}/cancel")
     wait_for(lambda: prediction(url, entry["id"])["status"] == "canceled", 20)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -49,7 +49,7 @@ def test_what_is_copied_as_curl_does_the_same_in_a_shell(page: Page, tmp_path):
     done = subprocess.run(
         ["sh", "-c", copied(page, "Copy as curl")], cwd=tmp_path, check=True, capture_output=True, timeout=60
     )
-    answer = httpx.Response(200, content=done.stdout).json()
+    answer = httpx2.Response(200, content=done.stdout).json()
     assert answer["status"] == "succeeded"
     assert_awkward(answer["input"])
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -49,7 +49,7 @@ def test_a_job_that_waits_shows_its_place_in_the_queue(page: Page, url: str):
     )
     expect(page.locator("#announcement")).to_contain_text("1 ahead")
     for other in others:
-        httpx.post(f"{url}/v1/predictions/{other}/cancel")
+        httpx2.post(f"{url}/v1/predictions/{other}/cancel")
     await_image(page, "a long wait")
 
 

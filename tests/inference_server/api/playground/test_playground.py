@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from easel_contract.server_config import (
     EngineConfig,
@@ -25,7 +25,7 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;
 FILES = sorted(read_static_files())
 
 
-def test_browsers_get_the_page_and_others_an_object(client: httpx.Client):
+def test_browsers_get_the_page_and_others_an_object(client: httpx2.Client):
     page = client.get("/", headers=BROWSER)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "<title>Easel playground</title>" in page.text
@@ -36,7 +36,7 @@ def test_browsers_get_the_page_and_others_an_object(client: httpx.Client):
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "index.html"])
-def test_each_part_of_the_page_is_served_with_its_type_and_no_rights_beyond_its_own_host(client: httpx.Client, name):
+def test_each_part_of_the_page_is_served_with_its_type_and_no_rights_beyond_its_own_host(client: httpx2.Client, name):
     answer = client.get(f"/playground/{name}")
     assert answer.status_code == 200
     assert answer.headers["content-type"].split(";")[0] in {"text/css", "text/javascript", "image/svg+xml"}
@@ -47,7 +47,7 @@ def test_each_part_of_the_page_is_served_with_its_type_and_no_rights_beyond_its_
     assert "http" not in policy
 
 
-def test_a_file_that_the_browser_has_is_not_sent_again(client: httpx.Client):
+def test_a_file_that_the_browser_has_is_not_sent_again(client: httpx2.Client):
     first = client.get("/playground/app.js")
     again = client.get("/playground/app.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -55,7 +55,7 @@ def test_a_file_that_the_browser_has_is_not_sent_again(client: httpx.Client):
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "index.html", "..%2Fapp.py", "%2e%2e/app.py", "__init__.py"])
-def test_nothing_else_is_served(client: httpx.Client, name):
+def test_nothing_else_is_served(client: httpx2.Client, name):
     assert client.get(f"/playground/{name}").status_code == 404
 
 

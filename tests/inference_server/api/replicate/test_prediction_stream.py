@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig
 
@@ -14,7 +14,7 @@ from tests.inference_server.api.serving import MODEL, RunningGateway, wait_for
 Event = tuple[str, str, str]  # name, data, id
 
 
-def read_events(response: httpx.Response) -> Iterator[Event]:
+def read_events(response: httpx2.Response) -> Iterator[Event]:
     """Events of a stream, comments left out; the plain part of the standard's parser."""
     fields: dict[str, list[str]] = {}
     for line in response.iter_lines():
@@ -27,13 +27,13 @@ def read_events(response: httpx.Response) -> Iterator[Event]:
             fields = {}
 
 
-def create(client: httpx.Client, **given: object) -> dict:
+def create(client: httpx2.Client, **given: object) -> dict:
     answer = client.post("/v1/predictions", json={"input": {"prompt": "a cat", "seed": 5, **given}})
     assert answer.status_code == 201, answer.text
     return answer.json()
 
 
-def follow(client: httpx.Client, prediction: dict, **headers: str) -> list[Event]:
+def follow(client: httpx2.Client, prediction: dict, **headers: str) -> list[Event]:
     with client.stream("GET", prediction["urls"]["stream"], params={"progress": "true"}, headers=headers) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert response.headers["Cache-Control"] == "no-store"

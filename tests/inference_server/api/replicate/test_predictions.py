@@ -1,6 +1,6 @@
 """Predictions in Replicate's shape: create, wait, cancel, idempotence, isolation."""
 
-import httpx
+import httpx2
 import pytest
 from easel_server.api.replicate.responses import build_progress_line
 from easel_server.generation.job import JobState
@@ -11,7 +11,7 @@ from tests.support.jobs import build_job
 CAT = {"input": {"prompt": "a cat", "seed": 5}}
 
 
-def finished(client: httpx.Client, body: dict, **headers: str) -> dict:
+def finished(client: httpx2.Client, body: dict, **headers: str) -> dict:
     answer = client.post("/v1/predictions", json=body, headers={"Prefer": "wait=20", **headers})
     assert answer.status_code == 201, answer.text
     return answer.json()
@@ -236,7 +236,7 @@ def test_a_priority_is_bounded_by_the_keys(tmp_path):
     (tmp_path / "bob").write_text('{"keys": ["bobs-secret-key"], "maxPriority": "Low"}')
     with RunningGateway(keys=tmp_path) as gateway:
 
-        def ask(key: str, **given: str) -> httpx.Response:
+        def ask(key: str, **given: str) -> httpx2.Response:
             with gateway.client(Authorization=f"Bearer {key}") as client:
                 return client.post("/v1/predictions", json={"input": {"prompt": "a cat", **given}})
 

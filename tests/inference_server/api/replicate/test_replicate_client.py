@@ -1,6 +1,6 @@
 """Predictions as the `replicate` package creates, awaits, cancels and runs them."""
 
-import httpx
+import httpx2
 import pytest
 from replicate.exceptions import ModelError, ReplicateError
 
@@ -10,7 +10,7 @@ from tests.support.client_pictures import encoded, halves
 
 def test_run_waits_and_gives_the_images_addresses(replicate):
     output = replicate.run(MODEL, input={"prompt": "a run cat", "seed": 5, "num_outputs": 2})
-    assert [httpx.get(url).content for url in output] == [b"a run cat 5", b"a run cat 6"]
+    assert [httpx2.get(url).content for url in output] == [b"a run cat 5", b"a run cat 6"]
 
 
 def test_run_raises_what_went_wrong(replicate):

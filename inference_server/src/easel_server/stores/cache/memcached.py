@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from easel_server.stores.cache.interface import CachedImages
 
-CHUNK_BYTES: Final = 1_000_000  # Memcached holds items of a MiB with keys and books, unless told otherwise (-I)
+CHUNK_BYTES: Final = 1_000_000  # Memcached holds items of a MiB with keys and books, unless set otherwise (-I)
 MAX_CHUNKS: Final = 65  # as many as the largest entry that can be configured takes
 GET_TIMEOUT_SECONDS: Final = 0.5
 PUT_TIMEOUT_SECONDS: Final = 2.0
@@ -162,7 +162,7 @@ class MemcachedCache:
     async def _open(self) -> emcache.Client:
         async with self._opening:
             if self._client is None:
-                # The client connects in the background and tells nobody that it can't, so that is found out before.
+                # The client connects in the background and reports to nobody that it can't: that is found out before.
                 _, writer = await asyncio.open_connection(self._host, self._port)
                 writer.close()
                 self._client = await emcache.create_client(
