@@ -120,7 +120,7 @@ def open_shared_stores(settings: Settings) -> Stores:
     config = settings.config
     bounds = JobBounds(
         max_queue_depth=config.gateway.limits.max_queue_depth,
-        result_ttl_seconds=config.gateway.result_ttl_seconds,
+        result_ttl_seconds=config.gateway.results.ttl_seconds,
         max_attempts=config.worker.max_attempts,
     )
     try:

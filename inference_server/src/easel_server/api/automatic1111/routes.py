@@ -112,7 +112,7 @@ class Automatic1111Handlers:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._latest = LatestJobs(context.stores.facts, ttl_seconds=context.config.gateway.result_ttl_seconds)
+        self._latest = LatestJobs(context.stores.facts, ttl_seconds=context.config.gateway.results.ttl_seconds)
 
     async def text_to_image(self, request: Request) -> JSONResponse:
         """Generate from a prompt, and wait for it."""
