@@ -157,7 +157,7 @@ class CacheConfig(Model):
         default=16 << 20, ge=1024, description="Requests whose images are larger together are not kept."
     )
     max_bytes: int = Field(
-        default=512 << 20, ge=1 << 20, description="Budget of the service's cache in Redis; the least recently used go."
+        default=128 << 20, ge=1 << 20, description="Budget of the service's cache in Redis; the least recently used go."
     )
     gateway_bytes: int = Field(
         default=32 << 20, ge=0, description="Budget of the copy that each gateway keeps in its own memory; 0 for none."
