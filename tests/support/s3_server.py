@@ -10,6 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Self
 
+import obstore
+from obstore.store import S3Store
+
 from tests.support.redis_server import find_free_port
 
 START_TIMEOUT_SECONDS = 60.0
@@ -45,9 +48,7 @@ class S3Server:
 
     def start(self) -> None:
         assert self._process is None, "already running"
-        ports = [
-            f"-{part if '.' in part else part + '.port'}={port}" for part, port in self._ports.items()
-        ]
+        ports = [f"-{part if '.' in part else part + '.port'}={port}" for part, port in self._ports.items()]
         with (self._directory / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -78,6 +79,7 @@ class S3Server:
         stop_at = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < stop_at and self._process.poll() is None:
             if self._answers():
+                self._make_bucket()
                 return
             time.sleep(POLL_SECONDS)
         log = (self._directory / "weed.log").read_text(errors="replace")[-2000:]
@@ -91,6 +93,12 @@ class S3Server:
                 return b" 403 " in connection.recv(READ_BYTES)
         except OSError:
             return False  # not listening yet
+
+    def _make_bucket(self) -> None:
+        """The first object brings it, which takes a second or two."""
+        keys = {"access_key_id": ACCESS_KEY_ID, "secret_access_key": SECRET_ACCESS_KEY}
+        store = S3Store(BUCKET, endpoint=self.endpoint, region="us-east-1", client_options={"allow_http": True}, **keys)
+        obstore.put(store, "first", b"")
 
     def __enter__(self) -> Self:
         self.start()

@@ -60,7 +60,7 @@ class ImageUsage:
     @property
     def is_full(self) -> bool:
         """Whether the job that was refused last would be refused again."""
-        return 0 < self.refused_bytes and self.used_bytes + self.reserved_bytes + self.refused_bytes > self.budget_bytes
+        return self.refused_bytes > 0 and self.used_bytes + self.reserved_bytes + self.refused_bytes > self.budget_bytes
 
 
 class StoreFullError(StoreError):
@@ -97,7 +97,9 @@ def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -
             f"{to_mebibytes(needed_bytes)}"
         )
         remedy = "raise gateway.results.maxBytes, lower gateway.results.ttlSeconds, or keep images in a bucket"
-    when = "" if usage.next_expiry_seconds is None else f"; the next results expire in {usage.next_expiry_seconds:.0f} s"
+    when = (
+        "" if usage.next_expiry_seconds is None else f"; the next results expire in {usage.next_expiry_seconds:.0f} s"
+    )
     return f"the store for images is full: {full}{when}; try again later, or {remedy}"
 
 

@@ -1,4 +1,4 @@
-"""Images of a single process, and its books: lost at its exit. What jobs do to the books is for ``MemoryJobs`` alone."""
+"""Images of a single process, and its books: lost at its exit. Transitions of the books are for ``MemoryJobs`` alone."""
 
 import secrets
 from collections.abc import Sequence

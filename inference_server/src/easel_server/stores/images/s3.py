@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 
-from easel_contract.server_config import BucketConfig
 import obstore
+from easel_contract.server_config import BucketConfig
 from obstore import exceptions
 from obstore.store import S3Store
 from typing_extensions import override
@@ -137,8 +137,8 @@ class BucketImages(ImageStore):
     async def _probe(self) -> None:
         """Ask for an object that isn't there, so that ``problem`` tells at the start, and of the end of an outage."""
         with suppress(ImagesGoneError):
-            async with self._request("HEAD"):
-                await obstore.head_async(self._objects, f"{self._prefix}probe")
+            async with self._request("GET"):
+                await obstore.get_async(self._objects, f"{self._prefix}probe")
 
     async def _put(self, reference: ImageReference, image: bytes) -> None:
         async with self._request("PUT"):
