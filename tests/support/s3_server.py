@@ -96,8 +96,14 @@ class S3Server:
 
     def _make_bucket(self) -> None:
         """The first object brings it, which takes a second or two."""
-        keys = {"access_key_id": ACCESS_KEY_ID, "secret_access_key": SECRET_ACCESS_KEY}
-        store = S3Store(BUCKET, endpoint=self.endpoint, region="us-east-1", client_options={"allow_http": True}, **keys)
+        store = S3Store(
+            BUCKET,
+            endpoint=self.endpoint,
+            region="us-east-1",
+            access_key_id=ACCESS_KEY_ID,
+            secret_access_key=SECRET_ACCESS_KEY,
+            client_options={"allow_http": True},
+        )
         obstore.put(store, "first", b"")
 
     def __enter__(self) -> Self:

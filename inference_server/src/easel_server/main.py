@@ -270,7 +270,9 @@ class Process:
             drain_seconds=config.worker.drain_seconds,
             max_batch_images=config.worker.max_batch_images,
         )
-        self._worker = Worker(self._stores.jobs, engine, settings, metrics=self._metrics, tracer=self._tracer)
+        self._worker = Worker(
+            self._stores.jobs, self._stores.images, engine, settings, metrics=self._metrics, tracer=self._tracer
+        )
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
         publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")

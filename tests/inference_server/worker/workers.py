@@ -13,6 +13,7 @@ from easel_server.worker.worker import Worker, WorkerSettings
 
 from tests.support.eventually import eventually
 from tests.support.fake_engine import FakeEngine
+from tests.support.stored_images import image_store_of
 
 STEPS = 4
 
@@ -39,7 +40,7 @@ def build_worker(
         retry_limit_seconds=0.05,
         step_limit_seconds=step_limit_seconds,
     )
-    return Worker(broker, engine, settings, metrics=metrics), metrics
+    return Worker(broker, image_store_of(broker), engine, settings, metrics=metrics), metrics
 
 
 @asynccontextmanager

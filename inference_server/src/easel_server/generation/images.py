@@ -18,6 +18,8 @@ MAX_BYTES_PER_PIXEL: Final = {ImageFormat.PNG: 3.0, ImageFormat.JPEG: 2.0, Image
 FORMAT_SHARE: Final = 0.02  # what a format adds to the pixels: filters, blocks
 HEADER_BYTES: Final = 4096  # headers, and the parameters in a PNG's text besides the prompts
 
+MAX_PREVIEW_BYTES: Final = 3 * 512 * 512 + HEADER_BYTES  # a PNG of 512 pixels a side, the most that previews have
+
 
 class ImageReference(Model):
     """One image that is kept somewhere."""
@@ -26,6 +28,10 @@ class ImageReference(Model):
     size_bytes: int = Field(ge=0)  # 0: not known (an earlier version kept it)
     media_type: str
     bucket: str | None = None  # None: with the jobs, in Redis or in memory
+
+    def to_json(self) -> bytes:
+        """As it is stored."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 REFERENCES: Final = TypeAdapter(tuple[ImageReference, ...])

@@ -7,14 +7,16 @@ become, the job's end turns that into what they are, or frees it. So the end of 
 a new job is (``StoreFullError``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from easel_server.generation.images import ImageReference
+from easel_server.generation.images import MAX_PREVIEW_BYTES, ImageReference, max_result_bytes
+from easel_server.generation.job import Job
 from easel_server.stores.errors import StoreError
 
 IMAGE_OVERHEAD_BYTES: Final = 1024  # what an image costs besides itself: keys, books and its job
+UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 MAX_KEPT_JOBS: Final = 200_000  # with images, of one service: a bucket's budget alone wouldn't bound the books in Redis
 ANNOUNCED_SECONDS: Final = 3600.0  # how long objects are left alone that were put into a bucket before their job ended
 DELETE_AGAIN_SECONDS: Final = 60.0  # an expired object whose deletion nobody has confirmed is deleted again
@@ -32,6 +34,11 @@ class StoredImages:
     def size_bytes(self) -> int:
         """What they take of the budget."""
         return sum(IMAGE_OVERHEAD_BYTES + reference.size_bytes for reference in self.references)
+
+    @property
+    def unused(self) -> "UnusedImages":
+        """To be deleted, since no job will name them."""
+        return UnusedImages(self.entry, self.object_keys)
 
     @property
     def object_keys(self) -> tuple[str, ...]:
@@ -63,6 +70,12 @@ class ImageUsage:
         return self.refused_bytes > 0 and self.used_bytes + self.reserved_bytes + self.refused_bytes > self.budget_bytes
 
 
+def reservation_bytes(job: Job, inputs: Mapping[str, bytes]) -> int:
+    """The most that a job takes of the budget from its submit to its end, and from there on."""
+    result = job.parameters.images * IMAGE_OVERHEAD_BYTES + max_result_bytes(job.parameters)
+    return result + job.wanted_previews * MAX_PREVIEW_BYTES + sum(map(len, inputs.values()))
+
+
 class StoreFullError(StoreError):
     """There is no room for what the job's images may become; the job was not stored."""
 
@@ -81,10 +94,10 @@ class StoreFullError(StoreError):
 
 
 def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -> str:
-    budget = to_mebibytes(usage.budget_bytes)
+    budget = _to_text(usage.budget_bytes)
     if needed_bytes > usage.budget_bytes:
         return (
-            f"this request's images may take {to_mebibytes(needed_bytes)}, and all images of this service together may "
+            f"this request's images may take {_to_text(needed_bytes)}, and all images of this service together may "
             f"take {budget}; ask for fewer or smaller images, or raise gateway.results.maxBytes"
         )
     if max_jobs is not None:
@@ -92,9 +105,9 @@ def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -
         remedy = "lower gateway.results.ttlSeconds"
     else:
         full = (
-            f"of {budget} for this service's images {to_mebibytes(usage.used_bytes)} are taken and "
-            f"{to_mebibytes(usage.reserved_bytes)} reserved for requests under way, and this one may need "
-            f"{to_mebibytes(needed_bytes)}"
+            f"of {budget} for this service's images {_to_text(usage.used_bytes)} are taken and "
+            f"{_to_text(usage.reserved_bytes)} reserved for requests under way, and this one may need "
+            f"{_to_text(needed_bytes)}"
         )
         remedy = "raise gateway.results.maxBytes, lower gateway.results.ttlSeconds, or keep images in a bucket"
     when = (
@@ -103,9 +116,9 @@ def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -
     return f"the store for images is full: {full}{when}; try again later, or {remedy}"
 
 
-def to_mebibytes(size_bytes: int) -> str:
-    """Bytes for a sentence."""
-    return f"{size_bytes / (1 << 20):.1f} MiB"
+def _to_text(size_bytes: int) -> str:
+    exponent = min((max(1, size_bytes).bit_length() - 1) // 10, len(UNITS) - 1)
+    return f"{size_bytes / (1 << 10 * exponent):.{1 if exponent else 0}f} {UNITS[exponent]}"
 
 
 class ImagesGoneError(StoreError):
@@ -144,10 +157,6 @@ class ImageStore(Protocol):
         """Why the place where the bytes are can't be used at the moment, as last seen; None: it can."""
         ...
 
-    async def close(self) -> None:
-        """Close connections."""
-        ...
-
 
 class ImageBooks(Protocol):
     """The books, as a store needs them whose bytes are elsewhere: in a bucket."""
@@ -170,3 +179,7 @@ class ImageBooks(Protocol):
     async def usage(self) -> ImageUsage:
         """How much room is taken."""
         ...
+
+
+class ImageStoreWithBooks(ImageStore, ImageBooks, Protocol):
+    """A store that keeps the books too: memory's or Redis'."""

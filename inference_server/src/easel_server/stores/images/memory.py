@@ -1,4 +1,4 @@
-"""Images of a single process, and its books: lost at its exit. Transitions of the books are for ``MemoryJobs`` alone."""
+"""Images of a single process, and its books: lost at its exit. Only ``MemoryJobs`` makes transitions of the books."""
 
 import secrets
 from collections.abc import Sequence
@@ -12,9 +12,8 @@ from easel_server.stores.images.interface import (
     ANNOUNCED_SECONDS,
     DELETE_AGAIN_SECONDS,
     MAX_KEPT_JOBS,
-    ImageBooks,
     ImagesGoneError,
-    ImageStore,
+    ImageStoreWithBooks,
     ImageUsage,
     StoredImages,
     StoreFullError,
@@ -34,7 +33,7 @@ class _Entry:
     holders: int = 0  # jobs that have them
 
 
-class MemoryImages(ImageStore, ImageBooks):
+class MemoryImages(ImageStoreWithBooks):
     """Images in a dictionary. Nothing here awaits, so each call is atomic."""
 
     def __init__(self, clock: Clock, max_bytes: int) -> None:
@@ -48,6 +47,8 @@ class MemoryImages(ImageStore, ImageBooks):
 
     @override
     async def put(self, job_id: str, images: Sequence[bytes], media_type: str) -> StoredImages:
+        if not images:
+            return StoredImages()
         entry = f"{job_id}-{secrets.token_hex(16)}"
         references = tuple(
             ImageReference(key=f"{entry}/{index}", size_bytes=len(image), media_type=media_type)
@@ -86,10 +87,6 @@ class MemoryImages(ImageStore, ImageBooks):
     def problem(self) -> str | None:
         """None: memory is always there."""
         return None
-
-    @override
-    async def close(self) -> None:
-        """Nothing to close."""
 
     # The books
 
@@ -135,7 +132,9 @@ class MemoryImages(ImageStore, ImageBooks):
 
     def keep(self, stored: StoredImages, *, holders: int, expires_at: datetime) -> None:
         """So many jobs have these images, until then."""
-        kept = self._entries[stored.entry]
+        kept = self._entries.get(stored.entry)
+        if kept is None:
+            return  # a job without images
         kept.size_bytes, kept.holders, kept.expires_at = stored.size_bytes, holders, expires_at
         self._used_bytes += kept.size_bytes
 

@@ -13,9 +13,8 @@ from typing_extensions import override
 from easel_server.generation.images import ImageReference
 from easel_server.stores.images.interface import (
     ANNOUNCED_SECONDS,
-    ImageBooks,
     ImagesGoneError,
-    ImageStore,
+    ImageStoreWithBooks,
     ImageUsage,
     StoredImages,
     UnusedImages,
@@ -25,7 +24,7 @@ from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
 PURGE_LIMIT: Final = 100  # entries a call, so that a script never holds the server for long
 
 
-class RedisImages(ImageStore, ImageBooks):
+class RedisImages(ImageStoreWithBooks):
     """The list ``images:<run>`` holds a run's images; a reference's key is ``<run>/<index>``."""
 
     def __init__(self, connection: RedisConnection, max_bytes: int) -> None:
@@ -35,6 +34,8 @@ class RedisImages(ImageStore, ImageBooks):
 
     @override
     async def put(self, job_id: str, images: Sequence[bytes], media_type: str) -> StoredImages:
+        if not images:
+            return StoredImages()
         # The script that ends the job knows its run, which completes the keys.
         references = (ImageReference(key="", size_bytes=len(image), media_type=media_type) for image in images)
         return StoredImages(tuple(references), inline=tuple(images))
@@ -77,10 +78,6 @@ class RedisImages(ImageStore, ImageBooks):
     def problem(self) -> str | None:
         """None: the connection's own state tells."""
         return None
-
-    @override
-    async def close(self) -> None:
-        """Nothing of its own: the connection is shared."""
 
     # The books
 

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import obstore
 from easel_contract.server_config import BucketConfig
@@ -21,9 +21,9 @@ from typing_extensions import override
 from easel_server.generation.images import ImageReference
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import (
-    ImageBooks,
     ImagesGoneError,
     ImageStore,
+    ImageStoreWithBooks,
     ImageUsage,
     StoredImages,
     UnusedImages,
@@ -49,14 +49,10 @@ GIVE_ACCESS: Final = (
 CREATE_BUCKET: Final = "create the bucket, or correct gateway.results.bucket.name"
 
 
-class BooksAndImages(ImageStore, ImageBooks, Protocol):
-    """A store with the books: memory's or Redis'."""
-
-
 class BucketImages(ImageStore):
     """Objects ``<prefix><namespace>/<service>/<job>-<random>/<index>.<extension>``."""
 
-    def __init__(self, bucket: BucketConfig, inner: BooksAndImages, *, namespace: str, service: str) -> None:
+    def __init__(self, bucket: BucketConfig, inner: ImageStoreWithBooks, *, namespace: str, service: str) -> None:
         """``inner`` has the books, and what was stored before the service had this bucket.
 
         Credentials come from where AWS' own clients look: environment, web identity (IRSA), container, instance.
@@ -71,6 +67,8 @@ class BucketImages(ImageStore):
 
     @override
     async def put(self, job_id: str, images: Sequence[bytes], media_type: str) -> StoredImages:
+        if not images:
+            return StoredImages()
         folder = f"{self._prefix}{job_id}-{secrets.token_hex(NAME_BYTES)}"
         extension = EXTENSIONS[media_type]
         references = tuple(
@@ -129,10 +127,6 @@ class BucketImages(ImageStore):
     @override
     def problem(self) -> str | None:
         return self._problem
-
-    @override
-    async def close(self) -> None:
-        await self._inner.close()
 
     async def _probe(self) -> None:
         """Ask for an object that isn't there, so that ``problem`` tells at the start, and of the end of an outage."""

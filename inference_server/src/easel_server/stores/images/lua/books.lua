@@ -20,7 +20,8 @@ end
 -- When the next entry expires, in microseconds from now; -1 if none does.
 local function next_image_expiry_us(now)
   local first = redis.call('ZRANGE', key('image:expiry'), 0, 0, 'WITHSCORES')
-  return first[2] and integer(math.max(0, first[2] - now)) or '-1'
+  local expiry_us = tonumber(first[2])
+  return expiry_us and expiry_us < math.huge and integer(math.max(0, expiry_us - now)) or '-1'
 end
 
 -- What stands in the way of a job that needs this room: {'no_room', 'bytes' or 'jobs', used, reserved, next expiry in
@@ -78,4 +79,13 @@ local function release_images(entry, images_key, now)
   end
   forget_images(entry)
   return {}
+end
+
+-- Objects that were announced are held until they are dropped, however long that takes.
+local function hold_objects(entry)
+  redis.call('ZADD', key('image:expiry'), 'XX', '+inf', entry)
+end
+
+local function drop_objects(entry, now)
+  redis.call('ZADD', key('image:expiry'), 'XX', integer(now), entry)
 end
