@@ -4,11 +4,14 @@ A role's file holds only the sections it uses, so that a change to a gateway's l
 """
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import ConfigDict, Field, IPvAnyNetwork, PlainSerializer, model_validator
 
 from easel_contract.schema import Model, cel, validations
+
+DEFAULT_IMAGE_BYTES: Final = 256 << 20  # in Redis, which other services share
+DEFAULT_BUCKET_BYTES: Final = 64 << 30
 
 Network = Annotated[IPvAnyNetwork, PlainSerializer(str, return_type=str)]
 
@@ -305,3 +308,9 @@ class ServerConfig(Model):
     worker: WorkerConfig = WorkerConfig()
     bucket: BucketConfig | None = None  # where images are; None: in Redis, or the memory of a lone process
     tracing: TracingConfig = TracingConfig()
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Budget of the service's images."""
+        default = DEFAULT_BUCKET_BYTES if self.bucket else DEFAULT_IMAGE_BYTES
+        return self.gateway.results.max_bytes or default

@@ -2,7 +2,7 @@ import io
 
 import numpy
 import pytest
-from easel_server.engine.encoding import encode
+from easel_server.generation.encoding import encode
 from easel_server.generation.images import max_result_bytes
 from easel_server.generation.parameters import ImageFormat
 from PIL import Image

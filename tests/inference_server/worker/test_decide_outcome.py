@@ -11,9 +11,9 @@ from tests.support.jobs import build_parameters
 IMAGES = (b"image",)
 PARAMETERS = build_parameters(width_pixels=1024, height_pixels=768, images=4, steps=30)
 
-CASES: dict[
-    str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseException | None, Generated | Outcome | None]
-] = {
+Decision = Generated | Outcome | None
+
+CASES: dict[str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseException | None, Decision]] = {
     "images came out": (None, IMAGES, None, Generated(IMAGES)),
     "images came out just before the drain's end": (StopReason.DRAIN, IMAGES, None, Generated(IMAGES)),
     "images came out although cancel was asked for": (StopReason.CANCEL, IMAGES, None, Canceled()),

@@ -22,7 +22,7 @@ from tests.inference_server.worker.workers import (
 from tests.support.eventually import eventually
 from tests.support.fake_engine import FakeEngine, images_of
 from tests.support.jobs import build_job
-from tests.support.stored_images import read_images, succeed
+from tests.support.stored_images import image_store_of, read_images, succeed
 
 
 async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> None:
@@ -247,6 +247,26 @@ async def test_a_result_is_kept_until_the_broker_is_back(broker: Jobs) -> None:
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
     assert engine.started == [job.parameters.seed]
     assert "heartbeat" in outage.refused
+
+
+async def test_images_are_kept_until_the_place_for_them_is_back_and_put_once(broker: Jobs) -> None:
+    away = Outage(image_store_of(broker))
+    away.is_away = True
+    worker, _ = build_worker(broker, FakeEngine(), images=away)
+    async with running(worker):
+        await broker.submit(build_job("a"))
+
+        async def put_was_tried_often() -> bool:
+            return away.refused.count("put") > 3
+
+        await eventually(put_was_tried_often)
+        running_job = await broker.get("a")
+        assert running_job is not None
+        assert running_job.state == JobState.RUNNING
+        away.is_away = False
+        job = await final_job(broker, "a")
+    assert (job.state, job.attempts, len(job.images)) == (JobState.SUCCEEDED, 1, 1)
+    assert await read_images(broker, "a") == tuple(images_of(job.parameters))
 
 
 async def test_a_drain_does_not_wait_for_the_broker_for_ever(broker: Jobs) -> None:

@@ -69,6 +69,13 @@ class ImageUsage:
         """Whether the job that was refused last would be refused again."""
         return self.refused_bytes > 0 and self.used_bytes + self.reserved_bytes + self.refused_bytes > self.budget_bytes
 
+    def describe(self) -> str:
+        """The figures as part of a sentence."""
+        return (
+            f"of {_to_text(self.budget_bytes)} for this service's images {_to_text(self.used_bytes)} are taken and "
+            f"{_to_text(self.reserved_bytes)} reserved for requests under way"
+        )
+
 
 def reservation_bytes(job: Job, inputs: Mapping[str, bytes]) -> int:
     """The most that a job takes of the budget from its submit to its end, and from there on."""
@@ -94,21 +101,16 @@ class StoreFullError(StoreError):
 
 
 def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -> str:
-    budget = _to_text(usage.budget_bytes)
     if needed_bytes > usage.budget_bytes:
         return (
             f"this request's images may take {_to_text(needed_bytes)}, and all images of this service together may "
-            f"take {budget}; ask for fewer or smaller images, or raise gateway.results.maxBytes"
+            f"take {_to_text(usage.budget_bytes)}; ask for fewer or smaller images, or raise gateway.results.maxBytes"
         )
     if max_jobs is not None:
         full = f"{max_jobs} requests with images are kept, the most that are"
         remedy = "lower gateway.results.ttlSeconds"
     else:
-        full = (
-            f"of {budget} for this service's images {_to_text(usage.used_bytes)} are taken and "
-            f"{_to_text(usage.reserved_bytes)} reserved for requests under way, and this one may need "
-            f"{_to_text(needed_bytes)}"
-        )
+        full = f"{usage.describe()}, and this one may need {_to_text(needed_bytes)}"
         remedy = "raise gateway.results.maxBytes, lower gateway.results.ttlSeconds, or keep images in a bucket"
     when = (
         "" if usage.next_expiry_seconds is None else f"; the next results expire in {usage.next_expiry_seconds:.0f} s"
