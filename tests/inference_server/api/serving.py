@@ -181,7 +181,12 @@ class RunningGateway:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        bounds = JobBounds(max_queue_depth=self._config.gateway.limits.max_queue_depth)
+        gateway = self._config.gateway
+        bounds = JobBounds(
+            max_queue_depth=gateway.limits.max_queue_depth,
+            result_ttl_seconds=gateway.results.ttl_seconds,
+            max_image_bytes=self._config.max_image_bytes,
+        )
         self.stores = self._wrap(open_memory_stores(bounds))
         self.worker = StandInWorker(self.stores.jobs)
         self.readiness = Readiness(self.stores.ping)
