@@ -15,6 +15,7 @@ from easel_contract.server_config import (
     GatewayConfig,
     LimitsConfig,
     ModelConfig,
+    ResultsConfig,
     ServerConfig,
     SyntheticConfig,
     WorkerConfig,
@@ -97,7 +98,11 @@ def build_config(
             kind=EngineKind.SYNTHETIC,
             synthetic=SyntheticConfig(milliseconds_per_step=0, milliseconds_per_image=milliseconds_per_image),
         ),
-        gateway=GatewayConfig(limits=LimitsConfig(max_queue_depth=1_000_000), result_ttl_seconds=result_ttl_seconds),
+        gateway=GatewayConfig(
+            limits=LimitsConfig(max_queue_depth=1_000_000),
+            # What waits is counted as if its images were noise: without a budget that large, long queues are refused.
+            results=ResultsConfig(ttl_seconds=result_ttl_seconds, max_bytes=1 << 40),
+        ),
         worker=WorkerConfig(max_batch_images=max_batch_images),
     )
 

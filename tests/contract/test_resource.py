@@ -26,6 +26,30 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"model": MODEL, "replicas": 1, "gateway": {"cache": {"backend": "Memcached"}}},
         "memcachedAddress must be set",
     ),
+    "a bucket without a region or an endpoint": (
+        {"model": MODEL, "replicas": 1, "gateway": {"results": {"bucket": {"name": "images"}}}},
+        r"a bucket needs a region \(AWS\), an endpoint, or both",
+    ),
+    "links that outlive what a signature may": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "gateway": {"results": {"bucket": {"name": "images", "region": "eu-central-1", "presignSeconds": 604801}}},
+        },
+        "less than or equal to 604800",
+    ),
+    "a prefix that is no folder": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "gateway": {"results": {"bucket": {"name": "images", "region": "eu-central-1", "prefix": "images"}}},
+        },
+        "prefix",
+    ),
+    "results that expire at once": (
+        {"model": MODEL, "replicas": 1, "gateway": {"results": {"ttlSeconds": 0}}},
+        "greater than or equal to 60",
+    ),
     "an unknown field": ({"model": MODEL, "replicas": 1, "replica": 2}, "replica"),
 }
 

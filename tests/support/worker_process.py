@@ -50,6 +50,7 @@ async def work(url: str, namespace: str, name: str, step_seconds: float) -> None
     stores = open_stores(url, namespace=namespace, service="sd", bounds=JobBounds(max_attempts=MAX_ATTEMPTS))
     worker = Worker(
         stores.jobs,
+        stores.images,
         SigningEngine(name, step_seconds),
         WorkerSettings(name=name, lease_seconds=LEASE_SECONDS, drain_seconds=10.0),
         metrics=ServerMetrics(gateway=False, worker=True),

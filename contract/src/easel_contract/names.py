@@ -43,11 +43,15 @@ ENV_REDIS_URL: Final = "EASEL_REDIS_URL"
 ENV_WEBHOOK_SECRET: Final = "EASEL_WEBHOOK_SECRET"
 ENV_POD_NAME: Final = "EASEL_POD_NAME"
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # huggingface_hub reads this name
+ENV_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"  # clients of buckets read these names
+ENV_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 
 # Keys inside Secrets that users make and services refer to.
 SECRET_KEY_HUB_TOKEN: Final = "token"
 SECRET_KEY_WEBHOOK: Final = "signing-secret"
 SECRET_KEY_REDIS_URL: Final = "url"
+SECRET_KEY_ACCESS_KEY_ID: Final = "access-key-id"
+SECRET_KEY_SECRET_ACCESS_KEY: Final = "secret-access-key"
 
 PATH_HEALTH: Final = "/healthz"
 PATH_READY: Final = "/readyz"

@@ -15,11 +15,13 @@ from easel_contract.conditions import Condition
 from easel_contract.cron import check_cron
 from easel_contract.schema import Model, ObjectName, Quantity, cel, validations
 from easel_contract.server_config import (
+    BucketConfig,
     CacheConfig,
     DType,
     EngineConfig,
     LimitsConfig,
     RateLimitConfig,
+    ResultsConfig,
     TracingConfig,
     WebhookConfig,
 )
@@ -162,6 +164,24 @@ class WebhookSpec(WebhookConfig):
     )
 
 
+class BucketSpec(BucketConfig):
+    """An S3-compatible bucket for images; Redis keeps the references only."""
+
+    credentials_secret_name: ObjectName | None = Field(
+        default=None,
+        description="Secret with `access-key-id` and `secret-access-key`. Unset: the pods' own identity, such as a "
+        "role that the service's ServiceAccount is annotated with (IRSA).",
+    )
+
+
+class ResultsSpec(ResultsConfig):
+    """How long finished images are kept, where, and how much room they have."""
+
+    bucket: BucketSpec | None = Field(
+        default=None, description="Keeps images in a bucket; links then lead there. Unset: Redis keeps them."
+    )
+
+
 class GatewaySpec(Model):
     """The pods that speak HTTP with clients."""
 
@@ -180,6 +200,7 @@ class GatewaySpec(Model):
         default=None, description="Of all customers together; unlimited if unset."
     )
     limits: LimitsConfig = LimitsConfig()
+    results: ResultsSpec = ResultsSpec()
     cache: CacheConfig = CacheConfig()
     webhook: WebhookSpec = WebhookSpec()
 

@@ -4,11 +4,14 @@ A role's file holds only the sections it uses, so that a change to a gateway's l
 """
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import ConfigDict, Field, IPvAnyNetwork, PlainSerializer, model_validator
 
 from easel_contract.schema import Model, cel, validations
+
+DEFAULT_IMAGE_BYTES: Final = 256 << 20  # in Redis, which other services share
+DEFAULT_BUCKET_BYTES: Final = 64 << 30
 
 Network = Annotated[IPvAnyNetwork, PlainSerializer(str, return_type=str)]
 
@@ -157,7 +160,7 @@ class CacheConfig(Model):
         default=16 << 20, ge=1024, description="Requests whose images are larger together are not kept."
     )
     max_bytes: int = Field(
-        default=512 << 20, ge=1 << 20, description="Budget of the service's cache in Redis; the least recently used go."
+        default=128 << 20, ge=1 << 20, description="Budget of the service's cache in Redis; the least recently used go."
     )
     gateway_bytes: int = Field(
         default=32 << 20, ge=0, description="Budget of the copy that each gateway keeps in its own memory; 0 for none."
@@ -178,6 +181,72 @@ class CacheConfig(Model):
     def _has_its_address(self) -> Self:
         if (self.backend is CacheBackend.MEMCACHED) != (self.memcached_address is not None):
             raise ValueError("memcachedAddress must be set with backend Memcached, and only then")
+        return self
+
+
+class ResultsConfig(Model):
+    """How long finished images are kept, and how much room they have; a request that finds none is refused (507)."""
+
+    ttl_seconds: int = Field(
+        default=3600, ge=60, le=2592000, description="How long a finished request and its images can be fetched."
+    )
+    max_bytes: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        le=1 << 50,
+        description="Budget of the service's images, finished ones and what requests under way may become (3 bytes a "
+        "pixel, 2 of JPEG and WebP). Unset: 256 MiB, or 64 GiB in a bucket.",
+    )
+
+
+class BucketConfig(Model):
+    """An S3-compatible bucket for images; Redis keeps the references only."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("has(self.endpoint) || has(self.region)", "a bucket needs a region (AWS), an endpoint, or both")
+        )
+    )
+
+    name: str = Field(
+        min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$", description="The bucket's name."
+    )
+    endpoint: str | None = Field(
+        default=None,
+        max_length=500,
+        pattern=r"^https?://[^\s/?#]+$",
+        description="Where the bucket is served, such as https://minio.example.com:9000; AWS' own if unset.",
+    )
+    region: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern=r"^[a-z0-9-]+$",
+        description="The bucket's region; us-east-1 if only an endpoint is set.",
+    )
+    prefix: str = Field(
+        default="",
+        max_length=500,
+        pattern=r"^([A-Za-z0-9_.-]+/)*$",
+        description="In front of every key, as in `images/`; NAMESPACE/SERVICE/ follows it.",
+    )
+    presign_seconds: int = Field(
+        default=3600,
+        ge=60,
+        le=604800,
+        description="How long a link to an image works; shorter where the credentials that signed it expire earlier.",
+    )
+    public_base_url: str | None = Field(
+        default=None,
+        max_length=500,
+        pattern=r"^https?://[^\s?#]+[^\s?#/]$",
+        description="Links are this address, a slash and the key, unsigned: a CDN in front of the bucket. Keys "
+        "can't be guessed.",
+    )
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if self.endpoint is None and self.region is None:
+            raise ValueError("a bucket needs a region (AWS), an endpoint, or both")
         return self
 
 
@@ -202,7 +271,7 @@ class GatewayConfig(Model):
     # In links; unset: the host that was called.
     public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$")
     api_keys_directory: str | None = None  # one file a key, named for its owner; None: no key is asked for
-    result_ttl_seconds: int = Field(default=3600, ge=60)  # how long a finished job can be fetched
+    results: ResultsConfig = ResultsConfig()
 
 
 class WorkerConfig(Model):
@@ -237,4 +306,11 @@ class ServerConfig(Model):
     engine: EngineConfig = EngineConfig()
     gateway: GatewayConfig = GatewayConfig()
     worker: WorkerConfig = WorkerConfig()
+    bucket: BucketConfig | None = None  # where images are; None: in Redis, or the memory of a lone process
     tracing: TracingConfig = TracingConfig()
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Budget of the service's images."""
+        default = DEFAULT_BUCKET_BYTES if self.bucket else DEFAULT_IMAGE_BYTES
+        return self.gateway.results.max_bytes or default

@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.results import find_image_urls
 from easel_server.generation.models import EngineDescription, ModelFacts, describe_model, read_defaults
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.model_facts import (
@@ -41,13 +43,13 @@ from easel_server.stores.facts.model_facts import (
     publish_facts,
 )
 from easel_server.stores.jobs.interface import JobBounds
-from easel_server.stores.jobs.reaper import reap_forever
+from easel_server.stores.jobs.reaper import purge_forever, reap_forever
 from easel_server.stores.opening import Stores, open_stores
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, open_tracer
-from easel_server.transport.probes import Readiness, ReadyReason
+from easel_server.transport.probes import Readiness, ReadyReason, look_at_images
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
@@ -120,8 +122,9 @@ def open_shared_stores(settings: Settings) -> Stores:
     config = settings.config
     bounds = JobBounds(
         max_queue_depth=config.gateway.limits.max_queue_depth,
-        result_ttl_seconds=config.gateway.result_ttl_seconds,
+        result_ttl_seconds=config.gateway.results.ttl_seconds,
         max_attempts=config.worker.max_attempts,
+        max_image_bytes=config.max_image_bytes,
     )
     try:
         return open_stores(
@@ -131,6 +134,7 @@ def open_shared_stores(settings: Settings) -> Stores:
             bounds=bounds,
             max_cache_bytes=config.gateway.cache.max_bytes,
             memcached_address=config.gateway.cache.memcached_address,
+            bucket=config.bucket,
         )
     except ValueError as error:
         raise SettingsError(f"{names.ENV_REDIS_URL} is no address of a Redis: {error}") from None
@@ -152,7 +156,9 @@ class Process:
         self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
         self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker)
         self._stores = open_shared_stores(settings)
-        self._readiness = Readiness(self._stores.ping)
+        self._readiness = Readiness(
+            self._stores.ping, partial(look_at_images, self._stores.images, takes_requests=self._serves_apis)
+        )
         self._stopping = asyncio.Event()
         self._worker: Worker | None = None
 
@@ -185,7 +191,7 @@ class Process:
 
     def _build_app(self) -> FastAPI:
         async def render_metrics() -> bytes:
-            return await self._metrics.render(self._stores.jobs)
+            return await self._metrics.render(self._stores.jobs, self._stores.images if self._serves_apis else None)
 
         if not self._serves_apis:
             return build_probe_app(self._readiness, render_metrics)
@@ -211,7 +217,10 @@ class Process:
     async def _run_parts(self, server: EmbeddedServer) -> None:
         """Run all parts until they are to stop, then stop them in the order that loses no request."""
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
-        parts = [asyncio.create_task(self._reap(), name="reaper")]
+        parts = [
+            asyncio.create_task(self._reap(), name="reaper"),
+            asyncio.create_task(purge_forever(self._stores.images), name="purge"),
+        ]
         if self._serves_apis and bool(self._settings.webhook_secrets):
             parts.append(asyncio.create_task(self._deliver_webhooks(), name="webhooks"))
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
@@ -247,7 +256,12 @@ class Process:
 
     async def _build_webhook_body(self, delivery: Delivery) -> bytes:
         links = Links(self._config.gateway.public_url or "")
-        prediction = build_prediction(delivery.job, model=self._config.model.name, links=links)
+        prediction = build_prediction(
+            delivery.job,
+            model=self._config.model.name,
+            links=links,
+            image_urls=await find_image_urls(self._stores.images, delivery.job),
+        )
         return json.dumps(prediction, ensure_ascii=False).encode()
 
     async def _work(self) -> None:
@@ -270,7 +284,9 @@ class Process:
             drain_seconds=config.worker.drain_seconds,
             max_batch_images=config.worker.max_batch_images,
         )
-        self._worker = Worker(self._stores.jobs, engine, settings, metrics=self._metrics, tracer=self._tracer)
+        self._worker = Worker(
+            self._stores.jobs, self._stores.images, engine, settings, metrics=self._metrics, tracer=self._tracer
+        )
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
         publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")

@@ -17,12 +17,14 @@ from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
-from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue, Succeeded
+from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
 from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.telemetry.metrics import CacheResult, ServerMetrics
 from easel_server.transport.probes import Readiness
 from easel_server.transport.protocol import BoundedHttpProtocol
 from easel_server.worker.worker import Worker, WorkerSettings
+
+from tests.support.stored_images import succeed
 
 T = TypeVar("T")
 
@@ -102,7 +104,7 @@ class StandInWorker:
             reply = await self._jobs.heartbeat(claim, 2)
         if reply is HeartbeatReply.CONTINUE:
             images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
-            await self._jobs.finish(claim, Succeeded(tuple(images)))
+            await succeed(self._jobs, claim, tuple(images))
         else:
             await self._jobs.finish(claim, Canceled())
 
@@ -179,7 +181,12 @@ class RunningGateway:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        bounds = JobBounds(max_queue_depth=self._config.gateway.limits.max_queue_depth)
+        gateway = self._config.gateway
+        bounds = JobBounds(
+            max_queue_depth=gateway.limits.max_queue_depth,
+            result_ttl_seconds=gateway.results.ttl_seconds,
+            max_image_bytes=self._config.max_image_bytes,
+        )
         self.stores = self._wrap(open_memory_stores(bounds))
         self.worker = StandInWorker(self.stores.jobs)
         self.readiness = Readiness(self.stores.ping)
@@ -230,7 +237,13 @@ class RunningGateway:
         if self._engine is None:
             return self.worker
         settings = WorkerSettings("worker", lease_seconds=10, drain_seconds=1)
-        return Worker(self.stores.jobs, self._engine, settings, metrics=ServerMetrics(gateway=False, worker=True))
+        return Worker(
+            self.stores.jobs,
+            self.stores.images,
+            self._engine,
+            settings,
+            metrics=ServerMetrics(gateway=False, worker=True),
+        )
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)

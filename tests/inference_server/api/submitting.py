@@ -14,10 +14,11 @@ from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.request import Customer, GenerationRequest
 from easel_server.stores.cache.interface import ResultCache
-from easel_server.stores.jobs.interface import JobBounds, Succeeded
+from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_memory_stores
 
 from tests.inference_server.api.serving import MODEL, CountingMetrics
+from tests.support.stored_images import succeed
 
 ALICE = Customer("alice")
 LOAD_SECONDS = 30.0
@@ -75,4 +76,4 @@ class Submitting:
         for _ in range(count):
             claims = await self.stores.jobs.claim("worker", lease_seconds=1e6, wait_seconds=0)
             for claim in claims if finish else ():
-                await self.stores.jobs.finish(claim, Succeeded((b"image",)))
+                await succeed(self.stores.jobs, claim, (b"image",))

@@ -166,10 +166,10 @@ async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(mon
     submitted = await submitting.submit(seed=1)
     await submitting.work()
 
-    async def be_away(job_id):
+    async def be_away(references):
         raise StoreUnavailableError("redis:6379", "images", "ConnectionError", "wait")
 
-    monkeypatch.setattr(submitting.stores.jobs, "images", be_away)
+    monkeypatch.setattr(submitting.stores.images, "get", be_away)
     assert (await submitting.context.results.wait(submitted.job, 10)).state is JobState.SUCCEEDED
 
 

@@ -29,7 +29,8 @@ class Clock:
 
 
 def build_results(shared: "Shared", config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> Results:
-    return Results(open_memory_stores(JobBounds()).jobs, shared, config, clock)
+    stores = open_memory_stores(JobBounds())
+    return Results(stores.jobs, stores.images, shared, config, clock)
 
 
 async def find(store: Results, policy: CachePolicy = ANY) -> CachedImages:

@@ -3,9 +3,10 @@
 import dataclasses
 
 from easel_server.generation.job import Job
-from easel_server.stores.jobs.interface import Claim, Jobs, QueueDepth, ReapReport, Succeeded
+from easel_server.stores.jobs.interface import Claim, Jobs, QueueDepth, ReapReport
 
 from tests.support.eventually import eventually
+from tests.support.stored_images import succeed
 
 LONG_SECONDS = 60.0
 SHORT_SECONDS = 0.03
@@ -31,7 +32,7 @@ async def claim_nothing(jobs: Jobs) -> bool:
 async def run_next(jobs: Jobs) -> Job:
     """The next job, run to its end."""
     claimed = await claim(jobs)
-    assert await jobs.finish(claimed, Succeeded(IMAGES))
+    assert await succeed(jobs, claimed, IMAGES)
     return claimed.job
 
 

@@ -8,13 +8,14 @@ import pytest
 from easel_contract import names
 from easel_server.generation.job import JobState
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.jobs.interface import HeartbeatReply, JobBounds, Succeeded
+from easel_server.stores.jobs.interface import HeartbeatReply, JobBounds
 from easel_server.stores.opening import Stores, open_stores
 
 from tests.inference_server.stores.steps import IMAGES, claim, job_of
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
 from tests.support.redis_cluster import SIZE, RedisCluster
+from tests.support.stored_images import read_images, succeed
 
 pytestmark = pytest.mark.redis
 
@@ -78,12 +79,12 @@ async def test_jobs_wait_out_the_move_of_their_keys_to_another_server(
     for stores in clients:
         await eventually(partial(is_served, stores, "running"))  # the servers tell each other first
     assert await worker.jobs.heartbeat(held, 1) == HeartbeatReply.CONTINUE
-    assert await worker.jobs.finish(held, Succeeded(IMAGES))
+    assert await succeed(worker.jobs, held, IMAGES)
     job = await asyncio.wait_for(waiting, 20)
     assert job is not None
     assert job.state == JobState.SUCCEEDED
     for stores in clients:
-        assert await stores.jobs.images("running") == IMAGES
+        assert await read_images(stores.jobs, "running") == IMAGES
         assert (await stores.jobs.depth()).waiting == 1
     assert (await claim(gateway.jobs)).job.id == "waiting"
 

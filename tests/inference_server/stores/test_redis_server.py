@@ -11,9 +11,9 @@ from easel_server.generation.cost import Measurement
 from easel_server.generation.job import JobState
 from easel_server.generation.request import WebhookTarget
 from easel_server.stores.cache.interface import CachedImages
-from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.errors import StoreOutOfMemoryError, StoreUnavailableError
 from easel_server.stores.jobs import changes
-from easel_server.stores.jobs.interface import Claim, Failed, HeartbeatReply, JobBounds, Jobs, Succeeded
+from easel_server.stores.jobs.interface import Claim, Failed, HeartbeatReply, JobBounds, Jobs
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.limits.interface import Charge
 from easel_server.stores.opening import Stores, open_stores
@@ -22,6 +22,7 @@ from easel_server.stores.redis import wakeups
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
 from tests.support.redis_server import RedisServer
+from tests.support.stored_images import read_images, succeed
 
 pytestmark = pytest.mark.redis
 
@@ -66,7 +67,7 @@ async def test_everything_is_still_there_after_the_server_was_killed(own_server:
     stores = connect(own_server.url)
     for name in ("done", "running", "waiting"):
         await stores.jobs.submit(build_job(name, webhook=HOOK))
-    await stores.jobs.finish(await claim(stores.jobs), Succeeded((b"image",)))
+    await succeed(stores.jobs, await claim(stores.jobs), (b"image",))
     running = await claim(stores.jobs)
     await stores.cache.put("key", (b"cached",), ttl_seconds=60)
     await stores.facts.put("name", b"fact", ttl_seconds=60)
@@ -76,7 +77,7 @@ async def test_everything_is_still_there_after_the_server_was_killed(own_server:
     own_server.restart()
 
     assert [await stores.jobs.get(name) for name in ("done", "running", "waiting")] == jobs
-    assert await stores.jobs.images("done") == (b"image",)
+    assert await read_images(stores.jobs, "done") == (b"image",)
     assert (await cached(stores)).images == (b"cached",)
     assert await stores.facts.get("name") == b"fact"
     assert not (await stores.limits.take([CHARGE])).allowed
@@ -111,7 +112,7 @@ async def test_a_blocked_claim_and_a_waiting_client_outlive_a_restart(
     await gateway.jobs.submit(build_job("b"))
     (claimed,) = await asyncio.wait_for(claiming, 30)
     assert claimed.job.id == "b"
-    assert await worker.jobs.finish(held, Succeeded((b"image",)))
+    assert await succeed(worker.jobs, held, (b"image",))
     job = await asyncio.wait_for(waiting, 30)
     assert job is not None
     assert job.state == JobState.SUCCEEDED
@@ -139,7 +140,7 @@ async def test_claims_and_waiting_clients_are_woken_rather_than_left_to_poll(
         return changed_jobs.look_again_seconds == 60.0
 
     await eventually(relies_on_its_subscription)
-    await worker.jobs.finish(claimed, Succeeded((b"image",)))
+    await succeed(worker.jobs, claimed, (b"image",))
     job = await asyncio.wait_for(waiting, 10)
     assert job is not None
     assert job.state == JobState.SUCCEEDED
@@ -172,44 +173,48 @@ async def test_an_absent_server_is_named_with_what_failed_and_the_next_step(
         assert "hunter2" not in message
 
 
-@pytest.mark.parametrize(
-    ("command", "advice"),
-    [
-        (("CONFIG", "SET", "maxmemory", "1"), "raise Redis' maxmemory"),
-        (("REPLICAOF", "127.0.0.1", "1"), "goes on by itself"),
-    ],
-    ids=["memory is full", "the server has become a replica"],
-)
 async def test_a_server_that_cannot_write_is_unavailable_and_half_writes_nothing(
-    own_server: RedisServer, connect: Connect, command: tuple[str, ...], advice: str
+    own_server: RedisServer, connect: Connect
 ) -> None:
     stores = connect(own_server.url)
     await stores.jobs.submit(build_job("a"))
     claimed = await claim(stores.jobs)
-    own_server.command(*command)
-    with pytest.raises(StoreUnavailableError, match=advice):
+    own_server.command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(StoreUnavailableError, match="goes on by itself"):
         await stores.jobs.submit(build_job("b"))
-    with pytest.raises(StoreUnavailableError, match=advice):
-        await stores.jobs.finish(claimed, Succeeded((b"image",)))
-    own_server.command("CONFIG", "SET", "maxmemory", "0")
+    with pytest.raises(StoreUnavailableError, match="goes on by itself"):
+        await succeed(stores.jobs, claimed, (b"image",))
     own_server.command("REPLICAOF", "NO", "ONE")
     assert await stores.jobs.get("b") is None
     depth = await stores.jobs.depth()
     assert (depth.waiting, depth.running, depth.oldest_waiting_age_seconds) == (0, 1, 0)
-    assert await stores.jobs.finish(claimed, Succeeded((b"image",)))
-    assert await stores.jobs.images("a") == (b"image",)
+    assert await succeed(stores.jobs, claimed, (b"image",))
+    assert await read_images(stores.jobs, "a") == (b"image",)
 
 
-async def test_a_full_server_still_hands_out_and_takes_back_work(own_server: RedisServer, connect: Connect) -> None:
+async def test_a_server_without_memory_refuses_new_jobs_and_does_everything_for_those_it_has(
+    own_server: RedisServer, connect: Connect
+) -> None:
     stores = connect(own_server.url)
-    for name in ("a", "b"):
+    for name in ("done", "a", "b"):
         await stores.jobs.submit(build_job(name))
     own_server.command("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(StoreOutOfMemoryError, match="raise Redis' maxmemory"):
+        await stores.jobs.submit(build_job("c"))
+    assert await stores.jobs.get("c") is None
+    assert await succeed(stores.jobs, await claim(stores.jobs), (b"image",))
+    assert await read_images(stores.jobs, "done") == (b"image",)
+    assert (await stores.images.usage()).used_bytes > 0
+    await stores.jobs.remove_data("done")
+    assert await read_images(stores.jobs, "done") == ()
     claimed = await claim(stores.jobs)
     assert await stores.jobs.heartbeat(claimed, 1) == HeartbeatReply.CONTINUE
     assert await stores.jobs.release(claimed)
     assert await stores.jobs.cancel("b") is not None
     await stores.jobs.reap()
+    await stores.images.purge()
+    own_server.command("CONFIG", "SET", "maxmemory", "0")
+    await stores.jobs.submit(build_job("c"))
 
 
 async def test_a_server_that_may_evict_jobs_is_refused(own_server: RedisServer, connect: Connect) -> None:
@@ -241,7 +246,7 @@ async def use_all_of_a_flight(stores: Stores) -> None:
     await stores.jobs.heartbeat(claims[0], 1, previews=[b"preview"])
     await stores.jobs.cancel("second")
     assert await stores.jobs.previews("third") == (b"preview",)
-    assert await stores.jobs.finish(claims[0], Succeeded((b"image",)), Measurement(1.0, 2.0))
+    assert await succeed(stores.jobs, claims[0], (b"image",), Measurement(1.0, 2.0))
     await watching.aclose()
     await stores.jobs.release(await claim(stores.jobs))
     await stores.jobs.cancel("released")
@@ -261,10 +266,10 @@ async def test_a_user_limited_to_its_service_needs_no_more_and_sees_no_other(
     waiting = asyncio.create_task(stores.jobs.wait("a", 30))
     (claimed,) = await stores.jobs.claim("w", lease_seconds=60, wait_seconds=1)
     assert await stores.jobs.heartbeat(claimed, 1) == HeartbeatReply.CONTINUE
-    assert await stores.jobs.finish(claimed, Succeeded((b"image",)))
+    assert await succeed(stores.jobs, claimed, (b"image",))
     job = await asyncio.wait_for(waiting, 10)
     assert job is not None
-    assert await stores.jobs.images("a") == (b"image",)
+    assert await read_images(stores.jobs, "a") == (b"image",)
     await stores.jobs.submit(build_job("b"))
     await stores.jobs.release(await claim(stores.jobs))
     await stores.jobs.cancel("b")
@@ -343,7 +348,7 @@ async def test_a_watcher_outlives_a_restart(own_server: RedisServer, connect: Co
     own_server.restart()
     held = await claim(worker.jobs)
     assert (await asyncio.wait_for(next_change, 20)).state == JobState.RUNNING
-    await worker.jobs.finish(held, Succeeded((b"image",)))
+    await succeed(worker.jobs, held, (b"image",))
     assert [job.state async for job in changes][-1] == JobState.SUCCEEDED
 
 

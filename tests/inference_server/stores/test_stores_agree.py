@@ -1,20 +1,24 @@
 """Random histories in which memory and Redis must answer alike, and which leave nothing behind. Replayable by seed."""
 
+import dataclasses
 import random
 import uuid
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 from easel_contract import names
 from easel_contract.server_config import Priority
 from easel_server.generation.job import Job
-from easel_server.stores.jobs.interface import Canceled, Claim, Failed, JobBounds, Jobs, QueuePosition, Succeeded
+from easel_server.stores.images.interface import StoreFullError
+from easel_server.stores.jobs.interface import Canceled, Claim, Failed, JobBounds, Jobs, QueuePosition
 from easel_server.stores.jobs.memory import MemoryJobs
 from easel_server.stores.opening import open_memory_stores, open_stores
 from redis.asyncio import Redis
 
 from tests.support.jobs import build_job
 from tests.support.redis_server import RedisServer
+from tests.support.stored_images import image_store_of, read_images, succeed
 
 pytestmark = pytest.mark.redis
 
@@ -23,7 +27,9 @@ STEPS = 200
 OWNERS = ("ann", "bob", "cleo:x", "dé")
 WEIGHTS = {"ann": 1, "bob": 2, "cleo:x": 4, "dé": 1}
 GPU_SECONDS = (0.25, 0.5, 1.0, 3.0)  # sums and shares of these are exact, so both must decide alike
-UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at"}  # two clocks
+UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at", "images"}  # two clocks, other keys
+BOOKS = {"image:sums", "image:expiry", "image:holders"}  # entries go when the images do, by purge
+BOUNDS = JobBounds(max_image_bytes=300_000)  # about ten jobs: now and then there is no room
 
 
 class Pair:
@@ -34,21 +40,29 @@ class Pair:
         self._stores = (memory, redis)
         self._claims: list[tuple[Claim, Claim]] = []
         self._ids: list[str] = []
+        self.refused = 0  # for want of room
 
     async def both(self, operation: str, *arguments: Any, **options: Any) -> Any:
-        one, other = [await getattr(jobs, operation)(*arguments, **options) for jobs in self._stores]
+        one, other = [await answer_of(getattr(jobs, operation)(*arguments, **options)) for jobs in self._stores]
         assert comparable(one) == comparable(other), f"{operation}{arguments}"
         return one
 
     async def step(self) -> None:
         operations = [self.submit] * 4 + [self.claim] * 3 + [self.finish] * 3
-        operations += [self.cancel, self.heartbeat, self.heartbeat, self.release]
+        operations += [self.cancel, self.heartbeat, self.heartbeat, self.release, self.remove_data]
         await self._random.choice(operations)()
         if self._ids:
             job_id = self._random.choice(self._ids)
             job = await self.both("get", job_id)
-            for question in ("position", "images") if job.state.is_final else ("position", "previews"):
+            for question in ("position",) if job.state.is_final else ("position", "previews"):
                 await self.both(question, job_id)
+            images = [await read_images(jobs, job_id) for jobs in self._stores]
+            assert images[0] == images[1]
+            assert not job.data_removed or images[0] == ()
+        one, other = [await image_store_of(jobs).usage() for jobs in self._stores]
+        assert dataclasses.replace(one, next_expiry_seconds=None) == dataclasses.replace(
+            other, next_expiry_seconds=None
+        )
         depths = [await jobs.depth() for jobs in self._stores]
         assert depths[0].waiting_gpu_seconds == pytest.approx(depths[1].waiting_gpu_seconds)
         assert depths[0].running_gpu_seconds == pytest.approx(depths[1].running_gpu_seconds)
@@ -66,7 +80,12 @@ class Pair:
             width_pixels=self._random.choice((64, 128)),
         )
         flight_key = self._random.choice((None, None, "one", "two"))
-        reply = await self.both("submit", job, flight_key=flight_key, inputs={"digest": job.id.encode()})
+        answer = (b"cached",) * job.parameters.images if self._random.random() < 0.1 else None
+        inputs = {"digest": job.id.encode()}
+        reply = await self.both("submit", job, flight_key=flight_key, inputs=inputs, answer=answer)
+        if isinstance(reply, StoreFullError):
+            self.refused += 1
+            return
         assert reply.created
         self._ids.append(job.id)
 
@@ -89,8 +108,19 @@ class Pair:
 
     async def finish(self) -> None:
         if self._claims:
-            outcome = self._random.choice((Succeeded((b"one", b"two")), Succeeded((b"one",)), Failed("no"), Canceled()))
-            await self._with_claim("finish", self._random.choice(self._claims), outcome)
+            outcome = self._random.choice(((b"one", b"two"), (b"one",), Failed("no"), Canceled()))
+            claims = self._random.choice(self._claims)
+            if not isinstance(outcome, tuple):
+                await self._with_claim("finish", claims, outcome)
+                return
+            answers = [await succeed(jobs, claim, outcome) for jobs, claim in zip(self._stores, claims, strict=True)]
+            assert answers[0] == answers[1]
+            if self._random.random() < 0.7:  # else it will be tried again
+                self._claims.remove(claims)
+
+    async def remove_data(self) -> None:
+        if self._ids:
+            await self.both("remove_data", self._random.choice(self._ids))
 
     async def release(self) -> None:
         if self._claims:
@@ -112,10 +142,20 @@ class Pair:
             await self._with_claim("finish", claims, Canceled())
 
 
+async def answer_of(call: Awaitable[Any]) -> Any:
+    """What it returns, or raises for want of room."""
+    try:
+        return await call
+    except StoreFullError as error:
+        return error
+
+
 def comparable(value: Any) -> Any:
     """Without what two clocks, or floating point and whole microseconds, can't agree on."""
     if isinstance(value, QueuePosition):
         return value.jobs_ahead, round(value.gpu_seconds_ahead, 4)
+    if isinstance(value, StoreFullError):
+        return value.needed_bytes, dataclasses.replace(value.usage, refused_bytes=0, next_expiry_seconds=None)
     if isinstance(value, Job):
         return value.model_dump(exclude=UNSHARED)
     return (comparable(value.job), value.created, value.shared) if hasattr(value, "created") else value
@@ -131,18 +171,22 @@ async def keys_that_stay(server: RedisServer, prefix: str) -> set[str]:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_memory_and_redis_answer_alike_and_leave_nothing_behind(seed: int, redis_server: RedisServer) -> None:
     namespace = uuid.uuid4().hex
-    redis = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=JobBounds())
-    memory = open_memory_stores(JobBounds())
+    redis = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=BOUNDS)
+    memory = open_memory_stores(BOUNDS)
     pair = Pair(random.Random(seed), memory.jobs, redis.jobs)  # noqa: S311
     try:
         for _ in range(STEPS):
             await pair.step()
         await pair.end_everything()
+        assert pair.refused > 0, "there was always room: this says nothing of it"
+        assert (await redis.images.usage()).reserved_bytes == 0
+        assert (await memory.images.usage()).reserved_bytes == 0
         await redis.jobs.claim("w1", lease_seconds=1, wait_seconds=0)  # empties the list of wake-ups
     finally:
         await redis.close()
     # Counters and sums of a bounded size; nothing that grows with the jobs that were.
-    assert await keys_that_stay(redis_server, names.redis_prefix(namespace, "sd")) == {"sequence", "work", "workers"}
+    staying = await keys_that_stay(redis_server, names.redis_prefix(namespace, "sd"))
+    assert staying - BOOKS == {"sequence", "work", "workers"}
     assert isinstance(memory.jobs, MemoryJobs)
     assert what_memory_keeps(memory.jobs) == {"records", "_workers"}  # these go by time
 

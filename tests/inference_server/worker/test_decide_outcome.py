@@ -2,18 +2,20 @@
 
 import pytest
 from easel_server.engine.interface import GenerationError, StopGenerationError
-from easel_server.stores.jobs.interface import Canceled, Failed, Outcome, Succeeded
+from easel_server.stores.jobs.interface import Canceled, Failed, Outcome
 from easel_server.worker.batch import StopReason
-from easel_server.worker.reporting import DEADLINE_PASSED, decide_outcome
+from easel_server.worker.reporting import DEADLINE_PASSED, Generated, decide_outcome
 
 from tests.support.jobs import build_parameters
 
 IMAGES = (b"image",)
 PARAMETERS = build_parameters(width_pixels=1024, height_pixels=768, images=4, steps=30)
 
-CASES: dict[str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseException | None, Outcome | None]] = {
-    "images came out": (None, IMAGES, None, Succeeded(IMAGES)),
-    "images came out just before the drain's end": (StopReason.DRAIN, IMAGES, None, Succeeded(IMAGES)),
+Decision = Generated | Outcome | None
+
+CASES: dict[str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseException | None, Decision]] = {
+    "images came out": (None, IMAGES, None, Generated(IMAGES)),
+    "images came out just before the drain's end": (StopReason.DRAIN, IMAGES, None, Generated(IMAGES)),
     "images came out although cancel was asked for": (StopReason.CANCEL, IMAGES, None, Canceled()),
     "images came out of a lost claim": (StopReason.LOST, IMAGES, None, None),
     "stopped by cancel": (StopReason.CANCEL, None, StopGenerationError(), Canceled()),
@@ -29,7 +31,7 @@ def test_outcome(
     stop_reason: StopReason | None,
     images: tuple[bytes, ...] | None,
     error: BaseException | None,
-    expected: Outcome | None,
+    expected: Decision,
 ) -> None:
     assert decide_outcome(stop_reason, images, error, PARAMETERS) == expected
 

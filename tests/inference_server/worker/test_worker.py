@@ -7,7 +7,7 @@ import pytest
 from easel_contract import metrics as contract
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.job import JobState
-from easel_server.stores.jobs.interface import JobBounds, Jobs, Succeeded
+from easel_server.stores.jobs.interface import JobBounds, Jobs
 
 from tests.inference_server.stores.conftest import BuildStores
 from tests.inference_server.worker.workers import (
@@ -22,6 +22,7 @@ from tests.inference_server.worker.workers import (
 from tests.support.eventually import eventually
 from tests.support.fake_engine import FakeEngine, images_of
 from tests.support.jobs import build_job
+from tests.support.stored_images import image_store_of, read_images, succeed
 
 
 async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> None:
@@ -33,7 +34,7 @@ async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> N
         jobs = [await final_job(broker, f"job-{seed}") for seed in range(3)]
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 3
     assert engine.started == [0, 1, 2]
-    assert await broker.images("job-1") == tuple(images_of(jobs[1].parameters))
+    assert await read_images(broker, "job-1") == tuple(images_of(jobs[1].parameters))
     sample = metrics.registry.get_sample_value
     assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 3
     assert sample(contract.JOB_LATENCY_SECONDS + "_count") == 3
@@ -159,9 +160,9 @@ async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_store
             return engine.stopped == [1]
 
         await eventually(has_stopped)
-        assert await broker.finish(other, Succeeded((b"by the other",)))
+        assert await succeed(broker, other, (b"by the other",))
     assert (await final_job(broker, "a")).worker == "other"
-    assert await broker.images("a") == (b"by the other",)
+    assert await read_images(broker, "a") == (b"by the other",)
     assert metrics.registry.get_sample_value(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 0
 
 
@@ -246,6 +247,26 @@ async def test_a_result_is_kept_until_the_broker_is_back(broker: Jobs) -> None:
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
     assert engine.started == [job.parameters.seed]
     assert "heartbeat" in outage.refused
+
+
+async def test_images_are_kept_until_the_place_for_them_is_back_and_put_once(broker: Jobs) -> None:
+    away = Outage(image_store_of(broker))
+    away.is_away = True
+    worker, _ = build_worker(broker, FakeEngine(), images=away)
+    async with running(worker):
+        await broker.submit(build_job("a"))
+
+        async def put_was_tried_often() -> bool:
+            return away.refused.count("put") > 3
+
+        await eventually(put_was_tried_often)
+        running_job = await broker.get("a")
+        assert running_job is not None
+        assert running_job.state == JobState.RUNNING
+        away.is_away = False
+        job = await final_job(broker, "a")
+    assert (job.state, job.attempts, len(job.images)) == (JobState.SUCCEEDED, 1, 1)
+    assert await read_images(broker, "a") == tuple(images_of(job.parameters))
 
 
 async def test_a_drain_does_not_wait_for_the_broker_for_ever(broker: Jobs) -> None:

@@ -15,6 +15,7 @@ from tests.inference_server.worker.workers import STEPS, build_worker, final_job
 from tests.support.eventually import eventually
 from tests.support.fake_engine import DESCRIPTION, FakeEngine, images_of, previews_of
 from tests.support.jobs import build_job
+from tests.support.stored_images import read_images
 
 BATCH = 8
 
@@ -62,7 +63,7 @@ async def test_compatible_jobs_are_generated_in_one_call_and_others_apart(broker
     assert engine.batches == [[10, 20, 30], [40]]
     for job in jobs:
         assert job.state == JobState.SUCCEEDED
-        assert await broker.images(job.id) == tuple(images_of(job.parameters))
+        assert await read_images(broker, job.id) == tuple(images_of(job.parameters))
     sample = metrics.registry.get_sample_value
     assert sample(contract.BATCH_IMAGES + "_sum") == 4
     assert sample(contract.BATCH_IMAGES + "_count") == 2
@@ -114,7 +115,7 @@ async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_en
         engine.allow(STEPS)
         await all_in(broker, JobState.SUCCEEDED, 10, 30)
     assert engine.batches == [[10, 20, 30]]
-    assert await broker.images("job-20") == ()
+    assert await read_images(broker, "job-20") == ()
 
 
 async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(broker: Jobs) -> None:

@@ -17,6 +17,7 @@ from easel_server.stores.opening import Stores, open_stores
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
 from tests.support.redis_server import RedisServer
+from tests.support.stored_images import read_images
 
 pytestmark = pytest.mark.redis
 
@@ -89,7 +90,7 @@ async def test_a_job_whose_worker_is_killed_is_completed_once_by_another(
     job = await stores.jobs.wait("a", 60)
     assert job is not None
     assert (job.state, job.worker, job.attempts) == (JobState.SUCCEEDED, "second", 2)
-    assert await stores.jobs.images("a") == (b"7 by second",)
+    assert await read_images(stores.jobs, "a") == (b"7 by second",)
     assert await stores.outbox.claim(lease_seconds=60, wait_seconds=0) is not None
     assert await stores.outbox.claim(lease_seconds=60, wait_seconds=0) is None
 
@@ -129,5 +130,5 @@ async def test_every_job_is_completed_once_while_workers_are_killed(stores: Stor
     assert [job.state for job in ended if job] == [JobState.SUCCEEDED] * len(jobs)
     for number, job in enumerate(ended):
         assert job is not None
-        assert await stores.jobs.images(job.id) == (f"{number} by {job.worker}".encode(),)
+        assert await read_images(stores.jobs, job.id) == (f"{number} by {job.worker}".encode(),)
     assert sorted(await deliver_all(stores)) == sorted(jobs)

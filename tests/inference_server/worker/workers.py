@@ -7,12 +7,14 @@ from typing import Any
 
 from easel_server.generation.job import Job
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Jobs
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.worker import Worker, WorkerSettings
 
 from tests.support.eventually import eventually
 from tests.support.fake_engine import FakeEngine
+from tests.support.stored_images import image_store_of
 
 STEPS = 4
 
@@ -26,6 +28,7 @@ def build_worker(
     step_limit_seconds: float = 20.0,
     heartbeat_limit_seconds: float = 0.01,
     max_batch_images: int = 1,
+    images: Any = None,
 ) -> tuple[Worker, ServerMetrics]:
     metrics = ServerMetrics(gateway=False, worker=True)
     settings = WorkerSettings(
@@ -39,7 +42,7 @@ def build_worker(
         retry_limit_seconds=0.05,
         step_limit_seconds=step_limit_seconds,
     )
-    return Worker(broker, engine, settings, metrics=metrics), metrics
+    return Worker(broker, images or image_store_of(broker), engine, settings, metrics=metrics), metrics
 
 
 @asynccontextmanager
@@ -79,10 +82,11 @@ async def final_job(broker: Jobs, job_id: str) -> Job:
 
 
 class Outage:
-    """A job store in front of another; it is away while ``is_away``."""
+    """A store in front of another; it is away while ``is_away``."""
 
-    def __init__(self, broker: Jobs) -> None:
+    def __init__(self, broker: Jobs | ImageStore) -> None:
         self._broker = broker
+        self._images = getattr(broker, "_images", None)  # which has no outage
         self.is_away = False
         self.refused: list[str] = []
 

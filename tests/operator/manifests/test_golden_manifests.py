@@ -37,6 +37,17 @@ CASES: dict[str, dict[str, Any]] = {
             "rateLimit": {"requestsPerMinute": 60, "burst": 10},
             "serviceRateLimit": {"gpuSecondsPerMinute": 480, "gpuSecondsBurst": 120},
             "limits": {"maxWaitSeconds": 120},
+            "results": {
+                "ttlSeconds": 600,
+                "maxBytes": 1 << 40,
+                "bucket": {
+                    "name": "studio-images",
+                    "region": "eu-central-1",
+                    "prefix": "easel/",
+                    "publicBaseUrl": "https://images.example.com",
+                    "credentialsSecretName": "bucket",
+                },
+            },
             "cache": {"backend": "Memcached", "memcachedAddress": "memcached.caches.svc:11211"},
             "webhook": {"signingSecretName": "webhook", "allowedNetworks": ["10.0.0.0/8"]},
         },
@@ -65,6 +76,34 @@ def test_a_change_to_the_gateway_leaves_the_workers_alone() -> None:
     after = _by_name(_build({"model": HUB_MODEL, "replicas": 1, "gateway": {"limits": {"maxImages": 2}}}))
     assert after["Deployment painter-worker"] == before["Deployment painter-worker"]
     assert after["Deployment painter-gateway"] != before["Deployment painter-gateway"]
+
+
+def test_a_change_to_the_links_of_a_bucket_leaves_the_workers_alone() -> None:
+    bucket = {"name": "studio-images", "region": "eu-central-1"}
+    spec = {"model": HUB_MODEL, "replicas": 1}
+    before = _by_name(_build({**spec, "gateway": {"results": {"bucket": bucket}}}))
+    after = _by_name(
+        _build({**spec, "gateway": {"results": {"ttlSeconds": 60, "bucket": {**bucket, "presignSeconds": 60}}}})
+    )
+    assert after["Deployment painter-worker"] == before["Deployment painter-worker"]
+    assert after["Deployment painter-gateway"] != before["Deployment painter-gateway"]
+
+
+def test_another_bucket_and_its_credentials_reach_both_roles() -> None:
+    spec = {"model": HUB_MODEL, "replicas": 1}
+    before = _by_name(_build(spec))
+    bucket = {"name": "studio-images", "region": "eu-central-1", "credentialsSecretName": "bucket"}
+    after = _by_name(_build({**spec, "gateway": {"results": {"bucket": bucket}}}))
+    for name in ("Deployment painter-worker", "Deployment painter-gateway"):
+        template, old = after[name]["spec"]["template"], before[name]["spec"]["template"]
+        assert template["metadata"]["annotations"] != old["metadata"]["annotations"]
+        added = [
+            each for each in template["spec"]["containers"][0]["env"] if each not in old["spec"]["containers"][0]["env"]
+        ]
+        assert [(each["name"], each["valueFrom"]["secretKeyRef"]) for each in added] == [
+            ("AWS_ACCESS_KEY_ID", {"name": "bucket", "key": "access-key-id"}),
+            ("AWS_SECRET_ACCESS_KEY", {"name": "bucket", "key": "secret-access-key"}),
+        ]
 
 
 def test_a_change_of_the_model_rolls_the_workers() -> None:

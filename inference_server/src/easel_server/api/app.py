@@ -87,7 +87,7 @@ def build_context(
 ) -> ApiContext:
     """What handlers work with, put together. ``model_facts`` and ``cost_model`` are asked at each request."""
     gateway = config.gateway
-    results = Results(stores.jobs, stores.cache, gateway.cache)
+    results = Results(stores.jobs, stores.images, stores.cache, gateway.cache)
     estimates = QueueEstimates(stores.jobs, gateway, model_facts)
     submitter = Submitter(
         stores.jobs,

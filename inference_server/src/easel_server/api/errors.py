@@ -9,8 +9,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from easel_server.gateway.refusals import RefusalError, refuse_for_queue, refuse_for_store
-from easel_server.stores.errors import StoreError
+from easel_server.gateway.refusals import (
+    RefusalError,
+    refuse_for_memory,
+    refuse_for_queue,
+    refuse_for_room,
+    refuse_for_store,
+)
+from easel_server.stores.errors import StoreError, StoreOutOfMemoryError
+from easel_server.stores.images.interface import StoreFullError
 from easel_server.stores.jobs.interface import JobConflictError, QueueFullError
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.transport.middleware import BuildError
@@ -28,6 +35,11 @@ def to_refusal(error: Exception) -> RefusalError:
             refusal = error
         case QueueFullError():
             refusal = refuse_for_queue(error.depth, error.bound)
+        case StoreFullError():
+            refusal = refuse_for_room(str(error), error.retry_seconds)
+        case StoreOutOfMemoryError():
+            logger.warning("a request met a store without memory: %s", error)
+            refusal = refuse_for_memory()
         case JobConflictError():
             refusal = RefusalError(422, "conflict", str(error))
         case StoreError():

@@ -1,5 +1,7 @@
 """Addresses of predictions, their images and their events, for answers and webhooks."""
 
+from collections.abc import Sequence
+
 from easel_server.generation.job import Job
 
 PREDICTIONS_PATH = "/v1/predictions"
@@ -32,9 +34,10 @@ class Links:
         """Where its events are."""
         return f"{self.prediction(job)}/stream"
 
-    def outputs(self, job: Job) -> list[str]:
-        """Where each of its images is, once it has succeeded."""
-        return [f"{self.prediction(job)}/output/{index}" for index in range(job.parameters.images)]
+    def outputs(self, job: Job, image_urls: Sequence[str | None] = ()) -> list[str]:
+        """Where each of its images is, once it has succeeded: as ``image_urls`` say, else through this service."""
+        urls = dict(enumerate(image_urls))
+        return [urls.get(index) or f"{self.prediction(job)}/output/{index}" for index in range(job.parameters.images)]
 
     def previews(self, job: Job) -> list[str]:
         """Where the unfinished images are that there are so far."""

@@ -1,5 +1,6 @@
 """Why a request is not served, independent of the API it came by; the routers give it their API's shape."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -72,6 +73,33 @@ def refuse_for_queue(depth: int, bound: int) -> RefusalError:
         "queue_full",
         f"{depth} requests wait already, at most {bound} may; try again in {QUEUE_FULL_RETRY_SECONDS} s",
         headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)},
+    )
+
+
+def refuse_for_room(message: str, retry_seconds: float | None) -> RefusalError:
+    """There is no room for the images that the request asks for; ``retry_seconds``: when there may be, if known."""
+    headers = {} if retry_seconds is None else {"Retry-After": str(max(1, math.ceil(retry_seconds)))}
+    return RefusalError(507, "image_store_full", message, headers=headers)
+
+
+def refuse_for_memory() -> RefusalError:
+    """Redis takes nothing new, whichever of its services fills it. Its address is for the logs, not for clients."""
+    return RefusalError(
+        507,
+        "out_of_memory",
+        "the Redis that keeps this service's requests has no memory left for new ones; requests under way go on; try "
+        "again when results have expired, or raise its maxmemory, or lower gateway.results and gateway.cache of the "
+        "services that share it",
+    )
+
+
+def refuse_removed(job_id: str) -> RefusalError:
+    """The images were delivered with the answer to their request, and not kept."""
+    return RefusalError(
+        404,
+        "data_removed",
+        f"the images of prediction {job_id!r} were delivered with its answer and removed then; "
+        "with an Idempotency-Key, or links in the answer, they are kept",
     )
 
 

@@ -13,11 +13,12 @@ from typing import Any, Final
 from easel_contract.server_config import CacheConfig
 
 from easel_server.gateway.local_cache import LocalCache
-from easel_server.gateway.refusals import RefusalError, refuse_unknown_prediction
+from easel_server.gateway.refusals import RefusalError, refuse_removed, refuse_unknown_prediction
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.interface import CachedImages, ResultCache
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.images.interface import ImagesGoneError, ImageStore
 from easel_server.stores.jobs.interface import JobStore
 
 KEPT_JOBS_REMEMBERED: Final = 10_000
@@ -39,9 +40,15 @@ class Results:
     """Jobs and their images, as their owners may see them; in front of the shared cache, this gateway's own copies."""
 
     def __init__(
-        self, jobs: JobStore, cache: ResultCache, config: CacheConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        jobs: JobStore,
+        images: ImageStore,
+        cache: ResultCache,
+        config: CacheConfig,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jobs = jobs
+        self._images = images
         self._cache = cache
         self._config = config
         # Half of the gateway's budget; transport/cached_answers.py has the other.
@@ -99,18 +106,34 @@ class Results:
     async def images(self, job: Job) -> tuple[bytes, ...]:
         """The encoded images of a finished job. Whoever reads them first puts them into the cache.
 
-        Raises RefusalError (404) if they have expired meanwhile, and StoreUnavailableError.
+        Raises RefusalError (404) if they have expired meanwhile or were removed, and StoreUnavailableError.
         """
+        if job.data_removed:
+            raise refuse_removed(job.id)
         key = job.cache_key if job.state is JobState.SUCCEEDED else None
         if key is not None and (local := self._local.get(key)) is not None and local[0].job_id == job.id:
             return local[0].images
-        images = await self._jobs.images(job.id)
+        try:
+            images = await self._images.get(job.images)
+        except ImagesGoneError:
+            images = ()
         if not images:
             raise refuse_unknown_prediction(job.id)
         if key is not None:
             age = datetime.now(UTC) - (job.finished_at or job.submitted_at)
             await self.keep(job.id, key, CachedImages(images, max(0.0, age.total_seconds())))
         return images
+
+    async def remove_delivered(self, job: Job) -> None:
+        """Give up the images of a job whose client has them and can't ask again; what was cached stays cached."""
+        try:
+            await self._jobs.remove_data(job.id)
+        except StoreUnavailableError as error:
+            logger.debug("images that were delivered stay until they expire: %s", error)
+
+    async def image_urls(self, job: Job) -> tuple[str | None, ...]:
+        """Where each image of a finished job can be fetched without this service; None where it can't."""
+        return await find_image_urls(self._images, job)
 
     @property
     def is_cache_enabled(self) -> bool:
@@ -158,6 +181,17 @@ class Results:
         self._kept_jobs[job_id] = None
         while len(self._kept_jobs) > KEPT_JOBS_REMEMBERED:
             self._kept_jobs.popitem(last=False)
+
+
+async def find_image_urls(images: ImageStore, job: Job) -> tuple[str | None, ...]:
+    """As ``Results.image_urls``."""
+    if all(reference.bucket is None for reference in job.images):
+        return ()
+    try:
+        return tuple([await images.url(reference) for reference in job.images])
+    except StoreUnavailableError as error:
+        logger.warning("links lead through the gateway for now: %s", error)
+        return ()
 
 
 def expect_success(job: Job) -> Job:

@@ -34,6 +34,7 @@ from easel_server.generation.parameters import (
 )
 from easel_server.generation.request import GenerationRequest
 from easel_server.stores.cache.interface import CachedImages
+from easel_server.stores.images.interface import StoreFullError
 from easel_server.stores.jobs.interface import JobConflictError, JobStore, QueueFullError, QueuePosition
 from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.logs import request_id
@@ -104,7 +105,7 @@ class Submitter:
         """Store the request's job, finished at once if the cache has its images.
 
         What isn't served isn't charged; what was submitted before isn't charged again, nor refused for a limit.
-        Raises RefusalError, QueueFullError, JobConflictError and StoreUnavailableError.
+        Raises RefusalError, QueueFullError, StoreFullError, JobConflictError and StoreUnavailableError.
         """
         if request.model is not None and request.model != self._model.name:
             raise refuse_unknown_model(request.model, self._model.name)
@@ -200,7 +201,7 @@ class Submitter:
                     inputs=request.inputs.by_digest() if request.inputs else {},
                     flight_key=job.cache_key if may_share else None,
                 )
-            except (QueueFullError, JobConflictError):
+            except (QueueFullError, StoreFullError, JobConflictError):
                 await charges.refund()
                 raise
         if not submission.created:

@@ -14,3 +14,7 @@ class StoreUnavailableError(StoreError):
         self.operation = operation
         self.reason = reason
         super().__init__(f"{server} at {address} is unavailable: {operation} failed with {reason}; {next_step}")
+
+
+class StoreOutOfMemoryError(StoreUnavailableError):
+    """The server answers, and has no memory for anything new: repeating helps only once something has expired."""

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from easel_contract import names
+from easel_contract.server_config import BucketConfig
 
 from easel_server.stores.cache.interface import ResultCache
 from easel_server.stores.cache.memory import MemoryResultCache
 from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.facts.memory import MemoryFacts
+from easel_server.stores.images.interface import ImageStore, ImageStoreWithBooks
+from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.interface import JobBounds, Jobs
 from easel_server.stores.jobs.memory import MemoryJobs
 from easel_server.stores.limits.interface import RateLimiter
@@ -21,7 +24,7 @@ from easel_server.stores.outbox.memory import MemoryOutbox
 if TYPE_CHECKING:
     from easel_server.stores.cache.memcached import MemcachedCache
 
-DEFAULT_CACHE_BYTES: Final = 512 << 20  # of all images in the result cache
+DEFAULT_CACHE_BYTES: Final = 128 << 20  # of all images in the result cache
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Stores:
     """
 
     jobs: Jobs
+    images: ImageStore
     cache: ResultCache
     limits: RateLimiter
     outbox: WebhookOutbox
@@ -60,11 +64,12 @@ def open_stores(
     bounds: JobBounds,
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     memcached_address: str | None = None,
+    bucket: BucketConfig | None = None,
 ) -> Stores:
     """The stores of one service: in Redis, or in this process's memory without a URL. Connects on first use.
 
-    Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and ``unix://``, and ModuleNotFoundError
-    where Memcached is asked for and its client isn't installed.
+    With a ``bucket`` images are there. Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and
+    ``unix://``, and ModuleNotFoundError where Memcached is asked for and its client isn't installed.
     """
     memcached = None
     if memcached_address is not None:
@@ -73,19 +78,27 @@ def open_stores(
 
         memcached = MemcachedCache(memcached_address, names.redis_prefix(namespace, service))
     if redis_url is None:
-        return open_memory_stores(bounds, max_cache_bytes=max_cache_bytes, memcached=memcached)
+        return open_memory_stores(
+            bounds,
+            max_cache_bytes=max_cache_bytes,
+            memcached=memcached,
+            open_images=lambda books: _open_images(bucket, books, namespace, service),
+        )
     # Here, since a service of one process needs no Redis client.
     from easel_server.stores.cache.redis import RedisResultCache  # noqa: PLC0415
     from easel_server.stores.facts.redis import RedisFacts  # noqa: PLC0415
+    from easel_server.stores.images.redis import RedisImages  # noqa: PLC0415
     from easel_server.stores.jobs.redis import RedisJobs  # noqa: PLC0415
     from easel_server.stores.limits.redis import RedisRateLimiter  # noqa: PLC0415
     from easel_server.stores.outbox.redis import RedisOutbox  # noqa: PLC0415
     from easel_server.stores.redis.connection import RedisConnection  # noqa: PLC0415
 
     connection = RedisConnection(redis_url, names.redis_prefix(namespace, service))
-    jobs = RedisJobs(connection, bounds)
+    images = _open_images(bucket, RedisImages(connection, bounds.max_image_bytes), namespace, service)
+    jobs = RedisJobs(connection, bounds, images)
     return Stores(
         jobs=jobs,
+        images=images,
         cache=memcached or RedisResultCache(connection, max_cache_bytes),
         limits=RedisRateLimiter(connection),
         outbox=RedisOutbox(connection),
@@ -101,17 +114,30 @@ def open_memory_stores(
     clock: Clock = utc_now,
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     memcached: "MemcachedCache | None" = None,
+    open_images: Callable[[MemoryImages], ImageStore] = lambda books: books,
 ) -> Stores:
-    """The stores of a single process (role ``all``): lost at its exit."""
+    """The stores of a single process (role ``all``): lost at its exit, but for images that are in a bucket."""
     wakeups = MemoryWakeups()
     outbox = MemoryOutbox(clock, wakeups)
     cache = MemoryResultCache(clock, max_cache_bytes)
     limits = MemoryRateLimiter(clock)
+    books = MemoryImages(clock, bounds.max_image_bytes)
+    images = open_images(books)
     return Stores(
-        jobs=MemoryJobs(bounds, clock, wakeups, outbox, on_reap=(cache.purge, limits.purge)),
+        jobs=MemoryJobs(bounds, clock, wakeups, outbox, images, books, on_reap=(cache.purge, limits.purge)),
+        images=images,
         cache=memcached or cache,
         limits=limits,
         outbox=outbox,
         facts=MemoryFacts(clock),
         closes=(memcached.close,) if memcached else (),
     )
+
+
+def _open_images(bucket: BucketConfig | None, books: ImageStoreWithBooks, namespace: str, service: str) -> ImageStore:
+    if bucket is None:
+        return books
+    # Here, since a service without a bucket needs no client of one.
+    from easel_server.stores.images.s3 import BucketImages  # noqa: PLC0415
+
+    return BucketImages(bucket, books, namespace=namespace, service=service)

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from easel_server.generation.job import JobState
 from easel_server.generation.models import EngineDescription
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 
 
@@ -127,6 +128,7 @@ class _QueueCollector(Collector):
 
     def __init__(self) -> None:
         self.depth: QueueDepth | None = None
+        self.images: ImageUsage | None = None  # None too where nobody asks for it
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
@@ -154,6 +156,17 @@ class _QueueCollector(Collector):
         workers = GaugeMetricFamily(contract.WORKERS, "Workers that the job store has heard of lately.")
         workers.add_metric([], self.depth.workers)
         yield workers
+        if self.images is not None:
+            yield _build_image_store(self.images)
+
+
+def _build_image_store(usage: ImageUsage) -> GaugeMetricFamily:
+    text = "Room for the service's images, as the shared store counts it: the same numbers from every gateway."
+    gauge = GaugeMetricFamily(contract.IMAGE_STORE_BYTES, text, labels=["kind"])
+    gauge.add_metric(["used"], usage.used_bytes)
+    gauge.add_metric(["reserved"], usage.reserved_bytes)
+    gauge.add_metric(["budget"], usage.budget_bytes)
+    return gauge
 
 
 def _by_state(name: str, text: str, *, waiting: float, running: float) -> GaugeMetricFamily:
@@ -184,7 +197,7 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         self._queue = _QueueCollector()
         self.registry.register(self._queue)
-        self._reading: asyncio.Task[QueueDepth] | None = None
+        self._reading: asyncio.Task[tuple[QueueDepth, ImageUsage | None]] | None = None
         self._register_gateway(self.registry if gateway else None)
         self._register_worker(self.registry if worker else None)
 
@@ -309,21 +322,21 @@ class ServerMetrics:
         self._longest_job_seconds = max(self._longest_job_seconds, timing.worker_seconds)
         self._longest_job.set(self._longest_job_seconds)
 
-    async def render(self, jobs: JobQueue) -> bytes:
-        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the job store does."""
-        self._queue.depth = await self._read_depth(jobs)
+    async def render(self, jobs: JobQueue, images: ImageStore | None = None) -> bytes:
+        """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the stores do."""
+        if self._reading is None:  # else an earlier scrape's question is still open: wait for its answer
+            self._reading = asyncio.create_task(_read_shared(jobs, images), name="metrics-shared")
+        reading = self._reading
+        self._queue.depth = self._queue.images = None
+        done, _ = await asyncio.wait({reading}, timeout=DEPTH_TIMEOUT_SECONDS)
+        if done:
+            self._reading = None
+            try:
+                self._queue.depth, self._queue.images = reading.result()
+            except StoreUnavailableError as error:
+                logger.debug("no queue depth for this scrape: %s", error)
         return generate_latest(self.registry)
 
-    async def _read_depth(self, jobs: JobQueue) -> QueueDepth | None:
-        if self._reading is None:  # else an earlier scrape's question is still open: wait for its answer
-            self._reading = asyncio.create_task(jobs.depth(), name="metrics-depth")
-        reading = self._reading
-        done, _ = await asyncio.wait({reading}, timeout=DEPTH_TIMEOUT_SECONDS)
-        if not done:
-            return None
-        self._reading = None
-        try:
-            return reading.result()
-        except StoreUnavailableError as error:
-            logger.debug("no queue depth for this scrape: %s", error)
-            return None
+
+async def _read_shared(jobs: JobQueue, images: ImageStore | None) -> tuple[QueueDepth, ImageUsage | None]:
+    return await jobs.depth(), await images.usage() if images is not None else None

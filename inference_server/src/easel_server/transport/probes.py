@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, Final
 
 from easel_contract import names
 from fastapi import APIRouter, Request
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
 from easel_server.stores.errors import StoreError
+from easel_server.stores.images.interface import ImageStore
 
 PING_TIMEOUT_SECONDS = 1.0  # less than the probe's own time-out, so that the probe hears why
 
@@ -23,6 +24,11 @@ class ReadyReason(StrEnum):
     LOADING = "Loading"
     DRAINING = "Draining"
     REDIS_UNAVAILABLE = "RedisUnavailable"
+    IMAGE_STORE_FULL = "ImageStoreFull"  # ready: results can be fetched, smaller requests may fit, and room comes back
+    BUCKET_UNAVAILABLE = "BucketUnavailable"  # ready: jobs wait for it, and a restart wouldn't bring it back
+
+
+READY: Final = {ReadyReason.AVAILABLE, ReadyReason.IMAGE_STORE_FULL, ReadyReason.BUCKET_UNAVAILABLE}
 
 
 @dataclass(frozen=True)
@@ -34,15 +40,37 @@ class ReadyState:
 
     @property
     def is_ready(self) -> bool:
-        """Whether work is taken."""
-        return self.reason is ReadyReason.AVAILABLE
+        """Whether requests, or jobs, should come here."""
+        return self.reason in READY
+
+
+async def look_at_nothing() -> None:
+    """Nothing is wrong."""
+
+
+async def look_at_images(images: ImageStore, *, takes_requests: bool) -> ReadyState | None:
+    """What is wrong with the place for images, if anything is; how full it is concerns who takes requests."""
+    if images.problem is not None:
+        return ReadyState(ReadyReason.BUCKET_UNAVAILABLE, images.problem)
+    if not takes_requests:
+        return None
+    usage = await images.usage()
+    if not usage.is_full:
+        return None
+    return ReadyState(ReadyReason.IMAGE_STORE_FULL, f"new requests are refused: {usage.describe()}")
 
 
 class Readiness:
     """What keeps this process from taking work. ``main`` holds and lifts; the store is asked at each look."""
 
-    def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        ping: Callable[[], Awaitable[None]],
+        look_at_images: Callable[[], Awaitable[ReadyState | None]] = look_at_nothing,
+    ) -> None:
+        """``look_at_images`` says what is wrong with the place for images, if anything is."""
         self._ping = ping
+        self._look_at_images = look_at_images
         self._holds: dict[ReadyReason, str] = {}
 
     def hold(self, reason: ReadyReason, message: str) -> None:
@@ -62,12 +90,13 @@ class Readiness:
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._ping()
+                problem = await self._look_at_images()
         except TimeoutError:
             message = f"Redis did not answer within {PING_TIMEOUT_SECONDS:g} s"
             return ReadyState(ReadyReason.REDIS_UNAVAILABLE, message)
         except StoreError as error:
             return ReadyState(ReadyReason.REDIS_UNAVAILABLE, str(error))
-        return ReadyState(ReadyReason.AVAILABLE, "takes work")
+        return problem or ReadyState(ReadyReason.AVAILABLE, "takes work")
 
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"

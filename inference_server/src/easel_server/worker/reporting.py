@@ -5,7 +5,7 @@ The first line that applies decides:
     the claim was lost            nothing is reported: another worker has the job
     cancel was asked for          Canceled
     the deadline passed           Failed
-    images came out               Succeeded
+    images came out               Succeeded, once they are put where images are kept
     the drain stopped it          nothing is reported: the worker releases the job
     GenerationError               Failed with its message
     memory ran out                Failed with the request's size
@@ -15,6 +15,7 @@ The first line that applies decides:
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -22,9 +23,11 @@ from typing import Final
 from opentelemetry.trace import Tracer
 
 from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Canceled, Failed, JobQueue, Outcome, Succeeded
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
@@ -44,8 +47,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Generated:
+    """The job's images, encoded, in order."""
+
+    images: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class Retries:
-    """Pauses while the job store is away, in seconds."""
+    """Pauses while the job store, or the bucket for images, is away, in seconds."""
 
     first_seconds: float
     limit_seconds: float
@@ -57,6 +67,7 @@ class Reporter:
     def __init__(
         self,
         queue: JobQueue,
+        images: ImageStore,
         outages: OutageLog,
         drain: Drain,
         metrics: ServerMetrics,
@@ -67,6 +78,7 @@ class Reporter:
     ) -> None:
         """``load_seconds``: how long this worker has just been loading its model."""
         self._queue = queue
+        self._images = images
         self._outages = outages
         self._drain = drain
         self._metrics = metrics
@@ -92,13 +104,16 @@ class Reporter:
             await release(self._queue, run.claim)
         run.is_settled = True
 
-    async def _finish(self, batch: Batch, run: JobRun, outcome: Outcome) -> None:
+    async def _finish(self, batch: Batch, run: JobRun, outcome: Generated | Outcome) -> None:
         """Report the outcome, as often as it takes: the work is done, and only this process has it."""
-        measured = run.measurement if isinstance(outcome, Succeeded) else None
+        measured = run.measurement if isinstance(outcome, Generated) else None
         reported_at_seconds = time.monotonic()
         pause_seconds = self._retries.first_seconds
         while True:
             try:
+                if isinstance(outcome, Generated):
+                    media_type = MEDIA_TYPES[run.job.parameters.image_format]
+                    outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type))
                 is_accepted = await self._queue.finish(run.claim, outcome, measured)
                 break
             except StoreUnavailableError as error:
@@ -115,8 +130,11 @@ class Reporter:
         self._outages.note_answer()
         if is_accepted:
             self._count(batch, run.job, JobState(type(outcome).__name__), reported_at_seconds)
-        else:
-            logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
+            return
+        logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
+        if isinstance(outcome, Succeeded):
+            with suppress(StoreUnavailableError):  # then they expire
+                await self._images.delete([outcome.images.unused])
 
     def _count(self, batch: Batch, job: Job, state: JobState, reported_at_seconds: float) -> None:
         ready_seconds = batch.started_at_seconds - self._ready_at_seconds
@@ -152,7 +170,7 @@ def decide_outcome(
     images: tuple[bytes, ...] | None,
     error: BaseException | None,
     parameters: GenerationParameters,
-) -> Outcome | None:
+) -> Generated | Outcome | None:
     """What to report, given either the images or what the engine raised; None if there is nothing to report."""
     if stop_reason == StopReason.LOST:
         return None
@@ -161,7 +179,7 @@ def decide_outcome(
     if stop_reason == StopReason.DEADLINE_PASSED:
         return DEADLINE_PASSED
     if images is not None:
-        return Succeeded(images)
+        return Generated(images)
     if error is None or isinstance(error, StopGenerationError):
         return None
     return build_failure(error, parameters)

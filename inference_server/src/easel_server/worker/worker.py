@@ -14,6 +14,7 @@ from opentelemetry.trace import Tracer
 
 from easel_server.engine.interface import Engine
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Claim, JobQueue
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
@@ -49,6 +50,7 @@ class Worker:
     def __init__(
         self,
         queue: JobQueue,
+        images: ImageStore,
         engine: Engine,
         settings: WorkerSettings,
         *,
@@ -64,6 +66,7 @@ class Worker:
         self._drain = Drain(settings.drain_seconds)
         self._reporter = Reporter(
             queue,
+            images,
             self._outages,
             self._drain,
             metrics,

@@ -7,8 +7,10 @@ from typing import Final
 from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec
 from easel_contract.server_config import (
+    BucketConfig,
     GatewayConfig,
     ModelConfig,
+    ResultsConfig,
     ServerConfig,
     WebhookConfig,
     WorkerConfig,
@@ -19,6 +21,8 @@ from easel_operator.objects import Json
 
 # Between the end of draining and the SIGKILL: time to release the jobs that are left and to close connections.
 DRAIN_MARGIN_SECONDS: Final = 10
+
+LINK_FIELDS: Final = {"presign_seconds", "public_base_url"}  # of a bucket: gateways alone make links
 
 
 def config_map_name(owner: Owner) -> str:
@@ -67,6 +71,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
     """The server's whole configuration as the resource asks for it."""
     owner, spec = context.owner, context.spec
     gateway, worker = spec.gateway, spec.worker
+    results = gateway.results
     return ServerConfig(
         namespace=owner.namespace,
         service=owner.name,
@@ -78,6 +83,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             service_rate_limit=gateway.service_rate_limit,
             # A fixed number of workers may be scaled by hand, which must not roll the gateways: they count the living.
             max_workers=spec.scaling.max_replicas if spec.scaling else None,
+            results=ResultsConfig(ttl_seconds=results.ttl_seconds, max_bytes=results.max_bytes),
             cache=gateway.cache,
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
@@ -85,6 +91,9 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         worker=WorkerConfig(
             drain_seconds=max(0, context.grace_seconds - DRAIN_MARGIN_SECONDS),
             max_batch_images=spec.batching.max_images,
+        ),
+        bucket=(
+            BucketConfig(**results.bucket.model_dump(exclude={"credentials_secret_name"})) if results.bucket else None
         ),
         tracing=spec.tracing,
     )
@@ -105,4 +114,6 @@ def _gateway_file(config: ServerConfig) -> Json:
 
 
 def _worker_file(config: ServerConfig) -> Json:
-    return config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"gateway"})
+    return config.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"gateway": True, "bucket": LINK_FIELDS}
+    )

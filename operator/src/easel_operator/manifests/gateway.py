@@ -7,6 +7,7 @@ from easel_contract import names
 from easel_operator.manifests.configuration import gateway_config_hash
 from easel_operator.manifests.metadata import ChildContext, Owner, build_labels, build_metadata, build_pod_selector
 from easel_operator.manifests.pod import (
+    build_bucket_env,
     build_container,
     build_pod_spec,
     build_secret_env,
@@ -53,6 +54,7 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
         resources=to_resources(gateway.resources),
         start_seconds=START_SECONDS,
     )
+    container["env"] += build_bucket_env(gateway.results)
     container["lifecycle"] = {"preStop": {"sleep": {"seconds": STOP_DELAY_SECONDS}}}
     pod = build_pod_spec(owner, container, role=names.COMPONENT_GATEWAY, grace_seconds=GRACE_SECONDS)
     pod["topologySpreadConstraints"] = [_spread(owner)]

@@ -7,7 +7,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import ResourceRequirements
+from easel_contract.resource import ResourceRequirements, ResultsSpec
 
 from easel_operator.manifests.configuration import config_map_name
 from easel_operator.manifests.metadata import Owner
@@ -82,6 +82,17 @@ def build_secret_env(variable: str, secret: str, key: str, *, optional: bool) ->
     if optional:
         reference["optional"] = True
     return {"name": variable, "valueFrom": {"secretKeyRef": reference}}
+
+
+def build_bucket_env(results: ResultsSpec) -> list[Json]:
+    """The bucket's credentials, from the Secret that the resource names; none where pods have their own identity."""
+    if results.bucket is None or results.bucket.credentials_secret_name is None:
+        return []
+    secret = results.bucket.credentials_secret_name
+    return [
+        build_secret_env(names.ENV_ACCESS_KEY_ID, secret, names.SECRET_KEY_ACCESS_KEY_ID, optional=False),
+        build_secret_env(names.ENV_SECRET_ACCESS_KEY, secret, names.SECRET_KEY_SECRET_ACCESS_KEY, optional=False),
+    ]
 
 
 def to_resources(requirements: ResourceRequirements) -> Json:

@@ -12,7 +12,13 @@ from easel_operator.manifests.metadata import (
     build_metadata,
     build_pod_selector,
 )
-from easel_operator.manifests.pod import build_container, build_pod_spec, build_secret_env, to_resources
+from easel_operator.manifests.pod import (
+    build_bucket_env,
+    build_container,
+    build_pod_spec,
+    build_secret_env,
+    to_resources,
+)
 from easel_operator.objects import Json
 
 START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet gives up on a pod
@@ -63,6 +69,7 @@ def _build_worker_pod_spec(context: ChildContext) -> Json:
         resources=_build_worker_resources(context),
         start_seconds=START_SECONDS,
     )
+    container["env"] += build_bucket_env(context.spec.gateway.results)
     pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=context.grace_seconds)
     _add_model(context, container, pod)
     tolerations = [toleration.to_wire() for toleration in worker.tolerations]

@@ -2,10 +2,11 @@
 
 from easel_contract.server_config import Priority
 from easel_server.generation.job import JobState
-from easel_server.stores.jobs.interface import Claim, HeartbeatReply, Jobs, Succeeded
+from easel_server.stores.jobs.interface import Claim, HeartbeatReply, Jobs
 
 from tests.inference_server.stores.steps import LONG_SECONDS, SHORT_SECONDS, claim_ids, job_of, reap_something
 from tests.support.jobs import build_job
+from tests.support.stored_images import succeed
 
 
 async def claim_batch(
@@ -44,7 +45,7 @@ async def test_each_job_of_a_batch_is_held_and_ended_by_itself(jobs: Jobs) -> No
     await jobs.cancel("b")
     assert await jobs.heartbeat(first, 1) == HeartbeatReply.CONTINUE
     assert await jobs.heartbeat(second, 1) == HeartbeatReply.CANCEL
-    assert await jobs.finish(first, Succeeded((b"of a",)))
+    assert await succeed(jobs, first, (b"of a",))
     assert await jobs.release(third)
     assert (await job_of(jobs, "a")).state == JobState.SUCCEEDED
     assert (await job_of(jobs, "b")).state == JobState.RUNNING

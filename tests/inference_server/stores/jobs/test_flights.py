@@ -17,7 +17,6 @@ from easel_server.stores.jobs.interface import (
     QueuePosition,
     ReapReport,
     SubmitReply,
-    Succeeded,
 )
 from easel_server.stores.opening import Stores
 
@@ -36,6 +35,7 @@ from tests.inference_server.stores.steps import (
 )
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
+from tests.support.stored_images import read_images, succeed
 
 FLIGHT = "the same picture"
 HOOK = WebhookTarget(url="http://receiver.example/", events=("start", "completed"))
@@ -63,11 +63,11 @@ async def test_equal_jobs_are_drawn_once_and_all_get_the_pictures(jobs: Jobs) ->
     assert (third.state, third.steps_done, third.attempts, third.worker) == (JobState.RUNNING, 3, 1, "worker-a")
     assert third.owner == "third"
     assert await jobs.previews("third") == (b"half",)
-    assert await jobs.finish(running, Succeeded(IMAGES))
+    assert await succeed(jobs, running, IMAGES)
     for name in ("first", "second", "third"):
         job = await job_of(jobs, name)
         assert (job.state, job.steps_done) == (JobState.SUCCEEDED, job.parameters.steps)
-        assert await jobs.images(name) == IMAGES
+        assert await read_images(jobs, name) == IMAGES
     assert await claim_ids(jobs, 1) == ["another"]
     assert await claim_nothing(jobs)
 
@@ -146,15 +146,15 @@ async def test_a_leader_that_is_canceled_leaves_the_work_to_its_followers(jobs: 
     held = held or await claim(jobs)
     assert held.job.id == ("first" if is_running else "second")  # at the same place
     assert await jobs.heartbeat(held, 2) == HeartbeatReply.CONTINUE
-    assert await jobs.finish(held, Succeeded(IMAGES))
-    assert await jobs.finish(held, Succeeded(IMAGES))  # repeated
+    assert await succeed(jobs, held, IMAGES)
+    assert await succeed(jobs, held, IMAGES)  # repeated
     assert await states(jobs, "first", "second", "third") == [
         JobState.CANCELED,
         JobState.SUCCEEDED,
         JobState.SUCCEEDED,
     ]
-    assert await jobs.images("first") == ()
-    assert await jobs.images("third") == IMAGES
+    assert await read_images(jobs, "first") == ()
+    assert await read_images(jobs, "third") == IMAGES
 
 
 async def test_a_follower_that_is_canceled_leaves_the_others_alone(jobs: Jobs) -> None:
@@ -168,7 +168,7 @@ async def test_a_follower_that_is_canceled_leaves_the_others_alone(jobs: Jobs) -
         JobState.RUNNING,
     ]
     assert await jobs.heartbeat(held, 2) == HeartbeatReply.CONTINUE
-    assert await jobs.finish(held, Succeeded(IMAGES))
+    assert await succeed(jobs, held, IMAGES)
     assert await states(jobs, "second", "third") == [JobState.CANCELED, JobState.SUCCEEDED]
 
 
@@ -217,7 +217,7 @@ async def test_a_follower_s_deadline_is_its_own(jobs: Jobs, is_running: bool) ->
     hasty = await job_of(jobs, "hasty")
     assert (hasty.state, hasty.error) == (JobState.FAILED, messages.DEADLINE_PASSED)
     held = held or await claim(jobs)
-    assert await jobs.finish(held, Succeeded(IMAGES))
+    assert await succeed(jobs, held, IMAGES)
     assert (await job_of(jobs, "first")).state == JobState.SUCCEEDED
 
 
@@ -239,7 +239,7 @@ async def test_a_leader_s_deadline_ends_only_the_leader(jobs: Jobs, is_running: 
             return (await job_of(jobs, "hasty")).state == JobState.FAILED
 
         await eventually(is_over)
-    assert await jobs.finish(held, Succeeded(IMAGES))
+    assert await succeed(jobs, held, IMAGES)
     assert await states(jobs, "hasty", "patient") == [JobState.FAILED, JobState.SUCCEEDED]
 
 
@@ -272,9 +272,9 @@ async def test_a_lost_worker_s_flight_is_drawn_again_by_another(jobs: Jobs) -> N
     current = await claim(jobs)
     assert (current.job.id, current.job.attempts) == ("second", 2)
     assert await jobs.heartbeat(lost, 2) == HeartbeatReply.LOST
-    assert not await jobs.finish(lost, Succeeded((b"stale",)))
-    assert await jobs.finish(current, Succeeded(IMAGES))
-    assert await jobs.images("third") == IMAGES
+    assert not await succeed(jobs, lost, (b"stale",))
+    assert await succeed(jobs, current, IMAGES)
+    assert await read_images(jobs, "third") == IMAGES
 
 
 async def test_a_flight_that_loses_its_workers_too_often_fails_for_all(build_stores: BuildStores) -> None:
@@ -340,7 +340,7 @@ async def test_pictures_of_a_flight_are_kept_as_long_as_its_most_patient_job(bui
         return await hasty.get("first") is None
 
     await eventually(is_forgotten)
-    assert await patient.images("second") == IMAGES
+    assert await read_images(patient, "second") == IMAGES
 
 
 async def test_a_flight_is_bounded(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from easel_server.stores.jobs.interface import (
     JobConflictError,
     Jobs,
     QueueFullError,
-    Succeeded,
 )
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.opening import Stores
@@ -31,6 +30,7 @@ from tests.inference_server.stores.steps import (
 )
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
+from tests.support.stored_images import read_images, succeed
 
 # Submit
 
@@ -102,7 +102,7 @@ async def test_a_job_that_is_answered_at_once_is_never_queued(stores: Stores) ->
     submission = await jobs.submit(build_job("a", webhook=webhook), answer=IMAGES, inputs={"digest": b"picture"})
     assert submission.job.state == JobState.SUCCEEDED
     assert submission.job.steps_done == submission.job.parameters.steps
-    assert await jobs.images("a") == IMAGES
+    assert await read_images(jobs, "a") == IMAGES
     assert await jobs.claim("w", lease_seconds=1, wait_seconds=0) == ()
     delivery = await stores.outbox.claim(lease_seconds=LONG_SECONDS, wait_seconds=0)
     assert delivery is not None
@@ -113,7 +113,7 @@ async def test_an_unknown_job_is_none_everywhere(jobs: Jobs) -> None:
     assert await jobs.get("a") is None
     assert await jobs.cancel("a") is None
     assert await jobs.wait("a", 0.01) is None
-    assert await jobs.images("a") == ()
+    assert await read_images(jobs, "a") == ()
 
 
 # Claim
@@ -162,7 +162,7 @@ async def test_two_hundred_jobs_and_four_claimers_make_two_hundred_completions(b
         while sum(completions.values()) < 200:
             for claimed in await jobs.claim(name, lease_seconds=LONG_SECONDS, wait_seconds=0.1):
                 assert await jobs.heartbeat(claimed, 1) == HeartbeatReply.CONTINUE
-                assert await jobs.finish(claimed, Succeeded((claimed.job.id.encode(),)))
+                assert await succeed(jobs, claimed, (claimed.job.id.encode(),))
                 completions[claimed.job.id] += 1
 
     async def submit() -> None:
@@ -171,7 +171,7 @@ async def test_two_hundred_jobs_and_four_claimers_make_two_hundred_completions(b
 
     await asyncio.gather(submit(), *(work(jobs, f"worker-{index}") for index, jobs in enumerate(workers)))
     assert completions == Counter(f"job-{number}" for number in range(200))
-    assert await gateway.images("job-123") == (b"job-123",)
+    assert await read_images(gateway, "job-123") == (b"job-123",)
     assert await is_empty(gateway)
 
 
@@ -181,15 +181,15 @@ async def test_two_hundred_jobs_and_four_claimers_make_two_hundred_completions(b
 async def test_a_succeeded_job_has_its_images_and_all_its_steps(jobs: Jobs) -> None:
     await jobs.submit(build_job("a", images=2))
     claimed = await claim(jobs)
-    assert await jobs.images("a") == ()
-    assert await jobs.finish(claimed, Succeeded(IMAGES))
+    assert await read_images(jobs, "a") == ()
+    assert await succeed(jobs, claimed, IMAGES)
     job = await job_of(jobs, "a")
     assert job.state == JobState.SUCCEEDED
     assert job.steps_done == job.parameters.steps
     assert job.finished_at is not None
     assert job.started_at is not None
     assert job.submitted_at <= job.started_at <= job.finished_at
-    assert await jobs.images("a") == IMAGES
+    assert await read_images(jobs, "a") == IMAGES
     assert await is_empty(jobs)
 
 
@@ -204,10 +204,10 @@ async def test_a_failed_job_says_why_and_is_not_tried_again(jobs: Jobs) -> None:
 async def test_a_repeated_finish_is_accepted_and_changes_nothing(jobs: Jobs) -> None:
     await jobs.submit(build_job("a"))
     claimed = await claim(jobs)
-    assert await jobs.finish(claimed, Succeeded(IMAGES))
+    assert await succeed(jobs, claimed, IMAGES)
     job = await jobs.get("a")
-    assert await jobs.finish(claimed, Succeeded(IMAGES))
-    assert await jobs.images("a") == IMAGES
+    assert await succeed(jobs, claimed, IMAGES)
+    assert await read_images(jobs, "a") == IMAGES
     assert await jobs.get("a") == job
 
 
@@ -217,12 +217,12 @@ async def test_a_lost_claim_can_neither_finish_nor_release_nor_heartbeat(jobs: J
     assert (await reap_something(jobs)).requeued == 1
     current = await claim(jobs, "quick")
     assert await jobs.heartbeat(lost, 2) == HeartbeatReply.LOST
-    assert not await jobs.finish(lost, Succeeded((b"stale",)))
+    assert not await succeed(jobs, lost, (b"stale",))
     assert not await jobs.release(lost)
     assert await jobs.get("a") == current.job
-    assert await jobs.finish(current, Succeeded((b"current",)))
+    assert await succeed(jobs, current, (b"current",))
     assert not await jobs.finish(lost, Failed("stale"))
-    assert await jobs.images("a") == (b"current",)
+    assert await read_images(jobs, "a") == (b"current",)
     assert (await job_of(jobs, "a")).worker == "quick"
 
 
@@ -231,7 +231,7 @@ async def test_results_are_forgotten_after_their_time(build_stores: BuildStores)
     await jobs.submit(build_job("a"))
     await jobs.submit(build_job("waits"))
     await jobs.submit(build_job("runs"))
-    await jobs.finish(await claim(jobs), Succeeded(IMAGES))
+    await succeed(jobs, await claim(jobs), IMAGES)
     await jobs.cancel("runs")
     running = await claim(jobs)
 
@@ -239,7 +239,7 @@ async def test_results_are_forgotten_after_their_time(build_stores: BuildStores)
         return await jobs.get("a") is None and await jobs.get("runs") is None
 
     assert await eventually(is_forgotten)
-    assert await jobs.images("a") == ()
+    assert await read_images(jobs, "a") == ()
     assert (await job_of(jobs, running.job.id)).state == JobState.RUNNING  # unfinished jobs never expire
     assert (await jobs.submit(build_job("a", prompt="another"))).created  # the id is free again
 
@@ -253,7 +253,7 @@ async def test_waiting_clients_hear_of_the_end(build_stores: BuildStores) -> Non
     await gateway.submit(build_job("b"))
     waits = [asyncio.create_task(gateway.wait(name, 30)) for name in ("a", "a", "b")]
     for _ in range(2):
-        await gateway.finish(await claim(gateway), Succeeded(IMAGES))
+        await succeed(gateway, await claim(gateway), IMAGES)
     done = await asyncio.wait_for(asyncio.gather(*waits), 10)
     assert [(job.id, job.state) for job in done if job] == [("a", JobState.SUCCEEDED)] * 2 + [("b", JobState.SUCCEEDED)]
 

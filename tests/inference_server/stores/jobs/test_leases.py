@@ -4,7 +4,7 @@ import asyncio
 
 from easel_server.generation import messages
 from easel_server.generation.job import JobState
-from easel_server.stores.jobs.interface import Canceled, HeartbeatReply, JobBounds, Jobs, ReapReport, Succeeded
+from easel_server.stores.jobs.interface import Canceled, HeartbeatReply, JobBounds, Jobs, ReapReport
 
 from tests.inference_server.stores.conftest import BuildStores
 from tests.inference_server.stores.steps import (
@@ -18,6 +18,7 @@ from tests.inference_server.stores.steps import (
 )
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
+from tests.support.stored_images import succeed
 
 # Leases
 
@@ -136,7 +137,7 @@ async def test_canceling_a_running_job_asks_its_worker_to_stop(jobs: Jobs) -> No
 
 async def test_canceling_a_finished_job_changes_nothing(jobs: Jobs) -> None:
     await jobs.submit(build_job("a"))
-    await jobs.finish(await claim(jobs), Succeeded(IMAGES))
+    await succeed(jobs, await claim(jobs), IMAGES)
     before = await jobs.get("a")
     assert await jobs.cancel("a") == before
     assert before is not None

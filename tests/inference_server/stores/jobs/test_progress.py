@@ -7,12 +7,13 @@ import pytest
 from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.tasks import Task
-from easel_server.stores.jobs.interface import Failed, Jobs, QueueDepth, Succeeded
+from easel_server.stores.jobs.interface import Failed, Jobs, QueueDepth
 
 from tests.inference_server.stores.conftest import BuildStores
 from tests.inference_server.stores.steps import IMAGES, LONG_SECONDS, claim, job_of, run_next
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
+from tests.support.stored_images import succeed
 
 PICTURES = {"digest-1": b"\x89PNG\x00one", "digest-2": b"mask"}
 
@@ -47,7 +48,7 @@ async def test_previews_add_up_and_a_repeated_heartbeat_adds_none(jobs: Jobs) ->
     await jobs.heartbeat(held, 3, previews=[b"two", b"three"])
     assert await jobs.previews("a") == (b"one", b"two", b"three")
     assert (await job_of(jobs, "a")).previews == 3
-    await jobs.finish(held, Succeeded(IMAGES))
+    await succeed(jobs, held, IMAGES)
     assert await jobs.previews("a") == (b"one", b"two", b"three")
     assert (await job_of(jobs, "a")).previews == 3
 
@@ -179,8 +180,8 @@ async def test_costs_of_succeeded_jobs_add_up_and_the_old_ones_fade(jobs: Jobs) 
         await jobs.submit(build_job(f"job-{number}"))
         measured = Measurement(work_units=0.1 * number, gpu_seconds=0.3 + number / 7)
         held = await claim(jobs)
-        assert await jobs.finish(held, Succeeded(IMAGES), measured)
-        assert await jobs.finish(held, Succeeded(IMAGES), measured)  # repeated: counted once
+        assert await succeed(jobs, held, IMAGES, measured)
+        assert await succeed(jobs, held, IMAGES, measured)  # repeated: counted once
         expected = expected.add(measured)
     await jobs.submit(build_job("failed"))
     await jobs.finish(await claim(jobs), Failed("no"), Measurement(1000.0, 1.0))

@@ -11,6 +11,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.background import BackgroundTask
 
 from easel_server.api.automatic1111.catalog import TAGS, add_catalog_routes
 from easel_server.api.automatic1111.errors import build_automatic1111_error
@@ -105,6 +106,7 @@ class Generated:
     job: Job  # at its end
     images: Sequence[bytes]  # none if it was interrupted
     headers: dict[str, str]
+    is_stored: bool  # False: there is no such job, only its images
 
 
 class Automatic1111Handlers:
@@ -112,7 +114,7 @@ class Automatic1111Handlers:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._latest = LatestJobs(context.stores.facts, ttl_seconds=context.config.gateway.result_ttl_seconds)
+        self._latest = LatestJobs(context.stores.facts, ttl_seconds=context.config.gateway.results.ttl_seconds)
 
     async def text_to_image(self, request: Request) -> JSONResponse:
         """Generate from a prompt, and wait for it."""
@@ -184,13 +186,15 @@ class Automatic1111Handlers:
             )
         )
         if submitted.images is not None:
-            return Generated(submitted.job, submitted.images, submitted.headers)
+            return Generated(submitted.job, submitted.images, submitted.headers, submitted.is_stored)
         await self._latest.remember(customer.name, submitted.job.id)
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=True)
         if job.state is JobState.CANCELED:
-            return Generated(job, (), submitted.headers)
-        return Generated(job, await context.results.images(expect_success(job)), submitted.headers)
+            return Generated(job, (), submitted.headers, is_stored=True)
+        images = await context.results.images(expect_success(job))
+        return Generated(job, images, submitted.headers, is_stored=True)
 
     def _answer(self, body: GenerationBody, generated: Generated, images: Sequence[bytes]) -> JSONResponse:
         answer = build_result(body, generated.job, images, model=self._context.model_name)
-        return JSONResponse(answer, headers=generated.headers)
+        after = BackgroundTask(self._context.results.remove_delivered, generated.job)  # nobody can ask for them again
+        return JSONResponse(answer, headers=generated.headers, background=after if generated.is_stored else None)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.background import BackgroundTask
 
 from easel_server.api.context import Api, ApiContext
 from easel_server.api.errors import to_refusal
@@ -120,26 +121,37 @@ class OpenAIHandlers:
             )
         )
         if body.stream:
-            return self._stream(submitted, family, cancel=key is None)
+            return self._stream(submitted, family, is_only_client=key is None)
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=key is None)
+        if body.response_format is ResponseFormat.URL:
+            urls = context.links(request).outputs(expect_success(job), await context.results.image_urls(job))
+            return JSONResponse(build_answer(job, (), urls), headers=submitted.headers)
         images = submitted.images or await context.results.images(expect_success(job))
-        urls = context.links(request).outputs(job) if body.response_format is ResponseFormat.URL else None
-        return JSONResponse(build_answer(job, images, urls), headers=submitted.headers)
+        # Nobody can ask for them again: without a key of the client's, the same request is another one.
+        is_last = key is None and submitted.is_stored
+        after = BackgroundTask(context.results.remove_delivered, job) if is_last else None
+        return JSONResponse(build_answer(job, images, None), headers=submitted.headers, background=after)
 
-    def _stream(self, submitted: SubmitResult, family: EventFamily, *, cancel: bool) -> EventStream:
+    def _stream(self, submitted: SubmitResult, family: EventFamily, *, is_only_client: bool) -> EventStream:
+        is_ours = is_only_client and submitted.is_stored
+
         async def tidy_up() -> None:
-            if cancel and submitted.is_stored:
+            if is_ours:
                 job = submitted.job
                 await self._context.results.cancel(job.id, job.owner)  # no effect on one that is over
 
-        events = self._build_events(submitted, family)
+        events = self._build_events(submitted, family, is_ours=is_ours)
         return EventStream(events, self._context.streams, headers=submitted.headers, on_close=tidy_up)
 
-    async def _build_events(self, submitted: SubmitResult, family: EventFamily) -> AsyncGenerator[bytes]:
+    async def _build_events(
+        self, submitted: SubmitResult, family: EventFamily, *, is_ours: bool
+    ) -> AsyncGenerator[bytes]:
         """Events of a job to its end, whatever that is."""
         try:
             async for event in self._follow(submitted, family):
                 yield build_event(event["type"], event)
+            if is_ours:  # all were taken
+                await self._context.results.remove_delivered(submitted.job)
         except Exception as error:  # the answer's head is sent already: an event is all that can still be sent
             _, body = build_openai_error(to_refusal(error))
             yield build_event("error", body)

@@ -1,5 +1,6 @@
 """What Replicate's API answers: a job in its shape, and its description. Pure."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel
@@ -66,7 +67,7 @@ class Prediction(BaseModel):
     created_at: AwareDatetime
     started_at: AwareDatetime | None
     completed_at: AwareDatetime | None
-    data_removed: Literal[False]
+    data_removed: bool  # true: the images were delivered with the answer to their request, and not kept
     source: Literal["api"]
     metrics: dict[str, float]
     urls: PredictionUrls
@@ -92,7 +93,7 @@ def describe_created() -> Responses:
     return {
         200: describe_answer(Prediction, "It had been created before", headers=JOB_HEADERS),
         201: describe_answer(Prediction, "Created", headers=JOB_HEADERS),
-        **describe_errors(PredictionError, 400, 404, 413, 422, 504),
+        **describe_errors(PredictionError, 400, 404, 413, 422, 504, 507),
     }
 
 
@@ -115,21 +116,32 @@ def describe_followed() -> Responses:
     }
 
 
-def build_prediction(job: Job, *, model: str, links: Links, progress: Progress | None = None) -> dict[str, Any]:
-    """A job in Replicate's shape, with our field ``progress`` if it is known."""
+def build_prediction(
+    job: Job,
+    *,
+    model: str,
+    links: Links,
+    image_urls: Sequence[str | None] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """A job in Replicate's shape, with our field ``progress`` if it is known.
+
+    ``image_urls``: of images that can be fetched without this service.
+    """
+    has_output = job.state is JobState.SUCCEEDED and not job.data_removed
     prediction: dict[str, Any] = {
         "id": job.id,
         "model": model,
         "version": model,
         "input": PredictionInput.echo(job.parameters) | {"priority": job.priority},
-        "output": links.outputs(job) if job.state is JobState.SUCCEEDED else None,
+        "output": links.outputs(job, image_urls) if has_output else None,
         "error": job.error,
         "logs": build_progress_line(job),
         "status": STATUSES[job.state],
         "created_at": job.submitted_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
         "completed_at": job.finished_at.isoformat() if job.finished_at else None,
-        "data_removed": False,
+        "data_removed": job.data_removed,
         "source": "api",
         "metrics": {},
         "urls": {"get": links.prediction(job), "cancel": links.cancel(job), "stream": links.stream(job)},

@@ -119,6 +119,7 @@ class PredictionHandlers:
         events = stream_prediction(
             self._context.stores.jobs.watch(job.id),
             look_at_progress=self._context.estimates.progress,
+            look_for_urls=self._context.results.image_urls,
             links=self._context.links(request),
             seen=seen,
             with_progress=with_progress,
@@ -195,7 +196,11 @@ class PredictionHandlers:
     ) -> JSONResponse:
         progress = await self._context.estimates.progress(job, position)
         content = build_prediction(
-            job, model=self._context.model_name, links=self._context.links(request), progress=progress
+            job,
+            model=self._context.model_name,
+            links=self._context.links(request),
+            image_urls=await self._context.results.image_urls(job),
+            progress=progress,
         )
         return JSONResponse(content, status_code=status_code, headers=headers)
 

@@ -21,7 +21,7 @@ Comments (``:``) keep idle connections open.
 """
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,7 @@ POSITION_SECONDS = 2.0  # between looks at the queue: others' jobs change a posi
 END_ID = "end"
 OUTPUT_ID_PATTERN = re.compile(r"output-([0-9]{1,2})")
 LookAtProgress = Callable[[Job], Awaitable[Progress]]
+LookForUrls = Callable[[Job], Awaitable[Sequence[str | None]]]  # of images that can be fetched without this service
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ async def stream_prediction(
     changes: AsyncGenerator[Job],
     *,
     look_at_progress: LookAtProgress,
+    look_for_urls: LookForUrls,
     links: Links,
     seen: Seen,
     with_progress: bool,
@@ -81,7 +83,8 @@ async def stream_prediction(
                 yield build_event("logs", line, _step_id(job))
                 last_line = line
     if job is not None and job.state.is_final:
-        for event in _build_end(job, links, seen):
+        outputs = () if job.data_removed else links.outputs(job, await look_for_urls(job))
+        for event in _build_end(job, outputs, seen):
             yield event
 
 
@@ -93,12 +96,12 @@ def _step_id(job: Job) -> str:
     return f"step-{job.steps_done}"
 
 
-def _build_end(job: Job, links: Links, seen: Seen) -> list[bytes]:
+def _build_end(job: Job, outputs: Sequence[str], seen: Seen) -> list[bytes]:
     match job.state:
         case JobState.SUCCEEDED:
-            addresses = list(enumerate(links.outputs(job)))[seen.outputs :]
-            outputs = [build_event("output", address, f"output-{index}") for index, address in addresses]
-            return [*outputs, build_event("done", {}, END_ID)]
+            addresses = list(enumerate(outputs))[seen.outputs :]
+            events = [build_event("output", address, f"output-{index}") for index, address in addresses]
+            return [*events, build_event("done", {}, END_ID)]
         case JobState.CANCELED:
             return [build_event("done", {"reason": "canceled"}, END_ID)]
         case _:

@@ -12,8 +12,10 @@ from typing import Final, Protocol
 from easel_contract.server_config import Priority
 
 from easel_server.generation.cost import CostSums, Measurement
+from easel_server.generation.images import ImageReference
 from easel_server.generation.job import Job
 from easel_server.stores.errors import StoreError
+from easel_server.stores.images.interface import StoredImages
 
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
 MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
@@ -46,6 +48,9 @@ class JobBounds:
     max_queue_depth: int = 10_000  # waiting jobs, checked by submit
     result_ttl_seconds: float = 3600  # how long a final job and its images are kept, recorded by submit
     max_attempts: int = 3  # lost claims before a job fails, recorded by claim
+    max_image_bytes: int = (
+        256 << 20
+    )  # of all images, those that jobs under way may become among them; checked by submit
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class Claim:
     token: str
     lease_seconds: float
     inputs: Mapping[str, bytes] = field(default_factory=dict)  # input images by their digest
+    input_references: Mapping[str, ImageReference] = field(
+        default_factory=dict
+    )  # of those that are still to be fetched
 
 
 class HeartbeatReply(StrEnum):
@@ -87,9 +95,9 @@ class HeartbeatReply(StrEnum):
 
 @dataclass(frozen=True)
 class Succeeded:
-    """The job's images, encoded, in order."""
+    """The job's images, in order, as the image store has them."""
 
-    images: tuple[bytes, ...]
+    images: StoredImages
 
 
 @dataclass(frozen=True)
@@ -143,14 +151,15 @@ class JobStore(Protocol):
 
         ``submitted_at`` becomes the store's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
         images that are known already (from the cache): the job is stored as Succeeded and not queued. ``inputs`` are
-        the input images by digest. With a ``flight_key``, the job follows the one under way that was submitted with
-        the same key, if there is one: see job.py.
+        the input images by digest. Room is reserved for them and for what the job's images may become. With a
+        ``flight_key``, the job follows the one under way that was submitted with the same key, if there is one: see
+        job.py.
 
         Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
         its owner's earlier work, in predicted GPU-seconds over weight, would be done (start-time fair queueing:
         https://doi.org/10.1109/90.649569). What an owner cancels is not held against it.
-        Raises QueueFullError, and JobConflictError when the known job differs in owner, parameters or webhook (so a
-        seed that a gateway chooses for a client's id must be derived from that id).
+        Raises QueueFullError, StoreFullError, and JobConflictError when the known job differs in owner, parameters or
+        webhook (so a seed that a gateway chooses for a client's id must be derived from that id).
         """
         ...
 
@@ -158,8 +167,8 @@ class JobStore(Protocol):
         """The job, or None if it was never submitted or its result has expired."""
         ...
 
-    async def images(self, job_id: str) -> tuple[bytes, ...]:
-        """The encoded images of a Succeeded job; empty for any other."""
+    async def remove_data(self, job_id: str) -> None:
+        """Give up the images of a Succeeded job; they are deleted once no job of its flight has them any more."""
         ...
 
     async def cancel(self, job_id: str) -> Job | None:
@@ -212,6 +221,8 @@ class JobQueue(Protocol):
 
     async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
         """Complete the job; False if the claim is no longer held, and then nothing has changed.
+
+        Never refused for want of room: that was reserved by the submit.
 
         ``measured`` is what a Succeeded job took; it is added to the sums that costs are predicted from.
         """

@@ -11,7 +11,10 @@ from typing_extensions import override
 
 from easel_server.generation import messages
 from easel_server.generation.cost import CostSums, Measurement
+from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState, job_fingerprint
+from easel_server.stores.images.interface import ImageStore, StoredImages, StoreFullError, reservation_bytes
+from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import Entry
 from easel_server.stores.jobs.interface import (
     MAX_FOLLOWERS,
@@ -46,15 +49,22 @@ class MemoryJobs(Jobs):
         clock: Clock,
         wakeups: MemoryWakeups,
         outbox: MemoryOutbox,
+        images: ImageStore,
+        books: MemoryImages,
         *,
         on_reap: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """``on_reap`` are called by each ``reap``: what else of this process goes by time."""
+        """``images`` are the books' own, or in a bucket.
+
+        ``on_reap`` are called by each ``reap``: what else of this process goes by time.
+        """
         self._bounds = bounds
         self._clock = clock
         self._wakeups = wakeups
         self._on_reap = on_reap
-        self._runs = MemoryRuns(bounds, clock, wakeups, outbox.enqueue)
+        self._images = images
+        self._books = books
+        self._runs = MemoryRuns(bounds, clock, wakeups, outbox.enqueue, books)
         self._workers: dict[str, datetime] = {}  # when they were last heard of
         self._cost_sums = CostSums()
 
@@ -76,10 +86,8 @@ class MemoryJobs(Jobs):
                 raise JobConflictError(job.id)
             return SubmitReply(known.job, created=False)
         if answer is not None:
-            record = runs.add(job, fingerprint)
-            started_at = record.content.submitted_at
-            runs.make_final(record, JobState.SUCCEEDED, started_at=started_at, images=answer)
-            return SubmitReply(record.job, created=True)
+            stored = await self._images.put(job.id, answer, MEDIA_TYPES[job.parameters.image_format])
+            return await self._submit_answered(job, fingerprint, stored)
         flight = runs.flights.get(flight_key) if flight_key is not None else None
         if flight is not None and len(flight.members) <= MAX_FOLLOWERS:
             record = runs.add(job, fingerprint)
@@ -87,9 +95,29 @@ class MemoryJobs(Jobs):
             return SubmitReply(record.job, created=True, shared=True)
         if len(runs.queue) >= self._bounds.max_queue_depth:
             raise QueueFullError(len(runs.queue), self._bounds.max_queue_depth)
+        needed_bytes = reservation_bytes(job, inputs or {})
+        self._books.reserve(needed_bytes)
         record = runs.add(job, fingerprint)
-        runs.start(record, inputs or {}, flight_key)
+        runs.start(record, inputs or {}, flight_key, needed_bytes)
         return SubmitReply(record.job, created=True, position=await self.position(job.id))
+
+    async def _submit_answered(self, job: Job, fingerprint: str, stored: StoredImages) -> SubmitReply:
+        runs = self._runs
+        known = runs.find(job.id)  # since the images were put, which takes time in a bucket
+        try:
+            if known is None:
+                self._books.reserve(stored.size_bytes)
+        except StoreFullError:
+            await self._images.delete([stored.unused])
+            raise
+        if known is not None:
+            await self._images.delete([stored.unused])
+            return SubmitReply(known.job, created=False)
+        self._books.free(stored.size_bytes)
+        record = runs.add(job, fingerprint)
+        runs.keep_images([record], stored)
+        runs.make_final(record, JobState.SUCCEEDED, started_at=record.content.submitted_at)
+        return SubmitReply(record.job, created=True)
 
     @override
     async def get(self, job_id: str) -> Job | None:
@@ -97,9 +125,14 @@ class MemoryJobs(Jobs):
         return record.job if record else None
 
     @override
-    async def images(self, job_id: str) -> tuple[bytes, ...]:
+    async def remove_data(self, job_id: str) -> None:
         record = self._runs.find(job_id)
-        return record.images if record else ()
+        if record is None or record.content.state is not JobState.SUCCEEDED or record.content.data_removed:
+            return
+        record.content = record.content.model_copy(update={"images": (), "data_removed": True})
+        unused = self._books.release(record.images_entry)
+        if unused is not None:
+            await self._images.delete([unused])
 
     @override
     async def cancel(self, job_id: str) -> Job | None:
@@ -223,7 +256,8 @@ class MemoryJobs(Jobs):
                 run.steps_done = run.leader.content.parameters.steps
                 if measured is not None:
                     self._cost_sums = self._cost_sums.add(measured)
-                self._runs.end(run, JobState.SUCCEEDED, images=images)
+                self._runs.keep_images(run.members, images)
+                self._runs.end(run, JobState.SUCCEEDED)
             case Failed(error):
                 self._runs.end(run, JobState.FAILED, error)
             case Canceled():

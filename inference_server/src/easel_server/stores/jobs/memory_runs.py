@@ -4,7 +4,7 @@ Nothing here awaits, so each transition is atomic on the loop. Who asks for one,
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +13,8 @@ from easel_contract.server_config import Priority
 
 from easel_server.generation import messages
 from easel_server.generation.job import Job, JobState
+from easel_server.stores.images.interface import StoredImages
+from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import PRIORITIES, Entry, FairQueue
 from easel_server.stores.jobs.interface import Claim, JobBounds
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
@@ -26,6 +28,7 @@ class Run:
     members: list["Record"]  # the first leads
     flight_key: str | None = None  # while equal jobs may join
     inputs: Mapping[str, bytes] = field(default_factory=dict)
+    reserved_bytes: int = 0  # of the budget for images
     state: JobState = JobState.WAITING
     attempts: int = 0
     steps_done: int = 0
@@ -67,7 +70,7 @@ class Record:
     content: Job
     fingerprint: str
     run: Run | None = None
-    images: tuple[bytes, ...] = ()
+    images_entry: str = ""  # in the books
     previews: tuple[bytes, ...] = ()  # once it is final
     finished_by: str | None = None  # the token, so that a finish can be repeated
     expires_at: datetime | None = None
@@ -97,6 +100,7 @@ class MemoryRuns:
         clock: Clock,
         wakeups: MemoryWakeups,
         enqueue_delivery: Callable[[Job, str], None],
+        books: MemoryImages,
     ) -> None:
         self.records: dict[str, Record] = {}
         self.runs: dict[int, Run] = {}
@@ -108,6 +112,7 @@ class MemoryRuns:
         self._clock = clock
         self._wakeups = wakeups
         self._enqueue_delivery = enqueue_delivery
+        self._books = books
 
     def find(self, job_id: str) -> Record | None:
         """The record, unless unknown or expired."""
@@ -124,8 +129,8 @@ class MemoryRuns:
         self._enqueue_delivery(record.job, "start")
         return record
 
-    def start(self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None) -> None:
-        """Queue a run of its own for the job."""
+    def start(self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None, reserved_bytes: int) -> None:
+        """Queue a run of its own for the job, for whose images room was reserved."""
         job = record.content
         self.last_number += 1
         entry = Entry(
@@ -137,7 +142,7 @@ class MemoryRuns:
             job.parameters.batch_key,
             job.parameters.images,
         )
-        record.run = run = Run(entry, [record], flight_key, inputs)
+        record.run = run = Run(entry, [record], flight_key, inputs, reserved_bytes)
         self.runs[entry.number] = run
         if flight_key is not None:
             self.flights.setdefault(flight_key, run)
@@ -210,16 +215,27 @@ class MemoryRuns:
         record.previews = run.previews
         self.make_final(record, state, error, **run.progress() | changes)
 
-    def end(self, run: Run, state: JobState, error: str | None = None, images: tuple[bytes, ...] = ()) -> JobState:
+    def keep_images(self, records: Sequence[Record], images: StoredImages) -> None:
+        """Give jobs that are about to succeed their images."""
+        self._books.keep(images, holders=len(records), expires_at=self._expires_at())
+        for record in records:
+            record.images_entry = images.entry
+            record.content = record.content.model_copy(update={"images": images.references})
+
+    def _expires_at(self) -> datetime:
+        return self._clock() + timedelta(seconds=self._bounds.result_ttl_seconds)
+
+    def end(self, run: Run, state: JobState, error: str | None = None) -> JobState:
         """End a run and all its jobs."""
         if run.state is JobState.WAITING:
             self.queue.remove(run.entry)
         self._drop_claim(run)
         self.close_flight(run)
         del self.runs[run.entry.number]
+        self._books.free(run.reserved_bytes)
         for record in run.members:
             record.previews = run.previews
-            self.make_final(record, state, error, images, **run.progress())
+            self.make_final(record, state, error, **run.progress())
         run.members.clear()
         if not self.runs:
             self.queue.reset()
@@ -230,24 +246,16 @@ class MemoryRuns:
         if run.flight_key is not None and self.flights.get(run.flight_key) is run:
             del self.flights[run.flight_key]
 
-    def make_final(
-        self,
-        record: Record,
-        state: JobState,
-        error: str | None = None,
-        images: tuple[bytes, ...] = (),
-        **changes: Any,
-    ) -> None:
+    def make_final(self, record: Record, state: JobState, error: str | None = None, **changes: Any) -> None:
         """End a job, which has left its run or ends with it."""
         now = self._clock()
         record.run = None
-        record.images = images
         if state is JobState.SUCCEEDED:
             changes["steps_done"] = record.content.parameters.steps
         record.content = record.content.model_copy(
             update={**changes, "state": state, "error": error, "finished_at": now}
         )
-        record.expires_at = now + timedelta(seconds=self._bounds.result_ttl_seconds)
+        record.expires_at = self._expires_at()
         self._enqueue_delivery(record.content, "completed")
         self._wakeups.notify()
 

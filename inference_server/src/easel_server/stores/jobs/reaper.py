@@ -1,4 +1,4 @@
-"""The task that calls ``reap`` every second, in every gateway and worker: whoever comes first does the work."""
+"""The tasks that look every second for what is due, in every gateway and worker: whoever comes first does the work."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Reapable, ReapReport
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,20 @@ async def reap_forever(
             if loop.time() >= hold_until:
                 logger.warning("lost jobs are not looked for until the job store is back: %s", error)
             hold_until = loop.time() + grace_seconds
+        await asyncio.sleep(period_seconds)
+
+
+async def purge_forever(images: ImageStore, *, period_seconds: float = PERIOD_SECONDS) -> None:
+    """Delete expired images until cancelled. Apart from the reaping of jobs, since a bucket may take its time."""
+    is_away = False
+    while True:
+        try:
+            await images.purge()
+            is_away = False
+        except StoreUnavailableError as error:
+            if not is_away:
+                logger.warning("expired images are not deleted for now: %s", error)
+            is_away = True
         await asyncio.sleep(period_seconds)
 
 

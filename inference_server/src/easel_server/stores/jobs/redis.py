@@ -16,8 +16,18 @@ from typing_extensions import override
 
 from easel_server.generation import messages
 from easel_server.generation.cost import DECAY, CostSums, Measurement
+from easel_server.generation.images import MEDIA_TYPES, ImageReference
 from easel_server.generation.job import Job, JobState
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.images.interface import (
+    MAX_KEPT_JOBS,
+    ImageStore,
+    ImageUsage,
+    StoredImages,
+    StoreFullError,
+    UnusedImages,
+    reservation_bytes,
+)
 from easel_server.stores.jobs.changes import ChangedJobs, finished_topic, run_topic_of
 from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import (
@@ -38,19 +48,27 @@ from easel_server.stores.jobs.interface import (
     SubmitReply,
     Succeeded,
 )
-from easel_server.stores.jobs.redis_fields import build_submit_arguments, to_job, to_queued_job, to_values
+from easel_server.stores.jobs.redis_fields import (
+    build_image_arguments,
+    build_submit_arguments,
+    to_job,
+    to_queued_job,
+    to_values,
+)
 from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
 from easel_server.stores.redis.wakeups import RETRY_SECONDS, wait_for
 
+INPUT_MEDIA_TYPE: Final = "image/png"
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
 
 
 class RedisJobs(Jobs):
     """Jobs, their runs, and who is next."""
 
-    def __init__(self, connection: RedisConnection, bounds: JobBounds) -> None:
+    def __init__(self, connection: RedisConnection, bounds: JobBounds, images: ImageStore) -> None:
         self._connection = connection
         self._bounds = bounds
+        self._images = images
         self._changed_jobs = ChangedJobs(connection)
 
     # As clients see jobs
@@ -64,12 +82,31 @@ class RedisJobs(Jobs):
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
     ) -> SubmitReply:
-        arguments = build_submit_arguments(job, self._bounds, answer, inputs or {}, flight_key)
+        inputs = inputs or {}
+        stored_inputs = await self._images.put(job.id, tuple(inputs.values()), INPUT_MEDIA_TYPE)
+        stored_answer = None
+        if answer is not None:
+            media_type = MEDIA_TYPES[job.parameters.image_format]
+            stored_answer = await self._images.put(job.id, answer, media_type)
+        needed_bytes = reservation_bytes(job, inputs) if stored_answer is None else stored_answer.size_bytes
+        arguments = build_submit_arguments(
+            job,
+            self._bounds,
+            answer=stored_answer,
+            inputs=inputs,
+            stored_inputs=stored_inputs,
+            needed_bytes=needed_bytes,
+            flight_key=flight_key,
+        )
         status, *rest = await self._connection.script("jobs/submit", *arguments)
+        if status not in {b"queued", b"answered"}:
+            await self._delete(stored_inputs, stored_answer or StoredImages())
         if status == b"conflict":
             raise JobConflictError(job.id)
         if status == b"full":
             raise QueueFullError(rest[0], self._bounds.max_queue_depth)
+        if status == b"no_room":
+            raise _build_full_error(needed_bytes, self._bounds.max_image_bytes, rest)
         if status == b"queued":
             submitted_us, jobs, work_us = map(int, rest)
             position = QueuePosition(jobs, work_us / MICROSECONDS)
@@ -80,13 +117,21 @@ class RedisJobs(Jobs):
     async def get(self, job_id: str) -> Job | None:
         return _to_optional_job(await self._connection.script("jobs/get", job_id))
 
+    async def _delete(self, *stored: StoredImages) -> None:
+        """What was put into a bucket for a job that doesn't use it; what isn't deleted now expires."""
+        with suppress(StoreUnavailableError):
+            await self._images.delete([each.unused for each in stored if each.entry])
+
     @override
-    async def images(self, job_id: str) -> tuple[bytes, ...]:
-        return tuple(await self._connection.script("jobs/read_list", job_id, "images"))
+    async def remove_data(self, job_id: str) -> None:
+        reply = await self._connection.script("jobs/remove_data", job_id)
+        if reply:
+            entry, object_keys = (word.decode() for word in reply)
+            await self._images.delete([UnusedImages(entry, tuple(object_keys.split()))])
 
     @override
     async def previews(self, job_id: str) -> tuple[bytes, ...]:
-        return tuple(await self._connection.script("jobs/read_list", job_id, "previews"))
+        return tuple(await self._connection.script("jobs/previews", job_id))
 
     @override
     async def cancel(self, job_id: str) -> Job | None:
@@ -178,7 +223,21 @@ class RedisJobs(Jobs):
             )
             return tuple(_to_claim(entry, lease_seconds) for entry in reply) or None
 
-        return await wait_for(self._connection, "bell", claim_now, wait_seconds) or ()
+        claims = await wait_for(self._connection, "bell", claim_now, wait_seconds) or ()
+        try:
+            return tuple([await self._with_inputs(claim) for claim in claims])
+        except StoreUnavailableError:
+            for claim in claims:  # their turn will come again when the bucket is back
+                await self.release(claim)
+            raise
+
+    async def _with_inputs(self, claim: Claim) -> Claim:
+        """The claim with its input images themselves, where its job has but references to them."""
+        if not claim.input_references:
+            return claim
+        references = claim.input_references
+        images = await self._images.get(tuple(references.values()))
+        return dataclasses.replace(claim, inputs=dict(zip(references, images, strict=True)), input_references={})
 
     @override
     async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> HeartbeatReply:
@@ -189,12 +248,20 @@ class RedisJobs(Jobs):
 
     @override
     async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
-        state, error, steps_done, images = _build_finish_arguments(claim.job, outcome)
+        state, error, steps_done, images = _describe_outcome(claim.job, outcome)
         has_measured = measured is not None and state is JobState.SUCCEEDED
         sums = (repr(measured.work_units), repr(measured.gpu_seconds)) if measured and has_measured else ("", "")
         return bool(
             await self._connection.script(
-                "jobs/finish", claim.job.id, claim.token, state, error, steps_done, *sums, DECAY, *images
+                "jobs/finish",
+                claim.job.id,
+                claim.token,
+                state,
+                error,
+                steps_done,
+                *sums,
+                DECAY,
+                *build_image_arguments(images),
             )
         )
 
@@ -234,20 +301,31 @@ class RedisJobs(Jobs):
 
 
 def _to_claim(entry: Sequence[Any], lease_seconds: float) -> Claim:
-    token, fields, inputs = entry
-    images = {digest.decode(): image for digest, image in to_values(inputs).items()}
-    return Claim(to_job(fields), token.decode(), lease_seconds, images)
+    token, fields, inputs, is_in_bucket = entry
+    by_digest = {digest.decode(): word for digest, word in to_values(inputs).items()}
+    claim = Claim(to_job(fields), token.decode(), lease_seconds)
+    if not is_in_bucket:
+        return dataclasses.replace(claim, inputs=by_digest)
+    references = {digest: ImageReference.model_validate_json(word) for digest, word in by_digest.items()}
+    return dataclasses.replace(claim, input_references=references)
+
+
+def _build_full_error(needed_bytes: int, budget_bytes: int, figures: Sequence[bytes]) -> StoreFullError:
+    reason, used, reserved, expiry_us = figures
+    expiry_seconds = int(expiry_us) / MICROSECONDS if int(expiry_us) >= 0 else None
+    usage = ImageUsage(int(used), int(reserved), budget_bytes, needed_bytes, expiry_seconds)
+    return StoreFullError(needed_bytes, usage, max_jobs=MAX_KEPT_JOBS if reason == b"jobs" else None)
 
 
 def _to_optional_job(fields: Sequence[bytes]) -> Job | None:
     return to_job(fields) if fields else None
 
 
-def _build_finish_arguments(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, tuple[bytes, ...]]:
+def _describe_outcome(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, StoredImages]:
     match outcome:
         case Succeeded(images):
             return JobState.SUCCEEDED, "", job.parameters.steps, images
         case Failed(error):
-            return JobState.FAILED, error, "", ()
+            return JobState.FAILED, error, "", StoredImages()
         case Canceled():
-            return JobState.CANCELED, "", "", ()
+            return JobState.CANCELED, "", "", StoredImages()

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from easel_server.generation.images import MEDIA_TYPES, REFERENCES, ImageReference
 from easel_server.generation.job import Job, JobState, job_fingerprint
+from easel_server.stores.images.interface import MAX_KEPT_JOBS, StoredImages
 from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds
 from easel_server.stores.outbox.interface import Delivery
@@ -27,12 +29,17 @@ def to_microseconds(moment: datetime) -> int:
 def build_submit_arguments(
     job: Job,
     bounds: JobBounds,
-    answer: tuple[bytes, ...] | None,
+    *,
+    answer: StoredImages | None,
     inputs: Mapping[str, bytes],
+    stored_inputs: StoredImages,
+    needed_bytes: int,
     flight_key: str | None,
 ) -> list[str | bytes | int]:
-    """Arguments of ``lua/submit.lua``."""
+    """Arguments of ``lua/submit.lua``. Of input images that are in a bucket the script gets references."""
     parameters = job.parameters
+    is_in_bucket = bool(stored_inputs.object_keys)
+    words = zip(inputs, _to_words(stored_inputs) if is_in_bucket else stored_inputs.inline, strict=True)
     return [
         job.id,
         job_fingerprint(job),
@@ -51,11 +58,25 @@ def build_submit_arguments(
         flight_key or "",
         bounds.max_queue_depth,
         MAX_FOLLOWERS,
+        needed_bytes,
+        bounds.max_image_bytes,
+        MAX_KEPT_JOBS,
+        stored_inputs.entry,
         "" if answer is None else parameters.steps,
         len(inputs),
-        *(word for item in inputs.items() for word in item),
-        *(answer or ()),
+        *(word for item in words for word in item),
+        *build_image_arguments(answer or StoredImages()),
     ]
+
+
+def build_image_arguments(images: StoredImages) -> list[str | bytes | int]:
+    """The last arguments of ``lua/submit.lua`` and ``lua/finish.lua``."""
+    references = REFERENCES.dump_json(images.references, by_alias=True, exclude_none=True)
+    return [references, images.size_bytes, images.entry, " ".join(images.object_keys), *images.inline]
+
+
+def _to_words(images: StoredImages) -> list[bytes]:
+    return [reference.to_json() for reference in images.references]
 
 
 def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -97,6 +118,8 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
         "steps_done": int(values[b"steps_done"]),
         "previews": int(values[b"previews"]),
         "cancel_requested": b"cancel_requested" in values,
+        "data_removed": b"data_removed" in values,
+        "images": _to_references(job, values),
         "deadline_at": None,
     }
     for name, field in (
@@ -110,6 +133,22 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
         if name in values:
             changes[field] = values[name].decode()
     return job.model_copy(update=changes)
+
+
+def _to_references(job: Job, values: Mapping[bytes, bytes]) -> tuple[ImageReference, ...]:
+    """Those of a Succeeded job. A key that is left out stands for an image's place in the list of its run."""
+    if values[b"state"] != JobState.SUCCEEDED.encode() or b"data_removed" in values:
+        return ()
+    run, parameters = values[b"run"].decode(), job.parameters
+    if b"images" not in values:  # finished by an earlier version
+        one = ImageReference(key="", size_bytes=0, media_type=MEDIA_TYPES[parameters.image_format])
+        references: tuple[ImageReference, ...] = (one,) * parameters.images
+    else:
+        references = REFERENCES.validate_json(values[b"images"])
+    return tuple(
+        reference if reference.key else reference.model_copy(update={"key": f"{run}/{index}"})
+        for index, reference in enumerate(references)
+    )
 
 
 def _to_moment(microseconds: bytes) -> datetime:

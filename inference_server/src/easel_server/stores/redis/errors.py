@@ -6,14 +6,14 @@ from typing import Final
 
 from redis import exceptions
 
-from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.errors import StoreOutOfMemoryError, StoreUnavailableError
 
 WAIT_FOR_REDIS: Final = (
     "check that Redis runs and can be reached from this pod; Easel goes on by itself when it is back"
 )
 GIVE_ACCESS: Final = "check the user, password and permissions (ACL) of the Redis URL"
 GIVE_MEMORY: Final = (
-    "raise Redis' maxmemory, or lower the result and cache TTLs; finished jobs free memory as they expire"
+    "raise Redis' maxmemory, or lower gateway.results and gateway.cache; finished jobs free memory as they expire"
 )
 
 # Error replies that redis-py has no class for: the server is there and can't serve for now.
@@ -41,7 +41,7 @@ def translated_errors(address: str, operation: str) -> Iterator[None]:
     except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
         raise StoreUnavailableError(address, operation, _describe(error), GIVE_ACCESS) from error
     except exceptions.OutOfMemoryError as error:
-        raise StoreUnavailableError(address, operation, _describe(error), GIVE_MEMORY) from error
+        raise StoreOutOfMemoryError(address, operation, _describe(error), GIVE_MEMORY) from error
     except TEMPORARY_ERRORS as error:
         raise StoreUnavailableError(address, operation, _describe(error), WAIT_FOR_REDIS) from error
     except exceptions.ResponseError as error:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- needs: jobs/runs
 -- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images. Returns a list of
--- {token, job, inputs}; empty if nothing waits.
+-- {token, job, inputs, whether they are references to a bucket (1 or 0)}; empty if nothing waits.
 -- Handing out work is allowed when memory is short: finished jobs are what frees it.
 local token, worker, lease_us, max_attempts, deadline_error = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local max_jobs, max_images = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -13,7 +13,7 @@ redis.call('ZADD', key('workers'), integer(now), worker)
 
 local function add_claim(run)
   local inputs = run.inputs and redis.call('HGETALL', key('inputs:' .. run.n)) or {}
-  claims[#claims + 1] = { run.token, view(run.leader, run), inputs }
+  claims[#claims + 1] = { run.token, view(run.leader, run), inputs, run.input_entry and 1 or 0 }
 end
 
 local function hand_out(run)

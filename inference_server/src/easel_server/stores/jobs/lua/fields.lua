@@ -4,9 +4,9 @@
 --   <prefix>job:<id>         hash    a job (fields: see redis_fields.py); it has a state once it is final
 --   <prefix>run:<n>          hash    the work that a job waits for, or several equal ones; n counts submits
 --   <prefix>followers:<n>    zset    the run's jobs besides its leader, in the order in which they came
---   <prefix>inputs:<n>       hash    digest -> input image, until the run ends
+--   <prefix>inputs:<n>       hash    digest -> input image or reference to it, until the run ends
 --   <prefix>previews:<n>     list    unfinished images
---   <prefix>images:<n>       list    its images, once it succeeded
+--   <prefix>images:<n>       list    its images, once it succeeded, unless they are in a bucket (see images/lua/books.lua)
 --   <prefix>flight:<key>     string  the run that equal jobs may join
 --   <prefix>waiting          zset    n -> n, behind all of higher priority (see queue.lua)
 --   <prefix>running          zset    n -> end of its lease

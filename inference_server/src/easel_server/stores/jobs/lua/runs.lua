@@ -1,4 +1,4 @@
--- needs: jobs/queue outbox/enqueue
+-- needs: jobs/queue outbox/enqueue images/books
 -- Transitions of runs and of their jobs, see job.py. Runs come as load_run gives them. What concerns all jobs of a run is
 -- bounded by the number of followers that a flight may have.
 
@@ -10,15 +10,41 @@ local function publish_change(run)
   end
 end
 
+-- Gives a run that succeeds the images in the arguments from this one on (as in finish.lua).
+local function set_run_images(run, first)
+  run.references, run.size_bytes = ARGV[first], ARGV[first + 1]
+  run.announced, run.object_keys = ARGV[first + 2], ARGV[first + 3]
+  run.are_images_here = ARGV[first + 4] ~= nil
+  if run.are_images_here then
+    redis.call('RPUSH', key('images:' .. run.n), unpack(ARGV, first + 4))
+  end
+end
+
+-- Enters a run's images into the books, for so many jobs and so long.
+local function keep_run_images(run, holders, ttl_ms, now)
+  if run.are_images_here then
+    redis.call('PEXPIRE', key('images:' .. run.n), integer(ttl_ms))
+  end
+  local entry = image_entry(run.n, run.size_bytes)
+  keep_images(entry, holders, now + ttl_ms * 1000, run.announced, run.object_keys)
+end
+
 -- Ends one job, which is no longer of the run or ends with it. Returns how long it is kept, in milliseconds.
 local function make_final(id, run, state, now, error)
   local ttl_ms, webhook, deadline_us =
     unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us'))
   local fields = { 'state', state, 'finished_us', integer(now) }
   append_progress(fields, run)
+  local function add_field(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
   if error then
-    fields[#fields + 1] = 'error'
-    fields[#fields + 1] = error
+    add_field('error', error)
+  end
+  if run.references and state == 'Succeeded' then
+    add_field('images', run.references)
+    add_field('image_bytes', run.size_bytes)
   end
   redis.call('HSET', job_key(id), unpack(fields))
   if deadline_us then
@@ -64,20 +90,28 @@ local function end_run(run, state, now, error)
     drop_claim(run)
   end
   close_flight(run)
-  local ttl_ms = make_final(run.leader, run, state, now, error)
+  local ttl_ms, jobs = make_final(run.leader, run, state, now, error), 1
   if run.joined then
     for _, id in ipairs(redis.call('ZRANGE', key('followers:' .. n), 0, -1)) do
       ttl_ms = math.max(ttl_ms, make_final(id, run, state, now, error))
+      jobs = jobs + 1
     end
   end
   redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n))
-  redis.call('PEXPIRE', key('images:' .. n), integer(ttl_ms))
+  add_image_bytes('reserved', 0 - (run.image_bytes or 0))
+  if run.input_entry then
+    drop_objects(run.input_entry, now)
+  end
+  if run.references then
+    keep_run_images(run, jobs, ttl_ms, now)
+  end
   if run.previews ~= '0' then
     redis.call('PEXPIRE', key('previews:' .. n), PREVIEWS_KEPT_MS)
   end
   run.is_over = true
   if redis.call('ZCARD', key('running')) == 0 and redis.call('ZCARD', key('waiting')) == 0 then
     reset_schedule()
+    redis.call('HDEL', key('image:sums'), 'reserved') -- an earlier version ended runs without freeing what they had
   end
 end
 

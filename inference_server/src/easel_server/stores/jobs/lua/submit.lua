@@ -1,17 +1,21 @@
 #!lua
--- needs: jobs/runs jobs/estimate
+-- needs: jobs/runs jobs/estimate images/books
 -- ARGV: id, fingerprint, content, owner, submitted_us and deadline_us by the submitter's clock (deadline '' for none),
 -- result_ttl_ms, webhook ('' for none), then of the run: priority, cost_us, weight, batch key, images, steps, flight
--- key ('' for none), then the bounds max_queue_depth and max_followers, then all steps if answered ('' if not), the number
--- of inputs, digests and inputs, images of an answered job.
+-- key ('' for none), then the bounds max_queue_depth and max_followers, then the room that is needed for images, the
+-- bounds max_image_bytes and of jobs with images, the books' entry of inputs that are in a bucket ('' if they aren't), all
+-- steps if answered ('' if not), the number of inputs, digests and inputs or references to them, then of an answered job's
+-- images: references, bytes, the books' entry and keys of objects if they are in a bucket ('' if not), images if they
+-- aren't.
 -- Returns {'queued', submitted_us, jobs ahead, microseconds of predicted work ahead},
--- {'known' | 'shared' | 'answered', job}, {'conflict'} or {'full', depth}.
+-- {'known' | 'shared' | 'answered', job}, {'conflict'}, {'full', depth} or {'no_room', ...} (see images/books).
 local id, fingerprint, content, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local submitted_us, deadline_us, result_ttl_ms, webhook = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local flight, max_queue_depth, max_followers = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
-local answered_steps, inputs = ARGV[18], tonumber(ARGV[19])
-local FIRST_INPUT = 20
-local first_image = FIRST_INPUT + 2 * inputs
+local needed_bytes, max_image_bytes, max_image_jobs = tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20])
+local input_entry, answered_steps, inputs = ARGV[21], ARGV[22], tonumber(ARGV[23])
+local FIRST_INPUT = 24
+local references = FIRST_INPUT + 2 * inputs
 local is_answered = answered_steps ~= ''
 
 local known = redis.call('HGET', job_key(id), 'fingerprint')
@@ -30,8 +34,12 @@ if not joined and not is_answered then
     return { 'full', depth }
   end
 end
-
 local now = now_us()
+local refusal = not joined and refuse_images(needed_bytes, max_image_bytes, max_image_jobs, now)
+if refusal then
+  return refusal
+end
+
 local n = integer(redis.call('INCR', key('sequence')))
 local fields = { 'content', content, 'fingerprint', fingerprint, 'submitted_us', integer(now),
   'result_ttl_ms', result_ttl_ms, 'run', joined or n }
@@ -69,23 +77,26 @@ end
 
 redis.call('HSET', run_key(n), 'state', 'Waiting', 'leader', id, 'submitted_us', integer(now), 'owner', owner,
   'priority', ARGV[9], 'cost_us', ARGV[10], 'weight', ARGV[11], 'batch', ARGV[12], 'images', ARGV[13], 'steps', ARGV[14],
-  'attempts', 0, 'steps_done', 0, 'previews', 0)
+  'attempts', 0, 'steps_done', 0, 'previews', 0, 'image_bytes', is_answered and 0 or ARGV[18])
 enqueue_start()
 if is_answered then
-  if #ARGV >= first_image then
-    redis.call('RPUSH', key('images:' .. n), unpack(ARGV, first_image))
-  end
-  local run = { started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0' }
-  redis.call('PEXPIRE', key('images:' .. n), integer(make_final(id, run, 'Succeeded', now)))
+  local run = { n = n, started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0' }
+  set_run_images(run, references)
+  keep_run_images(run, 1, make_final(id, run, 'Succeeded', now), now)
   redis.call('DEL', run_key(n))
   return { 'answered', view(id) }
 end
+add_image_bytes('reserved', needed_bytes)
 if flight ~= '' and redis.call('SET', key('flight:' .. flight), n, 'NX') then
   redis.call('HSET', run_key(n), 'flight', flight)
 end
 if inputs > 0 then
-  redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, first_image - 1))
+  redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, references - 1))
   redis.call('HSET', run_key(n), 'inputs', inputs)
+  if input_entry ~= '' then
+    redis.call('HSET', run_key(n), 'input_entry', input_entry)
+    hold_objects(input_entry)
+  end
 end
 local priority = tonumber(ARGV[9])
 queue_run({ n = n, priority = ARGV[9], owner = owner, cost_us = ARGV[10], weight = ARGV[11] })

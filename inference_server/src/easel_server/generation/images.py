@@ -1,0 +1,45 @@
+"""A job's images as values: where one is kept, what kind it is, and how large those of a request may become. Pure."""
+
+from typing import Final
+
+from easel_contract.schema import Model
+from pydantic import Field, TypeAdapter
+
+from easel_server.generation.parameters import GenerationParameters, ImageFormat
+
+MEDIA_TYPES: Final = {
+    ImageFormat.PNG: "image/png",
+    ImageFormat.JPEG: "image/jpeg",
+    ImageFormat.WEBP: "image/webp",
+}
+# Of pure noise, which shrinks least: PNG takes its three bytes a pixel, JPEG up to 1.57 and WebP up to 1.24 at the
+# quality that images are written with (tests/inference_server/generation/test_images.py measures it).
+MAX_BYTES_PER_PIXEL: Final = {ImageFormat.PNG: 3.0, ImageFormat.JPEG: 2.0, ImageFormat.WEBP: 2.0}
+FORMAT_SHARE: Final = 0.02  # what a format adds to the pixels: filters, blocks
+HEADER_BYTES: Final = 4096  # headers, and the parameters in a PNG's text besides the prompts
+
+MAX_PREVIEW_BYTES: Final = 3 * 512 * 512 + HEADER_BYTES  # a PNG of 512 pixels a side, the most that previews have
+
+
+class ImageReference(Model):
+    """One image that is kept somewhere."""
+
+    key: str  # in the store that keeps it, or in the bucket
+    size_bytes: int = Field(ge=0)  # 0: not known (an earlier version kept it)
+    media_type: str
+    bucket: str | None = None  # None: with the jobs, in Redis or in memory
+
+    def to_json(self) -> bytes:
+        """As it is stored."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+REFERENCES: Final = TypeAdapter(tuple[ImageReference, ...])
+
+
+def max_result_bytes(parameters: GenerationParameters) -> int:
+    """The most that a request's images can take together, encoded."""
+    pixels = parameters.width_pixels * parameters.height_pixels
+    text = len((parameters.prompt + parameters.negative_prompt).encode())
+    one = pixels * MAX_BYTES_PER_PIXEL[parameters.image_format] * (1 + FORMAT_SHARE) + text + HEADER_BYTES
+    return parameters.images * round(one)

@@ -1,0 +1,1 @@
+"""Images of jobs: where they are, and how much room they have."""

@@ -1,0 +1,7 @@
+#!lua flags=allow-oom
+-- needs: images/books
+-- ARGV: entries whose objects are deleted.
+for _, entry in ipairs(ARGV) do
+  forget_images(entry)
+end
+return 1

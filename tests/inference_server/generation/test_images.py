@@ -1,0 +1,39 @@
+import io
+
+import numpy
+import pytest
+from easel_server.generation.encoding import encode
+from easel_server.generation.images import max_result_bytes
+from easel_server.generation.parameters import ImageFormat
+from PIL import Image
+
+from tests.support.jobs import build_parameters
+
+CHANCE = numpy.random.default_rng(7)
+
+
+def noise(width: int, height: int, *, is_binary: bool) -> Image.Image:
+    """What no encoder can shrink; of two values only, what discrete cosines are worst at."""
+    pixels = CHANCE.integers(0, 2 if is_binary else 256, (height, width, 3))
+    return Image.fromarray((pixels * (255 if is_binary else 1)).astype(numpy.uint8))
+
+
+@pytest.mark.parametrize("image_format", ImageFormat)
+@pytest.mark.parametrize("size", [(8, 8), (64, 512), (512, 512), (1024, 1024)])
+@pytest.mark.parametrize("is_binary", [False, True], ids=["noise", "noise of two values"])
+def test_no_image_is_larger_than_what_is_reserved_for_it(
+    image_format: ImageFormat, size: tuple[int, int], is_binary: bool
+) -> None:
+    prompt = "夜" * 4000
+    parameters = build_parameters(
+        prompt=prompt, width_pixels=size[0], height_pixels=size[1], image_format=image_format, images=3
+    )
+    encoded = encode(noise(*size, is_binary=is_binary), image_format, prompt + "\nSteps: 4, Sampler: Euler a, Seed: 7")
+    assert 3 * len(encoded) <= max_result_bytes(parameters)
+
+
+def test_the_reservation_is_not_much_more_than_noise_takes() -> None:
+    parameters = build_parameters(width_pixels=1024, height_pixels=1024)
+    buffer = io.BytesIO()
+    noise(1024, 1024, is_binary=False).save(buffer, "PNG", compress_level=1)
+    assert max_result_bytes(parameters) < 1.05 * len(buffer.getvalue())
