@@ -42,6 +42,7 @@ from easel_server.stores.facts.model_facts import (
     publish_defaults,
     publish_facts,
 )
+from easel_server.stores.images.interface import MAX_BUCKET_JOBS
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.jobs.reaper import purge_forever, reap_forever
 from easel_server.stores.opening import Stores, open_stores
@@ -125,6 +126,7 @@ def open_shared_stores(settings: Settings) -> Stores:
         result_ttl_seconds=config.gateway.results.ttl_seconds,
         max_attempts=config.worker.max_attempts,
         max_image_bytes=config.max_image_bytes,
+        max_bucket_jobs=MAX_BUCKET_JOBS if config.bucket else None,
     )
     try:
         return open_stores(

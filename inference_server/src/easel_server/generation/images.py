@@ -1,9 +1,7 @@
 """A job's images as values: where one is kept, what kind it is, and how large those of a request may become. Pure."""
 
+from dataclasses import dataclass
 from typing import Final
-
-from easel_contract.schema import Model
-from pydantic import Field, TypeAdapter
 
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
 
@@ -21,20 +19,14 @@ HEADER_BYTES: Final = 4096  # headers, and the parameters in a PNG's text beside
 MAX_PREVIEW_BYTES: Final = 3 * 512 * 512 + HEADER_BYTES  # a PNG of 512 pixels a side, the most that previews have
 
 
-class ImageReference(Model):
+@dataclass(frozen=True, slots=True)
+class ImageReference:
     """One image that is kept somewhere."""
 
     key: str  # in the store that keeps it, or in the bucket
-    size_bytes: int = Field(ge=0)  # 0: not known (an earlier version kept it)
+    size_bytes: int  # 0: not known (an earlier version kept it)
     media_type: str
     bucket: str | None = None  # None: with the jobs, in Redis or in memory
-
-    def to_json(self) -> bytes:
-        """As it is stored."""
-        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
-
-
-REFERENCES: Final = TypeAdapter(tuple[ImageReference, ...])
 
 
 def max_result_bytes(parameters: GenerationParameters) -> int:

@@ -75,8 +75,9 @@ class Job(Model):
     predicted_gpu_seconds: float = Field(default=1.0, gt=0)
     wanted_previews: int = Field(default=0, ge=0, le=3)  # unfinished pictures on the way, evenly spaced over the steps
     previews: int = 0  # how many there are so far
-    images: tuple[ImageReference, ...] = ()  # once it succeeded, in order
-    data_removed: bool = False  # its images were given up once they had been delivered
+    # Of a job that has succeeded, stored beside it: its images, in order, and whether they were given up once delivered
+    images: tuple[ImageReference, ...] = Field(default=(), exclude=True)
+    data_removed: bool = Field(default=False, exclude=True)
     cache_key: str | None = None  # under which its images may be kept once they are drawn; None: they may not
     request_id: str | None = None  # of the HTTP request that submitted it
     trace_parent: str | None = None  # https://www.w3.org/TR/trace-context/#traceparent-header

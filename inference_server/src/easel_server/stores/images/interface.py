@@ -16,8 +16,8 @@ from easel_server.generation.job import Job
 from easel_server.stores.errors import StoreError
 
 IMAGE_OVERHEAD_BYTES: Final = 1024  # what an image costs besides itself: keys, books and its job
+MAX_BUCKET_JOBS: Final = 200_000  # of a service: in a bucket's budget they would be too many for the books in Redis
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
-MAX_KEPT_JOBS: Final = 200_000  # with images, of one service: a bucket's budget alone wouldn't bound the books in Redis
 ANNOUNCED_SECONDS: Final = 3600.0  # how long objects are left alone that were put into a bucket before their job ended
 DELETE_AGAIN_SECONDS: Final = 60.0  # an expired object whose deletion nobody has confirmed is deleted again
 

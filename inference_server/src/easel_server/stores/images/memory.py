@@ -11,7 +11,6 @@ from easel_server.generation.images import ImageReference
 from easel_server.stores.images.interface import (
     ANNOUNCED_SECONDS,
     DELETE_AGAIN_SECONDS,
-    MAX_KEPT_JOBS,
     ImagesGoneError,
     ImageStoreWithBooks,
     ImageUsage,
@@ -119,12 +118,12 @@ class MemoryImages(ImageStoreWithBooks):
         """Set room aside for a job. Raises StoreFullError."""
         usage = self._usage()
         is_too_much = usage.used_bytes + usage.reserved_bytes + needed_bytes > self._max_bytes
-        if not is_too_much and len(self._entries) < MAX_KEPT_JOBS:
+        if not is_too_much:
             self._reserved_bytes += needed_bytes
             return
         if needed_bytes <= self._max_bytes:
             self._refused_bytes = needed_bytes
-        raise StoreFullError(needed_bytes, usage, max_jobs=None if is_too_much else MAX_KEPT_JOBS)
+        raise StoreFullError(needed_bytes, usage)
 
     def free(self, reserved_bytes: int) -> None:
         """A job has ended: what was set aside for it isn't any more."""

@@ -83,7 +83,7 @@ class RedisImages(ImageStoreWithBooks):
 
     @override
     async def announce(self, object_keys: Sequence[str]) -> str:
-        entry = f"u{secrets.token_hex(16)}:0"
+        entry = f"u{secrets.token_hex(16)}"
         kept_us = round(ANNOUNCED_SECONDS * MICROSECONDS)
         await self._connection.script("images/announce", entry, kept_us, " ".join(object_keys))
         return entry

@@ -51,6 +51,7 @@ class JobBounds:
     max_image_bytes: int = (
         256 << 20
     )  # of all images, those that jobs under way may become among them; checked by submit
+    max_bucket_jobs: int | None = None  # with images in a bucket, since their bytes alone don't bound the books of them
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from typing_extensions import override
 
 from easel_server.generation import messages
 from easel_server.generation.cost import DECAY, CostSums, Measurement
-from easel_server.generation.images import MEDIA_TYPES, ImageReference
+from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import (
-    MAX_KEPT_JOBS,
     ImageStore,
     ImageUsage,
     StoredImages,
@@ -51,6 +50,7 @@ from easel_server.stores.jobs.interface import (
 from easel_server.stores.jobs.redis_fields import (
     build_image_arguments,
     build_submit_arguments,
+    read_references,
     to_job,
     to_queued_job,
     to_values,
@@ -83,8 +83,9 @@ class RedisJobs(Jobs):
         flight_key: str | None = None,
     ) -> SubmitReply:
         inputs = inputs or {}
-        stored_inputs = await self._images.put(job.id, tuple(inputs.values()), INPUT_MEDIA_TYPE)
-        stored_answer = None
+        stored_inputs, stored_answer = StoredImages(), None
+        if inputs:
+            stored_inputs = await self._images.put(job.id, tuple(inputs.values()), INPUT_MEDIA_TYPE)
         if answer is not None:
             media_type = MEDIA_TYPES[job.parameters.image_format]
             stored_answer = await self._images.put(job.id, answer, media_type)
@@ -99,14 +100,14 @@ class RedisJobs(Jobs):
             flight_key=flight_key,
         )
         status, *rest = await self._connection.script("jobs/submit", *arguments)
-        if status not in {b"queued", b"answered"}:
+        if status not in {b"queued", b"answered"} and (inputs or stored_answer):
             await self._delete(stored_inputs, stored_answer or StoredImages())
         if status == b"conflict":
             raise JobConflictError(job.id)
         if status == b"full":
             raise QueueFullError(rest[0], self._bounds.max_queue_depth)
         if status == b"no_room":
-            raise _build_full_error(needed_bytes, self._bounds.max_image_bytes, rest)
+            raise _build_full_error(needed_bytes, self._bounds, rest)
         if status == b"queued":
             submitted_us, jobs, work_us = map(int, rest)
             position = QueuePosition(jobs, work_us / MICROSECONDS)
@@ -306,15 +307,15 @@ def _to_claim(entry: Sequence[Any], lease_seconds: float) -> Claim:
     claim = Claim(to_job(fields), token.decode(), lease_seconds)
     if not is_in_bucket:
         return dataclasses.replace(claim, inputs=by_digest)
-    references = {digest: ImageReference.model_validate_json(word) for digest, word in by_digest.items()}
+    references = {digest: read_references(word)[0] for digest, word in by_digest.items()}
     return dataclasses.replace(claim, input_references=references)
 
 
-def _build_full_error(needed_bytes: int, budget_bytes: int, figures: Sequence[bytes]) -> StoreFullError:
+def _build_full_error(needed_bytes: int, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:
     reason, used, reserved, expiry_us = figures
     expiry_seconds = int(expiry_us) / MICROSECONDS if int(expiry_us) >= 0 else None
-    usage = ImageUsage(int(used), int(reserved), budget_bytes, needed_bytes, expiry_seconds)
-    return StoreFullError(needed_bytes, usage, max_jobs=MAX_KEPT_JOBS if reason == b"jobs" else None)
+    usage = ImageUsage(int(used), int(reserved), bounds.max_image_bytes, needed_bytes, expiry_seconds)
+    return StoreFullError(needed_bytes, usage, max_jobs=bounds.max_bucket_jobs if reason == b"jobs" else None)
 
 
 def _to_optional_job(fields: Sequence[bytes]) -> Job | None:

@@ -4,14 +4,15 @@ What the submitter determined is one JSON document, ``content``; beside it stand
 scripts read.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from easel_server.generation.images import MEDIA_TYPES, REFERENCES, ImageReference
+from easel_server.generation.images import MEDIA_TYPES, ImageReference
 from easel_server.generation.job import Job, JobState, job_fingerprint
-from easel_server.stores.images.interface import MAX_KEPT_JOBS, StoredImages
+from easel_server.stores.images.interface import StoredImages
 from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds
 from easel_server.stores.outbox.interface import Delivery
@@ -38,8 +39,10 @@ def build_submit_arguments(
 ) -> list[str | bytes | int]:
     """Arguments of ``lua/submit.lua``. Of input images that are in a bucket the script gets references."""
     parameters = job.parameters
-    is_in_bucket = bool(stored_inputs.object_keys)
-    words = zip(inputs, _to_words(stored_inputs) if is_in_bucket else stored_inputs.inline, strict=True)
+    words: Mapping[str, str | bytes] = inputs
+    if stored_inputs.object_keys:
+        references = stored_inputs.references
+        words = {digest: write_references([each]) for digest, each in zip(inputs, references, strict=True)}
     return [
         job.id,
         job_fingerprint(job),
@@ -60,23 +63,37 @@ def build_submit_arguments(
         MAX_FOLLOWERS,
         needed_bytes,
         bounds.max_image_bytes,
-        MAX_KEPT_JOBS,
+        "" if bounds.max_bucket_jobs is None else bounds.max_bucket_jobs,
         stored_inputs.entry,
         "" if answer is None else parameters.steps,
         len(inputs),
-        *(word for item in words for word in item),
-        *build_image_arguments(answer or StoredImages()),
+        *(word for item in words.items() for word in item),
+        *(build_image_arguments(answer) if answer else ()),
     ]
 
 
-def build_image_arguments(images: StoredImages) -> list[str | bytes | int]:
-    """The last arguments of ``lua/submit.lua`` and ``lua/finish.lua``."""
-    references = REFERENCES.dump_json(images.references, by_alias=True, exclude_none=True)
-    return [references, images.size_bytes, images.entry, " ".join(images.object_keys), *images.inline]
+def build_image_arguments(images: StoredImages) -> list[str | bytes]:
+    """A succeeded job's images as arguments of scripts: see ``set_images`` in ``lua/runs.lua``.
+
+    What the job says of them are their bytes in the budget, and then references to objects in a bucket, or else media
+    type and sizes of what is in the list of the job's run.
+    """
+    if images.object_keys:
+        text = f"{images.size_bytes} {write_references(images.references)}"
+        return [text, images.entry, " ".join(images.object_keys)]
+    sizes = " ".join(str(reference.size_bytes) for reference in images.references)
+    media_type = images.references[0].media_type if images.references else ""
+    return [f"{images.size_bytes} {media_type} {sizes}", "", "", *images.inline]
 
 
-def _to_words(images: StoredImages) -> list[bytes]:
-    return [reference.to_json() for reference in images.references]
+def write_references(references: Sequence[ImageReference]) -> str:
+    """Objects in a bucket as JSON."""
+    return json.dumps([dataclasses.astuple(reference) for reference in references])
+
+
+def read_references(text: bytes) -> tuple[ImageReference, ...]:
+    """What ``write_references`` wrote."""
+    return tuple(ImageReference(*fields) for fields in json.loads(text))
 
 
 def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -136,19 +153,18 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
 
 
 def _to_references(job: Job, values: Mapping[bytes, bytes]) -> tuple[ImageReference, ...]:
-    """Those of a Succeeded job. A key that is left out stands for an image's place in the list of its run."""
-    if values[b"state"] != JobState.SUCCEEDED.encode() or b"data_removed" in values:
+    """Those of a Succeeded job; see ``build_image_arguments``."""
+    if values[b"state"] != b"Succeeded" or b"data_removed" in values:
         return ()
     run, parameters = values[b"run"].decode(), job.parameters
     if b"images" not in values:  # finished by an earlier version
-        one = ImageReference(key="", size_bytes=0, media_type=MEDIA_TYPES[parameters.image_format])
-        references: tuple[ImageReference, ...] = (one,) * parameters.images
-    else:
-        references = REFERENCES.validate_json(values[b"images"])
-    return tuple(
-        reference if reference.key else reference.model_copy(update={"key": f"{run}/{index}"})
-        for index, reference in enumerate(references)
-    )
+        media_type = MEDIA_TYPES[parameters.image_format]
+        return tuple(ImageReference(f"{run}/{index}", 0, media_type) for index in range(parameters.images))
+    _, _, kept = values[b"images"].partition(b" ")
+    if kept.startswith(b"["):
+        return read_references(kept)
+    media_type, *sizes = kept.decode().split(" ")
+    return tuple(ImageReference(f"{run}/{index}", int(size), media_type) for index, size in enumerate(sizes) if size)
 
 
 def _to_moment(microseconds: bytes) -> datetime:

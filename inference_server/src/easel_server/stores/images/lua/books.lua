@@ -1,91 +1,62 @@
--- The books of the images that finished jobs have, and of the room that jobs under way may need. An entry is <run>:<bytes>
--- of a run whose jobs have images, or u<random>:0 of objects that were put into a bucket and no job has named yet.
+-- The books of the images that finished jobs have, and of the room that jobs under way may need. A finished job's bytes are
+-- counted until a moment soon after its images have expired; moments are a thousandth of a result's time to live apart,
+-- so that the books don't grow with the number of jobs.
 --
---   <prefix>image:sums       hash  bytes: used by entries, reserved for runs under way, refused (what the job that was
---                                  refused last would have needed)
---   <prefix>image:expiry     zset  entry -> when it expires
---   <prefix>image:holders    hash  entry -> jobs that still have its images, if they are several
---   <prefix>image:objects    hash  entry -> keys of its objects in a bucket, separated by spaces
+--   <prefix>image:sums          hash    bytes: used, reserved for runs under way, refused (what the job that was refused
+--                                       last would have needed), e:<moment> of images that count until then
+--   <prefix>image:expiry        zset    moment -> itself, in microseconds
+--   <prefix>image:holders:<n>   string  jobs that still have the images of run n, if they are several; expires with them
+--   <prefix>image:objects       hash    entry -> keys of objects in a bucket, separated by spaces; an entry is the number of a
+--                                       run that has them, or u<random> of those that no job has named yet
+--   <prefix>image:object_expiry zset    entry -> when its objects are to be deleted
 
 local DELETE_AGAIN_US = 60000000 -- as DELETE_AGAIN_SECONDS in interface.py
+local MOMENTS = 1000 -- of a result's time to live
 
-local function image_entry(n, bytes)
-  return n .. ':' .. integer(bytes)
+-- The first moment by which images have expired that a job has had since finished_us.
+local function moment_of(finished_us, ttl_ms)
+  local apart_us = math.max(1, math.floor(ttl_ms * 1000 / MOMENTS))
+  return integer(math.ceil((finished_us + ttl_ms * 1000) / apart_us) * apart_us)
 end
 
-local function add_image_bytes(sum, bytes)
-  redis.call('HINCRBY', key('image:sums'), sum, integer(bytes))
+local function release_room(bytes, moment)
+  local field = 'e:' .. moment
+  local used, until_then = unpack(redis.call('HMGET', key('image:sums'), 'used', field))
+  if until_then then
+    redis.call('HSET', key('image:sums'), 'used', integer(used - bytes), field, integer(until_then - bytes))
+  end
 end
 
--- When the next entry expires, in microseconds from now; -1 if none does.
-local function next_image_expiry_us(now)
-  local first = redis.call('ZRANGE', key('image:expiry'), 0, 0, 'WITHSCORES')
-  local expiry_us = tonumber(first[2])
-  return expiry_us and expiry_us < math.huge and integer(math.max(0, expiry_us - now)) or '-1'
+local function forget_objects(entry)
+  redis.call('ZREM', key('image:object_expiry'), entry)
+  redis.call('HDEL', key('image:objects'), entry)
 end
 
--- What stands in the way of a job that needs this room: {'no_room', 'bytes' or 'jobs', used, reserved, next expiry in
--- microseconds from now}; nil if nothing does.
-local function refuse_images(bytes, max_bytes, max_jobs, now)
-  local used, reserved = unpack(redis.call('HMGET', key('image:sums'), 'used', 'reserved'))
-  local reason
-  if (used or 0) + (reserved or 0) + bytes > max_bytes then
-    reason = 'bytes'
-  elseif redis.call('ZCARD', key('image:expiry')) >= max_jobs then
-    reason = 'jobs'
+-- Frees what was reserved for a run that has ended without images.
+local function free_room(run)
+  if tonumber(run.image_bytes or 0) > 0 then
+    redis.call('HINCRBY', key('image:sums'), 'reserved', 0 - run.image_bytes)
+  end
+end
+
+-- Turns what was reserved for a run into its images, which so many jobs have from now on.
+local function keep_images(run, jobs, ttl_ms, now)
+  local bytes, moment = string.match(run.images_kept, '^%d+'), moment_of(now, ttl_ms)
+  local field = 'e:' .. moment
+  local used, reserved, until_then = unpack(redis.call('HMGET', key('image:sums'), 'used', 'reserved', field))
+  redis.call('HSET', key('image:sums'), 'used', integer((used or 0) + bytes), 'reserved',
+    integer((reserved or 0) - (run.image_bytes or 0)), field, integer((until_then or 0) + bytes))
+  if not until_then then
+    redis.call('ZADD', key('image:expiry'), moment, moment)
+  end
+  if jobs > 1 then
+    redis.call('SET', key('image:holders:' .. run.n), jobs, 'PX', integer(ttl_ms))
+  end
+  if run.announced == '' then
+    redis.call('PEXPIRE', key('images:' .. run.n), integer(ttl_ms))
   else
-    return nil
+    forget_objects(run.announced)
+    redis.call('HSET', key('image:objects'), run.n, run.object_keys)
+    redis.call('ZADD', key('image:object_expiry'), integer(now + ttl_ms * 1000), run.n)
   end
-  if bytes <= max_bytes then
-    redis.call('HSET', key('image:sums'), 'refused', integer(bytes))
-  end
-  return { 'no_room', reason, used or '0', reserved or '0', next_image_expiry_us(now) }
-end
-
-local function forget_images(entry)
-  if redis.call('ZREM', key('image:expiry'), entry) == 1 then
-    add_image_bytes('used', 0 - string.match(entry, ':(%d+)$'))
-    redis.call('HDEL', key('image:holders'), entry)
-    redis.call('HDEL', key('image:objects'), entry)
-  end
-end
-
--- Images that so many jobs have from now on. The announced entry, '' for none, is this one's from now on.
-local function keep_images(entry, holders, expiry_us, announced, object_keys)
-  add_image_bytes('used', string.match(entry, ':(%d+)$'))
-  redis.call('ZADD', key('image:expiry'), integer(expiry_us), entry)
-  if holders > 1 then
-    redis.call('HSET', key('image:holders'), entry, holders)
-  end
-  if announced ~= '' then
-    forget_images(announced)
-    redis.call('HSET', key('image:objects'), entry, object_keys)
-  end
-end
-
--- One job fewer has these images. Returns {entry, keys of objects} if they are in a bucket and were the last one's; else
--- an empty list, and what nobody has is gone.
-local function release_images(entry, images_key, now)
-  local holders = redis.call('HGET', key('image:holders'), entry)
-  if holders and tonumber(holders) > 1 then
-    redis.call('HINCRBY', key('image:holders'), entry, -1)
-    return {}
-  end
-  redis.call('DEL', images_key)
-  local object_keys = redis.call('HGET', key('image:objects'), entry)
-  if object_keys then -- the caller deletes them; if it doesn't come to that, they have expired
-    redis.call('ZADD', key('image:expiry'), 'XX', integer(now + DELETE_AGAIN_US), entry)
-    return { entry, object_keys }
-  end
-  forget_images(entry)
-  return {}
-end
-
--- Objects that were announced are held until they are dropped, however long that takes.
-local function hold_objects(entry)
-  redis.call('ZADD', key('image:expiry'), 'XX', '+inf', entry)
-end
-
-local function drop_objects(entry, now)
-  redis.call('ZADD', key('image:expiry'), 'XX', integer(now), entry)
 end

@@ -2,6 +2,6 @@
 -- needs: images/books
 -- ARGV: entries whose objects are deleted.
 for _, entry in ipairs(ARGV) do
-  forget_images(entry)
+  forget_objects(entry)
 end
 return 1

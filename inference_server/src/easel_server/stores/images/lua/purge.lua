@@ -1,16 +1,18 @@
 #!lua flags=allow-oom
 -- needs: images/books
--- ARGV: limit. Forgets what has expired; what has objects in a bucket is handed out first, to be deleted there. Returns a
--- flat list of entries and keys of objects.
+-- ARGV: limit. Counts what has expired no longer. Returns a flat list of entries and keys of objects that are to be deleted
+-- from a bucket; they are handed out again if nobody forgets them.
 local now, objects = now_us(), {}
-for _, entry in ipairs(redis.call('ZRANGE', key('image:expiry'), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, ARGV[1])) do
-  local object_keys = redis.call('HGET', key('image:objects'), entry)
-  if object_keys then
-    redis.call('ZADD', key('image:expiry'), 'XX', integer(now + DELETE_AGAIN_US), entry)
-    objects[#objects + 1] = entry
-    objects[#objects + 1] = object_keys
-  else
-    forget_images(entry)
-  end
+for _, moment in ipairs(redis.call('ZRANGE', key('image:expiry'), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, ARGV[1])) do
+  release_room(redis.call('HGET', key('image:sums'), 'e:' .. moment) or 0, moment)
+  redis.call('HDEL', key('image:sums'), 'e:' .. moment)
+  redis.call('ZREM', key('image:expiry'), moment)
+end
+for _, entry in
+  ipairs(redis.call('ZRANGE', key('image:object_expiry'), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, ARGV[1]))
+do
+  redis.call('ZADD', key('image:object_expiry'), integer(now + DELETE_AGAIN_US), entry)
+  objects[#objects + 1] = entry
+  objects[#objects + 1] = redis.call('HGET', key('image:objects'), entry)
 end
 return objects

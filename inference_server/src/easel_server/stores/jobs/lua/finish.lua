@@ -1,13 +1,12 @@
 #!lua flags=allow-oom
 -- needs: jobs/runs
 -- ARGV: id, token, state, error ('' for none), steps_done ('' to leave it), what was measured: work units ('' if nothing
--- was) and GPU-seconds, decay of earlier measurements (see cost.py), then of the images: references, bytes, the books'
--- entry and keys of objects if they are in a bucket ('' if not), images if they aren't. Returns 1 if this claim's outcome
--- is the job's, also when it was recorded by an earlier call whose reply was lost.
+-- was) and GPU-seconds, decay of earlier measurements (see cost.py), images (see set_images). Returns 1 if this claim's
+-- outcome is the job's, also when it was recorded by an earlier call whose reply was lost.
 -- Allowed when memory is short: there is room in the service's budget, and the work is done.
 local id, token, state, error, steps_done = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local units, seconds, decay = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local REFERENCES = 9
+local IMAGES = 9
 
 local n = redis.call('HGET', key('claims'), token)
 if not n then
@@ -15,7 +14,7 @@ if not n then
 end
 local run = load_run(n)
 if state == 'Succeeded' then
-  set_run_images(run, REFERENCES)
+  set_images(run, IMAGES)
 end
 if steps_done ~= '' then
   run.steps_done = steps_done

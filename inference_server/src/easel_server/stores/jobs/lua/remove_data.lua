@@ -2,10 +2,24 @@
 -- needs: jobs/fields images/books
 -- ARGV: id. Returns {entry, keys of objects} if they are to be deleted from a bucket now; else an empty list.
 local id = ARGV[1]
-local n, bytes, state = unpack(redis.call('HMGET', job_key(id), 'run', 'image_bytes', 'state'))
-if state ~= 'Succeeded' or not bytes then -- an earlier version's images have no books: they expire
+local n, state, images, finished_us, ttl_ms =
+  unpack(redis.call('HMGET', job_key(id), 'run', 'state', 'images', 'finished_us', 'result_ttl_ms'))
+if state ~= 'Succeeded' or not images then -- an earlier version's images have no books: they expire
   return {}
 end
 redis.call('HSET', job_key(id), 'data_removed', 1)
-redis.call('HDEL', job_key(id), 'images', 'image_bytes')
-return release_images(image_entry(n, bytes), key('images:' .. n), now_us())
+redis.call('HDEL', job_key(id), 'images')
+local holders = redis.call('GET', key('image:holders:' .. n))
+if holders and tonumber(holders) > 1 then
+  redis.call('DECR', key('image:holders:' .. n))
+  return {}
+end
+release_room(string.match(images, '^%d+'), moment_of(finished_us, ttl_ms))
+redis.call('DEL', key('images:' .. n))
+local object_keys = redis.call('HGET', key('image:objects'), n)
+if not object_keys then
+  return {}
+end
+-- The caller deletes them; if it doesn't come to that, they have expired.
+redis.call('ZADD', key('image:object_expiry'), integer(now_us() + DELETE_AGAIN_US), n)
+return { n, object_keys }

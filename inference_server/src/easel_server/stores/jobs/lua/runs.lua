@@ -10,23 +10,13 @@ local function publish_change(run)
   end
 end
 
--- Gives a run that succeeds the images in the arguments from this one on (as in finish.lua).
-local function set_run_images(run, first)
-  run.references, run.size_bytes = ARGV[first], ARGV[first + 1]
-  run.announced, run.object_keys = ARGV[first + 2], ARGV[first + 3]
-  run.are_images_here = ARGV[first + 4] ~= nil
-  if run.are_images_here then
-    redis.call('RPUSH', key('images:' .. run.n), unpack(ARGV, first + 4))
+-- Gives a run that succeeds the images in the arguments from this one on: what its jobs say of them, beginning with their
+-- bytes; of those that are in a bucket the books' entry and keys of objects ('' of others); others themselves.
+local function set_images(run, first)
+  run.images_kept, run.announced, run.object_keys = ARGV[first], ARGV[first + 1], ARGV[first + 2]
+  if ARGV[first + 3] then
+    redis.call('RPUSH', key('images:' .. run.n), unpack(ARGV, first + 3))
   end
-end
-
--- Enters a run's images into the books, for so many jobs and so long.
-local function keep_run_images(run, holders, ttl_ms, now)
-  if run.are_images_here then
-    redis.call('PEXPIRE', key('images:' .. run.n), integer(ttl_ms))
-  end
-  local entry = image_entry(run.n, run.size_bytes)
-  keep_images(entry, holders, now + ttl_ms * 1000, run.announced, run.object_keys)
 end
 
 -- Ends one job, which is no longer of the run or ends with it. Returns how long it is kept, in milliseconds.
@@ -35,16 +25,13 @@ local function make_final(id, run, state, now, error)
     unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us'))
   local fields = { 'state', state, 'finished_us', integer(now) }
   append_progress(fields, run)
-  local function add_field(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
-  end
   if error then
-    add_field('error', error)
+    fields[#fields + 1] = 'error'
+    fields[#fields + 1] = error
   end
-  if run.references and state == 'Succeeded' then
-    add_field('images', run.references)
-    add_field('image_bytes', run.size_bytes)
+  if run.images_kept and state == 'Succeeded' then
+    fields[#fields + 1] = 'images'
+    fields[#fields + 1] = run.images_kept
   end
   redis.call('HSET', job_key(id), unpack(fields))
   if deadline_us then
@@ -98,12 +85,13 @@ local function end_run(run, state, now, error)
     end
   end
   redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n))
-  add_image_bytes('reserved', 0 - (run.image_bytes or 0))
   if run.input_entry then
-    drop_objects(run.input_entry, now)
+    redis.call('ZADD', key('image:object_expiry'), 'XX', integer(now), run.input_entry)
   end
-  if run.references then
-    keep_run_images(run, jobs, ttl_ms, now)
+  if run.images_kept then
+    keep_images(run, jobs, ttl_ms, now)
+  else
+    free_room(run)
   end
   if run.previews ~= '0' then
     redis.call('PEXPIRE', key('previews:' .. n), PREVIEWS_KEPT_MS)
@@ -111,7 +99,7 @@ local function end_run(run, state, now, error)
   run.is_over = true
   if redis.call('ZCARD', key('running')) == 0 and redis.call('ZCARD', key('waiting')) == 0 then
     reset_schedule()
-    redis.call('HDEL', key('image:sums'), 'reserved') -- an earlier version ended runs without freeing what they had
+    redis.call('HDEL', key('image:sums'), 'reserved') -- an earlier version ended runs without freeing it
   end
 end
 

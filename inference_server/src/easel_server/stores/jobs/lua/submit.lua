@@ -1,21 +1,20 @@
 #!lua
--- needs: jobs/runs jobs/estimate images/books
+-- needs: jobs/runs jobs/estimate images/room
 -- ARGV: id, fingerprint, content, owner, submitted_us and deadline_us by the submitter's clock (deadline '' for none),
 -- result_ttl_ms, webhook ('' for none), then of the run: priority, cost_us, weight, batch key, images, steps, flight
 -- key ('' for none), then the bounds max_queue_depth and max_followers, then the room that is needed for images, the
--- bounds max_image_bytes and of jobs with images, the books' entry of inputs that are in a bucket ('' if they aren't), all
--- steps if answered ('' if not), the number of inputs, digests and inputs or references to them, then of an answered job's
--- images: references, bytes, the books' entry and keys of objects if they are in a bucket ('' if not), images if they
--- aren't.
+-- bounds max_image_bytes and of jobs with objects in a bucket ('' for none), the books' entry of inputs that are in a bucket
+-- ('' if they aren't), all steps if answered ('' if not), the number of inputs, digests and inputs or references to them,
+-- and an answered job's images (see set_images).
 -- Returns {'queued', submitted_us, jobs ahead, microseconds of predicted work ahead},
--- {'known' | 'shared' | 'answered', job}, {'conflict'}, {'full', depth} or {'no_room', ...} (see images/books).
+-- {'known' | 'shared' | 'answered', job}, {'conflict'}, {'full', depth} or {'no_room', ...} (see images/room).
 local id, fingerprint, content, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local submitted_us, deadline_us, result_ttl_ms, webhook = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local flight, max_queue_depth, max_followers = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
-local needed_bytes, max_image_bytes, max_image_jobs = tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20])
+local needed_bytes, max_image_bytes, max_image_jobs = tonumber(ARGV[18]), tonumber(ARGV[19]), ARGV[20]
 local input_entry, answered_steps, inputs = ARGV[21], ARGV[22], tonumber(ARGV[23])
 local FIRST_INPUT = 24
-local references = FIRST_INPUT + 2 * inputs
+local images = FIRST_INPUT + 2 * inputs
 local is_answered = answered_steps ~= ''
 
 local known = redis.call('HGET', job_key(id), 'fingerprint')
@@ -35,7 +34,7 @@ if not joined and not is_answered then
   end
 end
 local now = now_us()
-local refusal = not joined and refuse_images(needed_bytes, max_image_bytes, max_image_jobs, now)
+local refusal = not joined and reserve_room(needed_bytes, is_answered, max_image_bytes, max_image_jobs, now)
 if refusal then
   return refusal
 end
@@ -81,21 +80,20 @@ redis.call('HSET', run_key(n), 'state', 'Waiting', 'leader', id, 'submitted_us',
 enqueue_start()
 if is_answered then
   local run = { n = n, started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0' }
-  set_run_images(run, references)
-  keep_run_images(run, 1, make_final(id, run, 'Succeeded', now), now)
+  set_images(run, images)
+  keep_images(run, 1, make_final(id, run, 'Succeeded', now), now)
   redis.call('DEL', run_key(n))
   return { 'answered', view(id) }
 end
-add_image_bytes('reserved', needed_bytes)
 if flight ~= '' and redis.call('SET', key('flight:' .. flight), n, 'NX') then
   redis.call('HSET', run_key(n), 'flight', flight)
 end
 if inputs > 0 then
-  redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, references - 1))
+  redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, images - 1))
   redis.call('HSET', run_key(n), 'inputs', inputs)
   if input_entry ~= '' then
     redis.call('HSET', run_key(n), 'input_entry', input_entry)
-    hold_objects(input_entry)
+    redis.call('ZADD', key('image:object_expiry'), 'XX', '+inf', input_entry) -- however long the run takes
   end
 end
 local priority = tonumber(ARGV[9])
