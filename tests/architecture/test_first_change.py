@@ -11,7 +11,7 @@ PATCH = re.compile(r"```diff\n(.*?)```", re.DOTALL)
 def test_the_patches_of_the_first_change_apply() -> None:
     patches = PATCH.findall((ROOT / "docs/first-change.md").read_text())
     assert len(patches) == 4
-    command = ["git", "apply", "--check", "--verbose", "-"]
+    command = ["git", "apply", "--check", "--verbose", "-C1", "-"]
     done = subprocess.run(
         command, cwd=ROOT, input="".join(patches), capture_output=True, text=True, check=False, timeout=60
     )
