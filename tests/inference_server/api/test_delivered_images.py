@@ -72,7 +72,7 @@ def test_an_answer_with_links_keeps_what_they_lead_to(gateway: RunningGateway, c
 
 def test_a_client_with_an_idempotency_key_may_ask_again(gateway: RunningGateway, client: httpx.Client) -> None:
     key = {"Idempotency-Key": "order-1"}
-    first, again = generate(client, **key), generate(client, **key)
+    first, again = generate(client, None, **key), generate(client, None, **key)
     assert first.json()["data"] == again.json()["data"]
     assert_kept(gateway, client, first.headers[IDS])
 
