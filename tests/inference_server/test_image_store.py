@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
+import httpx2
 import obstore
 import pytest
 from easel_contract import metrics as contract
@@ -52,9 +52,9 @@ class Service:
         self.gateway = stack.enter_context(ServerProcess("--role", "gateway", config=config, **environment))
         self.worker.wait_until_ready()
         self.gateway.wait_until_ready()
-        self.client = stack.enter_context(httpx.Client(base_url=self.gateway.url, timeout=60))
+        self.client = stack.enter_context(httpx2.Client(base_url=self.gateway.url, timeout=60))
 
-    def predict(self, body: dict[str, Any], **headers: str) -> httpx.Response:
+    def predict(self, body: dict[str, Any], **headers: str) -> httpx2.Response:
         return self.client.post(PREDICTIONS, json={"input": body}, headers=headers)
 
     def look(self, job_id: str) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def test_with_a_bucket_links_lead_there_and_what_is_not_needed_is_deleted(
         prediction = service.wait(service.predict(PROMPT).json()["id"])
         (link,) = prediction["output"]
         assert link.startswith(f"{s3_server.endpoint}/{BUCKET}/default/with-a-bucket/{prediction['id']}-")
-        fetched = httpx.get(link)  # with nothing but the link
+        fetched = httpx2.get(link)  # with nothing but the link
         assert (fetched.status_code, fetched.headers["content-type"]) == (200, "image/png")
         through_gateway = service.client.get(f"{PREDICTIONS}/{prediction['id']}/output/0")
         assert through_gateway.content == fetched.content
@@ -186,7 +186,7 @@ def test_with_a_bucket_links_lead_there_and_what_is_not_needed_is_deleted(
         assert len(kept) == 1
 
         url = service.client.post(GENERATIONS, json={**PROMPT, "response_format": "url"}).json()["data"][0]["url"]
-        assert httpx.get(url).status_code == 200
+        assert httpx2.get(url).status_code == 200
         assert len(keys_in_bucket(s3_server)) == 2
         answer = service.client.post(GENERATIONS, json=PROMPT)
         assert answer.json()["data"][0]["b64_json"]
@@ -196,7 +196,7 @@ def test_with_a_bucket_links_lead_there_and_what_is_not_needed_is_deleted(
         config = build_config("with-a-bucket", bucket=behind_cdn, budget=None)
         gateway = stack.enter_context(ServerProcess("--role", "gateway", config=config, **environment))
         gateway.wait_until_ready()
-        seen = httpx.get(f"{gateway.url}{PREDICTIONS}/{prediction['id']}").json()
+        seen = httpx2.get(f"{gateway.url}{PREDICTIONS}/{prediction['id']}").json()
         assert seen["output"] == [f"https://images.example.com/{next(iter(kept))}"]
 
 
@@ -214,5 +214,5 @@ def test_a_bucket_that_is_away_is_reported_and_its_jobs_wait_for_it(redis: Redis
         assert service.look(job_id)["status"] == "processing"
         server.start()
         prediction = service.wait(job_id)
-        assert httpx.get(prediction["output"][0]).status_code == 200
+        assert httpx2.get(prediction["output"][0]).status_code == 200
         wait_for(lambda: service.worker.ready()[1]["reason"] == "Available", 60)
