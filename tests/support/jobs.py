@@ -3,10 +3,27 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from easel_contract.server_config import Priority
+from easel_contract.server_config import EngineKind, ModelConfig, Priority
 from easel_server.generation.job import Job
+from easel_server.generation.models import ModelIdentity, RequestedModel, model_key
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.request import WebhookTarget
+
+
+def build_identity(
+    model: ModelConfig | None = None, *, engine: EngineKind = EngineKind.DIFFUSERS, weights: str = "commit-1"
+) -> ModelIdentity:
+    """What a worker reports that holds the model."""
+    model = model or ModelConfig(name="sdxl", source="owner/sdxl")
+    return ModelIdentity(
+        name=model.name,
+        key=model_key(model, engine),
+        source=model.source,
+        engine=engine.lower(),
+        dtype="float32",
+        weights=weights,
+        versions={"torch": "2.8.0", "diffusers": "0.36.0"},
+    )
 
 
 def build_parameters(**changes: Any) -> GenerationParameters:
@@ -30,6 +47,7 @@ def build_job(
     priority: Priority = Priority.NORMAL,
     weight: int = 1,
     gpu_seconds: float = 1.0,
+    model: str | None = None,
     **parameters: Any,
 ) -> Job:
     now = datetime.now(UTC)
@@ -43,4 +61,5 @@ def build_job(
         priority=priority,
         weight=weight,
         predicted_gpu_seconds=gpu_seconds,
+        model=RequestedModel(name=f"Model {model}", key=model) if model is not None else None,
     )

@@ -4,14 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from easel_server.generation.cost import Measurement
+from easel_server.generation.models import ModelIdentity
 from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Claim, JobQueue, JobStore, Succeeded
 
 
-async def succeed(jobs: JobQueue, claimed: Claim, images: Sequence[bytes], measured: Measurement | None = None) -> bool:
+async def succeed(
+    jobs: JobQueue,
+    claimed: Claim,
+    images: Sequence[bytes],
+    measured: Measurement | None = None,
+    generated_by: ModelIdentity | None = None,
+) -> bool:
     """Put the images where the jobs were opened to have them, and finish."""
     stored = await image_store_of(jobs).put(claimed.job.id, images, "image/png")
-    return await jobs.finish(claimed, Succeeded(stored), measured)
+    return await jobs.finish(claimed, Succeeded(stored), measured, generated_by)
 
 
 async def read_images(jobs: JobStore, job_id: str) -> tuple[bytes, ...]:

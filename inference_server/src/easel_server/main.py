@@ -33,7 +33,14 @@ from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.results import find_image_urls
-from easel_server.generation.models import EngineDescription, ModelFacts, describe_model, read_defaults
+from easel_server.generation.models import (
+    EngineDescription,
+    ModelFacts,
+    describe_model,
+    identify_model,
+    model_key,
+    read_defaults,
+)
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.model_facts import (
     PUBLISH_INTERVAL_SECONDS,
@@ -241,7 +248,8 @@ class Process:
             await _cancel([stopping, *parts])
 
     async def _reap(self) -> None:
-        await reap_forever(self._stores.jobs, self._stores.ping, grace_seconds=self._config.worker.lease_seconds)
+        key = model_key(self._config.model, self._config.engine.kind)
+        await reap_forever(self._stores.jobs, self._stores.ping, [key], grace_seconds=self._config.worker.lease_seconds)
 
     async def _deliver_webhooks(self) -> None:
         config = self._config
@@ -286,12 +294,19 @@ class Process:
             drain_seconds=config.worker.drain_seconds,
             max_batch_images=config.worker.max_batch_images,
         )
+        identity = identify_model(description, config.model, config.engine.kind)
         self._worker = Worker(
-            self._stores.jobs, self._stores.images, engine, settings, metrics=self._metrics, tracer=self._tracer
+            self._stores.jobs,
+            self._stores.images,
+            engine,
+            settings,
+            identity=identity,
+            metrics=self._metrics,
+            tracer=self._tracer,
         )
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
-        publishing = asyncio.create_task(self._publish_facts(describe_model(description)), name="facts")
+        publishing = asyncio.create_task(self._publish_facts(describe_model(description, identity)), name="facts")
         try:
             await self._worker.run()
         finally:

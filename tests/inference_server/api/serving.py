@@ -24,11 +24,13 @@ from easel_server.transport.probes import Readiness
 from easel_server.transport.protocol import BoundedHttpProtocol
 from easel_server.worker.worker import Worker, WorkerSettings
 
+from tests.support.jobs import build_identity
 from tests.support.stored_images import succeed
 
 T = TypeVar("T")
 
 MODEL = "tiny/sd15"
+IDENTITY = build_identity(ModelConfig(name=MODEL, source="/nowhere"))  # of what workers hold
 START_TIMEOUT_SECONDS = 20.0
 
 
@@ -86,7 +88,7 @@ class StandInWorker:
                 self._held.set()
                 await self._free.wait()
                 self._held.clear()
-            for claim in await self._jobs.claim("stand-in", lease_seconds=10, wait_seconds=0.05):
+            for claim in await self._jobs.claim("stand-in", [IDENTITY.key], lease_seconds=10, wait_seconds=0.05):
                 self.seen.append(claim.job.id)
                 self.claims.append(claim)
                 await self._run(claim)
@@ -104,7 +106,7 @@ class StandInWorker:
             reply = await self._jobs.heartbeat(claim, 2)
         if reply is HeartbeatReply.CONTINUE:
             images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
-            await succeed(self._jobs, claim, tuple(images))
+            await succeed(self._jobs, claim, tuple(images), generated_by=IDENTITY)
         else:
             await self._jobs.finish(claim, Canceled())
 
@@ -159,7 +161,9 @@ class RunningGateway:
         self.worker: StandInWorker
         self.readiness: Readiness
         self.metrics = CountingMetrics()
-        self.facts = ModelFacts(defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4))
+        self.facts = ModelFacts(
+            defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4), identity=IDENTITY
+        )
         self.cost_model = CostModel()
         self.url = ""
 
@@ -242,6 +246,7 @@ class RunningGateway:
             self.stores.images,
             self._engine,
             settings,
+            identity=IDENTITY,
             metrics=ServerMetrics(gateway=False, worker=True),
         )
 

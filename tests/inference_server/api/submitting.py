@@ -11,13 +11,13 @@ from easel_server.api.openai.fields import ImagesBody
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.cost import CostModel
-from easel_server.generation.models import GenerationDefaults, ModelFacts
+from easel_server.generation.models import GenerationDefaults, ModelFacts, ModelIdentity
 from easel_server.generation.request import Customer, GenerationRequest
 from easel_server.stores.cache.interface import ResultCache
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_memory_stores
 
-from tests.inference_server.api.serving import MODEL, CountingMetrics
+from tests.inference_server.api.serving import IDENTITY, MODEL, CountingMetrics
 from tests.support.stored_images import succeed
 
 ALICE = Customer("alice")
@@ -35,14 +35,15 @@ class Submitting:
         self.stores = open_memory_stores(bounds, clock=lambda: self.now)
         self.metrics = CountingMetrics()
         self._numbers = itertools.count()
-        facts = ModelFacts(
+        self.facts = ModelFacts(
             defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4),
             engine="fake",
+            identity=IDENTITY,
             load_seconds=LOAD_SECONDS,
         )
 
         async def look() -> ModelFacts:
-            return facts
+            return self.facts
 
         async def cost_model() -> CostModel:
             return CostModel(overhead_seconds=gpu_seconds, seconds_per_unit=0.0)
@@ -71,9 +72,9 @@ class Submitting:
         }
         return await self.context.submitter.submit(GenerationRequest(**{**request, **changes}))
 
-    async def work(self, *, count: int = 1, finish: bool = True) -> None:
+    async def work(self, *, count: int = 1, finish: bool = True, generated_by: ModelIdentity = IDENTITY) -> None:
         """Claim jobs as a worker, and finish them."""
         for _ in range(count):
-            claims = await self.stores.jobs.claim("worker", lease_seconds=1e6, wait_seconds=0)
+            claims = await self.stores.jobs.claim("worker", [IDENTITY.key], lease_seconds=1e6, wait_seconds=0)
             for claim in claims if finish else ():
-                await succeed(self.stores.jobs, claim, (b"image",))
+                await succeed(self.stores.jobs, claim, (b"image",), generated_by=generated_by)

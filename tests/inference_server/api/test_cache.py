@@ -1,15 +1,17 @@
 """The result cache: only with a seed, and as Cache-Control asks."""
 
+from dataclasses import replace
+
 import pytest
-from easel_contract.server_config import CacheConfig, GatewayConfig, ModelConfig
+from easel_contract.server_config import CacheConfig, GatewayConfig
 from easel_server.generation.job import JobState
-from easel_server.generation.models import result_cache_key
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.memcached import MemcachedCache
 from easel_server.stores.errors import StoreUnavailableError
 
-from tests.inference_server.api.serving import RunningGateway, wait_for
+from tests.inference_server.api.serving import IDENTITY, RunningGateway, wait_for
 from tests.inference_server.api.submitting import Submitting
+from tests.support.jobs import build_identity
 from tests.support.memcached_server import MemcachedServer
 
 
@@ -149,16 +151,24 @@ def test_a_cached_answer_that_nobody_asks_for_by_id_has_no_job_behind_it(client)
     assert client.get(linked.json()["data"][0]["url"]).content == b"a cat 110"
 
 
-async def test_images_by_another_engine_are_others():
+async def test_images_are_cached_for_what_the_worker_held_and_not_for_what_it_was_believed_to_hold():
+    other = build_identity(weights="commit-2").model_copy(update={"key": IDENTITY.key})
     submitting = Submitting(GatewayConfig())
     submitted = await submitting.submit(seed=1)
-    parameters = submitted.job.parameters
-    model = ModelConfig(name="m", source="/nowhere")
-    keys = {
-        result_cache_key(parameters.cache_values, model, {"engine": engine}) for engine in ("diffusers", "synthetic")
-    }
-    assert len(keys) == 2
-    assert submitted.job.cache_key not in keys
+    await submitting.work(generated_by=other)
+    await submitting.context.results.wait(submitted.job, 10)
+    assert (await submitting.submit(seed=1)).headers["X-Cache"] == "miss"
+    submitting.facts = replace(submitting.facts, identity=other)  # once that is what workers report
+    found = await submitting.submit(seed=1)
+    assert found.headers["X-Cache"] == "hit"
+    assert found.job.generated_by == other
+
+
+async def test_without_a_worker_that_ever_reported_nothing_is_found_but_work_is_shared():
+    submitting = Submitting(GatewayConfig())
+    submitting.facts = replace(submitting.facts, identity=None)
+    results = [(await submitting.submit(seed=1)).headers["X-Cache"] for _ in range(2)]
+    assert results == ["miss", "shared"]
 
 
 async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(monkeypatch):

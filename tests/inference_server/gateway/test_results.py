@@ -7,6 +7,7 @@ from easel_contract.server_config import CacheConfig
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
 from easel_server.generation.job import JobState
+from easel_server.generation.models import build_cache_key
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.cache.memory import MemoryResultCache
@@ -15,10 +16,12 @@ from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.memory_wakeups import utc_now
 from easel_server.stores.opening import DEFAULT_CACHE_BYTES, open_memory_stores
 
-from tests.support.jobs import build_job
+from tests.support.jobs import build_identity, build_job
 
 IMAGES = (b"image",)
 ANY = CachePolicy()
+IDENTITY = build_identity()
+KEY = build_cache_key("digest", IDENTITY)
 
 
 class Clock:
@@ -34,14 +37,16 @@ def build_results(shared: "Shared", config: CacheConfig, clock: Callable[[], flo
 
 
 async def find(store: Results, policy: CachePolicy = ANY) -> CachedImages:
-    found = await store.find_cached("key", policy)
+    found = await store.find_cached(KEY, policy)
     assert found is not None
     return found
 
 
 async def find_copy(store: Results, job_id: str) -> tuple[bytes, ...] | None:
     """The images that this gateway has of a job which the job store no longer has."""
-    job = build_job(job_id).model_copy(update={"state": JobState.SUCCEEDED, "cache_key": "key"})
+    job = build_job(job_id).model_copy(
+        update={"state": JobState.SUCCEEDED, "cache_key": "digest", "generated_by": IDENTITY}
+    )
     try:
         return await store.images(job)
     except RefusalError:
@@ -69,7 +74,7 @@ class Shared(MemoryResultCache):
 
 async def test_what_was_found_once_is_not_fetched_again():
     shared = Shared()
-    await shared.put("key", IMAGES, ttl_seconds=60)
+    await shared.put(KEY, IMAGES, ttl_seconds=60)
     store = build_results(shared, CacheConfig())
     for _ in range(3):
         assert (await find(store)).images == IMAGES
@@ -79,11 +84,11 @@ async def test_what_was_found_once_is_not_fetched_again():
 async def test_a_copy_is_as_old_as_its_original():
     clock = Clock()
     store = build_results(Shared(), CacheConfig(ttl_seconds=1000), clock)
-    await store.keep("job", "key", CachedImages(IMAGES, 100.0))
+    await store.keep("job", KEY, CachedImages(IMAGES, 100.0))
     clock.now += 50
     assert (await find(store)).age_seconds == 150
-    assert await store.find_cached("key", CachePolicy(max_age_seconds=90)) is None
-    assert await store.find_cached("key", CachePolicy(read=False)) is None
+    assert await store.find_cached(KEY, CachePolicy(max_age_seconds=90)) is None
+    assert await store.find_cached(KEY, CachePolicy(read=False)) is None
     clock.now += 851
     assert await find_copy(store, "job") is None
 
@@ -92,7 +97,7 @@ async def test_each_jobs_images_are_kept_once_and_those_of_equal_jobs_too():
     shared = Shared()
     store = build_results(shared, CacheConfig())
     for job in ("leader", "leader", "follower"):
-        await store.keep(job, "key", CachedImages(IMAGES, 1.0))
+        await store.keep(job, KEY, CachedImages(IMAGES, 1.0))
     assert shared.puts == 1
     assert await find_copy(store, "leader") == IMAGES
     assert await find_copy(store, "follower") is None
@@ -101,8 +106,8 @@ async def test_each_jobs_images_are_kept_once_and_those_of_equal_jobs_too():
 async def test_newer_images_take_the_place_of_older_ones():
     shared = Shared()
     store = build_results(shared, CacheConfig())
-    await store.keep("old", "key", CachedImages(IMAGES, 600.0))
-    await store.keep("new", "key", CachedImages((b"new",), 0.0))
+    await store.keep("old", KEY, CachedImages(IMAGES, 600.0))
+    await store.keep("new", KEY, CachedImages((b"new",), 0.0))
     assert (await find(store)).images == (b"new",)
     assert shared.puts == 2
 
@@ -110,8 +115,8 @@ async def test_newer_images_take_the_place_of_older_ones():
 async def test_images_are_kept_for_what_is_left_of_their_time():
     shared = Shared()
     store = build_results(shared, CacheConfig(ttl_seconds=60))
-    await store.keep("old", "key", CachedImages(IMAGES, 61.0))
-    assert await store.find_cached("key", ANY) is None
+    await store.keep("old", KEY, CachedImages(IMAGES, 61.0))
+    assert await store.find_cached(KEY, ANY) is None
     assert shared.puts == 0
 
 
@@ -119,5 +124,5 @@ async def test_a_shared_cache_that_is_away_leaves_the_copy():
     shared = Shared()
     shared.is_away = True
     store = build_results(shared, CacheConfig())
-    await store.keep("job", "key", CachedImages(IMAGES, 0.0))
+    await store.keep("job", KEY, CachedImages(IMAGES, 0.0))
     assert (await find(store)).images == IMAGES

@@ -1,22 +1,35 @@
 """Which requests count as the same."""
 
 import pytest
-from easel_contract.server_config import ModelConfig
+from easel_contract.server_config import DType, EngineKind, ModelConfig
 from easel_server.generation.job import job_fingerprint
-from easel_server.generation.models import result_cache_key
+from easel_server.generation.models import (
+    ModelIdentity,
+    build_cache_key,
+    build_flight_key,
+    digest_parameters,
+    find_requested_model,
+    model_key,
+)
+from easel_server.generation.parameters import GenerationParameters
 
-from tests.support.jobs import build_job, build_parameters
+from tests.support.jobs import build_identity, build_job, build_parameters
 
 MODEL = ModelConfig(name="sdxl", source="stabilityai/sdxl", revision="main")
-VERSIONS = {"torch": "2.8.0", "diffusers": "0.36.0"}
-KEY = result_cache_key(build_parameters().cache_values, MODEL, VERSIONS)
+IDENTITY = build_identity(MODEL)
+
+
+def cache_key(parameters: GenerationParameters, identity: ModelIdentity = IDENTITY) -> str:
+    return build_cache_key(digest_parameters(parameters.cache_values), identity)
+
+
+KEY = cache_key(build_parameters())
 
 
 def test_the_same_request_has_the_same_key_whatever_the_order_of_versions() -> None:
-    assert result_cache_key(build_parameters().cache_values, MODEL, dict(reversed(VERSIONS.items()))) == KEY
-    assert (
-        result_cache_key(build_parameters(guidance_scale=7.5, image_format="png").cache_values, MODEL, VERSIONS) == KEY
-    )
+    reordered = IDENTITY.model_copy(update={"versions": dict(reversed([*IDENTITY.versions.items()]))})
+    assert cache_key(build_parameters(), reordered) == KEY
+    assert cache_key(build_parameters(guidance_scale=7.5, image_format="png")) == KEY
     assert len(KEY) == 64
 
 
@@ -41,14 +54,43 @@ def test_the_same_request_has_the_same_key_whatever_the_order_of_versions() -> N
     ids=str,
 )
 def test_whatever_changes_the_pixels_changes_the_key(change: dict[str, object]) -> None:
-    assert result_cache_key(build_parameters(**change).cache_values, MODEL, VERSIONS) != KEY
+    assert cache_key(build_parameters(**change)) != KEY
 
 
-def test_another_model_or_library_changes_the_key() -> None:
-    assert (
-        result_cache_key(build_parameters().cache_values, MODEL.model_copy(update={"revision": "v2"}), VERSIONS) != KEY
-    )
-    assert result_cache_key(build_parameters().cache_values, MODEL, VERSIONS | {"torch": "2.9.0"}) != KEY
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": "owner/other"},
+        {"revision": "v2"},
+        {"weights": "commit-2"},
+        {"dtype": "bfloat16"},
+        {"engine": "synthetic"},
+        {"adapters": ("owner/lora",)},
+        {"versions": {**IDENTITY.versions, "torch": "2.9.0"}},
+    ],
+    ids=str,
+)
+def test_whatever_else_a_worker_holds_changes_the_key(change: dict[str, object]) -> None:
+    assert cache_key(build_parameters(), IDENTITY.model_copy(update=change)) != KEY
+
+
+def test_a_models_name_and_how_its_number_format_was_chosen_change_no_pixels() -> None:
+    assert cache_key(build_parameters(), IDENTITY.model_copy(update={"name": "other", "key": "other"})) == KEY
+
+
+@pytest.mark.parametrize("change", [{"source": "owner/other"}, {"revision": None}, {"dtype": DType.FLOAT16}], ids=str)
+def test_what_is_configured_otherwise_is_another_model(change: dict[str, object]) -> None:
+    other = MODEL.model_copy(update=change)
+    assert model_key(other, EngineKind.DIFFUSERS) != model_key(MODEL, EngineKind.DIFFUSERS)
+    digest = digest_parameters(build_parameters().cache_values)
+    flights = {build_flight_key(digest, find_requested_model(model, EngineKind.DIFFUSERS)) for model in (MODEL, other)}
+    assert len(flights) == 2
+
+
+def test_a_model_that_is_renamed_stays_the_same_and_another_engine_is_another() -> None:
+    renamed = MODEL.model_copy(update={"name": "other"})
+    assert model_key(renamed, EngineKind.DIFFUSERS) == model_key(MODEL, EngineKind.DIFFUSERS)
+    assert model_key(MODEL, EngineKind.SYNTHETIC) != model_key(MODEL, EngineKind.DIFFUSERS)
 
 
 def test_a_fingerprint_ignores_times_and_progress() -> None:

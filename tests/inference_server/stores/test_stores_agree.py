@@ -11,12 +11,13 @@ from easel_contract import names
 from easel_contract.server_config import Priority
 from easel_server.generation.job import Job
 from easel_server.stores.images.interface import StoreFullError
+from easel_server.stores.jobs import memory_runs, redis
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, JobBounds, Jobs, QueuePosition
 from easel_server.stores.jobs.memory import MemoryJobs
 from easel_server.stores.opening import open_memory_stores, open_stores
 from redis.asyncio import Redis
 
-from tests.support.jobs import build_job
+from tests.support.jobs import build_identity, build_job
 from tests.support.redis_server import RedisServer
 from tests.support.stored_images import image_store_of, read_images, succeed
 
@@ -26,6 +27,8 @@ SEEDS = range(12)
 STEPS = 200
 OWNERS = ("ann", "bob", "cleo:x", "dé")
 WEIGHTS = {"ann": 1, "bob": 2, "cleo:x": 4, "dé": 1}
+MODELS = ("a", "b")
+RARELY = 0.1
 GPU_SECONDS = (0.25, 0.5, 1.0, 3.0)  # sums and shares of these are exact, so both must decide alike
 UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at", "images"}  # two clocks, other keys
 BOOKS = {"image:sums", "image:expiry", "image:holders"}  # entries go when the images do, by purge
@@ -50,6 +53,7 @@ class Pair:
     async def step(self) -> None:
         operations = [self.submit] * 4 + [self.claim] * 3 + [self.finish] * 3
         operations += [self.cancel, self.heartbeat, self.heartbeat, self.release, self.remove_data]
+        operations += [self.serve_one_model_only] if self._random.random() < RARELY else []
         await self._random.choice(operations)()
         if self._ids:
             job_id = self._random.choice(self._ids)
@@ -78,7 +82,9 @@ class Pair:
             gpu_seconds=self._random.choice(GPU_SECONDS),
             images=self._random.randint(1, 3),
             width_pixels=self._random.choice((64, 128)),
+            model=self._random.choice((None, *MODELS, *MODELS)),
         )
+        await self.both("estimate_position", job)
         flight_key = self._random.choice((None, None, "one", "two"))
         answer = (b"cached",) * job.parameters.images if self._random.random() < 0.1 else None
         inputs = {"digest": job.id.encode()}
@@ -94,9 +100,14 @@ class Pair:
             await self.both("cancel", self._random.choice(self._ids))
 
     async def claim(self) -> None:
-        bounds = {"max_jobs": self._random.randint(1, 3), "max_images": self._random.randint(1, 5)}
+        most, most_images = self._random.randint(1, 3), self._random.randint(1, 5)
         worker = self._random.choice(("w1", "w2"))
-        claims = [await jobs.claim(worker, lease_seconds=60, wait_seconds=0, **bounds) for jobs in self._stores]
+        held = self._random.choice(((), MODELS[:1], MODELS[1:], MODELS))
+        claims = [
+            await jobs.claim(worker, held, lease_seconds=60, wait_seconds=0, max_jobs=most, max_images=most_images)
+            for jobs in self._stores
+        ]
+        assert all(claim.job.model is None or claim.job.model.key in held for claim in claims[0])
         assert [comparable(claim.job) for claim in claims[0]] == [comparable(claim.job) for claim in claims[1]]
         assert [dict(claim.inputs) for claim in claims[0]] == [dict(claim.inputs) for claim in claims[1]]
         self._claims += zip(*claims, strict=True)
@@ -109,11 +120,15 @@ class Pair:
     async def finish(self) -> None:
         if self._claims:
             outcome = self._random.choice(((b"one", b"two"), (b"one",), Failed("no"), Canceled()))
+            generated_by = self._random.choice((None, build_identity(weights="one"), build_identity(weights="two")))
             claims = self._random.choice(self._claims)
             if not isinstance(outcome, tuple):
-                await self._with_claim("finish", claims, outcome)
+                await self._with_claim("finish", claims, outcome, generated_by=generated_by)
                 return
-            answers = [await succeed(jobs, claim, outcome) for jobs, claim in zip(self._stores, claims, strict=True)]
+            answers = [
+                await succeed(jobs, claim, outcome, generated_by=generated_by)
+                for jobs, claim in zip(self._stores, claims, strict=True)
+            ]
             assert answers[0] == answers[1]
             if self._random.random() < 0.7:  # else it will be tried again
                 self._claims.remove(claims)
@@ -125,6 +140,13 @@ class Pair:
     async def release(self) -> None:
         if self._claims:
             await self._with_claim("release", self._random.choice(self._claims))
+
+    async def serve_one_model_only(self) -> None:
+        """The others' waiting jobs fail at once: nobody has served them since."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory_runs, "MODEL_UNSERVED_SECONDS", 0)
+            patch.setattr(redis, "MODEL_UNSERVED_SECONDS", 0)
+            await self.both("reap", [self._random.choice(MODELS)])
 
     async def _with_claim(self, operation: str, claims: tuple[Claim, Claim], *arguments: Any, **options: Any) -> None:
         answers = [
@@ -140,6 +162,10 @@ class Pair:
             await self.both("cancel", job_id)
         for claims in list(self._claims):
             await self._with_claim("finish", claims, Canceled())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory_runs, "MODEL_UNSERVED_SECONDS", 0)
+            patch.setattr(redis, "MODEL_UNSERVED_SECONDS", 0)
+            await self.both("reap")
 
 
 async def answer_of(call: Awaitable[Any]) -> Any:
@@ -157,7 +183,7 @@ def comparable(value: Any) -> Any:
     if isinstance(value, StoreFullError):
         return value.needed_bytes, dataclasses.replace(value.usage, refused_bytes=0, next_expiry_seconds=None)
     if isinstance(value, Job):
-        return value.model_dump(exclude=UNSHARED)
+        return value.model_dump(exclude=UNSHARED), value.model, value.generated_by, value.data_removed
     return (comparable(value.job), value.created, value.shared) if hasattr(value, "created") else value
 
 
@@ -171,22 +197,22 @@ async def keys_that_stay(server: RedisServer, prefix: str) -> set[str]:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_memory_and_redis_answer_alike_and_leave_nothing_behind(seed: int, redis_server: RedisServer) -> None:
     namespace = uuid.uuid4().hex
-    redis = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=BOUNDS)
+    shared = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=BOUNDS)
     memory = open_memory_stores(BOUNDS)
-    pair = Pair(random.Random(seed), memory.jobs, redis.jobs)  # noqa: S311
+    pair = Pair(random.Random(seed), memory.jobs, shared.jobs)  # noqa: S311
     try:
         for _ in range(STEPS):
             await pair.step()
         await pair.end_everything()
         assert pair.refused > 0, "there was always room: this says nothing of it"
-        assert (await redis.images.usage()).reserved_bytes == 0
+        assert (await shared.images.usage()).reserved_bytes == 0
         assert (await memory.images.usage()).reserved_bytes == 0
-        await redis.jobs.claim("w1", lease_seconds=1, wait_seconds=0)  # empties the list of wake-ups
+        await shared.jobs.claim("w1", MODELS, lease_seconds=1, wait_seconds=0)  # empties the lists of wake-ups
     finally:
-        await redis.close()
+        await shared.close()
     # Counters and sums of a bounded size; nothing that grows with the jobs that were.
     staying = await keys_that_stay(redis_server, names.redis_prefix(namespace, "sd"))
-    assert staying - BOOKS == {"sequence", "work", "workers"}
+    assert staying - BOOKS == {"sequence", "workers"}
     assert isinstance(memory.jobs, MemoryJobs)
     assert what_memory_keeps(memory.jobs) == {"records", "_workers"}  # these go by time
 

@@ -21,7 +21,7 @@ from tests.inference_server.worker.workers import (
 )
 from tests.support.eventually import eventually
 from tests.support.fake_engine import FakeEngine, images_of
-from tests.support.jobs import build_job
+from tests.support.jobs import build_identity, build_job
 from tests.support.stored_images import image_store_of, read_images, succeed
 
 
@@ -40,6 +40,18 @@ async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> N
     assert sample(contract.JOB_LATENCY_SECONDS + "_count") == 3
     assert sample(contract.JOB_PHASE_SECONDS + "_count", {"phase": "queue"}) == 3
     assert sample(contract.IN_FLIGHT) == 0
+
+
+async def test_only_jobs_of_the_model_it_holds_are_run_and_say_what_they_were_generated_by(broker: Jobs) -> None:
+    identity = build_identity()
+    worker, _ = build_worker(broker, FakeEngine(), identity=identity)
+    async with running(worker):
+        await broker.submit(build_job("another", model="another"))
+        await broker.submit(build_job("own", model=identity.key))
+        await broker.submit(build_job("any"))
+        ended = [await final_job(broker, name) for name in ("own", "any")]
+    assert [job.generated_by for job in ended] == [identity, identity]
+    assert (await job_in(broker, "another", lambda job: job.attempts == 0)).state == JobState.WAITING
 
 
 async def test_heartbeats_carry_the_progress(broker: Jobs) -> None:

@@ -37,11 +37,11 @@ class Between:
         reply = await self._broker.heartbeat(claim, steps_done, **rest)
         return self.replies.get(claim.job.id, reply)
 
-    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None, *rest: Any) -> bool:
         if measured is not None:
             self.measured[claim.job.id] = measured
         await self.may_finish.wait()
-        return await self._broker.finish(claim, outcome, measured)
+        return await self._broker.finish(claim, outcome, measured, *rest)
 
 
 async def submit(broker: Jobs, *seeds: int, **parameters: Any) -> None:

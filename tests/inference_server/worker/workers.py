@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from easel_server.generation.job import Job
+from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Jobs
@@ -29,6 +30,7 @@ def build_worker(
     heartbeat_limit_seconds: float = 0.01,
     max_batch_images: int = 1,
     images: Any = None,
+    identity: ModelIdentity | None = None,
 ) -> tuple[Worker, ServerMetrics]:
     metrics = ServerMetrics(gateway=False, worker=True)
     settings = WorkerSettings(
@@ -42,7 +44,10 @@ def build_worker(
         retry_limit_seconds=0.05,
         step_limit_seconds=step_limit_seconds,
     )
-    return Worker(broker, images or image_store_of(broker), engine, settings, metrics=metrics), metrics
+    return (
+        Worker(broker, images or image_store_of(broker), engine, settings, identity=identity, metrics=metrics),
+        metrics,
+    )
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.cost import CostModel
-from easel_server.generation.models import ModelFacts
+from easel_server.generation.models import ModelFacts, find_requested_model
 from easel_server.stores.opening import Stores
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
@@ -94,7 +94,7 @@ def build_context(
         stores.limits,
         results,
         estimates,
-        config.model,
+        find_requested_model(config.model, config.engine.kind),
         gateway,
         metrics,
         tracer,

@@ -92,7 +92,7 @@ class QueueEstimates:
         wait_seconds = await self._predict(depth.waiting_gpu_seconds + self._added_gpu_seconds, depth)
         if wait_seconds <= bound_seconds:
             return  # even if everything that waits went before
-        position = await self._jobs.estimate_position(job.owner, job.priority, job.weight)
+        position = await self._jobs.estimate_position(job)
         wait_seconds = await self._predict(position.gpu_seconds_ahead, depth)
         if wait_seconds > bound_seconds:
             raise refuse_for_wait(wait_seconds, bound_seconds)

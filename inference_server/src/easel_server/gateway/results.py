@@ -15,6 +15,7 @@ from easel_contract.server_config import CacheConfig
 from easel_server.gateway.local_cache import LocalCache
 from easel_server.gateway.refusals import RefusalError, refuse_removed, refuse_unknown_prediction
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.models import build_cache_key
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.interface import CachedImages, ResultCache
 from easel_server.stores.errors import StoreUnavailableError
@@ -110,7 +111,9 @@ class Results:
         """
         if job.data_removed:
             raise refuse_removed(job.id)
-        key = job.cache_key if job.state is JobState.SUCCEEDED else None
+        key = None
+        if job.state is JobState.SUCCEEDED and job.cache_key is not None and job.generated_by is not None:
+            key = build_cache_key(job.cache_key, job.generated_by)
         if key is not None and (local := self._local.get(key)) is not None and local[0].job_id == job.id:
             return local[0].images
         try:

@@ -3,12 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from easel_contract import names
-from easel_contract.server_config import GatewayConfig, ModelConfig, Priority
+from easel_contract.server_config import GatewayConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.queue_estimate import QueueEstimates
@@ -24,7 +21,13 @@ from easel_server.gateway.refusals import (
 from easel_server.gateway.results import Results
 from easel_server.generation.cost import CostModel
 from easel_server.generation.job import Job, JobState
-from easel_server.generation.models import ModelFacts, result_cache_key
+from easel_server.generation.models import (
+    ModelFacts,
+    RequestedModel,
+    build_cache_key,
+    build_flight_key,
+    digest_parameters,
+)
 from easel_server.generation.parameters import (
     FillContext,
     GenerationParameters,
@@ -41,7 +44,6 @@ from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import CacheResult, RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER, open_span, to_trace_parent
 
-LIBRARIES: Final = (names.DISTRIBUTION, "diffusers", "torch", "transformers")  # whose versions may change pixels
 PRIORITIES: Final = (Priority.LOW, Priority.NORMAL, Priority.HIGH)  # upwards
 
 
@@ -81,7 +83,7 @@ class Submitter:
         limiter: RateLimiter,
         results: Results,
         estimates: QueueEstimates,
-        model: ModelConfig,
+        model: RequestedModel,
         config: GatewayConfig,
         metrics: RequestMetrics,
         tracer: Tracer = NO_TRACER,
@@ -131,16 +133,14 @@ class Submitter:
             bare = parameters.model_copy(update={"seed": 0})
             parameters = parameters.model_copy(update={"seed": choose_seed(bare.model_dump_json())})
             is_seeded = True
-        cache_key = None
-        if is_seeded and self._results.is_cache_enabled:
-            # Two engines generate different images, and the same ones under another version perhaps not the same.
-            versions = {**_library_versions(), "engine": facts.engine or "unknown"}
-            cache_key = result_cache_key(parameters.cache_values, self._model, versions)
+        may_be_cached = is_seeded and self._results.is_cache_enabled
         now = datetime.now(UTC)
         return Job(
             id=request.job_id,
             owner=request.customer.name,
             parameters=parameters,
+            model=self._model,
+            generated_by=facts.identity_of(self._model),  # believed; stored only with images that it generated
             submitted_at=now,
             deadline_at=now + request.deadline if request.deadline else None,
             webhook=request.webhook,
@@ -149,7 +149,7 @@ class Submitter:
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),
             wanted_previews=request.previews,
             request_id=request_id.get(),
-            cache_key=cache_key,
+            cache_key=digest_parameters(parameters.cache_values) if may_be_cached else None,
         )
 
     def _fill_in(self, request: GenerationRequest, facts: ModelFacts) -> GenerationParameters:
@@ -174,9 +174,10 @@ class Submitter:
             return None
         # First the request alone: who is over the limit shall not make us fetch images.
         await charges.charge(requests)
-        answer = await self._results.find_cached(job.cache_key, request.cache)
-        if answer is not None:
-            return answer
+        if job.generated_by is not None:
+            key = build_cache_key(job.cache_key, job.generated_by)
+            if (answer := await self._results.find_cached(key, request.cache)) is not None:
+                return answer
         try:
             if request.cache.only_if_cached:
                 raise refuse_uncached()
@@ -192,14 +193,17 @@ class Submitter:
     ) -> SubmitResult:
         may_share = job.cache_key is not None and request.cache.read
         with open_span(self._tracer, "submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
-            cache_key = job.cache_key if request.cache.write else None
-            stored = job.model_copy(update={"trace_parent": to_trace_parent(span), "cache_key": cache_key})
+            changes = {
+                "trace_parent": to_trace_parent(span),
+                "cache_key": job.cache_key if request.cache.write else None,
+                "generated_by": job.generated_by if answer is not None else None,
+            }
             try:
                 submission = await self._jobs.submit(
-                    stored,
+                    job.model_copy(update=changes),
                     answer=answer.images if answer else None,
                     inputs=request.inputs.by_digest() if request.inputs else {},
-                    flight_key=job.cache_key if may_share else None,
+                    flight_key=build_flight_key(job.cache_key, self._model) if job.cache_key and may_share else None,
                 )
             except (QueueFullError, StoreFullError, JobConflictError):
                 await charges.refund()
@@ -249,15 +253,3 @@ def choose_priority(request: GenerationRequest) -> Priority:
         allowed = ", ".join(PRIORITIES[: PRIORITIES.index(highest) + 1])
         raise refuse_field("priority", f"is {request.priority}, allowed for this API key are {allowed}")
     return request.priority
-
-
-@cache
-def _library_versions() -> dict[str, str]:
-    """Versions from package metadata, so that nothing is imported. Gateways and workers run the same image."""
-    versions = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = "absent"
-    return versions

@@ -1,6 +1,6 @@
-"""A job: one request for images, from submit to its end. Values only; the broker stores them, no I/O lives here.
+"""A job: one request for images, from submit to its end. Values only; the job store keeps them, no I/O lives here.
 
-State machine (the broker is the only place that makes a transition, atomically):
+State machine (the job store is the only place that makes a transition, atomically):
 
     from      event                                        to
     ----      -----                                        --
@@ -10,6 +10,7 @@ State machine (the broker is the only place that makes a transition, atomically)
     (none)    submit, an equal one is under way            Waiting or Running: as that one, whose end it shares
     Waiting   cancel                                       Canceled
     Waiting   deadline passes                              Failed
+    Waiting   its model is served no longer                Failed
     Running   finish                                       Succeeded | Failed | Canceled
     Running   cancel, while others share the run           Canceled
     Running   deadline passes, while others share the run  Failed
@@ -20,7 +21,7 @@ State machine (the broker is the only place that makes a transition, atomically)
 
 Succeeded, Failed and Canceled are final: exactly one of them is ever seen.
 
-Jobs of one flight (``submit`` with the same ``flight_key``) are drawn once. The first leads; the others follow its
+Jobs of one flight (``submit`` with the same ``flight_key``) are generated once. The first leads; the others follow its
 state and share its end and its images. When a leader is cancelled, the next of the flight leads, at the same place in
 the queue or with the same run; the work ends only when nobody of the flight is left. A flight that waits goes with the
 highest priority that a job of it has had.
@@ -34,6 +35,7 @@ from easel_contract.server_config import Priority
 from pydantic import AwareDatetime, Field
 
 from easel_server.generation.images import ImageReference
+from easel_server.generation.models import ModelIdentity, RequestedModel
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.request import WebhookTarget
 
@@ -59,6 +61,9 @@ class Job(Model):
     id: str
     owner: str  # whose API key it was ("anonymous" without keys), never the key itself
     parameters: GenerationParameters
+    # Stored beside it: the model that it asks for (None: any, as an earlier version submitted it), and what generated it
+    model: RequestedModel | None = Field(default=None, exclude=True)
+    generated_by: ModelIdentity | None = Field(default=None, exclude=True)
     submitted_at: AwareDatetime
     state: JobState = JobState.WAITING
     attempts: int = 0
@@ -73,12 +78,13 @@ class Job(Model):
     priority: Priority = Priority.NORMAL
     weight: int = Field(default=1, ge=1)  # of the owner, beside others who wait
     predicted_gpu_seconds: float = Field(default=1.0, gt=0)
-    wanted_previews: int = Field(default=0, ge=0, le=3)  # unfinished pictures on the way, evenly spaced over the steps
+    wanted_previews: int = Field(default=0, ge=0, le=3)  # unfinished images on the way, evenly spaced over the steps
     previews: int = 0  # how many there are so far
-    # Of a job that has succeeded, stored beside it: its images, in order, and whether they were given up once delivered
+    # Of a job that has succeeded, stored beside it: its images, in order, and whether they were removed once delivered
     images: tuple[ImageReference, ...] = Field(default=(), exclude=True)
     data_removed: bool = Field(default=False, exclude=True)
-    cache_key: str | None = None  # under which its images may be kept once they are drawn; None: they may not
+    # Of its parameters, for the key under which its images are cached with what generated them; None: they may not be.
+    cache_key: str | None = None
     request_id: str | None = None  # of the HTTP request that submitted it
     trace_parent: str | None = None  # https://www.w3.org/TR/trace-context/#traceparent-header
 

@@ -14,6 +14,8 @@ def truncate_repr(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text)} characters)"
 
 
+# Filled with the model's name.
+MODEL_UNSERVED: Final = "this service no longer serves model %s; submit the request again"
 DEADLINE_PASSED: Final = (
     "the deadline passed before the job was finished; allow it more time, or add workers if jobs wait long"
 )

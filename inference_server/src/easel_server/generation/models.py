@@ -1,18 +1,22 @@
-"""What a request gets when it doesn't say: size and guidance that suit the model, read from its files without torch."""
+"""Which model a request asks for, what a worker really holds, and what suits it: defaults read without torch."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from easel_contract.server_config import DefaultsConfig, ModelConfig
+from easel_contract.schema import Model
+from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig
+from pydantic import Field
 
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 MODEL_INDEX: Final = "model_index.json"  # of a pipeline in diffusers' layout
+MODEL_KEY_CHARACTERS: Final = 16  # 64 bits tell apart the few models of a service
 DEFAULT_STEPS = 30  # pipelines' own 50 takes 1.7 times as long for a difference that few see
 
 # diffusers' own defaults, by the pipeline's class; 7.5 elsewhere.
@@ -21,6 +25,38 @@ GUIDANCE_SCALES = {
     "StableDiffusion3Pipeline": 7.0,
     "FluxPipeline": 3.5,
 }
+
+
+class RequestedModel(Model):
+    """What a gateway knows of the model that a job asks for: how it is configured."""
+
+    name: str  # as clients see it
+    key: str  # of ``model_key``: only workers that are configured alike are given the job
+
+
+class ModelIdentity(Model):
+    """What a worker really holds. Equal parameters give equal images with equal ones, but for ``name`` and ``key``."""
+
+    name: str  # as clients see it
+    key: str  # of the worker's configuration, as ``RequestedModel`` has it
+    source: str  # a Hugging Face Hub id or a directory, as configured
+    revision: str | None = None  # as configured: a branch may have moved since
+    engine: str  # "diffusers", or "synthetic"
+    dtype: str  # that was chosen: "bfloat16"
+    weights: str = ""  # commit or content hash of what was loaded; empty for an engine without weights
+    adapters: tuple[str, ...] = ()
+    versions: Mapping[str, str] = Field(default_factory=dict)  # of the libraries that may change pixels
+
+
+def model_key(model: ModelConfig, engine: EngineKind) -> str:
+    """Equal for gateways and workers that are configured for the same model; its name makes no difference."""
+    parts = {"source": model.source, "revision": model.revision, "dtype": model.dtype, "engine": engine}
+    return _digest(parts)[:MODEL_KEY_CHARACTERS]
+
+
+def find_requested_model(model: ModelConfig, engine: EngineKind) -> RequestedModel:
+    """What jobs of a gateway with this configuration ask for."""
+    return RequestedModel(name=model.name, key=model_key(model, engine))
 
 
 @dataclass(frozen=True)
@@ -71,9 +107,14 @@ class ModelFacts:
 
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     engine: str | None = None  # "diffusers", or "synthetic"; None: not loaded yet
+    identity: ModelIdentity | None = None  # of the worker that reported last
     tasks: tuple[Task, ...] = tuple(Task)
     samplers: tuple[str, ...] = tuple(SAMPLERS)
     load_seconds: float = ASSUMED_LOAD_SECONDS  # from a worker's start to its first job, as the last one measured it
+
+    def identity_of(self, model: RequestedModel) -> ModelIdentity | None:
+        """What workers hold of the model; None if none has reported, or one that was configured otherwise."""
+        return self.identity if self.identity is not None and self.identity.key == model.key else None
 
 
 @dataclass(frozen=True)
@@ -96,23 +137,56 @@ class EngineDescription:
     versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that may change pixels
 
 
-def describe_model(description: EngineDescription) -> ModelFacts:
+def identify_model(description: EngineDescription, model: ModelConfig, engine: EngineKind) -> ModelIdentity:
+    """What a worker with this configuration really holds."""
+    return ModelIdentity(
+        name=model.name,
+        key=model_key(model, engine),
+        source=model.source,
+        revision=model.revision,
+        engine=description.engine,
+        dtype=description.dtype,
+        weights=description.resolved_revision,
+        versions=description.versions,
+    )
+
+
+def describe_model(description: EngineDescription, identity: ModelIdentity | None = None) -> ModelFacts:
     """What gateways must know of a loaded model."""
     return ModelFacts(
         defaults=description.defaults,
         engine=description.engine,
+        identity=identity,
         tasks=description.tasks,
         samplers=description.samplers,
         load_seconds=description.load_seconds,
     )
 
 
-def result_cache_key(parameters: Mapping[str, Any], model: ModelConfig, versions: Mapping[str, str]) -> str:
-    """Equal for requests that give the same images; ``parameters`` are ``GenerationParameters.cache_values``.
+def digest_parameters(parameters: Mapping[str, Any]) -> str:
+    """Equal for requests of the same images, whichever model; ``parameters`` are ``cache_values`` of them."""
+    return _digest(dict(parameters))
 
-    ``versions`` maps library names to versions: an upgrade may change pixels, so it empties the cache.
+
+def build_flight_key(parameters_digest: str, model: RequestedModel) -> str:
+    """Equal for requests that may share a run: the same images of the same model, whatever its worker holds."""
+    return f"{parameters_digest}/{model.key}"
+
+
+def build_cache_key(parameters_digest: str, identity: ModelIdentity) -> str:
+    """Under which images are cached: equal only for those that come out equal.
+
+    To look up, ``identity`` is what workers are believed to hold; to keep, what the worker that generated the images
+    reported (``Job.generated_by``). So images are found only by who would get the same, whatever was configured while
+    their job waited.
     """
-    return _digest({"parameters": dict(parameters), "model": model.to_wire(), "versions": dict(versions)})
+    held = _digest_identity(identity.model_dump_json(exclude={"name", "key"}))
+    return hashlib.sha256(f"{parameters_digest}/{held}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)  # of a service's workers there are few kinds
+def _digest_identity(document: str) -> str:
+    return _digest(json.loads(document))
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from opentelemetry.trace import Tracer
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.models import ModelIdentity
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore
@@ -74,9 +75,10 @@ class Reporter:
         retries: Retries,
         *,
         load_seconds: float,
+        identity: ModelIdentity | None,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        """``load_seconds``: how long this worker has just been loading its model."""
+        """``load_seconds``: how long this worker has just been loading its model, ``identity``: which that is."""
         self._queue = queue
         self._images = images
         self._outages = outages
@@ -84,6 +86,7 @@ class Reporter:
         self._metrics = metrics
         self._retries = retries
         self._load_seconds = load_seconds
+        self._identity = identity
         self._tracer = tracer
         self._ready_at_seconds = time.monotonic()
 
@@ -114,7 +117,7 @@ class Reporter:
                 if isinstance(outcome, Generated):
                     media_type = MEDIA_TYPES[run.job.parameters.image_format]
                     outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type))
-                is_accepted = await self._queue.finish(run.claim, outcome, measured)
+                is_accepted = await self._queue.finish(run.claim, outcome, measured, self._identity)
                 break
             except StoreUnavailableError as error:
                 self._outages.note_outage(error)

@@ -13,6 +13,7 @@ from typing import Final
 from opentelemetry.trace import Tracer
 
 from easel_server.engine.interface import Engine
+from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Claim, JobQueue
@@ -54,10 +55,13 @@ class Worker:
         engine: Engine,
         settings: WorkerSettings,
         *,
+        identity: ModelIdentity | None = None,
         metrics: ServerMetrics,
         tracer: Tracer = NO_TRACER,
     ) -> None:
+        """``identity`` is what the engine holds: jobs for it are claimed, besides those for no model in particular."""
         self._queue = queue
+        self._models = [identity.key] if identity is not None else []
         self._engine = engine
         self._settings = settings
         self._metrics = metrics
@@ -72,6 +76,7 @@ class Worker:
             metrics,
             Retries(settings.retry_seconds, settings.retry_limit_seconds),
             load_seconds=engine.description.load_seconds,
+            identity=identity,
             tracer=tracer,
         )
         # Two may fail before the lease is over.
@@ -110,6 +115,7 @@ class Worker:
         try:
             claims = await self._queue.claim(
                 settings.name,
+                self._models,
                 lease_seconds=settings.lease_seconds,
                 wait_seconds=settings.claim_wait_seconds,
                 max_jobs=self._max_images,

@@ -13,16 +13,19 @@ PRIORITIES = tuple(Priority)
 
 
 async def test_an_empty_queue_has_nothing_ahead(jobs: Jobs) -> None:
-    assert await jobs.estimate_position("alice", Priority.NORMAL, 1) == QueuePosition(0, 0.0)
+    assert await jobs.estimate_position(build_job("next")) == QueuePosition(0, 0.0)
 
 
 async def test_a_crowds_queue_is_not_ahead_of_others(jobs: Jobs) -> None:
     for number in range(100):
         await jobs.submit(build_job(f"crowd-{number}", owner="crowd", gpu_seconds=2.0))
-    assert await jobs.estimate_position("crowd", Priority.NORMAL, 1) == QueuePosition(100, 200.0)
-    assert await jobs.estimate_position("other", Priority.NORMAL, 1) == QueuePosition(1, 2.0)
-    assert await jobs.estimate_position("other", Priority.HIGH, 1) == QueuePosition(0, 0.0)
-    assert await jobs.estimate_position("other", Priority.LOW, 1) == QueuePosition(100, 200.0)
+    for owner, priority, expected in (
+        ("crowd", Priority.NORMAL, QueuePosition(100, 200.0)),
+        ("other", Priority.NORMAL, QueuePosition(1, 2.0)),
+        ("other", Priority.HIGH, QueuePosition(0, 0.0)),
+        ("other", Priority.LOW, QueuePosition(100, 200.0)),
+    ):
+        assert await jobs.estimate_position(build_job("next", owner=owner, priority=priority)) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,9 +36,10 @@ async def test_the_estimate_is_the_position_of_what_is_then_submitted(jobs: Jobs
         owner = chance.choice(tuple(OWNERS))
         weight, gpu_seconds = OWNERS[owner]
         priority = chance.choice(PRIORITIES)
-        estimate = await jobs.estimate_position(owner, priority, weight)
         job_id = f"job-{number:03}"
-        job = build_job(job_id, owner=owner, weight=weight, gpu_seconds=gpu_seconds, priority=priority)
+        model = chance.choice((None, "a", "b"))
+        job = build_job(job_id, owner=owner, weight=weight, gpu_seconds=gpu_seconds, priority=priority, model=model)
+        estimate = await jobs.estimate_position(job)
         reply = await jobs.submit(job)
         position = await jobs.position(job_id)
         assert position is not None
@@ -44,7 +48,7 @@ async def test_the_estimate_is_the_position_of_what_is_then_submitted(jobs: Jobs
         assert position.gpu_seconds_ahead == pytest.approx(estimate.gpu_seconds_ahead, abs=1e-4)
         match chance.randrange(4):
             case 0:
-                running += await jobs.claim("worker", lease_seconds=3600, wait_seconds=0)
+                running += await jobs.claim("worker", ["a", "b"], lease_seconds=3600, wait_seconds=0)
             case 1 if running:
                 await jobs.release(running.pop(chance.randrange(len(running))))
             case 2:

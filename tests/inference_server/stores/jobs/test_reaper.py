@@ -1,7 +1,7 @@
 """The reaping task."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -20,10 +20,12 @@ class FakeStore:
     def __init__(self) -> None:
         self.is_away = False
         self.reaps = 0
+        self.models: Sequence[str] = ()
         self.pings = 0
 
-    async def reap(self) -> ReapReport:
+    async def reap(self, models: Sequence[str] = ()) -> ReapReport:
         self._answer()
+        self.models = models
         self.reaps += 1
         return ReapReport(requeued=1)
 
@@ -39,7 +41,7 @@ class FakeStore:
 @asynccontextmanager
 async def reaping(store: FakeStore, grace_seconds: float) -> AsyncIterator[None]:
     task = asyncio.create_task(
-        reap_forever(store, store.ping, grace_seconds=grace_seconds, period_seconds=PERIOD_SECONDS)
+        reap_forever(store, store.ping, ["model"], grace_seconds=grace_seconds, period_seconds=PERIOD_SECONDS)
     )
     yield
     assert not task.done()
@@ -55,6 +57,7 @@ async def test_it_reaps_again_and_again() -> None:
             return store.reaps > 3
 
         await eventually(reaped_often)
+    assert store.models == ["model"]
 
 
 async def test_after_an_outage_workers_have_a_leases_time_to_report_first() -> None:

@@ -129,10 +129,12 @@ def build_prediction(
     ``image_urls``: of images that can be fetched without this service.
     """
     has_output = job.state is JobState.SUCCEEDED and not job.data_removed
+    named = job.generated_by or job.model  # which may be served no longer
+    made_with = named.name if named is not None else model
     prediction: dict[str, Any] = {
         "id": job.id,
-        "model": model,
-        "version": model,
+        "model": made_with,
+        "version": made_with,
         "input": PredictionInput.echo(job.parameters) | {"priority": job.priority},
         "output": links.outputs(job, image_urls) if has_output else None,
         "error": job.error,

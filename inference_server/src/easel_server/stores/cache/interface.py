@@ -20,7 +20,7 @@ class CachedImages:
 
 
 class ResultCache(Protocol):
-    """Images by the hash of everything that determines them (``models.result_cache_key``).
+    """Images by the hash of everything that determines them (``models.build_cache_key``).
 
     Bounded in bytes: the entries that were used least recently make room.
     """

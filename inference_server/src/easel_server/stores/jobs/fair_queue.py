@@ -1,6 +1,6 @@
 """Start-time fair queueing between owners, within strict priorities. Pure; ``lua/queue.lua`` is the same on Redis.
 
-Each priority has a schedule of its own, with a virtual time. Of the owners that have work in it, the one with the
+Each priority has a schedule for each model, with a virtual time. Of the owners that have work in it, the one with the
 smallest start tag is next, with its oldest entry; at equal tags, the one whose entry is older. Taking an entry moves
 the virtual time to the start tag and the owner's tag on by gpu_seconds / weight. An owner that comes back after a pause
 starts at the virtual time, so a pause earns nothing. https://doi.org/10.1109/90.649569
@@ -8,10 +8,15 @@ starts at the virtual time, so a pause earns nothing. https://doi.org/10.1109/90
 Tags belong to owners, not to entries: what leaves the schedule before it was next has never cost anything. An entry
 that is released after it was taken goes before everybody and is not charged again; if it leaves then, its owner's
 charge is refunded.
+
+Models have schedules of their own since they have workers of their own: those of one may be far behind those of
+another, and no virtual time suits both. Who holds several models takes, of their first entries, the one that is least
+ahead of its schedule's virtual time, and the oldest of those. Work for no model in particular may be taken by anybody.
 """
 
 import math
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,6 +35,7 @@ POSITION_OWNERS: Final = (
     100  # as many others are looked at one by one for a position; of those behind, no more is known
 )
 RANK_DECIMALS: Final = 6  # beyond these, a difference is rounding
+ANY_MODEL: Final = ""  # of work that anybody may take
 
 
 @dataclass(frozen=True, order=True)
@@ -43,6 +49,7 @@ class Entry:
     weight: int = field(compare=False)
     batch_key: str = field(compare=False, default="")
     images: int = field(compare=False, default=1)
+    model: str = field(compare=False, default=ANY_MODEL)
 
     @property
     def charge(self) -> float:
@@ -52,7 +59,7 @@ class Entry:
 
 @dataclass
 class _Schedule:
-    """The waiting work of one priority."""
+    """The waiting work of one priority and model."""
 
     virtual_time: float = 0.0
     tags: dict[str, float] = field(default_factory=dict)  # where the next entry of an owner starts, if that is later
@@ -66,13 +73,14 @@ class _Schedule:
         """In schedule order."""
         return sorted(self.queues, key=lambda owner: (self.start_tag(owner), self.queues[owner][0].number))
 
-    def next(self) -> Entry | None:
+    def next(self) -> tuple[float, Entry] | None:
+        """What is next, and how far ahead of the virtual time it is."""
         if self.released:
-            return self.released[0]
+            return -math.inf, self.released[0]
         if not self.queues:
             return None
         first = min(self.queues, key=lambda owner: (self.start_tag(owner), self.queues[owner][0].number))
-        return self.queues[first][0]
+        return self.start_tag(first) - self.virtual_time, self.queues[first][0]
 
     def charge(self, owner: str, amount: float) -> None:
         self.tags[owner] = self.start_tag(owner) + amount
@@ -97,7 +105,7 @@ class FairQueue:
     """Who is next. No method takes longer than it takes to look once at everything that waits."""
 
     def __init__(self) -> None:
-        self._schedules = {priority: _Schedule() for priority in PRIORITIES}
+        self._schedules: dict[tuple[Priority, str], _Schedule] = defaultdict(_Schedule)
         self._entries: dict[int, Entry] = {}  # in no order
 
     def __len__(self) -> int:
@@ -115,29 +123,32 @@ class FairQueue:
 
     def add(self, entry: Entry) -> None:
         """Schedule new work."""
-        insort(self._schedules[entry.priority].queues.setdefault(entry.owner, []), entry)
+        insort(self._schedule_of(entry).queues.setdefault(entry.owner, []), entry)
         self._entries[entry.number] = entry
 
     def release(self, entry: Entry) -> None:
-        """Put work that was taken before all others of its priority."""
-        insort(self._schedules[entry.priority].released, entry)
+        """Put work that was taken before all others of its priority and model."""
+        insort(self._schedule_of(entry).released, entry)
         self._entries[entry.number] = entry
 
-    def next(self) -> Entry | None:
-        """What is next; it stays in the schedule."""
+    def next(self, models: Iterable[str] = ()) -> Entry | None:
+        """What is next for who holds these models; it stays in the schedule."""
+        held = {*models, ANY_MODEL}
         for priority in PRIORITIES:
-            entry = self._schedules[priority].next()
-            if entry is not None:
-                return entry
+            schedules = [self._schedules[priority, model] for model in held if (priority, model) in self._schedules]
+            first = min(filter(None, (schedule.next() for schedule in schedules)), default=None)
+            if first is not None:
+                return first[1]
         return None
 
     def take(self, entry: Entry) -> None:
         """Hand out an entry that waits. The virtual time moves only if it was next, not if it joins a batch."""
-        schedule = self._schedules[entry.priority]
+        schedule = self._schedule_of(entry)
         if _remove(schedule.released, entry):
             del self._entries[entry.number]
             return
-        if schedule.next() == entry:
+        first = schedule.next()
+        if first is not None and first[1] == entry:
             schedule.virtual_time = schedule.start_tag(entry.owner)
         schedule.drop(entry)
         schedule.charge(entry.owner, entry.charge)
@@ -145,7 +156,7 @@ class FairQueue:
 
     def remove(self, entry: Entry) -> None:
         """Take out an entry that will not be run; what it was charged is refunded."""
-        schedule = self._schedules[entry.priority]
+        schedule = self._schedule_of(entry)
         if _remove(schedule.released, entry):
             schedule.charge(entry.owner, -entry.charge)
         else:
@@ -154,12 +165,11 @@ class FairQueue:
 
     def reset(self) -> None:
         """Forget who had how much: nothing waits and nothing runs, which ends a busy period."""
-        for priority in PRIORITIES:
-            self._schedules[priority] = _Schedule()
+        self._schedules.clear()
 
     def batch_candidates(self, first: Entry) -> list[Entry]:
-        """Entries of the same priority and batch key that wait, in schedule order."""
-        schedule = self._schedules[first.priority]
+        """Entries of the same priority, model and batch key that wait, in schedule order."""
+        schedule = self._schedule_of(first)
         found = [(-1.0, entry) for entry in schedule.released[:BATCH_ENTRIES]]
         for owner in schedule.owners()[:BATCH_OWNERS]:
             tag = schedule.start_tag(owner)
@@ -169,12 +179,12 @@ class FairQueue:
         return [entry for _, entry in sorted(found) if entry.batch_key == first.batch_key and entry != first]
 
     def position(self, entry: Entry) -> QueuePosition:
-        """What goes before an entry that waits, as things stand.
+        """What goes before an entry that waits, as things stand: all work of higher priorities, and its own model's.
 
         Exact if each owner's entries take equally long; else an owner's work counts as evenly spread over its entries.
         """
         before = self._before(entry.priority)
-        schedule = self._schedules[entry.priority]
+        schedule = self._schedule_of(entry)
         if entry in schedule.released:
             return _add(before, schedule.released[: schedule.released.index(entry)])
         rank = bisect_left(schedule.queues[entry.owner], entry)
@@ -182,15 +192,32 @@ class FairQueue:
 
     def next_position(self, entry: Entry) -> QueuePosition:
         """What would go before an entry that came next, whose number is larger than any other."""
-        schedule = self._schedules[entry.priority]
+        schedule = self._schedule_of(entry)
         rank = len(schedule.queues.get(entry.owner, ()))
         return _position_in(schedule, entry, rank, _add(self._before(entry.priority), schedule.released))
 
+    def of_model(self, model: str) -> list[Entry]:
+        """All that waits for this model, the oldest first."""
+        schedules = (
+            self._schedules[priority, model] for priority in PRIORITIES if (priority, model) in self._schedules
+        )
+        return sorted(entry for schedule in schedules for entry in schedule.entries())
+
+    def forget(self, model: str) -> None:
+        """Forget who had how much of a model for which nothing waits."""
+        for priority in PRIORITIES:
+            self._schedules.pop((priority, model), None)
+
+    def _schedule_of(self, entry: Entry) -> _Schedule:
+        return self._schedules[entry.priority, entry.model]
+
     def _before(self, priority: Priority) -> QueuePosition:
-        """All that waits with a higher priority."""
+        """All that waits with a higher priority, whatever its model."""
         position = QueuePosition(0, 0.0)
-        for higher in PRIORITIES[: PRIORITIES.index(priority)]:
-            position = _add(position, self._schedules[higher].entries())
+        higher = PRIORITIES[: PRIORITIES.index(priority)]
+        for (other, _), schedule in self._schedules.items():
+            if other in higher:
+                position = _add(position, schedule.entries())
         return position
 
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
-from easel_contract.server_config import Priority
-
 from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.images import ImageReference
 from easel_server.generation.job import Job
+from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import StoredImages
 
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
 MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
+MODEL_UNSERVED_SECONDS: Final = 60.0  # after which jobs of a model that nobody serves fail; old pods end within that
 WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an idle one claims about every second
 
 
@@ -153,8 +153,8 @@ class JobStore(Protocol):
         ``submitted_at`` becomes the store's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
         images that are known already (from the cache): the job is stored as Succeeded and not queued. ``inputs`` are
         the input images by digest. Room is reserved for them and for what the job's images may become. With a
-        ``flight_key``, the job follows the one under way that was submitted with the same key, if there is one: see
-        job.py.
+        ``flight_key``, the job follows the one under way that was submitted with the same key and model, if there is
+        one: see job.py.
 
         Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
         its owner's earlier work, in predicted GPU-seconds over weight, would be done (start-time fair queueing:
@@ -193,11 +193,14 @@ class JobStore(Protocol):
         ...
 
     async def position(self, job_id: str) -> QueuePosition | None:
-        """What goes before the job; None if it doesn't wait. A follower's is its leader's."""
+        """What goes before the job; None if it doesn't wait. A follower's is its leader's.
+
+        Work of a higher priority counts whatever its model, work of the job's own priority if it has its model.
+        """
         ...
 
-    async def estimate_position(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
-        """What would go before a job that this owner submitted now, as ``position`` would report it."""
+    async def estimate_position(self, job: Job) -> QueuePosition:
+        """What would go before the job if it were submitted now, as ``position`` would report it."""
         ...
 
 
@@ -205,14 +208,22 @@ class JobQueue(Protocol):
     """A job as its worker sees it."""
 
     async def claim(
-        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+        self,
+        worker: str,
+        models: Sequence[str] = (),
+        *,
+        lease_seconds: float,
+        wait_seconds: float,
+        max_jobs: int = 1,
+        max_images: int = 1,
     ) -> tuple[Claim, ...]:
         """The job that is next, now Running for ``worker``, and waiting jobs that can be generated with it.
 
-        Those have the same priority and ``batch_key`` and come in schedule order, ``max_jobs`` and
-        ``max_images`` in all (the first may have more images). Empty if no job came within ``wait_seconds``. Outlives
-        outages shorter than that. If the caller is cancelled, jobs that were being handed over return to the queue when
-        their lease expires.
+        Only jobs are handed out whose model the worker holds (``models`` are the keys of those, see ``model_key``), and
+        jobs without a model. Jobs that are claimed together have the same priority, model and ``batch_key`` and come in
+        schedule order, ``max_jobs`` and ``max_images`` in all (the first may have more images). Empty if no job came
+        within ``wait_seconds``. Outlives outages shorter than that. If the caller is cancelled, jobs that were being
+        handed over return to the queue when their lease expires.
         """
         ...
 
@@ -220,12 +231,19 @@ class JobQueue(Protocol):
         """Extend the lease by the claim's ``lease_seconds`` from now, record progress, add unfinished images."""
         ...
 
-    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+    async def finish(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        measured: Measurement | None = None,
+        generated_by: ModelIdentity | None = None,
+    ) -> bool:
         """Complete the job; False if the claim is no longer held, and then nothing has changed.
 
         Never refused for want of room: that was reserved by the submit.
 
-        ``measured`` is what a Succeeded job took; it is added to the sums that costs are predicted from.
+        Of a Succeeded job, ``measured`` is what it took, which is added to the sums that costs are predicted from, and
+        ``generated_by`` what the worker holds, which is kept with the job.
         """
         ...
 
@@ -248,8 +266,12 @@ class JobQueue(Protocol):
 class Reapable(Protocol):
     """What the reaper needs."""
 
-    async def reap(self) -> ReapReport:
-        """Requeue or fail jobs whose lease expired, and fail waiting jobs past their deadline. Anyone may call it."""
+    async def reap(self, models: Sequence[str] = ()) -> ReapReport:
+        """Requeue or fail jobs whose lease expired, and fail waiting jobs past their deadline. Anyone may call it.
+
+        ``models`` are the keys of those that the caller serves. Waiting jobs of a model that nobody has said to serve
+        for MODEL_UNSERVED_SECONDS fail: no worker will ever claim them, and they shall not count as work.
+        """
         ...
 
 

@@ -6,16 +6,15 @@ Every method runs without awaiting between reading and writing, which makes it a
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from easel_contract.server_config import Priority
 from typing_extensions import override
 
 from easel_server.generation import messages
 from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState, job_fingerprint
+from easel_server.generation.models import ModelIdentity
 from easel_server.stores.images.interface import ImageStore, StoredImages, StoreFullError, reservation_bytes
 from easel_server.stores.images.memory import MemoryImages
-from easel_server.stores.jobs.fair_queue import Entry
 from easel_server.stores.jobs.interface import (
     MAX_FOLLOWERS,
     MAX_PREVIEWS,
@@ -35,7 +34,7 @@ from easel_server.stores.jobs.interface import (
     SubmitReply,
     Succeeded,
 )
-from easel_server.stores.jobs.memory_runs import MemoryRuns
+from easel_server.stores.jobs.memory_runs import MemoryRuns, build_entry, model_of
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
 from easel_server.stores.outbox.memory import MemoryOutbox
 
@@ -89,7 +88,7 @@ class MemoryJobs(Jobs):
             stored = await self._images.put(job.id, answer, MEDIA_TYPES[job.parameters.image_format])
             return await self._submit_answered(job, fingerprint, stored)
         flight = runs.flights.get(flight_key) if flight_key is not None else None
-        if flight is not None and len(flight.members) <= MAX_FOLLOWERS:
+        if flight is not None and flight.entry.model == model_of(job) and len(flight.members) <= MAX_FOLLOWERS:
             record = runs.add(job, fingerprint)
             runs.join(record, flight)
             return SubmitReply(record.job, created=True, shared=True)
@@ -187,28 +186,35 @@ class MemoryJobs(Jobs):
         return self._runs.queue.position(record.run.entry)
 
     @override
-    async def estimate_position(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
-        return self._runs.queue.next_position(
-            Entry(self._runs.last_number + 1, owner, priority, gpu_seconds=0.0, weight=weight)
-        )
+    async def estimate_position(self, job: Job) -> QueuePosition:
+        return self._runs.queue.next_position(build_entry(self._runs.last_number + 1, job))
 
     # As workers see jobs
 
     @override
     async def claim(
-        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+        self,
+        worker: str,
+        models: Sequence[str] = (),
+        *,
+        lease_seconds: float,
+        wait_seconds: float,
+        max_jobs: int = 1,
+        max_images: int = 1,
     ) -> tuple[Claim, ...]:
         claims = await self._wakeups.wait_for(
-            lambda: self._claim(worker, lease_seconds, max_jobs, max_images) or None, wait_seconds
+            lambda: self._claim(worker, models, lease_seconds, max_jobs, max_images) or None, wait_seconds
         )
         return claims or ()
 
-    def _claim(self, worker: str, lease_seconds: float, max_jobs: int, max_images: int) -> tuple[Claim, ...]:
+    def _claim(
+        self, worker: str, models: Sequence[str], lease_seconds: float, max_jobs: int, max_images: int
+    ) -> tuple[Claim, ...]:
         self._workers[worker] = self._clock()
         runs = self._runs
-        first = runs.queue.next()
+        first = runs.queue.next(models)
         while first is not None and not runs.is_in_time(runs.runs[first.number]):
-            first = runs.queue.next()
+            first = runs.queue.next(models)
         if first is None:
             return ()
         batch_candidates = runs.queue.batch_candidates(first) if max_jobs > 1 else []
@@ -246,7 +252,13 @@ class MemoryJobs(Jobs):
         return HeartbeatReply.CONTINUE
 
     @override
-    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+    async def finish(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        measured: Measurement | None = None,
+        generated_by: ModelIdentity | None = None,
+    ) -> bool:
         run = self._runs.running.get(claim.token)
         claimed = self._runs.find(claim.job.id)
         if run is None:
@@ -257,7 +269,7 @@ class MemoryJobs(Jobs):
                 if measured is not None:
                     self._cost_sums = self._cost_sums.add(measured)
                 self._runs.keep_images(run.members, images)
-                self._runs.end(run, JobState.SUCCEEDED)
+                self._runs.end(run, JobState.SUCCEEDED, generated_by=generated_by)
             case Failed(error):
                 self._runs.end(run, JobState.FAILED, error)
             case Canceled():
@@ -300,8 +312,9 @@ class MemoryJobs(Jobs):
     # By time
 
     @override
-    async def reap(self) -> ReapReport:
+    async def reap(self, models: Sequence[str] = ()) -> ReapReport:
         runs, now = self._runs, self._clock()
+        runs.served_models |= dict.fromkeys(models, now)
         lost = [run for run in runs.running.values() if run.lease_ends_at is not None and run.lease_ends_at <= now]
         moved = [runs.end_lost(run) for run in sorted(lost, key=lambda run: run.entry)]
         for run in list(runs.runs.values()):
@@ -309,6 +322,7 @@ class MemoryJobs(Jobs):
                 if run.state is JobState.WAITING or record is not run.leader:  # else it is the worker's to finish
                     runs.leave(record, JobState.FAILED, messages.DEADLINE_PASSED)
                     moved.append(JobState.FAILED)
+        moved += runs.end_unserved(now)
         self._forget(now)
         return ReapReport(
             requeued=moved.count(JobState.WAITING),

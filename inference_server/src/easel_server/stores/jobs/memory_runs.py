@@ -13,10 +13,11 @@ from easel_contract.server_config import Priority
 
 from easel_server.generation import messages
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.models import ModelIdentity
 from easel_server.stores.images.interface import StoredImages
 from easel_server.stores.images.memory import MemoryImages
-from easel_server.stores.jobs.fair_queue import PRIORITIES, Entry, FairQueue
-from easel_server.stores.jobs.interface import Claim, JobBounds
+from easel_server.stores.jobs.fair_queue import ANY_MODEL, PRIORITIES, Entry, FairQueue
+from easel_server.stores.jobs.interface import MODEL_UNSERVED_SECONDS, Claim, JobBounds
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
 
 
@@ -91,6 +92,25 @@ class Record:
         return self.content.deadline_at is not None and self.content.deadline_at <= now
 
 
+def build_entry(number: int, job: Job) -> Entry:
+    """The place in the queue of a job of its own."""
+    return Entry(
+        number,
+        job.owner,
+        job.priority,
+        job.predicted_gpu_seconds,
+        job.weight,
+        job.parameters.batch_key,
+        job.parameters.images,
+        model_of(job),
+    )
+
+
+def model_of(job: Job) -> str:
+    """The key of the model that a job asks for."""
+    return job.model.key if job.model is not None else ANY_MODEL
+
+
 class MemoryRuns:
     """All jobs and runs, and who is next."""
 
@@ -108,6 +128,7 @@ class MemoryRuns:
         self.running: dict[str, Run] = {}  # by token
         self.queue = FairQueue()
         self.last_number = 0
+        self.served_models: dict[str, datetime] = {}  # when somebody last said to serve them
         self._bounds = bounds
         self._clock = clock
         self._wakeups = wakeups
@@ -131,21 +152,13 @@ class MemoryRuns:
 
     def start(self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None, reserved_bytes: int) -> None:
         """Queue a run of its own for the job, for whose images room was reserved."""
-        job = record.content
         self.last_number += 1
-        entry = Entry(
-            self.last_number,
-            job.owner,
-            job.priority,
-            job.predicted_gpu_seconds,
-            job.weight,
-            job.parameters.batch_key,
-            job.parameters.images,
-        )
+        entry = build_entry(self.last_number, record.content)
         record.run = run = Run(entry, [record], flight_key, inputs, reserved_bytes)
         self.runs[entry.number] = run
         if flight_key is not None:
             self.flights.setdefault(flight_key, run)
+        self._note_model(entry.model)
         self.queue.add(entry)
         self._wakeups.notify()
 
@@ -190,6 +203,7 @@ class MemoryRuns:
         run.worker = run.started_at = None
         run.steps_done = 0
         run.previews = ()
+        self._note_model(run.entry.model)
         self.queue.release(run.entry)
         self._wakeups.notify()
 
@@ -225,7 +239,26 @@ class MemoryRuns:
     def _expires_at(self) -> datetime:
         return self._clock() + timedelta(seconds=self._bounds.result_ttl_seconds)
 
-    def end(self, run: Run, state: JobState, error: str | None = None) -> JobState:
+    def end_unserved(self, now: datetime) -> list[JobState]:
+        """End what waits for models that nobody has said to serve lately."""
+        unserved_since = now - timedelta(seconds=MODEL_UNSERVED_SECONDS)
+        ended = []
+        for model in [model for model, seen_at in self.served_models.items() if seen_at < unserved_since]:
+            for entry in self.queue.of_model(model):
+                run = self.runs[entry.number]
+                name = run.leader.content.model.name if run.leader.content.model else model
+                ended.append(self.end(run, JobState.FAILED, messages.MODEL_UNSERVED % name))
+            self.queue.forget(model)
+            del self.served_models[model]
+        return ended
+
+    def end(
+        self,
+        run: Run,
+        state: JobState,
+        error: str | None = None,
+        generated_by: ModelIdentity | None = None,
+    ) -> JobState:
         """End a run and all its jobs."""
         if run.state is JobState.WAITING:
             self.queue.remove(run.entry)
@@ -235,7 +268,7 @@ class MemoryRuns:
         self._books.free(run.reserved_bytes)
         for record in run.members:
             record.previews = run.previews
-            self.make_final(record, state, error, **run.progress())
+            self.make_final(record, state, error, generated_by=generated_by, **run.progress())
         run.members.clear()
         if not self.runs:
             self.queue.reset()
@@ -258,6 +291,11 @@ class MemoryRuns:
         record.expires_at = self._expires_at()
         self._enqueue_delivery(record.content, "completed")
         self._wakeups.notify()
+
+    def _note_model(self, model: str) -> None:
+        """Something waits for a model: from now on it counts how long nobody serves it."""
+        if model != ANY_MODEL:
+            self.served_models.setdefault(model, self._clock())
 
     def _drop_claim(self, run: Run) -> None:
         if run.token is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from easel_server.stores.errors import StoreUnavailableError
@@ -17,11 +17,12 @@ PERIOD_SECONDS: Final = 1.0
 async def reap_forever(
     jobs: Reapable,
     ping: Callable[[], Awaitable[None]],
+    models: Sequence[str],
     *,
     grace_seconds: float,
     period_seconds: float = PERIOD_SECONDS,
 ) -> None:
-    """Reap until cancelled.
+    """Reap until cancelled; ``models`` are the keys of those that this process serves.
 
     After an outage, every lease may have run out though its worker is well: nothing is reaped for ``grace_seconds``
     (a lease's length) after the last ``ping`` that failed, so that workers can report first.
@@ -31,7 +32,7 @@ async def reap_forever(
     while True:
         try:
             if loop.time() >= hold_until:
-                _log(await jobs.reap())
+                _log(await jobs.reap(models))
             else:
                 await ping()
         except StoreUnavailableError as error:

@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from easel_contract.server_config import Priority
 from typing_extensions import override
 
 from easel_server.generation import messages
 from easel_server.generation.cost import DECAY, CostSums, Measurement
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import (
     ImageStore,
@@ -31,6 +31,7 @@ from easel_server.stores.jobs.changes import ChangedJobs, finished_topic, run_to
 from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import (
     MAX_PREVIEWS,
+    MODEL_UNSERVED_SECONDS,
     WORKER_SEEN_SECONDS,
     Canceled,
     Claim,
@@ -144,9 +145,13 @@ class RedisJobs(Jobs):
         return QueuePosition(reply[0], int(reply[1]) / MICROSECONDS) if reply else None
 
     @override
-    async def estimate_position(self, owner: str, priority: Priority, weight: int) -> QueuePosition:
+    async def estimate_position(self, job: Job) -> QueuePosition:
         jobs, work_us = await self._connection.script(
-            "jobs/estimate_position", owner, PRIORITIES.index(priority), weight
+            "jobs/estimate_position",
+            job.owner,
+            PRIORITIES.index(job.priority),
+            job.weight,
+            job.model.key if job.model else "",
         )
         return QueuePosition(jobs, int(work_us) / MICROSECONDS)
 
@@ -207,9 +212,17 @@ class RedisJobs(Jobs):
 
     @override
     async def claim(
-        self, worker: str, *, lease_seconds: float, wait_seconds: float, max_jobs: int = 1, max_images: int = 1
+        self,
+        worker: str,
+        models: Sequence[str] = (),
+        *,
+        lease_seconds: float,
+        wait_seconds: float,
+        max_jobs: int = 1,
+        max_images: int = 1,
     ) -> tuple[Claim, ...]:
         token = secrets.token_hex(16)
+        wakeups = ["bell", *(f"bell/{model}" for model in models)]
 
         async def claim_now() -> tuple[Claim, ...] | None:
             reply = await self._connection.script(
@@ -221,10 +234,11 @@ class RedisJobs(Jobs):
                 messages.DEADLINE_PASSED,
                 max_jobs,
                 max_images,
+                *models,
             )
             return tuple(_to_claim(entry, lease_seconds) for entry in reply) or None
 
-        claims = await wait_for(self._connection, "bell", claim_now, wait_seconds) or ()
+        claims = await wait_for(self._connection, wakeups, claim_now, wait_seconds) or ()
         try:
             return tuple([await self._with_inputs(claim) for claim in claims])
         except StoreUnavailableError:
@@ -248,10 +262,18 @@ class RedisJobs(Jobs):
         return HeartbeatReply(reply.decode())
 
     @override
-    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None) -> bool:
+    async def finish(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        measured: Measurement | None = None,
+        generated_by: ModelIdentity | None = None,
+    ) -> bool:
         state, error, steps_done, images = _describe_outcome(claim.job, outcome)
-        has_measured = measured is not None and state is JobState.SUCCEEDED
-        sums = (repr(measured.work_units), repr(measured.gpu_seconds)) if measured and has_measured else ("", "")
+        sums, identity = ("", ""), ""
+        if state is JobState.SUCCEEDED:
+            sums = (repr(measured.work_units), repr(measured.gpu_seconds)) if measured else sums
+            identity = generated_by.model_dump_json(by_alias=True) if generated_by else ""
         return bool(
             await self._connection.script(
                 "jobs/finish",
@@ -262,6 +284,7 @@ class RedisJobs(Jobs):
                 steps_done,
                 *sums,
                 DECAY,
+                identity,
                 *build_image_arguments(images),
             )
         )
@@ -271,9 +294,16 @@ class RedisJobs(Jobs):
         return bool(await self._connection.script("jobs/release", claim.token))
 
     @override
-    async def reap(self) -> ReapReport:
+    async def reap(self, models: Sequence[str] = ()) -> ReapReport:
         requeued, failed, canceled = await self._connection.script(
-            "jobs/reap", REAP_LIMIT, messages.DEADLINE_PASSED, messages.LOST, WORKER_SEEN_SECONDS
+            "jobs/reap",
+            REAP_LIMIT,
+            messages.DEADLINE_PASSED,
+            messages.LOST,
+            WORKER_SEEN_SECONDS,
+            messages.MODEL_UNSERVED,
+            MODEL_UNSERVED_SECONDS,
+            *models,
         )
         return ReapReport(requeued, failed, canceled)
 

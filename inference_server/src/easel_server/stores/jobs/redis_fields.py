@@ -1,17 +1,19 @@
 """A job as fields of a Redis hash, and back. Times are integers in microseconds since the epoch.
 
 What the submitter determined is one JSON document, ``content``; beside it stand what the store determines and what
-scripts read.
+scripts read, and what processes of the earlier version don't know: they refuse a document with unknown fields.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from easel_server.generation.images import MEDIA_TYPES, ImageReference
 from easel_server.generation.job import Job, JobState, job_fingerprint
+from easel_server.generation.models import ModelIdentity, RequestedModel
 from easel_server.stores.images.interface import StoredImages
 from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds
@@ -61,11 +63,13 @@ def build_submit_arguments(
         flight_key or "",
         bounds.max_queue_depth,
         MAX_FOLLOWERS,
+        *((job.model.key, job.model.name) if job.model else ("", "")),
         needed_bytes,
         bounds.max_image_bytes,
         "" if bounds.max_bucket_jobs is None else bounds.max_bucket_jobs,
         stored_inputs.entry,
         "" if answer is None else parameters.steps,
+        job.generated_by.model_dump_json(by_alias=True) if job.generated_by else "",
         len(inputs),
         *(word for item in words.items() for word in item),
         *(build_image_arguments(answer) if answer else ()),
@@ -149,6 +153,10 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
     for name, field in ((b"worker", "worker"), (b"error", "error")):
         if name in values:
             changes[field] = values[name].decode()
+    if b"model" in values:
+        changes["model"] = _to_requested_model(values[b"model_name"], values[b"model"])
+    if b"generated_by" in values:
+        changes["generated_by"] = _to_identity(values[b"generated_by"])
     return job.model_copy(update=changes)
 
 
@@ -165,6 +173,16 @@ def _to_references(job: Job, values: Mapping[bytes, bytes]) -> tuple[ImageRefere
         return read_references(kept)
     media_type, *sizes = kept.decode().split(" ")
     return tuple(ImageReference(f"{run}/{index}", int(size), media_type) for index, size in enumerate(sizes) if size)
+
+
+@lru_cache(maxsize=64)  # a service has few
+def _to_requested_model(name: bytes, key: bytes) -> RequestedModel:
+    return RequestedModel(name=name.decode(), key=key.decode())
+
+
+@lru_cache(maxsize=64)  # its workers report few
+def _to_identity(document: bytes) -> ModelIdentity:
+    return ModelIdentity.model_validate_json(document)
 
 
 def _to_moment(microseconds: bytes) -> datetime:

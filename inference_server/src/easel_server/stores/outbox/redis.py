@@ -22,7 +22,7 @@ class RedisOutbox(WebhookOutbox):
             reply = await self._connection.script("outbox/claim", lease_us, MAX_ATTEMPTS_PER_HOST)
             return to_delivery(*reply) if reply else None
 
-        return await wait_for(self._connection, "outbox:bell", claim_now, wait_seconds)
+        return await wait_for(self._connection, ["outbox:bell"], claim_now, wait_seconds)
 
     @override
     async def settle(self, delivery: Delivery) -> None:

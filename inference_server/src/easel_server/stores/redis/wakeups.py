@@ -1,7 +1,7 @@
 """Sleeping until there is something to take: scripts push to a list, which is popped from with a time-out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from easel_server.stores.errors import StoreUnavailableError
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 async def wait_for(
-    connection: RedisConnection, wakeups: str, attempt: Callable[[], Awaitable[T | None]], wait_seconds: float
+    connection: RedisConnection, wakeups: Sequence[str], attempt: Callable[[], Awaitable[T | None]], wait_seconds: float
 ) -> T | None:
-    """What ``attempt`` finds; sleeps on the list ``wakeups`` in between, through outages, until the time is up.
+    """What ``attempt`` finds; sleeps on the lists ``wakeups`` in between, through outages, until the time is up.
 
     Raises StoreUnavailableError if the server is away at the end.
     """
@@ -29,7 +29,7 @@ async def wait_for(
             if found is not None or left_seconds <= 0:
                 return found
             pause_seconds = max(0.01, min(left_seconds, BLOCK_SECONDS))  # 0 would block for ever
-            await connection.blocking_command("BLPOP", connection.key(wakeups), pause_seconds)
+            await connection.blocking_command("BLPOP", *map(connection.key, wakeups), pause_seconds)
         except StoreUnavailableError:
             if loop.time() + RETRY_SECONDS >= stop_at:
                 raise

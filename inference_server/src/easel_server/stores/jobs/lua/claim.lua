@@ -1,14 +1,21 @@
 #!lua flags=allow-oom
 -- needs: jobs/runs
--- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images. Returns a list of
--- {token, job, inputs, whether they are references to a bucket (1 or 0)}; empty if nothing waits.
+-- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images, models.
+-- Returns a list of {token, job, inputs, whether they are references to a bucket (1 or 0)}; empty if nothing waits for a
+-- worker that holds these models.
 -- Handing out work is allowed when memory is short: finished jobs are what frees it.
 local token, worker, lease_us, max_attempts, deadline_error = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local max_jobs, max_images = tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIRST_MODEL = 8
 local BATCH_OWNERS, BATCH_ENTRIES = 16, 16 -- looked at for a batch, as in fair_queue.py
 
 local now = now_us()
-local claims = {}
+local claims, models, is_held = {}, {}, {}
+for index = FIRST_MODEL, #ARGV do
+  models[#models + 1] = ARGV[index]
+  is_held[ARGV[index]] = true
+end
+local schedules = #models + 1 -- a priority: the last one has no model
 redis.call('ZADD', key('workers'), integer(now), worker)
 
 local function add_claim(run)
@@ -26,13 +33,13 @@ local function hand_out(run)
     run.cost_us)
   redis.call('HSET', key('claims'), run.token, run.n)
   redis.call('ZADD', key('running'), integer(now + lease_us), run.n)
-  redis.call('ZREM', key('deadlines'), run.leader)
+  redis.call('ZREM', deadlines_key(run.model), run.leader)
   count_work('running', run.cost_us)
   publish_change(run)
   add_claim(run)
 end
 
--- Runs of the same priority and batch key, in schedule order.
+-- Runs of the same priority, model and batch key, in schedule order.
 local function batch_candidates(first)
   local found = {}
   local function consider(n, tag)
@@ -40,16 +47,17 @@ local function batch_candidates(first)
     if batch == first.batch and n ~= first.n then
       found[#found + 1] = { n = n, tag = tag }
     end
-    return tag + cost_us / weight
+    return cost_us and tag + cost_us / weight or tag
   end
-  local schedule, p = schedule_key(first.priority), first.priority
+  local s = schedule_of(first.priority, first.model)
+  local schedule = schedule_key(s)
   for _, place in ipairs(redis.call('ZRANGE', schedule, '-inf', RELEASED, 'BYSCORE', 'LIMIT', 0, BATCH_ENTRIES)) do
     consider(number_of(place), -1)
   end
   local places = redis.call('ZRANGE', schedule, '(' .. RELEASED, '+inf', 'BYSCORE', 'LIMIT', 0, BATCH_OWNERS, 'WITHSCORES')
   for index = 1, #places, 2 do
     local tag = tonumber(places[index + 1])
-    for _, n in ipairs(redis.call('ZRANGE', queue_key(p, owner_of(places[index])), 0, BATCH_ENTRIES - 1)) do
+    for _, n in ipairs(redis.call('ZRANGE', queue_key(s, owner_of(places[index])), 0, BATCH_ENTRIES - 1)) do
       tag = consider(n, tag)
     end
   end
@@ -60,13 +68,17 @@ local function batch_candidates(first)
 end
 
 local function next_run()
-  local n = first_in_schedule()
-  while n do
-    local run = load_run(n)
-    if is_in_time(run, now, deadline_error) then
+  local place, s = find_next(models, schedules)
+  while place do
+    local run = load_run(number_of(place))
+    if not run then -- a process of the earlier version ended it, and knew of no model
+      redis.call('ZREM', schedule_key(s), place)
+    elseif run.model and not is_held[run.model] then -- such a process released it
+      reschedule_released(run, place, s, now)
+    elseif is_in_time(run, now, deadline_error) then
       return run
     end
-    n = first_in_schedule()
+    place, s = find_next(models, schedules)
   end
 end
 
@@ -81,7 +93,11 @@ end
 
 local first = next_run()
 if not first then
-  redis.call('DEL', key('bell'))
+  local wakeups = { wakeups_key(nil) }
+  for _, model in ipairs(models) do
+    wakeups[#wakeups + 1] = wakeups_key(model)
+  end
+  redis.call('DEL', unpack(wakeups))
   return claims
 end
 local others = max_jobs > 1 and batch_candidates(first) or {}

@@ -6,20 +6,21 @@ local ROUNDING_US = 1
 local RANK_PRECISION = 1e6
 
 -- Mean work of an owner's runs in its queue, and how many there are; the queue must not be empty.
-local function mean_us(p, owner)
-  local count = redis.call('ZCARD', queue_key(p, owner))
-  return tonumber(redis.call('HGET', key('work'), 'us:' .. p .. ':' .. owner)) / count, count
+local function mean_us(s, owner)
+  local count = redis.call('ZCARD', queue_key(s, owner))
+  return tonumber(redis.call('HGET', key('work'), 'us:' .. s .. ':' .. owner)) / count, count
 end
 
 -- {jobs ahead, microseconds of predicted work ahead} of the run with number n, which stands at this rank of its owner's
 -- queue; or of one that comes next, if n is nil. Every argument but n and rank is needed if the run was released.
-local function estimate_position(p, owner, weight, rank, n)
+local function estimate_position(p, model, owner, weight, rank, n)
+  local s = schedule_of(p, model)
   local jobs = redis.call('ZCOUNT', key('waiting'), '-inf', '(' .. integer(p * PRIORITY_SPAN))
   local work_us = 0
   for higher = 0, p - 1 do
     work_us = work_us + (redis.call('HGET', key('work'), 'us:' .. higher) or 0)
   end
-  local released = redis.call('ZRANGE', schedule_key(p), '-inf', RELEASED, 'BYSCORE', 'LIMIT', 0, POSITION_OWNERS)
+  local released = redis.call('ZRANGE', schedule_key(s), '-inf', RELEASED, 'BYSCORE', 'LIMIT', 0, POSITION_OWNERS)
   for _, place in ipairs(released) do
     local other = number_of(place)
     if other == n then
@@ -28,21 +29,21 @@ local function estimate_position(p, owner, weight, rank, n)
     jobs, work_us = jobs + 1, work_us + redis.call('HGET', run_key(other), 'cost_us')
   end
 
-  local own_us = rank > 0 and mean_us(p, owner) * rank or 0
+  local own_us = rank > 0 and mean_us(s, owner) * rank or 0
   jobs, work_us = jobs + rank, work_us + own_us
-  local tag = start_tag(p, owner) + own_us / weight
-  local places = redis.call('ZRANGE', schedule_key(p), '(' .. RELEASED, number_text(tag + ROUNDING_US), 'BYSCORE',
+  local tag = start_tag(s, owner, model) + own_us / weight
+  local places = redis.call('ZRANGE', schedule_key(s), '(' .. RELEASED, number_text(tag + ROUNDING_US), 'BYSCORE',
     'LIMIT', 0, POSITION_OWNERS, 'WITHSCORES')
   for index = 1, #places, 2 do
     local other = owner_of(places[index])
     if other ~= owner then
-      local mean, count = mean_us(p, other)
+      local mean, count = mean_us(s, other)
       local other_weight = redis.call('HGET', run_key(number_of(places[index])), 'weight')
       local starts = (tag - places[index + 1]) * other_weight / mean
       starts = math.floor(starts * RANK_PRECISION + 0.5) / RANK_PRECISION
       local before = math.max(0, math.min(count, math.ceil(starts)))
       if before == starts and before < count then
-        local tied = redis.call('ZRANGE', queue_key(p, other), before, before)[1]
+        local tied = redis.call('ZRANGE', queue_key(s, other), before, before)[1]
         before = before + ((not n or tonumber(tied) < tonumber(n)) and 1 or 0)
       end
       jobs, work_us = jobs + before, work_us + before * mean

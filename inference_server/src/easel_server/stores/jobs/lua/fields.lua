@@ -9,19 +9,21 @@
 --   <prefix>images:<n>       list    its images, once it succeeded, unless they are in a bucket (see images/lua/books.lua)
 --   <prefix>flight:<key>     string  the run that equal jobs may join
 --   <prefix>waiting          zset    n -> n, behind all of higher priority (see queue.lua)
+--   <prefix>models           zset    model that was waited for or served lately -> when somebody last said to serve it
 --   <prefix>running          zset    n -> end of its lease
---   <prefix>deadlines        zset    id -> deadline, of jobs that have one and aren't the leader of a running run
+--   <prefix>deadlines        zset    id -> deadline, of jobs that have one and aren't the leader of a running run;
+--                                    deadlines/models holds those of jobs that ask for a model
 --   <prefix>claims           hash    token -> n, while the claim is held
---   <prefix>turns:<p>        zset    the schedule: <oldest n, padded>:<owner> -> start tag; -inf for runs that were released;
---                                    p is 0 for High to 2 for Low
---   <prefix>queue:<p>:<owner> zset   n -> n, what waits of one owner and wasn't released
---   <prefix>tags:<p>         zset    owner -> where its next start tag is, if that is later than the virtual time
---   <prefix>virtual          hash    p -> virtual time
+--   <prefix>turns:<s>        zset    a schedule: <oldest n, padded>:<owner> -> start tag; -inf for runs that were released;
+--                                    s is <p> or <p>/<model>, and p is 0 for High to 2 for Low
+--   <prefix>queue:<s>:<owner> zset   n -> n, what waits of one owner and wasn't released
+--   <prefix>tags:<s>         zset    owner -> where its next start tag is, if that is later than the virtual time
+--   <prefix>virtual          hash    s -> virtual time; virtual/models holds those of schedules of models
 --   <prefix>work             hash    sums over what waits and runs (see queue.lua)
 --   <prefix>workers          zset    worker -> when it was last heard of
 --   <prefix>costs            hash    decayed sums over finished jobs, see cost.py
 --   <prefix>sequence         string  counts submits
---   <prefix>bell             list    wakes sleeping claims
+--   <prefix>bell             list    wakes sleeping claims; bell/<model> those of workers that hold the model
 --   <prefix>changes          channel "=<id>" when a job has become final, "#<n>" when a watched run has changed
 
 local function job_key(id)

@@ -6,5 +6,6 @@ local run = n and not final and load_run(n)
 if not run or run.state ~= 'Waiting' then
   return nil
 end
-local rank = redis.call('ZRANK', queue_key(run.priority, run.owner), n)
-return estimate_position(run.priority, run.owner, run.weight, rank or 0, n)
+local s = schedule_of(run.priority, run.model)
+local rank = redis.call('ZRANK', queue_key(s, run.owner), n)
+return estimate_position(run.priority, run.model, run.owner, run.weight, rank or 0, n)

@@ -1,8 +1,12 @@
 -- needs: jobs/fields
 -- Start-time fair queueing between owners; fair_queue.py explains the algorithm, and does the same. Runs come as
--- load_run gives them. Every function is O(log n).
+-- load_run gives them. Every function is O(log n), and in the number of models that are waited for.
 --
--- Fields of <prefix>work, microseconds of predicted work: us:<p> of a priority's waiting runs, us:<p>:<owner> of an
+-- Each priority has a schedule for each model, and one for runs without a model, which is named by the priority alone:
+-- so were all of an earlier version, whose runs wait there for anybody. What is added for models stands under keys that
+-- scripts of that version don't touch: they couldn't follow.
+--
+-- Fields of <prefix>work, microseconds of predicted work: us:<p> of a priority's waiting runs, us:<s>:<owner> of an
 -- owner's in its queue, us:running what is left of running ones.
 
 local LAST_PRIORITY = 2
@@ -11,12 +15,25 @@ local PRIORITY_SPAN = 2 ^ 44 -- scores of <prefix>waiting are p * PRIORITY_SPAN 
 local MAX_WAKEUPS = 100
 local RELEASED = '-inf'
 
-local function queue_key(p, owner)
-  return prefix .. 'queue:' .. p .. ':' .. owner
+-- The name of the schedule of a priority and a model; no model is nil.
+local function schedule_of(p, model)
+  return model and p .. '/' .. model or p
 end
 
-local function schedule_key(p)
-  return prefix .. 'turns:' .. p
+local function queue_key(s, owner)
+  return prefix .. 'queue:' .. s .. ':' .. owner
+end
+
+local function schedule_key(s)
+  return prefix .. 'turns:' .. s
+end
+
+local function virtual_key(model)
+  return key(model and 'virtual/models' or 'virtual')
+end
+
+local function wakeups_key(model)
+  return key(model and 'bell/' .. model or 'bell')
 end
 
 -- At equal start tags the schedule is sorted by these names: the older work first.
@@ -32,13 +49,13 @@ local function owner_of(place)
   return string.sub(place, NUMBER_DIGITS + 2)
 end
 
-local function start_tag(p, owner)
-  local virtual, tag = redis.call('HGET', key('virtual'), p), redis.call('ZSCORE', key('tags:' .. p), owner)
+local function start_tag(s, owner, model)
+  local virtual, tag = redis.call('HGET', virtual_key(model), s), redis.call('ZSCORE', key('tags:' .. s), owner)
   return math.max(tonumber(virtual or 0), tonumber(tag or 0))
 end
 
-local function oldest_of(p, owner)
-  return redis.call('ZRANGE', queue_key(p, owner), 0, 0)[1]
+local function oldest_of(s, owner)
+  return redis.call('ZRANGE', queue_key(s, owner), 0, 0)[1]
 end
 
 local function count_work(field, difference_us)
@@ -46,12 +63,19 @@ local function count_work(field, difference_us)
 end
 
 -- Gives the owner, whose next start tag is given, its place in the schedule by its oldest run, if it has any.
-local function schedule_owner(p, owner, tag)
-  local oldest = oldest_of(p, owner)
+local function schedule_owner(s, owner, tag)
+  local oldest = oldest_of(s, owner)
   if oldest then
-    redis.call('ZADD', schedule_key(p), number_text(tag), place_of(oldest, owner))
+    redis.call('ZADD', schedule_key(s), number_text(tag), place_of(oldest, owner))
   else
-    redis.call('HDEL', key('work'), 'us:' .. p .. ':' .. owner)
+    redis.call('HDEL', key('work'), 'us:' .. s .. ':' .. owner)
+  end
+end
+
+-- From now on it counts how long nobody serves a model for which something waits.
+local function note_model(model, now)
+  if model then
+    redis.call('ZADD', key('models'), 'NX', integer(now), model)
   end
 end
 
@@ -59,97 +83,158 @@ end
 local function add_waiting(run)
   count_work(run.priority, run.cost_us)
   redis.call('ZADD', key('waiting'), integer(run.priority * PRIORITY_SPAN + run.n), run.n)
-  if redis.call('LLEN', key('bell')) < MAX_WAKEUPS then
-    redis.call('RPUSH', key('bell'), '1')
+  if redis.call('LLEN', wakeups_key(run.model)) < MAX_WAKEUPS then
+    redis.call('RPUSH', wakeups_key(run.model), '1')
   end
 end
 
 local function remove_waiting(run)
-  count_work(run.priority, 0 - run.cost_us)
-  redis.call('ZREM', key('waiting'), run.n)
+  if redis.call('ZREM', key('waiting'), run.n) == 1 then -- else a process of the earlier version got as far as this
+    count_work(run.priority, 0 - run.cost_us)
+  end
 end
 
-local function queue_run(run)
-  local p, owner = run.priority, run.owner
+local function queue_run(run, now)
+  local s, owner = schedule_of(run.priority, run.model), run.owner
   add_waiting(run)
-  count_work(p .. ':' .. owner, run.cost_us)
-  redis.call('ZADD', queue_key(p, owner), run.n, run.n)
-  local oldest, second = unpack(redis.call('ZRANGE', queue_key(p, owner), 0, 1))
+  count_work(s .. ':' .. owner, run.cost_us)
+  redis.call('ZADD', queue_key(s, owner), run.n, run.n)
+  local oldest, second = unpack(redis.call('ZRANGE', queue_key(s, owner), 0, 1))
   if oldest ~= run.n then
     return
   end
   if second then
-    redis.call('ZREM', schedule_key(p), place_of(second, owner))
+    redis.call('ZREM', schedule_key(s), place_of(second, owner))
+  else
+    note_model(run.model, now)
   end
-  redis.call('ZADD', schedule_key(p), number_text(start_tag(p, owner)), place_of(run.n, owner))
+  redis.call('ZADD', schedule_key(s), number_text(start_tag(s, owner, run.model)), place_of(run.n, owner))
 end
 
-local function requeue_run(run)
+local function requeue_run(run, now)
   add_waiting(run)
+  note_model(run.model, now)
   redis.call('HSET', run_key(run.n), 'given_back', 1)
-  redis.call('ZADD', schedule_key(run.priority), RELEASED, place_of(run.n, run.owner))
+  redis.call('ZADD', schedule_key(schedule_of(run.priority, run.model)), RELEASED, place_of(run.n, run.owner))
 end
 
--- The number of the run that is next; it stays in the schedule.
-local function first_in_schedule()
+-- Brings a released run from the schedule without a model, which is all that processes of the earlier version know, to
+-- its own.
+local function reschedule_released(run, place, s, now)
+  redis.call('ZREM', schedule_key(s), place)
+  redis.call('ZADD', schedule_key(schedule_of(run.priority, run.model)), RELEASED, place)
+  note_model(run.model, now)
+end
+
+-- Takes a released run out of its schedule, or of the one to which a process of the earlier version released it.
+local function unschedule_released(run)
+  local place = place_of(run.n, run.owner)
+  redis.call('ZREM', schedule_key(schedule_of(run.priority, run.model)), place)
+  if run.model then
+    redis.call('ZREM', schedule_key(run.priority), place)
+  end
+end
+
+-- How far a place with this score is ahead of its schedule's virtual time.
+local function lead_of(score, s, model)
+  return tonumber(score) - (score ~= RELEASED and redis.call('HGET', virtual_key(model), s) or 0)
+end
+
+-- The place and schedule of the run that is next for who holds the first of these ``count`` models, the last of
+-- them nil for none; it stays in its schedule.
+local function find_next(models, count)
   for p = 0, LAST_PRIORITY do
-    local place = redis.call('ZRANGE', schedule_key(p), 0, 0)[1]
-    if place then
-      return number_of(place)
+    local best, best_score, best_s, best_model
+    for index = 1, count do
+      local model = models[index]
+      local s = schedule_of(p, model)
+      local place, score = unpack(redis.call('ZRANGE', schedule_key(s), 0, 0, 'WITHSCORES'))
+      if place then
+        if not best then
+          best, best_score, best_s, best_model = place, score, s, model
+        else
+          local lead = lead_of(score, s, model)
+          local best_lead = lead_of(best_score, best_s, best_model)
+          if lead < best_lead or (lead == best_lead and place < best) then
+            best, best_score, best_s, best_model = place, score, s, model
+          end
+        end
+      end
+    end
+    if best then
+      return best, best_s
     end
   end
 end
 
 -- Takes the run out of its owner's queue, and the owner out of the schedule.
-local function unschedule_run(run)
-  local p, owner = run.priority, run.owner
-  redis.call('ZREM', schedule_key(p), place_of(oldest_of(p, owner), owner))
-  redis.call('ZREM', queue_key(p, owner), run.n)
-  count_work(p .. ':' .. owner, 0 - run.cost_us)
+local function unschedule_run(s, run)
+  local owner = run.owner
+  redis.call('ZREM', schedule_key(s), place_of(oldest_of(s, owner), owner))
+  redis.call('ZREM', queue_key(s, owner), run.n)
+  count_work(s .. ':' .. owner, 0 - run.cost_us)
 end
 
 -- Hands out a run that waits. The virtual time moves only if it was next, not if it joins a batch.
 local function take_run(run)
-  local p, owner = run.priority, run.owner
-  local place = place_of(run.n, owner)
+  local s, owner = schedule_of(run.priority, run.model), run.owner
   remove_waiting(run)
   if run.given_back then
-    redis.call('ZREM', schedule_key(p), place)
+    unschedule_released(run)
     redis.call('HDEL', run_key(run.n), 'given_back')
     return
   end
-  local tag = start_tag(p, owner)
-  if redis.call('ZRANGE', schedule_key(p), 0, 0)[1] == place then
-    redis.call('HSET', key('virtual'), p, number_text(tag))
+  local tag = start_tag(s, owner, run.model)
+  if redis.call('ZRANGE', schedule_key(s), 0, 0)[1] == place_of(run.n, owner) then
+    redis.call('HSET', virtual_key(run.model), s, number_text(tag))
   end
-  unschedule_run(run)
+  unschedule_run(s, run)
   tag = tag + run.cost_us / run.weight
-  redis.call('ZADD', key('tags:' .. p), number_text(tag), owner)
-  schedule_owner(p, owner, tag)
+  redis.call('ZADD', key('tags:' .. s), number_text(tag), owner)
+  schedule_owner(s, owner, tag)
 end
 
 -- Takes out a run that will not be handed out; what it was charged is refunded.
 local function remove_run(run)
-  local p, owner = run.priority, run.owner
+  local s, owner = schedule_of(run.priority, run.model), run.owner
   remove_waiting(run)
-  local tag = start_tag(p, owner)
+  local tag = start_tag(s, owner, run.model)
   if not run.given_back then
-    unschedule_run(run)
-    return schedule_owner(p, owner, tag)
+    unschedule_run(s, run)
+    return schedule_owner(s, owner, tag)
   end
-  redis.call('ZREM', schedule_key(p), place_of(run.n, owner))
-  redis.call('ZADD', key('tags:' .. p), number_text(tag - run.cost_us / run.weight), owner)
-  schedule_owner(p, owner, start_tag(p, owner))
+  unschedule_released(run)
+  redis.call('ZADD', key('tags:' .. s), number_text(tag - run.cost_us / run.weight), owner)
+  schedule_owner(s, owner, start_tag(s, owner, run.model))
 end
 
 -- Forgets tags that the virtual time has passed.
 local function purge_tags()
   for p = 0, LAST_PRIORITY do
     redis.call('ZREMRANGEBYSCORE', key('tags:' .. p), '-inf', redis.call('HGET', key('virtual'), p) or 0)
+    for _, model in ipairs(redis.call('ZRANGE', key('models'), 0, -1)) do
+      local s = schedule_of(p, model)
+      redis.call('ZREMRANGEBYSCORE', key('tags:' .. s), '-inf', redis.call('HGET', virtual_key(model), s) or 0)
+    end
+  end
+end
+
+-- Forgets who had how much of a model for which nothing waits.
+local function forget_schedules(model)
+  for p = 0, LAST_PRIORITY do
+    local s = schedule_of(p, model)
+    redis.call('DEL', key('tags:' .. s))
+    redis.call('HDEL', virtual_key(model), s)
   end
 end
 
 -- Nothing waits and nothing runs, which ends a busy period: who had how much is forgotten.
-local function reset_schedule()
-  redis.call('DEL', key('tags:0'), key('tags:1'), key('tags:2'), key('virtual'))
+local function reset_schedules()
+  local forgotten = { key('tags:0'), key('tags:1'), key('tags:2'), key('virtual'), key('virtual/models'), key('work') }
+  for _, model in ipairs(redis.call('ZRANGE', key('models'), 0, -1)) do
+    for p = 0, LAST_PRIORITY do
+      forgotten[#forgotten + 1] = key('tags:' .. schedule_of(p, model))
+    end
+  end
+  redis.call('DEL', unpack(forgotten))
 end

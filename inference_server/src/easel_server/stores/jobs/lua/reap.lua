@@ -1,11 +1,17 @@
 #!lua flags=allow-oom
 -- needs: jobs/runs
 -- ARGV: most runs and most jobs to move, error for a passed deadline, error for a lost run with %s for the count and the
--- worker, seconds that a silent worker counts. Returns {requeued, failed, canceled}.
-local limit, deadline_error, lost_error, seen_seconds = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+-- worker, seconds that a silent worker counts, error for a model that is served no longer with %s for its name, seconds
+-- after which it isn't, models that the caller serves. Returns {requeued, failed, canceled}.
+local limit, deadline_error, lost_error, seen_seconds = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local unserved_error, unserved_seconds = ARGV[5], tonumber(ARGV[6])
+local FIRST_MODEL = 7
 
 local now = now_us()
 local requeued, failed, canceled = 0, 0, 0
+for index = FIRST_MODEL, #ARGV do
+  redis.call('ZADD', key('models'), integer(now), ARGV[index])
+end
 for _, n in ipairs(redis.call('ZRANGE', key('running'), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, limit)) do
   local run = load_run(n)
   if run.cancel_requested then
@@ -15,13 +21,47 @@ for _, n in ipairs(redis.call('ZRANGE', key('running'), '-inf', integer(now), 'B
     end_run(run, 'Failed', now, string.format(lost_error, run.attempts, run.worker))
     failed = failed + 1
   else
-    release_run(run)
+    release_run(run, now)
     requeued = requeued + 1
   end
 end
-for _, id in ipairs(redis.call('ZRANGE', key('deadlines'), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, limit)) do
-  leave_run(id, load_run(redis.call('HGET', job_key(id), 'run')), 'Failed', now, deadline_error)
-  failed = failed + 1
+for _, deadlines in ipairs({ deadlines_key(nil), deadlines_key(true) }) do
+  for _, id in ipairs(redis.call('ZRANGE', deadlines, '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, limit)) do
+    leave_run(id, load_run(redis.call('HGET', job_key(id), 'run')), 'Failed', now, deadline_error)
+    failed = failed + 1
+  end
+end
+
+-- A place in a schedule of the model, and that schedule.
+local function find_place(model)
+  for p = 0, LAST_PRIORITY do
+    local s = schedule_of(p, model)
+    local place = redis.call('ZRANGE', schedule_key(s), 0, 0)[1]
+    if place then
+      return place, s
+    end
+  end
+end
+
+local unserved_since = '(' .. integer(now - unserved_seconds * 1000000)
+for _, model in ipairs(redis.call('ZRANGE', key('models'), '-inf', unserved_since, 'BYSCORE')) do
+  local ended, place, s = 0, find_place(model)
+  while place and ended < limit do
+    local run = load_run(number_of(place))
+    if run then
+      end_run(run, 'Failed', now, string.format(unserved_error, redis.call('HGET', job_key(run.leader), 'model_name')))
+      ended = ended + 1
+    else -- a process of the earlier version ended it, and knew of no model
+      redis.call('ZREM', schedule_key(s), place)
+    end
+    place, s = find_place(model)
+  end
+  failed = failed + ended
+  if not place then
+    forget_schedules(model)
+    redis.call('ZREM', key('models'), model)
+    redis.call('DEL', wakeups_key(model))
+  end
 end
 purge_tags()
 redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', integer(now - seen_seconds * 1000000))

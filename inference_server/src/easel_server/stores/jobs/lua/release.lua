@@ -11,6 +11,6 @@ redis.call('HSET', run_key(n), 'attempts', run.attempts)
 if run.cancel_requested then
   end_run(run, 'Canceled', now_us())
 else
-  release_run(run)
+  release_run(run, now_us())
 end
 return 1

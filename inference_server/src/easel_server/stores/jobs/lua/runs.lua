@@ -19,10 +19,14 @@ local function set_images(run, first)
   end
 end
 
+local function deadlines_key(model)
+  return key(model and 'deadlines/models' or 'deadlines')
+end
+
 -- Ends one job, which is no longer of the run or ends with it. Returns how long it is kept, in milliseconds.
 local function make_final(id, run, state, now, error)
-  local ttl_ms, webhook, deadline_us =
-    unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us'))
+  local ttl_ms, webhook, deadline_us, model =
+    unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us', 'model'))
   local fields = { 'state', state, 'finished_us', integer(now) }
   append_progress(fields, run)
   if error then
@@ -33,9 +37,13 @@ local function make_final(id, run, state, now, error)
     fields[#fields + 1] = 'images'
     fields[#fields + 1] = run.images_kept
   end
+  if run.generated_by then
+    fields[#fields + 1] = 'generated_by'
+    fields[#fields + 1] = run.generated_by
+  end
   redis.call('HSET', job_key(id), unpack(fields))
   if deadline_us then
-    redis.call('ZREM', key('deadlines'), id)
+    redis.call('ZREM', deadlines_key(model), id)
   end
   if webhook then
     enqueue_delivery(id, webhook, 'completed', now)
@@ -46,13 +54,13 @@ local function make_final(id, run, state, now, error)
 end
 
 -- Lets a run that waits go with the priority of a job that joined it, if that is higher.
-local function lift_run(run, priority)
+local function lift_run(run, priority, now)
   if run.state == 'Waiting' and priority < run.priority then
     remove_run(run)
     redis.call('HDEL', run_key(run.n), 'given_back')
     redis.call('HSET', run_key(run.n), 'priority', priority)
     run.priority = priority
-    queue_run(run)
+    queue_run(run, now)
   end
 end
 
@@ -98,7 +106,7 @@ local function end_run(run, state, now, error)
   end
   run.is_over = true
   if redis.call('ZCARD', key('running')) == 0 and redis.call('ZCARD', key('waiting')) == 0 then
-    reset_schedule()
+    reset_schedules()
     redis.call('HDEL', key('image:sums'), 'reserved') -- an earlier version ended runs without freeing it
   end
 end
@@ -112,7 +120,7 @@ local function promote_follower(run)
   local submitted_us, deadline_us = unpack(redis.call('HMGET', job_key(run.leader), 'submitted_us', 'deadline_us'))
   redis.call('HSET', run_key(run.n), 'leader', run.leader, 'submitted_us', submitted_us)
   if deadline_us and run.state == 'Running' then
-    redis.call('ZREM', key('deadlines'), run.leader)
+    redis.call('ZREM', deadlines_key(run.model), run.leader)
   end
 end
 
@@ -142,15 +150,15 @@ local function is_in_time(run, now, deadline_error)
   return not run.is_over
 end
 
-local function release_run(run)
+local function release_run(run, now)
   drop_claim(run)
   redis.call('HDEL', run_key(run.n), 'token', 'worker', 'started_us', 'rest_us')
   redis.call('HSET', run_key(run.n), 'state', 'Waiting', 'steps_done', 0, 'previews', 0)
   redis.call('DEL', key('previews:' .. run.n))
   local deadline_us = redis.call('HGET', job_key(run.leader), 'deadline_us')
   if deadline_us then
-    redis.call('ZADD', key('deadlines'), deadline_us, run.leader)
+    redis.call('ZADD', deadlines_key(run.model), deadline_us, run.leader)
   end
-  requeue_run(run)
+  requeue_run(run, now)
   publish_change(run)
 end

@@ -1,0 +1,142 @@
+"""Redis while pods of the version before models and of this one run side by side, as they do in a rolling update."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from easel_server.generation.job import Job, JobState
+from easel_server.stores.jobs.interface import JobBounds, Jobs, ReapReport
+from easel_server.stores.jobs.redis import RedisJobs
+from easel_server.stores.opening import Stores, open_stores
+from redis.asyncio import Redis
+
+from tests.inference_server.stores.steps import IMAGES, LONG_SECONDS, is_empty, job_of
+from tests.support.jobs import build_job
+from tests.support.redis_server import RedisServer
+from tests.support.stored_images import succeed
+
+pytestmark = pytest.mark.redis
+
+# What a reaper of that version does with a run whose worker was lost: it knows of one schedule a priority.
+RELEASE = """
+local prefix, n = KEYS[1], ARGV[1]
+local run = prefix .. 'run:' .. n
+local owner, cost_us, token = unpack(redis.call('HMGET', run, 'owner', 'cost_us', 'token'))
+redis.call('ZREM', prefix .. 'running', n)
+redis.call('HDEL', prefix .. 'claims', token)
+redis.call('HINCRBY', prefix .. 'work', 'us:running', -cost_us)
+redis.call('HDEL', run, 'token', 'worker', 'started_us', 'rest_us')
+redis.call('HSET', run, 'state', 'Waiting', 'steps_done', 0, 'given_back', 1)
+redis.call('HINCRBY', prefix .. 'work', 'us:1', cost_us)
+redis.call('ZADD', prefix .. 'waiting', 17592186044416 + n, n)
+redis.call('ZADD', prefix .. 'turns:1', '-inf', string.rep('0', 16 - #n) .. n .. ':' .. owner)
+"""
+# How it ends a run that was released: it finds it where it has released it.
+END = """
+local prefix, n = KEYS[1], ARGV[1]
+local run = prefix .. 'run:' .. n
+local owner, cost_us, leader = unpack(redis.call('HMGET', run, 'owner', 'cost_us', 'leader'))
+redis.call('HINCRBY', prefix .. 'work', 'us:1', -cost_us)
+redis.call('ZREM', prefix .. 'waiting', n)
+redis.call('ZREM', prefix .. 'turns:1', string.rep('0', 16 - #n) .. n .. ':' .. owner)
+redis.call('HSET', prefix .. 'job:' .. leader, 'state', 'Canceled', 'finished_us', 1, 'attempts', 0, 'steps_done', 0,
+  'previews', 0)
+redis.call('DEL', run)
+"""
+
+
+@pytest.fixture
+async def stores(redis_server: RedisServer) -> AsyncIterator[Stores]:
+    stores = open_stores(redis_server.url, namespace=uuid.uuid4().hex, service="sd", bounds=JobBounds())
+    yield stores
+    await stores.close()
+
+
+@pytest.fixture
+def jobs(stores: Stores) -> Jobs:
+    return stores.jobs
+
+
+async def run_script(jobs: Jobs, script: str, number: int) -> None:
+    assert isinstance(jobs, RedisJobs)
+    await jobs._connection.command("EVAL", script, 1, jobs._connection.key(""), str(number))
+
+
+async def claim_ids(jobs: Jobs, *models: str) -> list[str]:
+    claims = await jobs.claim("w", models, lease_seconds=LONG_SECONDS, wait_seconds=0)
+    return [claimed.job.id for claimed in claims]
+
+
+async def test_a_run_that_an_earlier_pod_released_is_given_to_its_own_models_workers(jobs: Jobs) -> None:
+    await jobs.submit(build_job("released", model="a", deadline_seconds=LONG_SECONDS))
+    await jobs.submit(build_job("any"))
+    assert await claim_ids(jobs, "a") == ["released"]
+    await run_script(jobs, RELEASE, 1)
+    assert await claim_ids(jobs, "b") == ["any"]
+    assert await claim_ids(jobs, "b") == []
+    assert await claim_ids(jobs, "a") == ["released"]
+    assert (await job_of(jobs, "released")).attempts == 2
+
+
+async def test_a_run_that_an_earlier_pod_released_can_be_canceled_at_once(jobs: Jobs) -> None:
+    await jobs.submit(build_job("released", model="a"))
+    assert await claim_ids(jobs, "a") == ["released"]
+    await run_script(jobs, RELEASE, 1)
+    await jobs.cancel("released")
+    assert await claim_ids(jobs, "a") == []
+    assert await is_empty(jobs)
+
+
+async def test_a_released_run_that_an_earlier_pod_ended_holds_up_nobody(jobs: Jobs) -> None:
+    await jobs.submit(build_job("ended", model="a"))
+    (held,) = await jobs.claim("w", ["a"], lease_seconds=LONG_SECONDS, wait_seconds=0)
+    await jobs.submit(build_job("next", model="a"))
+    assert await jobs.release(held)
+    await run_script(jobs, END, 1)
+    assert (await job_of(jobs, "ended")).state == JobState.CANCELED
+    assert await claim_ids(jobs, "a") == ["next"]
+
+
+async def test_what_an_earlier_pod_reads_has_no_field_that_it_refuses(
+    stores: Stores, redis_server: RedisServer
+) -> None:
+    await stores.jobs.submit(build_job("a", model="a"))
+    assert isinstance(stores.jobs, RedisJobs)
+    async with Redis.from_url(redis_server.url, protocol=2) as client:
+        content = await client.hget(stores.jobs._connection.key("job:a"), "content")
+    fields_before = {field.alias or name for name, field in Job.model_fields.items()} - {
+        "model",
+        "generatedBy",
+        "images",
+        "dataRemoved",
+    }
+    assert content is not None
+    assert set(json.loads(content)) <= fields_before
+
+
+async def test_an_earlier_pods_reaper_is_left_what_it_can_handle(stores: Stores, redis_server: RedisServer) -> None:
+    """It would find no place of a run with a model, and end with an error: see its deadlines, and its schedules."""
+    jobs = stores.jobs
+    await jobs.submit(build_job("late", model="a", deadline_seconds=-1))
+    assert isinstance(jobs, RedisJobs)
+    async with Redis.from_url(redis_server.url, protocol=2) as client:
+        for key in ("deadlines", "turns:1", "bell"):
+            assert await client.exists(jobs._connection.key(key)) == 0, key
+    assert await jobs.reap(["a"]) == ReapReport(failed=1)
+    await jobs.submit(build_job("a", model="a"))
+    assert await claim_ids(jobs, "a") == ["a"]
+
+
+async def test_jobs_of_the_earlier_version_are_stored_as_ever(stores: Stores, redis_server: RedisServer) -> None:
+    """Its pods go on with them; these are the names that must stay."""
+    jobs = stores.jobs
+    assert isinstance(jobs, RedisJobs)
+    prefix = jobs._connection.key("")
+    await jobs.submit(build_job("a", owner="ann", deadline_seconds=LONG_SECONDS), flight_key="flight")
+    async with Redis.from_url(redis_server.url, protocol=2) as client:
+        found = {key.decode().removeprefix(prefix) async for key in client.scan_iter(f"{prefix}*", count=1000)}
+    expected = "sequence job:a run:1 waiting work turns:1 queue:1:ann deadlines bell flight:flight"
+    assert found - {"image:sums"} == set(expected.split())  # the books of images came later
+    (claimed,) = await jobs.claim("w", ["b"], lease_seconds=LONG_SECONDS, wait_seconds=0)
+    assert await succeed(jobs, claimed, IMAGES)
