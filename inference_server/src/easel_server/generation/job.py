@@ -61,7 +61,7 @@ class Job(Model):
     id: str
     owner: str  # whose API key it was ("anonymous" without keys), never the key itself
     parameters: GenerationParameters
-    # Stored beside it: the model that it asks for (None: any, as an earlier version submitted it), and what generated it
+    # Stored beside it: the model that it asks for (None: any, as an earlier version had it), and what generated it
     model: RequestedModel | None = Field(default=None, exclude=True)
     generated_by: ModelIdentity | None = Field(default=None, exclude=True)
     submitted_at: AwareDatetime
