@@ -147,7 +147,8 @@ class MemoryRuns:
         deadline_at = job.deadline_at + offset if job.deadline_at else None
         content = job.model_copy(update={"submitted_at": now, "deadline_at": deadline_at})
         self.records[job.id] = record = Record(content, fingerprint)
-        self._enqueue_delivery(record.job, "start")
+        if job.webhook is not None:
+            self._enqueue_delivery(record.job, "start")
         return record
 
     def start(self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None, reserved_bytes: int) -> None:
@@ -289,7 +290,8 @@ class MemoryRuns:
             update={**changes, "state": state, "error": error, "finished_at": now}
         )
         record.expires_at = self._expires_at()
-        self._enqueue_delivery(record.content, "completed")
+        if record.content.webhook is not None:
+            self._enqueue_delivery(record.content, "completed")
         self._wakeups.notify()
 
     def _note_model(self, model: str) -> None:
