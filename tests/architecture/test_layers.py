@@ -60,8 +60,8 @@ def test_only_the_engine_knows_torch() -> None:
     assert importers(SERVER, TORCH_STACK, outside=("engine/",)) == []
 
 
-def test_only_the_stores_know_redis_and_memcached() -> None:
-    assert importers(SERVER, {"redis", "emcache"}, outside=("stores/",)) == []
+def test_only_the_stores_know_redis_memcached_and_buckets() -> None:
+    assert importers(SERVER, {"redis", "emcache", "obstore"}, outside=("stores/",)) == []
 
 
 def test_only_webhooks_know_an_http_client() -> None:

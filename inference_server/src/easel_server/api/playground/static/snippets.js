@@ -48,9 +48,9 @@ while prediction["status"] in ("starting", "processing"):
     prediction = json.loads(call(f"{PREDICTIONS}/{prediction['id']}"))
 if prediction["status"] != "succeeded":
     raise SystemExit(f"{prediction['status']}: {prediction['error']}")
-for number, url in enumerate(prediction["output"]):
+for number in range(len(prediction["output"])):
     file = Path(f"{prediction['id']}-{number}.{prediction['input']['output_format']}")
-    file.write_bytes(call(url))
+    file.write_bytes(call(f"{PREDICTIONS}/{prediction['id']}/output/{number}"))
     print(file)
 `;
 }
