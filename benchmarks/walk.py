@@ -95,7 +95,7 @@ class Walk:
 
 
 class Tracer:
-    """Records the calls of all threads that start after it was installed, while it is told to."""
+    """Records the calls of all threads that start after it was installed, between `begin` and `end`."""
 
     def __init__(self) -> None:
         self._roots = [_sources_of(package) for package in PACKAGES]

@@ -118,7 +118,7 @@ async def measure(services: int, interval_seconds: float, seconds: float, warm_u
     """Run the loop for a while; the figures of what comes after the warm-up."""
     store, children = ServiceStore(on_change=lambda _: None), ObjectStore(on_change=lambda _: None)
     fill(store, children, services, now() - timedelta(hours=1))
-    told: list[object] = []
+    news: list[object] = []
     scraper = TimedScraper(timeout_seconds=SCRAPE_TIMEOUT_SECONDS, clock=now)
     scraper.begin()
     api = FakeApi()
@@ -129,7 +129,7 @@ async def measure(services: int, interval_seconds: float, seconds: float, warm_u
         services=store,
         children=children,
         shared=SharedState(CAPABLE),
-        on_news=told.append,
+        on_news=news.append,
         is_leader=lambda: True,
         clock=now,
     )

@@ -37,7 +37,7 @@ class Rate:
 
 
 def measure(redis: RedisServer, *, rounds: int, seconds: float) -> dict[str, Any]:
-    """Figures for each size of picture."""
+    """Figures for each size of image."""
     with deployed(build_config(), redis, workers=1) as deployment:
         return {f"{side}x{side}": _measure_size(deployment, side, rounds, seconds) for side in SIDES_PIXELS}
 

@@ -28,12 +28,12 @@ class Contender:
     is_durable: bool = True  # whether a job outlives its worker; only those count
     environment: dict[str, str] = field(default_factory=dict)
 
-    def take_turn(self, redis: RedisServer, jobs: int, workers: int, picture_bytes: int) -> float:
+    def take_turn(self, redis: RedisServer, jobs: int, workers: int, image_bytes: int) -> float:
         """Jobs a second, from the first enqueue to the last result."""
         redis.command("FLUSHALL")
         environment = {
             payload.ENV_REDIS_URL: redis.url,
-            payload.ENV_PICTURE_BYTES: str(picture_bytes),
+            payload.ENV_IMAGE_BYTES: str(image_bytes),
             **self.environment,
         }
         with ExitStack() as stack:

@@ -36,7 +36,7 @@ class OwnTurn:
 
 def measure(redis: RedisServer, *, rounds: int, jobs: int) -> dict[str, Any]:
     """Jobs a second of each, by number of worker processes, and Easel's share of the fastest durable one."""
-    picture_bytes = measure_picture(redis)
+    image_bytes = measure_image(redis)
     turns: dict[tuple[str, int], Turn] = {}
     own: dict[int, list[OwnTurn]] = {workers: [] for workers in WORKERS}
 
@@ -48,7 +48,7 @@ def measure(redis: RedisServer, *, rounds: int, jobs: int) -> dict[str, Any]:
         turns["Easel", workers] = lambda workers=workers: take_own(workers)  # type: ignore[misc]
         for contender in build_contenders():
             turns[contender.name, workers] = lambda contender=contender, workers=workers: (  # type: ignore[misc]
-                contender.take_turn(redis, jobs, workers, picture_bytes)
+                contender.take_turn(redis, jobs, workers, image_bytes)
             )
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in turns}
     for _ in range(rounds):
@@ -57,7 +57,7 @@ def measure(redis: RedisServer, *, rounds: int, jobs: int) -> dict[str, Any]:
     costs = {f"workers={workers}": _summarize_costs(turns_taken) for workers, turns_taken in own.items()}
     return {
         "jobs_of_a_turn": jobs,
-        "picture_bytes": picture_bytes,
+        "picture_bytes": image_bytes,
         **_compare(rates, rounds),
         "easel_cpu_microseconds_a_job": costs,
     }
@@ -84,8 +84,8 @@ def _compare(rates: dict[tuple[str, int], list[float]], rounds: int) -> dict[str
     }
 
 
-def measure_picture(redis: RedisServer) -> int:
-    """Bytes of the picture that Easel's worker returns."""
+def measure_image(redis: RedisServer) -> int:
+    """Bytes of the image that Easel's worker returns."""
     with deployed(build_config(), redis, workers=1) as deployment:
         job = deployment.post(f"{PATH}", {"input": PARAMETERS}).json()
         deployment.wait_until_idle(IDLE_TIMEOUT_SECONDS)

@@ -1,9 +1,9 @@
 """Latency that Easel adds to the engine's own time, at half load.
 
-Requests without a seed arrive as a Poisson process at half of what the workers can draw (open loop: nobody waits for
-anybody's answer). Each is answered by POST /v1/images/generations with its picture. Added is what the client measured,
-less the engine's configured time, less the time that the request would have waited in an ideal queue: first come first
-served, the same arrivals as they were really sent, the same workers, no overhead.
+Requests without a seed arrive as a Poisson process at half of what the workers can generate (open loop: nobody waits
+for anybody's answer). Each is answered by POST /v1/images/generations with its image. Added is what the client
+measured, less the engine's configured time, less the time that the request would have waited in an ideal queue: first
+come first served, the same arrivals as they were really sent, the same workers, no overhead.
 """
 
 import heapq

@@ -23,7 +23,7 @@ class Course:
     seed: int  # of the trace
     load_average: float  # of the machine, mean over the run
     measured: Mapping[str, Any]  # machine, date and commit
-    orders: Sequence[tuple[float, int]]  # when the Deployment was told how many pods
+    orders: Sequence[tuple[float, int]]  # when the Deployment was given how many pods
     pods: Sequence[PodLife]
     requests: Sequence[Replayed]
 

@@ -10,13 +10,13 @@ from easel_operator.simulation.trace import Trace, build_trace
 SIZE_PIXELS: Final = 1024
 PASSES: Final = 2  # a step, with guidance
 GUIDANCE_SCALE: Final = 7.0
-STEPS: Final = (10, 50)  # of a job, drawn evenly
+STEPS: Final = (10, 50)  # of a job, evenly spread
 QUIET_AT_START_SECONDS: Final = 20.0
 QUIET_SECONDS: Final = (20.0, 80.0)
 BURST_SECONDS: Final = (10.0, 45.0)
 BURST_PER_SECOND: Final = (0.5, 2.0)
 TRICKLE_PER_SECOND: Final = 0.03  # in quiet stretches
-LAST_QUIET_SECONDS: Final = 60.0  # in which what came before is worked off and pods are given up
+LAST_QUIET_SECONDS: Final = 60.0  # in which what came before is worked off and pods are removed
 
 
 @dataclass(frozen=True, slots=True)

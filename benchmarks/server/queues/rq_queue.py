@@ -14,12 +14,12 @@ from rq import Queue, SimpleWorker
 from benchmarks.server.queues import payload
 from benchmarks.server.queues.turn import POLL_SECONDS, WARM_UP_JOBS
 
-TASK = "benchmarks.server.queues.rq_queue.draw"  # by name: the client runs this file as __main__
+TASK = "benchmarks.server.queues.rq_queue.generate"  # by name: the client runs this file as __main__
 
 
-def draw(parameters: dict[str, Any]) -> bytes:  # noqa: ARG001
+def generate(parameters: dict[str, Any]) -> bytes:  # noqa: ARG001
     """The task."""
-    return payload.PICTURE
+    return payload.IMAGE
 
 
 def run_jobs(queue: Queue, jobs: int) -> None:

@@ -31,10 +31,10 @@ def build_broker() -> AsyncBroker:
 broker = build_broker()
 
 
-@broker.task(task_name="draw")  # a name of its own: the client runs this file as __main__
-async def draw(parameters: dict[str, Any]) -> bytes:  # noqa: ARG001
+@broker.task(task_name="generate")  # a name of its own: the client runs this file as __main__
+async def generate(parameters: dict[str, Any]) -> bytes:  # noqa: ARG001
     """The task."""
-    return payload.PICTURE
+    return payload.IMAGE
 
 
 async def enqueue(jobs: int) -> None:
@@ -43,7 +43,7 @@ async def enqueue(jobs: int) -> None:
     redis = Redis.from_url(payload.REDIS_URL)
 
     async def enqueue_one() -> str:
-        return (await draw.kiq(payload.PARAMETERS)).task_id
+        return (await generate.kiq(payload.PARAMETERS)).task_id
 
     async def count_stored(keys: list[str]) -> int:
         return int(await redis.exists(*keys))

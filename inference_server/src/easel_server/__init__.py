@@ -1,1 +1,1 @@
-"""The inference server: gateways speak HTTP, workers denoise, a broker holds everything in between."""
+"""The inference server: gateways speak HTTP, workers generate, Redis (or memory) holds everything in between."""

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_replay(arguments: argparse.Namespace, service: ServiceFile, source: random.Random) -> Replay:
-    """Ask the server that the arguments name; chance draws when within a scrape each job came. Raises UsageError."""
+    """Ask the server that the arguments name; chance says when within a scrape each job came. Raises UsageError."""
     try:
         from easel_operator.cluster.prometheus import (  # noqa: PLC0415 - aiohttp is optional
             TOKEN_VARIABLE,

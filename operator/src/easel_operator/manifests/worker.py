@@ -21,7 +21,7 @@ from easel_operator.manifests.pod import (
 )
 from easel_operator.objects import Json
 
-START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet gives up on a pod
+START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet ends a pod
 CACHE_DIRECTORY: Final = "/cache"
 ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
 

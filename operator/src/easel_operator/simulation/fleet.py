@@ -1,5 +1,5 @@
 """The shared queue and the worker pods: what happens in them, event by event. Policies see it as an API server, a
-metrics server and a broker would show it."""
+metrics server and Redis would show it."""
 
 import heapq
 import math

@@ -1,4 +1,4 @@
-// Shows the description of this host's API by Swagger UI, which is told to ask no other host.
+// Shows the description of this host's API by Swagger UI, which asks no other host.
 SwaggerUIBundle({
   dom_id: "#swagger-ui",
   url: "openapi.json",
