@@ -77,7 +77,7 @@ async def test_jobs_wait_out_the_move_of_their_keys_to_another_server(
             await stores.jobs.get("waiting")
     move.complete()
     for stores in clients:
-        await eventually(partial(is_served, stores, "running"))  # the servers tell each other first
+        await eventually(partial(is_served, stores, "running"))  # the servers inform each other first
     assert await worker.jobs.heartbeat(held, 1) == HeartbeatReply.CONTINUE
     assert await succeed(worker.jobs, held, IMAGES)
     job = await asyncio.wait_for(waiting, 20)

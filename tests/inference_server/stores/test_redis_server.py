@@ -236,7 +236,7 @@ async def use_all_of_a_flight(stores: Stores) -> None:
     for name in ("first", "second", "third", "released"):
         job = build_job(name, deadline_seconds=60, priority=Priority.LOW)
         flight_key = "flight" if name != "released" else None
-        await stores.jobs.submit(job, flight_key=flight_key, inputs={"digest": b"picture"})
+        await stores.jobs.submit(job, flight_key=flight_key, inputs={"digest": b"input"})
     await stores.jobs.submit(build_job("high", priority=Priority.HIGH), flight_key="flight")
     assert await stores.jobs.position("released") is not None
     watching = stores.jobs.watch("third")

@@ -21,7 +21,7 @@ def ids(claims: tuple[Claim, ...]) -> list[str]:
     return [entry.job.id for entry in claims]
 
 
-async def test_compatible_jobs_come_together_in_the_order_of_their_turns(jobs: Jobs) -> None:
+async def test_compatible_jobs_come_together_in_schedule_order(jobs: Jobs) -> None:
     for number in range(3):
         await jobs.submit(build_job(f"one-{number}", owner="one", seed=number))
     await jobs.submit(build_job("larger", owner="one", width_pixels=128))
@@ -79,7 +79,7 @@ async def test_who_comes_along_in_a_batch_pays_for_it(jobs: Jobs) -> None:
     assert await claim_ids(jobs, 3) == ["three-0", "one-1", "two-1"]
 
 
-async def test_what_a_lost_worker_was_drawing_can_come_together_again(jobs: Jobs) -> None:
+async def test_what_a_lost_worker_was_generating_can_come_together_again(jobs: Jobs) -> None:
     for name in ("a", "b"):
         await jobs.submit(build_job(name))
     assert len(await claim_batch(jobs, lease_seconds=SHORT_SECONDS)) == 2

@@ -58,7 +58,7 @@ async def test_work_that_was_canceled_is_not_held_against_its_owner(jobs: Jobs) 
     assert await claim_nothing(jobs)
 
 
-async def test_work_that_was_canceled_after_its_worker_gave_it_back_is_not_held_against_its_owner(
+async def test_work_that_was_canceled_after_its_worker_released_it_is_not_held_against_its_owner(
     jobs: Jobs,
 ) -> None:
     await jobs.submit(build_job("huge", owner="changeable", gpu_seconds=1000.0))
@@ -107,12 +107,12 @@ async def test_higher_priorities_go_first_whoever_owns_them(jobs: Jobs) -> None:
     assert await claim_ids(jobs, 7) == expected
 
 
-async def test_a_job_that_is_given_back_goes_before_everybody_of_its_priority(jobs: Jobs) -> None:
+async def test_a_job_that_is_released_goes_before_everybody_of_its_priority(jobs: Jobs) -> None:
     await submit_many(jobs, "one", 3)
-    given_back = await claim(jobs)
+    released = await claim(jobs)
     await submit_many(jobs, "two", 3)
     await jobs.submit(build_job("urgent", priority=Priority.HIGH, owner="three"))
-    assert await jobs.release(given_back)
+    assert await jobs.release(released)
     assert await claim_ids(jobs, 4) == ["urgent", "one-000", "two-000", "one-001"]  # and is not charged again
 
 
@@ -134,10 +134,10 @@ async def test_a_position_counts_what_goes_before(jobs: Jobs) -> None:
     assert await jobs.position("unknown") is None
 
 
-async def test_a_job_that_was_given_back_is_ahead_in_positions_too(jobs: Jobs) -> None:
+async def test_a_job_that_was_released_is_ahead_in_positions_too(jobs: Jobs) -> None:
     await submit_many(jobs, "one", 3)
-    given_back = await claim(jobs)
-    await jobs.release(given_back)
+    released = await claim(jobs)
+    await jobs.release(released)
     assert [await jobs.position(f"one-{number:03}") for number in range(3)] == [
         QueuePosition(0, 0.0),
         QueuePosition(1, 1.0),

@@ -37,7 +37,7 @@ from tests.support.eventually import eventually
 from tests.support.jobs import build_job
 from tests.support.stored_images import read_images, succeed
 
-FLIGHT = "the same picture"
+FLIGHT = "the same image"
 HOOK = WebhookTarget(url="http://receiver.example/", events=("start", "completed"))
 
 
@@ -51,7 +51,7 @@ async def states(jobs: Jobs, *job_ids: str) -> list[JobState]:
     return [(await job_of(jobs, job_id)).state for job_id in job_ids]
 
 
-async def test_equal_jobs_are_drawn_once_and_all_get_the_pictures(jobs: Jobs) -> None:
+async def test_equal_jobs_are_generated_once_and_all_get_the_images(jobs: Jobs) -> None:
     shared = [(await board(jobs, name, owner=name)).shared for name in ("first", "second", "third")]
     assert shared == [False, True, True]
     await jobs.submit(build_job("another"))
@@ -116,7 +116,7 @@ async def test_a_follower_of_higher_priority_takes_the_flight_with_it(jobs: Jobs
     assert await claim_ids(jobs, 2) == ["low", "normal"]
 
 
-async def test_a_flight_that_was_given_back_can_be_taken_along_too(jobs: Jobs) -> None:
+async def test_a_flight_that_was_released_can_be_taken_along_too(jobs: Jobs) -> None:
     await board(jobs, "low", priority=Priority.LOW)
     await jobs.release(await claim(jobs))
     await jobs.submit(build_job("normal"))
@@ -260,7 +260,7 @@ async def test_the_deadline_of_a_job_that_has_come_to_lead_a_running_flight_is_i
     assert (await job_of(jobs, "next")).state == JobState.FAILED
 
 
-async def test_a_lost_worker_s_flight_is_drawn_again_by_another(jobs: Jobs) -> None:
+async def test_a_lost_worker_s_flight_is_generated_again_by_another(jobs: Jobs) -> None:
     await board(jobs, "first")
     await board(jobs, "second")
     lost = await claim(jobs, lease_seconds=SHORT_SECONDS)
@@ -329,7 +329,7 @@ async def test_clients_of_a_flight_hear_of_its_end(jobs: Jobs) -> None:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("build_stores", ["redis", "redis-cluster"], indirect=True)  # in memory there is one store
-async def test_pictures_of_a_flight_are_kept_as_long_as_its_most_patient_job(build_stores: BuildStores) -> None:
+async def test_images_of_a_flight_are_kept_as_long_as_its_most_patient_job(build_stores: BuildStores) -> None:
     hasty = build_stores(JobBounds(result_ttl_seconds=0.05)).jobs
     patient = build_stores(JobBounds(result_ttl_seconds=LONG_SECONDS)).jobs
     await board(hasty, "first")

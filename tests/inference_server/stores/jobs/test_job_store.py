@@ -99,7 +99,7 @@ async def test_a_full_queue_refuses_and_says_how_full_it_is(build_stores: BuildS
 async def test_a_job_that_is_answered_at_once_is_never_queued(stores: Stores) -> None:
     jobs = stores.jobs
     webhook = WebhookTarget(url="http://x/")
-    submission = await jobs.submit(build_job("a", webhook=webhook), answer=IMAGES, inputs={"digest": b"picture"})
+    submission = await jobs.submit(build_job("a", webhook=webhook), answer=IMAGES, inputs={"digest": b"input"})
     assert submission.job.state == JobState.SUCCEEDED
     assert submission.job.steps_done == submission.job.parameters.steps
     assert await read_images(jobs, "a") == IMAGES

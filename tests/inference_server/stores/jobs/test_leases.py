@@ -170,7 +170,7 @@ async def test_a_job_past_its_deadline_is_not_handed_out(jobs: Jobs) -> None:
     assert (await job_of(jobs, "late")).state == JobState.FAILED
 
 
-async def test_a_running_job_past_its_deadline_is_told_so_by_the_heartbeat(jobs: Jobs) -> None:
+async def test_a_running_job_past_its_deadline_hears_so_by_the_heartbeat(jobs: Jobs) -> None:
     await jobs.submit(build_job("a", deadline_seconds=0.2))
     claimed = await claim(jobs)
 

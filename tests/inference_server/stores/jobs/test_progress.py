@@ -15,23 +15,23 @@ from tests.support.eventually import eventually
 from tests.support.jobs import build_job
 from tests.support.stored_images import succeed
 
-PICTURES = {"digest-1": b"\x89PNG\x00one", "digest-2": b"mask"}
+INPUTS = {"digest-1": b"\x89PNG\x00one", "digest-2": b"mask"}
 
 
 async def next_of(changes: AsyncGenerator[Job]) -> Job:
     return await asyncio.wait_for(anext(changes), 10)
 
 
-# Input pictures
+# Input images
 
 
 async def test_input_pictures_come_with_the_claim_and_again_after_a_loss(jobs: Jobs) -> None:
-    await jobs.submit(build_job("a"), inputs=PICTURES)
+    await jobs.submit(build_job("a"), inputs=INPUTS)
     await jobs.submit(build_job("b"))
     first = await claim(jobs)
-    assert dict(first.inputs) == PICTURES
+    assert dict(first.inputs) == INPUTS
     await jobs.release(first)
-    assert dict((await claim(jobs)).inputs) == PICTURES
+    assert dict((await claim(jobs)).inputs) == INPUTS
     assert dict((await claim(jobs)).inputs) == {}
 
 
@@ -194,7 +194,7 @@ async def test_half_the_progress_is_half_the_work_although_a_picture_to_begin_wi
     job = build_job("a", gpu_seconds=8.0)
     begun = {"task": Task.IMAGE_TO_IMAGE, "image_digest": "digest-1", "strength": 0.5}
     job = job.model_copy(update={"parameters": job.parameters.model_copy(update=begun)})
-    await jobs.submit(job, inputs=PICTURES)
+    await jobs.submit(job, inputs=INPUTS)
     held = await claim(jobs)
-    await jobs.heartbeat(held, 2)  # of 4: workers tell progress in the steps that were asked for
+    await jobs.heartbeat(held, 2)  # of 4: workers report progress in the steps that were asked for
     assert (await jobs.depth()).running_gpu_seconds == 4.0

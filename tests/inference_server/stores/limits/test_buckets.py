@@ -18,7 +18,7 @@ def buckets(draw: st.DrawFn, name: str) -> Charge:
     charges=st.tuples(buckets("a"), buckets("b")),
     pauses=st.lists(st.integers(0, 200_000), min_size=1, max_size=60),
 )
-def test_the_limit_holds_and_what_is_told_is_true_to_the_millisecond(
+def test_the_limit_holds_and_what_is_reported_is_true_to_the_millisecond(
     charges: tuple[Charge, Charge], pauses: list[int]
 ) -> None:
     levels: tuple[BucketLevel, ...] = (BucketLevel(), BucketLevel())
@@ -41,7 +41,7 @@ def test_the_limit_holds_and_what_is_told_is_true_to_the_millisecond(
 
 
 @given(charges=st.tuples(buckets("a"), buckets("b")), taken=st.integers(0, 50))
-def test_a_refusal_takes_nothing_and_what_is_given_back_is_as_if_it_had_not_been_taken(
+def test_a_refusal_takes_nothing_and_what_is_refunded_is_as_if_it_had_not_been_taken(
     charges: tuple[Charge, Charge], taken: int
 ) -> None:
     levels: tuple[BucketLevel, ...] = (BucketLevel(), BucketLevel())
