@@ -54,8 +54,7 @@ async def test_a_pipeline_can_be_closed_before_a_call_has_begun() -> None:
     pipeline = Pipeline(ConnectionPool(port=1))
     call = asyncio.create_task(pipeline.execute("PING"))
     await asyncio.sleep(0)  # as far as the creation of the task that is to send
-    closing = asyncio.create_task(pipeline.close())
-    await asyncio.wait({closing}, timeout=TIMEOUT_SECONDS)
-    assert closing.done()
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        await pipeline.close()
     with pytest.raises(exceptions.ConnectionError, match="closed"):
         await call
