@@ -35,3 +35,9 @@ def test_other_methods_are_refused_as_by_the_routes_behind_them(gateway):
         assert client.head("/v1/predictions/some-prediction").status_code == 405
         assert client.delete("/v1/predictions/some-prediction").status_code == 405
         assert client.get("/v1/predictions").status_code == 405
+        assert client.delete("/v1/models/some-model/predictions").headers["allow"] == "GET"
+
+
+def test_the_description_begins_with_the_api_that_most_clients_speak(gateway):
+    with gateway.client() as client:
+        assert next(iter(client.get("/openapi.json").json()["paths"])) == "/v1/images/generations"

@@ -76,3 +76,12 @@ def test_a_fact_stands_in_the_place_of_the_parameter_of_its_name() -> None:
     assert "Seed: 7" not in text
     assert text.endswith("Model: tiny")
     assert "Sampler" not in text
+
+
+def test_facts_stand_where_readers_of_these_texts_have_always_found_them() -> None:
+    facts = {"Schedule type": "Karras", "Model": "tiny", "Version": "easel"}
+    text = build_metadata(build_parameters(sampler="DPM++ 2M", strength=0.5, guidance_scale=7.5), facts)
+    names = [pair.partition(":")[0] for pair in text.splitlines()[-1].split(", ")]
+    assert names == [
+        *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Denoising strength", "Version")
+    ]

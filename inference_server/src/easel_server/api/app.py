@@ -40,8 +40,9 @@ from easel_server.transport.middleware import RequestMiddleware, TracingMiddlewa
 from easel_server.transport.probes import Readiness, RenderMetrics, add_probe_routes
 from easel_server.transport.streams import Streams
 
-# The first that is spoken at a path gives errors there their shape; OpenAI's is the last, and so everybody else's.
-APIS: Final[tuple[Api, ...]] = (REPLICATE, AUTOMATIC1111, OPENAI)
+# In the order of their routes. The last that is spoken at a path gives errors there their shape; OpenAI's is the first,
+# and so everybody else's.
+APIS: Final[tuple[Api, ...]] = (OPENAI, REPLICATE, AUTOMATIC1111)
 
 # FastAPI's own is not used (see transport/middleware.py), and looking for it costs each request some microseconds.
 NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
@@ -71,7 +72,7 @@ class HandlerRoute(APIRoute):
 
 def build_error(path: str, refusal: RefusalError) -> tuple[int, dict[str, Any]]:
     """Status and body of a refusal, as the API that is spoken at a path gives it."""
-    return next(api for api in APIS if api.is_spoken_at(path)).build_error(refusal)
+    return next(api for api in reversed(APIS) if api.is_spoken_at(path)).build_error(refusal)
 
 
 def build_context(

@@ -124,6 +124,7 @@ class Metadata:
 
     name: str
     write: Callable[[GenerationParameters], object]
+    followed_by: str = ""  # the fact that stands behind it, if it is known
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ PARAMETERS: Final = (
             sampler, context.facts.samplers, "is {shown}, allowed are {choices}"
         ),
         batch=lambda value: value,
-        metadata=Metadata("Sampler", lambda parameters: parameters.sampler),
+        metadata=Metadata("Sampler", lambda parameters: parameters.sampler, followed_by="Schedule type"),
     ),
     Parameter(
         "guidance_scale",
@@ -237,7 +238,9 @@ PARAMETERS: Final = (
         default=lambda _, context: min(context.facts.defaults.width_pixels, context.limits.max_width_pixels),
         check=lambda pixels, _, context: check_side(pixels, context.limits.max_width_pixels),
         batch=lambda value: value,
-        metadata=Metadata("Size", lambda parameters: f"{parameters.width_pixels}x{parameters.height_pixels}"),
+        metadata=Metadata(
+            "Size", lambda parameters: f"{parameters.width_pixels}x{parameters.height_pixels}", followed_by="Model"
+        ),
     ),
     Parameter(
         "height_pixels",
@@ -301,6 +304,7 @@ def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]
     for row in PARAMETERS:
         if row.metadata is not None:
             pairs[row.metadata.name] = facts.get(row.metadata.name, row.metadata.write(parameters))
+            pairs[row.metadata.followed_by] = facts.get(row.metadata.followed_by)
     written = (f"{name}: {value}" for name, value in (pairs | dict(facts)).items() if value is not None)
     negative = [f"Negative prompt: {parameters.negative_prompt}"] if parameters.negative_prompt else []
     return "\n".join([parameters.prompt, *negative, ", ".join(written)])

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -171,11 +171,12 @@ def _build_client(url: str, **place: str | int) -> Redis:
         timeout=POOL_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=REPLY_TIMEOUT_SECONDS,
-        socket_keepalive=True,
         health_check_interval=PING_IDLE_CONNECTION_AFTER_SECONDS,
         retry=Retry(NoBackoff(), retries=1),
         protocol=2,
     )
+    if issubclass(pool.connection_class, Connection):  # over TCP; a Unix socket has nothing to keep alive
+        pool.connection_kwargs["socket_keepalive"] = True
     pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
     return Redis.from_pool(pool)
 

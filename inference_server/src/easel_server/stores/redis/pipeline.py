@@ -62,7 +62,8 @@ class Pipeline:
         error = exceptions.ConnectionError("the connection was closed")
         while self._waiting:
             self._waiting.popleft().fail(error)
-        while senders := set(self._senders):
+        # One that is cancelled before its first step never gets as far as leaving the set.
+        while senders := {sender for sender in self._senders if not sender.done()}:
             for sender in senders:
                 sender.cancel()  # again and again: redis-py may swallow it while it sends
             await asyncio.wait(senders, timeout=CANCEL_AGAIN_SECONDS)
@@ -71,13 +72,18 @@ class Pipeline:
 
     async def _send_batches(self) -> None:
         """Send batches until nothing waits."""
-        connection = self._idle.pop() if self._idle else self._make_connection()
+        connection: AbstractConnection | None = None
         try:
+            connection = self._idle.pop() if self._idle else self._make_connection()
             while self._waiting:
                 size = min(len(self._waiting), MAX_BATCH)
                 await _exchange(connection, [self._waiting.popleft() for _ in range(size)])
+        except Exception as error:  # of a pool that can't make a connection: no batch would ever be sent
+            while self._waiting:
+                self._waiting.popleft().fail(error)
         finally:
-            self._idle.append(connection)
+            if connection is not None:
+                self._idle.append(connection)
             # Here and not in a callback: from the last look at what waits to this line, nothing else runs.
             self._senders = {sender for sender in self._senders if sender is not asyncio.current_task()}
 
