@@ -2,7 +2,8 @@
 
 Every turn is a process of its own in a checkout of its commit, with a Redis of its own; the two take turns, and who
 begins changes from round to round. What counts is the share within a round: a machine's moods meet both. Figures go
-into benchmarks/results/beside.json and onto the terminal. The older commit must have benchmarks/server as it is here.
+into benchmarks/results/beside.json and onto the terminal. The older commit gets an environment of its own, from its own
+lock, and must have benchmarks/server much as it is here.
 """
 
 import argparse
@@ -96,9 +97,22 @@ def checked_out(revision: str) -> Iterator[Path]:
         tree = Path(directory) / "before"
         _git(ROOT, "worktree", "add", "--detach", str(tree), revision)
         try:
+            _install(tree)
             yield tree
         finally:
             _git(ROOT, "worktree", "remove", "--force", str(tree))
+
+
+def _install(tree: Path) -> None:
+    """What the checkout's own lock names, and the checkout itself; mostly links into the installer's cache."""
+    uv = [sys.executable, "-m", "uv"]
+    python = ["--python", str(tree / ".venv/bin/python")]
+    for command in (
+        [*uv, "venv", "--quiet", "--python", sys.executable, str(tree / ".venv")],
+        [*uv, "pip", "sync", "--quiet", *python, "--require-hashes", "requirements/dev.txt"],
+        [*uv, "pip", "install", "--quiet", *python, "--no-deps", "--no-build-isolation", "--editable", "."],
+    ):
+        subprocess.run(command, cwd=tree, check=True)
 
 
 def take_round(name: str, before: Path, *, begins_before: bool) -> dict[str, float]:
@@ -112,7 +126,7 @@ def take_turn(name: str, tree: Path) -> dict[str, float]:
     """The figures of one turn in a checkout."""
     program = PROGRAM + "".join(f"    {line}\n" for line in TURNS[name].strip().splitlines())
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [tree / ".venv/bin/python", "-c", program],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(str(tree / source) for source in SOURCES)},
         stdout=subprocess.PIPE,
