@@ -24,3 +24,4 @@ LOST: Final = (
     "its worker was lost %s times while it ran this job, the last one was %s; the job may need more memory than a "
     "worker has: ask for fewer images or pixels, or look at why that pod ended"
 )
+INPUTS_GONE: Final = "its input images are gone from the bucket that keeps them; submit the request again"

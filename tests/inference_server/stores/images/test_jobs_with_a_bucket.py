@@ -8,6 +8,7 @@ from contextlib import suppress
 import obstore
 import pytest
 from easel_contract.server_config import BucketConfig
+from easel_server.generation import messages
 from easel_server.generation.job import JobState
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import StoreFullError
@@ -58,9 +59,12 @@ async def open_service(
         await stores.close()
 
 
+def open_bucket(server: S3Server) -> S3Store:
+    return S3Store(BUCKET, endpoint=server.endpoint, region="us-east-1", client_options={"allow_http": True})
+
+
 def keys_in_bucket(server: S3Server, namespace: str) -> set[str]:
-    store = S3Store(BUCKET, endpoint=server.endpoint, region="us-east-1", client_options={"allow_http": True})
-    found = itertools.chain.from_iterable(obstore.list(store, f"{namespace}/"))
+    found = itertools.chain.from_iterable(obstore.list(open_bucket(server), f"{namespace}/"))
     return {each["path"] for each in found}
 
 
@@ -186,6 +190,20 @@ async def test_jobs_whose_inputs_cannot_be_fetched_go_back_to_the_queue(
     claimed = await eventually(claim_again)
     assert claimed is not None
     assert dict(claimed.inputs) == INPUTS
+
+
+@ON_REDIS
+async def test_a_job_whose_inputs_somebody_deleted_fails_and_the_others_run(
+    open_service: OpenService, s3_server: S3Server, namespace: str
+) -> None:
+    stores = open_service()
+    await stores.jobs.submit(build_job("a"), inputs=INPUTS)
+    obstore.delete(open_bucket(s3_server), sorted(keys_in_bucket(s3_server, namespace)))
+    await stores.jobs.submit(build_job("b"), inputs=INPUTS)
+    claims = await stores.jobs.claim("w", lease_seconds=60, wait_seconds=0, max_jobs=2, max_images=2)
+    assert [claim.job.id for claim in claims] == ["b"]
+    job = await job_of(stores.jobs, "a")
+    assert (job.state, job.error) == (JobState.FAILED, messages.INPUTS_GONE)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import (
+    ImagesGoneError,
     ImageStore,
     ImageUsage,
     StoredImages,
@@ -239,19 +240,24 @@ class RedisJobs(Jobs):
             return tuple(_to_claim(entry, lease_seconds) for entry in reply) or None
 
         claims = await wait_for(self._connection, wakeups, claim_now, wait_seconds) or ()
+        if not any(claim.input_references for claim in claims):
+            return claims
         try:
-            return tuple([await self._with_inputs(claim) for claim in claims])
+            completed = [await self._fetch_inputs(claim) for claim in claims]
         except StoreUnavailableError:
             for claim in claims:  # their turn will come again when the bucket is back
                 await self.release(claim)
             raise
+        return tuple(claim for claim in completed if claim is not None)
 
-    async def _with_inputs(self, claim: Claim) -> Claim:
-        """The claim with its input images themselves, where its job has but references to them."""
-        if not claim.input_references:
-            return claim
+    async def _fetch_inputs(self, claim: Claim) -> Claim | None:
+        """The claim with its input images themselves; None, and the job has failed, if they are gone."""
         references = claim.input_references
-        images = await self._images.get(tuple(references.values()))
+        try:
+            images = await self._images.get(tuple(references.values()))
+        except ImagesGoneError:
+            await self.finish(claim, Failed(messages.INPUTS_GONE))
+            return None
         return dataclasses.replace(claim, inputs=dict(zip(references, images, strict=True)), input_references={})
 
     @override
@@ -333,12 +339,11 @@ class RedisJobs(Jobs):
 
 def _to_claim(entry: Sequence[Any], lease_seconds: float) -> Claim:
     token, fields, inputs, is_in_bucket = entry
-    by_digest = {digest.decode(): word for digest, word in to_values(inputs).items()}
-    claim = Claim(to_job(fields), token.decode(), lease_seconds)
+    job, by_digest = to_job(fields), {digest.decode(): word for digest, word in to_values(inputs).items()}
     if not is_in_bucket:
-        return dataclasses.replace(claim, inputs=by_digest)
+        return Claim(job, token.decode(), lease_seconds, by_digest)
     references = {digest: read_references(word)[0] for digest, word in by_digest.items()}
-    return dataclasses.replace(claim, input_references=references)
+    return Claim(job, token.decode(), lease_seconds, input_references=references)
 
 
 def _build_full_error(needed_bytes: int, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:

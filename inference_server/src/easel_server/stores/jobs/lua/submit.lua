@@ -81,31 +81,38 @@ if joined then
   return enqueue_start({ 'shared', view(id) })
 end
 
-redis.call('HSET', run_key(n), 'state', 'Waiting', 'leader', id, 'submitted_us', integer(now), 'owner', owner,
-  'priority', ARGV[9], 'cost_us', ARGV[10], 'weight', ARGV[11], 'batch', ARGV[12], 'images', ARGV[13], 'steps', ARGV[14],
-  'attempts', 0, 'steps_done', 0, 'previews', 0, 'image_bytes', is_answered and 0 or ARGV[20])
+local run = { 'state', 'Waiting', 'leader', id, 'submitted_us', integer(now), 'owner', owner, 'priority', ARGV[9], 'cost_us',
+  ARGV[10], 'weight', ARGV[11], 'batch', ARGV[12], 'images', ARGV[13], 'steps', ARGV[14], 'attempts', 0, 'steps_done', 0,
+  'previews', 0, 'image_bytes', is_answered and 0 or ARGV[20] }
+
+local function add_run_field(name, value)
+  run[#run + 1] = name
+  run[#run + 1] = value
+end
+
 if model then
-  redis.call('HSET', run_key(n), 'model', model)
+  add_run_field('model', model)
 end
-enqueue_start()
-if is_answered then
-  local run = { n = n, started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0',
-    generated_by = generated_by ~= '' and generated_by or nil }
-  set_images(run, images)
-  keep_images(run, 1, make_final(id, run, 'Succeeded', now), now)
-  redis.call('DEL', run_key(n))
-  return { 'answered', view(id) }
+if flight ~= '' and not is_answered and redis.call('SET', key('flight:' .. flight), n, 'NX') then
+  add_run_field('flight', flight)
 end
-if flight ~= '' and redis.call('SET', key('flight:' .. flight), n, 'NX') then
-  redis.call('HSET', run_key(n), 'flight', flight)
-end
-if inputs > 0 then
+if inputs > 0 and not is_answered then
   redis.call('HSET', key('inputs:' .. n), unpack(ARGV, FIRST_INPUT, images - 1))
-  redis.call('HSET', run_key(n), 'inputs', inputs)
+  add_run_field('inputs', inputs)
   if input_entry ~= '' then
-    redis.call('HSET', run_key(n), 'input_entry', input_entry)
+    add_run_field('input_entry', input_entry)
     redis.call('ZADD', key('image:object_expiry'), 'XX', '+inf', input_entry) -- however long the run takes
   end
+end
+redis.call('HSET', run_key(n), unpack(run))
+enqueue_start()
+if is_answered then
+  local answered = { n = n, started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0',
+    generated_by = generated_by ~= '' and generated_by or nil }
+  set_images(answered, images)
+  keep_images(answered, 1, make_final(id, answered, 'Succeeded', now), now)
+  redis.call('DEL', run_key(n))
+  return { 'answered', view(id) }
 end
 local priority = tonumber(ARGV[9])
 queue_run({ n = n, priority = ARGV[9], model = model, owner = owner, cost_us = ARGV[10], weight = ARGV[11] }, now)
