@@ -242,7 +242,7 @@ class RedisJobs(Jobs):
         try:
             return tuple([await self._with_inputs(claim) for claim in claims])
         except StoreUnavailableError:
-            for claim in claims:  # their turn will come again when the bucket is back
+            for claim in claims:  # to be claimed again when the bucket is back
                 await self.release(claim)
             raise
 
