@@ -17,6 +17,7 @@ FORBIDDEN_WORDS = {
     *("dear", "reckon", "kin", "staff", "tab", "tabs", "patience", "verdict"),
     *("told", "tell", "findings", "broker"),
 }
+OF_BROWSERS = {"tab", "tabs"}
 LONG_BOUNDS = ("MAXIMUM_", "MINIMUM_", "LONGEST_", "LARGEST_", "MOST_")  # of constants: they begin with MAX_ or MIN_
 # Names that users scrape or that are stored, and words that mean themselves.
 ALLOWED_NAMES = {
@@ -85,6 +86,17 @@ def test_no_file_is_named_by_such_a_word() -> None:
     assert faults == []
 
 
+def test_tests_are_named_in_the_glossarys_words_too() -> None:
+    """Files and what they test; what a test calls its variables is its own affair."""
+    faults = []
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        names = [file.stem, *(name for _, name in names_in(file) if name.startswith("test_"))]
+        faults += [
+            f"{file.relative_to(ROOT)}: {name}" for name in names if words_of(name) & (FORBIDDEN_WORDS - OF_BROWSERS)
+        ]
+    assert faults == []
+
+
 def pages() -> list[Path]:
     found = sorted({page for pattern in PAGES for page in ROOT.glob(pattern)})
     assert len(found) > 10, "this test would hold for nothing"
@@ -109,7 +121,7 @@ def test_the_strangers_package_is_recognised(command: str) -> None:
     assert not STRANGERS_PACKAGE.search("pip install 'easel-serving[simulate]'")
 
 
-def test_nobody_is_told_to_install_the_strangers_package() -> None:
+def test_nobody_is_asked_to_install_the_strangers_package() -> None:
     """The name on the package index that looks like ours isn't: see docs/decisions."""
     texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *python_files()]
     assert [str(file.relative_to(ROOT)) for file in texts if STRANGERS_PACKAGE.search(file.read_text())] == []

@@ -58,7 +58,7 @@ def build_figures(*, pod_seconds: float, p95_seconds: float) -> Figures:
         (890, 8.4, ["pods over time", "p95: 8.4 simulated, 10.0 on the cluster: -16.0%, goal within 15%"]),
     ],
 )
-def test_a_missed_goal_is_told_with_its_size(area: float, p95: float, missed: list[str]) -> None:
+def test_a_missed_goal_is_reported_with_its_size(area: float, p95: float, missed: list[str]) -> None:
     found = find_missed_goals(
         build_figures(pod_seconds=area, p95_seconds=p95), build_figures(pod_seconds=1000, p95_seconds=10)
     )

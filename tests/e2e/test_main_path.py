@@ -29,8 +29,8 @@ def test_from_apply_to_images_out_to_four_workers_and_back_to_zero_with_a_crash(
         idle = observer.wait_until(lambda look: look.desired == look.existing == 0, "back to zero", 120)
         assert idle.queue_depth == 0
         services.wait_for(name, "Ready", "True", "ScaledToZero")
-        told = services.cluster.get("sds", name)["status"]["termination"]
-        assert told["longestJobSeconds"] >= 1, "workers that are gone have told how long their jobs took"
+        reported = services.cluster.get("sds", name)["status"]["termination"]
+        assert reported["longestJobSeconds"] >= 1, "workers that are gone have reported how long their jobs took"
 
         # And from zero again, by the first request.
         assert first_image(url, seed=8).startswith(b"\x89PNG")

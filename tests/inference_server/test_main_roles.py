@@ -1,4 +1,4 @@
-"""The whole server: a gateway and a worker as processes of their own, over a real Redis, drawing real pictures."""
+"""The whole server: a gateway and a worker as processes of their own, over a real Redis, generating real images."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ class System:
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
-    # The gateway is told a directory that it can't see, as in a cluster, where only workers mount the volume.
+    # The gateway is configured with a directory that it can't see, as in a cluster, where workers alone mount it.
     model = ModelConfig(name="tiny", source=str(tiny_model_directory("sd15")))
     gateway_config = GatewayConfig(
         limits=LimitsConfig(max_steps=1000), webhook=WebhookConfig(allowed_networks=("127.0.0.0/8",))
@@ -79,15 +79,15 @@ def system() -> Iterator[System]:
                 yield system
 
 
-def test_the_openai_client_gets_a_picture_of_the_models_own_size(system):
+def test_the_openai_client_gets_an_image_of_the_models_own_size(system):
     answer = system.openai.images.generate(model="tiny", prompt="a cat", extra_body={"num_inference_steps": 4})
     image = Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json)))
     assert (image.format, image.size) == ("PNG", (64, 64))
     assert f"Seed: {answer.seed}, Size: 64x64, Model: tiny" in image.info["parameters"]
 
 
-def test_the_same_seed_is_the_same_picture_and_another_is_another(system):
-    def draw(seed: int) -> str:
+def test_the_same_seed_is_the_same_image_and_another_is_another(system):
+    def generate(seed: int) -> str:
         answer = system.openai.images.generate(
             prompt="a cat",
             extra_body={"seed": seed, "num_inference_steps": 4},
@@ -95,12 +95,12 @@ def test_the_same_seed_is_the_same_picture_and_another_is_another(system):
         )
         return answer.data[0].b64_json
 
-    first = draw(1)
-    assert draw(1) == first
-    assert draw(2) != first
+    first = generate(1)
+    assert generate(1) == first
+    assert generate(2) != first
 
 
-def test_progress_is_told_and_never_falls(system):
+def test_progress_is_reported_and_never_falls(system):
     prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 120}})
     seen = []
 
@@ -131,10 +131,10 @@ def test_webhooks_arrive_signed_at_start_and_end(system):
     with WebhookReceiver() as receiver:
         prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 4}, "webhook": receiver.url})
         wait_for(lambda: len(receiver.received) == 2, timeout_seconds=30)
-    told = [Webhook(SECRET).verify(body.decode(), headers) for headers, body in receiver.received]
-    told = [told_one if isinstance(told_one, dict) else json.loads(told_one) for told_one in told]
-    assert {one["id"] for one in told} == {prediction["id"]}
-    last = next(one for one in told if one["status"] == "succeeded")
+    reported = [Webhook(SECRET).verify(body.decode(), headers) for headers, body in receiver.received]
+    reported = [body if isinstance(body, dict) else json.loads(body) for body in reported]
+    assert {one["id"] for one in reported} == {prediction["id"]}
+    last = next(one for one in reported if one["status"] == "succeeded")
     image = httpx2.get(system.gateway.url + last["output"][0], timeout=10)
     assert Image.open(BytesIO(image.content)).size == (64, 64)
 
@@ -156,7 +156,7 @@ def test_without_redis_requests_are_refused_and_it_goes_on_when_redis_is_back(sy
     assert system.openai.images.generate(prompt="a cat", extra_body={"num_inference_steps": 4}).data
 
 
-def test_metrics_tell_what_happened(system):
+def test_metrics_say_what_happened(system):
     worker = httpx2.get(f"{system.worker.url}/metrics", timeout=10).text
     gateway = httpx2.get(f"{system.gateway.url}/metrics", timeout=10).text
     assert 'easel_engine_info{device="cpu",dtype="float32",engine="diffusers",model="tiny"} 1.0' in worker
@@ -166,7 +166,7 @@ def test_metrics_tell_what_happened(system):
     assert 'easel_refusals_total{reason="broker_unavailable"} 1.0' in gateway
 
 
-def test_a_worker_that_is_told_to_end_finishes_its_job_first(system):
+def test_a_worker_that_is_asked_to_end_finishes_its_job_first(system):
     """The last test of this file: the worker is gone after it."""
     prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 100}})
     wait_for(lambda: system.look(prediction)["status"] == "processing")

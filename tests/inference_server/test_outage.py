@@ -69,8 +69,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
                 yield service
 
 
-def test_an_outage_is_told_in_each_apis_words_and_everything_goes_on_after_it(service: Service) -> None:
-    # One picture that takes long enough to be under way when Redis dies, and others behind it.
+def test_an_outage_is_reported_in_each_apis_words_and_everything_goes_on_after_it(service: Service) -> None:
+    # One image that takes long enough to be under way when Redis dies, and others behind it.
     long = {**IMAGES, "num_inference_steps": 100}
     predictions = [service.predict(input=long).json() for _ in range(3)]
     wait_for(lambda: service.client.get(f"/v1/predictions/{predictions[0]['id']}").json()["status"] == "processing")
@@ -92,7 +92,7 @@ def test_an_outage_is_told_in_each_apis_words_and_everything_goes_on_after_it(se
     assert (openai["error"]["type"], openai["error"]["code"]) == ("server_error", "broker_unavailable")
     assert (created["status"], created["code"]) == (found["status"], found["code"]) == (503, "broker_unavailable")
     assert automatic["error"] == "broker_unavailable"
-    assert "127.0.0.1" not in answers[0].text, "the broker's address is for the log"
+    assert "127.0.0.1" not in answers[0].text, "the store's address is for the log"
     for code, body in readiness.values():
         assert (code, body["reason"]) == (503, "RedisUnavailable")
         assert f"127.0.0.1:{service.redis.port}" in body["message"]
@@ -103,14 +103,14 @@ def test_an_outage_is_told_in_each_apis_words_and_everything_goes_on_after_it(se
     assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
 
 
-def test_no_key_prompt_or_picture_is_in_any_line_of_any_library(service: Service) -> None:
+def test_no_key_prompt_or_image_is_in_any_line_of_any_library(service: Service) -> None:
     client = service.client
-    drawn = client.post("/v1/images/generations", json={**IMAGES, "seed": 7}).json()["data"][0]["b64_json"]
+    generated = client.post("/v1/images/generations", json={**IMAGES, "seed": 7}).json()["data"][0]["b64_json"]
     client.post("/v1/images/generations", json={**IMAGES, "seed": 7})
     client.post("/v1/images/generations", json={**IMAGES, "num_inference_steps": -1})
     client.post("/v1/images/generations", content=json.dumps(IMAGES)[:-1])
     client.post("/sdapi/v1/txt2img", json={"prompt": PROMPT, "steps": 2})
-    client.post("/sdapi/v1/img2img", json={"prompt": PROMPT, "steps": 2, "init_images": [drawn]})
+    client.post("/sdapi/v1/img2img", json={"prompt": PROMPT, "steps": 2, "init_images": [generated]})
     client.get("/v1/models", params={"api_key": KEY, "prompt": PROMPT})
     client.get("/v1/models", headers={"Authorization": f"Bearer {WRONG_KEY}"})
     prediction = service.predict(webhook="http://127.0.0.1:1/hook").json()  # nobody listens: tried again, and logged
@@ -125,6 +125,6 @@ def test_no_key_prompt_or_picture_is_in_any_line_of_any_library(service: Service
     )
     written = [*lines, *map(json.dumps, service.worker.log), service.gateway.errors, service.worker.errors]
     assert any("POST" in line for line in lines)
-    # The wrong key's beginning is shown by nothing either; a picture's first bytes are every PNG's.
-    for secret in (KEY, WRONG_KEY, PROMPT, drawn[:200], base64.b64encode(KEY.encode()).decode()):
+    # The wrong key's beginning is shown by nothing either; an image's first bytes are every PNG's.
+    for secret in (KEY, WRONG_KEY, PROMPT, generated[:200], base64.b64encode(KEY.encode()).decode()):
         assert not [line for line in written if secret in line]

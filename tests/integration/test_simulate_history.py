@@ -141,15 +141,15 @@ def test_every_job_is_replayed_with_its_work_over_a_restart_of_the_gateway(
     prometheus, sent = history
     saved = tmp_path / "trace.csv"
     assert main([*arguments, "--json", "--save-trace", str(saved)]) == 0
-    told = json.loads(capsys.readouterr().out)
+    reported = json.loads(capsys.readouterr().out)
     requests = read_trace(saved)
-    assert told["trace"]["requests"] == len(requests) == BURST + AFTER_RESTART
+    assert reported["trace"]["requests"] == len(requests) == BURST + AFTER_RESTART
     assert sum(work for _, work in requests) == pytest.approx(sent.gpu_seconds, rel=1e-9)
-    assert set(told["policies"]) == {"easel", "fixed-1"}
-    assert told["trace"]["history"]["gateways"] == 1
-    assert told["trace"]["history"]["asked_seconds"] == 300
+    assert set(reported["policies"]) == {"easel", "fixed-1"}
+    assert reported["trace"]["history"]["gateways"] == 1
+    assert reported["trace"]["history"]["asked_seconds"] == 300
     # Each arrives between the scrapes before and after it was sent. A scrape bears the time at which it was begun.
-    uncertain_seconds = told["trace"]["history"]["longest_pause_seconds"] + SCRAPE_TIMEOUT_SECONDS
+    uncertain_seconds = reported["trace"]["history"]["longest_pause_seconds"] + SCRAPE_TIMEOUT_SECONDS
     first_scrape_at = prometheus.read_times(f"{OUR_JOBS}[5m]")[0]
     for (arrival, _), (sent_at, answered_at) in zip(requests, sent.times, strict=True):
         assert sent_at - uncertain_seconds <= first_scrape_at + arrival <= answered_at + uncertain_seconds

@@ -53,7 +53,7 @@ class Customers:
                     await asyncio.sleep(PAUSE_SECONDS)
                     await self._look(client, entry)
             if any(end.status == "succeeded" for end in entry.ends):
-                entry.pictures = await self._fetch_pictures(client, entry)
+                entry.images = await self._fetch_images(client, entry)
 
     async def _create(self, client: httpx2.AsyncClient, entry: Entry, headers: dict[str, str] | None = None) -> None:
         planned = entry.planned
@@ -66,7 +66,7 @@ class Customers:
     async def _look(self, client: httpx2.AsyncClient, entry: Entry) -> None:
         await self._ask(client, entry, "GET", "")
 
-    async def _fetch_pictures(self, client: httpx2.AsyncClient, entry: Entry) -> tuple[bytes, ...]:
+    async def _fetch_images(self, client: httpx2.AsyncClient, entry: Entry) -> tuple[bytes, ...]:
         count = entry.planned.input["num_outputs"]
         answers = [await self._repeat(client, entry, "GET", f"/output/{number}") for number in range(count)]
         return tuple(answer.content for answer in answers if answer.status_code == 200)

@@ -33,7 +33,7 @@ class Entry:
     looks: list[dict[str, Any]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)  # answers that an accepted job must not get
     webhooks: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)  # event, webhook-id: bodies
-    pictures: tuple[bytes, ...] = ()
+    images: tuple[bytes, ...] = ()
 
     @property
     def ends(self) -> set[End]:
@@ -53,7 +53,7 @@ class Ledger:
         return sum(bool(entry.ends) for entry in self.entries.values()) >= jobs
 
     def missing_webhooks(self) -> list[str]:
-        """Jobs whose end has not been told yet."""
+        """Jobs whose end has not been reported yet."""
         return [
             name
             for name, entry in self.entries.items()
@@ -64,7 +64,7 @@ class Ledger:
         """A delivery that the receiver accepted."""
         entry = self.entries.get(job_id)
         if entry is None or body["id"] != job_id:
-            self.strange_webhooks.append(f"webhook {webhook_id} for {job_id} tells of {body['id']}")
+            self.strange_webhooks.append(f"webhook {webhook_id} for {job_id} reports {body['id']}")
             return
         event = "completed" if body["status"] in FINAL_STATUSES else "start"
         entry.webhooks.setdefault(event, {}).setdefault(webhook_id, []).append(body)
@@ -89,8 +89,8 @@ def _find_faults(entry: Entry) -> Iterator[str]:
         allowed = {"succeeded", "canceled"} if entry.planned.is_canceled else {"succeeded"}
         if end.status not in allowed:
             yield f"ended as {end.status} ({entry.looks[-1]['error']}), expected {' or '.join(sorted(allowed))}"
-        if end.status == "succeeded" and len(entry.pictures) != entry.planned.input["num_outputs"]:
-            yield f"has {len(entry.pictures)} pictures, asked for {entry.planned.input['num_outputs']}"
+        if end.status == "succeeded" and len(entry.images) != entry.planned.input["num_outputs"]:
+            yield f"has {len(entry.images)} images, asked for {entry.planned.input['num_outputs']}"
     final_seen = False
     for look in entry.looks:
         if final_seen and look["status"] not in FINAL_STATUSES:
@@ -102,13 +102,13 @@ def _find_faults(entry: Entry) -> Iterator[str]:
 def _find_webhook_faults(entry: Entry) -> Iterator[str]:
     if not entry.planned.has_webhook:
         if entry.webhooks:
-            yield "was told of without having asked for it"
+            yield "was reported without having asked for it"
         return
     if not entry.webhooks.get("completed"):
-        yield "its end was never told"
+        yield "its end was never reported"
     for event, deliveries in entry.webhooks.items():
         if len(deliveries) > 1:
-            yield f"its {event} was told under {len(deliveries)} ids: {sorted(deliveries)}"
-    told = {End.of(body) for bodies in entry.webhooks.get("completed", {}).values() for body in bodies}
-    if told and told != entry.ends:
-        yield f"was told to have ended as {told}, seen as {entry.ends}"
+            yield f"its {event} was reported under {len(deliveries)} ids: {sorted(deliveries)}"
+    reported = {End.of(body) for bodies in entry.webhooks.get("completed", {}).values() for body in bodies}
+    if reported and reported != entry.ends:
+        yield f"was reported to have ended as {reported}, seen as {entry.ends}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 CUSTOMERS: Final = {"alice": 1, "bob": 1, "carol": 3}  # with their weights
 JOBS_A_KILL: Final = 20
 MIN_KILLS: Final = 8
-SIDES_PIXELS: Final = (64, 64, 64, 128)  # mostly alike, so that workers draw batches
+SIDES_PIXELS: Final = (64, 64, 64, 128)  # mostly alike, so that workers make batches
 CANCEL_SHARE: Final = 0.1
 WEBHOOK_SHARE: Final = 0.5
 WAIT_SHARE: Final = 0.5  # the others look now and then

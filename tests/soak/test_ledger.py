@@ -32,13 +32,13 @@ def faults(looks: list[dict[str, Any]], webhooks: list[tuple[str, dict[str, Any]
     entry = ledger.entries["job"]
     entry.accepted = True
     entry.looks += looks
-    entry.pictures = (b"picture",)
+    entry.images = (b"image",)
     for webhook_id, body in webhooks:
         ledger.note_webhook("job", webhook_id, body)
     return ledger.find_faults()
 
 
-def test_a_job_that_ended_once_and_was_told_of_under_one_id_has_no_fault() -> None:
+def test_a_job_that_ended_once_and_was_reported_under_one_id_has_no_fault() -> None:
     elsewhere = SUCCEEDED | {"output": ["http://b/v1/predictions/job/output/0"]}
     assert faults([RUNNING, SUCCEEDED, elsewhere], [("job.completed", SUCCEEDED), ("job.completed", SUCCEEDED)]) == []
 
@@ -50,9 +50,9 @@ def test_a_job_that_ended_once_and_was_told_of_under_one_id_has_no_fault() -> No
         ([SUCCEEDED, AGAIN], [("a", SUCCEEDED)], "completed more than once"),
         ([SUCCEEDED, RUNNING], [("a", SUCCEEDED)], "was processing after its end"),
         ([look("failed", "2026-11-24T20:00:00+00:00")], [], "ended as failed"),
-        ([SUCCEEDED], [], "its end was never told"),
-        ([SUCCEEDED], [("a", SUCCEEDED), ("b", SUCCEEDED)], "told under 2 ids: ['a', 'b']"),
-        ([SUCCEEDED], [("a", AGAIN)], "was told to have ended as"),
+        ([SUCCEEDED], [], "its end was never reported"),
+        ([SUCCEEDED], [("a", SUCCEEDED), ("b", SUCCEEDED)], "reported under 2 ids: ['a', 'b']"),
+        ([SUCCEEDED], [("a", AGAIN)], "was reported to have ended as"),
     ],
 )
 def test_a_broken_promise_is_found(
@@ -61,6 +61,6 @@ def test_a_broken_promise_is_found(
     assert any(fault in found for found in faults(looks, webhooks))
 
 
-def test_the_same_seed_draws_the_same_plan() -> None:
+def test_the_same_seed_makes_the_same_plan() -> None:
     assert draw_plan(7, 200) == draw_plan(7, 200)
     assert draw_plan(7, 200) != draw_plan(8, 200)

@@ -1,7 +1,7 @@
 """Jobs run while gateways, workers and Redis are killed by SIGKILL: none is lost, none ends twice, all webhooks arrive.
 
 Which requests are made and who is killed when follows from a seed, which a failure prints: ``SOAK_SEED=… make soak``
-draws the same again (processes still race each other differently). ``make test`` runs a short form.
+plans the same again (processes still race each other differently). ``make test`` runs a short form.
 """
 
 import asyncio

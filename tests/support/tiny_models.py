@@ -2,7 +2,7 @@
 
 The classes, the blocks and their order are those of the published models; only widths, depths of the text encoders and
 the vocabulary are small. So everything that a real checkpoint goes through (download layout, loading, dtype, device,
-denoising, decoding) is gone through, in milliseconds a step on a CPU. The pictures are noise.
+denoising, decoding) is gone through, in milliseconds a step on a CPU. The images are noise.
 """
 
 from pathlib import Path

@@ -58,7 +58,7 @@ PATH_READY: Final = "/readyz"
 PATH_METRICS: Final = "/metrics"
 
 # A worker that can't load its model exits with this code and writes the reason to TERMINATION_MESSAGE_PATH,
-# so that the operator tells a bad model from a crash. (sysexits.h: EX_CONFIG)
+# so that the operator distinguishes a bad model from a crash. (sysexits.h: EX_CONFIG)
 EXIT_MODEL_LOAD_FAILED: Final = 78
 
 # What a service's Redis user must be allowed to do on its prefix, as words of an ACL rule. Scripts are checked by what

@@ -277,7 +277,7 @@ class GatewayConfig(Model):
 class WorkerConfig(Model):
     """What a worker needs besides Redis."""
 
-    lease_seconds: int = Field(default=10, ge=2)  # a job whose worker is silent this long is handed out again
+    lease_seconds: int = Field(default=10, ge=2)  # a job whose worker is silent this long is released
     max_attempts: int = Field(default=3, ge=1)  # a job that ends its worker this often fails
     drain_seconds: int = Field(default=50, ge=0)  # on SIGTERM: time to finish; what is left goes back to the queue
     max_batch_images: int = Field(default=1, ge=1, le=64)  # images of compatible jobs that are generated in one batch

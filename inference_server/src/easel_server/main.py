@@ -188,7 +188,7 @@ class Process:
             port = await server.start()
         except OSError as error:
             raise SettingsError(f"{error}; is another process using it? choose another by --port") from None
-        if not self._runs_worker:  # that spares more, once its model is loaded
+        if not self._runs_worker:  # a worker freezes more, once its model is loaded
             raise_gc_threshold()
             freeze_startup_objects()
         logger.info("listening", extra={"role": self._settings.role, "host": self._settings.host, "port": port})

@@ -71,7 +71,7 @@ class CountingMetrics:
 
 
 class StandInWorker:
-    """Claims jobs and finishes them with bytes that tell the parameters. Holds still while ``is_held``."""
+    """Claims jobs and finishes them with bytes that name the parameters. Holds still while ``is_held``."""
 
     def __init__(self, jobs: JobQueue) -> None:
         self._jobs = jobs

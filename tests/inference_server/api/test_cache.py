@@ -41,7 +41,7 @@ def test_without_a_seed_nothing_is_cached(client):
     assert [ask(client).headers["X-Cache"] for _ in range(2)] == ["bypass", "bypass"]
 
 
-def test_no_cache_draws_again_and_keeps_the_result(client):
+def test_no_cache_generates_again_and_keeps_the_result(client):
     fresh = ask(client, seed=104, headers={"Cache-Control": "no-cache"})
     assert [fresh.headers["X-Cache"], ask(client, seed=104).headers["X-Cache"]] == ["bypass", "hit"]
 
@@ -87,7 +87,7 @@ def test_cache_control_is_read_as_clients_mean_it(header, policy):
     assert CachePolicy.from_header(header) == policy
 
 
-async def test_requests_without_a_seed_share_pictures_where_the_service_says_so():
+async def test_requests_without_a_seed_share_images_where_the_service_says_so():
     submitting = Submitting(GatewayConfig(cache=CacheConfig(unseeded=True)))
     first = await submitting.submit(prompt="a lighthouse")
     shared = await submitting.submit(prompt="a lighthouse")
@@ -99,7 +99,7 @@ async def test_requests_without_a_seed_share_pictures_where_the_service_says_so(
     results = [submitted.headers["X-Cache"] for submitted in (first, shared, other, fresh, again)]
     assert results == ["miss", "shared", "miss", "bypass", "hit"]
     assert first.job.parameters.seed == shared.job.parameters.seed == again.job.parameters.seed
-    assert fresh.job.parameters.seed != first.job.parameters.seed  # who asks for a new picture gets one
+    assert fresh.job.parameters.seed != first.job.parameters.seed  # who asks for a new image gets one
 
 
 def test_an_answer_tells_its_age_and_is_as_young_as_the_client_wants(client):
@@ -109,7 +109,7 @@ def test_an_answer_tells_its_age_and_is_as_young_as_the_client_wants(client):
     assert hit.headers["Cache-Control"] == "private, max-age=3600"
 
 
-async def test_older_answers_than_the_client_wants_are_drawn_again():
+async def test_older_answers_than_the_client_wants_are_generated_again():
     submitting = Submitting(GatewayConfig())
     submitted = await submitting.submit(seed=1)
     await submitting.work()
@@ -171,7 +171,7 @@ async def test_without_a_worker_that_ever_reported_nothing_is_found_but_work_is_
     assert results == ["miss", "shared"]
 
 
-async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(monkeypatch):
+async def test_a_job_is_reported_as_done_even_if_its_images_cannot_be_cached_now(monkeypatch):
     submitting = Submitting(GatewayConfig())
     submitted = await submitting.submit(seed=1)
     await submitting.work()
@@ -183,13 +183,13 @@ async def test_a_job_is_told_as_done_even_if_its_images_cannot_be_cached_now(mon
     assert (await submitting.context.results.wait(submitted.job, 10)).state is JobState.SUCCEEDED
 
 
-async def test_gateways_share_pictures_over_memcached_and_go_on_without_it():
+async def test_gateways_share_images_over_memcached_and_go_on_without_it():
     with MemcachedServer() as server:
         caches = [MemcachedCache(server.address, "easel:{ns/sd}:") for _ in range(2)]
         one, other = (Submitting(GatewayConfig(), result_cache=cache) for cache in caches)
-        drawn = await one.submit(seed=1)
+        generated = await one.submit(seed=1)
         await one.work()
-        await one.context.results.wait(drawn.job, 10)
+        await one.context.results.wait(generated.job, 10)
         found = await other.submit(seed=1, needs_job=False)
         assert (found.headers["X-Cache"], found.images) == ("hit", (b"image",))
         server.kill()

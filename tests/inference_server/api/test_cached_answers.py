@@ -1,4 +1,4 @@
-"""Repeated requests for cached pictures are answered ahead of everything but keys and limits."""
+"""Repeated requests for cached images are answered ahead of everything but keys and limits."""
 
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, RateLimitConfig

@@ -45,7 +45,7 @@ def test_every_route_answers_as_described(schema, tag, mode):
         @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
         def check(case: schemathesis.Case) -> None:
             headers = {"Authorization": f"Bearer {KEY}"}
-            # How large a picture may be, and much else, is the service's own setting: the description can't tell it, so
+            # How large an image may be, and much else, is the service's own setting: the description can't tell it, so
             # what it allows may be refused.
             case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
 

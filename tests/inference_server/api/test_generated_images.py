@@ -1,4 +1,4 @@
-"""From clients' pictures to a real pipeline's, through gateway, broker and worker."""
+"""From clients' images to a real pipeline's, through gateway, stores and worker."""
 
 import base64
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.inference_server.api.serving import RunningGateway
-from tests.support.client_pictures import decoded, encoded, halves, with_transparent_half
+from tests.support.client_images import decoded, encoded, halves, with_transparent_half
 from tests.support.tiny_engine import tiny_engine
 
 pytestmark = pytest.mark.torch
@@ -24,21 +24,21 @@ def images() -> Iterator[openai.resources.Images]:
         yield client.images
 
 
-def test_a_streamed_picture_is_shown_before_it_is_finished(images):
+def test_a_streamed_image_is_shown_before_it_is_finished(images):
     events = list(images.generate(prompt="a cat", size="64x64", stream=True, partial_images=1, extra_body={"seed": 5}))
     assert events[-1].type == "image_generation.completed"
-    pictures = [decoded(base64.b64decode(event.b64_json)) for event in events]
-    assert pictures[-1].size == (64, 64)
-    assert all(picture.format == "PNG" for picture in pictures)
+    images = [decoded(base64.b64decode(event.b64_json)) for event in events]
+    assert images[-1].size == (64, 64)
+    assert all(image.format == "PNG" for image in images)
 
 
-def test_a_picture_and_its_mask_make_a_difference(images):
+def test_an_image_and_its_mask_make_a_difference(images):
     def edit(mask: bytes | None) -> bytes:
         given = {"image": encoded(halves()), "prompt": "a cat", "extra_body": DRAWN}
         answer = images.edit(**given if mask is None else given | {"mask": mask})
-        picture = decoded(base64.b64decode(answer.data[0].b64_json))
-        assert picture.size == (64, 64)
-        return picture.convert("RGB").tobytes()
+        image = decoded(base64.b64decode(answer.data[0].b64_json))
+        assert image.size == (64, 64)
+        return image.convert("RGB").tobytes()
 
     plain = edit(None)
     assert edit(None) == plain

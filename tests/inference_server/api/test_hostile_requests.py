@@ -52,7 +52,7 @@ def test_a_hostile_body_is_the_clients_fault(client, path, case):
     assert len(answer.text) < 2000, "a refusal doesn't echo the whole request"
 
 
-def test_prompts_of_any_text_are_drawn(client):
+def test_prompts_of_any_text_are_generated_from(client):
     for prompt in ("\x00", "日本語 🐈‍⬛", "\u202e right to left", "'; DROP TABLE jobs; --", "{{7*7}}", "<script>"):
         assert client.post("/v1/images/generations", json={"prompt": prompt}).status_code == 200
 

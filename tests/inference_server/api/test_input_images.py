@@ -24,7 +24,7 @@ from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.models import GenerationDefaults
 from PIL import Image
 
-from tests.support.client_pictures import decoded, decompression_bomb, encoded, halves, with_transparent_half
+from tests.support.client_images import decoded, decompression_bomb, encoded, halves, with_transparent_half
 from tests.support.eventually import eventually
 
 MAX_PIXELS = 1 << 20
@@ -52,11 +52,11 @@ def is_close(one: object, other: tuple[int, ...]) -> bool:
         pytest.param(encoded(halves().quantize(4), transparency=3), "RGBA", id="a palette with a transparent colour"),
     ],
 )
-def test_common_pictures_keep_their_colours(data, mode):
-    picture = decode(data)
-    assert (picture.mode, picture.size) == (mode, (64, 64))
-    assert is_close(flatten(picture).getpixel((8, 8)), RED)
-    assert is_close(flatten(picture).getpixel((56, 8)), BLUE)
+def test_common_images_keep_their_colours(data, mode):
+    image = decode(data)
+    assert (image.mode, image.size) == (mode, (64, 64))
+    assert is_close(flatten(image).getpixel((8, 8)), RED)
+    assert is_close(flatten(image).getpixel((56, 8)), BLUE)
 
 
 def test_sixteen_bits_of_grey_become_eight():
@@ -67,10 +67,10 @@ def test_sixteen_bits_of_grey_become_eight():
 def test_a_rotated_photograph_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    picture = decode(encoded(halves((64, 32)), "JPEG", quality=95, exif=exif))
-    assert picture.size == (32, 64)
-    assert is_close(picture.getpixel((16, 8)), RED)
-    assert is_close(picture.getpixel((16, 56)), BLUE)
+    image = decode(encoded(halves((64, 32)), "JPEG", quality=95, exif=exif))
+    assert image.size == (32, 64)
+    assert is_close(image.getpixel((16, 8)), RED)
+    assert is_close(image.getpixel((16, 56)), BLUE)
 
 
 def test_what_is_transparent_shows_white():
@@ -93,7 +93,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refused_picture_is_told_why(case):
+def test_a_refused_image_says_why(case):
     data, message = REFUSED[case]
     with pytest.raises(RefusalError) as caught:
         decode(data)
@@ -135,40 +135,40 @@ def test_a_data_url_that_is_none_is_refused(text, message):
 
 
 def test_base64_is_read_with_and_without_its_prefix():
-    bare = base64.b64encode(b"picture").decode()
-    assert decode_base64("image", bare, is_prefix_needed=False) == b"picture"
-    assert decode_base64("image", f"data:image/png;base64,{bare}", is_prefix_needed=True) == b"picture"
+    bare = base64.b64encode(b"image").decode()
+    assert decode_base64("image", bare, is_prefix_needed=False) == b"image"
+    assert decode_base64("image", f"data:image/png;base64,{bare}", is_prefix_needed=True) == b"image"
 
 
 SIZES = {
     "both sides wanted": ((1000, 500), (256, 128), (256, 128)),
-    "a small picture keeps its size": ((320, 240), (None, None), (320, 240)),
+    "a small image keeps its size": ((320, 240), (None, None), (320, 240)),
     "sides are rounded to what a latent has": ((321, 243), (None, None), (320, 240)),
-    "a large picture gets the model's number of pixels": ((4000, 1000), (None, None), (1024, 256)),
-    "a tiny picture is drawn as large as it must be": ((8, 8), (None, None), (64, 64)),
+    "a large image gets the model's number of pixels": ((4000, 1000), (None, None), (1024, 256)),
+    "a tiny image is generated as large as it must be": ((8, 8), (None, None), (64, 64)),
     "one side wanted": ((320, 240), (512, None), (512, 240)),
     "a panorama stays within the bounds": ((6000, 10), (None, None), (2048, 64)),
 }
 
 
 @pytest.mark.parametrize("case", SIZES)
-def test_the_size_that_is_drawn(case):
-    picture, wanted, expected = SIZES[case]
+def test_the_size_that_is_generated(case):
+    image, requested, expected = SIZES[case]
     chosen = choose_size(
-        picture, wanted, names=EditFields.field_names(), defaults=GenerationDefaults(), limits=LimitsConfig()
+        image, requested, names=EditFields.field_names(), defaults=GenerationDefaults(), limits=LimitsConfig()
     )
     assert chosen == expected
 
 
 @pytest.mark.parametrize("wanted", [(65, 64), (64, 4096), (0, 64), (2**62, 8), (-8, 64)])
-def test_no_picture_is_brought_to_a_size_that_is_not_allowed(wanted):
+def test_no_image_is_brought_to_a_size_that_is_not_allowed(wanted):
     with pytest.raises(RefusalError, match=r"size: is .* pixels, allowed is a multiple of 8 from 64 to 2048"):
         choose_size(
             (64, 64), wanted, names=EditFields.field_names(), defaults=GenerationDefaults(), limits=LimitsConfig()
         )
 
 
-def test_a_worker_gets_png_of_the_drawn_size_and_the_same_bytes_for_the_same_picture():
+def test_a_worker_gets_png_of_the_generated_size_and_the_same_bytes_for_the_same_image():
     mask = Image.new("L", (64, 64), 255)
     inputs = build_input_images({"image": halves(), "mask": mask}, (128, 64), Fit.CROP)
     copy = decode(encoded(halves(), "WEBP", lossless=True))
@@ -180,7 +180,7 @@ def test_a_worker_gets_png_of_the_drawn_size_and_the_same_bytes_for_the_same_pic
     assert set(inputs.by_digest().values()) == set(inputs.images.values())
 
 
-async def test_no_more_pictures_are_decoded_at_once_than_is_allowed():
+async def test_no_more_images_are_decoded_at_once_than_is_allowed():
     decoders = Decoders()
     going_on = threading.Semaphore(0)
     begun: list[int] = []

@@ -34,7 +34,7 @@ async def refusal_of(submitting: Submitting, **order) -> RefusalError:
     gpu_seconds=st.floats(0.01, 50),
 )
 @settings(max_examples=40, deadline=None)
-async def test_waiting_as_long_as_one_is_told_really_gets_through(
+async def test_waiting_as_long_as_one_is_asked_to_really_gets_through(
     per_minute, burst, gpu_seconds_per_minute, gpu_seconds_burst, gpu_seconds
 ):
     rate = RateLimitConfig(
@@ -84,7 +84,7 @@ async def test_gpu_seconds_are_charged_as_they_are_predicted():
     assert "rate limit of 60 gpu-seconds a minute" in refusal.message
 
 
-async def test_cached_pictures_cost_a_request_and_no_gpu_seconds():
+async def test_cached_images_cost_a_request_and_no_gpu_seconds():
     rate = RateLimitConfig(requests_per_minute=1, burst=4, gpu_seconds_per_minute=1, gpu_seconds_burst=2)
     submitting = Submitting(GatewayConfig(rate_limit=rate), gpu_seconds=2)
     first = await submitting.submit(seed=1)
@@ -96,7 +96,7 @@ async def test_cached_pictures_cost_a_request_and_no_gpu_seconds():
     assert "requests a minute" in refusal.message
 
 
-async def test_sharing_pictures_that_are_under_way_costs_no_gpu_seconds():
+async def test_sharing_images_that_are_under_way_costs_no_gpu_seconds():
     submitting = Submitting(GatewayConfig(rate_limit=TEN_GPU_SECONDS), gpu_seconds=6)
     await submitting.submit(seed=1)
     for _ in range(3):
@@ -134,7 +134,7 @@ async def test_a_request_that_is_repeated_is_neither_charged_again_nor_refused()
         await submitting.submit(job_id="same-job", prompt="another")
 
 
-async def test_charges_that_cannot_be_given_back_spoil_no_request(monkeypatch, caplog):
+async def test_charges_that_cannot_be_refunded_spoil_no_request(monkeypatch, caplog):
     submitting = Submitting(GatewayConfig(rate_limit=TWO_REQUESTS))
 
     async def be_away(charges):
@@ -146,7 +146,7 @@ async def test_charges_that_cannot_be_given_back_spoil_no_request(monkeypatch, c
     assert "stays charged" in caplog.text
 
 
-async def test_whoever_would_wait_too_long_is_told_at_once_how_long():
+async def test_whoever_would_wait_too_long_learns_at_once_how_long():
     config = GatewayConfig(limits=LimitsConfig(max_wait_seconds=60), max_workers=2)
     submitting = Submitting(config, gpu_seconds=10)
     await submitting.work()  # the job store hears of one worker
@@ -169,7 +169,7 @@ async def test_a_crowd_that_waits_too_long_keeps_nobody_else_out():
     assert (await refusal_of(submitting)).code == "wait_too_long"
 
 
-async def test_where_nothing_draws_and_nothing_is_about_to_requests_are_refused():
+async def test_where_nothing_generates_and_nothing_is_about_to_requests_are_refused():
     submitting = Submitting(GatewayConfig(limits=LimitsConfig(max_wait_seconds=60)))
     refusal = await refusal_of(submitting)
     assert (refusal.status, refusal.code) == (503, "no_workers")
@@ -239,7 +239,7 @@ def limited(tmp_path):
         yield gateway
 
 
-def test_answers_tell_what_is_left_and_refusals_when_to_come_back(limited):
+def test_answers_say_what_is_left_and_refusals_when_to_come_back(limited):
     with limited.client(Authorization="Bearer alices-key") as client:
         answers = [client.post("/v1/images/generations", json={"prompt": "a"}) for _ in range(3)]
         prediction = client.post("/v1/predictions", json={"input": {"prompt": "a"}})

@@ -20,18 +20,18 @@ async def answer_never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_process_with_its_broker_is_ready():
+async def test_a_process_with_its_store_is_ready():
     state = await Readiness(answer_at_once).look()
     assert (state.is_ready, state.reason) == (True, ReadyReason.AVAILABLE)
 
 
-async def test_a_broker_that_refuses_is_named():
+async def test_a_store_that_refuses_is_named():
     state = await Readiness(refuse).look()
     assert (state.is_ready, state.reason) == (False, ReadyReason.REDIS_UNAVAILABLE)
     assert "redis:6379" in state.message
 
 
-async def test_a_broker_that_is_silent_is_waited_for_no_longer_than_a_probe_does(monkeypatch):
+async def test_a_store_that_is_silent_is_waited_for_no_longer_than_a_probe_does(monkeypatch):
     monkeypatch.setattr(readiness, "PING_TIMEOUT_SECONDS", 0.01)
     state = await Readiness(answer_never).look()
     assert state.message == "Redis did not answer within 0.01 s"
@@ -46,7 +46,7 @@ async def test_loading_holds_until_it_is_lifted():
 
 
 @pytest.mark.parametrize("first", [ReadyReason.LOADING, ReadyReason.DRAINING])
-async def test_draining_is_told_before_anything_else(first):
+async def test_draining_is_reported_before_anything_else(first):
     ready = Readiness(refuse)
     for reason in (first, ReadyReason.LOADING, ReadyReason.DRAINING):
         ready.hold(reason, "")

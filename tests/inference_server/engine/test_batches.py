@@ -7,7 +7,7 @@ import pytest
 from easel_server.engine.interface import GenerationError, Step
 from PIL import Image
 
-from tests.support.pictures import open_picture, pixels_differ_by
+from tests.support.images import open_image, pixels_differ_by
 from tests.support.tiny_engine import generate, ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
@@ -36,7 +36,7 @@ def test_each_job_is_generated_as_if_alone(model, negative_prompts):
         alone = generate(engine, parameters)[0]
         for index, (one, other) in enumerate(zip(images, alone, strict=True)):
             assert pixels_differ_by(one, other) <= TOLERANCE
-            assert f"Seed: {parameters.seed + index}," in open_picture(one).info["parameters"]
+            assert f"Seed: {parameters.seed + index}," in open_image(one).info["parameters"]
 
 
 def test_formats_are_each_requests_own():
@@ -86,9 +86,9 @@ def test_previews_are_one_for_each_request_and_change_nothing(model, rows):
         previews[step.done] = step.build_previews()
 
     assert engine.generate(requests, {}, look) == expected
-    side = open_picture(expected[0][0]).size
+    side = open_image(expected[0][0]).size
     assert {len(shown) for shown in previews.values()} == {rows}
-    assert {(open_picture(data).format, open_picture(data).size) for shown in previews.values() for data in shown} == {
+    assert {(open_image(data).format, open_image(data).size) for shown in previews.values() for data in shown} == {
         ("PNG", side)
     }
     # After the last step the preview is the image itself.
@@ -126,7 +126,7 @@ def test_a_preview_of_a_large_image_is_bounded():
     sizes: list[tuple[int, int]] = []
 
     def look(step: Step) -> None:
-        sizes.extend(open_picture(data).size for data in step.build_previews())
+        sizes.extend(open_image(data).size for data in step.build_previews())
 
     parameters = tiny_parameters(width_pixels=640, height_pixels=320, steps=1, guidance_scale=1.0, sampler="DDIM")
     tiny_engine().generate([parameters], {}, look)

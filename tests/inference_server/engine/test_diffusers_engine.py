@@ -8,7 +8,7 @@ from easel_server.engine.interface import GenerationError, Step, StopGenerationE
 from easel_server.generation.parameters import ImageFormat
 from PIL import Image
 
-from tests.support.pictures import pixels_differ_by
+from tests.support.images import pixels_differ_by
 from tests.support.tiny_engine import generate, tiny_engine, tiny_model_directory, tiny_parameters
 
 pytestmark = pytest.mark.torch

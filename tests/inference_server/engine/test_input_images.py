@@ -6,14 +6,14 @@ from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task
 from PIL import ImageChops
 
-from tests.support.pictures import build_mask, build_picture, digest, open_picture, pixels_differ_by
+from tests.support.images import build_image, build_mask, digest, open_image, pixels_differ_by
 from tests.support.tiny_engine import ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
 SIDE = 64
-IMAGE = build_picture(SIDE, SIDE)
-OTHER_IMAGE = build_picture(SIDE, SIDE, color=(10, 240, 10))
+IMAGE = build_image(SIDE, SIDE)
+OTHER_IMAGE = build_image(SIDE, SIDE, color=(10, 240, 10))
 MASK = build_mask(SIDE, SIDE)
 INPUTS = {digest(image): image for image in (IMAGE, OTHER_IMAGE, MASK)}
 TASKS = [Task.IMAGE_TO_IMAGE, Task.INPAINT]
@@ -58,7 +58,7 @@ def test_the_image_and_the_seed_determine_the_result(model, task):
     [[other_image]] = engine.generate([parameters_for(task, image=OTHER_IMAGE)], INPUTS, ignore_step)
     assert first == again
     assert len({first, other_seed, other_image}) == 3
-    assert open_picture(first).size == (SIDE, SIDE)
+    assert open_image(first).size == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
@@ -71,7 +71,7 @@ def test_a_low_strength_stays_nearer_to_the_image_than_a_high_one(model):
         [[reference]] = engine.generate(
             [parameters_for(Task.IMAGE_TO_IMAGE, strength=0.0, steps=999)], INPUTS, ignore_step
         )
-        difference = ImageChops.difference(open_picture(generated), open_picture(reference)).convert("L")
+        difference = ImageChops.difference(open_image(generated), open_image(reference)).convert("L")
         return sum(difference.tobytes())
 
     assert distance(0.1) < distance(1.0)
@@ -81,9 +81,7 @@ def test_a_low_strength_stays_nearer_to_the_image_than_a_high_one(model):
 def test_inpainting_changes_more_where_the_mask_is_white(model):
     engine = tiny_engine(model)
     results = [
-        open_picture(
-            engine.generate([parameters_for(Task.INPAINT, seed=seed, strength=1.0)], INPUTS, ignore_step)[0][0]
-        )
+        open_image(engine.generate([parameters_for(Task.INPAINT, seed=seed, strength=1.0)], INPUTS, ignore_step)[0][0])
         for seed in (1, 2)
     ]
     difference = ImageChops.difference(*results).convert("L")
@@ -130,7 +128,7 @@ def test_a_missing_image_is_named():
 
 
 def test_an_image_of_another_size_is_named():
-    image = build_picture(72, 64)
+    image = build_image(72, 64)
     with pytest.raises(GenerationError, match="an input image is 72x64 pixels, expected is 64x64"):
         tiny_engine().generate([parameters_for(Task.IMAGE_TO_IMAGE, image=image)], {digest(image): image}, ignore_step)
 
@@ -143,4 +141,4 @@ def test_a_broken_image_is_the_requests_fault(data):
 
 def test_the_strength_is_written_into_the_image():
     [[generated]] = tiny_engine().generate([parameters_for(Task.IMAGE_TO_IMAGE)], INPUTS, ignore_step)
-    assert "Denoising strength: 0.6" in open_picture(generated).info["parameters"]
+    assert "Denoising strength: 0.6" in open_image(generated).info["parameters"]

@@ -8,7 +8,7 @@ from easel_server.engine.interface import GenerationError
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
-from tests.support.pictures import build_picture, digest, open_picture, pixels_differ_by
+from tests.support.images import build_image, digest, open_image, pixels_differ_by
 from tests.support.tiny_engine import generate, ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
@@ -38,8 +38,8 @@ def test_each_generates_with_few_steps_and_odd_ones(sampler, steps):
     [[data]] = tiny_engine().generate([request], {}, lambda step: seen.append(step.done))
     assert seen == sorted(seen)
     assert seen[-1] == steps
-    assert len(set(open_picture(data).convert("L").tobytes())) > 1, "a plain image is a broken one"
-    assert f"Sampler: {sampler}, " in open_picture(data).info["parameters"]
+    assert len(set(open_image(data).convert("L").tobytes())) > 1, "a plain image is a broken one"
+    assert f"Sampler: {sampler}, " in open_image(data).info["parameters"]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -54,24 +54,24 @@ def test_each_generates_a_job_of_a_batch_as_if_alone(sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_begins_with_an_image_too(sampler):
-    image = build_picture(64, 64)
+    image = build_image(64, 64)
     parameters = tiny_parameters(
         task=Task.IMAGE_TO_IMAGE, image_digest=digest(image), strength=0.5, steps=6, sampler=sampler
     )
     seen: list[int] = []
     [[data]] = tiny_engine().generate([parameters], {digest(image): image}, lambda step: seen.append(step.done))
     assert seen[-1] == 6
-    assert len(set(open_picture(data).convert("L").tobytes())) > 1
+    assert len(set(open_image(data).convert("L").tobytes())) > 1
 
 
 def test_they_differ_and_none_leaves_a_trace_in_the_next_generation():
     engine = tiny_engine()
     own = generate(engine, tiny_parameters(steps=8))
     generated = {name: generate(engine, tiny_parameters(steps=8, sampler=name))[0][0] for name in SAMPLERS}
-    pixels = {name: open_picture(data).tobytes() for name, data in generated.items()}
+    pixels = {name: open_image(data).tobytes() for name, data in generated.items()}
     assert len(set(pixels.values())) == len(pixels)
     assert generate(engine, tiny_parameters(steps=8)) == own
-    assert pixels["PNDM"] == open_picture(own[0][0]).tobytes(), "the model's own"
+    assert pixels["PNDM"] == open_image(own[0][0]).tobytes(), "the model's own"
 
 
 def test_an_unknown_one_is_named_with_what_there_is():

@@ -17,7 +17,7 @@ def test_every_task_has_its_row_and_every_input_a_digest_in_the_parameters():
     ("inputs", "task"),
     [(set(), Task.TEXT_TO_IMAGE), ({"image"}, Task.IMAGE_TO_IMAGE), ({"image", "mask"}, Task.INPAINT)],
 )
-def test_the_inputs_tell_the_task(inputs, task):
+def test_the_inputs_decide_the_task(inputs, task):
     assert TASK_OF_INPUTS[frozenset(inputs)] is task
 
 

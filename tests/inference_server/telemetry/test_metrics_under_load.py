@@ -1,6 +1,6 @@
 """Each figure on /metrics against what the clients counted: real HTTP, a real Redis, a gateway and a worker.
 
-The worker draws with the synthetic engine, so the time that a job takes in it is known.
+The worker generates with the synthetic engine, so the time that a job takes in it is known.
 """
 
 import base64
@@ -299,7 +299,7 @@ def test_jobs_are_counted_by_outcome_and_seen_while_they_run(driven):
     assert driven.worker(contract.IN_FLIGHT) == 0
 
 
-def test_images_of_batches_are_those_that_were_drawn(driven):
+def test_images_of_batches_are_those_that_were_generated(driven):
     assert driven.worker(contract.BATCH_IMAGES + "_sum") == driven.clients.images
     assert driven.worker(contract.BATCH_IMAGES + "_count") == driven.clients.outcomes.total()
 
@@ -326,7 +326,7 @@ def test_the_phases_add_up_to_the_latency_and_each_is_what_the_engine_took(drive
     assert sums["queue"] > 0
 
 
-def test_the_gpu_was_drawing_within_the_time_that_the_worker_was_busy(driven):
+def test_the_gpu_was_generating_within_the_time_that_the_worker_was_busy(driven):
     generated = driven.clients.images - 1
     generating = driven.worker(contract.WORK_GPU_SECONDS_TOTAL)
     busy = driven.worker(contract.BUSY_SECONDS_TOTAL)

@@ -26,5 +26,5 @@ async def build_stores(request: pytest.FixtureRequest) -> AsyncIterator[BuildSto
 
 
 @pytest.fixture
-def broker(build_stores: BuildStores) -> Jobs:
+def store(build_stores: BuildStores) -> Jobs:
     return build_stores().jobs

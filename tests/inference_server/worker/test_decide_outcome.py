@@ -48,7 +48,7 @@ def test_out_of_memory_names_the_size_and_what_to_lower(error: BaseException) ->
         assert part in outcome.error
 
 
-def test_an_unexpected_error_is_told_by_its_type_and_first_line_only() -> None:
+def test_an_unexpected_error_is_reported_by_its_type_and_first_line_only() -> None:
     outcome = decide_outcome(None, None, ValueError("x" * 500 + "\nsecond line"), PARAMETERS)
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("the engine failed with ValueError: xxx")

@@ -25,16 +25,16 @@ from tests.support.jobs import build_identity, build_job
 from tests.support.stored_images import image_store_of, read_images, succeed
 
 
-async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> None:
+async def test_jobs_are_generated_one_after_the_other_and_counted(store: Jobs) -> None:
     engine = FakeEngine()
-    worker, metrics = build_worker(broker, engine)
+    worker, metrics = build_worker(store, engine)
     async with running(worker):
         for seed in range(3):
-            await broker.submit(build_job(f"job-{seed}", seed=seed, images=2))
-        jobs = [await final_job(broker, f"job-{seed}") for seed in range(3)]
+            await store.submit(build_job(f"job-{seed}", seed=seed, images=2))
+        jobs = [await final_job(store, f"job-{seed}") for seed in range(3)]
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 3
     assert engine.started == [0, 1, 2]
-    assert await read_images(broker, "job-1") == tuple(images_of(jobs[1].parameters))
+    assert await read_images(store, "job-1") == tuple(images_of(jobs[1].parameters))
     sample = metrics.registry.get_sample_value
     assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 3
     assert sample(contract.JOB_LATENCY_SECONDS + "_count") == 3
@@ -42,62 +42,62 @@ async def test_jobs_are_drawn_one_after_the_other_and_counted(broker: Jobs) -> N
     assert sample(contract.IN_FLIGHT) == 0
 
 
-async def test_only_jobs_of_the_model_it_holds_are_run_and_say_what_they_were_generated_by(broker: Jobs) -> None:
+async def test_only_jobs_of_the_model_it_holds_are_run_and_say_what_they_were_generated_by(store: Jobs) -> None:
     identity = build_identity()
-    worker, _ = build_worker(broker, FakeEngine(), identity=identity)
+    worker, _ = build_worker(store, FakeEngine(), identity=identity)
     async with running(worker):
-        await broker.submit(build_job("another", model="another"))
-        await broker.submit(build_job("own", model=identity.key))
-        await broker.submit(build_job("any"))
-        ended = [await final_job(broker, name) for name in ("own", "any")]
+        await store.submit(build_job("another", model="another"))
+        await store.submit(build_job("own", model=identity.key))
+        await store.submit(build_job("any"))
+        ended = [await final_job(store, name) for name in ("own", "any")]
     assert [job.generated_by for job in ended] == [identity, identity]
-    assert (await job_in(broker, "another", lambda job: job.attempts == 0)).state == JobState.WAITING
+    assert (await job_in(store, "another", lambda job: job.attempts == 0)).state == JobState.WAITING
 
 
-async def test_heartbeats_carry_the_progress(broker: Jobs) -> None:
+async def test_heartbeats_carry_the_progress(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    worker, metrics = build_worker(broker, engine)
+    worker, metrics = build_worker(store, engine)
     async with running(worker):
-        await broker.submit(build_job("a"))
+        await store.submit(build_job("a"))
         engine.allow(3)
-        job = await job_in(broker, "a", lambda job: job.steps_done == 3)
+        job = await job_in(store, "a", lambda job: job.steps_done == 3)
         assert job.state == JobState.RUNNING
         assert job.worker == "worker-a"
         assert metrics.registry.get_sample_value(contract.IN_FLIGHT) == 1
         engine.allow(1)
-        assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
+        assert (await final_job(store, "a")).state == JobState.SUCCEEDED
 
 
 async def test_a_running_job_outlives_its_first_lease(build_stores: BuildStores) -> None:
-    broker = build_stores(JobBounds(max_attempts=1)).jobs
+    store = build_stores(JobBounds(max_attempts=1)).jobs
     engine = FakeEngine(gated=True)
-    worker, _ = build_worker(broker, engine, lease_seconds=1.0)
+    worker, _ = build_worker(store, engine, lease_seconds=1.0)
     async with running(worker):
-        await broker.submit(build_job("a"))
-        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        await store.submit(build_job("a"))
+        await job_in(store, "a", lambda job: job.state == JobState.RUNNING)
         over_at = asyncio.get_running_loop().time() + 1.5
 
         async def lease_is_over() -> bool:
-            await broker.reap()
+            await store.reap()
             return asyncio.get_running_loop().time() > over_at
 
         await eventually(lease_is_over)
         engine.allow(STEPS)
-        assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
+        assert (await final_job(store, "a")).state == JobState.SUCCEEDED
 
 
-async def test_cancel_takes_effect_at_the_next_step(broker: Jobs) -> None:
+async def test_cancel_takes_effect_at_the_next_step(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    worker, metrics = build_worker(broker, engine)
+    worker, metrics = build_worker(store, engine)
     async with running(worker):
-        await broker.submit(build_job("a", steps=1000, seed=5))
+        await store.submit(build_job("a", steps=1000, seed=5))
         engine.allow(2)
-        await job_in(broker, "a", lambda job: job.steps_done == 2)
-        await broker.cancel("a")
+        await job_in(store, "a", lambda job: job.steps_done == 2)
+        await store.cancel("a")
 
         async def is_canceled() -> bool:
             engine.allow(1)
-            job = await broker.get("a")
+            job = await store.get("a")
             return job is not None and job.state == JobState.CANCELED
 
         await eventually(is_canceled)
@@ -107,44 +107,44 @@ async def test_cancel_takes_effect_at_the_next_step(broker: Jobs) -> None:
     assert metrics.registry.get_sample_value(contract.JOB_LATENCY_SECONDS + "_count") == 0
 
 
-async def test_a_passed_deadline_ends_a_running_job(broker: Jobs) -> None:
+async def test_a_passed_deadline_ends_a_running_job(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    worker, _ = build_worker(broker, engine)
+    worker, _ = build_worker(store, engine)
     async with running(worker):
-        await broker.submit(build_job("a", steps=1000, deadline_seconds=0.5))
-        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        await store.submit(build_job("a", steps=1000, deadline_seconds=0.5))
+        await job_in(store, "a", lambda job: job.state == JobState.RUNNING)
 
         async def has_failed() -> bool:
             engine.allow(1)
-            job = await broker.get("a")
+            job = await store.get("a")
             return job is not None and job.state == JobState.FAILED
 
         await eventually(has_failed)
-    job = await broker.get("a")
+    job = await store.get("a")
     assert job is not None
     assert "deadline passed while the job was running" in (job.error or "")
 
 
-async def test_a_request_the_model_cannot_serve_fails_at_once(broker: Jobs, caplog: pytest.LogCaptureFixture) -> None:
-    worker, _ = build_worker(broker, FakeEngine(error=lambda: GenerationError("no such scheduler")))
+async def test_a_request_the_model_cannot_serve_fails_at_once(store: Jobs, caplog: pytest.LogCaptureFixture) -> None:
+    worker, _ = build_worker(store, FakeEngine(error=lambda: GenerationError("no such scheduler")))
     async with running(worker):
-        await broker.submit(build_job("a"))
-        job = await final_job(broker, "a")
+        await store.submit(build_job("a"))
+        job = await final_job(store, "a")
     assert (job.state, job.error, job.attempts) == (JobState.FAILED, "no such scheduler", 1)
     assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_an_unexpected_error_fails_the_job_and_is_logged_and_the_worker_goes_on(
-    broker: Jobs, caplog: pytest.LogCaptureFixture
+    store: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     errors = iter([KeyError("scheduler"), None])
     engine = FakeEngine(error=lambda: next(errors) or GenerationError("the second one"))
-    worker, _ = build_worker(broker, engine)
+    worker, _ = build_worker(store, engine)
     async with running(worker):
-        await broker.submit(build_job("a", prompt="a secret prompt"))
-        await broker.submit(build_job("b"))
-        first, second = await final_job(broker, "a"), await final_job(broker, "b")
+        await store.submit(build_job("a", prompt="a secret prompt"))
+        await store.submit(build_job("b"))
+        first, second = await final_job(store, "a"), await final_job(store, "b")
     assert first.error == "the engine failed with KeyError: 'scheduler'; the worker's log has more"
     assert second.error == "the second one"
     traceback = [record for record in caplog.records if record.exc_info]
@@ -153,18 +153,18 @@ async def test_an_unexpected_error_fails_the_job_and_is_logged_and_the_worker_go
 
 
 async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_stores: BuildStores) -> None:
-    broker = build_stores().jobs
+    store = build_stores().jobs
     engine = FakeEngine(gated=True)
-    worker, metrics = build_worker(broker, engine, lease_seconds=0.001)  # any reap takes the job away
+    worker, metrics = build_worker(store, engine, lease_seconds=0.001)  # any reap takes the job away
     async with running(worker):
-        await broker.submit(build_job("a", seed=1, steps=1000))
-        await job_in(broker, "a", lambda job: job.state == JobState.RUNNING)
+        await store.submit(build_job("a", seed=1, steps=1000))
+        await job_in(store, "a", lambda job: job.state == JobState.RUNNING)
 
         async def is_taken_away() -> bool:
-            return (await broker.reap()).requeued == 1
+            return (await store.reap()).requeued == 1
 
         await eventually(is_taken_away)
-        other_claims = await broker.claim("other", lease_seconds=60, wait_seconds=5)
+        other_claims = await store.claim("other", lease_seconds=60, wait_seconds=5)
         [other] = other_claims
 
         async def has_stopped() -> bool:
@@ -172,36 +172,36 @@ async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_store
             return engine.stopped == [1]
 
         await eventually(has_stopped)
-        assert await succeed(broker, other, (b"by the other",))
-    assert (await final_job(broker, "a")).worker == "other"
-    assert await read_images(broker, "a") == (b"by the other",)
+        assert await succeed(store, other, (b"by the other",))
+    assert (await final_job(store, "a")).worker == "other"
+    assert await read_images(store, "a") == (b"by the other",)
     assert metrics.registry.get_sample_value(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 0
 
 
 # Drain
 
 
-async def test_a_drain_lets_the_job_finish_if_time_allows(broker: Jobs) -> None:
+async def test_a_drain_lets_the_job_finish_if_time_allows(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    worker, _ = build_worker(broker, engine)
+    worker, _ = build_worker(store, engine)
     async with running(worker) as task:
-        await broker.submit(build_job("a"))
-        await broker.submit(build_job("b"))
+        await store.submit(build_job("a"))
+        await store.submit(build_job("b"))
         await generation_of(engine, 7)
         worker.drain()
         engine.allow(STEPS)
         await asyncio.wait_for(task, 20)
-    assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
-    waiting = await broker.get("b")
+    assert (await final_job(store, "a")).state == JobState.SUCCEEDED
+    waiting = await store.get("b")
     assert waiting is not None
     assert (waiting.state, waiting.attempts) == (JobState.WAITING, 0)
 
 
-async def test_a_drain_releases_what_does_not_fit(broker: Jobs) -> None:
+async def test_a_drain_releases_what_does_not_fit(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    worker, _ = build_worker(broker, engine, drain_seconds=0.05)
+    worker, _ = build_worker(store, engine, drain_seconds=0.05)
     async with running(worker) as task:
-        await broker.submit(build_job("a", steps=1000))
+        await store.submit(build_job("a", steps=1000))
         await generation_of(engine, 7)
         worker.drain()
 
@@ -210,28 +210,28 @@ async def test_a_drain_releases_what_does_not_fit(broker: Jobs) -> None:
             return task.done()
 
         await eventually(is_over)
-    job = await broker.get("a")
+    job = await store.get("a")
     assert job is not None
     assert (job.state, job.attempts, job.worker) == (JobState.WAITING, 0, None)
     assert engine.stopped == [7]
 
 
-async def test_a_drain_releases_even_if_no_step_ends(broker: Jobs) -> None:
+async def test_a_drain_releases_even_if_no_step_ends(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    worker, _ = build_worker(broker, engine, drain_seconds=0.0, step_limit_seconds=0.05)
+    worker, _ = build_worker(store, engine, drain_seconds=0.0, step_limit_seconds=0.05)
     async with running(worker) as task:
-        await broker.submit(build_job("a"))
+        await store.submit(build_job("a"))
         await generation_of(engine, 7)
         worker.drain()
         await asyncio.wait_for(task, 10)
-        job = await broker.get("a")
+        job = await store.get("a")
         engine.allow(STEPS)  # the abandoned thread may end now
     assert job is not None
     assert (job.state, job.attempts) == (JobState.WAITING, 0)
 
 
-async def test_an_idle_worker_drains_at_once(broker: Jobs) -> None:
-    worker, _ = build_worker(broker, FakeEngine())
+async def test_an_idle_worker_drains_at_once(store: Jobs) -> None:
+    worker, _ = build_worker(store, FakeEngine())
     async with running(worker) as task:
         worker.drain()
         await asyncio.wait_for(task, 5)
@@ -240,12 +240,12 @@ async def test_an_idle_worker_drains_at_once(broker: Jobs) -> None:
 # Outages
 
 
-async def test_a_result_is_kept_until_the_broker_is_back(broker: Jobs) -> None:
-    outage = Outage(broker)
+async def test_a_result_is_kept_until_the_store_is_back(store: Jobs) -> None:
+    outage = Outage(store)
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(outage, engine)
     async with running(worker):
-        await broker.submit(build_job("a"))
+        await store.submit(build_job("a"))
         await generation_of(engine, 7)
         outage.is_away = True
         engine.allow(STEPS)
@@ -255,50 +255,50 @@ async def test_a_result_is_kept_until_the_broker_is_back(broker: Jobs) -> None:
 
         await eventually(finish_was_tried_often)
         outage.is_away = False
-        job = await final_job(broker, "a")
+        job = await final_job(store, "a")
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
     assert engine.started == [job.parameters.seed]
     assert "heartbeat" in outage.refused
 
 
-async def test_images_are_kept_until_the_place_for_them_is_back_and_put_once(broker: Jobs) -> None:
-    away = Outage(image_store_of(broker))
+async def test_images_are_kept_until_the_place_for_them_is_back_and_put_once(store: Jobs) -> None:
+    away = Outage(image_store_of(store))
     away.is_away = True
-    worker, _ = build_worker(broker, FakeEngine(), images=away)
+    worker, _ = build_worker(store, FakeEngine(), images=away)
     async with running(worker):
-        await broker.submit(build_job("a"))
+        await store.submit(build_job("a"))
 
         async def put_was_tried_often() -> bool:
             return away.refused.count("put") > 3
 
         await eventually(put_was_tried_often)
-        running_job = await broker.get("a")
+        running_job = await store.get("a")
         assert running_job is not None
         assert running_job.state == JobState.RUNNING
         away.is_away = False
-        job = await final_job(broker, "a")
+        job = await final_job(store, "a")
     assert (job.state, job.attempts, len(job.images)) == (JobState.SUCCEEDED, 1, 1)
-    assert await read_images(broker, "a") == tuple(images_of(job.parameters))
+    assert await read_images(store, "a") == tuple(images_of(job.parameters))
 
 
-async def test_a_drain_does_not_wait_for_the_broker_for_ever(broker: Jobs) -> None:
-    outage = Outage(broker)
+async def test_a_drain_does_not_wait_for_the_store_for_ever(store: Jobs) -> None:
+    outage = Outage(store)
     engine = FakeEngine(gated=True)
     worker, _ = build_worker(outage, engine, drain_seconds=0.1)
     async with running(worker) as task:
-        await broker.submit(build_job("a"))
+        await store.submit(build_job("a"))
         await generation_of(engine, 7)
         outage.is_away = True
         engine.allow(STEPS)
         worker.drain()
         await asyncio.wait_for(task, 10)
-    job = await broker.get("a")
+    job = await store.get("a")
     assert job is not None
     assert job.state == JobState.RUNNING  # its lease runs out, and another worker takes it
 
 
-async def test_an_idle_worker_outlives_an_outage(broker: Jobs, caplog: pytest.LogCaptureFixture) -> None:
-    outage = Outage(broker)
+async def test_an_idle_worker_outlives_an_outage(store: Jobs, caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage(store)
     outage.is_away = True
     worker, _ = build_worker(outage, FakeEngine())
     async with running(worker):
@@ -308,6 +308,6 @@ async def test_an_idle_worker_outlives_an_outage(broker: Jobs, caplog: pytest.Lo
 
         await eventually(claims_were_refused)
         outage.is_away = False
-        await broker.submit(build_job("a"))
-        assert (await final_job(broker, "a")).state == JobState.SUCCEEDED
+        await store.submit(build_job("a"))
+        assert (await final_job(store, "a")).state == JobState.SUCCEEDED
     assert len([record for record in caplog.records if "is unavailable" in record.message]) == 1  # reported once

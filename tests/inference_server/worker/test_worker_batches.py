@@ -23,8 +23,8 @@ BATCH = 8
 class Between:
     """A job store in front of another, whose replies and finishes a test decides."""
 
-    def __init__(self, broker: Jobs) -> None:
-        self._broker = broker
+    def __init__(self, store: Jobs) -> None:
+        self._broker = store
         self.replies: dict[str, HeartbeatReply] = {}
         self.measured: dict[str, Measurement] = {}
         self.may_finish = asyncio.Event()
@@ -44,47 +44,47 @@ class Between:
         return await self._broker.finish(claim, outcome, measured, *rest)
 
 
-async def submit(broker: Jobs, *seeds: int, **parameters: Any) -> None:
+async def submit(store: Jobs, *seeds: int, **parameters: Any) -> None:
     for seed in seeds:
-        await broker.submit(build_job(f"job-{seed}", seed=seed, **parameters))
+        await store.submit(build_job(f"job-{seed}", seed=seed, **parameters))
 
 
-async def all_in(broker: Jobs, state: JobState, *seeds: int) -> list[Job]:
-    return [await job_in(broker, f"job-{seed}", lambda job: job.state == state) for seed in seeds]
+async def all_in(store: Jobs, state: JobState, *seeds: int) -> list[Job]:
+    return [await job_in(store, f"job-{seed}", lambda job: job.state == state) for seed in seeds]
 
 
-async def test_compatible_jobs_are_generated_in_one_call_and_others_apart(broker: Jobs) -> None:
-    await submit(broker, 10, 20, 30)
-    await broker.submit(build_job("other", seed=40, steps=STEPS + 1))
+async def test_compatible_jobs_are_generated_in_one_call_and_others_apart(store: Jobs) -> None:
+    await submit(store, 10, 20, 30)
+    await store.submit(build_job("other", seed=40, steps=STEPS + 1))
     engine = FakeEngine()
-    worker, metrics = build_worker(broker, engine, max_batch_images=BATCH)
+    worker, metrics = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
-        jobs = [await final_job(broker, job_id) for job_id in ("job-10", "job-20", "job-30", "other")]
+        jobs = [await final_job(store, job_id) for job_id in ("job-10", "job-20", "job-30", "other")]
     assert engine.batches == [[10, 20, 30], [40]]
     for job in jobs:
         assert job.state == JobState.SUCCEEDED
-        assert await read_images(broker, job.id) == tuple(images_of(job.parameters))
+        assert await read_images(store, job.id) == tuple(images_of(job.parameters))
     sample = metrics.registry.get_sample_value
     assert sample(contract.BATCH_IMAGES + "_sum") == 4
     assert sample(contract.BATCH_IMAGES + "_count") == 2
     assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 4
 
 
-async def test_a_batch_has_no_more_images_than_allowed(broker: Jobs) -> None:
-    await submit(broker, 10, 20, 30, images=2)
+async def test_a_batch_has_no_more_images_than_allowed(store: Jobs) -> None:
+    await submit(store, 10, 20, 30, images=2)
     engine = FakeEngine()
-    worker, _ = build_worker(broker, engine, max_batch_images=5)
+    worker, _ = build_worker(store, engine, max_batch_images=5)
     async with running(worker):
         for seed in (10, 20, 30):
-            await final_job(broker, f"job-{seed}")
+            await final_job(store, f"job-{seed}")
     assert engine.batches == [[10, 20], [30]]
 
 
-async def test_what_a_batch_took_is_shared_by_work(broker: Jobs) -> None:
-    between = Between(broker)
+async def test_what_a_batch_took_is_shared_by_work(store: Jobs) -> None:
+    between = Between(store)
     engine = FakeEngine(gated=True)
-    await submit(broker, 10)
-    await submit(broker, 20, images=3)
+    await submit(store, 10)
+    await submit(store, 20, images=3)
     worker, metrics = build_worker(between, engine, max_batch_images=BATCH)
     async with running(worker):
 
@@ -93,40 +93,40 @@ async def test_what_a_batch_took_is_shared_by_work(broker: Jobs) -> None:
 
         await eventually(was_generating_for_long)
         engine.allow(STEPS)
-        jobs = await all_in(broker, JobState.SUCCEEDED, 10, 20)
+        jobs = await all_in(store, JobState.SUCCEEDED, 10, 20)
     for job in jobs:
         assert between.measured[job.id].work_units == work_units(job.parameters)
     small, large = (between.measured[job.id].gpu_seconds for job in jobs)
     assert large == pytest.approx(3 * small)
     # The rest is the way to the engine's thread and back.
     assert metrics.generating.seconds / 2 < small + large <= metrics.generating.seconds
-    assert (await broker.cost_sums()).y == pytest.approx(small + large, rel=0.05)  # older jobs count a little less
+    assert (await store.cost_sums()).y == pytest.approx(small + large, rel=0.05)  # older jobs count a little less
 
 
-async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_end(broker: Jobs) -> None:
+async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_end(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    await submit(broker, 10, 20, 30)
-    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    await submit(store, 10, 20, 30)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
         engine.allow(1)
         await generation_of(engine, 30)
-        await broker.cancel("job-20")
-        assert (await final_job(broker, "job-20")).state == JobState.CANCELED, "while the batch stands still"
+        await store.cancel("job-20")
+        assert (await final_job(store, "job-20")).state == JobState.CANCELED, "while the batch stands still"
         engine.allow(STEPS)
-        await all_in(broker, JobState.SUCCEEDED, 10, 30)
+        await all_in(store, JobState.SUCCEEDED, 10, 30)
     assert engine.batches == [[10, 20, 30]]
-    assert await read_images(broker, "job-20") == ()
+    assert await read_images(store, "job-20") == ()
 
 
-async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(broker: Jobs) -> None:
+async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    await submit(broker, 10, 20, steps=1000)
-    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    await submit(store, 10, 20, steps=1000)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
         await generation_of(engine, 20)
         for seed in (10, 20):
-            await broker.cancel(f"job-{seed}")
-        await all_in(broker, JobState.CANCELED, 10, 20)
+            await store.cancel(f"job-{seed}")
+        await all_in(store, JobState.CANCELED, 10, 20)
         engine.allow(1)
 
         async def has_stopped() -> bool:
@@ -136,66 +136,66 @@ async def test_a_batch_ends_at_the_next_step_when_nobody_wants_it(broker: Jobs) 
     assert engine.steps == 1
 
 
-async def test_a_lost_claim_and_a_passed_deadline_are_one_jobs_own(broker: Jobs) -> None:
-    between = Between(broker)
+async def test_a_lost_claim_and_a_passed_deadline_are_one_jobs_own(store: Jobs) -> None:
+    between = Between(store)
     between.replies = {"job-10": HeartbeatReply.LOST, "job-20": HeartbeatReply.DEADLINE_PASSED}
     engine = FakeEngine(gated=True)
-    await submit(broker, 10, 20, 30)
+    await submit(store, 10, 20, 30)
     worker, metrics = build_worker(between, engine, max_batch_images=BATCH)
     async with running(worker):
         await generation_of(engine, 30)
-        late = await final_job(broker, "job-20")
+        late = await final_job(store, "job-20")
         engine.allow(STEPS)
-        await all_in(broker, JobState.SUCCEEDED, 30)
-        lost = await broker.get("job-10")
+        await all_in(store, JobState.SUCCEEDED, 30)
+        lost = await store.get("job-10")
     assert (late.state, "deadline passed" in (late.error or "")) == (JobState.FAILED, True)
     assert lost is not None
     assert lost.state == JobState.RUNNING, "its new holder reports it"
     assert metrics.registry.get_sample_value(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 1
 
 
-async def test_a_request_that_cannot_be_served_fails_alone(broker: Jobs) -> None:
+async def test_a_request_that_cannot_be_served_fails_alone(store: Jobs) -> None:
     engine = FakeEngine()
     engine.refused_seeds = {20}
-    await submit(broker, 10, 20, 30)
-    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    await submit(store, 10, 20, 30)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
-        await all_in(broker, JobState.SUCCEEDED, 10, 30)
-        failed = await final_job(broker, "job-20")
+        await all_in(store, JobState.SUCCEEDED, 10, 30)
+        failed = await final_job(store, "job-20")
     assert (failed.state, failed.error) == (JobState.FAILED, "seed 20 is refused")
     assert engine.batches == [[10, 20, 30], [10], [20], [30]]
 
 
-async def test_a_batch_that_runs_out_of_memory_is_generated_job_by_job(broker: Jobs) -> None:
+async def test_a_batch_that_runs_out_of_memory_is_generated_job_by_job(store: Jobs) -> None:
     engine = FakeEngine()
     engine.fitting_jobs = 1
-    await submit(broker, 10, 20)
-    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    await submit(store, 10, 20)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
-        jobs = await all_in(broker, JobState.SUCCEEDED, 10, 20)
+        jobs = await all_in(store, JobState.SUCCEEDED, 10, 20)
     assert engine.batches == [[10, 20], [10], [20]]
     assert [job.attempts for job in jobs] == [1, 1]
-    assert (await broker.cost_sums()).count == pytest.approx(2, rel=0.05)
+    assert (await store.cost_sums()).count == pytest.approx(2, rel=0.05)
 
 
-async def test_a_job_that_is_cancelled_meanwhile_is_not_generated_again(broker: Jobs) -> None:
+async def test_a_job_that_is_cancelled_meanwhile_is_not_generated_again(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
     engine.fitting_jobs = 1
-    await submit(broker, 10, 20, 30)
-    worker, _ = build_worker(broker, engine, max_batch_images=BATCH)
+    await submit(store, 10, 20, 30)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
         await generation_of(engine, 30)
-        await broker.cancel("job-20")
-        await all_in(broker, JobState.CANCELED, 20)
+        await store.cancel("job-20")
+        await all_in(store, JobState.CANCELED, 20)
         engine.allow(1 + 2 * STEPS)
-        await all_in(broker, JobState.SUCCEEDED, 10, 30)
+        await all_in(store, JobState.SUCCEEDED, 10, 30)
     assert engine.batches == [[10, 20, 30], [10], [30]]
 
 
-async def test_a_drain_releases_the_whole_batch(broker: Jobs) -> None:
+async def test_a_drain_releases_the_whole_batch(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
-    await submit(broker, 10, 20, steps=1000)
-    worker, _ = build_worker(broker, engine, max_batch_images=BATCH, drain_seconds=0.05)
+    await submit(store, 10, 20, steps=1000)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH, drain_seconds=0.05)
     async with running(worker) as task:
         await generation_of(engine, 20)
         worker.drain()
@@ -205,30 +205,30 @@ async def test_a_drain_releases_the_whole_batch(broker: Jobs) -> None:
             return task.done()
 
         await eventually(is_over)
-    jobs = await all_in(broker, JobState.WAITING, 10, 20)
+    jobs = await all_in(store, JobState.WAITING, 10, 20)
     assert [job.attempts for job in jobs] == [0, 0]
 
 
-async def test_the_next_batch_is_generated_while_one_is_being_reported(broker: Jobs) -> None:
-    between = Between(broker)
+async def test_the_next_batch_is_generated_while_one_is_being_reported(store: Jobs) -> None:
+    between = Between(store)
     engine = FakeEngine()
     worker, metrics = build_worker(between, engine)
     between.may_finish.clear()
-    await submit(broker, 10, 20, 30)
+    await submit(store, 10, 20, 30)
     async with running(worker):
         await generation_of(engine, 20)
         assert metrics.registry.get_sample_value(contract.IN_FLIGHT) == 2
         assert engine.started == [10, 20], "and not a third"
         between.may_finish.set()
-        await all_in(broker, JobState.SUCCEEDED, 10, 20, 30)
+        await all_in(store, JobState.SUCCEEDED, 10, 20, 30)
 
 
-async def test_an_engine_that_takes_no_time_is_given_many_jobs_at_once(broker: Jobs) -> None:
-    await submit(broker, *range(10))
+async def test_an_engine_that_takes_no_time_is_given_many_jobs_at_once(store: Jobs) -> None:
+    await submit(store, *range(10))
     engine = FakeEngine(description=replace(DESCRIPTION, is_instant=True))
-    worker, _ = build_worker(broker, engine, max_batch_images=1)
+    worker, _ = build_worker(store, engine, max_batch_images=1)
     async with running(worker):
-        await all_in(broker, JobState.SUCCEEDED, *range(10))
+        await all_in(store, JobState.SUCCEEDED, *range(10))
     assert engine.batches == [list(range(10))]
 
 
@@ -249,21 +249,21 @@ def test_previews_are_evenly_spaced(steps: int, previews: int, expected: list[in
     assert choose_preview_steps(steps, previews) == expected
 
 
-async def test_previews_are_reported_at_once_to_those_who_want_them(broker: Jobs) -> None:
+async def test_previews_are_reported_at_once_to_those_who_want_them(store: Jobs) -> None:
     engine = FakeEngine(gated=True)
     wanting = build_job("wanting", seed=10, steps=8).model_copy(update={"wanted_previews": 3})
-    await broker.submit(wanting)
-    await broker.submit(build_job("not-wanting", seed=20, steps=8))
+    await store.submit(wanting)
+    await store.submit(build_job("not-wanting", seed=20, steps=8))
     # No heartbeat comes by itself during this test.
-    worker, _ = build_worker(broker, engine, max_batch_images=BATCH, heartbeat_limit_seconds=60.0, lease_seconds=200.0)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH, heartbeat_limit_seconds=60.0, lease_seconds=200.0)
     expected = [previews_of([10], step)[0] for step in (2, 4, 6)]
     async with running(worker):
         for number in (1, 2, 3):
             engine.allow(2)
-            await job_in(broker, "wanting", lambda job, number=number: job.previews == number)  # type: ignore[misc]  # a default, since the loop goes on
-            assert await broker.previews("wanting") == tuple(expected[:number])
+            await job_in(store, "wanting", lambda job, number=number: job.previews == number)  # type: ignore[misc]  # a default, since the loop goes on
+            assert await store.previews("wanting") == tuple(expected[:number])
         engine.allow(2)
-        assert (await final_job(broker, "wanting")).state == JobState.SUCCEEDED
-        other = await final_job(broker, "not-wanting")
+        assert (await final_job(store, "wanting")).state == JobState.SUCCEEDED
+        other = await final_job(store, "not-wanting")
     assert other.previews == 0
     assert engine.batches == [[10, 20]]

@@ -21,7 +21,7 @@ STEPS = 4
 
 
 def build_worker(
-    broker: Any,
+    store: Any,
     engine: FakeEngine,
     *,
     drain_seconds: float = 20.0,
@@ -45,7 +45,7 @@ def build_worker(
         step_limit_seconds=step_limit_seconds,
     )
     return (
-        Worker(broker, images or image_store_of(broker), engine, settings, identity=identity, metrics=metrics),
+        Worker(store, images or image_store_of(store), engine, settings, identity=identity, metrics=metrics),
         metrics,
     )
 
@@ -60,9 +60,9 @@ async def running(worker: Worker) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.wait_for(task, 20)
 
 
-async def job_in(broker: Jobs, job_id: str, is_there: Callable[[Job], bool]) -> Job:
+async def job_in(store: Jobs, job_id: str, is_there: Callable[[Job], bool]) -> Job:
     async def look() -> Job | None:
-        job = await broker.get(job_id)
+        job = await store.get(job_id)
         return job if job is not None and is_there(job) else None
 
     job = await eventually(look)
@@ -71,7 +71,7 @@ async def job_in(broker: Jobs, job_id: str, is_there: Callable[[Job], bool]) -> 
 
 
 async def generation_of(engine: FakeEngine, seed: int) -> None:
-    """Until the engine is at it; the broker says Running a little earlier."""
+    """Until the engine is at it; the store says Running a little earlier."""
 
     async def has_started() -> bool:
         return seed in engine.started
@@ -79,8 +79,8 @@ async def generation_of(engine: FakeEngine, seed: int) -> None:
     await eventually(has_started)
 
 
-async def final_job(broker: Jobs, job_id: str) -> Job:
-    job = await broker.wait(job_id, 20)
+async def final_job(store: Jobs, job_id: str) -> Job:
+    job = await store.wait(job_id, 20)
     assert job is not None
     assert job.state.is_final
     return job
@@ -89,9 +89,9 @@ async def final_job(broker: Jobs, job_id: str) -> Job:
 class Outage:
     """A store in front of another; it is away while ``is_away``."""
 
-    def __init__(self, broker: Jobs | ImageStore) -> None:
-        self._broker = broker
-        self._images = getattr(broker, "_images", None)  # which has no outage
+    def __init__(self, store: Jobs | ImageStore) -> None:
+        self._broker = store
+        self._images = getattr(store, "_images", None)  # which has no outage
         self.is_away = False
         self.refused: list[str] = []
 

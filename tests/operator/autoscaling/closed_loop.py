@@ -1,6 +1,6 @@
 """A service in small: seeded arrivals, one queue, pods with a cold start, and an autoscaler that looks every 15 s.
 
-It feeds the planner what real pods would tell (samples with counters and the shared queue), so that observation and
+It feeds the planner what real pods would report (samples with counters and the shared queue), so that observation and
 planner are tested together. One pod runs one job at a time; idle pods are the first to go.
 """
 

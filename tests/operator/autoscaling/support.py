@@ -23,9 +23,9 @@ def after(seconds: float) -> datetime:
 
 
 def build_settings(**values: Any) -> ScalingSpec:
-    """Patience is set, so that tests know it; the target is 30 s."""
-    patient = {"scale_down_after_seconds": 60, "scale_to_zero_after_seconds": 300}
-    return ScalingSpec.model_validate({"min_replicas": 0, "max_replicas": 10, **patient, **values})
+    """The scale-down delay is set, so that tests know it; the target is 30 s."""
+    delays = {"scale_down_after_seconds": 60, "scale_to_zero_after_seconds": 300}
+    return ScalingSpec.model_validate({"min_replicas": 0, "max_replicas": 10, **delays, **values})
 
 
 def build_pods(

@@ -33,7 +33,7 @@ def test_a_step_of_load_gets_enough_pods_in_bounded_time(
         seed=seed,
     )
     enough = math.ceil(load)
-    # The mean of the last five minutes tells the load within a minute or two, and the backlog sooner than that.
+    # The mean of the last five minutes shows the load within a minute or two, and the backlog sooner than that.
     bound = 180 + 2 * (cold_start_seconds + AUTOSCALER_SECONDS) + TICK_SECONDS
     while len(loop.ready) < enough and loop.seconds < bound:
         loop.run(TICK_SECONDS, load / service_seconds)

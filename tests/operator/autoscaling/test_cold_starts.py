@@ -26,7 +26,7 @@ def test_a_pod_counts_once_although_it_loses_and_regains_readiness() -> None:
     assert starts.seconds == (60.0,)
 
 
-def test_pods_that_were_ready_when_the_operator_came_tell_nothing() -> None:
+def test_pods_that_were_ready_when_the_operator_came_say_nothing() -> None:
     assert measure([pod("a", 0, 4000)], [pod("a", 0)], [pod("a", 0, 5000)]).seconds == ()
 
 
@@ -50,7 +50,7 @@ def test_nonsense_from_a_clock_that_jumped_or_a_broken_status_is_left_out() -> N
 
 
 def test_starting_pods_are_counted_on_until_they_are_overdue() -> None:
-    patience = recall_cold_starts([90]).start_up
+    start_up = recall_cold_starts([90]).start_up
     workers = (pod("old", -700), pod("new", -20), pod("ready", -100, -10))
     counts = PodCounts(desired=4, existing=3, ready=1, starting=2, unschedulable=0, workers=workers)
-    assert patience.list_starting_ages_seconds(counts, after(0)) == [20.0, 0.0], "one more was ordered just now"
+    assert start_up.list_starting_ages_seconds(counts, after(0)) == [20.0, 0.0], "one more was ordered just now"

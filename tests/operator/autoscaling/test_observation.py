@@ -120,7 +120,7 @@ def test_a_tick_in_which_nobody_tells_is_unknown_and_not_zero() -> None:
     assert finished(advance_all({"a": CounterReading(finished=10)}, {})) is None
 
 
-def test_what_only_new_pods_tell_is_unknown_and_not_zero() -> None:
+def test_what_only_new_pods_say_is_unknown_and_not_zero() -> None:
     assert finished(advance_all({"a": CounterReading(finished=10)}, {"b": CounterReading(finished=7)})) is None
 
 

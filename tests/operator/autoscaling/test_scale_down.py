@@ -35,8 +35,8 @@ def test_pods_are_not_kept_for_ever() -> None:
 
 @pytest.mark.parametrize("budget", [ErrorBudget(), ErrorBudget(lasting=8.0, recent=3.0)])
 def test_what_the_user_sets_is_kept(budget: ErrorBudget) -> None:
-    patience = find(budget, scale_down_after_seconds=300, scale_to_zero_after_seconds=900)
-    assert patience == ScaleDownDelay(timedelta(seconds=300), timedelta(seconds=900))
+    delay = find(budget, scale_down_after_seconds=300, scale_to_zero_after_seconds=900)
+    assert delay == ScaleDownDelay(timedelta(seconds=300), timedelta(seconds=900))
 
 
 def test_a_service_that_starts_at_once_still_keeps_its_pods_for_some_seconds() -> None:

@@ -35,7 +35,7 @@ def test_a_new_object_of_the_same_name_replaces_the_old_one_whatever_its_version
     assert store.get(KEY) == pod(3, uid="2")
 
 
-def test_a_removal_is_told() -> None:
+def test_a_removal_is_reported() -> None:
     store, reported = build_store()
     store.put(pod(1))
     store.remove(KEY)

@@ -345,7 +345,7 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "DirectScaling",
         "HPAScaleToZero",
     ),
-    "no pod tells the queue's depth": (
+    "no pod reports the queue's depth": (
         lambda: build_running(DEFAULT, scrape=ScrapeReport(is_data_missing=True)),
         "ScalingActive",
         "False",

@@ -18,7 +18,7 @@ WORKERS = ObjectKey("Deployment", OWNER.namespace, "painter-worker")
 WORKER = build_pod(names.COMPONENT_WORKER)
 SPEC: Json = {"model": HUB_MODEL, "scaling": {"minReplicas": 0, "maxReplicas": 8}}
 
-# longest job → grace: at least half as long again, and the ten seconds in which a job is handed back
+# longest job → grace: at least half as long again, and the ten seconds in which a job is released
 DERIVED = {0: 60, 33: 60, 34: 120, 73: 120, 74: 240, 153: 240, 154: 480, 313: 480, 633: 960, 634: 1800, 9999: 1800}
 
 
@@ -28,12 +28,12 @@ def test_the_grace_is_a_step_above_the_longest_job(longest: int, grace: int) -> 
 
 
 def settle(spec: Json, *, longest: int = 0, pods: tuple[Json, ...] = ()) -> Snapshot:
-    """A service whose children are there, with a status that tells of its longest job."""
+    """A service whose children are there, with a status that reports its longest job."""
     first = build_snapshot(build_service(spec), scrape=ScrapeReport(longest_job_seconds=longest))
     return replace(converge(converge(first)), pods=pods)
 
 
-def tell(snapshot: Snapshot, longest: int) -> Snapshot:
+def with_longest_job(snapshot: Snapshot, longest: int) -> Snapshot:
     """The next look, after a worker reported of a longer job."""
     return replace(snapshot, scrape=ScrapeReport(longest_job_seconds=longest))
 
@@ -64,12 +64,12 @@ def test_a_service_that_is_new_begins_with_a_minute_and_tells_of_no_jobs() -> No
 
 
 def test_while_no_workers_are_there_the_grace_follows_the_longest_job() -> None:
-    asleep = converge(tell(settle(SPEC), 100))
+    asleep = converge(with_longest_job(settle(SPEC), 100))
     assert (grace_of(asleep), advice_of(asleep)) == (240, "")
 
 
 def test_while_workers_are_there_none_is_replaced_for_it_and_the_advice_says_what_helps() -> None:
-    busy = tell(settle(SPEC, pods=(WORKER,)), 100)
+    busy = with_longest_job(settle(SPEC, pods=(WORKER,)), 100)
     plan = decide(busy)
     assert plan.applies == ()
     assert event_reasons(plan) == ["GracePeriodTooShort"]
@@ -85,27 +85,27 @@ def test_while_workers_are_there_none_is_replaced_for_it_and_the_advice_says_wha
 
 
 def test_it_comes_once_the_last_worker_is_gone() -> None:
-    busy = converge(tell(settle(SPEC, pods=(WORKER,)), 100))
+    busy = converge(with_longest_job(settle(SPEC, pods=(WORKER,)), 100))
     asleep = converge(replace(busy, pods=()))
     assert (grace_of(asleep), advice_of(asleep)) == (240, "")
 
 
 def test_it_comes_together_with_another_change_of_the_workers() -> None:
-    busy = converge(tell(settle(SPEC, pods=(WORKER,)), 100))
+    busy = converge(with_longest_job(settle(SPEC, pods=(WORKER,)), 100))
     changed = {**SPEC, "worker": {"image": "registry.example/own:2"}}
     assert grace_of(converge(respecify(busy, changed))) == 240
 
 
 def test_it_does_not_come_with_a_change_that_leaves_the_workers_alone() -> None:
     fixed = {"model": HUB_MODEL, "replicas": 2}
-    busy = converge(tell(settle(fixed, pods=(WORKER,)), 100))
+    busy = converge(with_longest_job(settle(fixed, pods=(WORKER,)), 100))
     more = converge(respecify(busy, {**fixed, "replicas": 3, "gateway": {"limits": {"maxImages": 2}}}))
     assert more.children[WORKERS]["spec"]["replicas"] == 3
     assert grace_of(more) == 60
 
 
 def test_a_job_that_fits_anyway_needs_no_advice() -> None:
-    busy = converge(tell(settle(SPEC, pods=(WORKER,)), 45))
+    busy = converge(with_longest_job(settle(SPEC, pods=(WORKER,)), 45))
     assert (grace_of(busy), advice_of(busy)) == (60, "")
 
 
@@ -119,13 +119,13 @@ def test_it_never_shrinks(pods: tuple[Json, ...]) -> None:
 
 def test_what_the_user_sets_holds() -> None:
     spec = {**SPEC, "worker": {"terminationGracePeriodSeconds": 60}}
-    asleep = converge(tell(settle(spec), 100))
+    asleep = converge(with_longest_job(settle(spec), 100))
     assert grace_of(asleep) == 60
     assert "raise spec.worker.terminationGracePeriodSeconds to 240 or more, or leave it out" in advice_of(asleep)
 
 
 def test_jobs_longer_than_anything_that_is_derived_are_the_user_s_to_provide_for() -> None:
-    asleep = converge(tell(settle(SPEC), 2000))
+    asleep = converge(with_longest_job(settle(SPEC), 2000))
     assert grace_of(asleep) == 1800
     assert "the most that is derived: set spec.worker.terminationGracePeriodSeconds, up to 3600" in advice_of(asleep)
 
@@ -158,7 +158,7 @@ def test_whatever_is_measured_only_a_service_without_workers_gets_another_templa
     for longest, has_workers in looks:
         known = max(known, longest)
         before = grace_of(snapshot)
-        snapshot = converge(replace(tell(snapshot, known), pods=(WORKER,) if has_workers else ()))
+        snapshot = converge(replace(with_longest_job(snapshot, known), pods=(WORKER,) if has_workers else ()))
         after = grace_of(snapshot)
         assert after in STEPS_SECONDS
         assert after == before if has_workers else after == derive_grace_seconds(known)

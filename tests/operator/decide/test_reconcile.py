@@ -131,7 +131,7 @@ def test_an_invalid_spec_is_reported_and_nothing_else_is_touched() -> None:
     assert [event.reason for event in plan.events] == ["InvalidSpec"]
 
 
-def test_a_decision_is_stored_and_told_once() -> None:
+def test_a_decision_is_stored_and_reported_once() -> None:
     decision = ScalingDecision(4, "4 pods: 7 requests waiting or running", datetime(2026, 11, 23, 12, tzinfo=UTC))
     settled = converge(build_snapshot())
     plan = decide(replace(settled, scaling=decision))

@@ -30,7 +30,7 @@ DIRECT = replace(CAPABLE, is_metrics_api_ours=False, metrics_api_note="served by
 
 
 class FakeScraper(Scraper):
-    """Pods that tell the depth that the test sets; None: no pod answers."""
+    """Pods that report the depth that the test sets; None: no pod answers."""
 
     def __init__(self) -> None:
         self.depth: int | None = 0
@@ -38,13 +38,13 @@ class FakeScraper(Scraper):
         self.is_broker_up = True
         self.longest_job_seconds: float | None = None
         self.asked: list[str] = []
-        self.silent: set[str] = set()  # pods that answer only when patience is at its end
-        self.patience = asyncio.Event()
+        self.silent: set[str] = set()  # pods that answer only once they may
+        self.may_answer = asyncio.Event()
 
     async def scrape(self, targets: Sequence[ScrapeTarget]) -> tuple[PodSample, ...]:
         self.asked = [target.pod_name for target in targets]
         if set(self.asked) & self.silent:
-            await self.patience.wait()
+            await self.may_answer.wait()
         return tuple(self._answer(target) for target in targets)
 
     def _answer(self, target: ScrapeTarget) -> PodSample:
@@ -125,7 +125,7 @@ async def test_gateways_and_workers_are_asked_and_pods_without_an_address_are_no
     assert sorted(bench.scraper.asked) == ["gateway", "worker"]
 
 
-async def test_a_decision_is_told_and_carries_its_figures() -> None:
+async def test_a_decision_is_reported_and_carries_its_figures() -> None:
     bench = Bench()
     bench.add(build_service(SERVICE), GATEWAY, WORKER)
     bench.scraper.depth = 7
@@ -178,7 +178,7 @@ async def test_a_service_is_decided_as_soon_as_its_own_pods_have_answered() -> N
     ticking = asyncio.create_task(bench.tick())
     assert (await eventually(find_decision)) is not None
     assert not ticking.done()
-    bench.scraper.patience.set()
+    bench.scraper.may_answer.set()
     await ticking
     assert to_service_key(other) in bench.shared.decisions
 
@@ -235,7 +235,7 @@ async def test_after_a_restart_the_stored_decision_is_held() -> None:
     stored = {"desiredReplicas": 5, "reason": "…", "decidedAt": "2026-11-23T11:59:00Z"}
     bench.add(build_service(SERVICE, scaling=stored), GATEWAY, WORKER, workers=5)
     await bench.tick()
-    assert bench.replicas == 5, "an idle moment after a restart gives up nothing before its time"
+    assert bench.replicas == 5, "an idle moment after a restart scales nothing down before its time"
     assert bench.shared.decisions == {}
 
 
@@ -279,7 +279,7 @@ async def test_a_service_of_the_same_name_starts_afresh() -> None:
 RECOMMENDED = {"model": HUB_MODEL, "scaling": {**SCALING, "mode": "Recommend"}}
 
 
-async def test_a_recommendation_is_told_and_not_carried_out() -> None:
+async def test_a_recommendation_is_reported_and_not_carried_out() -> None:
     bench = Bench(DIRECT)
     bench.add(build_service(RECOMMENDED), GATEWAY, WORKER)
     bench.scraper.depth = 7

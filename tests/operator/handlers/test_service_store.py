@@ -1,4 +1,4 @@
-"""The services as kopf's watch tells them, healed by lists."""
+"""The services as kopf's watch reports them, healed by lists."""
 
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.objects import Json, ServiceKey
@@ -23,7 +23,7 @@ def build_store() -> tuple[ServiceStore, list[ServiceKey]]:
     return ServiceStore(on_change=reported.append), reported
 
 
-def test_events_are_told_and_repetitions_are_not() -> None:
+def test_events_are_reported_and_repetitions_are_not() -> None:
     store, reported = build_store()
     store.observe(None, body("a", 1))
     store.observe("MODIFIED", body("a", 1))

@@ -115,7 +115,7 @@ def test_a_change_of_the_model_rolls_the_workers() -> None:
     )
 
 
-def test_another_grace_period_is_told_to_the_kubelet_and_to_the_worker_and_leaves_the_gateways_alone() -> None:
+def test_another_grace_period_is_given_to_the_kubelet_and_to_the_worker_and_leaves_the_gateways_alone() -> None:
     spec = {"model": HUB_MODEL, "replicas": 1}
     before, after = (_by_name(_build(spec, grace_seconds=seconds)) for seconds in (60, 240))
     changed = {name for name, child in after.items() if child != before[name]}

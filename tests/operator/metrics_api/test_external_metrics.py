@@ -166,7 +166,7 @@ async def test_other_paths_are_a_status_too(aggregator: Aggregator) -> None:
     assert (status, document["kind"], document["reason"]) == (404, "Status", "NotFound")
 
 
-async def test_without_a_client_certificate_nothing_is_told(aggregator: Aggregator) -> None:
+async def test_without_a_client_certificate_nothing_is_reported(aggregator: Aggregator) -> None:
     aggregator.server.publish("art", "painter", {QUEUE: 4}, NOW)
     for path in ("/apis", f"/apis/{GROUP_VERSION}/namespaces/art/{QUEUE}", "/nowhere"):
         status, document = await aggregator.get(path, common_name=None)

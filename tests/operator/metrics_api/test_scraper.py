@@ -168,7 +168,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("text", MISSING.values(), ids=MISSING.keys())
-def test_a_queue_that_is_not_told_whole_is_missing_and_not_zero(text: str) -> None:
+def test_a_queue_that_is_not_reported_whole_is_missing_and_not_zero(text: str) -> None:
     assert parse_metrics(text).queue is None
 
 

@@ -113,7 +113,7 @@ def test_easel_sets_exactly_what_its_planner_says() -> None:
     assert (pods(outcome)[74], pods(outcome)[76]) == (1, 10)
 
 
-def test_easel_marks_idle_pods_before_it_gives_up_any() -> None:
+def test_easel_marks_idle_pods_before_it_scales_any_down() -> None:
     trace = build_poisson_trace(3600, 0.4, 4.0, seed=3)
     ours = run("easel", trace, cold_start=20)
     theirs = run("hpa-queue:downWindow=0", trace, cold_start=20)
@@ -167,7 +167,7 @@ def test_a_policy_that_does_not_exist_is_refused_with_what_does(text: str, messa
         build_policy(text, build_settings())
 
 
-def test_names_and_parameters_are_told_apart_at_commas() -> None:
+def test_names_and_parameters_are_kept_apart_at_commas() -> None:
     names = split_policy_names("easel,hpa-queue:target=1.5,downWindow=120, fixed-3,keda-queue:polling=10")
     assert names == ["easel", "hpa-queue:target=1.5,downWindow=120", "fixed-3", "keda-queue:polling=10"]
     assert parse_policy_name(names[1]).parameters == {"target": "1.5", "downWindow": "120"}

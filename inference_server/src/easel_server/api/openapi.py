@@ -32,7 +32,7 @@ class DescribedAPI(FastAPI):
         self._are_keys_needed = are_keys_needed
 
     def openapi(self) -> dict[str, Any]:
-        """See FastAPI."""
+        """FastAPI's description, made once; with keys, each operation that may answer 401 says how they are sent."""
         if self.openapi_schema is None and self._are_keys_needed:
             schema = super().openapi()
             schema.setdefault("components", {})["securitySchemes"] = {

@@ -1,6 +1,6 @@
 """Images that clients send: checked before they are decoded, and made into what a worker takes.
 
-A few kilobytes can stand for gigapixels, so the pixels are counted by a image's header first. Decoding runs in
+A few kilobytes can stand for gigapixels, so the pixels are counted by the image's header first. Decoding runs in
 threads, a few at a time, since each may take a hundred megabytes.
 """
 
@@ -43,7 +43,7 @@ class Decoders:
         self._free = asyncio.Semaphore(DECODERS)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The work's result; waits for its turn."""
+        """The work's result; waits until a thread is free."""
         async with self._free:
             return await asyncio.to_thread(work)
 
@@ -113,7 +113,7 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 Size = tuple[int, int]  # width and height in pixels
-WantedSize = tuple[int | None, int | None]  # None where the client left it open
+RequestedSize = tuple[int | None, int | None]  # None where the client left it open
 
 
 class Fit(StrEnum):
@@ -124,17 +124,22 @@ class Fit(StrEnum):
 
 
 def choose_size(
-    image: Size, wanted: WantedSize, *, names: Mapping[str, str], defaults: GenerationDefaults, limits: LimitsConfig
+    image: Size,
+    requested: RequestedSize,
+    *,
+    names: Mapping[str, str],
+    defaults: GenerationDefaults,
+    limits: LimitsConfig,
 ) -> Size:
-    """The size to generate: as wanted, else in the image's proportions and no more pixels than the model's default.
+    """The size to generate: as requested, else in the image's proportions and no more pixels than the model's default.
 
     Raises RefusalError for a size that isn't allowed, so that nothing is ever resized to it.
     """
     most_pixels = defaults.width_pixels * defaults.height_pixels
     scale = min(1.0, math.sqrt(most_pixels / (image[0] * image[1])))
     largest_width, largest_height = limits.max_width_pixels, limits.max_height_pixels
-    width = wanted[0] if wanted[0] is not None else _round_side(image[0] * scale, largest_width)
-    height = wanted[1] if wanted[1] is not None else _round_side(image[1] * scale, largest_height)
+    width = requested[0] if requested[0] is not None else _round_side(image[0] * scale, largest_width)
+    height = requested[1] if requested[1] is not None else _round_side(image[1] * scale, largest_height)
     sides = (("width_pixels", width, largest_width), ("height_pixels", height, largest_height))
     faults = [
         FieldFault(names[side], fault)

@@ -29,7 +29,7 @@ class Progress:
 
     @property
     def queue_position(self) -> int | None:
-        """1 for the job whose turn is next; None unless the job waits."""
+        """1 for the job that is next; None unless the job waits."""
         return None if self.jobs_ahead is None else self.jobs_ahead + 1
 
     @property
@@ -48,7 +48,7 @@ class Capacity:
 
 
 def predict_wait_seconds(gpu_seconds_ahead: float, capacity: Capacity) -> float:
-    """Seconds until work of ``gpu_seconds_ahead`` has been handed out; infinite if there will be no worker.
+    """Seconds until work of ``gpu_seconds_ahead`` has been claimed; infinite if there will be no worker.
 
     Those who are there begin at once; those who may be added begin ``start_seconds`` later and share what is left.
     """
@@ -111,14 +111,14 @@ class QueueEstimates:
             left = max(0, steps - job.steps_done) / steps
             return Progress(None, round(job.predicted_gpu_seconds * left, 1), done, steps)
         position = position or await self._jobs.position(job.id)
-        if position is None:  # it was handed out, or ended, since
+        if position is None:  # it was claimed, or ended, since
             return Progress(0, round(job.predicted_gpu_seconds, 1), done, steps)
         wait_seconds = await self._predict(position.gpu_seconds_ahead, await self._look())
         eta_seconds = None if math.isinf(wait_seconds) else round(wait_seconds + job.predicted_gpu_seconds, 1)
         return Progress(position.jobs_ahead, eta_seconds, done, steps)
 
     async def _predict(self, waiting_gpu_seconds_ahead: float, depth: QueueDepth) -> float:
-        """Seconds until work behind what runs and this much of what waits is handed out."""
+        """Seconds until work behind what runs and this much of what waits is claimed."""
         is_idle = waiting_gpu_seconds_ahead == 0 and depth.running < depth.workers
         ahead = 0.0 if is_idle else waiting_gpu_seconds_ahead + depth.running_gpu_seconds
         start_seconds = (await self._facts()).load_seconds

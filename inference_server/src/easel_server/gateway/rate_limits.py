@@ -1,4 +1,7 @@
-"""Which buckets a request is charged to: its customer's and the service's, in requests and in GPU-seconds. Pure."""
+"""What a request is charged, to its customer's buckets and the service's, and the ``Retry-After`` of who has to wait.
+
+In requests and in GPU-seconds. All is pure but ``Charges``, which takes from the store's buckets and refunds them.
+"""
 
 import logging
 import math
@@ -15,6 +18,8 @@ from easel_server.stores.limits.interface import BucketState, Charge, RateDecisi
 THOUSANDTHS: Final = 1000
 REQUESTS: Final = "requests"
 GPU_SECONDS: Final = "gpu-seconds"
+
+logger = logging.getLogger(__name__)
 
 
 def build_charges(
@@ -33,9 +38,6 @@ def build_charges(
             per_minute, burst = rate.gpu_seconds_per_minute * THOUSANDTHS, rate.gpu_seconds_burst * THOUSANDTHS
             charges.append(Charge(f"{GPU_SECONDS}{owner}", math.ceil(gpu_seconds * THOUSANDTHS), per_minute, burst))
     return charges
-
-
-logger = logging.getLogger(__name__)
 
 
 class Charges:
@@ -63,13 +65,13 @@ class Charges:
         self._buckets += decision.buckets
 
     async def refund(self, charges: Sequence[Charge] | None = None) -> None:
-        """Give these charges back, or all. What else became of the request doesn't depend on whether that succeeds."""
-        returned = list(self._taken if charges is None else charges)
-        if not returned:
+        """Undo these charges, or all. What else became of the request doesn't depend on whether that succeeds."""
+        refunded = list(self._taken if charges is None else charges)
+        if not refunded:
             return
-        self._taken = [charge for charge in self._taken if charge not in returned]
+        self._taken = [charge for charge in self._taken if charge not in refunded]
         try:
-            await self._limiter.refund(returned)
+            await self._limiter.refund(refunded)
         except StoreUnavailableError as error:
             logger.warning("a request that was not served stays charged: %s", error)
 
@@ -111,7 +113,7 @@ def _tightest(buckets: Sequence[BucketState]) -> BucketState:
 
 
 def _units(thousandths: int) -> int:
-    return thousandths // 1000
+    return thousandths // THOUSANDTHS
 
 
 def _policy(charge: Charge) -> str:

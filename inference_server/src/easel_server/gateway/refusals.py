@@ -1,4 +1,4 @@
-"""Why a request is not served, independent of the API it came by; the routers give it their API's shape."""
+"""Why a request is not served, independent of the API it came by; each API's ``errors.py`` gives it a shape."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class RefusalError(Exception):
 
 
 def refuse_fields(*faults: FieldFault) -> RefusalError:
-    """Fields have values that aren't allowed. Routers choose 400 or 422 as their API does."""
+    """Fields have values that aren't allowed. Each API's ``errors.py`` chooses 400 or 422."""
     message = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
     return RefusalError(422, "invalid_value", message, faults)
 

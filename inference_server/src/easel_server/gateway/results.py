@@ -128,7 +128,7 @@ class Results:
         return images
 
     async def remove_delivered(self, job: Job) -> None:
-        """Give up the images of a job whose client has them and can't ask again; what was cached stays cached."""
+        """Remove the images of a job whose client has them and can't ask again; what was cached stays cached."""
         try:
             await self._jobs.remove_data(job.id)
         except StoreUnavailableError as error:
@@ -187,7 +187,7 @@ class Results:
 
 
 async def find_image_urls(images: ImageStore, job: Job) -> tuple[str | None, ...]:
-    """As ``Results.image_urls``."""
+    """Where each image of a finished job can be fetched without this service; None, or none at all, where it can't."""
     if all(reference.bucket is None for reference in job.images):
         return ()
     try:

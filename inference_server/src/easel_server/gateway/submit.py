@@ -199,7 +199,7 @@ class Submitter:
                 "generated_by": job.generated_by if answer is not None else None,
             }
             try:
-                submission = await self._jobs.submit(
+                reply = await self._jobs.submit(
                     job.model_copy(update=changes),
                     answer=answer.images if answer else None,
                     inputs=request.inputs.by_digest() if request.inputs else {},
@@ -208,25 +208,25 @@ class Submitter:
             except (QueueFullError, StoreFullError, JobConflictError):
                 await charges.refund()
                 raise
-        if not submission.created:
+        if not reply.created:
             await charges.refund()
-        elif submission.shared:
+        elif reply.shared:
             await charges.refund(build_charges(request.customer, self._config, gpu_seconds=job.predicted_gpu_seconds))
         elif answer is None:
             self._metrics.count_submitted()
             self._metrics.count_predicted(job.predicted_gpu_seconds)
             self._estimates.note_submitted(job.predicted_gpu_seconds)
         result = CacheResult.HIT if answer else CacheResult.MISS if may_share else CacheResult.BYPASS
-        result = CacheResult.SHARED if submission.shared else result
+        result = CacheResult.SHARED if reply.shared else result
         self._metrics.count_cache(result)
         return SubmitResult(
-            submission.job,
-            submission.created,
+            reply.job,
+            reply.created,
             result,
             images=answer.images if answer else None,
             age_seconds=answer.age_seconds if answer else 0.0,
             rate_headers=charges.headers,
-            position=submission.position,
+            position=reply.position,
         )
 
     def _answer_without_job(self, job: Job, answer: CachedImages, charges: Charges) -> SubmitResult:

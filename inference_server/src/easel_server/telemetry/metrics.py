@@ -97,7 +97,6 @@ PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it
 PHASE_RUN: Final = "run"  # claimed to the last denoising step
 PHASE_ENCODE: Final = "encode"  # from there to encoded images
 PHASES: Final = (PHASE_QUEUE, PHASE_LOAD, PHASE_RUN, PHASE_ENCODE)
-CACHE_RESULTS: Final = ("hit", "miss", "shared", "bypass")
 WEBHOOK_OUTCOMES: Final = ("delivered", "retried", "failed")
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
@@ -209,7 +208,7 @@ class ServerMetrics:
         self._cache_requests = Counter(
             contract.CACHE_REQUESTS_TOTAL, "Look-ups in the result cache.", ["result"], registry=registry
         )
-        for result in CACHE_RESULTS:
+        for result in CacheResult:
             self._cache_requests.labels(result)  # a rate needs a zero to start from
         self._refusals = Counter(contract.REFUSALS_TOTAL, "Requests refused.", ["reason"], registry=registry)
         self._webhooks = Counter(contract.WEBHOOKS_TOTAL, "Webhook deliveries.", ["outcome"], registry=registry)
@@ -274,8 +273,8 @@ class ServerMetrics:
         """Count the work of a job that was submitted to the job store."""
         self._predicted.inc(gpu_seconds)
 
-    def count_cache(self, result: str) -> None:
-        """Count a request by how it met the result cache: hit, miss, shared or bypass."""
+    def count_cache(self, result: CacheResult) -> None:
+        """Count a request by how it met the result cache."""
         self._cache_requests.labels(result).inc()
 
     def count_refusal(self, reason: str) -> None:

@@ -42,8 +42,8 @@ class JobRun:
         self.error: Exception | None = None
         self.measurement: Measurement | None = None  # of its part in the call that generated it
         self.unsent_previews: deque[bytes] = deque()
-        wanted = self.job.wanted_previews
-        self.preview_steps = deque(choose_preview_steps(self.job.parameters.steps, wanted) if wanted else ())
+        previews = self.job.wanted_previews
+        self.preview_steps = deque(choose_preview_steps(self.job.parameters.steps, previews) if previews else ())
 
     def stop(self, reason: StopReason) -> None:
         """Ask for its end; the first reason stands."""

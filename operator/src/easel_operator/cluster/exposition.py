@@ -39,7 +39,7 @@ def read_series(text: str, prefixes: tuple[str, ...]) -> Series:
 def _read_line(line: str) -> tuple[str, Mapping[str, str], float]:
     head, *number = line.rsplit(None, 1)
     identity = _identify(head) if number else None
-    if identity is None:  # the last word is a time, or there is something else that only a parser can tell
+    if identity is None:  # the last word is a time, or there is something else that only a parser understands
         sample = _parse(line)
         return sample.name, sample.labels, sample.value
     return *identity, float(number[0])

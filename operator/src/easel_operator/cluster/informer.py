@@ -114,7 +114,7 @@ def trim(body: Json, resource: Resource) -> Json:
     metadata = dict(body["metadata"])
     managed = metadata.pop("managedFields", [])
     kept = {"apiVersion": resource.api_version, "kind": resource.kind, **body, "metadata": metadata}
-    if resource.kind == "Deployment":  # tells who writes the replicas
+    if resource.kind == "Deployment":  # shows who writes the replicas
         metadata["managedFields"] = [entry for entry in managed if entry.get("manager") == names.FIELD_MANAGER]
     if resource.kind == "Pod":
         cost = (metadata.pop("annotations", None) or {}).get(names.ANNOTATION_DELETION_COST)

@@ -84,7 +84,7 @@ def hash_json(value: object) -> str:
 
 
 def with_applied_hash(manifest: Json) -> Json:
-    """The manifest with the annotation that tells whether it was already applied."""
+    """The manifest with the annotation that says whether it was already applied."""
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), ANNOTATION_APPLIED_HASH: hash_json(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}

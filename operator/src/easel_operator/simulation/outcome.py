@@ -10,7 +10,7 @@ from easel_operator.simulation.timeline import Timeline
 from easel_operator.simulation.trace import Trace
 
 HOUR_SECONDS: Final = 3600.0
-JUDGED_HOUR_REQUESTS: Final = 20  # an hour with fewer requests can't tell 5 % from chance
+JUDGED_HOUR_REQUESTS: Final = 20  # an hour with fewer requests can't distinguish 5 % from chance
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from easel_server.generation.tasks import Task
 from PIL import Image
 
 from tests.inference_server.api.serving import MODEL, RunningGateway
-from tests.support.client_pictures import decoded, decompression_bomb, encoded, halves, with_transparent_half
+from tests.support.client_images import decoded, decompression_bomb, encoded, halves, with_transparent_half
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def data_url(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def test_a_picture_is_redrawn(images, gateway):
+def test_an_image_is_generated_anew(images, gateway):
     answer = images.edit(
         model=MODEL,
         image=("cat.png", encoded(halves())),
@@ -44,8 +44,8 @@ def test_a_picture_is_redrawn(images, gateway):
     claim = gateway.worker.claims[-1]
     parameters = claim.job.parameters
     assert (parameters.task, parameters.strength, parameters.sampler) == (Task.IMAGE_TO_IMAGE, 0.5, "DDIM")
-    picture = decoded(claim.inputs[parameters.image_digest])
-    assert (picture.mode, picture.size) == ("RGB", (128, 64))
+    image = decoded(claim.inputs[parameters.image_digest])
+    assert (image.mode, image.size) == ("RGB", (128, 64))
 
 
 def test_a_transparent_mask_says_where_to_redraw(images, gateway):
@@ -59,14 +59,14 @@ def test_a_transparent_mask_says_where_to_redraw(images, gateway):
     assert (redrawn.getpixel((4, 4)), redrawn.getpixel((60, 4))) == (0, 255)
 
 
-def test_a_picture_without_a_mask_is_redrawn_where_it_is_transparent(images, gateway):
+def test_an_image_without_a_mask_is_generated_anew_where_it_is_transparent(images, gateway):
     images.edit(image=[encoded(with_transparent_half())], prompt="a half cat")
     claim = gateway.worker.claims[-1]
     redrawn = decoded(claim.inputs[claim.job.parameters.mask_digest])
     assert (redrawn.getpixel((4, 4)), redrawn.getpixel((60, 4))) == (0, 255)
 
 
-def test_a_picture_that_is_opaque_all_over_has_no_mask(images, gateway):
+def test_an_image_that_is_opaque_all_over_has_no_mask(images, gateway):
     images.edit(image=encoded(halves().convert("RGBA")), prompt="an opaque cat")
     assert gateway.worker.claims[-1].job.parameters.task is Task.IMAGE_TO_IMAGE
 
@@ -83,10 +83,10 @@ def test_an_edit_as_json(client, gateway):
     assert gateway.worker.claims[-1].job.parameters.task is Task.INPAINT
 
 
-def test_the_same_edit_is_answered_from_the_cache_and_another_picture_is_not(images):
-    def edit(picture: Image.Image) -> str:
+def test_the_same_edit_is_answered_from_the_cache_and_another_image_is_not(images):
+    def edit(image: Image.Image) -> str:
         answer = images.with_raw_response.edit(
-            image=encoded(picture), prompt="a cached cat", size="64x64", extra_body={"seed": 5}
+            image=encoded(image), prompt="a cached cat", size="64x64", extra_body={"seed": 5}
         )
         return str(answer.headers["X-Cache"])
 
@@ -94,9 +94,9 @@ def test_the_same_edit_is_answered_from_the_cache_and_another_picture_is_not(ima
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no picture": ({"image": b"cat"}, "image", "is no image that can be read (3 bytes)"),
+    "no image": ({"image": b"cat"}, "image", "is no image that can be read (3 bytes)"),
     "a bomb": ({"image": decompression_bomb()}, "image", "has 30000x30000 = 900000000 pixels, at most 16777216"),
-    "two pictures": ({"image": [encoded(halves())] * 2}, "image", "is given 2 times as a file, and must be given once"),
+    "two images": ({"image": [encoded(halves())] * 2}, "image", "is given 2 times as a file, and must be given once"),
     "a mask without alpha": ({"mask": encoded(halves())}, "mask", "has no transparency"),
     "a mask of another size": (
         {"mask": encoded(with_transparent_half((32, 64)))},
@@ -125,7 +125,7 @@ def test_a_refusal_names_the_field_the_value_and_what_is_allowed(images, case):
     assert message in caught.value.message
 
 
-def test_a_model_that_only_draws_from_text_says_so(images, gateway):
+def test_a_model_that_only_generates_from_text_says_so(images, gateway):
     known = gateway.facts
     gateway.facts = known.__class__(defaults=known.defaults, tasks=(Task.TEXT_TO_IMAGE,))
     try:
@@ -178,7 +178,7 @@ def test_a_form_beyond_the_bound_is_refused():
     assert "longer than 4096 bytes" in answer.json()["error"]["message"]
 
 
-def test_predictions_begin_with_a_picture_too(client, gateway):
+def test_predictions_begin_with_an_image_too(client, gateway):
     given = {
         "prompt": "a painted cat",
         "image": data_url(encoded(halves((128, 64)))),
@@ -193,7 +193,7 @@ def test_predictions_begin_with_a_picture_too(client, gateway):
     claim = gateway.worker.claims[-1]
     parameters = claim.job.parameters
     assert (parameters.task, parameters.strength) == (Task.INPAINT, 0.5)
-    # Twice the model's pixels: drawn smaller, in the same proportions.
+    # Twice the model's pixels: generated smaller, in the same proportions.
     assert (parameters.width_pixels, parameters.height_pixels) == (88, 64)
     assert decoded(claim.inputs[parameters.image_digest]).size == (88, 64)
 
@@ -208,7 +208,7 @@ def test_predictions_begin_with_a_picture_too(client, gateway):
         ({"scheduler": "K_FAST"}, "input.scheduler", "is 'K_FAST', allowed are "),
     ],
 )
-def test_a_prediction_with_a_picture_that_is_none_is_refused(client, given, field, description):
+def test_a_prediction_with_an_image_that_is_none_is_refused(client, given, field, description):
     answer = client.post("/v1/predictions", json={"input": {"prompt": "a cat", **given}})
     assert answer.status_code == 422, json.dumps(answer.json())
     assert answer.json()["invalid_fields"][0]["field"] == field

@@ -75,7 +75,7 @@ def test_the_served_model_is_listed(gateway):
 def test_the_engine_says_what_it_is_and_what_it_can():
     engine = SyntheticEngine(MODEL, SyntheticConfig())
     with RunningGateway(engine=engine) as gateway, openai_client(gateway) as client:
-        assert client.models.retrieve(MODEL).to_dict()["engine"] is None  # until a worker has told
+        assert client.models.retrieve(MODEL).to_dict()["engine"] is None  # until a worker has reported
         gateway.facts = describe_model(engine.description)
         model = client.models.retrieve(MODEL).to_dict()
         assert (model["engine"], model["tasks"]) == ("synthetic", ["TextToImage", "ImageToImage", "Inpaint"])
@@ -133,7 +133,7 @@ def test_a_generation_that_fails_says_why(images):
     assert caught.value.code == "generation_failed"
 
 
-def test_a_full_queue_is_told_with_a_time_to_come_back():
+def test_a_full_queue_is_reported_with_a_time_to_come_back():
     with (
         RunningGateway(GatewayConfig(limits=LimitsConfig(max_queue_depth=1))) as gateway,
         openai_client(gateway) as client,
@@ -147,7 +147,7 @@ def test_a_full_queue_is_told_with_a_time_to_come_back():
         assert int(caught.value.response.headers["Retry-After"]) > 0
 
 
-def test_a_key_beyond_its_rate_is_told_when_to_come_back():
+def test_a_key_beyond_its_rate_learns_when_to_come_back():
     rate = RateLimitConfig(requests_per_minute=60, burst=2)
     with RunningGateway(GatewayConfig(rate_limit=rate)) as gateway, openai_client(gateway) as client:
         first = client.images.with_raw_response.generate(prompt="one")

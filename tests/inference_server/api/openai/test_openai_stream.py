@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.inference_server.api.serving import wait_for
-from tests.support.client_pictures import encoded, halves
+from tests.support.client_images import encoded, halves
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_client_that_leaves_its_stream_takes_its_job_with_it(images, gateway):
     wait_for(lambda: gateway.metrics.open_streams == 0)
 
 
-def test_of_two_clients_that_share_a_drawing_the_first_may_leave(gateway):
+def test_of_two_clients_that_share_a_job_the_first_may_leave(gateway):
     gateway.call(gateway.worker.hold())
     body = {"prompt": "a shared cat", "seed": 77}
     answers: list[httpx2.Response] = []

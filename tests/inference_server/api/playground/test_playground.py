@@ -65,7 +65,7 @@ def test_the_page_asks_nothing_of_other_hosts():
     assert set(re.findall(r"https?://[^\s\"'`)]+", code)) == {"http://www.w3.org/2000/svg"}
 
 
-def test_the_form_is_told_the_services_bounds_and_the_models_defaults():
+def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
     config = ServerConfig(
         model=ModelConfig(name="sdxl", source="/m"),
         gateway=GatewayConfig(

@@ -87,7 +87,7 @@ def test_a_preview_that_is_not_there_is_not_found(client, index):
     assert client.get(f"{prediction['urls']['get']}/previews/{index}").status_code == 404
 
 
-def test_a_failure_is_told_and_ends_the_stream(client):
+def test_a_failure_is_reported_and_ends_the_stream(client):
     events = follow(client, create(client, prompt="fail"))
     assert [event[:2] for event in events[-2:]] == [
         ("error", '{"detail": "the model refused the request: no"}'),

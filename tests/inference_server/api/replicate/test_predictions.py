@@ -207,7 +207,7 @@ def test_an_event_that_is_not_sent_is_refused(signing_gateway):
         pytest.param(JobState.CANCELED, 15, " 50%|#####     | 15/30\n", id="where it stopped"),
     ],
 )
-def test_progress_is_told_as_replicates_clients_read_it(state, steps_done, line):
+def test_progress_is_reported_as_replicates_clients_read_it(state, steps_done, line):
     job = build_job("one", steps=30)
     job = job.model_copy(update={"state": state, "steps_done": steps_done, "started_at": job.submitted_at})
     assert build_progress_line(job) == line

@@ -5,7 +5,7 @@ import pytest
 from replicate.exceptions import ModelError, ReplicateError
 
 from tests.inference_server.api.serving import MODEL, wait_for
-from tests.support.client_pictures import encoded, halves
+from tests.support.client_images import encoded, halves
 
 
 def test_run_waits_and_gives_the_images_addresses(replicate):
@@ -43,9 +43,9 @@ def test_a_running_prediction_is_cancelled(replicate):
 
 
 def test_a_file_travels_as_a_data_url(replicate, tmp_path):
-    picture = tmp_path / "cat.png"
-    picture.write_bytes(encoded(halves()))
-    with picture.open("rb") as file:
+    image = tmp_path / "cat.png"
+    image.write_bytes(encoded(halves()))
+    with image.open("rb") as file:
         prediction = replicate.predictions.create(
             version=MODEL, input={"prompt": "a drawn cat", "image": file}, file_encoding_strategy="base64", wait=5
         )

@@ -40,7 +40,7 @@ async def cache(server: MemcachedServer) -> AsyncIterator[MemcachedCache]:
 
 
 def random_bytes(length: int) -> bytes:
-    return random.Random(length).randbytes(length)  # noqa: S311 (pictures, not secrets)
+    return random.Random(length).randbytes(length)  # noqa: S311 (images, not secrets)
 
 
 @pytest.mark.parametrize(

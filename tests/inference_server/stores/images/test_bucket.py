@@ -54,7 +54,7 @@ def open_bucket(server: S3Server, books: MemoryImages, **changes: object) -> Buc
     return BucketImages(BucketConfig(**values), books, namespace="art", service="painter")
 
 
-async def test_images_come_back_as_they_were_put_under_keys_that_tell_the_service_and_cannot_be_guessed(
+async def test_images_come_back_as_they_were_put_under_keys_that_name_the_service_and_cannot_be_guessed(
     bucket: BucketImages,
 ) -> None:
     stored = await bucket.put("job", IMAGES, "image/png")

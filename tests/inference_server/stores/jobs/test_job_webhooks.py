@@ -21,7 +21,7 @@ from tests.support.jobs import build_job
 HOOK = WebhookTarget(url="http://receiver.example/hook", events=("start", "completed"))
 
 
-async def test_webhooks_are_queued_with_the_change_they_tell_of(stores: Stores) -> None:
+async def test_webhooks_are_queued_with_the_change_they_report(stores: Stores) -> None:
     await stores.jobs.submit(build_job("a", webhook=HOOK))
     await stores.jobs.finish(await claim(stores.jobs), Failed("no"))
     start = await stores.outbox.claim(lease_seconds=LONG_SECONDS, wait_seconds=0)

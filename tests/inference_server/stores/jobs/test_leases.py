@@ -162,7 +162,7 @@ async def test_a_waiting_job_past_its_deadline_fails(jobs: Jobs) -> None:
     assert (job.state, job.error) == (JobState.FAILED, messages.DEADLINE_PASSED)
 
 
-async def test_a_job_past_its_deadline_is_not_handed_out(jobs: Jobs) -> None:
+async def test_a_job_past_its_deadline_is_not_claimed(jobs: Jobs) -> None:
     late = build_job("late", deadline_seconds=-1)
     await jobs.submit(late)
     await jobs.submit(build_job("in-time", deadline_seconds=LONG_SECONDS))

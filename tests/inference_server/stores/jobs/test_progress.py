@@ -25,7 +25,7 @@ async def next_of(changes: AsyncGenerator[Job]) -> Job:
 # Input images
 
 
-async def test_input_pictures_come_with_the_claim_and_again_after_a_loss(jobs: Jobs) -> None:
+async def test_input_images_come_with_the_claim_and_again_after_a_loss(jobs: Jobs) -> None:
     await jobs.submit(build_job("a"), inputs=INPUTS)
     await jobs.submit(build_job("b"))
     first = await claim(jobs)
@@ -188,7 +188,7 @@ async def test_costs_of_succeeded_jobs_add_up_and_the_old_ones_fade(jobs: Jobs) 
     assert await jobs.cost_sums() == expected
 
 
-async def test_half_the_progress_is_half_the_work_although_a_picture_to_begin_with_needs_fewer_steps(
+async def test_half_the_progress_is_half_the_work_although_an_image_to_begin_with_needs_fewer_steps(
     jobs: Jobs,
 ) -> None:
     job = build_job("a", gpu_seconds=8.0)

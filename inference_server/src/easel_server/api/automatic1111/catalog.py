@@ -1,4 +1,4 @@
-"""Lists that clients of AUTOMATIC1111 ask for before they begin: what there is to choose from. Pure."""
+"""Lists that clients of AUTOMATIC1111 ask for before they begin: what there is to choose from."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum

@@ -105,7 +105,7 @@ class GenerationBody(ApiBody):
     disable_extra_networks: bool | None = None
     comments: dict[str, JsonValue] | None = None
     refiner_switch_at: WireNumber | None = None
-    # See NEUTRAL.
+    # Refused in any value that would have an effect: NEUTRAL has the others.
     styles: JsonValue = None
     subseed_strength: JsonValue = None
     seed_resize_from_h: JsonValue = None

@@ -117,15 +117,15 @@ def _fill(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _choose_box(mask: Image.Image, size: Size, padding: int) -> Box:
-    """What to cut out: all that is marked and a margin, in the proportions that will be generated if there is room."""
+    """What to cut out: all that is marked and padding, in the proportions that will be generated if there is room."""
     marked = mask.getbbox() or (0, 0, *mask.size)
     left, right = _widen(marked[0] - padding, marked[2] + padding, mask.width)
     top, bottom = _widen(marked[1] - padding, marked[3] + padding, mask.height)
-    wanted = size[0] / size[1]
-    if (right - left) / (bottom - top) < wanted:
-        left, right = _grow(left, right, round((bottom - top) * wanted), mask.width)
+    proportion = size[0] / size[1]
+    if (right - left) / (bottom - top) < proportion:
+        left, right = _grow(left, right, round((bottom - top) * proportion), mask.width)
     else:
-        top, bottom = _grow(top, bottom, round((right - left) / wanted), mask.height)
+        top, bottom = _grow(top, bottom, round((right - left) / proportion), mask.height)
     return left, top, right, bottom
 
 

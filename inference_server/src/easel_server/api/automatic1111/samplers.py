@@ -1,7 +1,7 @@
 """AUTOMATIC1111's samplers and schedules, and ours, which are named for both. Pure.
 
 Since its version 1.9 a sampler and a schedule are two choices ("DPM++ 2M" and "Karras"); before, and in
-``samplers.py``, they are one name ("DPM++ 2M Karras").
+``generation/samplers.py``, they are one name ("DPM++ 2M Karras").
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.api.context import ApiContext
+from easel_server.api.links import GENERATIONS_PATH
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, ImageFormat
 from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
@@ -46,9 +47,7 @@ class Playground:
             answer = serve_file(self._files[PAGE], request)
         else:
             name = self._context.model_name
-            answer = JSONResponse(
-                {"service": "easel", "model": name, "docs": "/docs", "images": "/v1/images/generations"}
-            )
+            answer = JSONResponse({"service": "easel", "model": name, "docs": "/docs", "images": GENERATIONS_PATH})
         answer.headers["Vary"] = "Accept"
         return answer
 

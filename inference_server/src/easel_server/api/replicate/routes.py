@@ -41,6 +41,7 @@ from easel_server.api.replicate.responses import (
 )
 from easel_server.api.replicate.stream import Seen, stream_prediction
 from easel_server.gateway.refusals import refuse_field, refuse_unknown_prediction
+from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.request import CachePolicy, Customer, GenerationRequest, job_id_for_key, new_job_id
@@ -61,7 +62,7 @@ def add_prediction_routes(router: APIRouter, context: ApiContext) -> None:
     created["openapi_extra"] = {**describe_body(PredictionBody), **CREATE_HEADERS}
     found: dict[str, Any] = {"responses": describe_found()}
     followed = {"response_class": Response, "responses": describe_followed(), "openapi_extra": STREAM_PARAMETERS}
-    output = {"response_class": Response, "responses": describe_image("image/png", "image/jpeg", "image/webp")}
+    output = {"response_class": Response, "responses": describe_image(*MEDIA_TYPES.values())}
     preview = {"response_class": Response, "responses": describe_image("image/png")}
     for method, path, handler, description in (
         ("POST", PREDICTIONS_PATH, handlers.create, created),
@@ -141,7 +142,7 @@ class PredictionHandlers:
         image = _pick(await self._context.results.images(job), index, f"{prediction_id}/output/{index}")
         # An image never changes under its address, and belongs to the owner of the key.
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-        return Response(image, media_type=f"image/{job.parameters.image_format}", headers=headers)
+        return Response(image, media_type=MEDIA_TYPES[job.parameters.image_format], headers=headers)
 
     async def get_preview(self, request: Request, prediction_id: str, index: str) -> Response:
         """One unfinished image of a prediction; it may be gone once the prediction is over."""

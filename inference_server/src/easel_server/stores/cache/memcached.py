@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 
 import emcache
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import override
 
-from easel_server.stores.cache.interface import CachedImages
+from easel_server.stores.cache.interface import CachedImages, ResultCache
 
 CHUNK_BYTES: Final = 1_000_000  # Memcached holds items of a MiB with keys and books, unless set otherwise (-I)
 MAX_CHUNKS: Final = 65  # as many as the largest entry that can be configured takes
@@ -47,8 +48,8 @@ class _Header:
 _HEADER: Final = TypeAdapter(_Header)
 
 
-class MemcachedCache:
-    """See interface.ResultCache. No method raises."""
+class MemcachedCache(ResultCache):
+    """Entries that all gateways of a service share. No method raises: what fails is a miss."""
 
     def __init__(
         self,
@@ -71,12 +72,12 @@ class MemcachedCache:
         self._away_until = -math.inf
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
+    @override
     async def get(self, key: str) -> CachedImages | None:
-        """See ResultCache."""
         return await self._attempt(lambda client: self._get(client, self._name(key)), GET_TIMEOUT_SECONDS)
 
+    @override
     async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
-        """See ResultCache."""
         header = _Header(
             put=secrets.token_hex(8),
             drawn_at=self._wall_clock() - age_seconds,

@@ -170,7 +170,7 @@ class ImageBooks(Protocol):
     async def unused(self) -> tuple[UnusedImages, ...]:
         """Forget what has expired; what has objects is returned first, a bounded number, to be deleted.
 
-        Each is handed out once in DELETE_AGAIN_SECONDS, until it is forgotten.
+        Each is returned once in DELETE_AGAIN_SECONDS, until it is forgotten.
         """
         ...
 

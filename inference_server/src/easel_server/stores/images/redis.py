@@ -76,7 +76,7 @@ class RedisImages(ImageStoreWithBooks):
     @property
     @override
     def problem(self) -> str | None:
-        """None: the connection's own state tells."""
+        """None: whether Redis is there, ``ping`` says."""
         return None
 
     # The books

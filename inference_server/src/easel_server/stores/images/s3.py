@@ -129,7 +129,7 @@ class BucketImages(ImageStore):
         return self._problem
 
     async def _probe(self) -> None:
-        """Ask for an object that isn't there, so that ``problem`` tells at the start, and of the end of an outage."""
+        """Ask for an object that isn't there, so that ``problem`` is true at the start, and after an outage."""
         with suppress(ImagesGoneError):
             async with self._request("GET"):
                 await obstore.get_async(self._objects, f"{self._prefix}probe")

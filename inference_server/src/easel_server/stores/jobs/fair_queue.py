@@ -27,13 +27,9 @@ from easel_contract.server_config import Priority
 from easel_server.stores.jobs.interface import QueuePosition
 
 PRIORITIES: Final = (Priority.HIGH, Priority.NORMAL, Priority.LOW)  # in the order in which they are served
-
-
 BATCH_OWNERS: Final = 16  # of these, from the first in the schedule, entries are looked at that may share a batch,
 BATCH_ENTRIES: Final = 16  # and this many of each
-POSITION_OWNERS: Final = (
-    100  # as many others are looked at one by one for a position; of those behind, no more is known
-)
+POSITION_OWNERS: Final = 100  # others that are looked at one by one for a position; of those behind, no more is known
 RANK_DECIMALS: Final = 6  # beyond these, a difference is rounding
 ANY_MODEL: Final = ""  # of work that anybody may take
 
@@ -127,7 +123,7 @@ class FairQueue:
         self._entries[entry.number] = entry
 
     def release(self, entry: Entry) -> None:
-        """Put work that was taken before all others of its priority and model."""
+        """Schedule work that had been taken ahead of all else of its priority and model."""
         insort(self._schedule_of(entry).released, entry)
         self._entries[entry.number] = entry
 
@@ -142,7 +138,7 @@ class FairQueue:
         return None
 
     def take(self, entry: Entry) -> None:
-        """Hand out an entry that waits. The virtual time moves only if it was next, not if it joins a batch."""
+        """Take an entry that waits. The virtual time moves only if it was next, not if it joins a batch."""
         schedule = self._schedule_of(entry)
         if _remove(schedule.released, entry):
             del self._entries[entry.number]
@@ -155,7 +151,7 @@ class FairQueue:
         del self._entries[entry.number]
 
     def remove(self, entry: Entry) -> None:
-        """Take out an entry that will not be run; what it was charged is refunded."""
+        """Remove an entry that will not be run; what it was charged is refunded."""
         schedule = self._schedule_of(entry)
         if _remove(schedule.released, entry):
             schedule.charge(entry.owner, -entry.charge)

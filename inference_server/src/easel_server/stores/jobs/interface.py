@@ -48,9 +48,8 @@ class JobBounds:
     max_queue_depth: int = 10_000  # waiting jobs, checked by submit
     result_ttl_seconds: float = 3600  # how long a final job and its images are kept, recorded by submit
     max_attempts: int = 3  # lost claims before a job fails, recorded by claim
-    max_image_bytes: int = (
-        256 << 20
-    )  # of all images, those that jobs under way may become among them; checked by submit
+    # Of all images, those that jobs under way may become among them; checked by submit.
+    max_image_bytes: int = 256 << 20
     max_bucket_jobs: int | None = None  # with images in a bucket, since their bytes alone don't bound the books of them
 
 
@@ -80,9 +79,8 @@ class Claim:
     token: str
     lease_seconds: float
     inputs: Mapping[str, bytes] = field(default_factory=dict)  # input images by their digest
-    input_references: Mapping[str, ImageReference] = field(
-        default_factory=dict
-    )  # of those that are still to be fetched
+    # Of those that are still to be fetched.
+    input_references: Mapping[str, ImageReference] = field(default_factory=dict)
 
 
 class HeartbeatReply(StrEnum):
@@ -169,7 +167,7 @@ class JobStore(Protocol):
         ...
 
     async def remove_data(self, job_id: str) -> None:
-        """Give up the images of a Succeeded job; they are deleted once no job of its flight has them any more."""
+        """Remove the images of a Succeeded job; they are deleted once no job of its flight has them any more."""
         ...
 
     async def cancel(self, job_id: str) -> Job | None:
@@ -219,11 +217,11 @@ class JobQueue(Protocol):
     ) -> tuple[Claim, ...]:
         """The job that is next, now Running for ``worker``, and waiting jobs that can be generated with it.
 
-        Only jobs are handed out whose model the worker holds (``models`` are the keys of those, see ``model_key``), and
+        Only jobs are claimed whose model the worker holds (``models`` are the keys of those, see ``model_key``), and
         jobs without a model. Jobs that are claimed together have the same priority, model and ``batch_key`` and come in
         schedule order, ``max_jobs`` and ``max_images`` in all (the first may have more images). Empty if no job came
         within ``wait_seconds``. Outlives outages shorter than that. If the caller is cancelled, jobs that were being
-        handed over return to the queue when their lease expires.
+        claimed are released when their lease expires.
         """
         ...
 

@@ -218,7 +218,7 @@ class MemoryJobs(Jobs):
         if first is None:
             return ()
         batch_candidates = runs.queue.batch_candidates(first) if max_jobs > 1 else []
-        claims = [runs.hand_out(runs.runs[first.number], worker, lease_seconds)]
+        claims = [runs.claim(runs.runs[first.number], worker, lease_seconds)]
         images = first.images
         for entry in batch_candidates:
             run = runs.runs[entry.number]
@@ -226,7 +226,7 @@ class MemoryJobs(Jobs):
                 break
             if images + entry.images > max_images or not runs.is_in_time(run):
                 continue
-            claims.append(runs.hand_out(run, worker, lease_seconds))
+            claims.append(runs.claim(run, worker, lease_seconds))
             images += entry.images
         return tuple(claims)
 

@@ -181,7 +181,7 @@ class MemoryRuns:
             self.leave(run.leader, JobState.FAILED, messages.DEADLINE_PASSED)
         return bool(run.members)
 
-    def hand_out(self, run: Run, worker: str, lease_seconds: float) -> Claim:
+    def claim(self, run: Run, worker: str, lease_seconds: float) -> Claim:
         """Waiting → Running."""
         now = self._clock()
         self.queue.take(run.entry)

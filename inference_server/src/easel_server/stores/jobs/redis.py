@@ -245,7 +245,7 @@ class RedisJobs(Jobs):
         try:
             completed = [await self._fetch_inputs(claim) for claim in claims]
         except StoreUnavailableError:
-            for claim in claims:  # their turn will come again when the bucket is back
+            for claim in claims:  # to be claimed again when the bucket is back
                 await self.release(claim)
             raise
         return tuple(claim for claim in completed if claim is not None)

@@ -3,7 +3,7 @@
 -- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images, models.
 -- Returns a list of {token, job, inputs, whether they are references to a bucket (1 or 0)}; empty if nothing waits for a
 -- worker that holds these models.
--- Handing out work is allowed when memory is short: finished jobs are what frees it.
+-- Claims are allowed when memory is short: finished jobs are what frees it.
 local token, worker, lease_us, max_attempts, deadline_error = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local max_jobs, max_images = tonumber(ARGV[6]), tonumber(ARGV[7])
 local FIRST_MODEL = 8
@@ -23,7 +23,7 @@ local function add_claim(run)
   claims[#claims + 1] = { run.token, view(run.leader, run), inputs, run.input_entry and 1 or 0 }
 end
 
-local function hand_out(run)
+local function claim(run)
   take_run(run)
   run.token = token .. '.' .. (#claims + 1)
   run.state, run.attempts, run.worker = 'Running', integer(run.attempts + 1), worker
@@ -102,14 +102,14 @@ if not first then
 end
 local others = max_jobs > 1 and batch_candidates(first) or {}
 local images = tonumber(first.images)
-hand_out(first)
+claim(first)
 for _, other in ipairs(others) do
   if #claims == max_jobs then
     break
   end
   local run = load_run(other.n)
   if images + run.images <= max_images and is_in_time(run, now, deadline_error) then
-    hand_out(run)
+    claim(run)
     images = images + run.images
   end
 end

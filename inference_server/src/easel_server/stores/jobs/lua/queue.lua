@@ -175,7 +175,7 @@ local function unschedule_run(s, run)
   count_work(s .. ':' .. owner, 0 - run.cost_us)
 end
 
--- Hands out a run that waits. The virtual time moves only if it was next, not if it joins a batch.
+-- Takes a run that waits. The virtual time moves only if it was next, not if it joins a batch.
 local function take_run(run)
   local s, owner = schedule_of(run.priority, run.model), run.owner
   remove_waiting(run)
@@ -194,7 +194,7 @@ local function take_run(run)
   schedule_owner(s, owner, tag)
 end
 
--- Takes out a run that will not be handed out; what it was charged is refunded.
+-- Removes a run that will not be claimed; what it was charged is refunded.
 local function remove_run(run)
   local s, owner = schedule_of(run.priority, run.model), run.owner
   remove_waiting(run)

@@ -3,8 +3,8 @@
 
 local function enqueue_delivery(id, webhook, event, now)
   local target = cjson.decode(webhook)
-  for _, wanted in ipairs(target.events) do
-    if wanted == event then
+  for _, requested in ipairs(target.events) do
+    if requested == event then
       local name = id .. '.' .. event
       local snapshot = cjson.encode(view(id))
       redis.call('HSET', key('delivery:' .. name), 'event', event, 'url', target.url, 'attempt', 0, 'job', snapshot)

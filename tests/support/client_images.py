@@ -8,30 +8,30 @@ from typing import Any
 from PIL import Image
 
 
-def encoded(picture: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, image_format, **options)
+    image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
 def decoded(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
 
 
 def halves(size: tuple[int, int] = (64, 64), left: str = "red", right: str = "blue") -> Image.Image:
     """Two colours side by side."""
-    picture = Image.new("RGB", size, left)
-    picture.paste(Image.new("RGB", (size[0] - size[0] // 2, size[1]), right), (size[0] // 2, 0))
-    return picture
+    image = Image.new("RGB", size, left)
+    image.paste(Image.new("RGB", (size[0] - size[0] // 2, size[1]), right), (size[0] // 2, 0))
+    return image
 
 
 def with_transparent_half(size: tuple[int, int] = (64, 64)) -> Image.Image:
     """Green on the left, transparent on the right."""
-    picture = Image.new("RGBA", size, (0, 255, 0, 255))
-    picture.paste((0, 0, 0, 0), (size[0] // 2, 0, *size))
-    return picture
+    image = Image.new("RGBA", size, (0, 255, 0, 255))
+    image.paste((0, 0, 0, 0), (size[0] // 2, 0, *size))
+    return image
 
 
 def decompression_bomb(side: int = 30_000) -> bytes:

@@ -91,13 +91,13 @@ def write_model(directory, pipeline: str, sample_size: object, blocks: int, deno
         ("StableDiffusion3Pipeline", 128, "transformer", 1024, 7.0),
     ],
 )
-def test_the_models_files_tell_its_size_and_guidance(tmp_path, pipeline, sample_size, denoiser, side, guidance):
+def test_the_models_files_say_its_size_and_guidance(tmp_path, pipeline, sample_size, denoiser, side, guidance):
     defaults = read_defaults(write_model(tmp_path, pipeline, sample_size, 4, denoiser))
     assert (defaults.width_pixels, defaults.height_pixels, defaults.guidance_scale) == (side, side, guidance)
 
 
 @pytest.mark.parametrize("sample_size", [None, "64", [64, 96]])
-def test_what_the_files_do_not_tell_is_stable_diffusions_own(tmp_path, sample_size):
+def test_what_the_files_do_not_say_is_stable_diffusions_own(tmp_path, sample_size):
     assert read_defaults(write_model(tmp_path, "StableDiffusionPipeline", sample_size, 4)) == SD15
 
 
@@ -106,7 +106,7 @@ def test_no_files_and_broken_files_are_no_error(tmp_path):
     assert read_defaults(tmp_path) == read_defaults(tmp_path / "gone") == SD15
 
 
-async def test_until_a_worker_has_told_nothing_is_known_to_be_impossible(store):
+async def test_until_a_worker_has_reported_nothing_is_known_to_be_impossible(store):
     facts = await SharedModelFacts(store, MODEL, None).look()
     assert facts.engine is None
     assert set(facts.tasks) == set(Task)
@@ -137,10 +137,10 @@ async def test_what_is_configured_wins_over_the_files_and_these_over_what_was_pu
     files = GenerationDefaults(width_pixels=768, height_pixels=768, guidance_scale=6.0)
     look = await SharedModelFacts(store, MODEL, DefaultsConfig(steps=4, guidance_scale=0.0), files).look()
     assert look.defaults == GenerationDefaults(width_pixels=768, height_pixels=768, steps=4, guidance_scale=0.0)
-    assert (look.engine, look.samplers) == (XL.engine, XL.samplers), "what the files don't tell is the worker's"
+    assert (look.engine, look.samplers) == (XL.engine, XL.samplers), "what the files don't say is the worker's"
 
 
-async def test_defaults_are_told_ahead_of_the_model_and_never_in_place_of_more(store):
+async def test_defaults_are_reported_ahead_of_the_model_and_never_in_place_of_more(store):
     await publish_defaults(store, MODEL, XL_DEFAULTS)
     early = await SharedModelFacts(store, MODEL, None).look()
     assert (early.defaults, early.engine) == (XL_DEFAULTS, None)
