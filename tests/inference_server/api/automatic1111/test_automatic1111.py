@@ -281,3 +281,12 @@ def test_a_customers_progress_is_nobody_elses_business(tmp_path):
         thread.join(timeout=20)
         stranger = httpx2.get(f"{gateway.url}/sdapi/v1/sd-models")
         assert (stranger.status_code, stranger.json()["error"]) == (401, "invalid_api_key")
+
+
+def test_lists_are_described_as_lists(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    kinds = {
+        name: paths[f"/sdapi/v1/{name}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["type"]
+        for name in ("sd-models", "samplers", "upscalers", "options")
+    }
+    assert kinds == {"sd-models": "array", "samplers": "array", "upscalers": "array", "options": "object"}

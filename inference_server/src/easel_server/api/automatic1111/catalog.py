@@ -78,14 +78,14 @@ class PngInfoBody(BaseModel):
 def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
     """Options, lists and png-info."""
     handlers = CatalogHandlers(context)
-    answers = describe_reported(Any)
-    for name, handler in (
-        ("options", handlers.get_options),
-        ("sd-models", handlers.get_models),
-        ("samplers", handlers.get_samplers),
-        ("schedulers", handlers.get_schedulers),
-        *((name, handlers.build_constant(answer)) for name, answer in EMPTY.items()),
+    for name, handler, kind in (
+        ("options", handlers.get_options, dict[str, Any]),
+        ("sd-models", handlers.get_models, list[dict[str, Any]]),
+        ("samplers", handlers.get_samplers, list[dict[str, Any]]),
+        ("schedulers", handlers.get_schedulers, list[dict[str, Any]]),
+        *((name, handlers.build_constant(answer), type(answer)) for name, answer in EMPTY.items()),
     ):
+        answers = describe_reported(kind)
         router.add_api_route(f"{AUTOMATIC1111_PATH}/{name}", handler, name=name, tags=TAGS, responses=answers)
     for name in REFRESHES:
         router.add_api_route(
@@ -94,7 +94,7 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
             methods=["POST"],
             name=name,
             tags=TAGS,
-            responses=answers,
+            responses=describe_reported(Any),
         )
     for name, post, body, answer in (
         ("options", handlers.set_options, OptionsBody, Any),

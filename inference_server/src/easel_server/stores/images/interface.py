@@ -19,6 +19,7 @@ IMAGE_OVERHEAD_BYTES: Final = 1024  # what an image costs besides itself: keys, 
 MAX_BUCKET_JOBS: Final = 200_000  # of a service: in a bucket's budget they would be too many for the books in Redis
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 ANNOUNCED_SECONDS: Final = 3600.0  # how long objects are left alone that were put into a bucket before their job ended
+UNDER_WAY_RETRY_SECONDS: Final = 5.0  # while nothing is stored yet, and requests under way have all the room
 DELETE_AGAIN_SECONDS: Final = 60.0  # an expired object whose deletion nobody has confirmed is deleted again
 
 
@@ -95,9 +96,11 @@ class StoreFullError(StoreError):
 
     @property
     def retry_seconds(self) -> float | None:
-        """When something expires; None: not known, or no time will help."""
-        is_possible = self.needed_bytes <= self.usage.budget_bytes
-        return self.usage.next_expiry_seconds if is_possible else None
+        """When something expires, or requests under way may have ended; None: no time will help."""
+        if self.needed_bytes > self.usage.budget_bytes:
+            return None
+        expiry_seconds = self.usage.next_expiry_seconds
+        return UNDER_WAY_RETRY_SECONDS if expiry_seconds is None else expiry_seconds
 
 
 def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -> str:
@@ -113,7 +116,9 @@ def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -
         full = f"{usage.describe()}, and this one may need {_to_text(needed_bytes)}"
         remedy = "raise gateway.results.maxBytes, lower gateway.results.ttlSeconds, or keep images in a bucket"
     when = (
-        "" if usage.next_expiry_seconds is None else f"; the next results expire in {usage.next_expiry_seconds:.0f} s"
+        "; room comes back as requests under way end"
+        if usage.next_expiry_seconds is None
+        else f"; the next results expire in {usage.next_expiry_seconds:.0f} s"
     )
     return f"the store for images is full: {full}{when}; try again later, or {remedy}"
 
