@@ -61,6 +61,12 @@ PATH_METRICS: Final = "/metrics"
 # so that the operator distinguishes a bad model from a crash. (sysexits.h: EX_CONFIG)
 EXIT_MODEL_LOAD_FAILED: Final = 78
 
+# Behind a service's prefix: what the operator reads and writes when the service is deleted. The first is a hash whose
+# field "reason" tells the service's processes to take nothing new and to end what waits.
+REDIS_KEY_CLOSING: Final = "closing"
+REDIS_FIELD_CLOSING_REASON: Final = "reason"
+REDIS_KEYS_OF_WORK: Final = ("waiting", "running", "outbox")  # sorted sets, empty once nobody waits for anything
+
 # What a service's Redis user must be allowed to do on its prefix, as words of an ACL rule. Scripts are checked by what
 # they call; INFO is asked for the eviction policy.
 REDIS_ACL_COMMANDS: Final = (
@@ -97,9 +103,19 @@ def redis_secret_name(service: str) -> str:
     return f"{service}-redis"
 
 
-def redis_prefix(namespace: str, service: str) -> str:
+def redis_prefix(namespace: str, service: str, uid: str = "") -> str:
     """Prefix of every Redis key of a service.
 
-    The braces are a Redis Cluster hash tag: all keys of a service live in one slot, so scripts may touch several.
+    ``uid`` is the resource's, so that a service inherits nothing of an earlier one of its name; empty outside
+    Kubernetes. The braces are a Redis Cluster hash tag: all keys of a service live in one slot, so scripts may touch
+    several.
     """
-    return f"easel:{{{namespace}/{service}}}:"
+    return f"easel:{{{'/'.join(filter(None, (namespace, service, uid)))}}}:"
+
+
+def redis_registry_key(cluster_uid: str) -> str:
+    """Hash of the services that one cluster's operator has seen: prefix -> NAMESPACE/NAME.
+
+    Clusters may share a Redis; the uid of the namespace ``kube-system`` tells them apart.
+    """
+    return f"easel:operator:{{{cluster_uid}}}:services"

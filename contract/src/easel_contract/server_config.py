@@ -227,7 +227,7 @@ class BucketConfig(Model):
         default="",
         max_length=500,
         pattern=r"^([A-Za-z0-9_.-]+/)*$",
-        description="In front of every key, as in `images/`; NAMESPACE/SERVICE/ follows it.",
+        description="In front of every key, as in `images/`; NAMESPACE/SERVICE/UID/ follows it.",
     )
     presign_seconds: int = Field(
         default=3600,
@@ -302,6 +302,7 @@ class ServerConfig(Model):
 
     namespace: str = "default"
     service: str = "easel"
+    uid: str = ""  # of the resource, in the names of what is stored; empty outside Kubernetes
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     gateway: GatewayConfig = GatewayConfig()

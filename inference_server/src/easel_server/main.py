@@ -140,6 +140,7 @@ def open_shared_stores(settings: Settings) -> Stores:
             settings.redis_url,
             namespace=config.namespace,
             service=config.service,
+            uid=config.uid,
             bounds=bounds,
             max_cache_bytes=config.gateway.cache.max_bytes,
             memcached_address=config.gateway.cache.memcached_address,

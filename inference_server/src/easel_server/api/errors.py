@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from easel_server.gateway.refusals import (
     RefusalError,
+    refuse_for_deletion,
     refuse_for_memory,
     refuse_for_queue,
     refuse_for_room,
@@ -18,7 +19,7 @@ from easel_server.gateway.refusals import (
 )
 from easel_server.stores.errors import StoreError, StoreOutOfMemoryError
 from easel_server.stores.images.interface import StoreFullError
-from easel_server.stores.jobs.interface import JobConflictError, QueueFullError
+from easel_server.stores.jobs.interface import JobConflictError, QueueFullError, ServiceClosingError
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.transport.middleware import BuildError
 
@@ -42,6 +43,8 @@ def to_refusal(error: Exception) -> RefusalError:
             refusal = refuse_for_memory()
         case JobConflictError():
             refusal = RefusalError(422, "conflict", str(error))
+        case ServiceClosingError():
+            refusal = refuse_for_deletion(str(error))
         case StoreError():
             logger.warning("a request met an unavailable store: %s", error)
             refusal = refuse_for_store()

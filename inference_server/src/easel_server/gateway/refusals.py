@@ -93,6 +93,11 @@ def refuse_for_memory() -> RefusalError:
     )
 
 
+def refuse_for_deletion(reason: str) -> RefusalError:
+    """The resource is being deleted. Trying again would be in vain, and clients don't after this status."""
+    return RefusalError(410, "service_deleted", f"{reason}; it takes no new requests")
+
+
 def refuse_removed(job_id: str) -> RefusalError:
     """The images were delivered with the answer to their request, and not kept."""
     return RefusalError(

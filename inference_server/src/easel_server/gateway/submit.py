@@ -38,7 +38,13 @@ from easel_server.generation.parameters import (
 from easel_server.generation.request import GenerationRequest
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.images.interface import StoreFullError
-from easel_server.stores.jobs.interface import JobConflictError, JobStore, QueueFullError, QueuePosition
+from easel_server.stores.jobs.interface import (
+    JobConflictError,
+    JobStore,
+    QueueFullError,
+    QueuePosition,
+    ServiceClosingError,
+)
 from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import CacheResult, RequestMetrics
@@ -107,7 +113,8 @@ class Submitter:
         """Store the request's job, finished at once if the cache has its images.
 
         What isn't served isn't charged; what was submitted before isn't charged again, nor refused for a limit.
-        Raises RefusalError, QueueFullError, StoreFullError, JobConflictError and StoreUnavailableError.
+        Raises RefusalError, QueueFullError, StoreFullError, ServiceClosingError, JobConflictError and
+        StoreUnavailableError.
         """
         if request.model is not None and request.model != self._model.name:
             raise refuse_unknown_model(request.model, self._model.name)
@@ -205,7 +212,7 @@ class Submitter:
                     inputs=request.inputs.by_digest() if request.inputs else {},
                     flight_key=build_flight_key(job.cache_key, self._model) if job.cache_key and may_share else None,
                 )
-            except (QueueFullError, StoreFullError, JobConflictError):
+            except (QueueFullError, StoreFullError, ServiceClosingError, JobConflictError):
                 await charges.refund()
                 raise
         if not reply.created:

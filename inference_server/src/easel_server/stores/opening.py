@@ -61,6 +61,7 @@ def open_stores(
     *,
     namespace: str,
     service: str,
+    uid: str = "",
     bounds: JobBounds,
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     memcached_address: str | None = None,
@@ -68,21 +69,24 @@ def open_stores(
 ) -> Stores:
     """The stores of one service: in Redis, or in this process's memory without a URL. Connects on first use.
 
+    ``uid`` tells it from other services that have had its name; empty outside Kubernetes.
     With a ``bucket`` images are there. Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and
     ``unix://``, and ModuleNotFoundError where Memcached is asked for and its client isn't installed.
     """
+    prefix = names.redis_prefix(namespace, service, uid)
+    folder = "/".join(filter(None, (namespace, service, uid)))
     memcached = None
     if memcached_address is not None:
         # Here, since it is optional: its client is compiled, and not for every Python that the server runs on.
         from easel_server.stores.cache.memcached import MemcachedCache  # noqa: PLC0415
 
-        memcached = MemcachedCache(memcached_address, names.redis_prefix(namespace, service))
+        memcached = MemcachedCache(memcached_address, prefix)
     if redis_url is None:
         return open_memory_stores(
             bounds,
             max_cache_bytes=max_cache_bytes,
             memcached=memcached,
-            open_images=lambda books: _open_images(bucket, books, namespace, service),
+            open_images=lambda books: _open_images(bucket, books, folder),
         )
     # Here, since a service of one process needs no Redis client.
     from easel_server.stores.cache.redis import RedisResultCache  # noqa: PLC0415
@@ -93,8 +97,8 @@ def open_stores(
     from easel_server.stores.outbox.redis import RedisOutbox  # noqa: PLC0415
     from easel_server.stores.redis.connection import RedisConnection  # noqa: PLC0415
 
-    connection = RedisConnection(redis_url, names.redis_prefix(namespace, service))
-    images = _open_images(bucket, RedisImages(connection, bounds.max_image_bytes), namespace, service)
+    connection = RedisConnection(redis_url, prefix)
+    images = _open_images(bucket, RedisImages(connection, bounds.max_image_bytes), folder)
     jobs = RedisJobs(connection, bounds, images)
     return Stores(
         jobs=jobs,
@@ -134,10 +138,10 @@ def open_memory_stores(
     )
 
 
-def _open_images(bucket: BucketConfig | None, books: ImageStoreWithBooks, namespace: str, service: str) -> ImageStore:
+def _open_images(bucket: BucketConfig | None, books: ImageStoreWithBooks, folder: str) -> ImageStore:
     if bucket is None:
         return books
     # Here, since a service without a bucket needs no client of one.
     from easel_server.stores.images.s3 import BucketImages  # noqa: PLC0415
 
-    return BucketImages(bucket, books, namespace=namespace, service=service)
+    return BucketImages(bucket, books, folder=folder)

@@ -75,6 +75,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
     return ServerConfig(
         namespace=owner.namespace,
         service=owner.name,
+        uid=owner.uid,
         model=_model_config(owner, spec),
         engine=worker.engine,
         gateway=GatewayConfig(

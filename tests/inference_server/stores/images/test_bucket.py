@@ -51,7 +51,7 @@ def bucket(s3_server: S3Server, books: MemoryImages) -> BucketImages:
 
 def open_bucket(server: S3Server, books: MemoryImages, **changes: object) -> BucketImages:
     values = {"name": BUCKET, "endpoint": server.endpoint, "prefix": "tests/"} | changes
-    return BucketImages(BucketConfig(**values), books, namespace="art", service="painter")
+    return BucketImages(BucketConfig(**values), books, folder="art/painter")
 
 
 async def test_images_come_back_as_they_were_put_under_keys_that_name_the_service_and_cannot_be_guessed(

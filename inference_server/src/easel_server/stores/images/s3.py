@@ -50,16 +50,18 @@ CREATE_BUCKET: Final = "create the bucket, or correct gateway.results.bucket.nam
 
 
 class BucketImages(ImageStore):
-    """Objects ``<prefix><namespace>/<service>/<job>-<random>/<index>.<extension>``."""
+    """Objects ``<prefix><folder>/<job>-<random>/<index>.<extension>``."""
 
-    def __init__(self, bucket: BucketConfig, inner: ImageStoreWithBooks, *, namespace: str, service: str) -> None:
+    def __init__(self, bucket: BucketConfig, inner: ImageStoreWithBooks, *, folder: str) -> None:
         """``inner`` has the books, and what was stored before the service had this bucket.
+
+        ``folder`` is the service's own, behind the bucket's prefix.
 
         Credentials come from where AWS' own clients look: environment, web identity (IRSA), container, instance.
         """
         self._bucket = bucket
         self._inner = inner
-        self._prefix = f"{bucket.prefix}{namespace}/{service}/"
+        self._prefix = f"{bucket.prefix}{folder}/"
         self._objects = _open_bucket(bucket)
         self._requests = asyncio.Semaphore(MAX_REQUESTS)
         self._problem: str | None = None

@@ -19,6 +19,7 @@ from easel_server.stores.images.interface import StoredImages
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
 MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
 MODEL_UNSERVED_SECONDS: Final = 60.0  # after which jobs of a model that nobody serves fail; old pods end within that
+RUNNING_GRACE_SECONDS: Final = 10.0  # that jobs under way have left when their service is deleted
 WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an idle one claims about every second
 
 
@@ -31,6 +32,10 @@ class QueueFullError(StoreError):
         super().__init__(
             f"the queue is full: {depth} jobs wait, at most {bound} may; try again later or raise limits.maxQueueDepth"
         )
+
+
+class ServiceClosingError(StoreError):
+    """The service is being deleted and takes no new jobs; the job was not stored. Never in memory."""
 
 
 class JobConflictError(StoreError):
@@ -133,6 +138,7 @@ class ReapReport:
     requeued: int = 0
     failed: int = 0
     canceled: int = 0
+    closed: int = 0  # ended because the service is being deleted
 
 
 class JobStore(Protocol):
@@ -157,8 +163,8 @@ class JobStore(Protocol):
         Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
         its owner's earlier work, in predicted GPU-seconds over weight, would be done (start-time fair queueing:
         https://doi.org/10.1109/90.649569). What an owner cancels is not held against it.
-        Raises QueueFullError, StoreFullError, and JobConflictError when the known job differs in owner, parameters or
-        webhook (so a seed that a gateway chooses for a client's id must be derived from that id).
+        Raises QueueFullError, StoreFullError, ServiceClosingError, and JobConflictError when the known job differs in
+        owner, parameters or webhook (so a seed that a gateway chooses for a client's id must be derived from that id).
         """
         ...
 
@@ -266,6 +272,8 @@ class Reapable(Protocol):
 
     async def reap(self, models: Sequence[str] = ()) -> ReapReport:
         """Requeue or fail jobs whose lease expired, and fail waiting jobs past their deadline. Anyone may call it.
+
+        Of a service that is being deleted all waiting jobs fail, and after RUNNING_GRACE_SECONDS the running ones.
 
         ``models`` are the keys of those that the caller serves. Waiting jobs of a model that nobody has said to serve
         for MODEL_UNSERVED_SECONDS fail: no worker will ever claim them, and they shall not count as work.

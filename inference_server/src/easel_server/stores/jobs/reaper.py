@@ -32,7 +32,10 @@ async def reap_forever(
     while True:
         try:
             if loop.time() >= hold_until:
-                _log(await jobs.reap(models))
+                report = await jobs.reap(models)
+                _log(report)
+                if report.closed:
+                    continue  # whoever deletes the service waits for the end of its jobs
             else:
                 await ping()
         except StoreUnavailableError as error:
@@ -59,5 +62,6 @@ async def purge_forever(images: ImageStore, *, period_seconds: float = PERIOD_SE
 def _log(report: ReapReport) -> None:
     if report != ReapReport():
         logger.warning(
-            "reaped jobs: %d requeued, %d failed, %d canceled", report.requeued, report.failed, report.canceled
+            "reaped jobs: %d requeued, %d failed, %d canceled, %d ended since the service is being deleted",
+            *(report.requeued, report.failed, report.canceled, report.closed),
         )

@@ -33,6 +33,7 @@ from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import (
     MAX_PREVIEWS,
     MODEL_UNSERVED_SECONDS,
+    RUNNING_GRACE_SECONDS,
     WORKER_SEEN_SECONDS,
     Canceled,
     Claim,
@@ -46,6 +47,7 @@ from easel_server.stores.jobs.interface import (
     QueueFullError,
     QueuePosition,
     ReapReport,
+    ServiceClosingError,
     SubmitReply,
     Succeeded,
 )
@@ -106,6 +108,8 @@ class RedisJobs(Jobs):
             await self._delete(stored_inputs, stored_answer or StoredImages())
         if status == b"conflict":
             raise JobConflictError(job.id)
+        if status == b"closing":
+            raise ServiceClosingError(rest[0].decode())
         if status == b"full":
             raise QueueFullError(rest[0], self._bounds.max_queue_depth)
         if status == b"no_room":
@@ -311,7 +315,8 @@ class RedisJobs(Jobs):
             MODEL_UNSERVED_SECONDS,
             *models,
         )
-        return ReapReport(requeued, failed, canceled)
+        closed = await self._connection.script("jobs/close", REAP_LIMIT, RUNNING_GRACE_SECONDS)
+        return ReapReport(requeued, failed, canceled, closed)
 
     @override
     async def depth(self) -> QueueDepth:

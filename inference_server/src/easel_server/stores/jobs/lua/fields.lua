@@ -24,6 +24,7 @@
 --   <prefix>costs            hash    decayed sums over finished jobs, see cost.py
 --   <prefix>sequence         string  counts submits
 --   <prefix>bell             list    wakes sleeping claims; bell/<model> those of workers that hold the model
+--   <prefix>closing          hash    the service is being deleted: reason, and since_us once its processes have noticed
 --   <prefix>changes          channel "=<id>" when a job has become final, "#<n>" when a watched run has changed
 
 local function job_key(id)
