@@ -70,7 +70,7 @@ bench-simulator: setup ## One trace on an embedded cluster and in the simulator,
 crds: setup ## Write crds/ and the chart's copy from the pydantic models
 	$(VENV)/python scripts/write_crds.py
 
-lock: setup ## Lock Python dependencies as names, versions and hashes
+lock: setup ## Lock dependencies, Python's and npm's, as names, versions and hashes
 	scripts/lock.sh
 
 images: ## Build the container images (needs docker or podman)

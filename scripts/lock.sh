@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements/*.txt from pyproject.toml: names, versions and hashes, for every platform and no download address.
+# Writes requirements/*.txt from pyproject.toml, and the lock of the npm clients that tests run: names, versions and
+# hashes, for every platform and no download address.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export UV_SYSTEM_CERTS=1
@@ -17,3 +18,5 @@ lock operator operator
 lock server server memcached tracing
 lock bench-arq bench-arq
 lock dev operator server memcached tracing bench dev
+
+(cd tests/clients/npm && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund >/dev/null)

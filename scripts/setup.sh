@@ -6,6 +6,10 @@ cd "$(dirname "$0")/.."
 
 UV_VERSION=$(sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements/dev.txt)
 STAMP=.venv/.installed-$(cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
+NPM_FOLDER=tests/clients/npm
+NPM_STAMP=$NPM_FOLDER/node_modules/.installed-$(cat $NPM_FOLDER/package*.json | sha256sum | cut -c1-16)
+MIN_NODE=20
+CERTIFICATES=/etc/ssl/certs/ca-certificates.crt # of the machine, those that a company adds among them
 
 say() { echo "setup: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -46,6 +50,8 @@ debian_packages() {
   command -v nft >/dev/null || missing+=(nftables)
   command -v ip >/dev/null || missing+=(iproute2)
   command -v curl >/dev/null || missing+=(curl)
+  command -v node >/dev/null || missing+=(nodejs)
+  command -v npm >/dev/null || missing+=(npm)
   [ ${#missing[@]} = 0 ] || install_debian "${missing[@]}"
 }
 
@@ -67,8 +73,20 @@ python_packages() {
   touch "$STAMP"
 }
 
+# The clients that tests/clients runs, by the lock and nothing else: no package runs a script of its own here.
+npm_packages() {
+  [ -e "$NPM_STAMP" ] && return
+  node -e "process.exit(Number(parseInt(process.versions.node) < $MIN_NODE))" ||
+    fail "Node $MIN_NODE or newer is needed, and this one is $(node --version); install one ahead of it in PATH"
+  say "installing npm packages from $NPM_FOLDER/package-lock.json"
+  if [ -e $CERTIFICATES ]; then export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-$CERTIFICATES}; fi
+  (cd $NPM_FOLDER && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+  touch "$NPM_STAMP"
+}
+
 debian_packages
 python_packages
+npm_packages
 if [ "${CLUSTER:-embedded}" = embedded ]; then
   devcluster/binary.sh >/dev/null
 fi

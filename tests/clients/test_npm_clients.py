@@ -1,0 +1,76 @@
+"""The official npm clients of OpenAI, Replicate and Vercel's AI SDK, against a server with keys.
+
+Each check is a function of a script in ``npm/``, run in a process of its own; its name says what holds.
+"""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from easel_contract.server_config import (
+    EngineConfig,
+    EngineKind,
+    GatewayConfig,
+    ModelConfig,
+    ServerConfig,
+    SyntheticConfig,
+    WebhookConfig,
+)
+
+from tests.support.server_process import ServerProcess
+
+SCRIPTS = Path(__file__).parent / "npm"
+CLIENTS = ("openai", "replicate", "ai_sdk")
+CHECK = re.compile(r"^export async function (\w+)\(", re.MULTILINE)
+CHECK_TIMEOUT_SECONDS = 60
+MODEL = "tiny/sd15"
+KEY = "alices-secret-key"
+SECRET = "whsec_" + base64.b64encode(b"a signing secret of 32 bytes....").decode()
+
+
+def find_checks() -> list[tuple[str, str]]:
+    return [(client, check) for client in CLIENTS for check in CHECK.findall((SCRIPTS / f"{client}.mjs").read_text())]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    keys = tmp_path_factory.mktemp("keys")
+    (keys / "alice").write_text(KEY)
+    config = ServerConfig(
+        model=ModelConfig(name=MODEL, source="/nowhere"),
+        engine=EngineConfig(
+            kind=EngineKind.SYNTHETIC, synthetic=SyntheticConfig(milliseconds_per_step=50, milliseconds_per_image=5)
+        ),
+        gateway=GatewayConfig(api_keys_directory=str(keys), webhook=WebhookConfig(allowed_networks=("127.0.0.0/8",))),
+    )
+    with ServerProcess(config=config, EASEL_WEBHOOK_SECRET=SECRET) as server:
+        yield server.wait_until_ready()
+
+
+@pytest.mark.parametrize(("client", "check"), find_checks())
+def test_the_official_client_works(server: ServerProcess, client: str, check: str) -> None:
+    node = shutil.which("node")
+    assert node is not None, "node is missing: `make setup` brings it"
+    assert (SCRIPTS / "node_modules").is_dir(), "the npm packages are missing: `make setup` brings them"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SERVICE_URL": server.url,
+        "API_KEY": KEY,
+        "MODEL": MODEL,
+        "WEBHOOK_SECRET": SECRET,
+    }
+    done = subprocess.run(
+        [node, "run.mjs", client, check],
+        cwd=SCRIPTS,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=CHECK_TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
