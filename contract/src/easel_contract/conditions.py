@@ -6,10 +6,17 @@ status only.
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from pydantic import AwareDatetime, Field
 
 from easel_contract.schema import Model
+
+# The API server takes 32,768 characters; what others said (a webhook's refusal, a container's last words) goes into a
+# message, and nobody reads that much.
+MAX_MESSAGE_BYTES: Final = 4096
+KEPT_END_SHARE: Final = 1 / 4  # of a text that is cut: advice stands at its end
+ELLIPSIS: Final = " … "
 
 
 class ConditionType(StrEnum):
@@ -44,6 +51,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     CHILD_CONFLICT = "ChildConflict"  # a child's name is taken by an object that isn't ours
     APPLY_FAILED = "ApplyFailed"
+    OPERATOR_FAULT = "OperatorFault"  # the operator couldn't work on the service for a fault of its own
     # Progressing
     ROLLING_OUT = "RollingOut"
     COMPLETE = "Complete"
@@ -63,6 +71,20 @@ class Reason(StrEnum):
     # CapacityAvailable
     SUFFICIENT = "Sufficient"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+
+
+def shorten(text: str, max_bytes: int) -> str:
+    """The text, or its beginning and its end with an ellipsis between, in ``max_bytes`` of UTF-8 at the most.
+
+    Bytes, since Kubernetes counts some fields so (an event's note); whoever counts characters is content with it.
+    """
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= max_bytes:
+        return encoded.decode()
+    room = max_bytes - len(ELLIPSIS.encode())
+    end = int(room * KEPT_END_SHARE)
+    # Cut through a character, what is left of it is dropped.
+    return f"{encoded[: room - end].decode(errors='ignore')}{ELLIPSIS}{encoded[-end:].decode(errors='ignore')}"
 
 
 class Condition(Model):
@@ -86,13 +108,16 @@ def build_condition(
     now: datetime,
     previous: Condition | None,
 ) -> Condition:
-    """The new condition; it keeps the previous transition time unless the status changed."""
+    """The new condition; it keeps the previous transition time unless the status changed.
+
+    A message is cut to MAX_MESSAGE_BYTES.
+    """
     kept = previous is not None and previous.status == status
     return Condition(
         type=kind,
         status=status,
         reason=reason,
-        message=message,
+        message=shorten(message, MAX_MESSAGE_BYTES),
         last_transition_time=previous.last_transition_time if previous and kept else now,
         observed_generation=generation,
     )

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.config import ConfigurationError, OperatorConfig
 from easel_operator.decide.snapshot import Capabilities
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
+from easel_operator.handlers.loop_guard import LoopGuard
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
@@ -105,6 +106,7 @@ class Operator:
         self._config = config
         self._client = client
         self._shared = shared
+        self._guard = LoopGuard(monotonic=time.monotonic)
         self._queue = WorkQueue()
         self._services = ServiceStore(on_change=self._queue.add)
         self._children = ObjectStore(on_change=self._queue.add)
@@ -132,7 +134,11 @@ class Operator:
         )
         self._scaling_loop = self._build_scaling_loop()
         self._health_server = HealthServer(
-            alive={"watches": self._check_watches, "scaling loop": self._check_ticks},
+            alive={
+                "watches": self._check_watches,
+                "scaling loop": self._check_ticks,
+                "loops": self._guard.describe_faults,
+            },
             ready={"caches": self._check_synced, "external metrics API": self._check_metrics_api},
         )
 
@@ -170,7 +176,11 @@ class Operator:
         )
 
     async def run(self) -> int:
-        """Run every loop. The first that ends, ends all: 0 after a signal, 1 after anything else."""
+        """Run every loop. The first that ends, ends all: 0 after a signal, 1 after anything else.
+
+        A loop that meets something unforeseen begins anew and doesn't end (LoopGuard), but for leadership: a replica
+        that can't say whether it leads must not go on writing.
+        """
         QUEUE_LENGTH.set_function(lambda: len(self._queue))
         SERVICES.set_function(lambda: len(self._services))
         WRITES.set_function(lambda: self._writer.writes)
@@ -187,13 +197,17 @@ class Operator:
         return _judge(done, is_stopped=stop.is_set())
 
     def _loops(self) -> dict[str, Coroutine[Any, Any, None]]:
+        guarded: dict[str, Callable[[], Awaitable[None]]] = {
+            **{f"watch of {informer}": informer.run for informer in self._informers},
+            "list of services": self._list_services,
+            "external metrics API": self._serve_metrics_api,
+            "probe": self._probe_now_and_then,
+            "reconciler": self._reconcile,
+            "scaling loop": self._scale,
+        }
         return {
-            **{f"watch of {informer}": informer.run() for informer in self._informers},
-            "list of services": self._list_services(),
-            "probe": self._probe_now_and_then(),
+            **{name: self._guard.keep_going(name, loop) for name, loop in guarded.items()},
             "leadership": self._leadership.run(),
-            "reconciler": self._reconcile(),
-            "scaling loop": self._scale(),
         }
 
     async def _watch_services(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
@@ -227,19 +241,27 @@ class Operator:
             found += bodies
         return found
 
-    async def _probe_now_and_then(self) -> None:
-        """Serve the metrics API with a fresh certificate, and notice what changes about the cluster."""
+    async def _serve_metrics_api(self) -> None:
+        """Serve the metrics API, with a fresh certificate."""
         while True:
             try:
                 await self._metrics_endpoint.refresh()
+            except (KubernetesError, ValueError, RuntimeError, OSError) as error:
+                logger.warning("The external metrics API isn't set up, trying again: %s", error)
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def _probe_now_and_then(self) -> None:
+        """Notice what changes about the cluster."""
+        while True:
+            try:
                 capabilities = await _probe(self._client, self._config)
                 if capabilities != self._shared.capabilities:
                     logger.info("This cluster changed: %s", capabilities)
                     self._shared.capabilities = capabilities
                     for key, _ in self._services:
                         self._queue.add(key)
-            except (KubernetesError, ValueError) as error:
-                logger.warning("The external metrics API isn't set up, trying again: %s", error)
+            except KubernetesError as error:
+                logger.warning("What this cluster can do isn't known anew, trying again: %s", error)
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _reconcile(self) -> None:

@@ -13,6 +13,14 @@ TICK_SECONDS: Final = Histogram("easel_operator_scaling_tick_seconds", "Time tha
 TICK_FAILURES: Final = Counter(
     "easel_operator_scaling_failures", "Ticks at which a service couldn't be scaled for a fault of the operator's own."
 )
+FAULTS: Final = Counter(
+    "easel_operator_faults",
+    "Errors that nobody foresaw, by where they were met; the operator goes on. Each is in the log with its traceback.",
+    ["where"],
+)
+MALFORMED_PAGES: Final = Counter(
+    "easel_operator_malformed_pages", "Answers of pods to a scrape that couldn't be used; a pod without answer isn't one."
+)
 DESIRED_REPLICAS: Final = Gauge(
     "easel_operator_desired_replicas", "Workers that the planner asks for.", ["namespace", "service"]
 )

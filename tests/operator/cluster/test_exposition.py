@@ -1,11 +1,10 @@
 """Series that are remembered by their name and labels read as prometheus-client's own parser reads them."""
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 
 import pytest
-from easel_operator.cluster.exposition import read_series
+from easel_operator.cluster.exposition import MAX_VALUE, read_series
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,7 +19,7 @@ def read_with_the_library(text: str) -> Mapping[str, list[tuple[Mapping[str, str
     found: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name.startswith("easel_") and math.isfinite(sample.value) and sample.value >= 0:
+            if sample.name.startswith("easel_") and 0 <= sample.value <= MAX_VALUE:
                 found[sample.name].append((sample.labels, sample.value))
     return found
 
@@ -62,11 +61,23 @@ def test_a_line_is_read_in_every_form_that_the_format_allows(line: str, value: f
 
 
 def test_times_of_a_series_are_not_taken_for_its_values() -> None:
-    page = "easel_depth 5 1700000000000\neasel_depth 6 1700000000000\n"
-    assert read_series(page, ("easel_",)) == {"easel_depth": [({}, 5.0), ({}, 6.0)]}
+    page = 'easel_depth{state="a"} 5 1700000000000\neasel_depth{state="b"} 6 1700000000000\n'
+    assert read_series(page, ("easel_",)) == {"easel_depth": [({"state": "a"}, 5.0), ({"state": "b"}, 6.0)]}
 
 
-@pytest.mark.parametrize("line", ["easel_depth", "easel_depth five", 'easel_depth{state="Waiting" 5', "easel_depth{ 5"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "easel_depth",
+        "easel_depth five",
+        'easel_depth{state="Waiting" 5',
+        "easel_depth{ 5",
+        "easel_depth 5 five",
+        "easel_depth 5_0",
+        "easel_depth ٥",
+        'easel_depth{state="Waiting"} 5\neasel_depth{state="Waiting"} 5',
+    ],
+)
 def test_a_malformed_line_is_an_error_and_not_a_number(line: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         read_series(line, ("easel_",))

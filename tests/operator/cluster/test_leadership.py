@@ -136,3 +136,16 @@ async def test_of_two_that_take_an_expired_lease_at_once_the_api_server_lets_one
     assert sum(rival.is_leader() for rival in rivals) == 1
     for run in runs:
         run.cancel()
+
+
+async def test_a_fault_of_our_own_costs_the_lease_only_when_its_deadline_has_passed() -> None:
+    api, clock = FakeApi(), Clock()
+    leader = build(api, "a", clock)
+    running = asyncio.create_task(leader.run())
+    await until_leader(leader)
+    api.fault = lambda _method, _path: KeyError("nobody thought of it")
+    await until_requests(api, 3)
+    assert not running.done()
+    clock.seconds += DURATION_SECONDS
+    with pytest.raises(LeadershipLostError):
+        await asyncio.wait_for(running, 5)

@@ -1,5 +1,6 @@
 """Gather, decide and apply against an API server in memory: convergence, idempotence, conflicts, faults."""
 
+import asyncio
 from random import Random
 
 import pytest
@@ -16,6 +17,7 @@ from easel_operator.objects import SERVICES_OF_EASEL, Json, ObjectKey, to_servic
 
 from tests.operator.fake_api import FakeApi, Fault
 from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, RELEASE, build_pod, build_service
+from tests.support.eventually import eventually
 
 PATH = SERVICES_OF_EASEL.path(OWNER.namespace, OWNER.name)
 KEY = to_service_key(build_service())
@@ -148,6 +150,67 @@ async def test_what_the_api_server_refuses_is_reported_in_its_words() -> None:
     ready = bench.api.objects[PATH]["status"]["conditions"][0]
     assert ready["reason"] == "ApplyFailed"
     assert "exceeded quota: gpus" in ready["message"]
+
+
+async def test_a_service_that_meets_a_fault_says_so_and_the_others_are_looked_after(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def break_one(_method: str, path: str) -> Exception | None:
+        return ValueError("nobody thought of it") if path.endswith("/painter-config") else None
+
+    bench = Bench(FakeApi(break_one))
+    bench.submit(build_service())
+    sound = build_service()
+    sound["metadata"] |= {"name": "sketcher", "uid": "another"}
+    path = SERVICES_OF_EASEL.path(OWNER.namespace, "sketcher")
+    bench.services.put(bench.api.store(path, sound))
+    running = asyncio.create_task(bench.reconciler.run(1))
+
+    async def have_both_a_status() -> bool:
+        return all("status" in bench.api.objects[each] for each in (PATH, path))
+
+    try:
+        await eventually(have_both_a_status)
+        assert not running.done()
+        progressing = next(
+            each for each in bench.api.objects[PATH]["status"]["conditions"] if each["type"] == "Progressing"
+        )
+        assert (progressing["status"], progressing["reason"]) == ("False", "OperatorFault")
+        assert "ValueError: nobody thought of it" in progressing["message"]
+        assert any(record.exc_info for record in caplog.records), "the traceback is in the log"
+        writes = [each for each in bench.api.writes if each[1] == f"{PATH}/status"]
+        await eventually(lambda: asyncio.sleep(0, len(bench.queue._failures) > 0))
+        bench.queue.add(KEY)
+        await eventually(lambda: asyncio.sleep(0, bench.queue._failures[KEY] > 1))
+        assert [each for each in bench.api.writes if each[1] == f"{PATH}/status"] == writes, "said once"
+        bench.api.fault = lambda _method, _path: None
+        bench.queue.add(KEY)
+
+        async def is_mended() -> bool:
+            return "OperatorFault" not in str(bench.api.objects[PATH]["status"])
+
+        await eventually(is_mended)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_what_an_admission_webhook_says_at_length_is_cut_to_what_condition_and_event_take() -> None:
+    def refuse_workers(method: str, path: str) -> Exception | None:
+        if method == "PATCH" and path.endswith("painter-worker"):
+            return ApiRefusedError(method, path, 403, "Forbidden", "no: " + "é" * 33_000)
+        return None
+
+    bench = Bench(FakeApi(refuse_workers))
+    bench.submit(build_service())
+    assert not await bench.reconciler.reconcile(KEY)
+    message = bench.api.objects[PATH]["status"]["conditions"][0]["message"]
+    assert len(message.encode()) <= 4096
+    assert message.startswith("Deployment studio/painter-worker can't be written")
+    assert message.endswith("correct the spec or its quota"), "the advice at its end is kept"
+    notes = [body["note"] for path, body in bench.api.objects.items() if "/events/" in path]
+    assert notes
+    assert all(len(note.encode()) <= 1024 for note in notes), "events.k8s.io counts bytes"
 
 
 async def test_a_deleted_child_is_made_anew() -> None:

@@ -2,15 +2,25 @@
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from random import Random
 
 import pytest
 from aiohttp import web
 from easel_contract import names
+from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.counters import CounterReading
-from easel_operator.autoscaling.observation import PodMetrics, QueueReading
+from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading, observe
+from easel_operator.autoscaling.planner import begin_state, plan, to_external_values
+from easel_operator.autoscaling.workers import PodCounts
 from easel_operator.cluster import scraper as module
+from easel_operator.cluster.external_metrics import to_quantity
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget, parse_metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from tests.operator.metrics_api.support import NOW
 
@@ -178,3 +188,74 @@ def test_absent_figures_are_missing() -> None:
 
 def test_an_address_may_be_ipv6() -> None:
     assert str(module.build_url(ScrapeTarget("pod", "worker", "fd00::7"))) == "http://[fd00::7]:8080/metrics"
+
+
+MALFORMED = {
+    "a bucket without its bound": PAGE.replace('{le="1.0"}', '{to="1.0"}'),
+    "a bucket whose bound is no number": PAGE.replace('{le="1.0"}', '{le="one"}'),
+    "a bucket whose bound is NaN": PAGE.replace('{le="1.0"}', '{le="NaN"}'),
+    "a text after a value": PAGE.replace("easel_jobs_in_flight 1.0", "easel_jobs_in_flight 1.0 busy"),
+    "a series that comes twice": PAGE + "easel_jobs_submitted_total 40.0\n",
+    "a line that ends in the middle": PAGE[: PAGE.index('ucceeded"')],
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED.keys())
+async def test_one_pods_malformed_page_is_counted_and_named_and_the_others_are_read(
+    text: str, serve_pod: ServePod, scraper: Scraper, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer_malformed(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    before = REGISTRY.get_sample_value("easel_operator_malformed_pages_total") or 0
+    malformed, alive = await serve_pod(answer_malformed), await serve_pod(answer)
+    for _ in range(2):
+        bad, good = await scraper.scrape([malformed, alive])
+        assert (bad.metrics, good.metrics) == (None, READ)
+        assert bad.error is not None
+    assert REGISTRY.get_sample_value("easel_operator_malformed_pages_total") == before + 2
+    assert [malformed.pod_name in message for message in caplog.messages] == [True], "logged once, by its name"
+
+
+def mutate(random: Random) -> str:
+    """The page with one to six changes that a broken exporter or a cut connection may make."""
+    text = PAGE
+    for _ in range(random.randrange(1, 7)):
+        at, to = sorted(random.randrange(len(text) + 1) for _ in range(2))
+        to = min(to, at + random.randrange(1, 60))
+        lines = text.split("\n")
+        match random.randrange(5):
+            case 0:
+                text = text[:at] + text[to:]
+            case 1:
+                text = text[:at] + random.choice(JUNK) + text[at:]
+            case 2:
+                text = text[:at] + random.choice(JUNK) + text[to:]
+            case 3:
+                text = "\n".join([*lines, random.choice(lines)])
+            case _:
+                text = re.sub(r"\d+\.\d", lambda _: random.choice(JUNK), text, count=random.randrange(3))
+    return text
+
+
+JUNK = ("{", "}", '"', "\\", "=", ",", " ", "\t", "#", "NaN", "-1", "1e308", "+Inf", "\x00", "٥", "le", "\u2028", "0x1", "1_0")
+
+
+@given(st.integers(min_value=0, max_value=2**32))
+@settings(max_examples=400, deadline=None)
+def test_whatever_is_done_to_a_page_it_is_read_or_refused_and_the_planner_goes_on(seed: int) -> None:
+    text = mutate(Random(seed))  # noqa: S311 - seeds replay a run
+    try:
+        read = parse_metrics(text)
+    except ValueError:
+        return
+    pods = PodCounts(desired=1, existing=1, ready=1, starting=0, unschedulable=0)
+    observation, state = None, begin_state(1, NOW)
+    for seconds, metrics in enumerate((READ, read, READ, read)):
+        now = NOW + timedelta(seconds=2 * seconds)
+        samples = [PodSample("pod", names.COMPONENT_WORKER, now, metrics)]
+        observation = observe(samples, observation, pods, now)
+        decision = plan(observation, state, ScalingSpec(max_replicas=8), now)
+        state = decision.state
+        assert 1 <= decision.desired_replicas <= 8
+        assert all(to_quantity(value) for value in to_external_values(decision, observation).values())

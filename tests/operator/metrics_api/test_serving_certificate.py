@@ -106,6 +106,20 @@ def test_a_broken_secret_says_what_to_do(key: str, broken: str | None) -> None:
         ServingCertificate.from_secret_data(data)
 
 
+@pytest.mark.parametrize("swapped", ["tls.key", "ca.key"])
+def test_a_key_of_another_pair_is_as_good_as_none(swapped: str) -> None:
+    data = build().to_secret_data() | {swapped: build().to_secret_data()[swapped]}
+    with pytest.raises(ValueError, match="belongs to another key"):
+        ServingCertificate.from_secret_data(data)
+
+
+async def test_a_certificate_that_names_nobody_is_replaced() -> None:
+    made = build()
+    nameless = ServingCertificate(made.ca_pem, made.ca_key_pem, made.ca_pem, made.ca_key_pem)
+    stored = ServingCertificate.from_secret_data(nameless.to_secret_data())
+    assert not (await ensure(MemoryStore(stored), DNS_NAMES, NOW)).is_due_for_renewal(DNS_NAMES, NOW)
+
+
 def test_the_certificate_names_the_service_as_the_aggregator_calls_it() -> None:
     certificate = x509.load_pem_x509_certificate(build().certificate_pem)
     extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -117,6 +131,13 @@ def test_the_front_proxy_is_read_from_the_config_map() -> None:
     data = {"requestheader-client-ca-file": pem, "requestheader-allowed-names": json.dumps(["front-proxy-client"])}
     assert parse_front_proxy(data) == FrontProxy(pem, frozenset({"front-proxy-client"}))
     assert parse_front_proxy({"requestheader-client-ca-file": pem}).allowed_names == frozenset()
+
+
+@pytest.mark.parametrize("names", ["5", "{}", "[1]", "[["])
+def test_allowed_names_that_are_no_list_of_names_are_refused_in_words(names: str) -> None:
+    pem = build_authority("front-proxy-ca").pem
+    with pytest.raises(ValueError, match="requestheader-allowed-names is not a JSON list"):
+        parse_front_proxy({"requestheader-client-ca-file": pem, "requestheader-allowed-names": names})
 
 
 def test_a_cluster_without_front_proxy_says_what_to_do() -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 from easel_contract import names
+from easel_contract.conditions import MAX_MESSAGE_BYTES, shorten
 from kubernetes.aio import client, config
 
 from easel_operator.objects import Json, Resource
@@ -151,7 +152,7 @@ class KubernetesClient:
 
         Raises:
             ApiRefusedError: the server answered with an error.
-            ApiUnreachableError: it didn't answer within REQUEST_TIMEOUT_SECONDS.
+            ApiUnreachableError: it didn't answer within REQUEST_TIMEOUT_SECONDS, or with something that isn't JSON.
         """
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
         try:
@@ -162,7 +163,10 @@ class KubernetesClient:
             raise ApiUnreachableError(method, path, error) from error
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise _to_refusal(method, path, response.status, content)
-        answer: Json = json.loads(content)
+        try:
+            answer: Json = json.loads(content)
+        except ValueError as error:  # something in front of the API server answered in its stead
+            raise ApiUnreachableError(method, path, error) from error
         return answer
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
@@ -214,7 +218,8 @@ def _to_refusal(method: str, path: str, status: int, content: str | bytes) -> Ap
     """The server's Status object in words; anything else in front of it (a proxy's page) as its beginning."""
     try:
         answer = json.loads(content)
-        return ApiRefusedError(method, path, status, str(answer.get("reason", "")), str(answer.get("message", "")))
+        message = shorten(str(answer.get("message", "")), MAX_MESSAGE_BYTES)
+        return ApiRefusedError(method, path, status, str(answer.get("reason", "")), message)
     except (ValueError, AttributeError):
         text = content.decode(errors="replace") if isinstance(content, bytes) else content
         return ApiRefusedError(method, path, status, "", text[:200])

@@ -13,6 +13,7 @@ from typing import Final
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.objects import LEASES, Json
+from easel_operator.operator_metrics import FAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ class Leadership:
         except TimeoutError:
             logger.warning("Lease %s/%s: no answer within %.1f s", self._namespace, LEASE_NAME, seconds)
             return False
+        except Exception:
+            # Whatever it is, the lease wasn't renewed; the deadline decides what follows from that.
+            logger.exception("Lease %s/%s: a fault of the operator's own", self._namespace, LEASE_NAME)
+            FAULTS.labels("leadership").inc()
+            return False
 
     async def release(self) -> None:
         """Let another replica lead at once; called when nothing writes any more."""
@@ -94,7 +100,7 @@ class Leadership:
         self._acquired.clear()
         try:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
-            if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
+            if lease is not None and lease.get("spec", {}).get("holderIdentity") == self._identity:
                 await self._replace(lease, {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1})
         except KubernetesError as error:
             logger.warning("The lease wasn't released; another replica takes over when it expires: %s", error)

@@ -99,6 +99,8 @@ class MetricsEndpoint:
         Raises:
             KubernetesError: the API server doesn't answer, or refuses.
             ValueError: the cluster has no aggregation layer to trust.
+            RuntimeError: another installation writes the same Secret.
+            OSError: the port is taken, or the certificate or the CA can't be used for TLS.
         """
         config_map = await self._client.get(CONFIG_MAPS, FRONT_PROXY_NAMESPACE, FRONT_PROXY_CONFIG_MAP)
         front_proxy = parse_front_proxy((config_map or {}).get("data") or {})
@@ -106,6 +108,7 @@ class MetricsEndpoint:
         certificate = await ensure(self._store, dns_names, self._clock())
         if (certificate, front_proxy) != self._serving:
             tls = build_tls_context(certificate, front_proxy)
+            self._serving = None  # until it listens anew
             await self._server.serve(ANY_ADDRESS, self._port, tls, front_proxy)
             self._serving = (certificate, front_proxy)
         await self._publish_ca(certificate)

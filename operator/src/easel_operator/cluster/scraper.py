@@ -1,6 +1,8 @@
 """Reads /metrics of pods, many at once, each bounded by a time-out, so that one dead pod doesn't blind the rest."""
 
 import asyncio
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +12,21 @@ from typing import Final, Self
 
 import aiohttp
 from easel_contract import metrics, names
+from easel_contract.conditions import shorten
 from yarl import URL
 
 from easel_operator.autoscaling.counters import CounterReading
 from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading
 from easel_operator.cluster.bounded_body import read_bounded
 from easel_operator.cluster.exposition import Series, read_series
+from easel_operator.operator_metrics import FAULTS, MALFORMED_PAGES
+
+logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT_SCRAPES: Final = 256
 MAX_BODY_BYTES: Final = 4 << 20
+MAX_PROBLEM_BYTES: Final = 500
+MAX_REMEMBERED_PODS: Final = 1000  # with a malformed page; more of them aren't logged
 
 LATENCY_BUCKET: Final = f"{metrics.JOB_LATENCY_SECONDS}_bucket"
 FINISHED_OUTCOMES: Final = ("Succeeded", "Failed")  # what was cancelled says nothing of a pod's capacity
@@ -55,6 +63,7 @@ class Scraper:
         self._timeout_seconds = timeout_seconds
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_SCRAPES)
         self._session: aiohttp.ClientSession | None = None
+        self._malformed: set[str] = set()  # pods whose page was, the last time
 
     async def scrape(self, targets: Sequence[ScrapeTarget]) -> tuple[PodSample, ...]:
         """One sample for each target, in their order. A failure is a sample with an error, never an exception."""
@@ -83,9 +92,26 @@ class Scraper:
                 read = parse_metrics(await self._fetch(target))
         except TimeoutError:
             problem = f"no answer within {self._timeout_seconds:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            problem = f"{type(error).__name__}: {error}"
+        except (aiohttp.ClientError, OSError) as error:
+            problem = _describe(error)
+        except ValueError as error:
+            problem = self._report_malformed(target, error)
+        except Exception as error:  # whatever a page does to us, the other pods' figures count
+            FAULTS.labels("scrape").inc()
+            logger.exception("%s: reading its metrics met a fault of the operator's own", target.pod_name)
+            problem = self._report_malformed(target, error)
+        else:
+            self._malformed.discard(target.pod_name)
         return PodSample(target.pod_name, target.component, self._clock(), read, problem)
+
+    def _report_malformed(self, target: ScrapeTarget, error: Exception) -> str:
+        """Count a page that can't be used, and log it once until the pod gives a better one."""
+        MALFORMED_PAGES.inc()
+        problem = _describe(error)
+        if target.pod_name not in self._malformed and len(self._malformed) < MAX_REMEMBERED_PODS:
+            self._malformed.add(target.pod_name)
+            logger.warning("%s: its metrics can't be used, the other pods' are: %s", target.pod_name, problem)
+        return problem
 
     async def _fetch(self, target: ScrapeTarget) -> str:
         if self._session is None:
@@ -97,13 +123,17 @@ class Scraper:
             return (await read_bounded(response, MAX_BODY_BYTES)).decode()
 
 
+def _describe(error: Exception) -> str:
+    return shorten(f"{type(error).__name__}: {error}", MAX_PROBLEM_BYTES)
+
+
 def build_url(target: ScrapeTarget) -> URL:
     """Where a pod's metrics are."""
     return URL.build(scheme="http", host=target.address, port=target.port, path=names.PATH_METRICS)
 
 
 def parse_metrics(text: str) -> PodMetrics:
-    """Easel's figures in Prometheus' text format. Raises ValueError if a line of theirs is malformed.
+    """Easel's figures in Prometheus' text format. Raises ValueError if a line of theirs is malformed, and nothing else.
 
     Values that are NaN, infinite or negative are missing.
     """
@@ -162,5 +192,7 @@ def _read_finished(series: Series) -> float | None:
 def _read_buckets(series: Series) -> dict[float, float]:
     buckets: dict[float, float] = defaultdict(float)
     for labels, value in series.get(LATENCY_BUCKET, ()):
-        buckets[float(labels["le"])] += value
+        if "le" not in labels or math.isnan(bound := float(labels["le"])):
+            raise ValueError(f"{LATENCY_BUCKET} with labels {dict(labels)} has no upper bound le")
+        buckets[bound] += value
     return dict(buckets)

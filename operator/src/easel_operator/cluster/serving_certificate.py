@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -49,8 +50,7 @@ class ServingCertificate:
     def is_due_for_renewal(self, dns_names: Sequence[str], now: datetime) -> bool:
         """Whether a third of its life or less is left, or it isn't for these names."""
         certificate = x509.load_pem_x509_certificate(self.certificate_pem)
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        if set(extension.value.get_values_for_type(x509.DNSName)) != set(dns_names):
+        if _read_dns_names(certificate) != set(dns_names):
             return True
         return _is_old(certificate, now) or self.is_ca_due_for_renewal(now)
 
@@ -69,16 +69,17 @@ class ServingCertificate:
 
     @classmethod
     def from_secret_data(cls, data: Mapping[str, str]) -> Self:
-        """Read a Secret's ``data``. Raises ValueError that names a missing or unreadable key."""
+        """Read a Secret's ``data``. Raises ValueError that names a key that is missing, unreadable or of another pair."""
         certificate, key, ca, ca_key = (
             _decode(data, name) for name in (CERTIFICATE_KEY, PRIVATE_KEY_KEY, CA_KEY, CA_PRIVATE_KEY_KEY)
         )
         try:
-            for pem in (certificate, ca):
-                x509.load_pem_x509_certificate(pem)
-            for pem in (key, ca_key):
-                _load_key(pem)
-        except (ValueError, TypeError) as error:
+            for name, certificate_pem, key_pem in ((CERTIFICATE_KEY, certificate, key), (CA_KEY, ca, ca_key)):
+                loaded = x509.load_pem_x509_certificate(certificate_pem)
+                _read_dns_names(loaded)
+                if loaded.public_key() != _load_key(key_pem).public_key():
+                    raise ValueError(f"{name} belongs to another key")
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
             raise ValueError(f"the serving certificate's Secret is unreadable ({error}); delete it") from error
         return cls(certificate, key, ca, ca_key)
 
@@ -153,6 +154,8 @@ def parse_front_proxy(data: Mapping[str, str]) -> FrontProxy:
         allowed = json.loads(data.get(ALLOWED_NAMES_KEY) or "[]")
     except json.JSONDecodeError as error:
         raise ValueError(f"{ALLOWED_NAMES_KEY} is not a JSON list: {data[ALLOWED_NAMES_KEY]!r}") from error
+    if not isinstance(allowed, list) or not all(isinstance(name, str) for name in allowed):
+        raise ValueError(f"{ALLOWED_NAMES_KEY} is not a JSON list of names: {data[ALLOWED_NAMES_KEY]!r}")
     return FrontProxy(ca_pem, frozenset(allowed))
 
 
@@ -215,6 +218,15 @@ def _begin_certificate(
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def _read_dns_names(certificate: x509.Certificate) -> set[str]:
+    """The names that it is for; none if it doesn't say."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return set()
+    return set(extension.value.get_values_for_type(x509.DNSName))
 
 
 def _is_old(certificate: x509.Certificate, now: datetime) -> bool:

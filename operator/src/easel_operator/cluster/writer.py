@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Final
 
 from easel_contract import names
-from easel_contract.conditions import Reason
+from easel_contract.conditions import Reason, shorten
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Keeps spec.replicas of a Deployment alive while it passes from us to an autoscaler.
 HANDOVER_MANAGER: Final = f"{names.FIELD_MANAGER}-handover"
-MAX_NOTE_CHARACTERS: Final = 1000  # events.k8s.io allows 1 kB
+MAX_NOTE_BYTES: Final = 1024  # what events.k8s.io allows
 REPORTING_CONTROLLER: Final = f"{names.API_GROUP}/operator"
 
 
@@ -143,7 +143,7 @@ class ClusterWriter:
             "action": event.action,
             "reason": event.reason,
             "type": event.type,
-            "note": event.note[:MAX_NOTE_CHARACTERS],
+            "note": shorten(event.note, MAX_NOTE_BYTES),
             "regarding": {
                 "apiVersion": SERVICES_OF_EASEL.api_version,
                 "kind": SERVICES_OF_EASEL.kind,

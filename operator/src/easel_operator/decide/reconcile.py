@@ -1,5 +1,8 @@
 """From a snapshot of one service to the plan of what to write: start reading here."""
 
+from collections.abc import Mapping
+from datetime import datetime
+
 from easel_contract import names
 from easel_contract.conditions import ConditionType, Reason
 from easel_contract.resource import StableDiffusionServiceSpec
@@ -153,15 +156,38 @@ def _is_replicas_ours(deployment: Json) -> bool:
 
 def _report_invalid_spec(snapshot: Snapshot, error: ValidationError) -> ReconcilePlan:
     """Say what is wrong and leave the children as they are: what serves now goes on serving."""
-    service = snapshot.service
     problem = no(Reason.INVALID_SPEC, describe_validation_error(error))
+    news = {ConditionType.READY: problem, ConditionType.PROGRESSING: problem}
+    return _report_only(snapshot.service, news, unknown("Waits for a valid spec."), snapshot.now)
+
+
+def report_fault(service: Json, error: Exception, now: datetime) -> ReconcilePlan:
+    """Say that the operator met a fault of its own with this service; an empty plan if it has said so of this spec.
+
+    Once, since the words of an error may differ each time, and a status that changes has the service looked at anew.
+    """
+    told = read_conditions(service).get(ConditionType.PROGRESSING)
+    generation = service["metadata"].get("generation", 0)
+    if told is not None and (told.reason, told.observed_generation) == (Reason.OPERATOR_FAULT, generation):
+        return ReconcilePlan()
+    problem = no(
+        Reason.OPERATOR_FAULT,
+        f"The operator met a fault of its own with this service ({type(error).__name__}: {error}) and tries again every "
+        "minute; what runs goes on running, and this spec isn't carried out until then. The operator's log has the "
+        "traceback; please report it.",
+    )
+    return _report_only(service, {ConditionType.PROGRESSING: problem}, unknown("Not looked at yet."), now)
+
+
+def _report_only(
+    service: Json, news: Mapping[ConditionType, ConditionState], waiting: ConditionState, now: datetime
+) -> ReconcilePlan:
+    """A plan that changes these conditions and nothing else; those that aren't there yet are ``waiting``."""
     previous = read_conditions(service)
     states = {kind: ConditionState(old.status, old.reason, old.message) for kind, old in previous.items()}
-    waiting = unknown("Waits for a valid spec.")
-    states = {**dict.fromkeys(ConditionType, waiting), **states}
-    states |= {ConditionType.READY: problem, ConditionType.PROGRESSING: problem}
+    states = {**dict.fromkeys(ConditionType, waiting), **states, **news}
     generation = service["metadata"].get("generation", 0)
-    conditions = build_conditions(states, previous, generation=generation, now=snapshot.now)
+    conditions = build_conditions(states, previous, generation=generation, now=now)
     wire = [condition.to_wire() for condition in conditions]
     status = {**service.get("status", {}), "observedGeneration": generation, "conditions": wire}
     return ReconcilePlan(
@@ -175,4 +201,4 @@ def describe_validation_error(error: ValidationError) -> str:
         f"{'.'.join(['spec', *(str(part) for part in fault['loc'])])}: {fault['msg']} (value seen: {fault['input']!r})"
         for fault in error.errors()
     ]
-    return f"The spec isn't valid and nothing was changed; correct {'; '.join(faults)}"[:4096]
+    return f"The spec isn't valid and nothing was changed; correct {'; '.join(faults)}"

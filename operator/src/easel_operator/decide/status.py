@@ -22,6 +22,7 @@ ALARMING_REASONS = frozenset(
         Reason.INVALID_SPEC,
         Reason.CHILD_CONFLICT,
         Reason.APPLY_FAILED,
+        Reason.OPERATOR_FAULT,
         Reason.DEADLINE_EXCEEDED,
         Reason.MODEL_LOAD_FAILED,
         Reason.CRASH_LOOP,

@@ -14,14 +14,14 @@ from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.reconcile import decide, read_owner
+from easel_operator.decide.reconcile import decide, read_owner, report_fault
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import SECRETS, SERVICES_OF_EASEL, Json, ObjectKey, ServiceKey
-from easel_operator.operator_metrics import RECONCILE_SECONDS, RECONCILES
+from easel_operator.operator_metrics import FAULTS, RECONCILE_SECONDS, RECONCILES
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,12 @@ class Reconciler:
                 RECONCILES.labels("error").inc()
                 logger.warning("Reconciling %s failed, trying again in %.1f s: %s", key, delay_seconds, error)
                 continue
+            except Exception as error:
+                # What goes wrong with one service is its own affair: the others go on being looked after.
+                logger.exception("Reconciling %s met a fault of the operator's own, trying again later", key)
+                await self._report_fault(key, error)
+                self._queue.retry(key)
+                continue
             RECONCILE_SECONDS.observe(time.perf_counter() - started)
             RECONCILES.labels("settled" if is_settled else "refused").inc()
             if is_settled:
@@ -103,11 +109,29 @@ class Reconciler:
             plan = decide(snapshot)
         return await self._write(snapshot, plan)
 
+    async def _report_fault(self, key: ServiceKey, error: Exception) -> None:
+        RECONCILES.labels("fault").inc()
+        FAULTS.labels("reconcile").inc()
+        service = self._services.get(key)
+        if service is None:
+            return
+        try:
+            plan = report_fault(service, error, self._clock().replace(microsecond=0))
+            await self._write_report(service, plan)
+        except Exception:
+            logger.exception("Nor could the status of %s say so", key)
+
     async def _write(self, snapshot: Snapshot, plan: ReconcilePlan) -> bool:
         owner = read_owner(snapshot.service)
         failures = await self._writer.write_children(owner, plan)
         if failures:
             plan = decide(replace(snapshot, failures=failures))
+        await self._write_report(snapshot.service, plan)
+        return not failures
+
+    async def _write_report(self, service: Json, plan: ReconcilePlan) -> None:
+        """What a plan says to users: status and events."""
+        owner = read_owner(service)
         if plan.status_patch is not None:
             written = await self._writer.write_status(owner, plan.status_patch)
             if written is not None:
@@ -115,7 +139,6 @@ class Reconciler:
                 self._services.put(written)
         for event in plan.events:
             await self._writer.write_event(owner, event)
-        return not failures
 
     def _gather(self, key: ServiceKey, service: Json) -> Snapshot:
         owned = self._children.of(key)

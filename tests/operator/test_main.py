@@ -1,0 +1,59 @@
+"""The operator's loops together, against an API server in memory."""
+
+import asyncio
+import contextlib
+
+from easel_operator.config import OperatorConfig
+from easel_operator.handlers.shared_state import SharedState
+from easel_operator.main import Operator
+from easel_operator.objects import SERVICES_OF_EASEL
+from prometheus_client import REGISTRY
+
+from tests.operator.fake_api import FakeApi
+from tests.operator.objects import CAPABLE, OWNER, build_service
+from tests.support.eventually import eventually
+
+CONFIG = OperatorConfig.from_environment(
+    {
+        "EASEL_SERVER_IMAGE": "registry.example/easel-server:0.1.0",
+        "EASEL_REDIS_URL": "redis://redis.easel.svc:6379/0",
+        "EASEL_OPERATOR_NAMESPACE": "easel",
+        "EASEL_POD_NAME": "operator-a",
+        "EASEL_WATCH_NAMESPACES": OWNER.namespace,
+    }
+)
+
+
+def count_faults(where: str) -> float:
+    return REGISTRY.get_sample_value("easel_operator_faults_total", {"where": where}) or 0
+
+
+async def test_answers_that_nobody_foresaw_end_no_loop_and_afterwards_the_operator_does_its_work() -> None:
+    api = FakeApi(lambda _method, path: KeyError(f"nobody thought of {path}"))
+    service = api.store(SERVICES_OF_EASEL.path(OWNER.namespace, OWNER.name), build_service())
+    operator = Operator(CONFIG, api, SharedState(CAPABLE))
+    loops = operator._loops()
+    before = {name: count_faults(name) for name in loops}
+    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+    waiting = {"reconciler", "scaling loop"}  # for the caches
+
+    async def have_all_failed() -> bool:
+        return all(count_faults(name) > before[name] for name in loops.keys() - waiting)
+
+    try:
+        await eventually(have_all_failed)
+        assert [task.get_name() for task in tasks if task.done()] == []
+        api.fault = lambda _method, _path: None
+
+        async def is_reconciled() -> bool:
+            return "status" in api.objects[SERVICES_OF_EASEL.path(OWNER.namespace, OWNER.name)]
+
+        await eventually(is_reconciled, 30)
+        assert service["metadata"]["uid"] == OWNER.uid
+    finally:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks)
+        await operator._metrics_server.close()
+        await operator._scraper.close()
