@@ -23,6 +23,7 @@ from easel_server.telemetry.metrics import CacheResult, ServerMetrics
 from easel_server.transport.probes import Readiness
 from easel_server.transport.protocol import BoundedHttpProtocol
 from easel_server.worker.worker import Worker, WorkerSettings
+from fastapi import FastAPI
 
 from tests.support.jobs import build_identity
 from tests.support.stored_images import succeed
@@ -159,6 +160,7 @@ class RunningGateway:
         self._loop: asyncio.AbstractEventLoop
         self.stores: Stores
         self.worker: StandInWorker
+        self.app: FastAPI
         self.readiness: Readiness
         self.metrics = CountingMetrics()
         self.facts = ModelFacts(
@@ -214,7 +216,7 @@ class RunningGateway:
         async def render_metrics() -> bytes:
             return b"# none\n"
 
-        app = build_gateway_app(context, self.readiness, self.metrics, render_metrics)
+        app = self.app = build_gateway_app(context, self.readiness, self.metrics, render_metrics)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -69,7 +69,7 @@ async def test_a_client_that_leaves_ends_its_stream_and_what_belongs_to_it():
         closed.set()
 
     stream = EventStream(source.give(), Streams(1, metrics), on_close=on_close)
-    await asyncio.wait_for(stream({"type": "http"}, receive, send), 20)
+    await asyncio.wait_for(stream({"type": "http", "method": "GET"}, receive, send), 20)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert (source.is_closed, closed.is_set(), metrics.open_streams) == (True, True, 0)
 

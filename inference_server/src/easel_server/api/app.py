@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from easel_contract import names
 from easel_contract.server_config import ServerConfig
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import Tracer
@@ -35,6 +35,7 @@ from easel_server.generation.models import ModelFacts, find_requested_model
 from easel_server.stores.opening import Stores
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
+from easel_server.transport.body_bounds import BodyBoundsMiddleware
 from easel_server.transport.cached_answers import CachedAnswersMiddleware
 from easel_server.transport.middleware import RequestMiddleware, TracingMiddleware
 from easel_server.transport.probes import Readiness, RenderMetrics, add_probe_routes
@@ -138,6 +139,7 @@ def build_gateway_app(
         middleware=[
             *([] if tracer is NO_TRACER else [Middleware(TracingMiddleware, tracer=tracer)]),
             Middleware(RequestMiddleware, metrics=metrics, build_error=build_error),
+            Middleware(BodyBoundsMiddleware, keys=context.keys, max_body_bytes=context.limits.max_body_bytes),
             Middleware(
                 CachedAnswersMiddleware,
                 path=GENERATIONS_PATH,
@@ -155,7 +157,15 @@ def build_gateway_app(
     add_probe_routes(app.router, readiness, render_metrics)
     add_docs_routes(app.router)
     add_playground_routes(app.router, context)
+    add_head_routes(app.router)
     return app
+
+
+def add_head_routes(router: APIRouter) -> None:
+    """HEAD wherever there is GET: the server sends the same head, and leaves out the body. Call it after all others."""
+    for route in tuple(router.routes):
+        if isinstance(route, HandlerRoute) and "GET" in (route.methods or ()):
+            router.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def build_probe_app(readiness: Readiness, render_metrics: RenderMetrics) -> FastAPI:
@@ -164,4 +174,5 @@ def build_probe_app(readiness: Readiness, render_metrics: RenderMetrics) -> Fast
     app = FastAPI(title="Easel worker", version=number, docs_url=None, redoc_url=None, openapi_url=None)
     app.router.route_class = HandlerRoute
     add_probe_routes(app.router, readiness, render_metrics)
+    add_head_routes(app.router)
     return app

@@ -16,6 +16,7 @@ from easel_server.gateway.refusals import (
     refuse_for_queue,
     refuse_for_room,
     refuse_for_store,
+    refuse_to_nobody,
 )
 from easel_server.stores.errors import StoreError, StoreOutOfMemoryError
 from easel_server.stores.images.interface import StoreFullError
@@ -49,7 +50,7 @@ def to_refusal(error: Exception) -> RefusalError:
             logger.warning("a request met an unavailable store: %s", error)
             refusal = refuse_for_store()
         case ClientDisconnect():
-            refusal = RefusalError(400, "client_disconnected", "the client left before its request was complete")
+            refusal = refuse_to_nobody("its request was complete")
         case HTTPException():
             code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
             refusal = RefusalError(error.status_code, code, str(error.detail), headers=error.headers or {})

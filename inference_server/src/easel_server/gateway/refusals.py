@@ -60,6 +60,34 @@ def refuse_body_size(limit_bytes: int) -> RefusalError:
     )
 
 
+def refuse_slow_body() -> RefusalError:
+    """The body trickles, or its end doesn't come."""
+    return RefusalError(
+        408,
+        "body_too_slow",
+        "the request's body came too slowly, or not at all; send it whole, without pauses of seconds",
+    )
+
+
+def refuse_for_bodies() -> RefusalError:
+    """The bodies that are being read take as much memory as they may, or this client's take its part."""
+    return RefusalError(
+        503,
+        "too_many_bodies",
+        "as many large bodies as fit are being read here already, or as this client may send at a time; "
+        f"try again in {OPEN_REQUESTS_RETRY_SECONDS} s",
+        headers={"Retry-After": str(OPEN_REQUESTS_RETRY_SECONDS)},
+    )
+
+
+CLIENT_LEFT_STATUS = 499  # nginx' number for it, in logs and metrics: nobody reads the answer
+
+
+def refuse_to_nobody(before_what: str) -> RefusalError:
+    """The client left, before something that it would have had to wait for."""
+    return RefusalError(CLIENT_LEFT_STATUS, "client_disconnected", f"the client left before {before_what}")
+
+
 QUEUE_FULL_RETRY_SECONDS = 5
 STORE_RETRY_SECONDS = 2
 STREAMS_RETRY_SECONDS = 5

@@ -13,7 +13,7 @@ from typing import Any, Final
 from easel_contract.server_config import CacheConfig
 
 from easel_server.gateway.local_cache import LocalCache
-from easel_server.gateway.refusals import RefusalError, refuse_removed, refuse_unknown_prediction
+from easel_server.gateway.refusals import RefusalError, refuse_removed, refuse_to_nobody, refuse_unknown_prediction
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import build_cache_key
 from easel_server.generation.request import CachePolicy
@@ -99,7 +99,7 @@ class Results:
                 return waiting.result()
             if cancel:
                 await self.cancel(job.id, job.owner)
-            raise RefusalError(400, "client_disconnected", "the client left before its images were ready")
+            raise refuse_to_nobody("its images were ready")
         finally:
             waiting.cancel()
             leaving.cancel()

@@ -1,5 +1,6 @@
 """A request's body, bounded while it is read, as a validated value."""
 
+import codecs
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -23,13 +24,12 @@ Body = TypeVar("Body", bound=BaseModel)
 async def read_body(request: Request, model: type[Body], *, limit_bytes: int) -> Body:
     """The JSON body as ``model``. Raises RefusalError: 413 beyond the limit, invalid_value for anything unexpected."""
     data = bytearray()
-    async for chunk in request.stream():
+    async for chunk in _bounded(request, limit_bytes):
         data += chunk
-        if len(data) > limit_bytes:
-            raise refuse_body_size(limit_bytes)
+    # Pydantic's own JSON parser: it bounds nesting and refuses lone surrogates, which json.loads lets through. RFC 8259
+    # lets a parser skip a byte order mark, which editors and shells of Windows write.
     try:
-        # Pydantic's own JSON parser: it bounds nesting and refuses lone surrogates, which json.loads lets through.
-        return model.model_validate_json(bytes(data))
+        return model.model_validate_json(bytes(data).removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         raise refuse_fields(*_faults(error)) from None
 
@@ -43,10 +43,10 @@ def validate_fields(model: type[Body], fields: Mapping[str, str]) -> Body:
 
 
 def read_flag(request: Request, name: str) -> bool:
-    """A boolean of the query, such as ``?progress=true``; false where it is absent. Raises RefusalError."""
+    """A boolean of the query, such as ``?progress=true``; false where it is absent or empty. Raises RefusalError."""
     text = request.query_params.get(name)
     try:
-        return text is not None and _FLAG.validate_python(text)
+        return bool(text) and _FLAG.validate_python(text)
     except ValidationError as error:
         raise refuse_field(name, f"{error.errors()[0]['msg']}; got {truncate_repr(text)}") from None
 
@@ -77,7 +77,10 @@ class Form:
 
 
 async def read_form(request: Request, *, limit_bytes: int) -> Form:
-    """The form. Raises RefusalError: 413 beyond the limit, invalid_value for what is no form or has too many parts."""
+    """The form. Raises RefusalError: 413 beyond the limit, invalid_value for what is no form or has too many parts.
+
+    What is empty is absent: clients that make forms of structures, and browsers, send fields that nobody has filled in.
+    """
     parser = MultiPartParser(
         request.headers,
         _bounded(request, limit_bytes),
@@ -94,7 +97,10 @@ async def read_form(request: Request, *, limit_bytes: int) -> Form:
     try:
         for name, value in data.multi_items():
             if isinstance(value, UploadFile):
-                form.files.setdefault(name, []).append(await value.read())
+                if (content := await value.read()) or value.filename:
+                    form.files.setdefault(name, []).append(content)
+            elif not value:
+                continue
             elif form.fields.setdefault(name, value) is not value:
                 raise refuse_field(name, "is given twice")
     finally:

@@ -19,6 +19,7 @@ from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.local_cache import LocalCache
 from easel_server.gateway.rate_limits import build_charges, build_rate_headers
 from easel_server.gateway.refusals import RefusalError
+from easel_server.generation.request import Customer
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.limits.interface import RateLimiter
 from easel_server.telemetry.metrics import CacheResult, RequestMetrics
@@ -74,24 +75,29 @@ class CachedAnswersMiddleware:
             elif name in SPECIAL_HEADERS:
                 await self._app(scope, receive, send)
                 return
+        try:
+            customer = self._keys.find_customer(authorization)
+        except RefusalError:  # the route says so: nothing is read for who has no key
+            await self._app(scope, receive, send)
+            return
         messages, body = await _read(receive)
         if body is None:
             await self._app(scope, _replay(messages, receive), send)
             return
         found = self._answers.get(body)
-        if found is not None and (headers := await self._admit(authorization)) is not None:
+        if found is not None and (headers := await self._admit(customer)) is not None:
             scope["route"] = self._route
             scope[QUIET] = True
             await _send(send, *found, headers)
             return
         await self._app(scope, _replay(messages, receive), self._keep_answer_to(body, send))
 
-    async def _admit(self, authorization: str | None) -> dict[str, str] | None:
+    async def _admit(self, customer: Customer) -> dict[str, str] | None:
         """Headers for the answer, once it is charged; None if the routes had better say why there is none."""
         try:
-            charges = build_charges(self._keys.find_customer(authorization), self._config, requests=1)
+            charges = build_charges(customer, self._config, requests=1)
             decision = await self._limiter.take(charges) if charges else None
-        except (RefusalError, StoreUnavailableError):
+        except StoreUnavailableError:
             return None
         if decision is not None and not decision.allowed:
             return None
@@ -135,11 +141,17 @@ def _is_repeatable(start: Message) -> bool:
 
 
 async def _read(receive: Receive) -> tuple[list[Message], bytes | None]:
-    """What the client sends, message by message, and the whole body; None for the body beyond the bound."""
+    """What the client sends, message by message, and the whole body; None for the body beyond the bound.
+
+    None too where it is refused while it is read: the route's own reading meets the same refusal, and answers it.
+    """
     messages: list[Message] = []
     size_bytes = 0
     while True:
-        message = await receive()
+        try:
+            message = await receive()
+        except RefusalError:
+            return messages, None
         messages.append(message)
         size_bytes += len(message.get("body", b""))
         if message["type"] != "http.request" or size_bytes > MAX_BODY_BYTES:

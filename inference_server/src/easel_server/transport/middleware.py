@@ -13,10 +13,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from easel_server.gateway.refusals import RefusalError, refuse_for_open_requests
+from easel_server.gateway.refusals import CLIENT_LEFT_STATUS, RefusalError, refuse_for_open_requests
 from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import TRACE_PARENT, fail_span, open_span, to_trace_parent
+from easel_server.transport.protocol import CLIENT_LEFT
 
 REQUEST_ID_HEADER = b"x-request-id"  # as ASGI has it: in lower case
 REQUEST_ID_PATTERN = re.compile(rb"[!-~]{1,128}")
@@ -26,6 +27,7 @@ PROBES = frozenset({names.PATH_HEALTH, names.PATH_READY, names.PATH_METRICS})
 logger = logging.getLogger(__name__)
 
 
+NO_ANSWER: Final = 0
 MAX_OPEN_REQUESTS: Final = 10_000  # each takes some tens of kilobytes
 
 BuildError = Callable[[str, RefusalError], tuple[int, dict[str, Any]]]
@@ -36,7 +38,8 @@ class RequestMiddleware:
 
     The id is the client's X-Request-Id if it is one that can be logged, else a random one; it is sent back. A line says
     neither prompt nor key nor query string; probes are logged at debug level only, and so is what is marked as QUIET.
-    Probes pass the bound too: a restart would help nobody. A request that gets no answer counts as a 500.
+    Probes pass the bound too: a restart would help nobody. A request that gets no answer counts as a 500, one whose
+    client left before its answer began as a 499, whatever the answer would have been.
     """
 
     def __init__(
@@ -55,13 +58,13 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        code = 500
+        code = NO_ANSWER
         own = choose_request_id(scope["headers"])
 
         async def send_with_id(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
-                code = message["status"]
+                code = CLIENT_LEFT_STATUS if CLIENT_LEFT in scope else message["status"]
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, own.encode())]
             await send(message)
 
@@ -73,6 +76,8 @@ class RequestMiddleware:
             await app(scope, receive, send_with_id)
         finally:
             self._open -= is_bounded
+            if code == NO_ANSWER:
+                code = CLIENT_LEFT_STATUS if CLIENT_LEFT in scope else 500
             self._note(scope, code, time.monotonic() - began)
             request_id.reset(token)
 

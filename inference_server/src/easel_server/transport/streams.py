@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from easel_server.gateway.refusals import refuse_for_streams
 from easel_server.telemetry.metrics import RequestMetrics
+from easel_server.transport.protocol import STREAM_PROBE
 
 
 class Streams:
@@ -103,10 +104,15 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream. Raises RefusalError, before anything is sent, if as many are open as may be."""
+        scope[STREAM_PROBE] = KEEPALIVE_COMMENT
         try:
             with self._streams.hold():
                 async with aclosing(self._kept_alive):
-                    await super().__call__(scope, receive, send)
+                    if scope["method"] == "HEAD":
+                        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                        await send({"type": "http.response.body"})
+                    else:
+                        await super().__call__(scope, receive, send)
         finally:
             if self._on_close is not None:
                 await self._on_close()

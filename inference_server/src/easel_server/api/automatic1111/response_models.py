@@ -56,7 +56,7 @@ def describe_generated() -> Responses:
     """Of txt2img and img2img."""
     return {
         200: describe_answer(ResultAnswer, "What was generated", headers=JOB_HEADERS),
-        **describe_errors(Automatic1111Error, 400, 404, 413, 422, 504, 507),
+        **describe_errors(Automatic1111Error, 400, 404, 408, 413, 422, 504, 507),
     }
 
 

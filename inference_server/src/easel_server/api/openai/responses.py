@@ -87,7 +87,7 @@ def describe_images() -> Responses:
     """Of the routes that generate."""
     answer: dict[str, Any] = describe_answer(ImagesAnswer, "The images, or their events", headers=JOB_HEADERS)
     answer["content"] = describe_events("")["content"]
-    return {200: answer, **describe_errors(OpenAIError, 400, 404, 413, 422, 504, 507)}
+    return {200: answer, **describe_errors(OpenAIError, 400, 404, 408, 413, 422, 504, 507)}
 
 
 def describe_models(model: type[BaseModel]) -> Responses:

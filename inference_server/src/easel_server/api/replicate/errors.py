@@ -1,11 +1,13 @@
 """Errors as Replicate's API gives them. https://replicate.com/docs/reference/http"""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
-from easel_server.gateway.refusals import RefusalError
+from easel_server.gateway.refusals import CLIENT_LEFT_STATUS, RefusalError
+
+CLIENT_LEFT: Final = "Client Closed Request"  # that status isn't registered
 
 
 class InvalidField(BaseModel):
@@ -28,7 +30,7 @@ class PredictionError(BaseModel):
 def build_prediction_error(refusal: RefusalError) -> tuple[int, dict[str, Any]]:
     """Status and body."""
     body: dict[str, Any] = {
-        "title": HTTPStatus(refusal.status).phrase,
+        "title": CLIENT_LEFT if refusal.status == CLIENT_LEFT_STATUS else HTTPStatus(refusal.status).phrase,
         "detail": refusal.message,
         "status": refusal.status,
         "code": refusal.code,

@@ -142,11 +142,11 @@ def parse_wait_seconds(prefer: str) -> int:
 
 
 def parse_cancel_after(text: str | None) -> timedelta | None:
-    """The time of ``Cancel-After: 90``, ``90s``, ``2m`` or ``1h30m``; None without. Raises RefusalError.
+    """The time of ``Cancel-After: 90``, ``90s``, ``2m`` or ``1h30m``; None without, or empty. Raises RefusalError.
 
     https://replicate.com/docs/topics/predictions/lifecycle
     """
-    if text is None:
+    if not text:
         return None
     match = DURATION_PATTERN.fullmatch(text.strip())
     if match is None or not any(match.groups()):

@@ -93,7 +93,7 @@ def describe_created() -> Responses:
     return {
         200: describe_answer(Prediction, "It had been created before", headers=JOB_HEADERS),
         201: describe_answer(Prediction, "Created", headers=JOB_HEADERS),
-        **describe_errors(PredictionError, 400, 404, 413, 422, 504, 507),
+        **describe_errors(PredictionError, 400, 404, 408, 413, 422, 504, 507),
     }
 
 
