@@ -26,7 +26,10 @@ from easel_server.generation.tasks import INPUTS
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
 MAGIC: Final = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 ALLOWED: Final = "allowed is a still PNG, JPEG or WebP"
-DATA_URL: Final = re.compile(r"data:[a-z0-9.+/-]{0,100};base64,", re.IGNORECASE)
+DATA_URL: Final = re.compile(
+    r"data:[a-z0-9.+/-]{0,100}(?:;[a-z0-9.+_-]{1,50}=[^;,]{0,100}){0,3};base64,", re.IGNORECASE
+)
+WHITE_SPACE: Final = b" \t\r\n"
 DECODERS: Final = 2  # images in work at a time, in a gateway
 BACKGROUND: Final = "white"  # behind what is transparent
 PNG_COMPRESS_LEVEL: Final = 1  # they travel once: time counts for more than size
@@ -49,16 +52,26 @@ class Decoders:
 
 
 def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
-    """The bytes behind a ``data:`` URL, or behind bare base64. Raises RefusalError."""
+    """The bytes behind a ``data:`` URL, or behind bare base64, broken into lines or not. Raises RefusalError."""
+    text = text.strip()
     prefix = DATA_URL.match(text)
     if text.startswith(("http://", "https://")):
         raise refuse_field(field, "is a web address, and this service fetches none; send the image as a data: URL")
     if prefix is None and is_prefix_needed:
         raise refuse_field(field, "must be a data: URL, such as data:image/png;base64,iVBORw0…")
     try:
-        return base64.b64decode(text[prefix.end() if prefix else 0 :], validate=True)
-    except (binascii.Error, ValueError):
+        return _decode_strictly(text[prefix.end() if prefix else 0 :].encode("ascii"))
+    except ValueError:
         raise refuse_field(field, "is not base64") from None
+
+
+def _decode_strictly(encoded: bytes) -> bytes:
+    """Bytes of base64; line breaks are the only strangers. Raises ValueError."""
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        # Many encoders break lines as mail does: https://www.rfc-editor.org/rfc/rfc2045#section-6.8
+        return base64.b64decode(encoded.translate(None, WHITE_SPACE), validate=True)
 
 
 def decode_image(field: str, data: bytes, *, max_pixels: int) -> Image.Image:

@@ -1,66 +1,48 @@
-"""What clients of AUTOMATIC1111 send. Pure.
+"""What clients of AUTOMATIC1111 send, in types and values as lenient as its own; what can't be done is refused. Pure.
 
 https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from easel_server.api.automatic1111.samplers import choose_sampler
+from easel_server.api.automatic1111.harmless import (
+    IMAGE_TO_IMAGE_FIELDS,
+    IMAGE_TO_IMAGE_INERT,
+    INERT_SETTING,
+    SETTINGS,
+    TEXT_TO_IMAGE_FIELDS,
+    TEXT_TO_IMAGE_INERT,
+    Harmless,
+    find_chance_faults,
+    find_chance_warnings,
+    find_faults,
+    find_script_faults,
+    find_unknown_warning,
+    is_nothing,
+    refuse,
+)
+from easel_server.api.automatic1111.samplers import choose_sampler, split_sampler
 from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
-from easel_server.gateway.refusals import refuse_field
+from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
 from easel_server.generation.parameters import ImageFormat
 
 RANDOM_SEED: Final = -1
 DEFAULT_STRENGTH: Final = 0.75
 FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
-
-# Fields that would change the image in ways that aren't offered, and the values that ask for nothing: clients send
-# those all the time.
-NEUTRAL: Final[Mapping[str, tuple[JsonValue, ...]]] = {
-    "styles": ([],),
-    "subseed_strength": (0,),
-    "seed_resize_from_h": (-1, 0),
-    "seed_resize_from_w": (-1, 0),
-    "restore_faces": (False,),
-    "tiling": (False,),
-    "eta": (1,),
-    "s_min_uncond": (0,),
-    "s_churn": (0,),
-    "s_tmin": (0,),
-    "s_tmax": (0,),
-    "s_noise": (1,),
-    "refiner_checkpoint": ("", "None"),
-    "script_name": ("", "None"),
-    "script_args": ([],),
-    "alwayson_scripts": ({},),
-    "infotext": ("",),
-    "firstpass_image": ("",),
-}
-DEFAULT_VAE: Final = ("Automatic", "None")
-ALL_LAYERS: Final = (1,)
-NEUTRAL_TEXT_TO_IMAGE: Final[Mapping[str, tuple[JsonValue, ...]]] = {"enable_hr": (False,)}
-NEUTRAL_IMAGE_TO_IMAGE: Final[Mapping[str, tuple[JsonValue, ...]]] = {
-    "initial_noise_multiplier": (1,),
-    "latent_mask": ("",),
-}
+OWN_SETTINGS: Final = ("sd_model_checkpoint", "samples_format")
 
 
-def _add_allowed_values(schema: dict[str, Any], neutral: Mapping[str, tuple[JsonValue, ...]]) -> None:
-    for name, values in neutral.items():
-        if name in schema["properties"]:
-            schema["properties"][name] = {"enum": [*values, None], "description": "Accepted in values without effect."}
+def _describe_accepted(known: Mapping[str, Harmless], inert: frozenset[str]) -> Callable[[dict[str, Any]], None]:
+    def describe(schema: dict[str, Any]) -> None:
+        for name, harmless in sorted(known.items()):
+            schema["properties"][name] = {"description": f"Of what isn't offered: {harmless.allowed}."}
+        for name in sorted(inert):
+            schema["properties"][name] = {"description": "Accepted without effect."}
 
-
-def _describe_text_to_image(schema: dict[str, Any]) -> None:
-    _add_allowed_values(schema, {**NEUTRAL, **NEUTRAL_TEXT_TO_IMAGE})
-
-
-def _describe_image_to_image(schema: dict[str, Any]) -> None:
-    _add_allowed_values(schema, {**NEUTRAL, **NEUTRAL_IMAGE_TO_IMAGE})
+    return describe
 
 
 def _to_seed(seed: int) -> int | None:
@@ -68,7 +50,7 @@ def _to_seed(seed: int) -> int | None:
 
 
 class GenerationBody(ApiBody):
-    """What txt2img and img2img share."""
+    """What txt2img and img2img share. Fields that aren't declared here are in ``harmless.py``, or unknown."""
 
     COMPUTED: ClassVar[Mapping[str, str]] = {
         "images": "batch_size * n_iter",
@@ -78,6 +60,8 @@ class GenerationBody(ApiBody):
         "mask_digest": "mask",
         "strength": "denoising_strength",
     }
+    KNOWN: ClassVar[Mapping[str, Harmless]] = {}
+    INERT: ClassVar[frozenset[str]] = frozenset()
 
     prompt: Annotated[str | None, MapsTo("prompt")] = None
     negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
@@ -93,42 +77,65 @@ class GenerationBody(ApiBody):
     cfg_scale: Annotated[WireNumber | None, MapsTo("guidance_scale")] = None
     width: Annotated[WireInteger | None, MapsTo("width_pixels")] = None
     height: Annotated[WireInteger | None, MapsTo("height_pixels")] = None
-    override_settings: "OverrideSettings | None" = None
+    override_settings: dict[str, JsonValue] | None = Field(
+        default=None, description="Settings for this request: sd_model_checkpoint, samples_format."
+    )
     send_images: bool | None = None
-    # Without effect here: there are no files, no other settings, no second seed in use.
-    save_images: bool | None = None
-    do_not_save_samples: bool | None = None
-    do_not_save_grid: bool | None = None
-    override_settings_restore_afterwards: bool | None = None
-    subseed: WireInteger | None = None
-    force_task_id: str | None = None
-    disable_extra_networks: bool | None = None
-    comments: dict[str, JsonValue] | None = None
-    refiner_switch_at: WireNumber | None = None
-    # Refused in any value that would have an effect: NEUTRAL has the others.
-    styles: JsonValue = None
-    subseed_strength: JsonValue = None
-    seed_resize_from_h: JsonValue = None
-    seed_resize_from_w: JsonValue = None
-    restore_faces: JsonValue = None
-    tiling: JsonValue = None
-    eta: JsonValue = None
-    s_min_uncond: JsonValue = None
-    s_churn: JsonValue = None
-    s_tmin: JsonValue = None
-    s_tmax: JsonValue = None
-    s_noise: JsonValue = None
-    refiner_checkpoint: JsonValue = None
-    script_name: JsonValue = None
-    script_args: JsonValue = None
-    alwayson_scripts: JsonValue = None
-    infotext: JsonValue = None
-    firstpass_image: JsonValue = None
+    alwayson_scripts: JsonValue = Field(default=None, description="Scripts that are switched off.")
+    refiner_checkpoint: str | None = Field(default=None, description="None but the served model.")
+    eta: WireNumber | None = Field(default=None, description="The sampler's own, or 0.")
+    s_noise: WireNumber | None = Field(default=None, description="1, or 0.")
+    clip_skip: JsonValue = Field(default=None, description="1: all layers.")
 
-    @field_validator(*NEUTRAL)
+    @model_validator(mode="before")
     @classmethod
-    def _refuse_what_is_not_offered(cls, value: JsonValue, info: ValidationInfo) -> JsonValue:
-        return _refuse_unless(value, NEUTRAL[str(info.field_name)])
+    def _leave_out_what_is_empty(cls, given: Any) -> Any:
+        """Some clients send an empty text for whatever isn't filled in, and an empty list for an empty object."""
+        return (
+            {name: value for name, value in given.items() if value not in ("", [])}
+            if isinstance(given, dict)
+            else given
+        )
+
+    @property
+    def settings(self) -> Mapping[str, JsonValue]:
+        """``override_settings``, empty if there are none."""
+        return self.override_settings or {}
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The model that is asked for by its name."""
+        name = self.settings.get("sd_model_checkpoint")
+        return None if is_nothing(name) else str(name)
+
+    def check(self, *, model: str) -> None:
+        """Raise RefusalError for what would change the image and can't be done; ``model``: the served one's name."""
+        if faults := list(self._find_faults(model)):
+            raise refuse_fields(*faults)
+
+    def _find_faults(self, model: str) -> Iterator[FieldFault]:
+        extra = self.model_extra or {}
+        yield from find_faults(extra, self.KNOWN)
+        yield from find_script_faults(self.alwayson_scripts)
+        yield from find_settings_faults(self.settings, prefix="override_settings.")
+        yield from find_chance_faults({"eta": self.eta, "s_noise": self.s_noise}, self._sampler())
+        refiner = self.refiner_checkpoint
+        if not is_nothing(refiner) and refiner != model and extra.get("refiner_switch_at") not in (1, "1"):
+            yield refuse("refiner_checkpoint", refiner, f"allowed is {model!r}")
+
+    def find_warnings(self) -> Iterator[str]:
+        """What is accepted and won't be done, in sentences."""
+        declared = {name: value for name, value in (("eta", self.eta), ("s_noise", self.s_noise)) if value is not None}
+        yield from find_chance_warnings(declared, self._sampler())
+        if not is_nothing(self.clip_skip) and self.clip_skip not in (1, "1"):
+            yield f"clip_skip: {self.clip_skip!r} is no field of this API and without effect; all layers are used"
+        extra = self.model_extra or {}
+        unknown = [name for name in extra if name not in self.KNOWN and name not in self.INERT]
+        yield from find_unknown_warning(unknown, kind="field")
+        yield from find_settings_warnings(self.settings)
+
+    def _sampler(self) -> str:
+        return split_sampler(self.sampler_name or self.sampler_index or "")[0]
 
     def given(self) -> dict[str, Any]:
         """As of any body, and what several fields make together. Raises RefusalError for an unknown format."""
@@ -141,8 +148,7 @@ class GenerationBody(ApiBody):
         return self.given() | ({} if sampler is None else {"sampler": sampler})
 
     def _read_format(self) -> ImageFormat:
-        settings = self.override_settings
-        written = (settings.samples_format if settings else None) or "png"
+        written = str(self.settings.get("samples_format") or "png")
         if written.lower() not in FORMATS:
             allowed = ", ".join(FORMATS)
             raise refuse_field("override_settings.samples_format", f"is {written[:20]!r}, allowed are {allowed}")
@@ -152,89 +158,84 @@ class GenerationBody(ApiBody):
 class TextToImageBody(GenerationBody):
     """The body of txt2img."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_describe_text_to_image)
-
-    enable_hr: JsonValue = None
-    # Of the second pass, which isn't offered: without effect.
-    denoising_strength: JsonValue = None
-    firstphase_width: JsonValue = None
-    firstphase_height: JsonValue = None
-    hr_scale: JsonValue = None
-    hr_upscaler: JsonValue = None
-    hr_second_pass_steps: JsonValue = None
-    hr_resize_x: JsonValue = None
-    hr_resize_y: JsonValue = None
-    hr_checkpoint_name: JsonValue = None
-    hr_sampler_name: JsonValue = None
-    hr_scheduler: JsonValue = None
-    hr_prompt: JsonValue = None
-    hr_negative_prompt: JsonValue = None
-
-    @field_validator(*NEUTRAL_TEXT_TO_IMAGE)
-    @classmethod
-    def _refuse_second_pass(cls, value: JsonValue, info: ValidationInfo) -> JsonValue:
-        return _refuse_unless(value, NEUTRAL_TEXT_TO_IMAGE[str(info.field_name)])
+    KNOWN = TEXT_TO_IMAGE_FIELDS
+    INERT = TEXT_TO_IMAGE_INERT
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra=_describe_accepted(TEXT_TO_IMAGE_FIELDS, TEXT_TO_IMAGE_INERT)
+    )
 
 
 class ImageToImageBody(GenerationBody):
-    """The body of img2img."""
+    """The body of img2img. What says how a mask is used means nothing without one."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_describe_image_to_image)
+    KNOWN = IMAGE_TO_IMAGE_FIELDS
+    INERT = IMAGE_TO_IMAGE_INERT
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra=_describe_accepted(IMAGE_TO_IMAGE_FIELDS, IMAGE_TO_IMAGE_INERT)
+    )
 
     init_images: list[str] = Field(min_length=1, max_length=1, description="One image, as base64.")
     denoising_strength: WireNumber | None = None
-    resize_mode: WireInteger | None = Field(default=None, description="0 stretches, 1 crops.", ge=0, le=1)
-    mask: str | None = Field(default=None, description="Where to generate anew: white. As base64.")
-    mask_blur: WireNumber | None = Field(default=None, ge=0, le=64, description="How softly the mask ends, in pixels.")
-    inpainting_mask_invert: WireInteger | None = Field(default=None, ge=0, le=1, description="1 generates black anew.")
-    inpainting_fill: WireInteger | None = Field(
+    resize_mode: WireInteger | None = Field(
         default=None,
-        ge=0,
-        le=1,
-        description="What to begin with below the mask: 0 its surroundings, 1 the image.",
+        description="0 stretches, 1 crops; another is accepted if the image has the size that is asked for.",
+    )
+    mask: str | None = Field(default=None, description="Where to generate anew: white. As base64.")
+    mask_blur: WireNumber | None = Field(default=None, description="How softly the mask ends, in pixels: 0 to 64.")
+    mask_blur_x: WireNumber | None = Field(default=None, description="As mask_blur, sideways.")
+    mask_blur_y: WireNumber | None = Field(default=None, description="As mask_blur, up and down.")
+    inpainting_mask_invert: WireInteger | None = Field(default=None, description="1 generates black anew.")
+    inpainting_fill: WireInteger | None = Field(
+        default=None, description="What to begin with below the mask: 0 its surroundings, 1 the image."
     )
     inpaint_full_res: bool | None = Field(
         default=None, description="Generate what surrounds the mask alone, in full size."
     )
-    inpaint_full_res_padding: WireInteger | None = Field(default=None, ge=0, le=1024)
+    inpaint_full_res_padding: WireInteger | None = Field(default=None, description="0 to 1024 pixels.")
     include_init_images: bool | None = None  # whether `parameters` of the answer repeats them
-    image_cfg_scale: WireNumber | None = None  # of models of another kind
-    initial_noise_multiplier: JsonValue = None
-    latent_mask: JsonValue = None
+
+    @property
+    def blur(self) -> tuple[float, float]:
+        """How softly the mask ends, in pixels, sideways and up and down."""
+        both = self.mask_blur
+        x, y = (both, both) if both is not None else (self.mask_blur_x, self.mask_blur_y)
+        return DEFAULT_MASK_BLUR if x is None else x, DEFAULT_MASK_BLUR if y is None else y
 
     def given(self) -> dict[str, Any]:
         """As of any body; this API has a default strength of its own."""
         strength = DEFAULT_STRENGTH if self.denoising_strength is None else self.denoising_strength
         return super().given() | {"strength": strength}
 
-    @field_validator(*NEUTRAL_IMAGE_TO_IMAGE)
-    @classmethod
-    def _refuse_other_noise(cls, value: JsonValue, info: ValidationInfo) -> JsonValue:
-        return _refuse_unless(value, NEUTRAL_IMAGE_TO_IMAGE[str(info.field_name)])
+    def _find_faults(self, model: str) -> Iterator[FieldFault]:
+        yield from super()._find_faults(model)
+        for name, (least, most) in MASK_RANGES.items() if self.mask else ():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                yield FieldFault(name, f"is {value}, allowed are {least} to {most}")
 
 
-class OverrideSettings(BaseModel):
-    """Settings, as far as they exist here."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sd_model_checkpoint: str | None = None
-    samples_format: str | None = None
-    sd_vae: JsonValue = Field(default=None, json_schema_extra={"enum": [*DEFAULT_VAE, None]})
-    CLIP_stop_at_last_layers: JsonValue = Field(default=None, json_schema_extra={"enum": [*ALL_LAYERS, None]})
-
-    @field_validator("sd_vae", "CLIP_stop_at_last_layers")
-    @classmethod
-    def _refuse_other_parts(cls, value: JsonValue, info: ValidationInfo) -> JsonValue:
-        return _refuse_unless(value, DEFAULT_VAE if info.field_name == "sd_vae" else ALL_LAYERS)
+DEFAULT_MASK_BLUR: Final = 4.0
+MASK_RANGES: Final = {
+    "mask_blur": (0, 64),
+    "mask_blur_x": (0, 64),
+    "mask_blur_y": (0, 64),
+    "inpainting_mask_invert": (0, 1),
+    "inpainting_fill": (0, 1),
+    "inpaint_full_res_padding": (0, 1024),
+}
 
 
-def _refuse_unless(value: JsonValue, neutral: tuple[JsonValue, ...]) -> JsonValue:
-    if value is not None and value not in neutral:
-        allowed = " or ".join(repr(allowed) for allowed in neutral)
-        message = "asks for something that isn't offered here; allowed is {allowed}"
-        raise PydanticCustomError("not_offered", message, {"allowed": allowed})
-    return value
+def find_settings_faults(settings: Mapping[str, JsonValue], *, prefix: str = "") -> Iterator[FieldFault]:
+    """Settings that would change the image in ways that aren't offered."""
+    yield from find_faults(settings, SETTINGS, prefix=prefix)
+
+
+def find_settings_warnings(settings: Mapping[str, JsonValue]) -> Iterator[str]:
+    """Settings that nobody knows."""
+    unknown = [
+        name for name in settings if name not in (*OWN_SETTINGS, *SETTINGS) and INERT_SETTING.match(name) is None
+    ]
+    yield from find_unknown_warning(unknown, kind="setting")
 
 
 def _or(value: int | None, default: int) -> int:

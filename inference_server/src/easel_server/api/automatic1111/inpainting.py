@@ -31,8 +31,8 @@ NAMES: Final = ImageToImageBody.field_names()
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 CROP_AND_RESIZE: Final = 1
+RESIZE_MODES: Final = (None, 0, CROP_AND_RESIZE)
 FILL_WITH_SURROUNDINGS: Final = 0
-DEFAULT_MASK_BLUR: Final = 4.0
 # From far to near: what is close to the mask's edge covers what is far.
 FILL_RADII: Final = (128.0, 32.0, 8.0, 2.0)
 
@@ -41,6 +41,8 @@ def build_inputs(body: ImageToImageBody, defaults: GenerationDefaults, limits: L
     """The images of a request. Raises RefusalError."""
     image = flatten(_decode(NAMES["image_digest"], body.init_images[0], limits))
     size = choose_size(image.size, (body.width, body.height), names=NAMES, defaults=defaults, limits=limits)
+    if body.resize_mode not in RESIZE_MODES and image.size != size:
+        raise refuse_field("resize_mode", f"is {body.resize_mode}, allowed are 0 and 1 for an image of another size")
     way = Fit.CROP if body.resize_mode == CROP_AND_RESIZE else Fit.STRETCH
     if not body.mask:
         return build_input_images({"image": image}, size, way)
@@ -88,9 +90,8 @@ def _build_mask(body: ImageToImageBody, size: Size, limits: LimitsConfig) -> Ima
     mask = fit(_decode(NAMES["mask_digest"], body.mask or "", limits).convert("RGB").convert("L"), size, Fit.STRETCH)
     if body.inpainting_mask_invert:
         mask = ImageOps.invert(mask)
-    blur = DEFAULT_MASK_BLUR if body.mask_blur is None else body.mask_blur
-    if blur:
-        mask = mask.filter(ImageFilter.GaussianBlur(blur))
+    if any(body.blur):
+        mask = mask.filter(ImageFilter.GaussianBlur(body.blur))
     if mask.getbbox() is None:
         raise refuse_field(
             NAMES["mask_digest"],

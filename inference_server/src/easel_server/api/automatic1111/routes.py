@@ -120,6 +120,7 @@ class Automatic1111Handlers:
         """Generate from a prompt, and wait for it."""
         customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, TextToImageBody, limit_bytes=self._context.limits.max_body_bytes)
+        body.check(model=self._context.model_name)
         generated = await self._generate(request, customer, body, None)
         return self._answer(body, generated, generated.images)
 
@@ -128,6 +129,7 @@ class Automatic1111Handlers:
         context = self._context
         customer = context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, ImageToImageBody, limit_bytes=context.limits.max_body_bytes)
+        body.check(model=context.model_name)
         defaults = (await context.model_facts()).defaults
         inputs = await context.decoders.run(partial(build_inputs, body, defaults, context.limits))
         generated = await self._generate(request, customer, body, inputs)
@@ -168,7 +170,6 @@ class Automatic1111Handlers:
         self, request: Request, customer: Customer, body: GenerationBody, inputs: InputImages | None
     ) -> Generated:
         context = self._context
-        checkpoint = body.override_settings.sd_model_checkpoint if body.override_settings else None
         samplers = (await context.model_facts()).samplers
         submitted = await context.submitter.submit(
             GenerationRequest(
@@ -176,7 +177,7 @@ class Automatic1111Handlers:
                 job_id=new_job_id(),
                 given=body.given_for(samplers) | (inputs.size() if inputs else {}),
                 field_names=body.field_names(),
-                model=checkpoint or None,
+                model=body.checkpoint,
                 inputs=inputs,
                 is_prompt_required=False,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),

@@ -1,0 +1,95 @@
+"""AUTOMATIC1111's clients send every field there is: what asks for nothing is accepted, all else is refused by name."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.support.client_images import decoded, encoded, halves
+
+IMAGE = base64.b64encode(encoded(halves())).decode()
+SMALL: dict[str, Any] = {"prompt": "a lenient cat", "width": 64, "height": 64, "steps": 2}
+
+# What front ends send, by their habits; "IMAGE" stands for an image. Which fields there are:
+# https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
+FRONT_ENDS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "front_ends.json").read_text())
+IMAGES = {
+    "base64 that is broken into lines": "\r\n".join(IMAGE[i : i + 76] for i in range(0, len(IMAGE), 76)) + "\n",
+    "a data URL": f"data:image/png;base64,{IMAGE}",
+    "a data URL with a parameter": f"data:image/png;charset=utf-8;base64,{IMAGE}",
+}
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_what_front_ends_send_is_accepted(client, front_end):
+    body = {**SMALL, **FRONT_ENDS[front_end]}
+    if "init_images" in body:
+        body["init_images"] = [IMAGE]
+    answer = client.post(f"/sdapi/v1/{'img2img' if 'init_images' in body else 'txt2img'}", json=body)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["images"]) == 1
+    assert json.loads(answer.json()["info"])["prompt"] == "a lenient cat"
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_an_image_is_read_however_its_base64_was_written(client, case):
+    answer = client.post("/sdapi/v1/img2img", json={**SMALL, "init_images": [IMAGES[case]]})
+    assert answer.status_code == 200, answer.text
+
+
+ASKS: dict[str, tuple[str, Any, str]] = {
+    "a second pass, as a text": ("enable_hr", "true", "enable_hr"),
+    "a second pass, as a number": ("enable_hr", 1, "enable_hr"),
+    "faces, as a text": ("restore_faces", "True", "restore_faces"),
+    "a second seed, as a text": ("subseed_strength", "0.5", "subseed_strength"),
+    "a seed of another size": ("seed_resize_from_h", 512, "seed_resize_from_h"),
+    "churn": ("s_churn", 5, "s_churn"),
+    "a script's name": ("script_name", "X/Y/Z plot", "script_name"),
+    "a style among empty ones": ("styles", ["", "film"], "styles"),
+    "a refiner": ("refiner_checkpoint", "refiner", "refiner_checkpoint"),
+    "parameters as a text": ("infotext", "a cat\nSteps: 20", "infotext"),
+    "half of a sampler's chance": ("eta", 0.5, "eta"),
+    "a script that is on": ("alwayson_scripts", {"ADetailer": {"args": [True, {"ad_model": "face"}]}}, "ADetailer"),
+    "a unit without a switch": ("alwayson_scripts", {"ControlNet": {"args": [{"module": "reference"}]}}, "ControlNet"),
+    "another VAE": ("override_settings", {"sd_vae": "other"}, "override_settings.sd_vae"),
+    "clip skip, as a text": ("override_settings", {"CLIP_stop_at_last_layers": "2"}, "CLIP_stop_at_last_layers"),
+    "seeds with a distance": ("override_settings", {"eta_noise_seed_delta": 31337}, "eta_noise_seed_delta"),
+    "merged tokens": ("override_settings", {"token_merging_ratio": 0.5}, "token_merging_ratio"),
+}
+
+
+@pytest.mark.parametrize("case", ASKS)
+def test_what_would_change_the_image_is_refused_by_its_name_in_any_type(client, case):
+    name, value, named = ASKS[case]
+    answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "sampler_name": "Euler a", name: value})
+    assert answer.status_code == 422
+    assert named in answer.json()["detail"]
+    assert set(answer.json()) == {"error", "detail", "body", "errors"}
+
+
+def test_all_that_is_refused_is_named_at_once(client):
+    answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "tiling": True, "restore_faces": True, "s_churn": 1})
+    assert answer.json()["errors"] == "restore_faces; tiling; s_churn"
+
+
+def test_a_mask_is_blurred_sideways_as_asked(gateway):
+    """AUTOMATIC1111 has two fields for it beside the one."""
+
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (24, 24, 40, 40))
+    body = {
+        **SMALL,
+        "init_images": [IMAGE],
+        "mask": base64.b64encode(encoded(mask)).decode(),
+        "inpaint_full_res": False,
+    }
+    with gateway.client() as client:
+        answer = client.post("/sdapi/v1/img2img", json={**body, "mask_blur_x": 0, "mask_blur_y": 8})
+    assert answer.status_code == 200
+    claim = gateway.worker.claims[-1]
+    blurred = decoded(claim.inputs[claim.job.parameters.mask_digest])
+    assert blurred.crop((32, 22, 33, 23)).tobytes() != b"\0", "up and down it is soft"
+    assert blurred.crop((22, 32, 23, 33)).tobytes() == b"\0", "sideways it is sharp"
