@@ -21,10 +21,12 @@ from easel_operator.cluster.informer import Informer
 from easel_operator.cluster.leadership import Leadership
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.redis.service_keys import ServiceKeys
 from easel_operator.cluster.scraper import Scraper
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.config import ConfigurationError, OperatorConfig
 from easel_operator.decide.snapshot import Capabilities
+from easel_operator.handlers.cleanup import Cleanup
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
 from easel_operator.handlers.loop_guard import LoopGuard
 from easel_operator.handlers.reconciler import Reconciler
@@ -75,12 +77,17 @@ def now() -> datetime:
 
 async def run_operator(config: OperatorConfig) -> int:
     """Run until a signal (returns 0), or until a part fails (returns 1)."""
+    try:
+        keys = ServiceKeys(config.redis_url)
+    except ValueError as error:
+        sys.exit(f"EASEL_REDIS_URL is no address of a Redis: {error}")
     client = await KubernetesClient.connect()
     try:
         capabilities = await _probe_patiently(client, config)
         logger.info("This cluster: %s", capabilities)
-        return await Operator(config, client, SharedState(capabilities)).run()
+        return await Operator(config, client, SharedState(capabilities), keys).run()
     finally:
+        await keys.close()
         await client.close()
 
 
@@ -102,7 +109,9 @@ async def _probe_patiently(client: KubernetesClient, config: OperatorConfig) -> 
 class Operator:
     """Every part, and the loops that drive them."""
 
-    def __init__(self, config: OperatorConfig, client: KubernetesClient, shared: SharedState) -> None:
+    def __init__(
+        self, config: OperatorConfig, client: KubernetesClient, shared: SharedState, keys: ServiceKeys
+    ) -> None:
         self._config = config
         self._client = client
         self._shared = shared
@@ -122,6 +131,14 @@ class Operator:
             monotonic=time.monotonic,
         )
         self._reconciler = self._build_reconciler()
+        self._cleanup = Cleanup(
+            client=client,
+            writer=self._writer,
+            services=self._services,
+            children=self._children,
+            keys=keys,
+            watched_namespaces=config.watch_namespaces,
+        )
         self._scraper = Scraper(timeout_seconds=SCRAPE_TIMEOUT_SECONDS, clock=now)
         self._metrics_server = ExternalMetricsServer(stale_after=METRICS_STALE_AFTER, clock=now)
         self._metrics_endpoint = MetricsEndpoint(
@@ -204,6 +221,7 @@ class Operator:
             "probe": self._probe_now_and_then,
             "reconciler": self._reconcile,
             "scaling loop": self._scale,
+            "cleanup": self._clean_up,
         }
         return {
             **{name: self._guard.keep_going(name, loop) for name, loop in guarded.items()},
@@ -272,6 +290,11 @@ class Operator:
     async def _scale(self) -> None:
         await self._wait_for_caches()
         await self._scaling_loop.run(self._config.scrape_interval_seconds)
+
+    async def _clean_up(self) -> None:
+        await self._wait_for_caches()
+        await self._leadership.wait_until_leader()
+        await self._cleanup.run()
 
     async def _wait_for_caches(self) -> None:
         await self._has_listed.wait()

@@ -29,4 +29,7 @@ PROPOSED_REPLICAS: Final = Gauge(
     "Workers that one signal asks for; the largest is easel_operator_desired_replicas.",
     ["namespace", "service", "signal"],
 )
+SWEPT_KEYS: Final = Counter(
+    "easel_operator_swept_keys", "Keys in Redis that deleted services had left, and that a sweep deleted."
+)
 IS_LEADER: Final = Gauge("easel_operator_is_leader", "1 on the replica that writes.")
