@@ -77,17 +77,12 @@ def now() -> datetime:
 
 async def run_operator(config: OperatorConfig) -> int:
     """Run until a signal (returns 0), or until a part fails (returns 1)."""
-    try:
-        keys = ServiceKeys(config.redis_url)
-    except ValueError as error:
-        sys.exit(f"EASEL_REDIS_URL is no address of a Redis: {error}")
     client = await KubernetesClient.connect()
     try:
         capabilities = await _probe_patiently(client, config)
         logger.info("This cluster: %s", capabilities)
-        return await Operator(config, client, SharedState(capabilities), keys).run()
+        return await Operator(config, client, SharedState(capabilities)).run()
     finally:
-        await keys.close()
         await client.close()
 
 
@@ -109,9 +104,7 @@ async def _probe_patiently(client: KubernetesClient, config: OperatorConfig) -> 
 class Operator:
     """Every part, and the loops that drive them."""
 
-    def __init__(
-        self, config: OperatorConfig, client: KubernetesClient, shared: SharedState, keys: ServiceKeys
-    ) -> None:
+    def __init__(self, config: OperatorConfig, client: KubernetesClient, shared: SharedState) -> None:
         self._config = config
         self._client = client
         self._shared = shared
@@ -131,12 +124,13 @@ class Operator:
             monotonic=time.monotonic,
         )
         self._reconciler = self._build_reconciler()
+        self._keys = ServiceKeys(config.redis_url)
         self._cleanup = Cleanup(
             client=client,
             writer=self._writer,
             services=self._services,
             children=self._children,
-            keys=keys,
+            keys=self._keys,
             watched_namespaces=config.watch_namespaces,
         )
         self._scraper = Scraper(timeout_seconds=SCRAPE_TIMEOUT_SECONDS, clock=now)
@@ -313,6 +307,7 @@ class Operator:
         await self._metrics_server.close()
         await self._health_server.close()
         await self._scraper.close()
+        await self._keys.close()
 
     def _check_watches(self) -> str | None:
         silent = [informer for informer in self._informers if informer.silent_seconds() > MAX_SILENCE_SECONDS]
