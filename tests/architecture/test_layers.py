@@ -52,6 +52,10 @@ def test_only_cluster_talks_to_kubernetes() -> None:
     assert importers(OPERATOR, KUBERNETES_CLIENTS, outside=("cluster/",)) == []
 
 
+def test_one_folder_of_the_operator_talks_to_redis() -> None:
+    assert importers(OPERATOR, {"redis"}, outside=("cluster/redis/",)) == []
+
+
 def test_only_handlers_and_main_know_kopf() -> None:
     assert importers(OPERATOR, {"kopf"}, outside=("handlers/", "main.py")) == []
 

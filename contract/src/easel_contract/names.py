@@ -27,6 +27,9 @@ COMPONENT_WORKER: Final = "worker"
 ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
 
+# On a service: it goes once its waiters are answered and its keys in Redis are deleted.
+FINALIZER: Final = f"{API_GROUP}/cleanup"
+
 HTTP_PORT: Final = 8080
 HTTP_PORT_NAME: Final = "http"
 SERVICE_PORT: Final = 80

@@ -21,10 +21,12 @@ from easel_operator.cluster.informer import Informer
 from easel_operator.cluster.leadership import Leadership
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.redis.service_keys import ServiceKeys
 from easel_operator.cluster.scraper import Scraper
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.config import ConfigurationError, OperatorConfig
 from easel_operator.decide.snapshot import Capabilities
+from easel_operator.handlers.cleanup import Cleanup
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
 from easel_operator.handlers.loop_guard import LoopGuard
 from easel_operator.handlers.reconciler import Reconciler
@@ -122,6 +124,15 @@ class Operator:
             monotonic=time.monotonic,
         )
         self._reconciler = self._build_reconciler()
+        self._keys = ServiceKeys(config.redis_url)
+        self._cleanup = Cleanup(
+            client=client,
+            writer=self._writer,
+            services=self._services,
+            children=self._children,
+            keys=self._keys,
+            watched_namespaces=config.watch_namespaces,
+        )
         self._scraper = Scraper(timeout_seconds=SCRAPE_TIMEOUT_SECONDS, clock=now)
         self._metrics_server = ExternalMetricsServer(stale_after=METRICS_STALE_AFTER, clock=now)
         self._metrics_endpoint = MetricsEndpoint(
@@ -204,6 +215,7 @@ class Operator:
             "probe": self._probe_now_and_then,
             "reconciler": self._reconcile,
             "scaling loop": self._scale,
+            "cleanup": self._clean_up,
         }
         return {
             **{name: self._guard.keep_going(name, loop) for name, loop in guarded.items()},
@@ -273,6 +285,11 @@ class Operator:
         await self._wait_for_caches()
         await self._scaling_loop.run(self._config.scrape_interval_seconds)
 
+    async def _clean_up(self) -> None:
+        await self._wait_for_caches()
+        await self._leadership.wait_until_leader()
+        await self._cleanup.run()
+
     async def _wait_for_caches(self) -> None:
         await self._has_listed.wait()
         for informer in self._informers:
@@ -290,6 +307,7 @@ class Operator:
         await self._metrics_server.close()
         await self._health_server.close()
         await self._scraper.close()
+        await self._keys.close()
 
     def _check_watches(self) -> str | None:
         silent = [informer for informer in self._informers if informer.silent_seconds() > MAX_SILENCE_SECONDS]

@@ -54,6 +54,7 @@ class Resource:
 
 
 SERVICES_OF_EASEL: Final = Resource(names.KIND, f"{names.API_GROUP}/{names.API_VERSION}", names.PLURAL)
+NAMESPACES: Final = Resource("Namespace", "v1", "namespaces")
 PODS: Final = Resource("Pod", "v1", "pods")
 EVENTS: Final = Resource("Event", "events.k8s.io/v1", "events")
 LEASES: Final = Resource("Lease", "coordination.k8s.io/v1", "leases")

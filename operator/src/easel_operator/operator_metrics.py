@@ -19,7 +19,8 @@ FAULTS: Final = Counter(
     ["where"],
 )
 MALFORMED_PAGES: Final = Counter(
-    "easel_operator_malformed_pages", "Answers of pods to a scrape that couldn't be used; a pod without answer isn't one."
+    "easel_operator_malformed_pages",
+    "Answers of pods to a scrape that couldn't be used; a pod without answer isn't one.",
 )
 DESIRED_REPLICAS: Final = Gauge(
     "easel_operator_desired_replicas", "Workers that the planner asks for.", ["namespace", "service"]
@@ -28,5 +29,8 @@ PROPOSED_REPLICAS: Final = Gauge(
     "easel_operator_proposed_replicas",
     "Workers that one signal asks for; the largest is easel_operator_desired_replicas.",
     ["namespace", "service", "signal"],
+)
+SWEPT_KEYS: Final = Counter(
+    "easel_operator_swept_keys", "Keys in Redis that deleted services had left, and that a sweep deleted."
 )
 IS_LEADER: Final = Gauge("easel_operator_is_leader", "1 on the replica that writes.")

@@ -82,6 +82,38 @@ async def test_a_new_service_gets_its_children_and_its_status() -> None:
     assert len(bench.api.objects[PATH]["status"]["conditions"]) == 5
 
 
+async def test_a_service_has_its_finalizer_before_its_first_child() -> None:
+    bench = Bench(FakeApi())
+    service = build_service()
+    service["metadata"]["finalizers"] = ["theirs"]
+    bench.submit(service)
+    await bench.settle()
+    assert bench.api.objects[PATH]["metadata"]["finalizers"] == ["theirs", names.FINALIZER]
+    assert bench.api.writes[0] == ("PATCH", PATH)
+
+
+async def test_children_of_a_service_that_may_not_have_a_finalizer_are_made_all_the_same() -> None:
+    def refuse(method: str, path: str) -> Exception | None:
+        return (
+            ApiRefusedError(method, path, 403, "Forbidden", "no patch") if (method, path) == ("PATCH", PATH) else None
+        )
+
+    bench = Bench(FakeApi(refuse))
+    bench.submit(build_service())
+    assert await bench.reconciler.reconcile(KEY)
+    assert bench.child_paths() == CHILDREN
+
+
+async def test_a_service_that_changed_meanwhile_is_looked_at_again() -> None:
+    def refuse(method: str, path: str) -> Exception | None:
+        return ApiRefusedError(method, path, 409, "Conflict", "changed") if (method, path) == ("PATCH", PATH) else None
+
+    bench = Bench(FakeApi(refuse))
+    bench.submit(build_service())
+    assert not await bench.reconciler.reconcile(KEY), "worth another try"
+    assert bench.child_paths() == set()
+
+
 async def test_a_restart_writes_nothing() -> None:
     bench = Bench(FakeApi())
     bench.submit(build_service())

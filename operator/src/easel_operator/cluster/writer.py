@@ -101,6 +101,26 @@ class ClusterWriter:
             self.writes += 1
             await self._client.delete(RESOURCE_BY_KIND[key.kind], key.namespace, key.name, uid=live["metadata"]["uid"])
 
+    async def write_finalizers(self, service: Json, finalizers: tuple[str, ...]) -> Json | None:
+        """Set the finalizers of this very version of a service and return it; None if it is gone or has changed.
+
+        Raises KubernetesError.
+        """
+        metadata = service["metadata"]
+        known = {name: metadata[name] for name in ("uid", "resourceVersion") if name in metadata}
+        self.writes += 1
+        try:
+            return await self._client.merge(
+                SERVICES_OF_EASEL,
+                metadata["namespace"],
+                metadata["name"],
+                {"metadata": {**known, "finalizers": list(finalizers)}},
+            )
+        except ApiRefusedError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
+            return None
+
     async def write_status(self, owner: Owner, patch: Json) -> Json | None:
         """Patch the status of this very service and return it; None if it is gone. Raises KubernetesError."""
         body = {"metadata": {"uid": owner.uid}, **patch}

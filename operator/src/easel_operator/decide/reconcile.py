@@ -47,8 +47,8 @@ def decide(snapshot: Snapshot) -> ReconcilePlan:
     """What to write for one service; an empty plan when the cluster is as it should be."""
     service = snapshot.service
     if "deletionTimestamp" in service["metadata"]:
-        # Children follow through their owner references. Nothing outside the cluster has to be cleaned up, so there
-        # is no finalizer; and what is being collected must not be made anew.
+        # Children follow through their owner references, and what is being collected must not be made anew. What the
+        # service has in Redis is cleaned up by handlers/cleanup.py.
         return ReconcilePlan()
     try:
         spec = StableDiffusionServiceSpec.model_validate(service.get("spec", {}))
@@ -86,6 +86,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     if scaling_status is not None:
         status["scaling"] = scaling_status
     return ReconcilePlan(
+        finalizers=_add_finalizer(service),
         handovers=tuple(_find_handovers(snapshot, applies)),
         applies=applies,
         deletes=tuple(
@@ -123,6 +124,12 @@ def read_owner(service: Json) -> Owner:
     """The service as its children's owner."""
     metadata = service["metadata"]
     return Owner(metadata["namespace"], metadata["name"], metadata["uid"])
+
+
+def _add_finalizer(service: Json) -> tuple[str, ...] | None:
+    """All finalizers of a service that hasn't ours yet (see ``deletion.py``); None if it has."""
+    finalizers = service["metadata"].get("finalizers", [])
+    return None if names.FINALIZER in finalizers else (*finalizers, names.FINALIZER)
 
 
 def _needs_apply(snapshot: Snapshot, wanted: Json) -> bool:

@@ -98,6 +98,7 @@ class Handover:
 class ReconcilePlan:
     """What to do about one service, in this order."""
 
+    finalizers: tuple[str, ...] | None = None  # all that the service shall have; None: it has them
     handovers: tuple[Handover, ...] = ()
     applies: tuple[Json, ...] = ()
     deletes: tuple[ObjectKey, ...] = ()

@@ -10,7 +10,7 @@ from typing import Final
 
 from easel_contract import names
 
-from easel_operator.cluster.client import KubernetesClient, KubernetesError
+from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
@@ -20,7 +20,7 @@ from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.manifests.metadata import Release
-from easel_operator.objects import SECRETS, SERVICES_OF_EASEL, Json, ObjectKey, ServiceKey
+from easel_operator.objects import SECRETS, SERVICES_OF_EASEL, Json, ObjectKey, ServiceKey, to_service_key
 from easel_operator.operator_metrics import FAULTS, RECONCILE_SECONDS, RECONCILES
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Reconciler:
         await self._check_secret(key)
         snapshot = self._gather(key, service)
         plan = decide(snapshot)
-        if plan.applies or plan.deletes:
+        if plan.finalizers is not None or plan.applies or plan.deletes:
             # The watch may be behind: children of a service that is gone must not be made anew.
             live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
             if live is None:
@@ -123,6 +123,8 @@ class Reconciler:
 
     async def _write(self, snapshot: Snapshot, plan: ReconcilePlan) -> bool:
         owner = read_owner(snapshot.service)
+        if plan.finalizers is not None and not await self._write_finalizers(snapshot.service, plan.finalizers):
+            return False
         failures = await self._writer.write_children(owner, plan)
         if failures:
             plan = decide(replace(snapshot, failures=failures))
@@ -139,6 +141,20 @@ class Reconciler:
                 self._services.put(written)
         for event in plan.events:
             await self._writer.write_event(owner, event)
+
+    async def _write_finalizers(self, service: Json, finalizers: tuple[str, ...]) -> bool:
+        """Before any child: what a pod has written is cleaned up for certain. False: the service has changed since."""
+        try:
+            written = await self._writer.write_finalizers(service, finalizers)
+        except ApiRefusedError as error:
+            if error.is_transient:
+                raise
+            # Of rights that an older installation doesn't have. The sweep cleans up all the same.
+            logger.warning("%s is served without a finalizer: %s", to_service_key(service), error)
+            return True
+        if written is not None:
+            self._services.put(written)
+        return written is not None
 
     def _gather(self, key: ServiceKey, service: Json) -> Snapshot:
         owned = self._children.of(key)

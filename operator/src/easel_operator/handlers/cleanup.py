@@ -1,0 +1,210 @@
+"""Ends deleted services: their waiters are answered, their keys in Redis deleted, and only then the resource goes.
+
+What Redis didn't allow at that time is done by a sweep: services are registered in Redis while they live, and keys of
+those that don't any more are deleted. Runs on the leading replica. What to do is decided in ``decide/deletion.py``.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from easel_operator.cluster.client import KubernetesClient, KubernetesError
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys
+from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.deletion import (
+    REASON,
+    Ending,
+    EndingStep,
+    WorkLeft,
+    build_ended_event,
+    build_left_event,
+    decide_ending,
+    find_orphans,
+    find_prefix,
+    is_ending,
+    remove_finalizer,
+)
+from easel_operator.decide.reconcile import read_owner
+from easel_operator.decide.snapshot import EventPlan
+from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL, Json, to_service_key
+from easel_operator.operator_metrics import FAULTS, SWEPT_KEYS
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+SWEEP_SECONDS: Final = 300.0
+RETRY_SECONDS: Final = 10.0  # of what isn't registered or swept since Redis is away
+DELETE_SECONDS: Final = 60.0  # for the keys of one service; more are left to the next sweep
+MAX_ENDINGS: Final = 16  # services that are ended at the same time
+CLUSTER_NAMESPACE: Final = "kube-system"  # its uid is the cluster's, by custom
+
+
+class Cleanup:
+    """The ends of services, and the sweep."""
+
+    def __init__(
+        self,
+        *,
+        client: KubernetesClient,
+        writer: ClusterWriter,
+        services: ServiceStore,
+        children: ObjectStore,
+        keys: ServiceKeys,
+        watched_namespaces: tuple[str, ...] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._client = client
+        self._writer = writer
+        self._services = services
+        self._children = children
+        self._keys = keys
+        self._watched_namespaces = watched_namespaces
+        self._monotonic = monotonic
+        self._look_seconds = look_seconds
+        self._slots = asyncio.Semaphore(MAX_ENDINGS)
+        self._endings: dict[str, asyncio.Task[None]] = {}  # by uid
+        self._registered: set[str] = set()  # prefixes
+        self._swept_at: float | None = None
+
+    async def run(self) -> None:
+        """Look after deleted services and the registry for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._end_services())
+            tasks.create_task(self._keep_registry())
+
+    async def _end_services(self) -> None:
+        while True:
+            self._endings = {uid: task for uid, task in self._endings.items() if not task.done()}
+            for _, service in self._services:
+                uid = service["metadata"]["uid"]
+                if is_ending(service) and uid not in self._endings:
+                    self._endings[uid] = asyncio.create_task(self._end_safely(service), name=f"end of {uid}")
+            await asyncio.sleep(self._look_seconds)
+
+    async def _end_safely(self, service: Json) -> None:
+        """One service's end; what goes wrong with it is its own affair, and it is begun again at the next look."""
+        async with self._slots:
+            try:
+                await self.end(service)
+            except KubernetesError as error:
+                logger.warning("The end of %s failed, trying again: %s", to_service_key(service), error)
+            except Exception:
+                FAULTS.labels("cleanup").inc()
+                logger.exception("A fault in the end of %s, trying again", to_service_key(service))
+
+    async def end(self, service: Json) -> None:
+        """See one deleted service to its end. Raises KubernetesError if the resource couldn't be let go."""
+        prefix, started_at = find_prefix(service), self._monotonic()
+        busy_at: float | None = None  # when somebody was last seen to wait
+        while True:
+            work, error = await self._look(prefix)
+            now = self._monotonic()
+            busy_at = now if work is not None and not work.is_none else busy_at
+            quiet_seconds = now - (started_at if busy_at is None else busy_at)
+            ending = Ending(now - started_at, work, quiet_seconds, has_pods=self._has_pods(service))
+            step = decide_ending(ending)
+            if step is EndingStep.DELETE_KEYS:
+                error = await self._try_to_delete(prefix)
+                if not error:
+                    return await self._let_go(service, build_ended_event(service, work))
+                step = decide_ending(replace(ending, work=None))
+            if step is EndingStep.GIVE_UP:
+                return await self._let_go(service, build_left_event(service, error))
+            await asyncio.sleep(self._look_seconds)
+
+    async def _look(self, prefix: str) -> tuple[WorkLeft | None, str]:
+        """Mark the service as closing, and what is left to do; None, and why, while Redis doesn't answer.
+
+        What there was before the mark counts, since its waiters read how it ended only now.
+        """
+        try:
+            before = await self._keys.count_work(prefix)
+            await self._keys.mark_closing(prefix, REASON)
+            return (await self._keys.count_work(prefix) if before.is_none else before), ""
+        except RedisUnreachableError as error:
+            return None, str(error)
+
+    async def _try_to_delete(self, prefix: str) -> str:
+        """Why it didn't succeed; empty if it did."""
+        try:
+            await self._delete(prefix)
+        except RedisUnreachableError as error:
+            return str(error)
+        return ""
+
+    def _has_pods(self, service: Json) -> bool:
+        """Whether a process runs that ends the jobs; ready or not, it does."""
+        return any(
+            key.kind == "Pod" and body.get("status", {}).get("phase") == "Running"
+            for key, body in self._children.of(to_service_key(service)).items()
+        )
+
+    async def _delete(self, prefix: str) -> int:
+        try:
+            async with asyncio.timeout(DELETE_SECONDS):
+                return await self._keys.delete_keys(prefix)
+        except TimeoutError:
+            raise RedisUnreachableError(f"not all keys were deleted within {DELETE_SECONDS:.0f} s") from None
+
+    async def _let_go(self, service: Json, event: EventPlan) -> None:
+        """Take the finalizer away. First the event: a namespace that is going takes none, which is only logged."""
+        logger.info("%s: %s", to_service_key(service), event.note)
+        await self._writer.write_event(read_owner(service), event)
+        key = to_service_key(service)
+        live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
+        if live is not None and live["metadata"]["uid"] == service["metadata"]["uid"]:
+            await self._writer.write_finalizers(live, remove_finalizer(live))
+
+    async def _keep_registry(self) -> None:
+        cluster_uid: str | None = None
+        while True:
+            pause_seconds = self._look_seconds
+            try:
+                cluster_uid = cluster_uid or await self._fetch_cluster_uid()
+                if self._swept_at is None or self._monotonic() - self._swept_at >= SWEEP_SECONDS:
+                    await self.sweep(cluster_uid)
+                    self._swept_at = self._monotonic()
+                await self._register(cluster_uid)
+            except (RedisUnreachableError, KubernetesError) as error:
+                logger.warning("What deleted services left in Redis isn't looked for now, trying again: %s", error)
+                pause_seconds = RETRY_SECONDS
+            except Exception:
+                FAULTS.labels("cleanup").inc()
+                logger.exception("What deleted services left in Redis isn't looked for now, trying again")
+                pause_seconds = RETRY_SECONDS
+            await asyncio.sleep(pause_seconds)
+
+    async def _fetch_cluster_uid(self) -> str:
+        namespace = await self._client.get(NAMESPACES, None, CLUSTER_NAMESPACE)
+        return str(namespace["metadata"]["uid"]) if namespace is not None else CLUSTER_NAMESPACE
+
+    async def _register(self, cluster_uid: str) -> None:
+        living = {find_prefix(service): f"{key.namespace}/{key.name}" for key, service in self._services}
+        news = {prefix: place for prefix, place in living.items() if prefix not in self._registered}
+        await self._keys.register(cluster_uid, news)
+        self._registered = set(living)
+
+    async def sweep(self, cluster_uid: str) -> None:
+        """Delete what services have left that live no more. Raises RedisUnreachableError and KubernetesError.
+
+        A service stays registered until a sweep finds nothing of it: its last pods may write for a while.
+        """
+        registry = await self._keys.read_registry(cluster_uid)
+        self._registered &= set(registry)  # else what a wiped Redis has forgotten would never come back
+        services = [service for _, service in self._services]
+        for prefix, (namespace, name) in find_orphans(registry, services, self._watched_namespaces).items():
+            live = await self._client.get(SERVICES_OF_EASEL, namespace, name)
+            if live is not None and find_prefix(live) == prefix:
+                continue  # the watch is behind
+            deleted = await self._delete(prefix)
+            SWEPT_KEYS.inc(deleted)
+            if deleted:
+                logger.info("%d keys were left of the deleted service %s/%s, and are deleted", deleted, namespace, name)
+            else:
+                await self._keys.forget(cluster_uid, prefix)
