@@ -15,10 +15,11 @@ async def succeed(
     images: Sequence[bytes],
     measured: Measurement | None = None,
     generated_by: ModelIdentity | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> bool:
     """Put the images where the jobs were opened to have them, and finish."""
     stored = await image_store_of(jobs).put(claimed.job.id, images, "image/png")
-    return await jobs.finish(claimed, Succeeded(stored), measured, generated_by)
+    return await jobs.finish(claimed, Succeeded(stored, warnings), measured, generated_by)
 
 
 async def read_images(jobs: JobStore, job_id: str) -> tuple[bytes, ...]:

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 MODEL = "tiny/sd15"
 IDENTITY = build_identity(ModelConfig(name=MODEL, source="/nowhere"))  # of what workers hold
+WARNING = 'the prompt is "too long" for 夜明け'  # what the stand-in says of that prompt
 START_TIMEOUT_SECONDS = 20.0
 
 
@@ -107,7 +108,8 @@ class StandInWorker:
             reply = await self._jobs.heartbeat(claim, 2)
         if reply is HeartbeatReply.CONTINUE:
             images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
-            await succeed(self._jobs, claim, tuple(images), generated_by=IDENTITY)
+            warnings = (WARNING,) if parameters.prompt == "too long" else ()
+            await succeed(self._jobs, claim, tuple(images), generated_by=IDENTITY, warnings=warnings)
         else:
             await self._jobs.finish(claim, Canceled())
 

@@ -65,11 +65,11 @@ class Shared(MemoryResultCache):
         self.gets += 1
         return await super().get(key)
 
-    async def put(self, key, images, *, ttl_seconds, age_seconds=0.0):
+    async def put(self, key, images, *, ttl_seconds, age_seconds=0.0, warnings=()):
         if self.is_away:
             raise StoreUnavailableError("redis:6379", "put", "ConnectionError", "wait")
         self.puts += 1
-        await super().put(key, images, ttl_seconds=ttl_seconds, age_seconds=age_seconds)
+        await super().put(key, images, ttl_seconds=ttl_seconds, age_seconds=age_seconds, warnings=warnings)
 
 
 async def test_what_was_found_once_is_not_fetched_again():

@@ -18,6 +18,7 @@ RATE_HEADERS: Final = {
 }
 JOB_HEADERS: Final = {
     "X-Cache": "Whether the images came from the cache: hit, miss, shared or bypass.",
+    "Warning": 'What was done otherwise than asked, each as `299 - "…"`; absent if nothing was.',
     "Age": "Seconds since a cached image was generated.",
     "X-Prediction-Id": "The job, by which /v1/predictions knows it; absent if no job was needed.",
     **RATE_HEADERS,

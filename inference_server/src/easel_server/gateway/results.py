@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _LocalImages:
     images: tuple[bytes, ...]
+    warnings: tuple[str, ...]
     job_id: str | None  # that generated them, as far as is known
 
 
@@ -124,7 +125,8 @@ class Results:
             raise refuse_unknown_prediction(job.id)
         if key is not None:
             age = datetime.now(UTC) - (job.finished_at or job.submitted_at)
-            await self.keep(job.id, key, CachedImages(images, max(0.0, age.total_seconds())))
+            generated = CachedImages(images, max(0.0, age.total_seconds()), job.generation_warnings)
+            await self.keep(job.id, key, generated)
         return images
 
     async def remove_delivered(self, job: Job) -> None:
@@ -148,7 +150,7 @@ class Results:
         if not policy.read:
             return None
         if (local := self._local.get(key)) is not None and policy.accepts(local[1]):
-            return CachedImages(local[0].images, local[1])
+            return CachedImages(local[0].images, local[1], local[0].warnings)
         found = await self._cache.get(key)
         if found is None or not policy.accepts(found.age_seconds):
             return None
@@ -167,14 +169,20 @@ class Results:
             return  # an equal request's, that shared the same images or generated newer ones
         self._keep_locally(key, generated, job_id)
         try:
-            await self._cache.put(key, generated.images, ttl_seconds=ttl_seconds, age_seconds=generated.age_seconds)
+            await self._cache.put(
+                key,
+                generated.images,
+                ttl_seconds=ttl_seconds,
+                age_seconds=generated.age_seconds,
+                warnings=generated.warnings,
+            )
         except StoreUnavailableError as error:
             logger.warning("a result was not cached: %s", error)
 
     def _keep_locally(self, key: str, generated: CachedImages, job_id: str | None) -> None:
         self._local.put(
             key,
-            _LocalImages(generated.images, job_id),
+            _LocalImages(generated.images, generated.warnings, job_id),
             size_bytes=generated.size_bytes,
             age_seconds=generated.age_seconds,
             ttl_seconds=self._config.ttl_seconds - generated.age_seconds,

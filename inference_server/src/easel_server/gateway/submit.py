@@ -8,6 +8,7 @@ from typing import Final
 from easel_contract.server_config import GatewayConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
+from easel_server.gateway.client_warnings import build_warning_headers
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.rate_limits import Charges, build_charges
 from easel_server.gateway.refusals import (
@@ -21,6 +22,7 @@ from easel_server.gateway.refusals import (
 from easel_server.gateway.results import Results
 from easel_server.generation.cost import CostModel
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.messages import bound_warnings
 from easel_server.generation.models import (
     ModelFacts,
     RequestedModel,
@@ -69,8 +71,14 @@ class SubmitResult:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the answer."""
+        """Headers of an answer that shows the job as it was submitted."""
+        return self.build_headers(self.job)
+
+    def build_headers(self, job: Job) -> dict[str, str]:
+        """Headers of the answer, which shows ``job``: this result's job, perhaps as it is later."""
         headers = {"X-Cache": str(self.cache_result), **self.rate_headers}
+        if warnings := job.warnings:
+            headers |= build_warning_headers(warnings)
         if self.is_stored:
             headers["X-Prediction-Id"] = self.job.id
         if self.images is not None:
@@ -156,6 +164,7 @@ class Submitter:
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),
             wanted_previews=request.previews,
             request_id=request_id.get(),
+            request_warnings=bound_warnings(request.warnings) if request.warnings else (),
             cache_key=digest_parameters(parameters.cache_values) if may_be_cached else None,
         )
 
@@ -204,6 +213,7 @@ class Submitter:
                 "trace_parent": to_trace_parent(span),
                 "cache_key": job.cache_key if request.cache.write else None,
                 "generated_by": job.generated_by if answer is not None else None,
+                "generation_warnings": answer.warnings if answer is not None else (),
             }
             try:
                 reply = await self._jobs.submit(
@@ -240,7 +250,7 @@ class Submitter:
         generated_at = job.submitted_at - timedelta(seconds=answer.age_seconds)
         times = {"started_at": generated_at, "finished_at": generated_at}
         return SubmitResult(
-            job.model_copy(update={"state": JobState.SUCCEEDED, **times}),
+            job.model_copy(update={"state": JobState.SUCCEEDED, "generation_warnings": answer.warnings, **times}),
             created=True,
             cache_result=CacheResult.HIT,
             images=answer.images,

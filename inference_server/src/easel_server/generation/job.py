@@ -35,6 +35,7 @@ from easel_contract.server_config import Priority
 from pydantic import AwareDatetime, Field
 
 from easel_server.generation.images import ImageReference
+from easel_server.generation.messages import bound_warnings
 from easel_server.generation.models import ModelIdentity, RequestedModel
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.request import WebhookTarget
@@ -82,11 +83,20 @@ class Job(Model):
     previews: int = 0  # how many there are so far
     # Of a job that has succeeded, stored beside it: its images, in order, and whether they were removed once delivered
     images: tuple[ImageReference, ...] = Field(default=(), exclude=True)
+    # Stored beside it: what was done otherwise than asked, in sentences; known at the submit, and once it was generated
+    request_warnings: tuple[str, ...] = Field(default=(), exclude=True)
+    generation_warnings: tuple[str, ...] = Field(default=(), exclude=True)
     data_removed: bool = Field(default=False, exclude=True)
     # Of its parameters, for the key under which its images are cached with what generated them; None: they may not be.
     cache_key: str | None = None
     request_id: str | None = None  # of the HTTP request that submitted it
     trace_parent: str | None = None  # https://www.w3.org/TR/trace-context/#traceparent-header
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its client should know was done otherwise than asked, as far as is known now."""
+        warnings = (*self.request_warnings, *self.generation_warnings)
+        return bound_warnings(warnings) if warnings else ()
 
 
 def job_fingerprint(job: Job) -> str:

@@ -1,8 +1,12 @@
 """Values of requests as they may be quoted in messages. Pure."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 SHOWN_CHARACTERS = 80  # of a value that is refused
+# What a job keeps, and a header has room for beside everything else: 4 KiB together.
+MAX_WARNINGS: Final = 10
+MAX_WARNING_CHARACTERS: Final = 400
 
 
 def truncate_repr(value: Any) -> str:
@@ -12,6 +16,19 @@ def truncate_repr(value: Any) -> str:
     except ValueError:  # an int of more digits than Python writes
         return "a number with thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text)} characters)"
+
+
+def bound_warnings(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Each once, in their order, MAX_WARNINGS of them; the last says so if there are more. Long ones are cut."""
+    cut = tuple(dict.fromkeys(_cut_warning(warning) for warning in warnings))
+    if len(cut) <= MAX_WARNINGS:
+        return cut
+    left_out = len(cut) - MAX_WARNINGS + 1
+    return (*cut[: MAX_WARNINGS - 1], f"{left_out} further warnings are left out")
+
+
+def _cut_warning(warning: str) -> str:
+    return warning if len(warning) <= MAX_WARNING_CHARACTERS else f"{warning[: MAX_WARNING_CHARACTERS - 1]}…"
 
 
 # Filled with the model's name.

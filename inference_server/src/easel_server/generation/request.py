@@ -122,6 +122,7 @@ class GenerationRequest:
     priority: Priority | None = None  # None: normal, or the highest that the customer may have if that is lower
     previews: int = 0  # unfinished images on the way
     needs_job: bool = True  # False: nobody will ask for it by its id, so a cached answer needs none
+    warnings: tuple[str, ...] = ()  # what won't be done as asked, in sentences; the answer and the job carry them
 
 
 def new_job_id() -> str:

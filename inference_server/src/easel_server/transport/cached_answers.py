@@ -38,6 +38,7 @@ class _Answer:
     content_type: bytes
     content_length: bytes
     cache_control: bytes
+    warning: bytes | None  # None: nothing was done otherwise than asked
 
 
 class CachedAnswersMiddleware:
@@ -128,6 +129,7 @@ class CachedAnswersMiddleware:
                 content_type=headers["content-type"].encode("latin-1"),
                 content_length=str(len(body)).encode(),
                 cache_control=headers.get("cache-control", "private").encode("latin-1"),
+                warning=headers["warning"].encode("latin-1") if "warning" in headers else None,
             ),
             size_bytes=len(request_body) + len(body) + ENTRY_OVERHEAD_BYTES,
             age_seconds=age_seconds,
@@ -176,6 +178,7 @@ async def _send(send: Send, answer: _Answer, age_seconds: float, more: dict[str,
         (b"cache-control", answer.cache_control),
         (b"x-cache", b"hit"),
         (b"age", str(int(age_seconds)).encode()),
+        *([(b"warning", answer.warning)] if answer.warning is not None else []),
         *((name.lower().encode(), value.encode()) for name, value in more.items()),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

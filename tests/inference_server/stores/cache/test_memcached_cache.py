@@ -182,3 +182,10 @@ async def test_callers_that_leave_in_the_middle_of_a_reply_spoil_nobody_elses(ca
         assert found is None or found.images == images[key]
         await asyncio.wait([leaving])
     assert await cache.get(f"{KEY}0") is not None
+
+
+async def test_cached_images_carry_the_warnings_of_their_job(cache: MemcachedCache) -> None:
+    await cache.put(KEY, (b"image",), ttl_seconds=TTL_SECONDS, warnings=("a “first”", "a second"))
+    found = await cache.get(KEY)
+    assert found is not None
+    assert (found.images, found.warnings) == ((b"image",), ("a “first”", "a second"))

@@ -89,3 +89,14 @@ async def test_a_cached_entry_is_a_value(cache: ResultCache, age_seconds: float)
     found = await cache.get("key")
     assert isinstance(found, CachedImages)
     assert found.images == IMAGES
+
+
+async def test_cached_images_carry_the_warnings_of_their_job(cache: ResultCache) -> None:
+    await cache.put("key", IMAGES, ttl_seconds=LONG_SECONDS, warnings=("a “first”", "a second"))
+    found = await cache.get("key")
+    assert found is not None
+    assert (found.images, found.warnings) == (IMAGES, ("a “first”", "a second"))
+    await cache.put("key", IMAGES, ttl_seconds=LONG_SECONDS)
+    again = await cache.get("key")
+    assert again is not None
+    assert again.warnings == ()

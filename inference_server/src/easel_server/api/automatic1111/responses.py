@@ -72,6 +72,7 @@ def _build_info(job: Job, model: str) -> dict[str, Any]:
         "clip_skip": 1,
         "is_using_inpainting_conditioning": False,
         "interrupted": job.state is JobState.CANCELED,
+        "warnings": job.warnings,  # ours
     }
 
 

@@ -191,9 +191,9 @@ class Automatic1111Handlers:
         await self._latest.remember(customer.name, submitted.job.id)
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=True)
         if job.state is JobState.CANCELED:
-            return Generated(job, (), submitted.headers, is_stored=True)
+            return Generated(job, (), submitted.build_headers(job), is_stored=True)
         images = await context.results.images(expect_success(job))
-        return Generated(job, images, submitted.headers, is_stored=True)
+        return Generated(job, images, submitted.build_headers(job), is_stored=True)
 
     def _answer(self, body: GenerationBody, generated: Generated, images: Sequence[bytes]) -> JSONResponse:
         answer = build_result(body, generated.job, images, model=self._context.model_name)

@@ -62,6 +62,7 @@ class ImagesAnswer(BaseModel):
     output_format: Literal["png", "jpeg", "webp"]
     size: str
     seed: int
+    warnings: list[str] | None = None
 
 
 class ModelAnswer(BaseModel):
@@ -105,6 +106,7 @@ def build_answer(job: Job, images: Sequence[bytes], urls: Sequence[str] | None) 
         "output_format": job.parameters.image_format,
         "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
         "seed": job.parameters.seed,  # extension: image i was generated from seed + i
+        **({"warnings": job.warnings} if job.warnings else {}),  # extension
     }
 
 
@@ -123,6 +125,7 @@ def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[s
         "type": f"{family}.completed",
         "usage": NO_TOKENS,
         "seed": job.parameters.seed,
+        **({"warnings": job.warnings} if job.warnings else {}),
         **_describe(job, image, job.parameters.image_format),
     }
 

@@ -125,12 +125,13 @@ class OpenAIHandlers:
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=key is None)
         if body.response_format is ResponseFormat.URL:
             urls = context.links(request).outputs(expect_success(job), await context.results.image_urls(job))
-            return JSONResponse(build_answer(job, (), urls), headers=submitted.headers)
+            return JSONResponse(build_answer(job, (), urls), headers=submitted.build_headers(job))
         images = submitted.images or await context.results.images(expect_success(job))
         # Nobody can ask for them again: without a key of the client's, the same request is another one.
         is_last = key is None and submitted.is_stored
         after = BackgroundTask(context.results.remove_delivered, job) if is_last else None
-        return JSONResponse(build_answer(job, images, None), headers=submitted.headers, background=after)
+        headers = submitted.build_headers(job)
+        return JSONResponse(build_answer(job, images, None), headers=headers, background=after)
 
     def _stream(self, submitted: SubmitResult, family: EventFamily, *, is_only_client: bool) -> EventStream:
         is_ours = is_only_client and submitted.is_stored

@@ -138,7 +138,7 @@ def build_prediction(
         "input": PredictionInput.echo(job.parameters) | {"priority": job.priority},
         "output": links.outputs(job, image_urls) if has_output else None,
         "error": job.error,
-        "logs": build_progress_line(job),
+        "logs": build_warning_lines(job.warnings) + build_progress_line(job),
         "status": STATUSES[job.state],
         "created_at": job.submitted_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
@@ -169,6 +169,11 @@ def build_progress_fields(job: Job, progress: Progress, links: Links) -> dict[st
         "steps": progress.steps,
         "previews": links.previews(job),
     }
+
+
+def build_warning_lines(warnings: Sequence[str]) -> str:
+    """A line in logs for each; Replicate's clients look for progress in the last line, so these go first."""
+    return "".join(f"warning: {warning}\n" for warning in warnings)
 
 
 def build_progress_line(job: Job) -> str:

@@ -40,6 +40,7 @@ from easel_server.api.replicate.responses import (
     describe_image,
 )
 from easel_server.api.replicate.stream import Seen, stream_prediction
+from easel_server.gateway.client_warnings import build_warning_headers
 from easel_server.gateway.refusals import refuse_field, refuse_unknown_prediction
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job
@@ -184,7 +185,7 @@ class PredictionHandlers:
         job = await context.results.wait(submitted.job, wait_seconds) if wait_seconds else submitted.job
         position = submitted.position if job is submitted.job else None  # it has moved during a wait
         status = 201 if submitted.created else 200
-        return await self._answer(request, job, position, status_code=status, headers=submitted.headers)
+        return await self._answer(request, job, position, status_code=status, headers=submitted.build_headers(job))
 
     async def _answer(
         self,
@@ -203,7 +204,7 @@ class PredictionHandlers:
             image_urls=await self._context.results.image_urls(job),
             progress=progress,
         )
-        return JSONResponse(content, status_code=status_code, headers=headers)
+        return JSONResponse(content, status_code=status_code, headers=headers or build_warning_headers(job.warnings))
 
 
 def _pick(images: Sequence[bytes], index: str, name: str) -> bytes:

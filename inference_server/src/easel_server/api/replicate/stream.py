@@ -3,6 +3,7 @@
     event     data                                                  when
     -----     ----                                                  ----
     logs      a line of tqdm's progress, `` 40%|####      | 12/30`` a step is done
+              ``warning: …``, a line each                           something is done otherwise than asked
     output    the address of one image                              the prediction succeeded; one event an image
     error     {"detail": "…"}                                       the prediction failed
     done      {}, {"reason": "canceled"} or {"reason": "error"}     the end: nothing follows
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from easel_server.api.links import Links
-from easel_server.api.replicate.responses import build_progress_fields, build_progress_line
+from easel_server.api.replicate.responses import build_progress_fields, build_progress_line, build_warning_lines
 from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.job import Job, JobState
 from easel_server.transport.streams import build_event, with_ticks
@@ -67,6 +68,7 @@ async def stream_prediction(
     """Events of the job whose changes these are, to its end. Raises StoreUnavailableError."""
     job: Job | None = None
     last_line = ""
+    warned = 0
     last_fields: dict[str, Any] = {}
     async with aclosing(with_ticks(changes, POSITION_SECONDS)) as ticks:
         async for changed in ticks:
@@ -78,6 +80,9 @@ async def stream_prediction(
                 if _is_news(fields, last_fields):
                     yield build_event("progress", fields, _step_id(job))
                     last_fields = fields
+            if lines := build_warning_lines(job.warnings[warned:]):
+                yield build_event("logs", lines, _step_id(job))
+                warned = len(job.warnings)
             line = build_progress_line(job)
             if line and line != last_line:
                 yield build_event("logs", line, _step_id(job))

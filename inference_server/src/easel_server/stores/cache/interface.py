@@ -12,11 +12,12 @@ class CachedImages:
 
     images: tuple[bytes, ...]
     age_seconds: float  # since it was generated
+    warnings: tuple[str, ...] = ()  # what its job was warned of
 
     @property
     def size_bytes(self) -> int:
         """What it takes of a cache's budget."""
-        return CACHE_ENTRY_OVERHEAD_BYTES + sum(map(len, self.images))
+        return CACHE_ENTRY_OVERHEAD_BYTES + sum(map(len, self.images)) + sum(map(len, self.warnings))
 
 
 class ResultCache(Protocol):
@@ -29,7 +30,15 @@ class ResultCache(Protocol):
         """The cached images, or None."""
         ...
 
-    async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
+    async def put(
+        self,
+        key: str,
+        images: tuple[bytes, ...],
+        *,
+        ttl_seconds: float,
+        age_seconds: float = 0.0,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         """Keep the images, generated ``age_seconds`` ago, for ``ttl_seconds`` (> 0), replacing what was there.
 
         Images that are larger together than the cache's budget aren't kept.

@@ -43,6 +43,7 @@ class _Header:
     drawn_at: float
     lengths: tuple[int, ...]  # of the images
     chunks: int
+    warnings: tuple[str, ...] = ()
 
 
 _HEADER: Final = TypeAdapter(_Header)
@@ -77,12 +78,21 @@ class MemcachedCache(ResultCache):
         return await self._attempt(lambda client: self._get(client, self._name(key)), GET_TIMEOUT_SECONDS)
 
     @override
-    async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
+    async def put(
+        self,
+        key: str,
+        images: tuple[bytes, ...],
+        *,
+        ttl_seconds: float,
+        age_seconds: float = 0.0,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         header = _Header(
             put=secrets.token_hex(8),
             drawn_at=self._wall_clock() - age_seconds,
             lengths=tuple(map(len, images)),
             chunks=max(1, math.ceil(sum(map(len, images)) / CHUNK_BYTES)),
+            warnings=warnings,
         )
         if header.chunks > MAX_CHUNKS:
             return
@@ -119,7 +129,7 @@ class MemcachedCache(ResultCache):
         for length in header.lengths:
             images.append(blob[begin : begin + length])
             begin += length
-        return CachedImages(tuple(images), max(0.0, self._wall_clock() - header.drawn_at))
+        return CachedImages(tuple(images), max(0.0, self._wall_clock() - header.drawn_at), header.warnings)
 
     async def _put(self, client: emcache.Client, name: bytes, header: _Header, blob: bytes, expiry: int) -> None:
         # The first item last: who finds it finds the others.

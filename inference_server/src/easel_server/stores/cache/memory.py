@@ -13,6 +13,7 @@ from easel_server.stores.memory_wakeups import Clock
 @dataclass(frozen=True)
 class _CachedEntry:
     images: tuple[bytes, ...]
+    warnings: tuple[str, ...]
     generated_at: datetime
     expires_at: datetime
     size_bytes: int
@@ -36,16 +37,26 @@ class MemoryResultCache(ResultCache):
             entry = self._entries[key]
         except KeyError:
             return None
-        return CachedImages(entry.images, max(0.0, (self._clock() - entry.generated_at).total_seconds()))
+        age_seconds = max(0.0, (self._clock() - entry.generated_at).total_seconds())
+        return CachedImages(entry.images, age_seconds, entry.warnings)
 
     @override
-    async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
+    async def put(
+        self,
+        key: str,
+        images: tuple[bytes, ...],
+        *,
+        ttl_seconds: float,
+        age_seconds: float = 0.0,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         now = self._clock()
         entry = _CachedEntry(
             images,
+            warnings,
             generated_at=now - timedelta(seconds=age_seconds),
             expires_at=now + timedelta(seconds=ttl_seconds),
-            size_bytes=CachedImages(images, age_seconds).size_bytes,
+            size_bytes=CachedImages(images, age_seconds, warnings).size_bytes,
         )
         self._entries.pop(key, None)
         if entry.size_bytes <= self._entries.maxsize:

@@ -1,5 +1,7 @@
 """The result cache on Redis: each step is one script in ``lua/``."""
 
+import json
+
 from typing_extensions import override
 
 from easel_server.stores.cache.interface import CachedImages, ResultCache
@@ -18,17 +20,26 @@ class RedisResultCache(ResultCache):
         reply = await self._connection.script("cache/get", key)
         if not reply:
             return None
-        age_us, *images = reply
-        return CachedImages(tuple(images), int(age_us) / MICROSECONDS)
+        warnings, age_us, *images = reply
+        return CachedImages(tuple(images), int(age_us) / MICROSECONDS, tuple(json.loads(warnings or b"[]")))
 
     @override
-    async def put(self, key: str, images: tuple[bytes, ...], *, ttl_seconds: float, age_seconds: float = 0.0) -> None:
+    async def put(
+        self,
+        key: str,
+        images: tuple[bytes, ...],
+        *,
+        ttl_seconds: float,
+        age_seconds: float = 0.0,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         await self._connection.script(
             "cache/put",
             key,
             round(ttl_seconds * MILLISECONDS),
             round(age_seconds * MICROSECONDS),
             self._max_bytes,
-            CachedImages(images, age_seconds).size_bytes,
+            CachedImages(images, age_seconds, warnings).size_bytes,
+            json.dumps(warnings) if warnings else "",
             *images,
         )

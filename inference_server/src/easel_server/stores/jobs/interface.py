@@ -102,6 +102,7 @@ class Succeeded:
     """The job's images, in order, as the image store has them."""
 
     images: StoredImages
+    warnings: tuple[str, ...] = ()  # what was done otherwise than asked
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class JobStore(Protocol):
         """Store a Waiting job and queue it; return the stored one if its id is known already.
 
         ``submitted_at`` becomes the store's time, and ``deadline_at`` moves by the same offset. ``answer`` is for
-        images that are known already (from the cache): the job is stored as Succeeded and not queued. ``inputs`` are
+        images that are known already (from the cache): the job is stored as Succeeded, with its ``generated_by`` and
+        ``generation_warnings``, and not queued. ``inputs`` are
         the input images by digest. Room is reserved for them and for what the job's images may become. With a
         ``flight_key``, the job follows the one under way that was submitted with the same key and model, if there is
         one: see job.py.

@@ -264,12 +264,12 @@ class MemoryJobs(Jobs):
         if run is None:
             return claimed is not None and claimed.finished_by == claim.token
         match outcome:
-            case Succeeded(images):
+            case Succeeded(images, warnings):
                 run.steps_done = run.leader.content.parameters.steps
                 if measured is not None:
                     self._cost_sums = self._cost_sums.add(measured)
                 self._runs.keep_images(run.members, images)
-                self._runs.end(run, JobState.SUCCEEDED, generated_by=generated_by)
+                self._runs.end(run, JobState.SUCCEEDED, generated_by=generated_by, generation_warnings=warnings)
             case Failed(error):
                 self._runs.end(run, JobState.FAILED, error)
             case Canceled():

@@ -259,6 +259,7 @@ class MemoryRuns:
         state: JobState,
         error: str | None = None,
         generated_by: ModelIdentity | None = None,
+        generation_warnings: tuple[str, ...] = (),
     ) -> JobState:
         """End a run and all its jobs."""
         if run.state is JobState.WAITING:
@@ -269,7 +270,8 @@ class MemoryRuns:
         self._books.free(run.reserved_bytes)
         for record in run.members:
             record.previews = run.previews
-            self.make_final(record, state, error, generated_by=generated_by, **run.progress())
+            changes = {"generated_by": generated_by, "generation_warnings": generation_warnings, **run.progress()}
+            self.make_final(record, state, error, **changes)
         run.members.clear()
         if not self.runs:
             self.queue.reset()

@@ -58,6 +58,7 @@ from easel_server.stores.jobs.redis_fields import (
     to_job,
     to_queued_job,
     to_values,
+    write_warnings,
 )
 from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
 from easel_server.stores.redis.wakeups import RETRY_SECONDS, wait_for
@@ -280,6 +281,7 @@ class RedisJobs(Jobs):
         generated_by: ModelIdentity | None = None,
     ) -> bool:
         state, error, steps_done, images = _describe_outcome(claim.job, outcome)
+        warnings = outcome.warnings if isinstance(outcome, Succeeded) else ()
         sums, identity = ("", ""), ""
         if state is JobState.SUCCEEDED:
             sums = (repr(measured.work_units), repr(measured.gpu_seconds)) if measured else sums
@@ -295,6 +297,7 @@ class RedisJobs(Jobs):
                 *sums,
                 DECAY,
                 identity,
+                write_warnings(warnings),
                 *build_image_arguments(images),
             )
         )
@@ -364,7 +367,7 @@ def _to_optional_job(fields: Sequence[bytes]) -> Job | None:
 
 def _describe_outcome(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, StoredImages]:
     match outcome:
-        case Succeeded(images):
+        case Succeeded(images=images):
             return JobState.SUCCEEDED, "", job.parameters.steps, images
         case Failed(error):
             return JobState.FAILED, error, "", StoredImages()

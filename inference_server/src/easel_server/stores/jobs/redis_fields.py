@@ -70,6 +70,8 @@ def build_submit_arguments(
         stored_inputs.entry,
         "" if answer is None else parameters.steps,
         job.generated_by.model_dump_json(by_alias=True) if job.generated_by else "",
+        write_warnings(job.request_warnings),
+        write_warnings(job.generation_warnings),
         len(inputs),
         *(word for item in words.items() for word in item),
         *(build_image_arguments(answer) if answer else ()),
@@ -98,6 +100,11 @@ def write_references(references: Sequence[ImageReference]) -> str:
 def read_references(text: bytes) -> tuple[ImageReference, ...]:
     """What ``write_references`` wrote."""
     return tuple(ImageReference(*fields) for fields in json.loads(text))
+
+
+def write_warnings(warnings: Sequence[str]) -> str:
+    """As JSON; empty if there are none."""
+    return json.dumps(warnings) if warnings else ""
 
 
 def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -153,6 +160,9 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
     for name, field in ((b"worker", "worker"), (b"error", "error")):
         if name in values:
             changes[field] = values[name].decode()
+    for name, field in ((b"warnings", "request_warnings"), (b"generation_warnings", "generation_warnings")):
+        if name in values:
+            changes[field] = tuple(json.loads(values[name]))
     if b"model" in values:
         changes["model"] = _to_requested_model(values[b"model_name"], values[b"model"])
     if b"generated_by" in values:

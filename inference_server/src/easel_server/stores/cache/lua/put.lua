@@ -2,19 +2,20 @@
 -- Images by what determines them.
 --
 --   <prefix>cache:entry:<k>  list    when an earlier job with the same parameters was finished, and its images
+--   <prefix>cache:warnings:<k> string  what that job was warned of (JSON), if it was; lives as long as the entry
 --   <prefix>cache:used       zset    entry -> when it was last used
 --   <prefix>cache:expiry     zset    entry -> when it expires
 --   <prefix>cache:sizes      hash    entry -> its bytes
 --   <prefix>cache:bytes      string  their sum
 --
--- ARGV: key, ttl_ms, age_us, budget and size in bytes, images. Replaces the entry; the least recently used make room. Expired
+-- ARGV: key, ttl_ms, age_us, budget and size in bytes, warnings ('' for none), images. Replaces the entry; the least recently used make room. Expired
 -- entries vanish by themselves, and from the books when the next one is put.
 local PURGE_LIMIT = 100
 local name, ttl_ms, age_us = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local budget, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local budget, bytes, warnings = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 
 local function drop(entry)
-  redis.call('DEL', key('cache:entry:' .. entry))
+  redis.call('DEL', key('cache:entry:' .. entry), key('cache:warnings:' .. entry))
   redis.call('ZREM', key('cache:used'), entry)
   redis.call('ZREM', key('cache:expiry'), entry)
   redis.call('DECRBY', key('cache:bytes'), redis.call('HGET', key('cache:sizes'), entry) or 0)
@@ -35,8 +36,11 @@ while oldest and (redis.call('GET', key('cache:bytes')) or 0) + bytes > budget d
   drop(oldest)
   oldest = redis.call('ZRANGE', key('cache:used'), 0, 0)[1]
 end
-redis.call('RPUSH', key('cache:entry:' .. name), integer(now - age_us), unpack(ARGV, 6))
+redis.call('RPUSH', key('cache:entry:' .. name), integer(now - age_us), unpack(ARGV, 7))
 redis.call('PEXPIRE', key('cache:entry:' .. name), ttl_ms)
+if warnings ~= '' then
+  redis.call('SET', key('cache:warnings:' .. name), warnings, 'PX', ttl_ms)
+end
 redis.call('ZADD', key('cache:expiry'), integer(now + ttl_ms * 1000), name)
 redis.call('ZADD', key('cache:used'), integer(now), name)
 redis.call('HSET', key('cache:sizes'), name, bytes)

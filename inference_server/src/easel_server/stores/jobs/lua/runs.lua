@@ -37,9 +37,11 @@ local function make_final(id, run, state, now, error)
     fields[#fields + 1] = 'images'
     fields[#fields + 1] = run.images_kept
   end
-  if run.generated_by then
-    fields[#fields + 1] = 'generated_by'
-    fields[#fields + 1] = run.generated_by
+  for _, name in ipairs({ 'generated_by', 'generation_warnings' }) do
+    if run[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = run[name]
+    end
   end
   redis.call('HSET', job_key(id), unpack(fields))
   if deadline_us then
