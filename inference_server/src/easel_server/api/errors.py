@@ -16,7 +16,9 @@ from easel_server.gateway.refusals import (
     refuse_for_queue,
     refuse_for_room,
     refuse_for_store,
+    refuse_method,
     refuse_to_nobody,
+    refuse_unknown_address,
 )
 from easel_server.stores.errors import StoreError, StoreOutOfMemoryError
 from easel_server.stores.images.interface import StoreFullError
@@ -57,11 +59,22 @@ def to_refusal(error: Exception) -> RefusalError:
     return refusal
 
 
+def _refuse_address(request: Request, error: HTTPException) -> RefusalError:
+    """What the router found no route for, in a sentence."""
+    method, path = request.method, request.url.path
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return refuse_unknown_address(method, path)
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            return refuse_method(method, path, error.headers or {})
+    return to_refusal(error)
+
+
 def install_error_handlers(app: FastAPI, build_error: BuildError, metrics: RequestMetrics) -> None:
     """Answer every error of this app's routes, and count it."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        refusal = to_refusal(error)
+        refusal = _refuse_address(request, error) if isinstance(error, HTTPException) else to_refusal(error)
         metrics.count_refusal(refusal.code)
         status, body = build_error(request.url.path, refusal)
         return JSONResponse(body, status_code=status, headers=dict(refusal.headers))

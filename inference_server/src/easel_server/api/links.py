@@ -9,6 +9,7 @@ GENERATIONS_PATH = "/v1/images/generations"
 EDITS_PATH = "/v1/images/edits"
 MODELS_PATH = "/v1/models"
 AUTOMATIC1111_PATH = "/sdapi/v1"
+CONTROLNET_PATH = "/controlnet"
 
 
 def is_prediction_path(path: str) -> bool:

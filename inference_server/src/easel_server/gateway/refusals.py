@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from easel_server.generation.messages import SHOWN_CHARACTERS
+
 
 @dataclass(frozen=True)
 class FieldFault:
@@ -44,6 +46,27 @@ def refuse_unknown_model(name: str, served: str) -> RefusalError:
     """The model isn't the one that is served."""
     message = f"model {name!r} is not served here; this service serves {served!r}"
     return RefusalError(404, "model_not_found", message, (FieldFault("model", message),))
+
+
+def refuse_unoffered(reason: str) -> RefusalError:
+    """Something that clients of an API know and isn't offered here. No 5xx, which clients try again."""
+    return RefusalError(404, "not_offered", reason)
+
+
+def refuse_unknown_address(method: str, path: str) -> RefusalError:
+    """Nothing is served there."""
+    return RefusalError(404, "not_found", f"there is no {method} {_shorten(path)} here; /docs lists all that there is")
+
+
+def refuse_method(method: str, path: str, headers: Mapping[str, str]) -> RefusalError:
+    """Something is served there, by another method; ``headers`` of the answer say which, by ``Allow``."""
+    allowed = f", but there is {headers['Allow']}" if headers.get("Allow") else ""
+    message = f"there is no {method} {_shorten(path)} here{allowed}; /docs lists all that there is"
+    return RefusalError(405, "method_not_allowed", message, headers=headers)
+
+
+def _shorten(path: str) -> str:
+    return path if len(path) <= SHOWN_CHARACTERS else f"{path[:SHOWN_CHARACTERS]}…"
 
 
 def refuse_unknown_prediction(job_id: str) -> RefusalError:

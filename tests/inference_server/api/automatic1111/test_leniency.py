@@ -93,3 +93,58 @@ def test_a_mask_is_blurred_sideways_as_asked(gateway):
     blurred = decoded(claim.inputs[claim.job.parameters.mask_digest])
     assert blurred.crop((32, 22, 33, 23)).tobytes() != b"\0", "up and down it is soft"
     assert blurred.crop((22, 32, 23, 33)).tobytes() == b"\0", "sideways it is sharp"
+
+
+CONTROLNET_LISTS = {
+    "model_list": {"model_list": []},
+    "module_list": {"module_list": [], "module_detail": {}},
+    "control_types": {"control_types": {}},
+    "settings": {"control_net_unit_count": 0},
+}
+
+
+@pytest.mark.parametrize("name", CONTROLNET_LISTS)
+def test_a_front_end_with_controlnet_sees_that_there_is_nothing_of_it(client, name):
+    assert client.get(f"/controlnet/{name}").json() == CONTROLNET_LISTS[name]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sentence"),
+    [
+        ("POST", "/sdapi/v1/extra-single-image", "ask for a larger width and height"),
+        ("POST", "/sdapi/v1/extra-batch-images", "ask for a larger width and height"),
+        ("POST", "/sdapi/v1/interrogate", "images aren't described here"),
+        ("POST", "/sdapi/v1/unload-checkpoint", "serves one model"),
+        ("POST", "/sdapi/v1/train/embedding", "nothing is trained here"),
+        ("POST", "/sdapi/v1/server-kill", "by whoever runs it"),
+        ("POST", "/controlnet/detect", "ControlNet isn't offered here"),
+        ("GET", "/controlnet/version", "ControlNet isn't offered here"),
+    ],
+)
+def test_what_is_not_offered_says_so_in_a_sentence(client, method, path, sentence):
+    answer = client.request(method, path, json={} if method == "POST" else None)
+    assert (answer.status_code, answer.json()["error"]) == (404, "not_offered")
+    assert sentence in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "sentence"),
+    [
+        ("GET", "/sdapi/v1/nonsense", 404, "there is no GET /sdapi/v1/nonsense here; /docs lists all that there is"),
+        ("GET", "/controlnet/nonsense", 404, "there is no GET /controlnet/nonsense here; /docs lists"),
+        ("GET", "/sdapi/v1/txt2img", 405, "there is no GET /sdapi/v1/txt2img here, but there is POST; /docs lists"),
+    ],
+)
+def test_an_unknown_address_says_more_than_not_found(client, method, path, status, sentence):
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert sentence in answer.json()["detail"]
+
+
+def test_options_may_be_set_that_change_no_image(client):
+    """A front end reads all options, changes the model's name, and sends all of them back."""
+    options = client.get("/sdapi/v1/options").json()
+    harmless = {"show_progress_every_n_steps": 5, "eta_noise_seed_delta": 0, "sd_vae": "None", "samples_save": True}
+    assert client.post("/sdapi/v1/options", json={**options, **harmless}).status_code == 200
+    refused = client.post("/sdapi/v1/options", json={**options, "eta_noise_seed_delta": 31337})
+    assert (refused.status_code, refused.json()["errors"]) == (422, "eta_noise_seed_delta")

@@ -1,4 +1,4 @@
-"""Lists that clients of AUTOMATIC1111 ask for before they begin: what there is to choose from."""
+"""What clients of AUTOMATIC1111 ask for before they begin: what there is to choose from, and what there isn't."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
@@ -9,18 +9,20 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
-from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_reported
+from easel_server.api.automatic1111.harmless import SETTINGS, find_faults, is_nothing
+from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
 from easel_server.api.automatic1111.samplers import list_samplers, list_schedulers
 from easel_server.api.context import ApiContext
-from easel_server.api.links import AUTOMATIC1111_PATH
+from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import describe_body
 from easel_server.gateway.input_images import decode_base64, decode_image
-from easel_server.gateway.refusals import refuse_field, refuse_unknown_model
+from easel_server.gateway.refusals import refuse_field, refuse_fields, refuse_unknown_model, refuse_unoffered
 from easel_server.generation.encoding import PNG_KEY
 from easel_server.generation.messages import truncate_repr
 from easel_server.transport.bodies import read_body
 
 TAGS: Final[list[str | Enum]] = ["AUTOMATIC1111"]
+SAMPLES_FORMAT: Final = "png"
 
 # What a service of one model doesn't have, in the shape of having none.
 EMPTY: Final[Mapping[str, Any]] = {
@@ -35,11 +37,42 @@ EMPTY: Final[Mapping[str, Any]] = {
     "artist-categories": [],
     "artists": [],
     "script-info": [],
+    "extensions": [],
+    "sd-modules": [],
     "scripts": {"txt2img": [], "img2img": []},
     "embeddings": {"loaded": {}, "skipped": {}},
     "cmd-flags": {"api": True, "nowebui": True},
     # Gateways generate nothing; the workers' memory is in their metrics.
     "memory": {"ram": {"error": "not reported by this service"}, "cuda": {"error": "not reported by this service"}},
+}
+# ControlNet's own: https://github.com/Mikubill/sd-webui-controlnet/wiki/API
+CONTROLNET: Final[Mapping[str, Any]] = {
+    "model_list": {"model_list": []},
+    "module_list": {"module_list": [], "module_detail": {}},
+    "control_types": {"control_types": {}},
+    "settings": {"control_net_unit_count": 0},
+}
+# What a client may want done that isn't, and what to do instead.
+NOT_OFFERED: Final[Mapping[str, str]] = {
+    f"POST {AUTOMATIC1111_PATH}/extra-single-image": "images aren't enlarged here; ask for a larger width and height",
+    f"POST {AUTOMATIC1111_PATH}/extra-batch-images": "images aren't enlarged here; ask for a larger width and height",
+    f"POST {AUTOMATIC1111_PATH}/interrogate": "images aren't described here; png-info says how one of ours was made",
+    **{
+        f"POST {AUTOMATIC1111_PATH}/{name}": "this service serves one model, which whoever runs it chooses"
+        for name in ("unload-checkpoint", "reload-checkpoint", "merge-checkpoints")
+    },
+    **{
+        f"POST {AUTOMATIC1111_PATH}/{name}": "nothing is trained here"
+        for name in ("create/embedding", "create/hypernetwork", "train/embedding", "train/hypernetwork")
+    },
+    **{
+        f"POST {AUTOMATIC1111_PATH}/{name}": "this service is stopped and started by whoever runs it"
+        for name in ("server-kill", "server-restart", "server-stop")
+    },
+    **{
+        f"{method} {CONTROLNET_PATH}/{name}": "ControlNet isn't offered here"
+        for method, name in (("GET", "version"), ("POST", "detect"), ("POST", "txt2img"), ("POST", "img2img"))
+    },
 }
 # Nothing is found on disk anew, so these are done at once.
 REFRESHES: Final = ("refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings")
@@ -56,7 +89,7 @@ def build_options(model: str) -> dict[str, Any]:
         "sd_model_checkpoint": model,
         "sd_checkpoint_hash": "",
         "sd_vae": "Automatic",
-        "samples_format": "png",
+        "samples_format": SAMPLES_FORMAT,
         "CLIP_stop_at_last_layers": 1,
         "live_previews_enable": True,
         "return_grid": False,
@@ -64,7 +97,7 @@ def build_options(model: str) -> dict[str, Any]:
 
 
 class OptionsBody(RootModel[dict[str, JsonValue]]):
-    """Options to set: those that are as they are already are accepted."""
+    """Options to set: those that change no image are accepted, and those that are as they are already."""
 
 
 class PngInfoBody(BaseModel):
@@ -87,6 +120,13 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
     ):
         answers = describe_reported(kind)
         router.add_api_route(f"{AUTOMATIC1111_PATH}/{name}", handler, name=name, tags=TAGS, responses=answers)
+    for name, answer in CONTROLNET.items():
+        path, get = f"{CONTROLNET_PATH}/{name}", handlers.build_constant(answer)
+        router.add_api_route(path, get, name=f"controlnet-{name}", tags=TAGS, responses=describe_reported(type(answer)))
+    for route, reason in NOT_OFFERED.items():
+        method, _, path = route.partition(" ")
+        refuse = handlers.build_refusal(reason)
+        router.add_api_route(path, refuse, methods=[method], name=path, tags=TAGS, responses=describe_refused())
     for name in REFRESHES:
         router.add_api_route(
             f"{AUTOMATIC1111_PATH}/{name}",
@@ -125,14 +165,13 @@ class CatalogHandlers:
         """Accepts options in the values that they have; the service has no others."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, OptionsBody, limit_bytes=self._context.limits.max_body_bytes)
-        options = build_options(self._context.model_name)
-        for name, value in body.root.items():
-            if name == "sd_model_checkpoint" and value not in (self._context.model_name, None):
-                raise refuse_unknown_model(str(value)[:200], self._context.model_name)
-            if name not in options:
-                raise refuse_field(name[:200], "is no option that this service has")
-            if value not in (options[name], None):
-                raise refuse_field(name, f"is {truncate_repr(value)}, and can't be changed from {options[name]!r}")
+        checkpoint = body.root.get("sd_model_checkpoint")
+        if not is_nothing(checkpoint) and checkpoint != self._context.model_name:
+            raise refuse_unknown_model(str(checkpoint)[:200], self._context.model_name)
+        if not is_nothing(chosen := body.root.get("samples_format")) and chosen != SAMPLES_FORMAT:
+            raise refuse_field("samples_format", f"is {truncate_repr(chosen)}; choose it by override_settings instead")
+        if faults := tuple(find_faults(body.root, SETTINGS)):
+            raise refuse_fields(*faults)
         return JSONResponse(None)
 
     async def get_models(self, request: Request) -> JSONResponse:
@@ -167,6 +206,16 @@ class CatalogHandlers:
             return JSONResponse(answer)
 
         return get_constant
+
+    def build_refusal(self, reason: str) -> Callable[[Request], Awaitable[JSONResponse]]:
+        """A handler that always says why not."""
+
+        async def refuse(request: Request) -> JSONResponse:
+            """Not offered here; the answer says what to do instead."""
+            self._context.keys.find_customer(request.headers.get("authorization"))
+            raise refuse_unoffered(reason)
+
+        return refuse
 
 
 def read_png_info(image: str, *, max_pixels: int) -> dict[str, Any]:

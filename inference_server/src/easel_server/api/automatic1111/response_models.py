@@ -63,3 +63,8 @@ def describe_generated() -> Responses:
 def describe_reported(model: Any, *errors: int) -> Responses:
     """Of the routes that report something."""
     return {200: describe_answer(model, "What there is"), **describe_errors(Automatic1111Error, *errors)}
+
+
+def describe_refused() -> Responses:
+    """Of the routes of what isn't offered."""
+    return dict(describe_errors(Automatic1111Error, 404))

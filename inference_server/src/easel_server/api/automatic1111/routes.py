@@ -25,7 +25,7 @@ from easel_server.api.automatic1111.response_models import (
 )
 from easel_server.api.automatic1111.responses import build_progress_answer, build_result
 from easel_server.api.context import Api, ApiContext
-from easel_server.api.links import AUTOMATIC1111_PATH
+from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import describe_body, describe_flag
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import WAIT, expect_success
@@ -73,7 +73,7 @@ def add_automatic1111_routes(router: APIRouter, context: ApiContext) -> None:
 
 AUTOMATIC1111: Final = Api(
     add_automatic1111_routes,
-    is_spoken_at=lambda path: path.startswith(AUTOMATIC1111_PATH),
+    is_spoken_at=lambda path: path.startswith((AUTOMATIC1111_PATH, CONTROLNET_PATH)),
     build_error=build_automatic1111_error,
 )
 
