@@ -117,7 +117,9 @@ async def test_servers_that_a_cluster_has_replaced_leave_no_connections_behind()
     connection = RedisConnection(f"redis://127.0.0.1:{await cluster.start()}", "{easel:ml:sd}:")
     try:
         while cluster.asked < WanderingCluster.SERVERS:
-            with contextlib.suppress(StoreUnavailableError):  # after MAX_REDIRECTS it gives up, and the next call goes on
+            with contextlib.suppress(
+                StoreUnavailableError
+            ):  # after MAX_REDIRECTS it gives up, and the next call goes on
                 assert await connection.command("PING") == b"PONG"
         await eventually(lambda: asyncio.sleep(0, cluster.open <= MAX_SERVERS))
         assert await connection.command("PING") == b"PONG"

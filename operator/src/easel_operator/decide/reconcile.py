@@ -172,7 +172,7 @@ def report_fault(service: Json, error: Exception, now: datetime) -> ReconcilePla
         return ReconcilePlan()
     problem = no(
         Reason.OPERATOR_FAULT,
-        f"The operator met a fault of its own with this service ({type(error).__name__}: {error}) and tries again every "
+        f"The operator met a fault of its own with this service ({type(error).__name__}: {error}) and tries again each "
         "minute; what runs goes on running, and this spec isn't carried out until then. The operator's log has the "
         "traceback; please report it.",
     )

@@ -1,8 +1,8 @@
 """Keeps the operator's loops going when one of them meets something that nobody foresaw.
 
-A fault of one object comes again after a restart, which would take the scaling of all the others with it; so what is
-unforeseen is logged with its traceback, counted, and tried again after a growing pause. Only a loop that has got nowhere
-for minutes makes /healthz fail: then what is broken may be this process, and a new one is worth a try.
+A fault of one object comes again after a restart, which would take the scaling of all the others with it; so what
+is unforeseen is logged with its traceback, counted, and tried again after a growing pause. Only a loop that has got
+nowhere for minutes makes /healthz fail: then what is broken may be this process, and a new one is worth a try.
 """
 
 import asyncio
@@ -67,6 +67,9 @@ class LoopGuard:
         """Which loop has met nothing but faults for MAX_FAULTY_SECONDS; None while all get on."""
         now = self._monotonic()
         for name, streak in self._streaks.items():
-            if now - streak.last_at <= RECOVERED_AFTER_SECONDS and streak.last_at - streak.first_at > MAX_FAULTY_SECONDS:
+            if (
+                now - streak.last_at <= RECOVERED_AFTER_SECONDS
+                and streak.last_at - streak.first_at > MAX_FAULTY_SECONDS
+            ):
                 return f"{name} failed {streak.faults} times running, the last time with {streak.last}"
         return None
