@@ -166,9 +166,9 @@ def report_fault(service: Json, error: Exception, now: datetime) -> ReconcilePla
 
     Once, since the words of an error may differ each time, and a status that changes has the service looked at anew.
     """
-    told = read_conditions(service).get(ConditionType.PROGRESSING)
+    reported = read_conditions(service).get(ConditionType.PROGRESSING)
     generation = service["metadata"].get("generation", 0)
-    if told is not None and (told.reason, told.observed_generation) == (Reason.OPERATOR_FAULT, generation):
+    if reported is not None and (reported.reason, reported.observed_generation) == (Reason.OPERATOR_FAULT, generation):
         return ReconcilePlan()
     problem = no(
         Reason.OPERATOR_FAULT,
