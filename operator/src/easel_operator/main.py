@@ -240,18 +240,19 @@ class Operator:
         """List at the start, and now and then; see ServiceStore."""
         while True:
             try:
-                self._services.replace_all(await self._fetch_services())
+                self._services.replace_all(*await self._fetch_services())
                 self._has_listed.set()
             except KubernetesError as error:
                 logger.warning("Listing services failed, the watch goes on: %s", error)
             await asyncio.sleep(self._config.resync_interval_seconds if self._has_listed.is_set() else 1)
 
-    async def _fetch_services(self) -> list[Json]:
-        found: list[Json] = []
-        for namespace in self._config.watch_namespaces or (None,):
-            bodies, _ = await self._client.list_all(SERVICES_OF_EASEL, namespace)
-            found += bodies
-        return found
+    async def _fetch_services(self) -> tuple[list[Json], str]:
+        """All services, and the version of the first list: what came after that one is newer than some of them."""
+        lists = [
+            await self._client.list_all(SERVICES_OF_EASEL, namespace)
+            for namespace in self._config.watch_namespaces or (None,)
+        ]
+        return [body for bodies, _ in lists for body in bodies], lists[0][1]
 
     async def _serve_metrics_api(self) -> None:
         """Serve the metrics API, with a fresh certificate."""

@@ -103,14 +103,23 @@ def is_owned_by(body: Json, uid: str) -> bool:
 def is_outdated(body: Json, known: Json | None) -> bool:
     """Whether a version of an object says nothing that ``known`` doesn't say: the rule of everything that is watched.
 
-    An object that was made anew under the same name is news, whatever its version. Versions are numbers that are
-    comparable within one kind (KEP-5504); an object without one is older than any.
+    An object that was made anew under the same name is news, whatever its version.
     """
     if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
         return False
-    texts = [each["metadata"].get("resourceVersion", "0") for each in (body, known)]
-    ours, theirs = [int(text) if text.isdigit() else 0 for text in texts]
-    return ours <= theirs
+    return not is_newer(body["metadata"].get("resourceVersion", "0"), known["metadata"].get("resourceVersion", "0"))
+
+
+def is_newer(version: str, other: str) -> bool:
+    """Whether one resource version comes after another of the same kind.
+
+    Versions are numbers that grow, over all objects of a kind and its lists: Kubernetes 1.35 says so (KEP-5504,
+    https://github.com/kubernetes/enhancements/issues/5504), and it holds for what earlier ones keep in etcd. Where they
+    aren't numbers nothing is known about their order, and what was heard last is taken for the newer.
+    """
+    if version.isdecimal() and other.isdecimal():
+        return int(version) > int(other)
+    return version != other
 
 
 def find_condition(body: Json, kind: str) -> Json | None:

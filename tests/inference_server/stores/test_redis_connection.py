@@ -1,15 +1,19 @@
 """How the stores connect: over a Unix socket, and with a pool that can't make a connection."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
+from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_stores
+from easel_server.stores.redis.connection import MAX_SERVERS, RedisConnection
 from easel_server.stores.redis.pipeline import Pipeline
 from redis import exceptions
 from redis.asyncio import ConnectionPool
 
+from tests.support.eventually import eventually
 from tests.support.jobs import build_job
 from tests.support.redis_server import RedisServer
 from tests.support.stored_images import succeed
@@ -58,3 +62,68 @@ async def test_a_pipeline_can_be_closed_before_a_call_has_begun() -> None:
         await pipeline.close()
     with pytest.raises(exceptions.ConnectionError, match="closed"):
         await call
+
+
+class WanderingCluster:
+    """A fake of a cluster whose keys move at each command, to a server that wasn't there before."""
+
+    SERVERS = 30
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.open = 0
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> int:
+        """Listen on 127.0.0.1 to 127.0.0.30, at one port, which is returned."""
+        self._servers.append(await asyncio.start_server(self._serve, "127.0.0.1", 0))
+        port: int = self._servers[0].sockets[0].getsockname()[1]
+        for number in range(2, self.SERVERS + 1):
+            self._servers.append(await asyncio.start_server(self._serve, f"127.0.0.{number}", port))
+        return port
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        try:
+            while words := await self._read_command(reader):
+                if words[0] != b"PING":
+                    writer.write(b"+OK\r\n")
+                    continue
+                self.asked += 1
+                port = writer.get_extra_info("sockname")[1]
+                next_one = min(self.asked + 1, self.SERVERS)
+                is_settled = self.asked >= self.SERVERS
+                writer.write(b"+PONG\r\n" if is_settled else f"-MOVED 1 127.0.0.{next_one}:{port}\r\n".encode())
+        finally:
+            self.open -= 1
+            writer.close()
+
+    async def _read_command(self, reader: asyncio.StreamReader) -> list[bytes]:
+        count = (await reader.readline()).strip()[1:]
+        words = []
+        for _ in range(int(count or 0)):
+            size = int((await reader.readline())[1:])
+            words.append((await reader.readexactly(size + 2))[:-2])
+        return words
+
+    async def stop(self) -> None:
+        for server in self._servers:
+            server.close()
+            await server.wait_closed()
+
+
+async def test_servers_that_a_cluster_has_replaced_leave_no_connections_behind() -> None:
+    cluster = WanderingCluster()
+    connection = RedisConnection(f"redis://127.0.0.1:{await cluster.start()}", "{easel:ml:sd}:")
+    try:
+        while cluster.asked < WanderingCluster.SERVERS:
+            with contextlib.suppress(
+                StoreUnavailableError
+            ):  # after MAX_REDIRECTS it gives up, and the next call goes on
+                assert await connection.command("PING") == b"PONG"
+        await eventually(lambda: asyncio.sleep(0, cluster.open <= MAX_SERVERS))
+        assert await connection.command("PING") == b"PONG"
+    finally:
+        await connection.close()
+        await eventually(lambda: asyncio.sleep(0, cluster.open == 0))
+        await cluster.stop()

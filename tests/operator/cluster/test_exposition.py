@@ -74,7 +74,7 @@ def test_times_of_a_series_are_not_taken_for_its_values() -> None:
         "easel_depth{ 5",
         "easel_depth 5 five",
         "easel_depth 5_0",
-        "easel_depth ٥",
+        "easel_depth \u0665",
         'easel_depth{state="Waiting"} 5\neasel_depth{state="Waiting"} 5',
     ],
 )

@@ -224,7 +224,7 @@ def mutate(random: Random) -> str:
         at, to = sorted(random.randrange(len(text) + 1) for _ in range(2))
         to = min(to, at + random.randrange(1, 60))
         lines = text.split("\n")
-        match random.randrange(5):
+        match random.randrange(6):
             case 0:
                 text = text[:at] + text[to:]
             case 1:
@@ -233,6 +233,9 @@ def mutate(random: Random) -> str:
                 text = text[:at] + random.choice(JUNK) + text[to:]
             case 3:
                 text = "\n".join([*lines, random.choice(lines)])
+            case 4:
+                label = random.choice(re.findall(r"(\w+)=", text) or ["le"])
+                text = text.replace(f"{label}=", f"{random.choice(JUNK)}=")
             case _:
                 text = re.sub(r"\d+\.\d", lambda _: random.choice(JUNK), text, count=random.randrange(3))
     return text
@@ -253,7 +256,7 @@ JUNK = (
     "1e308",
     "+Inf",
     "\x00",
-    "٥",
+    "\u0665",
     "le",
     "\u2028",
     "0x1",

@@ -11,7 +11,7 @@ from easel_contract import names
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError, sleep_with_jitter
 from easel_operator.cluster.object_store import ObjectStore
-from easel_operator.objects import Json, Resource, to_object_key
+from easel_operator.objects import Json, Resource
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ class Informer:
         found, version = await self._client.list_all(
             self._resource, self._namespace, label_selector=names.LABEL_SERVICE
         )
-        self._store.replace_kind(self._resource.kind, self._namespace, [self._trim(body) for body in found])
+        bodies = [self._trim(body) for body in found]
+        self._store.replace_kind(self._resource.kind, self._namespace, bodies, version)
         self._heard_at = self._monotonic()
         self.lists += 1
         self.is_synced.set()
@@ -98,7 +99,7 @@ class Informer:
                 continue
             body = self._trim(body)
             if event["type"] == "DELETED":
-                self._store.remove(to_object_key(body))
+                self._store.delete(body)
             else:
                 self._store.put(body)
         self._heard_at = self._monotonic()

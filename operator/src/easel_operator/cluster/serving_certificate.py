@@ -69,7 +69,7 @@ class ServingCertificate:
 
     @classmethod
     def from_secret_data(cls, data: Mapping[str, str]) -> Self:
-        """Read a Secret's ``data``. Raises ValueError that names a key that is missing, unreadable or of another pair."""
+        """Read a Secret's ``data``. Raises ValueError that names what is missing, unreadable or of another pair."""
         certificate, key, ca, ca_key = (
             _decode(data, name) for name in (CERTIFICATE_KEY, PRIVATE_KEY_KEY, CA_KEY, CA_PRIVATE_KEY_KEY)
         )

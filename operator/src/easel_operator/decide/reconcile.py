@@ -173,13 +173,13 @@ def report_fault(service: Json, error: Exception, now: datetime) -> ReconcilePla
 
     Once, since the words of an error may differ each time, and a status that changes has the service looked at anew.
     """
-    told = read_conditions(service).get(ConditionType.PROGRESSING)
+    reported = read_conditions(service).get(ConditionType.PROGRESSING)
     generation = service["metadata"].get("generation", 0)
-    if told is not None and (told.reason, told.observed_generation) == (Reason.OPERATOR_FAULT, generation):
+    if reported is not None and (reported.reason, reported.observed_generation) == (Reason.OPERATOR_FAULT, generation):
         return ReconcilePlan()
     problem = no(
         Reason.OPERATOR_FAULT,
-        f"The operator met a fault of its own with this service ({type(error).__name__}: {error}) and tries again every "
+        f"The operator met a fault of its own with this service ({type(error).__name__}: {error}) and tries again each "
         "minute; what runs goes on running, and this spec isn't carried out until then. The operator's log has the "
         "traceback; please report it.",
     )

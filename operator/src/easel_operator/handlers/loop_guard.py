@@ -1,8 +1,8 @@
 """Keeps the operator's loops going when one of them meets something that nobody foresaw.
 
-A fault of one object comes again after a restart, which would take the scaling of all the others with it; so what is
-unforeseen is logged with its traceback, counted, and tried again after a growing pause. Only a loop that has got nowhere
-for minutes makes /healthz fail: then what is broken may be this process, and a new one is worth a try.
+A fault of one object comes again after a restart, which would take the scaling of all the others with it; so what
+is unforeseen is logged with its traceback, counted, and tried again after a growing pause. Only a loop that has got
+nowhere for minutes makes /healthz fail: then what is broken may be this process, and a new one is worth a try.
 """
 
 import asyncio

@@ -1,11 +1,13 @@
 """The services that kopf's watch has delivered, held equal to the API server by a list of our own now and then.
 
 A watch can fall silent without closing, and after a reconnection kopf doesn't report deletions that it missed
-(kopf#957, #1145). The list heals both, and counts what the watch failed to deliver, for the health check.
+(kopf#957, #1145). The list heals both, and counts what the watch failed to deliver, for the health check. The watch
+goes on while a list is read, so versions decide which of the two is believed (see object_store.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
+from easel_operator.cluster.object_store import Tombstones, is_after
 from easel_operator.objects import Json, ServiceKey, is_outdated, to_service_key
 
 # In two lists running, so that a list that overtakes the watch by a moment isn't taken for a broken watch.
@@ -18,6 +20,7 @@ class ServiceStore:
     def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
         self._on_change = on_change
         self._services: dict[ServiceKey, Json] = {}
+        self._tombstones = Tombstones()
         self._lists_with_misses = 0
 
     def __len__(self) -> int:
@@ -34,6 +37,7 @@ class ServiceStore:
         """Take an event of the watch."""
         key = to_service_key(body)
         if event_type == "DELETED":
+            self._tombstones.add(body, None)
             known = self._services.get(key)
             if known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]:
                 self.forget(key)
@@ -41,25 +45,27 @@ class ServiceStore:
         self.put(body)
 
     def put(self, body: Json) -> None:
-        """Take a version; an older one than is known, or the same, changes nothing."""
+        """Take a version; an older one than is known, the same, or one of a deleted service changes nothing."""
         key = to_service_key(body)
-        if is_outdated(body, self._services.get(key)):
+        if is_outdated(body, self._services.get(key)) or self._tombstones.cover(body):
             return
         self._services[key] = body
         self._on_change(key)
 
     def forget(self, key: ServiceKey) -> None:
-        """Drop a service that is gone."""
-        if self._services.pop(key, None) is not None:
+        """Drop a service that the API server says is gone."""
+        known = self._services.pop(key, None)
+        if known is not None:
+            self._tombstones.add(known, None)
             self._on_change(key)
 
-    def replace_all(self, bodies: Iterable[Json]) -> None:
-        """Take a fresh list, count what the watch had missed, and have every service looked at anew."""
-        listed = {to_service_key(body): body for body in bodies}
-        missed = [key for key, body in listed.items() if self._is_news(key, body)]
-        missed += [key for key in self._services if key not in listed]
+    def replace_all(self, bodies: Iterable[Json], version: str) -> None:
+        """Take a list, read at ``version``: count what the watch had missed, and have every service looked at anew."""
+        listed = {to_service_key(body): body for body in bodies if not self._tombstones.cover(body)}
+        gone = [key for key, known in self._services.items() if key not in listed and not is_after(known, version)]
+        missed = [key for key, body in listed.items() if self._is_news(key, body)] + gone
         self._lists_with_misses = self._lists_with_misses + 1 if missed else 0
-        for key in [key for key in self._services if key not in listed]:
+        for key in gone:
             self.forget(key)
         for key, body in listed.items():
             self.put(body)
@@ -69,6 +75,8 @@ class ServiceStore:
         known = self._services.get(key)
         if known is None:
             return True
+        if is_outdated(body, known):
+            return False
         return bool(known["metadata"].get("generation", 0) < body["metadata"].get("generation", 0))
 
     def describe_silence(self) -> str | None:

@@ -24,6 +24,7 @@ POOL_TIMEOUT_SECONDS: Final = 5.0
 PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
 MAX_CONNECTIONS: Final = 64  # for commands that block, one each
 MAX_REDIRECTS: Final = 5
+MAX_SERVERS: Final = 8  # of a cluster, that connections are kept to: the last ones used; pods of Redis come and go
 SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-")  # these leave unfinished jobs alone: they have no TTL
 
 # Of a second: what scripts and commands count times in.
@@ -71,7 +72,8 @@ class RedisConnection:
         self._url = url
         self._prefix = prefix
         self._home = self._server = _Server(_build_client(url))
-        self._servers = {self._home.address: self._home}
+        self._servers = {self._home.address: self._home}  # the one used longest ago first
+        self._closing: set[asyncio.Task[None]] = set()
         self._is_eviction_checked = False
 
     @property
@@ -131,6 +133,7 @@ class RedisConnection:
         """Close all connections."""
         for server in self._servers.values():
             await server.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def _run(self, operation: str, send: Callable[[_Server], Awaitable[Any]]) -> Any:
         """Send to the server that has the keys."""
@@ -158,9 +161,18 @@ class RedisConnection:
         """Use the server that a cluster names. It names none if the port alone differs."""
         host = moved.host or self._server.client.connection_pool.connection_kwargs["host"]
         address = f"{host}:{moved.port}"
-        if address not in self._servers:
-            self._servers[address] = _Server(_build_client(self._url, host=host, port=moved.port))
-        self._server = self._servers[address]
+        known = self._servers.pop(address, None)
+        self._server = known or _Server(_build_client(self._url, host=host, port=moved.port))
+        self._servers[address] = self._server
+        if len(self._servers) > MAX_SERVERS:
+            self._drop(next(each for each, server in self._servers.items() if server is not self._home))
+
+    def _drop(self, address: str) -> None:
+        """Forget a server that others have long taken the place of, and close what is still open to it."""
+        closing = asyncio.get_running_loop().create_task(self._servers.pop(address).close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        closing.add_done_callback(_ignore_result)
 
 
 def _build_client(url: str, **place: str | int) -> Redis:
