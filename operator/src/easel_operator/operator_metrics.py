@@ -19,7 +19,8 @@ FAULTS: Final = Counter(
     ["where"],
 )
 MALFORMED_PAGES: Final = Counter(
-    "easel_operator_malformed_pages", "Answers of pods to a scrape that couldn't be used; a pod without answer isn't one."
+    "easel_operator_malformed_pages",
+    "Answers of pods to a scrape that couldn't be used; a pod without answer isn't one.",
 )
 DESIRED_REPLICAS: Final = Gauge(
     "easel_operator_desired_replicas", "Workers that the planner asks for.", ["namespace", "service"]

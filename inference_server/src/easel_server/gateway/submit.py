@@ -72,7 +72,7 @@ class SubmitResult:
         """Headers of the answer."""
         headers = {"X-Cache": str(self.cache_result), **self.rate_headers}
         if self.is_stored:
-            headers["X-Prediction-Id"] = self.job.id
+            headers["X-Prediction-Id"] = self.job.client_id or self.job.id
         if self.images is not None:
             headers["Age"] = str(int(self.age_seconds))
         if self.max_age_seconds is not None:
@@ -151,6 +151,8 @@ class Submitter:
             submitted_at=now,
             deadline_at=now + request.deadline if request.deadline else None,
             webhook=request.webhook,
+            client_id=request.client_id,
+            base_url=request.base_url if request.webhook else None,  # answers know theirs
             priority=choose_priority(request),
             weight=request.customer.weight,
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),

@@ -99,6 +99,7 @@ class ReconcilePlan:
     """What to do about one service, in this order."""
 
     handovers: tuple[Handover, ...] = ()
+    creates: tuple[Json, ...] = ()  # Secrets that are made once, with a random key, and never changed after
     applies: tuple[Json, ...] = ()
     deletes: tuple[ObjectKey, ...] = ()
     status_patch: Json | None = None  # merge patch of /status; None: nothing changed

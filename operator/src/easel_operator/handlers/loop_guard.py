@@ -67,6 +67,9 @@ class LoopGuard:
         """Which loop has met nothing but faults for MAX_FAULTY_SECONDS; None while all get on."""
         now = self._monotonic()
         for name, streak in self._streaks.items():
-            if now - streak.last_at <= RECOVERED_AFTER_SECONDS and streak.last_at - streak.first_at > MAX_FAULTY_SECONDS:
+            if (
+                now - streak.last_at <= RECOVERED_AFTER_SECONDS
+                and streak.last_at - streak.first_at > MAX_FAULTY_SECONDS
+            ):
                 return f"{name} failed {streak.faults} times running, the last time with {streak.last}"
         return None
