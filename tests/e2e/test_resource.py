@@ -139,7 +139,8 @@ def test_a_namespace_with_a_service_can_be_deleted(services: Services) -> None:
 
 def queue_depth(services: Services, name: str) -> int:
     """How many requests wait and run, as the operator publishes it; -1 until it does."""
-    path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/default/easel_queue_depth?labelSelector=easel.dev/service={name}"
+    metric = "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/easel_queue_depth"
+    path = f"{metric}?labelSelector=easel.dev/service={name}"
     try:
         items = json.loads(services.cluster.kubectl("get", "--raw", path))["items"]
     except ClusterError:  # no data yet

@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import gethostname
 
 from easel_contract import names
+from easel_contract.link_keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
 from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
 from pydantic import ValidationError
 
@@ -40,11 +41,13 @@ class Settings:
     config: ServerConfig
     host: str
     port: int
+    metrics_port: int | None  # of metrics and probes; None: the one of the APIs
     log_level: str
     pod_name: str
     redis_url: str | None = field(repr=False)
     webhook_secrets: tuple[str, ...] = field(repr=False)  # all sign; receivers may know any of them
     hub_token: str | None = field(repr=False)
+    link_keys: str = field(default="", repr=False)  # separated by white space; the first signs
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -68,12 +71,24 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         config=_read_config(parsed.config, parsed.model, parsed.engine),
         host=parsed.host,
         port=parsed.port,
+        metrics_port=parsed.metrics_port,
         log_level=log_level,
         pod_name=environment.get(names.ENV_POD_NAME) or gethostname(),
         redis_url=redis_url,
         webhook_secrets=_read_webhook_secrets(environment),
         hub_token=environment.get(names.ENV_HUB_TOKEN) or None,
+        link_keys=_read_link_keys(environment),
     )
+
+
+def _read_link_keys(environment: Mapping[str, str]) -> str:
+    text = environment.get(names.ENV_LINK_KEYS, "")
+    if text.strip() and len(parse_link_keys(text)) != len(text.split()):
+        raise SettingsError(
+            f"{names.ENV_LINK_KEYS} holds a key that is too short, or more than {MAX_LINK_KEYS} keys: each must have "
+            f"{MIN_LINK_KEY_CHARACTERS} characters; make one with: openssl rand -hex 32"
+        )
+    return text
 
 
 def _read_webhook_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -107,6 +122,12 @@ def _build_parser() -> ArgumentParser:
     )
     parser.add_argument("--host", default=ALL_INTERFACES, help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=names.HTTP_PORT, help="port to listen on; 0 takes a free one")
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        help="port of its own for /metrics and the probes, which ask for no key; without it they are on --port, and "
+        "where keys are asked for, /metrics is nowhere",
+    )
     parser.add_argument("--version", action="version", version=f"easel-server {version(names.DISTRIBUTION)}")
     return parser
 

@@ -26,7 +26,8 @@ class OperatorConfig(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     server_image: str = Field(min_length=1)  # image of gateways and workers that name none
-    redis_url: str = Field(pattern=r"^(rediss?|unix)://")  # where services keep their queues; goes into a Secret per service
+    # Where services keep their queues; goes into a Secret per service.
+    redis_url: str = Field(pattern=r"^(rediss?|unix)://")
     operator_namespace: str = Field(min_length=1)  # where the operator itself runs: its Lease and certificate
     pod_name: str = "easel-operator"  # identity in the leader election and in Events
     metrics_service: str = "easel-operator"  # name of the Service in front of the external metrics API

@@ -117,9 +117,13 @@ def trim(body: Json, resource: Resource) -> Json:
     kept = {"apiVersion": resource.api_version, "kind": resource.kind, **body, "metadata": metadata}
     if resource.kind == "Deployment":  # shows who writes the replicas
         metadata["managedFields"] = [entry for entry in managed if entry.get("manager") == names.FIELD_MANAGER]
+    if resource.kind == "Secret" and metadata["name"].endswith(names.links_secret_name("")):
+        kept.pop("data", None)  # it is only ever asked whether it is there
     if resource.kind == "Pod":
         cost = (metadata.pop("annotations", None) or {}).get(names.ANNOTATION_DELETION_COST)
         if cost is not None:
             metadata["annotations"] = {names.ANNOTATION_DELETION_COST: cost}
-        kept["spec"] = {"nodeName": body.get("spec", {}).get("nodeName")}
+        spec = body.get("spec", {})
+        ports = [{"name": each.get("name"), "ports": each.get("ports") or []} for each in spec.get("containers") or ()]
+        kept["spec"] = {"nodeName": spec.get("nodeName"), "containers": ports}
     return kept

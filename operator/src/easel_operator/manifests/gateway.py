@@ -10,6 +10,7 @@ from easel_operator.manifests.pod import (
     build_bucket_env,
     build_container,
     build_pod_spec,
+    build_port,
     build_secret_env,
     service_account_name,
     to_resources,
@@ -54,6 +55,7 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
         resources=to_resources(gateway.resources),
         start_seconds=START_SECONDS,
     )
+    container["ports"].insert(0, build_port(names.HTTP_PORT_NAME, names.HTTP_PORT))
     container["env"] += build_bucket_env(gateway.results)
     container["lifecycle"] = {"preStop": {"sleep": {"seconds": STOP_DELAY_SECONDS}}}
     pod = build_pod_spec(owner, container, role=names.COMPONENT_GATEWAY, grace_seconds=GRACE_SECONDS)
@@ -61,6 +63,10 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
     if gateway.api_keys_secret_name is not None:
         container["volumeMounts"].append({"name": "api-keys", "mountPath": names.API_KEYS_DIRECTORY, "readOnly": True})
         pod["volumes"].append({"name": "api-keys", "secret": {"secretName": gateway.api_keys_secret_name}})
+        container["volumeMounts"].append(
+            {"name": "link-keys", "mountPath": names.LINK_KEYS_DIRECTORY, "readOnly": True}
+        )
+        pod["volumes"].append({"name": "link-keys", "secret": {"secretName": names.links_secret_name(owner.name)}})
     if gateway.webhook.signing_secret_name is not None:
         container["env"].append(
             build_secret_env(
