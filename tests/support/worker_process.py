@@ -57,7 +57,7 @@ async def work(url: str, namespace: str, name: str, step_seconds: float) -> None
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.drain)
     reaping = asyncio.create_task(
-        reap_forever(stores.jobs, stores.ping, [], grace_seconds=LEASE_SECONDS, period_seconds=0.1)
+        reap_forever(stores.jobs, stores.ping, list, grace_seconds=LEASE_SECONDS, period_seconds=0.1)
     )
     await worker.run()
     reaping.cancel()

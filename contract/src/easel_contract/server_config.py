@@ -283,6 +283,7 @@ class GatewayConfig(Model):
     api_keys_directory: str | None = None  # one file a key, named for its owner; None: no key is asked for
     link_keys_directory: str | None = None  # what links are signed with where keys are asked for
     results: ResultsConfig = ResultsConfig()
+    drain_seconds: int = Field(default=30, ge=0)  # on SIGTERM: time for open requests; their jobs go on without them
 
 
 class WorkerConfig(Model):

@@ -39,6 +39,7 @@ class Settings:
 
     role: Role
     config: ServerConfig
+    config_file: Path | None  # where it was read from
     host: str
     port: int
     metrics_port: int | None  # of metrics and probes; None: the one of the APIs
@@ -69,6 +70,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
     return Settings(
         role=role,
         config=_read_config(parsed.config, parsed.model, parsed.engine),
+        config_file=parsed.config,
         host=parsed.host,
         port=parsed.port,
         metrics_port=parsed.metrics_port,

@@ -32,14 +32,15 @@ from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkSigner, read_link_keys
 from easel_server.gateway.results import find_image_urls
+from easel_server.gateway.served_model import ServedModel
 from easel_server.generation.models import (
     EngineDescription,
     ModelFacts,
     describe_model,
     identify_model,
-    model_key,
     read_defaults,
 )
 from easel_server.stores.errors import StoreUnavailableError
@@ -64,7 +65,6 @@ from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
 from easel_server.worker.worker import Worker, WorkerSettings
 
-GATEWAY_GRACE_SECONDS = 30  # for open requests; the operator gives gateways 45 s, 5 of them before SIGTERM
 PROBE_GRACE_SECONDS = 1
 TERMINATION_MESSAGE_BYTES = 4096  # Kubernetes keeps no more
 CANCEL_ATTEMPTS = 20
@@ -172,6 +172,8 @@ class Process:
         )
         self._signer = self._build_signer()
         self._stopping = asyncio.Event()
+        self._served = ServedModel(settings.config)
+        self._ending = Ending(jobs_outlive=settings.redis_url is not None)
         self._worker: Worker | None = None
 
     async def run(self) -> None:
@@ -201,24 +203,24 @@ class Process:
         async def render_metrics() -> bytes:
             return await self._metrics.render(self._stores.jobs, self._stores.images if self._serves_apis else None)
 
-        def build(app: FastAPI, port: int, grace_seconds: int) -> EmbeddedServer:
-            return EmbeddedServer(app, host=self._settings.host, port=port, grace_seconds=grace_seconds)
-
-        port, metrics_port = self._settings.port, self._settings.metrics_port
+        host, port, metrics_port = self._settings.host, self._settings.port, self._settings.metrics_port
         probe_app = build_probe_app(self._readiness, render_metrics)
-        probes = build(probe_app, port if metrics_port is None else metrics_port, PROBE_GRACE_SECONDS)
+        probe_port = port if metrics_port is None else metrics_port
+        probes = EmbeddedServer(probe_app, host=host, port=probe_port, grace_seconds=PROBE_GRACE_SECONDS)
         if not self._serves_apis:
             return probes, probes
-        server = build(self._build_app(render_metrics), port, GATEWAY_GRACE_SECONDS)
+        server = EmbeddedServer(
+            self._build_app(render_metrics),
+            host=host,
+            port=port,
+            grace_seconds=self._config.gateway.drain_seconds,
+            on_grace_over=self._ending.begin,
+        )
         return server, server if metrics_port is None else probes
 
     def _build_app(self, render_metrics: RenderMetrics) -> FastAPI:
         config = self._config
-        directory = Path(config.model.source)
-        is_visible = directory.is_absolute() and directory.is_dir()
-        facts = SharedModelFacts(
-            self._stores.facts, config.model, config.gateway.defaults, read_defaults(directory) if is_visible else None
-        )
+        facts = SharedModelFacts(self._stores.facts, lambda: self._served.model, config.gateway.defaults)
         keys = config.gateway.api_keys_directory
         context = build_context(
             config,
@@ -228,6 +230,8 @@ class Process:
             keys=KeyRing(Path(keys) if keys else None),
             signer=self._signer,
             metrics=self._metrics,
+            served=self._served,
+            ending=self._ending,
             tracer=self._tracer,
             is_signing_configured=bool(self._settings.webhook_secrets),
         )
@@ -260,6 +264,8 @@ class Process:
             asyncio.create_task(self._reap(), name="reaper"),
             asyncio.create_task(purge_forever(self._stores.images), name="purge"),
         ]
+        if not self._runs_worker:  # whose model is loaded once
+            parts.append(asyncio.create_task(self._served.follow(self._settings.config_file), name="served model"))
         if self._serves_apis and bool(self._settings.webhook_secrets):
             parts.append(asyncio.create_task(self._deliver_webhooks(), name="webhooks"))
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
@@ -278,8 +284,12 @@ class Process:
             await _cancel([stopping, *parts])
 
     async def _reap(self) -> None:
-        key = model_key(self._config.model, self._config.engine.kind)
-        await reap_forever(self._stores.jobs, self._stores.ping, [key], grace_seconds=self._config.worker.lease_seconds)
+        await reap_forever(
+            self._stores.jobs,
+            self._stores.ping,
+            lambda: [self._served.requested.key],
+            grace_seconds=self._config.worker.lease_seconds,
+        )
 
     async def _deliver_webhooks(self) -> None:
         config = self._config
@@ -298,7 +308,7 @@ class Process:
         links = Links(self._config.gateway.public_url or delivery.job.base_url or "", self._signer)
         prediction = build_prediction(
             delivery.job,
-            model=self._config.model.name,
+            model=self._served.name,
             links=links,
             image_urls=await find_image_urls(self._stores.images, delivery.job),
         )

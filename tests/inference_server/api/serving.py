@@ -15,7 +15,9 @@ from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfi
 from easel_server.api.app import build_context, build_gateway_app
 from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
+from easel_server.gateway.served_model import ServedModel
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
@@ -167,6 +169,7 @@ class RunningGateway:
         self.worker: StandInWorker
         self.app: FastAPI
         self.readiness: Readiness
+        self.ending: Ending
         self.metrics = CountingMetrics()
         self.facts = ModelFacts(
             defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4), identity=IDENTITY
@@ -201,6 +204,7 @@ class RunningGateway:
         self.stores = self._wrap(open_memory_stores(bounds))
         self.worker = StandInWorker(self.stores.jobs)
         self.readiness = Readiness(self.stores.ping)
+        self.ending = Ending(jobs_outlive=True)
 
         async def facts() -> ModelFacts:
             return self.facts
@@ -216,6 +220,8 @@ class RunningGateway:
             keys=KeyRing(self._keys),
             signer=None if self._keys is None else LinkSigner(self._link_keys, ttl_seconds=gateway.results.ttl_seconds),
             metrics=self.metrics,
+            served=ServedModel(self._config),
+            ending=self.ending,
             is_signing_configured=self._is_signing_configured,
         )
 

@@ -9,6 +9,8 @@ from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfi
 from easel_server.api.app import build_context
 from easel_server.api.openai.fields import ImagesBody
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.ending import Ending
+from easel_server.gateway.served_model import ServedModel
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts, ModelIdentity
@@ -48,13 +50,16 @@ class Submitting:
         async def cost_model() -> CostModel:
             return CostModel(overhead_seconds=gpu_seconds, seconds_per_unit=0.0)
 
+        server_config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config)
         self.context = build_context(
-            ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config),
+            server_config,
             replace(self.stores, cache=result_cache or self.stores.cache),
             model_facts=look,
             cost_model=cost_model,
             keys=KeyRing(None),
             metrics=self.metrics,
+            served=ServedModel(server_config),
+            ending=Ending(jobs_outlive=True),
         )
 
     def advance(self, seconds: float) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, LimitsConfig, Priority, RateLimitConfig
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.request import CachePolicy, Customer
 from easel_server.stores.errors import StoreUnavailableError
@@ -219,7 +220,7 @@ async def test_a_priority_above_the_customers_own_is_refused():
 
 def test_streams_are_bounded_and_counted():
     metrics = CountingMetrics()
-    streams = Streams(2, metrics)
+    streams = Streams(2, metrics, Ending(jobs_outlive=True))
     with streams.hold(), streams.hold():
         assert metrics.open_streams == 2
         with pytest.raises(RefusalError) as caught, streams.hold():

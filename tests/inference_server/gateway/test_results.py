@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from easel_contract.server_config import CacheConfig
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
 from easel_server.generation.job import JobState
@@ -33,7 +34,7 @@ class Clock:
 
 def build_results(shared: "Shared", config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> Results:
     stores = open_memory_stores(JobBounds())
-    return Results(stores.jobs, stores.images, shared, config, clock)
+    return Results(stores.jobs, stores.images, shared, config, Ending(jobs_outlive=True), clock)
 
 
 async def find(store: Results, policy: CachePolicy = ANY) -> CachedImages:

@@ -25,14 +25,16 @@ from easel_server.api.openapi import DescribedAPI
 from easel_server.api.playground.routes import add_playground_routes
 from easel_server.api.replicate.routes import REPLICATE
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.input_images import Decoders
 from easel_server.gateway.link_signer import LinkSigner
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
+from easel_server.gateway.served_model import ServedModel
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.cost import CostModel
-from easel_server.generation.models import ModelFacts, find_requested_model
+from easel_server.generation.models import ModelFacts
 from easel_server.stores.opening import Stores
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
@@ -85,20 +87,22 @@ def build_context(
     cost_model: Callable[[], Awaitable[CostModel]],
     keys: KeyRing,
     metrics: RequestMetrics,
+    served: ServedModel,
+    ending: Ending,
     signer: LinkSigner | None = None,
     tracer: Tracer = NO_TRACER,
     is_signing_configured: bool = False,
 ) -> ApiContext:
     """What handlers work with, put together. ``model_facts`` and ``cost_model`` are asked at each request."""
     gateway = config.gateway
-    results = Results(stores.jobs, stores.images, stores.cache, gateway.cache)
+    results = Results(stores.jobs, stores.images, stores.cache, gateway.cache, ending)
     estimates = QueueEstimates(stores.jobs, gateway, model_facts)
     submitter = Submitter(
         stores.jobs,
         stores.limits,
         results,
         estimates,
-        find_requested_model(config.model, config.engine.kind),
+        served,
         gateway,
         metrics,
         tracer,
@@ -107,6 +111,7 @@ def build_context(
     )
     return ApiContext(
         config=config,
+        served=served,
         limits=gateway.limits,
         submitter=submitter,
         results=results,
@@ -116,7 +121,8 @@ def build_context(
         keys=keys,
         signer=signer,
         decoders=Decoders(),
-        streams=Streams(gateway.limits.max_streams, metrics),
+        streams=Streams(gateway.limits.max_streams, metrics, ending),
+        ending=ending,
         is_signing_configured=is_signing_configured,
     )
 
@@ -135,7 +141,7 @@ def build_gateway_app(
     app = DescribedAPI(
         are_keys_needed=config.gateway.api_keys_directory is not None,
         title="Easel",
-        description=f"Images by {config.model.name}.",
+        description="Images by a Stable Diffusion model; /v1/models says which.",
         version=version(names.DISTRIBUTION),
         docs_url=None,  # FastAPI's own page asks another host: see api/docs
         openapi_url=None,
@@ -144,7 +150,7 @@ def build_gateway_app(
         # From the outside in: everything logged and counted has its id, and its trace if there is one.
         middleware=[
             *([] if tracer is NO_TRACER else [Middleware(TracingMiddleware, tracer=tracer)]),
-            Middleware(RequestMiddleware, metrics=metrics, build_error=build_error),
+            Middleware(RequestMiddleware, metrics=metrics, build_error=build_error, ending=context.ending),
             Middleware(BodyBoundsMiddleware, keys=context.keys, max_body_bytes=context.limits.max_body_bytes),
             Middleware(
                 CachedAnswersMiddleware,

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Request
 
 from easel_server.api.links import HOST_PATTERN, Links
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.input_images import Decoders
 from easel_server.gateway.link_signer import LinkSigner
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
 from easel_server.gateway.results import Results
+from easel_server.gateway.served_model import ServedModel
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.opening import Stores
@@ -24,7 +26,8 @@ from easel_server.transport.streams import Streams
 class ApiContext:
     """The service as it is served, and who does the work. One a process."""
 
-    config: ServerConfig
+    config: ServerConfig  # but for the model, which changes while a gateway runs:
+    served: ServedModel
     limits: LimitsConfig  # what requests may ask for
     submitter: Submitter
     results: Results
@@ -35,12 +38,13 @@ class ApiContext:
     signer: LinkSigner | None  # of links; None where no keys are asked for
     decoders: Decoders
     streams: Streams
+    ending: Ending
     is_signing_configured: bool  # whether webhooks can be signed, and so be sent
 
     @property
     def model_name(self) -> str:
         """Of the one model that is served."""
-        return self.config.model.name
+        return self.served.name
 
     def check_model(self, name: str | None) -> None:
         """Raise RefusalError (404) if a model is named that isn't the one that is served."""

@@ -99,6 +99,12 @@ def describe_headers(**headers: str) -> dict[str, Any]:
     return {"parameters": parameters}
 
 
+GENERATION_HEADERS: Final = describe_headers(
+    Idempotency_Key="Requests of one key with the same content are one: a later one waits for what the first began.",
+    Cache_Control="`no-cache` generates anew, `no-store` keeps nothing, `only-if-cached` generates nothing.",
+)
+
+
 def describe_flag(name: str, text: str) -> dict[str, Any]:
     """A boolean of a query, false where it is absent."""
     schema = {"type": "boolean", "default": False}

@@ -132,6 +132,22 @@ QUEUE_FULL_RETRY_SECONDS = 5
 STORE_RETRY_SECONDS = 2
 STREAMS_RETRY_SECONDS = 5
 OPEN_REQUESTS_RETRY_SECONDS = 1
+ENDING_RETRY_SECONDS = 1  # another gateway takes requests already
+
+
+def refuse_for_ending(job_id: str | None, *, goes_on: bool) -> RefusalError:
+    """The process ends before the request is done; ``goes_on``: its job, if it has one, doesn't end with it."""
+    headers = {"Retry-After": str(ENDING_RETRY_SECONDS)}
+    if job_id is None or not goes_on:
+        message = f"this server is ending; send the request again in {ENDING_RETRY_SECONDS} s"
+        return RefusalError(503, "gateway_ending", message, headers=headers)
+    return RefusalError(
+        503,
+        "gateway_ending",
+        f"this server is ending, and prediction {job_id} goes on without it: send the request again with the same "
+        f"Idempotency-Key to wait for it, or look at /v1/predictions/{job_id}; without a key, the request is a new one",
+        headers={**headers, "X-Prediction-Id": job_id},
+    )
 
 
 def refuse_for_queue(depth: int, bound: int) -> RefusalError:

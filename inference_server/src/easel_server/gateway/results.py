@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from easel_contract.server_config import CacheConfig
 
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.local_cache import LocalCache
 from easel_server.gateway.refusals import RefusalError, refuse_removed, refuse_to_nobody, refuse_unknown_prediction
 from easel_server.generation.job import Job, JobState
@@ -47,9 +48,11 @@ class Results:
         images: ImageStore,
         cache: ResultCache,
         config: CacheConfig,
+        ending: Ending,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jobs = jobs
+        self._ending = ending
         self._images = images
         self._cache = cache
         self._config = config
@@ -85,13 +88,20 @@ class Results:
         return await self._jobs.cancel(job_id) or found
 
     async def wait(self, job: Job, timeout_seconds: float) -> Job:
-        """The job once it is final, or as it is after the time-out. Its images go into the cache.
+        """The job once it is final, or as it is after the time-out or when this gateway ends. Images go into the cache.
 
         Raises RefusalError if the job is gone, and StoreUnavailableError.
         """
         if job.state.is_final:
             return job
-        ended = await self._jobs.wait(job.id, timeout_seconds)
+        waiting = asyncio.ensure_future(self._jobs.wait(job.id, timeout_seconds))
+        with self._ending.watched() as ending:
+            try:
+                awaited: set[asyncio.Future[Any]] = {waiting, ending}
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                ended = waiting.result() if waiting.done() else await self._look_again(job)
+            finally:
+                waiting.cancel()
         if ended is None:
             raise refuse_unknown_prediction(job.id)
         if ended.state is JobState.SUCCEEDED and ended.cache_key is not None:
@@ -99,11 +109,17 @@ class Results:
                 await self.images(ended)
         return ended
 
+    async def _look_again(self, job: Job) -> Job:
+        with suppress(StoreUnavailableError):
+            return await self._jobs.get(job.id) or job
+        return job
+
     async def wait_while_connected(self, job: Job, receive: Callable[[], Awaitable[Any]], *, cancel: bool) -> Job:
         """The job at its end; its client keeps its request open until then.
 
         ``receive`` returns when the client says anything more, which after its body can only be that it leaves. Then
-        the job is cancelled if it may be: nobody else waits for it. Raises as ``wait``.
+        the job is cancelled if it may be: nobody else waits for it. Raises as ``wait``, and RefusalError (503) when
+        this gateway ends before the job, which goes on.
         """
         if job.state.is_final:
             return job
@@ -112,7 +128,10 @@ class Results:
         try:
             await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
-                return waiting.result()
+                ended = waiting.result()
+                if not ended.state.is_final and self._ending.has_begun:
+                    raise self._ending.refuse(job.id)
+                return ended
             if cancel:
                 await self.cancel(job.id, job.owner)
             raise refuse_to_nobody("its images were ready")

@@ -20,6 +20,7 @@ from easel_server.gateway.refusals import (
     refuse_unknown_model,
 )
 from easel_server.gateway.results import Results
+from easel_server.gateway.served_model import ServedModel
 from easel_server.generation.cost import CostModel
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.messages import bound_warnings
@@ -97,7 +98,7 @@ class Submitter:
         limiter: RateLimiter,
         results: Results,
         estimates: QueueEstimates,
-        model: RequestedModel,
+        served: ServedModel,
         config: GatewayConfig,
         metrics: RequestMetrics,
         tracer: Tracer = NO_TRACER,
@@ -110,7 +111,7 @@ class Submitter:
         self._limiter = limiter
         self._results = results
         self._estimates = estimates
-        self._model = model
+        self._served = served
         self._config = config
         self._metrics = metrics
         self._tracer = tracer
@@ -124,9 +125,10 @@ class Submitter:
         Raises RefusalError, QueueFullError, StoreFullError, ServiceClosingError, JobConflictError and
         StoreUnavailableError.
         """
-        if request.model is not None and request.model != self._model.name:
-            raise refuse_unknown_model(request.model, self._model.name)
-        job = await self._build_job(request)
+        model = self._served.requested
+        if request.model is not None and request.model != model.name:
+            raise refuse_unknown_model(request.model, model.name)
+        job = await self._build_job(request, model)
         charges = Charges(self._limiter)
         try:
             answer = await self._charge(request, job, charges)
@@ -139,7 +141,7 @@ class Submitter:
             return self._answer_without_job(job, answer, charges)
         return await self._store(request, job, answer, charges)
 
-    async def _build_job(self, request: GenerationRequest) -> Job:
+    async def _build_job(self, request: GenerationRequest, model: RequestedModel) -> Job:
         facts = await self._facts()
         parameters = self._fill_in(request, facts)
         is_seeded = "seed" in request.given
@@ -154,8 +156,8 @@ class Submitter:
             id=request.job_id,
             owner=request.customer.name,
             parameters=parameters,
-            model=self._model,
-            generated_by=facts.identity_of(self._model),  # believed; stored only with images that it generated
+            model=model,
+            generated_by=facts.identity_of(model),  # believed; stored only with images that it generated
             submitted_at=now,
             deadline_at=now + request.deadline if request.deadline else None,
             webhook=request.webhook,
@@ -210,6 +212,7 @@ class Submitter:
         self, request: GenerationRequest, job: Job, answer: CachedImages | None, charges: Charges
     ) -> SubmitResult:
         may_share = job.cache_key is not None and request.cache.read
+        model = job.model or self._served.requested
         with open_span(self._tracer, "submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
             changes = {
                 "trace_parent": to_trace_parent(span),
@@ -222,7 +225,7 @@ class Submitter:
                     job.model_copy(update=changes),
                     answer=answer.images if answer else None,
                     inputs=request.inputs.by_digest() if request.inputs else {},
-                    flight_key=build_flight_key(job.cache_key, self._model) if job.cache_key and may_share else None,
+                    flight_key=build_flight_key(job.cache_key, model) if job.cache_key and may_share else None,
                 )
             except (QueueFullError, StoreFullError, ServiceClosingError, JobConflictError):
                 await charges.refund()

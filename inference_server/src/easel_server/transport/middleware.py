@@ -1,5 +1,6 @@
 """What surrounds every request: its id, its count, its line in the log, its span. Plain ASGI: nothing is buffered."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -13,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import CLIENT_LEFT_STATUS, RefusalError, refuse_for_open_requests
 from easel_server.telemetry.logs import request_id
 from easel_server.telemetry.metrics import RequestMetrics
@@ -43,12 +45,18 @@ class RequestMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: RequestMetrics, build_error: BuildError, bound: int = MAX_OPEN_REQUESTS
+        self,
+        app: ASGIApp,
+        metrics: RequestMetrics,
+        build_error: BuildError,
+        ending: Ending,
+        bound: int = MAX_OPEN_REQUESTS,
     ) -> None:
         """``build_error`` gives status and body of a refusal at a path, in the shape of the API spoken there."""
         self._app = app
         self._metrics = metrics
         self._build_error = build_error
+        self._ending = ending
         self._bound = bound
         self._open = 0
 
@@ -69,11 +77,19 @@ class RequestMiddleware:
             await send(message)
 
         is_bounded = scope["path"] not in PROBES
-        app = self._refuse if is_bounded and self._open >= self._bound else self._app
+        is_refused = is_bounded and self._open >= self._bound
         self._open += is_bounded
         token = request_id.set(own)  # for the lines that this task writes, and those that it starts
         try:
-            await app(scope, receive, send_with_id)
+            if is_refused:
+                await self._refuse(refuse_for_open_requests(self._bound), scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server does that to what is open when its time to end is over, and answers it by a bare 500.
+            if not self._ending.has_begun or code != NO_ANSWER:
+                raise
+            await self._refuse(self._ending.refuse(), scope, receive, send_with_id)
         finally:
             self._open -= is_bounded
             if code == NO_ANSWER:
@@ -81,8 +97,7 @@ class RequestMiddleware:
             self._note(scope, code, time.monotonic() - began)
             request_id.reset(token)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = refuse_for_open_requests(self._bound)
+    async def _refuse(self, refusal: RefusalError, scope: Scope, receive: Receive, send: Send) -> None:
         self._metrics.count_refusal(refusal.code)
         status, body = self._build_error(scope["path"], refusal)
         await JSONResponse(body, status_code=status, headers=dict(refusal.headers))(scope, receive, send)

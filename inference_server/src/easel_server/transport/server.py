@@ -1,7 +1,7 @@
 """uvicorn inside a process that has other things to do: it leaves signals to ``main``."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -12,13 +12,21 @@ from easel_server.transport.protocol import BoundedHttpProtocol
 # Longer than the proxies' that are common in front of it, so that it's they who close an idle connection.
 KEEP_ALIVE_SECONDS = 75
 START_POLL_SECONDS = 0.01
+ANSWER_SECONDS = 2  # for answers that say that there is no more time
 
 
 class EmbeddedServer(uvicorn.Server):
     """Serves one app until ``stop``."""
 
-    def __init__(self, app: FastAPI, *, host: str, port: int, grace_seconds: int) -> None:
-        """``grace_seconds``: how long requests that are open at ``stop`` may take."""
+    def __init__(
+        self, app: FastAPI, *, host: str, port: int, grace_seconds: int, on_grace_over: Callable[[], None] | None = None
+    ) -> None:
+        """``grace_seconds``: how long requests that are open at ``stop`` may take.
+
+        Then ``on_grace_over`` is called, and they have ANSWER_SECONDS to say that they weren't done.
+        """
+        self._grace_seconds = grace_seconds
+        self._on_grace_over = on_grace_over
         super().__init__(
             uvicorn.Config(
                 app,
@@ -30,7 +38,7 @@ class EmbeddedServer(uvicorn.Server):
                 server_header=False,
                 lifespan="off",
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=grace_seconds,
+                timeout_graceful_shutdown=grace_seconds + (ANSWER_SECONDS if on_grace_over else 0),
             )
         )
         self._serving: asyncio.Task[None] | None = None
@@ -51,10 +59,18 @@ class EmbeddedServer(uvicorn.Server):
         return port
 
     async def stop(self) -> None:
-        """Take no new connection, finish open requests, close."""
+        """Take no new connection, finish open requests, close. Those that can't be finished are cancelled."""
         self.should_exit = True
-        if self._serving is not None:
-            await self._serving
+        if self._serving is None:
+            return
+        grace = None
+        if self._on_grace_over is not None:
+            grace = asyncio.get_running_loop().call_later(self._grace_seconds, self._on_grace_over)
+        await self._serving
+        if grace is not None:
+            grace.cancel()
+        if cancelled := tuple(self.server_state.tasks):
+            await asyncio.wait(cancelled, timeout=ANSWER_SECONDS)
 
     async def _serve_or_fail(self) -> None:
         try:

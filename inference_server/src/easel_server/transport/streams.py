@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
+from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import refuse_for_streams
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.transport.protocol import STREAM_PROBE
@@ -20,7 +21,9 @@ from easel_server.transport.protocol import STREAM_PROBE
 class Streams:
     """Counts them."""
 
-    def __init__(self, bound: int, metrics: RequestMetrics) -> None:
+    def __init__(self, bound: int, metrics: RequestMetrics, ending: Ending) -> None:
+        """``ending`` ends all that are open when it begins."""
+        self.ending = ending
         self._bound = bound
         self._metrics = metrics
         self._open = 0
@@ -54,15 +57,23 @@ def build_event(name: str, data: Mapping[str, Any] | str, event_id: str | None =
     return format_sse_event(event=name, data_str=text, id=event_id)
 
 
-async def with_ticks(source: AsyncGenerator[T], seconds: float) -> AsyncGenerator[T | None]:
-    """What ``source`` gives, and None whenever it gave nothing for ``seconds``. Closes the source at its own end."""
+async def with_ticks(
+    source: AsyncGenerator[T], seconds: float, until: asyncio.Future[None] | None = None
+) -> AsyncGenerator[T | None]:
+    """What ``source`` gives, and None whenever it gave nothing for ``seconds``. Closes the source at its own end.
+
+    That comes too when ``until`` is done, which is seen whenever the source has nothing to give.
+    """
     following: asyncio.Future[T] | None = None
     try:
         while True:
             if following is None:
                 following = asyncio.ensure_future(anext(source))
-            done, _ = await asyncio.wait({following}, timeout=seconds)
-            if not done:
+            awaited: set[asyncio.Future[Any]] = {following} if until is None else {following, until}
+            await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                if until is not None and until.done():
+                    return
                 yield None
                 continue
             try:
@@ -80,24 +91,25 @@ async def with_ticks(source: AsyncGenerator[T], seconds: float) -> AsyncGenerato
         await source.aclose()
 
 
-async def _keep_alive(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    async with aclosing(with_ticks(events, KEEP_ALIVE_SECONDS)) as ticks:
-        async for event in ticks:
-            yield KEEPALIVE_COMMENT if event is None else event
-
-
 class EventStream(EventSourceResponse):
-    """Sends events until they end or the client leaves; then they are closed, and ``on_close`` is called."""
+    """Sends events until they end, the client leaves, or this gateway ends.
+
+    Then they are closed, and ``on_close`` is called but for that last case: they may be followed elsewhere, as
+    ``farewell`` says.
+    """
 
     def __init__(
         self,
         events: AsyncGenerator[bytes],
         streams: Streams,
         *,
+        farewell: bytes,
         headers: Mapping[str, str] | None = None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._kept_alive = _keep_alive(events)
+        self._kept_alive = self._keep_alive(events)
+        self._is_cut_off = False
+        self._farewell = farewell
         self._streams = streams
         self._on_close = on_close
         super().__init__(self._kept_alive, headers={**HEADERS, **(headers or {})})
@@ -114,5 +126,23 @@ class EventStream(EventSourceResponse):
                     else:
                         await super().__call__(scope, receive, send)
         finally:
-            if self._on_close is not None:
+            if self._on_close is not None and not self._is_cut_off:
                 await self._on_close()
+
+    async def _keep_alive(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        has_ended = False
+
+        async def to_the_end() -> AsyncGenerator[bytes]:
+            nonlocal has_ended
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+            has_ended = True
+
+        with self._streams.ending.watched() as ending:
+            async with aclosing(with_ticks(to_the_end(), KEEP_ALIVE_SECONDS, ending)) as ticks:
+                async for event in ticks:
+                    yield KEEPALIVE_COMMENT if event is None else event
+        if not has_ended:
+            self._is_cut_off = True
+            yield self._farewell

@@ -107,7 +107,7 @@ def test_no_files_and_broken_files_are_no_error(tmp_path):
 
 
 async def test_until_a_worker_has_reported_nothing_is_known_to_be_impossible(store):
-    facts = await SharedModelFacts(store, MODEL, None).look()
+    facts = await SharedModelFacts(store, lambda: MODEL, None).look()
     assert facts.engine is None
     assert set(facts.tasks) == set(Task)
     assert set(facts.samplers) == set(SAMPLERS)
@@ -115,7 +115,7 @@ async def test_until_a_worker_has_reported_nothing_is_known_to_be_impossible(sto
 
 
 async def test_a_gateway_learns_what_a_worker_published(store, clock):
-    shared = SharedModelFacts(store, MODEL, None, clock=clock)
+    shared = SharedModelFacts(store, lambda: MODEL, None, clock=clock)
     assert (await shared.look()).engine is None
     await publish_facts(store, MODEL, XL)
     assert await shared.look() == XL, "the next request already has the right size"
@@ -127,31 +127,40 @@ async def test_a_gateway_learns_what_a_worker_published(store, clock):
     assert (other.engine, other.load_seconds) == ("fake", DESCRIPTION.load_seconds)
 
 
+async def test_when_another_model_is_served_its_own_facts_are_looked_for(store):
+    served = [MODEL]
+    shared = SharedModelFacts(store, lambda: served[0], None)
+    await publish_facts(store, MODEL, XL)
+    assert await shared.look() == XL
+    served[0] = MODEL.model_copy(update={"revision": "v2"})
+    assert (await shared.look()).engine is None
+
+
 async def test_another_models_facts_are_not_ours(store):
     await publish_facts(store, MODEL.model_copy(update={"revision": "v2"}), XL)
-    assert (await SharedModelFacts(store, MODEL, None).look()).engine is None
+    assert (await SharedModelFacts(store, lambda: MODEL, None).look()).engine is None
 
 
-async def test_what_is_configured_wins_over_the_files_and_these_over_what_was_published(store):
-    await publish_facts(store, MODEL, XL)
-    files = GenerationDefaults(width_pixels=768, height_pixels=768, guidance_scale=6.0)
-    look = await SharedModelFacts(store, MODEL, DefaultsConfig(steps=4, guidance_scale=0.0), files).look()
+async def test_what_is_configured_wins_over_the_files_and_these_over_what_was_published(store, tmp_path):
+    visible = ModelConfig(name="m", source=str(write_model(tmp_path, "StableDiffusionPipeline", 96, 4)))
+    await publish_facts(store, visible, XL)
+    look = await SharedModelFacts(store, lambda: visible, DefaultsConfig(steps=4, guidance_scale=0.0)).look()
     assert look.defaults == GenerationDefaults(width_pixels=768, height_pixels=768, steps=4, guidance_scale=0.0)
     assert (look.engine, look.samplers) == (XL.engine, XL.samplers), "what the files don't say is the worker's"
 
 
 async def test_defaults_are_reported_ahead_of_the_model_and_never_in_place_of_more(store):
     await publish_defaults(store, MODEL, XL_DEFAULTS)
-    early = await SharedModelFacts(store, MODEL, None).look()
+    early = await SharedModelFacts(store, lambda: MODEL, None).look()
     assert (early.defaults, early.engine) == (XL_DEFAULTS, None)
     await publish_facts(store, MODEL, XL)
     await publish_defaults(store, MODEL, SD15)
-    assert await SharedModelFacts(store, MODEL, None).look() == XL
+    assert await SharedModelFacts(store, lambda: MODEL, None).look() == XL
 
 
 async def test_an_outage_and_strange_content_change_nothing(store, clock):
     store.is_away = True
-    shared = SharedModelFacts(store, MODEL, None, clock=clock)
+    shared = SharedModelFacts(store, lambda: MODEL, None, clock=clock)
     assert (await shared.look()).defaults == SD15
     store.is_away = False
     await publish_facts(store, MODEL, XL)

@@ -41,7 +41,7 @@ class FakeStore:
 @asynccontextmanager
 async def reaping(store: FakeStore, grace_seconds: float) -> AsyncIterator[None]:
     task = asyncio.create_task(
-        reap_forever(store, store.ping, ["model"], grace_seconds=grace_seconds, period_seconds=PERIOD_SECONDS)
+        reap_forever(store, store.ping, lambda: ["model"], grace_seconds=grace_seconds, period_seconds=PERIOD_SECONDS)
     )
     yield
     assert not task.done()

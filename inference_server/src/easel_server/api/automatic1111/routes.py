@@ -26,11 +26,18 @@ from easel_server.api.automatic1111.response_models import (
 from easel_server.api.automatic1111.responses import build_progress_answer, build_result
 from easel_server.api.context import Api, ApiContext
 from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
-from easel_server.api.openapi import describe_body, describe_flag
+from easel_server.api.openapi import GENERATION_HEADERS, describe_body, describe_flag
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import WAIT, expect_success
 from easel_server.generation.job import Job, JobState
-from easel_server.generation.request import CachePolicy, Customer, GenerationRequest, InputImages, new_job_id
+from easel_server.generation.request import (
+    CachePolicy,
+    Customer,
+    GenerationRequest,
+    InputImages,
+    job_id_for_key,
+    new_job_id,
+)
 from easel_server.stores.facts.interface import FactStore
 from easel_server.transport.bodies import read_body, read_flag
 
@@ -50,7 +57,7 @@ def add_automatic1111_routes(router: APIRouter, context: ApiContext) -> None:
             methods=["POST"],
             tags=TAGS,
             responses=describe_generated(),
-            openapi_extra=describe_body(body),
+            openapi_extra={**describe_body(body), **GENERATION_HEADERS},
         )
     router.add_api_route(
         f"{AUTOMATIC1111_PATH}/progress",
@@ -106,7 +113,7 @@ class Generated:
     job: Job  # at its end
     images: Sequence[bytes]  # none if it was interrupted
     headers: dict[str, str]
-    is_stored: bool  # False: there is no such job, only its images
+    is_done_with: bool  # nobody can ask for its images again: there is a job, and no key by which to find it
 
 
 class Automatic1111Handlers:
@@ -170,11 +177,12 @@ class Automatic1111Handlers:
         self, request: Request, customer: Customer, body: GenerationBody, inputs: InputImages | None
     ) -> Generated:
         context = self._context
+        key = request.headers.get("idempotency-key")
         samplers = (await context.model_facts()).samplers
         submitted = await context.submitter.submit(
             GenerationRequest(
                 customer=customer,
-                job_id=new_job_id(),
+                job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
                 given=body.given_for(samplers) | (inputs.size() if inputs else {}),
                 field_names=body.field_names(),
                 model=body.checkpoint,
@@ -183,19 +191,20 @@ class Automatic1111Handlers:
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 deadline=WAIT,
                 previews=LIVE_PREVIEWS,
-                needs_job=False,
+                needs_job=key is not None,
             )
         )
+        is_done_with = submitted.is_stored and not key
         if submitted.images is not None:
-            return Generated(submitted.job, submitted.images, submitted.headers, submitted.is_stored)
+            return Generated(submitted.job, submitted.images, submitted.headers, is_done_with)
         await self._latest.remember(customer.name, submitted.job.id)
-        job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=True)
+        job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=not key)
         if job.state is JobState.CANCELED:
-            return Generated(job, (), submitted.build_headers(job), is_stored=True)
+            return Generated(job, (), submitted.build_headers(job), is_done_with)
         images = await context.results.images(expect_success(job))
-        return Generated(job, images, submitted.build_headers(job), is_stored=True)
+        return Generated(job, images, submitted.build_headers(job), is_done_with)
 
     def _answer(self, body: GenerationBody, generated: Generated, images: Sequence[bytes]) -> JSONResponse:
         answer = build_result(body, generated.job, images, model=self._context.model_name)
-        after = BackgroundTask(self._context.results.remove_delivered, generated.job)  # nobody can ask for them again
-        return JSONResponse(answer, headers=generated.headers, background=after if generated.is_stored else None)
+        after = BackgroundTask(self._context.results.remove_delivered, generated.job)
+        return JSONResponse(answer, headers=generated.headers, background=after if generated.is_done_with else None)

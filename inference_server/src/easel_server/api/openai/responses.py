@@ -20,7 +20,6 @@ from easel_server.api.openapi import (
     describe_answer,
     describe_errors,
     describe_events,
-    describe_headers,
 )
 from easel_server.generation.job import Job
 from easel_server.generation.models import ModelFacts
@@ -33,10 +32,6 @@ NO_TOKENS: Final = {
     "output_tokens": 0,
     "total_tokens": 0,
 }
-IMAGES_HEADERS: Final = describe_headers(
-    Idempotency_Key="Requests of one key with the same content are one.",
-    Cache_Control="`no-cache` generates anew, `no-store` keeps nothing, `only-if-cached` generates nothing.",
-)
 
 
 class EventFamily(StrEnum):

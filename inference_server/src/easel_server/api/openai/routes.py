@@ -17,7 +17,6 @@ from easel_server.api.openai.edits import build_edit_inputs, describe_edit, read
 from easel_server.api.openai.errors import build_openai_error
 from easel_server.api.openai.fields import ImagesBody, ResponseFormat
 from easel_server.api.openai.responses import (
-    IMAGES_HEADERS,
     EventFamily,
     ModelAnswer,
     ModelsAnswer,
@@ -28,7 +27,7 @@ from easel_server.api.openai.responses import (
     describe_images,
     describe_models,
 )
-from easel_server.api.openapi import describe_body
+from easel_server.api.openapi import GENERATION_HEADERS, describe_body
 from easel_server.gateway.results import WAIT, expect_success
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.request import (
@@ -54,7 +53,7 @@ def add_openai_routes(router: APIRouter, context: ApiContext) -> None:
         (GENERATIONS_PATH, handlers.create_image, describe_body(ImagesBody)),
         (EDITS_PATH, handlers.edit_image, describe_edit()),
     ):
-        extra = {**body, **IMAGES_HEADERS}
+        extra = {**body, **GENERATION_HEADERS}
         router.add_api_route(path, handler, methods=["POST"], tags=IMAGES_TAGS, responses=images, openapi_extra=extra)
     # A Hub id holds a slash, hence the path converter.
     for path, get, answer in (
@@ -142,7 +141,10 @@ class OpenAIHandlers:
                 await self._context.results.cancel(job.id, job.owner)  # no effect on one that is over
 
         events = self._build_events(submitted, family, is_ours=is_ours)
-        return EventStream(events, self._context.streams, headers=submitted.headers, on_close=tidy_up)
+        _, last_words = build_openai_error(self._context.ending.refuse(submitted.job.id))
+        farewell = build_event("error", last_words)
+        streams = self._context.streams
+        return EventStream(events, streams, farewell=farewell, headers=submitted.headers, on_close=tidy_up)
 
     async def _build_events(
         self, submitted: SubmitResult, family: EventFamily, *, is_ours: bool

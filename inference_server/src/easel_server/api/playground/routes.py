@@ -3,12 +3,13 @@
 from importlib.resources import files
 from typing import Any, Final
 
-from easel_contract.server_config import EngineKind, ServerConfig
+from easel_contract.server_config import EngineKind, GatewayConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.api.context import ApiContext
 from easel_server.api.links import GENERATIONS_PATH
+from easel_server.gateway.served_model import ServedModel
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, ImageFormat
 from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
@@ -62,17 +63,19 @@ class Playground:
         """Bounds, choices and defaults for the form."""
         del request
         facts = await self._context.model_facts()
-        return JSONResponse(build_page_config(self._context.config, facts), headers=HEADERS)
+        return JSONResponse(
+            build_page_config(self._context.config.gateway, self._context.served, facts), headers=HEADERS
+        )
 
 
-def build_page_config(config: ServerConfig, facts: ModelFacts) -> dict[str, Any]:
+def build_page_config(gateway: GatewayConfig, served: ServedModel, facts: ModelFacts) -> dict[str, Any]:
     """What the page must know, by the prediction API's names. Pure."""
-    limits, defaults = config.gateway.limits, facts.defaults
+    limits, defaults = gateway.limits, facts.defaults
     side = {"min": MIN_SIDE_PIXELS, "step": SIDE_STEP_PIXELS}
     return {
-        "model": config.model.name,
-        "is_synthetic": config.engine.kind is EngineKind.SYNTHETIC or facts.engine == SYNTHETIC,
-        "needs_key": config.gateway.api_keys_directory is not None,
+        "model": served.name,
+        "is_synthetic": served.engine is EngineKind.SYNTHETIC or facts.engine == SYNTHETIC,
+        "needs_key": gateway.api_keys_directory is not None,
         "bounds": {
             "width": {**side, "max": limits.max_width_pixels},
             "height": {**side, "max": limits.max_height_pixels},

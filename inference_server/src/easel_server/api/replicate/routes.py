@@ -55,7 +55,7 @@ from easel_server.generation.messages import truncate_repr
 from easel_server.generation.request import CachePolicy, Customer, GenerationRequest, job_id_for_key, new_job_id
 from easel_server.stores.jobs.interface import QueuePosition
 from easel_server.transport.bodies import read_body, read_flag
-from easel_server.transport.streams import LAST_EVENT_ID_HEADER, EventStream
+from easel_server.transport.streams import LAST_EVENT_ID_HEADER, EventStream, build_event
 
 TAGS: Final[list[str | Enum]] = ["Predictions"]
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -134,7 +134,8 @@ class PredictionHandlers:
             seen=seen,
             with_progress=with_progress,
         )
-        return EventStream(events, self._context.streams)
+        farewell = build_event("error", {"detail": self._context.ending.refuse(job.id).message})
+        return EventStream(events, self._context.streams, farewell=farewell)
 
     async def cancel(self, request: Request, prediction_id: str) -> JSONResponse:
         """Stop a prediction: at once if it waits, at its next step if it runs."""

@@ -9,13 +9,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from easel_contract.server_config import DefaultsConfig, ModelConfig
 from pydantic import TypeAdapter, ValidationError
 
 from easel_server.generation.cost import CostModel
-from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
+from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults, read_defaults
 from easel_server.stores.errors import StoreError
 from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.jobs.interface import JobQueue
@@ -51,23 +52,28 @@ class SharedModelFacts:
     def __init__(
         self,
         store: FactStore,
-        model: ModelConfig,
+        model: Callable[[], ModelConfig],
         configured: DefaultsConfig | None,
-        known: GenerationDefaults | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``known`` is for a gateway that sees the model's files itself."""
+        """``model`` gives the one that is served now; a gateway that sees its files reads the defaults there itself."""
         self._store = store
-        self._name = _name(model)
+        self._find_model = model
         self._configured = configured
-        self._known = known
         self._clock = clock
+        self._forget(model())
+
+    def _forget(self, model: ModelConfig) -> None:
+        self._model = model
+        self._known = _read_defaults_if_visible(model)
         self._is_found = False
         self._looked_at: float | None = None
         self._facts = self._override(ModelFacts())
 
     async def look(self) -> ModelFacts:
         """The facts as far as they are known now. Outages leave the last ones."""
+        if (model := self._find_model()) is not self._model:
+            self._forget(model)
         if self._is_look_due():
             self._looked_at = self._clock()
             await self._refresh()
@@ -81,7 +87,7 @@ class SharedModelFacts:
 
     async def _refresh(self) -> None:
         try:
-            found = await self._store.get(self._name)
+            found = await self._store.get(_name(self._model))
             if found is not None:
                 self._facts = self._override(_WIRE.validate_json(found))
                 self._is_found = True
@@ -112,6 +118,11 @@ class SharedCostModel:
             except StoreError as error:
                 logger.debug("costs are not read for now: %s", error)
         return self._model
+
+
+def _read_defaults_if_visible(model: ModelConfig) -> GenerationDefaults | None:
+    directory = Path(model.source)
+    return read_defaults(directory) if directory.is_absolute() and directory.is_dir() else None
 
 
 def _name(model: ModelConfig) -> str:

@@ -17,12 +17,12 @@ PERIOD_SECONDS: Final = 1.0
 async def reap_forever(
     jobs: Reapable,
     ping: Callable[[], Awaitable[None]],
-    models: Sequence[str],
+    models: Callable[[], Sequence[str]],
     *,
     grace_seconds: float,
     period_seconds: float = PERIOD_SECONDS,
 ) -> None:
-    """Reap until cancelled; ``models`` are the keys of those that this process serves.
+    """Reap until cancelled; ``models`` gives the keys of those that this process serves then.
 
     After an outage, every lease may have run out though its worker is well: nothing is reaped for ``grace_seconds``
     (a lease's length) after the last ``ping`` that failed, so that workers can report first.
@@ -32,7 +32,7 @@ async def reap_forever(
     while True:
         try:
             if loop.time() >= hold_until:
-                report = await jobs.reap(models)
+                report = await jobs.reap(models())
                 _log(report)
                 if report.closed:
                     continue  # whoever deletes the service waits for the end of its jobs
