@@ -10,6 +10,7 @@ QUEUE_DEPTH: Final = "easel_queue_depth"  # gauge, label state=Waiting|Running
 BACKLOG_GPU_SECONDS: Final = "easel_backlog_gpu_seconds"  # gauge, predicted, label state=Waiting|Running (the rest)
 OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge, 0 when nothing waits
 WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
+ENGINE_FAILURES_TOTAL: Final = "easel_engine_failures_total"  # counter: attempts that an engine's error ended
 BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1: whether the stores (Redis) can be reached; an older name
 
 # A pod's own figures: the reader sums them over pods.

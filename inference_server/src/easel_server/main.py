@@ -62,6 +62,7 @@ from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics,
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
+from easel_server.worker.engine_health import EngineFailedError
 from easel_server.worker.worker import Worker, WorkerSettings
 
 GATEWAY_GRACE_SECONDS = 30  # for open requests; the operator gives gateways 45 s, 5 of them before SIGTERM
@@ -99,9 +100,10 @@ def run(arguments: Sequence[str]) -> int:
     except (SettingsError, TracingUnavailableError) as error:
         sys.stderr.write(f"easel-server: {error}\n")
         return EXIT_SETTINGS
-    except ModelLoadError as error:
-        report_load_failure(str(error), Path(names.TERMINATION_MESSAGE_PATH))
-        return names.EXIT_MODEL_LOAD_FAILED
+    except (ModelLoadError, EngineFailedError) as error:
+        report_end(str(error), Path(names.TERMINATION_MESSAGE_PATH))
+        has_loaded = isinstance(error, EngineFailedError)
+        return names.EXIT_ENGINE_FAILED if has_loaded else names.EXIT_MODEL_LOAD_FAILED
     return 0
 
 
@@ -114,7 +116,7 @@ def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def report_load_failure(message: str, termination_log: Path) -> None:
+def report_end(message: str, termination_log: Path) -> None:
     """Say why on standard error, and where Kubernetes looks for the reason of a pod's end."""
     sys.stderr.write(f"easel-server: {message}\n")
     try:
@@ -175,7 +177,7 @@ class Process:
         self._worker: Worker | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises ModelLoadError, SettingsError, and whatever ends a part unforeseen."""
+        """Serve until SIGTERM or SIGINT. Raises ModelLoadError, EngineFailedError, SettingsError, and what parts raise."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)

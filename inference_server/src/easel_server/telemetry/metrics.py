@@ -155,6 +155,12 @@ class _QueueCollector(Collector):
         workers = GaugeMetricFamily(contract.WORKERS, "Workers that the job store has heard of lately.")
         workers.add_metric([], self.depth.workers)
         yield workers
+        failures = CounterMetricFamily(
+            contract.ENGINE_FAILURES_TOTAL,
+            "Attempts that an engine's error ended, as the shared job store counts them: a worker that ends forgets.",
+        )
+        failures.add_metric([], self.depth.engine_failures)
+        yield failures
         if self.images is not None:
             yield _build_image_store(self.images)
 

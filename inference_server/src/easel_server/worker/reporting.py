@@ -9,7 +9,7 @@ The first line that applies decides:
     the drain stopped it          nothing is reported: the worker releases the job
     GenerationError               Failed with its message
     memory ran out                Failed with the request's size
-    any other error               Failed with the error's type
+    any other error               Retry: no request is to blame; Failed after the last attempt that is allowed
 """
 
 import asyncio
@@ -35,10 +35,9 @@ from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.worker.batch import Batch, JobRun, StopReason
 from easel_server.worker.drain import Drain, release
+from easel_server.worker.engine_errors import describe_error, is_out_of_memory
 from easel_server.worker.heartbeats import OutageLog
 from easel_server.worker.spans import JobTimes, record_job_spans
-
-MAX_MESSAGE_CHARACTERS: Final = 300
 
 DEADLINE_PASSED: Final = Failed(
     "the deadline passed while the job was running; allow it more time, or ask for fewer steps, images or pixels"
@@ -52,6 +51,13 @@ class Generated:
     """The job's images, encoded, in order."""
 
     images: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The engine failed: another attempt, perhaps by another worker, unless this was the last one allowed."""
+
+    error: str  # what the client reads if it was
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Reporter:
             await release(self._queue, run.claim)
         run.is_settled = True
 
-    async def _finish(self, batch: Batch, run: JobRun, outcome: Generated | Outcome) -> None:
+    async def _finish(self, batch: Batch, run: JobRun, outcome: Generated | Retry | Outcome) -> None:
         """Report the outcome, as often as it takes: the work is done, and only this process has it."""
         measured = run.measurement if isinstance(outcome, Generated) else None
         reported_at_seconds = time.monotonic()
@@ -117,7 +123,12 @@ class Reporter:
                 if isinstance(outcome, Generated):
                     media_type = MEDIA_TYPES[run.job.parameters.image_format]
                     outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type))
-                is_accepted = await self._queue.finish(run.claim, outcome, measured, self._identity)
+                if isinstance(outcome, Retry):
+                    state = await self._queue.retry(run.claim, outcome.error)
+                elif await self._queue.finish(run.claim, outcome, measured, self._identity):
+                    state = JobState(type(outcome).__name__)
+                else:
+                    state = None
                 break
             except StoreUnavailableError as error:
                 self._outages.note_outage(error)
@@ -131,8 +142,11 @@ class Reporter:
             await self._drain.pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, self._retries.limit_seconds)
         self._outages.note_answer()
-        if is_accepted:
-            self._count(batch, run.job, JobState(type(outcome).__name__), reported_at_seconds)
+        if state is JobState.WAITING:
+            logger.info("job %s: released for another attempt", run.job.id)
+            return
+        if state is not None:
+            self._count(batch, run.job, state, reported_at_seconds)
             return
         logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
         if isinstance(outcome, Succeeded):
@@ -173,7 +187,7 @@ def decide_outcome(
     images: tuple[bytes, ...] | None,
     error: BaseException | None,
     parameters: GenerationParameters,
-) -> Generated | Outcome | None:
+) -> Generated | Retry | Outcome | None:
     """What to report, given either the images or what the engine raised; None if there is nothing to report."""
     if stop_reason == StopReason.LOST:
         return None
@@ -188,12 +202,7 @@ def decide_outcome(
     return build_failure(error, parameters)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or the host; known by the class's name, so that no torch is imported."""
-    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-
-
-def build_failure(error: BaseException, parameters: GenerationParameters) -> Failed:
+def build_failure(error: BaseException, parameters: GenerationParameters) -> Failed | Retry:
     """The failure to report for what ``Engine.generate`` raised."""
     if isinstance(error, GenerationError):
         return Failed(str(error))
@@ -203,11 +212,6 @@ def build_failure(error: BaseException, parameters: GenerationParameters) -> Fai
             f"{parameters.images} image(s), {parameters.steps} steps; ask for fewer images or a smaller size "
             "(the number of steps makes no difference), or give workers a larger GPU"
         )
-    return Failed(f"the engine failed with {type(error).__name__}: {_shorten(str(error))}; the worker's log has more")
-
-
-def _shorten(message: str) -> str:
-    first_line = message.strip().partition("\n")[0]
-    if len(first_line) <= MAX_MESSAGE_CHARACTERS:
-        return first_line
-    return first_line[:MAX_MESSAGE_CHARACTERS] + "…"
+    return Retry(
+        f"the engine failed with {describe_error(error)}; no further attempt is made, the worker's log has more"
+    )
