@@ -31,6 +31,7 @@ STREAMS: Final = "easel_streams"  # gauge, gateway: event streams that are open
 IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget
 REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
+TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw
 ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model
 
 LABEL_STATE: Final = "state"

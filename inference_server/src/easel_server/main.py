@@ -57,6 +57,7 @@ from easel_server.stores.opening import Stores, open_stores
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
+from easel_server.telemetry.supervision import keep_running
 from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, open_tracer
 from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_images
 from easel_server.transport.server import EmbeddedServer
@@ -177,7 +178,7 @@ class Process:
         self._worker: Worker | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises ModelLoadError, EngineFailedError, SettingsError, and what parts raise."""
+        """Serve until SIGTERM or SIGINT. Raises ModelLoadError, EngineFailedError, SettingsError, and what parts do."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -259,11 +260,11 @@ class Process:
         """Run all parts until they are to stop, then stop them in the order that loses no request."""
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         parts = [
-            asyncio.create_task(self._reap(), name="reaper"),
-            asyncio.create_task(purge_forever(self._stores.images), name="purge"),
+            self._keep_running("reaper", self._reap),
+            self._keep_running("purge", lambda: purge_forever(self._stores.images)),
         ]
         if self._serves_apis and bool(self._settings.webhook_secrets):
-            parts.append(asyncio.create_task(self._deliver_webhooks(), name="webhooks"))
+            parts.append(self._keep_running("webhooks", self._deliver_webhooks))
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
         if working is not None:
             parts.append(working)
@@ -278,6 +279,9 @@ class Process:
                 await self._stop_working(working)
         finally:
             await _cancel([stopping, *parts])
+
+    def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        return asyncio.create_task(keep_running(name, run, self._metrics), name=name)
 
     async def _reap(self) -> None:
         key = model_key(self._config.model, self._config.engine.kind)
@@ -338,7 +342,7 @@ class Process:
         )
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
-        publishing = asyncio.create_task(self._publish_facts(describe_model(description, identity)), name="facts")
+        publishing = self._keep_running("facts", lambda: self._publish_facts(describe_model(description, identity)))
         try:
             await self._worker.run()
         finally:

@@ -24,6 +24,7 @@ class StopReason(StrEnum):
     DEADLINE_PASSED = "DeadlinePassed"
     LOST = "Lost"  # another worker has the job
     DRAIN = "Drain"
+    UNHEARD = "Unheard"  # its heartbeats don't reach the store, for another reason than an outage
 
 
 class JobRun:

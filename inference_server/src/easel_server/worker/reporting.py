@@ -7,6 +7,7 @@ The first line that applies decides:
     the deadline passed           Failed
     images came out               Succeeded, once they are put where images are kept
     the drain stopped it          nothing is reported: the worker releases the job
+    its heartbeats failed         Retry: this attempt counts, or it would come back here for ever
     GenerationError               Failed with its message
     memory ran out                Failed with the request's size
     any other error               Retry: no request is to blame; Failed after the last attempt that is allowed
@@ -32,6 +33,7 @@ from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Canceled, Failed, JobQueue, Outcome, Succeeded
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
+from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.worker.batch import Batch, JobRun, StopReason
 from easel_server.worker.drain import Drain, release
@@ -42,6 +44,8 @@ from easel_server.worker.spans import JobTimes, record_job_spans
 DEADLINE_PASSED: Final = Failed(
     "the deadline passed while the job was running; allow it more time, or ask for fewer steps, images or pixels"
 )
+
+TASK: Final = "reporting"
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +59,14 @@ class Generated:
 
 @dataclass(frozen=True)
 class Retry:
-    """The engine failed: another attempt, perhaps by another worker, unless this was the last one allowed."""
+    """No fault of the job's: another attempt, perhaps by another worker, unless this was the last one allowed."""
 
     error: str  # what the client reads if it was
+
+
+UNHEARD: Final = Retry(
+    "its workers could not report that they were at it, in each attempt that is allowed; their logs have more"
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,18 @@ class Reporter:
             run.settling = asyncio.create_task(self._settle(batch, run), name=f"settle-{run.job.id}")
 
     async def _settle(self, batch: Batch, run: JobRun) -> None:
+        """One job that can't be reported costs itself an attempt, not its worker."""
+        try:
+            await self._report(batch, run)
+        except Exception as error:
+            note_failure(TASK, self._metrics, error)
+            try:
+                await self._queue.retry(run.claim, f"its outcome can't be reported: {describe_error(error)}")
+            except Exception as second:
+                logger.warning("job %s: not released, its lease will run out: %r", run.job.id, second)
+        run.is_settled = True
+
+    async def _report(self, batch: Batch, run: JobRun) -> None:
         if run.error is not None and not isinstance(run.error, StopGenerationError | GenerationError):
             logger.error("job %s: the engine failed", run.job.id, exc_info=run.error)
         outcome = decide_outcome(run.stop_reason, run.images, run.error, run.job.parameters)
@@ -111,7 +132,6 @@ class Reporter:
             logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
         else:
             await release(self._queue, run.claim)
-        run.is_settled = True
 
     async def _finish(self, batch: Batch, run: JobRun, outcome: Generated | Retry | Outcome) -> None:
         """Report the outcome, as often as it takes: the work is done, and only this process has it."""
@@ -197,6 +217,8 @@ def decide_outcome(
         return DEADLINE_PASSED
     if images is not None:
         return Generated(images)
+    if stop_reason == StopReason.UNHEARD:
+        return UNHEARD
     if error is None or isinstance(error, StopGenerationError):
         return None
     return build_failure(error, parameters)

@@ -141,6 +141,7 @@ class Worker:
             self._queue,
             self._outages,
             batch,
+            self._metrics,
             period_seconds=self._heartbeat_seconds,
             on_stopped=self._reporter.settle,
         )
