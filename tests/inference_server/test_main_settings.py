@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from easel_contract import names
 from easel_contract.server_config import EngineKind
 from easel_server.config import Role, SettingsError, read_settings
-from easel_server.main import _cancel, report_load_failure
+from easel_server.main import Process, _cancel, report_end, run
+from easel_server.worker.engine_health import EngineFailedError
 
 from tests.support.redis_server import RedisServer
 from tests.support.server_process import ServerProcess
@@ -127,20 +129,29 @@ def test_each_fault_of_a_file_is_named(tmp_path):
 def test_the_reason_of_a_failed_load_is_left_for_kubernetes(tmp_path, capsys):
     log = tmp_path / "termination-log"
     log.write_text("what was there before, and longer than the new message")
-    report_load_failure("model m: gone", log)
+    report_end("model m: gone", log)
     assert log.read_text() == "model m: gone"
     assert capsys.readouterr().err == "easel-server: model m: gone\n"
+
+
+def test_a_broken_engine_has_an_exit_code_of_its_own(monkeypatch, capsys):
+    async def work(self):
+        raise EngineFailedError("the engine failed with RuntimeError: device-side assert")
+
+    monkeypatch.setattr(Process, "_work", work)
+    assert run(["--engine", "synthetic", "--host", "127.0.0.1", "--port", "0"]) == names.EXIT_ENGINE_FAILED == 70
+    assert capsys.readouterr().err == "easel-server: the engine failed with RuntimeError: device-side assert\n"
 
 
 def test_a_long_reason_is_cut_to_what_kubernetes_keeps(tmp_path):
     log = tmp_path / "termination-log"
     log.touch()
-    report_load_failure("x" * 9000, log)
+    report_end("x" * 9000, log)
     assert log.stat().st_size == 4096
 
 
 def test_outside_a_pod_no_termination_log_is_made(tmp_path):
-    report_load_failure("model m: gone", tmp_path / "termination-log")
+    report_end("model m: gone", tmp_path / "termination-log")
     assert list(tmp_path.iterdir()) == []
 
 

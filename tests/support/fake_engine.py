@@ -43,6 +43,10 @@ class FakeEngine:
         self.stopped: list[int] = []  # seeds of those that ended by an exception
         self.batches: list[list[int]] = []  # seeds of each call
         self.refused_seeds: set[int] = set()  # any call that has one of them fails
+        self.breaks_after: int | None = None  # calls; each further one raises a RuntimeError
+        self.breaking_seeds: dict[int, str] = {}  # after a call with one of them, each raises this
+        self.broken = ""
+        self.unlucky_seeds: dict[int, int] = {}  # so many calls that have one of them raise a KeyError
         self.fitting_jobs = 1000  # a call with more runs out of memory
         self.steps = 0
 
@@ -66,6 +70,7 @@ class FakeEngine:
             for step in range(1, steps + 1):
                 if self._gated:
                     assert self._permits.acquire(timeout=STEP_TIMEOUT_SECONDS), "the test never allowed this step"
+                self._break(seeds)
                 if self._error is not None:
                     raise self._error()
                 if len(seeds) > self.fitting_jobs:
@@ -78,3 +83,15 @@ class FakeEngine:
             self.stopped += seeds
             raise
         return [images_of(parameters) for parameters in batch]
+
+    def _break(self, seeds: Sequence[int]) -> None:
+        for seed in self.breaking_seeds.keys() & set(seeds):
+            self.broken = self.breaking_seeds[seed]
+        if self.breaks_after is not None and len(self.batches) > self.breaks_after:
+            self.broken = "the engine is broken"
+        for seed in self.unlucky_seeds.keys() & set(seeds):
+            if self.unlucky_seeds[seed] > 0:
+                self.unlucky_seeds[seed] -= 1
+                raise KeyError("scheduler")
+        if self.broken:
+            raise RuntimeError(self.broken)

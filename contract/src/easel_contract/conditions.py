@@ -60,6 +60,7 @@ class Reason(StrEnum):
     LOADED = "Loaded"
     LOADING = "Loading"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
+    ENGINE_FAILED = "EngineFailed"  # a GPU that failed under way: its worker starts anew
     CRASH_LOOP = "CrashLoop"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     # ScalingActive

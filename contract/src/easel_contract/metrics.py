@@ -10,6 +10,7 @@ QUEUE_DEPTH: Final = "easel_queue_depth"  # gauge, label state=Waiting|Running
 BACKLOG_GPU_SECONDS: Final = "easel_backlog_gpu_seconds"  # gauge, predicted, label state=Waiting|Running (the rest)
 OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge, 0 when nothing waits
 WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
+ENGINE_FAILURES_TOTAL: Final = "easel_engine_failures_total"  # counter: attempts that an engine's error ended
 BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1: whether the stores (Redis) can be reached; an older name
 
 # A pod's own figures: the reader sums them over pods.
@@ -30,6 +31,7 @@ STREAMS: Final = "easel_streams"  # gauge, gateway: event streams that are open
 IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget
 REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
+TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw
 ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model
 
 LABEL_STATE: Final = "state"

@@ -68,6 +68,8 @@ PATH_METRICS: Final = "/metrics"
 # A worker that can't load its model exits with this code and writes the reason to TERMINATION_MESSAGE_PATH,
 # so that the operator distinguishes a bad model from a crash. (sysexits.h: EX_CONFIG)
 EXIT_MODEL_LOAD_FAILED: Final = 78
+# One whose engine generates nothing any more does the same with this one. (sysexits.h: EX_SOFTWARE)
+EXIT_ENGINE_FAILED: Final = 70
 
 # Behind a service's prefix: what the operator reads and writes when the service is deleted. The first is a hash whose
 # field "reason" tells the service's processes to take nothing new and to end what waits.

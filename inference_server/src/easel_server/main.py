@@ -58,11 +58,13 @@ from easel_server.stores.opening import Stores, open_stores
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
+from easel_server.telemetry.supervision import keep_running
 from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, open_tracer
 from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_images
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
+from easel_server.worker.engine_health import EngineFailedError
 from easel_server.worker.worker import Worker, WorkerSettings
 
 PROBE_GRACE_SECONDS = 1
@@ -99,9 +101,10 @@ def run(arguments: Sequence[str]) -> int:
     except (SettingsError, TracingUnavailableError) as error:
         sys.stderr.write(f"easel-server: {error}\n")
         return EXIT_SETTINGS
-    except ModelLoadError as error:
-        report_load_failure(str(error), Path(names.TERMINATION_MESSAGE_PATH))
-        return names.EXIT_MODEL_LOAD_FAILED
+    except (ModelLoadError, EngineFailedError) as error:
+        report_end(str(error), Path(names.TERMINATION_MESSAGE_PATH))
+        has_loaded = isinstance(error, EngineFailedError)
+        return names.EXIT_ENGINE_FAILED if has_loaded else names.EXIT_MODEL_LOAD_FAILED
     return 0
 
 
@@ -114,7 +117,7 @@ def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def report_load_failure(message: str, termination_log: Path) -> None:
+def report_end(message: str, termination_log: Path) -> None:
     """Say why on standard error, and where Kubernetes looks for the reason of a pod's end."""
     sys.stderr.write(f"easel-server: {message}\n")
     try:
@@ -177,7 +180,7 @@ class Process:
         self._worker: Worker | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises ModelLoadError, SettingsError, and whatever ends a part unforeseen."""
+        """Serve until SIGTERM or SIGINT. Raises ModelLoadError, EngineFailedError, SettingsError, and what parts do."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -261,13 +264,13 @@ class Process:
         """Run all parts until they are to stop, then stop them in the order that loses no request."""
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         parts = [
-            asyncio.create_task(self._reap(), name="reaper"),
-            asyncio.create_task(purge_forever(self._stores.images), name="purge"),
+            self._keep_running("reaper", self._reap),
+            self._keep_running("purge", lambda: purge_forever(self._stores.images)),
         ]
         if not self._runs_worker:  # whose model is loaded once
             parts.append(asyncio.create_task(self._served.follow(self._settings.config_file), name="served model"))
         if self._serves_apis and bool(self._settings.webhook_secrets):
-            parts.append(asyncio.create_task(self._deliver_webhooks(), name="webhooks"))
+            parts.append(self._keep_running("webhooks", self._deliver_webhooks))
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
         if working is not None:
             parts.append(working)
@@ -282,6 +285,9 @@ class Process:
                 await self._stop_working(working)
         finally:
             await _cancel([stopping, *parts])
+
+    def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        return asyncio.create_task(keep_running(name, run, self._metrics), name=name)
 
     async def _reap(self) -> None:
         await reap_forever(
@@ -346,7 +352,7 @@ class Process:
         )
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
-        publishing = asyncio.create_task(self._publish_facts(describe_model(description, identity)), name="facts")
+        publishing = self._keep_running("facts", lambda: self._publish_facts(describe_model(description, identity)))
         try:
             await self._worker.run()
         finally:

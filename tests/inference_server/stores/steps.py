@@ -45,7 +45,7 @@ async def job_of(jobs: Jobs, job_id: str) -> Job:
 
 async def is_empty(jobs: Jobs) -> bool:
     """Whether nothing waits or runs."""
-    return dataclasses.replace(await jobs.depth(), workers=0) == QueueDepth(0, 0, 0)
+    return dataclasses.replace(await jobs.depth(), workers=0, engine_failures=0) == QueueDepth(0, 0, 0)
 
 
 async def reap_something(jobs: Jobs) -> ReapReport:

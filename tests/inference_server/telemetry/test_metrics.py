@@ -44,6 +44,7 @@ QUEUE = {
     contract.BACKLOG_GPU_SECONDS,
     contract.OLDEST_WAITING_AGE_SECONDS,
     contract.WORKERS,
+    contract.ENGINE_FAILURES_TOTAL,
 }
 OF_JOB_STORE = {*QUEUE, contract.BROKER_UP}
 

@@ -4,7 +4,7 @@ import pytest
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.stores.jobs.interface import Canceled, Failed, Outcome
 from easel_server.worker.batch import StopReason
-from easel_server.worker.reporting import DEADLINE_PASSED, Generated, decide_outcome
+from easel_server.worker.reporting import DEADLINE_PASSED, Generated, Retry, decide_outcome
 
 from tests.support.jobs import build_parameters
 
@@ -50,7 +50,7 @@ def test_out_of_memory_names_the_size_and_what_to_lower(error: BaseException) ->
 
 def test_an_unexpected_error_is_reported_by_its_type_and_first_line_only() -> None:
     outcome = decide_outcome(None, None, ValueError("x" * 500 + "\nsecond line"), PARAMETERS)
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, Retry)
     assert outcome.error.startswith("the engine failed with ValueError: xxx")
     assert "second line" not in outcome.error
     assert len(outcome.error) < 400

@@ -90,6 +90,14 @@ def restarted(code: int, restarts: int, *, is_ready: bool) -> Json:
     return pod
 
 
+def engine_broke(*, is_ready: bool) -> Json:
+    """A worker that runs again after the end of its engine."""
+    pod = restarted(70, 1, is_ready=is_ready)
+    ended = pod["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    ended["message"] = "the engine failed with RuntimeError: device-side assert"
+    return pod
+
+
 LOADING = build_pod(names.COMPONENT_WORKER, is_ready=False)
 DEFAULT = build_service()
 ASLEEP = build_service(conditions=[{"type": "Ready", "status": "True", "reason": "ScaledToZero"}])
@@ -198,6 +206,20 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "True",
         "Available",
         "http://painter.studio.svc",
+    ),
+    "a worker whose engine broke loads the model again": (
+        lambda: build_running(DEFAULT, GATEWAY, engine_broke(is_ready=False)),
+        "ModelLoaded",
+        "False",
+        "EngineFailed",
+        "ended: the engine failed with RuntimeError: device-side assert; it starts anew, no job is lost",
+    ),
+    "a worker whose engine broke once has loaded the model again": (
+        lambda: build_running(DEFAULT, GATEWAY, engine_broke(is_ready=True)),
+        "ModelLoaded",
+        "True",
+        "Loaded",
+        "Every ready worker",
     ),
     "the model was loaded after all": (
         lambda: build_running(DEFAULT, GATEWAY, restarted(78, 3, is_ready=True)),

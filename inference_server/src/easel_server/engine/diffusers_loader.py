@@ -19,9 +19,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from easel_server.engine.content_hash import hash_content
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.hub import download_model
-from easel_server.engine.interface import GenerationError, ModelLoadError
+from easel_server.engine.interface import GenerationError, ModelLoadError, build_trial
 from easel_server.generation.models import EngineDescription, read_defaults
-from easel_server.generation.parameters import GenerationParameters
 
 LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
@@ -66,17 +65,8 @@ def _warm_up(engine: DiffusersEngine) -> None:
 
     Raises ModelLoadError if even that is not possible.
     """
-    defaults = engine.description.defaults
-    parameters = GenerationParameters(
-        prompt="warm-up",
-        width_pixels=defaults.width_pixels,
-        height_pixels=defaults.height_pixels,
-        steps=1,
-        guidance_scale=defaults.guidance_scale,
-        seed=0,
-    )
     try:
-        engine.generate([parameters], {}, lambda _step: None)
+        engine.generate([build_trial(engine.description.defaults)], {}, lambda _step: None)
     except GenerationError as error:
         raise ModelLoadError(
             f"model {engine.description.model} was loaded, but can't generate one image of its default size: {error}; "

@@ -15,6 +15,7 @@ State machine (the job store is the only place that makes a transition, atomical
     Running   cancel, while others share the run           Canceled
     Running   deadline passes, while others share the run  Failed
     Running   release (drain; attempts - 1)                Waiting, at the head; Canceled if cancel was asked for
+    Running   attempt failed, by no fault of the job's     as when its lease expires
     Running   lease expires, cancel was asked for          Canceled
     Running   lease expires, attempts < max_attempts       Waiting, at the head
     Running   lease expires, attempts = max_attempts       Failed

@@ -23,6 +23,7 @@ from easel_server.generation.models import EngineDescription
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
+from easel_server.telemetry.supervision import note_failure
 
 
 class Stopwatch:
@@ -155,6 +156,12 @@ class _QueueCollector(Collector):
         workers = GaugeMetricFamily(contract.WORKERS, "Workers that the job store has heard of lately.")
         workers.add_metric([], self.depth.workers)
         yield workers
+        failures = CounterMetricFamily(
+            contract.ENGINE_FAILURES_TOTAL,
+            "Attempts that an engine's error ended, as the shared job store counts them: a worker that ends forgets.",
+        )
+        failures.add_metric([], self.depth.engine_failures)
+        yield failures
         if self.images is not None:
             yield _build_image_store(self.images)
 
@@ -197,6 +204,12 @@ class ServerMetrics:
         self._queue = _QueueCollector()
         self.registry.register(self._queue)
         self._reading: asyncio.Task[tuple[QueueDepth, ImageUsage | None]] | None = None
+        self._task_failures = Counter(
+            contract.TASK_FAILURES_TOTAL,
+            "Failures of tasks that run beside requests and jobs, and that went on all the same.",
+            ["task"],
+            registry=self.registry,
+        )
         self._register_gateway(self.registry if gateway else None)
         self._register_worker(self.registry if worker else None)
 
@@ -289,6 +302,10 @@ class ServerMetrics:
         """Count event streams that were opened (1) or closed (-1)."""
         self._streams.inc(change)
 
+    def count_task_failure(self, task: str) -> None:
+        """Count a failure of a task that goes on all the same."""
+        self._task_failures.labels(task).inc()
+
     def describe_engine(self, description: EngineDescription) -> None:
         """Show what was loaded."""
         self._load.set(description.load_seconds)
@@ -334,6 +351,8 @@ class ServerMetrics:
                 self._queue.depth, self._queue.images = reading.result()
             except StoreUnavailableError as error:
                 logger.debug("no queue depth for this scrape: %s", error)
+            except Exception as error:  # one bad record shall not hide everything else that is measured
+                note_failure("metrics-shared", self, error)
         return generate_latest(self.registry)
 
 

@@ -58,6 +58,11 @@ class EmbeddedServer(uvicorn.Server):
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
 
+    async def wait_until_ended(self) -> None:
+        """Return when it serves no more, asked to or not. Raises what ended it."""
+        if self._serving is not None:
+            await asyncio.shield(self._serving)
+
     async def stop(self) -> None:
         """Take no new connection, finish open requests, close. Those that can't be finished are cancelled."""
         self.should_exit = True

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -27,6 +27,7 @@ from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.outbox.interface import Delivery, WebhookOutbox
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
+from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.tracing import NO_TRACER, TRACE_PARENT, open_span, to_trace_parent
 from easel_server.webhooks.guarded_transport import RefusedAddressError
 
@@ -154,8 +155,12 @@ class Deliverer:
                 await asyncio.wait_for(over.wait(), RENEW_SECONDS)
                 return
             except TimeoutError:
-                with suppress(StoreUnavailableError):
+                try:
                     await self._outbox.postpone(delivery, LEASE_SECONDS)
+                except StoreUnavailableError:
+                    continue
+                except Exception as error:  # at worst the webhook is sent twice, which receivers must expect anyway
+                    note_failure("webhook-lease", self._metrics, error)
 
     async def _post(self, delivery: Delivery) -> int:
         body = await self._build_body(delivery)

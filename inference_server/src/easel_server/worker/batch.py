@@ -12,6 +12,7 @@ from functools import partial
 from easel_server.engine.interface import Engine, Step, StopGenerationError
 from easel_server.generation.cost import Measurement, work_units
 from easel_server.stores.jobs.interface import Claim
+from easel_server.worker.engine_errors import is_fatal_error
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ class StopReason(StrEnum):
     DEADLINE_PASSED = "DeadlinePassed"
     LOST = "Lost"  # another worker has the job
     DRAIN = "Drain"
+    UNHEARD = "Unheard"  # its heartbeats don't reach the store, for another reason than an outage
 
 
 class JobRun:
@@ -121,8 +123,11 @@ class Batch:
             run.measurement = Measurement(work, work * seconds_per_unit)
 
     def _generate_apart(self, runs: Sequence[JobRun], error: Exception) -> None:
-        """What failed together is tried alone: a job fails by its own fault only, and memory is enough for each."""
-        if len(runs) > 1 and not isinstance(error, StopGenerationError):
+        """What failed together is tried alone: a job fails by its own fault only, and memory is enough for each.
+
+        Not so where the engine is broken: nothing would come of it but the same error.
+        """
+        if len(runs) > 1 and not isinstance(error, StopGenerationError) and not is_fatal_error(error):
             logger.warning("a batch of %d jobs failed with %s, each is tried alone", len(runs), type(error).__name__)
             for run in runs:
                 if run.stop_reason is None:

@@ -1,19 +1,26 @@
 """Keeps the claims of a batch alive while it is generated and reported; carries progress and previews.
 
 What the job store answers ends jobs early: those that were cancelled, are too late, or are another worker's by now.
+A heartbeat that fails unforeseen is sent again with the next round. A job whose heartbeats go on failing so for as long
+as its lease is stopped: another worker may have it by then, and its result would be refused. An outage of the store is
+something else: then no lease is held against anybody.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import HeartbeatReply, JobQueue
+from easel_server.telemetry.supervision import TaskMetrics, note_failure
 from easel_server.worker.batch import Batch, JobRun, StopReason
 
 logger = logging.getLogger(__name__)
+
+TASK: Final = "heartbeats"
 
 STOP_REASONS: Final = {
     HeartbeatReply.CANCEL: StopReason.CANCEL,
@@ -49,6 +56,7 @@ class Heartbeats:
         queue: JobQueue,
         outages: OutageLog,
         batch: Batch,
+        metrics: TaskMetrics,
         *,
         period_seconds: float,
         on_stopped: Callable[[Batch, JobRun], None],
@@ -57,7 +65,9 @@ class Heartbeats:
         self._queue = queue
         self._outages = outages
         self._batch = batch
+        self._metrics = metrics
         self._period_seconds = period_seconds
+        self._heard_at_seconds = dict.fromkeys(batch.runs, time.monotonic())  # when the store last had a sign of each
         self._on_stopped = on_stopped
         self._round = asyncio.Lock()
         self._is_over = False
@@ -86,15 +96,31 @@ class Heartbeats:
             await asyncio.gather(*(self._beat(run) for run in runs))
 
     async def _beat(self, run: JobRun) -> None:
-        previews = tuple(run.unsent_previews)
         try:
-            reply = await self._queue.heartbeat(run.claim, run.steps_done, previews=previews)
+            await self._send(run)
         except StoreUnavailableError as error:
             self._outages.note_outage(error)
+        except Exception as error:
+            note_failure(TASK, self._metrics, error)
+            self._stop_unheard(run)
             return
+        self._heard_at_seconds[run] = time.monotonic()
+
+    async def _send(self, run: JobRun) -> None:
+        previews = tuple(run.unsent_previews)
+        reply = await self._queue.heartbeat(run.claim, run.steps_done, previews=previews)
         self._outages.note_answer()
         for _ in previews:
             run.unsent_previews.popleft()
         if reply in STOP_REASONS and run.settling is None:
-            run.stop(STOP_REASONS[reply])
-            self._on_stopped(self._batch, run)
+            self._stop(run, STOP_REASONS[reply])
+
+    def _stop_unheard(self, run: JobRun) -> None:
+        silent_seconds = time.monotonic() - self._heard_at_seconds[run]
+        if silent_seconds >= run.claim.lease_seconds and run.settling is None:
+            logger.error("job %s: no heartbeat for %.1f s, it is stopped", run.job.id, silent_seconds)
+            self._stop(run, StopReason.UNHEARD)
+
+    def _stop(self, run: JobRun, reason: StopReason) -> None:
+        run.stop(reason)
+        self._on_stopped(self._batch, run)

@@ -7,9 +7,10 @@ The first line that applies decides:
     the deadline passed           Failed
     images came out               Succeeded, once they are put where images are kept
     the drain stopped it          nothing is reported: the worker releases the job
+    its heartbeats failed         Retry: this attempt counts, or it would come back here for ever
     GenerationError               Failed with its message
     memory ran out                Failed with the request's size
-    any other error               Failed with the error's type
+    any other error               Retry: no request is to blame; Failed after the last attempt that is allowed
 """
 
 import asyncio
@@ -32,17 +33,19 @@ from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Canceled, Failed, JobQueue, Outcome, Succeeded
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
+from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.worker.batch import Batch, JobRun, StopReason
 from easel_server.worker.drain import Drain, release
+from easel_server.worker.engine_errors import describe_error, is_out_of_memory
 from easel_server.worker.heartbeats import OutageLog
 from easel_server.worker.spans import JobTimes, record_job_spans
-
-MAX_MESSAGE_CHARACTERS: Final = 300
 
 DEADLINE_PASSED: Final = Failed(
     "the deadline passed while the job was running; allow it more time, or ask for fewer steps, images or pixels"
 )
+
+TASK: Final = "reporting"
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,18 @@ class Generated:
     """The job's images, encoded, in order."""
 
     images: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Retry:
+    """No fault of the job's: another attempt, perhaps by another worker, unless this was the last one allowed."""
+
+    error: str  # what the client reads if it was
+
+
+UNHEARD: Final = Retry(
+    "its workers could not report that they were at it, in each attempt that is allowed; their logs have more"
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,18 @@ class Reporter:
             run.settling = asyncio.create_task(self._settle(batch, run), name=f"settle-{run.job.id}")
 
     async def _settle(self, batch: Batch, run: JobRun) -> None:
+        """One job that can't be reported costs itself an attempt, not its worker."""
+        try:
+            await self._report(batch, run)
+        except Exception as error:
+            note_failure(TASK, self._metrics, error)
+            try:
+                await self._queue.retry(run.claim, f"its outcome can't be reported: {describe_error(error)}")
+            except Exception as second:
+                logger.warning("job %s: not released, its lease will run out: %r", run.job.id, second)
+        run.is_settled = True
+
+    async def _report(self, batch: Batch, run: JobRun) -> None:
         if run.error is not None and not isinstance(run.error, StopGenerationError | GenerationError):
             logger.error("job %s: the engine failed", run.job.id, exc_info=run.error)
         outcome = decide_outcome(run.stop_reason, run.images, run.error, run.job.parameters)
@@ -105,9 +132,8 @@ class Reporter:
             logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
         else:
             await release(self._queue, run.claim)
-        run.is_settled = True
 
-    async def _finish(self, batch: Batch, run: JobRun, outcome: Generated | Outcome) -> None:
+    async def _finish(self, batch: Batch, run: JobRun, outcome: Generated | Retry | Outcome) -> None:
         """Report the outcome, as often as it takes: the work is done, and only this process has it."""
         measured = run.measurement if isinstance(outcome, Generated) else None
         reported_at_seconds = time.monotonic()
@@ -117,7 +143,12 @@ class Reporter:
                 if isinstance(outcome, Generated):
                     media_type = MEDIA_TYPES[run.job.parameters.image_format]
                     outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type))
-                is_accepted = await self._queue.finish(run.claim, outcome, measured, self._identity)
+                if isinstance(outcome, Retry):
+                    state = await self._queue.retry(run.claim, outcome.error)
+                elif await self._queue.finish(run.claim, outcome, measured, self._identity):
+                    state = JobState(type(outcome).__name__)
+                else:
+                    state = None
                 break
             except StoreUnavailableError as error:
                 self._outages.note_outage(error)
@@ -131,8 +162,11 @@ class Reporter:
             await self._drain.pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, self._retries.limit_seconds)
         self._outages.note_answer()
-        if is_accepted:
-            self._count(batch, run.job, JobState(type(outcome).__name__), reported_at_seconds)
+        if state is JobState.WAITING:
+            logger.info("job %s: released for another attempt", run.job.id)
+            return
+        if state is not None:
+            self._count(batch, run.job, state, reported_at_seconds)
             return
         logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
         if isinstance(outcome, Succeeded):
@@ -173,7 +207,7 @@ def decide_outcome(
     images: tuple[bytes, ...] | None,
     error: BaseException | None,
     parameters: GenerationParameters,
-) -> Generated | Outcome | None:
+) -> Generated | Retry | Outcome | None:
     """What to report, given either the images or what the engine raised; None if there is nothing to report."""
     if stop_reason == StopReason.LOST:
         return None
@@ -183,17 +217,14 @@ def decide_outcome(
         return DEADLINE_PASSED
     if images is not None:
         return Generated(images)
+    if stop_reason == StopReason.UNHEARD:
+        return UNHEARD
     if error is None or isinstance(error, StopGenerationError):
         return None
     return build_failure(error, parameters)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or the host; known by the class's name, so that no torch is imported."""
-    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-
-
-def build_failure(error: BaseException, parameters: GenerationParameters) -> Failed:
+def build_failure(error: BaseException, parameters: GenerationParameters) -> Failed | Retry:
     """The failure to report for what ``Engine.generate`` raised."""
     if isinstance(error, GenerationError):
         return Failed(str(error))
@@ -203,11 +234,6 @@ def build_failure(error: BaseException, parameters: GenerationParameters) -> Fai
             f"{parameters.images} image(s), {parameters.steps} steps; ask for fewer images or a smaller size "
             "(the number of steps makes no difference), or give workers a larger GPU"
         )
-    return Failed(f"the engine failed with {type(error).__name__}: {_shorten(str(error))}; the worker's log has more")
-
-
-def _shorten(message: str) -> str:
-    first_line = message.strip().partition("\n")[0]
-    if len(first_line) <= MAX_MESSAGE_CHARACTERS:
-        return first_line
-    return first_line[:MAX_MESSAGE_CHARACTERS] + "…"
+    return Retry(
+        f"the engine failed with {describe_error(error)}; no further attempt is made, the worker's log has more"
+    )

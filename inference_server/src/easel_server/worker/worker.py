@@ -22,6 +22,7 @@ from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.worker.batch import Batch, StopReason
 from easel_server.worker.drain import Drain
+from easel_server.worker.engine_health import EngineFailedError, EngineHealth
 from easel_server.worker.heartbeats import Heartbeats, OutageLog
 from easel_server.worker.reporting import Reporter, Retries
 
@@ -66,6 +67,7 @@ class Worker:
         self._settings = settings
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._health = EngineHealth(engine, self._executor)
         self._outages = OutageLog()
         self._drain = Drain(settings.drain_seconds)
         self._reporter = Reporter(
@@ -89,10 +91,13 @@ class Worker:
         self._drain.start()
 
     async def run(self) -> None:
-        """Work until drained. Outages of the job store are outlived; anything unforeseen is raised."""
+        """Work until drained. Outages of the job store are outlived; anything unforeseen is raised.
+
+        Raises EngineFailedError, once all jobs are reported or released, if the engine generates nothing any more.
+        """
         reporting: asyncio.Task[None] | None = None
         try:
-            while not self._drain.is_started:
+            while not self._drain.is_started and self._health.failure is None:
                 asked_at_seconds = time.monotonic()
                 claims = await self._claim()
                 if reporting is not None and reporting.done():
@@ -107,6 +112,8 @@ class Worker:
                 reporting = running
             if reporting is not None:
                 await reporting
+            if self._health.failure is not None:
+                raise EngineFailedError(self._health.failure)
         finally:
             self._executor.shutdown(wait=False)
 
@@ -134,6 +141,7 @@ class Worker:
             self._queue,
             self._outages,
             batch,
+            self._metrics,
             period_seconds=self._heartbeat_seconds,
             on_stopped=self._reporter.settle,
         )
@@ -142,6 +150,8 @@ class Worker:
             try:
                 if not self._drain.is_started:
                     await self._generate(batch)
+                    if self._health.failed_jobs or any(run.error is not None for run in batch.runs):
+                        await self._health.examine(batch.runs)
                 batch.is_generated.set_result(None)
                 if any(run.unsent_previews for run in batch.runs):
                     await heartbeats.flush()

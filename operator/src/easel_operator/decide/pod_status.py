@@ -121,6 +121,11 @@ def _find_crash(pod: Json, server: Json, now: datetime) -> PodProblem | None:
             Reason.MODEL_LOAD_FAILED,
             _text(f"Pod {name} can't load the model: {said}", "correct spec.model, its Secret or its volume"),
         )
+    if code == names.EXIT_ENGINE_FAILED:
+        advice = (
+            f"it starts anew, no job is lost; if it happens again, look at its node's GPU and kubectl logs {name} -p"
+        )
+        return PodProblem(Reason.ENGINE_FAILED, _text(f"Pod {name} ended: {said}", advice))
     if ended.get("reason") == "OOMKilled":
         component = pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, "")
         advice = f"raise spec.{component}.resources.limits.memory"
@@ -139,6 +144,8 @@ def _is_crash_current(server: Json, ended: Json, now: datetime) -> bool:
         return False
     if ended.get("exitCode") == names.EXIT_MODEL_LOAD_FAILED:
         return not server.get("ready")  # a pod that is ready has loaded it after all
+    if ended.get("exitCode") == names.EXIT_ENGINE_FAILED and not server.get("ready"):
+        return True  # loading takes minutes: a single end says why there is a worker less
     if not server.get("ready"):
         # Whether it waits for its next start or has just begun it: the condition mustn't flap. A single end is left to
         # the kubelet, which starts the container again at once; a second one is a loop.

@@ -25,6 +25,7 @@ ALARMING_REASONS = frozenset(
         Reason.OPERATOR_FAULT,
         Reason.DEADLINE_EXCEEDED,
         Reason.MODEL_LOAD_FAILED,
+        Reason.ENGINE_FAILED,
         Reason.CRASH_LOOP,
         Reason.IMAGE_PULL_FAILED,
         Reason.METRICS_UNAVAILABLE,

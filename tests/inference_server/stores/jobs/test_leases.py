@@ -179,3 +179,36 @@ async def test_a_running_job_past_its_deadline_hears_so_by_the_heartbeat(jobs: J
 
     assert await eventually(passed)
     assert await jobs.reap() == ReapReport()  # it is the worker's to finish
+
+
+# Attempts that failed by no fault of the job's
+
+
+async def test_a_job_whose_attempt_failed_returns_to_the_head_and_the_attempt_counts(jobs: Jobs) -> None:
+    await jobs.submit(build_job("first"))
+    await jobs.submit(build_job("second"))
+    claimed = await claim(jobs)
+    assert await jobs.retry(claimed, "the engine failed") == JobState.WAITING
+    job = await job_of(jobs, "first")
+    assert (job.state, job.worker, job.attempts, job.error) == (JobState.WAITING, None, 1, None)
+    assert (await claim(jobs)).job.id == "first"
+    assert await jobs.retry(claimed, "the engine failed") is None, "the claim is held no longer"
+    assert (await jobs.depth()).engine_failures == 1
+
+
+async def test_after_the_last_attempt_a_job_fails_with_the_error(build_stores: BuildStores) -> None:
+    jobs = build_stores(JobBounds(max_attempts=2)).jobs
+    await jobs.submit(build_job("a"))
+    states = [await jobs.retry(await claim(jobs), f"failure {number}") for number in range(2)]
+    assert states == [JobState.WAITING, JobState.FAILED]
+    job = await job_of(jobs, "a")
+    assert (job.state, job.error, job.attempts) == (JobState.FAILED, "failure 1", 2)
+    assert await is_empty(jobs)
+
+
+async def test_a_job_whose_cancel_was_asked_for_is_not_retried(jobs: Jobs) -> None:
+    await jobs.submit(build_job("a"))
+    claimed = await claim(jobs)
+    await jobs.cancel("a")
+    assert await jobs.retry(claimed, "the engine failed") == JobState.CANCELED
+    assert await is_empty(jobs)

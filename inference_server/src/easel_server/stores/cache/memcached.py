@@ -165,6 +165,10 @@ class MemcachedCache(ResultCache):
         except FAILURES as error:
             await self._note_failure(client, error)
             return None
+        except Exception as error:
+            logger.exception("Memcached at %s: failed in a way that isn't foreseen", self._address)
+            await self._note_failure(client, error)
+            return None
         if self._pause_seconds != FIRST_PAUSE_SECONDS:
             logger.info("Memcached at %s is back", self._address)
             self._pause_seconds = FIRST_PAUSE_SECONDS

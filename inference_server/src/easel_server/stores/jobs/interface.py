@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.images import ImageReference
-from easel_server.generation.job import Job
+from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import StoredImages
@@ -130,6 +130,7 @@ class QueueDepth:
     waiting_gpu_seconds: float = 0.0  # predicted
     running_gpu_seconds: float = 0.0  # predicted, what is left of it
     workers: int = 0  # that were heard of lately
+    engine_failures: int = 0  # attempts that were retried or failed by ``retry``, ever
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,14 @@ class JobQueue(Protocol):
         """Release the job to the head of the queue, the attempt uncounted; False if the claim is no longer held.
 
         A job whose cancellation was asked for becomes Canceled instead.
+        """
+        ...
+
+    async def retry(self, claim: Claim, error: str) -> JobState | None:
+        """Release the job to the head of the queue for another attempt; the one that failed counts.
+
+        After the last that is allowed the job becomes Failed with the error instead, and Canceled if that was asked
+        for. The state that it has now; None if the claim is no longer held, and then nothing has changed.
         """
         ...
 

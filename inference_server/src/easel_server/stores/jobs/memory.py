@@ -66,6 +66,7 @@ class MemoryJobs(Jobs):
         self._runs = MemoryRuns(bounds, clock, wakeups, outbox.enqueue, books)
         self._workers: dict[str, datetime] = {}  # when they were last heard of
         self._cost_sums = CostSums()
+        self._engine_failures = 0
 
     # As clients see jobs
 
@@ -291,6 +292,14 @@ class MemoryJobs(Jobs):
         return True
 
     @override
+    async def retry(self, claim: Claim, error: str) -> JobState | None:
+        run = self._runs.running.get(claim.token)
+        if run is None:
+            return None
+        self._engine_failures += 1
+        return self._runs.end_attempt(run, error)
+
+    @override
     async def depth(self) -> QueueDepth:
         runs, age_seconds = self._runs, 0.0
         if (oldest := runs.queue.oldest) is not None:
@@ -302,6 +311,7 @@ class MemoryJobs(Jobs):
             oldest_waiting_age_seconds=age_seconds,
             waiting_gpu_seconds=runs.queue.gpu_seconds,
             running_gpu_seconds=sum(run.remaining_gpu_seconds for run in runs.running.values()),
+            engine_failures=self._engine_failures,
             workers=sum(map(self._is_there, self._workers.values())),
         )
 

@@ -210,10 +210,14 @@ class MemoryRuns:
 
     def end_lost(self, run: Run) -> JobState:
         """What becomes of a run whose lease is over."""
+        return self.end_attempt(run, messages.LOST % (run.attempts, run.worker))
+
+    def end_attempt(self, run: Run, error: str) -> JobState:
+        """Running → Waiting for another attempt, or Failed with the error where none is allowed."""
         if run.cancel_requested:
             return self.end(run, JobState.CANCELED)
         if run.attempts >= self._bounds.max_attempts:
-            return self.end(run, JobState.FAILED, messages.LOST % (run.attempts, run.worker))
+            return self.end(run, JobState.FAILED, error)
         self.release(run)
         return JobState.WAITING
 

@@ -307,6 +307,11 @@ class RedisJobs(Jobs):
         return bool(await self._connection.script("jobs/release", claim.token))
 
     @override
+    async def retry(self, claim: Claim, error: str) -> JobState | None:
+        state = await self._connection.script("jobs/retry", claim.token, error)
+        return JobState(state.decode()) if state else None
+
+    @override
     async def reap(self, models: Sequence[str] = ()) -> ReapReport:
         requeued, failed, canceled = await self._connection.script(
             "jobs/reap",
@@ -323,7 +328,9 @@ class RedisJobs(Jobs):
 
     @override
     async def depth(self) -> QueueDepth:
-        waiting, running, age_us, workers, *work_us = await self._connection.script("jobs/depth", WORKER_SEEN_SECONDS)
+        waiting, running, age_us, workers, failures, *work_us = await self._connection.script(
+            "jobs/depth", WORKER_SEEN_SECONDS
+        )
         *waiting_us, running_us = (int(number or 0) for number in work_us)
         return QueueDepth(
             waiting,
@@ -332,6 +339,7 @@ class RedisJobs(Jobs):
             waiting_gpu_seconds=sum(waiting_us) / MICROSECONDS,
             running_gpu_seconds=running_us / MICROSECONDS,
             workers=workers,
+            engine_failures=failures,
         )
 
     @override

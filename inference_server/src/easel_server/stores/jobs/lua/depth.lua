@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- needs: jobs/queue
 -- ARGV: seconds that a silent worker counts. Returns {waiting, running, age of the oldest waiting run in microseconds,
--- workers, then microseconds of predicted work: High, Normal, Low, running}.
+-- workers, attempts that an engine's error ended, then microseconds of predicted work: High, Normal, Low, running}.
 local seen_seconds = tonumber(ARGV[1])
 
 local now = now_us()
@@ -15,4 +15,6 @@ for p = 0, LAST_PRIORITY do
 end
 local workers = redis.call('ZCOUNT', key('workers'), integer(now - seen_seconds * 1000000), '+inf')
 local work = redis.call('HMGET', key('work'), 'us:0', 'us:1', 'us:2', 'us:running')
-return { redis.call('ZCARD', key('waiting')), redis.call('ZCARD', key('running')), integer(age_us), workers, unpack(work) }
+local failures = tonumber(redis.call('GET', key('engine_failures')) or 0)
+local waiting, running = redis.call('ZCARD', key('waiting')), redis.call('ZCARD', key('running'))
+return { waiting, running, integer(age_us), workers, failures, unpack(work) }

@@ -21,6 +21,7 @@
 --   <prefix>virtual          hash    s -> virtual time; virtual/models holds those of schedules of models
 --   <prefix>work             hash    sums over what waits and runs (see queue.lua)
 --   <prefix>workers          zset    worker -> when it was last heard of
+--   <prefix>engine_failures  string  attempts that an engine's error ended
 --   <prefix>costs            hash    decayed sums over finished jobs, see cost.py
 --   <prefix>sequence         string  counts submits
 --   <prefix>bell             list    wakes sleeping claims; bell/<model> those of workers that hold the model
