@@ -48,10 +48,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "prefix",
     ),
-    "results that expire at once": (
-        {"model": MODEL, "replicas": 1, "gateway": {"results": {"ttlSeconds": 0}}},
-        "greater than or equal to 60",
-    ),
     "a schedule that asks for more workers than there may be": (
         {"model": MODEL, "scaling": {"maxReplicas": 2, "schedules": [{**WEEKDAYS, "minReplicas": 3}]}},
         r"minReplicas \(3\) of schedule weekdays must not be greater than maxReplicas \(2\)",
@@ -141,6 +137,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         )
         for amount in ("-1Gi", -1, "1GB", "e3", "lots", "")
     },
+    "results that expire at once": (
+        {"model": MODEL, "replicas": 1, "gateway": {"results": {"ttlSeconds": 0}}},
+        "greater than or equal to 60",
+    ),
     "an unknown field": ({"model": MODEL, "replicas": 1, "replica": 2}, "replica"),
 }
 
