@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 MODEL = {"source": {"huggingFace": {"repository": "stabilityai/sdxl-turbo"}}}
 
+WEEKDAYS = {"name": "weekdays", "cron": "0 8 * * mon-fri", "durationMinutes": 60, "minReplicas": 2}
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "neither replicas nor scaling": ({"model": MODEL}, "exactly one of replicas"),
     "both replicas and scaling": ({"model": MODEL, "replicas": 1, "scaling": {"maxReplicas": 2}}, "exactly one of"),
@@ -46,6 +48,95 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "prefix",
     ),
+    "a schedule that asks for more workers than there may be": (
+        {"model": MODEL, "scaling": {"maxReplicas": 2, "schedules": [{**WEEKDAYS, "minReplicas": 3}]}},
+        r"minReplicas \(3\) of schedule weekdays must not be greater than maxReplicas \(2\)",
+    ),
+    "a schedule that never begins": (
+        {"model": MODEL, "scaling": {"maxReplicas": 2, "schedules": [{**WEEKDAYS, "cron": "0 0 31 2 *"}]}},
+        "never begins",
+    ),
+    **{
+        f"the time zone {zone}": (
+            {"model": MODEL, "scaling": {"maxReplicas": 2, "schedules": [{**WEEKDAYS, "timeZone": zone}]}},
+            "is no time zone of the IANA database",
+        )
+        for zone in ("localtime", "posixrules", "Factory", "leapseconds", "posix/UTC", "Europe/Atlantis", "../UTC")
+    },
+    **{
+        f"a Memcached at {address}": (
+            {
+                "model": MODEL,
+                "replicas": 1,
+                "gateway": {"cache": {"backend": "Memcached", "memcachedAddress": address}},
+            },
+            "must be HOST:PORT with a port of 1 to 65535",
+        )
+        for address in ("h:99999", "h:0", "h:", ":11211", "h", "h:11211:11211", "user@h:11211", "h:11211/x")
+    },
+    **{
+        f"networks with {network}": (
+            {"model": MODEL, "replicas": 1, "gateway": {"webhook": {"allowedNetworks": [network]}}},
+            sentence,
+        )
+        for network, sentence in {
+            "10.0.0.1/8": "write 10.0.0.0/8",
+            "fd00::1/8": "write fd00::/8",
+            "10.0.0.0/33": "is no network",
+            "example.com": "is no network",
+        }.items()
+    },
+    **{
+        f"a collector at {url}": ({"model": MODEL, "replicas": 1, "tracing": {"endpoint": url}}, "must be http://")
+        for url in ("http://", "http://collector:99999", "http://user:pw@collector:4318", "http://a b", "grpc://c:4317")
+    },
+    "a bucket whose address holds a password": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "gateway": {"results": {"bucket": {"name": "images", "endpoint": "https://key:secret@minio:9000"}}},
+        },
+        "user names and passwords belong in a Secret",
+    ),
+    "links to a port that can't be": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "gateway": {
+                "results": {
+                    "bucket": {"name": "images", "region": "eu-1", "publicBaseUrl": "https://cdn.example:70000/images"}
+                }
+            },
+        },
+        "a port of 1 to 65535",
+    ),
+    "an image name with a space": (
+        {"model": MODEL, "replicas": 1, "worker": {"image": "easel server:1"}},
+        "must not be empty or hold white space",
+    ),
+    "GPUs that are counted twice": (
+        {"model": MODEL, "replicas": 1, "worker": {"resources": {"limits": {"nvidia.com/gpu": 4}}}},
+        "resources must not have nvidia.com/gpu: gpu.count says how many",
+    ),
+    "a toleration of everything with a value": (
+        {"model": MODEL, "replicas": 1, "worker": {"tolerations": [{"operator": "Exists", "value": "x"}]}},
+        "operator Exists takes no value",
+    ),
+    "a toleration that ends and evicts nobody": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "worker": {"tolerations": [{"key": "a", "effect": "NoSchedule", "tolerationSeconds": 5}]},
+        },
+        "tolerationSeconds needs effect NoExecute",
+    ),
+    **{
+        f"{amount!r} of memory": (
+            {"model": MODEL, "replicas": 1, "worker": {"resources": {"requests": {"memory": amount}}}},
+            "memory",
+        )
+        for amount in ("-1Gi", -1, "1GB", "e3", "lots", "")
+    },
     "results that expire at once": (
         {"model": MODEL, "replicas": 1, "gateway": {"results": {"ttlSeconds": 0}}},
         "greater than or equal to 60",
@@ -59,6 +150,59 @@ def test_refuses(case: str) -> None:
     spec, message = REFUSED[case]
     with pytest.raises(ValidationError, match=message):
         StableDiffusionServiceSpec.model_validate(spec)
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "every form of a quantity": {
+        "model": MODEL,
+        "replicas": 1,
+        "worker": {
+            "resources": {
+                "requests": {"cpu": "500m", "memory": "1e3", "ephemeral-storage": "1.5E9"},
+                "limits": {"cpu": ".5", "memory": "+2Gi", "hugepages-2Mi": 0, "ephemeral-storage": "2e+9"},
+            }
+        },
+    },
+    "a network, and a single address": {
+        "model": MODEL,
+        "replicas": 1,
+        "gateway": {"webhook": {"allowedNetworks": ["10.0.0.0/8", "192.168.1.7", "fd00::/8", "::1"]}},
+    },
+    "addresses of every kind": {
+        "model": MODEL,
+        "replicas": 1,
+        "tracing": {"endpoint": "http://[fd00::7]:4318/v1/"},
+        "gateway": {
+            "cache": {"backend": "Memcached", "memcachedAddress": "memcached_1.cache.svc:65535"},
+            "results": {
+                "bucket": {
+                    "name": "images",
+                    "endpoint": "http://minio.storage.svc:9000",
+                    "publicBaseUrl": "https://cdn.example/images",
+                }
+            },
+        },
+    },
+    "schedules within the bound": {
+        "model": MODEL,
+        "scaling": {"maxReplicas": 2, "schedules": [{**WEEKDAYS, "timeZone": "Europe/Berlin"}]},
+    },
+    "tolerations of every kind": {
+        "model": MODEL,
+        "replicas": 1,
+        "worker": {
+            "tolerations": [
+                {"operator": "Exists"},
+                {"key": "gpu", "value": "big", "effect": "NoExecute", "tolerationSeconds": 60},
+            ]
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_accepts(case: str) -> None:
+    StableDiffusionServiceSpec.model_validate(ACCEPTED[case])
 
 
 def test_a_transition_time_changes_with_the_status_only() -> None:

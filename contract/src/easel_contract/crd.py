@@ -12,9 +12,23 @@ from pydantic import BaseModel
 
 from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec, StableDiffusionServiceStatus
+from easel_contract.schema import cel, validations
 
 DROPPED_KEYS = frozenset({"title", "$defs", "const"})
 MAX_MAP_ENTRIES = 64
+# It becomes part of children's names and of a label value, which end at 63 characters.
+NAME_SCHEMA = {
+    "type": "string",
+    "maxLength": 50,
+    "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$",
+    "description": "Lower-case letters, digits and hyphens, beginning with a letter: the pods' ServiceAccount and the "
+    "Service have this name, other children add to it.",
+}
+# One that is stored already keeps its status, which says what is in its way.
+NAME_RULE = cel(
+    "oldSelf.hasValue() || self.metadata.name != 'default'",
+    "the name default is taken: every namespace has a ServiceAccount default; choose another name",
+) | {"optionalOldSelf": True}
 
 
 def build_structural_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -100,16 +114,11 @@ def build_crd() -> dict[str, Any]:
                 "properties": {
                     "apiVersion": {"type": "string"},
                     "kind": {"type": "string"},
-                    # The name becomes part of children's names and of a label value, which end at 63 characters.
-                    "metadata": {
-                        "type": "object",
-                        "properties": {
-                            "name": {"type": "string", "maxLength": 50, "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"}
-                        },
-                    },
+                    "metadata": {"type": "object", "properties": {"name": NAME_SCHEMA}},
                     "spec": build_structural_schema(StableDiffusionServiceSpec),
                     "status": build_structural_schema(StableDiffusionServiceStatus),
                 },
+                **validations(NAME_RULE),
             }
         },
     }

@@ -16,18 +16,21 @@ BOUNDS = {"minimum": "≥ {}", "maximum": "≤ {}", "maxLength": "at most {} cha
 def build_reference() -> str:
     """The whole document."""
     (version,) = build_crd()["spec"]["versions"]
-    properties = version["schema"]["openAPIV3Schema"]["properties"]
+    root = version["schema"]["openAPIV3Schema"]
+    properties = root["properties"]
     parts = [INTRODUCTION]
-    for section in ("spec", "status"):
+    for section in ("metadata", "spec", "status"):
         schema = properties[section]
         rows = [*_rows(section, schema)]
         rules = [f"- `{path}`: {message}" for path, message in _rules(section, schema)]
+        if section == "metadata":  # its rule stands at the root: only there may one look at the name
+            rules += [f"- `metadata.name`: {rule['message']}" for rule in root["x-kubernetes-validations"]]
         parts.append(
             f"\n## {section}\n\n| field | type | default | allowed | meaning |\n| --- | --- | --- | --- | --- |\n"
         )
         parts.append("".join(f"| {' | '.join(row)} |\n" for row in rows))
         if rules:
-            parts.append("\nRules over several fields:\n\n" + "\n".join(rules) + "\n")
+            parts.append("\nRules that the API server checks:\n\n" + "\n".join(rules) + "\n")
     return "".join(parts)
 
 
@@ -48,6 +51,8 @@ def _rules(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield path, rule["message"]
     for name, child in schema.get("properties", {}).items():
         yield from _rules(f"{path}.{name}", child)
+    if "items" in schema:
+        yield from _rules(f"{path}[]", schema["items"])
 
 
 def _type(schema: dict[str, Any]) -> str:

@@ -6,14 +6,30 @@ A role's file holds only the sections it uses, so that a change to a gateway's l
 from enum import StrEnum
 from typing import Annotated, Final, Self
 
-from pydantic import ConfigDict, Field, IPvAnyNetwork, PlainSerializer, model_validator
+from pydantic import ConfigDict, Field, IPvAnyNetwork, PlainSerializer, WithJsonSchema, model_validator
 
-from easel_contract.schema import Model, cel, validations
+from easel_contract.schema import (
+    NETWORK_SENTENCE,
+    HostAndPort,
+    HttpBase,
+    HttpOrigin,
+    HttpUrl,
+    Model,
+    NetworkText,
+    cel,
+    validations,
+)
 
 DEFAULT_IMAGE_BYTES: Final = 256 << 20  # in Redis, which other services share
 DEFAULT_BUCKET_BYTES: Final = 64 << 30
 
-Network = Annotated[IPvAnyNetwork, PlainSerializer(str, return_type=str)]
+MAX_NETWORKS: Final = 64
+Network = Annotated[
+    IPvAnyNetwork,
+    NetworkText,
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 49}),  # an IPv6 address with its prefix length at the longest
+]
 
 
 class Priority(StrEnum):
@@ -166,10 +182,8 @@ class CacheConfig(Model):
         default=32 << 20, ge=0, description="Budget of the copy that each gateway keeps in its own memory; 0 for none."
     )
     backend: CacheBackend = CacheBackend.REDIS
-    memcached_address: str | None = Field(
+    memcached_address: HostAndPort | None = Field(
         default=None,
-        max_length=300,
-        pattern=r"^[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}$",
         description="HOST:PORT of the Memcached; only with backend Memcached.",
     )
     unseeded: bool = Field(
@@ -211,10 +225,8 @@ class BucketConfig(Model):
     name: str = Field(
         min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$", description="The bucket's name."
     )
-    endpoint: str | None = Field(
+    endpoint: HttpOrigin | None = Field(
         default=None,
-        max_length=500,
-        pattern=r"^https?://[^\s/?#]+$",
         description="Where the bucket is served, such as https://minio.example.com:9000; AWS' own if unset.",
     )
     region: str | None = Field(
@@ -235,10 +247,8 @@ class BucketConfig(Model):
         le=604800,
         description="How long a link to an image works; shorter where the credentials that signed it expire earlier.",
     )
-    public_base_url: str | None = Field(
+    public_base_url: HttpBase | None = Field(
         default=None,
-        max_length=500,
-        pattern=r"^https?://[^\s?#]+[^\s?#/]$",
         description="Links are this address, a slash and the key, unsigned: a CDN in front of the bucket. Keys "
         "can't be guessed.",
     )
@@ -254,7 +264,12 @@ class WebhookConfig(Model):
     """Where webhooks may go. Private, loopback and link-local addresses are refused unless listed here."""
 
     allowed_networks: tuple[Network, ...] = Field(
-        default=(), description="Networks in CIDR form that webhooks may go to although they are private."
+        default=(),
+        max_length=MAX_NETWORKS,
+        description="Networks in CIDR form that webhooks may go to although they are private.",
+        json_schema_extra=validations(
+            cel("self.all(each, isIP(each) || (isCIDR(each) && cidr(each) == cidr(each).masked()))", NETWORK_SENTENCE)
+        ),
     )
 
 
@@ -298,10 +313,8 @@ class WorkerConfig(Model):
 class TracingConfig(Model):
     """Traces by OpenTelemetry, from the gateway through the queue to the denoising steps."""
 
-    endpoint: str | None = Field(
+    endpoint: HttpUrl | None = Field(
         default=None,
-        max_length=500,
-        pattern=r"^https?://",
         description="OTLP/HTTP collector, such as http://collector:4318; no traces if unset.",
     )
     sample_percent: int = Field(

@@ -13,8 +13,8 @@ from easel_operator.objects import Json
 
 # Members that identify an entry of a list, most telling first; a list whose entries have none is compared whole.
 ENTRY_KEYS: Final = ("uid", "mountPath", "name", "containerPort", "key", "topologyKey", "type")
-QUANTITY: Final = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$")
-DECIMAL_POWERS: Final = {"m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+QUANTITY: Final = re.compile(r"^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,2}))?$")
+DECIMAL_POWERS: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 BINARY_POWERS: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
@@ -71,6 +71,8 @@ def parse_quantity(value: object) -> Decimal | None:
     if match is None:
         return None
     number, suffix = Decimal(match[1]), match[2] or ""
+    if match[3]:
+        return number.scaleb(int(match[3]))
     if suffix in BINARY_POWERS:
         return number * Decimal(1 << BINARY_POWERS[suffix])
     return number.scaleb(DECIMAL_POWERS[suffix])
