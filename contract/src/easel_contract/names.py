@@ -39,11 +39,13 @@ CONFIG_DIRECTORY: Final = "/etc/easel"
 CONFIG_KEY_GATEWAY: Final = "gateway.json"
 CONFIG_KEY_WORKER: Final = "worker.json"
 API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
+LINK_KEYS_DIRECTORY: Final = "/etc/easel-link-keys"
 MODEL_DIRECTORY: Final = "/models"
 TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
 
 ENV_REDIS_URL: Final = "EASEL_REDIS_URL"
 ENV_WEBHOOK_SECRET: Final = "EASEL_WEBHOOK_SECRET"
+ENV_LINK_KEYS: Final = "EASEL_LINK_KEYS"
 ENV_POD_NAME: Final = "EASEL_POD_NAME"
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # huggingface_hub reads this name
 ENV_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"  # clients of buckets read these names
@@ -53,6 +55,7 @@ ENV_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 SECRET_KEY_HUB_TOKEN: Final = "token"
 SECRET_KEY_WEBHOOK: Final = "signing-secret"
 SECRET_KEY_REDIS_URL: Final = "url"
+SECRET_KEY_LINKS: Final = "keys"
 SECRET_KEY_ACCESS_KEY_ID: Final = "access-key-id"
 SECRET_KEY_SECRET_ACCESS_KEY: Final = "secret-access-key"
 
@@ -104,6 +107,11 @@ def worker_name(service: str) -> str:
 def redis_secret_name(service: str) -> str:
     """Name of the Secret that holds the service's Redis URL under SECRET_KEY_REDIS_URL."""
     return f"{service}-redis"
+
+
+def links_secret_name(service: str) -> str:
+    """Name of the Secret with the keys that the service's links are signed with, under SECRET_KEY_LINKS."""
+    return f"{service}-links"
 
 
 def redis_prefix(namespace: str, service: str, uid: str = "") -> str:

@@ -20,6 +20,7 @@ from easel_contract.server_config import (
     DType,
     EngineConfig,
     LimitsConfig,
+    PublicUrl,
     RateLimitConfig,
     ResultsConfig,
     TracingConfig,
@@ -193,6 +194,7 @@ class GatewaySpec(Model):
         description="Secret with a value per customer, under the customer's name: API keys, one a line, as they are or "
         "as `sha256:` digests; or JSON with keys, weight, maxPriority and rateLimit. Unset: no check.",
     )
+    public_url: PublicUrl = None
     rate_limit: RateLimitConfig | None = Field(
         default=None, description="Of each customer that has none of its own; unlimited if unset."
     )

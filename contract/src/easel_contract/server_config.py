@@ -258,6 +258,17 @@ class WebhookConfig(Model):
     )
 
 
+PublicUrl = Annotated[
+    str | None,
+    Field(
+        max_length=300,
+        pattern=r"^https?://[^\s/?#]+$",
+        description="Where clients reach the service, such as https://images.example.com: the beginning of links in "
+        "answers and webhooks. Unset: the host that a request called.",
+    ),
+]
+
+
 class GatewayConfig(Model):
     """What a gateway needs besides Redis."""
 
@@ -268,9 +279,9 @@ class GatewayConfig(Model):
     max_workers: int | None = Field(default=None, ge=0)  # how far the service may scale; None: the workers that are
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
-    # In links; unset: the host that was called.
-    public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$")
+    public_url: PublicUrl = None
     api_keys_directory: str | None = None  # one file a key, named for its owner; None: no key is asked for
+    link_keys_directory: str | None = None  # what links are signed with where keys are asked for
     results: ResultsConfig = ResultsConfig()
 
 

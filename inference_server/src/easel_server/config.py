@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import gethostname
 
 from easel_contract import names
+from easel_contract.link_keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
 from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
 from pydantic import ValidationError
 
@@ -45,6 +46,7 @@ class Settings:
     redis_url: str | None = field(repr=False)
     webhook_secrets: tuple[str, ...] = field(repr=False)  # all sign; receivers may know any of them
     hub_token: str | None = field(repr=False)
+    link_keys: str = field(default="", repr=False)  # separated by white space; the first signs
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -73,7 +75,18 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         redis_url=redis_url,
         webhook_secrets=_read_webhook_secrets(environment),
         hub_token=environment.get(names.ENV_HUB_TOKEN) or None,
+        link_keys=_read_link_keys(environment),
     )
+
+
+def _read_link_keys(environment: Mapping[str, str]) -> str:
+    text = environment.get(names.ENV_LINK_KEYS, "")
+    if text.strip() and len(parse_link_keys(text)) != len(text.split()):
+        raise SettingsError(
+            f"{names.ENV_LINK_KEYS} holds a key that is too short, or more than {MAX_LINK_KEYS} keys: each must have "
+            f"{MIN_LINK_KEY_CHARACTERS} characters; make one with: openssl rand -hex 32"
+        )
+    return text
 
 
 def _read_webhook_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.link_signer import LinkSigner, read_link_keys
 from easel_server.gateway.results import find_image_urls
 from easel_server.generation.models import (
     EngineDescription,
@@ -169,6 +170,7 @@ class Process:
         self._readiness = Readiness(
             self._stores.ping, partial(look_at_images, self._stores.images, takes_requests=self._serves_apis)
         )
+        self._signer = self._build_signer()
         self._stopping = asyncio.Event()
         self._worker: Worker | None = None
 
@@ -218,11 +220,25 @@ class Process:
             model_facts=facts.look,
             cost_model=SharedCostModel(self._stores.jobs).look,
             keys=KeyRing(Path(keys) if keys else None),
+            signer=self._signer,
             metrics=self._metrics,
             tracer=self._tracer,
             is_signing_configured=bool(self._settings.webhook_secrets),
         )
         return build_gateway_app(context, self._readiness, self._metrics, render_metrics, tracer=self._tracer)
+
+    def _build_signer(self) -> LinkSigner | None:
+        """What signs links, where keys are asked for: without them nothing needs a right of its own."""
+        gateway = self._config.gateway
+        if gateway.api_keys_directory is None:
+            return None
+        if self._settings.role is Role.GATEWAY and not (gateway.link_keys_directory or self._settings.link_keys):
+            logger.warning(
+                "links are signed with a key of this process alone: set %s, the same for all gateways",
+                names.ENV_LINK_KEYS,
+            )
+        keys = read_link_keys(gateway.link_keys_directory, self._settings.link_keys)
+        return LinkSigner(keys, ttl_seconds=gateway.results.ttl_seconds)
 
     async def _run_parts(self, server: EmbeddedServer) -> None:
         """Run all parts until they are to stop, then stop them in the order that loses no request."""
@@ -266,7 +282,7 @@ class Process:
             await deliverer.run_forever()
 
     async def _build_webhook_body(self, delivery: Delivery) -> bytes:
-        links = Links(self._config.gateway.public_url or "")
+        links = Links(self._config.gateway.public_url or delivery.job.base_url or "", self._signer)
         prediction = build_prediction(
             delivery.job,
             model=self._config.model.name,

@@ -15,6 +15,7 @@ from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfi
 from easel_server.api.app import build_context, build_gateway_app
 from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.link_signer import LinkKeys, LinkSigner
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
@@ -145,6 +146,7 @@ class RunningGateway:
         config: GatewayConfig | None = None,
         *,
         keys: Path | None = None,
+        link_keys: LinkKeys | None = None,
         is_signing_configured: bool = False,
         engine: Engine | None = None,
         wrap: Callable[[Stores], Stores] = lambda stores: stores,
@@ -154,6 +156,7 @@ class RunningGateway:
             gateway = gateway.model_copy(update={"api_keys_directory": str(keys)})
         self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=gateway)
         self._keys = keys
+        self._link_keys = link_keys or LinkKeys()
         self._is_signing_configured = is_signing_configured
         self._engine = engine
         self._wrap = wrap
@@ -211,6 +214,7 @@ class RunningGateway:
             model_facts=facts,
             cost_model=cost_model,
             keys=KeyRing(self._keys),
+            signer=None if self._keys is None else LinkSigner(self._link_keys, ttl_seconds=gateway.results.ttl_seconds),
             metrics=self.metrics,
             is_signing_configured=self._is_signing_configured,
         )

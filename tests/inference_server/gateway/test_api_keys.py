@@ -196,8 +196,8 @@ def test_a_key_sees_its_own_jobs_only(guarded):
         body = {"input": {"prompt": "a cat"}}
         prediction = alice.post("/v1/predictions", json=body, headers={"Prefer": "wait"}).json()
         assert alice.get(prediction["urls"]["get"]).json()["status"] == "succeeded"
-        for url in (prediction["urls"]["get"], *prediction["output"]):
-            assert bob.get(url).status_code == 404
+        for url in (prediction["urls"]["get"], *prediction["output"], prediction["urls"]["stream"]):
+            assert bob.get(url.partition("?")[0]).status_code == 404
         assert bob.post(prediction["urls"]["cancel"]).status_code == 404
 
 

@@ -26,6 +26,7 @@ from easel_server.api.playground.routes import add_playground_routes
 from easel_server.api.replicate.routes import REPLICATE
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.input_images import Decoders
+from easel_server.gateway.link_signer import LinkSigner
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
@@ -84,6 +85,7 @@ def build_context(
     cost_model: Callable[[], Awaitable[CostModel]],
     keys: KeyRing,
     metrics: RequestMetrics,
+    signer: LinkSigner | None = None,
     tracer: Tracer = NO_TRACER,
     is_signing_configured: bool = False,
 ) -> ApiContext:
@@ -112,6 +114,7 @@ def build_context(
         stores=stores,
         model_facts=model_facts,
         keys=keys,
+        signer=signer,
         decoders=Decoders(),
         streams=Streams(gateway.limits.max_streams, metrics),
         is_signing_configured=is_signing_configured,

@@ -7,9 +7,10 @@ from typing import Any
 from easel_contract.server_config import LimitsConfig, ServerConfig
 from fastapi import APIRouter, Request
 
-from easel_server.api.links import Links
+from easel_server.api.links import HOST_PATTERN, Links
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.input_images import Decoders
+from easel_server.gateway.link_signer import LinkSigner
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
 from easel_server.gateway.results import Results
@@ -31,6 +32,7 @@ class ApiContext:
     stores: Stores
     model_facts: Callable[[], Awaitable[ModelFacts]]  # what is known of the model now
     keys: KeyRing
+    signer: LinkSigner | None  # of links; None where no keys are asked for
     decoders: Decoders
     streams: Streams
     is_signing_configured: bool  # whether webhooks can be signed, and so be sent
@@ -47,7 +49,12 @@ class ApiContext:
 
     def links(self, request: Request) -> Links:
         """Links by the configured address, else by the host that this client called."""
-        return Links(self.config.gateway.public_url or str(request.base_url).rstrip("/"))
+        return Links(self.config.gateway.public_url or self.base_url(request) or "", self.signer)
+
+    def base_url(self, request: Request) -> str | None:
+        """What this client called, such as http://localhost:8080; None where its Host header is no host."""
+        is_known = HOST_PATTERN.fullmatch(request.headers.get("host", "")) is not None
+        return f"{request.base_url.scheme}://{request.headers['host']}" if is_known else None
 
 
 @dataclass(frozen=True)

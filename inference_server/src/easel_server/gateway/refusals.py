@@ -42,6 +42,13 @@ def refuse_key(message: str) -> RefusalError:
     return RefusalError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
 
 
+def refuse_link(problem: str) -> RefusalError:
+    """A link that gives no right."""
+    return RefusalError(
+        403, "invalid_link", f"the link is not valid: {problem}; ask for the prediction again, whose links are new"
+    )
+
+
 def refuse_unknown_model(name: str, served: str) -> RefusalError:
     """The model isn't the one that is served."""
     message = f"model {name!r} is not served here; this service serves {served!r}"

@@ -16,7 +16,7 @@ from easel_server.gateway.local_cache import LocalCache
 from easel_server.gateway.refusals import RefusalError, refuse_removed, refuse_to_nobody, refuse_unknown_prediction
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import build_cache_key
-from easel_server.generation.request import CachePolicy
+from easel_server.generation.request import CachePolicy, job_id_for_client_id
 from easel_server.stores.cache.interface import CachedImages, ResultCache
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import ImagesGoneError, ImageStore
@@ -59,10 +59,25 @@ class Results:
 
     async def find(self, job_id: str, owner: str) -> Job:
         """The owner's job. Raises RefusalError (404) if there is none, and StoreUnavailableError."""
-        job = await self._jobs.get(job_id)
-        if job is None or job.owner != owner:
+        job = await self._find_own(job_id, owner) or await self._jobs.get(job_id_for_client_id(owner, job_id))
+        if job is None:
             raise refuse_unknown_prediction(job_id)
         return job
+
+    async def find_linked(self, job_id: str) -> Job:
+        """The job, whoever its owner is: for links that carry their own right. Raises as ``find``."""
+        job = await self._jobs.get(job_id)
+        if job is None:
+            raise refuse_unknown_prediction(job_id)
+        return job
+
+    async def choose_id(self, client_id: str, owner: str) -> str:
+        """The id of the job that this owner calls so: the owner's own ids mean what they mean, others' mean nothing."""
+        return client_id if await self._find_own(client_id, owner) else job_id_for_client_id(owner, client_id)
+
+    async def _find_own(self, job_id: str, owner: str) -> Job | None:
+        job = await self._jobs.get(job_id)
+        return job if job is not None and job.owner == owner else None
 
     async def cancel(self, job_id: str, owner: str) -> Job:
         """Ask for the end of the owner's job. Raises as ``find``."""

@@ -80,7 +80,7 @@ class SubmitResult:
         if warnings := job.warnings:
             headers |= build_warning_headers(warnings)
         if self.is_stored:
-            headers["X-Prediction-Id"] = self.job.id
+            headers["X-Prediction-Id"] = self.job.client_id or self.job.id
         if self.images is not None:
             headers["Age"] = str(int(self.age_seconds))
         if self.max_age_seconds is not None:
@@ -159,6 +159,8 @@ class Submitter:
             submitted_at=now,
             deadline_at=now + request.deadline if request.deadline else None,
             webhook=request.webhook,
+            client_id=request.client_id,
+            base_url=request.base_url if request.webhook else None,  # answers know theirs
             priority=choose_priority(request),
             weight=request.customer.weight,
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),

@@ -65,6 +65,10 @@ class Job(Model):
     # Stored beside it: the model that it asks for (None: any, as an earlier version had it), and what generated it
     model: RequestedModel | None = Field(default=None, exclude=True)
     generated_by: ModelIdentity | None = Field(default=None, exclude=True)
+    # Stored beside it too, where somebody will ask: what its client calls it, if not by its id, and what was called
+    # (http://HOST), which links in webhooks begin with
+    client_id: str | None = Field(default=None, max_length=64, exclude=True)
+    base_url: str | None = Field(default=None, max_length=300, exclude=True)
     submitted_at: AwareDatetime
     state: JobState = JobState.WAITING
     attempts: int = 0

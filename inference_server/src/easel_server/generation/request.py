@@ -118,6 +118,8 @@ class GenerationRequest:
     is_prompt_required: bool = True
     cache: CachePolicy = DEFAULT_POLICY
     webhook: WebhookTarget | None = None
+    client_id: str | None = None  # what the client calls the job; None: by its id
+    base_url: str | None = None  # what the client called: http://HOST, for links in webhooks
     deadline: timedelta | None = None
     priority: Priority | None = None  # None: normal, or the highest that the customer may have if that is lower
     previews: int = 0  # unfinished images on the way
@@ -133,6 +135,11 @@ def new_job_id() -> str:
 def job_id_for_key(owner: str, idempotency_key: str) -> str:
     """The id of all requests of this owner with this Idempotency-Key."""
     return _to_id(hashlib.sha256(f"{owner}\n{idempotency_key}".encode()).digest())
+
+
+def job_id_for_client_id(owner: str, client_id: str) -> str:
+    """The id of the job that this owner calls so. What others call theirs, or send as a key, is never the same."""
+    return _to_id(hashlib.sha256(f"\0{owner}\0{client_id}".encode()).digest())
 
 
 def _to_id(data: bytes) -> str:

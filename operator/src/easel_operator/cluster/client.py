@@ -118,6 +118,15 @@ class KubernetesClient:
             content_type=APPLY_PATCH,
         )
 
+    async def create(self, resource: Resource, manifest: Json) -> Json:
+        """Make an object that isn't there yet. Raises KubernetesError; ApiRefusedError with 409 if it is there."""
+        return await self.request(
+            "POST",
+            resource.path(manifest["metadata"].get("namespace")),
+            query={"fieldManager": names.FIELD_MANAGER},
+            body=manifest,
+        )
+
     async def merge(
         self, resource: Resource, namespace: str | None, name: str, patch: Json, *, subresource: str | None = None
     ) -> Json:

@@ -116,6 +116,8 @@ def trim(body: Json, resource: Resource) -> Json:
     kept = {"apiVersion": resource.api_version, "kind": resource.kind, **body, "metadata": metadata}
     if resource.kind == "Deployment":  # shows who writes the replicas
         metadata["managedFields"] = [entry for entry in managed if entry.get("manager") == names.FIELD_MANAGER]
+    if resource.kind == "Secret" and metadata["name"].endswith(names.links_secret_name("")):
+        kept.pop("data", None)  # it is only ever asked whether it is there
     if resource.kind == "Pod":
         cost = (metadata.pop("annotations", None) or {}).get(names.ANNOTATION_DELETION_COST)
         if cost is not None:

@@ -1,10 +1,12 @@
 """Carries out what was decided about one service: children, scale, status, events. Decides nothing."""
 
+import base64
 import hashlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Final
 
 from easel_contract import names
@@ -20,6 +22,7 @@ from easel_operator.objects import (
     EVENTS,
     PODS,
     RESOURCE_BY_KIND,
+    SECRETS,
     SERVICES_OF_EASEL,
     Json,
     ObjectKey,
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 # Keeps spec.replicas of a Deployment alive while it passes from us to an autoscaler.
 HANDOVER_MANAGER: Final = f"{names.FIELD_MANAGER}-handover"
 MAX_NOTE_BYTES: Final = 1024  # what events.k8s.io allows
+LINK_KEY_BYTES: Final = 32
 REPORTING_CONTROLLER: Final = f"{names.API_GROUP}/operator"
 
 
@@ -55,14 +59,31 @@ class ClusterWriter:
         """
         for handover in plan.handovers:
             await self._hand_over(handover)
-        failures = []
-        for manifest in plan.applies:
-            failure = await self._apply_child(owner, manifest)
-            if failure is not None:
-                failures.append(failure)
+        made = [await self._create_secret(owner, manifest) for manifest in plan.creates]
+        made += [await self._apply_child(owner, manifest) for manifest in plan.applies]
+        failures = [failure for failure in made if failure is not None]
         for key in plan.deletes:
             await self._delete_child(key)
         return tuple(failures)
+
+    async def _create_secret(self, owner: Owner, manifest: Json) -> ApplyFailure | None:
+        """Make the Secret with a random key, unless it is there."""
+        key = to_object_key(manifest)
+        live = await self._client.get(SECRETS, key.namespace, key.name)
+        if live is not None and not is_owned_by(live, owner.uid):
+            return ApplyFailure(key, Reason.CHILD_CONFLICT, _describe_conflict(key, live, owner))
+        if live is None:
+            data = {names.SECRET_KEY_LINKS: base64.b64encode(token_hex(LINK_KEY_BYTES).encode()).decode()}
+            try:
+                live = await self._client.create(SECRETS, {**manifest, "data": data})
+            except ApiRefusedError as error:
+                if error.is_transient or error.status == HTTPStatus.CONFLICT:  # somebody was faster: look again
+                    raise
+                message = f"{key} can't be made, the API server says: {error.message}; correct the spec or its quota"
+                return ApplyFailure(key, Reason.APPLY_FAILED, message)
+            self.writes += 1
+        self._store.put(trim(live, SECRETS))
+        return None
 
     async def _apply_child(self, owner: Owner, manifest: Json) -> ApplyFailure | None:
         key = to_object_key(manifest)

@@ -38,9 +38,10 @@ from easel_operator.decide.status import (
     read_conditions,
 )
 from easel_operator.manifests.children import build_children
+from easel_operator.manifests.configuration import build_links_secret
 from easel_operator.manifests.metadata import ChildContext, Owner
 from easel_operator.manifests.worker import build_worker_deployment
-from easel_operator.objects import Json, is_owned_by, to_object_key
+from easel_operator.objects import SECRETS, Json, is_owned_by, to_object_key
 
 
 def decide(snapshot: Snapshot) -> ReconcilePlan:
@@ -88,12 +89,17 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     return ReconcilePlan(
         finalizers=_add_finalizer(service),
         handovers=tuple(_find_handovers(snapshot, applies)),
+        creates=_find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else (),
         applies=applies,
         deletes=tuple(
             sorted(
                 key
                 for key, live in snapshot.children.items()
-                if key not in kept and is_owned_by(live, owner.uid) and "deletionTimestamp" not in live["metadata"]
+                # Secrets stay: links that are out open again if keys are switched off and on.
+                if key not in kept
+                and key.kind != SECRETS.kind
+                and is_owned_by(live, owner.uid)
+                and "deletionTimestamp" not in live["metadata"]
             )
         ),
         status_patch=build_status_patch(service, status),
@@ -137,6 +143,12 @@ def _needs_apply(snapshot: Snapshot, wanted: Json) -> bool:
     if live is not None and "deletionTimestamp" in live["metadata"]:
         return False  # its end is an event of its own, after which it is made anew
     return not is_applied(live, wanted)
+
+
+def _find_creates(snapshot: Snapshot, owner: Owner) -> tuple[Json, ...]:
+    links = build_links_secret(owner)
+    live = snapshot.children.get(to_object_key(links))
+    return () if live is not None and is_owned_by(live, owner.uid) else (links,)
 
 
 def _find_handovers(snapshot: Snapshot, applies: tuple[Json, ...]) -> list[Handover]:

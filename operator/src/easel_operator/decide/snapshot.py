@@ -100,6 +100,7 @@ class ReconcilePlan:
 
     finalizers: tuple[str, ...] | None = None  # all that the service shall have; None: it has them
     handovers: tuple[Handover, ...] = ()
+    creates: tuple[Json, ...] = ()  # Secrets that are made once, with a random key, and never changed after
     applies: tuple[Json, ...] = ()
     deletes: tuple[ObjectKey, ...] = ()
     status_patch: Json | None = None  # merge patch of /status; None: nothing changed

@@ -95,10 +95,10 @@ class Reconciler:
         if service is None:
             self._forget(key)
             return True
-        await self._check_secret(key)
+        await self._check_secrets(key, service)
         snapshot = self._gather(key, service)
         plan = decide(snapshot)
-        if plan.finalizers is not None or plan.applies or plan.deletes:
+        if plan.finalizers is not None or plan.creates or plan.applies or plan.deletes:
             # The watch may be behind: children of a service that is gone must not be made anew.
             live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
             if live is None:
@@ -172,20 +172,23 @@ class Reconciler:
     def _forget(self, key: ServiceKey) -> None:
         self._shared.forget(key)
         self._secrets_checked_at.pop(key, None)
-        self._children.remove(_redis_secret_key(key))  # it isn't watched, so nobody else reports its end
+        for secret in _own_secrets(key, with_links=True):  # they aren't watched, so nobody else reports their end
+            self._children.remove(secret)
 
-    async def _check_secret(self, key: ServiceKey) -> None:
+    async def _check_secrets(self, key: ServiceKey, service: Json) -> None:
         now, checked_at = self._clock(), self._secrets_checked_at.get(key)
         if checked_at is not None and (now - checked_at).total_seconds() < SECRET_CHECK_SECONDS:
             return
-        secret = _redis_secret_key(key)
-        body = await self._client.get(SECRETS, secret.namespace, secret.name)
+        has_keys = bool((service.get("spec", {}).get("gateway") or {}).get("apiKeysSecretName"))
+        for secret in _own_secrets(key, with_links=has_keys):
+            body = await self._client.get(SECRETS, secret.namespace, secret.name)
+            if body is None:
+                self._children.remove(secret)
+            else:
+                self._children.put(trim(body, SECRETS))
         self._secrets_checked_at[key] = now
-        if body is None:
-            self._children.remove(secret)
-        else:
-            self._children.put(trim(body, SECRETS))
 
 
-def _redis_secret_key(key: ServiceKey) -> ObjectKey:
-    return ObjectKey(SECRETS.kind, key.namespace, names.redis_secret_name(key.name))
+def _own_secrets(key: ServiceKey, *, with_links: bool) -> tuple[ObjectKey, ...]:
+    own = (names.redis_secret_name(key.name), *((names.links_secret_name(key.name),) if with_links else ()))
+    return tuple(ObjectKey(SECRETS.kind, key.namespace, name) for name in own)

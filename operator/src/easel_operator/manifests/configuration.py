@@ -57,6 +57,19 @@ def build_redis_secret(context: ChildContext) -> Json:
     }
 
 
+def build_links_secret(owner: Owner) -> Json:
+    """The keys of the service's links, but for the keys: whoever creates it makes one, once; then it is its users'.
+
+    It isn't applied as the other children are, since a second apply would take back what was rotated by hand.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": build_metadata(owner, names.links_secret_name(owner.name), "links"),
+    }
+
+
 def gateway_config_hash(context: ChildContext) -> str:
     """Changes with what a gateway reads, the address of Redis among it."""
     return hash_json([_gateway_file(build_server_config(context)), context.release.redis_url])
@@ -87,7 +100,9 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             results=ResultsConfig(ttl_seconds=results.ttl_seconds, max_bytes=results.max_bytes),
             cache=gateway.cache,
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
+            public_url=gateway.public_url,
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
+            link_keys_directory=names.LINK_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
         ),
         worker=WorkerConfig(
             drain_seconds=max(0, context.grace_seconds - DRAIN_MARGIN_SECONDS),

@@ -61,6 +61,10 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
     if gateway.api_keys_secret_name is not None:
         container["volumeMounts"].append({"name": "api-keys", "mountPath": names.API_KEYS_DIRECTORY, "readOnly": True})
         pod["volumes"].append({"name": "api-keys", "secret": {"secretName": gateway.api_keys_secret_name}})
+        container["volumeMounts"].append(
+            {"name": "link-keys", "mountPath": names.LINK_KEYS_DIRECTORY, "readOnly": True}
+        )
+        pod["volumes"].append({"name": "link-keys", "secret": {"secretName": names.links_secret_name(owner.name)}})
     if gateway.webhook.signing_secret_name is not None:
         container["env"].append(
             build_secret_env(

@@ -46,6 +46,13 @@ async def test_a_submitted_job_is_stored_as_it_was_given(jobs: Jobs) -> None:
     assert await jobs.get("a") == stored
 
 
+async def test_what_a_job_is_called_and_where_it_came_by_is_kept_to_its_end(jobs: Jobs) -> None:
+    origin = {"client_id": "order-17", "base_url": "http://images.example.com"}
+    await jobs.submit(build_job("a").model_copy(update=origin))
+    for job in ((await claim(jobs)).job, await job_of(jobs, "a")):
+        assert (job.client_id, job.base_url) == tuple(origin.values())
+
+
 async def test_a_submitters_clock_that_is_wrong_does_not_matter(jobs: Jobs) -> None:
     job = build_job("a", deadline_seconds=LONG_SECONDS)
     ahead = timedelta(hours=5)

@@ -132,7 +132,7 @@ def build_prediction(
     named = job.generated_by or job.model  # which may be served no longer
     made_with = named.name if named is not None else model
     prediction: dict[str, Any] = {
-        "id": job.id,
+        "id": job.client_id or job.id,
         "model": made_with,
         "version": made_with,
         "input": PredictionInput.echo(job.parameters) | {"priority": job.priority},

@@ -21,7 +21,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.api.context import Api, ApiContext
-from easel_server.api.links import MODELS_PATH, PREDICTIONS_PATH, is_prediction_path
+from easel_server.api.links import (
+    MODELS_PATH,
+    PREDICTIONS_PATH,
+    STREAM,
+    is_prediction_path,
+    output_part,
+    preview_part,
+)
 from easel_server.api.openapi import describe_body
 from easel_server.api.replicate.errors import build_prediction_error
 from easel_server.api.replicate.fields import (
@@ -41,7 +48,7 @@ from easel_server.api.replicate.responses import (
 )
 from easel_server.api.replicate.stream import Seen, stream_prediction
 from easel_server.gateway.client_warnings import build_warning_headers
-from easel_server.gateway.refusals import refuse_field, refuse_unknown_prediction
+from easel_server.gateway.refusals import RefusalError, refuse_field, refuse_unknown_prediction
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job
 from easel_server.generation.messages import truncate_repr
@@ -99,7 +106,8 @@ class PredictionHandlers:
         if not ID_PATTERN.fullmatch(prediction_id):
             allowed = "8 to 64 letters, digits, hyphens and underscores"
             raise refuse_field("id", f"is {truncate_repr(prediction_id)}, allowed are {allowed}")
-        return await self._create(request, customer, prediction_id)
+        job_id = await self._context.results.choose_id(prediction_id, customer.name)
+        return await self._create(request, customer, job_id, client_id=prediction_id)
 
     async def create_for_model(self, request: Request, name: str) -> JSONResponse:
         """Create a prediction by the model of this name."""
@@ -114,7 +122,7 @@ class PredictionHandlers:
     async def stream(self, request: Request, prediction_id: str) -> Response:
         """Events of a prediction until its end; with ``progress`` those that Replicate's API doesn't have, too."""
         with_progress = read_flag(request, "progress")
-        job = await self._find(request, prediction_id)
+        job = await self._find_linked(request, prediction_id, STREAM)
         seen = Seen.from_header(request.headers.get(LAST_EVENT_ID_HEADER))
         if seen.ended:
             return Response(status_code=204)
@@ -137,7 +145,7 @@ class PredictionHandlers:
 
     async def get_output(self, request: Request, prediction_id: str, index: str) -> Response:
         """One image of a prediction."""
-        job = await self._find(request, prediction_id)
+        job = await self._find_linked(request, prediction_id, output_part(index))
         if not INDEX_PATTERN.fullmatch(index) or int(index) >= job.parameters.images:
             raise refuse_unknown_prediction(f"{prediction_id}/output/{index}")
         image = _pick(await self._context.results.images(job), index, f"{prediction_id}/output/{index}")
@@ -147,7 +155,7 @@ class PredictionHandlers:
 
     async def get_preview(self, request: Request, prediction_id: str, index: str) -> Response:
         """One unfinished image of a prediction; it may be gone once the prediction is over."""
-        job = await self._find(request, prediction_id)
+        job = await self._find_linked(request, prediction_id, preview_part(index))
         preview = _pick(await self._context.stores.jobs.previews(job.id), index, f"{prediction_id}/previews/{index}")
         return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
@@ -156,7 +164,22 @@ class PredictionHandlers:
             prediction_id, self._context.keys.find_customer(request.headers.get("authorization")).name
         )
 
-    async def _create(self, request: Request, customer: Customer, job_id: str) -> JSONResponse:
+    async def _find_linked(self, request: Request, prediction_id: str, part: str) -> Job:
+        """The job by the right of its link to this part, else by that of the key. Raises RefusalError."""
+        signer = self._context.signer
+        try:
+            is_signed = signer is not None and signer.check(prediction_id, part, request.query_params)
+        except RefusalError:
+            if "authorization" not in request.headers:
+                raise
+            is_signed = False
+        if is_signed:
+            return await self._context.results.find_linked(prediction_id)
+        return await self._find(request, prediction_id)
+
+    async def _create(
+        self, request: Request, customer: Customer, job_id: str, client_id: str | None = None
+    ) -> JSONResponse:
         context = self._context
         wait_seconds = parse_wait_seconds(request.headers.get("prefer", ""))
         deadline = parse_cancel_after(request.headers.get("cancel-after"))
@@ -177,6 +200,8 @@ class PredictionHandlers:
                 inputs=inputs,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 webhook=body.to_webhook(is_signing_configured=context.is_signing_configured),
+                client_id=client_id,
+                base_url=context.base_url(request),
                 deadline=deadline,
                 priority=body.input.priority,
                 previews=body.input.previews or 0,

@@ -82,7 +82,7 @@ class MemoryJobs(Jobs):
         known = runs.find(job.id)
         if known is not None:
             if known.fingerprint != fingerprint:
-                raise JobConflictError(job.id)
+                raise JobConflictError(job.client_id or job.id)
             return SubmitReply(known.job, created=False)
         if answer is not None:
             stored = await self._images.put(job.id, answer, MEDIA_TYPES[job.parameters.image_format])

@@ -108,7 +108,7 @@ class RedisJobs(Jobs):
         if status not in {b"queued", b"answered"} and (inputs or stored_answer):
             await self._delete(stored_inputs, stored_answer or StoredImages())
         if status == b"conflict":
-            raise JobConflictError(job.id)
+            raise JobConflictError(job.client_id or job.id)
         if status == b"closing":
             raise ServiceClosingError(rest[0].decode())
         if status == b"full":

@@ -72,6 +72,7 @@ def build_submit_arguments(
         job.generated_by.model_dump_json(by_alias=True) if job.generated_by else "",
         write_warnings(job.request_warnings),
         write_warnings(job.generation_warnings),
+        json.dumps([job.client_id, job.base_url]) if job.client_id or job.base_url else "",
         len(inputs),
         *(word for item in words.items() for word in item),
         *(build_image_arguments(answer) if answer else ()),
@@ -165,6 +166,8 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
             changes[field] = tuple(json.loads(values[name]))
     if b"model" in values:
         changes["model"] = _to_requested_model(values[b"model_name"], values[b"model"])
+    if b"origin" in values:
+        changes["client_id"], changes["base_url"] = json.loads(values[b"origin"])
     if b"generated_by" in values:
         changes["generated_by"] = _to_identity(values[b"generated_by"])
     return job.model_copy(update=changes)
