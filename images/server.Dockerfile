@@ -9,5 +9,5 @@ FROM python:3.13-slim
 COPY --from=build /opt/easel /opt/easel
 ENV PATH=/opt/easel/bin:$PATH PYTHONUNBUFFERED=1
 USER 65532:65532
-EXPOSE 8080
+EXPOSE 8080 9090
 ENTRYPOINT ["easel-server"]

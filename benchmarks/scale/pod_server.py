@@ -60,7 +60,7 @@ async def serve(role: str, first: int, count: int, pods_per_service: int) -> Non
     loop = asyncio.get_running_loop()
     for index in range(first, first + count):
         pod = Pod(answers, (index - first) // pods_per_service)
-        await loop.create_server(partial(Connection, pod), address_of(index), names.HTTP_PORT, backlog=BACKLOG)
+        await loop.create_server(partial(Connection, pod), address_of(index), names.METRICS_PORT, backlog=BACKLOG)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await asyncio.Event().wait()

@@ -32,6 +32,8 @@ FINALIZER: Final = f"{API_GROUP}/cleanup"
 
 HTTP_PORT: Final = 8080
 HTTP_PORT_NAME: Final = "http"
+METRICS_PORT: Final = 9090  # metrics and probes of a pod: a port that no Service and no Ingress leads to
+METRICS_PORT_NAME: Final = "metrics"
 SERVICE_PORT: Final = 80
 
 CONTAINER_NAME: Final = "server"

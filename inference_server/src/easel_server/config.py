@@ -41,6 +41,7 @@ class Settings:
     config: ServerConfig
     host: str
     port: int
+    metrics_port: int | None  # of metrics and probes; None: the one of the APIs
     log_level: str
     pod_name: str
     redis_url: str | None = field(repr=False)
@@ -70,6 +71,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         config=_read_config(parsed.config, parsed.model, parsed.engine),
         host=parsed.host,
         port=parsed.port,
+        metrics_port=parsed.metrics_port,
         log_level=log_level,
         pod_name=environment.get(names.ENV_POD_NAME) or gethostname(),
         redis_url=redis_url,
@@ -120,6 +122,12 @@ def _build_parser() -> ArgumentParser:
     )
     parser.add_argument("--host", default=ALL_INTERFACES, help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=names.HTTP_PORT, help="port to listen on; 0 takes a free one")
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        help="port of its own for /metrics and the probes, which ask for no key; without it they are on --port, and "
+        "where keys are asked for, /metrics is nowhere",
+    )
     parser.add_argument("--version", action="version", version=f"easel-server {version(names.DISTRIBUTION)}")
     return parser
 

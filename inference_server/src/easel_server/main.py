@@ -58,7 +58,7 @@ from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, open_tracer
-from easel_server.transport.probes import Readiness, ReadyReason, look_at_images
+from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_images
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
@@ -181,32 +181,38 @@ class Process:
             loop.add_signal_handler(number, self._stopping.set)
         if self._runs_worker:
             self._readiness.hold(ReadyReason.LOADING, f"loading model {self._config.model.name}")
-        server = EmbeddedServer(
-            self._build_app(),
-            host=self._settings.host,
-            port=self._settings.port,
-            grace_seconds=GATEWAY_GRACE_SECONDS if self._serves_apis else PROBE_GRACE_SECONDS,
-        )
-        try:
-            port = await server.start()
-        except OSError as error:
-            raise SettingsError(f"{error}; is another process using it? choose another by --port") from None
+        server, probes = self._build_servers()
+        ports = {each: await _start(each) for each in dict.fromkeys((probes, server))}
         if not self._runs_worker:  # a worker freezes more, once its model is loaded
             raise_gc_threshold()
             freeze_startup_objects()
-        logger.info("listening", extra={"role": self._settings.role, "host": self._settings.host, "port": port})
+        extra = {"role": self._settings.role, "host": self._settings.host}
+        logger.info("listening", extra={**extra, "port": ports[server], "metrics_port": ports[probes]})
         try:
             await self._run_parts(server)
         finally:
             await server.stop()
+            await probes.stop()  # the last: who asks is told to the end that this process is ending
             await self._stores.close()
 
-    def _build_app(self) -> FastAPI:
+    def _build_servers(self) -> tuple[EmbeddedServer, EmbeddedServer]:
+        """Of the role's work and of the probes: one and the same where there is one port, or no work but probes."""
+
         async def render_metrics() -> bytes:
             return await self._metrics.render(self._stores.jobs, self._stores.images if self._serves_apis else None)
 
+        def build(app: FastAPI, port: int, grace_seconds: int) -> EmbeddedServer:
+            return EmbeddedServer(app, host=self._settings.host, port=port, grace_seconds=grace_seconds)
+
+        port, metrics_port = self._settings.port, self._settings.metrics_port
+        probe_app = build_probe_app(self._readiness, render_metrics)
+        probes = build(probe_app, port if metrics_port is None else metrics_port, PROBE_GRACE_SECONDS)
         if not self._serves_apis:
-            return build_probe_app(self._readiness, render_metrics)
+            return probes, probes
+        server = build(self._build_app(render_metrics), port, GATEWAY_GRACE_SECONDS)
+        return server, server if metrics_port is None else probes
+
+    def _build_app(self, render_metrics: RenderMetrics) -> FastAPI:
         config = self._config
         directory = Path(config.model.source)
         is_visible = directory.is_absolute() and directory.is_dir()
@@ -225,7 +231,14 @@ class Process:
             tracer=self._tracer,
             is_signing_configured=bool(self._settings.webhook_secrets),
         )
-        return build_gateway_app(context, self._readiness, self._metrics, render_metrics, tracer=self._tracer)
+        return build_gateway_app(
+            context,
+            self._readiness,
+            self._metrics,
+            render_metrics,
+            tracer=self._tracer,
+            has_metrics_port=self._settings.metrics_port is not None,
+        )
 
     def _build_signer(self) -> LinkSigner | None:
         """What signs links, where keys are asked for: without them nothing needs a right of its own."""
@@ -346,6 +359,15 @@ class Process:
             return
         self._worker.drain()
         await working
+
+
+async def _start(server: EmbeddedServer) -> int:
+    """The port on which it listens. Raises SettingsError."""
+    try:
+        return await server.start()
+    except OSError as error:
+        advice = "choose another by --port or --metrics-port"
+        raise SettingsError(f"{error}; is another process using it? {advice}") from None
 
 
 def _build_log_extra(description: EngineDescription) -> dict[str, Any]:

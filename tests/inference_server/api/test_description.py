@@ -30,7 +30,7 @@ def described(tmp_path_factory) -> Iterator[RunningGateway]:
 
 @pytest.fixture(scope="module")
 def schema(described) -> BaseSchema:
-    return schemathesis.openapi.from_url(f"{described.url}/openapi.json")
+    return schemathesis.openapi.from_url(f"{described.url}/openapi.json", headers={"Authorization": f"Bearer {KEY}"})
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])

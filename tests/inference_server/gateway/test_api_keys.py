@@ -182,10 +182,26 @@ def test_no_route_of_the_apis_is_open(guarded, method, path):
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
-def test_probes_and_docs_are_open(guarded, path):
+@pytest.mark.parametrize("path", ["/", "/playground/config", "/healthz"])
+def test_what_says_nothing_of_the_customers_is_open(guarded, path):
     with guarded.client() as client:
         assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/start.js", "/docs/nothing", "/openapi.json"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_description_is_for_customers_and_a_browser_asks_for_the_key(guarded, method, path):
+    with guarded.client() as client:
+        answer = client.request(method, path)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        found = client.request(method, path, headers={"Authorization": basic("alices-key")})
+        assert found.status_code == (404 if path.endswith("nothing") else 200)
+
+
+def test_metrics_are_not_on_the_port_of_customers(guarded):
+    with guarded.client(Authorization="Bearer alices-key") as client:
+        assert client.get("/metrics").status_code == 404
 
 
 def test_a_key_sees_its_own_jobs_only(guarded):

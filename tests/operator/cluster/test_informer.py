@@ -111,7 +111,10 @@ async def test_a_refused_list_is_tried_again() -> None:
 
 def test_only_what_decisions_look_at_is_kept() -> None:
     managed = [{"manager": names.FIELD_MANAGER}, {"manager": "kube-controller-manager"}]
-    body: Json = {"metadata": {"name": "p", "managedFields": managed, "annotations": {"a": "b"}}, "spec": {"x": 1}}
+    ports = [{"name": "metrics", "containerPort": 9090}]
+    spec = {"x": 1, "containers": [{"name": "server", "image": "i", "ports": ports}, {"name": "mesh"}]}
+    body: Json = {"metadata": {"name": "p", "managedFields": managed, "annotations": {"a": "b"}}, "spec": spec}
     assert trim(body, PODS)["metadata"] == {"name": "p"}
-    assert trim(body, PODS)["spec"] == {"nodeName": None}
+    containers = [{"name": "server", "ports": ports}, {"name": "mesh", "ports": []}]
+    assert trim(body, PODS)["spec"] == {"nodeName": None, "containers": containers}
     assert trim(body, DEPLOYMENTS)["metadata"]["managedFields"] == managed[:1]

@@ -12,6 +12,7 @@ from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.pod_status import read_pods
 from easel_operator.decide.snapshot import Capabilities, ScalingDecision
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
@@ -307,3 +308,14 @@ async def test_a_standby_marks_no_pods() -> None:
     bench.add(build_service({"model": HUB_MODEL, "scaling": hasty}), GATEWAY, WORKER, workers=2)
     await bench.tick()
     assert bench.api.writes == []
+
+
+def test_a_pod_is_asked_on_its_metrics_port_and_one_of_an_earlier_release_on_the_only_one_it_has() -> None:
+    def pod_with(name: str, ports: dict[str, int]) -> Json:
+        pod = build_pod(names.COMPONENT_GATEWAY, name)
+        listed = [{"name": port, "containerPort": number} for port, number in ports.items()]
+        return {**pod, "spec": {**pod["spec"], "containers": [{"name": "server", "ports": listed}]}}
+
+    new, old = pod_with("new", {"http": 8080, "metrics": 9090}), pod_with("old", {"http": 8080})
+    ports = {pod.name: pod.metrics_port for pod in read_pods((new, old), names.COMPONENT_GATEWAY, NOW)}
+    assert ports == {"new": 9090, "old": 8080}

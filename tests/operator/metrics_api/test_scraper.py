@@ -187,7 +187,7 @@ def test_absent_figures_are_missing() -> None:
 
 
 def test_an_address_may_be_ipv6() -> None:
-    assert str(module.build_url(ScrapeTarget("pod", "worker", "fd00::7"))) == "http://[fd00::7]:8080/metrics"
+    assert str(module.build_url(ScrapeTarget("pod", "worker", "fd00::7"))) == "http://[fd00::7]:9090/metrics"
 
 
 MALFORMED = {

@@ -127,8 +127,10 @@ def build_gateway_app(
     metrics: RequestMetrics,
     render_metrics: RenderMetrics,
     tracer: Tracer = NO_TRACER,
+    *,
+    has_metrics_port: bool = False,
 ) -> FastAPI:
-    """The whole API, and the page at ``/``."""
+    """The whole API, and the page at ``/``; metrics and readiness too, unless they have a port of their own."""
     config = context.config
     app = DescribedAPI(
         are_keys_needed=config.gateway.api_keys_directory is not None,
@@ -136,6 +138,7 @@ def build_gateway_app(
         description=f"Images by {config.model.name}.",
         version=version(names.DISTRIBUTION),
         docs_url=None,  # FastAPI's own page asks another host: see api/docs
+        openapi_url=None,
         redoc_url=None,
         telemetry=NO_TELEMETRY,
         # From the outside in: everything logged and counted has its id, and its trace if there is one.
@@ -157,8 +160,13 @@ def build_gateway_app(
     app.router.route_class = HandlerRoute
     for api in APIS:
         api.add_routes(app.router, context)
-    add_probe_routes(app.router, readiness, render_metrics)
-    add_docs_routes(app.router)
+    are_metrics_private = has_metrics_port or config.gateway.api_keys_directory is not None
+    add_probe_routes(
+        app.router,
+        None if has_metrics_port else readiness,
+        None if are_metrics_private else render_metrics,
+    )
+    add_docs_routes(app.router, context.keys, app.openapi)
     add_playground_routes(app.router, context)
     add_head_routes(app.router)
     return app

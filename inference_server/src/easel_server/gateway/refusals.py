@@ -42,6 +42,16 @@ def refuse_key(message: str) -> RefusalError:
     return RefusalError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
 
 
+def refuse_private_path(path: str) -> RefusalError:
+    """A path for whoever runs the service, asked for on the port of its clients."""
+    return RefusalError(
+        404,
+        "not_found",
+        f"{path} isn't served on the port of the APIs; it is on the port that --metrics-port names, which in "
+        "Kubernetes is the pod's port `metrics`",
+    )
+
+
 def refuse_link(problem: str) -> RefusalError:
     """A link that gives no right."""
     return RefusalError(

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
+from easel_server.gateway.refusals import refuse_private_path
 from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import ImageStore
 
@@ -113,8 +114,10 @@ class ReadyAnswer(BaseModel):
     message: str
 
 
-def add_probe_routes(router: APIRouter, readiness: Readiness, render_metrics: RenderMetrics) -> None:
-    """The three routes."""
+def add_probe_routes(
+    router: APIRouter, readiness: Readiness | None = None, render_metrics: RenderMetrics | None = None
+) -> None:
+    """/healthz, which says nothing, and what else is given; the rest says where it is."""
 
     async def healthz(request: Request) -> PlainTextResponse:
         """The process is alive. A missing Redis doesn't count: a restart wouldn't bring it back."""
@@ -123,18 +126,28 @@ def add_probe_routes(router: APIRouter, readiness: Readiness, render_metrics: Re
 
     async def readyz(request: Request) -> JSONResponse:
         """Whether work is taken, and if not, why."""
-        del request
+        if readiness is None:
+            raise refuse_private_path(request.url.path)
         state = await readiness.look()
         content = {"ready": state.is_ready, "reason": state.reason, "message": state.message}
         return JSONResponse(content, status_code=200 if state.is_ready else 503)
 
     async def metrics(request: Request) -> Response:
         """Prometheus' text format."""
-        del request
+        if render_metrics is None:
+            raise refuse_private_path(request.url.path)
         return Response(await render_metrics(), media_type=PROMETHEUS_TEXT)
 
     answers: dict[int | str, dict[str, Any]] = {200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}}
     tags: list[str | Enum] = ["Probes"]
     router.add_api_route(names.PATH_HEALTH, healthz, tags=tags, response_class=PlainTextResponse)
-    router.add_api_route(names.PATH_READY, readyz, tags=tags, responses=answers)
-    router.add_api_route(names.PATH_METRICS, metrics, tags=tags, response_class=PlainTextResponse)
+    router.add_api_route(
+        names.PATH_READY, readyz, tags=tags, responses=answers, include_in_schema=readiness is not None
+    )
+    router.add_api_route(
+        names.PATH_METRICS,
+        metrics,
+        tags=tags,
+        response_class=PlainTextResponse,
+        include_in_schema=render_metrics is not None,
+    )

@@ -122,5 +122,7 @@ def trim(body: Json, resource: Resource) -> Json:
         cost = (metadata.pop("annotations", None) or {}).get(names.ANNOTATION_DELETION_COST)
         if cost is not None:
             metadata["annotations"] = {names.ANNOTATION_DELETION_COST: cost}
-        kept["spec"] = {"nodeName": body.get("spec", {}).get("nodeName")}
+        spec = body.get("spec", {})
+        ports = [{"name": each.get("name"), "ports": each.get("ports") or []} for each in spec.get("containers") or ()]
+        kept["spec"] = {"nodeName": spec.get("nodeName"), "containers": ports}
     return kept

@@ -52,7 +52,7 @@ class ScrapeTarget:
     pod_name: str
     component: str  # names.COMPONENT_GATEWAY or names.COMPONENT_WORKER
     address: str  # the pod's IP, v4 or v6
-    port: int = names.HTTP_PORT
+    port: int = names.METRICS_PORT
 
 
 class Scraper:

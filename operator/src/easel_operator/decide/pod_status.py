@@ -34,6 +34,7 @@ class PodStatus:
     name: str
     component: str
     address: str | None
+    metrics_port: int
     is_ready: bool
     is_scheduled: bool
     unschedulable_message: str | None
@@ -61,10 +62,13 @@ def read_pod(pod: Json, now: datetime) -> PodStatus:
     is_unschedulable = (
         scheduled is not None and scheduled["status"] == "False" and scheduled.get("reason") == "Unschedulable"
     )
+    ports = {port.get("name") for each in pod.get("spec", {}).get("containers", ()) for port in each.get("ports", ())}
     return PodStatus(
         name=pod["metadata"]["name"],
         component=pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, ""),
         address=status.get("podIP"),
+        # A pod of an earlier release has its metrics on the port of its APIs.
+        metrics_port=names.METRICS_PORT if names.METRICS_PORT_NAME in ports or not ports else names.HTTP_PORT,
         is_ready=ready is not None and ready["status"] == "True",
         is_scheduled=bool(pod.get("spec", {}).get("nodeName")),
         unschedulable_message=str(scheduled.get("message", "")) if scheduled and is_unschedulable else None,

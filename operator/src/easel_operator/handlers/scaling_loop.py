@@ -275,7 +275,7 @@ class ScalingLoop:
 
 
 def _to_target(pod: PodStatus) -> ScrapeTarget:
-    return ScrapeTarget(pod_name=pod.name, component=pod.component, address=pod.address or "")
+    return ScrapeTarget(pod.name, pod.component, pod.address or "", pod.metrics_port)
 
 
 def _parse_spec(service: Json) -> StableDiffusionServiceSpec | None:

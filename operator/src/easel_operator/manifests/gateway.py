@@ -10,6 +10,7 @@ from easel_operator.manifests.pod import (
     build_bucket_env,
     build_container,
     build_pod_spec,
+    build_port,
     build_secret_env,
     service_account_name,
     to_resources,
@@ -54,6 +55,7 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
         resources=to_resources(gateway.resources),
         start_seconds=START_SECONDS,
     )
+    container["ports"].insert(0, build_port(names.HTTP_PORT_NAME, names.HTTP_PORT))
     container["env"] += build_bucket_env(gateway.results)
     container["lifecycle"] = {"preStop": {"sleep": {"seconds": STOP_DELAY_SECONDS}}}
     pod = build_pod_spec(owner, container, role=names.COMPONENT_GATEWAY, grace_seconds=GRACE_SECONDS)

@@ -34,8 +34,11 @@ def build_container(owner: Owner, *, role: str, image: str, resources: Json, sta
     return {
         "name": names.CONTAINER_NAME,
         "image": image,
-        "args": ["--role", role, "--config", f"{names.CONFIG_DIRECTORY}/{role}.json"],
-        "ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}],
+        "args": [
+            *("--role", role, "--config", f"{names.CONFIG_DIRECTORY}/{role}.json"),
+            *("--metrics-port", str(names.METRICS_PORT)),
+        ],
+        "ports": [build_port(names.METRICS_PORT_NAME, names.METRICS_PORT)],
         "env": [
             {"name": names.ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             build_secret_env(
@@ -101,9 +104,14 @@ def to_resources(requirements: ResourceRequirements) -> Json:
     return {section: amounts for section, amounts in wire.items() if amounts}
 
 
+def build_port(name: str, number: int) -> Json:
+    """A port that a container listens on."""
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
 def _probe(path: str, *, period_seconds: int, failures: int) -> Json:
     return {
-        "httpGet": {"path": path, "port": names.HTTP_PORT_NAME},
+        "httpGet": {"path": path, "port": names.METRICS_PORT_NAME},
         "periodSeconds": period_seconds,
         "timeoutSeconds": 2,
         "failureThreshold": failures,
