@@ -17,8 +17,8 @@ def test_the_links_in_a_webhook_lead_to_the_host_that_was_called_and_open(tmp_pa
     (tmp_path / "alice").write_text("alices-key")
     gateway = GatewayConfig(api_keys_directory=str(tmp_path), webhook=WebhookConfig(allowed_networks=("127.0.0.0/8",)))
     config = ServerConfig(model=ModelConfig(name="any", source="any"), gateway=gateway)
-    environment = {"EASEL_WEBHOOK_SECRET": SECRET}
-    with WebhookReceiver() as receiver, ServerProcess("--engine", "synthetic", config=config, **environment) as server:
+    process = ServerProcess("--engine", "synthetic", config=config, EASEL_WEBHOOK_SECRET=SECRET)
+    with WebhookReceiver() as receiver, process as server:
         server.wait_until_ready()
         body = {"input": {"prompt": "a cat", "num_inference_steps": 1}, "webhook": receiver.url}
         headers = {"Authorization": "Bearer alices-key"}
