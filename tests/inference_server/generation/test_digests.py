@@ -45,6 +45,7 @@ def test_the_same_request_has_the_same_key_whatever_the_order_of_versions() -> N
         {"seed": 8},
         {"images": 2},
         {"image_format": "webp"},
+        {"quality_percent": 50},
         {"sampler": "Euler"},
         {"strength": 0.5},
         {"image_digest": "a"},

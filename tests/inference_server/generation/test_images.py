@@ -2,7 +2,7 @@ import io
 
 import numpy
 import pytest
-from easel_server.generation.encoding import encode
+from easel_server.generation.encoding import encode, read_description
 from easel_server.generation.images import max_result_bytes
 from easel_server.generation.parameters import ImageFormat
 from PIL import Image
@@ -37,3 +37,35 @@ def test_the_reservation_is_not_much_more_than_noise_takes() -> None:
     buffer = io.BytesIO()
     noise(1024, 1024, is_binary=False).save(buffer, "PNG", compress_level=1)
     assert max_result_bytes(parameters) < 1.05 * len(buffer.getvalue())
+
+
+@pytest.mark.parametrize("image_format", [ImageFormat.JPEG, ImageFormat.WEBP])
+def test_no_image_of_the_best_quality_is_larger_than_what_is_reserved_for_it(image_format: ImageFormat) -> None:
+    prompt = "a cat" * 4000
+    parameters = build_parameters(
+        prompt=prompt, width_pixels=512, height_pixels=512, image_format=image_format, quality_percent=100
+    )
+    encoded = encode(noise(512, 512, is_binary=True), image_format, prompt, quality_percent=100)
+    assert len(encoded) <= max_result_bytes(parameters)
+
+
+@pytest.mark.parametrize("image_format", ImageFormat)
+def test_an_image_of_any_format_says_how_it_was_made(image_format: ImageFormat) -> None:
+    text = "a cat 夜 🐈\nNegative prompt: a dog\nSteps: 4, Sampler: Euler a, Seed: 7"
+    with Image.open(io.BytesIO(encode(Image.new("RGB", (64, 64)), image_format, text))) as image:
+        assert read_description(image) == text
+
+
+@pytest.mark.parametrize("image_format", ImageFormat)
+def test_a_text_of_any_length_leaves_the_image_readable(image_format: ImageFormat) -> None:
+    with Image.open(io.BytesIO(encode(Image.new("RGB", (64, 64)), image_format, "夜" * 70_000))) as image:
+        image.load()
+        assert read_description(image).startswith("夜" * 20_000)
+
+
+@pytest.mark.parametrize("image_format", [ImageFormat.JPEG, ImageFormat.WEBP])
+def test_a_lower_quality_makes_a_smaller_image(image_format: ImageFormat) -> None:
+    image = noise(64, 64, is_binary=False)
+    sizes = [len(encode(image, image_format, quality_percent=percent)) for percent in (0, 10, 50, 95, 100)]
+    assert sizes == sorted(set(sizes))
+    assert len(encode(image, image_format)) == sizes[3]

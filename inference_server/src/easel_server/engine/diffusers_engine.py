@@ -93,7 +93,7 @@ class DiffusersEngine:
 
     def _encode(self, image: Any, parameters: GenerationParameters, seed: int, sampler: str) -> bytes:
         text = build_metadata(parameters, {"Sampler": sampler, "Seed": seed, **self._facts})
-        return encode(image, parameters.image_format, text)
+        return encode(image, parameters.image_format, text, quality_percent=parameters.quality_percent)
 
 
 def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:

@@ -31,7 +31,7 @@ MILLISECONDS: Final = 1000
 SHOWN_CHARACTERS: Final = 60  # of the prompt
 LINES_PER_IMAGE: Final = 12  # the letters' size follows from it
 MIN_LETTER_PIXELS: Final = 8
-PLAIN_IMAGES: Final = 32  # sizes and formats that are kept
+PLAIN_IMAGES: Final = 32  # sizes that are kept
 PNG_HEADER_BYTES: Final = 33  # signature and IHDR
 BACKGROUND: Final = (38, 50, 72)
 FOREGROUND: Final = (240, 240, 240)
@@ -102,15 +102,21 @@ def build_labelled(parameters: GenerationParameters, seed: int, facts: Mapping[s
     width, height = parameters.width_pixels, parameters.height_pixels
     lines = [TITLE, parameters.prompt[:SHOWN_CHARACTERS], f"seed {seed}", f"{width}x{height}", facts["Model"]]
     text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
-    return encode(_write(width, height, lines), parameters.image_format, text)
+    image = _write(width, height, lines)
+    return encode(image, parameters.image_format, text, quality_percent=parameters.quality_percent)
 
 
 def look_up_plain(parameters: GenerationParameters, seed: int, facts: Mapping[str, str]) -> bytes:
-    """An image that was encoded before and names its size only; a PNG's text has prompt and seed all the same."""
-    data = _build_plain(parameters.width_pixels, parameters.height_pixels, parameters.image_format)
-    if parameters.image_format is not ImageFormat.PNG:
-        return data
+    """An image that was made before and names its size only, with prompt and seed in its text all the same.
+
+    A PNG was encoded before too; others are encoded anew, as their text goes by more than one place.
+    """
+    width, height = parameters.width_pixels, parameters.height_pixels
     text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
+    if parameters.image_format is not ImageFormat.PNG:
+        plain, quality = _write_plain(width, height), parameters.quality_percent
+        return encode(plain, parameters.image_format, text, quality_percent=quality)
+    data = _build_plain(width, height)
     # An uncompressed iTXt chunk: https://www.w3.org/TR/png-3/#11iTXt.
     body = b"iTXt" + PNG_KEY.encode() + b"\0\0\0\0\0" + text.encode()
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
@@ -129,8 +135,12 @@ def build_previews(batch: Sequence[GenerationParameters], steps_done: int) -> li
 
 
 @lru_cache(maxsize=PLAIN_IMAGES)
-def _build_plain(width: int, height: int, image_format: ImageFormat) -> bytes:
-    return encode(_write(width, height, [TITLE, f"{width}x{height}"]), image_format)
+def _build_plain(width: int, height: int) -> bytes:
+    return encode(_write_plain(width, height), ImageFormat.PNG)
+
+
+def _write_plain(width: int, height: int) -> Image.Image:
+    return _write(width, height, [TITLE, f"{width}x{height}"])
 
 
 def _write(width: int, height: int, lines: list[str]) -> Image.Image:

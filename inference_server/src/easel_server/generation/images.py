@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from easel_server.generation.parameters import GenerationParameters, ImageFormat
+from easel_server.generation.parameters import DEFAULT_QUALITY_PERCENT, GenerationParameters, ImageFormat
 
 MEDIA_TYPES: Final = {
     ImageFormat.PNG: "image/png",
@@ -11,10 +11,12 @@ MEDIA_TYPES: Final = {
     ImageFormat.WEBP: "image/webp",
 }
 # Of pure noise, which shrinks least: PNG takes its three bytes a pixel, JPEG up to 1.57 and WebP up to 1.24 at the
-# quality that images are written with (tests/inference_server/generation/test_images.py measures it).
+# quality that images are written with by default, and JPEG up to 2.32 at the highest
+# (tests/inference_server/generation/test_images.py measures it).
 MAX_BYTES_PER_PIXEL: Final = {ImageFormat.PNG: 3.0, ImageFormat.JPEG: 2.0, ImageFormat.WEBP: 2.0}
+BEST_JPEG_BYTES_PER_PIXEL: Final = 2.5
 FORMAT_SHARE: Final = 0.02  # what a format adds to the pixels: filters, blocks
-HEADER_BYTES: Final = 4096  # headers, and the parameters in a PNG's text besides the prompts
+HEADER_BYTES: Final = 4096  # headers, and the parameters in an image's text besides the prompts
 
 MAX_PREVIEW_BYTES: Final = 3 * 512 * 512 + HEADER_BYTES  # a PNG of 512 pixels a side, the most that previews have
 
@@ -32,6 +34,10 @@ class ImageReference:
 def max_result_bytes(parameters: GenerationParameters) -> int:
     """The most that a request's images can take together, encoded."""
     pixels = parameters.width_pixels * parameters.height_pixels
-    text = len((parameters.prompt + parameters.negative_prompt).encode())
-    one = pixels * MAX_BYTES_PER_PIXEL[parameters.image_format] * (1 + FORMAT_SHARE) + text + HEADER_BYTES
+    prompts = parameters.prompt + parameters.negative_prompt
+    text = max(len(prompts.encode()), len(prompts.encode("utf-16-be")))
+    bytes_per_pixel = MAX_BYTES_PER_PIXEL[parameters.image_format]
+    if parameters.image_format is ImageFormat.JPEG and (parameters.quality_percent or 0) > DEFAULT_QUALITY_PERCENT:
+        bytes_per_pixel = BEST_JPEG_BYTES_PER_PIXEL
+    one = pixels * bytes_per_pixel * (1 + FORMAT_SHARE) + text + HEADER_BYTES
     return parameters.images * round(one)

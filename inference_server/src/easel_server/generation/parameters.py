@@ -23,6 +23,7 @@ SIDE_STEP_PIXELS: Final = 8  # the latent of every Stable Diffusion model is an 
 MIN_SIDE_PIXELS: Final = 64
 MAX_GUIDANCE_SCALE: Final = 100.0
 SEED_BOUND: Final = 2**63
+DEFAULT_QUALITY_PERCENT: Final = 95  # of JPEG and WebP; PNG loses nothing
 CHOSEN_SEED_BYTES: Final = 4  # as most tools do: a seed that people can copy by hand
 
 
@@ -51,6 +52,7 @@ class GenerationParameters(Model):
     seed: int = Field(ge=0, lt=SEED_BOUND)
     images: int = Field(default=1, ge=1)
     image_format: ImageFormat = ImageFormat.PNG
+    quality_percent: int | None = Field(default=None, ge=0, le=100)  # of a format that has one; None: the default
     sampler: str | None = None  # a name of ``samplers.py``; None: the model's own
     task: Task = Task.TEXT_TO_IMAGE
     image_digest: str | None = None  # the image to begin with: RGB
@@ -254,6 +256,11 @@ PARAMETERS: Final = (
         check=lambda images, _, context: _check_range(images, 1, context.limits.max_images),
     ),
     Parameter("image_format", default=lambda _, __: ImageFormat.PNG),
+    Parameter(
+        "quality_percent",
+        default=lambda _, __: None,
+        check=lambda percent, _, __: None if percent is None else _check_range(percent, 0, 100),
+    ),
     Parameter("image_digest", default=lambda _, context: context.digests.get("image")),
     Parameter("mask_digest", default=lambda _, context: context.digests.get("mask")),
     Parameter(
@@ -276,6 +283,8 @@ def fill_in(given: Values, context: FillContext) -> GenerationParameters:
     for row in PARAMETERS:
         values[row.name] = given[row.name] if row.name in given else row.default(values, context)
     faults = tuple(_find_faults(values, context))
+    if values["image_format"] is ImageFormat.PNG or values["quality_percent"] == DEFAULT_QUALITY_PERCENT:
+        values["quality_percent"] = None  # what makes no difference is the same request
     if faults:
         raise InvalidParametersError(faults)
     return GenerationParameters(**values)

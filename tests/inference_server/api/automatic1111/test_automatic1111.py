@@ -232,6 +232,40 @@ def test_an_image_says_how_it_was_made(api):
     assert api.png_info(generated).info.startswith("a described cat\nSteps: 2, Sampler: Euler a")
 
 
+def read_info(api: WebUIApi, image: str) -> str:
+    """As it came: the package itself would make a PNG of it."""
+    return str(api.session.post(f"{api.baseurl}/png-info", json={"image": image}).json()["info"])
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpg", "webp"])
+def test_the_answer_says_of_each_image_what_the_image_says_of_itself(api, image_format):
+    settings = {"samples_format": image_format}
+    result = api.txt2img(prompt="a described cat", seed=5, batch_size=2, override_settings=settings, **SMALL)
+    written = [read_info(api, image) for image in result.json["images"]]
+    assert result.info["infotexts"] == written
+    assert [f"Seed: {seed}" in text for seed, text in zip((5, 6), written, strict=True)] == [True, True]
+    assert "Engine: synthetic, no model" in written[0]
+
+
+def test_a_part_that_was_pasted_back_says_how_it_was_made(api):
+    mask = Image.new("L", (64, 64), 255)
+    settings = {"samples_format": "jpg"}
+    result = api.img2img(images=[halves()], mask_image=mask, prompt="a patch", override_settings=settings, **SMALL)
+    assert read_info(api, result.json["images"][0]).startswith("a patch\n")
+
+
+def test_a_jpegs_quality_is_an_option_as_it_is_there(api):
+    def generate(quality: object) -> int:
+        settings = {"samples_format": "jpg", "jpeg_quality": quality}
+        body = {"prompt": "a cat", "seed": 5, "width": 256, "height": 256, "override_settings": settings}
+        return len(base64.b64decode(api.session.post(f"{api.baseurl}/txt2img", json=body).json()["images"][0]))
+
+    assert generate(10) < generate("60") < generate(95.0)
+    with pytest.raises(RuntimeError) as caught:
+        api.txt2img(prompt="a cat", override_settings={"jpeg_quality": 101}, **SMALL)
+    assert "override_settings.jpeg_quality: is 101, allowed are 0 to 100" in caught.value.args[1]
+
+
 @pytest.fixture
 def stand_in_api(gateway) -> Iterator[WebUIApi]:
     with connected(gateway) as api:

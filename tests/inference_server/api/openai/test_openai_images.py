@@ -234,3 +234,26 @@ def test_requests_are_served_side_by_side(gateway):
     for thread in threads:
         thread.join(timeout=20)
     assert answers == [200] * 8
+
+
+def test_a_jpeg_is_compressed_as_asked_and_cached_by_how(client, gateway):
+    def parameters_of(**fields: object) -> tuple[object, str]:
+        body = {"prompt": "a compressed cat", "seed": 5, "output_format": "jpeg", **fields}
+        answer = client.post("/v1/images/generations", json=body)
+        assert answer.status_code == 200, answer.text
+        return gateway.worker.claims[-1].job.parameters.quality_percent, answer.headers["X-Cache"]
+
+    assert parameters_of(output_compression=40) == (40, "miss")
+    assert parameters_of(output_compression=40) == (40, "hit")
+    assert parameters_of(output_compression=41) == (41, "miss")
+    assert parameters_of() == (None, "miss")
+    assert parameters_of(output_compression=95) == (None, "hit"), "the default is the default"
+    refused = client.post("/v1/images/generations", json={"prompt": "a cat", "output_compression": 101})
+    assert refused.json()["error"]["param"] == "output_compression"
+
+
+def test_a_png_loses_nothing_however_it_is_to_be_compressed(client):
+    body = {"prompt": "an uncompressed cat", "seed": 5}
+    assert client.post("/v1/images/generations", json=body).headers["X-Cache"] == "miss"
+    again = client.post("/v1/images/generations", json={**body, "output_compression": 40})
+    assert again.headers["X-Cache"] == "hit"

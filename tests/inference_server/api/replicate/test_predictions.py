@@ -245,3 +245,13 @@ def test_a_priority_is_bounded_by_the_keys(tmp_path):
         refused = ask("bobs-secret-key", priority="Normal")
         assert refused.status_code == 422
         assert refused.json()["detail"] == "priority: is Normal, allowed for this API key are Low"
+
+
+def test_a_jpeg_may_be_called_jpg_and_has_a_quality(client, gateway):
+    """As Replicate's own models call it."""
+    given = {"prompt": "a jpg of a cat", "output_format": "jpg", "output_quality": 40}
+    answer = client.post("/v1/predictions", json={"input": given}, headers={"Prefer": "wait=10"})
+    assert answer.status_code == 201, answer.text
+    parameters = gateway.worker.claims[-1].job.parameters
+    assert (parameters.image_format, parameters.quality_percent) == ("jpeg", 40)
+    assert answer.json()["input"]["output_quality"] == 40

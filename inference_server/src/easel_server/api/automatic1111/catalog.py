@@ -17,7 +17,7 @@ from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import describe_body
 from easel_server.gateway.input_images import decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field, refuse_fields, refuse_unknown_model, refuse_unoffered
-from easel_server.generation.encoding import PNG_KEY
+from easel_server.generation.encoding import PNG_KEY, read_description
 from easel_server.generation.messages import truncate_repr
 from easel_server.transport.bodies import read_body
 
@@ -190,7 +190,7 @@ class CatalogHandlers:
         return JSONResponse(list_schedulers())
 
     async def png_info(self, request: Request) -> JSONResponse:
-        """What a PNG says of how it was made."""
+        """What an image says of how it was made."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         limits = self._context.limits
         body = await read_body(request, PngInfoBody, limit_bytes=limits.max_body_bytes)
@@ -222,4 +222,5 @@ def read_png_info(image: str, *, max_pixels: int) -> dict[str, Any]:
     """The answer of png-info. Takes time: run it in ``Decoders``. Raises RefusalError."""
     decoded = decode_image("image", decode_base64("image", image, is_prefix_needed=False), max_pixels=max_pixels)
     texts = {str(key): str(value) for key, value in decoded.info.items() if isinstance(value, str)}
-    return {"info": texts.pop(PNG_KEY, ""), "items": texts, "parameters": {}}
+    texts.pop(PNG_KEY, None)
+    return {"info": read_description(decoded), "items": texts, "parameters": {}}

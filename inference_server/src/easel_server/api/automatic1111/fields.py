@@ -27,12 +27,13 @@ from easel_server.api.automatic1111.harmless import (
 from easel_server.api.automatic1111.samplers import choose_sampler, split_sampler
 from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
+from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import ImageFormat
 
 RANDOM_SEED: Final = -1
 DEFAULT_STRENGTH: Final = 0.75
 FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
-OWN_SETTINGS: Final = ("sd_model_checkpoint", "samples_format")
+OWN_SETTINGS: Final = ("sd_model_checkpoint", "samples_format", "jpeg_quality")
 
 
 def _describe_accepted(known: Mapping[str, Harmless], inert: frozenset[str]) -> Callable[[dict[str, Any]], None]:
@@ -56,6 +57,7 @@ class GenerationBody(ApiBody):
         "images": "batch_size * n_iter",
         "sampler": "sampler_name",
         "image_format": "override_settings.samples_format",
+        "quality_percent": "override_settings.jpeg_quality",
         "image_digest": "init_images",
         "mask_digest": "mask",
         "strength": "denoising_strength",
@@ -78,7 +80,7 @@ class GenerationBody(ApiBody):
     width: Annotated[WireInteger | None, MapsTo("width_pixels")] = None
     height: Annotated[WireInteger | None, MapsTo("height_pixels")] = None
     override_settings: dict[str, JsonValue] | None = Field(
-        default=None, description="Settings for this request: sd_model_checkpoint, samples_format."
+        default=None, description="Settings for this request: sd_model_checkpoint, samples_format, jpeg_quality."
     )
     send_images: bool | None = None
     alwayson_scripts: JsonValue = Field(default=None, description="Scripts that are switched off.")
@@ -138,14 +140,23 @@ class GenerationBody(ApiBody):
         return split_sampler(self.sampler_name or self.sampler_index or "")[0]
 
     def given(self) -> dict[str, Any]:
-        """As of any body, and what several fields make together. Raises RefusalError for an unknown format."""
+        """As of any body, and what several fields make together. Raises RefusalError for a format or quality."""
         images = _or(self.batch_size, 1) * _or(self.n_iter, 1)
-        return super().given() | {"images": images, "image_format": self._read_format()}
+        quality = {} if (percent := self._read_quality()) is None else {"quality_percent": percent}
+        return super().given() | {"images": images, "image_format": self._read_format(), **quality}
 
     def given_for(self, samplers: Sequence[str]) -> dict[str, Any]:
         """What the client said, the sampler by the name of one that the model offers. Raises RefusalError."""
         sampler = choose_sampler(self.sampler_name or self.sampler_index, self.scheduler, samplers)
         return self.given() | ({} if sampler is None else {"sampler": sampler})
+
+    def _read_quality(self) -> int | None:
+        written = self.settings.get("jpeg_quality")
+        try:
+            return None if written is None or written == "" else int(float(written))  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            message = f"is {truncate_repr(written)}, allowed are 0 to 100"
+            raise refuse_field("override_settings.jpeg_quality", message) from None
 
     def _read_format(self) -> ImageFormat:
         written = str(self.settings.get("samples_format") or "png")

@@ -1,13 +1,17 @@
 """What clients of AUTOMATIC1111 get. Pure."""
 
 import base64
+import io
 import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from PIL import Image, UnidentifiedImageError
+
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody
 from easel_server.api.automatic1111.samplers import split_sampler
 from easel_server.gateway.queue_estimate import Progress
+from easel_server.generation.encoding import read_description
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.parameters import GenerationParameters, build_metadata
 
@@ -22,7 +26,7 @@ def build_result(body: GenerationBody, job: Job, images: Sequence[bytes], *, mod
     return {
         "images": [base64.b64encode(image).decode("ascii") for image in images] if is_sent else [],
         "parameters": _build_parameters(body),
-        "info": json.dumps(_build_info(job, model), ensure_ascii=False),
+        "info": json.dumps(_build_info(job, images, model), ensure_ascii=False),
     }
 
 
@@ -34,11 +38,12 @@ def _build_parameters(body: GenerationBody) -> dict[str, Any]:
     return body.model_dump(mode="json", exclude=hidden) | dict.fromkeys(hidden)
 
 
-def _build_info(job: Job, model: str) -> dict[str, Any]:
+def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]:
     parameters = job.parameters
     sampler = split_sampler(parameters.sampler)[0] if parameters.sampler else None
     seeds = [parameters.seed + index for index in range(parameters.images)]
-    texts = [build_infotext(parameters, seed, model) for seed in seeds]
+    written = [_read_infotext(image) for image in images] or [""] * len(seeds)
+    texts = [text or build_infotext(parameters, seed, model) for text, seed in zip(written, seeds, strict=False)]
     return {
         "prompt": parameters.prompt,
         "all_prompts": [parameters.prompt] * parameters.images,
@@ -76,8 +81,17 @@ def _build_info(job: Job, model: str) -> dict[str, Any]:
     }
 
 
+def _read_infotext(image: bytes) -> str:
+    """What is written in an image; empty for one that says nothing. Only its header is read, by which it is found."""
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return read_description(opened)
+    except UnidentifiedImageError:
+        return ""
+
+
 def build_infotext(parameters: GenerationParameters, seed: int, model: str) -> str:
-    """An image's parameters in a text, as tools for AUTOMATIC1111's images read it."""
+    """An image's parameters in a text, as tools for AUTOMATIC1111's images read it, of an image that doesn't say."""
     facts: dict[str, object] = {"Seed": seed, "Model": model}
     if parameters.sampler:
         facts["Sampler"], facts["Schedule type"] = split_sampler(parameters.sampler)

@@ -142,9 +142,8 @@ class Automatic1111Handlers:
         generated = await self._generate(request, customer, body, inputs)
         images = generated.images
         if images and is_part_generated(body):
-            size = (inputs.width_pixels, inputs.height_pixels)
-            image_format = generated.job.parameters.image_format
-            images = await context.decoders.run(partial(paste_back, body, images, size, image_format, context.limits))
+            parameters = generated.job.parameters
+            images = await context.decoders.run(partial(paste_back, body, images, parameters, context.limits))
         return self._answer(body, generated, images)
 
     async def progress(self, request: Request) -> JSONResponse:

@@ -42,6 +42,9 @@ class ImagesBody(ApiBody):
     size: str | None = Field(default=None, description='"WIDTHxHEIGHT" in pixels, or "auto".')
     response_format: ResponseFormat | None = None
     output_format: Annotated[ImageFormat | None, MapsTo("image_format")] = None
+    output_compression: Annotated[WireInteger | None, MapsTo("quality_percent")] = Field(
+        default=None, description="Quality of jpeg and webp in percent: 0 to 100. Without effect on png."
+    )
     stream: bool | None = Field(default=None, description="Answer with server-sent events.")
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = Field(
         default=None, description="Unfinished images in a stream."
@@ -52,7 +55,6 @@ class ImagesBody(ApiBody):
     user: str | None = None
     safety_identifier: str | None = None
     moderation: str | None = None
-    output_compression: WireInteger | None = None
     # Accepted in the values that describe what this service does.
     background: Literal["auto", "opaque"] | None = None
     # Extensions.

@@ -39,11 +39,16 @@ SCHEDULERS: Final[Mapping[str, str]] = {
     "KarrasDPM": "DPM++ 2M Karras",
 }
 
+OutputFormat = Literal["png", "jpg", "jpeg", "webp"]  # Replicate's own models say jpg
 Previews = Annotated[int, Field(ge=0, le=MAX_PREVIEWS)]
 
 
 def _to_sampler(scheduler: str) -> str | None:
     return SCHEDULERS.get(scheduler, scheduler) or None
+
+
+def _to_image_format(written: str) -> ImageFormat:
+    return ImageFormat.JPEG if written == "jpg" else ImageFormat(written)
 
 
 class PredictionInput(ApiBody):
@@ -59,7 +64,10 @@ class PredictionInput(ApiBody):
     num_inference_steps: Annotated[WireInteger | None, MapsTo("steps")] = None
     guidance_scale: Annotated[WireNumber | None, MapsTo("guidance_scale")] = None
     seed: Annotated[WireInteger | None, MapsTo("seed")] = None
-    output_format: Annotated[ImageFormat | None, MapsTo("image_format")] = None
+    output_format: Annotated[OutputFormat | None, MapsTo("image_format", convert=_to_image_format)] = None
+    output_quality: Annotated[WireInteger | None, MapsTo("quality_percent")] = Field(
+        default=None, description="Of jpg and webp, in percent: 0 to 100. Without effect on png."
+    )
     scheduler: Annotated[str | None, MapsTo("sampler", convert=_to_sampler)] = Field(
         default=None, description="A sampler's name, AUTOMATIC1111's or Replicate's."
     )
