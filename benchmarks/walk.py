@@ -38,6 +38,7 @@ from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.handlers.reconciler import Reconciler
+from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
@@ -332,6 +333,7 @@ async def walk_reconcile(tracer: Tracer) -> Walk:
         client=api,
         writer=ClusterWriter(api, children, pod_name="operator-a", clock=clock),
         services=services,
+        references=ReferenceLookups(api, on_change=queue.add, monotonic=time.monotonic),
         children=children,
         shared=SharedState(CAPABLE),
         queue=queue,
@@ -341,7 +343,9 @@ async def walk_reconcile(tracer: Tracer) -> Walk:
 
     async def reconcile(name: str) -> None:
         services.put(_store_service(api, name))
-        key = await queue.get()
+        # Children that were just written are news of the service before.
+        while (key := await queue.get()).name != name:
+            queue.done(key)
         await reconciler.reconcile(key)
         queue.done(key)
 

@@ -47,6 +47,7 @@ def _metadata(service: str, name: str, component: str, now: datetime | None = No
 
 def _deployment(service: str) -> Json:
     metadata = _metadata(service, names.worker_name(service), names.COMPONENT_WORKER)
+    metadata["ownerReferences"] = [{"kind": names.KIND, "name": service, "uid": service, "controller": True}]
     counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), WORKERS)
     return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": WORKERS}, "status": counts}
 
@@ -60,9 +61,12 @@ def _autoscaler(service: str) -> Json:
 def _pod(service: str, component: str, number: int, address: str, now: datetime) -> Json:
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": now.isoformat()}
     server = {"name": names.CONTAINER_NAME, "ready": True, "restartCount": 0, "state": {"running": {}}}
+    metadata = _metadata(service, f"{service}-{component}-{number}", component, now)
+    metadata["labels"][names.LABEL_TEMPLATE_HASH] = "7d4b9"
+    metadata["ownerReferences"] = [{"kind": "ReplicaSet", "name": f"{service}-{component}-7d4b9"}]
     return {
         "kind": "Pod",
-        "metadata": _metadata(service, f"{service}-{component}-{number}", component, now),
+        "metadata": metadata,
         "spec": {"nodeName": "node-a"},
         "status": {
             "phase": "Running",

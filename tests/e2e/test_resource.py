@@ -44,7 +44,7 @@ def test_a_change_reaches_the_pods_and_a_gateway_change_leaves_the_gpu_pods_alon
         "new gateway pods",
         60,
     )
-    services.wait_for(name, "Progressing", "False", "Complete")
+    services.wait_for(name, "Progressing", "True", "Complete")
     assert [pod["metadata"]["uid"] for pod in services.pods(name, "worker")] == workers
     with (
         forwarded(services.cluster, name) as url,
@@ -163,7 +163,7 @@ def test_a_child_that_is_someone_elses_is_not_taken_over(services: Services) -> 
 def test_a_restarted_operator_writes_nothing(services: Services) -> None:
     name = services.apply(tiny("steady", replicas=1, scaling=None))
     services.wait_for(name, "ModelLoaded", "True")
-    services.wait_for(name, "Progressing", "False", "Complete")
+    services.wait_for(name, "Progressing", "True", "Complete")
 
     def versions() -> dict[str, str]:
         kinds = "deployments,services,configmaps,secrets,serviceaccounts"

@@ -21,6 +21,7 @@ class FakeApi(KubernetesClient):
     def __init__(self, fault: Fault = lambda _method, _path: None) -> None:
         self.objects: dict[str, Json] = {}
         self.requests: list[tuple[str, str]] = []
+        self.bodies: dict[str, Any] = {}  # last one that was sent, by path
         self.fault = fault
         self.watches: list[asyncio.Queue[Json | Exception | None]] = []
         self._versions = count(1)
@@ -38,8 +39,11 @@ class FakeApi(KubernetesClient):
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Json:
         self.requests.append((method, path))
+        if body is not None:
+            self.bodies[path] = body
         error = self.fault(method, path)
         if error is not None:
             raise error
@@ -50,11 +54,17 @@ class FakeApi(KubernetesClient):
         if method == "POST":
             return self._create(path, body)
         if content_type == "application/apply-patch+yaml":
-            kept = {key: value for key, value in self.objects.get(path, {}).items() if key == "status"}
-            return self.store(path, {**body, **kept})
+            return self._apply(path, body)
         if method == "PATCH":
             return self._merge(path, body)
         return self._answer_known(method, path, body)
+
+    def _apply(self, path: str, body: Json) -> Json:
+        """Replace all but the status; another spec is another generation."""
+        known = self.objects.get(path, {})
+        generation = known.get("metadata", {}).get("generation", 0) + (known.get("spec") != body.get("spec"))
+        kept = {key: value for key, value in known.items() if key == "status"}
+        return self.store(path, {**body, **kept, "metadata": {**body["metadata"], "generation": generation}})
 
     def _answer_known(self, method: str, path: str, body: Any) -> Json:
         if path not in self.objects:

@@ -58,7 +58,12 @@ def build_pod(component: str, name: str = "", *, is_ready: bool = True, **change
         "metadata": {
             "namespace": OWNER.namespace,
             "name": name or f"{OWNER.name}-{component}-a",
-            "labels": {names.LABEL_SERVICE: OWNER.name, names.LABEL_COMPONENT: component},
+            "labels": {
+                names.LABEL_SERVICE: OWNER.name,
+                names.LABEL_COMPONENT: component,
+                names.LABEL_TEMPLATE_HASH: "7d4b9",
+            },
+            "ownerReferences": [{"kind": "ReplicaSet", "name": f"{OWNER.name}-{component}-7d4b9", "controller": True}],
         },
         "spec": {"nodeName": "node-a"},
         "status": {**status, **changes},

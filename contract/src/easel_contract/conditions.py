@@ -23,10 +23,13 @@ class ConditionType(StrEnum):
     """What a condition speaks of."""
 
     READY = "Ready"  # clients get images from status.url
-    PROGRESSING = "Progressing"  # the pods are moving towards the spec
+    PROGRESSING = "Progressing"  # as a Deployment's: the pods follow the spec, or already do; False: they can't
     MODEL_LOADED = "ModelLoaded"  # some worker holds the model
     SCALING_ACTIVE = "ScalingActive"  # the number of workers follows the work
-    CAPACITY_AVAILABLE = "CapacityAvailable"  # the cluster has room for the workers that are wanted
+    CAPACITY_AVAILABLE = "CapacityAvailable"  # the cluster takes the pods that are wanted
+    # What kstatus reads (Flux, Helm, kpt): True only while something is up.
+    RECONCILING = "Reconciling"  # the pods don't follow the newest spec yet
+    STALLED = "Stalled"  # they won't until somebody acts
 
 
 class ConditionStatus(StrEnum):
@@ -44,6 +47,9 @@ class Reason(StrEnum):
     # Ready
     AVAILABLE = "Available"
     SCALED_TO_ZERO = "ScaledToZero"
+    WAKING = "Waking"  # asleep until requests came; a worker is on its way to them
+    DEGRADED = "Degraded"  # clients get images, from fewer pods than the spec asks for
+    SERVING_PREVIOUS_REVISION = "ServingPreviousRevision"  # clients get images, and the new pods can't start
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     WORKERS_UNAVAILABLE = "WorkersUnavailable"
     REDIS_UNAVAILABLE = "RedisUnavailable"
@@ -52,6 +58,7 @@ class Reason(StrEnum):
     CHILD_CONFLICT = "ChildConflict"  # a child's name is taken by an object that isn't ours
     APPLY_FAILED = "ApplyFailed"
     OPERATOR_FAULT = "OperatorFault"  # the operator couldn't work on the service for a fault of its own
+    REFERENCE_MISSING = "ReferenceMissing"  # a Secret or PersistentVolumeClaim that the spec names doesn't exist
     # Progressing
     ROLLING_OUT = "RollingOut"
     COMPLETE = "Complete"
@@ -71,7 +78,15 @@ class Reason(StrEnum):
     RECOMMENDING = "Recommending"  # decisions are reported and not carried out
     # CapacityAvailable
     SUFFICIENT = "Sufficient"
-    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"  # the nodes that fit are full
+    NO_MATCHING_NODE = "NoMatchingNode"  # taints, selectors and cordons leave no node
+    VOLUME_UNAVAILABLE = "VolumeUnavailable"  # a pod's volume doesn't exist, isn't bound, or lies elsewhere
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    RESOURCES_MISSING = "ResourcesMissing"  # a ResourceQuota asks for requests or limits that the spec doesn't give
+    LIMIT_RANGE_VIOLATED = "LimitRangeViolated"
+    POD_SECURITY_VIOLATED = "PodSecurityViolated"
+    ADMISSION_DENIED = "AdmissionDenied"  # by a webhook or a policy of the cluster
+    PODS_REFUSED = "PodsRefused"  # for another reason, which the message quotes
 
 
 def shorten(text: str, max_bytes: int) -> str:

@@ -25,7 +25,11 @@ COMPONENT_WORKER: Final = "worker"
 
 # On pod templates: a change of the rendered configuration changes the hash, which rolls the pods.
 ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
+# On pods: the template that they were made of, and the model of its spec, as JSON.
+ANNOTATION_REVISION: Final = "easel.dev/revision"
+ANNOTATION_MODEL: Final = "easel.dev/model"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
+LABEL_TEMPLATE_HASH: Final = "pod-template-hash"  # the Deployment controller names a ReplicaSet by it
 
 # On a service: it goes once its waiters are answered and its keys in Redis are deleted.
 FINALIZER: Final = f"{API_GROUP}/cleanup"

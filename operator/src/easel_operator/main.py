@@ -30,6 +30,7 @@ from easel_operator.handlers.cleanup import Cleanup
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
 from easel_operator.handlers.loop_guard import LoopGuard
 from easel_operator.handlers.reconciler import Reconciler
+from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
@@ -112,6 +113,7 @@ class Operator:
         self._queue = WorkQueue()
         self._services = ServiceStore(on_change=self._queue.add)
         self._children = ObjectStore(on_change=self._queue.add)
+        self._references = ReferenceLookups(self._client, on_change=self._queue.add, monotonic=time.monotonic)
         self._has_listed = asyncio.Event()
         self._informers = self._build_informers()
         self._writer = ClusterWriter(client, self._children, pod_name=config.pod_name, clock=now)
@@ -166,6 +168,7 @@ class Operator:
             client=self._client,
             writer=self._writer,
             services=self._services,
+            references=self._references,
             children=self._children,
             shared=self._shared,
             queue=self._queue,
@@ -214,6 +217,7 @@ class Operator:
             "external metrics API": self._serve_metrics_api,
             "probe": self._probe_now_and_then,
             "reconciler": self._reconcile,
+            "references": self._references.run,
             "scaling loop": self._scale,
             "cleanup": self._clean_up,
         }

@@ -61,6 +61,7 @@ LEASES: Final = Resource("Lease", "coordination.k8s.io/v1", "leases")
 API_SERVICES: Final = Resource("APIService", "apiregistration.k8s.io/v1", "apiservices")
 CONFIG_MAPS: Final = Resource("ConfigMap", "v1", "configmaps")
 SECRETS: Final = Resource("Secret", "v1", "secrets")
+PERSISTENT_VOLUME_CLAIMS: Final = Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
 DEPLOYMENTS: Final = Resource("Deployment", "apps/v1", "deployments")
 HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
 

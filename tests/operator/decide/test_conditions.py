@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from easel_contract import names
+from easel_contract.conditions import Reason
 from easel_operator.decide.reconcile import decide
 from easel_operator.decide.snapshot import ApplyFailure, Capabilities, ReconcilePlan, ScrapeReport, Snapshot
 from easel_operator.objects import Json, ObjectKey
@@ -110,7 +111,12 @@ NOT_OURS = Capabilities(
 NO_ZERO = Capabilities(
     is_metrics_api_ours=True, metrics_api_note="", is_scale_to_zero_supported=False, is_tolerance_supported=True
 )
-CONFLICT = ApplyFailure(ObjectKey("Service", "studio", "painter"), "ChildConflict", "Service studio/painter exists")  # type: ignore[arg-type] # a StrEnum's value
+CONFLICT = ApplyFailure(
+    ObjectKey("Service", "studio", "painter"), Reason.CHILD_CONFLICT, "Service studio/painter exists"
+)
+REFUSED = ApplyFailure(
+    ObjectKey("Deployment", "studio", "painter-worker"), Reason.APPLY_FAILED, "The API server says: exceeded quota"
+)
 
 # situation → (snapshot, condition, status, reason, part of the message)
 CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
@@ -162,8 +168,8 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         lambda: build_running(ASLEEP, GATEWAY, LOADING),
         "Ready",
         "True",
-        "ScaledToZero",
-        "waits in the queue",
+        "Waking",
+        "Requests wait for the first worker since",
     ),
     "the first worker can't be scheduled": (
         lambda: build_running(ASLEEP, GATEWAY, build_unschedulable_pod("w-0")),
@@ -182,9 +188,9 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
     "the model can't be loaded": (
         lambda: build_running(DEFAULT, GATEWAY, WORKER, crashed(78, "sdxl-turbo: no such repository")),
         "Ready",
-        "False",
-        "ModelLoadFailed",
-        "sdxl-turbo: no such repository; correct spec.model",
+        "True",
+        "Degraded",
+        "1 of 1 worker pods are ready. Pod painter-worker-a can't load the model: sdxl-turbo: no such repository",
     ),
     "the model can't be loaded, and the model": (
         lambda: build_running(DEFAULT, GATEWAY, crashed(78, "401")),
@@ -196,8 +202,8 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
     "a worker crashes": (
         lambda: build_running(DEFAULT, GATEWAY, WORKER, crashed(139)),
         "Ready",
-        "False",
-        "CrashLoop",
+        "True",
+        "Degraded",
         "exit code 139",
     ),
     "a worker was killed once and starts again": (
@@ -231,8 +237,8 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
     "a worker crashes some time after each start": (
         lambda: build_running(DEFAULT, GATEWAY, crashes_later()),
         "Ready",
-        "False",
-        "CrashLoop",
+        "True",
+        "Degraded",
         "exit code 139",
     ),
     "a worker runs out of memory": (
@@ -277,11 +283,25 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "ChildConflict",
         "exists",
     ),
+    "a change is refused while the pods serve": (
+        lambda: build_running(DEFAULT, GATEWAY, WORKER, failures=(REFUSED,)),
+        "Ready",
+        "True",
+        "ServingPreviousRevision",
+        "The API server says: exceeded quota",
+    ),
+    "a change is refused while the pods serve, and progress": (
+        lambda: build_running(DEFAULT, GATEWAY, WORKER, failures=(REFUSED,)),
+        "Stalled",
+        "True",
+        "ApplyFailed",
+        "The API server says: exceeded quota",
+    ),
     "pods are being replaced": (build_snapshot, "Progressing", "True", "RollingOut", "all"),
     "all pods are there": (
         lambda: build_running(DEFAULT, GATEWAY, WORKER),
         "Progressing",
-        "False",
+        "True",
         "Complete",
         "spec asks for",
     ),
@@ -390,7 +410,15 @@ def test_every_condition_is_written_on_first_sight(situation: str) -> None:
     plan = decide(CASES[situation][0]())
     assert plan.status_patch is not None
     kinds = [condition["type"] for condition in plan.status_patch["status"]["conditions"]]
-    assert kinds == ["Ready", "Progressing", "ModelLoaded", "ScalingActive", "CapacityAvailable"]
+    assert kinds == [
+        "Ready",
+        "Progressing",
+        "ModelLoaded",
+        "ScalingActive",
+        "CapacityAvailable",
+        "Reconciling",
+        "Stalled",
+    ]
 
 
 def find(plan: ReconcilePlan, kind: str) -> Json:

@@ -125,10 +125,18 @@ def test_an_invalid_spec_is_reported_and_nothing_else_is_touched() -> None:
     assert (plan.applies, plan.deletes) == ((), ())
     assert plan.status_patch is not None
     by_kind = {condition["type"]: condition for condition in plan.status_patch["status"]["conditions"]}
-    assert by_kind["Ready"]["reason"] == "InvalidSpec"
+    assert (by_kind["Ready"]["status"], by_kind["Ready"]["reason"]) == ("True", "ServingPreviousRevision")
+    assert (by_kind["Stalled"]["status"], by_kind["Stalled"]["reason"]) == ("True", "InvalidSpec")
     assert "spec.replicas: Input should be greater than or equal to 0 (value seen: -1)" in by_kind["Ready"]["message"]
     assert by_kind["ModelLoaded"]["reason"] == "Loaded"
     assert [event.reason for event in plan.events] == ["InvalidSpec"]
+
+
+def test_a_service_that_never_ran_and_has_an_invalid_spec_is_not_ready() -> None:
+    plan = decide(build_snapshot(build_service({"model": HUB_MODEL, "replicas": -1})))
+    assert plan.status_patch is not None
+    ready = plan.status_patch["status"]["conditions"][0]
+    assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "False", "InvalidSpec")
 
 
 def test_a_decision_is_stored_and_reported_once() -> None:

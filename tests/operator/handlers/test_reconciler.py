@@ -10,13 +10,14 @@ from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.reconciler import Reconciler
+from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
-from easel_operator.objects import SERVICES_OF_EASEL, Json, ObjectKey, to_service_key
+from easel_operator.objects import CHILD_RESOURCES, SERVICES_OF_EASEL, Json, ObjectKey, to_service_key
 
 from tests.operator.fake_api import FakeApi, Fault
-from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, RELEASE, build_pod, build_service
+from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, RELEASE, build_pod, build_service, settle
 from tests.support.eventually import eventually
 
 PATH = SERVICES_OF_EASEL.path(OWNER.namespace, OWNER.name)
@@ -32,6 +33,8 @@ CHILDREN = {
     "/apis/autoscaling/v2/namespaces/studio/horizontalpodautoscalers/painter-worker",
 }
 
+KINDS = {resource.plural: resource.kind for resource in CHILD_RESOURCES}
+
 
 class Bench:
     """A reconciler with everything around it."""
@@ -42,10 +45,12 @@ class Bench:
         self.shared = SharedState(CAPABLE)
         self.services = ServiceStore(on_change=self.queue.add)
         self.children = ObjectStore(on_change=self.queue.add)
+        self.references = ReferenceLookups(api, on_change=self.queue.add, monotonic=lambda: 0.0)
         self.reconciler = Reconciler(
             client=api,
             writer=ClusterWriter(api, self.children, pod_name="operator-a", clock=lambda: NOW),
             services=self.services,
+            references=self.references,
             children=self.children,
             shared=self.shared,
             queue=self.queue,
@@ -79,7 +84,7 @@ async def test_a_new_service_gets_its_children_and_its_status() -> None:
     bench.submit(build_service())
     await bench.settle()
     assert bench.child_paths() == CHILDREN
-    assert len(bench.api.objects[PATH]["status"]["conditions"]) == 5
+    assert len(bench.api.objects[PATH]["status"]["conditions"]) == 7
 
 
 async def test_a_service_has_its_finalizer_before_its_first_child() -> None:
@@ -157,17 +162,92 @@ async def test_a_service_that_is_gone_gets_no_children() -> None:
     assert bench.services.get(KEY) is None
 
 
-async def test_a_name_that_is_taken_is_left_alone_and_reported() -> None:
+TAKEN = sorted(CHILDREN)
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+async def test_a_name_that_is_taken_stops_all_of_the_service_and_is_left_alone(taken: str) -> None:
     bench = Bench(FakeApi())
-    taken = "/api/v1/namespaces/studio/services/painter"
-    theirs = bench.api.store(taken, {"kind": "Service", "metadata": {"namespace": "studio", "name": "painter"}})
+    _, plural, name = taken.rsplit("/", 2)
+    kind = KINDS[plural]
+    theirs = bench.api.store(taken, {"kind": kind, "metadata": {"namespace": "studio", "name": name}})
     bench.submit(build_service())
     assert not await bench.reconciler.reconcile(KEY), "worth another try"
+    assert bench.child_paths() == {taken}, "no GPU worker, and nothing else, is made"
     assert bench.api.objects[taken] == theirs
+    conditions = {each["type"]: each for each in bench.api.objects[PATH]["status"]["conditions"]}
+    for kind_of_condition in ("Ready", "Progressing"):
+        condition = conditions[kind_of_condition]
+        assert (condition["reason"], condition["status"]) == ("ChildConflict", "False")
+        assert f"{kind} studio/{name} exists" in condition["message"]
+    del bench.api.objects[taken]
+    await bench.settle()
+    assert bench.child_paths() == CHILDREN, "once the name is free, all is made"
+
+
+async def test_our_hpa_goes_where_a_stranger_has_taken_the_name_of_the_workers() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    workers = "/apis/apps/v1/namespaces/studio/deployments/painter-worker"
+    theirs = {**bench.api.objects[workers], "metadata": {"namespace": "studio", "name": "painter-worker", "uid": "x"}}
+    bench.api.store(workers, theirs)
+    bench.children.remove(ObjectKey("Deployment", "studio", "painter-worker"))  # our own was deleted
+    await bench.reconciler.reconcile(KEY)
+    assert await bench.reconciler.reconcile(KEY) is False
+    assert not [path for path in bench.child_paths() if "horizontalpodautoscalers" in path]
+    assert bench.api.objects[workers]["metadata"]["uid"] == "x"
+
+
+async def test_status_after_an_edit_is_said_of_what_was_written() -> None:
+    """Between the edit and its roll-out there is no moment in which the old pods pass for the new."""
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    for role in ("gateway", "worker"):
+        path = f"/apis/apps/v1/namespaces/studio/deployments/painter-{role}"
+        bench.children.put(bench.api.store(path, settle(bench.api.objects[path], 2)))
+        bench.children.put({"kind": "Pod", **build_pod(role)})
+    await bench.settle()
+    assert read_ready(bench) == ("True", 3)
+    edited = build_service({"model": {**HUB_MODEL, "dtype": "Float16"}, "scaling": {"maxReplicas": 8}})
+    edited["metadata"]["generation"] = 4
+    bench.submit({**edited, "status": bench.api.objects[PATH]["status"]})
+    await bench.reconciler.reconcile(KEY)
+    assert bench.api.objects[PATH]["status"]["observedGeneration"] == 4
+    assert read_ready(bench) == ("True", 3), "true of the pods of generation 3"
+
+
+def read_ready(bench: Bench) -> tuple[str, int]:
+    """Status and observedGeneration of the stored condition Ready."""
     ready = bench.api.objects[PATH]["status"]["conditions"][0]
-    assert (ready["reason"], ready["status"]) == ("ChildConflict", "False")
-    assert "Service studio/painter exists" in ready["message"]
-    assert bench.child_paths() == CHILDREN, "the others are made all the same"
+    return ready["status"], ready["observedGeneration"]
+
+
+async def test_a_secret_that_a_volume_needs_is_named_when_it_is_missing_and_when_it_goes() -> None:
+    bench = Bench(FakeApi())
+    keys = "/api/v1/namespaces/studio/secrets/keys"
+    spec = {"model": HUB_MODEL, "replicas": 1, "gateway": {"apiKeysSecretName": "keys"}}
+    bench.submit(build_service(spec))
+    await bench.settle()
+    ready = bench.api.objects[PATH]["status"]["conditions"][0]
+    assert (ready["status"], ready["reason"]) == ("False", "ReferenceMissing")
+    assert "Secret studio/keys doesn't exist" in ready["message"]
+    assert "spec.gateway.apiKeysSecretName" in ready["message"]
+    await bench.queue.get()
+    bench.queue.done(KEY)
+
+    bench.api.store(keys, {"kind": "Secret", "metadata": {"namespace": "studio", "name": "keys"}})
+    await bench.references.run_round()
+    assert await bench.queue.get() == KEY, "the service is looked at anew"
+    bench.queue.done(KEY)
+    await bench.settle()
+    assert bench.api.objects[PATH]["status"]["conditions"][0]["reason"] == "GatewayUnavailable"
+
+    del bench.api.objects[keys]
+    await bench.references.run_round()
+    await bench.settle()
+    assert bench.api.objects[PATH]["status"]["conditions"][0]["reason"] == "ReferenceMissing"
 
 
 async def test_what_the_api_server_refuses_is_reported_in_its_words() -> None:

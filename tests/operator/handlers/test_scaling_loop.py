@@ -95,6 +95,8 @@ class Bench:
             "metadata": {
                 "namespace": OWNER.namespace,
                 "name": names.worker_name(name),
+                "uid": f"uid-of-{name}",
+                "ownerReferences": [{"uid": service["metadata"]["uid"], "controller": True}],
                 "labels": {names.LABEL_SERVICE: name},
             },
             "spec": {"replicas": workers},
@@ -146,6 +148,7 @@ def build_other_service() -> Json:
 def build_gateway_of_other(pod_name: str) -> Json:
     pod = build_pod(names.COMPONENT_GATEWAY, pod_name)
     pod["metadata"]["labels"] = {**pod["metadata"]["labels"], names.LABEL_SERVICE: "sculptor"}
+    pod["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "sculptor-gateway-7d4b9"}]
     return pod
 
 
@@ -272,9 +275,43 @@ async def test_a_service_of_the_same_name_starts_afresh() -> None:
     bench.scraper.depth = 0
     fresh = build_service(SERVICE)
     fresh["metadata"] = {**fresh["metadata"], "uid": "another"}
-    bench.services.put(fresh)
+    bench.add(fresh)
     await bench.tick()
     assert bench.shared.decisions[KEY].desired_replicas == 1
+
+
+async def test_a_strangers_deployment_is_neither_scaled_nor_followed() -> None:
+    bench = Bench(DIRECT)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER, workers=3)
+    theirs = bench.api.objects[WORKERS]
+    theirs["metadata"] = {**theirs["metadata"], "uid": "theirs", "ownerReferences": []}
+    bench.children.put(theirs)
+    bench.scraper.depth = 0
+    for _ in range(5):
+        await bench.tick(later_seconds=600)
+    assert bench.api.writes == []
+    assert bench.scraper.asked == []
+    assert bench.replicas == 3
+
+
+async def test_a_deployment_that_took_the_name_a_moment_ago_is_refused_by_its_uid() -> None:
+    bench = Bench(DIRECT)
+    bench.add(build_service(SERVICE), GATEWAY, WORKER, workers=1)
+    bench.scraper.depth = 14
+    await bench.tick()
+    assert bench.api.bodies[f"{WORKERS}/scale"]["metadata"] == {"uid": "uid-of-painter"}
+
+
+async def test_a_strangers_pod_with_the_services_labels_is_neither_asked_nor_counted_nor_marked() -> None:
+    bench = Bench()
+    debug = build_pod(names.COMPONENT_WORKER, "debug")
+    debug["metadata"]["ownerReferences"] = []
+    bench.add(build_service(SERVICE), GATEWAY, WORKER, debug, workers=2)
+    bench.scraper.depth = 0
+    await bench.tick()
+    await bench.tick(later_seconds=3600)
+    assert "debug" not in bench.scraper.asked
+    assert [path for _, path in bench.api.writes if path.endswith("/debug")] == []
 
 
 RECOMMENDED = {"model": HUB_MODEL, "scaling": {**SCALING, "mode": "Recommend"}}

@@ -21,6 +21,8 @@ LIST_PAGE_SIZE: Final = 500
 WATCH_SILENCE_SECONDS: Final = 90
 
 JSON: Final = "application/json"
+# An object without its contents: of a Secret, that it exists is all that is looked at.
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 MERGE_PATCH: Final = "application/merge-patch+json"
 
@@ -82,6 +84,16 @@ class KubernetesClient:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
+
+    async def exists(self, resource: Resource, namespace: str, name: str) -> bool:
+        """Whether there is such an object; its contents aren't read. Raises KubernetesError."""
+        try:
+            body = await self.request("GET", resource.path(namespace, name), accept=METADATA_ONLY)
+        except ApiRefusedError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return False
+            raise
+        return "deletionTimestamp" not in body["metadata"]
 
     async def list_all(
         self, resource: Resource, namespace: str | None, *, label_selector: str = ""
@@ -156,6 +168,7 @@ class KubernetesClient:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = JSON,
+        accept: str = JSON,
     ) -> Json:
         """One request and its answer.
 
@@ -165,7 +178,7 @@ class KubernetesClient:
         """
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
         try:
-            response = await self._send(method, path, query or {}, body, content_type, timeout)
+            response = await self._send(method, path, query or {}, body, content_type, timeout, accept=accept)
             async with response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -207,8 +220,10 @@ class KubernetesClient:
         body: object,
         content_type: str,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the transport's own, per phase of the request
+        *,
+        accept: str = JSON,
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": names.FIELD_MANAGER}
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": names.FIELD_MANAGER}
         # The token of a pod expires within the hour; asking for it each time refreshes it.
         token = await self._configuration.get_api_key_with_prefix("BearerToken")
         if token:

@@ -19,6 +19,7 @@ WATCH_SECONDS: Final = 300  # the server ends a watch after this long, and the n
 RELIST_SECONDS: Final = 1800.0  # a list now and then heals whatever a watch may have missed
 FIRST_BACKOFF_SECONDS: Final = 0.5
 MAX_BACKOFF_SECONDS: Final = 30.0
+POD_ANNOTATIONS: Final = (names.ANNOTATION_DELETION_COST, names.ANNOTATION_REVISION, names.ANNOTATION_MODEL)
 
 
 class Informer:
@@ -120,9 +121,10 @@ def trim(body: Json, resource: Resource) -> Json:
     if resource.kind == "Secret" and metadata["name"].endswith(names.links_secret_name("")):
         kept.pop("data", None)  # it is only ever asked whether it is there
     if resource.kind == "Pod":
-        cost = (metadata.pop("annotations", None) or {}).get(names.ANNOTATION_DELETION_COST)
-        if cost is not None:
-            metadata["annotations"] = {names.ANNOTATION_DELETION_COST: cost}
+        annotations = metadata.pop("annotations", None) or {}
+        read = {name: annotations[name] for name in POD_ANNOTATIONS if name in annotations}
+        if read:
+            metadata["annotations"] = read
         spec = body.get("spec", {})
         ports = [{"name": each.get("name"), "ports": each.get("ports") or []} for each in spec.get("containers") or ()]
         kept["spec"] = {"nodeName": spec.get("nodeName"), "containers": ports}

@@ -15,6 +15,7 @@ from easel_contract.conditions import Reason, shorten
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.decide.reconcile import describe_conflict
 from easel_operator.decide.snapshot import ApplyFailure, EventPlan, Handover, ReconcilePlan
 from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import (
@@ -71,7 +72,7 @@ class ClusterWriter:
         key = to_object_key(manifest)
         live = await self._client.get(SECRETS, key.namespace, key.name)
         if live is not None and not is_owned_by(live, owner.uid):
-            return ApplyFailure(key, Reason.CHILD_CONFLICT, _describe_conflict(key, live, owner))
+            return ApplyFailure(key, Reason.CHILD_CONFLICT, describe_conflict(key, live, owner))
         if live is None:
             data = {names.SECRET_KEY_LINKS: base64.b64encode(token_hex(LINK_KEY_BYTES).encode()).decode()}
             try:
@@ -93,7 +94,7 @@ class ClusterWriter:
         if live is None or not is_owned_by(live, owner.uid):
             live = await self._client.get(resource, key.namespace, key.name)
         if live is not None and not is_owned_by(live, owner.uid):
-            return ApplyFailure(key, Reason.CHILD_CONFLICT, _describe_conflict(key, live, owner))
+            return ApplyFailure(key, Reason.CHILD_CONFLICT, describe_conflict(key, live, owner))
         try:
             answer = await self._client.apply(resource, manifest)
         except ApiRefusedError as error:
@@ -153,12 +154,11 @@ class ClusterWriter:
                 raise
             return None
 
-    async def write_scale(self, namespace: str, deployment: str, replicas: int) -> None:
-        """Set a Deployment's replicas through its scale subresource. Raises KubernetesError."""
+    async def write_scale(self, namespace: str, deployment: str, replicas: int, *, uid: str) -> None:
+        """Set this very Deployment's replicas through its scale subresource. Raises KubernetesError."""
         self.writes += 1
-        await self._client.merge(
-            DEPLOYMENTS, namespace, deployment, {"spec": {"replicas": replicas}}, subresource="scale"
-        )
+        body = {"metadata": {"uid": uid}, "spec": {"replicas": replicas}}
+        await self._client.merge(DEPLOYMENTS, namespace, deployment, body, subresource="scale")
 
     async def write_deletion_cost(self, namespace: str, pod: str, cost: int | None) -> None:
         """Set a pod's deletion cost, or take it away. A pod that is gone is ignored. Raises KubernetesError."""
@@ -198,14 +198,3 @@ class ClusterWriter:
             await self._client.request("POST", EVENTS.path(owner.namespace), body=body)
         except KubernetesError as error:
             logger.warning("Event %s of %s/%s wasn't recorded: %s", event.reason, owner.namespace, owner.name, error)
-
-
-def _describe_conflict(key: ObjectKey, live: Json, owner: Owner) -> str:
-    references = live["metadata"].get("ownerReferences", [])
-    earlier = any(each.get("kind") == names.KIND and each.get("name") == owner.name for each in references)
-    if earlier:
-        return f"{key} belongs to a deleted service of the same name; it is made anew once that one is collected."
-    return (
-        f"{key} exists and isn't owned by this service, so it is left alone; delete or rename it, or give this "
-        f"{names.KIND} another name."
-    )

@@ -9,10 +9,12 @@ from easel_contract.conditions import ConditionStatus, Reason
 
 from easel_operator.autoscaling.signals import FLOOR
 from easel_operator.decide.facts import ServiceFacts, find_problem, replicas_of
+from easel_operator.decide.placement import PodNeeds, explain_refused, explain_unschedulable, quote
 from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.scaling_mode import ScalingMode, is_scaling_disabled
 from easel_operator.decide.snapshot import ApplyFailure
 from easel_operator.manifests.gateway import service_url
+from easel_operator.manifests.worker import build_worker_pod_selector_text, describe_model
 from easel_operator.objects import Json, find_condition
 
 # An autoscaler that is new asks before any pod has reported anything: no reason to raise an alarm.
@@ -44,14 +46,16 @@ def unknown(message: str) -> ConditionState:
 
 
 def decide_ready(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState:
-    """Whether clients get images from the service's address."""
-    if failures:
-        return no(failures[0].reason, failures[0].message)
+    """Whether clients get images from the service's address. What ails pods beside those that serve is said in it, and
+    doesn't make it false."""
     return (
         _check_redis(facts)
-        or _check_problems(facts)
-        or _check_gateways(facts)
-        or _check_workers(facts)
+        or _check_address(failures)
+        or _check_guards(facts)
+        or _check_gateways(facts, failures)
+        or _check_workers(facts, failures)
+        or _check_trouble_beside(facts, failures)
+        or _check_asleep(facts)
         or yes(Reason.AVAILABLE, f"The service answers at {service_url(facts.owner)}.")
     )
 
@@ -66,22 +70,36 @@ def _check_redis(facts: ServiceFacts) -> ConditionState | None:
     )
 
 
-def _check_problems(facts: ServiceFacts) -> ConditionState | None:
-    problem = find_problem(facts.workers) or find_problem(facts.gateways)
-    return no(problem.reason, problem.message) if problem else None
+def _check_address(failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
+    """Whether the service's address leads to somebody else."""
+    taken = next(
+        (each for each in failures if each.key.kind == "Service" and each.reason is Reason.CHILD_CONFLICT), None
+    )
+    return no(taken.reason, taken.message) if taken else None
 
 
-def _check_gateways(facts: ServiceFacts) -> ConditionState | None:
-    if any(gateway.is_ready for gateway in facts.gateways):
+def _check_guards(facts: ServiceFacts) -> ConditionState | None:
+    """Whether gateways of an earlier spec let in whom the present one wouldn't."""
+    missing = next((each for each in facts.missing if each.is_guard), None)
+    if missing is None or not facts.earlier_ready_pods(missing.component):
         return None
-    wanted = facts.spec.gateway.replicas
     return no(
-        Reason.GATEWAY_UNAVAILABLE,
-        f"None of {wanted} gateway pods is ready{_why_not_placed(facts.gateways)}.",
+        Reason.REFERENCE_MISSING,
+        f"{missing.describe()}. Until then gateways of the previous revision answer, without the API keys that the "
+        "spec asks for.",
     )
 
 
-def _check_workers(facts: ServiceFacts) -> ConditionState | None:
+def _check_gateways(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
+    if any(gateway.is_ready for gateway in facts.gateways):
+        return None
+    return _find_cause(facts, names.COMPONENT_GATEWAY, failures) or no(
+        Reason.GATEWAY_UNAVAILABLE,
+        f"None of {facts.spec.gateway.replicas} gateway pods is ready{_why_not_ready(facts, names.COMPONENT_GATEWAY)}.",
+    )
+
+
+def _check_workers(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
     if facts.ready_workers > 0:
         return None
     wanted = facts.wanted_workers
@@ -97,30 +115,141 @@ def _check_workers(facts: ServiceFacts) -> ConditionState | None:
             f"Deployment {name} has 0 replicas and spec.scaling.mode is Recommend, so nothing makes images; set "
             f"them with kubectl scale deployment {name}, or let spec.scaling.mode be Automatic.",
         )
-    # While the first worker wakes, requests wait in the queue: the service keeps its promise.
-    is_waking = facts.was_scaled_to_zero and not facts.unschedulable_workers
-    if wanted == 0 or (is_waking and wanted is not None):
-        return yes(
-            Reason.SCALED_TO_ZERO,
-            "No worker runs while there is no work; the next request starts one and waits in the queue for it.",
-        )
+    # What can't be written may still leave a worker to wake; what its pods lack doesn't.
+    cause = _find_cause(facts, names.COMPONENT_WORKER, failures if wanted != 0 else ())
+    return cause or _check_waking(facts) or (None if wanted == 0 else _say_workers_unavailable(facts))
+
+
+def _say_workers_unavailable(facts: ServiceFacts) -> ConditionState:
+    wanted = facts.wanted_workers
     return no(
         Reason.WORKERS_UNAVAILABLE,
-        f"None of {wanted if wanted is not None else 'the'} worker pods is ready{_why_not_placed(facts.workers)}.",
+        f"None of {wanted if wanted is not None else 'the'} worker pods is ready"
+        f"{_why_not_ready(facts, names.COMPONENT_WORKER)}.",
     )
 
 
-def _why_not_placed(pods: tuple[PodStatus, ...]) -> str:
-    messages = sorted(pod.unschedulable_message for pod in pods if pod.unschedulable_message is not None)
-    return f": no node takes them ({messages[0]})" if messages else ""
+def find_waking_since(facts: ServiceFacts) -> datetime | None:
+    """Since when requests wait for the first worker; None if the service isn't waking up.
+
+    While it wakes, requests wait in the queue, so the service keeps its promise; a worker that no node takes, or that
+    the cluster refuses, is another matter.
+    """
+    if facts.ready_workers > 0 or facts.mode.mode in (ScalingMode.FIXED, ScalingMode.RECOMMEND):
+        return None
+    if facts.wanted_workers == 0:
+        return facts.scrape.waiting_since
+    if not facts.was_asleep or facts.wanted_workers is None or _find_obstacle(facts, names.COMPONENT_WORKER):
+        return None
+    begun = [worker.created_at for worker in facts.workers if worker.created_at is not None]
+    return min((*begun, facts.scrape.waiting_since or facts.now))
+
+
+def _check_waking(facts: ServiceFacts) -> ConditionState | None:
+    since = find_waking_since(facts)
+    if since is None:
+        return None
+    if facts.wanted_workers == 0:
+        what = "no worker is ordered yet"
+        advice = "see the condition ScalingActive"
+    else:
+        what = _describe_start(facts.workers) or "its pod isn't there yet"
+        advice = f"see kubectl describe pod -l {build_worker_pod_selector_text(facts.owner)} and the workers' log"
+    begun = f"Requests wait for the first worker since {_clock(since)}: {what}."
+    if (facts.now - since).total_seconds() <= facts.start_timeout_seconds:
+        return yes(Reason.WAKING, begun)
+    return no(
+        Reason.WORKERS_UNAVAILABLE,
+        f"{begun} That is longer than the {facts.start_timeout_seconds:.0f} s that a start may take; {advice}.",
+    )
+
+
+def _check_asleep(facts: ServiceFacts) -> ConditionState | None:
+    if facts.ready_workers > 0:
+        return None
+    return yes(
+        Reason.SCALED_TO_ZERO,
+        "No worker runs while there is no work; the next request starts one and waits in the queue for it.",
+    )
+
+
+def _check_trouble_beside(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
+    """What ails pods, or keeps new ones from starting, while others serve."""
+    for component in (names.COMPONENT_WORKER, names.COMPONENT_GATEWAY):
+        trouble = _find_cause(facts, component, failures)
+        if trouble is not None:
+            return yes(*_say_who_serves(facts, component, trouble))
+    return None
+
+
+def _say_who_serves(facts: ServiceFacts, component: str, trouble: ConditionState) -> tuple[Reason, str]:
+    """How many pods serve beside those in trouble; if they are of an earlier spec, how to go back to it."""
+    wanted = replicas_of(facts.deployment_of(component)) or 0
+    earlier = facts.earlier_ready_pods(component)
+    if not earlier or facts.is_rolled_out:
+        ready = sum(pod.is_ready for pod in facts.pods_of(component))
+        return Reason.DEGRADED, f"{ready} of {wanted} {component} pods are ready. {trouble.message}"
+    return (
+        Reason.SERVING_PREVIOUS_REVISION,
+        f"{len(earlier)} of {wanted} {component} pods still serve the previous revision, and the new ones don't come "
+        f"up: {trouble.message.rstrip('.')}. {_how_to_go_back(facts, earlier)}",
+    )
+
+
+def _how_to_go_back(facts: ServiceFacts, earlier: tuple[PodStatus, ...]) -> str:
+    model = next((pod.model for pod in earlier if pod.model), "")
+    step = f"set spec.model to {model}" if model and model != describe_model(facts.spec) else "apply the previous spec"
+    return f"To go back, {step} again; kubectl rollout undo doesn't last, as the operator restores what the spec says."
+
+
+def _find_cause(facts: ServiceFacts, component: str, failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
+    """Why pods don't come up until somebody acts: what can't be written, what they say themselves, what is missing."""
+    if failures:
+        return no(failures[0].reason, failures[0].message)
+    problem = find_problem(_newest(facts, component) or facts.pods_of(component))
+    if problem is not None:
+        return no(problem.reason, problem.message)
+    missing = next((each for each in facts.missing if each.component == component), None)
+    return no(Reason.REFERENCE_MISSING, f"{missing.describe()}.") if missing else None
+
+
+def _newest(facts: ServiceFacts, component: str) -> tuple[PodStatus, ...]:
+    wanted = facts.wanted_revisions.get(component)
+    return tuple(pod for pod in facts.pods_of(component) if pod.revision == wanted)
+
+
+def _why_not_ready(facts: ServiceFacts, component: str) -> str:
+    obstacle = _find_obstacle(facts, component)
+    if obstacle is not None:
+        return f": {obstacle.message.rstrip('.')}"
+    start = _describe_start(facts.pods_of(component))
+    return f": {start}" if start else ""
+
+
+def _describe_start(pods: tuple[PodStatus, ...]) -> str:
+    """How far the pod that began first has come; it doesn't change while nothing does."""
+    starting = [pod for pod in pods if pod.phase is not None]
+    if not starting:
+        return ""
+    first = min(starting, key=lambda pod: (str(pod.created_at), pod.name))
+    since = f", created at {_clock(first.created_at)}," if first.created_at else ""
+    return f"pod {first.name}{since} {first.phase}"
+
+
+def _clock(moment: datetime) -> str:
+    return moment.strftime("%H:%M:%S UTC")
 
 
 def decide_model_loaded(facts: ServiceFacts) -> ConditionState:
     """Whether some worker holds the model, and none has failed to load it."""
-    problem = find_problem(facts.workers)
-    if problem is not None:
-        return no(problem.reason, problem.message)
-    if facts.ready_workers > 0:
+    trouble = _find_cause(facts, names.COMPONENT_WORKER, ())
+    holds = facts.ready_workers > 0
+    # A Secret that went later takes nothing from those that have loaded.
+    if trouble is not None and not (holds and facts.is_rolled_out and trouble.reason is Reason.REFERENCE_MISSING):
+        if not holds:
+            return trouble
+        return no(trouble.reason, _say_who_serves(facts, names.COMPONENT_WORKER, trouble)[1])
+    if holds:
         return yes(Reason.LOADED, "Every ready worker holds the model.")
     if facts.workers:
         return no(Reason.LOADING, "The workers are being placed, or are fetching and loading the model.")
@@ -130,27 +259,61 @@ def decide_model_loaded(facts: ServiceFacts) -> ConditionState:
 
 
 def decide_progressing(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState:
-    """Whether the pods are moving towards the spec."""
+    """Whether the pods follow the spec or already do, as a Deployment's condition of this name; False: they can't.
+
+    As there, pods that come and go later by the work, or by a crash, are no roll-out: what is complete stays so until
+    the spec or the release changes.
+    """
     if failures:
         return no(failures[0].reason, failures[0].message)
-    deployments = (facts.gateway_deployment, facts.worker_deployment)
+    deployments = [each for each in (facts.gateway_deployment, facts.worker_deployment) if each is not None]
+    moving = [str(each["metadata"]["name"]) for each in deployments if not is_settled(each)]
+    if facts.is_rolled_out and (facts.was_complete or not moving):
+        return yes(Reason.COMPLETE, "All pods are those that the spec asks for.")
+    return (
+        _check_newest_pods(facts)
+        or _check_deadlines(deployments)
+        or yes(Reason.ROLLING_OUT, f"Pods are being replaced or started: {', '.join(moving) or 'all'}.")
+    )
+
+
+def _check_newest_pods(facts: ServiceFacts) -> ConditionState | None:
+    """What keeps the newest spec's pods from starting; the trouble of earlier ones ends with them."""
+    for component in (names.COMPONENT_WORKER, names.COMPONENT_GATEWAY):
+        trouble = _find_cause(facts, component, ())
+        if trouble is None or (trouble.reason is not Reason.REFERENCE_MISSING and not _newest(facts, component)):
+            continue
+        if facts.earlier_ready_pods(component):
+            return no(trouble.reason, _say_who_serves(facts, component, trouble)[1])
+        return trouble
+    return None
+
+
+def _check_deadlines(deployments: list[Json]) -> ConditionState | None:
     for deployment in deployments:
-        late = find_condition(deployment, "Progressing") if deployment else None
-        if deployment and late and late["status"] == "False" and late.get("reason") == Reason.DEADLINE_EXCEEDED:
+        late = find_condition(deployment, "Progressing")
+        if late and late["status"] == "False" and late.get("reason") == Reason.DEADLINE_EXCEEDED:
             name = deployment["metadata"]["name"]
             return no(
                 Reason.DEADLINE_EXCEEDED,
                 f"Deployment {name} hasn't finished in time: {late.get('message', '')} "
                 f"See the condition Ready, and kubectl describe deployment {name}.",
             )
-    moving = [
-        str(deployment["metadata"]["name"])
-        for deployment in deployments
-        if deployment is not None and not is_settled(deployment)
-    ]
-    if moving or None in deployments:
-        return yes(Reason.ROLLING_OUT, f"Pods are being replaced or started: {', '.join(moving) or 'all'}.")
-    return no(Reason.COMPLETE, "All pods are those that the spec asks for.")
+    return None
+
+
+def decide_reconciling(progressing: ConditionState) -> ConditionState:
+    """kstatus' word for a roll-out that is under way; it is read before Ready."""
+    if progressing.status is ConditionStatus.TRUE and progressing.reason is not Reason.COMPLETE:
+        return progressing
+    return no(progressing.reason, "No roll-out is under way.")
+
+
+def decide_stalled(progressing: ConditionState) -> ConditionState:
+    """kstatus' word for a roll-out that needs somebody to act."""
+    if progressing.status is ConditionStatus.FALSE:
+        return yes(progressing.reason, progressing.message)
+    return no(progressing.reason, "Nothing keeps the pods from following the spec.")
 
 
 def is_settled(deployment: Json) -> bool:
@@ -212,25 +375,44 @@ def _judge_hpa(autoscaler: Json | None, lowest: int, highest: int, now: datetime
 
 
 def decide_capacity_available(facts: ServiceFacts) -> ConditionState:
-    """Whether the cluster has room for the workers that are wanted."""
-    stuck = facts.unschedulable_workers
+    """Whether the cluster takes the pods that are wanted, workers first."""
+    for component in (names.COMPONENT_WORKER, names.COMPONENT_GATEWAY):
+        obstacle = _find_obstacle(facts, component)
+        if obstacle is not None:
+            return obstacle
+    return yes(Reason.SUFFICIENT, "Every pod that is wanted has a node.")
+
+
+def _find_obstacle(facts: ServiceFacts, component: str) -> ConditionState | None:
+    """Why a component's pods have no node, or can't even be created."""
+    pods, deployment = facts.pods_of(component), facts.deployment_of(component)
+    stuck = [pod.unschedulable_message for pod in pods if pod.unschedulable_message is not None]
     if stuck:
-        gpu = facts.spec.worker.gpu
-        need = f"{gpu.count} {gpu.resource_name}" if gpu.count else "the requested CPU and memory"
+        said = min(stuck)
+        why = explain_unschedulable(said, _needs_of(facts, component))
         return no(
-            Reason.INSUFFICIENT_CAPACITY,
-            f"{len(stuck)} of {len(facts.workers)} worker pods have no node: "
-            f"{min(str(pod.unschedulable_message) for pod in stuck)} "
-            f"Add nodes with {need} free, or lower {_limit_field(facts)}.",
+            why.reason,
+            f"{len(stuck)} of {len(pods)} {component} pods have no node: {quote(said)} {why.advice}",
         )
-    refused = find_condition(facts.worker_deployment, "ReplicaFailure") if facts.worker_deployment else None
-    if refused is not None and refused["status"] == "True":
-        return no(
-            Reason.INSUFFICIENT_CAPACITY,
-            f"Worker pods can't be created: {refused.get('message', '')}. Raise the namespace's ResourceQuota, "
-            f"or lower {_limit_field(facts)}.",
-        )
-    return yes(Reason.SUFFICIENT, "Every worker pod that is wanted has a node.")
+    refused = find_condition(deployment, "ReplicaFailure") if deployment else None
+    if refused is None or refused["status"] != "True":
+        return None
+    said = str(refused.get("message", ""))
+    why = explain_refused(said, _needs_of(facts, component))
+    return no(why.reason, f"{component.capitalize()} pods can't be created: {quote(said)} {why.advice}")
+
+
+def _needs_of(facts: ServiceFacts, component: str) -> PodNeeds:
+    if component == names.COMPONENT_GATEWAY:
+        return PodNeeds(component, "spec.gateway.replicas")
+    volume, gpu = facts.spec.model.source.persistent_volume_claim, facts.spec.worker.gpu
+    return PodNeeds(
+        component,
+        _limit_field(facts),
+        claim_name=volume.claim_name if volume else None,
+        gpu_resource=gpu.resource_name,
+        gpu_count=gpu.count,
+    )
 
 
 def _limit_field(facts: ServiceFacts) -> str:

@@ -1,5 +1,6 @@
 """The snapshot, read once: the parsed resource, its pods' facts and its main children. Conditions look at this."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -7,12 +8,14 @@ from easel_contract import names
 from easel_contract.conditions import ConditionType, Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 
+from easel_operator.autoscaling.cold_starts import recall_cold_starts
 from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pod_status import PodProblem, PodStatus, read_pods
+from easel_operator.decide.references import Reference, list_references
 from easel_operator.decide.scaling_mode import ModeDecision
 from easel_operator.decide.snapshot import ScrapeReport, Snapshot
 from easel_operator.manifests.metadata import Owner
-from easel_operator.objects import Json, ObjectKey, find_condition
+from easel_operator.objects import Json, ObjectKey, find_condition, is_owned_by
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,12 @@ class ServiceFacts:
     autoscaler: Json | None
     scrape: ScrapeReport
     now: datetime
-    was_scaled_to_zero: bool  # the last status said Ready=True, ScaledToZero
+    was_asleep: bool  # the last status said Ready=True, ScaledToZero or Waking
+    was_complete: bool  # the last status said of this generation that its pods are there
+    start_timeout_seconds: float  # after which a waking service is no longer believed to wake
+    missing: tuple[Reference, ...]
+    wanted_revisions: Mapping[str, str]  # what the spec asks for, by component
+    is_applied: bool  # all children are as the spec asks
 
     @property
     def ready_workers(self) -> int:
@@ -42,29 +50,56 @@ class ServiceFacts:
         return replicas_of(self.worker_deployment)
 
     @property
-    def unschedulable_workers(self) -> tuple[PodStatus, ...]:
-        """Workers that no node can take."""
-        return tuple(worker for worker in self.workers if worker.unschedulable_message is not None)
+    def is_rolled_out(self) -> bool:
+        """Whether no pod of an earlier spec is left."""
+        return self.is_applied and all(
+            deployment is not None and not has_earlier_pods(deployment)
+            for deployment in (self.gateway_deployment, self.worker_deployment)
+        )
+
+    def pods_of(self, component: str) -> tuple[PodStatus, ...]:
+        """The gateways, or the workers."""
+        return self.gateways if component == names.COMPONENT_GATEWAY else self.workers
+
+    def deployment_of(self, component: str) -> Json | None:
+        """The component's Deployment, if it is the service's own."""
+        return self.gateway_deployment if component == names.COMPONENT_GATEWAY else self.worker_deployment
+
+    def earlier_ready_pods(self, component: str) -> tuple[PodStatus, ...]:
+        """Ready pods that another template than the wanted one made."""
+        wanted = self.wanted_revisions.get(component)
+        return tuple(pod for pod in self.pods_of(component) if pod.is_ready and pod.revision != wanted)
 
 
 def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpec, mode: ModeDecision) -> ServiceFacts:
-    """Read the snapshot once for all conditions."""
+    """Read the snapshot once for all conditions; what depends on the wanted children is added by decide()."""
 
     def child(kind: str, name: str) -> Json | None:
-        return snapshot.children.get(ObjectKey(kind, owner.namespace, name))
+        live = snapshot.children.get(ObjectKey(kind, owner.namespace, name))
+        return live if live is not None and is_owned_by(live, owner.uid) else None
+
+    def pods(component: str, deployment: str) -> tuple[PodStatus, ...]:
+        live = snapshot.children.get(ObjectKey("Deployment", owner.namespace, deployment))
+        is_foreign = live is not None and not is_owned_by(live, owner.uid)
+        return () if is_foreign else read_pods(snapshot.pods, component, snapshot.now)
 
     return ServiceFacts(
         owner=owner,
         spec=spec,
         mode=mode,
-        gateways=read_pods(snapshot.pods, names.COMPONENT_GATEWAY, snapshot.now),
-        workers=read_pods(snapshot.pods, names.COMPONENT_WORKER, snapshot.now),
+        gateways=pods(names.COMPONENT_GATEWAY, names.gateway_name(owner.name)),
+        workers=pods(names.COMPONENT_WORKER, names.worker_name(owner.name)),
         gateway_deployment=child("Deployment", names.gateway_name(owner.name)),
         worker_deployment=child("Deployment", names.worker_name(owner.name)),
         autoscaler=child("HorizontalPodAutoscaler", names.worker_name(owner.name)),
         scrape=snapshot.scrape or recall_scrape(snapshot.service),
         now=snapshot.now,
-        was_scaled_to_zero=_was_scaled_to_zero(snapshot.service),
+        was_asleep=_was_asleep(snapshot.service),
+        was_complete=_was_complete(snapshot.service),
+        start_timeout_seconds=_recall_start_timeout_seconds(snapshot),
+        missing=tuple(each for each in list_references(owner.namespace, spec) if each.key in snapshot.missing),
+        wanted_revisions={},
+        is_applied=False,
     )
 
 
@@ -91,9 +126,37 @@ def recall_scrape(service: Json) -> ScrapeReport:
     )
 
 
-def _was_scaled_to_zero(service: Json) -> bool:
+def has_earlier_pods(deployment: Json) -> bool:
+    """Whether pods of an earlier template are left, or the newest one hasn't been looked at."""
+    status: Json = deployment.get("status", {})
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return True
+    return bool(status.get("replicas", 0) > status.get("updatedReplicas", 0))
+
+
+def _was_asleep(service: Json) -> bool:
     condition = find_condition(service, ConditionType.READY)
-    return condition is not None and condition["status"] == "True" and condition["reason"] == Reason.SCALED_TO_ZERO
+    return (
+        condition is not None
+        and condition["status"] == "True"
+        and condition["reason"] in (Reason.SCALED_TO_ZERO, Reason.WAKING)
+    )
+
+
+def _was_complete(service: Json) -> bool:
+    condition = find_condition(service, ConditionType.PROGRESSING)
+    generation = service["metadata"].get("generation", 0)
+    return (
+        condition is not None
+        and condition["reason"] == Reason.COMPLETE
+        and condition.get("observedGeneration", generation) == generation
+    )
+
+
+def _recall_start_timeout_seconds(snapshot: Snapshot) -> float:
+    stored: Json = snapshot.service.get("status", {}).get("scaling") or {}
+    seconds = snapshot.scaling.cold_starts_seconds if snapshot.scaling else stored.get("coldStartsSeconds") or ()
+    return recall_cold_starts(seconds).start_up.timeout_seconds
 
 
 def _has_reason(service: Json, kind: ConditionType, reason: Reason) -> bool:

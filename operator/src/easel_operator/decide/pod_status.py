@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 from easel_contract import names
@@ -17,6 +18,14 @@ CRASH_LOOP_RESTARTS: Final = 3
 SECOND_END_RESTARTS: Final = 2
 CRASH_LOOP_MEMORY: Final = timedelta(minutes=5)
 MAX_MESSAGE_CHARACTERS: Final = 1024
+
+
+class StartPhase(StrEnum):
+    """How far a pod that isn't ready has come, in words."""
+
+    PLACING = "waits for a node"
+    PREPARING = "pulls its image or mounts its volumes"
+    LOADING = "has started and isn't ready yet"
 
 
 @dataclass(frozen=True)
@@ -42,14 +51,18 @@ class PodStatus:
     created_at: datetime | None = None
     ready_at: datetime | None = None  # since when it is ready; None while it isn't
     deletion_cost: int | None = None  # annotation; None if it has none
+    revision: str = ""  # of the template that it was made of; empty if it doesn't say
+    model: str = ""  # spec.model of that time, as JSON
+    phase: StartPhase | None = None  # None once it is ready
 
 
 def read_pods(pods: Iterable[Json], component: str, now: datetime) -> tuple[PodStatus, ...]:
-    """Facts of a component's pods that are neither being deleted nor finished."""
+    """Facts of a component's pods that are neither being deleted nor finished, nor of somebody else's making."""
     return tuple(
         read_pod(pod, now)
         for pod in pods
         if pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT) == component
+        and _is_of_deployment(pod, component)
         and "deletionTimestamp" not in pod["metadata"]
         and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
     )
@@ -63,20 +76,44 @@ def read_pod(pod: Json, now: datetime) -> PodStatus:
         scheduled is not None and scheduled["status"] == "False" and scheduled.get("reason") == "Unschedulable"
     )
     ports = {port.get("name") for each in pod.get("spec", {}).get("containers", ()) for port in each.get("ports", ())}
+    is_ready = ready is not None and ready["status"] == "True"
+    annotations: Json = pod["metadata"].get("annotations") or {}
     return PodStatus(
         name=pod["metadata"]["name"],
         component=pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, ""),
         address=status.get("podIP"),
         # A pod of an earlier release has its metrics on the port of its APIs.
         metrics_port=names.METRICS_PORT if names.METRICS_PORT_NAME in ports or not ports else names.HTTP_PORT,
-        is_ready=ready is not None and ready["status"] == "True",
+        is_ready=is_ready,
         is_scheduled=bool(pod.get("spec", {}).get("nodeName")),
         unschedulable_message=str(scheduled.get("message", "")) if scheduled and is_unschedulable else None,
         problem=_find_problem(pod, now),
         created_at=_read_time(pod["metadata"].get("creationTimestamp")),
-        ready_at=_read_time(ready.get("lastTransitionTime")) if ready and ready["status"] == "True" else None,
+        ready_at=_read_time(ready.get("lastTransitionTime")) if ready and is_ready else None,
         deletion_cost=_read_deletion_cost(pod),
+        revision=str(annotations.get(names.ANNOTATION_REVISION, "")),
+        model=str(annotations.get(names.ANNOTATION_MODEL, "")),
+        phase=None if is_ready else _read_phase(pod),
     )
+
+
+def _is_of_deployment(pod: Json, component: str) -> bool:
+    """Whether a ReplicaSet of the service's Deployment made the pod; labels alone can be anybody's.
+
+    The Deployment controller names a ReplicaSet by its Deployment and the hash of its template.
+    """
+    labels = pod["metadata"]["labels"]
+    expected = f"{labels[names.LABEL_SERVICE]}-{component}-{labels.get(names.LABEL_TEMPLATE_HASH)}"
+    references = pod["metadata"].get("ownerReferences") or []
+    return any(each.get("kind") == "ReplicaSet" and each.get("name") == expected for each in references)
+
+
+def _read_phase(pod: Json) -> StartPhase:
+    if not pod.get("spec", {}).get("nodeName"):
+        return StartPhase.PLACING
+    statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
+    has_begun = any("running" in status.get("state", {}) or status.get("restartCount") for status in statuses)
+    return StartPhase.LOADING if has_begun else StartPhase.PREPARING
 
 
 def _read_time(text: str | None) -> datetime | None:

@@ -1,7 +1,8 @@
 """From a snapshot of one service to the plan of what to write: start reading here."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from easel_contract import names
 from easel_contract.conditions import ConditionType, Reason
@@ -14,9 +15,13 @@ from easel_operator.decide.conditions import (
     decide_model_loaded,
     decide_progressing,
     decide_ready,
+    decide_reconciling,
     decide_scaling_active,
+    decide_stalled,
+    find_waking_since,
     no,
     unknown,
+    yes,
 )
 from easel_operator.decide.drift import is_applied
 from easel_operator.decide.facts import ServiceFacts, read_facts, replicas_of
@@ -26,8 +31,9 @@ from easel_operator.decide.grace import (
     decide_grace,
     recall_longest_job_seconds,
 )
+from easel_operator.decide.pod_status import read_pods
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
-from easel_operator.decide.snapshot import Handover, ReconcilePlan, Snapshot
+from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
     build_condition_events,
     build_conditions,
@@ -39,9 +45,9 @@ from easel_operator.decide.status import (
 )
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import build_links_secret
-from easel_operator.manifests.metadata import ChildContext, Owner
+from easel_operator.manifests.metadata import ChildContext, Owner, read_revision
 from easel_operator.manifests.worker import build_worker_deployment
-from easel_operator.objects import SECRETS, Json, is_owned_by, to_object_key
+from easel_operator.objects import SECRETS, Json, ObjectKey, is_owned_by, to_object_key
 
 
 def decide(snapshot: Snapshot) -> ReconcilePlan:
@@ -69,46 +75,114 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )
+    creates = _find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else ()
+    conflicts = _find_conflicts(snapshot, (*creates, *wanted))
     applies = tuple(child for child in wanted if _needs_apply(snapshot, child))
-    kept = {to_object_key(child) for child in wanted}
-    states = {
-        ConditionType.READY: decide_ready(facts, snapshot.failures),
-        ConditionType.PROGRESSING: decide_progressing(facts, snapshot.failures),
-        ConditionType.MODEL_LOADED: decide_model_loaded(facts),
-        ConditionType.SCALING_ACTIVE: decide_scaling_active(facts),
-        ConditionType.CAPACITY_AVAILABLE: decide_capacity_available(facts),
-    }
+    failures = (*conflicts, *snapshot.failures)
+    facts = replace(facts, wanted_revisions=_read_revisions(wanted), is_applied=not (creates or applies or failures))
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
-    conditions = build_conditions(states, previous, generation=generation, now=snapshot.now)
+    conditions = build_conditions(
+        _decide_conditions(facts, failures),
+        previous,
+        generation=generation,
+        is_rolled_out=facts.is_rolled_out,
+        now=snapshot.now,
+    )
     status = build_status(facts, conditions, grace, generation=generation).to_wire()
     decision = snapshot.scaling if spec.scaling is not None else None
     scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
     if scaling_status is not None:
         status["scaling"] = scaling_status
     return ReconcilePlan(
-        finalizers=_add_finalizer(service),
-        handovers=tuple(_find_handovers(snapshot, applies)),
-        creates=_find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else (),
-        applies=applies,
-        deletes=tuple(
-            sorted(
-                key
-                for key, live in snapshot.children.items()
-                # Secrets stay: links that are out open again if keys are switched off and on.
-                if key not in kept
-                and key.kind != SECRETS.kind
-                and is_owned_by(live, owner.uid)
-                and "deletionTimestamp" not in live["metadata"]
-            )
-        ),
+        finalizers=None if conflicts else _add_finalizer(service),
+        handovers=() if conflicts else tuple(_find_handovers(snapshot, applies)),
+        creates=() if conflicts else creates,
+        applies=() if conflicts else applies,
+        deletes=_find_deletes(snapshot, wanted, conflicts),
+        conflicts=conflicts,
         status_patch=build_status_patch(service, status),
         events=(
             *build_scaling_events(service, decision, is_carried_out=mode.mode is not ScalingMode.RECOMMEND),
             *build_condition_events(previous, conditions),
             *build_grace_events(service, grace),
         ),
+        look_again_at=_find_next_look(facts),
     )
+
+
+def _decide_conditions(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> dict[ConditionType, ConditionState]:
+    progressing = decide_progressing(facts, failures)
+    return {
+        ConditionType.READY: decide_ready(facts, failures),
+        ConditionType.PROGRESSING: progressing,
+        ConditionType.MODEL_LOADED: decide_model_loaded(facts),
+        ConditionType.SCALING_ACTIVE: decide_scaling_active(facts),
+        ConditionType.CAPACITY_AVAILABLE: decide_capacity_available(facts),
+        ConditionType.RECONCILING: decide_reconciling(progressing),
+        ConditionType.STALLED: decide_stalled(progressing),
+    }
+
+
+def _find_next_look(facts: ServiceFacts) -> datetime | None:
+    """When a service that wakes up will have taken too long."""
+    since = find_waking_since(facts)
+    if since is None:
+        return None
+    late_at = since + timedelta(seconds=facts.start_timeout_seconds + 1)
+    return late_at if late_at > facts.now else None
+
+
+def _find_conflicts(snapshot: Snapshot, wanted: tuple[Json, ...]) -> tuple[ApplyFailure, ...]:
+    """The wanted children whose names are taken. One is enough to write none: half a service serves nobody, and its
+    workers would hold GPUs for it."""
+    owner = read_owner(snapshot.service)
+    found = []
+    for child in wanted:
+        key = to_object_key(child)
+        live = snapshot.children.get(key)
+        if live is not None and not is_owned_by(live, owner.uid):
+            found.append(ApplyFailure(key, Reason.CHILD_CONFLICT, describe_conflict(key, live, owner)))
+    return tuple(found)
+
+
+def describe_conflict(key: ObjectKey, live: Json, owner: Owner) -> str:
+    """That a child's name is taken by ``live``, and what to do."""
+    references = live["metadata"].get("ownerReferences", [])
+    earlier = any(each.get("kind") == names.KIND and each.get("name") == owner.name for each in references)
+    if earlier:
+        return f"{key} belongs to a deleted service of the same name; it is made anew once that one is collected."
+    return (
+        f"{key} exists and isn't owned by this service, so it is left alone and nothing else is written; delete or "
+        f"rename it, or give this {names.KIND} another name."
+    )
+
+
+def _find_deletes(
+    snapshot: Snapshot, wanted: tuple[Json, ...], conflicts: tuple[ApplyFailure, ...]
+) -> tuple[ObjectKey, ...]:
+    """Our children that are no longer wanted; after a conflict, only an HPA of ours that would scale a stranger's."""
+    owner = read_owner(snapshot.service)
+    ours = {
+        key
+        for key, live in snapshot.children.items()
+        if is_owned_by(live, owner.uid) and "deletionTimestamp" not in live["metadata"]
+    }
+    if conflicts:
+        workers = names.worker_name(owner.name)
+        is_target_taken = any(each.key.kind == "Deployment" and each.key.name == workers for each in conflicts)
+        return tuple(sorted(key for key in ours if is_target_taken and key.kind == "HorizontalPodAutoscaler"))
+    # Secrets stay: links that are out open again if keys are switched off and on.
+    kept = {to_object_key(child) for child in wanted} | {key for key in ours if key.kind == SECRETS.kind}
+    return tuple(sorted(ours - kept))
+
+
+def _read_revisions(wanted: tuple[Json, ...]) -> dict[str, str]:
+    return {
+        child["metadata"]["labels"][names.LABEL_COMPONENT]: read_revision(child)
+        for child in wanted
+        if child["kind"] == "Deployment"
+    }
 
 
 def _decide_grace(snapshot: Snapshot, facts: ServiceFacts) -> GraceDecision:
@@ -176,7 +250,7 @@ def _is_replicas_ours(deployment: Json) -> bool:
 def _report_invalid_spec(snapshot: Snapshot, error: ValidationError) -> ReconcilePlan:
     """Say what is wrong and leave the children as they are: what serves now goes on serving."""
     problem = no(Reason.INVALID_SPEC, describe_validation_error(error))
-    news = {ConditionType.READY: problem, ConditionType.PROGRESSING: problem}
+    news = {ConditionType.READY: _say_who_serves_meanwhile(snapshot, problem), ConditionType.PROGRESSING: problem}
     return _report_only(snapshot.service, news, unknown("Waits for a valid spec."), snapshot.now)
 
 
@@ -201,17 +275,34 @@ def report_fault(service: Json, error: Exception, now: datetime) -> ReconcilePla
 def _report_only(
     service: Json, news: Mapping[ConditionType, ConditionState], waiting: ConditionState, now: datetime
 ) -> ReconcilePlan:
-    """A plan that changes these conditions and nothing else; those that aren't there yet are ``waiting``."""
+    """A plan that changes these conditions, Progressing among them, and nothing else; those that aren't there yet are
+    ``waiting``."""
     previous = read_conditions(service)
     states = {kind: ConditionState(old.status, old.reason, old.message) for kind, old in previous.items()}
+    progressing = news[ConditionType.PROGRESSING]
+    news = {
+        **news,
+        ConditionType.RECONCILING: decide_reconciling(progressing),
+        ConditionType.STALLED: decide_stalled(progressing),
+    }
     states = {**dict.fromkeys(ConditionType, waiting), **states, **news}
     generation = service["metadata"].get("generation", 0)
-    conditions = build_conditions(states, previous, generation=generation, now=now)
+    built = build_conditions(states, previous, generation=generation, is_rolled_out=False, now=now)
+    # What wasn't looked at is left with the generation of which it was said.
+    conditions = tuple(each if each.type in news else previous.get(each.type, each) for each in built)
     wire = [condition.to_wire() for condition in conditions]
     status = {**service.get("status", {}), "observedGeneration": generation, "conditions": wire}
     return ReconcilePlan(
         status_patch=build_status_patch(service, status), events=build_condition_events(previous, conditions)
     )
+
+
+def _say_who_serves_meanwhile(snapshot: Snapshot, problem: ConditionState) -> ConditionState:
+    roles = (names.COMPONENT_GATEWAY, names.COMPONENT_WORKER)
+    pods = [read_pods(snapshot.pods, role, snapshot.now) for role in roles]
+    if not all(any(pod.is_ready for pod in of_role) for of_role in pods):
+        return problem
+    return yes(Reason.SERVING_PREVIOUS_REVISION, f"The pods of the last valid spec go on serving. {problem.message}")
 
 
 def describe_validation_error(error: ValidationError) -> str:

@@ -45,9 +45,21 @@ def _is_rolling_out(deployment: Json | None) -> bool:
     return bool(status.get("replicas", 0) > status.get("updatedReplicas", 0))
 
 
-def build_scrape_report(observation: Observation, data_seen_at: datetime, longest_job_seconds: int) -> ScrapeReport:
+def find_waiting_since(observation: Observation, known: datetime | None) -> datetime | None:
+    """Since when requests wait while no worker is ready, in whole seconds; None where either isn't so."""
+    if observation.pods.ready > 0:
+        return None
+    if observation.queue is None:
+        return known
+    return (known or observation.at.replace(microsecond=0)) if observation.queue.waiting > 0 else None
+
+
+def build_scrape_report(
+    observation: Observation, data_seen_at: datetime, longest_job_seconds: int, waiting_since: datetime | None
+) -> ScrapeReport:
     """What the pods reported, as far as the reconciler looks at it."""
     return ScrapeReport(
+        waiting_since=waiting_since,
         is_broker_up=observation.broker_up,
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
         longest_job_seconds=longest_job_seconds,

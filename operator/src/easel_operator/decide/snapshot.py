@@ -40,6 +40,7 @@ class ScrapeReport:
     is_broker_up: bool | None = None  # None: no pod could be asked
     is_data_missing: bool = False  # nobody has reported the queue's depth for so long that scaling stands still
     longest_job_seconds: int = 0  # so far; 0: none was seen
+    waiting_since: datetime | None = None  # requests wait and no worker is ready; None where either isn't so
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Snapshot:
     """One service and its surroundings at one moment."""
 
     service: Json
-    children: Mapping[ObjectKey, Json]  # labelled as this service's, whoever owns them
+    children: Mapping[ObjectKey, Json]  # labelled as this service's or of a wanted child's name, whoever owns them
     pods: tuple[Json, ...]
     capabilities: Capabilities
     release: Release
@@ -64,6 +65,7 @@ class Snapshot:
     scaling: ScalingDecision | None = None  # None: none since the operator started
     scrape: ScrapeReport | None = None  # None: no pod was asked since the operator started
     failures: tuple[ApplyFailure, ...] = ()
+    missing: frozenset[ObjectKey] = frozenset()  # objects that the spec names and that don't exist
 
 
 class EventType(StrEnum):
@@ -103,5 +105,7 @@ class ReconcilePlan:
     creates: tuple[Json, ...] = ()  # Secrets that are made once, with a random key, and never changed after
     applies: tuple[Json, ...] = ()
     deletes: tuple[ObjectKey, ...] = ()
+    conflicts: tuple[ApplyFailure, ...] = ()  # names that are taken: then nothing is applied
     status_patch: Json | None = None  # merge patch of /status; None: nothing changed
     events: tuple[EventPlan, ...] = ()
+    look_again_at: datetime | None = None  # when time alone changes the status

@@ -29,9 +29,19 @@ ALARMING_REASONS = frozenset(
         Reason.CRASH_LOOP,
         Reason.IMAGE_PULL_FAILED,
         Reason.METRICS_UNAVAILABLE,
+        Reason.REFERENCE_MISSING,
         Reason.INSUFFICIENT_CAPACITY,
+        Reason.NO_MATCHING_NODE,
+        Reason.VOLUME_UNAVAILABLE,
+        Reason.QUOTA_EXCEEDED,
+        Reason.RESOURCES_MISSING,
+        Reason.LIMIT_RANGE_VIOLATED,
+        Reason.POD_SECURITY_VIOLATED,
+        Reason.ADMISSION_DENIED,
+        Reason.PODS_REFUSED,
     }
 )
+TRUE_OF_PODS = frozenset({ConditionType.READY, ConditionType.MODEL_LOADED, ConditionType.CAPACITY_AVAILABLE})
 
 
 def build_status(
@@ -69,16 +79,28 @@ def build_conditions(
     previous: Mapping[ConditionType, Condition],
     *,
     generation: int,
+    is_rolled_out: bool,
     now: datetime,
 ) -> tuple[Condition, ...]:
-    """Conditions with their transition times, in the order of ConditionType."""
+    """Conditions with their transition times, in the order of ConditionType.
+
+    What is true of pods of an earlier spec is said of that one's generation, so that ``kubectl wait`` after an edit
+    waits for the pods of the edit: it compares a condition's observedGeneration with the resource's.
+    """
+
+    def observed(kind: ConditionType) -> int:
+        if is_rolled_out or kind not in TRUE_OF_PODS or states[kind].status is not ConditionStatus.TRUE:
+            return generation
+        known = previous.get(kind)
+        return max(0, min(generation - 1, known.observed_generation if known else generation))
+
     return tuple(
         build_condition(
             kind,
             states[kind].status,
             states[kind].reason,
             states[kind].message,
-            generation=generation,
+            generation=observed(kind),
             now=now,
             previous=previous.get(kind),
         )

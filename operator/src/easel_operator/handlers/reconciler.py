@@ -16,11 +16,21 @@ from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.reconcile import decide, read_owner, report_fault
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
+from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.manifests.metadata import Release
-from easel_operator.objects import SECRETS, SERVICES_OF_EASEL, Json, ObjectKey, ServiceKey, to_service_key
+from easel_operator.objects import (
+    RESOURCE_BY_KIND,
+    SECRETS,
+    SERVICES_OF_EASEL,
+    Json,
+    ObjectKey,
+    ServiceKey,
+    to_object_key,
+    to_service_key,
+)
 from easel_operator.operator_metrics import FAULTS, RECONCILE_SECONDS, RECONCILES
 
 logger = logging.getLogger(__name__)
@@ -39,6 +49,7 @@ class Reconciler:
         client: KubernetesClient,
         writer: ClusterWriter,
         services: ServiceStore,
+        references: ReferenceLookups,
         children: ObjectStore,
         shared: SharedState,
         queue: WorkQueue,
@@ -48,6 +59,7 @@ class Reconciler:
         self._client = client
         self._writer = writer
         self._services = services
+        self._references = references
         self._children = children
         self._shared = shared
         self._queue = queue
@@ -96,6 +108,7 @@ class Reconciler:
             self._forget(key)
             return True
         await self._check_secrets(key, service)
+        await self._references.check(key, service)
         snapshot = self._gather(key, service)
         plan = decide(snapshot)
         if plan.finalizers is not None or plan.creates or plan.applies or plan.deletes:
@@ -105,9 +118,9 @@ class Reconciler:
                 self._services.forget(key)
                 return True
             self._services.put(live)
-            snapshot = replace(snapshot, service=live)
+            snapshot = await self._find_taken_names(replace(snapshot, service=live), plan)
             plan = decide(snapshot)
-        return await self._write(snapshot, plan)
+        return await self._write(key, snapshot, plan)
 
     async def _report_fault(self, key: ServiceKey, error: Exception) -> None:
         RECONCILES.labels("fault").inc()
@@ -121,15 +134,36 @@ class Reconciler:
         except Exception:
             logger.exception("Nor could the status of %s say so", key)
 
-    async def _write(self, snapshot: Snapshot, plan: ReconcilePlan) -> bool:
+    async def _find_taken_names(self, snapshot: Snapshot, plan: ReconcilePlan) -> Snapshot:
+        """The snapshot with what has a name that a new child is to have: it isn't watched without our label.
+
+        All are looked at before the first is written, as one that is taken stops the others too.
+        """
+        found: dict[ObjectKey, Json] = {}
+        for manifest in (*plan.creates, *plan.applies):
+            key = to_object_key(manifest)
+            if key not in snapshot.children:
+                resource = RESOURCE_BY_KIND[key.kind]
+                live = await self._client.get(resource, key.namespace, key.name)
+                if live is not None:
+                    found[key] = trim(live, resource)
+        return replace(snapshot, children={**snapshot.children, **found}) if found else snapshot
+
+    async def _write(self, key: ServiceKey, snapshot: Snapshot, plan: ReconcilePlan) -> bool:
         owner = read_owner(snapshot.service)
         if plan.finalizers is not None and not await self._write_finalizers(snapshot.service, plan.finalizers):
             return False
         failures = await self._writer.write_children(owner, plan)
-        if failures:
-            plan = decide(replace(snapshot, failures=failures))
+        if plan.creates or plan.applies:
+            # The status is said of what was written, not of what was there before.
+            plan = decide(replace(self._gather(key, snapshot.service), failures=failures))
         await self._write_report(snapshot.service, plan)
-        return not failures
+        self._look_again(key, plan.look_again_at)
+        return not failures and not plan.conflicts
+
+    def _look_again(self, key: ServiceKey, at: datetime | None) -> None:
+        delay_seconds = (at - self._clock()).total_seconds() if at is not None else None
+        self._queue.add_later(key, delay_seconds)
 
     async def _write_report(self, service: Json, plan: ReconcilePlan) -> None:
         """What a plan says to users: status and events."""
@@ -167,10 +201,13 @@ class Reconciler:
             now=self._clock().replace(microsecond=0),  # metav1.Time has whole seconds
             scaling=self._shared.decisions.get(key),
             scrape=self._shared.scrapes.get(key),
+            missing=self._references.missing,
         )
 
     def _forget(self, key: ServiceKey) -> None:
         self._shared.forget(key)
+        self._references.forget(key)
+        self._queue.add_later(key, None)
         self._secrets_checked_at.pop(key, None)
         for secret in _own_secrets(key, with_links=True):  # they aren't watched, so nobody else reports their end
             self._children.remove(secret)

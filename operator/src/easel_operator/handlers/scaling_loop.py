@@ -30,6 +30,7 @@ from easel_operator.decide.scaling import (
     count_pods,
     decide_deletion_costs,
     find_longest_job_seconds,
+    find_waiting_since,
     guess_data_seen_at,
     recall_planner_state,
 )
@@ -37,7 +38,7 @@ from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_
 from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
-from easel_operator.objects import Json, ObjectKey, ServiceKey
+from easel_operator.objects import Json, ObjectKey, ServiceKey, is_owned_by
 from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS, TICK_FAILURES, TICK_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ServiceState:
     data_seen_at: datetime
     planner: PlannerState
     longest_job_seconds: int = 0
+    waiting_since: datetime | None = None  # requests wait, and no worker is ready
     observation: Observation | None = None
     spec: StableDiffusionServiceSpec | None = None
     spec_generation: int = -1
@@ -81,6 +83,7 @@ class Actions:
     deletion_costs: Mapping[str, int | None]  # to write, by pod, before the number of workers falls
     values: Mapping[str, float]  # to publish
     data_at: datetime
+    deployment_uid: str
     replicas: int | None  # for the operator itself to set
 
 
@@ -155,13 +158,16 @@ class ScalingLoop:
         return True
 
     def _gather(self, key: ServiceKey, service: Json) -> ServiceTick | None:
-        """The service's pods; None until its worker Deployment exists, with whose size the planner begins."""
+        """The service's pods; None until its own worker Deployment exists, with whose size the planner begins.
+
+        A Deployment of that name that isn't the service's is neither followed nor scaled.
+        """
         owned = self._children.of(key)
         now = self._clock()
         pods = [body for child, body in owned.items() if child.kind == "Pod"]
         worker_name = names.worker_name(key.name)
         deployment = owned.get(ObjectKey("Deployment", key.namespace, worker_name))
-        if deployment is None:
+        if deployment is None or not is_owned_by(deployment, service["metadata"]["uid"]):
             return None
         return ServiceTick(
             key=key,
@@ -193,7 +199,11 @@ class ScalingLoop:
         if observation.queue is not None:
             state.data_seen_at = now
         state.longest_job_seconds = find_longest_job_seconds(samples, state.longest_job_seconds)
-        self._report_scrape(key, build_scrape_report(observation, state.data_seen_at, state.longest_job_seconds))
+        state.waiting_since = find_waiting_since(observation, state.waiting_since)
+        self._report_scrape(
+            key,
+            build_scrape_report(observation, state.data_seen_at, state.longest_job_seconds, state.waiting_since),
+        )
         spec = state.spec
         if spec is None or spec.scaling is None:
             self._metrics_server.forget(key.namespace, key.name)
@@ -223,6 +233,7 @@ class ScalingLoop:
             deletion_costs=costs,
             values=values,
             data_at=decision.data_at,
+            deployment_uid=tick.deployment["metadata"]["uid"],
             replicas=own_replicas,
         )
 
@@ -249,7 +260,7 @@ class ScalingLoop:
             await asyncio.gather(*(self._mark(key, pod, cost) for pod, cost in costs))
         self._metrics_server.publish(key.namespace, key.name, actions.values, actions.data_at)
         if is_leader and actions.replicas is not None:
-            await self._scale(key, actions.replicas)
+            await self._scale(key, actions.deployment_uid, actions.replicas)
 
     async def _mark(self, key: ServiceKey, pod: str, cost: int | None) -> None:
         try:
@@ -259,9 +270,9 @@ class ScalingLoop:
                 "Deletion cost of pod %s/%s wasn't written, a busy pod may go: %s", key.namespace, pod, error
             )
 
-    async def _scale(self, key: ServiceKey, replicas: int) -> None:
+    async def _scale(self, key: ServiceKey, deployment_uid: str, replicas: int) -> None:
         try:
-            await self._writer.write_scale(key.namespace, names.worker_name(key.name), replicas)
+            await self._writer.write_scale(key.namespace, names.worker_name(key.name), replicas, uid=deployment_uid)
         except KubernetesError as error:
             logger.warning("Scaling %s to %d failed, the next tick tries again: %s", key, replicas, error)
 

@@ -20,6 +20,7 @@ class WorkQueue:
         self._dirty: set[ServiceKey] = set()  # added while a worker was on it
         self._failures: dict[ServiceKey, int] = {}
         self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
+        self._alarms: dict[ServiceKey, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -31,6 +32,18 @@ class WorkQueue:
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.put_nowait(key)
+
+    def add_later(self, key: ServiceKey, delay_seconds: float | None) -> None:
+        """Have the key worked on after a delay, whatever happens until then; the latest call counts, None ends it."""
+        earlier = self._alarms.pop(key, None)
+        if earlier is not None:
+            earlier.cancel()
+        if delay_seconds is not None:
+            self._alarms[key] = asyncio.get_running_loop().call_later(delay_seconds, self._add_now, key)
+
+    def _add_now(self, key: ServiceKey) -> None:
+        self._alarms.pop(key, None)
+        self.add(key)
 
     async def get(self) -> ServiceKey:
         """The next key; call done() or retry() with it afterwards."""

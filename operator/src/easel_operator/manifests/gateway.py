@@ -5,7 +5,14 @@ from typing import Final
 from easel_contract import names
 
 from easel_operator.manifests.configuration import gateway_config_hash
-from easel_operator.manifests.metadata import ChildContext, Owner, build_labels, build_metadata, build_pod_selector
+from easel_operator.manifests.metadata import (
+    ChildContext,
+    Owner,
+    build_labels,
+    build_metadata,
+    build_pod_selector,
+    with_revision,
+)
 from easel_operator.manifests.pod import (
     build_bucket_env,
     build_container,
@@ -35,13 +42,15 @@ def build_gateway_deployment(context: ChildContext) -> Json:
             "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_GATEWAY)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 3,
-            "template": {
-                "metadata": {
-                    "labels": build_labels(owner, names.COMPONENT_GATEWAY),
-                    "annotations": {names.ANNOTATION_CONFIG_HASH: gateway_config_hash(context)},
-                },
-                "spec": _build_gateway_pod_spec(context),
-            },
+            "template": with_revision(
+                {
+                    "metadata": {
+                        "labels": build_labels(owner, names.COMPONENT_GATEWAY),
+                        "annotations": {names.ANNOTATION_CONFIG_HASH: gateway_config_hash(context)},
+                    },
+                    "spec": _build_gateway_pod_spec(context),
+                }
+            ),
         },
     }
 

@@ -88,3 +88,16 @@ def with_applied_hash(manifest: Json) -> Json:
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), ANNOTATION_APPLIED_HASH: hash_json(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def with_revision(template: Json) -> Json:
+    """The pod template with the annotation by which its pods are known to be made of it."""
+    metadata = template["metadata"]
+    annotations = {**metadata["annotations"], names.ANNOTATION_REVISION: hash_json(template)}
+    return {**template, "metadata": {**metadata, "annotations": annotations}}
+
+
+def read_revision(deployment: Json) -> str:
+    """The revision that a Deployment's pods are made of; empty where its template has none."""
+    annotations: Json = deployment["spec"]["template"].get("metadata", {}).get("annotations") or {}
+    return str(annotations.get(names.ANNOTATION_REVISION, ""))

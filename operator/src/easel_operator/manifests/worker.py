@@ -1,8 +1,10 @@
 """The worker Deployment: GPU pods that pull jobs from the queue."""
 
+import json
 from typing import Final
 
 from easel_contract import names
+from easel_contract.resource import StableDiffusionServiceSpec
 
 from easel_operator.manifests.configuration import worker_config_hash
 from easel_operator.manifests.metadata import (
@@ -11,6 +13,7 @@ from easel_operator.manifests.metadata import (
     build_labels,
     build_metadata,
     build_pod_selector,
+    with_revision,
 )
 from easel_operator.manifests.pod import (
     build_bucket_env,
@@ -42,13 +45,19 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "progressDeadlineSeconds": START_SECONDS,
         "revisionHistoryLimit": 3,
-        "template": {
-            "metadata": {
-                "labels": labels,
-                "annotations": {names.ANNOTATION_CONFIG_HASH: worker_config_hash(context)},
-            },
-            "spec": _build_worker_pod_spec(context),
-        },
+        "template": with_revision(
+            {
+                "metadata": {
+                    "labels": labels,
+                    "annotations": {
+                        names.ANNOTATION_CONFIG_HASH: worker_config_hash(context),
+                        # Of pods of an earlier revision it says how to go back.
+                        names.ANNOTATION_MODEL: describe_model(context.spec),
+                    },
+                },
+                "spec": _build_worker_pod_spec(context),
+            }
+        ),
     }
     if replicas is not None:
         spec["replicas"] = replicas
@@ -58,6 +67,12 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
         "metadata": build_metadata(owner, names.worker_name(owner.name), names.COMPONENT_WORKER),
         "spec": spec,
     }
+
+
+def describe_model(spec: StableDiffusionServiceSpec) -> str:
+    """spec.model as JSON, without what nobody set."""
+    wire = spec.model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return json.dumps(wire, separators=(",", ":"), sort_keys=True)
 
 
 def _build_worker_pod_spec(context: ChildContext) -> Json:
