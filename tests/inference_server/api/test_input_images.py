@@ -180,6 +180,27 @@ def test_a_worker_gets_png_of_the_generated_size_and_the_same_bytes_for_the_same
     assert set(inputs.by_digest().values()) == set(inputs.images.values())
 
 
+async def test_a_customer_with_many_images_does_not_keep_another_waiting_for_all_of_them():
+    decoders, going_on = Decoders(), threading.Event()
+    ended: list[str] = []
+
+    async def decode(customer: str, name: str) -> None:
+        await decoders.run(customer, going_on.wait)
+        ended.append(name)
+
+    flood = [asyncio.create_task(decode("a", f"a{number}")) for number in range(DECODERS + 20)]
+    await asyncio.sleep(0)
+    left = asyncio.create_task(decode("b", "left"))
+    other = asyncio.create_task(decode("b", "b"))
+    await asyncio.sleep(0)
+    left.cancel()
+    going_on.set()
+    await asyncio.gather(other, *flood)
+    assert ended.index("b") <= 2 * DECODERS, "it was next but one"
+    assert decoders._free == DECODERS
+    assert "left" not in ended
+
+
 async def test_no_more_images_are_decoded_at_once_than_is_allowed():
     decoders = Decoders()
     going_on = threading.Semaphore(0)
@@ -189,7 +210,7 @@ async def test_no_more_images_are_decoded_at_once_than_is_allowed():
         begun.append(1)
         assert going_on.acquire(timeout=20)
 
-    tasks = [asyncio.create_task(decoders.run(work)) for _ in range(3 * DECODERS)]
+    tasks = [asyncio.create_task(decoders.run("a", work)) for _ in range(3 * DECODERS)]
     for number in range(DECODERS, 3 * DECODERS + 1):
 
         async def have_begun(number: int = number) -> bool:

@@ -10,6 +10,7 @@ import binascii
 import io
 import math
 import re
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -40,15 +41,44 @@ T = TypeVar("T")
 
 
 class Decoders:
-    """Threads for work on images, few enough that their memory is bounded."""
+    """Threads for work on images, few enough that their memory is bounded. Customers that wait have them in turn."""
 
     def __init__(self) -> None:
-        self._free = asyncio.Semaphore(DECODERS)
+        self._free = DECODERS
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # by customer; none is empty
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, customer: str, work: Callable[[], T]) -> T:
         """The work's result; waits until a thread is free."""
-        async with self._free:
+        await self._take(customer)
+        try:
             return await asyncio.to_thread(work)
+        finally:
+            self._pass_on()
+
+    async def _take(self, customer: str) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(customer, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was this one's turn just now
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        """A thread is free: to the next customer's first, who then is the last."""
+        while self._waiting:
+            customer, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[customer] = turns
+            if not turn.done():  # else its client has left
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:

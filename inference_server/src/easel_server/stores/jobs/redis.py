@@ -112,7 +112,8 @@ class RedisJobs(Jobs):
         if status == b"closing":
             raise ServiceClosingError(rest[0].decode())
         if status == b"full":
-            raise QueueFullError(rest[0], self._bounds.max_queue_depth)
+            depth, held, owners = rest
+            raise QueueFullError(depth, held, owners, self._bounds)
         if status == b"no_room":
             raise _build_full_error(needed_bytes, self._bounds, rest)
         if status == b"queued":
