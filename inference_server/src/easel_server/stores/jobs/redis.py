@@ -63,7 +63,7 @@ from easel_server.stores.jobs.redis_fields import (
 from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
 from easel_server.stores.redis.wakeups import RETRY_SECONDS, wait_for
 
-INPUT_MEDIA_TYPE: Final = "image/png"
+INPUT_MEDIA_TYPE: Final = "application/octet-stream"  # for workers alone, which look at the bytes
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
 
 
