@@ -30,10 +30,16 @@ class Submitting:
     """A gateway's middle. Each image takes ``gpu_seconds`` by prediction."""
 
     def __init__(
-        self, config: GatewayConfig, *, gpu_seconds: float = 2.0, result_cache: ResultCache | None = None
+        self,
+        config: GatewayConfig,
+        *,
+        gpu_seconds: float = 2.0,
+        result_cache: ResultCache | None = None,
+        is_shared: bool = False,
     ) -> None:
+        """``is_shared``: several customers share the bounds, as with API keys."""
         self.now = datetime.now(UTC)
-        bounds = JobBounds(max_queue_depth=config.limits.max_queue_depth)
+        bounds = JobBounds(max_queue_depth=config.limits.max_queue_depth, is_shared=is_shared)
         self.stores = open_memory_stores(bounds, clock=lambda: self.now)
         self.metrics = CountingMetrics()
         self._numbers = itertools.count()

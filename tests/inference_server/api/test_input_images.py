@@ -28,6 +28,7 @@ from tests.support.client_images import decoded, decompression_bomb, encoded, ha
 from tests.support.eventually import eventually
 
 MAX_PIXELS = 1 << 20
+ORIENTATION_TAG, CAMERA_TAG = 0x0112, 0x0110
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -168,16 +169,90 @@ def test_no_image_is_brought_to_a_size_that_is_not_allowed(wanted):
         )
 
 
-def test_a_worker_gets_png_of_the_generated_size_and_the_same_bytes_for_the_same_image():
+def textured(size: tuple[int, int] = (256, 256)) -> Image.Image:
+    """As a photo is: no two pixels quite alike."""
+    noise, gradient = Image.effect_noise(size, 60), Image.linear_gradient("L").resize(size)
+    return Image.merge("RGB", (noise, noise.transpose(Image.Transpose.ROTATE_180), gradient))
+
+
+def orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = value
+    exif[CAMERA_TAG] = "the camera's name"
+    return exif
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"quality": 98, "subsampling": 0}, {"exif": orientation(1)}]
+)
+def test_a_photo_travels_as_it_came_without_its_metadata(options):
+    """A JPEG of 2048 pixels a side became a PNG of 13 MB, and 26 MB of uploads filled a Redis of 150 MB."""
+    upload = encoded(textured(), "JPEG", **{"quality": 90, "comment": b"mine", **options})
+    inputs = build_input_images({"image": decode(upload)}, (256, 256), Fit.CROP, original=upload)
+    kept = inputs.images["image"]
+    assert kept.startswith(b"\xff\xd8")
+    assert len(kept) <= len(upload)
+    assert b"camera" not in kept
+    assert b"mine" not in kept
+    assert decoded(kept).convert("RGB").tobytes() == flatten(decode(upload)).tobytes()
+
+
+@pytest.mark.parametrize(
+    "upload",
+    [
+        pytest.param(encoded(textured()), id="a PNG"),
+        pytest.param(encoded(textured(), "WEBP", quality=80), id="a WebP"),
+        pytest.param(encoded(textured(), "JPEG", exif=orientation(6)), id="a JPEG that lies on its side"),
+        pytest.param(encoded(textured((320, 256)), "JPEG"), id="a JPEG of another size"),
+    ],
+)
+def test_what_is_changed_on_its_way_travels_without_loss_and_never_larger_than_as_a_png(upload):
+    inputs = build_input_images({"image": decode(upload)}, (256, 256), Fit.STRETCH, original=upload)
+    kept = decoded(inputs.images["image"])
+    expected = flatten(decode(upload)).resize((256, 256), Image.Resampling.LANCZOS)
+    assert kept.tobytes() == expected.tobytes()
+    assert len(inputs.images["image"]) <= len(encoded(expected, compress_level=1))
+
+
+def test_an_upload_is_not_sent_in_place_of_what_was_made_of_it():
+    upload = encoded(textured(), "JPEG")
+    painted = flatten(decode(upload))
+    painted.putpixel((7, 7), (255, 0, 255))
+    inputs = build_input_images({"image": painted}, (256, 256), Fit.CROP, original=upload)
+    assert decoded(inputs.images["image"]).tobytes() == painted.tobytes()
+
+
+def test_a_worker_gets_images_of_the_generated_size_and_the_same_bytes_for_the_same_image():
     mask = Image.new("L", (64, 64), 255)
     inputs = build_input_images({"image": halves(), "mask": mask}, (128, 64), Fit.CROP)
     copy = decode(encoded(halves(), "WEBP", lossless=True))
     again = build_input_images({"image": copy, "mask": mask}, (128, 64), Fit.CROP)
     image, redrawn = decoded(inputs.images["image"]), decoded(inputs.images["mask"])
-    assert (image.format, image.mode, image.size) == ("PNG", "RGB", (128, 64))
+    assert (image.format, image.mode, image.size) == ("WEBP", "RGB", (128, 64))
     assert (redrawn.format, redrawn.mode, redrawn.size) == ("PNG", "L", (128, 64))
     assert again == inputs
     assert set(inputs.by_digest().values()) == set(inputs.images.values())
+
+
+async def test_a_customer_with_many_images_does_not_keep_another_waiting_for_all_of_them():
+    decoders, going_on = Decoders(), threading.Event()
+    ended: list[str] = []
+
+    async def decode(customer: str, name: str) -> None:
+        await decoders.run(customer, going_on.wait)
+        ended.append(name)
+
+    flood = [asyncio.create_task(decode("a", f"a{number}")) for number in range(DECODERS + 20)]
+    await asyncio.sleep(0)
+    left = asyncio.create_task(decode("b", "left"))
+    other = asyncio.create_task(decode("b", "b"))
+    await asyncio.sleep(0)
+    left.cancel()
+    going_on.set()
+    await asyncio.gather(other, *flood)
+    assert ended.index("b") <= 2 * DECODERS, "it was next but one"
+    assert decoders._free == DECODERS
+    assert "left" not in ended
 
 
 async def test_no_more_images_are_decoded_at_once_than_is_allowed():
@@ -189,7 +264,7 @@ async def test_no_more_images_are_decoded_at_once_than_is_allowed():
         begun.append(1)
         assert going_on.acquire(timeout=20)
 
-    tasks = [asyncio.create_task(decoders.run(work)) for _ in range(3 * DECODERS)]
+    tasks = [asyncio.create_task(decoders.run("a", work)) for _ in range(3 * DECODERS)]
     for number in range(DECODERS, 3 * DECODERS + 1):
 
         async def have_begun(number: int = number) -> bool:

@@ -1,6 +1,7 @@
 """Limits per key and per service, in requests and in GPU-seconds; refusals by predicted wait."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, LimitsConfig, Priority, RateLimitConfig
@@ -8,13 +9,14 @@ from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.request import CachePolicy, Customer
 from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.jobs.interface import JobConflictError, QueueFullError
+from easel_server.stores.jobs.interface import Claim, HeartbeatReply, JobConflictError
 from easel_server.transport.streams import Streams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.inference_server.api.serving import CountingMetrics, RunningGateway
-from tests.inference_server.api.submitting import LOAD_SECONDS, Submitting
+from tests.inference_server.api.serving import IDENTITY, CountingMetrics, RunningGateway
+from tests.inference_server.api.submitting import ALICE, LOAD_SECONDS, Submitting
+from tests.support.stored_images import succeed
 
 BOB = Customer("bob")
 TWO_REQUESTS = RateLimitConfig(requests_per_minute=1, burst=2)
@@ -113,8 +115,7 @@ async def test_a_request_that_is_not_served_is_not_charged():
     submitting = Submitting(GatewayConfig(rate_limit=TWO_REQUESTS, limits=limits))
     await submitting.submit(job_id="first-job")
     for _ in range(5):
-        with pytest.raises(QueueFullError):
-            await submitting.submit()
+        assert (await refusal_of(submitting)).code == "queue_full"
         with pytest.raises(JobConflictError):
             await submitting.submit(job_id="first-job", prompt="another")
         assert (await refusal_of(submitting, cache=CachePolicy(only_if_cached=True))).status == 504
@@ -218,16 +219,123 @@ async def test_a_priority_above_the_customers_own_is_refused():
     assert refusal.message == "priority: is High, allowed for this API key are Low, Normal"
 
 
+async def test_a_customer_beside_a_flood_always_gets_in():
+    """The maximum is 20: one customer's 20 took them all, and another's first request got 429."""
+    submitting = Submitting(GatewayConfig(limits=LimitsConfig(max_queue_depth=20)), is_shared=True)
+    flooded = 0
+    while await was_taken(submitting, ALICE):
+        flooded += 1
+    assert flooded == 16, "alone, a customer may have four fifths"
+    assert [await was_taken(submitting, BOB) for _ in range(3)] == [True, True, True]
+    for number in range(30):
+        assert await was_taken(submitting, Customer(f"newcomer-{number}")), "each has a place at least"
+    assert not await was_taken(submitting, ALICE)
+
+
+async def was_taken(submitting: Submitting, customer: Customer) -> bool:
+    """Whether the customer's request was queued; if not, the queue was full for it."""
+    try:
+        await submitting.submit(customer=customer)
+    except RefusalError as error:
+        if error.code == "queue_full":
+            return False
+        raise
+    return True
+
+
+async def test_where_nobody_has_a_key_everybody_may_use_the_whole_queue():
+    submitting = Submitting(GatewayConfig(limits=LimitsConfig(max_queue_depth=20)))
+    assert [await was_taken(submitting, ALICE) for _ in range(21)] == [True] * 20 + [False]
+
+
+@given(
+    is_shared=st.booleans(),
+    depth=st.integers(1, 30),
+    gpu_seconds=st.floats(0.1, 40),
+    neighbours=st.integers(0, 3),
+    workers=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+async def test_a_refused_customer_who_comes_back_when_told_to_gets_in(
+    is_shared, depth, gpu_seconds, neighbours, workers
+):
+    """Retry-After was 5 s whatever waited, and obeyed in vain."""
+    submitting = Submitting(
+        GatewayConfig(limits=LimitsConfig(max_queue_depth=depth)), gpu_seconds=gpu_seconds, is_shared=is_shared
+    )
+    customers = [ALICE, *(Customer(f"neighbour-{number}") for number in range(neighbours))]
+    work = Working(submitting, gpu_seconds, workers)
+    await work.claim()
+    for customer in customers:
+        while await was_taken(submitting, customer):
+            await work.claim()
+    refusal = await refusal_of(submitting)
+    await work.go_on(int(refusal.headers["Retry-After"]))
+    assert await was_taken(submitting, ALICE)
+
+
+class Working:
+    """Workers, each of which takes as long for a job as was predicted."""
+
+    def __init__(self, submitting: Submitting, gpu_seconds: float, workers: int) -> None:
+        self._submitting = submitting
+        self._gpu_seconds = gpu_seconds
+        self._ends: dict[str, tuple[float, Claim | None]] = {f"w{number}": (0.0, None) for number in range(workers)}
+        self._now = 0.0
+
+    async def claim(self) -> None:
+        """Every idle worker claims a job, if there is one."""
+        jobs = self._submitting.stores.jobs
+        for worker, (_, running) in self._ends.items():
+            if running is None:
+                claims = await jobs.claim(worker, [IDENTITY.key], lease_seconds=1e6, wait_seconds=0)
+                if claims:
+                    self._ends[worker] = (self._now + self._gpu_seconds, claims[0])
+            # As a heartbeat does: so it is known to be there.
+            elif await jobs.heartbeat(running, 0) is HeartbeatReply.LOST:
+                raise AssertionError("lost")
+
+    async def go_on(self, seconds: float) -> None:
+        """Let time pass."""
+        until = self._now + seconds
+        while True:
+            worker, (ends_at, running) = min(
+                self._ends.items(), key=lambda item: item[1][0] if item[1][1] else float("inf")
+            )
+            if running is None or ends_at > until:
+                break
+            self._submitting.advance(ends_at - self._now)
+            self._now = ends_at
+            await succeed(self._submitting.stores.jobs, running, (b"image",))
+            self._ends[worker] = (0.0, None)
+            await self.claim()
+        self._submitting.advance(until - self._now)
+        self._now = until
+
+
 def test_streams_are_bounded_and_counted():
     metrics = CountingMetrics()
     streams = Streams(2, metrics, Ending(jobs_outlive=True))
-    with streams.hold(), streams.hold():
+    with streams.hold("a"), streams.hold("a"):
         assert metrics.open_streams == 2
-        with pytest.raises(RefusalError) as caught, streams.hold():
+        with pytest.raises(RefusalError) as caught, streams.hold("a"):
             pass
     assert (caught.value.status, metrics.open_streams) == (429, 0)
-    with streams.hold():
+    with streams.hold("a"):
         assert metrics.open_streams == 1
+
+
+def test_a_customer_with_many_streams_leaves_some_to_others():
+    streams, opened = Streams(20, CountingMetrics(), Ending(jobs_outlive=True), is_shared=True), ExitStack()
+    with opened:
+        for _ in range(16):
+            opened.enter_context(streams.hold("a"))
+        with pytest.raises(RefusalError) as caught, streams.hold("a"):
+            pass
+        assert "16 of them with this API key" in caught.value.message
+        for customer in ("b", "b", "b", *map(str, range(30))):
+            opened.enter_context(streams.hold(customer))
+    assert streams._open == {}
 
 
 @pytest.fixture

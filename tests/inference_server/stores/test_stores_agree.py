@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import uuid
+from collections import Counter
 from collections.abc import Awaitable
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from easel_contract import names
 from easel_contract.server_config import Priority
 from easel_server.generation.job import Job
+from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import StoreFullError
 from easel_server.stores.jobs import memory_runs, redis
-from easel_server.stores.jobs.interface import Canceled, Claim, Failed, JobBounds, Jobs, QueuePosition
+from easel_server.stores.jobs.interface import Canceled, Claim, Failed, JobBounds, Jobs, QueueFullError, QueuePosition
 from easel_server.stores.jobs.memory import MemoryJobs
 from easel_server.stores.opening import open_memory_stores, open_stores
 from redis.asyncio import Redis
@@ -32,7 +34,8 @@ RARELY = 0.1
 GPU_SECONDS = (0.25, 0.5, 1.0, 3.0)  # sums and shares of these are exact, so both must decide alike
 UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at", "images"}  # two clocks, other keys
 BOOKS = {"image:sums", "image:expiry", "image:holders"}  # entries go when the images do, by purge
-BOUNDS = JobBounds(max_image_bytes=300_000)  # about ten jobs: now and then there is no room
+# About ten jobs: now and then there is no room, in the budget or in the queue.
+BOUNDS = JobBounds(max_image_bytes=300_000, max_queue_depth=4, is_shared=True)
 
 
 class Pair:
@@ -43,7 +46,7 @@ class Pair:
         self._stores = (memory, redis)
         self._claims: list[tuple[Claim, Claim]] = []
         self._ids: list[str] = []
-        self.refused = 0  # for want of room
+        self.refused: Counter[type[StoreError]] = Counter()
 
     async def both(self, operation: str, *arguments: Any, **options: Any) -> Any:
         one, other = [await answer_of(getattr(jobs, operation)(*arguments, **options)) for jobs in self._stores]
@@ -89,8 +92,8 @@ class Pair:
         answer = (b"cached",) * job.parameters.images if self._random.random() < 0.1 else None
         inputs = {"digest": job.id.encode()}
         reply = await self.both("submit", job, flight_key=flight_key, inputs=inputs, answer=answer)
-        if isinstance(reply, StoreFullError):
-            self.refused += 1
+        if isinstance(reply, StoreFullError | QueueFullError):
+            self.refused[type(reply)] += 1
             return
         assert reply.created
         self._ids.append(job.id)
@@ -172,7 +175,7 @@ async def answer_of(call: Awaitable[Any]) -> Any:
     """What it returns, or raises for want of room."""
     try:
         return await call
-    except StoreFullError as error:
+    except (QueueFullError, StoreFullError) as error:
         return error
 
 
@@ -180,6 +183,8 @@ def comparable(value: Any) -> Any:
     """Without what two clocks, or floating point and whole microseconds, can't agree on."""
     if isinstance(value, QueuePosition):
         return value.jobs_ahead, round(value.gpu_seconds_ahead, 4)
+    if isinstance(value, QueueFullError):
+        return value.depth, value.held, value.claims_before_a_place
     if isinstance(value, StoreFullError):
         return value.needed_bytes, dataclasses.replace(value.usage, refused_bytes=0, next_expiry_seconds=None)
     if isinstance(value, Job):
@@ -204,7 +209,7 @@ async def test_memory_and_redis_answer_alike_and_leave_nothing_behind(seed: int,
         for _ in range(STEPS):
             await pair.step()
         await pair.end_everything()
-        assert pair.refused > 0, "there was always room: this says nothing of it"
+        assert len(pair.refused) == 2, "there was always room: this says nothing of it"
         assert (await shared.images.usage()).reserved_bytes == 0
         assert (await memory.images.usage()).reserved_bytes == 0
         await shared.jobs.claim("w1", MODELS, lease_seconds=1, wait_seconds=0)  # empties the lists of wake-ups

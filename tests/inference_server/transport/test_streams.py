@@ -69,7 +69,8 @@ async def test_a_client_that_leaves_ends_its_stream_and_what_belongs_to_it():
     async def on_close() -> None:
         closed.set()
 
-    stream = EventStream(source.give(), Streams(1, metrics, Ending(jobs_outlive=True)), farewell=b"", on_close=on_close)
+    streams = Streams(1, metrics, Ending(jobs_outlive=True))
+    stream = EventStream(source.give(), streams, customer="a", farewell=b"", on_close=on_close)
     await asyncio.wait_for(stream({"type": "http", "method": "GET"}, receive, send), 20)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert (source.is_closed, closed.is_set(), metrics.open_streams) == (True, True, 0)

@@ -121,7 +121,7 @@ def build_context(
         keys=keys,
         signer=signer,
         decoders=Decoders(),
-        streams=Streams(gateway.limits.max_streams, metrics, ending),
+        streams=Streams(gateway.limits.max_streams, metrics, ending, is_shared=keys.are_asked_for),
         ending=ending,
         is_signing_configured=is_signing_configured,
     )

@@ -13,7 +13,6 @@ from easel_server.gateway.refusals import (
     RefusalError,
     refuse_for_deletion,
     refuse_for_memory,
-    refuse_for_queue,
     refuse_for_room,
     refuse_for_store,
     refuse_method,
@@ -22,7 +21,7 @@ from easel_server.gateway.refusals import (
 )
 from easel_server.stores.errors import StoreError, StoreOutOfMemoryError
 from easel_server.stores.images.interface import StoreFullError
-from easel_server.stores.jobs.interface import JobConflictError, QueueFullError, ServiceClosingError
+from easel_server.stores.jobs.interface import JobConflictError, ServiceClosingError
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.transport.middleware import BuildError
 
@@ -37,8 +36,6 @@ def to_refusal(error: Exception) -> RefusalError:
     match error:
         case RefusalError():
             refusal = error
-        case QueueFullError():
-            refusal = refuse_for_queue(error.depth, error.bound)
         case StoreFullError():
             refusal = refuse_for_room(str(error), error.retry_seconds)
         case StoreOutOfMemoryError():

@@ -37,6 +37,11 @@ class KeyRing:
         self._fingerprint: Fingerprint | None = None
         self._checked_at = -RECHECK_SECONDS
 
+    @property
+    def are_asked_for(self) -> bool:
+        """Whether there are several customers; else everybody is ``ANONYMOUS``."""
+        return self._directory is not None
+
     def find_customer(self, authorization: str | None) -> Customer:
         """The customer whose key is in an Authorization header. Raises RefusalError (401)."""
         if self._directory is None:

@@ -9,13 +9,12 @@ from typing import Final
 
 from easel_contract.server_config import GatewayConfig
 
-from easel_server.gateway.refusals import RefusalError
+from easel_server.gateway.refusals import NO_WORKERS_RETRY_SECONDS, RefusalError
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.jobs.interface import Jobs, QueueDepth, QueuePosition
 
 DEPTH_REFRESH_SECONDS: Final = 0.25  # one look at the queue serves all requests and streams in between
-NO_WORKERS_RETRY_SECONDS: Final = 30  # about a worker's start; nothing better is known
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,12 @@ class QueueEstimates:
         wait_seconds = await self._predict(position.gpu_seconds_ahead, depth)
         if wait_seconds > bound_seconds:
             raise refuse_for_wait(wait_seconds, bound_seconds)
+
+    async def predict_claims(self, claims: int) -> float:
+        """Seconds until so many of the jobs that wait have been claimed; infinite if there will be no worker."""
+        depth = await self._look()
+        mean_gpu_seconds = depth.waiting_gpu_seconds / max(1, depth.waiting)
+        return await self._predict((claims - 1) * mean_gpu_seconds, depth)
 
     def note_submitted(self, gpu_seconds: float) -> None:
         """Work was added to the queue."""

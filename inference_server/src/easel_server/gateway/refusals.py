@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from easel_server.generation.messages import SHOWN_CHARACTERS
+from easel_server.stores.jobs.interface import QueueFullError
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def refuse_to_nobody(before_what: str) -> RefusalError:
     return RefusalError(CLIENT_LEFT_STATUS, "client_disconnected", f"the client left before {before_what}")
 
 
-QUEUE_FULL_RETRY_SECONDS = 5
+NO_WORKERS_RETRY_SECONDS = 30  # about a worker's start; nothing better is known
+MAX_RETRY_SECONDS = 3600  # that a prediction is believed
 STORE_RETRY_SECONDS = 2
 STREAMS_RETRY_SECONDS = 5
 OPEN_REQUESTS_RETRY_SECONDS = 1
@@ -150,13 +152,16 @@ def refuse_for_ending(job_id: str | None, *, goes_on: bool) -> RefusalError:
     )
 
 
-def refuse_for_queue(depth: int, bound: int) -> RefusalError:
-    """As much waits as may."""
+def refuse_for_queue(full: QueueFullError, place_seconds: float) -> RefusalError:
+    """As much waits as may, or as much of this customer; ``place_seconds``: when there is predicted to be a place."""
+    seconds = NO_WORKERS_RETRY_SECONDS if math.isinf(place_seconds) else math.ceil(place_seconds)
+    retry_seconds = max(1, min(seconds, MAX_RETRY_SECONDS))
+    whose = f", {full.held} of them this API key's; what is left is kept for others" if full.is_shared else ""
     return RefusalError(
         429,
         "queue_full",
-        f"{depth} requests wait already, at most {bound} may; try again in {QUEUE_FULL_RETRY_SECONDS} s",
-        headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)},
+        f"{full.depth} requests wait already, at most {full.bound} may{whose}; try again in {retry_seconds} s",
+        headers={"Retry-After": str(retry_seconds)},
     )
 
 
@@ -192,13 +197,14 @@ def refuse_removed(job_id: str) -> RefusalError:
     )
 
 
-def refuse_for_streams(bound: int) -> RefusalError:
-    """As many event streams are open as may be."""
+def refuse_for_streams(taken: int, bound: int, *, held: int | None = None) -> RefusalError:
+    """As many event streams are open as may be, or as many of this customer, who has ``held`` of them."""
+    whose = "" if held is None else f", {held} of them with this API key; what is left is kept for others"
     return RefusalError(
         429,
         "too_many_streams",
-        f"{bound} event streams are open here already, the most allowed; ask for the job instead, or try again in "
-        f"{STREAMS_RETRY_SECONDS} s",
+        f"{taken} event streams are open here already, at most {bound} may be{whose}; ask for the job instead, or try "
+        f"again in {STREAMS_RETRY_SECONDS} s",
         headers={"Retry-After": str(STREAMS_RETRY_SECONDS)},
     )
 

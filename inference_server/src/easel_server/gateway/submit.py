@@ -16,6 +16,7 @@ from easel_server.gateway.refusals import (
     RefusalError,
     refuse_field,
     refuse_fields,
+    refuse_for_queue,
     refuse_uncached,
     refuse_unknown_model,
 )
@@ -122,8 +123,7 @@ class Submitter:
         """Store the request's job, finished at once if the cache has its images.
 
         What isn't served isn't charged; what was submitted before isn't charged again, nor refused for a limit.
-        Raises RefusalError, QueueFullError, StoreFullError, ServiceClosingError, JobConflictError and
-        StoreUnavailableError.
+        Raises RefusalError, StoreFullError, ServiceClosingError, JobConflictError and StoreUnavailableError.
         """
         model = self._served.requested
         if request.model is not None and request.model != model.name:
@@ -227,7 +227,10 @@ class Submitter:
                     inputs=request.inputs.by_digest() if request.inputs else {},
                     flight_key=build_flight_key(job.cache_key, model) if job.cache_key and may_share else None,
                 )
-            except (QueueFullError, StoreFullError, ServiceClosingError, JobConflictError):
+            except QueueFullError as full:
+                await charges.refund()
+                raise refuse_for_queue(full, await self._estimates.predict_claims(full.claims_before_a_place)) from None
+            except (StoreFullError, ServiceClosingError, JobConflictError):
                 await charges.refund()
                 raise
         if not reply.created:

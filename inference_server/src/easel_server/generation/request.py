@@ -40,7 +40,7 @@ class WebhookTarget(Model):
 
 @dataclass(frozen=True)
 class InputImages:
-    """What a task begins with, as ``GenerationParameters`` wants it: PNGs, by the names of the inputs in ``tasks/``.
+    """What a task begins with, as ``GenerationParameters`` wants it, encoded, by the names of the inputs in ``tasks/``.
 
     All are of the size of the image that will be generated.
     """

@@ -5,6 +5,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final, TypeVar
@@ -14,31 +15,43 @@ from starlette.types import Receive, Scope, Send
 
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import refuse_for_streams
+from easel_server.generation.shares import has_place
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.transport.protocol import STREAM_PROBE
 
 
 class Streams:
-    """Counts them."""
+    """Counts them, by customer."""
 
-    def __init__(self, bound: int, metrics: RequestMetrics, ending: Ending) -> None:
-        """``ending`` ends all that are open when it begins."""
+    def __init__(self, bound: int, metrics: RequestMetrics, ending: Ending, *, is_shared: bool = False) -> None:
+        """``ending`` ends all that are open when it begins.
+
+        ``is_shared``: several customers share the bound, so that each may have a share only.
+        """
         self.ending = ending
         self._bound = bound
         self._metrics = metrics
-        self._open = 0
+        self._is_shared = is_shared
+        self._open: Counter[str] = Counter()  # none is 0
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold one open for as long as the block lasts. Raises RefusalError (429) if as many are open as may be."""
-        if self._open >= self._bound:
-            raise refuse_for_streams(self._bound)
-        self._open += 1
+    def hold(self, customer: str) -> Iterator[None]:
+        """Hold one open for as long as the block lasts.
+
+        Raises RefusalError (429) if as many are open as may be, or as many of the customer.
+        """
+        held, taken = self._open[customer], self._open.total()
+        if self._is_shared and not has_place(held=held, taken=taken, bound=self._bound):
+            raise refuse_for_streams(taken, self._bound, held=held)
+        if not self._is_shared and taken >= self._bound:
+            raise refuse_for_streams(taken, self._bound)
+        self._open[customer] += 1
         self._metrics.count_streams(1)
         try:
             yield
         finally:
-            self._open -= 1
+            self._open[customer] -= 1
+            self._open += Counter()  # forgets who has none
             self._metrics.count_streams(-1)
 
 
@@ -103,6 +116,7 @@ class EventStream(EventSourceResponse):
         events: AsyncGenerator[bytes],
         streams: Streams,
         *,
+        customer: str,
         farewell: bytes,
         headers: Mapping[str, str] | None = None,
         on_close: Callable[[], Awaitable[None]] | None = None,
@@ -111,6 +125,7 @@ class EventStream(EventSourceResponse):
         self._is_cut_off = False
         self._farewell = farewell
         self._streams = streams
+        self._customer = customer
         self._on_close = on_close
         super().__init__(self._kept_alive, headers={**HEADERS, **(headers or {})})
 
@@ -118,7 +133,7 @@ class EventStream(EventSourceResponse):
         """Serve the stream. Raises RefusalError, before anything is sent, if as many are open as may be."""
         scope[STREAM_PROBE] = KEEPALIVE_COMMENT
         try:
-            with self._streams.hold():
+            with self._streams.hold(self._customer):
                 async with aclosing(self._kept_alive):
                     if scope["method"] == "HEAD":
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

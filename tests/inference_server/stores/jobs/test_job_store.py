@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
+from easel_contract.server_config import Priority
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.request import WebhookTarget
 from easel_server.stores.jobs.interface import (
@@ -101,6 +102,22 @@ async def test_a_full_queue_refuses_and_says_how_full_it_is(build_stores: BuildS
     assert (await jobs.submit(build_job("d"), answer=IMAGES)).created  # nor those that needn't queue
     await claim(jobs)
     assert (await jobs.submit(build_job("c"))).created
+
+
+async def test_customers_have_shares_of_the_queue_and_each_a_place_at_least(build_stores: BuildStores) -> None:
+    jobs = build_stores(JobBounds(max_queue_depth=10, is_shared=True)).jobs
+    for number in range(8):
+        await jobs.submit(build_job(f"a{number}", owner="a", priority=Priority.LOW if number % 2 else Priority.HIGH))
+    with pytest.raises(QueueFullError) as caught:
+        await jobs.submit(build_job("one too many", owner="a"))
+    assert (caught.value.depth, caught.value.held) == (8, 8)
+    for number in range(5):
+        assert (await jobs.submit(build_job(f"n{number}", owner=f"n{number}"))).created
+    with pytest.raises(QueueFullError):
+        await jobs.submit(build_job("n0 again", owner="n0"))
+    for _ in range(8):
+        await claim(jobs)
+    assert (await jobs.submit(build_job("n0 again", owner="n0"))).created
 
 
 async def test_a_job_that_is_answered_at_once_is_never_queued(stores: Stores) -> None:

@@ -191,11 +191,11 @@ class CatalogHandlers:
 
     async def png_info(self, request: Request) -> JSONResponse:
         """What an image says of how it was made."""
-        self._context.keys.find_customer(request.headers.get("authorization"))
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
         limits = self._context.limits
         body = await read_body(request, PngInfoBody, limit_bytes=limits.max_body_bytes)
         read = partial(read_png_info, body.image, max_pixels=limits.max_input_pixels)
-        return JSONResponse(await self._context.decoders.run(read))
+        return JSONResponse(await self._context.decoders.run(customer.name, read))
 
     def build_constant(self, answer: Any) -> Callable[[Request], Awaitable[JSONResponse]]:
         """A handler that always gives this answer."""

@@ -39,17 +39,18 @@ FILL_RADII: Final = (128.0, 32.0, 8.0, 2.0)
 
 def build_inputs(body: ImageToImageBody, defaults: GenerationDefaults, limits: LimitsConfig) -> InputImages:
     """The images of a request. Raises RefusalError."""
-    image = flatten(_decode(NAMES["image_digest"], body.init_images[0], limits))
+    original = decode_base64(NAMES["image_digest"], body.init_images[0], is_prefix_needed=False)
+    image = flatten(decode_image(NAMES["image_digest"], original, max_pixels=limits.max_input_pixels))
     size = choose_size(image.size, (body.width, body.height), names=NAMES, defaults=defaults, limits=limits)
     if body.resize_mode not in RESIZE_MODES and image.size != size:
         raise refuse_field("resize_mode", f"is {body.resize_mode}, allowed are 0 and 1 for an image of another size")
     way = Fit.CROP if body.resize_mode == CROP_AND_RESIZE else Fit.STRETCH
     if not body.mask:
-        return build_input_images({"image": image}, size, way)
+        return build_input_images({"image": image}, size, way, original=original)
     mask = _build_mask(body, image.size, limits)
     start = _fill(image, mask) if _is_filled(body) else image
     if not is_part_generated(body):
-        return build_input_images({"image": start, "mask": mask}, size, way)
+        return build_input_images({"image": start, "mask": mask}, size, way, original=original)
     box = _choose_box(mask, size, body.inpaint_full_res_padding or 0)
     return build_input_images({"image": start.crop(box), "mask": mask.crop(box)}, size, Fit.STRETCH)
 

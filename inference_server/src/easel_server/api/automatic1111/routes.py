@@ -138,12 +138,14 @@ class Automatic1111Handlers:
         body = await read_body(request, ImageToImageBody, limit_bytes=context.limits.max_body_bytes)
         body.check(model=context.model_name)
         defaults = (await context.model_facts()).defaults
-        inputs = await context.decoders.run(partial(build_inputs, body, defaults, context.limits))
+        inputs = await context.decoders.run(customer.name, partial(build_inputs, body, defaults, context.limits))
         generated = await self._generate(request, customer, body, inputs)
         images = generated.images
         if images and is_part_generated(body):
             parameters = generated.job.parameters
-            images = await context.decoders.run(partial(paste_back, body, images, parameters, context.limits))
+            images = await context.decoders.run(
+                customer.name, partial(paste_back, body, images, parameters, context.limits)
+            )
         return self._answer(body, generated, images)
 
     async def progress(self, request: Request) -> JSONResponse:

@@ -71,10 +71,12 @@ def build_edit_inputs(edit: Edit, defaults: GenerationDefaults, limits: LimitsCo
     Transparent is where to generate anew: in the mask, or without one in the image itself.
     """
     names = EditFields.field_names()
-    image = _decode(names["image_digest"], edit.image, limits)
+    original = _read(names["image_digest"], edit.image)
+    image = decode_image(names["image_digest"], original, max_pixels=limits.max_input_pixels)
     mask = None
     if edit.mask is not None:
-        mask = _decode(names["mask_digest"], edit.mask, limits)
+        mask_name = names["mask_digest"]
+        mask = decode_image(mask_name, _read(mask_name, edit.mask), max_pixels=limits.max_input_pixels)
         if mask.mode != "RGBA":
             raise refuse_field("mask", "has no transparency; where it is transparent, the image is generated anew")
         if mask.size != image.size:
@@ -83,12 +85,11 @@ def build_edit_inputs(edit: Edit, defaults: GenerationDefaults, limits: LimitsCo
     elif image.mode == "RGBA":
         mask = image
     size = choose_size(image.size, edit.fields.parse_size(), names=names, defaults=defaults, limits=limits)
-    return build_input_images({"image": image, "mask": _to_mask(mask)}, size, Fit.CROP)
+    return build_input_images({"image": image, "mask": _to_mask(mask)}, size, Fit.CROP, original=original)
 
 
-def _decode(field: str, image: bytes | str, limits: LimitsConfig) -> Image.Image:
-    data = decode_base64(field, image, is_prefix_needed=True) if isinstance(image, str) else image
-    return decode_image(field, data, max_pixels=limits.max_input_pixels)
+def _read(field: str, image: bytes | str) -> bytes:
+    return decode_base64(field, image, is_prefix_needed=True) if isinstance(image, str) else image
 
 
 def _to_mask(mask: Image.Image | None) -> Image.Image | None:

@@ -84,7 +84,7 @@ class OpenAIHandlers:
         limits = self._context.limits
         edit = await read_edit(request, limit_bytes=limits.max_body_bytes)
         defaults = (await self._context.model_facts()).defaults
-        inputs = await self._context.decoders.run(partial(build_edit_inputs, edit, defaults, limits))
+        inputs = await self._context.decoders.run(customer.name, partial(build_edit_inputs, edit, defaults, limits))
         return await self._serve(request, customer, edit.fields, inputs, EventFamily.EDIT)
 
     async def list_models(self, request: Request) -> Response:
@@ -142,9 +142,14 @@ class OpenAIHandlers:
 
         events = self._build_events(submitted, family, is_ours=is_ours)
         _, last_words = build_openai_error(self._context.ending.refuse(submitted.job.id))
-        farewell = build_event("error", last_words)
-        streams = self._context.streams
-        return EventStream(events, streams, farewell=farewell, headers=submitted.headers, on_close=tidy_up)
+        return EventStream(
+            events,
+            self._context.streams,
+            customer=submitted.job.owner,
+            farewell=build_event("error", last_words),
+            headers=submitted.headers,
+            on_close=tidy_up,
+        )
 
     async def _build_events(
         self, submitted: SubmitResult, family: EventFamily, *, is_ours: bool

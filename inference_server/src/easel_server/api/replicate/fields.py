@@ -183,11 +183,12 @@ def build_prediction_inputs(
             raise refuse_field(mask_name, f"means nothing without {image_name}")
         return None
 
-    def decode(field: str, text: str) -> Image.Image:
-        data = decode_base64(field, text, is_prefix_needed=True)
+    def decode(field: str, data: bytes) -> Image.Image:
         return decode_image(field, data, max_pixels=limits.max_input_pixels)
 
-    image = decode(image_name, body.image)
-    mask = flatten(decode(mask_name, body.mask)) if body.mask is not None else None
+    original = decode_base64(image_name, body.image, is_prefix_needed=True)
+    image, mask = decode(image_name, original), None
+    if body.mask is not None:
+        mask = flatten(decode(mask_name, decode_base64(mask_name, body.mask, is_prefix_needed=True)))
     size = choose_size(image.size, (body.width, body.height), names=names, defaults=defaults, limits=limits)
-    return build_input_images({"image": image, "mask": mask}, size, Fit.CROP)
+    return build_input_images({"image": image, "mask": mask}, size, Fit.CROP, original=original)

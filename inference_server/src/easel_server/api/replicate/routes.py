@@ -135,7 +135,7 @@ class PredictionHandlers:
             with_progress=with_progress,
         )
         farewell = build_event("error", {"detail": self._context.ending.refuse(job.id).message})
-        return EventStream(events, self._context.streams, farewell=farewell)
+        return EventStream(events, self._context.streams, customer=job.owner, farewell=farewell)
 
     async def cancel(self, request: Request, prediction_id: str) -> JSONResponse:
         """Stop a prediction: at once if it waits, at its next step if it runs."""
@@ -191,7 +191,9 @@ class PredictionHandlers:
         inputs = None
         if body.input.has_inputs():
             defaults = (await context.model_facts()).defaults
-            inputs = await context.decoders.run(lambda: build_prediction_inputs(body.input, defaults, limits))
+            inputs = await context.decoders.run(
+                customer.name, lambda: build_prediction_inputs(body.input, defaults, limits)
+            )
         submitted = await context.submitter.submit(
             GenerationRequest(
                 customer=customer,

@@ -40,7 +40,7 @@ DEFAULT_REGION: Final = "us-east-1"
 NAME_BYTES: Final = 16  # of chance in a key: links of a public bucket must not be guessed
 REASON_CHARACTERS: Final = 300
 PROBE_SECONDS: Final = 10.0
-EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "application/octet-stream": "bin"}
 
 CHECK_BUCKET: Final = "check gateway.results.bucket, and that the endpoint can be reached from this pod"
 GIVE_ACCESS: Final = (

@@ -192,6 +192,16 @@ class FairQueue:
         rank = len(schedule.queues.get(entry.owner, ()))
         return _position_in(schedule, entry, rank, _add(self._before(entry.priority), schedule.released))
 
+    def count_waiting(self, owner: str, model: str) -> int:
+        """An owner's entries for the model, or for none; without released ones, which had their place before."""
+        schedules = [self._schedules[key] for key in self._schedules if key[1] in {model, ANY_MODEL}]
+        return sum(len(schedule.queues.get(owner, ())) for schedule in schedules)
+
+    def count_places(self, entry: Entry) -> int:
+        """How many owners, and released entries, are in the schedule that the entry would be in."""
+        schedule = self._schedule_of(entry)
+        return len(schedule.queues) + len(schedule.released)
+
     def of_model(self, model: str) -> list[Entry]:
         """All that waits for this model, the oldest first."""
         schedules = (

@@ -13,6 +13,7 @@ from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.images import ImageReference
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
+from easel_server.generation.shares import count_ends
 from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import StoredImages
 
@@ -24,14 +25,21 @@ WORKER_SEEN_SECONDS: Final = 10.0  # how long a silent worker still counts; an i
 
 
 class QueueFullError(StoreError):
-    """As many jobs wait as are allowed to; the job was not stored."""
+    """As many jobs wait as are allowed to, or as many of this owner; the job was not stored."""
 
-    def __init__(self, depth: int, bound: int) -> None:
+    def __init__(self, depth: int, held: int, owners: int, bounds: "JobBounds") -> None:
+        """``held`` of those that wait are the owner's; so many owners' jobs are claimed in turn."""
         self.depth = depth
-        self.bound = bound
-        super().__init__(
-            f"the queue is full: {depth} jobs wait, at most {bound} may; try again later or raise limits.maxQueueDepth"
-        )
+        self.held = held
+        self.bound = bounds.max_queue_depth
+        self.is_shared = bounds.is_shared
+        self.claims_before_a_place = 1 + depth - bounds.max_queue_depth
+        if bounds.is_shared:
+            self.claims_before_a_place = count_ends(
+                held=held, taken=depth, bound=bounds.max_queue_depth, customers=owners
+            )
+        whose = f", {held} of them this customer's" if bounds.is_shared else ""
+        super().__init__(f"the queue is full: {depth} jobs wait{whose}, at most {bounds.max_queue_depth} may")
 
 
 class ServiceClosingError(StoreError):
@@ -55,6 +63,8 @@ class JobBounds:
     max_attempts: int = 3  # lost claims before a job fails, recorded by claim
     # Of all images, those that jobs under way may become among them; checked by submit.
     max_image_bytes: int = 256 << 20
+    # Whether several customers share these bounds, so that each may have a share only; see generation/shares.py.
+    is_shared: bool = False
     max_bucket_jobs: int | None = None  # with images in a bucket, since their bytes alone don't bound the books of them
 
 

@@ -13,8 +13,10 @@ from easel_server.generation.cost import CostSums, Measurement
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState, job_fingerprint
 from easel_server.generation.models import ModelIdentity
+from easel_server.generation.shares import has_place
 from easel_server.stores.images.interface import ImageStore, StoredImages, StoreFullError, reservation_bytes
 from easel_server.stores.images.memory import MemoryImages
+from easel_server.stores.jobs.fair_queue import Entry
 from easel_server.stores.jobs.interface import (
     MAX_FOLLOWERS,
     MAX_PREVIEWS,
@@ -93,13 +95,21 @@ class MemoryJobs(Jobs):
             record = runs.add(job, fingerprint)
             runs.join(record, flight)
             return SubmitReply(record.job, created=True, shared=True)
-        if len(runs.queue) >= self._bounds.max_queue_depth:
-            raise QueueFullError(len(runs.queue), self._bounds.max_queue_depth)
+        self._check_queue(build_entry(runs.last_number + 1, job))
         needed_bytes = reservation_bytes(job, inputs or {})
         self._books.reserve(needed_bytes)
         record = runs.add(job, fingerprint)
         runs.start(record, inputs or {}, flight_key, needed_bytes)
         return SubmitReply(record.job, created=True, position=await self.position(job.id))
+
+    def _check_queue(self, entry: Entry) -> None:
+        queue, bounds = self._runs.queue, self._bounds
+        depth = len(queue)
+        held = queue.count_waiting(entry.owner, entry.model) if bounds.is_shared else depth
+        if bounds.is_shared and has_place(held=held, taken=depth, bound=bounds.max_queue_depth):
+            return
+        if bounds.is_shared or depth >= bounds.max_queue_depth:
+            raise QueueFullError(depth, held, queue.count_places(entry), bounds)
 
     async def _submit_answered(self, job: Job, fingerprint: str, stored: StoredImages) -> SubmitReply:
         runs = self._runs

@@ -63,7 +63,7 @@ from easel_server.stores.jobs.redis_fields import (
 from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
 from easel_server.stores.redis.wakeups import RETRY_SECONDS, wait_for
 
-INPUT_MEDIA_TYPE: Final = "image/png"
+INPUT_MEDIA_TYPE: Final = "application/octet-stream"  # for workers alone, which look at the bytes
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
 
 
@@ -112,7 +112,8 @@ class RedisJobs(Jobs):
         if status == b"closing":
             raise ServiceClosingError(rest[0].decode())
         if status == b"full":
-            raise QueueFullError(rest[0], self._bounds.max_queue_depth)
+            depth, held, owners = rest
+            raise QueueFullError(depth, held, owners, self._bounds)
         if status == b"no_room":
             raise _build_full_error(needed_bytes, self._bounds, rest)
         if status == b"queued":

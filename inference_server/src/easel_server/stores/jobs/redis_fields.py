@@ -67,6 +67,7 @@ def build_submit_arguments(
         needed_bytes,
         bounds.max_image_bytes,
         "" if bounds.max_bucket_jobs is None else bounds.max_bucket_jobs,
+        "1" if bounds.is_shared else "",
         stored_inputs.entry,
         "" if answer is None else parameters.steps,
         job.generated_by.model_dump_json(by_alias=True) if job.generated_by else "",

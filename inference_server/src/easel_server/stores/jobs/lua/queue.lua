@@ -58,6 +58,18 @@ local function oldest_of(s, owner)
   return redis.call('ZRANGE', queue_key(s, owner), 0, 0)[1]
 end
 
+-- An owner's runs that wait for the model, or for none. Released ones don't count: they had their place before.
+local function count_waiting(owner, model)
+  local count = 0
+  for p = 0, LAST_PRIORITY do
+    count = count + redis.call('ZCARD', queue_key(schedule_of(p, nil), owner))
+    if model then
+      count = count + redis.call('ZCARD', queue_key(schedule_of(p, model), owner))
+    end
+  end
+  return count
+end
+
 local function count_work(field, difference_us)
   redis.call('HINCRBY', key('work'), 'us:' .. field, integer(difference_us))
 end
