@@ -35,7 +35,7 @@ async def test_answers_that_nobody_foresaw_end_no_loop_and_afterwards_the_operat
     loops = operator._loops()
     before = {name: count_faults(name) for name in loops}
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
-    waiting = {"reconciler", "scaling loop", "cleanup"}  # for the caches
+    waiting = {"reconciler", "scaling loop", "cleanup", "references"}  # for the caches, and for something to look up
 
     async def have_all_failed() -> bool:
         return all(count_faults(name) > before[name] for name in loops.keys() - waiting)
