@@ -219,7 +219,7 @@ async def test_a_server_without_memory_refuses_new_jobs_and_does_everything_for_
 
 async def test_a_server_that_may_evict_jobs_is_refused(own_server: RedisServer, connect: Connect) -> None:
     own_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    with pytest.raises(StoreUnavailableError, match="set maxmemory-policy to noeviction"):
+    with pytest.raises(StoreUnavailableError, match="CONFIG SET maxmemory-policy noeviction"):
         await connect(own_server.url).ping()
     own_server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
     await connect(own_server.url).ping()

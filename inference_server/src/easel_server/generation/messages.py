@@ -41,4 +41,5 @@ LOST: Final = (
     "its worker was lost %s times while it ran this job, the last one was %s; the job may need more memory than a "
     "worker has: ask for fewer images or pixels, or look at why that pod ended"
 )
-INPUTS_GONE: Final = "its input images are gone from the bucket that keeps them; submit the request again"
+INPUTS_GONE: Final = "its input images are gone from where they are kept; submit the request again"
+RECORD_DAMAGED: Final = "what Redis kept of this request is damaged; submit it again"

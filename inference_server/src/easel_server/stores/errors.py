@@ -16,5 +16,17 @@ class StoreUnavailableError(StoreError):
         super().__init__(f"{server} at {address} is unavailable: {operation} failed with {reason}; {next_step}")
 
 
+class StoreEvictsError(StoreUnavailableError):
+    """The server may drop what it was given: it isn't used until its policy is another."""
+
+    def __init__(self, address: str, operation: str, reason: str, next_step: str, *, policy: str) -> None:
+        super().__init__(address, operation, reason, next_step)
+        self.policy = policy
+
+
+class StoreDamagedError(StoreUnavailableError):
+    """The server answers, and what it has stored can't be worked with; other requests are served."""
+
+
 class StoreOutOfMemoryError(StoreUnavailableError):
     """The server answers, and has no memory for anything new: repeating helps only once something has expired."""

@@ -1,7 +1,7 @@
 """All that the processes of a service share, opened: in Redis, or in memory for a service of one process."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from easel_contract import names
@@ -9,6 +9,7 @@ from easel_contract.server_config import BucketConfig
 
 from easel_server.stores.cache.interface import ResultCache
 from easel_server.stores.cache.memory import MemoryResultCache
+from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.facts.memory import MemoryFacts
 from easel_server.stores.images.interface import ImageStore, ImageStoreWithBooks
@@ -42,6 +43,7 @@ class Stores:
     limits: RateLimiter
     outbox: WebhookOutbox
     facts: FactStore
+    dropped: DroppedRecords = field(default_factory=DroppedRecords)  # of any of them
     pings: tuple[Callable[[], Awaitable[None]], ...] = ()  # of the servers behind them
     closes: tuple[Callable[[], Awaitable[None]], ...] = ()  # in the order in which they are called
 
@@ -107,6 +109,7 @@ def open_stores(
         limits=RedisRateLimiter(connection),
         outbox=RedisOutbox(connection),
         facts=RedisFacts(connection),
+        dropped=connection.dropped,
         pings=(connection.ping,),
         closes=(jobs.close, connection.close, *((memcached.close,) if memcached else ())),
     )

@@ -136,7 +136,7 @@ async def test_jobs_of_the_earlier_version_are_stored_as_ever(stores: Stores, re
     await jobs.submit(build_job("a", owner="ann", deadline_seconds=LONG_SECONDS), flight_key="flight")
     async with Redis.from_url(redis_server.url, protocol=2) as client:
         found = {key.decode().removeprefix(prefix) async for key in client.scan_iter(f"{prefix}*", count=1000)}
-    expected = "sequence job:a run:1 waiting work turns:1 queue:1:ann deadlines bell flight:flight"
-    assert found - {"image:sums"} == set(expected.split())  # the books of images came later
+    expected = "sequence job:a run:1 waiting work turns:1 queue:1:ann deadlines bell flight:flight leaders"
+    assert found - {"image:sums"} == set(expected.split())  # the books of images came later, as leaders did
     (claimed,) = await jobs.claim("w", ["b"], lease_seconds=LONG_SECONDS, wait_seconds=0)
     assert await succeed(jobs, claimed, IMAGES)

@@ -21,7 +21,12 @@ class RedisResultCache(ResultCache):
         if not reply:
             return None
         warnings, age_us, *images = reply
-        return CachedImages(tuple(images), int(age_us) / MICROSECONDS, tuple(json.loads(warnings or b"[]")))
+        try:
+            warned = tuple(json.loads(warnings or b"[]"))
+        except (TypeError, ValueError):
+            self._connection.dropped.note("cache", key, "its warnings can't be read")
+            return None
+        return CachedImages(tuple(images), int(age_us) / MICROSECONDS, warned)
 
     @override
     async def put(

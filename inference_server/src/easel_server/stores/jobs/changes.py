@@ -5,6 +5,7 @@ Topics are what scripts publish: ``=<id>`` when a job has become final, ``#<n>``
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "changes"
 RECONNECT_SECONDS: Final = 0.5
+MAX_RECONNECT_SECONDS: Final = 30.0  # after failures in a row that nobody foresaw
 CANCEL_AGAIN_SECONDS: Final = 0.2
 PING_AFTER_SECONDS: Final = 5.0  # of silence; no answer after as long again means that the connection is dead
 # A message may be lost with its connection, so waiters look for themselves now and then.
@@ -32,7 +34,7 @@ def finished_topic(job_id: str) -> str:
 
 def run_topic_of(fields: Sequence[bytes]) -> str:
     """Published when the run of the job with these fields has changed, if it is watched."""
-    return f"#{to_values(fields)[b'run'].decode()}"
+    return f"#{to_values(fields).get(b'run', b'').decode(errors='replace')}"
 
 
 class ChangedJobs:
@@ -74,14 +76,21 @@ class ChangedJobs:
             await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)
 
     async def _listen_forever(self) -> None:
+        failures = 0  # in a row that nobody foresaw
         while True:
+            began_at_seconds = time.monotonic()
             try:
                 await self._listen()
             except StoreUnavailableError as error:
                 logger.warning("waiting clients poll until the subscription is back: %s", error)
+            except Exception:
+                # Whoever waits polls meanwhile; without a listener they would for as long as the process runs.
+                logger.exception("the subscription ended in a way that isn't foreseen; it is made anew")
+                is_new = time.monotonic() - began_at_seconds > MAX_RECONNECT_SECONDS
+                failures = 1 if is_new else failures + 1
             finally:
                 self._subscribed = False
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(min(MAX_RECONNECT_SECONDS, RECONNECT_SECONDS * 2 ** min(failures, 10)))
 
     async def _listen(self) -> None:
         connection = self._connection
@@ -105,7 +114,7 @@ class ChangedJobs:
             self._subscribed = True
             self._wake(*self._waiters)  # what happened before the subscription stood was not heard
         elif message["type"] == "message":
-            self._wake(message["data"].decode())
+            self._wake(message["data"].decode(errors="replace"))
 
     def _wake(self, *topics: str) -> None:
         for topic in topics:

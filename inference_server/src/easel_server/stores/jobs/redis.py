@@ -6,6 +6,7 @@ into values, and does the waiting. The keys are listed in ``lua/fields.lua``.
 
 import asyncio
 import dataclasses
+import math
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from easel_server.generation.cost import DECAY, CostSums, Measurement
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
-from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.errors import StoreDamagedError, StoreUnavailableError
 from easel_server.stores.images.interface import (
     ImagesGoneError,
     ImageStore,
@@ -52,8 +53,11 @@ from easel_server.stores.jobs.interface import (
     Succeeded,
 )
 from easel_server.stores.jobs.redis_fields import (
+    DamagedRecordError,
     build_image_arguments,
     build_submit_arguments,
+    damage_named,
+    is_orphan,
     read_references,
     to_job,
     to_queued_job,
@@ -120,11 +124,30 @@ class RedisJobs(Jobs):
             submitted_us, jobs, work_us = map(int, rest)
             position = QueuePosition(jobs, work_us / MICROSECONDS)
             return SubmitReply(to_queued_job(job, submitted_us), created=True, position=position)
-        return SubmitReply(to_job(rest[0]), created=status != b"known", shared=status == b"shared")
+        try:
+            stored = to_job(rest[0])
+        except DamagedRecordError as error:
+            raise StoreDamagedError(
+                self._connection.address, "jobs/submit", str(error), "choose another id, or wait until it has expired"
+            ) from error
+        return SubmitReply(stored, created=status != b"known", shared=status == b"shared")
 
     @override
     async def get(self, job_id: str) -> Job | None:
-        return _to_optional_job(await self._connection.script("jobs/get", job_id))
+        fields = await self._connection.script("jobs/get", job_id)
+        if is_orphan(fields):
+            fields = await self._connection.script("jobs/watch", job_id)  # which ends it
+        return self._read_job(job_id, fields)
+
+    def _read_job(self, job_id: str, fields: Sequence[bytes]) -> Job | None:
+        """The job that a script returned; None if it is unknown, or if its record can't be read."""
+        if not fields:
+            return None
+        try:
+            return to_job(fields)
+        except DamagedRecordError as error:
+            self._connection.dropped.note("job", job_id, str(error))
+            return None
 
     async def _delete(self, *stored: StoredImages) -> None:
         """What was put into a bucket for a job that doesn't use it; what isn't deleted now expires."""
@@ -144,7 +167,7 @@ class RedisJobs(Jobs):
 
     @override
     async def cancel(self, job_id: str) -> Job | None:
-        return _to_optional_job(await self._connection.script("jobs/cancel", job_id))
+        return self._read_job(job_id, await self._connection.script("jobs/cancel", job_id))
 
     @override
     async def position(self, job_id: str) -> QueuePosition | None:
@@ -197,12 +220,11 @@ class RedisJobs(Jobs):
                 except StoreUnavailableError:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                if not fields:
+                if (job := self._read_job(job_id, fields)) is None:
                     return
                 if run_topic is None:
                     run_topic = run_topic_of(fields)
                     self._changed_jobs.subscribe(run_topic, look_again)
-                job = to_job(fields)
                 if job != seen:
                     yield job
                     seen = job
@@ -243,7 +265,8 @@ class RedisJobs(Jobs):
                 max_images,
                 *models,
             )
-            return tuple(_to_claim(entry, lease_seconds) for entry in reply) or None
+            claims = [await self._read_claim(entry, lease_seconds) for entry in reply]
+            return tuple(claim for claim in claims if claim is not None) or None
 
         claims = await wait_for(self._connection, wakeups, claim_now, wait_seconds) or ()
         if not any(claim.input_references for claim in claims):
@@ -255,6 +278,25 @@ class RedisJobs(Jobs):
                 await self.release(claim)
             raise
         return tuple(claim for claim in completed if claim is not None)
+
+    async def _read_claim(self, entry: Sequence[Any], lease_seconds: float) -> Claim | None:
+        """The claim of an entry of ``lua/claim.lua``; None, and the job has failed, if it can't be carried out."""
+        token, fields, inputs, is_in_bucket, input_count = entry
+        try:
+            job = to_job(fields)
+            with damage_named("its input images"):
+                by_digest = {digest.decode(): word for digest, word in to_values(inputs).items()}
+                references = {digest: read_references(word)[0] for digest, word in by_digest.items() if is_in_bucket}
+        except DamagedRecordError as error:
+            self._connection.dropped.note("job", f"of claim {token.decode()}", str(error))
+            await self._connection.script("jobs/fail_leader", token, messages.RECORD_DAMAGED)
+            return None
+        if len(by_digest) < input_count:
+            self._connection.dropped.note("inputs", job.id)
+            await self.finish(Claim(job, token.decode(), lease_seconds), Failed(messages.INPUTS_GONE))
+            return None
+        inline = {} if is_in_bucket else by_digest
+        return Claim(job, token.decode(), lease_seconds, inline, input_references=references)
 
     async def _fetch_inputs(self, claim: Claim) -> Claim | None:
         """The claim with its input images themselves; None, and the job has failed, if they are gone."""
@@ -314,7 +356,7 @@ class RedisJobs(Jobs):
 
     @override
     async def reap(self, models: Sequence[str] = ()) -> ReapReport:
-        requeued, failed, canceled = await self._connection.script(
+        requeued, failed, canceled, dropped, _ = await self._connection.script(
             "jobs/reap",
             REAP_LIMIT,
             messages.DEADLINE_PASSED,
@@ -324,6 +366,9 @@ class RedisJobs(Jobs):
             MODEL_UNSERVED_SECONDS,
             *models,
         )
+        for record in dropped:
+            kind, _, name = record.decode(errors="replace").partition(" ")
+            self._connection.dropped.note(kind, name)
         closed = await self._connection.script("jobs/close", REAP_LIMIT, RUNNING_GRACE_SECONDS)
         return ReapReport(requeued, failed, canceled, closed)
 
@@ -347,20 +392,19 @@ class RedisJobs(Jobs):
     async def cost_sums(self) -> CostSums:
         names = [field.name for field in dataclasses.fields(CostSums)]
         values = await self._connection.command("HMGET", self._connection.key("costs"), *names)
-        return CostSums(*(float(value or 0) for value in values))
+        try:
+            sums = [float(value or 0) for value in values]
+        except ValueError:
+            sums = [math.nan]
+        if not all(map(math.isfinite, sums)):
+            self._connection.dropped.note("key", "costs")
+            await self._connection.command("DEL", self._connection.key("costs"))
+            return CostSums()
+        return CostSums(*sums)
 
     async def close(self) -> None:
         """End the subscription. The connection is closed by whoever opened it."""
         await self._changed_jobs.close()
-
-
-def _to_claim(entry: Sequence[Any], lease_seconds: float) -> Claim:
-    token, fields, inputs, is_in_bucket = entry
-    job, by_digest = to_job(fields), {digest.decode(): word for digest, word in to_values(inputs).items()}
-    if not is_in_bucket:
-        return Claim(job, token.decode(), lease_seconds, by_digest)
-    references = {digest: read_references(word)[0] for digest, word in by_digest.items()}
-    return Claim(job, token.decode(), lease_seconds, input_references=references)
 
 
 def _build_full_error(needed_bytes: int, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:
@@ -368,10 +412,6 @@ def _build_full_error(needed_bytes: int, bounds: JobBounds, figures: Sequence[by
     expiry_seconds = int(expiry_us) / MICROSECONDS if int(expiry_us) >= 0 else None
     usage = ImageUsage(int(used), int(reserved), bounds.max_image_bytes, needed_bytes, expiry_seconds)
     return StoreFullError(needed_bytes, usage, max_jobs=bounds.max_bucket_jobs if reason == b"jobs" else None)
-
-
-def _to_optional_job(fields: Sequence[bytes]) -> Job | None:
-    return to_job(fields) if fields else None
 
 
 def _describe_outcome(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, StoredImages]:

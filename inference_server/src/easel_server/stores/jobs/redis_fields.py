@@ -6,7 +6,8 @@ scripts read, and what processes of the earlier version don't know: they refuse 
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -114,9 +115,28 @@ def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
+class DamagedRecordError(Exception):
+    """A stored record isn't what this version, or any, would have written. Says nothing of what the record holds."""
+
+
+@contextmanager
+def damage_named(what: str) -> Iterator[None]:
+    """Raise DamagedRecordError for whatever goes wrong while a record is read."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DamagedRecordError(f"{what} can't be read: {type(error).__name__}") from error
+
+
 def to_job(fields: Sequence[bytes]) -> Job:
-    """The job of ``view`` in ``lua/fields.lua``."""
-    return _to_job(to_values(fields))
+    """The job of ``view`` in ``lua/fields.lua``. Raises DamagedRecordError."""
+    with damage_named("job"):
+        return _to_job(to_values(fields))
+
+
+def is_orphan(fields: Sequence[bytes]) -> bool:
+    """Whether the job of ``view`` has lost its run, and nobody has written yet that it failed."""
+    return b"is_orphan" in fields[::2]
 
 
 def to_queued_job(job: Job, submitted_us: int) -> Job:
@@ -127,16 +147,17 @@ def to_queued_job(job: Job, submitted_us: int) -> Job:
 
 
 def to_delivery(name: bytes, fields: Sequence[bytes]) -> Delivery:
-    """The delivery of the reply of ``outbox/lua/claim.lua``."""
-    values = to_values(fields)
-    snapshot = [word.encode() for word in json.loads(values[b"job"])]
-    return Delivery(
-        id=name.decode(),
-        event=values[b"event"].decode(),
-        url=values[b"url"].decode(),
-        job=to_job(snapshot),
-        attempt=int(values[b"attempt"]),
-    )
+    """The delivery of the reply of ``outbox/lua/claim.lua``. Raises DamagedRecordError."""
+    with damage_named("delivery"):
+        values = to_values(fields)
+        snapshot = [word.encode() for word in json.loads(values[b"job"])]
+        return Delivery(
+            id=name.decode(),
+            event=values[b"event"].decode(),
+            url=values[b"url"].decode(),
+            job=to_job(snapshot),
+            attempt=int(values[b"attempt"]),
+        )
 
 
 def _to_job(values: Mapping[bytes, bytes]) -> Job:

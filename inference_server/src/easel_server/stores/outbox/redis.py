@@ -2,7 +2,7 @@
 
 from typing_extensions import override
 
-from easel_server.stores.jobs.redis_fields import to_delivery
+from easel_server.stores.jobs.redis_fields import DamagedRecordError, to_delivery
 from easel_server.stores.outbox.interface import MAX_ATTEMPTS_PER_HOST, Delivery, WebhookOutbox
 from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
 from easel_server.stores.redis.wakeups import wait_for
@@ -19,8 +19,14 @@ class RedisOutbox(WebhookOutbox):
         lease_us = round(lease_seconds * MICROSECONDS)
 
         async def claim_now() -> Delivery | None:
-            reply = await self._connection.script("outbox/claim", lease_us, MAX_ATTEMPTS_PER_HOST)
-            return to_delivery(*reply) if reply else None
+            while reply := await self._connection.script("outbox/claim", lease_us, MAX_ATTEMPTS_PER_HOST):
+                try:
+                    return to_delivery(*reply)
+                except DamagedRecordError as error:
+                    name = reply[0].decode(errors="replace")
+                    self._connection.dropped.note("delivery", name, str(error))
+                    await self._connection.script("outbox/settle", reply[0], MAX_ATTEMPTS_PER_HOST)
+            return None
 
         return await wait_for(self._connection, ["outbox:bell"], claim_now, wait_seconds)
 

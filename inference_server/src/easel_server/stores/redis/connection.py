@@ -5,6 +5,9 @@ the cluster says where (MOVED). That server is used until it is away; then the U
 """
 
 import asyncio
+import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -13,8 +16,9 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from easel_server.stores.errors import StoreUnavailableError
-from easel_server.stores.redis.errors import WAIT_FOR_REDIS, translated_errors
+from easel_server.stores.dropped import DroppedRecords
+from easel_server.stores.errors import StoreDamagedError, StoreEvictsError, StoreUnavailableError
+from easel_server.stores.redis.errors import WAIT_FOR_REDIS, find_damaged_key, translated_errors
 from easel_server.stores.redis.pipeline import Pipeline
 from easel_server.stores.redis.scripts import load_script
 
@@ -25,7 +29,13 @@ PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
 MAX_CONNECTIONS: Final = 64  # for commands that block, one each
 MAX_REDIRECTS: Final = 5
 MAX_SERVERS: Final = 8  # of a cluster, that connections are kept to: the last ones used; pods of Redis come and go
-SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-")  # these leave unfinished jobs alone: they have no TTL
+MAX_OBSTACLES: Final = 3  # damaged keys that one call drops on its way
+
+# Every policy but this one drops keys when maxmemory is reached: those named allkeys- unfinished jobs too, the others
+# results, books and deliveries before their time. One that is set while maxmemory is 0 counts: that can change any time.
+SAFE_EVICTION_POLICY: Final = "noeviction"
+LOOK_AT_POLICY_SECONDS: Final = 10.0
+LOOK_AT_POLICY_AGAIN_SECONDS: Final = 1.0  # while it is refused
 
 # Of a second: what scripts and commands count times in.
 MICROSECONDS: Final = 1_000_000
@@ -33,16 +43,37 @@ MILLISECONDS: Final = 1_000
 
 Word = str | bytes | float
 
+logger = logging.getLogger(__name__)
+
 
 class _Server:
-    """One server."""
+    """One server, and what is known of it."""
 
     def __init__(self, client: Redis) -> None:
         self.client = client
+        self.refusal: StoreEvictsError | None = None
+        self._look_at_policy_at = -math.inf
         self._execute: Callable[..., Awaitable[Any]] = client.execute_command
         self.pipeline = Pipeline(client.connection_pool)
         settings = client.connection_pool.connection_kwargs
         self.address = str(settings["path"]) if "path" in settings else f"{settings['host']}:{settings['port']}"
+
+    async def check_policy(self) -> None:
+        """Return if this server may be used; looks now and then. Raises StoreEvictsError and redis-py's errors."""
+        now = time.monotonic()
+        if now >= self._look_at_policy_at:
+            self._look_at_policy_at = now + LOOK_AT_POLICY_AGAIN_SECONDS
+            policy = _read_policy(await self.pipeline.execute("INFO", "memory"))
+            if policy == SAFE_EVICTION_POLICY:
+                if self.refusal is not None:
+                    logger.info("Redis at %s is used again: its maxmemory-policy is %s", self.address, policy)
+                self.refusal = None
+                self._look_at_policy_at = now + LOOK_AT_POLICY_SECONDS
+            elif self.refusal is None:
+                self.refusal = _build_refusal(self.address, policy)
+                logger.error("%s", self.refusal)
+        if self.refusal is not None:
+            raise _build_refusal(self.address, self.refusal.policy)
 
     async def execute_blocking(self, *words: Word) -> Any:
         """Send a command from a task of its own, so that cancelling the caller always works.
@@ -74,7 +105,7 @@ class RedisConnection:
         self._home = self._server = _Server(_build_client(url))
         self._servers = {self._home.address: self._home}  # the one used longest ago first
         self._closing: set[asyncio.Task[None]] = set()
-        self._is_eviction_checked = False
+        self.dropped = DroppedRecords()
 
     @property
     def address(self) -> str:
@@ -91,7 +122,7 @@ class RedisConnection:
         return self._prefix + name
 
     async def script(self, name: str, *arguments: Word) -> Any:
-        """The reply of a script. Raises StoreUnavailableError."""
+        """The reply of a script. Raises StoreUnavailableError; StoreDamagedError if it met what it can't handle."""
         script = load_script(name)
 
         async def run(server: _Server) -> Any:
@@ -100,40 +131,44 @@ class RedisConnection:
             except exceptions.NoScriptError:  # first use, or the server was restarted
                 return await server.pipeline.execute("EVAL", script.source, 1, self._prefix, *arguments)
 
-        return await self._run(name, run)
+        return await self._run_around_damage(name, run, key=None)
 
     async def command(self, name: str, *arguments: Word) -> Any:
-        """The undecoded reply of a command that doesn't block. Raises StoreUnavailableError."""
-        return await self._run(name, lambda server: server.pipeline.execute(name, *arguments))
+        """The undecoded reply of a command on one key that doesn't block. Raises StoreUnavailableError."""
+        key = str(arguments[0]) if arguments else None
+        return await self._run_around_damage(name, lambda server: server.pipeline.execute(name, *arguments), key=key)
 
     async def blocking_command(self, name: str, *arguments: Word) -> Any:
         """The reply of a command that may take its time, on a connection of its own. Raises StoreUnavailableError."""
         return await self._run(name, lambda server: server.execute_blocking(name, *arguments))
 
     async def ping(self) -> None:
-        """Return if the server serves. The first one also refuses a server that may evict unfinished jobs.
-
-        Raises StoreUnavailableError.
-        """
+        """Return if the server serves. Raises StoreUnavailableError; StoreEvictsError if it may drop what it keeps."""
         await self.command("PING")
-        if self._is_eviction_checked:
-            return
-        memory: dict[str, str] = await self.blocking_command("INFO", "memory")
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if not policy.startswith(SAFE_EVICTION_POLICIES):
-            raise StoreUnavailableError(
-                self.address,
-                "PING",
-                f"maxmemory-policy {policy}, under which Redis may drop unfinished jobs",
-                "set maxmemory-policy to noeviction",
-            )
-        self._is_eviction_checked = True
 
     async def close(self) -> None:
         """Close all connections."""
         for server in self._servers.values():
             await server.close()
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _run_around_damage(
+        self, operation: str, send: Callable[[_Server], Awaitable[Any]], *, key: str | None
+    ) -> Any:
+        """The reply; a damaged key that is in the way is dropped. ``key`` is the only one that a command has."""
+        for _ in range(MAX_OBSTACLES):
+            try:
+                return await self._run(operation, send)
+            except exceptions.ResponseError as error:
+                message = str(error)
+                obstacle = find_damaged_key(message) or (key if message.startswith("WRONGTYPE") else None)
+                if obstacle is None:
+                    break
+                await self._run("DEL", _build_deletion(obstacle))
+                self.dropped.note("key", obstacle.removeprefix(self._prefix))
+        self.dropped.note("script", operation, message)
+        next_step = "please report it with this line; a record is damaged in a way that isn't foreseen"
+        raise StoreDamagedError(self.address, operation, message, next_step)
 
     async def _run(self, operation: str, send: Callable[[_Server], Awaitable[Any]]) -> Any:
         """Send to the server that has the keys."""
@@ -142,6 +177,7 @@ class RedisConnection:
             try:
                 with translated_errors(server.address, operation):
                     try:
+                        await server.check_policy()
                         return await send(server)
                     except exceptions.MovedError as moved:
                         self._follow(moved)
@@ -191,6 +227,30 @@ def _build_client(url: str, **place: str | int) -> Redis:
         pool.connection_kwargs["socket_keepalive"] = True
     pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
     return Redis.from_pool(pool)
+
+
+def _build_deletion(key: str) -> Callable[[_Server], Awaitable[Any]]:
+    return lambda server: server.pipeline.execute("DEL", key)
+
+
+def _read_policy(info: bytes) -> str:
+    """The ``maxmemory_policy`` of an answer to INFO; a server that names none evicts nothing."""
+    for line in info.splitlines():
+        name, _, value = line.decode(errors="replace").partition(":")
+        if name == "maxmemory_policy":
+            return value
+    return SAFE_EVICTION_POLICY
+
+
+def _build_refusal(address: str, policy: str) -> StoreEvictsError:
+    return StoreEvictsError(
+        address,
+        "looking at its maxmemory-policy",
+        f"the policy {policy}, by which Redis drops requests and results when its memory is full",
+        f"set it there: CONFIG SET maxmemory-policy {SAFE_EVICTION_POLICY} (and in its configuration file, or the "
+        "provider's parameters); Easel goes on by itself then",
+        policy=policy,
+    )
 
 
 def _ignore_result(sending: asyncio.Future[Any]) -> None:

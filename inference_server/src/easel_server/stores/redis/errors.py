@@ -20,6 +20,8 @@ GIVE_MEMORY: Final = (
 # https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors
 TEMPORARY_REPLIES: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
 
+DAMAGED: Final = "DAMAGED "
+
 # Not redis-py's ConnectionError alone: a server that is loading, or that moves the service's keys, comes back too.
 # To a script, keys on the move are neither here nor there, so it is never sent after them (ASK) but tried again.
 TEMPORARY_ERRORS: Final = (
@@ -48,6 +50,13 @@ def translated_errors(address: str, operation: str) -> Iterator[None]:
         if not str(error).startswith(TEMPORARY_REPLIES):
             raise
         raise StoreUnavailableError(address, operation, _describe(error), WAIT_FOR_REDIS) from error
+
+
+def find_damaged_key(message: str) -> str | None:
+    """The key that a script names which may not drop it itself: see ``drop_obstacle`` in ``lua/shared.lua``."""
+    if not message.startswith(DAMAGED):
+        return None
+    return message.removeprefix(DAMAGED).partition(" script: ")[0]
 
 
 def _describe(error: Exception) -> str:

@@ -18,8 +18,24 @@ local function drop(entry)
   redis.call('DEL', key('cache:entry:' .. entry), key('cache:warnings:' .. entry))
   redis.call('ZREM', key('cache:used'), entry)
   redis.call('ZREM', key('cache:expiry'), entry)
-  redis.call('DECRBY', key('cache:bytes'), redis.call('HGET', key('cache:sizes'), entry) or 0)
+  redis.call('DECRBY', key('cache:bytes'), integer(number(redis.call('HGET', key('cache:sizes'), entry), 0)))
   redis.call('HDEL', key('cache:sizes'), entry)
+end
+
+-- Part of the books was lost: entries that stand in one of them alone are the next to go, or go at once.
+local function repair_books()
+  local sizes, sum = redis.call('HGETALL', key('cache:sizes')), 0
+  for index = 1, #sizes, 2 do
+    redis.call('ZADD', key('cache:used'), 'NX', 0, sizes[index])
+    sum = sum + number(sizes[index + 1], 0)
+  end
+  redis.call('SET', key('cache:bytes'), integer(sum))
+  for _, entry in ipairs(redis.call('ZRANGE', key('cache:used'), 0, -1)) do
+    if redis.call('HEXISTS', key('cache:sizes'), entry) == 0 then
+      drop(entry)
+    end
+  end
+  note_dropped('cache', 'books')
 end
 
 local now = now_us()
@@ -31,8 +47,12 @@ for _, entry in ipairs(
   redis.call('ZRANGE', key('cache:expiry'), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, PURGE_LIMIT)) do
   drop(entry)
 end
+if number(redis.call('GET', key('cache:bytes')), -1) < 0
+    or redis.call('ZCARD', key('cache:used')) ~= redis.call('HLEN', key('cache:sizes')) then
+  repair_books()
+end
 local oldest = redis.call('ZRANGE', key('cache:used'), 0, 0)[1]
-while oldest and (redis.call('GET', key('cache:bytes')) or 0) + bytes > budget do
+while oldest and number(redis.call('GET', key('cache:bytes')), 0) + bytes > budget do
   drop(oldest)
   oldest = redis.call('ZRANGE', key('cache:used'), 0, 0)[1]
 end

@@ -23,7 +23,8 @@ local function release_room(bytes, moment)
   local field = 'e:' .. moment
   local used, until_then = unpack(redis.call('HMGET', key('image:sums'), 'used', field))
   if until_then then
-    redis.call('HSET', key('image:sums'), 'used', integer(used - bytes), field, integer(until_then - bytes))
+    redis.call('HSET', key('image:sums'), 'used', integer(math.max(0, number(used, 0) - bytes)), field,
+      integer(math.max(0, number(until_then, 0) - bytes)))
   end
 end
 
@@ -44,8 +45,8 @@ local function keep_images(run, jobs, ttl_ms, now)
   local bytes, moment = string.match(run.images_kept, '^%d+'), moment_of(now, ttl_ms)
   local field = 'e:' .. moment
   local used, reserved, until_then = unpack(redis.call('HMGET', key('image:sums'), 'used', 'reserved', field))
-  redis.call('HSET', key('image:sums'), 'used', integer((used or 0) + bytes), 'reserved',
-    integer((reserved or 0) - (run.image_bytes or 0)), field, integer((until_then or 0) + bytes))
+  redis.call('HSET', key('image:sums'), 'used', integer(number(used, 0) + bytes), 'reserved',
+    integer(math.max(0, number(reserved, 0) - number(run.image_bytes, 0))), field, integer(number(until_then, 0) + bytes))
   if not until_then then
     redis.call('ZADD', key('image:expiry'), moment, moment)
   end

@@ -11,16 +11,17 @@ end
 -- does. max_jobs ('' for none) bounds the jobs with objects in a bucket.
 local function reserve_room(bytes, is_kept, max_bytes, max_jobs, now)
   local used, reserved = unpack(redis.call('HMGET', key('image:sums'), 'used', 'reserved'))
+  used, reserved = number(used, 0), number(reserved, 0)
   local reason
-  if (used or 0) + (reserved or 0) + bytes > max_bytes then
+  if used + reserved + bytes > max_bytes then
     reason = 'bytes'
   elseif max_jobs ~= '' and redis.call('ZCARD', key('image:object_expiry')) >= tonumber(max_jobs) then
     reason = 'jobs'
   elseif not is_kept then
-    redis.call('HSET', key('image:sums'), 'reserved', integer((reserved or 0) + bytes))
+    redis.call('HSET', key('image:sums'), 'reserved', integer(reserved + bytes))
   end
   if reason and bytes <= max_bytes then
     redis.call('HSET', key('image:sums'), 'refused', integer(bytes))
   end
-  return reason and { 'no_room', reason, used or '0', reserved or '0', next_expiry_us(now) }
+  return reason and { 'no_room', reason, integer(used), integer(reserved), next_expiry_us(now) }
 end

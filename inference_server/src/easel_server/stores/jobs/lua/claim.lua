@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- needs: jobs/runs
 -- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images, models.
--- Returns a list of {token, job, inputs, whether they are references to a bucket (1 or 0)}; empty if nothing waits for a
+-- Returns a list of {token, job, inputs, whether they are references to a bucket (1 or 0), how many inputs it had}; empty if nothing waits for a
 -- worker that holds these models.
 -- Claims are allowed when memory is short: finished jobs are what frees it.
 local token, worker, lease_us, max_attempts, deadline_error = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -20,7 +20,8 @@ redis.call('ZADD', key('workers'), integer(now), worker)
 
 local function add_claim(run)
   local inputs = run.inputs and redis.call('HGETALL', key('inputs:' .. run.n)) or {}
-  claims[#claims + 1] = { run.token, view(run.leader, run), inputs, run.input_entry and 1 or 0 }
+  claims[#claims + 1] =
+    { run.token, view(run.leader, run), inputs, run.input_entry and 1 or 0, number(run.inputs, 0) }
 end
 
 local function claim(run)
@@ -43,11 +44,11 @@ end
 local function batch_candidates(first)
   local found = {}
   local function consider(n, tag)
-    local batch, cost_us, weight = unpack(redis.call('HMGET', run_key(n), 'batch', 'cost_us', 'weight'))
+    local batch, cost_us, weight = unpack(redis.call('HMGET', run_key(n or ''), 'batch', 'cost_us', 'weight'))
     if batch == first.batch and n ~= first.n then
       found[#found + 1] = { n = n, tag = tag }
     end
-    return cost_us and tag + cost_us / weight or tag
+    return number(cost_us) and tag + cost_us / math.max(1, number(weight, 1)) or tag
   end
   local s = schedule_of(first.priority, first.model)
   local schedule = schedule_key(s)
@@ -67,24 +68,43 @@ local function batch_candidates(first)
   return found
 end
 
+-- The run at a place, if it is what the place says; else it is dropped, unless it is merely over: a process of the earlier
+-- version, which knew of no model, ended it.
+local function find_place_run(n, place, s)
+  local run, left = load_run(n)
+  if run and run.state == 'Waiting' and place == place_of(n, run.owner)
+    and (tostring(s) == schedule_of(run.priority, run.model) or tostring(s) == run.priority) then
+    return run
+  elseif run and run.state == 'Running' then
+    return nil
+  elseif run or next(left, next(left)) or redis.call('ZSCORE', key('waiting'), n) then
+    drop_run(n, run or left, now)
+  end
+end
+
 local function next_run()
-  local place, s = find_next(models, schedules)
+  local place, s, model = find_next(models, schedules)
   while place do
-    local run = load_run(number_of(place))
-    if not run then -- a process of the earlier version ended it, and knew of no model
-      redis.call('ZREM', schedule_key(s), place)
-    elseif run.model and not is_held[run.model] then -- such a process released it
+    local n = number_of(place)
+    local run = n and find_place_run(n, place, s)
+    if not run then
+      drop_place(place, s, model)
+    elseif run.model and not is_held[run.model] then -- a process of the earlier version released it
       reschedule_released(run, place, s, now)
     elseif is_in_time(run, now, deadline_error) then
       return run
     end
-    place, s = find_next(models, schedules)
+    place, s, model = find_next(models, schedules)
   end
 end
 
 local repeated = redis.call('HGET', key('claims'), token .. '.1')
 while repeated do
-  add_claim(load_run(repeated))
+  local run = find_run(repeated, now)
+  if not run then
+    break
+  end
+  add_claim(run)
   repeated = redis.call('HGET', key('claims'), token .. '.' .. (#claims + 1))
 end
 if #claims > 0 then
@@ -108,7 +128,7 @@ for _, other in ipairs(others) do
     break
   end
   local run = load_run(other.n)
-  if images + run.images <= max_images and is_in_time(run, now, deadline_error) then
+  if run and run.state == 'Waiting' and images + run.images <= max_images and is_in_time(run, now, deadline_error) then
     claim(run)
     images = images + run.images
   end

@@ -15,7 +15,7 @@ redis.call('HSETNX', key('closing'), 'since_us', integer(now))
 local function end_runs(queue, count)
   local numbers = redis.call('ZRANGE', key(queue), 0, count - 1)
   for _, n in ipairs(numbers) do
-    local run = load_run(n)
+    local run = find_run(n, now)
     if run then
       end_run(run, run.cancel_requested and 'Canceled' or 'Failed', now, not run.cancel_requested and reason or nil)
     end
@@ -25,7 +25,7 @@ local function end_runs(queue, count)
 end
 
 local ended = end_runs('waiting', limit)
-if ended < limit and now - redis.call('HGET', key('closing'), 'since_us') >= grace_seconds * 1000000 then
+if ended < limit and now - number(redis.call('HGET', key('closing'), 'since_us'), 0) >= grace_seconds * 1000000 then
   ended = ended + end_runs('running', limit - ended)
 end
 return ended

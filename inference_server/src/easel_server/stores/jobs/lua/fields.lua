@@ -8,6 +8,7 @@
 --   <prefix>previews:<n>     list    unfinished images
 --   <prefix>images:<n>       list    its images, once it succeeded, unless they are in a bucket (see images/lua/books.lua)
 --   <prefix>flight:<key>     string  the run that equal jobs may join
+--   <prefix>leaders          hash    n -> the run's leader, so that it hears of a run that is damaged or gone
 --   <prefix>waiting          zset    n -> n, behind all of higher priority (see queue.lua)
 --   <prefix>models           zset    model that was waited for or served lately -> when somebody last said to serve it
 --   <prefix>running          zset    n -> end of its lease
@@ -36,14 +37,42 @@ local function run_key(n)
   return prefix .. 'run:' .. n
 end
 
--- The run as a table of its fields and n; nil if it is over.
+local RUN_NUMBERS = { 'submitted_us', 'attempts', 'steps_done', 'previews' }
+local RUN_POSITIVES = { 'cost_us', 'weight', 'images', 'steps' } -- others are divided by them
+local CLAIM_NUMBERS = { 'started_us', 'lease_us', 'max_attempts', 'rest_us' }
+local IS_PRIORITY = { ['0'] = true, ['1'] = true, ['2'] = true }
+
+local function has_numbers(values, names, least)
+  for _, name in ipairs(names) do
+    if number(values[name], least - 1) < least then
+      return false
+    end
+  end
+  return true
+end
+
+-- Whether a run has what scripts count on.
+local function is_whole(run)
+  if not (run.leader and run.owner and run.batch and IS_PRIORITY[run.priority]) then
+    return false
+  elseif not (has_numbers(run, RUN_NUMBERS, 0) and has_numbers(run, RUN_POSITIVES, 1)) then
+    return false
+  elseif run.image_bytes and not number(run.image_bytes) then
+    return false
+  elseif run.state == 'Running' then
+    return run.token and run.worker and has_numbers(run, CLAIM_NUMBERS, 0)
+  end
+  return run.state == 'Waiting'
+end
+
+-- The run as a table of its fields and n; nil if it is over or damaged, and then what there is of it.
 local function load_run(n)
   local run = as_table(redis.call('HGETALL', run_key(n)))
-  if not run.state then
-    return nil
-  end
   run.n = n
-  return run
+  if is_whole(run) then
+    return run
+  end
+  return nil, run
 end
 
 -- Fields that a job has from its run until it is final, besides the state.
@@ -58,15 +87,28 @@ local function append_progress(fields, run)
   end
 end
 
+-- Of a job whose run is damaged or gone, for its client. Such a job is an orphan until somebody writes that it failed.
+local ORPHAN_ERROR = 'what Redis kept of this request is damaged or gone; submit it again'
+local ORPHAN = { state = 'Failed', attempts = '0', steps_done = '0', previews = '0' }
+
 -- The job as its client sees it, as a flat list of names and values; empty if unknown.
 local function view(id, run)
   local fields = redis.call('HGETALL', job_key(id))
   local job = as_table(fields)
-  if job.run and not job.state then
-    run = run or load_run(job.run)
+  if not job.content then
+    return {}
+  end
+  if not job.state then
+    run = run or (job.run and load_run(job.run)) or ORPHAN
     fields[#fields + 1] = 'state'
     fields[#fields + 1] = run.state
     append_progress(fields, run)
+    if run == ORPHAN then
+      fields[#fields + 1] = 'error'
+      fields[#fields + 1] = ORPHAN_ERROR
+      fields[#fields + 1] = 'is_orphan'
+      fields[#fields + 1] = '1'
+    end
   end
   return fields
 end

@@ -10,11 +10,11 @@ local units, seconds, decay = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARG
 local generated_by, warnings = ARGV[9], ARGV[10]
 local IMAGES = 11
 
-local n = redis.call('HGET', key('claims'), token)
-if not n then
+local now = now_us()
+local run = find_claimed(token, now)
+if not run then
   return redis.call('HGET', job_key(id), 'finished_by') == token and 1 or 0
 end
-local run = load_run(n)
 if state == 'Succeeded' then
   set_images(run, IMAGES)
 end
@@ -27,17 +27,17 @@ end
 if generated_by ~= '' then
   run.generated_by = generated_by
 end
-if run.leader == id or redis.call('HEXISTS', job_key(id), 'content') == 1 then
+if redis.call('HEXISTS', job_key(id), 'content') == 1 then
   redis.call('HSET', job_key(id), 'finished_by', token)
 end
-end_run(run, state, now_us(), error ~= '' and error or nil)
+end_run(run, state, now, error ~= '' and error or nil)
 if units then
   local names = { 'count', 'x', 'y', 'xx', 'xy' }
   local added = { 1, units, seconds, units * units, units * seconds }
   local sums, fields = redis.call('HMGET', key('costs'), unpack(names)), {}
   for index, name in ipairs(names) do
     fields[#fields + 1] = name
-    fields[#fields + 1] = number_text((sums[index] or 0) * decay + added[index])
+    fields[#fields + 1] = number_text(number(sums[index], 0) * decay + added[index])
   end
   redis.call('HSET', key('costs'), unpack(fields))
 end

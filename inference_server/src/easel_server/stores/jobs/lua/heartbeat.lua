@@ -5,12 +5,12 @@
 local token, steps_done, deadline_error, max_previews = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local FIRST_PREVIEW = 5
 
-local n = redis.call('HGET', key('claims'), token)
-if not n then
+local now = now_us()
+local run = find_claimed(token, now)
+if not run then
   return 'Lost'
 end
-local now = now_us()
-local run = load_run(n)
+local n = run.n
 redis.call('ZADD', key('workers'), integer(now), run.worker)
 redis.call('ZADD', key('running'), integer(now + run.lease_us), n)
 
@@ -42,11 +42,14 @@ publish_change(run)
 if run.cancel_requested then
   return 'Cancel'
 end
-while is_late(run.leader, now) do
+while is_too_late(run.leader, now) do
   if not has_followers(run) then
     close_flight(run)
     return 'DeadlinePassed'
   end
   leave_run(run.leader, run, 'Failed', now, deadline_error)
+  if run.is_over then
+    return 'Lost'
+  end
 end
 return 'Continue'

@@ -8,4 +8,4 @@ if not run or run.state ~= 'Waiting' then
 end
 local s = schedule_of(run.priority, run.model)
 local rank = redis.call('ZRANK', queue_key(s, run.owner), n)
-return estimate_position(run.priority, run.model, run.owner, run.weight, rank or 0, n)
+return estimate_position(tonumber(run.priority), run.model, run.owner, run.weight, rank or 0, n)

@@ -5,4 +5,4 @@ local run, previews = unpack(redis.call('HMGET', job_key(ARGV[1]), 'run', 'previ
 if not run or previews == '0' then
   return {}
 end
-return redis.call('LRANGE', key('previews:' .. run), 0, previews and previews - 1 or -1)
+return redis.call('LRANGE', key('previews:' .. run), 0, previews and number(previews, 0) - 1 or -1)

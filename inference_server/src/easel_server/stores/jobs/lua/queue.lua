@@ -51,11 +51,17 @@ end
 
 local function start_tag(s, owner, model)
   local virtual, tag = redis.call('HGET', virtual_key(model), s), redis.call('ZSCORE', key('tags:' .. s), owner)
-  return math.max(tonumber(virtual or 0), tonumber(tag or 0))
+  return math.max(number(virtual, 0), number(tag, 0))
 end
 
 local function oldest_of(s, owner)
-  return redis.call('ZRANGE', queue_key(s, owner), 0, 0)[1]
+  local n = redis.call('ZRANGE', queue_key(s, owner), 0, 0)[1]
+  while n and not string.find(n, '^%d+$') do
+    note_dropped('place', n)
+    redis.call('ZREM', queue_key(s, owner), n)
+    n = redis.call('ZRANGE', queue_key(s, owner), 0, 0)[1]
+  end
+  return n
 end
 
 -- An owner's runs that wait for the model, or for none. Released ones don't count: they had their place before.
@@ -149,11 +155,11 @@ end
 
 -- How far a place with this score is ahead of its schedule's virtual time.
 local function lead_of(score, s, model)
-  return tonumber(score) - (score ~= RELEASED and redis.call('HGET', virtual_key(model), s) or 0)
+  return tonumber(score) - (score ~= RELEASED and number(redis.call('HGET', virtual_key(model), s), 0) or 0)
 end
 
--- The place and schedule of the run that is next for who holds the first of these ``count`` models, the last of
--- them nil for none; it stays in its schedule.
+-- The place, schedule and that one's model of the run that is next for who holds the first of these ``count`` models, the
+-- last of them nil for none; it stays in its schedule.
 local function find_next(models, count)
   for p = 0, LAST_PRIORITY do
     local best, best_score, best_s, best_model
@@ -174,7 +180,7 @@ local function find_next(models, count)
       end
     end
     if best then
-      return best, best_s
+      return best, best_s, best_model
     end
   end
 end
@@ -182,7 +188,7 @@ end
 -- Takes the run out of its owner's queue, and the owner out of the schedule.
 local function unschedule_run(s, run)
   local owner = run.owner
-  redis.call('ZREM', schedule_key(s), place_of(oldest_of(s, owner), owner))
+  redis.call('ZREM', schedule_key(s), place_of(oldest_of(s, owner) or run.n, owner), place_of(run.n, owner))
   redis.call('ZREM', queue_key(s, owner), run.n)
   count_work(s .. ':' .. owner, 0 - run.cost_us)
 end
@@ -220,13 +226,27 @@ local function remove_run(run)
   schedule_owner(s, owner, start_tag(s, owner, run.model))
 end
 
+-- Takes a place out of its schedule whose run is gone, damaged, or isn't where it says; the owner's next one follows.
+local function drop_place(place, s, model)
+  redis.call('ZREM', schedule_key(s), place)
+  local n, owner = number_of(place), owner_of(place)
+  if n then
+    redis.call('ZREM', queue_key(s, owner), n)
+    schedule_owner(s, owner, start_tag(s, owner, model))
+  end
+end
+
 -- Forgets tags that the virtual time has passed.
 local function purge_tags()
+  local function purge(p, model)
+    local s = schedule_of(p, model)
+    redis.call('ZREMRANGEBYSCORE', key('tags:' .. s), '-inf',
+      number_text(number(redis.call('HGET', virtual_key(model), s), 0)))
+  end
   for p = 0, LAST_PRIORITY do
-    redis.call('ZREMRANGEBYSCORE', key('tags:' .. p), '-inf', redis.call('HGET', key('virtual'), p) or 0)
+    purge(p, nil)
     for _, model in ipairs(redis.call('ZRANGE', key('models'), 0, -1)) do
-      local s = schedule_of(p, model)
-      redis.call('ZREMRANGEBYSCORE', key('tags:' .. s), '-inf', redis.call('HGET', virtual_key(model), s) or 0)
+      purge(p, model)
     end
   end
 end
@@ -242,7 +262,8 @@ end
 
 -- Nothing waits and nothing runs, which ends a busy period: who had how much is forgotten.
 local function reset_schedules()
-  local forgotten = { key('tags:0'), key('tags:1'), key('tags:2'), key('virtual'), key('virtual/models'), key('work') }
+  local forgotten = { key('tags:0'), key('tags:1'), key('tags:2'), key('virtual'), key('virtual/models'), key('work'),
+    key('leaders') }
   for _, model in ipairs(redis.call('ZRANGE', key('models'), 0, -1)) do
     for p = 0, LAST_PRIORITY do
       forgotten[#forgotten + 1] = key('tags:' .. schedule_of(p, model))

@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
 -- needs: jobs/runs
 -- ARGV: token. Returns 1 if the claim was held.
-local n = redis.call('HGET', key('claims'), ARGV[1])
-if not n then
+local now = now_us()
+local run = find_claimed(ARGV[1], now)
+if not run then
   return 0
 end
-local run = load_run(n)
-run.attempts = integer(run.attempts - 1)
-redis.call('HSET', run_key(n), 'attempts', run.attempts)
+run.attempts = integer(math.max(0, run.attempts - 1))
+redis.call('HSET', run_key(run.n), 'attempts', run.attempts)
 if run.cancel_requested then
-  end_run(run, 'Canceled', now_us())
+  end_run(run, 'Canceled', now)
 else
-  release_run(run, now_us())
+  release_run(run, now)
 end
 return 1

@@ -3,6 +3,7 @@
 -- bounded by the number of followers that a flight may have.
 
 local PREVIEWS_KEPT_MS = 60000
+local DEFAULT_TTL_MS = 3600000 -- of a job that doesn't say any more how long it is kept
 
 local function publish_change(run)
   if run.watched then
@@ -23,10 +24,24 @@ local function deadlines_key(model)
   return key(model and 'deadlines/models' or 'deadlines')
 end
 
+-- What is left of a job is of no use to anybody; whoever waits for it looks, and hears that it is gone.
+local function drop_job(id)
+  redis.call('DEL', job_key(id))
+  redis.call('ZREM', deadlines_key(nil), id)
+  redis.call('ZREM', deadlines_key(true), id)
+  redis.call('PUBLISH', key('changes'), '=' .. id)
+  note_dropped('job', id)
+end
+
 -- Ends one job, which is no longer of the run or ends with it. Returns how long it is kept, in milliseconds.
 local function make_final(id, run, state, now, error)
-  local ttl_ms, webhook, deadline_us, model =
-    unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us', 'model'))
+  local ttl_text, webhook, deadline_us, model, submitted_us =
+    unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us', 'model', 'submitted_us'))
+  local ttl_ms = number(ttl_text, DEFAULT_TTL_MS)
+  if not submitted_us then
+    drop_job(id)
+    return ttl_ms
+  end
   local fields = { 'state', state, 'finished_us', integer(now) }
   append_progress(fields, run)
   if error then
@@ -50,9 +65,20 @@ local function make_final(id, run, state, now, error)
   if webhook then
     enqueue_delivery(id, webhook, 'completed', now)
   end
-  redis.call('PEXPIRE', job_key(id), ttl_ms)
+  redis.call('PEXPIRE', job_key(id), integer(ttl_ms))
   redis.call('PUBLISH', key('changes'), '=' .. id)
-  return tonumber(ttl_ms)
+  return ttl_ms
+end
+
+-- Whether a job is neither final nor of a run that goes on: nothing will ever come of it.
+local function is_orphan(id)
+  local n, state = unpack(redis.call('HMGET', job_key(id), 'run', 'state'))
+  return not state and not (n and load_run(n))
+end
+
+local function end_orphan(id, now)
+  note_dropped('run', 'of ' .. id)
+  make_final(id, ORPHAN, 'Failed', now, ORPHAN_ERROR)
 end
 
 -- Lets a run that waits go with the priority of a job that joined it, if that is higher.
@@ -95,6 +121,7 @@ local function end_run(run, state, now, error)
     end
   end
   redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n))
+  redis.call('HDEL', key('leaders'), n)
   if run.input_entry then
     redis.call('ZADD', key('image:object_expiry'), 'XX', integer(now), run.input_entry)
   end
@@ -117,39 +144,84 @@ local function has_followers(run)
   return run.joined and redis.call('ZCARD', key('followers:' .. run.n)) > 0
 end
 
+-- Whether another job of the run could be made its leader; those of which nothing is left are dropped.
 local function promote_follower(run)
-  run.leader = redis.call('ZPOPMIN', key('followers:' .. run.n))[1]
-  local submitted_us, deadline_us = unpack(redis.call('HMGET', job_key(run.leader), 'submitted_us', 'deadline_us'))
-  redis.call('HSET', run_key(run.n), 'leader', run.leader, 'submitted_us', submitted_us)
-  if deadline_us and run.state == 'Running' then
-    redis.call('ZREM', deadlines_key(run.model), run.leader)
+  while has_followers(run) do
+    local id = redis.call('ZPOPMIN', key('followers:' .. run.n))[1]
+    local content, submitted_us, deadline_us =
+      unpack(redis.call('HMGET', job_key(id), 'fingerprint', 'submitted_us', 'deadline_us'))
+    if content and submitted_us then
+      run.leader = id
+      redis.call('HSET', run_key(run.n), 'leader', id, 'submitted_us', submitted_us)
+      redis.call('HSET', key('leaders'), run.n, id)
+      if deadline_us and run.state == 'Running' then
+        redis.call('ZREM', deadlines_key(run.model), id)
+      end
+      return true
+    end
+    drop_job(id)
   end
+  return false
 end
 
 -- Ends one job of a run; the run goes on for the others, if there are any.
 local function leave_run(id, run, state, now, error)
-  if not has_followers(run) then
-    return end_run(run, state, now, error)
-  end
-  if run.leader == id then
-    promote_follower(run)
-  else
+  if run.leader ~= id then
     redis.call('ZREM', key('followers:' .. run.n), id)
+  elseif not promote_follower(run) then
+    return end_run(run, state, now, error)
   end
   make_final(id, run, state, now, error)
 end
 
-local function is_late(id, now)
-  local deadline_us = redis.call('HGET', job_key(id), 'deadline_us')
-  return deadline_us and tonumber(deadline_us) <= now
+-- Whether nobody waits for the job: its deadline has passed, or nothing is left of it.
+local function is_too_late(id, now)
+  local submitted_us, deadline_us = unpack(redis.call('HMGET', job_key(id), 'submitted_us', 'deadline_us'))
+  return not submitted_us or (deadline_us and number(deadline_us, now + 1) <= now)
 end
 
 -- Whether somebody still wants a waiting run; jobs whose deadline passed leave it.
 local function is_in_time(run, now, deadline_error)
-  while not run.is_over and is_late(run.leader, now) do
+  while not run.is_over and is_too_late(run.leader, now) do
     leave_run(run.leader, run, 'Failed', now, deadline_error)
   end
   return not run.is_over
+end
+
+-- Ends what is left of a run that is damaged or gone: its jobs fail, as far as they are known. Those that aren't are
+-- orphans, and fail when somebody looks at them.
+local function drop_run(n, left, now)
+  note_dropped('run', n)
+  redis.call('ZREM', key('running'), n)
+  if redis.call('ZREM', key('waiting'), n) == 1 and IS_PRIORITY[left.priority] and number(left.cost_us) then
+    count_work(left.priority, 0 - left.cost_us)
+  end
+  if left.token then
+    redis.call('HDEL', key('claims'), left.token)
+  end
+  if left.owner and IS_PRIORITY[left.priority] then
+    drop_place(place_of(n, left.owner), schedule_of(left.priority, left.model), left.model)
+  end
+  close_flight(left)
+  free_room({ image_bytes = number(left.image_bytes, 0) })
+  local ids = redis.call('ZRANGE', key('followers:' .. n), 0, -1)
+  ids[#ids + 1] = left.leader or redis.call('HGET', key('leaders'), n) or nil
+  redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n), key('previews:' .. n))
+  redis.call('HDEL', key('leaders'), n)
+  for _, id in ipairs(ids) do
+    if redis.call('HGET', job_key(id), 'run') == n and is_orphan(id) then
+      make_final(id, ORPHAN, 'Failed', now, ORPHAN_ERROR)
+    end
+  end
+end
+
+-- The run, or nil if it is gone; one that is damaged or gone is dropped.
+local function find_run(n, now)
+  local run, left = load_run(n)
+  if not run then
+    drop_run(n, left, now)
+  end
+  return run
 end
 
 local function release_run(run, now)
@@ -158,9 +230,20 @@ local function release_run(run, now)
   redis.call('HSET', run_key(run.n), 'state', 'Waiting', 'steps_done', 0, 'previews', 0)
   redis.call('DEL', key('previews:' .. run.n))
   local deadline_us = redis.call('HGET', job_key(run.leader), 'deadline_us')
-  if deadline_us then
+  if number(deadline_us) then
     redis.call('ZADD', deadlines_key(run.model), deadline_us, run.leader)
   end
   requeue_run(run, now)
   publish_change(run)
+end
+
+-- The run that is claimed by the token, or nil if the claim is no longer held.
+local function find_claimed(token, now)
+  local n = redis.call('HGET', key('claims'), token)
+  local run = n and find_run(n, now)
+  if run and run.state == 'Running' and run.token == token then
+    return run
+  elseif n then
+    redis.call('HDEL', key('claims'), token)
+  end
 end

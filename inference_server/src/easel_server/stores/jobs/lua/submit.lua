@@ -25,6 +25,10 @@ local images = FIRST_INPUT + 2 * inputs
 local is_answered = answered_steps ~= ''
 
 local known = redis.call('HGET', job_key(id), 'fingerprint')
+if known and is_orphan(id) then -- nothing came of it, and nothing will
+  drop_job(id)
+  known = false
+end
 if known == fingerprint then
   return { 'known', view(id) }
 elseif known then
@@ -35,8 +39,11 @@ if closing then
   return { 'closing', closing }
 end
 local joined = flight ~= '' and not is_answered and redis.call('GET', key('flight:' .. flight))
-if joined and ((redis.call('HGET', run_key(joined), 'model') or nil) ~= model
-    or redis.call('ZCARD', key('followers:' .. joined)) >= max_followers) then
+local joined_run = joined and load_run(joined)
+if joined_run and (joined_run.model ~= model or redis.call('ZCARD', key('followers:' .. joined)) >= max_followers) then
+  joined = false
+elseif joined and not joined_run then -- what is left of it is dropped when its turn comes
+  redis.call('DEL', key('flight:' .. flight))
   joined = false
 end
 if not joined and not is_answered then
@@ -53,6 +60,12 @@ if refusal then
 end
 
 local n = integer(redis.call('INCR', key('sequence')))
+if redis.call('HLEN', run_key(n)) > 0 or redis.call('LLEN', key('images:' .. n)) > 0 then
+  -- The count was lost, and these are other jobs' numbers. Milliseconds are ahead of it: submits have been fewer.
+  note_dropped('key', 'sequence')
+  n = integer(math.floor(now / 1000))
+  redis.call('SET', key('sequence'), n)
+end
 local fields = { 'content', content, 'fingerprint', fingerprint, 'submitted_us', integer(now),
   'result_ttl_ms', result_ttl_ms, 'run', joined or n }
 
@@ -93,7 +106,7 @@ end
 if joined then
   redis.call('ZADD', key('followers:' .. joined), n, id)
   redis.call('HSET', run_key(joined), 'joined', 1)
-  lift_run(load_run(joined), ARGV[9], now)
+  lift_run(joined_run, ARGV[9], now)
   return enqueue_start({ 'shared', view(id) })
 end
 
@@ -121,6 +134,7 @@ if inputs > 0 and not is_answered then
   end
 end
 redis.call('HSET', run_key(n), unpack(run))
+redis.call('HSET', key('leaders'), n, id)
 enqueue_start()
 if is_answered then
   local answered = { n = n, started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0',
@@ -129,6 +143,7 @@ if is_answered then
   set_images(answered, images)
   keep_images(answered, 1, make_final(id, answered, 'Succeeded', now), now)
   redis.call('DEL', run_key(n))
+  redis.call('HDEL', key('leaders'), n)
   return { 'answered', view(id) }
 end
 local priority = tonumber(ARGV[9])

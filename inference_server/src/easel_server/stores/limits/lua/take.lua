@@ -13,7 +13,7 @@ for index = 1, #ARGV, 4 do
   local name = key('rate:' .. ARGV[index])
   local amount, per_minute, burst = tonumber(ARGV[index + 1]), tonumber(ARGV[index + 2]), tonumber(ARGV[index + 3])
   local level, at_ms = unpack(redis.call('HMGET', name, 'level', 'at_ms'))
-  level = math.max(0, (level or 0) - math.max(0, now_ms - (at_ms or now_ms)) * per_minute)
+  level = math.max(0, number(level, 0) - math.max(0, now_ms - number(at_ms, now_ms)) * per_minute)
   if amount > 0 then
     local excess = level + (math.min(amount, burst) - burst) * MS_PER_MINUTE
     wait_ms = math.max(wait_ms, math.ceil(excess / per_minute))

@@ -17,6 +17,10 @@ for _ = 1, MAX_HOSTS do
   if redis.call('ZCARD', host_attempts(host)) < max_attempts then
     name = redis.call('ZRANGE', host_deliveries(host), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
   end
+  if name and not is_delivery(name) then
+    drop_delivery(name, host)
+    name = nil
+  end
   if name then
     -- Should its deliverer die, it is due again when the lease is over.
     redis.call('ZADD', host_deliveries(host), integer(now + lease_us), name)

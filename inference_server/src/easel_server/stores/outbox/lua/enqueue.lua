@@ -2,7 +2,10 @@
 -- Adds a webhook to the outbox, in the same step as the change that it reports.
 
 local function enqueue_delivery(id, webhook, event, now)
-  local target = cjson.decode(webhook)
+  local is_json, target = pcall(cjson.decode, webhook)
+  if not (is_json and type(target) == 'table' and type(target.url) == 'string' and type(target.events) == 'table') then
+    return note_dropped('webhook', id)
+  end
   for _, requested in ipairs(target.events) do
     if requested == event then
       local name = id .. '.' .. event

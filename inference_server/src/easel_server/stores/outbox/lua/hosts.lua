@@ -35,6 +35,19 @@ local function schedule_host(host, max_attempts)
   redis.call('ZADD', key('outbox'), integer(due), host)
 end
 
+-- Whether all of a delivery is there.
+local function is_delivery(name)
+  local event, url, attempt, job = unpack(redis.call('HMGET', key('delivery:' .. name), 'event', 'url', 'attempt', 'job'))
+  return event and url and number(attempt) and job and (pcall(cjson.decode, job))
+end
+
+local function drop_delivery(name, host)
+  note_dropped('delivery', name)
+  redis.call('ZREM', host_deliveries(host), name)
+  redis.call('ZREM', host_attempts(host), name)
+  redis.call('DEL', key('delivery:' .. name))
+end
+
 -- An attempt is over: the delivery is due at due_us, or never again.
 local function end_attempt(name, due_us, max_attempts)
   local url = redis.call('HGET', key('delivery:' .. name), 'url')

@@ -9,6 +9,62 @@ local function key(name)
   return prefix .. name
 end
 
+-- What this server keeps may be damaged, by hand or because it was told to evict: no record that is gone or isn't what it
+-- should be may stop a script. Whatever is dropped for that is noted here, and reported by the next reap.
+--
+--   <prefix>dropped  list  "<kind> <id>" of records that were dropped
+local MAX_DROPPED = 1000
+local server = redis
+
+local function note_dropped(kind, id)
+  local noted = server.pcall('LPUSH', key('dropped'), kind .. ' ' .. id)
+  if type(noted) == 'number' and noted > MAX_DROPPED then
+    server.pcall('LTRIM', key('dropped'), 0, MAX_DROPPED - 1)
+  elseif type(noted) ~= 'number' then
+    server.pcall('DEL', key('dropped'))
+  end
+end
+
+-- Drops what keeps a command from being carried out, if the error says that something does: a key of another type, or text
+-- where a number is added to.
+local function drop_obstacle(problem, command, name, field)
+  local is_no_number = string.find(problem, 'not an integer', 1, true) or string.find(problem, 'would overflow', 1, true)
+  if string.sub(problem, 1, 9) == 'WRONGTYPE' or (is_no_number and command ~= 'HINCRBY') then
+    if type(server.pcall('DEL', name)) ~= 'number' then -- this script may not write: connection.py drops it, and repeats
+      error({ err = 'DAMAGED ' .. name })
+    end
+    note_dropped('key', string.sub(name, #prefix + 1))
+    return true
+  elseif is_no_number then
+    server.call('HDEL', name, field)
+    note_dropped('field', string.sub(name, #prefix + 1) .. ' ' .. field)
+    return true
+  end
+  return false
+end
+
+-- Instead of the server's own table of this name, in all scripts.
+local redis = {}
+
+function redis.call(command, ...)
+  local reply = server.pcall(command, ...)
+  if type(reply) == 'table' and reply.err then
+    if drop_obstacle(reply.err, command, ...) then
+      return server.call(command, ...)
+    end
+    error(reply)
+  end
+  return reply
+end
+
+-- A stored number; the default where it is missing or none that could be right.
+local LARGEST_NUMBER = 2 ^ 53
+
+local function number(text, default)
+  local value = tonumber(text)
+  return value and value >= -LARGEST_NUMBER and value <= LARGEST_NUMBER and value or default
+end
+
 -- Lua prints large numbers as 1.8e+15.
 local function integer(number)
   return string.format('%.0f', number)
