@@ -256,7 +256,7 @@ async def test_where_nobody_has_a_key_everybody_may_use_the_whole_queue():
     workers=st.integers(1, 3),
 )
 @settings(max_examples=60, deadline=None)
-async def test_a_refused_customer_who_comes_back_when_told_to_gets_in(
+async def test_a_refused_customer_who_comes_back_when_asked_to_gets_in(
     is_shared, depth, gpu_seconds, neighbours, workers
 ):
     """Retry-After was 5 s whatever waited, and obeyed in vain."""
