@@ -87,3 +87,22 @@ def test_nobody_is_ever_served_another_models_image() -> None:
         assert ask(other_gateway) == ("hit", "second")
         seen_by_either = [httpx.get(other["urls"]["get"].replace(other_gateway.url, gateway.url), timeout=10).json()]
         assert seen_by_either[0]["model"] == "second", "a prediction keeps saying what it was made with"
+
+
+def test_a_running_gateway_takes_over_another_model_and_jobs_keep_theirs() -> None:
+    with RedisServer() as redis, ExitStack() as stack:
+        service = Service(redis, stack)
+        gateway = service.start("gateway", FIRST)
+        waiting = predict(gateway)  # while no worker runs
+        gateway.write_config(SECOND)
+        wait_for(lambda: httpx.get(f"{gateway.url}/v1/models", timeout=10).json()["data"][0]["id"] == "second")
+
+        service.start("worker", SECOND)
+        assert ask(gateway) == ("miss", "second")
+        assert httpx.get(f"{gateway.url}/playground/config", timeout=10).json()["model"] == "second"
+        refused = httpx.post(f"{gateway.url}/v1/images/generations", json={**BODY, "model": "first"}, timeout=10)
+        assert refused.status_code == 404
+
+        service.start("worker", FIRST)  # one of the workers that are being replaced
+        first = finished(waiting)
+        assert (first["model"], model_in(first["output"][0])) == ("first", "first")

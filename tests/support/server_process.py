@@ -24,12 +24,17 @@ class ServerProcess:
         self._directory = Path(tempfile.mkdtemp(prefix="easel-server-"))
         self._arguments = [*arguments, "--host", "127.0.0.1", "--port", str(port)]
         if config is not None:
-            file = self._directory / "config.json"
-            file.write_text(json.dumps(config.to_wire()))
-            self._arguments += ["--config", str(file)]
+            self.write_config(config)
+            self._arguments += ["--config", str(self._directory / "config.json")]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
         self._environment = {**inherited, "EASEL_TORCH_THREADS": "1", **environment}
         self.url = ""
+
+    def write_config(self, config: ServerConfig) -> None:
+        """The configuration file, or another in its place."""
+        new = self._directory / "config.new"
+        new.write_text(json.dumps(config.to_wire()))
+        new.replace(self._directory / "config.json")
 
     def start(self) -> Self:
         with (self._directory / "out").open("wb") as out, (self._directory / "err").open("wb") as err:

@@ -226,6 +226,13 @@ class GatewaySpec(Model):
     image: Word | None = Field(default=None, description=IMAGE_DESCRIPTION)
     replicas: int = Field(default=2, ge=1, le=100, description="Gateway pods; two survive the loss of a node.")
     resources: ResourceRequirements = ResourceRequirements()
+    termination_grace_period_seconds: int = Field(
+        default=620,
+        ge=20,
+        le=3600,
+        description="Most time that a stopping gateway takes to answer open requests, which may wait for 600 s; 15 s "
+        "of it are for the stop itself. What waits for longer gets 503 and its job's id, and the job goes on.",
+    )
     api_keys_secret_name: ObjectName | None = Field(
         default=None,
         description="Secret with a value per customer, under the customer's name: API keys, one a line, as they are or "

@@ -34,8 +34,8 @@ from easel_server.engine.loading import check_directory, is_directory, load_engi
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkSigner, read_link_keys
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.results import find_image_urls
-from easel_server.gateway.served_model import ServedModel
 from easel_server.generation.models import (
     EngineDescription,
     ModelFacts,
@@ -176,7 +176,7 @@ class Process:
         )
         self._signer = self._build_signer()
         self._stopping = asyncio.Event()
-        self._served = ServedModel(settings.config)
+        self._live = LiveConfig(settings.config)
         self._ending = Ending(jobs_outlive=settings.redis_url is not None)
         self._worker: Worker | None = None
 
@@ -224,7 +224,7 @@ class Process:
 
     def _build_app(self, render_metrics: RenderMetrics) -> FastAPI:
         config = self._config
-        facts = SharedModelFacts(self._stores.facts, lambda: self._served.model, config.gateway.defaults)
+        facts = SharedModelFacts(self._stores.facts, lambda: self._live.model, config.gateway.defaults)
         keys = config.gateway.api_keys_directory
         context = build_context(
             config,
@@ -234,7 +234,7 @@ class Process:
             keys=KeyRing(Path(keys) if keys else None),
             signer=self._signer,
             metrics=self._metrics,
-            served=self._served,
+            live=self._live,
             ending=self._ending,
             tracer=self._tracer,
             is_signing_configured=bool(self._settings.webhook_secrets),
@@ -269,7 +269,7 @@ class Process:
             self._keep_running("purge", lambda: purge_forever(self._stores.images)),
         ]
         if not self._runs_worker:  # whose model is loaded once
-            parts.append(asyncio.create_task(self._served.follow(self._settings.config_file), name="served model"))
+            parts.append(asyncio.create_task(self._live.follow(self._settings.config_file), name="live config"))
         if self._serves_apis and bool(self._settings.webhook_secrets):
             parts.append(self._keep_running("webhooks", self._deliver_webhooks))
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
@@ -294,7 +294,7 @@ class Process:
         await reap_forever(
             self._stores.jobs,
             self._stores.ping,
-            lambda: [self._served.requested.key],
+            lambda: [self._live.requested.key],
             grace_seconds=self._config.worker.lease_seconds,
         )
 
@@ -315,7 +315,7 @@ class Process:
         links = Links(self._config.gateway.public_url or delivery.job.base_url or "", self._signer)
         prediction = build_prediction(
             delivery.job,
-            model=self._served.name,
+            model=self._live.name,
             links=links,
             image_urls=await find_image_urls(self._stores.images, delivery.job),
         )

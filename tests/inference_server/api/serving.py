@@ -17,7 +17,7 @@ from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
-from easel_server.gateway.served_model import ServedModel
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
@@ -221,7 +221,7 @@ class RunningGateway:
             keys=KeyRing(self._keys),
             signer=None if self._keys is None else LinkSigner(self._link_keys, ttl_seconds=gateway.results.ttl_seconds),
             metrics=self.metrics,
-            served=ServedModel(self._config),
+            live=LiveConfig(self._config),
             ending=self.ending,
             is_signing_configured=self._is_signing_configured,
         )

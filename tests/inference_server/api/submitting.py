@@ -10,7 +10,7 @@ from easel_server.api.app import build_context
 from easel_server.api.openai.fields import ImagesBody
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
-from easel_server.gateway.served_model import ServedModel
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts, ModelIdentity
@@ -64,7 +64,7 @@ class Submitting:
             cost_model=cost_model,
             keys=KeyRing(None),
             metrics=self.metrics,
-            served=ServedModel(server_config),
+            live=LiveConfig(server_config),
             ending=Ending(jobs_outlive=True),
         )
 

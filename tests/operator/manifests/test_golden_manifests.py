@@ -9,6 +9,7 @@ import pytest
 import yaml
 from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.manifests.children import build_children
+from easel_operator.manifests.configuration import DRAIN_MARGIN_SECONDS
 from easel_operator.manifests.metadata import ChildContext
 
 from tests.operator.objects import HUB_MODEL, OWNER, RELEASE
@@ -128,6 +129,53 @@ def test_another_grace_period_is_given_to_the_kubelet_and_to_the_worker_and_leav
 def test_scaling_by_hand_leaves_the_gateways_alone() -> None:
     one, two = (_by_name(_build({"model": HUB_MODEL, "replicas": count})) for count in (1, 2))
     assert one["Deployment painter-gateway"] == two["Deployment painter-gateway"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"model": {**HUB_MODEL, "dtype": "Float32"}},
+        {"model": {"source": {"huggingFace": {"repository": "another/model"}}}},
+        {"model": {"source": {"persistentVolumeClaim": {"claimName": "models"}}}},
+        {"worker": {"engine": {"kind": "Synthetic"}}},
+        {"worker": {"engine": {"synthetic": {"millisecondsPerStep": 1}}}},
+        {"worker": {"gpu": {"count": 2}}},
+        {"scaling": {"maxReplicas": 20}},
+        {"batching": {"maxImages": 4}},
+    ],
+)
+def test_an_edit_of_what_gateways_take_over_while_they_run_does_not_roll_them(edit: dict[str, Any]) -> None:
+    spec = {"model": HUB_MODEL, "scaling": {"maxReplicas": 2}}
+    before, after = _by_name(_build(spec)), _by_name(_build({**spec, **edit}))
+    assert after["Deployment painter-gateway"] == before["Deployment painter-gateway"]
+    others = ("Deployment painter-worker", "ConfigMap painter-config", "HorizontalPodAutoscaler painter-worker")
+    assert any(after[name] != before[name] for name in others), "the edit did something"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"gateway": {"limits": {"maxSteps": 7}}},
+        {"gateway": {"terminationGracePeriodSeconds": 60}},
+        {"tracing": {"endpoint": "http://collector:4318"}},
+    ],
+)
+def test_an_edit_of_what_gateways_start_with_rolls_them(edit: dict[str, Any]) -> None:
+    spec = {"model": HUB_MODEL, "replicas": 1}
+    before, after = _by_name(_build(spec)), _by_name(_build({**spec, **edit}))
+    name = "Deployment painter-gateway"
+    assert after[name]["spec"]["template"] != before[name]["spec"]["template"]
+
+
+@pytest.mark.parametrize(("seconds", "drain_seconds"), [(None, 605), (20, 5), (3600, 3585)])
+def test_a_gateway_has_less_time_by_its_own_clock_than_by_the_kubelets(seconds: int | None, drain_seconds: int) -> None:
+    gateway = {} if seconds is None else {"terminationGracePeriodSeconds": seconds}
+    children = _by_name(_build({"model": HUB_MODEL, "replicas": 1, "gateway": gateway}))
+    pod = children["Deployment painter-gateway"]["spec"]["template"]["spec"]
+    file = json.loads(children["ConfigMap painter-config"]["data"]["gateway.json"])
+    assert file["gateway"]["drainSeconds"] == drain_seconds
+    stop_delay = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] - stop_delay - drain_seconds == DRAIN_MARGIN_SECONDS
 
 
 def test_replicas_are_not_sent_where_somebody_else_writes_them() -> None:

@@ -28,10 +28,10 @@ from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.input_images import Decoders
 from easel_server.gateway.link_signer import LinkSigner
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
-from easel_server.gateway.served_model import ServedModel
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import ModelFacts
@@ -87,7 +87,7 @@ def build_context(
     cost_model: Callable[[], Awaitable[CostModel]],
     keys: KeyRing,
     metrics: RequestMetrics,
-    served: ServedModel,
+    live: LiveConfig,
     ending: Ending,
     signer: LinkSigner | None = None,
     tracer: Tracer = NO_TRACER,
@@ -96,13 +96,13 @@ def build_context(
     """What handlers work with, put together. ``model_facts`` and ``cost_model`` are asked at each request."""
     gateway = config.gateway
     results = Results(stores.jobs, stores.images, stores.cache, gateway.cache, ending)
-    estimates = QueueEstimates(stores.jobs, gateway, model_facts)
+    estimates = QueueEstimates(stores.jobs, gateway, live, model_facts)
     submitter = Submitter(
         stores.jobs,
         stores.limits,
         results,
         estimates,
-        served,
+        live,
         gateway,
         metrics,
         tracer,
@@ -111,7 +111,7 @@ def build_context(
     )
     return ApiContext(
         config=config,
-        served=served,
+        live=live,
         limits=gateway.limits,
         submitter=submitter,
         results=results,

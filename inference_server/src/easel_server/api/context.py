@@ -12,10 +12,10 @@ from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.input_images import Decoders
 from easel_server.gateway.link_signer import LinkSigner
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
 from easel_server.gateway.results import Results
-from easel_server.gateway.served_model import ServedModel
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.opening import Stores
@@ -27,7 +27,7 @@ class ApiContext:
     """The service as it is served, and who does the work. One a process."""
 
     config: ServerConfig  # but for the model, which changes while a gateway runs:
-    served: ServedModel
+    live: LiveConfig
     limits: LimitsConfig  # what requests may ask for
     submitter: Submitter
     results: Results
@@ -44,7 +44,7 @@ class ApiContext:
     @property
     def model_name(self) -> str:
         """Of the one model that is served."""
-        return self.served.name
+        return self.live.name
 
     def check_model(self, name: str | None) -> None:
         """Raise RefusalError (404) if a model is named that isn't the one that is served."""

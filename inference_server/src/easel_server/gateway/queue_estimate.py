@@ -9,6 +9,7 @@ from typing import Final
 
 from easel_contract.server_config import GatewayConfig
 
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.refusals import NO_WORKERS_RETRY_SECONDS, RefusalError
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelFacts
@@ -67,11 +68,13 @@ class QueueEstimates:
         self,
         jobs: Jobs,
         config: GatewayConfig,
+        live: LiveConfig,
         facts: Callable[[], Awaitable[ModelFacts]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jobs = jobs
         self._config = config
+        self._live = live
         self._facts = facts
         self._clock = clock
         self._depth = QueueDepth(0, 0, 0.0)
@@ -127,7 +130,7 @@ class QueueEstimates:
         is_idle = waiting_gpu_seconds_ahead == 0 and depth.running < depth.workers
         ahead = 0.0 if is_idle else waiting_gpu_seconds_ahead + depth.running_gpu_seconds
         start_seconds = (await self._facts()).load_seconds
-        return predict_wait_seconds(ahead, Capacity(depth.workers, self._config.max_workers or 0, start_seconds))
+        return predict_wait_seconds(ahead, Capacity(depth.workers, self._live.max_workers or 0, start_seconds))
 
     async def _look(self) -> QueueDepth:
         async with self._reading:

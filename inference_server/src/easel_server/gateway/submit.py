@@ -9,6 +9,7 @@ from easel_contract.server_config import GatewayConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.client_warnings import build_warning_headers
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.rate_limits import Charges, build_charges
 from easel_server.gateway.refusals import (
@@ -21,7 +22,6 @@ from easel_server.gateway.refusals import (
     refuse_unknown_model,
 )
 from easel_server.gateway.results import Results
-from easel_server.gateway.served_model import ServedModel
 from easel_server.generation.cost import CostModel
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.messages import bound_warnings
@@ -99,7 +99,7 @@ class Submitter:
         limiter: RateLimiter,
         results: Results,
         estimates: QueueEstimates,
-        served: ServedModel,
+        live: LiveConfig,
         config: GatewayConfig,
         metrics: RequestMetrics,
         tracer: Tracer = NO_TRACER,
@@ -112,7 +112,7 @@ class Submitter:
         self._limiter = limiter
         self._results = results
         self._estimates = estimates
-        self._served = served
+        self._live = live
         self._config = config
         self._metrics = metrics
         self._tracer = tracer
@@ -125,7 +125,7 @@ class Submitter:
         What isn't served isn't charged; what was submitted before isn't charged again, nor refused for a limit.
         Raises RefusalError, StoreFullError, ServiceClosingError, JobConflictError and StoreUnavailableError.
         """
-        model = self._served.requested
+        model = self._live.requested
         if request.model is not None and request.model != model.name:
             raise refuse_unknown_model(request.model, model.name)
         job = await self._build_job(request, model)
@@ -212,7 +212,7 @@ class Submitter:
         self, request: GenerationRequest, job: Job, answer: CachedImages | None, charges: Charges
     ) -> SubmitResult:
         may_share = job.cache_key is not None and request.cache.read
-        model = job.model or self._served.requested
+        model = job.model or self._live.requested
         with open_span(self._tracer, "submit job", kind=SpanKind.PRODUCER, attributes={"easel.job.id": job.id}) as span:
             changes = {
                 "trace_parent": to_trace_parent(span),

@@ -21,6 +21,8 @@ from easel_operator.objects import Json
 
 # Between the end of draining and the SIGKILL: time to release the jobs that are left and to close connections.
 DRAIN_MARGIN_SECONDS: Final = 10
+# A terminating gateway still gets requests until every node has taken it out of its routes: so long it isn't told.
+STOP_DELAY_SECONDS: Final = 5
 
 LINK_FIELDS: Final = {"presign_seconds", "public_base_url"}  # of a bucket: gateways alone make links
 
@@ -71,8 +73,14 @@ def build_links_secret(owner: Owner) -> Json:
 
 
 def gateway_config_hash(context: ChildContext) -> str:
-    """Changes with what a gateway reads, the address of Redis among it."""
-    return hash_json([_gateway_file(build_server_config(context)), context.release.redis_url])
+    """Changes with what a gateway reads when it starts, the address of Redis among it.
+
+    What it takes over while it runs (``gateway/live_config.py`` of the server) is no reason to end what waits there.
+    """
+    file = _gateway_file(build_server_config(context))
+    started_with = {name: section for name, section in file.items() if name not in {"model", "engine"}}
+    started_with["gateway"] = {name: value for name, value in file["gateway"].items() if name != "maxWorkers"}
+    return hash_json([started_with, context.release.redis_url])
 
 
 def worker_config_hash(context: ChildContext) -> str:
@@ -95,12 +103,13 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             limits=gateway.limits,
             rate_limit=gateway.rate_limit,
             service_rate_limit=gateway.service_rate_limit,
-            # A fixed number of workers may be scaled by hand, which must not roll the gateways: they count the living.
+            # A fixed number of workers may be scaled by hand, without a word to the gateways: they count the living.
             max_workers=spec.scaling.max_replicas if spec.scaling else None,
             results=ResultsConfig(ttl_seconds=results.ttl_seconds, max_bytes=results.max_bytes),
             cache=gateway.cache,
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
             public_url=gateway.public_url,
+            drain_seconds=max(0, gateway.termination_grace_period_seconds - STOP_DELAY_SECONDS - DRAIN_MARGIN_SECONDS),
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
             link_keys_directory=names.LINK_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
         ),
@@ -126,7 +135,9 @@ def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig
 
 
 def _gateway_file(config: ServerConfig) -> Json:
-    return config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"worker"})
+    return config.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"worker": True, "engine": {"synthetic"}}
+    )
 
 
 def _worker_file(config: ServerConfig) -> Json:

@@ -4,7 +4,7 @@ from typing import Final
 
 from easel_contract import names
 
-from easel_operator.manifests.configuration import gateway_config_hash
+from easel_operator.manifests.configuration import STOP_DELAY_SECONDS, gateway_config_hash
 from easel_operator.manifests.metadata import (
     ChildContext,
     Owner,
@@ -25,9 +25,6 @@ from easel_operator.manifests.pod import (
 from easel_operator.objects import Json
 
 START_SECONDS: Final = 60
-GRACE_SECONDS: Final = 45
-# A terminating pod still gets requests until every node has taken it out of its routes.
-STOP_DELAY_SECONDS: Final = 5
 
 
 def build_gateway_deployment(context: ChildContext) -> Json:
@@ -67,7 +64,9 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
     container["ports"].insert(0, build_port(names.HTTP_PORT_NAME, names.HTTP_PORT))
     container["env"] += build_bucket_env(gateway.results)
     container["lifecycle"] = {"preStop": {"sleep": {"seconds": STOP_DELAY_SECONDS}}}
-    pod = build_pod_spec(owner, container, role=names.COMPONENT_GATEWAY, grace_seconds=GRACE_SECONDS)
+    pod = build_pod_spec(
+        owner, container, role=names.COMPONENT_GATEWAY, grace_seconds=gateway.termination_grace_period_seconds
+    )
     pod["topologySpreadConstraints"] = [_spread(owner)]
     if gateway.api_keys_secret_name is not None:
         container["volumeMounts"].append({"name": "api-keys", "mountPath": names.API_KEYS_DIRECTORY, "readOnly": True})

@@ -216,7 +216,7 @@ def test_what_there_is_is_listed(api):
     assert api.get_cmd_flags()["api"] is True
 
 
-def test_the_served_model_may_be_chosen_and_no_other(api, drawing_gateway):
+def test_the_live_config_may_be_chosen_and_no_other(api, drawing_gateway):
     api.util_set_model("tiny")
     assert api.util_get_current_model() == MODEL
     answer = httpx2.post(f"{drawing_gateway.url}/sdapi/v1/options", json={"sd_model_checkpoint": "other"})

@@ -64,7 +64,7 @@ def test_without_a_seed_each_request_gets_another(images):
     assert len(seeds) == 3
 
 
-def test_the_served_model_is_listed(gateway):
+def test_the_live_config_is_listed(gateway):
     with openai_client(gateway) as client:
         assert [model.id for model in client.models.list()] == [MODEL]
         assert client.models.retrieve(MODEL).owned_by == "easel"

@@ -256,7 +256,7 @@ async def test_a_job_that_runs_ends_on_its_old_worker_and_released_it_fails_afte
 
 
 @pytest.mark.usefixtures("unserved_soon")
-async def test_a_whole_flight_of_an_unserved_model_fails(build_stores: BuildStores) -> None:
+async def test_a_whole_flight_of_an_unlive_config_fails(build_stores: BuildStores) -> None:
     jobs = build_stores().jobs
     for name in ("leader", "follower"):
         await jobs.submit(build_job(name, model="old"), flight_key="flight")

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from easel_server.api.context import ApiContext
 from easel_server.api.links import GENERATIONS_PATH
-from easel_server.gateway.served_model import ServedModel
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, ImageFormat
 from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
@@ -63,18 +63,16 @@ class Playground:
         """Bounds, choices and defaults for the form."""
         del request
         facts = await self._context.model_facts()
-        return JSONResponse(
-            build_page_config(self._context.config.gateway, self._context.served, facts), headers=HEADERS
-        )
+        return JSONResponse(build_page_config(self._context.config.gateway, self._context.live, facts), headers=HEADERS)
 
 
-def build_page_config(gateway: GatewayConfig, served: ServedModel, facts: ModelFacts) -> dict[str, Any]:
+def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
     """What the page must know, by the prediction API's names. Pure."""
     limits, defaults = gateway.limits, facts.defaults
     side = {"min": MIN_SIDE_PIXELS, "step": SIDE_STEP_PIXELS}
     return {
-        "model": served.name,
-        "is_synthetic": served.engine is EngineKind.SYNTHETIC or facts.engine == SYNTHETIC,
+        "model": live.name,
+        "is_synthetic": live.engine is EngineKind.SYNTHETIC or facts.engine == SYNTHETIC,
         "needs_key": gateway.api_keys_directory is not None,
         "bounds": {
             "width": {**side, "max": limits.max_width_pixels},

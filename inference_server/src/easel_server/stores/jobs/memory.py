@@ -334,7 +334,7 @@ class MemoryJobs(Jobs):
     @override
     async def reap(self, models: Sequence[str] = ()) -> ReapReport:
         runs, now = self._runs, self._clock()
-        runs.served_models |= dict.fromkeys(models, now)
+        runs.live_configs |= dict.fromkeys(models, now)
         lost = [run for run in runs.running.values() if run.lease_ends_at is not None and run.lease_ends_at <= now]
         moved = [runs.end_lost(run) for run in sorted(lost, key=lambda run: run.entry)]
         for run in list(runs.runs.values()):

@@ -1,7 +1,8 @@
-"""The model that this gateway takes requests for. It changes while the gateway runs: to roll gateways for another model
-would end what waits at them, and nothing else of them changes with it.
+"""What of the configuration changes while a gateway runs: its model, and how far its service may scale.
 
-In a cluster the configuration file is a ConfigMap's, which the kubelet renews in place, within about a minute.
+To roll gateways for them would end what waits there, and nothing else of a gateway changes with them; the operator
+leaves them out of what it rolls gateways for. In a cluster the configuration file is a ConfigMap's, which the kubelet
+renews in place, within about a minute.
 """
 
 import asyncio
@@ -18,12 +19,13 @@ RECHECK_SECONDS: Final = 1.0
 logger = logging.getLogger(__name__)
 
 
-class ServedModel:
-    """What is configured now. Jobs that were submitted before keep the model that they were submitted for."""
+class LiveConfig:
+    """As it is configured now. Jobs that were submitted before keep the model that they were submitted for."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.model: ModelConfig = config.model
         self.engine: EngineKind = config.engine.kind
+        self.max_workers: int | None = config.gateway.max_workers
         self._requested = find_requested_model(self.model, self.engine)
 
     @property
@@ -37,8 +39,8 @@ class ServedModel:
         return self._requested
 
     async def follow(self, file: Path | None, period_seconds: float = RECHECK_SECONDS) -> None:
-        """Take over the model of the configuration file whenever it has changed, until cancelled."""
-        seen = _read(file) if file is not None else None
+        """Take over what has changed in the configuration file, until cancelled."""
+        seen = None  # it may have changed since this process read it
         while True:
             await asyncio.sleep(period_seconds)
             if file is None or (content := _read(file)) in (None, seen):
@@ -47,10 +49,11 @@ class ServedModel:
             try:
                 self.change_to(ServerConfig.model_validate_json(content or b""))
             except ValidationError as error:
-                logger.warning("the changed configuration file is not valid, %s stays the model: %s", self.name, error)
+                logger.warning("the changed configuration file is not valid, what was in it stays: %s", error)
 
     def change_to(self, config: ServerConfig) -> None:
-        """Serve this configuration's model from now on."""
+        """This configuration holds from now on."""
+        self.max_workers = config.gateway.max_workers
         if (config.model, config.engine.kind) == (self.model, self.engine):
             return
         self.model, self.engine = config.model, config.engine.kind

@@ -1,0 +1,102 @@
+"""What a gateway takes over from its configuration file while it runs."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from easel_contract.server_config import EngineConfig, EngineKind, GatewayConfig, ModelConfig, ServerConfig
+from easel_server.gateway.live_config import LiveConfig
+
+from tests.support.eventually import eventually
+
+FIRST = ServerConfig(model=ModelConfig(name="first", source="owner/first"))
+SECOND = ServerConfig(model=ModelConfig(name="second", source="owner/second"), gateway=GatewayConfig(max_workers=7))
+
+
+def write(file: Path, text: str) -> None:
+    """In the place of the file, at once: as the kubelet renews a ConfigMap's."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def as_text(config: ServerConfig) -> str:
+    return json.dumps(config.to_wire())
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "gateway.json"
+    write(file, as_text(FIRST))
+    return file
+
+
+@asynccontextmanager
+async def following(file: Path) -> AsyncIterator[LiveConfig]:
+    live = LiveConfig(FIRST)
+    task = asyncio.create_task(live.follow(file, period_seconds=0.01))
+    try:
+        yield live
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_another_model_and_another_bound_of_scaling_are_taken_over(file: Path) -> None:
+    async with following(file) as live:
+        key = live.requested.key
+        write(file, as_text(SECOND))
+
+        async def is_taken_over() -> bool:
+            return (live.name, live.max_workers) == ("second", 7)
+
+        await eventually(is_taken_over)
+        assert live.requested.key != key
+
+
+async def test_another_engine_is_another_key(file: Path) -> None:
+    async with following(file) as live:
+        key = live.requested.key
+        write(file, as_text(FIRST.model_copy(update={"engine": EngineConfig(kind=EngineKind.SYNTHETIC)})))
+
+        async def is_taken_over() -> bool:
+            return live.engine is EngineKind.SYNTHETIC
+
+        await eventually(is_taken_over)
+        assert live.requested.key != key
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"name": ""}}'])
+async def test_a_file_that_is_not_valid_or_away_changes_nothing(
+    file: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following(file) as live:
+        write(file, content)
+
+        async def is_said() -> bool:
+            return "not valid" in caplog.text
+
+        await eventually(is_said)
+        assert live.name == "first"
+        remove(file)
+        write(file, as_text(SECOND))
+
+        async def is_taken_over() -> bool:
+            return live.name == "second"
+
+        await eventually(is_taken_over)
+
+
+async def test_what_is_equal_stays_the_same_object(file: Path) -> None:
+    """What is known of a model goes by it, and is looked for anew with another."""
+    live = LiveConfig(FIRST)
+    before = live.model
+    live.change_to(ServerConfig.model_validate_json(as_text(FIRST)))
+    assert live.model is before
