@@ -43,3 +43,10 @@ CASES: dict[str, tuple[Any, Any, bool]] = {
 def test_contains(situation: str) -> None:
     live, wanted, expected = CASES[situation]
     assert contains(live, wanted) is expected
+
+
+def test_another_kind_of_volume_under_our_name_is_drift() -> None:
+    wanted = {"volumes": [{"name": "tmp", "emptyDir": {}}]}
+    assert contains({"volumes": [{"name": "tmp", "emptyDir": {}}]}, wanted)
+    assert contains({"volumes": [{"name": "tmp", "emptyDir": {"medium": "Memory"}}]}, wanted)
+    assert not contains({"volumes": [{"name": "tmp", "hostPath": {"path": "/srv"}}]}, wanted)

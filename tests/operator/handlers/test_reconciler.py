@@ -319,7 +319,7 @@ async def test_what_an_admission_webhook_says_at_length_is_cut_to_what_condition
     message = bench.api.objects[PATH]["status"]["conditions"][0]["message"]
     assert len(message.encode()) <= 4096
     assert message.startswith("Deployment studio/painter-worker can't be written")
-    assert message.endswith("correct the spec or its quota"), "the advice at its end is kept"
+    assert message.endswith("correct the spec, or change what refuses it"), "the advice at its end is kept"
     notes = [body["note"] for path, body in bench.api.objects.items() if "/events/" in path]
     assert notes
     assert all(len(note.encode()) <= 1024 for note in notes), "events.k8s.io counts bytes"

@@ -34,9 +34,12 @@ class KubernetesError(Exception):
 class ApiRefusedError(KubernetesError):
     """The API server answered with an error status."""
 
-    def __init__(self, method: str, path: str, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self, method: str, path: str, status: int, reason: str, message: str, fields: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(f"{method} {path}: {status} {reason}: {message}")
         self.status = status
+        self.fields = fields  # that are at fault, such as spec.template.spec.containers[0].env[0].valueFrom
         self.reason = reason
         self.message = message
 
@@ -44,6 +47,11 @@ class ApiRefusedError(KubernetesError):
     def is_transient(self) -> bool:
         """Whether the same request may succeed later without anyone acting."""
         return self.status == HTTPStatus.TOO_MANY_REQUESTS or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
+    def is_another_object(self) -> bool:
+        """Whether the object isn't the one with the uid that was sent: it was made anew, or is gone."""
+        return self.status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT) or "metadata.uid" in self.fields
 
 
 class ApiUnreachableError(KubernetesError):
@@ -243,7 +251,9 @@ def _to_refusal(method: str, path: str, status: int, content: str | bytes) -> Ap
     try:
         answer = json.loads(content)
         message = shorten(str(answer.get("message", "")), MAX_MESSAGE_BYTES)
-        return ApiRefusedError(method, path, status, str(answer.get("reason", "")), message)
+        causes = (answer.get("details") or {}).get("causes") or ()
+        fields = tuple(str(cause["field"]) for cause in causes if "field" in cause)
+        return ApiRefusedError(method, path, status, str(answer.get("reason", "")), message, fields)
     except (ValueError, AttributeError):
         text = content.decode(errors="replace") if isinstance(content, bytes) else content
         return ApiRefusedError(method, path, status, "", text[:200])

@@ -15,8 +15,9 @@ from easel_contract.conditions import Reason, shorten
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.decide.drift import take_over
 from easel_operator.decide.reconcile import describe_conflict
-from easel_operator.decide.snapshot import ApplyFailure, EventPlan, Handover, ReconcilePlan
+from easel_operator.decide.snapshot import ApplyFailure, EventPlan, EventType, Handover, ReconcilePlan
 from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import (
     DEPLOYMENTS,
@@ -27,6 +28,7 @@ from easel_operator.objects import (
     SERVICES_OF_EASEL,
     Json,
     ObjectKey,
+    Resource,
     is_owned_by,
     to_object_key,
 )
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 HANDOVER_MANAGER: Final = f"{names.FIELD_MANAGER}-handover"
 MAX_NOTE_BYTES: Final = 1024  # what events.k8s.io allows
 LINK_KEY_BYTES: Final = 32
+MADE_ANEW: Final = frozenset({"ConfigMap", "Secret"})  # kinds that users can make immutable
 REPORTING_CONTROLLER: Final = f"{names.API_GROUP}/operator"
 
 
@@ -96,15 +99,70 @@ class ClusterWriter:
         if live is not None and not is_owned_by(live, owner.uid):
             return ApplyFailure(key, Reason.CHILD_CONFLICT, describe_conflict(key, live, owner))
         try:
-            answer = await self._client.apply(resource, manifest)
+            answer = await self._apply_over_others(owner, resource, manifest, live)
         except ApiRefusedError as error:
-            if error.is_transient:
+            if error.is_transient or error.is_another_object:  # by now: look again
                 raise
-            message = f"{key} can't be written, the API server says: {error.message}; correct the spec or its quota"
+            message = f"{key} can't be written, the API server says: {error.message}; {_advise_on_refusal(error)}"
             return ApplyFailure(key, Reason.APPLY_FAILED, message)
-        self.writes += 1
         self._store.put(trim(answer, resource))
         return None
+
+    async def _apply_over_others(self, owner: Owner, resource: Resource, manifest: Json, live: Json | None) -> Json:
+        """Apply this very object; what others have set in it and excludes what we set becomes ours, and so goes.
+
+        First those fields alone that the API server named, then all that others have set in the spec; what can't be
+        changed at all and carries no pods is made anew. Raises ApiRefusedError where none of it helps.
+        """
+        if live is None:
+            return await self._apply(resource, manifest)
+        manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": live["metadata"]["uid"]}}
+        for takes_all in (False, True):
+            try:
+                return await self._apply(resource, manifest)
+            except ApiRefusedError as error:
+                if error.status != HTTPStatus.UNPROCESSABLE_ENTITY or error.is_another_object:
+                    raise
+                await self._take_over(owner, resource, manifest, at_fault=None if takes_all else error.fields)
+        try:
+            return await self._apply(resource, manifest)
+        except ApiRefusedError as error:
+            if resource.kind not in MADE_ANEW or "immutable" not in error.message or error.is_another_object:
+                raise
+        return await self._make_anew(owner, resource, manifest)
+
+    async def _apply(self, resource: Resource, manifest: Json) -> Json:
+        answer = await self._client.apply(resource, manifest)
+        self.writes += 1
+        return answer
+
+    async def _take_over(
+        self, owner: Owner, resource: Resource, manifest: Json, *, at_fault: tuple[str, ...] | None
+    ) -> None:
+        """Make fields of others ours, and say so in an event."""
+        key = to_object_key(manifest)
+        live = await self._client.get(resource, key.namespace, key.name)
+        takeover = take_over(live, manifest, at_fault=at_fault) if live is not None else None
+        if live is None or takeover is None:
+            return
+        metadata = {
+            "uid": live["metadata"]["uid"],
+            "resourceVersion": live["metadata"]["resourceVersion"],
+            "managedFields": list(takeover.managed_fields),
+        }
+        self.writes += 1
+        await self._client.merge(resource, key.namespace, key.name, {"metadata": metadata})
+        note = f"{key} couldn't be applied beside what others have set, which is undone: {', '.join(takeover.taken)}."
+        await self.write_event(owner, EventPlan(EventType.WARNING, "FieldsTakenOver", "Apply", note))
+
+    async def _make_anew(self, owner: Owner, resource: Resource, manifest: Json) -> Json:
+        metadata = manifest["metadata"]
+        self.writes += 1
+        await self._client.delete(resource, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        note = f"{to_object_key(manifest)} had been made immutable and is made anew."
+        await self.write_event(owner, EventPlan(EventType.WARNING, "MadeAnew", "Apply", note))
+        fresh = {name: value for name, value in metadata.items() if name != "uid"}
+        return await self._apply(resource, {**manifest, "metadata": fresh})
 
     async def _hand_over(self, handover: Handover) -> None:
         key = handover.key
@@ -150,7 +208,7 @@ class ClusterWriter:
         try:
             return await self._client.merge(SERVICES_OF_EASEL, owner.namespace, owner.name, body, subresource="status")
         except ApiRefusedError as error:
-            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            if not error.is_another_object:
                 raise
             return None
 
@@ -198,3 +256,13 @@ class ClusterWriter:
             await self._client.request("POST", EVENTS.path(owner.namespace), body=body)
         except KubernetesError as error:
             logger.warning("Event %s of %s/%s wasn't recorded: %s", event.reason, owner.namespace, owner.name, error)
+
+
+def _advise_on_refusal(error: ApiRefusedError) -> str:
+    if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        return "correct the spec"
+    if "cannot " in error.message and error.status == HTTPStatus.FORBIDDEN:
+        return "give the operator's ServiceAccount this right, as the chart does"
+    if "quota" in error.message:
+        return "raise the namespace's quota"
+    return "correct the spec, or change what refuses it"
