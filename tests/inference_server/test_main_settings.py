@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
+import uvicorn
 from easel_contract import names
 from easel_contract.server_config import EngineKind
+from easel_server import main
 from easel_server.config import Role, SettingsError, read_settings
 from easel_server.main import Process, _cancel, report_end, run
 from easel_server.worker.engine_health import EngineFailedError
@@ -141,6 +145,32 @@ def test_a_broken_engine_has_an_exit_code_of_its_own(monkeypatch, capsys):
     monkeypatch.setattr(Process, "_work", work)
     assert run(["--engine", "synthetic", "--host", "127.0.0.1", "--port", "0"]) == names.EXIT_ENGINE_FAILED == 70
     assert capsys.readouterr().err == "easel-server: the engine failed with RuntimeError: device-side assert\n"
+
+
+def test_a_reaper_that_fails_is_begun_again_and_the_process_goes_on(monkeypatch):
+    calls = []
+
+    async def reap(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+        raise KeyError("one bad record")
+
+    monkeypatch.setattr(main, "reap_forever", reap)
+    assert run(["--engine", "synthetic", "--host", "127.0.0.1", "--port", "0"]) == 0
+    assert len(calls) == 2
+
+
+def test_a_server_that_ends_by_itself_ends_the_process(monkeypatch):
+    async def on_tick(self, counter):
+        if counter > 0:  # it has served for a while: uvicorn calls this ten times a second
+            raise KeyError("a bug of the server")
+        return False
+
+    monkeypatch.setattr(uvicorn.Server, "on_tick", on_tick)
+    with pytest.raises(KeyError, match="a bug of the server"):
+        run(["--engine", "synthetic", "--host", "127.0.0.1", "--port", "0"])
 
 
 def test_a_long_reason_is_cut_to_what_kubernetes_keeps(tmp_path):

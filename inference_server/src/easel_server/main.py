@@ -195,7 +195,7 @@ class Process:
         extra = {"role": self._settings.role, "host": self._settings.host}
         logger.info("listening", extra={**extra, "port": ports[server], "metrics_port": ports[probes]})
         try:
-            await self._run_parts(server)
+            await self._run_parts(server, probes)
         finally:
             await server.stop()
             await probes.stop()  # the last: who asks is told to the end that this process is ending
@@ -261,15 +261,16 @@ class Process:
         keys = read_link_keys(gateway.link_keys_directory, self._settings.link_keys)
         return LinkSigner(keys, ttl_seconds=gateway.results.ttl_seconds)
 
-    async def _run_parts(self, server: EmbeddedServer) -> None:
+    async def _run_parts(self, server: EmbeddedServer, probes: EmbeddedServer) -> None:
         """Run all parts until they are to stop, then stop them in the order that loses no request."""
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         parts = [
             self._keep_running("reaper", self._reap),
             self._keep_running("purge", lambda: purge_forever(self._stores.images)),
+            *(asyncio.create_task(each.wait_until_ended(), name="server") for each in {server, probes}),
         ]
         if not self._runs_worker:  # whose model is loaded once
-            parts.append(asyncio.create_task(self._live.follow(self._settings.config_file), name="live config"))
+            parts.append(self._keep_running("live config", lambda: self._live.follow(self._settings.config_file)))
         if self._serves_apis and bool(self._settings.webhook_secrets):
             parts.append(self._keep_running("webhooks", self._deliver_webhooks))
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None

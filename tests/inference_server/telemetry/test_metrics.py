@@ -46,7 +46,7 @@ QUEUE = {
     contract.WORKERS,
     contract.ENGINE_FAILURES_TOTAL,
 }
-OF_JOB_STORE = {*QUEUE, contract.BROKER_UP}
+OF_JOB_STORE = {*QUEUE, contract.BROKER_UP, contract.TASK_FAILURES_TOTAL}
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -110,6 +110,18 @@ async def test_an_absent_job_store_leaves_no_figure_of_the_queue_not_even_an_old
     samples = parse(await metrics.render(AbsentJobs()))  # type: ignore[arg-type]  # depth is all it needs
     assert samples[contract.BROKER_UP, ()] == 0
     assert not [name for name, _ in samples if name in QUEUE]
+
+
+async def test_a_bad_record_hides_the_queue_and_nothing_else() -> None:
+    class BadRecord:
+        async def depth(self) -> Any:
+            raise KeyError("submitted_us")
+
+    metrics = ServerMetrics(gateway=True, worker=False)
+    samples = parse(await metrics.render(BadRecord()))  # type: ignore[arg-type]  # depth is all it needs
+    assert samples[contract.BROKER_UP, ()] == 0
+    assert samples[contract.JOBS_SUBMITTED_TOTAL, ()] == 0
+    assert samples[contract.TASK_FAILURES_TOTAL, (("task", "metrics-shared"),)] == 1
 
 
 async def test_a_silent_job_store_delays_the_page_by_its_time_out_only_and_is_asked_once(

@@ -277,3 +277,28 @@ async def test_a_lease_is_renewed_until_a_slow_receiver_answers(
         assert await deliverer.attempt(await delivery_of(stores)) is DeliveryOutcome.DELIVERED
     assert set(outbox.renewed) == {deliverer_module.LEASE_SECONDS}
     assert outbox.settled == ["a.completed"]
+
+
+async def test_a_lease_that_cannot_be_renewed_costs_no_delivery(
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    class Faulty:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(stores.outbox, name)
+
+        async def postpone(self, delivery: Delivery, delay_seconds: float) -> None:
+            failed.set()
+            raise KeyError("one bad record")
+
+    async def build_late(delivery: Delivery) -> bytes:
+        await failed.wait()
+        return await build_body(delivery)
+
+    monkeypatch.setattr(deliverer_module, "RENEW_SECONDS", 0.01)
+    async with HttpReceiver() as receiver:
+        await end_job(stores, "a", f"http://127.0.0.1:{receiver.port}/hook")
+        deliverer = build_deliverer(Faulty(), metrics, clock, build_body=build_late)
+        assert await deliverer.attempt(await delivery_of(stores)) is DeliveryOutcome.DELIVERED
+    assert (metrics.registry.get_sample_value(contract.TASK_FAILURES_TOTAL, {"task": "webhook-lease"}) or 0) > 0

@@ -4,14 +4,14 @@ import pytest
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.stores.jobs.interface import Canceled, Failed, Outcome
 from easel_server.worker.batch import StopReason
-from easel_server.worker.reporting import DEADLINE_PASSED, Generated, Retry, decide_outcome
+from easel_server.worker.reporting import DEADLINE_PASSED, UNHEARD, Generated, Retry, decide_outcome
 
 from tests.support.jobs import build_parameters
 
 IMAGES = (b"image",)
 PARAMETERS = build_parameters(width_pixels=1024, height_pixels=768, images=4, steps=30)
 
-Decision = Generated | Outcome | None
+Decision = Generated | Retry | Outcome | None
 
 CASES: dict[str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseException | None, Decision]] = {
     "images came out": (None, IMAGES, None, Generated(IMAGES)),
@@ -21,6 +21,8 @@ CASES: dict[str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseExceptio
     "stopped by cancel": (StopReason.CANCEL, None, StopGenerationError(), Canceled()),
     "stopped by the deadline": (StopReason.DEADLINE_PASSED, None, StopGenerationError(), DEADLINE_PASSED),
     "stopped by the drain": (StopReason.DRAIN, None, StopGenerationError(), None),
+    "stopped since its heartbeats failed": (StopReason.UNHEARD, None, StopGenerationError(), UNHEARD),
+    "images came out though its heartbeats failed": (StopReason.UNHEARD, IMAGES, None, Generated(IMAGES)),
     "failed while being drained": (StopReason.DRAIN, None, GenerationError("no"), Failed("no")),
     "the model can't serve it": (None, None, GenerationError("77 tokens at most"), Failed("77 tokens at most")),
 }

@@ -51,10 +51,10 @@ class EmbeddedServer(uvicorn.Server):
     async def start(self) -> int:
         """Listen; the port that was taken. Raises OSError if it can't be had."""
         self._serving = asyncio.create_task(self._serve_or_fail())
-        while not self.started:
-            if self._serving.done():
-                await self._serving
+        while not self.started and not self._serving.done():  # noqa: ASYNC110  # uvicorn has a flag, no event
             await asyncio.sleep(START_POLL_SECONDS)
+        if self._serving.done():
+            await self._serving
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
 
@@ -82,3 +82,7 @@ class EmbeddedServer(uvicorn.Server):
             await self.serve()
         except SystemExit:  # how uvicorn says that it can't listen, after logging why
             raise OSError(f"can't listen on {self.config.host} port {self.config.port}") from None
+        finally:
+            # uvicorn does so when it ends in order; where it doesn't, the event loop would never close.
+            for listener in getattr(self, "servers", ()):
+                listener.close()

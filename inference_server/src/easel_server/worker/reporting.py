@@ -16,6 +16,7 @@ The first line that applies decides:
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,6 +65,10 @@ class Retry:
     error: str  # what the client reads if it was
 
 
+STOPPED: Final[Mapping[StopReason | None, Outcome]] = {
+    StopReason.CANCEL: Canceled(),
+    StopReason.DEADLINE_PASSED: DEADLINE_PASSED,
+}
 UNHEARD: Final = Retry(
     "its workers could not report that they were at it, in each attempt that is allowed; their logs have more"
 )
@@ -211,10 +216,8 @@ def decide_outcome(
     """What to report, given either the images or what the engine raised; None if there is nothing to report."""
     if stop_reason == StopReason.LOST:
         return None
-    if stop_reason == StopReason.CANCEL:
-        return Canceled()
-    if stop_reason == StopReason.DEADLINE_PASSED:
-        return DEADLINE_PASSED
+    if stop_reason in STOPPED:
+        return STOPPED[stop_reason]
     if images is not None:
         return Generated(images)
     if stop_reason == StopReason.UNHEARD:
