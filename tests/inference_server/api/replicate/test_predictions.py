@@ -255,3 +255,18 @@ def test_a_jpeg_may_be_called_jpg_and_has_a_quality(client, gateway):
     parameters = gateway.worker.claims[-1].job.parameters
     assert (parameters.image_format, parameters.quality_percent) == ("jpeg", 40)
     assert answer.json()["input"]["output_quality"] == 40
+
+
+def test_inputs_of_replicates_own_models_are_accepted_where_they_ask_for_nothing(client, gateway):
+    given = {
+        "refine": "no_refiner", "replicate_weights": "", "apply_watermark": False, "refine_steps": 10,
+        "high_noise_frac": 0.8, "lora_scale": 0.6, "disable_safety_checker": True, "size": "64x72",
+    }
+    answer = client.post("/v1/predictions", json={"input": {"prompt": "a plain cat", **given}})
+    assert (answer.status_code, "Warning" in answer.headers) == (201, False), answer.text
+    parameters = gateway.call(gateway.stores.jobs.get(answer.json()["id"])).parameters
+    assert (parameters.width_pixels, parameters.height_pixels) == (64, 72)
+    watermarked = client.post("/v1/predictions", json={"input": {"prompt": "a cat", "apply_watermark": True}})
+    assert watermarked.json()["logs"].startswith("warning: input.apply_watermark: True is without effect; no watermark")
+    refined = client.post("/v1/predictions", json={"input": {"prompt": "a cat", "refine": "base_image_refiner"}})
+    assert (refined.status_code, refined.json()["invalid_fields"][0]["field"]) == (422, "input.refine")

@@ -208,6 +208,7 @@ class PredictionHandlers:
                 deadline=deadline,
                 priority=body.input.priority,
                 previews=body.input.previews or 0,
+                warnings=tuple(body.input.find_warnings()),
             )
         )
         job = await context.results.wait(submitted.job, wait_seconds) if wait_seconds else submitted.job
