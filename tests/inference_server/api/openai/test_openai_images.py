@@ -262,7 +262,11 @@ def test_a_png_loses_nothing_however_it_is_to_be_compressed(client):
 
 NOTHING_ASKED = {
     **dict.fromkeys(("model", "n", "size", "response_format", "output_format", "stream", "partial_images", "style")),
-    "quality": "auto", "background": "auto", "moderation": "auto", "user": "somebody", "output_compression": 100,
+    "quality": "auto",
+    "background": "auto",
+    "moderation": "auto",
+    "user": "somebody",
+    "output_compression": 100,
 }
 
 

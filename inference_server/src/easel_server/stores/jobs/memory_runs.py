@@ -70,6 +70,7 @@ class Record:
 
     content: Job
     fingerprint: str
+    number: int  # counts jobs
     run: Run | None = None
     images_entry: str = ""  # in the books
     previews: tuple[bytes, ...] = ()  # once it is final
@@ -128,6 +129,7 @@ class MemoryRuns:
         self.running: dict[str, Run] = {}  # by token
         self.queue = FairQueue()
         self.last_number = 0
+        self._jobs_added = 0
         self.served_models: dict[str, datetime] = {}  # when somebody last said to serve them
         self._bounds = bounds
         self._clock = clock
@@ -146,7 +148,8 @@ class MemoryRuns:
         offset = now - job.submitted_at
         deadline_at = job.deadline_at + offset if job.deadline_at else None
         content = job.model_copy(update={"submitted_at": now, "deadline_at": deadline_at})
-        self.records[job.id] = record = Record(content, fingerprint)
+        self._jobs_added += 1
+        self.records[job.id] = record = Record(content, fingerprint, self._jobs_added)
         if job.webhook is not None:
             self._enqueue_delivery(record.job, "start")
         return record
