@@ -61,6 +61,9 @@ class Pair:
         if self._ids:
             job_id = self._random.choice(self._ids)
             job = await self.both("get", job_id)
+            pages = [await jobs.list_newest(job.owner, limit=3) for jobs in self._stores]
+            assert [comparable(job) for job in pages[0].jobs] == [comparable(job) for job in pages[1].jobs]
+            assert (pages[0].older_than is None) == (pages[1].older_than is None)
             for question in ("position",) if job.state.is_final else ("position", "previews"):
                 await self.both(question, job_id)
             images = [await read_images(jobs, job_id) for jobs in self._stores]

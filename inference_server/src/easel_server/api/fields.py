@@ -4,18 +4,33 @@ Each API's ``fields.py`` has pydantic models of its bodies. A field that is a pa
 check is the field's type, its conversion and its echo are the mark's, and its name in errors is the field's own.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from easel_server.gateway.refusals import refuse_field
+from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import PARAMETERS, GenerationParameters
 
 # Bounds that keep any number printable and storable; what is sensible is decided by the parameters' table.
 WireInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 WireNumber = Annotated[float, Field(allow_inf_nan=False)]
+
+
+SIZE_PATTERN: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+
+
+def parse_size(field: str, text: str, *, others: str = "") -> tuple[int, int]:
+    """Width and height in pixels of ``WIDTHxHEIGHT``. Raises RefusalError; ``others`` says what is allowed besides."""
+    match = SIZE_PATTERN.fullmatch(text)
+    if match is None:
+        allowed = f'allowed are "WIDTHxHEIGHT" in pixels, such as "512x512"{others}'
+        raise refuse_field(field, f"is {truncate_repr(text)}, {allowed}")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,14 @@ class MapsTo:
     convert: Callable[[Any], Any] | None = None
     echo: Callable[[GenerationParameters], Any] | None = None
     is_input: bool = False
+
+
+@dataclass(frozen=True)
+class Inert:
+    """Marks a field that is accepted without effect. A value that isn't ``silent`` is named in a warning."""
+
+    silent: tuple[Any, ...]  # those that ask for nothing, or for what is so anyway
+    reason: str  # and what to do instead
 
 
 class ApiBody(BaseModel):
@@ -57,6 +80,13 @@ class ApiBody(BaseModel):
         """Whether any of its fields holds an image."""
         return any(mark.is_input and getattr(self, name) is not None for name, mark in _marks(type(self)).items())
 
+    def find_warnings(self) -> Iterator[str]:
+        """What is accepted and won't be done, in sentences."""
+        for name, mark in _inert(type(self)).items():
+            value = getattr(self, name)
+            if value is not None and value not in mark.silent:
+                yield f"{self.PREFIX}{name}: {truncate_repr(value)} is without effect; {mark.reason}"
+
     @classmethod
     def echo(cls, parameters: GenerationParameters) -> dict[str, Any]:
         """The parameters by this API's names, defaults filled in; input images aren't sent back."""
@@ -77,6 +107,13 @@ class ApiBody(BaseModel):
 def _marks(body: type[ApiBody]) -> dict[str, MapsTo]:
     return {
         name: mark for name, field in body.model_fields.items() for mark in field.metadata if isinstance(mark, MapsTo)
+    }
+
+
+@cache
+def _inert(body: type[ApiBody]) -> dict[str, Inert]:
+    return {
+        name: mark for name, field in body.model_fields.items() for mark in field.metadata if isinstance(mark, Inert)
     }
 
 

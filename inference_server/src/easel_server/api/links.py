@@ -51,6 +51,10 @@ class Links:
         """Where the prediction is."""
         return f"{self._base}{PREDICTIONS_PATH}/{job.id}"
 
+    def older_predictions(self, cursor: int) -> str:
+        """Where a list of predictions goes on."""
+        return f"{self._base}{PREDICTIONS_PATH}?cursor={cursor}"
+
     def cancel(self, job: Job) -> str:
         """Where it is cancelled, by POST."""
         return f"{self.prediction(job)}/cancel"

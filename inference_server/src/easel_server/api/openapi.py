@@ -111,6 +111,12 @@ def describe_flag(name: str, text: str) -> dict[str, Any]:
     return {"parameters": [{"name": name, "in": "query", "required": False, "description": text, "schema": schema}]}
 
 
+def describe_text(name: str, text: str) -> dict[str, Any]:
+    """A text of a query."""
+    schema = {"type": "string"}
+    return {"parameters": [{"name": name, "in": "query", "required": False, "description": text, "schema": schema}]}
+
+
 def describe_model(model: type[BaseModel]) -> dict[str, Any]:
     """A model's schema in one piece: references would be looked for elsewhere in the API's description."""
     schema = model.model_json_schema()

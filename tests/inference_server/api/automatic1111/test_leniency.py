@@ -148,3 +148,47 @@ def test_options_may_be_set_that_change_no_image(client):
     assert client.post("/sdapi/v1/options", json={**options, **harmless}).status_code == 200
     refused = client.post("/sdapi/v1/options", json={**options, "eta_noise_seed_delta": 31337})
     assert (refused.status_code, refused.json()["errors"]) == (422, "eta_noise_seed_delta")
+
+
+WARNED: dict[str, tuple[dict[str, Any], str]] = {
+    "a field nobody knows": ({"magic": 1}, "unknown field without effect: 'magic'"),
+    "several of them": ({"magic": 1, "wand": {"a": 1}}, "unknown fields without effect: 'magic', 'wand'"),
+    "a setting nobody knows": ({"override_settings": {"magic": 1}}, "unknown setting without effect: 'magic'"),
+    "no chance for a sampler that has some": (
+        {"sampler_name": "Euler a", "eta": 0},
+        "eta: 0 is taken for not given; Euler a has its eta of 1 here",
+    ),
+    "layers by a name that AUTOMATIC1111 doesn't know either": (
+        {"clip_skip": 2},
+        "clip_skip: 2 is no field of this API and without effect; all layers are used",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_what_has_no_effect_is_named_in_the_answer(client, case):
+    given, warning = WARNED[case]
+    answer = client.post("/sdapi/v1/txt2img", json={**SMALL, **given})
+    assert answer.status_code == 200, answer.text
+    assert json.loads(answer.json()["info"])["warnings"] == [warning]
+    assert answer.headers["Warning"] == f'299 - "{warning}"'
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_front_ends_are_not_warned_of_what_they_always_send(client, front_end):
+    body = {**SMALL, **FRONT_ENDS[front_end], "sampler_name": "Euler"}
+    answer = client.post("/sdapi/v1/txt2img", json={name: value for name, value in body.items() if name != "eta"})
+    unknown = {"an inpainting front end without a mask"}  # whose fields are img2img's
+    assert front_end in unknown or "Warning" not in answer.headers, answer.headers["Warning"]
+
+
+def test_any_number_of_unknown_fields_makes_one_short_warning(client):
+    answer = client.post("/sdapi/v1/txt2img", json={**SMALL, **{f"{'x' * 1000}{number}": 1 for number in range(500)}})
+    (warning,) = json.loads(answer.json()["info"])["warnings"]
+    assert warning.startswith("unknown fields without effect: 'xxx")
+    assert len(warning) <= 400
+
+
+def test_an_option_nobody_knows_is_named(client):
+    answer = client.post("/sdapi/v1/options", json={"magic": True})
+    assert (answer.status_code, answer.headers["Warning"]) == (200, "299 - \"unknown setting without effect: 'magic'\"")

@@ -257,3 +257,33 @@ def test_a_png_loses_nothing_however_it_is_to_be_compressed(client):
     assert client.post("/v1/images/generations", json=body).headers["X-Cache"] == "miss"
     again = client.post("/v1/images/generations", json={**body, "output_compression": 40})
     assert again.headers["X-Cache"] == "hit"
+    assert again.json()["warnings"] == ["output_compression: 40 is without effect; a png loses nothing"]
+
+
+NOTHING_ASKED = {
+    **dict.fromkeys(("model", "n", "size", "response_format", "output_format", "stream", "partial_images", "style")),
+    "quality": "auto",
+    "background": "auto",
+    "moderation": "auto",
+    "user": "somebody",
+    "output_compression": 100,
+}
+
+
+def test_what_leaves_the_choice_to_the_service_is_accepted_without_a_warning(client):
+    for given in (NOTHING_ASKED, {"model": ""}, {"quality": "standard", "style": "vivid"}, {"moderation": "low"}):
+        answer = client.post("/v1/images/generations", json={"prompt": "a cat", **given})
+        assert answer.status_code == 200, answer.text
+        assert "Warning" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("quality", "hd", "more steps are num_inference_steps"),
+        ("style", "natural", "say it in the prompt"),
+    ],
+)
+def test_a_choice_that_one_model_has_not_is_named(client, name, value, reason):
+    answer = client.post("/v1/images/generations", json={"prompt": "a cat", name: value})
+    assert answer.json()["warnings"] == [f"{name}: {value!r} is without effect; {reason}"]

@@ -2,6 +2,7 @@
 
 import httpx2
 import pytest
+from easel_server.api.replicate import routes
 from easel_server.api.replicate.responses import build_progress_line
 from easel_server.generation.job import JobState
 
@@ -255,3 +256,60 @@ def test_a_jpeg_may_be_called_jpg_and_has_a_quality(client, gateway):
     parameters = gateway.worker.claims[-1].job.parameters
     assert (parameters.image_format, parameters.quality_percent) == ("jpeg", 40)
     assert answer.json()["input"]["output_quality"] == 40
+
+
+def test_inputs_of_replicates_own_models_are_accepted_where_they_ask_for_nothing(client, gateway):
+    given = {
+        "refine": "no_refiner",
+        "replicate_weights": "",
+        "apply_watermark": False,
+        "refine_steps": 10,
+        "high_noise_frac": 0.8,
+        "lora_scale": 0.6,
+        "disable_safety_checker": True,
+        "size": "64x72",
+    }
+    answer = client.post("/v1/predictions", json={"input": {"prompt": "a plain cat", **given}})
+    assert (answer.status_code, "Warning" in answer.headers) == (201, False), answer.text
+    parameters = gateway.call(gateway.stores.jobs.get(answer.json()["id"])).parameters
+    assert (parameters.width_pixels, parameters.height_pixels) == (64, 72)
+    watermarked = client.post("/v1/predictions", json={"input": {"prompt": "a cat", "apply_watermark": True}})
+    assert watermarked.json()["logs"].startswith("warning: input.apply_watermark: True is without effect; no watermark")
+    refined = client.post("/v1/predictions", json={"input": {"prompt": "a cat", "refine": "base_image_refiner"}})
+    assert (refined.status_code, refined.json()["invalid_fields"][0]["field"]) == (422, "input.refine")
+
+
+def test_a_prediction_shows_its_webhook(tmp_path):
+    with RunningGateway(is_signing_configured=True) as gateway, gateway.client() as client:
+        body = {
+            "input": {"prompt": "a cat"},
+            "webhook": "https://a.example/hook",
+            "webhook_events_filter": ["completed"],
+        }
+        created = client.post("/v1/predictions", json=body).json()
+        seen = client.get(created["urls"]["get"]).json()
+        (listed,) = client.get("/v1/predictions").json()["results"]
+        for prediction in (created, seen, listed):
+            assert (prediction["webhook"], prediction["webhook_events_filter"]) == (body["webhook"], ["completed"])
+        assert "webhook" not in client.post("/v1/predictions", json={"input": {"prompt": "a cat"}}).json()
+
+
+def test_own_predictions_are_listed_page_by_page_and_nobody_elses(tmp_path, monkeypatch):
+    monkeypatch.setattr(routes, "PAGE_PREDICTIONS", 2)
+    (tmp_path / "alice").write_text("alices-secret-key")
+    (tmp_path / "bob").write_text("bobs-secret-key")
+    with RunningGateway(keys=tmp_path) as gateway, gateway.client() as client:
+        alice, bob = ({"Authorization": f"Bearer {name}-secret-key"} for name in ("alices", "bobs"))
+
+        def create(headers: dict[str, str]) -> str:
+            return client.post("/v1/predictions", json={"input": {"prompt": "a cat"}}, headers=headers).json()["id"]
+
+        ids = [create(alice) for _ in range(3)]
+        create(bob)
+        first = client.get("/v1/predictions", headers=alice).json()
+        second = client.get(first["next"], headers=alice).json()
+        assert [one["id"] for one in (*first["results"], *second["results"])] == ids[::-1]
+        assert (first["previous"], second["next"]) == (None, None)
+        assert client.get("/v1/predictions").status_code == 401
+        wrong = client.get("/v1/predictions?cursor=nonsense", headers=alice)
+        assert (wrong.status_code, wrong.json()["invalid_fields"][0]["field"]) == (422, "cursor")

@@ -9,12 +9,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
+from easel_server.api.automatic1111.fields import find_settings_warnings
 from easel_server.api.automatic1111.harmless import SETTINGS, find_faults, is_nothing
 from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
 from easel_server.api.automatic1111.samplers import list_samplers, list_schedulers
 from easel_server.api.context import ApiContext
 from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import describe_body
+from easel_server.gateway.client_warnings import build_warning_headers
 from easel_server.gateway.input_images import decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field, refuse_fields, refuse_unknown_model, refuse_unoffered
 from easel_server.generation.encoding import PNG_KEY, read_description
@@ -172,7 +174,7 @@ class CatalogHandlers:
             raise refuse_field("samples_format", f"is {truncate_repr(chosen)}; choose it by override_settings instead")
         if faults := tuple(find_faults(body.root, SETTINGS)):
             raise refuse_fields(*faults)
-        return JSONResponse(None)
+        return JSONResponse(None, headers=build_warning_headers(tuple(find_settings_warnings(body.root))))
 
     async def get_models(self, request: Request) -> JSONResponse:
         """The model that is served."""

@@ -126,7 +126,8 @@ class GenerationBody(ApiBody):
             yield refuse("refiner_checkpoint", refiner, f"allowed is {model!r}")
 
     def find_warnings(self) -> Iterator[str]:
-        """What is accepted and won't be done, in sentences."""
+        """As of any body, and what nobody knows."""
+        yield from super().find_warnings()
         declared = {name: value for name, value in (("eta", self.eta), ("s_noise", self.s_noise)) if value is not None}
         yield from find_chance_warnings(declared, self._sampler())
         if not is_nothing(self.clip_skip) and self.clip_skip not in (1, "1"):

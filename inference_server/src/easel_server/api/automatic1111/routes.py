@@ -193,6 +193,7 @@ class Automatic1111Handlers:
                 deadline=WAIT,
                 previews=LIVE_PREVIEWS,
                 needs_job=key is not None,
+                warnings=tuple(body.find_warnings()),
             )
         )
         is_done_with = submitted.is_stored and not key

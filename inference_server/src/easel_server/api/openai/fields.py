@@ -1,21 +1,18 @@
 """The fields of OpenAI's images API, and ours beside them. https://platform.openai.com/docs/api-reference/images"""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from easel_contract.server_config import Priority
 from pydantic import BaseModel, ConfigDict, Field
 
-from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
-from easel_server.gateway.refusals import refuse_field
-from easel_server.generation.messages import truncate_repr
+from easel_server.api.fields import ApiBody, Inert, MapsTo, WireInteger, WireNumber, parse_size
 from easel_server.generation.parameters import ImageFormat
 
-SIZE_PATTERN: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 AUTO: Final = "auto"
 MAX_PARTIAL_IMAGES: Final = 3
+MAX_COMPRESSION: Final = 100  # percent: what OpenAI's clients send with a PNG, too
 
 
 class ResponseFormat(StrEnum):
@@ -50,11 +47,11 @@ class ImagesBody(ApiBody):
         default=None, description="Unfinished images in a stream."
     )
     # Accepted for the clients' sake, without effect: they choose among variants that one model doesn't have.
-    quality: str | None = None
-    style: str | None = None
+    quality: Annotated[str | None, Inert((AUTO, "standard", "medium"), "more steps are num_inference_steps")] = None
+    style: Annotated[str | None, Inert(("vivid",), "say it in the prompt")] = None
+    moderation: Annotated[str | None, Inert((AUTO, "low"), "nothing is moderated here")] = None
     user: str | None = None
     safety_identifier: str | None = None
-    moderation: str | None = None
     # Accepted in the values that describe what this service does.
     background: Literal["auto", "opaque"] | None = None
     # Extensions.
@@ -67,6 +64,13 @@ class ImagesBody(ApiBody):
     )
     priority: Priority | None = Field(default=None, description="Which waiting jobs go first.")
 
+    def find_warnings(self) -> Iterator[str]:
+        """As of any body, and a quality of what has none."""
+        yield from super().find_warnings()
+        is_lossless = self.output_format in (None, ImageFormat.PNG)
+        if is_lossless and self.output_compression not in (None, MAX_COMPRESSION):
+            yield f"output_compression: {self.output_compression} is without effect; a png loses nothing"
+
     def given(self) -> dict[str, Any]:
         """As of any body, and ``size``, which is two parameters. Raises RefusalError for one that can't be read."""
         width, height = self.parse_size()
@@ -77,17 +81,13 @@ class ImagesBody(ApiBody):
         """Width and height in pixels, None where the choice is ours. Raises RefusalError if it can't be read."""
         if self.size is None or self.size == AUTO:
             return None, None
-        match = SIZE_PATTERN.fullmatch(self.size)
-        if match is None:
-            allowed = '"WIDTHxHEIGHT" in pixels, such as "512x512", and "auto"'
-            raise refuse_field("size", f"is {truncate_repr(self.size)}, allowed are {allowed}")
-        return int(match[1]), int(match[2])
+        return parse_size("size", self.size, others=', and "auto"')
 
 
 class EditFields(ImagesBody):
     """What an edit says besides its images."""
 
-    input_fidelity: str | None = None  # accepted without effect, as ``quality`` is
+    input_fidelity: Annotated[str | None, Inert(("low",), "strength says how much of the image is kept")] = None
     strength: Annotated[WireNumber | None, MapsTo("strength")] = Field(
         default=None, description="Share of the steps that are taken over the input image; 1 forgets it."
     )

@@ -110,13 +110,14 @@ class OpenAIHandlers:
                 job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
                 given=body.given() | (inputs.size() if inputs else {}),
                 field_names=body.field_names(),
-                model=body.model,
+                model=body.model or None,
                 inputs=inputs,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 deadline=WAIT,
                 priority=body.priority,
                 previews=(body.partial_images or 0) if body.stream else 0,
                 needs_job=key is not None or body.response_format is ResponseFormat.URL,
+                warnings=tuple(body.find_warnings()),
             )
         )
         if body.stream:

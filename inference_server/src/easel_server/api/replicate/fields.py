@@ -3,19 +3,19 @@
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from easel_contract.server_config import LimitsConfig, Priority
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
+from easel_server.api.fields import ApiBody, Inert, MapsTo, WireInteger, WireNumber, parse_size
 from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image, flatten
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.parameters import ImageFormat
+from easel_server.generation.parameters import GenerationParameters, ImageFormat
 from easel_server.generation.request import InputImages, WebhookTarget
 
 MAX_URL_CHARACTERS: Final = 2048
@@ -47,6 +47,10 @@ def _to_sampler(scheduler: str) -> str | None:
     return SCHEDULERS.get(scheduler, scheduler) or None
 
 
+def _hide(_: GenerationParameters) -> None:
+    return None
+
+
 def _to_image_format(written: str) -> ImageFormat:
     return ImageFormat.JPEG if written == "jpg" else ImageFormat(written)
 
@@ -58,6 +62,7 @@ class PredictionInput(ApiBody):
 
     prompt: Annotated[str, MapsTo("prompt")]
     negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
+    size: str | None = Field(default=None, description='"WIDTHxHEIGHT" in pixels; width and height go first.')
     width: Annotated[WireInteger | None, MapsTo("width_pixels")] = None
     height: Annotated[WireInteger | None, MapsTo("height_pixels")] = None
     num_outputs: Annotated[WireInteger | None, MapsTo("images")] = None
@@ -77,11 +82,36 @@ class PredictionInput(ApiBody):
     mask: Annotated[str | None, MapsTo("mask_digest", is_input=True)] = Field(
         default=None, description="Where to generate `image` anew: white. A data: URL."
     )
+    strength: Annotated[WireNumber | None, MapsTo("strength", echo=_hide)] = Field(
+        default=None, description="Another name of prompt_strength, which goes first."
+    )
     prompt_strength: Annotated[WireNumber | None, MapsTo("strength")] = Field(
         default=None, description="Share of the steps that are taken over `image`; 1 forgets it."
     )
     priority: Priority | None = Field(default=None, description="Which waiting jobs go first.")
     previews: Previews | None = Field(default=None, description="Unfinished images on the way.")
+    # What Replicate's Stable Diffusion models have besides: accepted in values that ask for nothing.
+    refine: Literal["no_refiner"] | None = None
+    replicate_weights: Literal[""] | None = None
+    apply_watermark: Annotated[bool | None, Inert((False,), "no watermark is added here")] = None
+    # Of a refiner, adapters and a check of the images that there aren't: without effect.
+    refine_steps: JsonValue = None
+    high_noise_frac: JsonValue = None
+    lora_scale: JsonValue = None
+    disable_safety_checker: JsonValue = None
+
+    def given(self) -> dict[str, Any]:
+        """As of any body, and ``size``, which is two parameters. Raises RefusalError for one that can't be read."""
+        width, height = self.parse_size()
+        sides = {"width_pixels": width, "height_pixels": height}
+        return {name: pixels for name, pixels in sides.items() if pixels is not None} | super().given()
+
+    def parse_size(self) -> tuple[int | None, int | None]:
+        """Width and height in pixels, None where the choice is ours. Raises RefusalError if ``size`` can't be read."""
+        if self.size is None:
+            return self.width, self.height
+        width, height = parse_size("input.size", self.size)
+        return self.width or width, self.height or height
 
 
 class PredictionBody(BaseModel):
@@ -190,5 +220,5 @@ def build_prediction_inputs(
     image, mask = decode(image_name, original), None
     if body.mask is not None:
         mask = flatten(decode(mask_name, decode_base64(mask_name, body.mask, is_prefix_needed=True)))
-    size = choose_size(image.size, (body.width, body.height), names=names, defaults=defaults, limits=limits)
+    size = choose_size(image.size, body.parse_size(), names=names, defaults=defaults, limits=limits)
     return build_input_images({"image": image, "mask": mask}, size, Fit.CROP, original=original)

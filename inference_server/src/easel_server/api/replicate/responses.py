@@ -15,6 +15,7 @@ from easel_server.api.openapi import (
     describe_flag,
     describe_headers,
     describe_media,
+    describe_text,
 )
 from easel_server.api.replicate.errors import PredictionError
 from easel_server.api.replicate.fields import PredictionInput
@@ -71,7 +72,17 @@ class Prediction(BaseModel):
     source: Literal["api"]
     metrics: dict[str, float]
     urls: PredictionUrls
-    progress: PredictionProgress
+    progress: PredictionProgress | None = None  # absent where nobody asked for this one
+    webhook: str | None = None  # absent if there is none
+    webhook_events_filter: list[str] | None = None
+
+
+class PredictionPage(BaseModel):
+    """Some predictions, newest first."""
+
+    previous: str | None
+    next: str | None  # where older ones are
+    results: list[Prediction]
 
 
 CREATE_HEADERS = describe_headers(
@@ -80,6 +91,7 @@ CREATE_HEADERS = describe_headers(
     Idempotency_Key="Requests of one key with the same content create one prediction.",
     Cache_Control="`no-cache` generates anew, `no-store` keeps nothing, `only-if-cached` generates nothing.",
 )
+LIST_PARAMETERS = describe_text("cursor", "Where the list goes on: from `next` of the page before.")
 STREAM_PARAMETERS = {
     "parameters": [
         *describe_headers(Last_Event_ID="The id of the last event that was seen.")["parameters"],
@@ -100,6 +112,11 @@ def describe_created() -> Responses:
 def describe_found() -> Responses:
     """Of the routes that return one prediction."""
     return {200: describe_answer(Prediction, "The prediction"), **describe_errors(PredictionError, 404)}
+
+
+def describe_listed() -> Responses:
+    """Of the list."""
+    return {200: describe_answer(PredictionPage, "Predictions"), **describe_errors(PredictionError, 422)}
 
 
 def describe_image(*kinds: str) -> Responses:
@@ -148,6 +165,8 @@ def build_prediction(
         "metrics": {},
         "urls": {"get": links.prediction(job), "cancel": links.cancel(job), "stream": links.stream(job)},
     }
+    if job.webhook is not None:
+        prediction |= {"webhook": job.webhook.url, "webhook_events_filter": list(job.webhook.events)}
     if progress is not None:
         prediction["progress"] = build_progress_fields(job, progress, links)
     if job.started_at and job.finished_at:

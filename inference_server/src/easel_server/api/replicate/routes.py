@@ -3,6 +3,7 @@
     POST /v1/predictions                        create; ``Prefer: wait=n`` waits, ``Cancel-After: 2m`` sets a deadline
     PUT  /v1/predictions/{id}                   the same under the client's own id: repeating it changes nothing
     POST /v1/models/{name}/predictions          create, the model named in the address
+    GET  /v1/predictions                        the caller's own, newest first, PAGE_PREDICTIONS a page
     GET  /v1/predictions/{id}                   state, and ``progress``: queue position, ETA, step, previews
     GET  /v1/predictions/{id}/stream            the same as events: see ``stream.py``
     POST /v1/predictions/{id}/cancel            at once if it waits, at its next step if it runs
@@ -39,12 +40,14 @@ from easel_server.api.replicate.fields import (
 )
 from easel_server.api.replicate.responses import (
     CREATE_HEADERS,
+    LIST_PARAMETERS,
     STREAM_PARAMETERS,
     build_prediction,
     describe_created,
     describe_followed,
     describe_found,
     describe_image,
+    describe_listed,
 )
 from easel_server.api.replicate.stream import Seen, stream_prediction
 from easel_server.gateway.client_warnings import build_warning_headers
@@ -59,6 +62,8 @@ from easel_server.transport.streams import LAST_EVENT_ID_HEADER, EventStream, bu
 
 TAGS: Final[list[str | Enum]] = ["Predictions"]
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
+CURSOR_PATTERN: Final = re.compile("[0-9]{1,16}")
+PAGE_PREDICTIONS: Final = 100  # as many as Replicate's
 INDEX_PATTERN: Final = re.compile("[0-9]{1,2}")
 
 
@@ -69,10 +74,12 @@ def add_prediction_routes(router: APIRouter, context: ApiContext) -> None:
     created: dict[str, Any] = {"status_code": 201, "responses": describe_created()}
     created["openapi_extra"] = {**describe_body(PredictionBody), **CREATE_HEADERS}
     found: dict[str, Any] = {"responses": describe_found()}
+    listed: dict[str, Any] = {"responses": describe_listed(), "openapi_extra": LIST_PARAMETERS}
     followed = {"response_class": Response, "responses": describe_followed(), "openapi_extra": STREAM_PARAMETERS}
     output = {"response_class": Response, "responses": describe_image(*MEDIA_TYPES.values())}
     preview = {"response_class": Response, "responses": describe_image("image/png")}
     for method, path, handler, description in (
+        ("GET", PREDICTIONS_PATH, handlers.list_predictions, listed),
         ("POST", PREDICTIONS_PATH, handlers.create, created),
         ("PUT", one, handlers.create_with_id, created),
         ("GET", one, handlers.get, found),
@@ -114,6 +121,27 @@ class PredictionHandlers:
         self._context.keys.find_customer(request.headers.get("authorization"))
         self._context.check_model(name)
         return await self.create(request)
+
+    async def list_predictions(self, request: Request) -> JSONResponse:
+        """The caller's own predictions, newest first, page by page."""
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
+        cursor = request.query_params.get("cursor")
+        if cursor is not None and not CURSOR_PATTERN.fullmatch(cursor):
+            raise refuse_field("cursor", f"is {truncate_repr(cursor)}; take it from `next` of the page before")
+        older_than = int(cursor) if cursor is not None else None
+        page = await self._context.stores.jobs.list_newest(customer.name, older_than=older_than, limit=PAGE_PREDICTIONS)
+        links = self._context.links(request)
+        predictions = [
+            build_prediction(
+                job,
+                model=self._context.model_name,
+                links=links,
+                image_urls=await self._context.results.image_urls(job),
+            )
+            for job in page.jobs
+        ]
+        older = None if page.older_than is None else links.older_predictions(page.older_than)
+        return JSONResponse({"previous": None, "next": older, "results": predictions})
 
     async def get(self, request: Request, prediction_id: str) -> JSONResponse:
         """A prediction as it is now."""
@@ -208,6 +236,7 @@ class PredictionHandlers:
                 deadline=deadline,
                 priority=body.input.priority,
                 previews=body.input.previews or 0,
+                warnings=tuple(body.input.find_warnings()),
             )
         )
         job = await context.results.wait(submitted.job, wait_seconds) if wait_seconds else submitted.job

@@ -17,6 +17,7 @@ from easel_server.generation.shares import count_ends
 from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import StoredImages
 
+MAX_LISTED: Final = 1000  # jobs of an owner, however many there are; jobs/lua/fields.lua keeps as many
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
 MAX_PREVIEWS: Final = 64  # of one job; further ones are dropped
 MODEL_UNSERVED_SECONDS: Final = 60.0  # after which jobs of a model that nobody serves fail; old pods end within that
@@ -153,6 +154,14 @@ class ReapReport:
     closed: int = 0  # ended because the service is being deleted
 
 
+@dataclass(frozen=True)
+class JobPage:
+    """Some of an owner's jobs, newest first."""
+
+    jobs: tuple[Job, ...]
+    older_than: int | None  # where the next page begins; None: there are no older ones
+
+
 class JobStore(Protocol):
     """A job as its client sees it."""
 
@@ -183,6 +192,10 @@ class JobStore(Protocol):
 
     async def get(self, job_id: str) -> Job | None:
         """The job, or None if it was never submitted or its result has expired."""
+        ...
+
+    async def list_newest(self, owner: str, *, older_than: int | None = None, limit: int) -> JobPage:
+        """The owner's jobs, of those that there still are; MAX_LISTED in all pages together."""
         ...
 
     async def remove_data(self, job_id: str) -> None:

@@ -5,6 +5,7 @@ Every method runs without awaiting between reading and writing, which makes it a
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 
 from typing_extensions import override
 
@@ -19,6 +20,7 @@ from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import Entry
 from easel_server.stores.jobs.interface import (
     MAX_FOLLOWERS,
+    MAX_LISTED,
     MAX_PREVIEWS,
     WORKER_SEEN_SECONDS,
     Canceled,
@@ -27,6 +29,7 @@ from easel_server.stores.jobs.interface import (
     HeartbeatReply,
     JobBounds,
     JobConflictError,
+    JobPage,
     Jobs,
     Outcome,
     QueueDepth,
@@ -133,6 +136,18 @@ class MemoryJobs(Jobs):
     async def get(self, job_id: str) -> Job | None:
         record = self._runs.find(job_id)
         return record.job if record else None
+
+    @override
+    async def list_newest(self, owner: str, *, older_than: int | None = None, limit: int) -> JobPage:
+        now, newest = self._clock(), reversed(self._runs.records.values())
+        own = islice((record for record in newest if record.content.owner == owner), MAX_LISTED)
+        found = [
+            record
+            for record in own
+            if (older_than is None or record.number < older_than) and not record.is_expired(now)
+        ]
+        page = found[:limit]
+        return JobPage(tuple(record.job for record in page), page[-1].number if len(found) > limit else None)
 
     @override
     async def remove_data(self, job_id: str) -> None:
@@ -334,7 +349,7 @@ class MemoryJobs(Jobs):
     @override
     async def reap(self, models: Sequence[str] = ()) -> ReapReport:
         runs, now = self._runs, self._clock()
-        runs.live_configs |= dict.fromkeys(models, now)
+        runs.served_models |= dict.fromkeys(models, now)
         lost = [run for run in runs.running.values() if run.lease_ends_at is not None and run.lease_ends_at <= now]
         moved = [runs.end_lost(run) for run in sorted(lost, key=lambda run: run.entry)]
         for run in list(runs.runs.values()):

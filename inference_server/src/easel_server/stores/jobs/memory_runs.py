@@ -70,6 +70,7 @@ class Record:
 
     content: Job
     fingerprint: str
+    number: int  # counts jobs
     run: Run | None = None
     images_entry: str = ""  # in the books
     previews: tuple[bytes, ...] = ()  # once it is final
@@ -128,7 +129,8 @@ class MemoryRuns:
         self.running: dict[str, Run] = {}  # by token
         self.queue = FairQueue()
         self.last_number = 0
-        self.live_configs: dict[str, datetime] = {}  # when somebody last said to serve them
+        self._jobs_added = 0
+        self.served_models: dict[str, datetime] = {}  # when somebody last said to serve them
         self._bounds = bounds
         self._clock = clock
         self._wakeups = wakeups
@@ -146,7 +148,8 @@ class MemoryRuns:
         offset = now - job.submitted_at
         deadline_at = job.deadline_at + offset if job.deadline_at else None
         content = job.model_copy(update={"submitted_at": now, "deadline_at": deadline_at})
-        self.records[job.id] = record = Record(content, fingerprint)
+        self._jobs_added += 1
+        self.records[job.id] = record = Record(content, fingerprint, self._jobs_added)
         if job.webhook is not None:
             self._enqueue_delivery(record.job, "start")
         return record
@@ -248,13 +251,13 @@ class MemoryRuns:
         """End what waits for models that nobody has said to serve lately."""
         unserved_since = now - timedelta(seconds=MODEL_UNSERVED_SECONDS)
         ended = []
-        for model in [model for model, seen_at in self.live_configs.items() if seen_at < unserved_since]:
+        for model in [model for model, seen_at in self.served_models.items() if seen_at < unserved_since]:
             for entry in self.queue.of_model(model):
                 run = self.runs[entry.number]
                 name = run.leader.content.model.name if run.leader.content.model else model
                 ended.append(self.end(run, JobState.FAILED, messages.MODEL_UNSERVED % name))
             self.queue.forget(model)
-            del self.live_configs[model]
+            del self.served_models[model]
         return ended
 
     def end(
@@ -303,7 +306,7 @@ class MemoryRuns:
     def _note_model(self, model: str) -> None:
         """Something waits for a model: from now on it counts how long nobody serves it."""
         if model != ANY_MODEL:
-            self.live_configs.setdefault(model, self._clock())
+            self.served_models.setdefault(model, self._clock())
 
     def _drop_claim(self, run: Run) -> None:
         if run.token is not None:

@@ -42,6 +42,7 @@ from easel_server.stores.jobs.interface import (
     HeartbeatReply,
     JobBounds,
     JobConflictError,
+    JobPage,
     Jobs,
     Outcome,
     QueueDepth,
@@ -148,6 +149,12 @@ class RedisJobs(Jobs):
         except DamagedRecordError as error:
             self._connection.dropped.note("job", job_id, str(error))
             return None
+
+    @override
+    async def list_newest(self, owner: str, *, older_than: int | None = None, limit: int) -> JobPage:
+        first = "" if older_than is None else older_than
+        last, *found = await self._connection.script("jobs/list", owner, first, limit)
+        return JobPage(tuple(to_job(fields) for fields in found), int(last) if last else None)
 
     async def _delete(self, *stored: StoredImages) -> None:
         """What was put into a bucket for a job that doesn't use it; what isn't deleted now expires."""

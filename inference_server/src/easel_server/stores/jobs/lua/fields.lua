@@ -2,6 +2,7 @@
 -- update must not lose what waits under them.
 --
 --   <prefix>job:<id>         hash    a job (fields: see redis_fields.py); it has a state once it is final
+--   <prefix>jobs_of:<owner>  zset    id -> n, of the owner's newest jobs; those that have expired are in it until it is read
 --   <prefix>run:<n>          hash    the work that a job waits for, or several equal ones; n counts submits
 --   <prefix>followers:<n>    zset    the run's jobs besides its leader, in the order in which they came
 --   <prefix>inputs:<n>       hash    digest -> input image or reference to it, until the run ends
@@ -111,4 +112,16 @@ local function view(id, run)
     end
   end
   return fields
+end
+
+-- How many jobs of an owner are listed, and for how long after the newest one's result may have expired, at the least: a
+-- job may have waited for days.
+local MAX_LISTED = 1000
+local LISTED_MS = 7 * 24 * 3600 * 1000
+
+local function list_job(owner, n, id, result_ttl_ms)
+  local jobs = key('jobs_of:' .. owner)
+  redis.call('ZADD', jobs, n, id)
+  redis.call('ZREMRANGEBYRANK', jobs, 0, -MAX_LISTED - 1)
+  redis.call('PEXPIRE', jobs, integer(result_ttl_ms + LISTED_MS))
 end

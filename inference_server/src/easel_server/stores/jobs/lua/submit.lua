@@ -95,6 +95,7 @@ if deadline_us ~= '' then
   end
 end
 redis.call('HSET', job_key(id), unpack(fields))
+list_job(owner, n, id, result_ttl_ms)
 
 local function enqueue_start(reply)
   if webhook ~= '' then
