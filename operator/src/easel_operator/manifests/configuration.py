@@ -22,6 +22,7 @@ from easel_operator.objects import Json
 # Between the end of draining and the SIGKILL: time to release the jobs that are left and to close connections.
 DRAIN_MARGIN_SECONDS: Final = 10
 
+CLUSTER_DOMAIN: Final = "cluster.local"
 LINK_FIELDS: Final = {"presign_seconds", "public_base_url"}  # of a bucket: gateways alone make links
 
 
@@ -101,6 +102,8 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             cache=gateway.cache,
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
             public_url=gateway.public_url,
+            allowed_hosts=(*_service_hosts(owner), *gateway.allowed_hosts),
+            allowed_origins=gateway.allowed_origins,
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
             link_keys_directory=names.LINK_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
         ),
@@ -113,6 +116,12 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         ),
         tracing=spec.tracing,
     )
+
+
+def _service_hosts(owner: Owner) -> list[str]:
+    """What the Service is called inside the cluster, from near to far; another domain than the usual is for users."""
+    names_of_service = (owner.name, f"{owner.name}.{owner.namespace}", f"{owner.name}.{owner.namespace}.svc")
+    return [*names_of_service, f"{names_of_service[-1]}.{CLUSTER_DOMAIN}"]
 
 
 def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:
