@@ -10,4 +10,5 @@ COPY --from=build /opt/easel /opt/easel
 ENV PATH=/opt/easel/bin:$PATH PYTHONUNBUFFERED=1
 USER 65532:65532
 EXPOSE 8080 9090
-ENTRYPOINT ["easel-server"]
+# What reaches a container is for whoever runs it to say; nothing but itself reaches its loopback.
+ENTRYPOINT ["easel-server", "--host", "0.0.0.0"]

@@ -34,7 +34,36 @@ def test_a_directory_is_served_under_its_own_name(model, monkeypatch):
     settings = read_settings(["--model", "./dreamy"], {})
     assert settings.role is Role.ALL
     assert (settings.config.model.name, settings.config.model.source) == ("dreamy", str(model))
-    assert (settings.host, settings.port, settings.redis_url) == ("0.0.0.0", 8080, None)
+    assert (settings.host, settings.port, settings.redis_url) == ("127.0.0.1", 8080, None)
+
+
+def test_only_what_asks_for_keys_listens_on_all_interfaces_by_itself(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"model": {"name": "m", "source": "/models"}, "gateway": {"apiKeysDirectory": "/keys"}}')
+    assert read_settings(["--config", str(file)], {}).host == "0.0.0.0"
+    assert read_settings(["--model", "m"], {}).host == "127.0.0.1"
+    assert read_settings(["--model", "m", "--host", "0.0.0.0"], {}).host == "0.0.0.0"
+
+
+def test_hosts_and_origins_of_the_command_line_come_on_top_of_the_files(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"model": {"name": "m", "source": "/models"}, "gateway": {"allowedHosts": ["a.example"]}}')
+    arguments = ["--config", str(file), "--allowed-host", "b.example", "--allowed-origin", "https://c.example"]
+    gateway = read_settings(arguments, {}).config.gateway
+    assert gateway.allowed_hosts == ("a.example", "b.example")
+    assert gateway.allowed_origins == ("https://c.example",)
+
+
+@pytest.mark.parametrize("words", [("--allowed-host", "a/b"), ("--allowed-origin", "c.example")])
+def test_a_host_or_an_origin_that_is_none_is_refused_with_what_was_seen(words):
+    with pytest.raises(SettingsError, match=words[1]):
+        read_settings(["--model", "m", *words], {})
+
+
+def test_keys_of_links_that_are_too_short_are_refused_without_showing_them():
+    with pytest.raises(SettingsError, match="32 characters") as caught:
+        read_settings(["--model", "m"], {"EASEL_LINK_KEYS": f"{'k' * 32} a-short-one"})
+    assert "a-short-one" not in str(caught.value)
 
 
 def test_anything_else_is_an_id_on_the_hub():

@@ -14,12 +14,12 @@ ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 
 
 @contextmanager
-def launch_chromium() -> Iterator[Browser]:
-    """The system's Chromium; Playwright's own would have to be downloaded."""
+def launch_chromium(*arguments: str) -> Iterator[Browser]:
+    """The system's Chromium, with arguments besides; Playwright's own would have to be downloaded."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert path, "no Chromium on PATH: install it (Debian: apt-get install chromium), or run `make setup`"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
         try:
             yield browser
         finally:

@@ -23,7 +23,9 @@ def open_socket(url: str) -> socket.socket:
 
 def build_head(method: str, path: str, *headers: str) -> bytes:
     """A request's head."""
-    return "".join(f"{line}\r\n" for line in (f"{method} {path} HTTP/1.1", "Host: h", *headers, "")).encode("latin-1")
+    return "".join(f"{line}\r\n" for line in (f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "")).encode(
+        "latin-1"
+    )
 
 
 def read_all(connection: socket.socket) -> bytes:

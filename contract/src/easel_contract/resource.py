@@ -14,6 +14,8 @@ from easel_contract.conditions import Condition
 from easel_contract.cron import check_cron
 from easel_contract.schema import Model, ObjectName, Quantity, TimeZone, Word, cel, validations
 from easel_contract.server_config import (
+    AllowedHosts,
+    AllowedOrigins,
     BucketConfig,
     CacheConfig,
     DType,
@@ -239,6 +241,8 @@ class GatewaySpec(Model):
         "as `sha256:` digests; or JSON with keys, weight, maxPriority and rateLimit. Unset: no check.",
     )
     public_url: PublicUrl = None
+    allowed_hosts: AllowedHosts = ()
+    allowed_origins: AllowedOrigins = ()
     rate_limit: RateLimitConfig | None = Field(
         default=None, description="Of each customer that has none of its own; unlimited if unset."
     )

@@ -284,6 +284,27 @@ PublicUrl = Annotated[
 ]
 
 
+AllowedHosts = Annotated[
+    tuple[
+        Annotated[str, Field(min_length=1, max_length=253, pattern=r"^(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*))$")], ...
+    ],
+    Field(
+        max_length=64,
+        description="Names that the service may be called by where no keys are asked for, such as images.example.com, "
+        "*.example.com, or * for any; besides its own in the cluster, localhost, addresses, and the host of publicUrl. "
+        "Other names are refused (403), since any page in a browser can give itself this service's address.",
+    ),
+]
+AllowedOrigins = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=300, pattern=r"^(\*|null|https?://[^\s/?#]+)$")], ...],
+    Field(
+        max_length=64,
+        description="Other sites whose pages may use the service from a browser (CORS), such as "
+        "https://app.example.com, or * for any.",
+    ),
+]
+
+
 class GatewayConfig(Model):
     """What a gateway needs besides Redis."""
 
@@ -295,6 +316,8 @@ class GatewayConfig(Model):
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
     public_url: PublicUrl = None
+    allowed_hosts: AllowedHosts = ()
+    allowed_origins: AllowedOrigins = ()
     api_keys_directory: str | None = None  # one file a key, named for its owner; None: no key is asked for
     link_keys_directory: str | None = None  # what links are signed with where keys are asked for
     results: ResultsConfig = ResultsConfig()

@@ -12,12 +12,13 @@ from socket import gethostname
 
 from easel_contract import names
 from easel_contract.link_keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
-from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
+from easel_contract.server_config import EngineKind, GatewayConfig, ModelConfig, ServerConfig
 from pydantic import ValidationError
 
 ENV_LOG_LEVEL = "EASEL_LOG_LEVEL"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SYNTHETIC_MODEL = "synthetic"  # its name if none is given: the synthetic engine has no files
+LOOPBACK = "127.0.0.1"  # where everybody who can reach a process may use it
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # a pod is reached by its own address; the network policy says by whom
 
 
@@ -67,11 +68,13 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
     log_level = environment.get(ENV_LOG_LEVEL, "info").lower()
     if log_level not in LOG_LEVELS:
         raise SettingsError(f"{ENV_LOG_LEVEL}={log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
+    config = _read_config(parsed.config, parsed.model, parsed.engine)
+    config = _allow(config, hosts=parsed.allowed_host, origins=parsed.allowed_origin)
     return Settings(
         role=role,
-        config=_read_config(parsed.config, parsed.model, parsed.engine),
+        config=config,
         config_file=parsed.config,
-        host=parsed.host,
+        host=parsed.host or (LOOPBACK if config.gateway.api_keys_directory is None else ALL_INTERFACES),
         port=parsed.port,
         metrics_port=parsed.metrics_port,
         log_level=log_level,
@@ -122,13 +125,29 @@ def _build_parser() -> ArgumentParser:
         choices=[kind.value.lower() for kind in EngineKind],
         help="what generates: diffusers (default), or synthetic, which makes labelled images without a model",
     )
-    parser.add_argument("--host", default=ALL_INTERFACES, help="address to listen on (default: all)")
+    parser.add_argument(
+        "--host", help=f"address to listen on (default: all where API keys are asked for, else {LOOPBACK})"
+    )
     parser.add_argument("--port", type=int, default=names.HTTP_PORT, help="port to listen on; 0 takes a free one")
     parser.add_argument(
         "--metrics-port",
         type=int,
         help="port of its own for /metrics and the probes, which ask for no key; without it they are on --port, and "
         "where keys are asked for, /metrics is nowhere",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that the service may be called by without API keys, besides localhost and addresses; repeatable",
+    )
+    parser.add_argument(
+        "--allowed-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="another site whose pages may use the service, such as https://app.example.com; repeatable",
     )
     parser.add_argument("--version", action="version", version=f"easel-server {version(names.DISTRIBUTION)}")
     return parser
@@ -148,6 +167,21 @@ def _read_config(file: Path | None, model: str | None, engine: str | None) -> Se
     if kind is not None:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"kind": kind})})
     return config
+
+
+def _allow(config: ServerConfig, *, hosts: Sequence[str], origins: Sequence[str]) -> ServerConfig:
+    """The configuration with what the command line allows besides. Raises SettingsError for what can't be meant."""
+    gateway = config.gateway
+    changes = {
+        "allowed_hosts": (*gateway.allowed_hosts, *hosts),
+        "allowed_origins": (*gateway.allowed_origins, *origins),
+    }
+    try:
+        gateway = GatewayConfig.model_validate(gateway.model_dump() | changes)
+    except ValidationError as error:
+        words = "; ".join(f"{fault['input']!r}: {fault['msg']}" for fault in error.errors())
+        raise SettingsError(f"--allowed-host or --allowed-origin can't be understood: {words}") from None
+    return config.model_copy(update={"gateway": gateway})
 
 
 def build_model_config(source: str) -> ModelConfig:

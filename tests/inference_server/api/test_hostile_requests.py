@@ -100,14 +100,16 @@ def test_a_strange_host_header_is_no_fault_of_ours(gateway, host):
     body = b'{"input": {"prompt": "a"}}'
     head = f"POST /v1/predictions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
     answer = speak(gateway.url, head.encode("latin-1") + body)
-    assert answer.split(b" ")[1] in {b"201", b"400"}, answer
+    assert answer.split(b" ")[1] in {b"201", b"400", b"403"}, answer
 
 
 @pytest.mark.parametrize("header", ["Authorization", "Prefer", "Idempotency-Key", "Cache-Control", "X-Request-Id"])
 @pytest.mark.parametrize("value", ["\xff\xfe", "x" * 8000, ",,,===;;", "wait=99999999999999999999"])
 def test_strange_headers_are_no_fault_of_ours(gateway, header, value):
     body = b'{"input": {"prompt": "a"}}'
-    head = f"POST /v1/predictions HTTP/1.1\r\nHost: h\r\n{header}: {value}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\n{header}: {value}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     answer = speak(gateway.url, head.encode("latin-1") + body)
     assert answer.split(b" ")[1] in {b"201", b"200", b"422"}, answer
 
@@ -127,14 +129,14 @@ def test_a_body_beyond_the_bound_is_refused(bounded):
 
 
 def test_a_body_without_an_end_is_refused_while_it_is_read(bounded):
-    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     # 17 chunks of 64 KiB are one more than the bound, and the last chunk never comes.
     assert b"413" in speak(bounded.url, head + chunk * 17)
 
 
 def test_a_head_without_an_end_is_refused_while_it_is_read(bounded):
-    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\n"
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
     assert b" 431 " in speak(bounded.url, head + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(70)))
     assert b" 431 " in speak(bounded.url, head + b"X-Long: " + b"x" * (70 << 10))
     assert b" 431 " in speak(bounded.url, b"GET /" + b"x" * (70 << 10))
@@ -142,7 +144,7 @@ def test_a_head_without_an_end_is_refused_while_it_is_read(bounded):
 
 def test_a_head_that_takes_too_long_is_refused(bounded, monkeypatch):
     monkeypatch.setattr(bounded_protocol, "HEAD_SECONDS", 0.05)
-    assert b" 408 " in speak(bounded.url, b"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\n")
+    assert b" 408 " in speak(bounded.url, b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n")
     assert b" 408 " in speak(bounded.url, b"")
     with bounded.client() as client:  # and a head that is complete is not, however long its request takes
         assert client.post("/v1/images/generations", json={"prompt": "a cat"}).status_code == 200

@@ -1,7 +1,8 @@
 """Puts routes, error shapes and middleware together. Two apps: the gateway's, and the probes alone for a worker."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
+from socket import gethostname
 from typing import Any, Final
 
 from easel_contract import names
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import Tracer
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import request_response
@@ -21,7 +23,7 @@ from easel_server.api.docs.routes import add_docs_routes
 from easel_server.api.errors import install_error_handlers
 from easel_server.api.links import GENERATIONS_PATH
 from easel_server.api.openai.routes import OPENAI
-from easel_server.api.openapi import DescribedAPI
+from easel_server.api.openapi import JOB_HEADERS, DescribedAPI
 from easel_server.api.playground.routes import add_playground_routes
 from easel_server.api.replicate.routes import REPLICATE
 from easel_server.gateway.api_keys import KeyRing
@@ -39,6 +41,7 @@ from easel_server.stores.opening import Stores
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.transport.body_bounds import BodyBoundsMiddleware
+from easel_server.transport.browser_guard import BrowserGuardMiddleware, BrowserRules
 from easel_server.transport.cached_answers import CachedAnswersMiddleware
 from easel_server.transport.middleware import RequestMiddleware, TracingMiddleware
 from easel_server.transport.probes import Readiness, RenderMetrics, add_probe_routes
@@ -151,6 +154,13 @@ def build_gateway_app(
         middleware=[
             *([] if tracer is NO_TRACER else [Middleware(TracingMiddleware, tracer=tracer)]),
             Middleware(RequestMiddleware, metrics=metrics, build_error=build_error, ending=context.ending),
+            *_build_cors(config.gateway.allowed_origins),
+            Middleware(
+                BrowserGuardMiddleware,
+                rules=BrowserRules(config.gateway, own_name=gethostname()),
+                metrics=metrics,
+                build_error=build_error,
+            ),
             Middleware(BodyBoundsMiddleware, keys=context.keys, max_body_bytes=context.limits.max_body_bytes),
             Middleware(
                 CachedAnswersMiddleware,
@@ -176,6 +186,19 @@ def build_gateway_app(
     add_playground_routes(app.router, context)
     add_head_routes(app.router)
     return app
+
+
+def _build_cors(origins: Sequence[str]) -> list[Middleware]:
+    """What lets pages of these origins read answers; where there are none, no page of another site can."""
+    if not origins:
+        return []
+    shown = [*JOB_HEADERS, "Retry-After", "Warning", "X-Request-Id"]
+    methods = ["GET", "HEAD", "POST", "PUT"]
+    return [
+        Middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=shown
+        )
+    ]
 
 
 def add_head_routes(router: APIRouter) -> None:

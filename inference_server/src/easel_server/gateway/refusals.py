@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from easel_server.generation.messages import SHOWN_CHARACTERS
+from easel_server.generation.messages import SHOWN_CHARACTERS, truncate_repr
 from easel_server.stores.jobs.interface import QueueFullError
 
 
@@ -50,6 +50,36 @@ def refuse_private_path(path: str) -> RefusalError:
         "not_found",
         f"{path} isn't served on the port of the APIs; it is on the port that --metrics-port names, which in "
         "Kubernetes is the pod's port `metrics`",
+    )
+
+
+def refuse_host(name: str) -> RefusalError:
+    """A name that anybody could give this service's address."""
+    return RefusalError(
+        403,
+        "host_not_allowed",
+        f"the host {truncate_repr(name)} isn't known here, and without API keys a page in a browser could use such a "
+        "name to read what it may not: call the service by localhost or its IP address, or allow the name "
+        "(--allowed-host NAME, in Kubernetes spec.gateway.allowedHosts)",
+    )
+
+
+def refuse_origin(origin: str) -> RefusalError:
+    """A browser asks for a page of another site."""
+    page = f"a page of {truncate_repr(origin)}" if origin else "a page of another site"
+    return RefusalError(
+        403,
+        "origin_not_allowed",
+        f"{page} may not use this service: call it from a page of its own, from a program, or allow the origin "
+        "(--allowed-origin ORIGIN, in Kubernetes spec.gateway.allowedOrigins)",
+    )
+
+
+def refuse_media_type(media_type: str, *others: str) -> RefusalError:
+    """A body of a type that any page's form may send; ``others`` are taken besides JSON."""
+    allowed = " or ".join(f"`Content-Type: {each}`" for each in ("application/json", *others))
+    return RefusalError(
+        415, "unsupported_media_type", f"the body is sent as {truncate_repr(media_type)}, allowed is {allowed}"
     )
 
 

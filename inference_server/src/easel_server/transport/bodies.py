@@ -1,6 +1,7 @@
 """A request's body, bounded while it is read, as a validated value."""
 
 import codecs
+import re
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -10,9 +11,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from easel_server.gateway.refusals import FieldFault, refuse_body_size, refuse_field, refuse_fields
+from easel_server.gateway.refusals import FieldFault, refuse_body_size, refuse_field, refuse_fields, refuse_media_type
 from easel_server.generation.messages import truncate_repr
 
+JSON_TYPE: Final = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECASE)
 MAX_FAULTS = 10  # reported at once
 
 
@@ -22,7 +24,15 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_body(request: Request, model: type[Body], *, limit_bytes: int) -> Body:
-    """The JSON body as ``model``. Raises RefusalError: 413 beyond the limit, invalid_value for anything unexpected."""
+    """The JSON body as ``model``.
+
+    Raises RefusalError: 413 beyond the limit, 415 for a body that says it is no JSON, invalid_value for anything
+    unexpected. A body that doesn't say what it is counts as JSON: programs send such, pages of other sites with an
+    Origin that is refused (``browser_guard.py``).
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    if media_type and not JSON_TYPE.fullmatch(media_type):
+        raise refuse_media_type(media_type)
     data = bytearray()
     async for chunk in _bounded(request, limit_bytes):
         data += chunk

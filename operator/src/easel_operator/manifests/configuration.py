@@ -24,6 +24,7 @@ DRAIN_MARGIN_SECONDS: Final = 10
 # A terminating gateway still gets requests until every node has taken it out of its routes: so long it isn't told.
 STOP_DELAY_SECONDS: Final = 5
 
+CLUSTER_DOMAIN: Final = "cluster.local"
 LINK_FIELDS: Final = {"presign_seconds", "public_base_url"}  # of a bucket: gateways alone make links
 
 
@@ -110,6 +111,8 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
             public_url=gateway.public_url,
             drain_seconds=max(0, gateway.termination_grace_period_seconds - STOP_DELAY_SECONDS - DRAIN_MARGIN_SECONDS),
+            allowed_hosts=(*_service_hosts(owner), *gateway.allowed_hosts),
+            allowed_origins=gateway.allowed_origins,
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
             link_keys_directory=names.LINK_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
         ),
@@ -122,6 +125,12 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         ),
         tracing=spec.tracing,
     )
+
+
+def _service_hosts(owner: Owner) -> list[str]:
+    """What the Service is called inside the cluster, from near to far; another domain than the usual is for users."""
+    names_of_service = (owner.name, f"{owner.name}.{owner.namespace}", f"{owner.name}.{owner.namespace}.svc")
+    return [*names_of_service, f"{names_of_service[-1]}.{CLUSTER_DOMAIN}"]
 
 
 def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:

@@ -36,7 +36,7 @@ def build_container(owner: Owner, *, role: str, image: str, resources: Json, sta
         "image": image,
         "args": [
             *("--role", role, "--config", f"{names.CONFIG_DIRECTORY}/{role}.json"),
-            *("--metrics-port", str(names.METRICS_PORT)),
+            *("--host", "0.0.0.0", "--metrics-port", str(names.METRICS_PORT)),  # noqa: S104 - the pod's own address
         ],
         "ports": [build_port(names.METRICS_PORT_NAME, names.METRICS_PORT)],
         "env": [

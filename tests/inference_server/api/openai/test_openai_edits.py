@@ -152,9 +152,15 @@ FORMS = {
         b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--\r\n',
     ),
     "cut off": ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nca'),
-    "another type": ("application/x-www-form-urlencoded", b"prompt=cat"),
     "nothing": ("multipart/form-data; boundary=x", b""),
 }
+
+
+def test_a_body_of_another_type_is_refused_with_the_two_that_are_allowed(client):
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = client.post("/v1/images/edits", content=b"prompt=cat", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
+    assert "application/json` or `Content-Type: multipart/form-data`" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("case", FORMS)

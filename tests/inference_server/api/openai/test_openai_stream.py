@@ -91,7 +91,7 @@ def test_of_two_clients_that_share_a_job_the_first_may_leave(gateway):
     parts = urlsplit(gateway.url)
     text = json.dumps(body)
     first = socket.create_connection((parts.hostname, parts.port), timeout=20)
-    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nContent-Length: {len(text)}\r\n\r\n"
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n\r\n"
     first.sendall((head + text).encode())
     wait_for(lambda: count("miss") == misses + 1)
     staying = threading.Thread(target=stay)

@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 from easel_server.api.openai.fields import EditBody, EditFields
 from easel_server.api.openapi import describe_bodies, describe_model
 from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image
-from easel_server.gateway.refusals import refuse_field
+from easel_server.gateway.refusals import refuse_field, refuse_media_type
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.request import InputImages
-from easel_server.transport.bodies import read_body, read_form, validate_fields
+from easel_server.transport.bodies import JSON_TYPE, read_body, read_form, validate_fields
 
 FORM: Final = "multipart/form-data"
 IMAGE_FIELDS: Final = ("image", "image[]")  # the second is what OpenAI's client calls a list
@@ -48,6 +48,8 @@ async def read_edit(request: Request, *, limit_bytes: int) -> Edit:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == FORM:
         return await _read_form_edit(request, limit_bytes)
+    if kind and not JSON_TYPE.fullmatch(kind):
+        raise refuse_media_type(kind, FORM)
     body = await read_body(request, EditBody, limit_bytes=limit_bytes)
     return Edit(body, body.images[0].image_url, body.mask.image_url if body.mask else None)
 
