@@ -1,11 +1,19 @@
 """How long a request will wait."""
 
+import asyncio
 import math
+from typing import Any
 
 import pytest
-from easel_server.gateway.queue_estimate import Capacity, predict_wait_seconds
+from easel_contract.server_config import GatewayConfig, LimitsConfig
+from easel_server.gateway.queue_estimate import Capacity, QueueEstimates, predict_wait_seconds
+from easel_server.generation.models import ModelFacts
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import QueueDepth
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.support.jobs import build_job
 
 AMOUNTS = st.floats(min_value=0, max_value=1e6)
 COUNTS = st.integers(min_value=0, max_value=100)
@@ -54,3 +62,53 @@ def test_another_worker_never_makes_it_longer(
     now = predict_wait_seconds(gpu_seconds_ahead, Capacity(workers, most, start_seconds))
     with_another = predict_wait_seconds(gpu_seconds_ahead, Capacity(workers + 1, most, start_seconds))
     assert with_another <= now + 1e-6
+
+
+class Queue:
+    """A fake of a job store whose depth takes until it is let go, and fails while it is away."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.is_away = True
+        self.go = asyncio.Event()
+
+    async def depth(self) -> QueueDepth:
+        self.looks += 1
+        await self.go.wait()
+        if self.is_away:
+            raise StoreUnavailableError("redis:6379", "jobs/depth", "TimeoutError", "check it")
+        return QueueDepth(0, 0, 0.0, workers=1)
+
+
+def estimate_from(queue: Queue) -> QueueEstimates:
+    async def facts() -> ModelFacts:
+        return ModelFacts()
+
+    jobs: Any = queue
+    return QueueEstimates(jobs, GatewayConfig(limits=LimitsConfig(max_wait_seconds=60)), facts)
+
+
+async def test_checks_in_an_outage_share_one_look_at_the_queue_and_its_failure() -> None:
+    queue = Queue()
+    estimates = estimate_from(queue)
+    checks = [asyncio.create_task(estimates.check(build_job("a"))) for _ in range(10)]
+    await asyncio.sleep(0)
+    queue.go.set()
+    results = await asyncio.gather(*checks, return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailableError] * 10
+    assert queue.looks == 1, "the second would have to wait for the failure of the first, and so on"
+    queue.is_away = False
+    await estimates.check(build_job("b"))
+    assert queue.looks == 2
+
+
+async def test_a_client_that_leaves_takes_nobody_elses_look_with_it() -> None:
+    queue = Queue()
+    queue.is_away = False
+    estimates = estimate_from(queue)
+    leaving, staying = (asyncio.create_task(estimates.check(build_job("a"))) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    queue.go.set()
+    await staying
+    assert queue.looks == 1

@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
-from easel_server.stores.opening import open_stores
+from easel_server.stores.jobs.redis import RedisJobs
+from easel_server.stores.opening import Stores, open_stores
+from easel_server.stores.redis import pipeline as pipeline_module
 from easel_server.stores.redis.connection import MAX_SERVERS, RedisConnection
 from easel_server.stores.redis.pipeline import Pipeline
 from redis import exceptions
@@ -127,3 +132,49 @@ async def test_servers_that_a_cluster_has_replaced_leave_no_connections_behind()
         await connection.close()
         await eventually(lambda: asyncio.sleep(0, cluster.open == 0))
         await cluster.stop()
+
+
+async def fail_within(stores: Stores, seconds: float) -> None:
+    began_at = time.monotonic()
+    with pytest.raises(StoreUnavailableError):
+        await stores.jobs.get("a")
+    assert time.monotonic() - began_at < seconds
+
+
+@pytest.mark.redis
+async def test_a_server_that_is_silent_costs_a_caller_a_second_at_most_and_the_next_ones_nothing() -> None:
+    with RedisServer() as server:
+        stores = open_stores(server.url, namespace="ml", service="sd", bounds=JobBounds())
+        try:
+            await stores.jobs.submit(build_job("a"))
+            os.kill(server.pid, signal.SIGSTOP)
+            await fail_within(stores, 1.0)
+            for _ in range(5):
+                await fail_within(stores, 0.1)
+            await asyncio.gather(*(fail_within(stores, 1.0) for _ in range(100)))
+            os.kill(server.pid, signal.SIGCONT)
+
+            async def is_back() -> bool:
+                try:
+                    return await stores.jobs.get("a") is not None
+                except StoreUnavailableError:
+                    return False
+
+            await eventually(is_back, 3)
+        finally:
+            await stores.close()
+
+
+@pytest.mark.redis
+async def test_a_server_that_is_busy_with_another_call_of_ours_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers a PING meanwhile: what takes long is no outage."""
+    monkeypatch.setattr(pipeline_module, "PATIENCE_SECONDS", 0.05)
+    with RedisServer() as server:
+        stores = open_stores(server.url, namespace="ml", service="sd", bounds=JobBounds())
+        assert isinstance(stores.jobs, RedisJobs)
+        pipeline = stores.jobs._connection._server.pipeline
+        try:
+            # A command that blocks its own connection stands in for a long answer on a slow network.
+            assert await pipeline.execute("BLPOP", "nothing", 0.5) is None
+        finally:
+            await stores.close()

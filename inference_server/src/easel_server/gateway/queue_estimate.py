@@ -79,7 +79,7 @@ class QueueEstimates:
         self._clock = clock
         self._depth = QueueDepth(0, 0, 0.0)
         self._read_at = -math.inf
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[QueueDepth] | None = None
         self._added_gpu_seconds = 0.0  # by this gateway since the queue was looked at
 
     async def check(self, job: Job) -> None:
@@ -133,13 +133,25 @@ class QueueEstimates:
         return predict_wait_seconds(ahead, Capacity(depth.workers, self._live.max_workers or 0, start_seconds))
 
     async def _look(self) -> QueueDepth:
-        async with self._reading:
-            if self._clock() - self._read_at >= DEPTH_REFRESH_SECONDS:
-                added = self._added_gpu_seconds
-                self._depth = await self._jobs.depth()
-                self._read_at = self._clock()
-                self._added_gpu_seconds = max(0.0, self._added_gpu_seconds - added)
+        """The depth; all who ask while it is being read share that reading, its failure too."""
+        if self._clock() - self._read_at < DEPTH_REFRESH_SECONDS:
+            return self._depth
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read(), name="queue-depth")
+            self._reading.add_done_callback(self._end_reading)
+        return await asyncio.shield(self._reading)
+
+    async def _read(self) -> QueueDepth:
+        added = self._added_gpu_seconds
+        self._depth = await self._jobs.depth()
+        self._read_at = self._clock()
+        self._added_gpu_seconds = max(0.0, self._added_gpu_seconds - added)
         return self._depth
+
+    def _end_reading(self, reading: asyncio.Task[QueueDepth]) -> None:
+        self._reading = None
+        if not reading.cancelled():
+            reading.exception()  # asked for: whoever waited for it may have left
 
 
 def refuse_for_wait(wait_seconds: float, bound_seconds: int) -> RefusalError:

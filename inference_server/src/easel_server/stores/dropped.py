@@ -1,4 +1,4 @@
-"""What was found damaged where a service keeps its state, and was dropped so that the rest goes on. No I/O lives here."""
+"""What was found damaged where a service keeps its state, and dropped so that the rest goes on. No I/O lives here."""
 
 import logging
 from collections import Counter, OrderedDict

@@ -32,7 +32,7 @@ MAX_SERVERS: Final = 8  # of a cluster, that connections are kept to: the last o
 MAX_OBSTACLES: Final = 3  # damaged keys that one call drops on its way
 
 # Every policy but this one drops keys when maxmemory is reached: those named allkeys- unfinished jobs too, the others
-# results, books and deliveries before their time. One that is set while maxmemory is 0 counts: that can change any time.
+# results, books and deliveries before their time. It counts while maxmemory is 0 as well: that can change any time.
 SAFE_EVICTION_POLICY: Final = "noeviction"
 LOOK_AT_POLICY_SECONDS: Final = 10.0
 LOOK_AT_POLICY_AGAIN_SECONDS: Final = 1.0  # while it is refused
