@@ -28,7 +28,7 @@ MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code
 CACHE_REQUESTS_TOTAL: Final = "easel_cache_requests_total"  # counter, gateway, label result=hit|miss|shared|bypass
 STREAMS: Final = "easel_streams"  # gauge, gateway: event streams that are open
-IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget
+IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget|inputs|…
 REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
 TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw

@@ -137,6 +137,7 @@ def open_shared_stores(settings: Settings) -> Stores:
         result_ttl_seconds=config.gateway.results.ttl_seconds,
         max_attempts=config.worker.max_attempts,
         max_image_bytes=config.max_image_bytes,
+        max_input_bytes=config.max_input_bytes,
         is_shared=config.gateway.api_keys_directory is not None,
         max_bucket_jobs=MAX_BUCKET_JOBS if config.bucket else None,
     )

@@ -100,7 +100,7 @@ def open_stores(
     from easel_server.stores.redis.connection import RedisConnection  # noqa: PLC0415
 
     connection = RedisConnection(redis_url, prefix)
-    images = _open_images(bucket, RedisImages(connection, bounds.max_image_bytes), folder)
+    images = _open_images(bucket, RedisImages(connection, bounds.room), folder)
     jobs = RedisJobs(connection, bounds, images)
     return Stores(
         jobs=jobs,
@@ -128,7 +128,7 @@ def open_memory_stores(
     outbox = MemoryOutbox(clock, wakeups)
     cache = MemoryResultCache(clock, max_cache_bytes)
     limits = MemoryRateLimiter(clock)
-    books = MemoryImages(clock, bounds.max_image_bytes)
+    books = MemoryImages(clock, bounds.room)
     images = open_images(books)
     return Stores(
         jobs=MemoryJobs(bounds, clock, wakeups, outbox, images, books, on_reap=(cache.purge, limits.purge)),

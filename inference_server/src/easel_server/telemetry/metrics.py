@@ -172,6 +172,9 @@ def _build_image_store(usage: ImageUsage) -> GaugeMetricFamily:
     gauge.add_metric(["used"], usage.used_bytes)
     gauge.add_metric(["reserved"], usage.reserved_bytes)
     gauge.add_metric(["budget"], usage.budget_bytes)
+    gauge.add_metric(["inputs"], usage.input_bytes)
+    if usage.input_budget_bytes is not None:
+        gauge.add_metric(["input_budget"], usage.input_budget_bytes)
     return gauge
 
 
