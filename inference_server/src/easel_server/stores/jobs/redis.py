@@ -116,15 +116,7 @@ class RedisJobs(Jobs):
         status, *rest = await self._connection.script("jobs/submit", *arguments)
         if status not in {b"queued", b"answered"} and (inputs or stored_answer):
             await self._delete(stored_inputs, stored_answer or StoredImages())
-        if status == b"conflict":
-            raise JobConflictError(job.client_id or job.id)
-        if status == b"closing":
-            raise ServiceClosingError(rest[0].decode())
-        if status == b"full":
-            depth, held, owners = rest
-            raise QueueFullError(depth, held, owners, self._bounds)
-        if status == b"no_room":
-            raise _build_full_error(reservation, self._bounds, rest)
+        _raise_refusal(status, rest, job, reservation, self._bounds)
         if status == b"queued":
             submitted_us, jobs, work_us = map(int, rest)
             position = QueuePosition(jobs, work_us / MICROSECONDS)
@@ -416,6 +408,20 @@ class RedisJobs(Jobs):
     async def close(self) -> None:
         """End the subscription. The connection is closed by whoever opened it."""
         await self._changed_jobs.close()
+
+
+def _raise_refusal(status: bytes, rest: Sequence[Any], job: Job, reservation: Reservation, bounds: JobBounds) -> None:
+    """If a submit was refused: by the reply of its script."""
+    match status:
+        case b"conflict":
+            raise JobConflictError(job.client_id or job.id)
+        case b"closing":
+            raise ServiceClosingError(rest[0].decode())
+        case b"full":
+            depth, held, owners = rest
+            raise QueueFullError(depth, held, owners, bounds)
+        case b"no_room":
+            raise _build_full_error(reservation, bounds, rest)
 
 
 def _build_full_error(reservation: Reservation, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:
