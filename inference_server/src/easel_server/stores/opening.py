@@ -44,6 +44,8 @@ class Stores:
     outbox: WebhookOutbox
     facts: FactStore
     dropped: DroppedRecords = field(default_factory=DroppedRecords)  # of any of them
+    # Whether the server behind them had no room for anything new lately
+    is_out_of_memory: Callable[[], bool] = lambda: False
     pings: tuple[Callable[[], Awaitable[None]], ...] = ()  # of the servers behind them
     closes: tuple[Callable[[], Awaitable[None]], ...] = ()  # in the order in which they are called
 
@@ -110,6 +112,7 @@ def open_stores(
         outbox=RedisOutbox(connection),
         facts=RedisFacts(connection),
         dropped=connection.dropped,
+        is_out_of_memory=connection.is_out_of_memory,
         pings=(connection.ping,),
         closes=(jobs.close, connection.close, *((memcached.close,) if memcached else ())),
     )
