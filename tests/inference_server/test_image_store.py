@@ -149,7 +149,11 @@ def test_a_redis_without_memory_refuses_new_requests_with_a_true_sentence_and_fi
         assert (refused.status_code, refused.json()["code"]) == (507, "out_of_memory")
         assert "has no memory left for new ones; requests under way go on" in refused.json()["detail"]
         assert service.client.get(service.wait(job_id)["output"][0]).status_code == 200
-        assert service.gateway.ready()[0] == 200
+        status, state = service.gateway.ready()
+        assert (status, state["reason"]) == (200, "RedisFull"), "ready, and not all is well"
+        assert "new requests are refused: Redis has used its maxmemory" in state["message"]
+        assert service.worker.ready()[1]["reason"] == "Available", "it has nothing new to store"
+        assert "easel_broker_full 1.0" in service.client.get("/metrics").text
         redis.command("CONFIG", "SET", "maxmemory", "0")
         assert service.predict(PROMPT).status_code == 201
 

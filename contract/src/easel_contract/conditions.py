@@ -53,6 +53,7 @@ class Reason(StrEnum):
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     WORKERS_UNAVAILABLE = "WorkersUnavailable"
     REDIS_UNAVAILABLE = "RedisUnavailable"
+    REDIS_FULL = "RedisFull"  # it takes nothing new; what is under way goes on
     # Ready, Progressing
     INVALID_SPEC = "InvalidSpec"
     CHILD_CONFLICT = "ChildConflict"  # a child's name is taken by an object that isn't ours

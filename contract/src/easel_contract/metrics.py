@@ -12,6 +12,7 @@ OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge,
 WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
 ENGINE_FAILURES_TOTAL: Final = "easel_engine_failures_total"  # counter: attempts that an engine's error ended
 BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1: whether the stores (Redis) can be reached; an older name
+BROKER_FULL: Final = "easel_broker_full"  # gauge, 0 or 1: whether Redis had no memory for anything new lately
 
 # A pod's own figures: the reader sums them over pods.
 IN_FLIGHT: Final = "easel_jobs_in_flight"  # gauge, worker
@@ -28,7 +29,7 @@ MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code
 CACHE_REQUESTS_TOTAL: Final = "easel_cache_requests_total"  # counter, gateway, label result=hit|miss|shared|bypass
 STREAMS: Final = "easel_streams"  # gauge, gateway: event streams that are open
-IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget
+IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget|inputs|…
 REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
 TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw

@@ -21,6 +21,7 @@ from easel_contract.schema import (
 )
 
 DEFAULT_IMAGE_BYTES: Final = 256 << 20  # in Redis, which other services share
+DEFAULT_INPUT_BYTES: Final = 64 << 20  # among those
 DEFAULT_BUCKET_BYTES: Final = 64 << 30
 
 MAX_NETWORKS: Final = 64
@@ -95,6 +96,13 @@ class LimitsConfig(Model):
     max_body_bytes: int = Field(default=16 << 20, ge=1024, le=64 << 20, description="Size of a request's body.")
     max_input_pixels: int = Field(
         default=16 << 20, ge=4096, le=256 << 20, description="Pixels of one input image, known before it is decoded."
+    )
+    max_input_bytes: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        le=1 << 40,
+        description="Bytes of input images of all requests that wait or run, together; beyond it 507. They count in "
+        "results.maxBytes, too. Unset: 64 MiB, or no bound of their own in a bucket.",
     )
     max_streams: int = Field(
         default=1000, ge=1, le=100000, description="Event streams that one gateway holds open; beyond it 429."
@@ -357,6 +365,11 @@ class ServerConfig(Model):
     worker: WorkerConfig = WorkerConfig()
     bucket: BucketConfig | None = None  # where images are; None: in Redis, or the memory of a lone process
     tracing: TracingConfig = TracingConfig()
+
+    @property
+    def max_input_bytes(self) -> int | None:
+        """Bound of the input images of requests under way; None: that of all images."""
+        return self.gateway.limits.max_input_bytes or (None if self.bucket else DEFAULT_INPUT_BYTES)
 
     @property
     def max_image_bytes(self) -> int:

@@ -60,7 +60,7 @@ from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.telemetry.supervision import keep_running
 from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, open_tracer
-from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_images
+from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_room
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.webhooks.guarded_transport import GuardedTransport
@@ -137,6 +137,7 @@ def open_shared_stores(settings: Settings) -> Stores:
         result_ttl_seconds=config.gateway.results.ttl_seconds,
         max_attempts=config.worker.max_attempts,
         max_image_bytes=config.max_image_bytes,
+        max_input_bytes=config.max_input_bytes,
         is_shared=config.gateway.api_keys_directory is not None,
         max_bucket_jobs=MAX_BUCKET_JOBS if config.bucket else None,
     )
@@ -171,8 +172,10 @@ class Process:
         self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
         self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker)
         self._stores = open_shared_stores(settings)
+        self._metrics.watch_memory(self._stores.is_out_of_memory)
         self._readiness = Readiness(
-            self._stores.ping, partial(look_at_images, self._stores.images, takes_requests=self._serves_apis)
+            self._stores.ping,
+            partial(look_at_room, self._stores.images, self._stores.is_out_of_memory, takes_requests=self._serves_apis),
         )
         self._signer = self._build_signer()
         self._stopping = asyncio.Event()

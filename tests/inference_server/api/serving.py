@@ -200,6 +200,7 @@ class RunningGateway:
             max_queue_depth=gateway.limits.max_queue_depth,
             result_ttl_seconds=gateway.results.ttl_seconds,
             max_image_bytes=self._config.max_image_bytes,
+            max_input_bytes=self._config.max_input_bytes,
             is_shared=self._keys is not None,
         )
         self.stores = self._wrap(open_memory_stores(bounds))

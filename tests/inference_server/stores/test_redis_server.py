@@ -17,7 +17,7 @@ from easel_server.stores.jobs.interface import Claim, Failed, HeartbeatReply, Jo
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.limits.interface import Charge
 from easel_server.stores.opening import Stores, open_stores
-from easel_server.stores.redis import wakeups
+from easel_server.stores.redis import connection, wakeups
 
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
@@ -215,6 +215,22 @@ async def test_a_server_without_memory_refuses_new_jobs_and_does_everything_for_
     await stores.images.purge()
     own_server.command("CONFIG", "SET", "maxmemory", "0")
     await stores.jobs.submit(build_job("c"))
+
+
+async def test_a_server_without_memory_is_noticed_though_nobody_asks_for_anything_new(
+    own_server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = connect(own_server.url)
+    monkeypatch.setattr(connection, "LOOK_AT_POLICY_SECONDS", 0.0)
+    await stores.ping()
+    assert not stores.is_out_of_memory()
+    own_server.command("CONFIG", "SET", "maxmemory", "1")
+    await stores.ping()
+    assert stores.is_out_of_memory()
+    own_server.command("CONFIG", "SET", "maxmemory", "0")
+    monkeypatch.setattr(connection, "OUT_OF_MEMORY_SECONDS", 0.0)
+    await stores.ping()
+    assert not stores.is_out_of_memory()
 
 
 async def test_a_server_that_may_evict_jobs_is_refused(own_server: RedisServer, connect: Connect) -> None:

@@ -34,8 +34,8 @@ RARELY = 0.1
 GPU_SECONDS = (0.25, 0.5, 1.0, 3.0)  # sums and shares of these are exact, so both must decide alike
 UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at", "images"}  # two clocks, other keys
 BOOKS = {"image:sums", "image:expiry", "image:holders"}  # entries go when the images do, by purge
-# About ten jobs: now and then there is no room, in the budget or in the queue.
-BOUNDS = JobBounds(max_image_bytes=300_000, max_queue_depth=4, is_shared=True)
+# About seven jobs: now and then there is no room, in the budget or in the queue.
+BOUNDS = JobBounds(max_image_bytes=200_000, max_input_bytes=40, max_queue_depth=4, is_shared=True)
 
 
 class Pair:
@@ -93,7 +93,7 @@ class Pair:
         await self.both("estimate_position", job)
         flight_key = self._random.choice((None, None, "one", "two"))
         answer = (b"cached",) * job.parameters.images if self._random.random() < 0.1 else None
-        inputs = {"digest": job.id.encode()}
+        inputs = {"digest": job.id.encode() * self._random.randint(0, 3)}
         reply = await self.both("submit", job, flight_key=flight_key, inputs=inputs, answer=answer)
         if isinstance(reply, StoreFullError | QueueFullError):
             self.refused[type(reply)] += 1
@@ -189,7 +189,8 @@ def comparable(value: Any) -> Any:
     if isinstance(value, QueueFullError):
         return value.depth, value.held, value.claims_before_a_place
     if isinstance(value, StoreFullError):
-        return value.needed_bytes, dataclasses.replace(value.usage, refused_bytes=0, next_expiry_seconds=None)
+        usage = dataclasses.replace(value.usage, refused_bytes=0, refused_input_bytes=0, next_expiry_seconds=None)
+        return value.reason, value.held_bytes, value.needed_bytes, usage
     if isinstance(value, Job):
         return value.model_dump(exclude=UNSHARED), value.model, value.generated_by, value.data_removed
     return (comparable(value.job), value.created, value.shared) if hasattr(value, "created") else value

@@ -269,6 +269,13 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "RedisUnavailable",
         "Check that Redis runs",
     ),
+    "Redis is full": (
+        lambda: build_running(DEFAULT, GATEWAY, WORKER, scrape=ScrapeReport(is_broker_up=True, is_broker_full=True)),
+        "Ready",
+        "False",
+        "RedisFull",
+        "Raise its maxmemory",
+    ),
     "a child's name is taken": (
         lambda: build_running(DEFAULT, GATEWAY, WORKER, failures=(CONFLICT,)),
         "Ready",

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from easel_contract import names
 from easel_operator.decide.reconcile import decide
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport, Snapshot
@@ -151,10 +152,14 @@ def test_a_decision_is_stored_and_reported_once() -> None:
     assert decide(after_restart).status_patch is None
 
 
-def test_a_restart_is_no_news_while_redis_is_away() -> None:
-    away = ScrapeReport(is_broker_up=False, is_data_missing=True)
+@pytest.mark.parametrize(
+    "trouble",
+    [ScrapeReport(is_broker_up=False, is_data_missing=True), ScrapeReport(is_broker_up=True, is_broker_full=True)],
+    ids=["away", "full"],
+)
+def test_a_restart_is_no_news_while_redis_is_in_trouble(trouble: ScrapeReport) -> None:
     pods = (build_pod("gateway", is_ready=False), build_pod("worker", is_ready=False))
-    settled = converge(converge(build_snapshot(pods=pods, scrape=away)))
+    settled = converge(converge(build_snapshot(pods=pods, scrape=trouble)))
     restarted = decide(replace(settled, scrape=None))
     assert (restarted.status_patch, restarted.events) == (None, ())
 

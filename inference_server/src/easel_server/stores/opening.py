@@ -44,6 +44,8 @@ class Stores:
     outbox: WebhookOutbox
     facts: FactStore
     dropped: DroppedRecords = field(default_factory=DroppedRecords)  # of any of them
+    # Whether the server behind them had no room for anything new lately
+    is_out_of_memory: Callable[[], bool] = lambda: False
     pings: tuple[Callable[[], Awaitable[None]], ...] = ()  # of the servers behind them
     closes: tuple[Callable[[], Awaitable[None]], ...] = ()  # in the order in which they are called
 
@@ -100,7 +102,7 @@ def open_stores(
     from easel_server.stores.redis.connection import RedisConnection  # noqa: PLC0415
 
     connection = RedisConnection(redis_url, prefix)
-    images = _open_images(bucket, RedisImages(connection, bounds.max_image_bytes), folder)
+    images = _open_images(bucket, RedisImages(connection, bounds.room), folder)
     jobs = RedisJobs(connection, bounds, images)
     return Stores(
         jobs=jobs,
@@ -110,6 +112,7 @@ def open_stores(
         outbox=RedisOutbox(connection),
         facts=RedisFacts(connection),
         dropped=connection.dropped,
+        is_out_of_memory=connection.is_out_of_memory,
         pings=(connection.ping,),
         closes=(jobs.close, connection.close, *((memcached.close,) if memcached else ())),
     )
@@ -128,7 +131,7 @@ def open_memory_stores(
     outbox = MemoryOutbox(clock, wakeups)
     cache = MemoryResultCache(clock, max_cache_bytes)
     limits = MemoryRateLimiter(clock)
-    books = MemoryImages(clock, bounds.max_image_bytes)
+    books = MemoryImages(clock, bounds.room)
     images = open_images(books)
     return Stores(
         jobs=MemoryJobs(bounds, clock, wakeups, outbox, images, books, on_reap=(cache.purge, limits.purge)),

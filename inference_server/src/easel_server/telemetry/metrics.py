@@ -129,11 +129,15 @@ class _QueueCollector(Collector):
     def __init__(self) -> None:
         self.depth: QueueDepth | None = None
         self.images: ImageUsage | None = None  # None too where nobody asks for it
+        self.is_out_of_memory: Callable[[], bool] = lambda: False
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
         up.add_metric([], 0 if self.depth is None else 1)
         yield up
+        full = GaugeMetricFamily(contract.BROKER_FULL, "Whether Redis had no memory for anything new lately.")
+        full.add_metric([], int(self.is_out_of_memory()))
+        yield full
         if self.depth is None:
             return
         yield _by_state(
@@ -172,6 +176,9 @@ def _build_image_store(usage: ImageUsage) -> GaugeMetricFamily:
     gauge.add_metric(["used"], usage.used_bytes)
     gauge.add_metric(["reserved"], usage.reserved_bytes)
     gauge.add_metric(["budget"], usage.budget_bytes)
+    gauge.add_metric(["inputs"], usage.input_bytes)
+    if usage.input_budget_bytes is not None:
+        gauge.add_metric(["input_budget"], usage.input_budget_bytes)
     return gauge
 
 
@@ -337,6 +344,10 @@ class ServerMetrics:
         self._by_phase[PHASE_ENCODE].observe(timing.encode_seconds)
         self._longest_job_seconds = max(self._longest_job_seconds, timing.worker_seconds)
         self._longest_job.set(self._longest_job_seconds)
+
+    def watch_memory(self, is_out_of_memory: Callable[[], bool]) -> None:
+        """What says at each scrape whether the stores' server had no memory lately."""
+        self._queue.is_out_of_memory = is_out_of_memory
 
     async def render(self, jobs: JobQueue, images: ImageStore | None = None) -> bytes:
         """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the stores do."""

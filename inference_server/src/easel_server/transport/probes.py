@@ -26,10 +26,16 @@ class ReadyReason(StrEnum):
     DRAINING = "Draining"
     REDIS_UNAVAILABLE = "RedisUnavailable"
     IMAGE_STORE_FULL = "ImageStoreFull"  # ready: results can be fetched, smaller requests may fit, and room comes back
+    REDIS_FULL = "RedisFull"  # ready: requests under way go on, and results can be fetched
     BUCKET_UNAVAILABLE = "BucketUnavailable"  # ready: jobs wait for it, and a restart wouldn't bring it back
 
 
-READY: Final = {ReadyReason.AVAILABLE, ReadyReason.IMAGE_STORE_FULL, ReadyReason.BUCKET_UNAVAILABLE}
+READY: Final = {
+    ReadyReason.AVAILABLE,
+    ReadyReason.IMAGE_STORE_FULL,
+    ReadyReason.REDIS_FULL,
+    ReadyReason.BUCKET_UNAVAILABLE,
+}
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,20 @@ async def look_at_nothing() -> None:
     """Nothing is wrong."""
 
 
-async def look_at_images(images: ImageStore, *, takes_requests: bool) -> ReadyState | None:
-    """What is wrong with the place for images, if anything is; how full it is concerns who takes requests."""
+async def look_at_room(
+    images: ImageStore, is_out_of_memory: Callable[[], bool], *, takes_requests: bool
+) -> ReadyState | None:
+    """What is wrong with the place for images, or with Redis' memory; how full they are concerns who takes requests."""
     if images.problem is not None:
         return ReadyState(ReadyReason.BUCKET_UNAVAILABLE, images.problem)
     if not takes_requests:
         return None
+    if is_out_of_memory():
+        return ReadyState(
+            ReadyReason.REDIS_FULL,
+            "new requests are refused: Redis has used its maxmemory; raise it, or lower gateway.results and "
+            "gateway.cache of the services that share it",
+        )
     usage = await images.usage()
     if not usage.is_full:
         return None
@@ -67,11 +81,11 @@ class Readiness:
     def __init__(
         self,
         ping: Callable[[], Awaitable[None]],
-        look_at_images: Callable[[], Awaitable[ReadyState | None]] = look_at_nothing,
+        look_at_room: Callable[[], Awaitable[ReadyState | None]] = look_at_nothing,
     ) -> None:
-        """``look_at_images`` says what is wrong with the place for images, if anything is."""
+        """``look_at_room`` says what is wrong with the room for new requests, if anything is."""
         self._ping = ping
-        self._look_at_images = look_at_images
+        self._look_at_room = look_at_room
         self._holds: dict[ReadyReason, str] = {}
 
     def hold(self, reason: ReadyReason, message: str) -> None:
@@ -91,7 +105,7 @@ class Readiness:
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._ping()
-                problem = await self._look_at_images()
+                problem = await self._look_at_room()
         except TimeoutError:
             message = f"Redis did not answer within {PING_TIMEOUT_SECONDS:g} s"
             return ReadyState(ReadyReason.REDIS_UNAVAILABLE, message)

@@ -62,11 +62,21 @@ def decide_ready(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> Con
 
 def _check_redis(facts: ServiceFacts) -> ConditionState | None:
     if facts.scrape.is_broker_up is not False:
-        return None
+        return _check_redis_memory(facts)
     return no(
         Reason.REDIS_UNAVAILABLE,
         "No pod of the service reaches Redis, so no request can be queued. Check that Redis runs, and "
         f"that the address in Secret {facts.owner.namespace}/{facts.owner.name}-redis (set at installation) is right.",
+    )
+
+
+def _check_redis_memory(facts: ServiceFacts) -> ConditionState | None:
+    if not facts.scrape.is_broker_full:
+        return None
+    return no(
+        Reason.REDIS_FULL,
+        "Redis has used its maxmemory, so new requests are refused (507); those under way go on. Raise its maxmemory, "
+        "or lower gateway.results and gateway.cache of the services that share it.",
     )
 
 

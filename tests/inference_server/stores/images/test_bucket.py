@@ -11,7 +11,7 @@ from easel_contract.server_config import BucketConfig
 from easel_server.generation.images import ImageReference
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images import s3
-from easel_server.stores.images.interface import ANNOUNCED_SECONDS, ImagesGoneError
+from easel_server.stores.images.interface import ANNOUNCED_SECONDS, ImagesGoneError, RoomBounds
 from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.images.s3 import BucketImages
 
@@ -41,7 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def books(clock: Clock) -> MemoryImages:
-    return MemoryImages(clock, max_bytes=1 << 30)
+    return MemoryImages(clock, RoomBounds(1 << 30))
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 from easel_server.generation.images import max_result_bytes
-from easel_server.generation.job import JobState
+from easel_server.generation.job import Job, JobState
 from easel_server.stores.images.interface import (
     IMAGE_OVERHEAD_BYTES,
     ImagesGoneError,
     StoreFullError,
-    reservation_bytes,
+    build_reservation,
 )
 from easel_server.stores.jobs.interface import Failed, JobBounds
 from easel_server.stores.opening import Stores, open_stores
@@ -177,8 +177,8 @@ async def test_inputs_and_previews_count_while_their_job_is_under_way(build_stor
     job = build_job("a").model_copy(update={"wanted_previews": 2})
     inputs = {"one": b"x" * 1000, "two": b"y" * 500}
     await stores.jobs.submit(job, inputs=inputs)
-    assert await figures(stores) == (0, reservation_bytes(job, inputs))
-    assert reservation_bytes(job, inputs) > ONE_JOB + 1500
+    assert await figures(stores) == (0, build_reservation(job, inputs).size_bytes)
+    assert build_reservation(job, inputs).size_bytes > ONE_JOB + 1500
     await stores.jobs.cancel("a")
     assert await figures(stores) == (0, 0)
 
@@ -249,3 +249,75 @@ async def test_room_that_an_earlier_versions_worker_did_not_free_is_free_when_no
         assert await figures(stores) == (TAKEN, 0)
     finally:
         await stores.close()
+
+
+INPUTS = {"one": b"x" * 600}
+
+
+def build_edit(job_id: str, owner: str = "anonymous") -> Job:
+    return build_job(job_id, owner=owner)
+
+
+async def test_input_images_have_a_budget_of_their_own_and_free_it_when_their_job_ends(
+    build_stores: BuildStores,
+) -> None:
+    stores = build_stores(JobBounds(max_input_bytes=1500))
+    for name in "ab":
+        await stores.jobs.submit(build_edit(name), inputs=INPUTS)
+    with pytest.raises(StoreFullError) as caught:
+        await stores.jobs.submit(build_edit("c"), inputs=INPUTS)
+    assert caught.value.retry_seconds == 5
+    assert str(caught.value) == (
+        "the store for input images is full: of 1.5 KiB for input images of requests under way 1.2 KiB are taken, and "
+        "this request's take 600 B; room comes back as requests under way end; try again later, send smaller ones, or "
+        "raise gateway.limits.maxInputBytes"
+    )
+    usage = await stores.images.usage()
+    assert (usage.input_bytes, usage.is_full) == (1200, True)
+    assert usage.describe() == "of 1.5 KiB for input images of requests under way 1.2 KiB are taken"
+    assert (await stores.jobs.submit(build_job("without"))).created, "who brings none is served"
+    await succeed(stores.jobs, await claim(stores.jobs), IMAGES)
+    assert (await stores.jobs.submit(build_edit("c"), inputs=INPUTS)).created
+    for name in "bc":
+        await stores.jobs.cancel(name)
+    assert (await stores.images.usage()).input_bytes == 0
+
+
+async def test_input_images_that_never_fit_are_refused_without_a_time_to_come_back(build_stores: BuildStores) -> None:
+    stores = build_stores(JobBounds(max_input_bytes=500))
+    with pytest.raises(StoreFullError, match=r"input images take 600 B, and those of all .* may take 500 B") as caught:
+        await stores.jobs.submit(build_edit("a"), inputs=INPUTS)
+    assert caught.value.retry_seconds is None
+    assert not (await stores.images.usage()).is_full
+
+
+async def test_one_customers_input_images_leave_room_for_anothers(build_stores: BuildStores) -> None:
+    stores = build_stores(JobBounds(max_input_bytes=6000, is_shared=True))
+    for number in range(8):
+        await stores.jobs.submit(build_edit(f"a{number}", "a"), inputs=INPUTS)
+    with pytest.raises(StoreFullError, match=r"4\.7 KiB of them by this API key; what is left is kept for others"):
+        await stores.jobs.submit(build_edit("one too many", "a"), inputs=INPUTS)
+    assert (await stores.jobs.submit(build_edit("b", "b"), inputs=INPUTS)).created
+    await stores.jobs.cancel("a0")
+    await stores.jobs.cancel("a1")
+    assert (await stores.jobs.submit(build_edit("again", "a"), inputs=INPUTS)).created
+
+
+async def test_one_customers_requests_leave_room_for_anothers_images(build_stores: BuildStores) -> None:
+    stores = build_stores(JobBounds(max_image_bytes=10 * ONE_JOB, is_shared=True))
+    for number in range(8):
+        await stores.jobs.submit(build_job(f"a{number}", owner="a"))
+    with pytest.raises(StoreFullError, match="of them by this API key; what is left is kept for others"):
+        await stores.jobs.submit(build_job("one too many", owner="a"))
+    assert (await stores.jobs.submit(build_job("b", owner="b"))).created
+    for _ in range(9):
+        await succeed(stores.jobs, await claim(stores.jobs), IMAGES)
+    assert (await stores.jobs.submit(build_job("again", owner="a"))).created
+
+
+async def test_without_keys_one_client_may_have_all_the_room(build_stores: BuildStores) -> None:
+    stores = build_stores(JobBounds(max_image_bytes=10 * ONE_JOB, max_input_bytes=600))
+    for number in range(9):
+        await stores.jobs.submit(build_job(f"a{number}"))
+    with pytest.raises(StoreFullError):  # room for nine and a half
+        await stores.jobs.submit(build_edit("b"), inputs=INPUTS)

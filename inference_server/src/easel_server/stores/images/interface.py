@@ -9,6 +9,7 @@ a new job is (``StoreFullError``).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 from easel_server.generation.images import MAX_PREVIEW_BYTES, ImageReference, max_result_bytes
@@ -65,62 +66,148 @@ class ImageUsage:
     refused_bytes: int = 0  # that the job would have needed which was refused last
     next_expiry_seconds: float | None = None  # from now; None: nothing expires
 
+    input_bytes: int = 0  # that input images of jobs which wait or run take
+    input_budget_bytes: int | None = None
+    refused_input_bytes: int = 0  # of the job that was refused last for their sake
+
     @property
     def is_full(self) -> bool:
-        """Whether the job that was refused last would be refused again."""
+        """Whether the job that was refused last, for its images or its input images, would be refused again."""
+        return self._is_room_full or self._is_input_room_full
+
+    @property
+    def _is_room_full(self) -> bool:
         return self.refused_bytes > 0 and self.used_bytes + self.reserved_bytes + self.refused_bytes > self.budget_bytes
 
+    @property
+    def _is_input_room_full(self) -> bool:
+        budget_bytes = self.input_budget_bytes
+        refused_bytes = self.refused_input_bytes
+        return budget_bytes is not None and refused_bytes > 0 and self.input_bytes + refused_bytes > budget_bytes
+
     def describe(self) -> str:
-        """The figures as part of a sentence."""
+        """The figures as part of a sentence: of what is full, or of the room for images."""
+        return self.describe_inputs() if self._is_input_room_full and not self._is_room_full else self.describe_images()
+
+    def describe_images(self) -> str:
+        """The figures of the room for images as part of a sentence."""
         return (
             f"of {_to_text(self.budget_bytes)} for this service's images {_to_text(self.used_bytes)} are taken and "
             f"{_to_text(self.reserved_bytes)} reserved for requests under way"
         )
 
+    def describe_inputs(self) -> str:
+        """The figures of the room for input images as part of a sentence."""
+        return (
+            f"of {_to_text(self.input_budget_bytes or 0)} for input images of requests under way "
+            f"{_to_text(self.input_bytes)} are taken"
+        )
 
-def reservation_bytes(job: Job, inputs: Mapping[str, bytes]) -> int:
+
+@dataclass(frozen=True)
+class Reservation:
+    """What is set aside for a job from its submit to its end."""
+
+    owner: str
+    size_bytes: int  # of the budget, input images among them
+    input_bytes: int = 0
+
+
+def build_reservation(job: Job, inputs: Mapping[str, bytes]) -> Reservation:
     """The most that a job takes of the budget from its submit to its end, and from there on."""
-    result = job.parameters.images * IMAGE_OVERHEAD_BYTES + max_result_bytes(job.parameters)
-    return result + job.wanted_previews * MAX_PREVIEW_BYTES + sum(map(len, inputs.values()))
+    result_bytes = job.parameters.images * IMAGE_OVERHEAD_BYTES + max_result_bytes(job.parameters)
+    input_bytes = sum(map(len, inputs.values()))
+    size_bytes = result_bytes + job.wanted_previews * MAX_PREVIEW_BYTES + input_bytes
+    return Reservation(job.owner, size_bytes, input_bytes)
+
+
+class FullReason(StrEnum):
+    """What stands in the way of a job. The values are those of ``lua/room.lua``."""
+
+    BYTES = "bytes"
+    JOBS = "jobs"  # with objects in a bucket
+    SHARE = "share"  # of the budget, that one customer may have of it
+    INPUTS = "inputs"
+    INPUT_SHARE = "input_share"
+
+
+@dataclass(frozen=True)
+class RoomBounds:
+    """What the books check a reservation against."""
+
+    max_bytes: int
+    max_input_bytes: int | None = None
+    is_shared: bool = False  # by several customers, each of whom may have a share only; see generation/shares.py
 
 
 class StoreFullError(StoreError):
-    """There is no room for what the job's images may become; the job was not stored."""
+    """There is no room for what the job's images may become, or for its input images; the job was not stored."""
 
-    def __init__(self, needed_bytes: int, usage: ImageUsage, *, max_jobs: int | None = None) -> None:
-        """``max_jobs``: it is the number of jobs with images that is at its bound, and not their bytes."""
-        self.needed_bytes = needed_bytes
+    def __init__(
+        self,
+        reservation: Reservation,
+        usage: ImageUsage,
+        reason: FullReason = FullReason.BYTES,
+        *,
+        held_bytes: int = 0,
+        max_jobs: int | None = None,
+    ) -> None:
+        """``held_bytes``: what the job's customer holds, where it is the share that is used up."""
+        self.is_of_inputs = reason in {FullReason.INPUTS, FullReason.INPUT_SHARE}
+        self.needed_bytes = reservation.input_bytes if self.is_of_inputs else reservation.size_bytes
         self.usage = usage
+        self.reason = reason
         self.max_jobs = max_jobs
-        super().__init__(_describe_full(needed_bytes, usage, max_jobs))
+        self.held_bytes = held_bytes
+        super().__init__(self._describe())
+
+    @property
+    def budget_bytes(self) -> int:
+        """Of all jobs together."""
+        return (self.usage.input_budget_bytes or 0) if self.is_of_inputs else self.usage.budget_bytes
 
     @property
     def retry_seconds(self) -> float | None:
         """When something expires, or requests under way may have ended; None: no time will help."""
-        if self.needed_bytes > self.usage.budget_bytes:
+        if self.needed_bytes > self.budget_bytes:
             return None
         expiry_seconds = self.usage.next_expiry_seconds
-        return UNDER_WAY_RETRY_SECONDS if expiry_seconds is None else expiry_seconds
+        if expiry_seconds is None or self.reason not in {FullReason.BYTES, FullReason.JOBS}:
+            return UNDER_WAY_RETRY_SECONDS
+        return expiry_seconds
 
+    def _describe(self) -> str:
+        usage, needed = self.usage, _to_text(self.needed_bytes)
+        is_too_large = self.needed_bytes > self.budget_bytes
+        under_way = "; room comes back as requests under way end"
+        if self.is_of_inputs:
+            remedy = "send smaller ones, or raise gateway.limits.maxInputBytes"
+            if is_too_large:
+                return (
+                    f"this request's input images take {needed}, and those of all requests under way together may take "
+                    f"{_to_text(self.budget_bytes)}; {remedy}"
+                )
+            full = f"{usage.describe_inputs()}{self._describe_share()}, and this request's take {needed}"
+            return f"the store for input images is full: {full}{under_way}; try again later, {remedy}"
+        if is_too_large:
+            return (
+                f"this request's images may take {needed}, and all images of this service together may take "
+                f"{_to_text(self.budget_bytes)}; ask for fewer or smaller images, or raise gateway.results.maxBytes"
+            )
+        if self.reason is FullReason.JOBS:
+            full = f"{self.max_jobs} requests with images are kept, the most that are"
+            remedy = "lower gateway.results.ttlSeconds"
+        else:
+            full = f"{usage.describe_images()}{self._describe_share()}, and this one may need {needed}"
+            remedy = "raise gateway.results.maxBytes, lower gateway.results.ttlSeconds, or keep images in a bucket"
+        if usage.next_expiry_seconds is not None and self.reason is not FullReason.SHARE:
+            under_way = f"; the next results expire in {usage.next_expiry_seconds:.0f} s"
+        return f"the store for images is full: {full}{under_way}; try again later, or {remedy}"
 
-def _describe_full(needed_bytes: int, usage: ImageUsage, max_jobs: int | None) -> str:
-    if needed_bytes > usage.budget_bytes:
-        return (
-            f"this request's images may take {_to_text(needed_bytes)}, and all images of this service together may "
-            f"take {_to_text(usage.budget_bytes)}; ask for fewer or smaller images, or raise gateway.results.maxBytes"
-        )
-    if max_jobs is not None:
-        full = f"{max_jobs} requests with images are kept, the most that are"
-        remedy = "lower gateway.results.ttlSeconds"
-    else:
-        full = f"{usage.describe()}, and this one may need {_to_text(needed_bytes)}"
-        remedy = "raise gateway.results.maxBytes, lower gateway.results.ttlSeconds, or keep images in a bucket"
-    when = (
-        "; room comes back as requests under way end"
-        if usage.next_expiry_seconds is None
-        else f"; the next results expire in {usage.next_expiry_seconds:.0f} s"
-    )
-    return f"the store for images is full: {full}{when}; try again later, or {remedy}"
+    def _describe_share(self) -> str:
+        if self.reason not in {FullReason.SHARE, FullReason.INPUT_SHARE}:
+            return ""
+        return f", {_to_text(self.held_bytes)} of them by this API key; what is left is kept for others"
 
 
 def _to_text(size_bytes: int) -> str:

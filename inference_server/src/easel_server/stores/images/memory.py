@@ -1,19 +1,24 @@
 """Images of a single process, and its books: lost at its exit. Only ``MemoryJobs`` makes transitions of the books."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from typing_extensions import override
 
 from easel_server.generation.images import ImageReference
+from easel_server.generation.shares import has_share
 from easel_server.stores.images.interface import (
     ANNOUNCED_SECONDS,
     DELETE_AGAIN_SECONDS,
+    FullReason,
     ImagesGoneError,
     ImageStoreWithBooks,
     ImageUsage,
+    Reservation,
+    RoomBounds,
     StoredImages,
     StoreFullError,
     UnusedImages,
@@ -32,17 +37,35 @@ class _Entry:
     holders: int = 0  # jobs that have them
 
 
+@dataclass
+class _Held:
+    """Sums of reservations."""
+
+    size_bytes: int = 0
+    input_bytes: int = 0
+
+    def add(self, reservation: Reservation) -> None:
+        self.size_bytes += reservation.size_bytes
+        self.input_bytes += reservation.input_bytes
+
+    def remove(self, reservation: Reservation) -> None:
+        self.size_bytes -= reservation.size_bytes
+        self.input_bytes -= reservation.input_bytes
+
+
 class MemoryImages(ImageStoreWithBooks):
     """Images in a dictionary. Nothing here awaits, so each call is atomic."""
 
-    def __init__(self, clock: Clock, max_bytes: int) -> None:
+    def __init__(self, clock: Clock, bounds: RoomBounds) -> None:
         self._clock = clock
-        self._max_bytes = max_bytes
+        self._bounds = bounds
         self._images: dict[str, bytes] = {}
         self._entries: dict[str, _Entry] = {}
-        self._reserved_bytes = 0
+        self._reserved = _Held()
+        self._held: dict[str, _Held] = {}  # of those, by owner; none is empty
         self._used_bytes = 0
         self._refused_bytes = 0
+        self._refused_input_bytes = 0
 
     @override
     async def put(self, job_id: str, images: Sequence[bytes], media_type: str) -> StoredImages:
@@ -114,20 +137,50 @@ class MemoryImages(ImageStoreWithBooks):
 
     # What a job's transitions do, in the same step
 
-    def reserve(self, needed_bytes: int) -> None:
+    def reserve(self, reservation: Reservation) -> None:
         """Set room aside for a job. Raises StoreFullError."""
-        usage = self._usage()
-        is_too_much = usage.used_bytes + usage.reserved_bytes + needed_bytes > self._max_bytes
-        if not is_too_much:
-            self._reserved_bytes += needed_bytes
-            return
-        if needed_bytes <= self._max_bytes:
-            self._refused_bytes = needed_bytes
-        raise StoreFullError(needed_bytes, usage)
+        usage, bounds = self._usage(), self._bounds
+        taken, held = usage.used_bytes + usage.reserved_bytes, self._held.get(reservation.owner, _Held())
+        full = partial(StoreFullError, reservation, usage)
+        if taken + reservation.size_bytes > bounds.max_bytes:
+            if reservation.size_bytes <= bounds.max_bytes:
+                self._refused_bytes = reservation.size_bytes
+            raise full(FullReason.BYTES)
+        if bounds.is_shared and not has_share(
+            reservation.size_bytes, held=held.size_bytes, taken=taken, bound=bounds.max_bytes
+        ):
+            raise full(FullReason.SHARE, held_bytes=held.size_bytes)
+        if reservation.input_bytes and bounds.max_input_bytes is not None:
+            self._check_inputs(reservation.input_bytes, held, bounds.max_input_bytes, full)
+        for sums in (self._reserved, self._held.setdefault(reservation.owner, held)):
+            sums.add(reservation)
 
-    def free(self, reserved_bytes: int) -> None:
+    def _check_inputs(
+        self, input_bytes: int, held: "_Held", max_bytes: int, full: Callable[..., StoreFullError]
+    ) -> None:
+        taken = self._reserved.input_bytes
+        if taken + input_bytes > max_bytes:
+            if input_bytes <= max_bytes:
+                self._refused_input_bytes = input_bytes
+            raise full(FullReason.INPUTS)
+        if self._bounds.is_shared and not has_share(input_bytes, held=held.input_bytes, taken=taken, bound=max_bytes):
+            raise full(FullReason.INPUT_SHARE, held_bytes=held.input_bytes)
+
+    def free(self, reservation: Reservation) -> None:
         """A job has ended: what was set aside for it isn't any more."""
-        self._reserved_bytes -= reserved_bytes
+        self._reserved.remove(reservation)
+        held = self._held[reservation.owner]
+        held.remove(reservation)
+        if not held.size_bytes:
+            del self._held[reservation.owner]
+
+    def find_room(self, size_bytes: int) -> None:
+        """Raises StoreFullError if there is no room for images that are known already."""
+        usage = self._usage()
+        if usage.used_bytes + usage.reserved_bytes + size_bytes > self._bounds.max_bytes:
+            if size_bytes <= self._bounds.max_bytes:
+                self._refused_bytes = size_bytes
+            raise StoreFullError(Reservation("", size_bytes), usage)
 
     def keep(self, stored: StoredImages, *, holders: int, expires_at: datetime) -> None:
         """So many jobs have these images, until then."""
@@ -163,8 +216,11 @@ class MemoryImages(ImageStoreWithBooks):
         left = min(expiries) - self._clock() if expiries else None
         return ImageUsage(
             self._used_bytes,
-            self._reserved_bytes,
-            self._max_bytes,
+            self._reserved.size_bytes,
+            self._bounds.max_bytes,
             self._refused_bytes,
             next_expiry_seconds=None if left is None else max(0.0, left.total_seconds()),
+            input_bytes=self._reserved.input_bytes,
+            input_budget_bytes=self._bounds.max_input_bytes,
+            refused_input_bytes=self._refused_input_bytes,
         )

@@ -16,6 +16,7 @@ from easel_server.stores.images.interface import (
     ImagesGoneError,
     ImageStoreWithBooks,
     ImageUsage,
+    RoomBounds,
     StoredImages,
     UnusedImages,
 )
@@ -27,10 +28,10 @@ PURGE_LIMIT: Final = 100  # entries a call, so that a script never holds the ser
 class RedisImages(ImageStoreWithBooks):
     """The list ``images:<run>`` holds a run's images; a reference's key is ``<run>/<index>``."""
 
-    def __init__(self, connection: RedisConnection, max_bytes: int) -> None:
-        """``max_bytes`` is the budget as ``usage`` reports it; submits check it."""
+    def __init__(self, connection: RedisConnection, bounds: RoomBounds) -> None:
+        """``bounds`` are those that ``usage`` reports; submits check them."""
         self._connection = connection
-        self._max_bytes = max_bytes
+        self._bounds = bounds
 
     @override
     async def put(self, job_id: str, images: Sequence[bytes], media_type: str) -> StoredImages:
@@ -64,9 +65,17 @@ class RedisImages(ImageStoreWithBooks):
 
     @override
     async def usage(self) -> ImageUsage:
-        used, reserved, refused, expiry_us = map(int, await self._connection.script("images/usage"))
+        figures = map(int, await self._connection.script("images/usage"))
+        used, reserved, refused, inputs, refused_inputs, expiry_us = figures
         return ImageUsage(
-            used, reserved, self._max_bytes, refused, expiry_us / MICROSECONDS if expiry_us >= 0 else None
+            used,
+            reserved,
+            self._bounds.max_bytes,
+            refused,
+            expiry_us / MICROSECONDS if expiry_us >= 0 else None,
+            inputs,
+            self._bounds.max_input_bytes,
+            refused_inputs,
         )
 
     @override

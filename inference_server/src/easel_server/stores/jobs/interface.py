@@ -15,7 +15,7 @@ from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
 from easel_server.generation.shares import count_ends
 from easel_server.stores.errors import StoreError
-from easel_server.stores.images.interface import StoredImages
+from easel_server.stores.images.interface import RoomBounds, StoredImages
 
 MAX_LISTED: Final = 1000  # jobs of an owner, however many there are; jobs/lua/fields.lua keeps as many
 MAX_FOLLOWERS: Final = 1000  # of one flight; the next equal job starts another
@@ -64,9 +64,17 @@ class JobBounds:
     max_attempts: int = 3  # lost claims before a job fails, recorded by claim
     # Of all images, those that jobs under way may become among them; checked by submit.
     max_image_bytes: int = 256 << 20
+    max_input_bytes: int | None = (
+        None  # of input images of jobs that wait or run; they count among max_image_bytes, too
+    )
     # Whether several customers share these bounds, so that each may have a share only; see generation/shares.py.
     is_shared: bool = False
     max_bucket_jobs: int | None = None  # with images in a bucket, since their bytes alone don't bound the books of them
+
+    @property
+    def room(self) -> RoomBounds:
+        """Those that the books of images keep."""
+        return RoomBounds(self.max_image_bytes, self.max_input_bytes, is_shared=self.is_shared)
 
 
 @dataclass(frozen=True)

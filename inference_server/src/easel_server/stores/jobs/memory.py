@@ -15,7 +15,7 @@ from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState, job_fingerprint
 from easel_server.generation.models import ModelIdentity
 from easel_server.generation.shares import has_place
-from easel_server.stores.images.interface import ImageStore, StoredImages, StoreFullError, reservation_bytes
+from easel_server.stores.images.interface import ImageStore, StoredImages, StoreFullError, build_reservation
 from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import Entry
 from easel_server.stores.jobs.interface import (
@@ -99,10 +99,10 @@ class MemoryJobs(Jobs):
             runs.join(record, flight)
             return SubmitReply(record.job, created=True, shared=True)
         self._check_queue(build_entry(runs.last_number + 1, job))
-        needed_bytes = reservation_bytes(job, inputs or {})
-        self._books.reserve(needed_bytes)
+        reservation = build_reservation(job, inputs or {})
+        self._books.reserve(reservation)
         record = runs.add(job, fingerprint)
-        runs.start(record, inputs or {}, flight_key, needed_bytes)
+        runs.start(record, inputs or {}, flight_key, reservation)
         return SubmitReply(record.job, created=True, position=await self.position(job.id))
 
     def _check_queue(self, entry: Entry) -> None:
@@ -119,14 +119,13 @@ class MemoryJobs(Jobs):
         known = runs.find(job.id)  # since the images were put, which takes time in a bucket
         try:
             if known is None:
-                self._books.reserve(stored.size_bytes)
+                self._books.find_room(stored.size_bytes)
         except StoreFullError:
             await self._images.delete([stored.unused])
             raise
         if known is not None:
             await self._images.delete([stored.unused])
             return SubmitReply(known.job, created=False)
-        self._books.free(stored.size_bytes)
         record = runs.add(job, fingerprint)
         runs.keep_images([record], stored)
         runs.make_final(record, JobState.SUCCEEDED, started_at=record.content.submitted_at)

@@ -14,7 +14,7 @@ from easel_contract.server_config import Priority
 from easel_server.generation import messages
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
-from easel_server.stores.images.interface import StoredImages
+from easel_server.stores.images.interface import Reservation, StoredImages
 from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import ANY_MODEL, PRIORITIES, Entry, FairQueue
 from easel_server.stores.jobs.interface import MODEL_UNSERVED_SECONDS, Claim, JobBounds
@@ -29,7 +29,7 @@ class Run:
     members: list["Record"]  # the first leads
     flight_key: str | None = None  # while equal jobs may join
     inputs: Mapping[str, bytes] = field(default_factory=dict)
-    reserved_bytes: int = 0  # of the budget for images
+    reservation: Reservation | None = None  # of the budget for images
     state: JobState = JobState.WAITING
     attempts: int = 0
     steps_done: int = 0
@@ -154,11 +154,13 @@ class MemoryRuns:
             self._enqueue_delivery(record.job, "start")
         return record
 
-    def start(self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None, reserved_bytes: int) -> None:
+    def start(
+        self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None, reservation: Reservation
+    ) -> None:
         """Queue a run of its own for the job, for whose images room was reserved."""
         self.last_number += 1
         entry = build_entry(self.last_number, record.content)
-        record.run = run = Run(entry, [record], flight_key, inputs, reserved_bytes)
+        record.run = run = Run(entry, [record], flight_key, inputs, reservation)
         self.runs[entry.number] = run
         if flight_key is not None:
             self.flights.setdefault(flight_key, run)
@@ -274,7 +276,8 @@ class MemoryRuns:
         self._drop_claim(run)
         self.close_flight(run)
         del self.runs[run.entry.number]
-        self._books.free(run.reserved_bytes)
+        if run.reservation is not None:
+            self._books.free(run.reservation)
         for record in run.members:
             record.previews = run.previews
             changes = {"generated_by": generated_by, "generation_warnings": generation_warnings, **run.progress()}

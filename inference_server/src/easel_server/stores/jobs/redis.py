@@ -21,13 +21,15 @@ from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreDamagedError, StoreUnavailableError
 from easel_server.stores.images.interface import (
+    FullReason,
     ImagesGoneError,
     ImageStore,
     ImageUsage,
+    Reservation,
     StoredImages,
     StoreFullError,
     UnusedImages,
-    reservation_bytes,
+    build_reservation,
 )
 from easel_server.stores.jobs.changes import ChangedJobs, finished_topic, run_topic_of
 from easel_server.stores.jobs.fair_queue import PRIORITIES
@@ -99,28 +101,22 @@ class RedisJobs(Jobs):
         if answer is not None:
             media_type = MEDIA_TYPES[job.parameters.image_format]
             stored_answer = await self._images.put(job.id, answer, media_type)
-        needed_bytes = reservation_bytes(job, inputs) if stored_answer is None else stored_answer.size_bytes
+        reservation = build_reservation(job, inputs)
+        if stored_answer is not None:
+            reservation = Reservation(job.owner, stored_answer.size_bytes)
         arguments = build_submit_arguments(
             job,
             self._bounds,
             answer=stored_answer,
             inputs=inputs,
             stored_inputs=stored_inputs,
-            needed_bytes=needed_bytes,
+            reservation=reservation,
             flight_key=flight_key,
         )
         status, *rest = await self._connection.script("jobs/submit", *arguments)
         if status not in {b"queued", b"answered"} and (inputs or stored_answer):
             await self._delete(stored_inputs, stored_answer or StoredImages())
-        if status == b"conflict":
-            raise JobConflictError(job.client_id or job.id)
-        if status == b"closing":
-            raise ServiceClosingError(rest[0].decode())
-        if status == b"full":
-            depth, held, owners = rest
-            raise QueueFullError(depth, held, owners, self._bounds)
-        if status == b"no_room":
-            raise _build_full_error(needed_bytes, self._bounds, rest)
+        _raise_refusal(status, rest, job, reservation, self._bounds)
         if status == b"queued":
             submitted_us, jobs, work_us = map(int, rest)
             position = QueuePosition(jobs, work_us / MICROSECONDS)
@@ -414,11 +410,33 @@ class RedisJobs(Jobs):
         await self._changed_jobs.close()
 
 
-def _build_full_error(needed_bytes: int, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:
-    reason, used, reserved, expiry_us = figures
-    expiry_seconds = int(expiry_us) / MICROSECONDS if int(expiry_us) >= 0 else None
-    usage = ImageUsage(int(used), int(reserved), bounds.max_image_bytes, needed_bytes, expiry_seconds)
-    return StoreFullError(needed_bytes, usage, max_jobs=bounds.max_bucket_jobs if reason == b"jobs" else None)
+def _raise_refusal(status: bytes, rest: Sequence[Any], job: Job, reservation: Reservation, bounds: JobBounds) -> None:
+    """If a submit was refused: by the reply of its script."""
+    match status:
+        case b"conflict":
+            raise JobConflictError(job.client_id or job.id)
+        case b"closing":
+            raise ServiceClosingError(rest[0].decode())
+        case b"full":
+            depth, held, owners = rest
+            raise QueueFullError(depth, held, owners, bounds)
+        case b"no_room":
+            raise _build_full_error(reservation, bounds, rest)
+
+
+def _build_full_error(reservation: Reservation, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:
+    reason, used, reserved, expiry_us, inputs, held = figures
+    usage = ImageUsage(
+        int(used),
+        int(reserved),
+        bounds.max_image_bytes,
+        next_expiry_seconds=int(expiry_us) / MICROSECONDS if int(expiry_us) >= 0 else None,
+        input_bytes=int(inputs),
+        input_budget_bytes=bounds.max_input_bytes,
+    )
+    full = FullReason(reason.decode())
+    max_jobs = bounds.max_bucket_jobs if full is FullReason.JOBS else None
+    return StoreFullError(reservation, usage, full, held_bytes=int(held), max_jobs=max_jobs)
 
 
 def _describe_outcome(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, StoredImages]:

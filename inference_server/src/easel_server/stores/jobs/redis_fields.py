@@ -15,7 +15,7 @@ from typing import Any, Final
 from easel_server.generation.images import MEDIA_TYPES, ImageReference
 from easel_server.generation.job import Job, JobState, job_fingerprint
 from easel_server.generation.models import ModelIdentity, RequestedModel
-from easel_server.stores.images.interface import StoredImages
+from easel_server.stores.images.interface import Reservation, StoredImages
 from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds
 from easel_server.stores.outbox.interface import Delivery
@@ -37,7 +37,7 @@ def build_submit_arguments(
     answer: StoredImages | None,
     inputs: Mapping[str, bytes],
     stored_inputs: StoredImages,
-    needed_bytes: int,
+    reservation: Reservation,
     flight_key: str | None,
 ) -> list[str | bytes | int]:
     """Arguments of ``lua/submit.lua``. Of input images that are in a bucket the script gets references."""
@@ -65,10 +65,12 @@ def build_submit_arguments(
         bounds.max_queue_depth,
         MAX_FOLLOWERS,
         *((job.model.key, job.model.name) if job.model else ("", "")),
-        needed_bytes,
+        reservation.size_bytes,
         bounds.max_image_bytes,
         "" if bounds.max_bucket_jobs is None else bounds.max_bucket_jobs,
         "1" if bounds.is_shared else "",
+        reservation.input_bytes,
+        "" if bounds.max_input_bytes is None else bounds.max_input_bytes,
         stored_inputs.entry,
         "" if answer is None else parameters.steps,
         job.generated_by.model_dump_json(by_alias=True) if job.generated_by else "",

@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from easel_server.stores.dropped import DroppedRecords
-from easel_server.stores.errors import StoreDamagedError, StoreEvictsError, StoreUnavailableError
+from easel_server.stores.errors import StoreDamagedError, StoreEvictsError, StoreOutOfMemoryError, StoreUnavailableError
 from easel_server.stores.redis.errors import WAIT_FOR_REDIS, find_damaged_key, translated_errors
 from easel_server.stores.redis.pipeline import Pipeline
 from easel_server.stores.redis.scripts import load_script
@@ -27,6 +27,7 @@ REPLY_TIMEOUT_SECONDS: Final = 5.0
 POOL_TIMEOUT_SECONDS: Final = 5.0
 PING_IDLE_CONNECTION_AFTER_SECONDS: Final = 15
 MAX_CONNECTIONS: Final = 64  # for commands that block, one each
+OUT_OF_MEMORY_SECONDS: Final = 20.0  # that it is remembered; longer than between two looks
 MAX_REDIRECTS: Final = 5
 MAX_SERVERS: Final = 8  # of a cluster, that connections are kept to: the last ones used; pods of Redis come and go
 MAX_OBSTACLES: Final = 3  # damaged keys that one call drops on its way
@@ -53,6 +54,7 @@ class _Server:
         self.client = client
         self.refusal: StoreEvictsError | None = None
         self._look_at_policy_at = -math.inf
+        self.out_of_memory_at = -math.inf  # when it last was
         self._execute: Callable[..., Awaitable[Any]] = client.execute_command
         self.pipeline = Pipeline(client.connection_pool)
         settings = client.connection_pool.connection_kwargs
@@ -63,7 +65,10 @@ class _Server:
         now = time.monotonic()
         if now >= self._look_at_policy_at:
             self._look_at_policy_at = now + LOOK_AT_POLICY_AGAIN_SECONDS
-            policy = _read_policy(await self.pipeline.execute("INFO", "memory"))
+            memory = _read_info(await self.pipeline.execute("INFO", "memory"))
+            if 0 < int(memory.get("maxmemory", 0)) <= int(memory.get("used_memory", 0)):
+                self.out_of_memory_at = now
+            policy = memory.get("maxmemory_policy", SAFE_EVICTION_POLICY)  # one that names none evicts nothing
             if policy == SAFE_EVICTION_POLICY:
                 if self.refusal is not None:
                     logger.info("Redis at %s is used again: its maxmemory-policy is %s", self.address, policy)
@@ -142,6 +147,10 @@ class RedisConnection:
         """The reply of a command that may take its time, on a connection of its own. Raises StoreUnavailableError."""
         return await self._run(name, lambda server: server.execute_blocking(name, *arguments))
 
+    def is_out_of_memory(self) -> bool:
+        """Whether the server had no memory for anything new lately."""
+        return time.monotonic() - self._server.out_of_memory_at < OUT_OF_MEMORY_SECONDS
+
     async def ping(self) -> None:
         """Return if the server serves. Raises StoreUnavailableError; StoreEvictsError if it may drop what it keeps."""
         await self.command("PING")
@@ -181,6 +190,9 @@ class RedisConnection:
                         return await send(server)
                     except exceptions.MovedError as moved:
                         self._follow(moved)
+            except StoreOutOfMemoryError:
+                server.out_of_memory_at = time.monotonic()
+                raise
             except StoreUnavailableError:
                 if self._server is server:
                     self._server = self._home
@@ -233,13 +245,10 @@ def _build_deletion(key: str) -> Callable[[_Server], Awaitable[Any]]:
     return lambda server: server.pipeline.execute("DEL", key)
 
 
-def _read_policy(info: bytes) -> str:
-    """The ``maxmemory_policy`` of an answer to INFO; a server that names none evicts nothing."""
-    for line in info.splitlines():
-        name, _, value = line.decode(errors="replace").partition(":")
-        if name == "maxmemory_policy":
-            return value
-    return SAFE_EVICTION_POLICY
+def _read_info(reply: bytes) -> dict[str, str]:
+    """The fields of an answer to INFO."""
+    lines = (line.decode(errors="replace").partition(":") for line in reply.splitlines())
+    return {name: value for name, _, value in lines}
 
 
 def _build_refusal(address: str, policy: str) -> StoreEvictsError:

@@ -2,8 +2,11 @@
 -- counted until a moment soon after its images have expired; moments are a thousandth of a result's time to live apart,
 -- so that the books don't grow with the number of jobs.
 --
---   <prefix>image:sums          hash    bytes: used, reserved for runs under way, refused (what the job that was refused
---                                       last would have needed), e:<moment> of images that count until then
+--   <prefix>image:sums          hash    bytes: used, reserved for runs under way, inputs (input images of those, also reserved),
+--                                       refused and refused_inputs (what the job that was refused last would have needed),
+--                                       e:<moment> of images that count until then
+--   <prefix>image:owners        hash    bytes that are reserved for runs of an owner, where several share the room:
+--                                       r:<owner> in all, i:<owner> of input images
 --   <prefix>image:expiry        zset    moment -> itself, in microseconds
 --   <prefix>image:holders:<n>   string  jobs that still have the images of run n, if they are several; expires with them
 --   <prefix>image:objects       hash    entry -> keys of objects in a bucket, separated by spaces; an entry is the number of a
@@ -33,11 +36,32 @@ local function forget_objects(entry)
   redis.call('HDEL', key('image:objects'), entry)
 end
 
+-- What was set aside for a run's input images, and for its owner, isn't any more. (The sum of all that is reserved is the
+-- callers' to lower.)
+local function free_shares(run)
+  local bytes, input_bytes = number(run.image_bytes, 0), number(run.input_bytes, 0)
+  if input_bytes > 0 then
+    local inputs = number(redis.call('HGET', key('image:sums'), 'inputs'), 0)
+    redis.call('HSET', key('image:sums'), 'inputs', integer(math.max(0, inputs - input_bytes)))
+  end
+  if run.is_shared and run.owner then
+    for field, freed in pairs({ ['r:' .. run.owner] = bytes, ['i:' .. run.owner] = input_bytes }) do
+      local left = number(redis.call('HGET', key('image:owners'), field), 0) - freed
+      if left > 0 then
+        redis.call('HSET', key('image:owners'), field, integer(left))
+      else
+        redis.call('HDEL', key('image:owners'), field)
+      end
+    end
+  end
+end
+
 -- Frees what was reserved for a run that has ended without images.
 local function free_room(run)
   if tonumber(run.image_bytes or 0) > 0 then
     redis.call('HINCRBY', key('image:sums'), 'reserved', 0 - run.image_bytes)
   end
+  free_shares(run)
 end
 
 -- Turns what was reserved for a run into its images, which so many jobs have from now on.
@@ -47,6 +71,7 @@ local function keep_images(run, jobs, ttl_ms, now)
   local used, reserved, until_then = unpack(redis.call('HMGET', key('image:sums'), 'used', 'reserved', field))
   redis.call('HSET', key('image:sums'), 'used', integer(number(used, 0) + bytes), 'reserved',
     integer(math.max(0, number(reserved, 0) - number(run.image_bytes, 0))), field, integer(number(until_then, 0) + bytes))
+  free_shares(run)
   if not until_then then
     redis.call('ZADD', key('image:expiry'), moment, moment)
   end

@@ -136,7 +136,8 @@ local function end_run(run, state, now, error)
   run.is_over = true
   if redis.call('ZCARD', key('running')) == 0 and redis.call('ZCARD', key('waiting')) == 0 then
     reset_schedules()
-    redis.call('HDEL', key('image:sums'), 'reserved') -- an earlier version ended runs without freeing it
+    redis.call('HDEL', key('image:sums'), 'reserved', 'inputs') -- an earlier version ended runs without freeing it
+    redis.call('DEL', key('image:owners'))
   end
 end
 
