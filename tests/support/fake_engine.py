@@ -84,6 +84,9 @@ class FakeEngine:
             raise
         return [images_of(parameters) for parameters in batch]
 
+    def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
+        return (f"seed {parameters.seed} is unlucky",) if parameters.seed == 13 else ()
+
     def _break(self, seeds: Sequence[int]) -> None:
         for seed in self.breaking_seeds.keys() & set(seeds):
             self.broken = self.breaking_seeds[seed]

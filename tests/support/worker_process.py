@@ -35,6 +35,9 @@ class SigningEngine:
     def description(self) -> EngineDescription:
         return DESCRIPTION
 
+    def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
+        return ()
+
     def generate(
         self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
     ) -> list[list[bytes]]:

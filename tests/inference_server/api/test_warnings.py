@@ -63,6 +63,30 @@ def test_an_image_that_is_as_asked_has_no_warning(post, read) -> None:
         assert read(answer) == [] if read is not read_openai else "warnings" not in answer.json()
 
 
+@APIS
+def test_weights_that_are_taken_as_words_are_said_to_be_so(post, read) -> None:
+    with RunningGateway() as gateway, gateway.client() as client:
+        for expected in ("miss", "hit", "hit"):
+            answer = post(client, prompt="a (cat:1.3)", negative_prompt=r"\(dog:1.3\) [a:b:0.5]", seed=7)
+            assert answer.headers["X-Cache"] == expected
+            prompt, negative_prompt = read(answer)
+            assert prompt.endswith("prompt: weights such as '(cat:1.3)' aren't applied but taken as words")
+            assert negative_prompt.endswith(
+                "negative_prompt: changes under way such as '[a:b:0.5]' aren't applied but taken as words"
+            )
+            assert answer.headers["Warning"] == f'299 - "{prompt}", 299 - "{negative_prompt}"'
+
+
+@APIS
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_network_in_a_prompt_is_refused_by_name(client: httpx2.Client, post, read, field: str) -> None:
+    del read
+    answer = post(client, **{"prompt": "a cat", field: "a cat <lora:detail:1>"})
+    assert answer.status_code in {400, 422}
+    assert field in answer.text
+    assert "<lora:detail:1>" in answer.text
+
+
 def test_events_carry_warnings(client: httpx2.Client) -> None:
     prediction = post_replicate(client).json()
     stream = client.get(prediction["urls"]["stream"]).text

@@ -148,6 +148,19 @@ async def test_an_unexpected_error_is_logged_without_the_prompt(store: Jobs, cap
     assert "secret" not in caplog.text
 
 
+async def test_what_the_engine_warns_of_is_logged_and_stays_with_the_job(
+    store: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    worker, _ = build_worker(store, FakeEngine(), max_batch_images=2)
+    await store.submit(build_job("a", seed=13))
+    await store.submit(build_job("b", seed=14))
+    async with running(worker):
+        jobs = [await final_job(store, name) for name in ("a", "b")]
+    assert [job.warnings for job in jobs] == [("seed 13 is unlucky",), ()]
+    assert [record.message for record in caplog.records if "unlucky" in record.message] == ["job a: seed 13 is unlucky"]
+
+
 async def test_a_lost_claim_stops_the_generation_and_reports_nothing(build_stores: BuildStores) -> None:
     store = build_stores().jobs
     engine = FakeEngine(gated=True)

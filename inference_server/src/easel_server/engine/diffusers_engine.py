@@ -15,6 +15,7 @@ import torch
 from easel_server.engine.arguments import build_arguments, list_seeds
 from easel_server.engine.interface import GenerationError, OnStep, Step
 from easel_server.engine.previews import decode_previews
+from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
 from easel_server.generation.encoding import encode
 from easel_server.generation.models import EngineDescription
@@ -37,6 +38,7 @@ class DiffusersEngine:
     def __init__(self, pipeline: Any, description: EngineDescription) -> None:
         self._pipelines = build_task_pipelines(pipeline)
         self._schedulers = Schedulers(pipeline.scheduler)
+        self._prompt_limit = find_prompt_limit(pipeline)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
         versions = description.versions
         self._facts = {
@@ -54,7 +56,7 @@ class DiffusersEngine:
         """Images as Engine promises them.
 
         An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
-        another order. A prompt longer than the text encoder takes (77 tokens for CLIP) is cut there, as diffusers does.
+        another order. A prompt longer than the text encoder takes is cut there, as diffusers does: ``list_warnings``.
         """
         shared = batch[0]
         self._schedulers.check_steps(shared.steps)
@@ -80,6 +82,10 @@ class DiffusersEngine:
             [self._encode(image, parameters, seed, sampler) for image, seed in islice(images, parameters.images)]
             for parameters in batch
         ]
+
+    def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
+        """What was left out of the prompts."""
+        return list_cuts(self._prompt_limit, parameters)
 
     def _choose_pipeline(self, shared: GenerationParameters) -> TaskPipeline:
         chosen = self._pipelines.get(shared.task)

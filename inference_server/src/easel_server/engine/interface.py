@@ -61,6 +61,10 @@ class Engine(Protocol):
         """What was loaded, and onto what."""
         ...
 
+    def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
+        """What this model will do, or has done, otherwise than these parameters ask. Quick; quotes no prompt."""
+        ...
+
     def generate(
         self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
     ) -> list[list[bytes]]:

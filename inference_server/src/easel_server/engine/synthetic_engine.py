@@ -91,6 +91,11 @@ class SyntheticEngine:
             for parameters in batch
         ]
 
+    def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
+        """None: nothing here follows a prompt."""
+        del parameters
+        return ()
+
     def _pause_until(self, time_seconds: float) -> None:
         left_seconds = time_seconds - self._clock()
         if left_seconds > 0:

@@ -39,6 +39,7 @@ from easel_server.generation.parameters import (
     choose_seed,
     fill_in,
 )
+from easel_server.generation.prompt_syntax import find_words
 from easel_server.generation.request import GenerationRequest
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.images.interface import StoreFullError
@@ -168,7 +169,7 @@ class Submitter:
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),
             wanted_previews=request.previews,
             request_id=request_id.get(),
-            request_warnings=bound_warnings(request.warnings) if request.warnings else (),
+            request_warnings=list_warnings(request, parameters),
             cache_key=digest_parameters(parameters.cache_values) if may_be_cached else None,
         )
 
@@ -267,6 +268,16 @@ class Submitter:
             is_stored=False,
             max_age_seconds=self._config.cache.ttl_seconds,
         )
+
+
+def list_warnings(request: GenerationRequest, parameters: GenerationParameters) -> tuple[str, ...]:
+    """What the API found that can't be done as asked, and what its prompts say in signs that nobody reads here."""
+    warnings = [*request.warnings]
+    for name in ("prompt", "negative_prompt"):
+        text = getattr(parameters, name)
+        if "(" in text or "[" in text:
+            warnings += (f"{request.field_names[name]}: {warning}" for warning in find_words(text))
+    return bound_warnings(warnings) if warnings else ()
 
 
 def choose_priority(request: GenerationRequest) -> Priority:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import ModelFacts
+from easel_server.generation.prompt_syntax import find_network
 from easel_server.generation.request import InputImages
 from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
 
@@ -164,7 +165,9 @@ def _check_range(value: float, least: float, most: float) -> str | None:
 
 def _check_text(text: str, least: int, context: FillContext) -> str | None:
     most = context.limits.max_prompt_characters
-    return None if least <= len(text) <= most else f"has {len(text)} characters, allowed are {least} to {most}"
+    if not least <= len(text) <= most:
+        return f"has {len(text)} characters, allowed are {least} to {most}"
+    return find_network(text) if "<" in text else None
 
 
 def _check_choice(value: Any, choices: Sequence[Any], sentence: str) -> str | None:

@@ -11,6 +11,7 @@ from functools import partial
 
 from easel_server.engine.interface import Engine, Step, StopGenerationError
 from easel_server.generation.cost import Measurement, work_units
+from easel_server.generation.job import Job
 from easel_server.stores.jobs.interface import Claim
 from easel_server.worker.engine_errors import is_fatal_error
 
@@ -41,6 +42,7 @@ class JobRun:
         self.settling: asyncio.Task[None] | None = None  # brings its outcome to the job store
         self.is_settled = False  # reported, released or lost: nothing is left to do for it
         self.images: tuple[bytes, ...] | None = None
+        self.warnings: tuple[str, ...] = ()  # of what was done otherwise than asked
         self.error: Exception | None = None
         self.measurement: Measurement | None = None  # of its part in the call that generated it
         self.unsent_previews: deque[bytes] = deque()
@@ -120,7 +122,18 @@ class Batch:
         seconds_per_unit = (time.monotonic() - began) / sum(units)
         for run, images, work in zip(runs, generated, units, strict=True):
             run.images = tuple(images)
+            run.warnings = self._list_warnings(run.job)
             run.measurement = Measurement(work, work * seconds_per_unit)
+
+    def _list_warnings(self, job: Job) -> tuple[str, ...]:
+        try:
+            warnings = self._engine.list_warnings(job.parameters)
+        except Exception:  # the images are there, whatever can be said of them
+            logger.exception("job %s: it isn't known whether it was done as asked", job.id)
+            return ()
+        for warning in warnings:
+            logger.info("job %s: %s", job.id, warning)
+        return warnings
 
     def _generate_apart(self, runs: Sequence[JobRun], error: Exception) -> None:
         """What failed together is tried alone: a job fails by its own fault only, and memory is enough for each.

@@ -147,7 +147,7 @@ class Reporter:
             try:
                 if isinstance(outcome, Generated):
                     media_type = MEDIA_TYPES[run.job.parameters.image_format]
-                    outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type))
+                    outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type), run.warnings)
                 if isinstance(outcome, Retry):
                     state = await self._queue.retry(run.claim, outcome.error)
                 elif await self._queue.finish(run.claim, outcome, measured, self._identity):
