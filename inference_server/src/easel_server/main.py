@@ -240,7 +240,7 @@ class Process:
             live=self._live,
             ending=self._ending,
             tracer=self._tracer,
-            is_signing_configured=bool(self._settings.webhook_secrets),
+            webhook_secrets=self._settings.webhook_secrets,
         )
         return build_gateway_app(
             context,

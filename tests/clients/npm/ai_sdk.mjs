@@ -45,6 +45,31 @@ export async function an_image_is_edited_by_the_provider_for_servers_like_openai
   assert.deepEqual(sizeOf(image.uint8Array), [64, 64]);
 }
 
+export async function an_image_is_generated_by_the_provider_for_replicate() {
+  const { image } = await generateImage({ ...request, model: replicate.image(MODEL), seed: 5 });
+  assert.deepEqual(sizeOf(image.uint8Array), [64, 64]);
+}
+
+export async function what_the_provider_for_replicate_offers_is_accepted() {
+  const { image } = await generateImage({
+    ...request,
+    model: replicate.image(MODEL),
+    prompt: { text: "a dog", images: [await makeImage()] },
+    providerOptions: {
+      replicate: {
+        negative_prompt: "blurry",
+        guidance_scale: 5,
+        num_inference_steps: 4,
+        output_format: "jpg",
+        output_quality: 40,
+        strength: 0.5,
+        maxWaitTimeInSeconds: 20,
+      },
+    },
+  });
+  assert.equal(formatOf(image.uint8Array), "jpeg");
+}
+
 export async function a_wrong_key_is_said_to_be_wrong() {
   const stranger = createOpenAI({ apiKey: "no key", baseURL: `${SERVICE_URL}/v1` });
   const asked = generateImage({ ...request, model: stranger.image(MODEL) });

@@ -1,7 +1,7 @@
 // The `openai` package, as its documentation uses it for images.
 import assert from "node:assert/strict";
 import OpenAI, { toFile } from "openai";
-import { API_KEY, MODEL, SERVICE_URL, makeImage, sizeOf } from "./service.mjs";
+import { API_KEY, MODEL, SERVICE_URL, fetchWithoutKey, formatOf, makeImage, sizeOf } from "./service.mjs";
 
 const client = new OpenAI({ apiKey: API_KEY, baseURL: `${SERVICE_URL}/v1`, maxRetries: 0 });
 
@@ -25,6 +25,23 @@ export async function what_leaves_the_choice_to_the_service_is_accepted() {
     user: "somebody",
   });
   assert.equal(answer.data.length, 1);
+}
+
+export async function an_image_is_compressed_as_asked() {
+  const body = { model: MODEL, prompt: "a cat", size: "256x256", output_format: "jpeg" };
+  const [coarse, fine] = await Promise.all(
+    [10, 95].map(async (output_compression) => {
+      const answer = await client.images.generate({ ...body, output_compression });
+      return Buffer.from(answer.data[0].b64_json, "base64");
+    }),
+  );
+  assert.deepEqual([formatOf(coarse), formatOf(fine)], ["jpeg", "jpeg"]);
+  assert.ok(coarse.length < fine.length, `${coarse.length} bytes, ${fine.length} bytes`);
+}
+
+export async function an_address_in_place_of_the_image_needs_no_key() {
+  const answer = await client.images.generate({ model: MODEL, prompt: "a cat", size: "64x64", response_format: "url" });
+  assert.deepEqual(sizeOf(await fetchWithoutKey(answer.data[0].url)), [64, 64]);
 }
 
 export async function an_image_is_edited() {

@@ -1,6 +1,7 @@
 """A gateway on a loopback port, with stores in memory and a stand-in for workers. No torch."""
 
 import asyncio
+import base64
 import threading
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ MODEL = "tiny/sd15"
 IDENTITY = build_identity(ModelConfig(name=MODEL, source="/nowhere"))  # of what workers hold
 WARNING = 'the prompt is "too long" for 夜明け'  # what the stand-in says of that prompt
 START_TIMEOUT_SECONDS = 20.0
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a signing secret of 32 bytes....").decode()
 
 
 def wait_for(condition: Callable[[], T], timeout_seconds: float = 10.0) -> T:
@@ -224,7 +226,7 @@ class RunningGateway:
             metrics=self.metrics,
             live=LiveConfig(self._config),
             ending=self.ending,
-            is_signing_configured=self._is_signing_configured,
+            webhook_secrets=(WEBHOOK_SECRET,) if self._is_signing_configured else (),
         )
 
         async def render_metrics() -> bytes:

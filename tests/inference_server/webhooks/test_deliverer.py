@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.generation.request import WebhookTarget
+from easel_server.generation.request import WebhookTarget, derive_webhook_secret
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import Stores, open_memory_stores
@@ -122,7 +122,10 @@ async def test_a_finished_job_is_reported_with_a_signature_that_verifies(
     assert verified == {"id": "a", "status": "Canceled", "prompt": "Öl"}
 
 
-@pytest.mark.parametrize("known", [SECRET, NEW_SECRET])
+OWN_SECRETS = [derive_webhook_secret(secret, "anonymous") for secret in (SECRET, NEW_SECRET)]
+
+
+@pytest.mark.parametrize("known", [SECRET, NEW_SECRET, *OWN_SECRETS])
 async def test_while_keys_rotate_receivers_verify_by_either(
     stores: Stores, metrics: ServerMetrics, clock: FakeClock, known: str
 ) -> None:
@@ -132,8 +135,9 @@ async def test_while_keys_rotate_receivers_verify_by_either(
         assert await deliverer.attempt(await delivery_of(stores)) == DeliveryOutcome.DELIVERED
     received = receiver.received[0]
     assert Webhook(known).verify(received.body, received.headers)
-    with pytest.raises(WebhookVerificationError):
-        Webhook(OTHER_SECRET).verify(received.body, received.headers)
+    for stranger in (OTHER_SECRET, derive_webhook_secret(SECRET, "another customer")):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(stranger).verify(received.body, received.headers)
 
 
 async def test_a_failing_receiver_is_tried_again_with_the_same_id_until_it_answers(

@@ -22,7 +22,7 @@ from easel_server.api.context import Api, ApiContext
 from easel_server.api.docs.routes import add_docs_routes
 from easel_server.api.errors import install_error_handlers
 from easel_server.api.links import GENERATIONS_PATH
-from easel_server.api.openai.routes import OPENAI
+from easel_server.api.openai.routes import OPENAI, add_model_routes
 from easel_server.api.openapi import JOB_HEADERS, DescribedAPI
 from easel_server.api.playground.routes import add_playground_routes
 from easel_server.api.replicate.routes import REPLICATE
@@ -94,7 +94,7 @@ def build_context(
     ending: Ending,
     signer: LinkSigner | None = None,
     tracer: Tracer = NO_TRACER,
-    is_signing_configured: bool = False,
+    webhook_secrets: tuple[str, ...] = (),
 ) -> ApiContext:
     """What handlers work with, put together. ``model_facts`` and ``cost_model`` are asked at each request."""
     gateway = config.gateway
@@ -126,7 +126,7 @@ def build_context(
         decoders=Decoders(),
         streams=Streams(gateway.limits.max_streams, metrics, ending, is_shared=keys.are_asked_for),
         ending=ending,
-        is_signing_configured=is_signing_configured,
+        webhook_secrets=webhook_secrets,
     )
 
 
@@ -176,6 +176,7 @@ def build_gateway_app(
     app.router.route_class = HandlerRoute
     for api in APIS:
         api.add_routes(app.router, context)
+    add_model_routes(app.router, context)  # behind all that is more special: a model's name may hold anything
     are_metrics_private = has_metrics_port or config.gateway.api_keys_directory is not None
     add_probe_routes(
         app.router,

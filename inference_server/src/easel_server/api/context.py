@@ -39,12 +39,17 @@ class ApiContext:
     decoders: Decoders
     streams: Streams
     ending: Ending
-    is_signing_configured: bool  # whether webhooks can be signed, and so be sent
+    webhook_secrets: tuple[str, ...]  # that sign webhooks, the first for good; without any, none are sent
 
     @property
     def model_name(self) -> str:
         """Of the one model that is served."""
         return self.live.name
+
+    @property
+    def is_signing_configured(self) -> bool:
+        """Whether webhooks can be signed, and so be sent."""
+        return bool(self.webhook_secrets)
 
     def check_model(self, name: str | None) -> None:
         """Raise RefusalError (404) if a model is named that isn't the one that is served."""

@@ -10,6 +10,11 @@ from easel_server.generation.job import Job
 # A Host header as far as links are made of it: a name or an address, and a port.
 HOST_PATTERN: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
 PREDICTIONS_PATH = "/v1/predictions"
+ACCOUNT_PATH = "/v1/account"
+FILES_PATH = "/v1/files"
+WEBHOOKS_PATH = "/v1/webhooks"
+# What Replicate's clients ask for besides, all of which there is nothing of.
+REPLICATE_PATHS = ("/v1/trainings", "/v1/deployments", "/v1/collections", "/v1/hardware")
 GENERATIONS_PATH = "/v1/images/generations"
 EDITS_PATH = "/v1/images/edits"
 MODELS_PATH = "/v1/models"
@@ -33,7 +38,8 @@ def preview_part(index: int | str) -> str:
 
 def is_prediction_path(path: str) -> bool:
     """Whether Replicate's API is spoken there."""
-    return path.startswith(PREDICTIONS_PATH) or (path.startswith(MODELS_PATH) and path.endswith("/predictions"))
+    is_of_model = path.startswith(MODELS_PATH) and ("/predictions" in path or "/versions" in path)
+    return is_of_model or path.startswith((PREDICTIONS_PATH, ACCOUNT_PATH, FILES_PATH, WEBHOOKS_PATH, *REPLICATE_PATHS))
 
 
 class Links:

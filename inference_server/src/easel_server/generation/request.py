@@ -1,9 +1,10 @@
 """A client's request as all APIs agree on it: what was asked for, by whom, and how it is to be served. Pure values."""
 
+import base64
 import hashlib
+import hmac
 import re
 import secrets
-from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +14,7 @@ from typing import Any, Final
 from easel_contract.schema import Model
 from easel_contract.server_config import Priority, RateLimitConfig
 
+STANDARD_WEBHOOKS: Final = "whsec_"
 AGE_PATTERN: Final = re.compile(r'"?([0-9]{1,10})"?')
 ID_CHARACTERS: Final = 26  # of base32: 130 bits
 ID_BYTES: Final = 20  # random ones, a whole number of base32's groups
@@ -36,6 +38,16 @@ class WebhookTarget(Model):
 
     url: str
     events: tuple[str, ...] = ("completed",)
+
+
+def derive_webhook_secret(secret: str, owner: str) -> str:
+    """The customer's own secret for webhooks, of one of the service's: it verifies what is sent for this customer.
+
+    So a customer can be given one that says nothing of the service's own or of anybody else's. In the form of
+    https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    key = base64.b64decode(secret.removeprefix(STANDARD_WEBHOOKS))
+    return STANDARD_WEBHOOKS + base64.b64encode(hmac.digest(key, f"webhooks of {owner}".encode(), "sha256")).decode()
 
 
 @dataclass(frozen=True)
@@ -143,4 +155,4 @@ def job_id_for_client_id(owner: str, client_id: str) -> str:
 
 
 def _to_id(data: bytes) -> str:
-    return b32encode(data).decode("ascii").lower()[:ID_CHARACTERS]
+    return base64.b32encode(data).decode("ascii").lower()[:ID_CHARACTERS]

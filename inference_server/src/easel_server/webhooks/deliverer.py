@@ -23,6 +23,7 @@ from opentelemetry.trace import SpanKind, Tracer
 from opentelemetry.util.types import Attributes
 from standardwebhooks import Webhook
 
+from easel_server.generation.request import derive_webhook_secret
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.outbox.interface import Delivery, WebhookOutbox
 from easel_server.telemetry.logs import logged_for
@@ -77,7 +78,7 @@ class Deliverer:
     ) -> None:
         self._outbox = outbox
         self._client = client
-        self._signers = [Webhook(secret) for secret in signing_secrets]
+        self._secrets = tuple(signing_secrets)
         self._build_body = build_body
         self._metrics = metrics
         self._now = now
@@ -170,8 +171,7 @@ class Deliverer:
             "user-agent": USER_AGENT,
             "webhook-id": delivery.id,
             "webhook-timestamp": str(int(now.timestamp())),
-            # One for each key: while keys change, receivers know the old one or the new one.
-            "webhook-signature": " ".join(signer.sign(delivery.id, now, body.decode()) for signer in self._signers),
+            "webhook-signature": self._sign(delivery, now, body.decode()),
         }
         with open_span(
             self._tracer,
@@ -185,6 +185,11 @@ class Deliverer:
             async with self._client.stream("POST", delivery.url, content=body, headers=headers) as response:
                 span.set_attribute("http.response.status_code", response.status_code)
                 return response.status_code  # the body is not read: it may be endless
+
+    def _sign(self, delivery: Delivery, now: datetime, body: str) -> str:
+        """For each key, by it and by the customer's own of it: receivers know any of them, and keys may just change."""
+        own = (derive_webhook_secret(secret, delivery.job.owner) for secret in self._secrets)
+        return " ".join(Webhook(secret).sign(delivery.id, now, body) for secret in (*self._secrets, *own))
 
     async def _retry(self, delivery: Delivery, reason: str) -> DeliveryOutcome:
         delay_seconds = retry_delay_seconds(delivery.attempt, self._chance())

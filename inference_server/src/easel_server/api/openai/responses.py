@@ -70,6 +70,10 @@ class ModelAnswer(BaseModel):
     engine: str | None
     tasks: list[str]
     samplers: list[str]
+    owner: str | None = None  # of a name with a slash, as Replicate's API has it
+    name: str | None = None
+    visibility: str | None = None
+    latest_version: dict[str, str] | None = None
 
 
 class ModelsAnswer(BaseModel):
@@ -128,6 +132,9 @@ def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[s
 def build_model(name: str, facts: ModelFacts) -> dict[str, Any]:
     """A model, with extensions; what generates isn't known until a worker has loaded the model."""
     model = {"id": name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
+    owner, slash, short = name.rpartition("/")
+    if slash:  # Replicate's clients look for a model at the same address, by an owner and a name
+        model |= {"owner": owner, "name": short, "visibility": "private", "latest_version": {"id": name}}
     return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}
 
 

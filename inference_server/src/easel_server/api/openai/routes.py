@@ -55,7 +55,11 @@ def add_openai_routes(router: APIRouter, context: ApiContext) -> None:
     ):
         extra = {**body, **GENERATION_HEADERS}
         router.add_api_route(path, handler, methods=["POST"], tags=IMAGES_TAGS, responses=images, openapi_extra=extra)
-    # A Hub id holds a slash, hence the path converter.
+
+
+def add_model_routes(router: APIRouter, context: ApiContext) -> None:
+    """Of models. A Hub id holds a slash, hence the path converter, and whatever lies below a model goes first."""
+    handlers = OpenAIHandlers(context)
     for path, get, answer in (
         (MODELS_PATH, handlers.list_models, ModelsAnswer),
         (f"{MODELS_PATH}/{{name:path}}", handlers.get_model, ModelAnswer),

@@ -31,6 +31,7 @@ from easel_server.api.links import (
     preview_part,
 )
 from easel_server.api.openapi import describe_body
+from easel_server.api.replicate.account import add_account_routes
 from easel_server.api.replicate.errors import build_prediction_error
 from easel_server.api.replicate.fields import (
     PredictionBody,
@@ -90,6 +91,7 @@ def add_prediction_routes(router: APIRouter, context: ApiContext) -> None:
         ("GET", f"{one}/previews/{{index}}", handlers.get_preview, preview),
     ):
         router.add_api_route(path, handler, methods=[method], tags=TAGS, **description)
+    add_account_routes(router, context)
 
 
 REPLICATE: Final = Api(add_prediction_routes, is_spoken_at=is_prediction_path, build_error=build_prediction_error)
