@@ -91,7 +91,7 @@ def test_deletion_cleans_up(services: Services) -> None:
 def test_a_deleted_service_answers_its_waiters_and_the_next_of_its_name_inherits_nothing(services: Services) -> None:
     asleep = tiny("handed-on", replicas=0, scaling=None)  # so that what is asked for waits
     name = services.apply(asleep)
-    services.wait_for(name, "Progressing", "False", "Complete")
+    services.wait_for(name, "Progressing", "True", "Complete")
     with forwarded(services.cluster, name) as url, httpx2.Client(base_url=url, timeout=60) as client:
         first = client.post("/v1/predictions", json={"input": {"prompt": "a secret"}}).json()
         request = {"prompt": "another", "stream": True}
@@ -103,7 +103,7 @@ def test_a_deleted_service_answers_its_waiters_and_the_next_of_its_name_inherits
     wait_until(lambda: services.children(name), lambda left: not left, "no child left", 60)
 
     services.apply(asleep)
-    services.wait_for(name, "Progressing", "False", "Complete")
+    services.wait_for(name, "Progressing", "True", "Complete")
     with forwarded(services.cluster, name) as url, httpx2.Client(base_url=url, timeout=60) as client:
         assert client.get(f"/v1/predictions/{first['id']}").status_code == 404
         second = client.post("/v1/predictions", json={"input": {"prompt": "mine"}})
@@ -113,7 +113,7 @@ def test_a_deleted_service_answers_its_waiters_and_the_next_of_its_name_inherits
 def test_a_redis_that_is_gone_does_not_keep_a_deleted_service(services: Services) -> None:
     kubectl = services.cluster.kubectl
     name = services.apply(tiny("let-go", replicas=0, scaling=None))
-    services.wait_for(name, "Progressing", "False", "Complete")
+    services.wait_for(name, "Progressing", "True", "Complete")
     kubectl("scale", "statefulset/easel-redis", "-n", NAMESPACE, "--replicas=0")
     try:
         kubectl("delete", "sds", name, "--timeout=90s")
