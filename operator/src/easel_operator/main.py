@@ -197,7 +197,7 @@ class Operator:
         """
         QUEUE_LENGTH.set_function(lambda: len(self._queue))
         SERVICES.set_function(lambda: len(self._services))
-        WRITES.set_function(lambda: self._writer.writes)
+        WRITES.count = lambda: self._writer.writes
         IS_LEADER.set_function(self._leadership.is_leader)
         await self._health_server.serve(self._config.health_port)
         stop, kopf_ready, kopf_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
