@@ -38,6 +38,7 @@ from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_
 from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
+from easel_operator.logs import logged_for
 from easel_operator.objects import Json, ObjectKey, ServiceKey, is_owned_by
 from easel_operator.operator_metrics import DESIRED_REPLICAS, FAULTS, PROPOSED_REPLICAS, TICK_FAILURES, TICK_SECONDS
 
@@ -138,7 +139,8 @@ class ScalingLoop:
         its workers are held, since its figures get old, and the others go on being scaled."""
         async with self._slots:
             try:
-                return key if await self._scale_service(key, service) else None
+                with logged_for(key):
+                    return key if await self._scale_service(key, service) else None
             except Exception:
                 TICK_FAILURES.inc()
                 logger.exception("%s: it wasn't scaled at this tick, and begins anew with what its status says", key)
