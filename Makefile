@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside walk soak crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside walk soak soak-faults crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -57,6 +57,9 @@ bench-beside: setup ## This tree beside an older commit on the same machine, int
 
 soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEED=n replays, SOAK_JOBS=n)
 	SOAK_JOBS=$${SOAK_JOBS:-2000} $(VENV)/pytest -s tests/soak
+
+soak-faults: setup ## What clients get from a full, evicting or wiped Redis, a rolled gateway, a flood, into benchmarks/results/soak-faults.json (REV=commit: as before)
+	$(VENV)/python -m benchmarks.soak_faults $(if $(REV),--rev $(REV)) $(ONLY)
 
 bench-autoscaler: setup ## Easel against others' autoscalers on TRACES (CSV files), into benchmarks/results/autoscaler.json (OURS=1: Easel only; QUICK=1: print a part)
 	$(VENV)/python -m benchmarks.autoscaler $(if $(QUICK),--quick) $(if $(OURS),--ours) $(TRACES)

@@ -18,17 +18,30 @@ SCRAPE_INTERVAL = "1s"
 
 
 class PrometheusServer:
-    """Scrapes targets every second. ``scrapes``: a job's name → its static_configs. ``web``: its web configuration."""
+    """Scrapes targets every second. ``scrapes``: a job's name → its static_configs. ``web``: its web configuration.
+
+    ``settings``: a job's name → what else its scrape_config says. ``rules``: a file of rules.
+    """
 
     def __init__(
-        self, scrapes: Mapping[str, Sequence[Mapping[str, Any]]], web: Mapping[str, Any] | None = None
+        self,
+        scrapes: Mapping[str, Sequence[Mapping[str, Any]]],
+        web: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        rules: Mapping[str, Any] | None = None,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="easel-prometheus-")
         self._folder = Path(self._directory.name)
-        jobs = [{"job_name": name, "static_configs": list(targets)} for name, targets in scrapes.items()]
-        interval = {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL}
+        jobs = [
+            {"job_name": name, "static_configs": list(targets), **(settings or {}).get(name, {})}
+            for name, targets in scrapes.items()
+        ]
+        intervals = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), SCRAPE_INTERVAL)
+        configuration = {"global": intervals, "scrape_configs": jobs, "rule_files": [str(self._folder / "rules.yml")]}
         # JSON is YAML too.
-        (self._folder / "prometheus.yml").write_text(json.dumps({"global": interval, "scrape_configs": jobs}))
+        (self._folder / "prometheus.yml").write_text(json.dumps(configuration))
+        (self._folder / "rules.yml").write_text(json.dumps(rules or {"groups": []}))
         (self._folder / "web.yml").write_text(json.dumps(web or {}))
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))

@@ -35,6 +35,7 @@ from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
+from easel_operator.logs import configure_logging
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import CHILD_RESOURCES, PODS, SECRETS, SERVICES_OF_EASEL, Json
 from easel_operator.operator_metrics import IS_LEADER, QUEUE_LENGTH, SERVICES, WRITES
@@ -60,8 +61,7 @@ def main() -> None:
         config = OperatorConfig.from_environment(os.environ)
     except ConfigurationError as error:
         sys.exit(str(error))
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(config.log_level)))
+    configure_logging(config.log_level)
     collect_garbage_seldom()
     sys.exit(asyncio.run(run_operator(config)))
 
@@ -197,7 +197,7 @@ class Operator:
         """
         QUEUE_LENGTH.set_function(lambda: len(self._queue))
         SERVICES.set_function(lambda: len(self._services))
-        WRITES.set_function(lambda: self._writer.writes)
+        WRITES.count = lambda: self._writer.writes
         IS_LEADER.set_function(self._leadership.is_leader)
         await self._health_server.serve(self._config.health_port)
         stop, kopf_ready, kopf_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()

@@ -1,14 +1,16 @@
 """Metrics of the operator itself, served at /metrics of its health port."""
 
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 RECONCILES: Final = Counter("easel_operator_reconciles", "Reconciliations of services.", ["outcome"])
 RECONCILE_SECONDS: Final = Histogram("easel_operator_reconcile_seconds", "Time that one reconciliation took.")
 QUEUE_LENGTH: Final = Gauge("easel_operator_queue_length", "Services that wait to be reconciled.")
 SERVICES: Final = Gauge("easel_operator_services", "Services that the operator knows.")
-WRITES: Final = Gauge("easel_operator_api_writes", "Writes to the Kubernetes API since the start.")
 TICK_SECONDS: Final = Histogram("easel_operator_scaling_tick_seconds", "Time that one tick of the scaling loop took.")
 TICK_FAILURES: Final = Counter(
     "easel_operator_scaling_failures", "Ticks at which a service couldn't be scaled for a fault of the operator's own."
@@ -34,3 +36,28 @@ SWEPT_KEYS: Final = Counter(
     "easel_operator_swept_keys", "Keys in Redis that deleted services had left, and that a sweep deleted."
 )
 IS_LEADER: Final = Gauge("easel_operator_is_leader", "1 on the replica that writes.")
+
+
+class _WritesCollector(Collector):
+    """Writes to the API, as a counter, and under the name and type that earlier releases gave it.
+
+    prometheus-client's Counter reserves its name without ``_total``, which is the old one.
+    """
+
+    def __init__(self) -> None:
+        self.count: Callable[[], int] = lambda: 0
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Writes to the Kubernetes API since the start."
+        counter = CounterMetricFamily("easel_operator_api_writes", text)
+        counter.add_metric([], self.count())
+        yield counter
+        old = GaugeMetricFamily(
+            "easel_operator_api_writes", f"{text} An older name: use easel_operator_api_writes_total."
+        )
+        old.add_metric([], self.count())
+        yield old
+
+
+WRITES: Final = _WritesCollector()
+REGISTRY.register(WRITES)

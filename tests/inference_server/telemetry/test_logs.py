@@ -4,20 +4,20 @@ import asyncio
 import json
 import logging
 
-from easel_server.telemetry.logs import JsonFormatter, logged_for
+from easel_server.telemetry.logs import RequestFormatter, logged_for
 from easel_server.telemetry.tracing import NO_TRACER, open_span
 
 RECORD = {"name": "easel", "levelname": "INFO", "msg": "job %s", "args": ("j1",), "seconds": 2.5}
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
-def write(formatter: JsonFormatter | None = None):
-    return json.loads((formatter or JsonFormatter()).format(logging.makeLogRecord(RECORD)))
+def write(formatter: RequestFormatter | None = None):
+    return json.loads((formatter or RequestFormatter()).format(logging.makeLogRecord(RECORD)))
 
 
 def test_a_line_is_an_object_with_its_extras_its_request_and_its_trace():
     with logged_for("r1"), open_span(NO_TRACER, "request", parent=f"00-{TRACE_ID}-b7ad6b7169203331-01"):
-        line = write(JsonFormatter(is_traced=True))
+        line = write(RequestFormatter(is_traced=True))
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "level": "info",

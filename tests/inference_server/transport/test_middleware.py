@@ -31,6 +31,15 @@ def test_requests_are_counted_by_route_template_and_code(client, gateway):
     assert change["refusal", "not_found"] == 3
 
 
+def test_probes_and_scrapes_are_not_counted_as_clients_requests(client, gateway):
+    before = gateway.metrics.counts.copy()
+    for path in ("/healthz", "/readyz", "/metrics"):
+        client.get(path)
+    client.get("/v1/models")
+    wait_for(lambda: (gateway.metrics.counts - before)["request", "/v1/models", "200"] == 1)
+    assert [key for key in gateway.metrics.counts - before if key[0] == "request"] == [("request", "/v1/models", "200")]
+
+
 def test_unknown_paths_and_methods_get_the_apis_error_shape(client):
     assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
     assert client.delete("/v1/predictions/x").json()["status"] == 405

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
 from easel_contract import names
-from easel_operator.cluster.client import ApiRefusedError
+from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.cluster.informer import Informer, trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.objects import DEPLOYMENTS, PODS, Json, ObjectKey
+from kubernetes.aio.client import Configuration
 
 from tests.operator.fake_api import FakeApi
 from tests.support.eventually import eventually
@@ -23,7 +25,7 @@ def pod(name: str, version: int = 0) -> Json:
 
 
 @asynccontextmanager
-async def run_informer(api: FakeApi) -> AsyncIterator[tuple[Informer, ObjectStore]]:
+async def run_informer(api: KubernetesClient) -> AsyncIterator[tuple[Informer, ObjectStore]]:
     store = ObjectStore(on_change=lambda _: None)
     informer = Informer(api, PODS, store, namespace="ns", monotonic=lambda: 0.0)
     task = asyncio.create_task(informer.run())
@@ -62,6 +64,44 @@ async def test_a_watch_that_ends_is_continued_without_a_list() -> None:
         api.watches[-1].put_nowait(None)
         await eventually(lambda: asyncio.sleep(0, len(api.watches) == 2))
         assert informer.lists == 1
+
+
+@pytest.fixture
+async def quiet_server() -> AsyncIterator[tuple[str, list[str]]]:
+    """An API server of a kind that never changes: a watch is accepted, and nothing ever comes."""
+    asked: list[str] = []
+    may_end = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.query.get("resourceVersion", "list"))
+        if "watch" not in request.query:
+            return web.json_response({"items": [], "metadata": {"resourceVersion": "7"}})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await may_end.wait()
+        return response
+
+    application = web.Application()
+    application.router.add_get(PATH, answer)
+    runner = web.AppRunner(application, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", asked
+    may_end.set()
+    await runner.cleanup()
+
+
+async def test_a_kind_that_never_changes_is_watched_on_without_a_word_and_without_a_list(
+    quiet_server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("easel_operator.cluster.client.WATCH_SILENCE_SECONDS", 0.1)
+    url, asked = quiet_server
+    client = KubernetesClient(Configuration(host=url))
+    async with run_informer(client):
+        await eventually(lambda: asyncio.sleep(0, len(asked) >= 4))
+    await client.close()
+    assert asked[:4] == ["list", "7", "7", "7"]
+    assert caplog.messages == []
 
 
 async def test_after_410_gone_it_lists_anew_and_drops_what_went_meanwhile() -> None:

@@ -18,6 +18,7 @@ from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.objects import DEPLOYMENTS, PODS, Json, ServiceKey, to_service_key
+from prometheus_client import REGISTRY, generate_latest
 
 from tests.operator.fake_api import FakeApi
 from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, build_pod, build_service
@@ -356,3 +357,39 @@ def test_a_pod_is_asked_on_its_metrics_port_and_one_of_an_earlier_release_on_the
     new, old = pod_with("new", {"http": 8080, "metrics": 9090}), pod_with("old", {"http": 8080})
     ports = {pod.name: pod.metrics_port for pod in read_pods((new, old), names.COMPONENT_GATEWAY, NOW)}
     assert ports == {"new": 9090, "old": 8080}
+
+
+def read_replicas(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"namespace": "studio", "service": "painter", **labels})
+
+
+async def test_figures_of_a_service_that_nobody_scales_any_more_are_gone() -> None:
+    bench = Bench()
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
+    bench.scraper.depth = 7
+    await bench.tick()
+    assert read_replicas("easel_operator_desired_replicas") == 4
+    assert read_replicas("easel_operator_proposed_replicas", signal="easel_replicas_for_queue") is not None
+    fixed = build_service({"model": HUB_MODEL, "replicas": 2})
+    fixed["metadata"] |= {"generation": 4, "resourceVersion": "1001"}
+    bench.services.put(fixed)
+    await bench.tick()
+    await bench.tick()
+    assert read_replicas("easel_operator_desired_replicas") is None
+    assert read_replicas("easel_operator_proposed_replicas", signal="easel_replicas_for_queue") is None
+
+
+async def test_figures_of_a_service_that_is_gone_are_gone() -> None:
+    bench = Bench()
+    bench.add(build_service(SERVICE), GATEWAY, WORKER)
+    await bench.tick()
+    assert read_replicas("easel_operator_desired_replicas") is not None
+    bench.services.forget(KEY)
+    await bench.tick()
+    assert read_replicas("easel_operator_desired_replicas") is None
+
+
+def test_writes_are_a_counter_and_keep_their_older_name() -> None:
+    page = generate_latest().decode()
+    assert "# TYPE easel_operator_api_writes_total counter" in page
+    assert "# TYPE easel_operator_api_writes gauge" in page

@@ -1,28 +1,20 @@
-"""Log lines as JSON on standard output, one object a line: what log collectors expect of a container.
-
-Each line names the request that it is about, in the gateway and in the worker alike, and its trace if there is one. The
-formatter is our own: docs/decisions/2026-11-26-log-lines.md.
+"""The server's log lines: JSON on standard output, each naming the request that it is about, in the gateway and in the
+worker alike, and its trace if there is one.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import Any
+
+from easel_contract.log_lines import JsonFormatter
 
 from easel_server.telemetry.tracing import current_trace_id
 
 # The id of the HTTP request that the current task works for.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-
-# What every LogRecord has; anything else came in through ``extra=``.
-STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-# Made once: json.dumps makes a new one for every call that asks for more than the defaults.
-ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
 
 
 @contextmanager
@@ -35,30 +27,20 @@ def logged_for(request: str | None) -> Iterator[None]:
         request_id.reset(token)
 
 
-class JsonFormatter(logging.Formatter):
-    """Time, level, logger and message, the request and the trace, then the fields given by ``extra=``."""
+class RequestFormatter(JsonFormatter):
+    """Adds the request that the line is about, and its trace."""
 
     def __init__(self, *, is_traced: bool = False) -> None:
         """``is_traced``: whether to look for a trace; it costs a little in each line."""
         super().__init__()
         self._is_traced = is_traced
 
-    def format(self, record: logging.LogRecord) -> str:
-        """One line of JSON."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
+    def add_context(self, line: dict[str, Any]) -> None:
+        """What the current task works for."""
         if (request := request_id.get()) is not None:
             line["request_id"] = request
         if self._is_traced and (trace_id := current_trace_id()) is not None:
             line["trace_id"] = trace_id
-        line |= {name: value for name, value in vars(record).items() if name not in STANDARD_ATTRIBUTES}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return ENCODER.encode(line)
 
 
 def configure_logging(level: str, *, is_traced: bool = False) -> None:
@@ -66,7 +48,7 @@ def configure_logging(level: str, *, is_traced: bool = False) -> None:
     # What no line shows needn't be found out: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter(is_traced=is_traced))
+    handler.setFormatter(RequestFormatter(is_traced=is_traced))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # One line a request of ours, none of theirs.
     for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "uvicorn.access", "uvicorn.error", "urllib3"):

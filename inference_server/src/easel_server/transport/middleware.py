@@ -104,7 +104,8 @@ class RequestMiddleware:
 
     def _note(self, scope: Scope, code: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
-        self._metrics.count_request(route, code)
+        if scope["path"] not in PROBES:  # the kubelet's and Prometheus' requests aren't clients'
+            self._metrics.count_request(route, code)
         level = logging.DEBUG if scope["path"] in PROBES or QUIET in scope else logging.INFO
         if logger.isEnabledFor(level):
             extra = {"method": scope["method"], "route": route, "code": code, "duration_seconds": round(seconds, 4)}

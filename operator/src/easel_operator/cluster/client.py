@@ -17,7 +17,9 @@ from easel_operator.objects import Json, Resource
 REQUEST_TIMEOUT_SECONDS: Final = 30
 CONNECTIONS: Final = 64
 LIST_PAGE_SIZE: Final = 500
-# The API server sends a bookmark about every minute, so a stream that is silent for longer is dead (kopf#957).
+# The API server sends a bookmark about every minute, so a stream that is silent for longer may be dead (kopf#957); or
+# its kind has seen no change since the server started, and such a kind gets no bookmarks. Either way the watch is begun
+# anew where it was, and nothing is missed.
 WATCH_SILENCE_SECONDS: Final = 90
 
 JSON: Final = "application/json"
@@ -200,11 +202,11 @@ class KubernetesClient:
         return answer
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
-        """Events of a watch until the server ends it.
+        """Events of a watch until the server ends it, or has said nothing for WATCH_SILENCE_SECONDS.
 
         Raises:
             ApiRefusedError: the server refused, or the stream carried an error (status 410: list anew).
-            ApiUnreachableError: the connection broke or was silent for WATCH_SILENCE_SECONDS.
+            ApiUnreachableError: the connection broke, or there was no answer at all.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SILENCE_SECONDS)
         try:
@@ -212,7 +214,7 @@ class KubernetesClient:
             async with response:
                 if response.status >= HTTPStatus.BAD_REQUEST:
                     raise _to_refusal("WATCH", path, response.status, await response.read())
-                async for line in response.content:
+                async for line in _read_until_silent(response.content):
                     event: Json = json.loads(line)
                     if event["type"] == "ERROR":
                         raise _to_refusal("WATCH", path, event["object"].get("code", 500), json.dumps(event["object"]))
@@ -244,6 +246,18 @@ class KubernetesClient:
         )
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+async def _read_until_silent(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines until the stream ends or the time-out of its socket comes."""
+    while True:
+        try:
+            line = await stream.readline()
+        except TimeoutError:
+            return
+        if not line:
+            return
+        yield line
 
 
 def _to_refusal(method: str, path: str, status: int, content: str | bytes) -> ApiRefusedError:

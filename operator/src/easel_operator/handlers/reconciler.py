@@ -20,6 +20,7 @@ from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.handlers.work_queue import WorkQueue
+from easel_operator.logs import logged_for
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import (
     RESOURCE_BY_KIND,
@@ -76,26 +77,30 @@ class Reconciler:
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
-            started = time.perf_counter()
-            try:
-                is_settled = await self.reconcile(key)
-            except KubernetesError as error:
-                delay_seconds = self._queue.retry(key)
-                RECONCILES.labels("error").inc()
-                logger.warning("Reconciling %s failed, trying again in %.1f s: %s", key, delay_seconds, error)
-                continue
-            except Exception as error:
-                # What goes wrong with one service is its own affair: the others go on being looked after.
-                logger.exception("Reconciling %s met a fault of the operator's own, trying again later", key)
-                await self._report_fault(key, error)
-                self._queue.retry(key)
-                continue
-            RECONCILE_SECONDS.observe(time.perf_counter() - started)
-            RECONCILES.labels("settled" if is_settled else "refused").inc()
-            if is_settled:
-                self._queue.done(key)
-            else:
-                self._queue.retry(key)
+            with logged_for(key):
+                await self._work_on(key)
+
+    async def _work_on(self, key: ServiceKey) -> None:
+        started = time.perf_counter()
+        try:
+            is_settled = await self.reconcile(key)
+        except KubernetesError as error:
+            delay_seconds = self._queue.retry(key)
+            RECONCILES.labels("error").inc()
+            logger.warning("Reconciling %s failed, trying again in %.1f s: %s", key, delay_seconds, error)
+            return
+        except Exception as error:
+            # What goes wrong with one service is its own affair: the others go on being looked after.
+            logger.exception("Reconciling %s met a fault of the operator's own, trying again later", key)
+            await self._report_fault(key, error)
+            self._queue.retry(key)
+            return
+        RECONCILE_SECONDS.observe(time.perf_counter() - started)
+        RECONCILES.labels("settled" if is_settled else "refused").inc()
+        if is_settled:
+            self._queue.done(key)
+        else:
+            self._queue.retry(key)
 
     async def reconcile(self, key: ServiceKey) -> bool:
         """Bring one service to what its spec asks for; False if a child was refused and is worth another try.

@@ -38,8 +38,9 @@ from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_
 from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
+from easel_operator.logs import logged_for
 from easel_operator.objects import Json, ObjectKey, ServiceKey, is_owned_by
-from easel_operator.operator_metrics import DESIRED_REPLICAS, PROPOSED_REPLICAS, TICK_FAILURES, TICK_SECONDS
+from easel_operator.operator_metrics import DESIRED_REPLICAS, FAULTS, PROPOSED_REPLICAS, TICK_FAILURES, TICK_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class ServiceState:
     longest_job_seconds: int = 0
     waiting_since: datetime | None = None  # requests wait, and no worker is ready
     observation: Observation | None = None
+    is_shown: bool = False  # whether what the planner asks for is among the metrics
     spec: StableDiffusionServiceSpec | None = None
     spec_generation: int = -1
 
@@ -137,11 +139,14 @@ class ScalingLoop:
         its workers are held, since its figures get old, and the others go on being scaled."""
         async with self._slots:
             try:
-                return key if await self._scale_service(key, service) else None
+                with logged_for(key):
+                    return key if await self._scale_service(key, service) else None
             except Exception:
                 TICK_FAILURES.inc()
                 logger.exception("%s: it wasn't scaled at this tick, and begins anew with what its status says", key)
+                FAULTS.labels("scaling").inc()
                 self._states.pop(key, None)
+                _forget_series(key)
                 return key
 
     async def _scale_service(self, key: ServiceKey, service: Json) -> bool:
@@ -208,9 +213,12 @@ class ScalingLoop:
         if spec is None or spec.scaling is None:
             self._metrics_server.forget(key.namespace, key.name)
             self._shared.decisions.pop(key, None)
+            if state.is_shown:
+                _forget_series(key)  # a figure that stays would lie
+                state.is_shown = False
             return None
         decision = plan(observation, state.planner, spec.scaling, now)
-        state.planner = decision.state
+        state.planner, state.is_shown = decision.state, True
         DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.desired_replicas)
         for signal, replicas in decision.proposals.items():
             PROPOSED_REPLICAS.labels(key.namespace, key.name, signal).set(replicas)
@@ -280,9 +288,13 @@ class ScalingLoop:
         for key in self._states.keys() - keys:
             del self._states[key]
             self._metrics_server.forget(key.namespace, key.name)
-            labels = {"namespace": key.namespace, "service": key.name}
-            DESIRED_REPLICAS.remove_by_labels(labels)
-            PROPOSED_REPLICAS.remove_by_labels(labels)
+            _forget_series(key)
+
+
+def _forget_series(key: ServiceKey) -> None:
+    labels = {"namespace": key.namespace, "service": key.name}
+    DESIRED_REPLICAS.remove_by_labels(labels)
+    PROPOSED_REPLICAS.remove_by_labels(labels)
 
 
 def _to_target(pod: PodStatus) -> ScrapeTarget:
