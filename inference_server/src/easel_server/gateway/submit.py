@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from easel_contract.server_config import GatewayConfig, Priority
+from easel_contract.server_config import CacheScope, GatewayConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.client_warnings import build_warning_headers
@@ -150,6 +150,7 @@ class Submitter:
             bare = parameters.model_copy(update={"seed": 0})
             parameters = parameters.model_copy(update={"seed": choose_seed(bare.model_dump_json())})
             is_seeded = True
+        sharer = request.customer.name if self._config.cache.scope is CacheScope.CUSTOMER else None
         may_be_cached = is_seeded and self._results.is_cache_enabled
         now = datetime.now(UTC)
         return Job(
@@ -169,7 +170,7 @@ class Submitter:
             wanted_previews=request.previews,
             request_id=request_id.get(),
             request_warnings=bound_warnings(request.warnings) if request.warnings else (),
-            cache_key=digest_parameters(parameters.cache_values) if may_be_cached else None,
+            cache_key=digest_parameters(parameters.cache_values, sharer) if may_be_cached else None,
         )
 
     def _fill_in(self, request: GenerationRequest, facts: ModelFacts) -> GenerationParameters:
