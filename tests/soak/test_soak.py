@@ -102,7 +102,7 @@ async def test_nothing_is_lost_and_nothing_ends_twice_while_processes_are_killed
                 await killing
             await until(lambda: not ledger.missing_webhooks(), WEBHOOK_SECONDS)
             await customers.look_again()
-            unfinished = await eventually(lambda: read_unfinished(world.urls[0]))
+            unfinished = await eventually(lambda: read_unfinished(world.metrics_url))
 
     sys.stdout.write(f"killed: {', '.join(world.killed)}\n")
     assert ledger.find_faults() == []
@@ -112,7 +112,7 @@ async def test_nothing_is_lost_and_nothing_ends_twice_while_processes_are_killed
 
 
 async def read_unfinished(url: str) -> dict[str, int] | None:
-    """What the gateway counts as unfinished; None while it can't say."""
+    """What is counted as unfinished; None while nobody can say."""
     async with httpx2.AsyncClient() as client:
         try:
             text = (await client.get(f"{url}/metrics")).text

@@ -26,6 +26,7 @@ from tests.support.server_process import ServerProcess
 GATEWAYS: Final = 2
 WORKERS: Final = 2
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes....").decode()
+LINK_KEY: Final = "a-key-of-links-that-all-gateways-share"
 LEASE_SECONDS: Final = 2
 MAX_ATTEMPTS: Final = 1000  # no job fails because its workers were killed
 
@@ -77,12 +78,18 @@ class World:
         """The gateways'."""
         return [gateway.url for gateway in self._gateways]
 
+    @property
+    def metrics_url(self) -> str:
+        """Where the queue's figures are: gateways, which ask for keys, show none on the port of their APIs."""
+        return self._workers[0].url
+
     def _build(self, role: str, number: int, config: ServerConfig) -> ServerProcess:
         port = find_free_port()
         environment = {
             names.ENV_REDIS_URL: self._redis.url,
             names.ENV_POD_NAME: f"{role}-{number}",
             names.ENV_WEBHOOK_SECRET: WEBHOOK_SECRET,
+            names.ENV_LINK_KEYS: LINK_KEY,
         }
         process = ServerProcess("--role", role, config=config, port=port, **environment)
         process.url = f"http://127.0.0.1:{port}"

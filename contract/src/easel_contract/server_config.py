@@ -165,6 +165,13 @@ class CacheBackend(StrEnum):
     MEMCACHED = "Memcached"
 
 
+class CacheScope(StrEnum):
+    """Whose images a request may be answered with."""
+
+    CUSTOMER = "Customer"  # those of the same customer; without keys everybody is one
+    SERVICE = "Service"  # anybody's: more hits, and one may learn that somebody asked for the very same before
+
+
 class CacheConfig(Model):
     """The result cache: identical requests with a seed are answered from it."""
 
@@ -193,6 +200,11 @@ class CacheConfig(Model):
     memcached_address: HostAndPort | None = Field(
         default=None,
         description="HOST:PORT of the Memcached; only with backend Memcached.",
+    )
+    scope: CacheScope = Field(
+        default=CacheScope.CUSTOMER,
+        description="Whose images a request may get, from the cache or by sharing an equal one under way: its own "
+        "customer's, or anybody's (Service), which tells one customer what others asked for.",
     )
     unseeded: bool = Field(
         default=False,

@@ -234,7 +234,7 @@ class Process:
             self._stores,
             model_facts=facts.look,
             cost_model=SharedCostModel(self._stores.jobs).look,
-            keys=KeyRing(Path(keys) if keys else None),
+            keys=KeyRing(Path(keys) if keys else None, asks_for_keys=lambda: self._live.asks_for_keys),
             signer=self._signer,
             metrics=self._metrics,
             live=self._live,

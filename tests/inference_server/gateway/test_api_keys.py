@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from contextlib import suppress
 
 import openai
 import pytest
@@ -74,9 +75,47 @@ def test_without_a_directory_everybody_is_anonymous():
     assert KeyRing(None).find_customer(None).name == "anonymous"
 
 
-def test_a_missing_directory_lets_nobody_in(tmp_path):
+@pytest.mark.parametrize("name", ["gone", "empty", "of-bad-entries", "a-file"])
+@pytest.mark.parametrize("header", [None, "Bearer alices-key"])
+def test_without_a_key_to_check_by_nobody_gets_in_and_hears_why(tmp_path, name, header):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "of-bad-entries").mkdir()
+    (tmp_path / "of-bad-entries" / "alice").write_text("{")
+    (tmp_path / "a-file").write_text("alices-key")
+    with pytest.raises(RefusalError, match="apiKeysSecretName") as caught:
+        KeyRing(tmp_path / name).find_customer(header)
+    assert (caught.value.status, caught.value.code) == (503, "api_keys_unavailable")
+    assert int(caught.value.headers["Retry-After"]) > 0
+
+
+def test_a_secret_that_is_made_later_lets_its_customers_in(tmp_path):
+    clock = Clock()
+    ring = KeyRing(tmp_path / "later", clock)
     with pytest.raises(RefusalError):
-        KeyRing(tmp_path / "gone").find_customer("Bearer alices-key")
+        ring.find_customer("Bearer alices-key")
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "alice").write_text("alices-key")
+    clock.now += 1.0
+    assert ring.find_customer("Bearer alices-key").name == "alice"
+
+
+def test_one_entry_that_cannot_be_read_harms_nobody_else(directory, caplog):
+    (directory / "carol").symlink_to("/proc/self/mem")  # a regular file whose first byte can't be read
+    assert KeyRing(directory).find_customer("Bearer alices-key").name == "alice"
+    assert "API keys of customer carol can't be read" in caplog.text
+
+
+def test_a_gateway_that_began_without_keys_lets_nobody_in_once_they_are_asked_for():
+    asked = [False]
+    ring = KeyRing(None, asks_for_keys=lambda: asked[0])
+    assert ring.find_customer(None).name == "anonymous"
+    asked[0] = True
+    for header in (None, "Bearer any"):
+        with pytest.raises(RefusalError, match="after this gateway began") as caught:
+            ring.find_customer(header)
+        assert caught.value.status == 503
+    asked[0] = False
+    assert ring.find_customer(None).name == "anonymous"
 
 
 def test_a_customer_has_several_keys_so_that_they_can_change(directory):
@@ -142,6 +181,27 @@ def test_a_directory_that_vanishes_for_a_moment_locks_nobody_out(directory):
     clock.now += 1.0
     assert ring.find_customer("Bearer bobs-key").name == "bob"
     moved.rename(directory)
+    clock.now += 60.0
+    assert ring.find_customer("Bearer bobs-key").name == "bob"
+
+
+def test_a_directory_that_stays_away_locks_everybody_out_and_nobody_becomes_anonymous(directory, caplog):
+    clock = Clock()
+    ring = KeyRing(directory, clock)
+    ring.find_customer("Bearer bobs-key")
+    moved = directory.rename(directory.with_name("moved"))
+    for _ in range(20):
+        clock.now += 1.0
+        with suppress(RefusalError):
+            assert ring.find_customer("Bearer bobs-key").name == "bob"
+    for header in ("Bearer bobs-key", None):
+        with pytest.raises(RefusalError, match="can't be read") as caught:
+            ring.find_customer(header)
+        assert caught.value.status == 503
+    assert len([line for line in caplog.messages if "can't be read" in line]) == 2, "once when, once when it is over"
+    moved.rename(directory)
+    clock.now += 1.0
+    assert ring.find_customer("Bearer bobs-key").name == "bob"
 
 
 @pytest.fixture

@@ -20,7 +20,10 @@ SPECS = st.builds(
         target_queue_depth=depth,
         scale_down_after_seconds=down,
         scale_to_zero_after_seconds=zero,
-        schedules=schedules,
+        schedules=tuple(
+            schedule.model_copy(update={"min_replicas": min(schedule.min_replicas, max(1, minimum + more))})
+            for schedule in schedules
+        ),
     ),
     st.integers(0, 5),
     st.integers(0, 30),

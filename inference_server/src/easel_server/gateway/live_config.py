@@ -1,8 +1,9 @@
-"""What of the configuration changes while a gateway runs: its model, and how far its service may scale.
+"""What of the configuration changes while a gateway runs: its model, how far its service may scale, and that keys are
+asked for, which it can't check but must not ignore.
 
-To roll gateways for them would end what waits there, and nothing else of a gateway changes with them; the operator
-leaves them out of what it rolls gateways for. In a cluster the configuration file is a ConfigMap's, which the kubelet
-renews in place, within about a minute.
+To roll gateways for the first two would end what waits there, and nothing else of a gateway changes with them; the
+operator leaves them out of what it rolls gateways for. In a cluster the configuration file is a ConfigMap's, which the
+kubelet renews in place, within about a minute.
 """
 
 import asyncio
@@ -26,6 +27,9 @@ class LiveConfig:
         self.model: ModelConfig = config.model
         self.engine: EngineKind = config.engine.kind
         self.max_workers: int | None = config.gateway.max_workers
+        # A gateway that began without keys can't check any. Its successors may never start, since what they need is
+        # missing; it then goes on, and must let nobody in.
+        self.asks_for_keys: bool = config.gateway.api_keys_directory is not None
         self._requested = find_requested_model(self.model, self.engine)
 
     @property
@@ -54,6 +58,7 @@ class LiveConfig:
     def change_to(self, config: ServerConfig) -> None:
         """This configuration holds from now on."""
         self.max_workers = config.gateway.max_workers
+        self.asks_for_keys = config.gateway.api_keys_directory is not None
         if (config.model, config.engine.kind) == (self.model, self.engine):
             return
         self.model, self.engine = config.model, config.engine.kind

@@ -43,6 +43,17 @@ def refuse_key(message: str) -> RefusalError:
     return RefusalError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
 
 
+def refuse_without_keys(problem: str) -> RefusalError:
+    """Keys are asked for, and there are none to check by: nobody gets in."""
+    return RefusalError(
+        503,
+        "api_keys_unavailable",
+        f"this service asks for API keys and can't check any: {problem}; whoever runs it must mend the Secret that "
+        f"spec.gateway.apiKeysSecretName names; try again in {KEYS_RETRY_SECONDS} s",
+        headers={"Retry-After": str(KEYS_RETRY_SECONDS)},
+    )
+
+
 def refuse_private_path(path: str) -> RefusalError:
     """A path for whoever runs the service, asked for on the port of its clients."""
     return RefusalError(
@@ -162,6 +173,7 @@ def refuse_to_nobody(before_what: str) -> RefusalError:
 NO_WORKERS_RETRY_SECONDS = 30  # about a worker's start; nothing better is known
 MAX_RETRY_SECONDS = 3600  # that a prediction is believed
 STORE_RETRY_SECONDS = 2
+KEYS_RETRY_SECONDS = 10
 STREAMS_RETRY_SECONDS = 5
 OPEN_REQUESTS_RETRY_SECONDS = 1
 ENDING_RETRY_SECONDS = 1  # another gateway takes requests already

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from easel_contract.server_config import GatewayConfig, Priority
+from easel_contract.server_config import CacheScope, GatewayConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.client_warnings import build_warning_headers
@@ -151,6 +151,7 @@ class Submitter:
             bare = parameters.model_copy(update={"seed": 0})
             parameters = parameters.model_copy(update={"seed": choose_seed(bare.model_dump_json())})
             is_seeded = True
+        sharer = request.customer.name if self._config.cache.scope is CacheScope.CUSTOMER else None
         may_be_cached = is_seeded and self._results.is_cache_enabled
         now = datetime.now(UTC)
         return Job(
@@ -170,7 +171,7 @@ class Submitter:
             wanted_previews=request.previews,
             request_id=request_id.get(),
             request_warnings=list_warnings(request, parameters),
-            cache_key=digest_parameters(parameters.cache_values) if may_be_cached else None,
+            cache_key=digest_parameters(parameters.cache_values, sharer) if may_be_cached else None,
         )
 
     def _fill_in(self, request: GenerationRequest, facts: ModelFacts) -> GenerationParameters:

@@ -163,9 +163,12 @@ def describe_model(description: EngineDescription, identity: ModelIdentity | Non
     )
 
 
-def digest_parameters(parameters: Mapping[str, Any]) -> str:
-    """Equal for requests of the same images, whichever model; ``parameters`` are ``cache_values`` of them."""
-    return _digest(dict(parameters))
+def digest_parameters(parameters: Mapping[str, Any], customer: str | None = None) -> str:
+    """Equal for requests of the same images, whichever model; ``parameters`` are ``cache_values`` of them.
+
+    With a customer, equal for that one's requests only: everything that is shared is found by it.
+    """
+    return _digest(dict(parameters) if customer is None else {"customer": customer, "parameters": dict(parameters)})
 
 
 def build_flight_key(parameters_digest: str, model: RequestedModel) -> str:

@@ -1,8 +1,9 @@
 """Answers repeated requests for cached images with the bytes that were sent before, ahead of routing and parsing.
 
 A route marks an answer as repeatable by headers alone: a cache hit (``X-Cache: hit``) that no job stands behind (no
-``X-Prediction-Id``). Whoever sends the very same body then gets the very same answer, whichever key it comes with; the
-key is checked and the request charged all the same. Headers that change the meaning of a request go the long way.
+``X-Prediction-Id``). Whoever sends the very same body then gets the very same answer, as far as the cache is theirs
+(``cache.scope``); the key is checked and the request charged all the same. Headers that change the meaning of a request
+go the long way.
 """
 
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final
 
-from easel_contract.server_config import GatewayConfig
+from easel_contract.server_config import CacheScope, GatewayConfig
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,6 +42,9 @@ class _Answer:
     warning: bytes | None  # None: nothing was done otherwise than asked
 
 
+_Key = tuple[str | None, bytes]  # whose answer it is, unless it is anybody's, and the body that asks for it
+
+
 class CachedAnswersMiddleware:
     """For one path."""
 
@@ -62,6 +66,7 @@ class CachedAnswersMiddleware:
         self._limiter = limiter
         self._config = config
         self._metrics = metrics
+        self._is_shared = config.cache.scope is CacheScope.SERVICE
         self._answers: LocalCache[_Answer] = LocalCache(config.cache.gateway_bytes // 2, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,13 +90,14 @@ class CachedAnswersMiddleware:
         if body is None:
             await self._app(scope, _replay(messages, receive), send)
             return
-        found = self._answers.get(body)
+        key = (None if self._is_shared else customer.name, body)
+        found = self._answers.get(key)
         if found is not None and (headers := await self._admit(customer)) is not None:
             scope["route"] = self._route
             scope[QUIET] = True
             await _send(send, *found, headers)
             return
-        await self._app(scope, _replay(messages, receive), self._keep_answer_to(body, send))
+        await self._app(scope, _replay(messages, receive), self._keep_answer_to(key, send))
 
     async def _admit(self, customer: Customer) -> dict[str, str] | None:
         """Headers for the answer, once it is charged; None if the routes had better say why there is none."""
@@ -105,7 +111,7 @@ class CachedAnswersMiddleware:
         self._metrics.count_cache(CacheResult.HIT)
         return build_rate_headers(decision.buckets) if decision else {}
 
-    def _keep_answer_to(self, request_body: bytes, send: Send) -> Send:
+    def _keep_answer_to(self, key: _Key, send: Send) -> Send:
         start: Message | None = None
 
         async def send_and_keep(message: Message) -> None:
@@ -113,17 +119,17 @@ class CachedAnswersMiddleware:
             if message["type"] == "http.response.start":
                 start = message if _is_repeatable(message) else None
             elif start is not None and not message.get("more_body", False):
-                self._keep(request_body, Headers(raw=start["headers"]), message.get("body", b""))
+                self._keep(key, Headers(raw=start["headers"]), message.get("body", b""))
             await send(message)
 
         return send_and_keep
 
-    def _keep(self, request_body: bytes, headers: Headers, body: bytes) -> None:
+    def _keep(self, key: _Key, headers: Headers, body: bytes) -> None:
         if headers.get("content-length") != str(len(body)):
             return  # only the end of a longer answer
         age_seconds = float(headers.get("age", "0"))
         self._answers.put(
-            request_body,
+            key,
             _Answer(
                 body,
                 content_type=headers["content-type"].encode("latin-1"),
@@ -131,7 +137,7 @@ class CachedAnswersMiddleware:
                 cache_control=headers.get("cache-control", "private").encode("latin-1"),
                 warning=headers["warning"].encode("latin-1") if "warning" in headers else None,
             ),
-            size_bytes=len(request_body) + len(body) + ENTRY_OVERHEAD_BYTES,
+            size_bytes=len(key[1]) + len(body) + ENTRY_OVERHEAD_BYTES,
             age_seconds=age_seconds,
             ttl_seconds=min(REPEAT_SECONDS, self._config.cache.ttl_seconds - age_seconds),
         )

@@ -95,8 +95,8 @@ def _check_guards(facts: ServiceFacts) -> ConditionState | None:
         return None
     return no(
         Reason.REFERENCE_MISSING,
-        f"{missing.describe()}. Until then gateways of the previous revision answer, without the API keys that the "
-        "spec asks for.",
+        f"{missing.describe()}. Until then gateways of the previous revision go on: by the keys that they have, or, "
+        "without any, they refuse everybody as soon as they have read their new configuration.",
     )
 
 
