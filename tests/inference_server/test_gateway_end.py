@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -58,9 +59,13 @@ def post(gateway: ServerProcess, path: str, body: dict[str, Any], **headers: str
     return httpx2.post(f"{gateway.url}{path}", json=body, headers=headers, timeout=60)
 
 
+def has_succeeded(url: str) -> bool:
+    return bool(httpx2.get(url, timeout=10).json()["status"] == "succeeded")
+
+
 def test_requests_that_wait_when_their_gateway_ends_are_answered_and_found_again(service: Service) -> None:
     gateway = service.start("gateway", build_config())
-    asked = {
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
         "openai": ("/v1/images/generations", TEXT),
         "automatic1111": ("/sdapi/v1/txt2img", AUTOMATIC1111),
         "prediction": ("/v1/predictions", PREDICTION),
@@ -109,7 +114,7 @@ def test_requests_that_wait_when_their_gateway_ends_are_answered_and_found_again
         assert found == ids[name], "the same job, by the same key"
     for job_id in ids.values():
         url = f"{other.url}/v1/predictions/{job_id}"
-        wait_for(lambda url=url: httpx2.get(url, timeout=10).json()["status"] == "succeeded", timeout_seconds=30)
+        wait_for(partial(has_succeeded, url), timeout_seconds=30)
 
 
 def test_a_prediction_s_stream_ends_with_an_event_and_is_followed_elsewhere(service: Service) -> None:

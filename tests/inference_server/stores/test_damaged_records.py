@@ -17,6 +17,7 @@ from easel_server.generation.cost import Measurement
 from easel_server.generation.job import JobState
 from easel_server.generation.request import WebhookTarget
 from easel_server.stores.images.interface import ImagesGoneError
+from easel_server.stores.images.redis import RedisImages
 from easel_server.stores.jobs.interface import Claim, JobBounds, JobConflictError
 from easel_server.stores.limits.interface import Charge
 from easel_server.stores.opening import Stores, open_stores
@@ -44,7 +45,7 @@ class Service:
     """A service with something of everything, as it lay in Redis."""
 
     stores: Stores
-    client: Redis
+    client: Any  # as bytes: the client's types don't know what it was opened with
     prefix: str
     running: list[Claim] = field(default_factory=list)
     dumps: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
@@ -86,6 +87,7 @@ class Service:
                 await jobs.submit(job, flight_key=name, inputs={"digest": b"input"} if number == 1 else None)
         await jobs.submit(build_job("joins", owner="dan", deadline_seconds=600, model="a"), flight_key="cid-0")
         assert await outbox.claim(lease_seconds=60, wait_seconds=0) is not None
+        assert isinstance(self.stores.images, RedisImages)
         await self.stores.images.announce(["one", "two"])
         await self.stores.cache.put("key", (b"cached",), ttl_seconds=600)
         await self.stores.facts.put("name", b"fact", ttl_seconds=600)

@@ -168,7 +168,7 @@ async def test_a_server_that_is_silent_costs_a_caller_a_second_at_most_and_the_n
 @pytest.mark.redis
 async def test_a_server_that_is_busy_with_another_call_of_ours_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers a PING meanwhile: what takes long is no outage."""
-    monkeypatch.setattr(pipeline_module, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(pipeline_module, "DOUBT_SECONDS", 0.05)
     with RedisServer() as server:
         stores = open_stores(server.url, namespace="ml", service="sd", bounds=JobBounds())
         assert isinstance(stores.jobs, RedisJobs)

@@ -92,7 +92,9 @@ class Bench:
         tasks = [asyncio.create_task(self.cleanup.run())]
         if gateway:
             self.add_pod()
-            reaping = reap_forever(self.stores.jobs, self.stores.ping, [], grace_seconds=1, period_seconds=LOOK_SECONDS)
+            reaping = reap_forever(
+                self.stores.jobs, self.stores.ping, list, grace_seconds=1, period_seconds=LOOK_SECONDS
+            )
             tasks.append(asyncio.create_task(reaping))
         try:
             yield

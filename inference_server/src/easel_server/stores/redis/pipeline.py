@@ -3,7 +3,7 @@
 redis-py takes more processor time for a command than the server does. What has been asked for while a batch was on its
 way goes with the next one, so the busier a process is, the less a command costs; a lone command is sent at once.
 
-A server that is away or says nothing costs a caller PATIENCE_SECONDS and PING_SECONDS, together under a second, and
+A server that is away or says nothing costs a caller DOUBT_SECONDS and PING_SECONDS, together under a second, and
 those who come after it nothing: they hear the same until PAUSE_SECONDS are over and one of them asks again.
 """
 
@@ -24,7 +24,7 @@ ATTEMPTS: Final = 2  # every command of a store can be repeated
 CANCEL_AGAIN_SECONDS: Final = 0.2
 # A script may take long, and so may a large answer over a slow network: what counts is whether the server answers a
 # PING on another connection meanwhile.
-PATIENCE_SECONDS: Final = 0.35
+DOUBT_SECONDS: Final = 0.35
 PING_SECONDS: Final = 0.5  # to connect, authenticate and be answered
 PAUSE_SECONDS: Final = 0.5
 SLOW_SECONDS: Final = 0.1
@@ -115,7 +115,7 @@ class Pipeline:
         sender = asyncio.current_task()
         doubts: list[asyncio.Task[None]] = []
         doubt = loop.call_later(
-            PATIENCE_SECONDS, lambda: doubts.append(loop.create_task(self._doubt(sender, connection, batch)))
+            DOUBT_SECONDS, lambda: doubts.append(loop.create_task(self._doubt(sender, connection, batch)))
         )
         try:
             error = await _exchange(connection, batch)
@@ -134,7 +134,7 @@ class Pipeline:
             try:
                 await self._ask()
             except AWAY as error:
-                self._note_outage(error, PATIENCE_SECONDS)
+                self._note_outage(error, DOUBT_SECONDS)
                 for command in (*batch, *self._waiting):
                     command.fail(error)
                 self._waiting.clear()
@@ -143,7 +143,7 @@ class Pipeline:
                 return
             except exceptions.RedisError:
                 pass  # it answers, if only to refuse
-            await asyncio.sleep(PATIENCE_SECONDS)
+            await asyncio.sleep(DOUBT_SECONDS)
 
     def _leave(self, sender: asyncio.Task[None] | None) -> None:
         """Go on without a sender that hangs. It may have to wait for a time-out of the connection that it makes."""
