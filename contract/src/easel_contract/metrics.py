@@ -12,7 +12,7 @@ OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge,
 WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
 ENGINE_FAILURES_TOTAL: Final = "easel_engine_failures_total"  # counter: attempts that an engine's error ended
 BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1: whether the stores (Redis) can be reached; an older name
-BROKER_FULL: Final = "easel_broker_full"  # gauge, 0 or 1: whether Redis had no memory for anything new lately
+REDIS_FULL: Final = "easel_redis_full"  # gauge, 0 or 1: whether Redis had no memory for anything new lately
 
 # A pod's own figures: the reader sums them over pods.
 IN_FLIGHT: Final = "easel_jobs_in_flight"  # gauge, worker

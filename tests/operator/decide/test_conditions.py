@@ -270,7 +270,7 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "Check that Redis runs",
     ),
     "Redis is full": (
-        lambda: build_running(DEFAULT, GATEWAY, WORKER, scrape=ScrapeReport(is_broker_up=True, is_broker_full=True)),
+        lambda: build_running(DEFAULT, GATEWAY, WORKER, scrape=ScrapeReport(is_broker_up=True, is_redis_full=True)),
         "Ready",
         "False",
         "RedisFull",

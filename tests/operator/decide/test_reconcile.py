@@ -154,7 +154,7 @@ def test_a_decision_is_stored_and_reported_once() -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [ScrapeReport(is_broker_up=False, is_data_missing=True), ScrapeReport(is_broker_up=True, is_broker_full=True)],
+    [ScrapeReport(is_broker_up=False, is_data_missing=True), ScrapeReport(is_broker_up=True, is_redis_full=True)],
     ids=["away", "full"],
 )
 def test_a_restart_is_no_news_while_redis_is_in_trouble(trouble: ScrapeReport) -> None:

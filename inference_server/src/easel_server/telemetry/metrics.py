@@ -135,7 +135,7 @@ class _QueueCollector(Collector):
         up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
         up.add_metric([], 0 if self.depth is None else 1)
         yield up
-        full = GaugeMetricFamily(contract.BROKER_FULL, "Whether Redis had no memory for anything new lately.")
+        full = GaugeMetricFamily(contract.REDIS_FULL, "Whether Redis had no memory for anything new lately.")
         full.add_metric([], int(self.is_out_of_memory()))
         yield full
         if self.depth is None:

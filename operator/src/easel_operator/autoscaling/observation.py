@@ -50,7 +50,7 @@ class PodMetrics:
     in_flight: int | None = None  # jobs on this worker
     counters: CounterReading = field(default_factory=CounterReading)
     longest_job_seconds: float | None = None  # that succeeded on this worker, from claimed to finished
-    is_broker_full: bool = False
+    is_redis_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Observation:
     growth: CounterReading | None  # of all pods' counters since the previous tick; None at the first one
     elapsed_seconds: float | None  # since the previous tick; negative where the clock was set back
     window: Window
-    is_broker_full: bool = False  # by what any pod says
+    is_redis_full: bool = False  # by what any pod says
 
     @property
     def busy_pods(self) -> int:
@@ -121,7 +121,7 @@ def observe(
         pods_scraped=len(samples),
         pods_answering=len(answers),
         broker_up=_is_broker_up(answers.values()),
-        is_broker_full=any(metrics.is_broker_full for metrics in answers.values()),
+        is_redis_full=any(metrics.is_redis_full for metrics in answers.values()),
         queue=_freshest_queue(samples),
         idle_pods=frozenset(name for name, metrics in answers.items() if metrics.in_flight == 0),
         arrivals=arrivals.measure(growth, elapsed_seconds or 0.0),

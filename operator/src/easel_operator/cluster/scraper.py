@@ -32,7 +32,7 @@ LATENCY_BUCKET: Final = f"{metrics.JOB_LATENCY_SECONDS}_bucket"
 FINISHED_OUTCOMES: Final = ("Succeeded", "Failed")  # what was cancelled says nothing of a pod's capacity
 READ_SERIES: Final = (
     metrics.BROKER_UP,
-    metrics.BROKER_FULL,
+    metrics.REDIS_FULL,
     metrics.QUEUE_DEPTH,
     metrics.BACKLOG_GPU_SECONDS,
     metrics.OLDEST_WAITING_AGE_SECONDS,
@@ -143,7 +143,7 @@ def parse_metrics(text: str) -> PodMetrics:
     in_flight = _read_value(series, metrics.IN_FLIGHT)
     return PodMetrics(
         broker_up=None if broker_up is None else broker_up >= 1,
-        is_broker_full=(_read_value(series, metrics.BROKER_FULL) or 0) >= 1,
+        is_redis_full=(_read_value(series, metrics.REDIS_FULL) or 0) >= 1,
         queue=_read_queue(series),
         in_flight=None if in_flight is None else round(in_flight),
         longest_job_seconds=_read_value(series, metrics.LONGEST_JOB_SECONDS),

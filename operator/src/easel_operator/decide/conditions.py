@@ -71,7 +71,7 @@ def _check_redis(facts: ServiceFacts) -> ConditionState | None:
 
 
 def _check_redis_memory(facts: ServiceFacts) -> ConditionState | None:
-    if not facts.scrape.is_broker_full:
+    if not facts.scrape.is_redis_full:
         return None
     return no(
         Reason.REDIS_FULL,

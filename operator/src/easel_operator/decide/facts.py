@@ -120,7 +120,7 @@ def replicas_of(deployment: Json | None) -> int | None:
 def recall_scrape(service: Json) -> ScrapeReport:
     """What the stored conditions still say of the pods' last answers: a restart of the operator is no news."""
     return ScrapeReport(
-        is_broker_full=_has_reason(service, ConditionType.READY, Reason.REDIS_FULL),
+        is_redis_full=_has_reason(service, ConditionType.READY, Reason.REDIS_FULL),
         is_broker_up=False if _has_reason(service, ConditionType.READY, Reason.REDIS_UNAVAILABLE) else None,
         is_data_missing=_has_reason(service, ConditionType.SCALING_ACTIVE, Reason.METRICS_UNAVAILABLE),
         longest_job_seconds=recall_longest_job_seconds(service),

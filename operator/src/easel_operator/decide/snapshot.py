@@ -38,7 +38,7 @@ class ScrapeReport:
     """What a service's pods last reported about themselves; changes seldom."""
 
     is_broker_up: bool | None = None  # None: no pod could be asked
-    is_broker_full: bool = False
+    is_redis_full: bool = False
     is_data_missing: bool = False  # nobody has reported the queue's depth for so long that scaling stands still
     longest_job_seconds: int = 0  # so far; 0: none was seen
     waiting_since: datetime | None = None  # requests wait and no worker is ready; None where either isn't so
