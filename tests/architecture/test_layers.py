@@ -152,7 +152,7 @@ SERVER_ROOMS = {
     "webhooks": {"generation", "stores", "telemetry"},
     "gateway": {"generation", "stores", "telemetry"},
     "transport": {"generation", "stores", "telemetry", "gateway"},
-    "api": {"generation", "stores", "telemetry", "gateway", "transport"},
+    "api": {"generation", "stores", "telemetry", "gateway", "webhooks", "transport"},
     "config.py": set(),
 }
 

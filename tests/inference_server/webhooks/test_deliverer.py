@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
+from easel_server.gateway.input_images import Decoders
 from easel_server.generation.request import WebhookTarget, derive_webhook_secret
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
@@ -18,8 +21,17 @@ from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.webhooks import deliverer as deliverer_module
-from easel_server.webhooks.deliverer import MAX_ATTEMPTS, BuildBody, Deliverer, DeliveryOutcome, build_client
+from easel_server.webhooks.deliverer import (
+    CONNECT_TIMEOUT_SECONDS,
+    MAX_ATTEMPTS,
+    MAX_CONCURRENT,
+    BuildBody,
+    Deliverer,
+    DeliveryOutcome,
+    build_client,
+)
 from easel_server.webhooks.guarded_transport import GuardedTransport
+from easel_server.webhooks.resolver import Resolve, Resolver
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.support.eventually import eventually
@@ -57,10 +69,11 @@ def build_deliverer(
     clock: FakeClock,
     secrets: Sequence[str] = (SECRET,),
     build_body: BuildBody = build_body,
+    resolve: Resolve | None = None,
 ) -> Deliverer:
     return Deliverer(
         outbox,
-        build_client(GuardedTransport([ip_network("127.0.0.1/32")])),
+        build_client(GuardedTransport([ip_network("127.0.0.1/32")], resolve)),
         signing_secrets=secrets,
         build_body=build_body,
         metrics=metrics,
@@ -94,8 +107,8 @@ async def running(deliverer: Deliverer) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def end_job(stores: Stores, job_id: str, url: str) -> None:
-    await stores.jobs.submit(build_job(job_id, webhook=WebhookTarget(url=url)))
+async def end_job(stores: Stores, job_id: str, url: str, owner: str = "alice") -> None:
+    await stores.jobs.submit(build_job(job_id, owner=owner, webhook=WebhookTarget(url=url)))
     await stores.jobs.cancel(job_id)
 
 
@@ -246,6 +259,68 @@ async def test_the_deliverer_outlives_an_outage_of_the_outbox(
             return len(receiver.received) == 3
 
         await eventually(all_have_come)
+
+
+async def test_an_unforeseen_error_counts_as_an_attempt_and_does_not_come_back_for_ever(
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stumble(delivery: Delivery) -> bytes:
+        raise ZeroDivisionError(delivery.id)
+
+    await end_job(stores, "a", "http://127.0.0.1:1/")
+    deliverer = build_deliverer(stores.outbox, metrics, clock, build_body=stumble)
+    outcomes = []
+    while (delivery := await stores.outbox.claim(lease_seconds=10, wait_seconds=0)) is not None:
+        outcomes.append(await deliverer.attempt(delivery))
+        clock.advance(10**6)
+        assert len(outcomes) <= MAX_ATTEMPTS
+    assert outcomes == [DeliveryOutcome.RETRIED] * (MAX_ATTEMPTS - 1) + [DeliveryOutcome.FAILED]
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_delivery_whose_outcome_can_never_be_recorded_comes_to_an_end(
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock
+) -> None:
+    """As if each of its deliverers had died."""
+    await end_job(stores, "a", "http://127.0.0.1:1/")
+    for _ in range(MAX_ATTEMPTS):
+        assert await stores.outbox.claim(lease_seconds=1, wait_seconds=0) is not None
+        clock.advance(2)
+    deliverer = build_deliverer(stores.outbox, metrics, clock)
+    assert await deliverer.attempt(await delivery_of(stores)) is DeliveryOutcome.FAILED
+    clock.advance(10**6)
+    assert await stores.outbox.claim(lease_seconds=1, wait_seconds=0) is None
+
+
+async def test_slow_host_names_of_one_customer_hold_up_neither_others_nor_the_decoding_of_images(
+    stores: Stores, metrics: ServerMetrics, clock: FakeClock
+) -> None:
+    """A name server that never answers: every name but localhost waits until the attempt is given up."""
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    silent.bind(("127.0.0.1", 0))
+    resolver = Resolver(nameservers=["127.0.0.1"], udp_port=silent.getsockname()[1], timeout=60)
+    deliverer = build_deliverer(stores.outbox, metrics, clock, resolve=resolver)
+    try:
+        async with HttpReceiver() as receiver, running(deliverer):
+            for number in range(4 * MAX_CONCURRENT):
+                await end_job(stores, f"slow-{number}", f"http://name-{number}.example/", owner="slow")
+
+            async def is_busy() -> bool:
+                return len(deliverer.under_way) >= MAX_CONCURRENT // 2
+
+            await eventually(is_busy)
+            await end_job(stores, "other", f"http://127.0.0.1:{receiver.port}/", owner="other")
+            began = time.monotonic()
+            assert await Decoders().run("other", lambda: 7) == 7
+
+            async def has_come() -> bool:
+                return bool(receiver.received)
+
+            await eventually(has_come)
+            assert time.monotonic() - began < CONNECT_TIMEOUT_SECONDS, "before any of the slow ones was given up"
+            assert len(deliverer.under_way) <= MAX_CONCURRENT // 2 + 1
+    finally:
+        silent.close()
 
 
 class CountingOutbox:

@@ -31,8 +31,10 @@ class MemoryWakeups:
 
     async def sleep(self, seconds: float = LOOK_AGAIN_SECONDS) -> None:
         """Until something has changed, or the time is up."""
+        # Not wait_for: until Python 3.12 it loses a cancellation that arrives together with the event.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), min(seconds, LOOK_AGAIN_SECONDS))
+            async with asyncio.timeout(min(seconds, LOOK_AGAIN_SECONDS)):
+                await self._event.wait()
 
     async def wait_for(self, attempt: Callable[[], T | None], wait_seconds: float) -> T | None:
         """What ``attempt`` finds, as soon as it finds something; None when the time is up."""

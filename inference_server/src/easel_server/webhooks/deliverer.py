@@ -4,14 +4,16 @@ answer                              what follows
 ------                              ------------
 2xx                                 delivered
 410 Gone                            failed: the receiver asks for no more
-any other, no answer, no address    tried again after DELAYS_SECONDS; failed after the last attempt
+any other, no answer, no address,   tried again after DELAYS_SECONDS; failed after the last attempt
+an error that nobody foresaw
 an address that isn't allowed       failed: trying again would not make it so
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -86,6 +88,12 @@ class Deliverer:
         self._tracer = tracer
         self._free = asyncio.Semaphore(MAX_CONCURRENT)
         self._attempts: set[asyncio.Task[None]] = set()
+        self._of_customer: Counter[str] = Counter()  # attempts under way
+
+    @property
+    def under_way(self) -> Collection[asyncio.Task[None]]:
+        """Attempts that haven't come to an end yet."""
+        return self._attempts
 
     async def run_forever(self) -> None:
         """Deliver until cancelled; attempts under way are then cut off, and come back when their lease is over."""
@@ -97,16 +105,35 @@ class Deliverer:
                     self._free.release()
                     continue
                 attempt = asyncio.create_task(self._handle(delivery), name=f"webhook-{delivery.id}")
-                self._attempts.add(attempt)
-                attempt.add_done_callback(self._attempts.discard)
-                attempt.add_done_callback(lambda _: self._free.release())
+                self._begin(attempt, delivery.job.owner)
         finally:
             for attempt in self._attempts:
                 attempt.cancel()
 
+    def _begin(self, attempt: asyncio.Task[None], customer: str) -> None:
+        self._attempts.add(attempt)
+        self._of_customer[customer] += 1
+
+        def end(_: asyncio.Task[None]) -> None:
+            self._attempts.discard(attempt)
+            self._of_customer[customer] -= 1
+            self._of_customer += Counter()  # who has none is forgotten
+            self._free.release()
+
+        attempt.add_done_callback(end)
+
+    def _find_busy_customers(self) -> frozenset[str]:
+        """Who has as many attempts under way as are left for others, so that slow receivers don't take them all."""
+        left = MAX_CONCURRENT - len(self._attempts)
+        return frozenset(customer for customer, count in self._of_customer.items() if count >= left)
+
     async def _claim(self) -> Delivery | None:
         try:
-            return await self._outbox.claim(lease_seconds=LEASE_SECONDS, wait_seconds=CLAIM_WAIT_SECONDS)
+            return await self._outbox.claim(
+                lease_seconds=LEASE_SECONDS,
+                wait_seconds=CLAIM_WAIT_SECONDS,
+                find_busy_customers=self._find_busy_customers,
+            )
         except StoreUnavailableError as error:
             logger.debug("no webhooks for now: %s", error)
             await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
@@ -119,25 +146,40 @@ class Deliverer:
         except StoreUnavailableError as error:
             logger.warning("webhook %s: its outcome isn't recorded, it will be sent again: %s", delivery.id, error)
         except Exception:
-            logger.exception("webhook %s: not sent, it will be tried again", delivery.id)
+            logger.exception("webhook %s: its outcome isn't recorded, it will be sent again", delivery.id)
 
     async def attempt(self, delivery: Delivery) -> DeliveryOutcome:
-        """Send it once and record what follows. Raises StoreUnavailableError."""
+        """Send it once and record what follows. Raises StoreUnavailableError.
+
+        Whatever goes wrong, foreseen or not, counts as an attempt: nothing comes back for ever.
+        """
+        if delivery.attempt > MAX_ATTEMPTS:  # whose deliverers died, or could record nothing
+            return await self._fail(delivery, "its attempts came to no end that could be recorded")
         try:
             async with self._leased(delivery), asyncio.timeout(ATTEMPT_TIMEOUT_SECONDS):
                 code = await self._post(delivery)
-        except RefusedAddressError as error:
-            return await self._fail(delivery, str(error))
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpcore2.UnsupportedProtocol) as error:
-            return await self._fail(delivery, f"its URL can't be used: {error}")
-        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError) as error:
-            return await self._retry(delivery, f"{type(error).__name__}: {error}")
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # foreseen or not: what else a URL or a receiver can bring about has no common type
+            return await self._settle_error(delivery, error)
         if 200 <= code < 300:
             await self._outbox.settle(delivery)
             return DeliveryOutcome.DELIVERED
         if code == 410:
             return await self._fail(delivery, "the receiver answered 410 Gone")
         return await self._retry(delivery, f"the receiver answered {code}")
+
+    async def _settle_error(self, delivery: Delivery, error: Exception) -> DeliveryOutcome:
+        match error:
+            case RefusedAddressError():
+                return await self._fail(delivery, str(error))
+            case httpx2.InvalidURL() | httpx2.UnsupportedProtocol() | httpcore2.UnsupportedProtocol():
+                return await self._fail(delivery, f"its URL can't be used: {error}")
+            case httpcore2.NetworkError() | httpcore2.TimeoutException() | httpcore2.ProtocolError() | OSError():
+                pass
+            case _:
+                logger.error("webhook %s: an unforeseen error, please report it", delivery.id, exc_info=error)
+        return await self._retry(delivery, f"{type(error).__name__}: {error}")
 
     @asynccontextmanager
     async def _leased(self, delivery: Delivery) -> AsyncIterator[None]:

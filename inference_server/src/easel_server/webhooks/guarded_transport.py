@@ -7,20 +7,17 @@ judged by the authorities that the system trusts. Which addresses are allowed: s
 """
 
 import asyncio
-import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 import httpcore2
 import httpx2
 
-from easel_server.webhooks.ssrf import Address, Network, is_allowed, parse_address
+from easel_server.webhooks.resolver import Resolve, Resolver
+from easel_server.webhooks.ssrf import Address, Network, is_allowed
 
 MAX_CONNECTIONS: Final = 64  # as many as a Deliverer has attempts
-
-# The addresses of a host, in the order of preference. Raises OSError when it has none.
-Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 
 class RefusedAddressError(Exception):
@@ -33,12 +30,6 @@ class RefusedAddressError(Exception):
             f"{host} resolves to {found}, which is not a public address; use a public receiver, "
             "or add its network to gateway.webhook.allowedNetworks"
         )
-
-
-async def resolve_by_system(host: str, port: int) -> Sequence[Address]:
-    """The addresses that the system's resolver gives."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(parse_address(str(entry[4][0])) for entry in found))
 
 
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):
@@ -89,14 +80,15 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     def __init__(
         self,
         allowed_networks: Sequence[Network] = (),
-        resolve: Resolve = resolve_by_system,
+        resolve: Resolve | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        self._resolver = Resolver()
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=0,  # receivers are many and deliveries rare; and each connection is checked
-            network_backend=_GuardedBackend(resolve, allowed_networks),
+            network_backend=_GuardedBackend(resolve or self._resolver, allowed_networks),
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -118,3 +110,4 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.aclose()
+        await self._resolver.close()

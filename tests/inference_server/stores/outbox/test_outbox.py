@@ -38,6 +38,24 @@ async def test_one_host_gets_so_many_attempts_at_a_time_and_the_others_go_before
     assert names == [*slow, "other-000.completed", "other-001.completed"]
 
 
+async def test_deliveries_of_busy_customers_let_those_of_others_go_before(stores: Stores) -> None:
+    for number, owner in enumerate(["hog", "hog", "other", "hog", "third"]):
+        url = f"https://receiver-{number % 2}.example/"
+        await stores.jobs.submit(build_job(f"job-{number}", owner=owner, webhook=WebhookTarget(url=url)))
+        await stores.jobs.cancel(f"job-{number}")
+    busy = {"hog"}
+    claimed = []
+    for _ in range(3):
+        delivery = await stores.outbox.claim(
+            lease_seconds=LONG_SECONDS, wait_seconds=0, find_busy_customers=lambda: busy
+        )
+        claimed.append(delivery.job.owner if delivery else None)
+    assert claimed == ["other", "third", None]
+    busy.clear()
+    assert [delivery.job.owner for delivery in await claim_all(stores)] == ["hog"] * 3, "none is lost or counted"
+    assert {delivery.attempt for delivery in await claim_all(stores)} == set()
+
+
 @pytest.mark.parametrize("end", ["settled", "postponed"])
 async def test_an_attempt_that_ends_lets_the_next_one_to_its_host_begin(stores: Stores, end: str) -> None:
     await end_jobs(stores, "slow", SLOW, MAX_ATTEMPTS_PER_HOST + 1)

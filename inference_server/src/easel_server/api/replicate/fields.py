@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
-from urllib.parse import urlsplit
 
 from easel_contract.server_config import LimitsConfig, Priority
 from PIL import Image
@@ -17,6 +16,7 @@ from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
 from easel_server.generation.request import InputImages, WebhookTarget
+from easel_server.webhooks.address import find_address_fault
 
 MAX_URL_CHARACTERS: Final = 2048
 MAX_PREVIEWS: Final = 3
@@ -154,13 +154,10 @@ class PredictionBody(BaseModel):
 def _check_url(url: str) -> None:
     if len(url) > MAX_URL_CHARACTERS:
         raise refuse_field("webhook", f"has {len(url)} characters, at most {MAX_URL_CHARACTERS} are allowed")
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that isn't one
-        is_address = False
-    if not is_address or not url.isascii() or not url.isprintable() or " " in url:
-        raise refuse_field("webhook", f"is {truncate_repr(url)}, allowed is an absolute http:// or https:// URL")
+    if (fault := find_address_fault(url)) is not None:
+        raise refuse_field(
+            "webhook", f"is {truncate_repr(url)}, which {fault}; allowed is an absolute http:// or https:// URL"
+        )
 
 
 def parse_wait_seconds(prefer: str) -> int:

@@ -1,11 +1,19 @@
 """What deliverers ask of the outbox. No I/O lives here; jobs put webhooks into it in their own transitions."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from easel_server.generation.job import Job
 
 MAX_ATTEMPTS_PER_HOST: Final = 4  # webhooks that are sent to one host and port at a time, by all gateways together
+
+FindBusyCustomers = Callable[[], Collection[str]]
+
+
+def find_none() -> Collection[str]:
+    """Nobody is busy."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,17 @@ class Delivery:
 class WebhookOutbox(Protocol):
     """Webhooks to be sent, written in the same step as the change that they report."""
 
-    async def claim(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
+    async def claim(
+        self,
+        *,
+        lease_seconds: float,
+        wait_seconds: float,
+        find_busy_customers: FindBusyCustomers = find_none,
+    ) -> Delivery | None:
         """The delivery that has been due longest; it falls due again after the lease unless settled or postponed.
 
-        Deliveries to a host where MAX_ATTEMPTS_PER_HOST are under way let those to other hosts go before.
+        Deliveries to a host where MAX_ATTEMPTS_PER_HOST are under way let those to other hosts go before, and those of
+        busy customers, who are asked for at each look, those of others.
         """
         ...
 

@@ -1,6 +1,7 @@
 """The outbox of one process. Jobs put webhooks in; deliverers take them out."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
@@ -9,7 +10,13 @@ from typing_extensions import override
 
 from easel_server.generation.job import Job
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
-from easel_server.stores.outbox.interface import MAX_ATTEMPTS_PER_HOST, Delivery, WebhookOutbox
+from easel_server.stores.outbox.interface import (
+    MAX_ATTEMPTS_PER_HOST,
+    Delivery,
+    FindBusyCustomers,
+    WebhookOutbox,
+    find_none,
+)
 
 
 @dataclass
@@ -36,10 +43,16 @@ class MemoryOutbox(WebhookOutbox):
         self._pending[delivery.id] = _PendingDelivery(delivery, urlsplit(job.webhook.url).netloc.lower(), self._clock())
 
     @override
-    async def claim(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
-        return await self._wakeups.wait_for(lambda: self._claim(lease_seconds), wait_seconds)
+    async def claim(
+        self,
+        *,
+        lease_seconds: float,
+        wait_seconds: float,
+        find_busy_customers: FindBusyCustomers = find_none,
+    ) -> Delivery | None:
+        return await self._wakeups.wait_for(lambda: self._claim(lease_seconds, find_busy_customers()), wait_seconds)
 
-    def _claim(self, lease_seconds: float) -> Delivery | None:
+    def _claim(self, lease_seconds: float, busy_customers: Collection[str]) -> Delivery | None:
         now = self._clock()
         attempts = Counter(
             pending.host for pending in self._pending.values() if pending.is_attempted and pending.due_at > now
@@ -47,7 +60,9 @@ class MemoryOutbox(WebhookOutbox):
         due = (
             pending
             for pending in self._pending.values()
-            if pending.due_at <= now and attempts[pending.host] < MAX_ATTEMPTS_PER_HOST
+            if pending.due_at <= now
+            and attempts[pending.host] < MAX_ATTEMPTS_PER_HOST
+            and pending.delivery.job.owner not in busy_customers
         )
         first = min(due, key=lambda pending: pending.due_at, default=None)
         if first is None:

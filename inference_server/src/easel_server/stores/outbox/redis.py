@@ -3,7 +3,13 @@
 from typing_extensions import override
 
 from easel_server.stores.jobs.redis_fields import DamagedRecordError, to_delivery
-from easel_server.stores.outbox.interface import MAX_ATTEMPTS_PER_HOST, Delivery, WebhookOutbox
+from easel_server.stores.outbox.interface import (
+    MAX_ATTEMPTS_PER_HOST,
+    Delivery,
+    FindBusyCustomers,
+    WebhookOutbox,
+    find_none,
+)
 from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
 from easel_server.stores.redis.wakeups import wait_for
 
@@ -15,11 +21,19 @@ class RedisOutbox(WebhookOutbox):
         self._connection = connection
 
     @override
-    async def claim(self, *, lease_seconds: float, wait_seconds: float) -> Delivery | None:
+    async def claim(
+        self,
+        *,
+        lease_seconds: float,
+        wait_seconds: float,
+        find_busy_customers: FindBusyCustomers = find_none,
+    ) -> Delivery | None:
         lease_us = round(lease_seconds * MICROSECONDS)
 
         async def claim_now() -> Delivery | None:
-            while reply := await self._connection.script("outbox/claim", lease_us, MAX_ATTEMPTS_PER_HOST):
+            while reply := await self._connection.script(
+                "outbox/claim", lease_us, MAX_ATTEMPTS_PER_HOST, *find_busy_customers()
+            ):
                 try:
                     return to_delivery(*reply)
                 except DamagedRecordError as error:

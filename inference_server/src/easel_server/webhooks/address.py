@@ -1,0 +1,45 @@
+"""Whether a webhook's URL can be called, by the very parser that delivers. Where it leads is judged at delivery."""
+
+import re
+from typing import Final
+
+import httpx2
+
+from easel_server.webhooks.ssrf import parse_address
+
+MAX_NAME_CHARACTERS: Final = 253  # https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4, and 63 of a label
+NAME_PATTERN: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+MAX_PORT: Final = 65535
+
+
+def find_address_fault(url: str) -> str | None:
+    """What is wrong with a URL as a webhook's, in a few words; None if it can be called.
+
+    All that a delivery reads of a URL is read here: the parser makes some parts only when they are asked for, and what
+    it raises then has no common type.
+    """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "has characters that no URL has; write them percent-encoded, and hosts in punycode"
+    try:
+        parsed = httpx2.URL(url)
+        host, port = parsed.raw_host.decode("ascii"), parsed.port
+        read = parsed.host, parsed.netloc, parsed.raw_path, httpx2.Request("POST", parsed).headers.raw
+    except Exception as error:  # the parser's own, idna's, Unicode's
+        return f"can't be read: {error}"
+    if parsed.scheme not in {"http", "https"} or not all(read):
+        return "is no absolute http:// or https:// URL"
+    if not _is_host(host):
+        return f"has no host that can exist: {host!r}"
+    if port is not None and not 0 < port <= MAX_PORT:
+        return f"has port {port}, allowed are 1 to {MAX_PORT}"
+    return None
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host:
+        try:
+            parse_address(host)
+        except ValueError:
+            return False
+        return True
+    return len(host) <= MAX_NAME_CHARACTERS and NAME_PATTERN.fullmatch(host) is not None
