@@ -29,7 +29,7 @@ from easel_server.api.app import build_context, build_gateway_app, build_probe_a
 from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
-from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.interface import Engine, ModelLoadError
 from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
@@ -44,6 +44,12 @@ from easel_server.generation.models import (
     read_defaults,
 )
 from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.facts.load_failure import (
+    HOLD_AGAIN_SECONDS,
+    clear_load_failure,
+    publish_hold,
+    publish_load_failure,
+)
 from easel_server.stores.facts.model_facts import (
     PUBLISH_INTERVAL_SECONDS,
     SharedCostModel,
@@ -328,14 +334,12 @@ class Process:
     async def _work(self) -> None:
         """Load the model, then run the worker until it is drained."""
         config = self._config
-        if is_directory(config.model) and config.engine.kind is EngineKind.DIFFUSERS:
-            # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
-            await self._try_to_publish(
-                publish_defaults(self._stores.facts, config.model, read_defaults(check_directory(config.model)))
-            )
-        engine = await start_loading(
-            lambda: load_engine(config.model, hub_token=self._settings.hub_token, engine=config.engine)
-        )
+        try:
+            engine = await self._load()
+        except Exception as error:
+            message = str(error) if isinstance(error, ModelLoadError) else f"loading failed with {type(error).__name__}"
+            await self._try_to_publish(publish_load_failure(self._stores.facts, self._live.requested.key, message))
+            raise
         description = engine.description
         logger.info("model loaded", extra=_build_log_extra(description))
         self._metrics.describe_engine(description)
@@ -357,11 +361,34 @@ class Process:
         )
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
-        publishing = self._keep_running("facts", lambda: self._publish_facts(describe_model(description, identity)))
+        facts = describe_model(description, identity)
+        publishing = [
+            self._keep_running("facts", lambda: self._publish_facts(facts)),
+            self._keep_running("hold", self._publish_hold),
+        ]
         try:
             await self._worker.run()
         finally:
-            publishing.cancel()
+            for each in publishing:
+                each.cancel()
+
+    async def _load(self) -> Engine:
+        config = self._config
+        if is_directory(config.model) and config.engine.kind is EngineKind.DIFFUSERS:
+            # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
+            await self._try_to_publish(
+                publish_defaults(self._stores.facts, config.model, read_defaults(check_directory(config.model)))
+            )
+        return await start_loading(
+            lambda: load_engine(config.model, hub_token=self._settings.hub_token, engine=config.engine)
+        )
+
+    async def _publish_hold(self) -> None:
+        key = self._live.requested.key
+        await self._try_to_publish(clear_load_failure(self._stores.facts, key))
+        while True:
+            await self._try_to_publish(publish_hold(self._stores.facts, key))
+            await asyncio.sleep(HOLD_AGAIN_SECONDS)
 
     async def _publish_facts(self, facts: ModelFacts) -> None:
         while True:

@@ -32,9 +32,15 @@ class Clock:
         return self.now
 
 
+async def nothing_failed():
+    return None
+
+
 def build_results(shared: "Shared", config: CacheConfig, clock: Callable[[], float] = time.monotonic) -> Results:
     stores = open_memory_stores(JobBounds())
-    return Results(stores.jobs, stores.images, shared, config, Ending(jobs_outlive=True), clock)
+    return Results(
+        stores.jobs, stores.images, shared, config, Ending(jobs_outlive=True), clock, load_failure=nothing_failed
+    )
 
 
 async def find(store: Results, policy: CachePolicy = ANY) -> CachedImages:

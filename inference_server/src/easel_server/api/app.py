@@ -37,6 +37,7 @@ from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import ModelFacts
+from easel_server.stores.facts.load_failure import SharedLoadFailure
 from easel_server.stores.opening import Stores
 from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
@@ -98,7 +99,8 @@ def build_context(
 ) -> ApiContext:
     """What handlers work with, put together. ``model_facts`` and ``cost_model`` are asked at each request."""
     gateway = config.gateway
-    results = Results(stores.jobs, stores.images, stores.cache, gateway.cache, ending)
+    load_failure = SharedLoadFailure(stores.facts, lambda: live.requested.key).look
+    results = Results(stores.jobs, stores.images, stores.cache, gateway.cache, ending, load_failure=load_failure)
     estimates = QueueEstimates(stores.jobs, gateway, live, model_facts)
     submitter = Submitter(
         stores.jobs,
@@ -111,6 +113,7 @@ def build_context(
         tracer,
         facts=model_facts,
         cost_model=cost_model,
+        load_failure=load_failure,
     )
     return ApiContext(
         config=config,

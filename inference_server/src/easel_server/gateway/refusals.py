@@ -278,3 +278,16 @@ def refuse_for_store() -> RefusalError:
         f"the service can't reach its queue at the moment; try again in {STORE_RETRY_SECONDS} s",
         headers={"Retry-After": str(STORE_RETRY_SECONDS)},
     )
+
+
+LOAD_FAILED_RETRY_SECONDS = 30
+
+
+def refuse_for_model(failure: str) -> RefusalError:
+    """No worker holds the model, and the last that tried to load it couldn't, for the reason that its pod gives too."""
+    return RefusalError(
+        503,
+        "model_load_failed",
+        f"no worker can load the model: {failure}; try again when whoever runs this service has mended that",
+        headers={"Retry-After": str(LOAD_FAILED_RETRY_SECONDS)},
+    )

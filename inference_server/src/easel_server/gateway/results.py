@@ -14,7 +14,13 @@ from easel_contract.server_config import CacheConfig
 
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.local_cache import LocalCache
-from easel_server.gateway.refusals import RefusalError, refuse_removed, refuse_to_nobody, refuse_unknown_prediction
+from easel_server.gateway.refusals import (
+    RefusalError,
+    refuse_for_model,
+    refuse_removed,
+    refuse_to_nobody,
+    refuse_unknown_prediction,
+)
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import build_cache_key
 from easel_server.generation.request import CachePolicy, job_id_for_client_id
@@ -26,6 +32,7 @@ from easel_server.stores.jobs.interface import JobStore
 KEPT_JOBS_REMEMBERED: Final = 10_000
 SAME_AGE_SECONDS: Final = 1.0
 # As long as OpenAI's own clients wait by default. A job that hasn't ended by then fails, since nobody waits for it.
+LOOK_SECONDS: Final = 2.0  # between looks whether a waiting client waits for nothing
 WAIT: Final = timedelta(minutes=10)
 DEADLINE_MARGIN: Final = timedelta(seconds=5)  # the wait outlives the deadline, so that the client reads which it was
 
@@ -50,8 +57,12 @@ class Results:
         config: CacheConfig,
         ending: Ending,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        load_failure: Callable[[], Awaitable[str | None]],
     ) -> None:
+        """``load_failure`` says why no worker holds the model, if that is so."""
         self._jobs = jobs
+        self._load_failure = load_failure
         self._ending = ending
         self._images = images
         self._cache = cache
@@ -119,14 +130,17 @@ class Results:
 
         ``receive`` returns when the client says anything more, which after its body can only be that it leaves. Then
         the job is cancelled if it may be: nobody else waits for it. Raises as ``wait``, and RefusalError (503) when
-        this gateway ends before the job, which goes on.
+        this gateway ends before the job, which goes on, or when no worker can load the model that it waits for.
         """
         if job.state.is_final:
             return job
         waiting = asyncio.create_task(self.wait(job, (WAIT + DEADLINE_MARGIN).total_seconds()))
         leaving = asyncio.ensure_future(receive())
         try:
-            await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            futures: set[asyncio.Future[Any]] = {waiting, leaving}
+            while not await _is_any_done(futures, LOOK_SECONDS):
+                with suppress(StoreUnavailableError):  # the wait outlives short outages
+                    await self.check_loading(job, cancel=cancel)
             if waiting.done():
                 ended = waiting.result()
                 if not ended.state.is_final and self._ending.has_begun:
@@ -138,6 +152,19 @@ class Results:
         finally:
             waiting.cancel()
             leaving.cancel()
+
+    async def check_loading(self, job: Job, *, cancel: bool) -> None:
+        """Raise RefusalError (503) if the job waits, and no worker can load its model; it is cancelled if it may be.
+
+        Raises StoreUnavailableError.
+        """
+        if (failure := await self._load_failure()) is None:
+            return
+        now = await self._jobs.get(job.id)
+        if now is not None and now.state is JobState.WAITING:
+            if cancel:
+                await self.cancel(job.id, job.owner)
+            raise refuse_for_model(failure)
 
     async def images(self, job: Job) -> tuple[bytes, ...]:
         """The encoded images of a finished job. Whoever reads them first puts them into the cache.
@@ -226,6 +253,11 @@ class Results:
         self._kept_jobs[job_id] = None
         while len(self._kept_jobs) > KEPT_JOBS_REMEMBERED:
             self._kept_jobs.popitem(last=False)
+
+
+async def _is_any_done(futures: set[asyncio.Future[Any]], timeout_seconds: float) -> bool:
+    done, _ = await asyncio.wait(futures, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)
 
 
 async def find_image_urls(images: ImageStore, job: Job) -> tuple[str | None, ...]:

@@ -17,6 +17,7 @@ from easel_server.gateway.refusals import (
     RefusalError,
     refuse_field,
     refuse_fields,
+    refuse_for_model,
     refuse_for_queue,
     refuse_uncached,
     refuse_unknown_model,
@@ -107,8 +108,9 @@ class Submitter:
         *,
         facts: Callable[[], Awaitable[ModelFacts]],
         cost_model: Callable[[], Awaitable[CostModel]],
+        load_failure: Callable[[], Awaitable[str | None]],
     ) -> None:
-        """``facts`` and ``cost_model`` are asked at each request, since they change while a gateway runs."""
+        """``facts``, ``cost_model`` and ``load_failure`` are asked at each request: they change meanwhile."""
         self._jobs = jobs
         self._limiter = limiter
         self._results = results
@@ -119,6 +121,7 @@ class Submitter:
         self._tracer = tracer
         self._facts = facts
         self._cost_model = cost_model
+        self._load_failure = load_failure
 
     async def submit(self, request: GenerationRequest) -> SubmitResult:
         """Store the request's job, finished at once if the cache has its images.
@@ -191,7 +194,7 @@ class Submitter:
         if job.cache_key is None or not request.cache.read:
             if request.cache.only_if_cached:
                 raise refuse_uncached()
-            await self._estimates.check(job)
+            await self._check_wait(request, job)
             await charges.charge([*requests, *work])
             return None
         # First the request alone: who is over the limit shall not make us fetch images.
@@ -203,12 +206,18 @@ class Submitter:
         try:
             if request.cache.only_if_cached:
                 raise refuse_uncached()
-            await self._estimates.check(job)
+            await self._check_wait(request, job)
         except RefusalError:
             await charges.refund()
             raise
         await charges.charge(work)
         return None
+
+    async def _check_wait(self, request: GenerationRequest, job: Job) -> None:
+        """Whether it is worth while to wait for the job. Raises RefusalError."""
+        if request.is_waited_for and (failure := await self._load_failure()) is not None:
+            raise refuse_for_model(failure)
+        await self._estimates.check(job)
 
     async def _store(
         self, request: GenerationRequest, job: Job, answer: CachedImages | None, charges: Charges
@@ -221,6 +230,7 @@ class Submitter:
                 "cache_key": job.cache_key if request.cache.write else None,
                 "generated_by": job.generated_by if answer is not None else None,
                 "generation_warnings": answer.warnings if answer is not None else (),
+                **(await self._build_load_warning(request, job) if answer is None else {}),
             }
             try:
                 reply = await self._jobs.submit(
@@ -255,6 +265,14 @@ class Submitter:
             rate_headers=charges.headers,
             position=reply.position,
         )
+
+    async def _build_load_warning(self, request: GenerationRequest, job: Job) -> dict[str, tuple[str, ...]]:
+        """What a job says that is queued though nobody could generate it now."""
+        failure = None if request.is_waited_for else await self._load_failure()
+        if failure is None:
+            return {}
+        warning = f"no worker can load the model: {failure}; this waits until one can"
+        return {"request_warnings": bound_warnings((*job.request_warnings, warning))}
 
     def _answer_without_job(self, job: Job, answer: CachedImages, charges: Charges) -> SubmitResult:
         generated_at = job.submitted_at - timedelta(seconds=answer.age_seconds)

@@ -136,6 +136,7 @@ class GenerationRequest:
     priority: Priority | None = None  # None: normal, or the highest that the customer may have if that is lower
     previews: int = 0  # unfinished images on the way
     needs_job: bool = True  # False: nobody will ask for it by its id, so a cached answer needs none
+    is_waited_for: bool = False  # its client keeps the request open until the images are there
     warnings: tuple[str, ...] = ()  # what won't be done as asked, in sentences; the answer and the job carry them
 
 

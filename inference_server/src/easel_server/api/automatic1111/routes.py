@@ -191,6 +191,7 @@ class Automatic1111Handlers:
                 is_prompt_required=False,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 deadline=WAIT,
+                is_waited_for=True,
                 previews=LIVE_PREVIEWS,
                 needs_job=key is not None,
                 warnings=tuple(body.find_warnings()),

@@ -28,7 +28,7 @@ from easel_server.api.openai.responses import (
     describe_models,
 )
 from easel_server.api.openapi import GENERATION_HEADERS, describe_body
-from easel_server.gateway.results import WAIT, expect_success
+from easel_server.gateway.results import LOOK_SECONDS, WAIT, expect_success
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.request import (
     CachePolicy,
@@ -39,7 +39,7 @@ from easel_server.generation.request import (
     new_job_id,
 )
 from easel_server.transport.bodies import read_body
-from easel_server.transport.streams import EventStream, build_event
+from easel_server.transport.streams import EventStream, build_event, with_ticks
 
 IMAGES_TAGS: Final[list[str | Enum]] = ["OpenAI images"]
 MODELS_TAGS: Final[list[str | Enum]] = ["OpenAI models"]
@@ -120,6 +120,7 @@ class OpenAIHandlers:
                 deadline=WAIT,
                 priority=body.priority,
                 previews=(body.partial_images or 0) if body.stream else 0,
+                is_waited_for=True,
                 needs_job=key is not None or body.response_format is ResponseFormat.URL,
                 warnings=tuple(body.find_warnings()),
             )
@@ -161,7 +162,7 @@ class OpenAIHandlers:
     ) -> AsyncGenerator[bytes]:
         """Events of a job to its end, whatever that is."""
         try:
-            async for event in self._follow(submitted, family):
+            async for event in self._follow(submitted, family, is_ours=is_ours):
                 yield build_event(event["type"], event)
             if is_ours:  # all were taken
                 await self._context.results.remove_delivered(submitted.job)
@@ -169,12 +170,19 @@ class OpenAIHandlers:
             _, body = build_openai_error(to_refusal(error))
             yield build_event("error", body)
 
-    async def _follow(self, submitted: SubmitResult, family: EventFamily) -> AsyncGenerator[dict[str, Any]]:
+    async def _follow(
+        self, submitted: SubmitResult, family: EventFamily, *, is_ours: bool
+    ) -> AsyncGenerator[dict[str, Any]]:
         job, images = submitted.job, submitted.images
         if images is None:
             sent = 0
-            async with aclosing(self._context.stores.jobs.watch(job.id)) as changes:
-                async for job in changes:
+            watched = with_ticks(self._context.stores.jobs.watch(job.id), LOOK_SECONDS)
+            async with aclosing(watched) as changes:
+                async for changed in changes:
+                    if changed is None:
+                        await self._context.results.check_loading(job, cancel=is_ours)
+                        continue
+                    job = changed
                     if job.previews > sent and not job.state.is_final:
                         for preview in (await self._context.stores.jobs.previews(job.id))[sent:]:
                             yield build_partial_event(job, family, sent, preview)

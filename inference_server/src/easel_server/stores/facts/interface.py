@@ -13,3 +13,7 @@ class FactStore(Protocol):
     async def put(self, name: str, value: bytes, *, ttl_seconds: float) -> None:
         """Report a fact."""
         ...
+
+    async def remove(self, name: str) -> None:
+        """Forget the value, if there is one. Raises StoreUnavailableError."""
+        ...

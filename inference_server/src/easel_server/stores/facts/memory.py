@@ -23,3 +23,7 @@ class MemoryFacts(FactStore):
     @override
     async def put(self, name: str, value: bytes, *, ttl_seconds: float) -> None:
         self._facts[name] = (value, self._clock() + timedelta(seconds=ttl_seconds))
+
+    @override
+    async def remove(self, name: str) -> None:
+        self._facts.pop(name, None)

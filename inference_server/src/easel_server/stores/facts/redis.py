@@ -24,5 +24,9 @@ class RedisFacts(FactStore):
     async def put(self, name: str, value: bytes, *, ttl_seconds: float) -> None:
         await self._connection.command("SET", self._key(name), value, "PX", round(ttl_seconds * MILLISECONDS))
 
+    @override
+    async def remove(self, name: str) -> None:
+        await self._connection.command("DEL", self._key(name))
+
     def _key(self, name: str) -> str:
         return self._connection.key(f"fact:{name}")
