@@ -61,6 +61,12 @@ def test_a_second_release_for_another_team_shares_no_object_with_the_first(helm:
     assert any(kind == "ClusterRole" for kind, _, _ in found[1])
 
 
+def test_values_of_an_earlier_chart_still_install_the_crd(helm: str) -> None:
+    """As ``helm upgrade --reuse-values`` brings them."""
+    rendered = objects(helm, "crd=null", "monitoring=null")
+    assert len(of_kind(rendered, "CustomResourceDefinition")) == 1
+
+
 def test_pods_satisfy_the_restricted_pod_security_standard(helm: str) -> None:
     workloads = [item for item in objects(helm) if item["kind"] in {"Deployment", "StatefulSet"}]
     assert len(workloads) == 2
