@@ -43,6 +43,30 @@ def test_the_crd_is_the_contracts_and_stays_when_the_release_goes(helm: str) -> 
     assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
+def test_a_second_release_for_another_team_shares_no_object_with_the_first(helm: str) -> None:
+    first = render(helm, "operator.watchNamespaces={team-a}")
+    words = [helm, "template", "easel-b", str(CHART), "--namespace", "easel-b", "--set", "crd.install=false"]
+    words += ["--set", "operator.watchNamespaces={team-b}", "--set", "externalMetrics.mode=Disabled"]
+    second = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    found = [
+        {
+            (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
+            for item in yaml.safe_load_all(out)
+            if item
+        }
+        for out in (first.stdout, second.stdout)
+    ]
+    assert found[0] & found[1] == set()
+    assert any(kind == "ClusterRole" for kind, _, _ in found[1])
+
+
+def test_values_of_an_earlier_chart_still_install_the_crd(helm: str) -> None:
+    """As ``helm upgrade --reuse-values`` brings them."""
+    rendered = objects(helm, "crd=null", "monitoring=null")
+    assert len(of_kind(rendered, "CustomResourceDefinition")) == 1
+
+
 def test_pods_satisfy_the_restricted_pod_security_standard(helm: str) -> None:
     workloads = [item for item in objects(helm) if item["kind"] in {"Deployment", "StatefulSet"}]
     assert len(workloads) == 2

@@ -89,16 +89,17 @@ def test_run_as_non_root_refuses_root(cluster: Cluster, namespace: str) -> None:
 
 
 def test_read_only_root_with_writable_volumes(cluster: Cluster, namespace: str) -> None:
-    code = """
+    new = f"new-{uuid.uuid4()}"  # the node's own files show through: whatever name stands here may be taken there
+    code = f"""
 import errno, pathlib
-for path in ["/new", "/etc/new", "/tmp/new", "/usr/new"]:
+for path in ["/{new}", "/etc/{new}", "/tmp/{new}", "/usr/{new}"]:
     try:
         pathlib.Path(path).write_text("x")
     except OSError as error:
         assert error.errno in (errno.EROFS,), (path, error)
     else:
-        raise SystemExit(f"{path} can be written")
-for path in ["/data/new", "/a/new/place/new", "/dev/shm/new", "/dev/null"]:
+        raise SystemExit(path + " can be written")
+for path in ["/data/{new}", "/a/new/place/{new}", "/dev/shm/{new}", "/dev/null"]:
     pathlib.Path(path).write_text("x")
 print("as expected")
 """

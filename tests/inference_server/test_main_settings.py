@@ -255,7 +255,7 @@ sys.exit(run(["--config", sys.argv[1]]))
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert "gateway.cache.memcachedAddress is set" in done.stderr
-    assert "install easel-serving[memcached]" in done.stderr
+    assert "pip install '.[memcached]'" in done.stderr
 
 
 def test_a_gateway_never_loads_torch():

@@ -120,4 +120,4 @@ def test_without_aiohttp_it_says_how_to_get_it(
     monkeypatch.delitem(sys.modules, "easel_operator.cluster.prometheus", raising=False)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     arguments = ["--from-prometheus", "http://host", "--service", str(service), "--cold-start-seconds", "60"]
-    assert "--from-prometheus needs aiohttp: install easel-serving[simulate]" in refuse(arguments, capsys)
+    assert "--from-prometheus needs aiohttp: pip install '.[simulate]'" in refuse(arguments, capsys)

@@ -102,6 +102,11 @@ REDIS_ACL_COMMANDS: Final = (
 )
 
 
+def install_hint(extra: str) -> str:
+    """How to get an optional part. Nothing is published, and what has our name on an index may be somebody else's."""
+    return f"pip install '.[{extra}]' in a checkout of Easel"
+
+
 def gateway_name(service: str) -> str:
     """Name of the gateway Deployment of a service."""
     return f"{service}-gateway"

@@ -163,7 +163,7 @@ def open_shared_stores(settings: Settings) -> Stores:
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"gateway.cache.memcachedAddress is set, and the Python package {error.name!r} is missing: "
-            f"install {names.DISTRIBUTION}[memcached], or leave that setting out"
+            f"{names.install_hint('memcached')}, or leave that setting out"
         ) from None
 
 

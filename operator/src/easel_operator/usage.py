@@ -4,7 +4,7 @@ from typing import Final
 
 from easel_contract import names
 
-INSTALL: Final = f"install {names.DISTRIBUTION}[simulate]"
+INSTALL: Final = names.install_hint("simulate")
 
 
 class UsageError(Exception):

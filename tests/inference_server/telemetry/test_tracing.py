@@ -159,4 +159,4 @@ sys.exit(run(["--model", "/nowhere"]))
     )
     assert done.returncode == 2
     assert "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces" in done.stderr
-    assert "install easel-serving[tracing]" in done.stderr
+    assert "pip install '.[tracing]'" in done.stderr

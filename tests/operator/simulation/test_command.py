@@ -180,10 +180,10 @@ def test_files_that_are_not_there_are_named(files: list[str], capsys: pytest.Cap
         (
             "matplotlib",
             ["--policy", "easel", "--plot", "p.png"],
-            "--plot needs matplotlib: install easel-serving[simulate]",
+            "--plot needs matplotlib: pip install '.[simulate]'",
         ),
-        ("numpy", ["--policy", "oracle"], "the oracle needs numpy: install easel-serving[simulate]"),
-        ("yaml", ["--policy", "easel"], "--service needs PyYAML: install easel-serving[simulate]"),
+        ("numpy", ["--policy", "oracle"], "the oracle needs numpy: pip install '.[simulate]'"),
+        ("yaml", ["--policy", "easel"], "--service needs PyYAML: pip install '.[simulate]'"),
     ],
 )
 def test_a_library_that_is_missing_is_said_with_how_to_get_it(

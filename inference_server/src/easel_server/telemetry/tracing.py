@@ -46,7 +46,7 @@ class TracingUnavailableError(Exception):
     def __init__(self, wanted_by: str, missing: str) -> None:
         super().__init__(
             f"{wanted_by} asks for traces, and the Python package {missing!r} is missing: "
-            f"install {names.DISTRIBUTION}[tracing], or leave that setting out"
+            f"{names.install_hint('tracing')}, or leave that setting out"
         )
 
 
