@@ -21,7 +21,7 @@ class FileBounds:
     """What files may take, beside the budget of images."""
 
     max_customer_bytes: int = 32 << 20
-    max_bytes: int = 128 << 20  # of all customers together
+    max_bytes: int = 64 << 20  # of all customers together
     max_files: int = 1000  # of all customers together
 
 
