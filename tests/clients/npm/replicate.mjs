@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import Replicate, { parseProgressFromLogs, validateWebhook } from "replicate";
-import { API_KEY, MODEL, SERVICE_URL, WEBHOOK_SECRET, fetchWithoutKey, sizeOf } from "./service.mjs";
+import { API_KEY, MODEL, SERVICE_URL, WEBHOOK_SECRET, fetchWithoutKey, formatOf, makeImage, sizeOf } from "./service.mjs";
 
 const replicate = new Replicate({ auth: API_KEY, baseUrl: `${SERVICE_URL}/v1` });
 const input = { prompt: "a cat", width: 64, height: 64, num_inference_steps: 4 };
@@ -21,6 +21,12 @@ export async function run_polls_and_shows_progress() {
   await replicate.run(`${MODEL}:${MODEL}`, options, (prediction) => seen.push(prediction));
   assert.equal(seen.at(-1).status, "succeeded");
   assert.deepEqual(parseProgressFromLogs(seen.at(-1)), { percentage: 1, current: 4, total: 4 });
+}
+
+export async function run_uploads_what_it_begins_with() {
+  const image = new Blob([await makeImage()], { type: "image/png" });
+  const output = await replicate.run(MODEL, { input: { prompt: "a dog", image, output_format: "jpg" } });
+  assert.equal(formatOf(await fetchWithoutKey(output[0])), "jpeg");
 }
 
 export async function a_stream_gives_the_images_addresses_and_ends() {
@@ -110,6 +116,16 @@ export async function a_webhook_is_verified_by_the_secret_that_the_service_gives
   const last = received.map(({ body }) => JSON.parse(body)).find((one) => one.status === "succeeded");
   assert.equal(last.id, created.id);
   assert.deepEqual(sizeOf(await fetchWithoutKey(last.output[0])), [64, 64]);
+}
+
+export async function files_are_kept_listed_and_deleted() {
+  const content = await makeImage();
+  const file = await replicate.files.create(new Blob([content], { type: "image/png" }), { subject: "a cat" });
+  assert.deepEqual([file.content_type, file.size, file.metadata], ["image/png", content.length, { subject: "a cat" }]);
+  assert.equal((await replicate.files.get(file.id)).checksums.sha256, file.checksums.sha256);
+  assert.ok((await replicate.files.list()).results.some((one) => one.id === file.id));
+  assert.equal(await replicate.files.delete(file.id), true);
+  await assert.rejects(replicate.files.get(file.id), /404/);
 }
 
 export async function the_model_and_the_account_are_described() {

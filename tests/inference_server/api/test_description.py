@@ -16,6 +16,8 @@ from tests.inference_server.api.serving import MODEL, RunningGateway
 KEY = "a-key-for-the-description"
 SEED = 20261124  # replays a failure
 EXAMPLES = 6  # of each route and mode
+REPLICATE_TAGS = ("Predictions", "Replicate account", "Replicate files")
+TAGS = ("OpenAI images", "OpenAI models", *REPLICATE_TAGS, "AUTOMATIC1111", "Probes")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def schema(described) -> BaseSchema:
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-@pytest.mark.parametrize("tag", ["OpenAI images", "OpenAI models", "Predictions", "AUTOMATIC1111", "Probes"])
+@pytest.mark.parametrize("tag", TAGS)
 def test_every_route_answers_as_described(schema, tag, mode):
     operations = [found.ok() for found in schema.include(tag=tag).get_all_operations()]
     assert operations

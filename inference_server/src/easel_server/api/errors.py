@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from easel_server.gateway.refusals import (
     RefusalError,
     refuse_for_deletion,
+    refuse_for_files,
     refuse_for_memory,
     refuse_for_room,
     refuse_for_store,
@@ -20,6 +21,7 @@ from easel_server.gateway.refusals import (
     refuse_unknown_address,
 )
 from easel_server.stores.errors import StoreError, StoreOutOfMemoryError
+from easel_server.stores.files.interface import FilesFullError
 from easel_server.stores.images.interface import StoreFullError
 from easel_server.stores.jobs.interface import JobConflictError, ServiceClosingError
 from easel_server.telemetry.metrics import RequestMetrics
@@ -41,6 +43,8 @@ def to_refusal(error: Exception) -> RefusalError:
         case StoreOutOfMemoryError():
             logger.warning("a request met a store without memory: %s", error)
             refusal = refuse_for_memory()
+        case FilesFullError():
+            refusal = refuse_for_files()
         case JobConflictError():
             refusal = RefusalError(422, "conflict", str(error))
         case ServiceClosingError():

@@ -61,6 +61,10 @@ class Links:
         """Where a list of predictions goes on."""
         return f"{self._base}{PREDICTIONS_PATH}?cursor={cursor}"
 
+    def file(self, file_id: str) -> str:
+        """Where an uploaded file is."""
+        return f"{self._base}{FILES_PATH}/{file_id}"
+
     def cancel(self, job: Job) -> str:
         """Where it is cancelled, by POST."""
         return f"{self.prediction(job)}/cancel"

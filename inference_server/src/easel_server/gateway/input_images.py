@@ -111,6 +111,12 @@ def _decode_strictly(encoded: bytes) -> bytes:
         return base64.b64decode(encoded.translate(None, WHITE_SPACE), validate=True)
 
 
+def find_media_type(data: bytes) -> str | None:
+    """Of an image that may be an input, by its first bytes; None for anything else."""
+    found = MAGIC.match(data)
+    return {b"\x89": "image/png", b"\xff": "image/jpeg", b"R": "image/webp"}[found[0][:1]] if found else None
+
+
 def decode_image(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
     """The image, upright, as RGB, RGBA or L. Takes time and memory: run it in ``Decoders``. Raises RefusalError."""
     if not MAGIC.match(data):

@@ -213,6 +213,21 @@ def refuse_for_room(message: str, retry_seconds: float | None) -> RefusalError:
     return RefusalError(507, "image_store_full", message, headers=headers)
 
 
+FILES_RETRY_SECONDS = 60
+
+
+def refuse_for_files() -> RefusalError:
+    """Other customers' uploads take all the room there is. Replicate's client then sends its file with the request."""
+    message = "there is no room for uploads at the moment; send the image as a data: URL instead, or try again later"
+    return RefusalError(507, "files_full", message, headers={"Retry-After": str(FILES_RETRY_SECONDS)})
+
+
+def refuse_unknown_file(file_id: str) -> RefusalError:
+    """No such file, or another customer's."""
+    message = f"file {truncate_repr(file_id)} does not exist, is not yours, or has expired"
+    return RefusalError(404, "not_found", message)
+
+
 def refuse_for_memory() -> RefusalError:
     """Redis takes nothing new, whichever of its services fills it. Its address is for the logs, not for clients."""
     return RefusalError(

@@ -12,6 +12,8 @@ from easel_server.stores.cache.memory import MemoryResultCache
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.facts.memory import MemoryFacts
+from easel_server.stores.files.interface import FileBounds, FileStore
+from easel_server.stores.files.memory import MemoryFiles
 from easel_server.stores.images.interface import ImageStore, ImageStoreWithBooks
 from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.interface import JobBounds, Jobs
@@ -43,6 +45,7 @@ class Stores:
     limits: RateLimiter
     outbox: WebhookOutbox
     facts: FactStore
+    files: FileStore
     dropped: DroppedRecords = field(default_factory=DroppedRecords)  # of any of them
     # Whether the server behind them had no room for anything new lately
     is_out_of_memory: Callable[[], bool] = lambda: False
@@ -95,6 +98,7 @@ def open_stores(
     # Here, since a service of one process needs no Redis client.
     from easel_server.stores.cache.redis import RedisResultCache  # noqa: PLC0415
     from easel_server.stores.facts.redis import RedisFacts  # noqa: PLC0415
+    from easel_server.stores.files.redis import RedisFiles  # noqa: PLC0415
     from easel_server.stores.images.redis import RedisImages  # noqa: PLC0415
     from easel_server.stores.jobs.redis import RedisJobs  # noqa: PLC0415
     from easel_server.stores.limits.redis import RedisRateLimiter  # noqa: PLC0415
@@ -111,6 +115,7 @@ def open_stores(
         limits=RedisRateLimiter(connection),
         outbox=RedisOutbox(connection),
         facts=RedisFacts(connection),
+        files=RedisFiles(connection, FileBounds()),
         dropped=connection.dropped,
         is_out_of_memory=connection.is_out_of_memory,
         pings=(connection.ping,),
@@ -131,15 +136,19 @@ def open_memory_stores(
     outbox = MemoryOutbox(clock, wakeups)
     cache = MemoryResultCache(clock, max_cache_bytes)
     limits = MemoryRateLimiter(clock)
+    files = MemoryFiles(clock, FileBounds())
     books = MemoryImages(clock, bounds.room)
     images = open_images(books)
     return Stores(
-        jobs=MemoryJobs(bounds, clock, wakeups, outbox, images, books, on_reap=(cache.purge, limits.purge)),
+        jobs=MemoryJobs(
+            bounds, clock, wakeups, outbox, images, books, on_reap=(cache.purge, limits.purge, files.purge)
+        ),
         images=images,
         cache=memcached or cache,
         limits=limits,
         outbox=outbox,
         facts=MemoryFacts(clock),
+        files=files,
         closes=(memcached.close,) if memcached else (),
     )
 

@@ -77,7 +77,8 @@ class PredictionInput(ApiBody):
         default=None, description="A sampler's name, AUTOMATIC1111's or Replicate's."
     )
     image: Annotated[str | None, MapsTo("image_digest", is_input=True)] = Field(
-        default=None, description="The image to begin with: a data: URL of PNG, JPEG or WebP."
+        default=None,
+        description="The image to begin with: PNG, JPEG or WebP, as a data: URL or the address of a file in /v1/files.",
     )
     mask: Annotated[str | None, MapsTo("mask_digest", is_input=True)] = Field(
         default=None, description="Where to generate `image` anew: white. A data: URL."
@@ -197,9 +198,11 @@ def parse_cancel_after(text: str | None) -> timedelta | None:
 
 
 def build_prediction_inputs(
-    body: PredictionInput, defaults: GenerationDefaults, limits: LimitsConfig
+    body: PredictionInput, defaults: GenerationDefaults, limits: LimitsConfig, files: Mapping[str, bytes]
 ) -> InputImages | None:
     """``input.image`` and ``input.mask``, or None if there are none. Takes time: run it in ``Decoders``.
+
+    ``files`` are those that the input names, by their addresses.
 
     Raises RefusalError.
     """
@@ -213,9 +216,12 @@ def build_prediction_inputs(
     def decode(field: str, data: bytes) -> Image.Image:
         return decode_image(field, data, max_pixels=limits.max_input_pixels)
 
-    original = decode_base64(image_name, body.image, is_prefix_needed=True)
+    def read(field: str, text: str) -> bytes:
+        return files[text] if text in files else decode_base64(field, text, is_prefix_needed=True)
+
+    original = read(image_name, body.image)
     image, mask = decode(image_name, original), None
     if body.mask is not None:
-        mask = flatten(decode(mask_name, decode_base64(mask_name, body.mask, is_prefix_needed=True)))
+        mask = flatten(decode(mask_name, read(mask_name, body.mask)))
     size = choose_size(image.size, body.parse_size(), names=names, defaults=defaults, limits=limits)
     return build_input_images({"image": image, "mask": mask}, size, Fit.CROP, original=original)

@@ -39,6 +39,7 @@ from easel_server.api.replicate.fields import (
     parse_cancel_after,
     parse_wait_seconds,
 )
+from easel_server.api.replicate.files import add_file_routes, read_named_files
 from easel_server.api.replicate.responses import (
     CREATE_HEADERS,
     LIST_PARAMETERS,
@@ -92,6 +93,7 @@ def add_prediction_routes(router: APIRouter, context: ApiContext) -> None:
     ):
         router.add_api_route(path, handler, methods=[method], tags=TAGS, **description)
     add_account_routes(router, context)
+    add_file_routes(router, context)
 
 
 REPLICATE: Final = Api(add_prediction_routes, is_spoken_at=is_prediction_path, build_error=build_prediction_error)
@@ -221,8 +223,9 @@ class PredictionHandlers:
         inputs = None
         if body.input.has_inputs():
             defaults = (await context.model_facts()).defaults
+            files = await read_named_files(context.stores.files, body.input, customer.name)
             inputs = await context.decoders.run(
-                customer.name, lambda: build_prediction_inputs(body.input, defaults, limits)
+                customer.name, lambda: build_prediction_inputs(body.input, defaults, limits, files)
             )
         submitted = await context.submitter.submit(
             GenerationRequest(
