@@ -33,7 +33,7 @@ def test_kubectl_wait_after_an_edit_waits_for_the_edits_pods(services: Services)
     workers = services.pods(name, "worker")
     assert workers
     assert all(is_of_dtype(pod, "Float32") for pod in workers)
-    assert services.condition(name, "Reconciling")["status"] == "False"
+    services.wait_for(name, "Reconciling", "False", "Complete")
 
 
 def test_a_roll_out_that_fails_says_who_serves_and_how_to_go_back(services: Services) -> None:
