@@ -1,5 +1,7 @@
 """Who may call, by what a browser says of the page that asks."""
 
+from typing import Any
+
 import pytest
 from easel_contract.server_config import GatewayConfig
 from easel_server.gateway.refusals import RefusalError
@@ -8,14 +10,16 @@ from easel_server.transport.browser_guard import BrowserRules, strip_port
 PAGE = "http://localhost:8080"
 
 
-def judge(method: str = "POST", *, host: str = "localhost:8080", config: GatewayConfig | None = None, **said: str):
+def judge(method: str = "POST", **said: Any) -> RefusalError | None:
+    """``host`` and ``config`` are options, all else are headers."""
+    host, config = said.pop("host", "localhost:8080"), said.pop("config", None)
     rules = BrowserRules(config or GatewayConfig(), own_name="mybox")
     headers = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in said.items()}
     return rules.find_fault(method, {**({b"host": host.encode("latin-1")} if host else {}), **headers})
 
 
 def code_of(fault: RefusalError | None) -> str | None:
-    return fault and fault.code
+    return None if fault is None else fault.code
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,8 @@ def test_names_that_nobody_else_can_own_are_ones_own(host: str) -> None:
 )
 def test_a_name_that_a_page_may_point_here_is_refused_with_the_way_out(host: str) -> None:
     fault = judge("GET", host=host)
-    assert code_of(fault) == "host_not_allowed"
+    assert fault is not None
+    assert fault.code == "host_not_allowed"
     assert "--allowed-host" in fault.message
     assert "allowedHosts" in fault.message
     assert len(fault.message) < 500
