@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from easel_contract.server_config import LimitsConfig, ServerConfig
 from fastapi import APIRouter, Request
@@ -64,6 +65,16 @@ class ApiContext:
         """What this client called, such as http://localhost:8080; None where its Host header is no host."""
         is_known = HOST_PATTERN.fullmatch(request.headers.get("host", "")) is not None
         return f"{request.base_url.scheme}://{request.headers['host']}" if is_known else None
+
+
+# Clients want a creation time of models; this one means nothing.
+MODEL_CREATED_AT: Final = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def build_model_version(name: str) -> dict[str, Any]:
+    """A model's version as Replicate's clients read it: its name, since a service keeps no older ones."""
+    created_at = MODEL_CREATED_AT.isoformat()
+    return {"id": name, "created_at": created_at, "cog_version": "", "openapi_schema": {}}
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ class Links:
         """Where a list of predictions goes on."""
         return f"{self._base}{PREDICTIONS_PATH}?cursor={cursor}"
 
+    def model(self, name: str) -> str:
+        """Where the model is described."""
+        return f"{self._base}{MODELS_PATH}/{name}"
+
     def file(self, file_id: str) -> str:
         """Where an uploaded file is."""
         return f"{self._base}{FILES_PATH}/{file_id}"

@@ -45,8 +45,8 @@ def test_the_model_is_found_as_replicates_clients_look_for_it(client):
     model = client.get(f"/v1/models/{MODEL}", headers=ALICE).json()
     assert (model["id"], model["owner"], model["name"]) == (MODEL, "tiny", "sd15"), "OpenAI's and Replicate's at once"
     versions = client.get(f"/v1/models/{MODEL}/versions", headers=ALICE).json()
-    assert versions == {"previous": None, "next": None, "results": [{"id": MODEL}]}
-    assert client.get(f"/v1/models/{MODEL}/versions/{MODEL}", headers=ALICE).json() == {"id": MODEL}
+    assert versions == {"previous": None, "next": None, "results": [model["latest_version"]]}
+    assert client.get(f"/v1/models/{MODEL}/versions/{MODEL}", headers=ALICE).json() == model["latest_version"]
     for path in ("someone/else/versions", f"{MODEL}/versions/older"):
         assert client.get(f"/v1/models/{path}", headers=ALICE).status_code == 404
 

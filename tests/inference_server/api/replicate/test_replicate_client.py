@@ -1,5 +1,7 @@
 """Predictions as the `replicate` package creates, awaits, cancels and runs them."""
 
+from io import BytesIO
+
 import httpx2
 import pytest
 from replicate.exceptions import ModelError, ReplicateError
@@ -58,3 +60,26 @@ def test_an_error_is_the_packages_own(replicate):
         replicate.predictions.create(version=MODEL, input={"prompt": "a cat", "width": 65})
     assert (caught.value.status, caught.value.title) == (422, "Unprocessable Entity")
     assert caught.value.detail == "input.width: is 65 pixels, allowed is a multiple of 8 from 64 to 2048"
+
+
+def test_a_file_is_uploaded_before_it_is_named(replicate, gateway):
+    """As the package does by default."""
+    prediction = replicate.predictions.create(
+        version=MODEL, input={"prompt": "a cat", "image": BytesIO(encoded(halves()))}
+    )
+    prediction.wait()
+    assert prediction.status == "succeeded", prediction.error
+    assert gateway.worker.claims[-1].job.parameters.task == "ImageToImage"
+
+
+def test_predictions_are_listed(replicate):
+    created = [replicate.predictions.create(version=MODEL, input={"prompt": "a listed cat"}).id for _ in range(2)]
+    assert [one.id for one in replicate.predictions.list().results[:2]] == created[::-1]
+
+
+def test_the_account_the_model_and_files_are_found(replicate):
+    assert replicate.accounts.current().username == "anonymous"
+    assert replicate.models.get(MODEL).name == "sd15"
+    file = replicate.files.create(BytesIO(encoded(halves())))
+    assert replicate.files.get(file.id).checksums == file.checksums
+    replicate.files.delete(file.id)

@@ -1,12 +1,17 @@
 """A customer's jobs, newest first, page by page."""
 
+import uuid
 from collections.abc import Callable
 
+import pytest
+from easel_contract import names
 from easel_server.stores.jobs.interface import MAX_LISTED, JobBounds, Jobs
-from easel_server.stores.opening import Stores
+from easel_server.stores.opening import Stores, open_stores
+from redis.asyncio import Redis
 
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
+from tests.support.redis_server import RedisServer
 
 
 async def list_all(jobs: Jobs, owner: str, *, limit: int) -> list[list[str]]:
@@ -74,3 +79,17 @@ async def test_the_list_is_bounded(jobs: Jobs) -> None:
     pages = await list_all(jobs, "ann", limit=400)
     assert [len(page) for page in pages] == [400, 400, 200]
     assert pages[-1][-1] == "job-5"
+
+
+@pytest.mark.redis
+async def test_a_damaged_or_lost_job_is_left_out_of_the_list(redis_server: RedisServer) -> None:
+    namespace = uuid.uuid4().hex
+    stores = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=JobBounds())
+    prefix = names.redis_prefix(namespace, "sd")
+    for job_id in ("whole", "damaged", "lost"):
+        await stores.jobs.submit(build_job(job_id, owner="ann"))
+    async with Redis.from_url(redis_server.url) as client:
+        await client.hset(f"{prefix}job:damaged", "content", "no JSON")
+        await client.delete(f"{prefix}job:lost")
+    assert await list_all(stores.jobs, "ann", limit=5) == [["whole"]]
+    await stores.close()

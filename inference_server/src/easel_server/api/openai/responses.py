@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
+from easel_server.api.context import MODEL_CREATED_AT, build_model_version
 from easel_server.api.openai.errors import OpenAIError
 from easel_server.api.openai.fields import AUTO
 from easel_server.api.openapi import (
@@ -25,7 +26,6 @@ from easel_server.generation.job import Job
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.parameters import ImageFormat
 
-CREATED_AT: Final = 1704067200  # clients want a creation time of models; this one means nothing: 2024-01-01
 NO_TOKENS: Final = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -73,7 +73,9 @@ class ModelAnswer(BaseModel):
     owner: str | None = None  # of a name with a slash, as Replicate's API has it
     name: str | None = None
     visibility: str | None = None
-    latest_version: dict[str, str] | None = None
+    run_count: int | None = None  # 0: not counted
+    url: str | None = None
+    latest_version: dict[str, Any] | None = None
 
 
 class ModelsAnswer(BaseModel):
@@ -129,12 +131,14 @@ def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[s
     }
 
 
-def build_model(name: str, facts: ModelFacts) -> dict[str, Any]:
-    """A model, with extensions; what generates isn't known until a worker has loaded the model."""
-    model = {"id": name, "object": "model", "created": CREATED_AT, "owned_by": "easel"}
+def build_model(name: str, facts: ModelFacts, *, url: str) -> dict[str, Any]:
+    """A model, with extensions; what generates isn't known until a worker has loaded the model. ``url``: its own."""
+    created = int(MODEL_CREATED_AT.timestamp())
+    model: dict[str, Any] = {"id": name, "object": "model", "created": created, "owned_by": "easel"}
     owner, slash, short = name.rpartition("/")
     if slash:  # Replicate's clients look for a model at the same address, by an owner and a name
-        model |= {"owner": owner, "name": short, "visibility": "private", "latest_version": {"id": name}}
+        model |= {"owner": owner, "name": short, "visibility": "private", "run_count": 0, "url": url}
+        model["latest_version"] = build_model_version(name)
     return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}
 
 

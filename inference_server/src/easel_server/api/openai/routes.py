@@ -94,14 +94,17 @@ class OpenAIHandlers:
     async def list_models(self, request: Request) -> Response:
         """The models that are served: one."""
         self._context.keys.find_customer(request.headers.get("authorization"))
-        model = build_model(self._context.model_name, await self._context.model_facts())
+        name = self._context.model_name
+        url = self._context.links(request).model(name)
+        model = build_model(name, await self._context.model_facts(), url=url)
         return JSONResponse({"object": "list", "data": [model]})
 
     async def get_model(self, request: Request, name: str) -> Response:
         """One model."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         self._context.check_model(name)
-        return JSONResponse(build_model(name, await self._context.model_facts()))
+        url = self._context.links(request).model(name)
+        return JSONResponse(build_model(name, await self._context.model_facts(), url=url))
 
     async def _serve(
         self, request: Request, customer: Customer, body: ImagesBody, inputs: InputImages | None, family: EventFamily

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
-from easel_server.api.context import ApiContext
+from easel_server.api.context import ApiContext, build_model_version
 from easel_server.api.links import ACCOUNT_PATH, MODELS_PATH, WEBHOOKS_PATH
 from easel_server.api.openapi import Responses, describe_answer, describe_errors
 from easel_server.api.replicate.errors import PredictionError
@@ -39,6 +39,9 @@ class ModelVersion(BaseModel):
     """A version of a model: its name, as this service keeps no older ones."""
 
     id: str
+    created_at: AwareDatetime  # of no meaning: Replicate's clients want one
+    cog_version: str
+    openapi_schema: dict[str, Any]
 
 
 class ModelVersions(BaseModel):
@@ -89,7 +92,7 @@ class AccountHandlers:
         """The versions of a model: one."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         self._context.check_model(name)
-        return JSONResponse({"previous": None, "next": None, "results": [{"id": name}]})
+        return JSONResponse({"previous": None, "next": None, "results": [build_model_version(name)]})
 
     async def get_version(self, request: Request, name: str, version: str) -> JSONResponse:
         """A version of a model."""
@@ -97,4 +100,4 @@ class AccountHandlers:
         self._context.check_model(name)
         if version != name:
             raise refuse_unknown_model(version, name)
-        return JSONResponse({"id": version})
+        return JSONResponse(build_model_version(name))

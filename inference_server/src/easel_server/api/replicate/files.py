@@ -51,8 +51,10 @@ class FileAnswer(BaseModel):
     """A file."""
 
     id: str
+    name: str
     content_type: str
     size: int
+    etag: str
     checksums: FileChecksums
     metadata: dict[str, Any]
     created_at: AwareDatetime
@@ -159,8 +161,10 @@ def build_file(file: StoredFile, links: Links) -> dict[str, Any]:
     """A file in Replicate's shape."""
     return {
         "id": file.id,
+        "name": f"{file.id}.{file.media_type.rpartition('/')[2]}",  # its client's own isn't kept
         "content_type": file.media_type,
         "size": file.size_bytes,
+        "etag": file.sha256,
         "checksums": {"sha256": file.sha256},
         "metadata": _METADATA.validate_json(file.metadata),
         "created_at": file.created_at.isoformat(),

@@ -150,7 +150,8 @@ class RedisJobs(Jobs):
     async def list_newest(self, owner: str, *, older_than: int | None = None, limit: int) -> JobPage:
         first = "" if older_than is None else older_than
         last, *found = await self._connection.script("jobs/list", owner, first, limit)
-        return JobPage(tuple(to_job(fields) for fields in found), int(last) if last else None)
+        read = (self._read_job(job_id.decode(), fields) for job_id, fields in zip(found[::2], found[1::2], strict=True))
+        return JobPage(tuple(job for job in read if job is not None), int(last) if last else None)
 
     async def _delete(self, *stored: StoredImages) -> None:
         """What was put into a bucket for a job that doesn't use it; what isn't deleted now expires."""
