@@ -86,6 +86,9 @@ class Bench:
     async def is_let_go(self) -> bool:
         return FINALIZER not in self.finalizers
 
+    async def has_no_ending(self) -> bool:
+        return not self.cleanup._endings
+
     @asynccontextmanager
     async def running(self, *, gateway: bool) -> AsyncIterator[None]:
         """The cleanup, and perhaps what of a gateway ends jobs."""
@@ -139,6 +142,7 @@ async def test_waiters_hear_that_the_service_was_deleted_and_then_its_keys_are_g
         with pytest.raises(ServiceClosingError):
             await jobs.submit(build_job("new"))
         await eventually(bench.is_let_go)
+        await eventually(bench.has_no_ending)  # though the watch hasn't said yet that it is gone
     assert await keys_of(bench) - {"closing"} == set()
     assert [event["reason"] for event in bench.events] == ["CleanedUp"]
 
@@ -186,6 +190,30 @@ async def test_a_redis_that_is_gone_does_not_keep_the_resource(
         prefix = bench.prefix
         del bench.api.objects[PATH]
         await eventually(lambda: is_swept(bench, prefix), timeout_seconds=20)
+    finally:
+        await bench.close()
+
+
+async def test_many_services_that_are_deleted_while_redis_is_gone_are_let_go_together(
+    own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "UNREACHABLE_SECONDS", 0.5)
+    bench = Bench(own_server.url)
+    own_server.kill()
+    paths = []
+    for number in range(60):
+        service = build_service()
+        service["metadata"] |= {"name": f"s{number}", "uid": str(uuid.uuid4()), "finalizers": [FINALIZER]}
+        service["metadata"]["deletionTimestamp"] = "2026-11-26T12:00:00Z"
+        paths.append(SERVICES_OF_EASEL.path(OWNER.namespace, f"s{number}"))
+        bench.services.put(bench.api.store(paths[-1], service))
+
+    async def are_let_go() -> bool:
+        return all(bench.api.objects[path]["metadata"]["finalizers"] == [] for path in paths)
+
+    try:
+        async with bench.running(gateway=False):
+            await eventually(are_let_go, timeout_seconds=10)
     finally:
         await bench.close()
 

@@ -40,7 +40,7 @@ LOOK_SECONDS: Final = 1.0
 SWEEP_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 10.0  # of what isn't registered or swept since Redis is away
 DELETE_SECONDS: Final = 60.0  # for the keys of one service; more are left to the next sweep
-MAX_ENDINGS: Final = 16  # services that are ended at the same time
+MAX_DELETIONS: Final = 8  # services whose keys are deleted at the same time
 CLUSTER_NAMESPACE: Final = "kube-system"  # its uid is the cluster's, by custom
 
 
@@ -67,7 +67,7 @@ class Cleanup:
         self._watched_namespaces = watched_namespaces
         self._monotonic = monotonic
         self._look_seconds = look_seconds
-        self._slots = asyncio.Semaphore(MAX_ENDINGS)
+        self._deletions = asyncio.Semaphore(MAX_DELETIONS)
         self._endings: dict[str, asyncio.Task[None]] = {}  # by uid
         self._registered: set[str] = set()  # prefixes
         self._swept_at: float | None = None
@@ -89,14 +89,13 @@ class Cleanup:
 
     async def _end_safely(self, service: Json) -> None:
         """One service's end; what goes wrong with it is its own affair, and it is begun again at the next look."""
-        async with self._slots:
-            try:
-                await self.end(service)
-            except KubernetesError as error:
-                logger.warning("The end of %s failed, trying again: %s", to_service_key(service), error)
-            except Exception:
-                FAULTS.labels("cleanup").inc()
-                logger.exception("A fault in the end of %s, trying again", to_service_key(service))
+        try:
+            await self.end(service)
+        except KubernetesError as error:
+            logger.warning("The end of %s failed, trying again: %s", to_service_key(service), error)
+        except Exception:
+            FAULTS.labels("cleanup").inc()
+            logger.exception("A fault in the end of %s, trying again", to_service_key(service))
 
     async def end(self, service: Json) -> None:
         """See one deleted service to its end. Raises KubernetesError if the resource couldn't be let go."""
@@ -147,19 +146,22 @@ class Cleanup:
 
     async def _delete(self, prefix: str) -> int:
         try:
-            async with asyncio.timeout(DELETE_SECONDS):
+            async with asyncio.timeout(DELETE_SECONDS), self._deletions:
                 return await self._keys.delete_keys(prefix)
         except TimeoutError:
             raise RedisUnreachableError(f"not all keys were deleted within {DELETE_SECONDS:.0f} s") from None
 
     async def _let_go(self, service: Json, event: EventPlan) -> None:
-        """Take the finalizer away. First the event: a namespace that is going takes none, which is only logged."""
-        logger.info("%s: %s", to_service_key(service), event.note)
-        await self._writer.write_event(read_owner(service), event)
+        """Take the finalizer away, if it is still there. First the event: a namespace that is going takes none."""
         key = to_service_key(service)
         live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
-        if live is not None and live["metadata"]["uid"] == service["metadata"]["uid"]:
-            await self._writer.write_finalizers(live, remove_finalizer(live))
+        if live is None or live["metadata"]["uid"] != service["metadata"]["uid"] or not is_ending(live):
+            return
+        logger.info("%s: %s", key, event.note)
+        await self._writer.write_event(read_owner(service), event)
+        written = await self._writer.write_finalizers(live, remove_finalizer(live))
+        if written is not None:
+            self._services.put(written)  # ahead of the watch, or its end would be begun again
 
     async def _keep_registry(self) -> None:
         cluster_uid: str | None = None

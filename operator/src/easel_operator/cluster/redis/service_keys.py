@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from easel_contract import names
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -18,6 +18,7 @@ from easel_operator.decide.deletion import WorkLeft
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 REPLY_TIMEOUT_SECONDS: Final = 5.0
+MAX_CONNECTIONS: Final = 32  # that many services may end at once
 MAX_REDIRECTS: Final = 5
 SCAN_BATCH: Final = 1000  # keys that one SCAN looks at
 CLOSING_SECONDS: Final = 86400  # that a mark outlives the service; a pod that ends later than that has ended long since
@@ -118,14 +119,16 @@ class ServiceKeys:
 
 
 def _open_client(url: str, **place: str | int) -> Redis:
-    client: Redis = Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=REPLY_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=REPLY_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), retries=1),
     )
-    client.connection_pool.connection_kwargs.update(place)
-    return client
+    pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
+    return Redis.from_pool(pool)
 
 
 async def _scan(client: Redis, prefix: str) -> AsyncIterator[list[bytes]]:
