@@ -107,7 +107,7 @@ async def running(deliverer: Deliverer) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def end_job(stores: Stores, job_id: str, url: str, owner: str = "alice") -> None:
+async def end_job(stores: Stores, job_id: str, url: str, owner: str = "anonymous") -> None:
     await stores.jobs.submit(build_job(job_id, owner=owner, webhook=WebhookTarget(url=url)))
     await stores.jobs.cancel(job_id)
 

@@ -14,7 +14,8 @@ end
 local function find_due(host, now)
   local most = #ARGV > 2 and MAX_PASSED or 1
   for _, name in ipairs(redis.call('ZRANGE', host_deliveries(host), '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, most)) do
-    if most == 1 or not busy[redis.pcall('HGET', key('delivery:' .. name), 'owner') or ''] then
+    local owner = redis.call('HGET', key('delivery:' .. name), 'owner')
+    if not (owner and busy[owner]) then
       return name
     end
   end

@@ -9,10 +9,10 @@ local function enqueue_delivery(id, webhook, event, now)
   for _, requested in ipairs(target.events) do
     if requested == event then
       local name = id .. '.' .. event
-      local is_read, content = pcall(cjson.decode, redis.call('HGET', job_key(id), 'content') or '')
+      local _, content = pcall(cjson.decode, redis.call('HGET', job_key(id), 'content') or '')
       local snapshot = cjson.encode(view(id))
       redis.call('HSET', key('delivery:' .. name), 'event', event, 'url', target.url, 'attempt', 0,
-        'owner', is_read and content.owner or '', 'job', snapshot)
+        'owner', type(content) == 'table' and content.owner or '', 'job', snapshot)
       local host = host_of(target.url)
       redis.call('ZADD', host_deliveries(host), integer(now), name)
       redis.call('ZADD', key('outbox'), 'LT', integer(now), host)
