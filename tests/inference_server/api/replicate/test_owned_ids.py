@@ -1,13 +1,14 @@
 """A prediction's id belongs to its owner: whoever else names it, takes nothing and learns nothing."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import pytest
 from easel_server.generation.request import job_id_for_client_id, job_id_for_key
 
-from tests.inference_server.api.serving import RunningGateway
+from tests.inference_server.api.serving import RunningGateway, wait_for
 
 CAT, DOG = {"input": {"prompt": "a cat", "seed": 1}}, {"input": {"prompt": "a dog", "seed": 2}}
 
@@ -90,3 +91,16 @@ def test_a_put_of_ones_own_random_id_is_that_prediction(alice: httpx2.Client) ->
 
 def test_the_header_names_it_as_its_client_does(alice: httpx2.Client) -> None:
     assert alice.put("/v1/predictions/order-0017", json=CAT).headers["X-Prediction-Id"] == "order-0017"
+
+
+def test_progress_and_interrupts_are_of_ones_own_work(
+    guarded: RunningGateway, alice: httpx2.Client, bob: httpx2.Client
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        generating = pool.submit(alice.post, "/sdapi/v1/txt2img", json={"prompt": "slow", "seed": 1})
+        wait_for(lambda: alice.get("/sdapi/v1/progress").json()["state"]["job_count"] == 1)
+        assert bob.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
+        assert bob.post("/sdapi/v1/interrupt").status_code == 200
+        assert not generating.done()
+        alice.post("/sdapi/v1/interrupt")
+        assert generating.result(timeout=20).json()["images"] == []
