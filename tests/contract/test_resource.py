@@ -110,6 +110,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "a port of 1 to 65535",
     ),
+    **{
+        f"links to {url}": ({"model": MODEL, "replicas": 1, "gateway": {"publicUrl": url}}, "and nothing else")
+        for url in ("https://user:pw@images.example", "https://images.example:99999", "https://images.example/a", "a.b")
+    },
+    **{
+        f"pages of {origin}": (
+            {"model": MODEL, "replicas": 1, "gateway": {"allowedOrigins": [origin]}},
+            "page's origin",
+        )
+        for origin in ("https://app.example:0", "https://app.example/", "app.example", "**")
+    },
     "an image name with a space": (
         {"model": MODEL, "replicas": 1, "worker": {"image": "easel server:1"}},
         "must not be empty or hold white space",
@@ -181,6 +192,14 @@ ACCEPTED: dict[str, dict[str, Any]] = {
                     "publicBaseUrl": "https://cdn.example/images",
                 }
             },
+        },
+    },
+    "pages of other sites": {
+        "model": MODEL,
+        "replicas": 1,
+        "gateway": {
+            "publicUrl": "https://images.example:8443",
+            "allowedOrigins": ["https://app.example.com", "http://localhost:3000", "*", "null"],
         },
     },
     "schedules within the bound": {

@@ -63,7 +63,7 @@ def build_text_type(pattern: str, sentence: str, *, max_length: int) -> Any:
         return value
 
     escaped = pattern.replace("\\", "\\\\")
-    rule = cel(f"self.matches('^{escaped}$')", sentence)
+    rule = cel(f"self.matches('^({escaped})$')", sentence)
     return Annotated[str, Field(max_length=max_length, json_schema_extra=validations(rule)), AfterValidator(check)]
 
 
@@ -77,6 +77,11 @@ HttpOrigin = build_text_type(
     "must be http:// or https:// and a host, with a port of 1 to 65535 where it needs one, and nothing else: user "
     "names and passwords belong in a Secret",
     max_length=500,
+)
+WebOrigin = build_text_type(
+    f"[*]|null|https?://{HOST_PATTERN}(:{PORT_PATTERN})?",
+    "must be a page's origin, such as https://app.example.com with a port where it needs one, or * for any",
+    max_length=300,
 )
 HttpUrl = build_text_type(
     f"https?://{HOST_PATTERN}(:{PORT_PATTERN})?(/[^\\s?#]*)?",

@@ -16,6 +16,7 @@ from easel_contract.schema import (
     HttpUrl,
     Model,
     NetworkText,
+    WebOrigin,
     cel,
     validations,
 )
@@ -294,10 +295,8 @@ class WebhookConfig(Model):
 
 
 PublicUrl = Annotated[
-    str | None,
+    HttpOrigin | None,
     Field(
-        max_length=300,
-        pattern=r"^https?://[^\s/?#]+$",
         description="Where clients reach the service, such as https://images.example.com: the beginning of links in "
         "answers and webhooks. Unset: the host that a request called.",
     ),
@@ -316,7 +315,7 @@ AllowedHosts = Annotated[
     ),
 ]
 AllowedOrigins = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=300, pattern=r"^(\*|null|https?://[^\s/?#]+)$")], ...],
+    tuple[WebOrigin, ...],
     Field(
         max_length=64,
         description="Other sites whose pages may use the service from a browser (CORS), such as "
