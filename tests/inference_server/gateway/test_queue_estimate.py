@@ -5,7 +5,8 @@ import math
 from typing import Any
 
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig
+from easel_contract.server_config import GatewayConfig, LimitsConfig, ModelConfig, ServerConfig
+from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.queue_estimate import Capacity, QueueEstimates, predict_wait_seconds
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.errors import StoreUnavailableError
@@ -85,7 +86,11 @@ def estimate_from(queue: Queue) -> QueueEstimates:
         return ModelFacts()
 
     jobs: Any = queue
-    return QueueEstimates(jobs, GatewayConfig(limits=LimitsConfig(max_wait_seconds=60)), facts)
+    config = ServerConfig(
+        model=ModelConfig(name="synthetic", source="synthetic"),
+        gateway=GatewayConfig(limits=LimitsConfig(max_wait_seconds=60)),
+    )
+    return QueueEstimates(jobs, config.gateway, LiveConfig(config), facts)
 
 
 async def test_checks_in_an_outage_share_one_look_at_the_queue_and_its_failure() -> None:
