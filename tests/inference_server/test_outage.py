@@ -2,7 +2,11 @@
 
 import base64
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from easel_contract.server_config import (
     WebhookConfig,
     WorkerConfig,
 )
+from redis import Redis
 
 from tests.inference_server.api.serving import wait_for
 from tests.support.redis_server import RedisServer
@@ -94,12 +99,80 @@ def test_an_outage_is_reported_in_each_apis_words_and_everything_goes_on_after_i
     assert automatic["error"] == "broker_unavailable"
     assert "127.0.0.1" not in answers[0].text, "the store's address is for the log"
     for code, body in readiness.values():
-        assert (code, body["reason"]) == (503, "RedisUnavailable")
+        assert (code, body["reason"]) == (200, "RedisUnavailable"), "clients of the Service shall hear the 503"
         assert f"127.0.0.1:{service.redis.port}" in body["message"]
     assert health == 200
 
     wait_for(lambda: service.gateway.ready()[0] == service.worker.ready()[0] == 200, BACK_WITHIN_SECONDS)
     wait_for(lambda: all(map(service.is_done, predictions)), BACK_WITHIN_SECONDS)
+    assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
+
+
+def test_a_redis_that_says_nothing_is_answered_within_a_second_in_each_apis_words(service: Service) -> None:
+    cached = {**IMAGES, "seed": 77}
+    assert service.client.post("/v1/images/generations", json=cached).status_code == 200
+    os.kill(service.redis.pid, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            for path, body in (
+                ("/v1/images/generations", IMAGES),
+                ("/v1/predictions", {"input": IMAGES}),
+                ("/sdapi/v1/txt2img", {"prompt": PROMPT, "steps": 2}),
+            ):
+                began_at = time.monotonic()
+                answer = service.client.post(path, json=body)
+                assert (answer.status_code, time.monotonic() - began_at < 1.2) == (503, True), path
+                assert int(answer.headers["Retry-After"]) > 0
+        for process in (service.gateway, service.worker):
+            code, state = process.ready()
+            assert (code, state["ready"], state["reason"]) == (200, True, "RedisUnavailable")
+    finally:
+        os.kill(service.redis.pid, signal.SIGCONT)
+    wait_for(lambda: service.client.post("/v1/images/generations", json=IMAGES).status_code == 200, BACK_WITHIN_SECONDS)
+
+
+def test_a_redis_that_evicts_is_refused_until_its_policy_is_changed(service: Service) -> None:
+    service.redis.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    try:
+        for process in (service.gateway, service.worker):
+            wait_for(lambda process=process: process.ready()[1]["reason"] == "RedisEvicts", BACK_WITHIN_SECONDS)
+            code, state = process.ready()
+            assert (code, state["ready"]) == (503, False)
+            assert "CONFIG SET maxmemory-policy noeviction" in state["message"]
+        assert service.predict().status_code == 503
+        metrics = httpx2.get(f"{service.worker.url}/metrics").text
+        assert "easel_redis_evicts 1.0" in metrics
+        assert "easel_broker_up 0.0" in metrics
+    finally:
+        service.redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    wait_for(lambda: service.gateway.ready()[0] == service.worker.ready()[0] == 200, BACK_WITHIN_SECONDS)
+    assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
+
+
+def test_whoever_waits_for_a_request_that_redis_has_lost_is_told_to_send_it_again(service: Service) -> None:
+    service.redis.command("FLUSHALL")  # what was before doesn't count
+    long = {"num_inference_steps": 100}
+    streamed = service.predict(input={**IMAGES, **long}).json()
+    requests = [
+        ("/v1/images/generations", {**IMAGES, **long}, {}),
+        ("/sdapi/v1/txt2img", {"prompt": PROMPT, "steps": 100}, {}),
+        ("/v1/predictions", {"input": {**IMAGES, **long}}, {"Prefer": "wait=60"}),
+        ("/v1/images/generations", {**IMAGES, **long, "stream": True}, {}),
+    ]
+    stream = service.client.stream("GET", f"/v1/predictions/{streamed['id']}/stream?progress=true")
+    with ThreadPoolExecutor(len(requests)) as pool, stream as following:
+        lines = following.iter_lines()
+        next(lines)
+        waiting = [pool.submit(service.client.post, path, json=body, headers=head) for path, body, head in requests]
+        with Redis.from_url(service.redis.url) as redis:
+            wait_for(lambda: len(redis.keys("*:job:*")) == 1 + len(requests), BACK_WITHIN_SECONDS)
+        service.redis.command("FLUSHALL")
+        *answers, events = [each.result() for each in waiting]
+        followed = "\n".join(lines)
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert all("was lost" in answer.text and int(answer.headers["Retry-After"]) > 0 for answer in answers)
+    assert "was lost" in events.text
+    assert "was lost" in followed
     assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
 
 

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     WORKERS_UNAVAILABLE = "WorkersUnavailable"
     REDIS_UNAVAILABLE = "RedisUnavailable"
     REDIS_FULL = "RedisFull"  # it takes nothing new; what is under way goes on
+    REDIS_EVICTS = "RedisEvicts"  # it is there, and refused: it may drop requests and results
     # Ready, Progressing
     INVALID_SPEC = "InvalidSpec"
     CHILD_CONFLICT = "ChildConflict"  # a child's name is taken by an object that isn't ours

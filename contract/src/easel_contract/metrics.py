@@ -11,6 +11,7 @@ BACKLOG_GPU_SECONDS: Final = "easel_backlog_gpu_seconds"  # gauge, predicted, la
 OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge, 0 when nothing waits
 WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
 ENGINE_FAILURES_TOTAL: Final = "easel_engine_failures_total"  # counter: attempts that an engine's error ended
+REDIS_EVICTS: Final = "easel_redis_evicts"  # gauge, 0 or 1: Redis is refused, since its policy lets it drop keys
 BROKER_UP: Final = "easel_broker_up"  # gauge, 0 or 1: whether the stores (Redis) can be reached; an older name
 REDIS_FULL: Final = "easel_redis_full"  # gauge, 0 or 1: whether Redis had no memory for anything new lately
 
@@ -26,6 +27,7 @@ PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # coun
 BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker: images generated in one batch
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
+DROPPED_RECORDS_TOTAL: Final = "easel_dropped_records_total"  # counter, label kind: damaged ones in Redis
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code
 CACHE_REQUESTS_TOTAL: Final = "easel_cache_requests_total"  # counter, gateway, label result=hit|miss|shared|bypass
 STREAMS: Final = "easel_streams"  # gauge, gateway: event streams that are open

@@ -176,8 +176,8 @@ class Process:
         self._config = settings.config
         self._serves_apis = settings.role in {Role.GATEWAY, Role.ALL}
         self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
-        self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker)
         self._stores = open_shared_stores(settings)
+        self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker, dropped=self._stores.dropped)
         self._metrics.watch_memory(self._stores.is_out_of_memory)
         self._readiness = Readiness(
             self._stores.ping,

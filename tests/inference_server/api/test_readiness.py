@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.transport import probes as readiness
 from easel_server.transport.probes import Readiness, ReadyReason
 
@@ -29,6 +29,36 @@ async def test_a_store_that_refuses_is_named():
     state = await Readiness(refuse).look()
     assert (state.is_ready, state.reason) == (False, ReadyReason.REDIS_UNAVAILABLE)
     assert "redis:6379" in state.message
+
+
+async def test_a_process_that_has_reached_its_store_stays_ready_while_it_is_away():
+    is_away = False
+
+    async def ping() -> None:
+        if is_away:
+            await refuse()
+
+    ready = Readiness(ping)
+    assert (await ready.look()).reason is ReadyReason.AVAILABLE
+    is_away = True
+    state = await ready.look()
+    assert (state.is_ready, state.reason) == (True, ReadyReason.REDIS_UNAVAILABLE)
+    ready.hold(ReadyReason.DRAINING, "")
+    assert not (await ready.look()).is_ready
+
+
+async def test_a_store_that_evicts_is_refused_even_by_a_process_that_has_used_it():
+    evicts = False
+
+    async def ping() -> None:
+        if evicts:
+            raise StoreEvictsError("redis:6379", "PING", "allkeys-lru", "CONFIG SET it", policy="allkeys-lru")
+
+    ready = Readiness(ping)
+    await ready.look()
+    evicts = True
+    state = await ready.look()
+    assert (state.is_ready, state.reason) == (False, ReadyReason.REDIS_EVICTS)
 
 
 async def test_a_store_that_is_silent_is_waited_for_no_longer_than_a_probe_does(monkeypatch):

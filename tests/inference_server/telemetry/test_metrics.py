@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from easel_contract import metrics as contract
 from easel_server.generation.job import JobState
-from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.dropped import DroppedRecords
+from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_memory_stores
 from easel_server.telemetry import metrics as metrics_module
@@ -46,7 +47,13 @@ QUEUE = {
     contract.WORKERS,
     contract.ENGINE_FAILURES_TOTAL,
 }
-OF_JOB_STORE = {*QUEUE, contract.BROKER_UP, contract.TASK_FAILURES_TOTAL}
+OF_JOB_STORE = {
+    *QUEUE,
+    contract.BROKER_UP,
+    contract.REDIS_EVICTS,
+    contract.DROPPED_RECORDS_TOTAL,
+    contract.TASK_FAILURES_TOTAL,
+}
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -110,6 +117,28 @@ async def test_an_absent_job_store_leaves_no_figure_of_the_queue_not_even_an_old
     samples = parse(await metrics.render(AbsentJobs()))  # type: ignore[arg-type]  # depth is all it needs
     assert samples[contract.BROKER_UP, ()] == 0
     assert not [name for name, _ in samples if name in QUEUE]
+
+
+async def test_a_redis_that_is_refused_is_told_from_one_that_is_away() -> None:
+    class RefusedJobs:
+        async def depth(self) -> Any:
+            raise StoreEvictsError("redis:6379", "INFO", "allkeys-lru", "CONFIG SET it", policy="allkeys-lru")
+
+    metrics = ServerMetrics(gateway=True, worker=False)
+    samples = parse(await metrics.render(RefusedJobs()))  # type: ignore[arg-type]  # depth is all it needs
+    assert (samples[contract.BROKER_UP, ()], samples[contract.REDIS_EVICTS, ()]) == (0, 1)
+    samples = parse(await metrics.render(AbsentJobs()))  # type: ignore[arg-type]
+    assert (samples[contract.BROKER_UP, ()], samples[contract.REDIS_EVICTS, ()]) == (0, 0)
+
+
+async def test_records_that_were_dropped_are_counted_by_their_kind() -> None:
+    dropped = DroppedRecords()
+    metrics = ServerMetrics(gateway=True, worker=False, dropped=dropped)
+    for name in ("a", "b", "a"):
+        dropped.note("job", name)
+    samples = parse(await metrics.render(open_memory_stores(JobBounds()).jobs))
+    assert samples[contract.DROPPED_RECORDS_TOTAL, (("kind", "job"),)] == 2
+    assert samples[contract.DROPPED_RECORDS_TOTAL, (("kind", "run"),)] == 0
 
 
 async def test_a_bad_record_hides_the_queue_and_nothing_else() -> None:

@@ -262,6 +262,15 @@ CASES: dict[str, tuple[Callable[[], Snapshot], str, str, str, str]] = {
         "GatewayUnavailable",
         'secret "keys" not found; check the Secrets',
     ),
+    "Redis may drop what it keeps": (
+        lambda: build_running(
+            DEFAULT, GATEWAY, WORKER, scrape=ScrapeReport(is_broker_up=False, is_redis_evicting=True)
+        ),
+        "Ready",
+        "False",
+        "RedisEvicts",
+        "CONFIG SET maxmemory-policy noeviction",
+    ),
     "Redis is away": (
         lambda: build_running(DEFAULT, GATEWAY, WORKER, scrape=ScrapeReport(is_broker_up=False)),
         "Ready",

@@ -30,6 +30,9 @@ PAGE = """\
 # TYPE easel_broker_up gauge
 easel_broker_up 1.0
 easel_redis_full 1.0
+# HELP easel_redis_evicts 1 while Redis is refused
+# TYPE easel_redis_evicts gauge
+easel_redis_evicts 1.0
 # TYPE easel_queue_depth gauge
 easel_queue_depth{state="Waiting"} 5.0
 easel_queue_depth{state="Running"} 2.0
@@ -53,6 +56,7 @@ python_info{implementation="CPython"} 1.0
 READ = PodMetrics(
     broker_up=True,
     is_redis_full=True,
+    is_redis_evicting=True,
     queue=QueueReading(5, 2, 3.5, 21.5, 1.5),
     in_flight=1,
     counters=CounterReading(

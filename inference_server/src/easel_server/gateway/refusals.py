@@ -285,6 +285,17 @@ def refuse_uncached() -> RefusalError:
     )
 
 
+def refuse_lost(job_id: str) -> RefusalError:
+    """A request that somebody waits for is unknown all of a sudden. Not 404: clients don't send that again."""
+    return RefusalError(
+        503,
+        "request_lost",
+        f"request {job_id} was lost while it was waited for, since what keeps this service's requests has lost data; "
+        f"send it again in {STORE_RETRY_SECONDS} s",
+        headers={"Retry-After": str(STORE_RETRY_SECONDS)},
+    )
+
+
 def refuse_for_store() -> RefusalError:
     """The shared state is away. Its address is for the logs, not for clients."""
     return RefusalError(

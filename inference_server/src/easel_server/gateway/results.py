@@ -17,6 +17,7 @@ from easel_server.gateway.local_cache import LocalCache
 from easel_server.gateway.refusals import (
     RefusalError,
     refuse_for_model,
+    refuse_lost,
     refuse_removed,
     refuse_to_nobody,
     refuse_unknown_prediction,
@@ -101,7 +102,7 @@ class Results:
     async def wait(self, job: Job, timeout_seconds: float) -> Job:
         """The job once it is final, or as it is after the time-out or when this gateway ends. Images go into the cache.
 
-        Raises RefusalError if the job is gone, and StoreUnavailableError.
+        Raises RefusalError (503) if the job is lost meanwhile, and StoreUnavailableError.
         """
         if job.state.is_final:
             return job
@@ -114,7 +115,7 @@ class Results:
             finally:
                 waiting.cancel()
         if ended is None:
-            raise refuse_unknown_prediction(job.id)
+            raise refuse_lost(job.id)
         if ended.state is JobState.SUCCEEDED and ended.cache_key is not None:
             with suppress(RefusalError, StoreUnavailableError):  # whoever wants the images themselves will hear of it
                 await self.images(ended)
@@ -166,10 +167,11 @@ class Results:
                 await self.cancel(job.id, job.owner)
             raise refuse_for_model(failure)
 
-    async def images(self, job: Job) -> tuple[bytes, ...]:
+    async def images(self, job: Job, *, has_just_ended: bool = False) -> tuple[bytes, ...]:
         """The encoded images of a finished job. Whoever reads them first puts them into the cache.
 
-        Raises RefusalError (404) if they have expired meanwhile or were removed, and StoreUnavailableError.
+        Raises RefusalError: 404 if they have expired meanwhile or were removed, 503 if they are lost of a job that
+        ``has_just_ended`` while its client waited. Raises StoreUnavailableError too.
         """
         if job.data_removed:
             raise refuse_removed(job.id)
@@ -183,7 +185,7 @@ class Results:
         except ImagesGoneError:
             images = ()
         if not images:
-            raise refuse_unknown_prediction(job.id)
+            raise refuse_lost(job.id) if has_just_ended else refuse_unknown_prediction(job.id)
         if key is not None:
             age = datetime.now(UTC) - (job.finished_at or job.submitted_at)
             generated = CachedImages(images, max(0.0, age.total_seconds()), job.generation_warnings)

@@ -7,6 +7,8 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
+# A rate needs a zero to start from.
+KINDS: Final = ("cache", "delivery", "field", "inputs", "job", "key", "objects", "place", "run", "script", "webhook")
 REMEMBERED: Final = 1000  # records, so that each is logged once
 
 
@@ -14,7 +16,7 @@ class DroppedRecords:
     """Counts them by kind, for the metrics, and logs each once."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     @property

@@ -20,7 +20,8 @@ from prometheus_client.registry import Collector
 
 from easel_server.generation.job import JobState
 from easel_server.generation.models import EngineDescription
-from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.dropped import DroppedRecords
+from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 from easel_server.telemetry.supervision import note_failure
@@ -130,6 +131,7 @@ class _QueueCollector(Collector):
         self.depth: QueueDepth | None = None
         self.images: ImageUsage | None = None  # None too where nobody asks for it
         self.is_out_of_memory: Callable[[], bool] = lambda: False
+        self.is_evicting = False
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
@@ -138,6 +140,11 @@ class _QueueCollector(Collector):
         full = GaugeMetricFamily(contract.REDIS_FULL, "Whether Redis had no memory for anything new lately.")
         full.add_metric([], int(self.is_out_of_memory()))
         yield full
+        evicts = GaugeMetricFamily(
+            contract.REDIS_EVICTS, "Whether Redis is refused since its maxmemory-policy lets it drop keys."
+        )
+        evicts.add_metric([], int(self.is_evicting))
+        yield evicts
         if self.depth is None:
             return
         yield _by_state(
@@ -189,6 +196,20 @@ def _by_state(name: str, text: str, *, waiting: float, running: float) -> GaugeM
     return gauge
 
 
+class _DroppedCollector(Collector):
+    """Damaged records that this process has met."""
+
+    def __init__(self, dropped: DroppedRecords) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Damaged or dangling records in Redis that were dropped, so that everything else goes on."
+        counter = CounterMetricFamily(contract.DROPPED_RECORDS_TOTAL, text, labels=["kind"])
+        for kind, count in self._dropped.counts.items():
+            counter.add_metric([kind], count)
+        yield counter
+
+
 class _StopwatchCollector(Collector):
     """A counter of seconds that also counts what is still going on, so that its rate is smooth."""
 
@@ -206,8 +227,10 @@ class _StopwatchCollector(Collector):
 class ServerMetrics:
     """All metrics of one process. Those of a role that the process doesn't have count, and aren't shown."""
 
-    def __init__(self, *, gateway: bool, worker: bool) -> None:
+    def __init__(self, *, gateway: bool, worker: bool, dropped: DroppedRecords | None = None) -> None:
+        """``dropped`` is what the stores of this process count."""
         self.registry = CollectorRegistry()
+        self.registry.register(_DroppedCollector(dropped or DroppedRecords()))
         self._queue = _QueueCollector()
         self.registry.register(self._queue)
         self._reading: asyncio.Task[tuple[QueueDepth, ImageUsage | None]] | None = None
@@ -355,12 +378,14 @@ class ServerMetrics:
             self._reading = asyncio.create_task(_read_shared(jobs, images), name="metrics-shared")
         reading = self._reading
         self._queue.depth = self._queue.images = None
+        self._queue.is_evicting = False
         done, _ = await asyncio.wait({reading}, timeout=DEPTH_TIMEOUT_SECONDS)
         if done:
             self._reading = None
             try:
                 self._queue.depth, self._queue.images = reading.result()
             except StoreUnavailableError as error:
+                self._queue.is_evicting = isinstance(error, StoreEvictsError)
                 logger.debug("no queue depth for this scrape: %s", error)
             except Exception as error:  # one bad record shall not hide everything else that is measured
                 note_failure("metrics-shared", self, error)

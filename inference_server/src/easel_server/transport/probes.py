@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
 from easel_server.gateway.refusals import refuse_private_path
-from easel_server.stores.errors import StoreError
+from easel_server.stores.errors import StoreError, StoreEvictsError
 from easel_server.stores.images.interface import ImageStore
 
 PING_TIMEOUT_SECONDS = 1.0  # less than the probe's own time-out, so that the probe hears why
@@ -25,6 +25,7 @@ class ReadyReason(StrEnum):
     LOADING = "Loading"
     DRAINING = "Draining"
     REDIS_UNAVAILABLE = "RedisUnavailable"
+    REDIS_EVICTS = "RedisEvicts"  # not ready: this doesn't pass by itself, and a rollout shall stop at it
     IMAGE_STORE_FULL = "ImageStoreFull"  # ready: results can be fetched, smaller requests may fit, and room comes back
     REDIS_FULL = "RedisFull"  # ready: requests under way go on, and results can be fetched
     BUCKET_UNAVAILABLE = "BucketUnavailable"  # ready: jobs wait for it, and a restart wouldn't bring it back
@@ -44,11 +45,16 @@ class ReadyState:
 
     reason: ReadyReason
     message: str
+    was_reached: bool = False  # the store, by this process, before it was away
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests, or jobs, should come here."""
-        return self.reason in READY
+        """Whether requests, or jobs, should come here.
+
+        In an outage of the store they should: the answer, 503 and when to come back, is better than none, and a worker
+        that waits for work is no lost one. Not before the store was reached once: a rollout to a wrong address stops.
+        """
+        return self.reason in READY or (self.reason is ReadyReason.REDIS_UNAVAILABLE and self.was_reached)
 
 
 async def look_at_nothing() -> None:
@@ -87,6 +93,7 @@ class Readiness:
         self._ping = ping
         self._look_at_room = look_at_room
         self._holds: dict[ReadyReason, str] = {}
+        self._was_reached = False
 
     def hold(self, reason: ReadyReason, message: str) -> None:
         """Not ready, for this reason, until it is lifted."""
@@ -105,12 +112,15 @@ class Readiness:
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._ping()
+                self._was_reached = True
                 problem = await self._look_at_room()
         except TimeoutError:
             message = f"Redis did not answer within {PING_TIMEOUT_SECONDS:g} s"
-            return ReadyState(ReadyReason.REDIS_UNAVAILABLE, message)
+            return ReadyState(ReadyReason.REDIS_UNAVAILABLE, message, self._was_reached)
+        except StoreEvictsError as error:
+            return ReadyState(ReadyReason.REDIS_EVICTS, str(error))
         except StoreError as error:
-            return ReadyState(ReadyReason.REDIS_UNAVAILABLE, str(error))
+            return ReadyState(ReadyReason.REDIS_UNAVAILABLE, str(error), self._was_reached)
         return problem or ReadyState(ReadyReason.AVAILABLE, "takes work")
 
 

@@ -51,6 +51,7 @@ class PodMetrics:
     counters: CounterReading = field(default_factory=CounterReading)
     longest_job_seconds: float | None = None  # that succeeded on this worker, from claimed to finished
     is_redis_full: bool = False
+    is_redis_evicting: bool = False  # Redis is refused, since it may drop what it keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Observation:
     elapsed_seconds: float | None  # since the previous tick; negative where the clock was set back
     window: Window
     is_redis_full: bool = False  # by what any pod says
+    is_redis_evicting: bool = False  # some pod refuses Redis, since it may drop what it keeps
 
     @property
     def busy_pods(self) -> int:
@@ -122,6 +124,7 @@ def observe(
         pods_answering=len(answers),
         broker_up=_is_broker_up(answers.values()),
         is_redis_full=any(metrics.is_redis_full for metrics in answers.values()),
+        is_redis_evicting=any(metrics.is_redis_evicting for metrics in answers.values()),
         queue=_freshest_queue(samples),
         idle_pods=frozenset(name for name, metrics in answers.items() if metrics.in_flight == 0),
         arrivals=arrivals.measure(growth, elapsed_seconds or 0.0),

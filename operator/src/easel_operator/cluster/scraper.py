@@ -33,6 +33,7 @@ FINISHED_OUTCOMES: Final = ("Succeeded", "Failed")  # what was cancelled says no
 READ_SERIES: Final = (
     metrics.BROKER_UP,
     metrics.REDIS_FULL,
+    metrics.REDIS_EVICTS,
     metrics.QUEUE_DEPTH,
     metrics.BACKLOG_GPU_SECONDS,
     metrics.OLDEST_WAITING_AGE_SECONDS,
@@ -144,6 +145,7 @@ def parse_metrics(text: str) -> PodMetrics:
     return PodMetrics(
         broker_up=None if broker_up is None else broker_up >= 1,
         is_redis_full=(_read_value(series, metrics.REDIS_FULL) or 0) >= 1,
+        is_redis_evicting=(_read_value(series, metrics.REDIS_EVICTS) or 0) >= 1,
         queue=_read_queue(series),
         in_flight=None if in_flight is None else round(in_flight),
         longest_job_seconds=_read_value(series, metrics.LONGEST_JOB_SECONDS),

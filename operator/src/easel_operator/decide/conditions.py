@@ -61,6 +61,13 @@ def decide_ready(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> Con
 
 
 def _check_redis(facts: ServiceFacts) -> ConditionState | None:
+    if facts.scrape.is_redis_evicting:
+        return no(
+            Reason.REDIS_EVICTS,
+            "Redis is there and isn't used: by its maxmemory-policy it would drop requests and results when its memory "
+            "is full. Set it there: CONFIG SET maxmemory-policy noeviction, and in its configuration. The pods look "
+            "again every second, and go on by themselves.",
+        )
     if facts.scrape.is_broker_up is not False:
         return _check_redis_memory(facts)
     return no(

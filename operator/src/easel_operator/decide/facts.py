@@ -122,6 +122,7 @@ def recall_scrape(service: Json) -> ScrapeReport:
     return ScrapeReport(
         is_redis_full=_has_reason(service, ConditionType.READY, Reason.REDIS_FULL),
         is_broker_up=False if _has_reason(service, ConditionType.READY, Reason.REDIS_UNAVAILABLE) else None,
+        is_redis_evicting=_has_reason(service, ConditionType.READY, Reason.REDIS_EVICTS),
         is_data_missing=_has_reason(service, ConditionType.SCALING_ACTIVE, Reason.METRICS_UNAVAILABLE),
         longest_job_seconds=recall_longest_job_seconds(service),
     )

@@ -62,6 +62,7 @@ def build_scrape_report(
         waiting_since=waiting_since,
         is_broker_up=observation.broker_up,
         is_redis_full=observation.is_redis_full,
+        is_redis_evicting=observation.is_redis_evicting,
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
         longest_job_seconds=longest_job_seconds,
     )

@@ -39,6 +39,7 @@ class ScrapeReport:
 
     is_broker_up: bool | None = None  # None: no pod could be asked
     is_redis_full: bool = False
+    is_redis_evicting: bool = False  # some pod refuses Redis, since its policy lets it drop keys
     is_data_missing: bool = False  # nobody has reported the queue's depth for so long that scaling stands still
     longest_job_seconds: int = 0  # so far; 0: none was seen
     waiting_since: datetime | None = None  # requests wait and no worker is ready; None where either isn't so

@@ -19,6 +19,7 @@ from easel_operator.objects import Json
 ALARMING_REASONS = frozenset(
     {
         Reason.REDIS_UNAVAILABLE,
+        Reason.REDIS_EVICTS,
         Reason.INVALID_SPEC,
         Reason.CHILD_CONFLICT,
         Reason.APPLY_FAILED,

@@ -204,7 +204,7 @@ class Automatic1111Handlers:
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=not key)
         if job.state is JobState.CANCELED:
             return Generated(job, (), submitted.build_headers(job), is_done_with)
-        images = await context.results.images(expect_success(job))
+        images = await context.results.images(expect_success(job), has_just_ended=True)
         return Generated(job, images, submitted.build_headers(job), is_done_with)
 
     def _answer(self, body: GenerationBody, generated: Generated, images: Sequence[bytes]) -> JSONResponse:

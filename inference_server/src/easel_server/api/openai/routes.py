@@ -28,6 +28,7 @@ from easel_server.api.openai.responses import (
     describe_models,
 )
 from easel_server.api.openapi import GENERATION_HEADERS, describe_body
+from easel_server.gateway.refusals import refuse_lost
 from easel_server.gateway.results import LOOK_SECONDS, WAIT, expect_success
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.request import (
@@ -134,7 +135,7 @@ class OpenAIHandlers:
         if body.response_format is ResponseFormat.URL:
             urls = context.links(request).outputs(expect_success(job), await context.results.image_urls(job))
             return JSONResponse(build_answer(job, (), urls), headers=submitted.build_headers(job))
-        images = submitted.images or await context.results.images(expect_success(job))
+        images = submitted.images or await context.results.images(expect_success(job), has_just_ended=True)
         # Nobody can ask for them again: without a key of the client's, the same request is another one.
         is_last = key is None and submitted.is_stored
         after = BackgroundTask(context.results.remove_delivered, job) if is_last else None
@@ -190,6 +191,8 @@ class OpenAIHandlers:
                         for preview in (await self._context.stores.jobs.previews(job.id))[sent:]:
                             yield build_partial_event(job, family, sent, preview)
                             sent += 1
-            images = await self._context.results.images(expect_success(job))
+            if not job.state.is_final:
+                raise refuse_lost(job.id)
+            images = await self._context.results.images(expect_success(job), has_just_ended=True)
         for image in images:
             yield build_completed_event(job, family, image)

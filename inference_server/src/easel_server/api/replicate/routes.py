@@ -159,6 +159,7 @@ class PredictionHandlers:
         if seen.ended:
             return Response(status_code=204)
         events = stream_prediction(
+            job.id,
             self._context.stores.jobs.watch(job.id),
             look_at_progress=self._context.estimates.progress,
             look_for_urls=self._context.results.image_urls,

@@ -5,7 +5,7 @@
     logs      a line of tqdm's progress, `` 40%|####      | 12/30`` a step is done
               ``warning: …``, a line each                           something is done otherwise than asked
     output    the address of one image                              the prediction succeeded; one event an image
-    error     {"detail": "…"}                                       the prediction failed
+    error     {"detail": "…"}                                       the prediction failed, or was lost
     done      {}, {"reason": "canceled"} or {"reason": "error"}     the end: nothing follows
     progress  {"status", "queue_position", "jobs_ahead",            only with ``?progress=true``: at first, and when
               "eta_seconds", "steps_done", "steps",                 one of them but the ETA has changed
@@ -30,11 +30,13 @@ from typing import Any
 from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_progress_fields, build_progress_line, build_warning_lines
 from easel_server.gateway.queue_estimate import Progress
+from easel_server.gateway.refusals import refuse_lost
 from easel_server.generation.job import Job, JobState
 from easel_server.transport.streams import build_event, with_ticks
 
 POSITION_SECONDS = 2.0  # between looks at the queue: others' jobs change a position, and no event says so
 END_ID = "end"
+LOST_ID = "lost"
 OUTPUT_ID_PATTERN = re.compile(r"output-([0-9]{1,2})")
 LookAtProgress = Callable[[Job], Awaitable[Progress]]
 LookForUrls = Callable[[Job], Awaitable[Sequence[str | None]]]  # of images that can be fetched without this service
@@ -57,6 +59,7 @@ class Seen:
 
 
 async def stream_prediction(
+    job_id: str,
     changes: AsyncGenerator[Job],
     *,
     look_at_progress: LookAtProgress,
@@ -87,7 +90,10 @@ async def stream_prediction(
             if line and line != last_line:
                 yield build_event("logs", line, _step_id(job))
                 last_line = line
-    if job is not None and job.state.is_final:
+    if job is None or not job.state.is_final:  # what keeps it has lost it: a stream that merely ends says nothing
+        yield build_event("error", {"detail": refuse_lost(job_id).message}, LOST_ID)
+        yield build_event("done", {"reason": "error"}, END_ID)
+    else:
         outputs = () if job.data_removed else links.outputs(job, await look_for_urls(job))
         for event in _build_end(job, outputs, seen):
             yield event
