@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,15 @@ def test_a_redis_that_says_nothing_is_answered_within_a_second_in_each_apis_word
     wait_for(lambda: service.client.post("/v1/images/generations", json=IMAGES).status_code == 200, BACK_WITHIN_SECONDS)
 
 
+def evicts(process: ServerProcess) -> bool:
+    return bool(process.ready()[1]["reason"] == "RedisEvicts")
+
+
 def test_a_redis_that_evicts_is_refused_until_its_policy_is_changed(service: Service) -> None:
     service.redis.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     try:
         for process in (service.gateway, service.worker):
-            wait_for(lambda process=process: process.ready()[1]["reason"] == "RedisEvicts", BACK_WITHIN_SECONDS)
+            wait_for(partial(evicts, process), BACK_WITHIN_SECONDS)
             code, state = process.ready()
             assert (code, state["ready"]) == (503, False)
             assert "CONFIG SET maxmemory-policy noeviction" in state["message"]
