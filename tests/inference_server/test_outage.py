@@ -154,7 +154,7 @@ def test_a_redis_that_evicts_is_refused_until_its_policy_is_changed(service: Ser
     assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
 
 
-def test_whoever_waits_for_a_request_that_redis_has_lost_is_told_to_send_it_again(service: Service) -> None:
+def test_whoever_waits_for_a_request_that_redis_has_lost_is_asked_to_send_it_again(service: Service) -> None:
     service.redis.command("FLUSHALL")  # what was before doesn't count
     long = {"num_inference_steps": 100}
     streamed = service.predict(input={**IMAGES, **long}).json()

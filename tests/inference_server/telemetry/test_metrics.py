@@ -119,7 +119,7 @@ async def test_an_absent_job_store_leaves_no_figure_of_the_queue_not_even_an_old
     assert not [name for name, _ in samples if name in QUEUE]
 
 
-async def test_a_redis_that_is_refused_is_told_from_one_that_is_away() -> None:
+async def test_a_redis_that_is_refused_is_distinguished_from_one_that_is_away() -> None:
     class RefusedJobs:
         async def depth(self) -> Any:
             raise StoreEvictsError("redis:6379", "INFO", "allkeys-lru", "CONFIG SET it", policy="allkeys-lru")
