@@ -11,7 +11,7 @@ from easel_server.generation.cost import Measurement
 from easel_server.generation.job import JobState
 from easel_server.generation.request import WebhookTarget
 from easel_server.stores.cache.interface import CachedImages
-from easel_server.stores.errors import StoreOutOfMemoryError, StoreUnavailableError
+from easel_server.stores.errors import StoreEvictsError, StoreOutOfMemoryError, StoreUnavailableError
 from easel_server.stores.jobs import changes
 from easel_server.stores.jobs.interface import Claim, Failed, HeartbeatReply, JobBounds, Jobs
 from easel_server.stores.jobs.redis import RedisJobs
@@ -403,3 +403,54 @@ async def test_no_unfinished_job_has_an_expiry(own_server: RedisServer, connect:
     prefix = names.redis_prefix("ml", "sd")
     keys = ["job:running", "job:waiting", "waiting", "running"]
     assert [own_server.command("TTL", prefix + key) for key in keys] == [b":-1\r\n"] * 4
+
+
+async def test_a_subscription_that_ends_unforeseen_is_made_anew(
+    own_server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "RECONNECT_SECONDS", 0.01)
+    worker, gateway = connect(own_server.url), connect(own_server.url)
+    assert isinstance(gateway.jobs, RedisJobs)
+    changed_jobs = gateway.jobs._changed_jobs
+    listen, failures = changed_jobs._listen, 0
+
+    async def fail_twice() -> None:
+        nonlocal failures
+        failures += 1
+        if failures <= 2:
+            raise KeyError("nobody foresaw this")
+        await listen()
+
+    monkeypatch.setattr(changed_jobs, "_listen", fail_twice)
+    await gateway.jobs.submit(build_job("a"))
+    waiting = asyncio.create_task(gateway.jobs.wait("a", 60))
+
+    async def relies_on_its_subscription() -> bool:
+        return changed_jobs.look_again_seconds == changes.LOOK_AGAIN_SECONDS
+
+    await eventually(relies_on_its_subscription)
+    await succeed(worker.jobs, await claim(worker.jobs), (b"image",))
+    job = await asyncio.wait_for(waiting, 10)
+    assert job is not None
+    assert job.state == JobState.SUCCEEDED
+
+
+async def test_a_server_that_evicts_is_used_again_once_its_policy_is_another(
+    own_server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LOOK_AT_POLICY_AGAIN_SECONDS", 0.01)
+    stores = connect(own_server.url)
+    own_server.command("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+    for call in (stores.ping, stores.jobs.depth, lambda: stores.jobs.submit(build_job("a"))):
+        with pytest.raises(StoreEvictsError, match="CONFIG SET maxmemory-policy noeviction"):
+            await call()
+    assert own_server.command("DBSIZE") == b":0\r\n", "nothing is given to a server that may drop it"
+    own_server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+    async def is_used_again() -> bool:
+        try:
+            return (await stores.jobs.submit(build_job("a"))).created
+        except StoreEvictsError:
+            return False
+
+    await eventually(is_used_again)

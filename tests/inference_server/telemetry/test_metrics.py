@@ -51,6 +51,7 @@ OF_JOB_STORE = {
     *QUEUE,
     contract.BROKER_UP,
     contract.REDIS_EVICTS,
+    contract.REDIS_FULL,
     contract.DROPPED_RECORDS_TOTAL,
     contract.TASK_FAILURES_TOTAL,
 }
