@@ -107,6 +107,11 @@ def install_hint(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of Easel"
 
 
+# What the operator's user needs besides, on all keys that begin with "easel:", since it cleans up after services. Where
+# it is the services' user too, as after an installation with one URL, that one needs both.
+REDIS_ACL_OPERATOR_COMMANDS: Final = ("+expire", "+scan", "+unlink")
+
+
 def gateway_name(service: str) -> str:
     """Name of the gateway Deployment of a service."""
     return f"{service}-gateway"

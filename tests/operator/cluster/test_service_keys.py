@@ -11,6 +11,7 @@ from easel_server.stores.opening import open_stores
 
 from tests.support.jobs import build_job
 from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
 
@@ -48,3 +49,22 @@ async def test_what_is_said_of_a_redis_that_is_away_holds_no_password() -> None:
         await keys.count_work("easel:{a/b/c}:")
     assert "geheim" not in str(caught.value)
     await keys.close()
+
+
+async def test_a_user_with_the_documented_commands_alone_may_clean_up() -> None:
+    with RedisServer() as server:
+        commands = [*names.REDIS_ACL_COMMANDS, *names.REDIS_ACL_OPERATOR_COMMANDS]
+        rules = ["reset", "on", ">secret", "~easel:*", *commands]
+        assert server.command("ACL", "SETUSER", "easel", *rules).startswith(b"+OK")
+        keys = ServiceKeys(server.url.replace("redis://", "redis://easel:secret@"))
+        prefix = names.redis_prefix("ml", "sd", "u")
+        try:
+            await keys.register("c", {prefix: "ml/sd"})
+            await keys.mark_closing(prefix, "deleted")
+            await keys.count_work(prefix)
+            assert server.command("SET", f"{prefix}x", "1").startswith(b"+OK")
+            assert await keys.delete_keys(prefix) == 1
+            await keys.forget("c", prefix)
+            assert await keys.read_registry("c") == {}
+        finally:
+            await keys.close()
