@@ -1,16 +1,20 @@
 """How many bytes of bodies are held at a time, and by whom."""
 
+import base64
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
 import httpx2
+import pytest
 from easel_contract.server_config import EngineConfig, EngineKind, GatewayConfig, ModelConfig, ServerConfig
 from easel_server.transport.body_bounds import SMALL_BYTES, BodyBudget
 from PIL import Image
 
+from tests.inference_server.api.serving import RunningGateway, wait_for
 from tests.support.raw_http import build_head, connected, open_socket, read_all, status_of
 from tests.support.server_process import ServerProcess
 
@@ -94,3 +98,33 @@ def test_whatever_is_taken_and_freed_the_books_are_right() -> None:
             if budget.take(client, size, is_small=chance.random() < 0.2):
                 held.append((client, size))
         assert budget.used_bytes == sum(size for _, size in held) <= 10_000
+
+
+@pytest.mark.parametrize("path", [EDITS, "/v1/predictions", "/sdapi/v1/img2img"])
+def test_what_waits_for_its_images_holds_nothing_of_its_body(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a few edits that wait would keep all others from being read."""
+    budgets: list[BodyBudget] = []
+    build = BodyBudget.__init__
+
+    def note(budget: BodyBudget, total_bytes: int) -> None:
+        build(budget, total_bytes)
+        budgets.append(budget)
+
+    monkeypatch.setattr(BodyBudget, "__init__", note)
+    photograph = BytesIO()
+    Image.effect_noise((512, 512), 80).save(photograph, "PNG")
+    text = base64.b64encode(photograph.getvalue()).decode()
+    bodies = {
+        EDITS: {"prompt": "a cat", "size": "64x64", "images": [{"image_url": f"data:image/png;base64,{text}"}]},
+        "/v1/predictions": {"input": {"prompt": "a cat", "width": 64, "image": f"data:image/png;base64,{text}"}},
+        "/sdapi/v1/img2img": {"prompt": "a cat", "width": 64, "height": 64, "init_images": [text]},
+    }
+    with RunningGateway() as gateway, gateway.client(Prefer="wait=60") as client, ThreadPoolExecutor() as pool:
+        gateway.call(gateway.worker.hold())
+        pending = pool.submit(client.post, path, json=bodies[path])
+        wait_for(lambda: gateway.call(gateway.stores.jobs.depth()).waiting)
+        wait_for(lambda: all(budget.used_bytes == 0 for budget in budgets))
+        assert not pending.done()
+        gateway.do(gateway.worker.go_on)
+        assert pending.result().status_code in {200, 201}
+    assert len(budgets) == 1

@@ -29,6 +29,7 @@ from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import GENERATION_HEADERS, describe_body, describe_flag
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import WAIT, expect_success
+from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.request import (
     CachePolicy,
@@ -40,6 +41,7 @@ from easel_server.generation.request import (
 )
 from easel_server.stores.facts.interface import FactStore
 from easel_server.transport.bodies import read_body, read_flag
+from easel_server.transport.body_bounds import release_body
 
 LIVE_PREVIEWS: Final = 2  # for `current_image`: each costs about as much as a step
 
@@ -128,7 +130,8 @@ class Automatic1111Handlers:
         customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, TextToImageBody, limit_bytes=self._context.limits.max_body_bytes)
         body.check(model=self._context.model_name)
-        generated = await self._generate(request, customer, body, None)
+        submitted = await self._submit(request, customer, body, None)
+        generated = await self._wait(request, submitted)
         return self._answer(body, generated, generated.images)
 
     async def image_to_image(self, request: Request) -> JSONResponse:
@@ -139,7 +142,12 @@ class Automatic1111Handlers:
         body.check(model=context.model_name)
         defaults = (await context.model_facts()).defaults
         inputs = await context.decoders.run(customer.name, partial(build_inputs, body, defaults, context.limits))
-        generated = await self._generate(request, customer, body, inputs)
+        submitted = await self._submit(request, customer, body, inputs)
+        del inputs  # the wait may be long
+        if not (is_part_generated(body) or body.include_init_images):
+            body = body.model_copy(update={"init_images": [], "mask": None})
+            release_body(request.scope)
+        generated = await self._wait(request, submitted)
         images = generated.images
         if images and is_part_generated(body):
             parameters = generated.job.parameters
@@ -174,13 +182,13 @@ class Automatic1111Handlers:
         except RefusalError:  # it has expired meanwhile
             return None
 
-    async def _generate(
+    async def _submit(
         self, request: Request, customer: Customer, body: GenerationBody, inputs: InputImages | None
-    ) -> Generated:
+    ) -> SubmitResult:
         context = self._context
         key = request.headers.get("idempotency-key")
         samplers = (await context.model_facts()).samplers
-        submitted = await context.submitter.submit(
+        return await context.submitter.submit(
             GenerationRequest(
                 customer=customer,
                 job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
@@ -197,10 +205,14 @@ class Automatic1111Handlers:
                 warnings=tuple(body.find_warnings()),
             )
         )
+
+    async def _wait(self, request: Request, submitted: SubmitResult) -> Generated:
+        context = self._context
+        key = request.headers.get("idempotency-key")
         is_done_with = submitted.is_stored and not key
         if submitted.images is not None:
             return Generated(submitted.job, submitted.images, submitted.headers, is_done_with)
-        await self._latest.remember(customer.name, submitted.job.id)
+        await self._latest.remember(submitted.job.owner, submitted.job.id)
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=not key)
         if job.state is JobState.CANCELED:
             return Generated(job, (), submitted.build_headers(job), is_done_with)

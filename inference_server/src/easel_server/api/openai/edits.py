@@ -38,7 +38,7 @@ def describe_edit() -> dict[str, Any]:
 class Edit:
     """A request for an edit, its images still encoded."""
 
-    fields: EditFields
+    fields: EditFields  # without any image
     image: bytes | str  # an image, or a data: URL of one
     mask: bytes | str | None
 
@@ -51,7 +51,8 @@ async def read_edit(request: Request, *, limit_bytes: int) -> Edit:
     if kind and not JSON_TYPE.fullmatch(kind):
         raise refuse_media_type(kind, FORM)
     body = await read_body(request, EditBody, limit_bytes=limit_bytes)
-    return Edit(body, body.images[0].image_url, body.mask.image_url if body.mask else None)
+    fields = EditFields.model_construct(**body.model_dump(exclude={"images", "mask"}))
+    return Edit(fields, body.images[0].image_url, body.mask.image_url if body.mask else None)
 
 
 async def _read_form_edit(request: Request, limit_bytes: int) -> Edit:

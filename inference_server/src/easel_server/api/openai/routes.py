@@ -40,6 +40,7 @@ from easel_server.generation.request import (
     new_job_id,
 )
 from easel_server.transport.bodies import read_body
+from easel_server.transport.body_bounds import release_body
 from easel_server.transport.streams import EventStream, build_event, with_ticks
 
 IMAGES_TAGS: Final[list[str | Enum]] = ["OpenAI images"]
@@ -81,7 +82,8 @@ class OpenAIHandlers:
         """Generate images and wait for them."""
         customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, ImagesBody, limit_bytes=self._context.limits.max_body_bytes)
-        return await self._serve(request, customer, body, None, EventFamily.GENERATION)
+        submitted = await self._submit(request, customer, body, None)
+        return await self._answer(request, submitted, body, EventFamily.GENERATION)
 
     async def edit_image(self, request: Request) -> Response:
         """Generate an image anew over another, or the part of it that a mask marks, and wait for the result."""
@@ -90,7 +92,11 @@ class OpenAIHandlers:
         edit = await read_edit(request, limit_bytes=limits.max_body_bytes)
         defaults = (await self._context.model_facts()).defaults
         inputs = await self._context.decoders.run(customer.name, partial(build_edit_inputs, edit, defaults, limits))
-        return await self._serve(request, customer, edit.fields, inputs, EventFamily.EDIT)
+        fields = edit.fields
+        submitted = await self._submit(request, customer, fields, inputs)
+        del edit, inputs  # the wait may be long
+        release_body(request.scope)
+        return await self._answer(request, submitted, fields, EventFamily.EDIT)
 
     async def list_models(self, request: Request) -> Response:
         """The models that are served: one."""
@@ -107,12 +113,11 @@ class OpenAIHandlers:
         url = self._context.links(request).model(name)
         return JSONResponse(build_model(name, await self._context.model_facts(), url=url))
 
-    async def _serve(
-        self, request: Request, customer: Customer, body: ImagesBody, inputs: InputImages | None, family: EventFamily
-    ) -> Response:
-        context = self._context
+    async def _submit(
+        self, request: Request, customer: Customer, body: ImagesBody, inputs: InputImages | None
+    ) -> SubmitResult:
         key = request.headers.get("idempotency-key")
-        submitted = await context.submitter.submit(
+        return await self._context.submitter.submit(
             GenerationRequest(
                 customer=customer,
                 job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
@@ -129,6 +134,12 @@ class OpenAIHandlers:
                 warnings=tuple(body.find_warnings()),
             )
         )
+
+    async def _answer(
+        self, request: Request, submitted: SubmitResult, body: ImagesBody, family: EventFamily
+    ) -> Response:
+        context = self._context
+        key = request.headers.get("idempotency-key")
         if body.stream:
             return self._stream(submitted, family, is_only_client=key is None)
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=key is None)

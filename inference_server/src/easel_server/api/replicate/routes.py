@@ -16,6 +16,7 @@ A POST with an ``Idempotency-Key`` is idempotent too. Bodies are in ``fields.py`
 import re
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -60,6 +61,7 @@ from easel_server.generation.messages import truncate_repr
 from easel_server.generation.request import CachePolicy, Customer, GenerationRequest, job_id_for_key, new_job_id
 from easel_server.stores.jobs.interface import QueuePosition
 from easel_server.transport.bodies import read_body, read_flag
+from easel_server.transport.body_bounds import release_body
 from easel_server.transport.streams import LAST_EVENT_ID_HEADER, EventStream, build_event
 
 TAGS: Final[list[str | Enum]] = ["Predictions"]
@@ -225,9 +227,9 @@ class PredictionHandlers:
         if body.input.has_inputs():
             defaults = (await context.model_facts()).defaults
             files = await read_named_files(context.stores.files, body.input, customer.name)
-            inputs = await context.decoders.run(
-                customer.name, lambda: build_prediction_inputs(body.input, defaults, limits, files)
-            )
+            build = partial(build_prediction_inputs, body.input, defaults, limits, files)
+            inputs = await context.decoders.run(customer.name, build)
+            del build, files
         submitted = await context.submitter.submit(
             GenerationRequest(
                 customer=customer,
@@ -245,6 +247,8 @@ class PredictionHandlers:
                 warnings=tuple(body.input.find_warnings()),
             )
         )
+        del body, inputs  # the wait may be long
+        release_body(request.scope)
         job = await context.results.wait(submitted.job, wait_seconds) if wait_seconds else submitted.job
         position = submitted.position if job is submitted.job else None  # it has moved during a wait
         status = 201 if submitted.created else 200
