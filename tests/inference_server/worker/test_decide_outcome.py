@@ -1,7 +1,7 @@
 """What becomes of a job whose generation has ended."""
 
 import pytest
-from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.interface import GenerationError, NonFiniteError, StopGenerationError
 from easel_server.stores.jobs.interface import Canceled, Failed, Outcome
 from easel_server.worker.batch import StopReason
 from easel_server.worker.reporting import DEADLINE_PASSED, UNHEARD, Generated, Retry, decide_outcome
@@ -24,6 +24,7 @@ CASES: dict[str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseExceptio
     "stopped since its heartbeats failed": (StopReason.UNHEARD, None, StopGenerationError(), UNHEARD),
     "images came out though its heartbeats failed": (StopReason.UNHEARD, IMAGES, None, Generated(IMAGES)),
     "failed while being drained": (StopReason.DRAIN, None, GenerationError("no"), Failed("no")),
+    "its image would be black": (None, None, NonFiniteError("not finite"), Failed("not finite")),
     "the model can't serve it": (None, None, GenerationError("77 tokens at most"), Failed("77 tokens at most")),
 }
 

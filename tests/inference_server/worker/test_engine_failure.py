@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from easel_contract import metrics as contract
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.interface import GenerationError, NonFiniteError
 from easel_server.generation.job import JobState
 from easel_server.stores.jobs.interface import Jobs
 from easel_server.worker.engine_errors import is_engine_error, is_fatal_error
@@ -121,6 +121,16 @@ async def test_an_engine_that_fails_all_jobs_and_passes_trials_ends_too(store: J
         await store.submit(build_job(f"job-{number}", seed=number))
     worker, _ = build_worker(store, engine)
     assert f"failed on {MAX_FAILED_JOBS} jobs in a row" in await failure_of(worker)
+
+
+async def test_a_trial_whose_single_step_gives_no_image_is_passed(store: Jobs) -> None:
+    errors = iter([RuntimeError("a kernel gave nonsense"), NonFiniteError("one step is too few")])
+    engine = FakeEngine(error=lambda: next(errors, GenerationError("no such scheduler")))
+    worker, _ = build_worker(store, engine)
+    async with running(worker):
+        await store.submit(build_job("a"))
+        job = await final_job(store, "a")
+    assert (job.state, job.error, job.attempts) == (JobState.FAILED, "no such scheduler", 2)
 
 
 async def test_a_trial_that_does_not_end_is_a_failure(store: Jobs) -> None:

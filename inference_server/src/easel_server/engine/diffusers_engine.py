@@ -13,6 +13,7 @@ import diffusers
 import torch
 
 from easel_server.engine.arguments import build_arguments, list_seeds
+from easel_server.engine.decoding import guard_decoding
 from easel_server.engine.interface import GenerationError, OnStep, Step
 from easel_server.engine.previews import decode_previews
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
@@ -47,6 +48,8 @@ class DiffusersEngine:
             "Diffusers": versions["diffusers"],
             "Torch": versions["torch"],
         }
+        if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
+            guard_decoding(pipeline.vae, pipeline.dtype)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_slicing"):
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 

@@ -19,7 +19,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from easel_server.engine.content_hash import hash_content
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.hub import download_model
-from easel_server.engine.interface import GenerationError, ModelLoadError, build_trial
+from easel_server.engine.interface import GenerationError, ModelLoadError, NonFiniteError, build_trial
 from easel_server.generation.models import EngineDescription, read_defaults
 
 LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels
@@ -55,9 +55,10 @@ def load(
         resolved_revision=resolved_revision,
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
-    _warm_up(DiffusersEngine(pipeline, description))
-    load_seconds = time.monotonic() - began_seconds
-    return DiffusersEngine(pipeline, replace(description, load_seconds=load_seconds))
+    engine = DiffusersEngine(pipeline, description)
+    _warm_up(engine)
+    engine.description = replace(engine.description, load_seconds=time.monotonic() - began_seconds)
+    return engine
 
 
 def _warm_up(engine: DiffusersEngine) -> None:
@@ -67,6 +68,9 @@ def _warm_up(engine: DiffusersEngine) -> None:
     """
     try:
         engine.generate([build_trial(engine.description.defaults)], {}, lambda _step: None)
+    except NonFiniteError as error:
+        # Not for sure a fault of the model: a single step is more than some schedulers can do.
+        logger.warning("model %s: one step of a warm-up gave no image: %s", engine.description.model, error)
     except GenerationError as error:
         raise ModelLoadError(
             f"model {engine.description.model} was loaded, but can't generate one image of its default size: {error}; "
