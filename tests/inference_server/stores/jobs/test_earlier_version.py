@@ -137,6 +137,20 @@ async def test_jobs_of_the_earlier_version_are_stored_as_ever(stores: Stores, re
     async with Redis.from_url(redis_server.url, protocol=2) as client:
         found = {key.decode().removeprefix(prefix) async for key in client.scan_iter(f"{prefix}*", count=1000)}
     expected = "sequence job:a run:1 waiting work turns:1 queue:1:ann deadlines bell flight:flight leaders"
-    assert found - {"image:sums"} == set(expected.split())  # the books of images came later, as leaders did
+    # The books of images and the lists of jobs came later, as leaders did.
+    assert found - {"image:sums", "jobs_of:ann"} == set(expected.split())
     (claimed,) = await jobs.claim("w", ["b"], lease_seconds=LONG_SECONDS, wait_seconds=0)
     assert await succeed(jobs, claimed, IMAGES)
+
+
+async def test_a_worker_of_the_earlier_version_reads_a_job_whatever_its_client_asked_for(
+    jobs: Jobs,
+) -> None:
+    """It refuses a document with fields that it doesn't know, of which quality is one."""
+    assert isinstance(jobs, RedisJobs)
+    for job_id, percent in (("asked", 40), ("default", None)):
+        await jobs.submit(build_job(job_id, image_format="jpeg", quality_percent=percent))
+        key = jobs._connection.key(f"job:{job_id}")
+        document = json.loads(await jobs._connection.command("HGET", key, "content"))
+        assert "qualityPercent" not in document["parameters"]
+        assert (await job_of(jobs, job_id)).parameters.quality_percent == percent

@@ -235,6 +235,14 @@ async def test_a_repeated_finish_is_accepted_and_changes_nothing(jobs: Jobs) -> 
     assert await jobs.get("a") == job
 
 
+@pytest.mark.parametrize("percent", [None, 0, 40])
+async def test_a_job_keeps_the_quality_that_was_asked_for(jobs: Jobs, percent: int | None) -> None:
+    asked = build_job("a", image_format="jpeg", quality_percent=percent)
+    await jobs.submit(asked)
+    assert (await claim(jobs)).job.parameters == asked.parameters
+    assert (await job_of(jobs, "a")).parameters == asked.parameters
+
+
 async def test_a_lost_claim_can_neither_finish_nor_release_nor_heartbeat(jobs: Jobs) -> None:
     await jobs.submit(build_job("a"))
     lost = await claim(jobs, "slow", lease_seconds=SHORT_SECONDS)

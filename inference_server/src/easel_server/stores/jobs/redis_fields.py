@@ -42,6 +42,7 @@ def build_submit_arguments(
 ) -> list[str | bytes | int]:
     """Arguments of ``lua/submit.lua``. Of input images that are in a bucket the script gets references."""
     parameters = job.parameters
+    origin = (job.client_id, job.base_url, parameters.quality_percent)
     words: Mapping[str, str | bytes] = inputs
     if stored_inputs.object_keys:
         references = stored_inputs.references
@@ -49,7 +50,7 @@ def build_submit_arguments(
     return [
         job.id,
         job_fingerprint(job),
-        job.model_dump_json(by_alias=True),
+        job.model_dump_json(by_alias=True, exclude={"parameters": {"quality_percent"}}),
         job.owner,
         to_microseconds(job.submitted_at),
         to_microseconds(job.deadline_at) if job.deadline_at else "",
@@ -76,7 +77,7 @@ def build_submit_arguments(
         job.generated_by.model_dump_json(by_alias=True) if job.generated_by else "",
         write_warnings(job.request_warnings),
         write_warnings(job.generation_warnings),
-        json.dumps([job.client_id, job.base_url]) if job.client_id or job.base_url else "",
+        json.dumps(origin) if any(part is not None for part in origin) else "",
         len(inputs),
         *(word for item in words.items() for word in item),
         *(build_image_arguments(answer) if answer else ()),
@@ -191,7 +192,8 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
     if b"model" in values:
         changes["model"] = _to_requested_model(values[b"model_name"], values[b"model"])
     if b"origin" in values:
-        changes["client_id"], changes["base_url"] = json.loads(values[b"origin"])
+        changes["client_id"], changes["base_url"], quality_percent = json.loads(values[b"origin"])
+        changes["parameters"] = job.parameters.model_copy(update={"quality_percent": quality_percent})
     if b"generated_by" in values:
         changes["generated_by"] = _to_identity(values[b"generated_by"])
     return job.model_copy(update=changes)
