@@ -86,6 +86,7 @@ def _printer_columns() -> list[dict[str, Any]]:
         _column("Desired", ".status.scaling.desiredReplicas", "integer"),
         _column("URL", ".status.url"),
         _column("Age", ".metadata.creationTimestamp", "date"),
+        _column("Rollout", '.status.conditions[?(@.type=="Progressing")].reason', priority=1),
         _column("Scaling", ".status.scaling.reason", priority=1),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', priority=1),
     ]

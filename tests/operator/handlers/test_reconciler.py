@@ -218,6 +218,28 @@ async def test_status_after_an_edit_is_said_of_what_was_written() -> None:
     assert read_ready(bench) == ("True", 3), "true of the pods of generation 3"
 
 
+async def test_an_edit_that_replaces_no_pod_is_one_write_of_the_status_and_no_roll_out() -> None:
+    bench = Bench(FakeApi())
+    spec: Json = {"model": HUB_MODEL, "scaling": {"maxReplicas": 8}}
+    bench.submit(build_service(spec))
+    await bench.settle()
+    for role in ("gateway", "worker"):
+        path = f"/apis/apps/v1/namespaces/studio/deployments/painter-{role}"
+        bench.children.put(bench.api.store(path, settle(bench.api.objects[path], 2)))
+        bench.children.put({"kind": "Pod", **build_pod(role)})
+    await bench.settle()
+    # Gateways read maxReplicas; minReplicas is the HPA's business alone.
+    edited = build_service({**spec, "scaling": {"maxReplicas": 8, "minReplicas": 2}})
+    edited["metadata"]["generation"] = 4
+    bench.submit({**edited, "status": bench.api.objects[PATH]["status"]})
+    bench.api.requests.clear()
+    await bench.settle()
+    assert len([path for _, path in bench.api.writes if path.endswith("painter/status")]) == 1
+    assert read_ready(bench) == ("True", 4)
+    progressing = bench.api.objects[PATH]["status"]["conditions"][1]
+    assert (progressing["status"], progressing["reason"]) == ("True", "Complete")
+
+
 def read_ready(bench: Bench) -> tuple[str, int]:
     """Status and observedGeneration of the stored condition Ready."""
     ready = bench.api.objects[PATH]["status"]["conditions"][0]
