@@ -45,9 +45,10 @@ end
 
 -- Instead of the server's own table of this name, in all scripts.
 local redis = {}
+local attempt = server.pcall -- looked up once: this is called for every command of every script
 
 function redis.call(command, ...)
-  local reply = server.pcall(command, ...)
+  local reply = attempt(command, ...)
   if type(reply) == 'table' and reply.err then
     if drop_obstacle(reply.err, command, ...) then
       return server.call(command, ...)
