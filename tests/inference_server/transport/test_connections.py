@@ -147,7 +147,7 @@ def test_a_long_wait_for_the_answer_is_no_slow_body(gateway, impatient):
 
 
 def test_no_route_asks_for_a_body_before_it_has_checked_the_key(tmp_path):
-    (tmp_path / "ada").write_text("ada-key\n")
+    (tmp_path / "ada").write_text("ada-key-of-sixteen\n")
     with RunningGateway(keys=tmp_path) as gateway:
         routes = [route for route in gateway.app.routes if isinstance(route, Route)]
         methods = {"POST", "PUT"}

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import httpcore2
 import httpx2
@@ -88,16 +89,18 @@ async def test_whatever_is_accepted_is_delivered_or_refused_for_where_it_leads(u
 
 @pytest.mark.parametrize(("host", "address"), [("127.1", "127.0.0.1"), ("0x7f000001", "127.0.0.1"), ("::1", "::1")])
 async def test_an_address_in_any_spelling_is_itself_and_nobody_is_asked(host: str, address: str) -> None:
-    assert list(await Resolver(nameservers=["127.0.0.1"], udp_port=1)(host, 80)) == [parse_address(address)]
+    async with aclosing(Resolver(nameservers=["127.0.0.1"], udp_port=1)) as resolver:
+        assert list(await resolver(host, 80)) == [parse_address(address)]
 
 
 async def test_the_hosts_file_is_read() -> None:
-    assert parse_address("127.0.0.1") in await Resolver()("localhost", 80)
+    async with aclosing(Resolver()) as resolver:
+        assert parse_address("127.0.0.1") in await resolver("localhost", 80)
 
 
 async def test_a_name_server_that_is_away_is_a_failed_connection() -> None:
-    resolver = Resolver(nameservers=["127.0.0.1"], udp_port=1, timeout=0.1)
-    async with build_client(GuardedTransport(resolve=resolver)) as client:
+    away = Resolver(nameservers=["127.0.0.1"], udp_port=1, timeout=0.1)
+    async with aclosing(away) as resolver, build_client(GuardedTransport(resolve=resolver)) as client:
         with pytest.raises(httpcore2.ConnectError, match="can't be resolved"):
             async with client.stream("POST", "http://away.example/", content=b"{}"):
                 pass

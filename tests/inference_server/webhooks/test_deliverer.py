@@ -320,6 +320,7 @@ async def test_slow_host_names_of_one_customer_hold_up_neither_others_nor_the_de
             assert time.monotonic() - began < CONNECT_TIMEOUT_SECONDS, "before any of the slow ones was given up"
             assert len(deliverer.under_way) <= MAX_CONCURRENT // 2 + 1
     finally:
+        await resolver.aclose()
         silent.close()
 
 

@@ -110,4 +110,4 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.aclose()
-        await self._resolver.close()
+        await self._resolver.aclose()

@@ -41,7 +41,7 @@ class Resolver:
             raise OSError(error.args[-1]) from error
         return tuple(dict.fromkeys(parse_address(node.addr[0].decode("ascii")) for node in found.nodes))
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Forget all questions."""
         if self._resolver is not None:
             await self._resolver.close()
