@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import count
 from typing import Any
 
+from easel_contract import names
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.objects import Json
 
@@ -23,6 +24,7 @@ class FakeApi(KubernetesClient):
         self.requests: list[tuple[str, str]] = []
         self.bodies: dict[str, Any] = {}  # last one that was sent, by path
         self.fault = fault
+        self.managed_at = ""  # the time that applies are said to have been made at; empty: none is said
         self.watches: list[asyncio.Queue[Json | Exception | None]] = []
         self._versions = count(1)
 
@@ -64,7 +66,11 @@ class FakeApi(KubernetesClient):
         known = self.objects.get(path, {})
         generation = known.get("metadata", {}).get("generation", 0) + (known.get("spec") != body.get("spec"))
         kept = {key: value for key, value in known.items() if key == "status"}
-        return self.store(path, {**body, **kept, "metadata": {**body["metadata"], "generation": generation}})
+        metadata = {**body["metadata"], "generation": generation}
+        if self.managed_at:
+            entry = {"manager": names.FIELD_MANAGER, "operation": "Apply", "time": self.managed_at}
+            metadata["managedFields"] = [entry]
+        return self.store(path, {**body, **kept, "metadata": metadata})
 
     def _answer_known(self, method: str, path: str, body: Any) -> Json:
         if path not in self.objects:

@@ -10,7 +10,7 @@ from easel_contract import names
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.cluster.informer import Informer, trim
 from easel_operator.cluster.object_store import ObjectStore
-from easel_operator.objects import DEPLOYMENTS, PODS, Json, ObjectKey
+from easel_operator.objects import CONFIG_MAPS, DEPLOYMENTS, PODS, SECRETS, Json, ObjectKey
 from kubernetes.aio.client import Configuration
 
 from tests.operator.fake_api import FakeApi
@@ -158,3 +158,5 @@ def test_only_what_decisions_look_at_is_kept() -> None:
     containers = [{"name": "server", "ports": ports}, {"name": "mesh", "ports": []}]
     assert trim(body, PODS)["spec"] == {"nodeName": None, "containers": containers}
     assert trim(body, DEPLOYMENTS)["metadata"]["managedFields"] == managed[:1]
+    assert trim(body, CONFIG_MAPS)["metadata"]["managedFields"] == managed[:1]
+    assert "managedFields" not in trim(body, SECRETS)["metadata"]

@@ -409,3 +409,43 @@ def break_randomly(random: Random) -> Fault:
                 return None
 
     return fault
+
+
+async def test_gateways_are_annotated_after_a_new_model_is_written_and_only_once() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    config_path, pod_path = "/api/v1/namespaces/studio/configmaps/painter-config", "/api/v1/namespaces/studio/pods/g"
+    pod = build_pod(names.COMPONENT_GATEWAY, "g")
+    pod["metadata"]["creationTimestamp"] = "2026-11-23T11:00:00Z"
+    bench.children.put(bench.api.store(pod_path, {"kind": "Pod", "apiVersion": "v1", **pod}))
+    bench.api.managed_at = "2026-11-23T12:00:00Z"
+    edited = {
+        "model": {"source": {"huggingFace": {"repository": "stabilityai/sd-turbo"}}},
+        "scaling": {"maxReplicas": 8},
+    }
+    service = build_service(edited)
+    service["metadata"]["generation"] = 4
+    bench.submit(service)
+    bench.api.requests.clear()
+    await bench.settle()
+    written = [path for _, path in bench.api.writes]
+    assert written.count(pod_path) == 1
+    assert written.index(config_path) < written.index(pod_path)
+    assert bench.api.objects[pod_path]["metadata"]["annotations"][names.ANNOTATION_LIVE_CONFIG]
+
+
+async def test_a_gateway_that_may_not_be_annotated_holds_nothing_up() -> None:
+    def refuse(method: str, path: str) -> Exception | None:
+        return ApiRefusedError(method, path, 403, "Forbidden", "no") if method == "PATCH" and "/pods/" in path else None
+
+    bench = Bench(FakeApi(refuse))
+    bench.api.managed_at = "2026-11-23T12:00:00Z"
+    pod = build_pod(names.COMPONENT_GATEWAY, "g")
+    pod["metadata"]["creationTimestamp"] = "2026-11-23T11:00:00Z"
+    path = "/api/v1/namespaces/studio/pods/g"
+    bench.children.put(bench.api.store(path, {"kind": "Pod", "apiVersion": "v1", **pod}))
+    bench.submit(build_service())
+    assert await bench.reconciler.reconcile(KEY)
+    assert ("PATCH", path) in bench.api.writes
+    assert bench.api.objects[PATH]["status"]["observedGeneration"] == 3

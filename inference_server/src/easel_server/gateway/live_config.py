@@ -3,7 +3,7 @@ asked for, which it can't check but must not ignore.
 
 To roll gateways for the first two would end what waits there, and nothing else of a gateway changes with them; the
 operator leaves them out of what it rolls gateways for. In a cluster the configuration file is a ConfigMap's, which the
-kubelet renews in place, within about a minute.
+kubelet renews in place: within seconds as the operator annotates the pod, else within about a minute.
 """
 
 import asyncio

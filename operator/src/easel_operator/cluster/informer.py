@@ -19,7 +19,13 @@ WATCH_SECONDS: Final = 300  # the server ends a watch after this long, and the n
 RELIST_SECONDS: Final = 1800.0  # a list now and then heals whatever a watch may have missed
 FIRST_BACKOFF_SECONDS: Final = 0.5
 MAX_BACKOFF_SECONDS: Final = 30.0
-POD_ANNOTATIONS: Final = (names.ANNOTATION_DELETION_COST, names.ANNOTATION_REVISION, names.ANNOTATION_MODEL)
+POD_ANNOTATIONS: Final = (
+    names.ANNOTATION_DELETION_COST,
+    names.ANNOTATION_REVISION,
+    names.ANNOTATION_MODEL,
+    names.ANNOTATION_LIVE_CONFIG,
+)
+MANAGED_KINDS: Final = frozenset({"Deployment", "ConfigMap"})  # who writes the replicas, and when we last wrote
 
 
 class Informer:
@@ -116,7 +122,7 @@ def trim(body: Json, resource: Resource) -> Json:
     metadata = dict(body["metadata"])
     managed = metadata.pop("managedFields", [])
     kept = {"apiVersion": resource.api_version, "kind": resource.kind, **body, "metadata": metadata}
-    if resource.kind == "Deployment":  # shows who writes the replicas
+    if resource.kind in MANAGED_KINDS:
         metadata["managedFields"] = [entry for entry in managed if entry.get("manager") == names.FIELD_MANAGER]
     if resource.kind == "Secret" and metadata["name"].endswith(names.links_secret_name("")):
         kept.pop("data", None)  # it is only ever asked whether it is there

@@ -15,7 +15,7 @@ from easel_contract.conditions import Reason, shorten
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
-from easel_operator.decide.drift import take_over
+from easel_operator.decide.drift import Renewal, take_over
 from easel_operator.decide.reconcile import describe_conflict
 from easel_operator.decide.snapshot import ApplyFailure, EventPlan, EventType, Handover, ReconcilePlan
 from easel_operator.manifests.metadata import Owner
@@ -227,6 +227,22 @@ class ClusterWriter:
         except ApiRefusedError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
+
+    async def write_renewals(self, namespace: str, renewals: tuple[Renewal, ...]) -> None:
+        """Annotate pods, which has their kubelet renew their mounted files at once. It only saves time: what fails is
+        logged, and tried again with the next look at the service."""
+        for renewal in renewals:
+            annotations = {names.ANNOTATION_LIVE_CONFIG: renewal.config_hash}
+            self.writes += 1
+            try:
+                answer = await self._client.merge(
+                    PODS, namespace, renewal.pod, {"metadata": {"annotations": annotations}}
+                )
+            except KubernetesError as error:
+                if not (isinstance(error, ApiRefusedError) and error.status == HTTPStatus.NOT_FOUND):
+                    logger.warning("Pod %s/%s renews its configuration later: %s", namespace, renewal.pod, error)
+                continue
+            self._store.put(trim(answer, PODS))
 
     async def write_event(self, owner: Owner, event: EventPlan) -> None:
         """Record an event on the service. It is news, not state: a failure is logged and forgotten."""

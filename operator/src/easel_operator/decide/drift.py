@@ -1,5 +1,5 @@
 """Whether a live object still carries what was applied, found out without writing to it; and which fields of others
-must become ours where they keep it from being applied.
+must become ours where they keep it from being applied; and which pods still read an earlier configuration.
 
 The API server adds defaults and writes quantities in its own way ("1000m" becomes "1"), and others may add entries of
 their own (an injected sidecar), so the applied manifest must be contained in the live object, not equal to it.
@@ -7,14 +7,16 @@ their own (an injected sidecar), so the applied manifest must be contained in th
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
 from easel_contract import names
 
-from easel_operator.manifests.metadata import ANNOTATION_APPLIED_HASH
+from easel_operator.decide.pod_status import PodStatus
+from easel_operator.manifests.metadata import ANNOTATION_APPLIED_HASH, hash_json
 from easel_operator.objects import Json
 
 # Members that identify an entry of a list, most telling first; a list whose entries have none is compared whole.
@@ -128,6 +130,33 @@ def take_over(live: Json, wanted: Json, *, at_fault: Collection[str] | None) -> 
         return None
     kept = [{**entry, "fieldsV1": fields} if entry is ours else entry for entry in kept]
     return Takeover(tuple(kept), tuple(dict.fromkeys(taken)))
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """A pod whose mounted files are to be renewed, and the hash of what it finds in them then."""
+
+    pod: str
+    config_hash: str
+
+
+def find_renewals(config_map: Json | None, wanted: Json, gateways: Iterable[PodStatus]) -> tuple[Renewal, ...]:
+    """The gateways that may still read an earlier configuration: those as old as its last change, or older.
+
+    A kubelet renews the files of a ConfigMap when it next looks after the pod, up to about a minute later, and until
+    then a gateway takes jobs for a model that is no longer served; a change of the pod has it look at once. Each pod
+    is annotated with the hash, and so isn't written to again before the next change.
+    """
+    file = wanted["data"][names.CONFIG_KEY_GATEWAY]
+    if config_map is None or (config_map.get("data") or {}).get(names.CONFIG_KEY_GATEWAY) != file:
+        return ()  # it isn't written yet, and a renewal would bring the old one again
+    ours = [entry for entry in config_map["metadata"].get("managedFields", ()) if _is_our_apply(entry)]
+    changed_at = max([datetime.fromisoformat(entry["time"]) for entry in ours if entry.get("time")], default=None)
+    if changed_at is None:
+        return ()  # the API server doesn't say
+    config_hash = hash_json(file)
+    behind = [pod for pod in gateways if pod.created_at is not None and pod.created_at <= changed_at]
+    return tuple([Renewal(pod.name, config_hash) for pod in behind if pod.live_config != config_hash])
 
 
 def _is_our_apply(entry: Json) -> bool:

@@ -53,6 +53,7 @@ class PodStatus:
     deletion_cost: int | None = None  # annotation; None if it has none
     revision: str = ""  # of the template that it was made of; empty if it doesn't say
     model: str = ""  # spec.model of that time, as JSON
+    live_config: str = ""  # hash of the configuration that its files were last renewed to; empty if they never were
     phase: StartPhase | None = None  # None once it is ready
 
 
@@ -93,6 +94,7 @@ def read_pod(pod: Json, now: datetime) -> PodStatus:
         deletion_cost=_read_deletion_cost(pod),
         revision=str(annotations.get(names.ANNOTATION_REVISION, "")),
         model=str(annotations.get(names.ANNOTATION_MODEL, "")),
+        live_config=str(annotations.get(names.ANNOTATION_LIVE_CONFIG, "")),
         phase=None if is_ready else _read_phase(pod),
     )
 

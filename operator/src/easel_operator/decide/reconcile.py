@@ -23,7 +23,7 @@ from easel_operator.decide.conditions import (
     unknown,
     yes,
 )
-from easel_operator.decide.drift import is_applied
+from easel_operator.decide.drift import find_renewals, is_applied
 from easel_operator.decide.facts import ServiceFacts, read_facts, replicas_of
 from easel_operator.decide.grace import (
     GraceDecision,
@@ -75,6 +75,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )
+    config = next(child for child in wanted if child["kind"] == "ConfigMap")
     creates = _find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else ()
     conflicts = _find_conflicts(snapshot, (*creates, *wanted))
     applies = tuple(child for child in wanted if _needs_apply(snapshot, child))
@@ -101,6 +102,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         applies=() if conflicts else applies,
         deletes=_find_deletes(snapshot, wanted, conflicts),
         conflicts=conflicts,
+        renewals=find_renewals(snapshot.children.get(to_object_key(config)), config, facts.gateways),
         status_patch=build_status_patch(service, status),
         events=(
             *build_scaling_events(service, decision, is_carried_out=mode.mode is not ScalingMode.RECOMMEND),

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from easel_contract.conditions import Reason
 
+from easel_operator.decide.drift import Renewal
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import Json, ObjectKey
 
@@ -108,6 +109,7 @@ class ReconcilePlan:
     applies: tuple[Json, ...] = ()
     deletes: tuple[ObjectKey, ...] = ()
     conflicts: tuple[ApplyFailure, ...] = ()  # names that are taken: then nothing is applied
+    renewals: tuple[Renewal, ...] = ()  # gateways that are to read their configuration anew
     status_patch: Json | None = None  # merge patch of /status; None: nothing changed
     events: tuple[EventPlan, ...] = ()
     look_again_at: datetime | None = None  # when time alone changes the status

@@ -162,13 +162,12 @@ class Reconciler:
         if plan.creates or plan.applies:
             # The status is said of what was written, not of what was there before.
             plan = decide(replace(self._gather(key, snapshot.service), failures=failures))
+        if plan.renewals:
+            await self._writer.write_renewals(key.namespace, plan.renewals)
         await self._write_report(snapshot.service, plan)
-        self._look_again(key, plan.look_again_at)
+        at = plan.look_again_at
+        self._queue.add_later(key, (at - self._clock()).total_seconds() if at is not None else None)
         return not failures and not plan.conflicts
-
-    def _look_again(self, key: ServiceKey, at: datetime | None) -> None:
-        delay_seconds = (at - self._clock()).total_seconds() if at is not None else None
-        self._queue.add_later(key, delay_seconds)
 
     async def _write_report(self, service: Json, plan: ReconcilePlan) -> None:
         """What a plan says to users: status and events."""

@@ -130,12 +130,6 @@ def build_server_config(context: ChildContext) -> ServerConfig:
     )
 
 
-def _service_hosts(owner: Owner) -> list[str]:
-    """What the Service is called inside the cluster, from near to far; another domain than the usual is for users."""
-    names_of_service = (owner.name, f"{owner.name}.{owner.namespace}", f"{owner.name}.{owner.namespace}.svc")
-    return [*names_of_service, f"{names_of_service[-1]}.{CLUSTER_DOMAIN}"]
-
-
 def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:
     hub, volume = spec.model.source.hugging_face, spec.model.source.persistent_volume_claim
     if hub is not None:

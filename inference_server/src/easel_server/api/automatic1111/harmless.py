@@ -62,13 +62,14 @@ def _is_negative(value: JsonValue) -> bool:
 
 def is_script_off(script: JsonValue) -> bool:
     """Whether an always-on script does nothing: no arguments, its first one (by custom the switch) false, or all of its
-    units switched off, as ControlNet's and ADetailer's are."""
+    units switched off, as ControlNet's and ADetailer's are. A unit that is off says nothing of those behind it."""
     arguments = script.get("args") if isinstance(script, dict) else script
     if isinstance(arguments, dict):
         return is_nothing(arguments) or _is_unit_off(arguments)
     if not isinstance(arguments, list) or not arguments:
         return is_nothing(arguments)
-    return is_nothing(arguments[0]) or all(is_nothing(one) or _is_unit_off(one) for one in arguments)
+    is_switch = arguments[0] is not None and not isinstance(arguments[0], dict | list)
+    return (is_switch and is_nothing(arguments[0])) or all(is_nothing(one) or _is_unit_off(one) for one in arguments)
 
 
 def _is_unit_off(unit: JsonValue) -> bool:
@@ -83,7 +84,7 @@ def _is_unit_off(unit: JsonValue) -> bool:
 def _only(*values: float | str) -> Harmless:
     """Nothing, and these."""
     return Harmless(
-        lambda value: is_nothing(value) or _normalise(value) in {_normalise(one) for one in values},
+        lambda value: is_nothing(value) or _normalise(value) in [_normalise(one) for one in values],
         "allowed is " + " or ".join(map(repr, values)),
     )
 
@@ -148,6 +149,7 @@ SETTINGS: Final[Mapping[str, Harmless]] = {
     "initial_noise_multiplier": ONE,
     "inpainting_mask_weight": ONE,
     "img2img_extra_noise": ZERO,
+    "img2img_background_color": _only("#ffffff", "#fff", "white"),  # behind transparency, as in input_images.py
     "img2img_color_correction": OFF,
     "img2img_fix_steps": OFF,
     "token_merging_ratio": ZERO,
@@ -170,7 +172,7 @@ SETTINGS: Final[Mapping[str, Harmless]] = {
 # Settings of files, pages, previews, tools that aren't asked for here, and memory.
 INERT_SETTING: Final = re.compile(
     "(samples_|grid_|outdir_|save_|directories_|live_preview|show_|return_|do_not_|export_|use_original_|n_rows|font|"
-    "quicksettings|ui_|img2img_(editor|background|batch)|face_restoration_|code_former_|upscale|ESRGAN|realesrgan|"
+    "quicksettings|ui_|img2img_(editor|batch)|face_restoration_|code_former_|upscale|ESRGAN|realesrgan|"
     "interrogate|deepbooru|extra_networks|lora_|sd_checkpoint|sd_vae_|sd_hypernetwork_|memmon|enable_pnginfo|"
     "add_|disable_|token_merging_ratio_hr|s_tmin|s_tmax|randn_source|pad_cond|cond_|enable_(emphasis|batch)|emphasis|"
     "comma_padding|upcast_attn|jpeg_|webp_|notification|control_net_|ad_)"
