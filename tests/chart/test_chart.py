@@ -1,5 +1,6 @@
 """The chart as Helm renders it: what an administrator would check before installing it."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ def test_the_crd_is_the_contracts_and_stays_when_the_release_goes(helm: str) -> 
     (crd,) = of_kind(objects(helm), "CustomResourceDefinition")
     assert crd["spec"] == build_crd()["spec"]
     assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_the_notes_apply_the_example_where_the_operator_looks(helm: str) -> None:
+    def notes(*settings: str) -> str:
+        words = [helm, "install", "easel", str(CHART), "--namespace", "easel-system", "--dry-run=client", *settings]
+        environment = {**os.environ, "KUBECONFIG": os.devnull}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.partition("NOTES:")[2]
+
+    narrowed = notes("--set", "operator.watchNamespaces={team-a,team-b}")
+    assert "these namespaces only (operator.watchNamespaces): team-a, team-b." in narrowed
+    commands = [line for line in narrowed.splitlines() if line.startswith("  kubectl")]
+    assert [" -n team-a " in command for command in commands] == [True] * 3
+    assert " -n " not in notes()
 
 
 def test_a_second_release_for_another_team_shares_no_object_with_the_first(helm: str) -> None:

@@ -60,6 +60,12 @@ def test_a_host_or_an_origin_that_is_none_is_refused_with_what_was_seen(words):
         read_settings(["--model", "m", *words], {})
 
 
+def test_a_host_with_a_scheme_is_refused_in_words_and_not_by_a_pattern():
+    with pytest.raises(SettingsError, match="must be a host's name without scheme and port, such as images") as caught:
+        read_settings(["--model", "m", "--allowed-host", "https://images.example.com"], {})
+    assert "pattern" not in str(caught.value)
+
+
 def test_keys_of_links_that_are_too_short_are_refused_without_showing_them():
     with pytest.raises(SettingsError, match="32 characters") as caught:
         read_settings(["--model", "m"], {"EASEL_LINK_KEYS": f"{'k' * 32} a-short-one"})

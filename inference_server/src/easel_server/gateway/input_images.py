@@ -93,7 +93,8 @@ def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
     text = text.strip()
     prefix = DATA_URL.match(text)
     if text.startswith(("http://", "https://")):
-        raise refuse_field(field, "is a web address, and this service fetches none; send the image as a data: URL")
+        advice = "send the image as a data: URL; predictions also take the address of a file uploaded to /v1/files"
+        raise refuse_field(field, f"is a web address, and this service fetches none; {advice}")
     if prefix is None and is_prefix_needed:
         raise refuse_field(field, "must be a data: URL, such as data:image/png;base64,iVBORw0…")
     try:

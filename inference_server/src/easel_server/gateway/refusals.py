@@ -29,7 +29,8 @@ class RefusalError(Exception):
 
 def refuse_fields(*faults: FieldFault) -> RefusalError:
     """Fields have values that aren't allowed. Each API's ``errors.py`` chooses 400 or 422."""
-    message = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
+    # An API may have one field for what are two here, such as OpenAI's size, and both may be wrong alike.
+    message = "; ".join(dict.fromkeys(f"{fault.field}: {fault.message}" for fault in faults))
     return RefusalError(422, "invalid_value", message, faults)
 
 

@@ -127,6 +127,12 @@ def test_all_faults_are_reported_at_once(images):
         images.generate(prompt="a cat", size="65x64", extra_body={"num_inference_steps": 0})
 
 
+def test_a_size_that_is_too_large_both_ways_is_said_once(images):
+    with pytest.raises(openai.BadRequestError) as caught:
+        images.generate(prompt="a cat", size="9000x9000")
+    assert caught.value.message.count("is 9000 pixels") == 1
+
+
 def test_a_generation_that_fails_says_why(images):
     with pytest.raises(openai.UnprocessableEntityError, match="the model refused the request: no") as caught:
         images.generate(prompt="fail")

@@ -77,6 +77,13 @@ def test_an_address_of_no_file_of_ones_own_is_refused(client, make_url, sentence
     assert sentence in answer.json()["detail"]
 
 
+def test_who_names_a_web_address_hears_of_both_ways_to_send_an_image(client):
+    given = {"prompt": "a cat", "image": "https://example.com/cat.png"}
+    detail = client.post("/v1/predictions", json={"input": given}, headers=ALICE).json()["detail"]
+    assert "data: URL" in detail
+    assert "/v1/files" in detail
+
+
 def test_another_customers_file_is_no_input(client):
     given = {"prompt": "a cat", "image": upload(client)["urls"]["get"]}
     answer = client.post("/v1/predictions", json={"input": given}, headers=BOB)
