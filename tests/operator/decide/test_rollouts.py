@@ -233,6 +233,31 @@ def test_workers_that_follow_the_work_are_no_roll_out() -> None:
     assert passes_kubectl_wait(more, "Ready")
 
 
+@pytest.mark.parametrize("reason", ["NewReplicaSetAvailable", "ReplicaSetUpdated"])
+def test_an_edit_that_needs_no_new_workers_is_not_held_up_by_those_that_no_node_takes(reason: str) -> None:
+    """What the Deployment controller has called available stays so while the number of pods follows the work."""
+    service = build_service({"model": HUB_MODEL, "scaling": {"maxReplicas": 8}})
+    running = carry_out(build_running(service, build_pod("gateway"), build_pod("worker"), workers=1))
+    key = ObjectKey("Deployment", "studio", "painter-worker")
+    live = running.children[key]
+    counts = {"replicas": 8, "updatedReplicas": 8, "availableReplicas": 1}
+    progress = {"type": "Progressing", "status": "True", "reason": reason}
+    full = {**live, "spec": {**live["spec"], "replicas": 8}, "status": {**live["status"], **counts}}
+    full["status"]["conditions"] = [progress]
+    edited = edit(replace(running, children={**running.children, key: full}), scaling={"maxReplicas": 9})
+    written = carry_out(carry_out(edited))
+    settled = {**written.children, key: {**written.children[key], "status": full["status"]}}
+    for name in ("painter-worker", "painter-gateway"):
+        deployment = settled[ObjectKey("Deployment", "studio", name)]
+        observed = {"observedGeneration": deployment["metadata"]["generation"]}
+        settled[ObjectKey("Deployment", "studio", name)] = {
+            **deployment,
+            "status": {**deployment["status"], **observed},
+        }
+    after = carry_out(replace(written, children=settled))
+    assert (compute_kstatus(after) == "Current") is (reason == "NewReplicaSetAvailable")
+
+
 def test_a_missing_secret_of_new_workers_is_named_while_the_old_ones_serve() -> None:
     source = {"huggingFace": {**HUB_MODEL["source"]["huggingFace"], "tokenSecretName": "hub"}}
     edited = carry_out(edit(begin(), model={"source": source}))

@@ -20,6 +20,9 @@ from easel_operator.objects import Json, find_condition
 # An autoscaler that is new asks before any pod has reported anything: no reason to raise an alarm.
 FIRST_METRICS_AFTER: Final = timedelta(seconds=60)
 
+# The Deployment controller's word, from when the newest template's pods are all available until the template changes.
+DEPLOYMENT_COMPLETE: Final = "NewReplicaSetAvailable"
+
 
 @dataclass(frozen=True)
 class ConditionState:
@@ -334,12 +337,15 @@ def decide_stalled(progressing: ConditionState) -> ConditionState:
 
 
 def is_settled(deployment: Json) -> bool:
-    """Whether all pods are there, of the current template and available."""
+    """Whether all pods are there, of the current template and available; or were, and only their number has changed."""
     status: Json = deployment.get("status", {})
+    progress = find_condition(deployment, "Progressing")
+    was_settled = progress is not None and progress.get("reason") == DEPLOYMENT_COMPLETE
     generation: int = deployment["metadata"].get("generation", 0)
     wanted = replicas_of(deployment)
     counts = [status.get(name, 0) for name in ("updatedReplicas", "replicas", "availableReplicas")]
-    return bool(status.get("observedGeneration", 0) >= generation) and all(count == wanted for count in counts)
+    is_observed = bool(status.get("observedGeneration", 0) >= generation)
+    return is_observed and (was_settled or all(count == wanted for count in counts))
 
 
 def decide_scaling_active(facts: ServiceFacts) -> ConditionState:
@@ -359,7 +365,7 @@ def decide_scaling_active(facts: ServiceFacts) -> ConditionState:
         return no(
             Reason.METRICS_UNAVAILABLE,
             "No pod of the service has reported the queue's depth for a while, so the number of workers is held. Check "
-            "that gateway pods are ready, and that the operator may reach port http of the service's pods.",
+            "that gateway pods are ready, and that the operator may reach port metrics of the service's pods.",
         )
     if facts.mode.mode is ScalingMode.DIRECT:
         return yes(
