@@ -11,6 +11,7 @@ from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.objects import Json
 
 from tests.operator.decide.test_conditions import GATEWAY, build_running, crashed, find
+from tests.operator.decide.test_rollouts import carry_out, find_stored
 from tests.operator.objects import NOW, build_container_status, build_pod, build_service
 
 ASLEEP = build_service(conditions=[{"type": "Ready", "status": "True", "reason": "ScaledToZero"}])
@@ -59,6 +60,17 @@ def test_one_that_wakes_for_too_long_is_not_ready() -> None:
     assert "longer than the 600 s that a start may take" in ready["message"]
     assert "kubectl describe pod" in ready["message"]
     assert plan.look_again_at is None
+
+
+def test_what_to_do_about_a_wake_up_that_takes_too_long_is_still_said_at_the_next_look() -> None:
+    """The service's own status is news to the operator, which looks again at once."""
+    late = carry_out(replace(build_running(ASLEEP, GATEWAY, starting()), now=NOW + timedelta(seconds=541)))
+    again = carry_out(late)
+    ready = find_stored(again, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "WorkersUnavailable")
+    assert "longer than the 600 s that a start may take" in ready["message"]
+    assert "kubectl describe pod" in ready["message"]
+    assert carry_out(again).service == again.service
 
 
 def test_too_long_is_three_times_the_slow_starts_that_were_measured() -> None:

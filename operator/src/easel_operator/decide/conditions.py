@@ -10,7 +10,7 @@ from easel_contract.conditions import ConditionStatus, Reason
 from easel_operator.autoscaling.signals import FLOOR
 from easel_operator.decide.facts import ServiceFacts, find_problem, replicas_of
 from easel_operator.decide.placement import PodNeeds, explain_refused, explain_unschedulable, quote
-from easel_operator.decide.pod_status import PodStatus
+from easel_operator.decide.pod_status import PodStatus, StartPhase
 from easel_operator.decide.scaling_mode import ScalingMode, is_scaling_disabled
 from easel_operator.decide.snapshot import ApplyFailure
 from easel_operator.manifests.gateway import service_url
@@ -145,8 +145,22 @@ def _say_workers_unavailable(facts: ServiceFacts) -> ConditionState:
     return no(
         Reason.WORKERS_UNAVAILABLE,
         f"None of {wanted if wanted is not None else 'the'} worker pods is ready"
-        f"{_why_not_ready(facts, names.COMPONENT_WORKER)}.",
+        f"{_why_not_ready(facts, names.COMPONENT_WORKER)}.{_advise_on_late_start(facts)}",
     )
+
+
+def _advise_on_late_start(facts: ServiceFacts) -> str:
+    starting = [worker.created_at for worker in facts.workers if worker.phase not in (None, StartPhase.PLACING)]
+    begun = min([each for each in starting if each is not None], default=facts.now)
+    if (facts.now - begun).total_seconds() <= facts.start_timeout_seconds:
+        return ""
+    return (
+        f" That is longer than the {facts.start_timeout_seconds:.0f} s that a start may take; {_where_to_look(facts)}."
+    )
+
+
+def _where_to_look(facts: ServiceFacts) -> str:
+    return f"see kubectl describe pod -l {build_worker_pod_selector_text(facts.owner)} and the workers' log"
 
 
 def find_waking_since(facts: ServiceFacts) -> datetime | None:
@@ -174,7 +188,7 @@ def _check_waking(facts: ServiceFacts) -> ConditionState | None:
         advice = "see the condition ScalingActive"
     else:
         what = _describe_start(facts.workers) or "its pod isn't there yet"
-        advice = f"see kubectl describe pod -l {build_worker_pod_selector_text(facts.owner)} and the workers' log"
+        advice = _where_to_look(facts)
     begun = f"Requests wait for the first worker since {_clock(since)}: {what}."
     if (facts.now - since).total_seconds() <= facts.start_timeout_seconds:
         return yes(Reason.WAKING, begun)
