@@ -121,6 +121,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         )
         for origin in ("https://app.example:0", "https://app.example/", "app.example", "**")
     },
+    **{
+        f"called by {host}": (
+            {"model": MODEL, "replicas": 1, "gateway": {"allowedHosts": [host]}},
+            "host's name without scheme and port",
+        )
+        for host in ("https://images.example", "images.example:8443", "**", "images.*", "")
+    },
     "an image name with a space": (
         {"model": MODEL, "replicas": 1, "worker": {"image": "easel server:1"}},
         "must not be empty or hold white space",
@@ -199,6 +206,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "replicas": 1,
         "gateway": {
             "publicUrl": "https://images.example:8443",
+            "allowedHosts": ["images.example", "*.lab.example", "gpu_box", "10.0.0.1", "*"],
             "allowedOrigins": ["https://app.example.com", "http://localhost:3000", "*", "null"],
         },
     },

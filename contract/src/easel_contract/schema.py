@@ -83,6 +83,11 @@ WebOrigin = build_text_type(
     "must be a page's origin, such as https://app.example.com with a port where it needs one, or * for any",
     max_length=300,
 )
+HostName = build_text_type(
+    r"[*]|([*][.])?[A-Za-z0-9][A-Za-z0-9._-]*",
+    "must be a host's name without scheme and port, such as images.example.com, *.example.com, or * for any",
+    max_length=253,
+)
 HttpUrl = build_text_type(
     f"https?://{HOST_PATTERN}(:{PORT_PATTERN})?(/[^\\s?#]*)?",
     "must be http:// or https://, a host, a port of 1 to 65535 where it needs one, and perhaps a path: no user name, "

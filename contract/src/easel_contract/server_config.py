@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, IPvAnyNetwork, PlainSerializer, WithJson
 from easel_contract.schema import (
     NETWORK_SENTENCE,
     HostAndPort,
+    HostName,
     HttpBase,
     HttpOrigin,
     HttpUrl,
@@ -304,9 +305,7 @@ PublicUrl = Annotated[
 
 
 AllowedHosts = Annotated[
-    tuple[
-        Annotated[str, Field(min_length=1, max_length=253, pattern=r"^(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*))$")], ...
-    ],
+    tuple[HostName, ...],
     Field(
         max_length=64,
         description="Names that the service may be called by where no keys are asked for, such as images.example.com, "

@@ -14,7 +14,6 @@ from easel_contract import names
 from easel_contract.link_keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
 from easel_contract.server_config import EngineKind, GatewayConfig, ModelConfig, ServerConfig
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 ENV_LOG_LEVEL = "EASEL_LOG_LEVEL"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -180,16 +179,11 @@ def _allow(config: ServerConfig, *, hosts: Sequence[str], origins: Sequence[str]
     try:
         gateway = GatewayConfig.model_validate(gateway.model_dump() | changes)
     except ValidationError as error:
-        words = "; ".join(f"{fault['input']!r}: {_say_fault(fault)}" for fault in error.errors())
+        words = "; ".join(
+            f"{fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
+        )
         raise SettingsError(f"--allowed-host or --allowed-origin can't be understood: {words}") from None
     return config.model_copy(update={"gateway": gateway})
-
-
-def _say_fault(fault: ErrorDetails) -> str:
-    """A host's pattern is for machines; everything else says by itself what is allowed."""
-    if fault["type"] == "string_pattern_mismatch":
-        return "must be a host's name without scheme and port, such as images.example.com, *.example.com, or * for any"
-    return fault["msg"].removeprefix("Value error, ")
 
 
 def build_model_config(source: str) -> ModelConfig:
