@@ -47,7 +47,7 @@ async def test_customers_who_upload_all_they_can_leave_room_for_another(files: F
     for round_number in range(20):
         for owner in ("ann", "bob"):
             await files.put(describe(f"{owner}-{round_number}", owner=owner, size_bytes=6 * MEBIBYTE), b"")
-    await files.put(describe("eves", owner="eve", size_bytes=4 * MEBIBYTE), b"")
+    await files.put(describe("eves", owner="eve", size_bytes=8 * MEBIBYTE), b"")
     assert await ids_of(files, "eve") == ["eves"]
     assert await files.read("ann-19", "ann") == b""
 
