@@ -143,12 +143,16 @@ def test_a_redis_without_memory_refuses_new_requests_with_a_true_sentence_and_fi
     with ExitStack() as stack:
         service = Service(build_config("service", budget=None), stack, EASEL_REDIS_URL=redis.url)
         job_id = service.predict(SLOW).json()["id"]
+        file = service.client.post("/v1/files", files={"content": ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")}).json()
         wait_for(lambda: service.look(job_id)["status"] == "processing")
         redis.command("CONFIG", "SET", "maxmemory", "1")
         refused = service.predict(PROMPT)
         assert (refused.status_code, refused.json()["code"]) == (507, "out_of_memory")
         assert "has no memory left for new ones; requests under way go on" in refused.json()["detail"]
         assert service.client.get(service.wait(job_id)["output"][0]).status_code == 200
+        assert [each["id"] for each in service.client.get(PREDICTIONS).json()["results"]] == [job_id]
+        assert service.client.get(file["urls"]["get"]).status_code == 200
+        assert service.client.delete(file["urls"]["get"]).status_code == 204, "which is how to make room"
         status, state = service.gateway.ready()
         assert (status, state["reason"]) == (200, "RedisFull"), "ready, and not all is well"
         assert "new requests are refused: Redis has used its maxmemory" in state["message"]

@@ -16,6 +16,7 @@ from easel_contract.server_config import Priority
 from easel_server.generation.cost import Measurement
 from easel_server.generation.job import JobState
 from easel_server.generation.request import WebhookTarget
+from easel_server.stores.files.interface import FileDescription
 from easel_server.stores.images.interface import ImagesGoneError
 from easel_server.stores.images.redis import RedisImages
 from easel_server.stores.jobs.interface import Claim, JobBounds, JobConflictError
@@ -94,6 +95,7 @@ class Service:
         await self.stores.cache.put("key", (b"cached",), ttl_seconds=600)
         await self.stores.facts.put("name", b"fact", ttl_seconds=600)
         await self.stores.limits.take([CHARGE])
+        await self.stores.files.put(build_file("file"), b"content")
         async for key in self.client.scan_iter(f"{self.prefix}*", count=1000):
             self.dumps[key] = (await self.client.dump(key), max(0, await self.client.pttl(key)))
             name = key.decode().removeprefix(self.prefix)
@@ -149,6 +151,10 @@ class Service:
         await stores.facts.get("name")
         await stores.limits.take([CHARGE])
         await stores.limits.refund([CHARGE])
+        await stores.files.read("file", "ann")
+        await stores.files.list_files("ann")
+        await stores.files.put(build_file("another"), b"content")
+        await stores.files.delete("file", "ann")
         if (done := await jobs.get("done")) is not None:
             await ignore_gone(stores.images.get(done.images))
         await jobs.remove_data("done")
@@ -169,6 +175,10 @@ class Service:
                 await succeed(jobs, claim, (b"image",))
         ended = [await jobs.get(job_id) for job_id in (*self.runs, "new")]
         return all(job is None or job.state.is_final for job in ended)
+
+
+def build_file(file_id: str) -> FileDescription:
+    return FileDescription(id=file_id, owner="ann", media_type="image/png", size_bytes=7, sha256="ab")
 
 
 async def ignore_gone(call: Awaitable[Any]) -> None:

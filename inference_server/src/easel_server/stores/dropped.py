@@ -8,7 +8,20 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 # A rate needs a zero to start from.
-KINDS: Final = ("cache", "delivery", "field", "inputs", "job", "key", "objects", "place", "run", "script", "webhook")
+KINDS: Final = (
+    "cache",
+    "delivery",
+    "field",
+    "file",
+    "inputs",
+    "job",
+    "key",
+    "objects",
+    "place",
+    "run",
+    "script",
+    "webhook",
+)
 REMEMBERED: Final = 1000  # records, so that each is logged once
 
 

@@ -43,11 +43,28 @@ async def test_a_customers_oldest_files_make_room_for_the_next(files: FileStore)
     assert await files.read("file-1", "ann") is None
 
 
-async def test_an_upload_is_refused_only_where_others_take_all_the_room(files: FileStore) -> None:
+async def test_customers_who_upload_all_they_can_leave_room_for_another(files: FileStore) -> None:
+    for round_number in range(20):
+        for owner in ("ann", "bob"):
+            await files.put(describe(f"{owner}-{round_number}", owner=owner, size_bytes=6 * MEBIBYTE), b"")
+    await files.put(describe("eves", owner="eve", size_bytes=8 * MEBIBYTE), b"")
+    assert await ids_of(files, "eve") == ["eves"]
+    assert await files.read("ann-19", "ann") == b""
+
+
+async def test_a_customer_with_many_small_files_leaves_room_for_another(files: FileStore) -> None:
+    for number in range(1001):
+        await files.put(describe(f"file-{number}"), b"")
+    await files.put(describe("bobs", owner="bob"), b"")
+    assert await ids_of(files, "bob") == ["bobs"]
+
+
+async def test_an_upload_is_refused_only_where_it_is_larger_than_what_others_leave(files: FileStore) -> None:
     for owner in ("ann", "bob"):
-        await files.put(describe(f"{owner}s", owner=owner, size_bytes=32 * MEBIBYTE), b"")
+        await files.put(describe(f"{owner}s", owner=owner, size_bytes=24 * MEBIBYTE), b"")
     with pytest.raises(FilesFullError):
-        await files.put(describe("eves", owner="eve"), b"")
-    await files.put(describe("anns-next", size_bytes=20 * MEBIBYTE), b"")
+        await files.put(describe("eves", owner="eve", size_bytes=17 * MEBIBYTE), b"")
+    assert await ids_of(files, "ann") == ["anns"]
+    await files.put(describe("eves", owner="eve", size_bytes=16 * MEBIBYTE), b"")
+    await files.put(describe("anns-next", size_bytes=16 * MEBIBYTE), b"")
     assert await ids_of(files, "ann") == ["anns-next"]
-    await files.put(describe("eves", owner="eve"), b"")

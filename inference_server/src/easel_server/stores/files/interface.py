@@ -1,7 +1,7 @@
 """What gateways ask of the files that clients upload before they name them in a request. No I/O lives here.
 
-They are kept briefly, and few of them: a customer's oldest make room for the next, so that an upload is refused only
-where other customers' files take all there is.
+They are kept briefly, and few of them: a customer's oldest make room for the next, and each customer leaves some to the
+others (``generation/shares.py``). An upload is refused only where it is larger than what is left of others' shares.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class StoredFile(FileDescription):
 
 
 class FilesFullError(StoreError):
-    """Other customers' files take all the room that there is."""
+    """What other customers' files leave is too little for this one."""
 
 
 class FileStore(Protocol):

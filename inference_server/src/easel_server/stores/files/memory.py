@@ -2,6 +2,7 @@
 
 from typing_extensions import override
 
+from easel_server.generation.shares import has_share
 from easel_server.stores.files.interface import (
     FILE_TTL,
     FileBounds,
@@ -28,18 +29,17 @@ class MemoryFiles(FileStore):
         own = [stored for stored in kept if stored.owner == file.owner]
         total_bytes, own_bytes = (sum(stored.size_bytes for stored in some) for some in (kept, own))
         dropped: list[str] = []
-        while own and (
-            own_bytes + file.size_bytes > self._bounds.max_customer_bytes
-            or total_bytes + file.size_bytes > self._bounds.max_bytes
-            or len(kept) - len(dropped) >= self._bounds.max_files
+        while not (
+            own_bytes + file.size_bytes <= self._bounds.max_customer_bytes
+            and has_share(file.size_bytes, held=own_bytes, taken=total_bytes, bound=self._bounds.max_bytes)
+            and has_share(1, held=len(own), taken=len(kept) - len(dropped), bound=self._bounds.max_files)
         ):
+            if not own:
+                raise FilesFullError
             oldest = own.pop(0)
             dropped.append(oldest.id)
             own_bytes -= oldest.size_bytes
             total_bytes -= oldest.size_bytes
-        is_full = len(kept) - len(dropped) >= self._bounds.max_files
-        if is_full or total_bytes + file.size_bytes > self._bounds.max_bytes:
-            raise FilesFullError
         for file_id in dropped:
             del self._files[file_id]
         stored = StoredFile(**file.model_dump(), created_at=self._clock())

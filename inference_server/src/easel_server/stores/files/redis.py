@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
 from typing_extensions import override
 
 from easel_server.stores.files.interface import (
@@ -45,7 +46,8 @@ class RedisFiles(FileStore):
     async def list_files(self, owner: str) -> tuple[StoredFile, ...]:
         reply = await self._connection.script("files/list", owner)
         found = zip(reply[::2], reply[1::2], strict=True)
-        return tuple(_to_stored(FileDescription.model_validate_json(text), created_us) for text, created_us in found)
+        read = ((self._read_description(text, owner), created_us) for text, created_us in found)
+        return tuple(_to_stored(file, created_us) for file, created_us in read if file is not None)
 
     @override
     async def read(self, file_id: str, owner: str) -> bytes | None:
@@ -55,6 +57,13 @@ class RedisFiles(FileStore):
     @override
     async def delete(self, file_id: str, owner: str) -> bool:
         return bool(await self._connection.script("files/delete", file_id, owner))
+
+    def _read_description(self, text: bytes, owner: str) -> FileDescription | None:
+        try:
+            return FileDescription.model_validate_json(text)
+        except ValidationError as error:
+            self._connection.dropped.note("file", f"of {owner}", str(error))
+            return None
 
 
 def _to_stored(file: FileDescription, created_us: Any) -> StoredFile:

@@ -18,7 +18,7 @@ local function load_files()
   for index = 1, #ids, 2 do
     local owner, size = unpack(redis.call('HMGET', file_key(ids[index]), 'owner', 'size'))
     if owner then
-      files[#files + 1] = { id = ids[index], owner = owner, size = tonumber(size), created_us = ids[index + 1] }
+      files[#files + 1] = { id = ids[index], owner = owner, size = number(size, 0), created_us = ids[index + 1] }
     else
       redis.call('ZREM', key('files'), ids[index])
     end

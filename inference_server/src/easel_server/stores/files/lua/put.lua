@@ -1,5 +1,5 @@
 #!lua
--- needs: files/kept
+-- needs: files/kept redis/shares
 -- ARGV: id, owner, size, description, content, ttl_ms, then the bounds max_customer_bytes, max_bytes, max_files.
 -- Returns when it was put, in microseconds; '' if there is no room for it.
 local id, owner, size = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -14,12 +14,17 @@ for _, file in ipairs(files) do
   end
 end
 local dropped = 0
-while dropped < #own
-    and (own_bytes + size > max_customer_bytes or total + size > max_bytes or count >= max_files) do
+
+local function fits()
+  return own_bytes + size <= max_customer_bytes and has_share(size, own_bytes, total, max_bytes)
+    and has_share(1, #own - dropped, count, max_files)
+end
+
+while dropped < #own and not fits() do
   dropped = dropped + 1
   own_bytes, total, count = own_bytes - own[dropped].size, total - own[dropped].size, count - 1
 end
-if total + size > max_bytes or count >= max_files then
+if not fits() then
   return ''
 end
 for index = 1, dropped do

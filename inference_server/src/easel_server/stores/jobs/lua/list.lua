@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- needs: jobs/fields
 -- ARGV: owner, n of which older jobs are wanted ('' for the newest), how many.
 -- Returns n of the last job if there are older ones, else '', and then id and view of each job, newest first.
