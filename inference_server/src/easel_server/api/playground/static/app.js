@@ -109,7 +109,8 @@ async function watch(entry, signal) {
 }
 
 async function settle(entry, prediction, signal) {
-  note(entry, { status: prediction.status, seconds: prediction.metrics.predict_time });
+  const { metrics, logs } = prediction;
+  note(entry, { status: prediction.status, seconds: metrics.predict_time, warnings: listWarnings(logs) });
   if (prediction.status === "canceled") {
     stage.end("Cancelled.");
     stage.announce("Cancelled");
@@ -123,8 +124,13 @@ async function settle(entry, prediction, signal) {
   }
 }
 
+// What was done otherwise than asked; the lines of a prediction's log that aren't progress.
+function listWarnings(logs) {
+  return Array.from(logs.matchAll(/^warning: (.*)$/gm), ([, warning]) => warning);
+}
+
 async function display(entry, signal) {
-  const { input, seconds } = entry;
+  const { input, seconds, warnings = [] } = entry;
   const indexes = Array.from({ length: input.num_outputs ?? 1 }, (_, index) => index);
   const images = await Promise.all(indexes.map((index) => api.output(entry.id, index, signal)));
   const facts = [
@@ -134,6 +140,7 @@ async function display(entry, signal) {
     ["Guidance", input.guidance_scale],
     ...(input.scheduler ? [["Sampler", input.scheduler]] : []),
     ...(seconds ? [["Time", `${seconds.toFixed(1)} s`]] : []),
+    ...warnings.map((warning) => ["Note", warning]),
   ];
   stage.finish({ prompt: input.prompt, seed: input.seed, format: input.output_format, images, facts });
   return images;
