@@ -167,6 +167,10 @@ WARNED: dict[str, tuple[dict[str, Any], str]] = {
     "a field nobody knows": ({"magic": 1}, "unknown field without effect: 'magic'"),
     "several of them": ({"magic": 1, "wand": {"a": 1}}, "unknown fields without effect: 'magic', 'wand'"),
     "a setting nobody knows": ({"override_settings": {"magic": 1}}, "unknown setting without effect: 'magic'"),
+    "a sampler's chance without a sampler": (
+        {"eta": 0.5},
+        "eta: 0.5 is without effect unless sampler_name is given",
+    ),
     "no chance for a sampler that has some": (
         {"sampler_name": "Euler a", "eta": 0},
         "eta: 0 is taken for not given; Euler a has its eta of 1 here",

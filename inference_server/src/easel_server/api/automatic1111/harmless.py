@@ -222,8 +222,11 @@ def find_chance_faults(given: Mapping[str, JsonValue], sampler: str) -> Iterator
 
 
 def find_chance_warnings(given: Mapping[str, JsonValue], sampler: str) -> Iterator[str]:
-    """A zero that many clients send for "nothing", where it would take the chance out of a sampler."""
+    """A zero that many clients send for "nothing", where it would take the chance out of a sampler; any other value
+    where the sampler is the model's own, which keeps its chance."""
     for name, defaults in CHANCE.items():
+        if not sampler and _normalise(given.get(name)) not in (None, 0, 1):
+            yield f"{name}: {truncate_repr(given[name])} is without effect unless sampler_name is given"
         if defaults.get(sampler) == 1 and name in given and _normalise(given[name]) == 0:
             yield f"{name}: 0 is taken for not given; {sampler} has its {name} of 1 here"
 
