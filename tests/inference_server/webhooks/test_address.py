@@ -43,6 +43,7 @@ BAD = (
     "http://[v1.x]/",
     f"http://{'a' * 64}.example/",
     f"http://{'a.' * 200}example/",
+    "https://xn--/",
     "http://exa mple/",
     "http://ex\u00e4mple.com/",
     "http://example.com/\n",

@@ -10,6 +10,7 @@ from easel_server.webhooks.ssrf import parse_address
 MAX_NAME_CHARACTERS: Final = 253  # https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4, and 63 of a label
 NAME_PATTERN: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 MAX_PORT: Final = 65535
+PUNYCODE: Final = "xn--"  # https://www.rfc-editor.org/rfc/rfc5890#section-2.3.2.1
 
 
 def find_address_fault(url: str) -> str | None:
@@ -42,4 +43,14 @@ def _is_host(host: str) -> bool:
         except ValueError:
             return False
         return True
-    return len(host) <= MAX_NAME_CHARACTERS and NAME_PATTERN.fullmatch(host) is not None
+    if len(host) > MAX_NAME_CHARACTERS or NAME_PATTERN.fullmatch(host) is None:
+        return False
+    return all(_has_letters(label) for label in host.split(".") if label.startswith(PUNYCODE))
+
+
+def _has_letters(label: str) -> bool:
+    """Whether a label in punycode stands for anything: some versions of the parser raise at delivery where it doesn't."""
+    try:
+        return bool(label.removeprefix(PUNYCODE).encode("ascii").decode("punycode"))
+    except UnicodeError:
+        return False
