@@ -56,6 +56,27 @@ def test_a_change_reaches_the_pods_and_a_gateway_change_leaves_the_gpu_pods_alon
     wait_until(lambda: len(services.pods(name, "worker")), lambda number: number == 2, "two workers", 30)
 
 
+def test_a_running_gateway_serves_another_model_within_seconds_of_the_edit(services: Services) -> None:
+    """A kubelet left alone renews the mounted configuration up to a minute later; till then jobs ask for the old."""
+    fields: dict[str, object] = {"replicas": 0, "scaling": None, "worker__engine": {"kind": "Synthetic"}}
+
+    def model(repository: str) -> dict[str, object]:
+        return tiny("renewed", **fields, model={"source": {"huggingFace": {"repository": repository}}})
+
+    name = services.apply(model("studio/first"))
+    services.wait_for(name, "Progressing", "True", "Complete")
+    gateways = [pod["metadata"]["uid"] for pod in services.pods(name, "gateway")]
+    with forwarded(services.cluster, name) as url:
+
+        def served() -> list[str]:
+            return [entry["id"] for entry in httpx2.get(f"{url}/v1/models").json()["data"]]
+
+        assert served() == ["studio/first"]
+        services.apply(model("studio/second"))
+        wait_until(served, lambda now: now == ["studio/second"], "the new model", 20)
+    assert [pod["metadata"]["uid"] for pod in services.pods(name, "gateway")] == gateways
+
+
 def test_a_deleted_or_edited_child_comes_back(services: Services) -> None:
     name = services.apply(tiny("healing"))
     services.wait_for(name, "Ready", "True")
@@ -126,7 +147,8 @@ def test_a_redis_that_is_gone_does_not_keep_a_deleted_service(services: Services
 def test_a_namespace_with_a_service_can_be_deleted(services: Services) -> None:
     kubectl = services.cluster.kubectl
     kubectl("create", "namespace", "passing")
-    service = tiny("guest", replicas=0, scaling=None)
+    # Kubernetes looks again at a namespace that is going after half of its pods' longest grace period.
+    service = tiny("guest", replicas=0, scaling=None, gateway__terminationGracePeriodSeconds=20)
     kubectl("apply", "-n", "passing", "-f", "-", stdin=json.dumps(service))
     wait_until(
         lambda: services.cluster.get("sds", "guest", "-n", "passing")["metadata"].get("finalizers", []),

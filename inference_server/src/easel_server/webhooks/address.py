@@ -49,7 +49,7 @@ def _is_host(host: str) -> bool:
 
 
 def _has_letters(label: str) -> bool:
-    """Whether a label in punycode stands for anything: some versions of the parser raise at delivery where it doesn't."""
+    """Whether a label in punycode stands for anything; where not, some versions of the parser raise at delivery."""
     try:
         return bool(label.removeprefix(PUNYCODE).encode("ascii").decode("punycode"))
     except UnicodeError:
