@@ -135,7 +135,7 @@ def test_webhooks_arrive_signed_at_start_and_end(system):
     reported = [body if isinstance(body, dict) else json.loads(body) for body in reported]
     assert {one["id"] for one in reported} == {prediction["id"]}
     last = next(one for one in reported if one["status"] == "succeeded")
-    image = httpx2.get(system.gateway.url + last["output"][0], timeout=10)
+    image = httpx2.get(last["output"][0], timeout=10)
     assert Image.open(BytesIO(image.content)).size == (64, 64)
 
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
-import uvicorn
 from easel_contract import names
 from easel_contract.server_config import EngineKind
 from easel_server import main
 from easel_server.config import Role, SettingsError, read_settings
 from easel_server.main import Process, _cancel, report_end, run
+from easel_server.transport.server import EmbeddedServer
 from easel_server.worker.engine_health import EngineFailedError
 
 from tests.support.redis_server import RedisServer
@@ -203,7 +203,7 @@ def test_a_server_that_ends_by_itself_ends_the_process(monkeypatch):
             raise KeyError("a bug of the server")
         return False
 
-    monkeypatch.setattr(uvicorn.Server, "on_tick", on_tick)
+    monkeypatch.setattr(EmbeddedServer, "on_tick", on_tick)  # not of servers that other tests left running
     with pytest.raises(KeyError, match="a bug of the server"):
         run(["--engine", "synthetic", "--host", "127.0.0.1", "--port", "0"])
 

@@ -33,7 +33,7 @@ def test_they_are_counted_by_their_template(gateway):
 def test_other_methods_are_refused_as_by_the_routes_behind_them(gateway):
     with gateway.client() as client:
         assert client.delete("/v1/predictions/some-prediction").status_code == 405
-        assert client.get("/v1/predictions").status_code == 405
+        assert client.patch("/v1/predictions").status_code == 405
         assert client.delete("/v1/models/some-model/predictions").headers["allow"] == "GET"
 
 
