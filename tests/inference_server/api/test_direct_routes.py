@@ -34,7 +34,7 @@ def test_other_methods_are_refused_as_by_the_routes_behind_them(gateway):
     with gateway.client() as client:
         assert client.delete("/v1/predictions/some-prediction").status_code == 405
         assert client.patch("/v1/predictions").status_code == 405
-        assert client.delete("/v1/models/some-model/predictions").headers["allow"] == "GET"
+        assert client.delete("/v1/models/some-model/predictions").headers["allow"] == "POST"
 
 
 def test_the_description_begins_with_the_api_that_most_clients_speak(gateway):
