@@ -47,6 +47,7 @@ from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.load_failure import (
     HOLD_AGAIN_SECONDS,
     clear_load_failure,
+    is_model_held,
     publish_hold,
     publish_load_failure,
 )
@@ -185,7 +186,7 @@ class Process:
         )
         self._signer = self._build_signer()
         self._stopping = asyncio.Event()
-        self._live = LiveConfig(settings.config)
+        self._live = LiveConfig(settings.config, partial(is_model_held, self._stores.facts))
         self._ending = Ending(jobs_outlive=settings.redis_url is not None)
         self._worker: Worker | None = None
 

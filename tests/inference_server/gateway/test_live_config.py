@@ -98,5 +98,32 @@ async def test_what_is_equal_stays_the_same_object(file: Path) -> None:
     """What is known of a model goes by it, and is looked for anew with another."""
     live = LiveConfig(FIRST)
     before = live.model
-    live.change_to(ServerConfig.model_validate_json(as_text(FIRST)))
+    assert await live.change_to(ServerConfig.model_validate_json(as_text(FIRST)))
     assert live.model is before
+
+
+async def test_requests_go_to_those_that_serve_until_a_worker_holds_the_new_model() -> None:
+    """While a roll-out goes on or fails, as for a model that nobody can load, the workers before it still serve."""
+    held = set()
+
+    async def is_held(key: str) -> bool:
+        return key in held
+
+    live = LiveConfig(FIRST, is_held)
+    first = live.requested.key
+    held.add(first)
+    assert not await live.change_to(SECOND)
+    assert (live.requested.key, live.max_workers) == (first, 7), "how far it may scale holds at once"
+    held.add(LiveConfig(SECOND).requested.key)
+    assert await live.change_to(SECOND)
+    assert live.name == "second"
+
+
+async def test_a_model_that_no_worker_holds_any_longer_is_not_waited_for() -> None:
+    async def is_held(key: str) -> bool:
+        del key
+        return False
+
+    live = LiveConfig(FIRST, is_held)
+    assert await live.change_to(SECOND)
+    assert live.name == "second"

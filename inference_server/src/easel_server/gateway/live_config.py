@@ -8,6 +8,7 @@ kubelet renews in place: within seconds as the operator annotates the pod, else 
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,15 +16,23 @@ from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
 from pydantic import ValidationError
 
 from easel_server.generation.models import RequestedModel, find_requested_model
+from easel_server.stores.errors import StoreError
 
 RECHECK_SECONDS: Final = 1.0
 logger = logging.getLogger(__name__)
 
 
+async def _is_held_by_nobody(key: str) -> bool:
+    del key
+    return False
+
+
 class LiveConfig:
     """As it is configured now. Jobs that were submitted before keep the model that they were submitted for."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, is_held: Callable[[str], Awaitable[bool]] = _is_held_by_nobody) -> None:
+        """``is_held`` says whether a worker holds the model of this key; it may raise StoreError."""
+        self._is_held = is_held
         self.model: ModelConfig = config.model
         self.engine: EngineKind = config.engine.kind
         self.max_workers: int | None = config.gateway.max_workers
@@ -45,25 +54,33 @@ class LiveConfig:
     async def follow(self, file: Path | None, period_seconds: float = RECHECK_SECONDS) -> None:
         """Take over what has changed in the configuration file, until cancelled."""
         seen = None  # it may have changed since this process read it
+        wanted: ServerConfig | None = None  # what isn't taken over yet
         while True:
             await asyncio.sleep(period_seconds)
-            if file is None or (content := _read(file)) in (None, seen):
-                continue
-            seen = content
-            try:
-                self.change_to(ServerConfig.model_validate_json(content or b""))
-            except ValidationError as error:
-                logger.warning("the changed configuration file is not valid, what was in it stays: %s", error)
+            if file is not None and (content := _read(file)) not in (None, seen):
+                seen = content
+                try:
+                    wanted = ServerConfig.model_validate_json(content or b"")
+                except ValidationError as error:
+                    logger.warning("the changed configuration file is not valid, what was in it stays: %s", error)
+            if wanted is not None and await self.change_to(wanted):
+                wanted = None
 
-    def change_to(self, config: ServerConfig) -> None:
-        """This configuration holds from now on."""
+    async def change_to(self, config: ServerConfig) -> bool:
+        """Take over what may be; whether that was all."""
         self.max_workers = config.gateway.max_workers
         self.asks_for_keys = config.gateway.api_keys_directory is not None
         if (config.model, config.engine.kind) == (self.model, self.engine):
-            return
-        self.model, self.engine = config.model, config.engine.kind
-        self._requested = find_requested_model(self.model, self.engine)
+            return True
+        requested = find_requested_model(config.model, config.engine.kind)
+        try:
+            if not await self._is_held(requested.key) and await self._is_held(self._requested.key):
+                return False
+        except StoreError:
+            return False
+        self.model, self.engine, self._requested = config.model, config.engine.kind, requested
         logger.info("another model is served", extra={"model": self.name, "key": self._requested.key})
+        return True
 
 
 def _read(file: Path) -> bytes | None:

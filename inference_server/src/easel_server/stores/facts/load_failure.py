@@ -33,6 +33,11 @@ async def publish_hold(store: FactStore, model_key: str) -> None:
     await store.put(_hold(model_key), b"1", ttl_seconds=HOLD_SECONDS)
 
 
+async def is_model_held(store: FactStore, model_key: str) -> bool:
+    """Whether a worker has said so within HOLD_SECONDS. Raises StoreError."""
+    return await store.get(_hold(model_key)) is not None
+
+
 class SharedLoadFailure:
     """A gateway's view."""
 
@@ -59,7 +64,7 @@ class SharedLoadFailure:
     async def _find(self) -> str | None:
         key = self._model_key()
         failure = await self._store.get(_failure(key))
-        if failure is None or await self._store.get(_hold(key)) is not None:
+        if failure is None or await is_model_held(self._store, key):
             return None
         return failure.decode(errors="replace")
 
