@@ -29,7 +29,7 @@ ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
 ANNOTATION_REVISION: Final = "easel.dev/revision"
 ANNOTATION_MODEL: Final = "easel.dev/model"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
-# On running gateway pods: the configuration that their kubelet was last told to renew their mounted file to.
+# On running gateway pods: the configuration to which their kubelet was last asked to renew their mounted file.
 ANNOTATION_LIVE_CONFIG: Final = "easel.dev/live-config"
 LABEL_TEMPLATE_HASH: Final = "pod-template-hash"  # the Deployment controller names a ReplicaSet by it
 

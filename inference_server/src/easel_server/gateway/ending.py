@@ -1,4 +1,4 @@
-"""The end of a gateway's patience: what still waits then is answered, and its job goes on elsewhere.
+"""The end of a gateway's grace period: what still waits then is answered, and its job goes on elsewhere.
 
 A gateway that stops has some time in which open requests are served as ever (``gateway.drainSeconds``). What waits for
 longer can't be finished here, and a connection that breaks says nothing to its client; so waits end with an answer
