@@ -18,7 +18,6 @@ from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
-from easel_server.gateway.live_config import LiveConfig
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
@@ -30,6 +29,7 @@ from easel_server.worker.worker import Worker, WorkerSettings
 from fastapi import FastAPI
 
 from tests.support.jobs import build_identity
+from tests.support.live_configs import build_live_config
 from tests.support.stored_images import succeed
 
 T = TypeVar("T")
@@ -224,7 +224,7 @@ class RunningGateway:
             keys=KeyRing(self._keys),
             signer=None if self._keys is None else LinkSigner(self._link_keys, ttl_seconds=gateway.results.ttl_seconds),
             metrics=self.metrics,
-            live=LiveConfig(self._config),
+            live=build_live_config(self._config),
             ending=self.ending,
             webhook_secrets=(WEBHOOK_SECRET,) if self._is_signing_configured else (),
         )

@@ -10,7 +10,6 @@ from easel_server.api.app import build_context
 from easel_server.api.openai.fields import ImagesBody
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
-from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts, ModelIdentity
@@ -20,6 +19,7 @@ from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_memory_stores
 
 from tests.inference_server.api.serving import IDENTITY, MODEL, CountingMetrics
+from tests.support.live_configs import build_live_config
 from tests.support.stored_images import succeed
 
 ALICE = Customer("alice")
@@ -64,7 +64,7 @@ class Submitting:
             cost_model=cost_model,
             keys=KeyRing(None),
             metrics=self.metrics,
-            live=LiveConfig(server_config),
+            live=build_live_config(server_config),
             ending=Ending(jobs_outlive=True),
         )
 

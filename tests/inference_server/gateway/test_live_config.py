@@ -11,6 +11,7 @@ from easel_contract.server_config import EngineConfig, EngineKind, GatewayConfig
 from easel_server.gateway.live_config import LiveConfig
 
 from tests.support.eventually import eventually
+from tests.support.live_configs import build_live_config
 
 FIRST = ServerConfig(model=ModelConfig(name="first", source="owner/first"))
 SECOND = ServerConfig(model=ModelConfig(name="second", source="owner/second"), gateway=GatewayConfig(max_workers=7))
@@ -40,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def following(file: Path) -> AsyncIterator[LiveConfig]:
-    live = LiveConfig(FIRST)
+    live = build_live_config(FIRST)
     task = asyncio.create_task(live.follow(file, period_seconds=0.01))
     try:
         yield live
@@ -96,7 +97,7 @@ async def test_a_file_that_is_not_valid_or_away_changes_nothing(
 
 async def test_what_is_equal_stays_the_same_object(file: Path) -> None:
     """What is known of a model goes by it, and is looked for anew with another."""
-    live = LiveConfig(FIRST)
+    live = build_live_config(FIRST)
     before = live.model
     assert await live.change_to(ServerConfig.model_validate_json(as_text(FIRST)))
     assert live.model is before
@@ -114,16 +115,12 @@ async def test_requests_go_to_those_that_serve_until_a_worker_holds_the_new_mode
     held.add(first)
     assert not await live.change_to(SECOND)
     assert (live.requested.key, live.max_workers) == (first, 7), "how far it may scale holds at once"
-    held.add(LiveConfig(SECOND).requested.key)
+    held.add(build_live_config(SECOND).requested.key)
     assert await live.change_to(SECOND)
     assert live.name == "second"
 
 
 async def test_a_model_that_no_worker_holds_any_longer_is_not_waited_for() -> None:
-    async def is_held(key: str) -> bool:
-        del key
-        return False
-
-    live = LiveConfig(FIRST, is_held)
+    live = build_live_config(FIRST)
     assert await live.change_to(SECOND)
     assert live.name == "second"

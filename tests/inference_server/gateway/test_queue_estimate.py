@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from easel_contract.server_config import GatewayConfig, LimitsConfig, ModelConfig, ServerConfig
-from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.queue_estimate import Capacity, QueueEstimates, predict_wait_seconds
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.errors import StoreUnavailableError
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.jobs import build_job
+from tests.support.live_configs import build_live_config
 
 AMOUNTS = st.floats(min_value=0, max_value=1e6)
 COUNTS = st.integers(min_value=0, max_value=100)
@@ -89,7 +89,7 @@ def estimate_from(queue: Queue) -> QueueEstimates:
     config = ServerConfig(
         model=ModelConfig(name="m", source="m"), gateway=GatewayConfig(limits=LimitsConfig(max_wait_seconds=60))
     )
-    return QueueEstimates(jobs, config.gateway, LiveConfig(config), facts)
+    return QueueEstimates(jobs, config.gateway, build_live_config(config), facts)
 
 
 async def test_checks_in_an_outage_share_one_look_at_the_queue_and_its_failure() -> None:

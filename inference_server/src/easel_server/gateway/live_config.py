@@ -22,15 +22,10 @@ RECHECK_SECONDS: Final = 1.0
 logger = logging.getLogger(__name__)
 
 
-async def _is_held_by_nobody(key: str) -> bool:
-    del key
-    return False
-
-
 class LiveConfig:
     """As it is configured now. Jobs that were submitted before keep the model that they were submitted for."""
 
-    def __init__(self, config: ServerConfig, is_held: Callable[[str], Awaitable[bool]] = _is_held_by_nobody) -> None:
+    def __init__(self, config: ServerConfig, is_held: Callable[[str], Awaitable[bool]]) -> None:
         """``is_held`` says whether a worker holds the model of this key; it may raise StoreError."""
         self._is_held = is_held
         self.model: ModelConfig = config.model

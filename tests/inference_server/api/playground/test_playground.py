@@ -18,8 +18,9 @@ from easel_contract.server_config import (
     ServerConfig,
 )
 from easel_server.api.playground.routes import build_page_config, read_static_files
-from easel_server.gateway.live_config import LiveConfig
 from easel_server.generation.models import GenerationDefaults, ModelFacts
+
+from tests.support.live_configs import build_live_config
 
 ROOT = Path(__file__).resolve().parents[4]
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -77,7 +78,7 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
     facts = ModelFacts(
         defaults=GenerationDefaults(width_pixels=1024, height_pixels=1024, guidance_scale=5.0), samplers=("Euler",)
     )
-    page = json.loads(json.dumps(build_page_config(config.gateway, LiveConfig(config), facts)))
+    page = json.loads(json.dumps(build_page_config(config.gateway, build_live_config(config), facts)))
     assert page == {
         "model": "sdxl",
         "is_synthetic": False,
@@ -114,7 +115,8 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
 def test_a_synthetic_engine_is_announced(configured, loaded, is_synthetic):
     config = ServerConfig(model=ModelConfig(name="m", source="/m"), engine=EngineConfig(kind=configured))
     assert (
-        build_page_config(config.gateway, LiveConfig(config), ModelFacts(engine=loaded))["is_synthetic"] is is_synthetic
+        build_page_config(config.gateway, build_live_config(config), ModelFacts(engine=loaded))["is_synthetic"]
+        is is_synthetic
     )
 
 
