@@ -86,8 +86,9 @@ def start_server(port: int = 0) -> ServerProcess:
 
 
 def wait_until_scraped(prometheus: PrometheusServer, jobs: int) -> None:
-    in_art = f'{metrics.JOBS_SUBMITTED_TOTAL}{{namespace="art"}} == {jobs}'
-    wait_for(lambda: prometheus.read(f"count({in_art})") == 2, f"scrape of {jobs} jobs")
+    """By all four: each is scraped at its own moment, and one that missed the start would show no growth."""
+    seen = f"count({metrics.JOBS_SUBMITTED_TOTAL} == {jobs})"
+    wait_for(lambda: prometheus.read(seen) == 4, f"scrape of {jobs} jobs by every target")
 
 
 @pytest.fixture(scope="module")
