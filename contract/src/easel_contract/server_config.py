@@ -52,6 +52,13 @@ class DType(StrEnum):
     BFLOAT16 = "BFloat16"
 
 
+class Reproducibility(StrEnum):
+    """How far an image depends on the jobs that were generated beside it."""
+
+    CLOSE = "Close"  # the seed fixes it up to rounding, which differs with the size of a batch
+    EXACT = "Exact"  # to the byte: the denoiser is called with as many rows each time
+
+
 class EngineKind(StrEnum):
     """What generates the images."""
 

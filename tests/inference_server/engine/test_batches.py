@@ -4,7 +4,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from easel_server.engine.interface import GenerationError, Step
+from easel_server.engine.interface import Step
 from PIL import Image
 
 from tests.support.images import open_image, pixels_differ_by
@@ -59,22 +59,6 @@ def test_a_mix_with_and_without_negative_prompt_is_no_batch():
 
 
 @MODELS
-def test_memory_that_ran_out_is_reported_with_the_size_and_the_next_generation_is_unharmed(model, monkeypatch):
-    import torch  # noqa: PLC0415  # most tests don't need it
-
-    engine = tiny_engine(model)
-    expected = generate(engine, tiny_parameters())
-
-    def run_out(_step: Step) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    requests = [tiny_parameters(images=2), tiny_parameters()]
-    with pytest.raises(GenerationError, match=r"3 image\(s\) of 64x64 pixels don't fit into the memory of cpu"):
-        engine.generate(requests, {}, run_out)
-    assert generate(engine, tiny_parameters()) == expected
-
-
-@MODELS
 @pytest.mark.parametrize("rows", [1, 3])
 def test_previews_are_one_for_each_request_and_change_nothing(model, rows):
     engine = tiny_engine(model)
@@ -99,7 +83,7 @@ def test_previews_are_one_for_each_request_and_change_nothing(model, rows):
 
 def test_a_preview_that_does_not_fit_into_memory_is_left_out(monkeypatch, caplog):
     import torch  # noqa: PLC0415  # most tests don't need it
-    from easel_server.engine.previews import decode_previews  # noqa: PLC0415  # loads torch
+    from easel_server.engine.images.previews import decode_previews  # noqa: PLC0415  # loads torch
 
     from tests.support.tiny_models import build_sd15  # noqa: PLC0415  # loads torch
 
@@ -114,7 +98,7 @@ def test_a_preview_that_does_not_fit_into_memory_is_left_out(monkeypatch, caplog
 
 def test_latents_that_are_no_plain_image_have_no_preview():
     import torch  # noqa: PLC0415  # most tests don't need it
-    from easel_server.engine.previews import decode_previews  # noqa: PLC0415  # loads torch
+    from easel_server.engine.images.previews import decode_previews  # noqa: PLC0415  # loads torch
 
     from tests.support.tiny_models import build_sd15  # noqa: PLC0415  # loads torch
 

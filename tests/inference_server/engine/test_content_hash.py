@@ -83,7 +83,7 @@ def test_the_versions_of_what_may_change_pixels_are_reported():
 
 def test_parts_of_words_count():
     import torch  # noqa: PLC0415  # most tests don't need it
-    from easel_server.engine.content_hash import hash_content  # noqa: PLC0415  # loads torch
+    from easel_server.engine.model_files.content_hash import hash_content  # noqa: PLC0415  # loads torch
 
     class Pipeline:
         def __init__(self, values: list[float]) -> None:

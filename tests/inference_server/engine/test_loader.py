@@ -96,7 +96,7 @@ HUB_CASES = {
 PROGRAM = """
 import json, sys
 from easel_contract.server_config import ModelConfig
-from easel_server.engine.hub import download_model
+from easel_server.engine.model_files.hub import download_model
 from easel_server.engine.interface import ModelLoadError
 answers = {}
 for source in json.loads(sys.argv[1]):

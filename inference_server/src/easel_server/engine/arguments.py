@@ -1,6 +1,6 @@
-"""What a pipeline's call is given for a batch of jobs: one row for each image."""
+"""What a pipeline's call is given for a job."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -12,40 +12,29 @@ from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASKS, TaskInput
 
 
-def build_arguments(batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes]) -> dict[str, Any]:
+def build_arguments(parameters: GenerationParameters, inputs: Mapping[str, bytes]) -> dict[str, Any]:
     """Arguments by diffusers' names, more than any one pipeline takes. Raises GenerationError for input images.
 
     The noise is made on the CPU, from ``seed + i`` for image i: a seed means the same image on any device, up to
     rounding, and in any company.
     """
-    shared = batch[0]
-    task = TASKS[shared.task]
-    rows = [parameters for parameters in batch for _ in range(parameters.images)]
-    # Prompts are encoded once for all images of a job where each job has as many of them. Input images are repeated by
-    # pipelines in another order than prompts, so there every image has a prompt of its own.
-    counts = {parameters.images for parameters in batch}
-    is_even = len(counts) == 1 and not task.inputs
-    prompted = batch if is_even else rows
+    task = TASKS[parameters.task]
+    seeds = range(parameters.seed, parameters.seed + parameters.images)
     arguments: dict[str, Any] = {
-        "prompt": [parameters.prompt for parameters in prompted],
-        "width": shared.width_pixels,
-        "height": shared.height_pixels,
-        "num_inference_steps": shared.steps,
-        "guidance_scale": shared.guidance_scale,
-        "num_images_per_prompt": counts.pop() if is_even else 1,
-        "generator": [torch.Generator("cpu").manual_seed(seed) for seed in list_seeds(batch)],
+        "prompt": parameters.prompt,
+        "width": parameters.width_pixels,
+        "height": parameters.height_pixels,
+        "num_inference_steps": parameters.steps,
+        "guidance_scale": parameters.guidance_scale,
+        "num_images_per_prompt": parameters.images,
+        "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
     }
-    if shared.negative_prompt:  # of all or of none: see GenerationParameters.batch_key
-        arguments["negative_prompt"] = [parameters.negative_prompt for parameters in prompted]
-    arguments |= task.build_pipeline_arguments(shared.steps, shared.denoising_steps)
+    if parameters.negative_prompt:  # Stable Diffusion XL knows an empty one from none
+        arguments["negative_prompt"] = parameters.negative_prompt
+    arguments |= task.build_pipeline_arguments(parameters.steps, parameters.denoising_steps)
     for needed in task.inputs:
-        arguments[needed.argument] = [_open_input(parameters, needed, inputs) for parameters in rows]
+        arguments[needed.argument] = _open_input(parameters, needed, inputs)
     return arguments
-
-
-def list_seeds(batch: Sequence[GenerationParameters]) -> list[int]:
-    """The seed of each image of a batch, in order."""
-    return [parameters.seed + index for parameters in batch for index in range(parameters.images)]
 
 
 def _open_input(parameters: GenerationParameters, needed: TaskInput, inputs: Mapping[str, bytes]) -> Image.Image:

@@ -1,29 +1,30 @@
 """An engine around any text-to-image pipeline of diffusers, through its call and those of the same family's pipelines.
 
-What the call is given is in ``arguments.py``, how the model comes here in ``diffusers_loader.py``.
+What the call is given is in ``arguments.py``, how jobs share their steps in ``stepping.py``, how the model comes here
+in ``diffusers_loader.py``.
 """
 
+import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, islice
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import diffusers
 import torch
 
-from easel_server.engine.arguments import build_arguments, list_seeds
-from easel_server.engine.decoding import guard_decoding
-from easel_server.engine.interface import GenerationError, OnStep, Step
-from easel_server.engine.previews import decode_previews
+from easel_server.engine.arguments import build_arguments
+from easel_server.engine.diffusers_generation import DiffusersGeneration, FailedGeneration
+from easel_server.engine.images.decoding import guard_decoding
+from easel_server.engine.interface import Generation, GenerationError, OnStep, Step
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
-from easel_server.generation.encoding import encode
+from easel_server.engine.stepping.stepper import Stepper
 from easel_server.generation.models import EngineDescription
-from easel_server.generation.parameters import GenerationParameters, build_metadata
+from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASKS, Task
 
-AfterStep = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+DENOISERS: Final = ("unet", "transformer", "controlnet")  # of a pipeline, those that it has
 
 
 class TaskPipeline(NamedTuple):
@@ -34,7 +35,7 @@ class TaskPipeline(NamedTuple):
 
 
 class DiffusersEngine:
-    """A loaded pipeline. One generation at a time: pipelines keep the step they are at in themselves."""
+    """A loaded pipeline, and its kin for other tasks."""
 
     def __init__(self, pipeline: Any, description: EngineDescription) -> None:
         self._pipelines = build_task_pipelines(pipeline)
@@ -48,43 +49,65 @@ class DiffusersEngine:
             "Diffusers": versions["diffusers"],
             "Torch": versions["torch"],
         }
+        denoisers = (getattr(pipeline, name, None) for name in DENOISERS)
+        self._stepper = Stepper(module for module in denoisers if module is not None)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_slicing"):
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 
-    def generate(
-        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
-    ) -> list[list[bytes]]:
-        """Images as Engine promises them.
+    def max_images(self, width_pixels: int, height_pixels: int) -> int:
+        """One: nothing has been measured."""
+        del width_pixels, height_pixels
+        return 1
+
+    def begin(
+        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+    ) -> Generation:
+        """As Engine says.
 
         An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
         another order. A prompt longer than the text encoder takes is cut there, as diffusers does: ``list_warnings``.
         """
-        shared = batch[0]
-        self._schedulers.check_steps(shared.steps)
-        pipeline, accepted = self._choose_pipeline(shared)
-        arguments = build_arguments(batch, inputs)
-        arguments["callback_on_step_end"] = _build_callback(batch, on_step)
-        pipeline.scheduler = self._schedulers.build(shared.sampler)
+        del checkpoint
         try:
-            with torch.inference_mode():
-                output = pipeline(**{name: arguments[name] for name in arguments.keys() & accepted})
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()  # else fragments of the failed attempt stay reserved
-            raise GenerationError(
-                f"{sum(parameters.images for parameters in batch)} image(s) of {shared.width_pixels}x"
-                f"{shared.height_pixels} pixels don't fit into the memory of {self.description.device}; ask for fewer "
-                "or smaller images"
-            ) from error
-        except ValueError as error:  # how pipelines refuse an argument
-            raise GenerationError(f"{type(pipeline).__name__} refused the request: {error}") from error
-        images = zip(output.images, list_seeds(batch), strict=True)
-        sampler = shared.sampler or type(pipeline.scheduler).__name__
-        return [
-            [self._encode(image, parameters, seed, sampler) for image, seed in islice(images, parameters.images)]
-            for parameters in batch
-        ]
+            self._schedulers.check_steps(parameters.steps)
+            chosen, accepted = self._choose_pipeline(parameters)
+            arguments = build_arguments(parameters, inputs)
+            pipeline = copy.copy(chosen)  # the weights are shared; what a call notes on its pipeline is the job's own
+            pipeline.scheduler = self._schedulers.build(parameters.sampler)
+        except GenerationError as error:
+            return FailedGeneration(error)
+        generation = DiffusersGeneration(
+            parameters, pipeline, {name: arguments[name] for name in arguments.keys() & accepted}, self._facts
+        )
+        with torch.inference_mode():
+            generation.call.advance()
+        return generation
+
+    def step(self, generations: Sequence[Generation]) -> None:
+        """As Engine says."""
+        with torch.inference_mode():
+            self._stepper.step([each.call for each in generations if isinstance(each, DiffusersGeneration)])
+
+    def generate(
+        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
+    ) -> list[list[bytes]]:
+        """All from their beginning to their end. Raises what one of them failed with."""
+        generations = [self.begin(parameters, inputs) for parameters in batch]
+        done = 0
+        try:
+            while not all(each.is_done for each in generations):
+                self.step(generations)
+                _raise_first(generations)
+                if (now := min(each.steps_done for each in generations)) > done:
+                    done = now
+                    on_step(Step(done, batch[0].steps, lambda: [each.build_preview() or b"" for each in generations]))
+            _raise_first(generations)
+        finally:
+            for each in generations:
+                each.stop()
+        return [each.encode_images() for each in generations]
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
         """What was left out of the prompts."""
@@ -99,10 +122,6 @@ class DiffusersEngine:
         if shared.negative_prompt and "negative_prompt" not in chosen.accepted:
             raise GenerationError(f"{type(chosen.pipeline).__name__} takes no negative_prompt; leave it out")
         return chosen
-
-    def _encode(self, image: Any, parameters: GenerationParameters, seed: int, sampler: str) -> bytes:
-        text = build_metadata(parameters, {"Sampler": sampler, "Seed": seed, **self._facts})
-        return encode(image, parameters.image_format, text, quality_percent=parameters.quality_percent)
 
 
 def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:
@@ -122,14 +141,7 @@ def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:
     return pipelines
 
 
-def _build_callback(batch: Sequence[GenerationParameters], on_step: OnStep) -> AfterStep:
-    steps = batch[0].steps
-    first_rows = [0, *accumulate(parameters.images for parameters in batch[:-1])]
-
-    def after_step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after an image).
-        done = (index + 1) * steps // pipeline.num_timesteps
-        on_step(Step(done, steps, lambda: decode_previews(pipeline, timestep, tensors["latents"], first_rows)))
-        return tensors
-
-    return after_step
+def _raise_first(generations: Sequence[Generation]) -> None:
+    for each in generations:
+        if each.error is not None:
+            raise each.error

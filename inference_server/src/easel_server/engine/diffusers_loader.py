@@ -16,10 +16,10 @@ from easel_contract import names
 from easel_contract.server_config import DType, ModelConfig
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from easel_server.engine.content_hash import hash_content
 from easel_server.engine.diffusers_engine import DiffusersEngine
-from easel_server.engine.hub import download_model
 from easel_server.engine.interface import GenerationError, ModelLoadError, NonFiniteError, build_trial
+from easel_server.engine.model_files.content_hash import hash_content
+from easel_server.engine.model_files.hub import download_model
 from easel_server.generation.models import EngineDescription, read_defaults
 
 LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels

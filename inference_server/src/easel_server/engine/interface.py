@@ -57,8 +57,47 @@ def build_trial(defaults: GenerationDefaults) -> GenerationParameters:
     )
 
 
+class Generation(Protocol):
+    """A job under way in an engine. Where nothing else is said, to be used in the engine's thread only."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to step: its images are there, or it has failed."""
+        ...
+
+    @property
+    def error(self) -> Exception | None:
+        """What it failed with: GenerationError if that is the job's fault."""
+        ...
+
+    @property
+    def steps_done(self) -> int:
+        """Of the job's steps; scaled to them, as schedulers may take more and an image to begin with means fewer."""
+        ...
+
+    def build_preview(self) -> bytes | None:
+        """Its first image as it stands, as PNG, PREVIEW_SIDE_PIXELS at most; None if this model can't show it."""
+        ...
+
+    def checkpoint(self) -> bytes | None:
+        """From which ``Engine.begin`` goes on, in another process too; None where there is nothing worth keeping."""
+        ...
+
+    def stop(self) -> None:
+        """End it at once, for good; its error is a StopGenerationError then."""
+        ...
+
+    def encode_images(self) -> list[bytes]:
+        """The images of one that is done without an error, encoded. In any thread; takes time."""
+        ...
+
+
 class Engine(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    A job is begun, stepped until it is done, and its images are encoded. Jobs that are stepped together share calls of
+    the denoiser; each may begin and end at any step. One thread at a time.
+    """
 
     @property
     def description(self) -> EngineDescription:
@@ -81,4 +120,21 @@ class Engine(Protocol):
         served by this model or all of them not together: then each may still be asked for alone. Raises whatever
         ``on_step`` raises.
         """
+        ...
+
+    def max_images(self, width_pixels: int, height_pixels: int) -> int:
+        """How many images of a size are generated best at once, at least 1. Quick."""
+        ...
+
+    def begin(
+        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+    ) -> Generation:
+        """A job, up to where its first step begins. ``inputs`` are its input images by digest, of exactly its size.
+
+        Raises nothing: a job that can't be begun is done, with an error.
+        """
+        ...
+
+    def step(self, generations: Sequence[Generation]) -> None:
+        """Take each generation that isn't done one step further. One's error is its own."""
         ...

@@ -16,7 +16,7 @@ from easel_contract import names
 from easel_contract.server_config import SyntheticConfig
 from PIL import Image, ImageDraw, ImageFont
 
-from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, OnStep, Step
+from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, Generation, OnStep, Step, StopGenerationError
 from easel_server.generation.cost import work_units
 from easel_server.generation.encoding import PNG_KEY, encode
 from easel_server.generation.models import EngineDescription, GenerationDefaults
@@ -85,11 +85,35 @@ class SyntheticEngine:
             on_step(Step(done, steps, partial(build_previews, batch, done)))
         images = sum(parameters.images for parameters in batch)
         self._pause_until(began + all_steps_seconds + images * self._config.milliseconds_per_image / MILLISECONDS)
+        return [self._build_images(parameters) for parameters in batch]
+
+    def max_images(self, width_pixels: int, height_pixels: int) -> int:
+        """One: nothing is gained by more."""
+        del width_pixels, height_pixels
+        return 1
+
+    def begin(
+        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+    ) -> "SyntheticGeneration":
+        """As Engine says. Input images make no difference but to the number of steps; each job begins at its first."""
+        del inputs, checkpoint
+        return SyntheticGeneration(parameters, build_preview, self._build_images)
+
+    def step(self, generations: Sequence[Generation]) -> None:
+        """As Engine says. Takes as long as the steps would one after the other."""
+        live = [each for each in generations if isinstance(each, SyntheticGeneration) and not each.is_done]
+        took = 0.0
+        for each in live:
+            each.take_step(to_the_end=self.description.is_instant)
+            parameters = each.parameters
+            took += work_units(parameters) / parameters.denoising_steps * self._config.milliseconds_per_step
+            took += parameters.images * self._config.milliseconds_per_image if each.is_done else 0
+        if took:
+            self._pause(took / MILLISECONDS)
+
+    def _build_images(self, parameters: GenerationParameters) -> list[bytes]:
         build = look_up_plain if self.description.is_instant else build_labelled
-        return [
-            [build(parameters, parameters.seed + index, self._facts) for index in range(parameters.images)]
-            for parameters in batch
-        ]
+        return [build(parameters, parameters.seed + index, self._facts) for index in range(parameters.images)]
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
         """None: nothing here follows a prompt."""
@@ -100,6 +124,55 @@ class SyntheticEngine:
         left_seconds = time_seconds - self._clock()
         if left_seconds > 0:
             self._pause(left_seconds)
+
+
+class SyntheticGeneration:
+    """A job under way in a synthetic engine."""
+
+    def __init__(
+        self,
+        parameters: GenerationParameters,
+        build_preview: Callable[[GenerationParameters, int], bytes],
+        build_images: Callable[[GenerationParameters], list[bytes]],
+    ) -> None:
+        self.parameters = parameters
+        self.error: Exception | None = None
+        self._denoising_steps_done = 0
+        self._build_preview = build_preview
+        self._build_images = build_images
+
+    @property
+    def is_done(self) -> bool:
+        """As Generation says."""
+        return self.error is not None or self._denoising_steps_done == self.parameters.denoising_steps
+
+    @property
+    def steps_done(self) -> int:
+        """As Generation says."""
+        return self._denoising_steps_done * self.parameters.steps // self.parameters.denoising_steps
+
+    def take_step(self, *, to_the_end: bool) -> None:
+        """Count one more, or all that are left."""
+        self._denoising_steps_done += 1
+        if to_the_end:
+            self._denoising_steps_done = self.parameters.denoising_steps
+
+    def build_preview(self) -> bytes | None:
+        """As Generation says."""
+        return self._build_preview(self.parameters, self.steps_done)
+
+    def checkpoint(self) -> bytes | None:
+        """None: what a step has cost is only time."""
+        return None
+
+    def stop(self) -> None:
+        """As Generation says."""
+        if not self.is_done:
+            self.error = StopGenerationError()
+
+    def encode_images(self) -> list[bytes]:
+        """As Generation says."""
+        return self._build_images(self.parameters)
 
 
 def build_labelled(parameters: GenerationParameters, seed: int, facts: Mapping[str, str]) -> bytes:
@@ -130,13 +203,15 @@ def look_up_plain(parameters: GenerationParameters, seed: int, facts: Mapping[st
 
 def build_previews(batch: Sequence[GenerationParameters], steps_done: int) -> list[bytes]:
     """For each job a PNG that says how far it is."""
-    previews = []
-    for parameters in batch:
-        shrink = min(1.0, PREVIEW_SIDE_PIXELS / max(parameters.width_pixels, parameters.height_pixels))
-        width, height = round(parameters.width_pixels * shrink), round(parameters.height_pixels * shrink)
-        lines = [TITLE, f"step {steps_done} of {parameters.steps}", parameters.prompt[:SHOWN_CHARACTERS]]
-        previews.append(encode(_write(max(1, width), max(1, height), lines), ImageFormat.PNG))
-    return previews
+    return [build_preview(parameters, steps_done) for parameters in batch]
+
+
+def build_preview(parameters: GenerationParameters, steps_done: int) -> bytes:
+    """A PNG that says how far a job is."""
+    shrink = min(1.0, PREVIEW_SIDE_PIXELS / max(parameters.width_pixels, parameters.height_pixels))
+    width, height = round(parameters.width_pixels * shrink), round(parameters.height_pixels * shrink)
+    lines = [TITLE, f"step {steps_done} of {parameters.steps}", parameters.prompt[:SHOWN_CHARACTERS]]
+    return encode(_write(max(1, width), max(1, height), lines), ImageFormat.PNG)
 
 
 @lru_cache(maxsize=PLAIN_IMAGES)

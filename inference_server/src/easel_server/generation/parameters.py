@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from easel_contract.schema import Model
-from easel_contract.server_config import LimitsConfig
+from easel_contract.server_config import LimitsConfig, Reproducibility
 from pydantic import Field
 
 from easel_server.generation.messages import truncate_repr
@@ -60,6 +60,7 @@ class GenerationParameters(Model):
     mask_digest: str | None = None  # where to generate anew: L, 255 is replaced
     # Share of the steps that are taken; 1 forgets the input image.
     strength: float | None = Field(default=None, ge=0.0, le=1.0)
+    reproducibility: Reproducibility = Reproducibility.CLOSE
 
     @property
     def passes(self) -> int:
@@ -273,6 +274,7 @@ PARAMETERS: Final = (
         batch=lambda value: value,
         metadata=Metadata("Denoising strength", lambda parameters: parameters.strength),
     ),
+    Parameter("reproducibility", default=lambda _, __: Reproducibility.CLOSE),
 )
 
 CACHE_NAMES: Final = tuple(

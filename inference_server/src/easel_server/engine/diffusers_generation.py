@@ -1,0 +1,128 @@
+"""A job under way in a diffusers pipeline."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from easel_server.engine.images.previews import decode_previews
+from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.stepping.stepper import SteppedCall
+from easel_server.generation.encoding import encode
+from easel_server.generation.parameters import GenerationParameters, build_metadata
+
+
+@dataclass
+class Progress:
+    """What a pipeline's call has told after its last step."""
+
+    steps_done: int = 0
+    timestep: Any = None
+    latents: torch.Tensor | None = None  # [images, …], of the pipeline's dtype and device
+
+
+class DiffusersGeneration:
+    """One job; made by ``DiffusersEngine.begin``."""
+
+    def __init__(
+        self, parameters: GenerationParameters, pipeline: Any, arguments: Mapping[str, Any], facts: Mapping[str, str]
+    ) -> None:
+        """``pipeline`` is this job's own, ``arguments`` are its call's; ``facts`` go into the images' texts."""
+        self._parameters = parameters
+        self._pipeline = pipeline
+        self._facts = facts
+        self._progress = Progress()
+        self.call = SteppedCall(lambda: pipeline(**arguments, callback_on_step_end=self._note_step).images)
+
+    @property
+    def is_done(self) -> bool:
+        """As Generation says."""
+        return self.call.is_done
+
+    @property
+    def error(self) -> Exception | None:
+        """As Generation says."""
+        error = self.call.error
+        if error is None or isinstance(error, StopGenerationError | GenerationError):
+            return error
+        return _explain(error, self._parameters, self._pipeline)
+
+    @property
+    def steps_done(self) -> int:
+        """As Generation says."""
+        return self._progress.steps_done
+
+    def _note_step(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after an image).
+        self._progress = Progress(
+            (index + 1) * self._parameters.steps // pipeline.num_timesteps, timestep, tensors["latents"]
+        )
+        return tensors
+
+    def build_preview(self) -> bytes | None:
+        """As Generation says."""
+        progress = self._progress
+        if progress.latents is None:
+            return None
+        with torch.inference_mode():
+            previews = decode_previews(self._pipeline, progress.timestep, progress.latents, [0])
+        return previews[0] if previews else None
+
+    def checkpoint(self) -> bytes | None:
+        """None, for now."""
+        return None
+
+    def stop(self) -> None:
+        """As Generation says."""
+        self.call.stop()
+
+    def encode_images(self) -> list[bytes]:
+        """As Generation says."""
+        parameters = self._parameters
+        sampler = parameters.sampler or type(self._pipeline.scheduler).__name__
+        return [
+            encode(
+                image,
+                parameters.image_format,
+                build_metadata(parameters, {"Sampler": sampler, "Seed": parameters.seed + index, **self._facts}),
+                quality_percent=parameters.quality_percent,
+            )
+            for index, image in enumerate(self.call.result)
+        ]
+
+
+class FailedGeneration:
+    """A job that can't be begun."""
+
+    is_done = True
+    steps_done = 0
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+
+    def build_preview(self) -> bytes | None:
+        """There is none."""
+        return None
+
+    def checkpoint(self) -> bytes | None:
+        """There is none."""
+        return None
+
+    def stop(self) -> None:
+        """It has ended already."""
+
+    def encode_images(self) -> list[bytes]:
+        """There are none."""
+        return []
+
+
+def _explain(error: Exception, parameters: GenerationParameters, pipeline: Any) -> Exception:
+    if isinstance(error, torch.OutOfMemoryError):
+        return GenerationError(
+            f"{parameters.images} image(s) of {parameters.width_pixels}x{parameters.height_pixels} pixels don't fit "
+            f"into the memory of {pipeline.device}; ask for fewer or smaller images"
+        )
+    if isinstance(error, ValueError):  # how pipelines refuse an argument
+        return GenerationError(f"{type(pipeline).__name__} refused the request: {error}")
+    return error

@@ -1,0 +1,1 @@
+"""Step-level batching: jobs that share the calls of a denoiser."""

@@ -1,0 +1,138 @@
+"""Calls of one denoiser, made by several jobs, as one call: what belongs to rows is joined, the rest must be equal.
+
+A row is an entry of the batch dimension: an image, or its half of classifier-free guidance. Nothing here knows a model
+family: arguments are told apart by their shapes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+TIMESTEP: Final = "timestep"  # of every denoiser: one for all rows, or one for each
+UNBATCHED: Final = frozenset({"txt_ids", "img_ids"})  # positions, the same for all rows: never joined, always compared
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """One call that a pipeline makes of a denoiser, or of a ControlNet. Arguments by name."""
+
+    module: torch.nn.Module
+    arguments: Arguments
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, by the first argument: latents, [rows, …]."""
+        first: torch.Tensor = next(iter(self.arguments.values()))
+        return first.shape[0]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Equal for calls that may be joined, but for values that ``can_join`` compares."""
+        return (id(self.module), *(_describe(name, value, self.rows) for name, value in self.arguments.items()))
+
+
+def group(calls: Sequence[DenoiserCall]) -> list[list[int]]:
+    """The calls' numbers, those together that can be one call; in the order in which they came."""
+    groups: list[tuple[object, list[int]]] = []
+    for number, call in enumerate(calls):
+        shape = call.shape
+        for known, numbers in groups:
+            if known == shape and _shares_are_equal(calls[numbers[0]], call):
+                numbers.append(number)
+                break
+        else:
+            groups.append((shape, [number]))
+    return [numbers for _, numbers in groups]
+
+
+def merge(calls: Sequence[DenoiserCall]) -> Arguments:
+    """The arguments of one call for all rows, in order. The calls must be of one group."""
+    if len(calls) == 1:
+        return calls[0].arguments
+    rows = [call.rows for call in calls]
+    return {
+        name: _merge_timesteps([call.arguments[name] for call in calls], rows)
+        if name == TIMESTEP
+        else _merge_values(name, [call.arguments[name] for call in calls], rows)
+        for name in calls[0].arguments
+    }
+
+
+def split(output: Any, rows: Sequence[int]) -> list[Any]:
+    """What each of the merged calls gets of the output: a tensor, or tuples and dataclasses of tensors."""
+    if len(rows) == 1:
+        return [output]
+    if isinstance(output, torch.Tensor):
+        return list(torch.split(output, list(rows)))
+    if isinstance(output, Mapping):  # diffusers' outputs are dataclasses that are mappings too
+        parts = {name: split(value, rows) for name, value in output.items()}
+        return [type(output)(**{name: parts[name][index] for name in parts}) for index in range(len(rows))]
+    if isinstance(output, tuple | list):
+        columns = [split(value, rows) for value in output]
+        return [type(output)(column[index] for column in columns) for index in range(len(rows))]
+    return [output] * len(rows)
+
+
+def _is_batched(name: str, value: Any, rows: int) -> bool:
+    return isinstance(value, torch.Tensor) and name not in UNBATCHED and value.ndim > 0 and value.shape[0] == rows
+
+
+def _describe(name: str, value: Any, rows: int) -> object:
+    if name == TIMESTEP:
+        return name
+    if _is_batched(name, value, rows):
+        return (name, tuple(value.shape[1:]), value.dtype)
+    if isinstance(value, torch.Tensor):
+        return (name, "shared", tuple(value.shape), value.dtype)
+    if isinstance(value, Mapping):
+        return (name, *((key, _describe(key, each, rows)) for key, each in value.items()))
+    if isinstance(value, tuple | list):
+        return (name, *(_describe(name, each, rows) for each in value))
+    return (name, repr(value))
+
+
+def _shares_are_equal(one: DenoiserCall, other: DenoiserCall) -> bool:
+    return all(
+        torch.equal(left, right)
+        for left, right in zip(
+            _list_shared(one.arguments, one.rows), _list_shared(other.arguments, other.rows), strict=True
+        )
+    )
+
+
+def _list_shared(arguments: Arguments, rows: int) -> list[torch.Tensor]:
+    """Tensors that all rows have in common."""
+    found: list[torch.Tensor] = []
+    for name, value in arguments.items():
+        if name == TIMESTEP or _is_batched(name, value, rows):
+            continue
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            found += _list_shared(value, rows)
+        elif isinstance(value, tuple | list):
+            found += _list_shared({str(index): each for index, each in enumerate(value)}, rows)
+    return found
+
+
+def _merge_timesteps(values: Sequence[Any], rows: Sequence[int]) -> torch.Tensor:
+    """[rows]: each row at its own. Whole and fractional ones meet as float32, which holds both exactly."""
+    tensors = [torch.as_tensor(value) for value in values]
+    device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), tensors[0].device)
+    dtype = tensors[0].dtype if len({tensor.dtype for tensor in tensors}) == 1 else torch.float32
+    expanded = [tensor.to(device, dtype).expand(count) for tensor, count in zip(tensors, rows, strict=True)]
+    return torch.cat(expanded)
+
+
+def _merge_values(name: str, values: Sequence[Any], rows: Sequence[int]) -> Any:
+    first = values[0]
+    if _is_batched(name, first, rows[0]):
+        return torch.cat(list(values))
+    if isinstance(first, Mapping):
+        return {key: _merge_values(key, [value[key] for value in values], rows) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(_merge_values(name, column, rows) for column in zip(*values, strict=True))
+    return first
