@@ -155,6 +155,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         )
         for amount in ("-1Gi", -1, "1GB", "e3", "lots", "")
     },
+    "a variant of a single file": (
+        {
+            "model": {
+                "source": {"huggingFace": {"repository": "a/b", "variant": "fp16", "file": "b.safetensors"}},
+            },
+            "replicas": 1,
+        },
+        "set one of them",
+    ),
+    "a model and a refiner with two tokens": (
+        {
+            "model": {
+                "source": {"huggingFace": {"repository": "a/b", "tokenSecretName": "one"}},
+                "refiner": {"source": {"huggingFace": {"repository": "a/c", "tokenSecretName": "two"}}},
+            },
+            "replicas": 1,
+        },
+        "tokenSecretName must be the same in both",
+    ),
+    **{
+        f"a volume's {path!r}": (
+            {"model": {"source": {"persistentVolumeClaim": {"claimName": "c", "path": path}}}, "replicas": 1},
+            "path",
+        )
+        for path in ("../secrets", "a/../../b", "/models", "a//b", "a/.hidden", "a/", "a\nb")
+    },
     "results that expire at once": (
         {"model": MODEL, "replicas": 1, "gateway": {"results": {"ttlSeconds": 0}}},
         "greater than or equal to 60",
@@ -181,6 +207,18 @@ ACCEPTED: dict[str, dict[str, Any]] = {
             }
         },
     },
+    "a single file on a volume under the name that its author gave it, with a refiner of the same place": {
+        "model": {
+            "source": {
+                "persistentVolumeClaim": {"claimName": "c", "path": "Stable-diffusion/dream & [v8] (é).safetensors"}
+            },
+            "refiner": {"source": {"huggingFace": {"repository": "a/b", "file": "refiner.safetensors"}}},
+            "configRepository": "a/b",
+            "allowPickles": True,
+        },
+        "replicas": 1,
+    },
+    "a variant": {"model": {"source": {"huggingFace": {"repository": "a/b", "variant": "fp16"}}}, "replicas": 1},
     "a network, and a single address": {
         "model": MODEL,
         "replicas": 1,

@@ -49,6 +49,7 @@ CONFIG_KEY_WORKER: Final = "worker.json"
 API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
 LINK_KEYS_DIRECTORY: Final = "/etc/easel-link-keys"
 MODEL_DIRECTORY: Final = "/models"
+REFINER_DIRECTORY: Final = "/refiner"
 TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
 
 ENV_REDIS_URL: Final = "EASEL_REDIS_URL"

@@ -83,13 +83,27 @@ class EngineConfig(Model):
     synthetic: SyntheticConfig = SyntheticConfig()
 
 
+class RefinerConfig(Model):
+    """Which model takes over the last steps."""
+
+    source: str = Field(min_length=1)  # as ModelConfig's
+    revision: str | None = None
+    variant: str | None = None
+    file: str | None = None
+
+
 class ModelConfig(Model):
     """Which pipeline to load."""
 
     name: str = Field(min_length=1)  # the id that clients see in /v1/models
-    source: str = Field(min_length=1)  # a Hugging Face Hub id or an absolute directory
+    source: str = Field(min_length=1)  # a Hugging Face Hub id, or an absolute path of a directory or a file
     revision: str | None = None
+    variant: str | None = None  # of the Hub's files: "fp16"
+    file: str | None = None  # a single one of a repository on the Hub
+    config_repository: str | None = None  # of a single file: the Hub repository with its configuration
+    allow_pickles: bool = False
     dtype: DType = DType.AUTO
+    refiner: RefinerConfig | None = None
 
 
 class LimitsConfig(Model):

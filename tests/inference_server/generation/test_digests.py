@@ -1,7 +1,7 @@
 """Which requests count as the same."""
 
 import pytest
-from easel_contract.server_config import DType, EngineKind, ModelConfig
+from easel_contract.server_config import DType, EngineKind, ModelConfig, RefinerConfig
 from easel_server.generation.job import job_fingerprint
 from easel_server.generation.models import (
     ModelIdentity,
@@ -64,6 +64,8 @@ def test_whatever_changes_the_pixels_changes_the_key(change: dict[str, object]) 
         {"source": "owner/other"},
         {"revision": "v2"},
         {"weights": "commit-2"},
+        {"files": "fp16"},
+        {"refiner": "commit-3"},
         {"dtype": "bfloat16"},
         {"engine": "synthetic"},
         {"adapters": ("owner/lora",)},
@@ -79,13 +81,36 @@ def test_a_models_name_and_how_its_number_format_was_chosen_change_no_pixels() -
     assert cache_key(build_parameters(), IDENTITY.model_copy(update={"name": "other", "key": "other"})) == KEY
 
 
-@pytest.mark.parametrize("change", [{"source": "owner/other"}, {"revision": None}, {"dtype": DType.FLOAT16}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": "owner/other"},
+        {"revision": None},
+        {"dtype": DType.FLOAT16},
+        {"variant": "fp16"},
+        {"file": "model.safetensors"},
+        {"config_repository": "owner/config"},
+        {"refiner": RefinerConfig(source="owner/refiner")},
+    ],
+    ids=str,
+)
 def test_what_is_configured_otherwise_is_another_model(change: dict[str, object]) -> None:
     other = MODEL.model_copy(update=change)
     assert model_key(other, EngineKind.DIFFUSERS) != model_key(MODEL, EngineKind.DIFFUSERS)
     digest = digest_parameters(build_parameters().cache_values)
     flights = {build_flight_key(digest, find_requested_model(model, EngineKind.DIFFUSERS)) for model in (MODEL, other)}
     assert len(flights) == 2
+
+
+def test_each_refiner_makes_another_model() -> None:
+    refiners = (RefinerConfig(source="owner/refiner", variant=variant) for variant in (None, "fp16"))
+    models = [MODEL, *(MODEL.model_copy(update={"refiner": refiner}) for refiner in refiners)]
+    assert len({model_key(model, EngineKind.DIFFUSERS) for model in models}) == 3
+
+
+def test_what_a_model_may_be_loaded_from_changes_no_pixels() -> None:
+    allowed = MODEL.model_copy(update={"allow_pickles": True})
+    assert model_key(allowed, EngineKind.DIFFUSERS) == model_key(MODEL, EngineKind.DIFFUSERS)
 
 
 def test_a_model_that_is_renamed_stays_the_same_and_another_engine_is_another() -> None:

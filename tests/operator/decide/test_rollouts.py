@@ -296,6 +296,23 @@ def test_old_gateways_that_do_not_check_the_keys_of_the_spec_are_not_ready_in_si
             "x",
             "spec.model.source.persistentVolumeClaim.claimName",
         ),
+        (
+            {"model": {**HUB_MODEL, "refiner": {"source": {"persistentVolumeClaim": {"claimName": "x"}}}}},
+            "PersistentVolumeClaim",
+            "x",
+            "spec.model.refiner.source.persistentVolumeClaim.claimName",
+        ),
+        (
+            {
+                "model": {
+                    **HUB_MODEL,
+                    "refiner": {"source": {"huggingFace": {"repository": "a/b", "tokenSecretName": "x"}}},
+                }
+            },
+            "Secret",
+            "x",
+            "spec.model.refiner.source.huggingFace.tokenSecretName",
+        ),
     ],
 )
 def test_whatever_the_spec_names_and_does_not_exist_is_named_with_its_field(

@@ -53,6 +53,20 @@ CASES: dict[str, dict[str, Any]] = {
             "webhook": {"signingSecretName": "webhook", "allowedNetworks": ["10.0.0.0/8"]},
         },
     },
+    "single-file-with-a-refiner": {
+        "model": {
+            "source": {
+                "persistentVolumeClaim": {"claimName": "models", "path": "Stable-diffusion/dream (v8).safetensors"}
+            },
+            "configRepository": "mirror/sdxl",
+            "refiner": {
+                "source": {
+                    "huggingFace": {"repository": "mirror/refiner", "variant": "fp16", "tokenSecretName": "hub-token"}
+                }
+            },
+        },
+        "replicas": 1,
+    },
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},
         "replicas": 2,

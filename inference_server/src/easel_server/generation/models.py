@@ -44,14 +44,21 @@ class ModelIdentity(Model):
     engine: str  # "diffusers", or "synthetic"
     dtype: str  # that was chosen: "bfloat16"
     weights: str = ""  # commit or content hash of what was loaded; empty for an engine without weights
+    files: str = ""  # which of the commit's: a variant, or a single file; empty where all were meant
+    refiner: str = ""  # its weights, likewise; empty without one
     adapters: tuple[str, ...] = ()
     versions: Mapping[str, str] = Field(default_factory=dict)  # of the libraries that may change pixels
 
 
 def model_key(model: ModelConfig, engine: EngineKind) -> str:
-    """Equal for gateways and workers that are configured for the same model; its name makes no difference."""
+    """Equal for gateways and workers that are configured for the same model.
+
+    Its name makes no difference, and neither does what a model may be loaded from.
+    """
     parts = {"source": model.source, "revision": model.revision, "dtype": model.dtype, "engine": engine}
-    return _digest(parts)[:MODEL_KEY_CHARACTERS]
+    # What is unset isn't in the key, so that a field that is added changes the key of nobody who doesn't use it.
+    added = model.model_dump(mode="json", exclude={*parts, "name", "allow_pickles"}, exclude_none=True)
+    return _digest(parts | added)[:MODEL_KEY_CHARACTERS]
 
 
 def find_requested_model(model: ModelConfig, engine: EngineKind) -> RequestedModel:
@@ -134,6 +141,8 @@ class EngineDescription:
     # Which weights these are, whatever the configuration calls them: the Hub's commit hash, or for a directory
     # "sha256:" and the digest of what was loaded from it; empty for an engine without weights.
     resolved_revision: str = ""
+    files: str = ""  # of a commit: the variant or the single file that was loaded; empty for the files without variant
+    refiner: str = ""  # which weights the refiner has; empty without one
     versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that may change pixels
 
 
@@ -147,6 +156,8 @@ def identify_model(description: EngineDescription, model: ModelConfig, engine: E
         engine=description.engine,
         dtype=description.dtype,
         weights=description.resolved_revision,
+        files=description.files,
+        refiner=description.refiner,
         versions=description.versions,
     )
 

@@ -24,12 +24,18 @@ class Reference:
 
 def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[Reference, ...]:
     """Every Secret and PersistentVolumeClaim that the spec names, in an order that doesn't change."""
-    gateway, hub = spec.gateway, spec.model.source.hugging_face
-    volume, bucket = spec.model.source.persistent_volume_claim, spec.gateway.results.bucket
+    gateway, bucket = spec.gateway, spec.gateway.results.bucket
+    sources = [("spec.model.source", spec.model.source)]
+    if spec.model.refiner is not None:
+        sources.append(("spec.model.refiner.source", spec.model.refiner.source))
     secrets = [
         (gateway.api_keys_secret_name, "spec.gateway.apiKeysSecretName", names.COMPONENT_GATEWAY),
         (gateway.webhook.signing_secret_name, "spec.gateway.webhook.signingSecretName", names.COMPONENT_GATEWAY),
-        (hub.token_secret_name if hub else None, "spec.model.source.huggingFace.tokenSecretName", "worker"),
+    ]
+    secrets += [
+        (source.hugging_face.token_secret_name, f"{field}.huggingFace.tokenSecretName", names.COMPONENT_WORKER)
+        for field, source in sources
+        if source.hugging_face is not None
     ]
     if bucket is not None:
         field = "spec.gateway.results.bucket.credentialsSecretName"
@@ -44,8 +50,8 @@ def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[R
         for name, field, component in secrets
         if name is not None
     ]
-    if volume is not None:
-        claim = ObjectKey(PERSISTENT_VOLUME_CLAIMS.kind, namespace, volume.claim_name)
-        field = "spec.model.source.persistentVolumeClaim.claimName"
-        found.append(Reference(claim, field, names.COMPONENT_WORKER))
+    for field, source in sources:
+        if (volume := source.persistent_volume_claim) is not None:
+            claim = ObjectKey(PERSISTENT_VOLUME_CLAIMS.kind, namespace, volume.claim_name)
+            found.append(Reference(claim, f"{field}.persistentVolumeClaim.claimName", names.COMPONENT_WORKER))
     return tuple(found)

@@ -2,14 +2,15 @@
 
 import base64
 import json
-from typing import Final
+from typing import Any, Final
 
 from easel_contract import names
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import ModelSource, StableDiffusionServiceSpec
 from easel_contract.server_config import (
     BucketConfig,
     GatewayConfig,
     ModelConfig,
+    RefinerConfig,
     ResultsConfig,
     ServerConfig,
     WebhookConfig,
@@ -131,13 +132,26 @@ def build_server_config(context: ChildContext) -> ServerConfig:
 
 
 def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:
-    hub, volume = spec.model.source.hugging_face, spec.model.source.persistent_volume_claim
+    model = spec.model
+    hub = model.source.hugging_face
+    refiner = model.refiner
+    return ModelConfig(
+        # A volume has no name that clients would know, so the model is called like its service.
+        name=hub.repository if hub is not None else owner.name,
+        dtype=model.dtype,
+        allow_pickles=model.allow_pickles,
+        config_repository=model.config_repository,
+        refiner=RefinerConfig(**_source_config(refiner.source, names.REFINER_DIRECTORY)) if refiner else None,
+        **_source_config(model.source, names.MODEL_DIRECTORY),
+    )
+
+
+def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
+    """The fields that ModelConfig and RefinerConfig share."""
+    hub, volume = source.hugging_face, source.persistent_volume_claim
     if hub is not None:
-        return ModelConfig(name=hub.repository, source=hub.repository, revision=hub.revision, dtype=spec.model.dtype)
-    path = volume.path if volume else ""
-    directory = f"{names.MODEL_DIRECTORY}/{path}" if path else names.MODEL_DIRECTORY
-    # A volume has no name that clients would know, so the model is called like its service.
-    return ModelConfig(name=owner.name, source=directory, dtype=spec.model.dtype)
+        return {"source": hub.repository, "revision": hub.revision, "variant": hub.variant, "file": hub.file}
+    return {"source": f"{mount}/{volume.path}" if volume and volume.path else mount}
 
 
 def _gateway_file(config: ServerConfig) -> Json:

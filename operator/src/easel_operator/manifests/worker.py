@@ -107,20 +107,25 @@ def _build_worker_resources(context: ChildContext) -> Json:
 
 
 def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
-    """Mount the model's volume, or give the pod a place and a token for its download."""
-    hub = context.spec.model.source.hugging_face
-    volume = context.spec.model.source.persistent_volume_claim
+    """Mount the volumes of the model and its refiner, or give the pod a place and a token for their download."""
+    model = context.spec.model
+    sources = [("model", names.MODEL_DIRECTORY, model.source)]
+    if model.refiner is not None:
+        sources.append(("refiner", names.REFINER_DIRECTORY, model.refiner.source))
     # Libraries write small files there even when the model lies on a volume.
     container["env"].append({"name": ENV_HUB_CACHE, "value": CACHE_DIRECTORY})
     container["volumeMounts"].append({"name": "cache", "mountPath": CACHE_DIRECTORY})
     pod["volumes"].append({"name": "cache", "emptyDir": {}})
-    if volume is not None:
-        claim = {"claimName": volume.claim_name, "readOnly": True}
-        container["volumeMounts"].append({"name": "model", "mountPath": names.MODEL_DIRECTORY, "readOnly": True})
-        pod["volumes"].append({"name": "model", "persistentVolumeClaim": claim})
-    if hub is not None and hub.token_secret_name is not None:
+    for name, directory, source in sources:
+        if (volume := source.persistent_volume_claim) is not None:
+            claim = {"claimName": volume.claim_name, "readOnly": True}
+            container["volumeMounts"].append({"name": name, "mountPath": directory, "readOnly": True})
+            pod["volumes"].append({"name": name, "persistentVolumeClaim": claim})
+    hubs = [source.hugging_face for _, _, source in sources]
+    token = next((hub.token_secret_name for hub in hubs if hub is not None and hub.token_secret_name), None)
+    if token is not None:
         container["env"].append(
-            build_secret_env(names.ENV_HUB_TOKEN, hub.token_secret_name, names.SECRET_KEY_HUB_TOKEN, optional=False)
+            build_secret_env(names.ENV_HUB_TOKEN, token, names.SECRET_KEY_HUB_TOKEN, optional=False)
         )
 
 

@@ -16,7 +16,7 @@ from easel_contract.server_config import DefaultsConfig, ModelConfig
 from pydantic import TypeAdapter, ValidationError
 
 from easel_server.generation.cost import CostModel
-from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults, read_defaults
+from easel_server.generation.models import MODEL_INDEX, GenerationDefaults, ModelFacts, override_defaults, read_defaults
 from easel_server.stores.errors import StoreError
 from easel_server.stores.facts.interface import FactStore
 from easel_server.stores.jobs.interface import JobQueue
@@ -122,8 +122,9 @@ class SharedCostModel:
 
 def _read_defaults_if_visible(model: ModelConfig) -> GenerationDefaults | None:
     directory = Path(model.source)
-    return read_defaults(directory) if directory.is_absolute() and directory.is_dir() else None
+    return read_defaults(directory) if directory.is_absolute() and (directory / MODEL_INDEX).is_file() else None
 
 
 def _name(model: ModelConfig) -> str:
-    return "model-" + hashlib.sha256(f"{model.source}\n{model.revision}".encode()).hexdigest()
+    file = f"\n{model.file}" if model.file else ""
+    return "model-" + hashlib.sha256(f"{model.source}\n{model.revision}{file}".encode()).hexdigest()
