@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -19,18 +18,19 @@ os.environ.setdefault("EASEL_TORCH_THREADS", "1")
 
 @cache
 def tiny_model_directory(name: str = "sd15") -> Path:
-    """Directory of a tiny model, written on first use and removed at exit."""
+    """Directory of a tiny model (a name of ``tiny_models.BUILDERS``), written on first use and removed at exit."""
     lazy_loader.prepare_libraries()
-    from tests.support.tiny_models import write_tiny_models  # noqa: PLC0415  # loads torch, which most tests don't need
+    from tests.support.tiny_models import write_tiny_model  # noqa: PLC0415  # loads torch, which most tests don't need
 
-    return _all_models(write_tiny_models) / name
+    directory = _all_models() / name
+    write_tiny_model(directory, name)
+    return directory
 
 
 @cache
-def _all_models(write: Callable[[Path], None]) -> Path:
+def _all_models() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="easel-tiny-models-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    write(directory)
     return directory
 
 
