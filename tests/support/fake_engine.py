@@ -1,10 +1,11 @@
 """A fake engine: no model, no torch; it does step by step what a test lets it do."""
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from easel_server.engine.interface import GenerationError, OnStep, Step
+from easel_server.engine.interface import Generation, GenerationError, OnStep, Step, StopGenerationError
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 
@@ -21,8 +22,41 @@ def images_of(parameters: GenerationParameters) -> list[bytes]:
 
 
 def previews_of(seeds: Sequence[int], step: int) -> list[bytes]:
-    """The previews of a batch after a step."""
+    """The previews of jobs after a step."""
     return [f"{seed} at {step}".encode() for seed in seeds]
+
+
+class FakeGeneration:
+    """A job under way; counts its steps."""
+
+    own_seconds = 0.0
+
+    def __init__(self, parameters: GenerationParameters, engine: "FakeEngine", steps_done: int = 0) -> None:
+        self.parameters = parameters
+        self.error: Exception | None = None
+        self.steps_done = steps_done
+        self._engine = engine
+
+    @property
+    def is_done(self) -> bool:
+        return self.error is not None or self.steps_done == self.parameters.steps
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self._engine.stopped.append(self.parameters.seed)
+
+    def build_preview(self) -> bytes | None:
+        return previews_of([self.parameters.seed], self.steps_done)[0]
+
+    def checkpoint(self) -> bytes | None:
+        return json.dumps({"seed": self.parameters.seed, "steps_done": self.steps_done}).encode()
+
+    def stop(self) -> None:
+        if not self.is_done:
+            self.fail(StopGenerationError())
+
+    def encode_images(self) -> list[bytes]:
+        return images_of(self.parameters)
 
 
 class FakeEngine:
@@ -32,21 +66,24 @@ class FakeEngine:
         self,
         *,
         gated: bool = False,
-        error: Callable[[], BaseException] | None = None,
+        error: Callable[[], Exception] | None = None,
         description: EngineDescription = DESCRIPTION,
+        most_images: int = 1,
     ) -> None:
         self._description = description
         self._permits = threading.Semaphore(0)
         self._gated = gated
         self._error = error
+        self._most_images = most_images
         self.started: list[int] = []  # seeds, in the order in which generations began
+        self.resumed: dict[int, int] = {}  # seeds of those that began from a checkpoint, and their steps by then
         self.stopped: list[int] = []  # seeds of those that ended by an exception
         self.batches: list[list[int]] = []  # seeds of each call
-        self.refused_seeds: set[int] = set()  # any call that has one of them fails
-        self.breaks_after: int | None = None  # calls; each further one raises a RuntimeError
-        self.breaking_seeds: dict[int, str] = {}  # after a call with one of them, each raises this
+        self.refused_seeds: set[int] = set()  # each fails by its own fault
+        self.breaks_after: int | None = None  # jobs; with each further one it raises a RuntimeError
+        self.breaking_seeds: dict[int, str] = {}  # from a step with one of them on, each step raises this
         self.broken = ""
-        self.unlucky_seeds: dict[int, int] = {}  # so many calls that have one of them raise a KeyError
+        self.unlucky_seeds: dict[int, int] = {}  # in so many steps each fails with a KeyError
         self.fitting_jobs = 1000  # a call with more runs out of memory
         self.steps = 0
 
@@ -58,43 +95,76 @@ class FakeEngine:
         for _ in range(steps):
             self._permits.release()
 
+    def max_images(self, width_pixels: int, height_pixels: int) -> int:
+        del width_pixels, height_pixels
+        return self._most_images
+
+    def begin(
+        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+    ) -> FakeGeneration:
+        del inputs
+        self.started.append(parameters.seed)
+        steps_done = json.loads(checkpoint)["steps_done"] if checkpoint else 0
+        if checkpoint:
+            self.resumed[parameters.seed] = steps_done
+        return FakeGeneration(parameters, self, steps_done)
+
+    def step(self, generations: Sequence[Generation]) -> None:
+        live = [each for each in generations if isinstance(each, FakeGeneration) and not each.is_done]
+        seeds = [each.parameters.seed for each in live]
+        self._wait_for_permit()
+        self._break(seeds)
+        self.steps += 1
+        for each in live:
+            error = self._error_of(each.parameters.seed)
+            if error is not None:
+                each.fail(error)
+            else:
+                each.steps_done += 1
+
     def generate(
         self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
     ) -> list[list[bytes]]:
-        del inputs
+        generations = [self.begin(parameters, inputs) for parameters in batch]
         seeds = [parameters.seed for parameters in batch]
-        self.started += seeds
         self.batches.append(seeds)
-        steps = batch[0].steps
         try:
-            for step in range(1, steps + 1):
-                if self._gated:
-                    assert self._permits.acquire(timeout=STEP_TIMEOUT_SECONDS), "the test never allowed this step"
-                self._break(seeds)
-                if self._error is not None:
-                    raise self._error()
+            while not all(each.is_done for each in generations):
                 if len(seeds) > self.fitting_jobs:
+                    self._wait_for_permit()
                     raise MemoryError
-                for seed in self.refused_seeds.intersection(seeds):
-                    raise GenerationError(f"seed {seed} is refused")
-                self.steps += 1
-                on_step(Step(step, steps, partial(previews_of, seeds, step)))
-        except BaseException:
-            self.stopped += seeds
-            raise
-        return [images_of(parameters) for parameters in batch]
+                self.step(generations)
+                for each in generations:
+                    if each.error is not None:
+                        raise each.error
+                done = generations[0].steps_done
+                on_step(Step(done, batch[0].steps, partial(previews_of, seeds, done)))
+        finally:
+            for each in generations:
+                each.stop()
+        return [each.encode_images() for each in generations]
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
         return (f"seed {parameters.seed} is unlucky",) if parameters.seed == 13 else ()
 
+    def _wait_for_permit(self) -> None:
+        if self._gated:
+            assert self._permits.acquire(timeout=STEP_TIMEOUT_SECONDS), "the test never allowed this step"
+
     def _break(self, seeds: Sequence[int]) -> None:
         for seed in self.breaking_seeds.keys() & set(seeds):
             self.broken = self.breaking_seeds[seed]
-        if self.breaks_after is not None and len(self.batches) > self.breaks_after:
+        if self.breaks_after is not None and len(self.started) > self.breaks_after:
             self.broken = "the engine is broken"
-        for seed in self.unlucky_seeds.keys() & set(seeds):
-            if self.unlucky_seeds[seed] > 0:
-                self.unlucky_seeds[seed] -= 1
-                raise KeyError("scheduler")
         if self.broken:
             raise RuntimeError(self.broken)
+
+    def _error_of(self, seed: int) -> Exception | None:
+        if self._error is not None:
+            return self._error()
+        if seed in self.refused_seeds:
+            return GenerationError(f"seed {seed} is refused")
+        if self.unlucky_seeds.get(seed, 0) > 0:
+            self.unlucky_seeds[seed] -= 1
+            return KeyError("scheduler")
+        return None

@@ -9,8 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from easel_server.engine.interface import OnStep, Step
-from easel_server.generation.models import EngineDescription
+from easel_server.engine.interface import Generation
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.jobs.reaper import reap_forever
@@ -18,35 +17,40 @@ from easel_server.stores.opening import open_stores
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.worker import Worker, WorkerSettings
 
-from tests.support.fake_engine import DESCRIPTION
+from tests.support.fake_engine import FakeEngine, FakeGeneration
 
 LEASE_SECONDS = 1.0
 MAX_ATTEMPTS = 10
 
 
-class SigningEngine:
+class SigningGeneration(FakeGeneration):
     """Its images are the worker's name."""
 
+    name = ""
+
+    def encode_images(self) -> list[bytes]:
+        return [f"{self.parameters.seed} by {self.name}".encode()]
+
+
+class SigningEngine(FakeEngine):
+    """Sleeps between steps."""
+
     def __init__(self, name: str, step_seconds: float) -> None:
+        super().__init__()
         self._name = name
         self._step_seconds = step_seconds
 
-    @property
-    def description(self) -> EngineDescription:
-        return DESCRIPTION
+    def begin(
+        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+    ) -> FakeGeneration:
+        del inputs, checkpoint
+        generation = SigningGeneration(parameters, self)
+        generation.name = self._name
+        return generation
 
-    def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
-        return ()
-
-    def generate(
-        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
-    ) -> list[list[bytes]]:
-        del inputs
-        steps = batch[0].steps
-        for step in range(1, steps + 1):
-            time.sleep(self._step_seconds)
-            on_step(Step(step, steps, list))
-        return [[f"{parameters.seed} by {self._name}".encode()] for parameters in batch]
+    def step(self, generations: Sequence[Generation]) -> None:
+        time.sleep(self._step_seconds)
+        super().step(generations)
 
 
 async def work(url: str, namespace: str, name: str, step_seconds: float) -> None:
