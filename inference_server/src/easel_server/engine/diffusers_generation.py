@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from easel_server.engine.images.previews import decode_previews
+from easel_server.engine.images.previews import build_preview
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.engine.stepping.stepper import SteppedCall
 from easel_server.generation.encoding import encode
@@ -62,12 +62,11 @@ class DiffusersGeneration:
 
     def build_preview(self) -> bytes | None:
         """As Generation says."""
-        progress = self._progress
+        progress, size = self._progress, (self._parameters.width_pixels, self._parameters.height_pixels)
         if progress.latents is None:
             return None
         with torch.inference_mode():
-            previews = decode_previews(self._pipeline, progress.timestep, progress.latents, [0])
-        return previews[0] if previews else None
+            return build_preview(self._pipeline, progress.timestep, progress.latents, size)
 
     def checkpoint(self) -> bytes | None:
         """None, for now."""
