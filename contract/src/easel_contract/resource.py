@@ -18,6 +18,7 @@ from easel_contract.server_config import (
     AllowedOrigins,
     BucketConfig,
     CacheConfig,
+    DefaultsConfig,
     DType,
     EngineConfig,
     LimitsConfig,
@@ -333,6 +334,9 @@ class GatewaySpec(Model):
         default=None, description="Of all customers together; unlimited if unset."
     )
     limits: LimitsConfig = LimitsConfig()
+    defaults: DefaultsConfig | None = Field(
+        default=None, description="What a request gets that doesn't say; unset: what suits the model."
+    )
     results: ResultsSpec = ResultsSpec()
     cache: CacheConfig = CacheConfig()
     webhook: WebhookSpec = WebhookSpec()

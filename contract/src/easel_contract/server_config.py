@@ -59,6 +59,15 @@ class Reproducibility(StrEnum):
     EXACT = "Exact"  # to the byte: the denoiser is called with as many rows each time
 
 
+class SafetyPolicy(StrEnum):
+    """What becomes of an image that the model's own safety checker flags."""
+
+    FLAG = "Flag"  # it is given as it is, and the answer says so
+    BLUR = "Blur"  # it is given blurred beyond recognition, and the answer says so
+    REFUSE = "Refuse"  # its request fails
+    OFF = "Off"  # nothing is checked
+
+
 class EngineKind(StrEnum):
     """What generates the images."""
 
@@ -148,6 +157,11 @@ class DefaultsConfig(Model):
     height_pixels: int | None = Field(default=None, ge=64, le=4096, multiple_of=8)
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance_scale: float | None = Field(default=None, ge=0, le=100)
+    reproducibility: Reproducibility | None = Field(
+        default=None,
+        description="Close: a seed fixes the image up to rounding, which differs with the jobs beside it. Exact: to "
+        "the byte, which costs throughput. Unset: Close.",
+    )
 
 
 class RateLimitConfig(Model):

@@ -19,7 +19,7 @@ from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
 from easel_server.generation.cost import CostModel
-from easel_server.generation.models import GenerationDefaults, ModelFacts
+from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
 from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.telemetry.metrics import CacheResult, ServerMetrics
@@ -173,9 +173,8 @@ class RunningGateway:
         self.readiness: Readiness
         self.ending: Ending
         self.metrics = CountingMetrics()
-        self.facts = ModelFacts(
-            defaults=GenerationDefaults(width_pixels=64, height_pixels=64, steps=4), identity=IDENTITY
-        )
+        defaults = GenerationDefaults(width_pixels=64, height_pixels=64, steps=4)
+        self.facts = ModelFacts(defaults=override_defaults(defaults, gateway.defaults), identity=IDENTITY)
         self.cost_model = CostModel()
         self.url = ""
 

@@ -36,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
         "gateway": {
             "apiKeysSecretName": "keys",
             "rateLimit": {"requestsPerMinute": 60, "burst": 10},
+            "defaults": {"reproducibility": "Exact", "steps": 20},
             "serviceRateLimit": {"gpuSecondsPerMinute": 480, "gpuSecondsBurst": 120},
             "limits": {"maxWaitSeconds": 120},
             "results": {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from easel_contract.schema import Model
-from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig
+from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig, Reproducibility
 from pydantic import Field
 
 from easel_server.generation.samplers import SAMPLERS
@@ -68,12 +68,13 @@ def find_requested_model(model: ModelConfig, engine: EngineKind) -> RequestedMod
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Defaults of one model."""
+    """Defaults of one model, as its service has them."""
 
     width_pixels: int = 512
     height_pixels: int = 512
     steps: int = DEFAULT_STEPS
     guidance_scale: float = 7.5
+    reproducibility: Reproducibility = Reproducibility.CLOSE
 
 
 def override_defaults(defaults: GenerationDefaults, config: DefaultsConfig | None) -> GenerationDefaults:

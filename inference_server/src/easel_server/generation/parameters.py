@@ -274,7 +274,16 @@ PARAMETERS: Final = (
         batch=lambda value: value,
         metadata=Metadata("Denoising strength", lambda parameters: parameters.strength),
     ),
-    Parameter("reproducibility", default=lambda _, __: Reproducibility.CLOSE),
+    Parameter(
+        "reproducibility",
+        default=lambda _, context: context.facts.defaults.reproducibility,
+        metadata=Metadata(
+            "Reproducibility",
+            lambda parameters: (
+                None if parameters.reproducibility is Reproducibility.CLOSE else parameters.reproducibility
+            ),
+        ),
+    ),
 )
 
 CACHE_NAMES: Final = tuple(

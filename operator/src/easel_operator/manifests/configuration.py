@@ -106,6 +106,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         engine=worker.engine,
         gateway=GatewayConfig(
             limits=gateway.limits,
+            defaults=gateway.defaults,
             rate_limit=gateway.rate_limit,
             service_rate_limit=gateway.service_rate_limit,
             # A fixed number of workers may be scaled by hand, without a word to the gateways: they count the living.

@@ -6,6 +6,7 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
+from easel_contract.server_config import Reproducibility
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from easel_server.api.automatic1111.harmless import (
@@ -33,7 +34,8 @@ from easel_server.generation.parameters import ImageFormat
 RANDOM_SEED: Final = -1
 DEFAULT_STRENGTH: Final = 0.75
 FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
-OWN_SETTINGS: Final = ("sd_model_checkpoint", "samples_format", "jpeg_quality")
+REPRODUCIBILITY: Final = "reproducibility"
+OWN_SETTINGS: Final = ("sd_model_checkpoint", "samples_format", "jpeg_quality", REPRODUCIBILITY)
 
 
 def _describe_accepted(known: Mapping[str, Harmless], inert: frozenset[str]) -> Callable[[dict[str, Any]], None]:
@@ -58,6 +60,7 @@ class GenerationBody(ApiBody):
         "sampler": "sampler_name",
         "image_format": "override_settings.samples_format",
         "quality_percent": "override_settings.jpeg_quality",
+        "reproducibility": f"override_settings.{REPRODUCIBILITY}",
         "image_digest": "init_images",
         "mask_digest": "mask",
         "strength": "denoising_strength",
@@ -80,7 +83,7 @@ class GenerationBody(ApiBody):
     width: Annotated[WireInteger | None, MapsTo("width_pixels")] = None
     height: Annotated[WireInteger | None, MapsTo("height_pixels")] = None
     override_settings: dict[str, JsonValue] | None = Field(
-        default=None, description="Settings for this request: sd_model_checkpoint, samples_format, jpeg_quality."
+        default=None, description=f"Settings for this request: {', '.join(OWN_SETTINGS)}."
     )
     send_images: bool | None = None
     alwayson_scripts: JsonValue = Field(default=None, description="Scripts that are switched off.")
@@ -144,7 +147,8 @@ class GenerationBody(ApiBody):
         """As of any body, and what several fields make together. Raises RefusalError for a format or quality."""
         images = _or(self.batch_size, 1) * _or(self.n_iter, 1)
         quality = {} if (percent := self._read_quality()) is None else {"quality_percent": percent}
-        return super().given() | {"images": images, "image_format": self._read_format(), **quality}
+        kept = {} if (chosen := self._read_reproducibility()) is None else {"reproducibility": chosen}
+        return super().given() | {"images": images, "image_format": self._read_format(), **quality, **kept}
 
     def given_for(self, samplers: Sequence[str]) -> dict[str, Any]:
         """What the client said, the sampler by the name of one that the model offers. Raises RefusalError."""
@@ -158,6 +162,14 @@ class GenerationBody(ApiBody):
         except (TypeError, ValueError, OverflowError):
             message = f"is {truncate_repr(written)}, allowed are 0 to 100"
             raise refuse_field("override_settings.jpeg_quality", message) from None
+
+    def _read_reproducibility(self) -> Reproducibility | None:
+        written = self.settings.get(REPRODUCIBILITY)
+        try:
+            return Reproducibility(written) if written else None  # type: ignore[arg-type]
+        except ValueError:
+            message = f"is {truncate_repr(written)}, allowed are {', '.join(Reproducibility)}"
+            raise refuse_field(f"override_settings.{REPRODUCIBILITY}", message) from None
 
     def _read_format(self) -> ImageFormat:
         written = str(self.settings.get("samples_format") or "png")

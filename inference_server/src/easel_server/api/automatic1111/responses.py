@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from easel_contract.server_config import Reproducibility
 from PIL import Image, UnidentifiedImageError
 
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody
@@ -42,6 +43,7 @@ def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]
     parameters = job.parameters
     sampler = split_sampler(parameters.sampler)[0] if parameters.sampler else None
     seeds = [parameters.seed + index for index in range(parameters.images)]
+    exact = parameters.reproducibility if parameters.reproducibility is Reproducibility.EXACT else None
     written = [_read_infotext(image) for image in images] or [""] * len(seeds)
     texts = [text or build_infotext(parameters, seed, model) for text, seed in zip(written, seeds, strict=False)]
     return {
@@ -69,7 +71,7 @@ def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": parameters.strength,
-        "extra_generation_params": {},
+        "extra_generation_params": {} if exact is None else {"Reproducibility": exact},
         "index_of_first_image": 0,
         "infotexts": texts,
         "styles": [],

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from easel_contract.server_config import Priority
+from easel_contract.server_config import Priority, Reproducibility
 from pydantic import BaseModel, ConfigDict, Field
 
 from easel_server.api.fields import ApiBody, Inert, MapsTo, WireInteger, WireNumber, parse_size
@@ -61,6 +61,9 @@ class ImagesBody(ApiBody):
     guidance_scale: Annotated[WireNumber | None, MapsTo("guidance_scale")] = None
     sampler: Annotated[str | None, MapsTo("sampler")] = Field(
         default=None, description="A sampler's name, such as `DPM++ 2M Karras`."
+    )
+    reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
+        default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )
     priority: Priority | None = Field(default=None, description="Which waiting jobs go first.")
 

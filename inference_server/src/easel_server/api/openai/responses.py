@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from easel_contract.server_config import Reproducibility
 from pydantic import BaseModel
 
 from easel_server.api.context import MODEL_CREATED_AT, build_model_version
@@ -57,6 +58,7 @@ class ImagesAnswer(BaseModel):
     output_format: Literal["png", "jpeg", "webp"]
     size: str
     seed: int
+    reproducibility: Reproducibility
     warnings: list[str] | None = None
 
 
@@ -107,6 +109,7 @@ def build_answer(job: Job, images: Sequence[bytes], urls: Sequence[str] | None) 
         "output_format": job.parameters.image_format,
         "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
         "seed": job.parameters.seed,  # extension: image i was generated from seed + i
+        "reproducibility": job.parameters.reproducibility,  # extension
         **({"warnings": job.warnings} if job.warnings else {}),  # extension
     }
 
@@ -126,6 +129,7 @@ def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[s
         "type": f"{family}.completed",
         "usage": NO_TOKENS,
         "seed": job.parameters.seed,
+        "reproducibility": job.parameters.reproducibility,
         **({"warnings": job.warnings} if job.warnings else {}),
         **_describe(job, image, job.parameters.image_format),
     }

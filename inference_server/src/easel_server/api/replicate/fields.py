@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from easel_contract.server_config import LimitsConfig, Priority
+from easel_contract.server_config import LimitsConfig, Priority, Reproducibility
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -88,6 +88,9 @@ class PredictionInput(ApiBody):
     )
     prompt_strength: Annotated[WireNumber | None, MapsTo("strength")] = Field(
         default=None, description="Share of the steps that are taken over `image`; 1 forgets it."
+    )
+    reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
+        default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )
     priority: Priority | None = Field(default=None, description="Which waiting jobs go first.")
     previews: Previews | None = Field(default=None, description="Unfinished images on the way.")
