@@ -50,12 +50,15 @@ API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
 LINK_KEYS_DIRECTORY: Final = "/etc/easel-link-keys"
 MODEL_DIRECTORY: Final = "/models"
 REFINER_DIRECTORY: Final = "/refiner"
+CACHE_DIRECTORY: Final = "/cache"  # of a worker: what libraries download
+CACHE_DIRECTORY_OWN: Final = f"{CACHE_DIRECTORY}/easel"  # what it makes once and reads at later starts
 TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
 
 ENV_REDIS_URL: Final = "EASEL_REDIS_URL"
 ENV_WEBHOOK_SECRET: Final = "EASEL_WEBHOOK_SECRET"
 ENV_LINK_KEYS: Final = "EASEL_LINK_KEYS"
 ENV_POD_NAME: Final = "EASEL_POD_NAME"
+ENV_CACHE_DIRECTORY: Final = "EASEL_CACHE_DIR"  # where a worker keeps what it makes once and reads at later starts
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # huggingface_hub reads this name
 ENV_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"  # clients of buckets read these names
 ENV_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"

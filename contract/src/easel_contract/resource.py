@@ -246,6 +246,12 @@ class WorkerSpec(Model):
     image: Word | None = Field(default=None, description=IMAGE_DESCRIPTION)
     gpu: GpuSpec = GpuSpec()
     engine: EngineConfig = EngineConfig()
+    cache_claim_name: ObjectName | None = Field(
+        default=None,
+        description="PersistentVolumeClaim that keeps what a worker downloads or makes once (models from the Hub, "
+        "compiled code, measured batch sizes) for the workers after it; ReadWriteMany where they are on several nodes, "
+        "and writable for the image's user. Unset: each pod has its own, which goes with it.",
+    )
     resources: ResourceRequirements = ResourceRequirements()
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes to run on.")
     tolerations: tuple[Toleration, ...] = Field(

@@ -313,6 +313,7 @@ def test_old_gateways_that_do_not_check_the_keys_of_the_spec_are_not_ready_in_si
             "x",
             "spec.model.refiner.source.huggingFace.tokenSecretName",
         ),
+        ({"worker": {"cacheClaimName": "x"}}, "PersistentVolumeClaim", "x", "spec.worker.cacheClaimName"),
     ],
 )
 def test_whatever_the_spec_names_and_does_not_exist_is_named_with_its_field(

@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
         "batching": {"maxImages": 4},
         "tracing": {"endpoint": "http://collector.tracing.svc:4318", "samplePercent": 10},
         "worker": {
+            "cacheClaimName": "worker-caches",
             "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
             "nodeSelector": {"gpu": "l4"},
             "tolerations": [{"key": "team", "operator": "Equal", "value": "art", "effect": "NoSchedule"}],

@@ -9,10 +9,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
+from easel_contract import names
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
 
 from easel_server.engine.interface import Engine, ModelLoadError
@@ -21,6 +22,8 @@ from easel_server.generation.models import MODEL_INDEX, read_defaults
 SHOWN_ENTRIES: Final = 8  # of a directory that is no model
 ENV_TORCH_THREADS: Final = "EASEL_TORCH_THREADS"
 CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<quota> <period>" or "max <period>", microseconds
+
+logger = logging.getLogger(__name__)
 
 
 def load_engine(config: ModelConfig, *, hub_token: str | None, engine: EngineConfig | None = None) -> Engine:
@@ -100,6 +103,29 @@ def count_processors(quota_file: Path = CPU_QUOTA_FILE) -> int:
     if quota == "max":
         return usable
     return max(1, min(usable, math.ceil(int(quota) / int(period))))
+
+
+def find_cache_directory(kind: str, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder for one kind of what a worker makes once and reads at later starts, such as compiled code; made if
+    need be. ``kind`` is its name. None where nothing is kept: no directory is named, or nobody may write to it.
+
+    Several workers, of several releases, may share it. Who writes there names the file by all that its content depends
+    on (model identity, device, versions of libraries), writes it under another name and renames it, and takes a missing
+    or a damaged file for one that is to be made anew.
+    """
+    root = environment.get(names.ENV_CACHE_DIRECTORY)
+    if not root:
+        return None
+    directory = Path(root) / kind
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("nothing is kept for later starts: %s can't be written (%s)", directory, error.strerror)
+        return None
+    if not os.access(directory, os.W_OK):
+        logger.warning("nothing is kept for later starts: %s can't be written by this user", directory)
+        return None
+    return directory
 
 
 def prepare_libraries() -> None:

@@ -50,8 +50,15 @@ def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[R
         for name, field, component in secrets
         if name is not None
     ]
-    for field, source in sources:
-        if (volume := source.persistent_volume_claim) is not None:
-            claim = ObjectKey(PERSISTENT_VOLUME_CLAIMS.kind, namespace, volume.claim_name)
-            found.append(Reference(claim, f"{field}.persistentVolumeClaim.claimName", names.COMPONENT_WORKER))
+    claims = [
+        (source.persistent_volume_claim.claim_name, f"{field}.persistentVolumeClaim.claimName")
+        for field, source in sources
+        if source.persistent_volume_claim is not None
+    ]
+    if spec.worker.cache_claim_name is not None:
+        claims.append((spec.worker.cache_claim_name, "spec.worker.cacheClaimName"))
+    found += [
+        Reference(ObjectKey(PERSISTENT_VOLUME_CLAIMS.kind, namespace, name), field, names.COMPONENT_WORKER)
+        for name, field in claims
+    ]
     return tuple(found)

@@ -25,7 +25,6 @@ from easel_operator.manifests.pod import (
 from easel_operator.objects import Json
 
 START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet ends a pod
-CACHE_DIRECTORY: Final = "/cache"
 ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
 
 
@@ -107,15 +106,19 @@ def _build_worker_resources(context: ChildContext) -> Json:
 
 
 def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
-    """Mount the volumes of the model and its refiner, or give the pod a place and a token for their download."""
+    """Mount the volumes of the model and its refiner, or give the pod a token for their download; and a place for what
+    it downloads and makes, which outlives the container, and with a claim the pod."""
     model = context.spec.model
     sources = [("model", names.MODEL_DIRECTORY, model.source)]
     if model.refiner is not None:
         sources.append(("refiner", names.REFINER_DIRECTORY, model.refiner.source))
     # Libraries write small files there even when the model lies on a volume.
-    container["env"].append({"name": ENV_HUB_CACHE, "value": CACHE_DIRECTORY})
-    container["volumeMounts"].append({"name": "cache", "mountPath": CACHE_DIRECTORY})
-    pod["volumes"].append({"name": "cache", "emptyDir": {}})
+    container["env"].append({"name": ENV_HUB_CACHE, "value": names.CACHE_DIRECTORY})
+    container["env"].append({"name": names.ENV_CACHE_DIRECTORY, "value": names.CACHE_DIRECTORY_OWN})
+    container["volumeMounts"].append({"name": "cache", "mountPath": names.CACHE_DIRECTORY})
+    cache_claim = context.spec.worker.cache_claim_name
+    place: Json = {"persistentVolumeClaim": {"claimName": cache_claim}} if cache_claim else {"emptyDir": {}}
+    pod["volumes"].append({"name": "cache", **place})
     for name, directory, source in sources:
         if (volume := source.persistent_volume_claim) is not None:
             claim = {"claimName": volume.claim_name, "readOnly": True}
