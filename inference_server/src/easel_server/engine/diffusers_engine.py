@@ -19,6 +19,7 @@ from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.interface import Generation, GenerationError, OnStep, Step
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
+from easel_server.engine.speed.prompt_cache import PromptCache
 from easel_server.engine.stepping.stepper import Stepper
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
@@ -40,6 +41,7 @@ class DiffusersEngine:
     def __init__(self, pipeline: Any, description: EngineDescription) -> None:
         self._pipelines = build_task_pipelines(pipeline)
         self._schedulers = Schedulers(pipeline.scheduler)
+        self._prompts = PromptCache()
         self._prompt_limit = find_prompt_limit(pipeline)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
         versions = description.versions
@@ -75,6 +77,7 @@ class DiffusersEngine:
             chosen, accepted = self._choose_pipeline(parameters)
             arguments = build_arguments(parameters, inputs)
             pipeline = copy.copy(chosen)  # the weights are shared; what a call notes on its pipeline is the job's own
+            self._prompts.attach(pipeline)
             pipeline.scheduler = self._schedulers.build(parameters.sampler)
         except GenerationError as error:
             return FailedGeneration(error)
