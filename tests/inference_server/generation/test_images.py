@@ -2,9 +2,10 @@ import io
 
 import numpy
 import pytest
-from easel_server.generation.encoding import encode, read_description
+from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode, read_description
 from easel_server.generation.images import max_result_bytes
-from easel_server.generation.parameters import ImageFormat
+from easel_server.generation.parameters import GenerationParameters, ImageFormat
+from easel_server.generation.recipe import write_recipe
 from PIL import Image
 
 from tests.support.jobs import build_parameters
@@ -18,6 +19,14 @@ def noise(width: int, height: int, *, is_binary: bool) -> Image.Image:
     return Image.fromarray((pixels * (255 if is_binary else 1)).astype(numpy.uint8))
 
 
+def write_longest_recipe(parameters: GenerationParameters) -> str:
+    """With more of a scheduler and of libraries than any has."""
+    settings = {f"a_setting_of_a_scheduler_{number}": 0.123456789 for number in range(40)}
+    maker = {"name": "n" * 100, "weights": "w" * 80, "versions": {f"library {number}": "1.2.3" for number in range(20)}}
+    most = MAX_RECIPE_BYTES.get(parameters.image_format)
+    return write_recipe(parameters, 0, maker=maker, scheduler=settings, max_bytes=most)
+
+
 @pytest.mark.parametrize("image_format", ImageFormat)
 @pytest.mark.parametrize("size", [(8, 8), (64, 512), (512, 512), (1024, 1024)])
 @pytest.mark.parametrize("is_binary", [False, True], ids=["noise", "noise of two values"])
@@ -28,7 +37,8 @@ def test_no_image_is_larger_than_what_is_reserved_for_it(
     parameters = build_parameters(
         prompt=prompt, width_pixels=size[0], height_pixels=size[1], image_format=image_format, images=3
     )
-    encoded = encode(noise(*size, is_binary=is_binary), image_format, prompt + "\nSteps: 4, Sampler: Euler a, Seed: 7")
+    text, recipe = prompt + "\nSteps: 4, Sampler: Euler a, Seed: 7", write_longest_recipe(parameters)
+    encoded = encode(noise(*size, is_binary=is_binary), image_format, text, recipe)
     assert 3 * len(encoded) <= max_result_bytes(parameters)
 
 
@@ -45,7 +55,8 @@ def test_no_image_of_the_best_quality_is_larger_than_what_is_reserved_for_it(ima
     parameters = build_parameters(
         prompt=prompt, width_pixels=512, height_pixels=512, image_format=image_format, quality_percent=100
     )
-    encoded = encode(noise(512, 512, is_binary=True), image_format, prompt, quality_percent=100)
+    recipe = write_longest_recipe(parameters)
+    encoded = encode(noise(512, 512, is_binary=True), image_format, prompt, recipe, quality_percent=100)
     assert len(encoded) <= max_result_bytes(parameters)
 
 

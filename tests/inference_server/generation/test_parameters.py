@@ -5,13 +5,13 @@ from easel_contract.server_config import LimitsConfig
 from easel_server.api.automatic1111.fields import ImageToImageBody, TextToImageBody
 from easel_server.api.openai.fields import EditFields, ImagesBody
 from easel_server.api.replicate.fields import PredictionInput
+from easel_server.generation.infotext import build_metadata
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.parameters import (
     PARAMETERS,
     FillContext,
     GenerationParameters,
     InvalidParametersError,
-    build_metadata,
     fill_in,
 )
 from easel_server.generation.tasks import Task

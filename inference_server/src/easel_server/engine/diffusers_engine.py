@@ -14,7 +14,7 @@ import diffusers
 import torch
 
 from easel_server.engine.arguments import build_arguments
-from easel_server.engine.diffusers_generation import DiffusersGeneration, FailedGeneration
+from easel_server.engine.diffusers_generation import DiffusersGeneration, FailedGeneration, ImageFacts
 from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.interface import Generation, GenerationError, OnStep, Step
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
@@ -44,13 +44,7 @@ class DiffusersEngine:
         self._prompts = PromptCache()
         self._prompt_limit = find_prompt_limit(pipeline)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
-        versions = description.versions
-        self._facts = {
-            "Model": description.model,
-            "Version": f"easel {versions['easel']}",
-            "Diffusers": versions["diffusers"],
-            "Torch": versions["torch"],
-        }
+        self._facts = ImageFacts.of(description)
         denoisers = (getattr(pipeline, name, None) for name in DENOISERS)
         self._stepper = Stepper(module for module in denoisers if module is not None)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):

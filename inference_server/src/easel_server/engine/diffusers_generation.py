@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Self
 
 import torch
 
 from easel_server.engine.images.previews import build_preview
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.engine.stepping.stepper import SteppedCall
-from easel_server.generation.encoding import encode
-from easel_server.generation.parameters import GenerationParameters, build_metadata
+from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode
+from easel_server.generation.infotext import build_metadata
+from easel_server.generation.models import EngineDescription
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.recipe import describe_maker, describe_scheduler, write_recipe
+from easel_server.generation.samplers import split_sampler
+
+SHORT_HASH_CHARACTERS: Final = 10  # of the weights' hash, as AUTOMATIC1111 shows it
 
 
 @dataclass
@@ -22,13 +28,34 @@ class Progress:
     latents: torch.Tensor | None = None  # [images, …], of the pipeline's dtype and device
 
 
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an engine's images say of it."""
+
+    texts: Mapping[str, str]  # in AUTOMATIC1111's text, by its names
+    maker: Mapping[str, Any]  # in the recipe
+
+    @classmethod
+    def of(cls, description: EngineDescription) -> Self:
+        """Of what an engine says that it is."""
+        versions = description.versions
+        texts = {
+            "Model": description.model,
+            "Model hash": description.resolved_revision.removeprefix("sha256:")[:SHORT_HASH_CHARACTERS],
+            "Version": f"easel {versions['easel']}",
+            "Diffusers": versions["diffusers"],
+            "Torch": versions["torch"],
+        }
+        return cls({name: text for name, text in texts.items() if text}, describe_maker(description))
+
+
 class DiffusersGeneration:
     """One job; made by ``DiffusersEngine.begin``."""
 
     def __init__(
-        self, parameters: GenerationParameters, pipeline: Any, arguments: Mapping[str, Any], facts: Mapping[str, str]
+        self, parameters: GenerationParameters, pipeline: Any, arguments: Mapping[str, Any], facts: ImageFacts
     ) -> None:
-        """``pipeline`` is this job's own, ``arguments`` are its call's; ``facts`` go into the images' texts."""
+        """``pipeline`` is this job's own, ``arguments`` are its call's."""
         self._parameters = parameters
         self._pipeline = pipeline
         self._facts = facts
@@ -79,16 +106,32 @@ class DiffusersGeneration:
     def encode_images(self) -> list[bytes]:
         """As Generation says."""
         parameters = self._parameters
-        sampler = parameters.sampler or type(self._pipeline.scheduler).__name__
         return [
             encode(
                 image,
                 parameters.image_format,
-                build_metadata(parameters, {"Sampler": sampler, "Seed": parameters.seed + index, **self._facts}),
+                self._describe(index),
+                self._write_recipe(index),
                 quality_percent=parameters.quality_percent,
             )
             for index, image in enumerate(self.call.result)
         ]
+
+    def _describe(self, index: int) -> str:
+        parameters = self._parameters
+        sampler, schedule = split_sampler(parameters.sampler or type(self._pipeline.scheduler).__name__)
+        said = {"Sampler": sampler, "Schedule type": schedule, "Seed": parameters.seed + index}
+        return build_metadata(parameters, {**said, **self._facts.texts})
+
+    def _write_recipe(self, index: int) -> str:
+        scheduler = self._pipeline.scheduler
+        return write_recipe(
+            self._parameters,
+            index,
+            maker=self._facts.maker,
+            scheduler=describe_scheduler(type(scheduler).__name__, scheduler.config),
+            max_bytes=MAX_RECIPE_BYTES.get(self._parameters.image_format),
+        )
 
 
 class FailedGeneration:

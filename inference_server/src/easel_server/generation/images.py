@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from easel_server.generation.parameters import DEFAULT_QUALITY_PERCENT, GenerationParameters, ImageFormat
+from easel_server.generation.recipe import write_json
 
 MEDIA_TYPES: Final = {
     ImageFormat.PNG: "image/png",
@@ -16,7 +17,7 @@ MEDIA_TYPES: Final = {
 MAX_BYTES_PER_PIXEL: Final = {ImageFormat.PNG: 3.0, ImageFormat.JPEG: 2.0, ImageFormat.WEBP: 2.0}
 BEST_JPEG_BYTES_PER_PIXEL: Final = 2.5
 FORMAT_SHARE: Final = 0.02  # what a format adds to the pixels: filters, blocks
-HEADER_BYTES: Final = 4096  # headers, and the parameters in an image's text besides the prompts
+HEADER_BYTES: Final = 6144  # headers, and what an image's texts say besides the prompts
 
 MAX_PREVIEW_BYTES: Final = 3 * 512 * 512 + HEADER_BYTES  # a PNG of 512 pixels a side, the most that previews have
 
@@ -35,7 +36,8 @@ def max_result_bytes(parameters: GenerationParameters) -> int:
     """The most that a request's images can take together, encoded."""
     pixels = parameters.width_pixels * parameters.height_pixels
     prompts = parameters.prompt + parameters.negative_prompt
-    text = max(len(prompts.encode()), len(prompts.encode("utf-16-be")))
+    # Twice: as AUTOMATIC1111's text, which EXIF has in UTF-16, and in the recipe.
+    text = max(len(prompts.encode()), len(prompts.encode("utf-16-be"))) + len(write_json(prompts).encode())
     bytes_per_pixel = MAX_BYTES_PER_PIXEL[parameters.image_format]
     if parameters.image_format is ImageFormat.JPEG and (parameters.quality_percent or 0) > DEFAULT_QUALITY_PERCENT:
         bytes_per_pixel = BEST_JPEG_BYTES_PER_PIXEL

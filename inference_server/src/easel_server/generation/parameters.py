@@ -314,20 +314,3 @@ def _find_faults(values: Values, context: FillContext) -> Iterator[ParameterFaul
 def _blame_task(task: Task) -> str:
     """The parameter that asks for a task, which is nobody's field: its last input, or the prompt."""
     return ("prompt", *(one.digest_field for one in TASKS[task].inputs))[-1]
-
-
-def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]) -> str:
-    """An image's parameters as text: prompt, negative prompt, and a line of ``name: value`` pairs.
-
-    The form is the one that AUTOMATIC1111's web UI writes and that image tools read. ``facts`` holds what parameters
-    alone don't say, such as the model; a fact of a parameter's name stands in its place (the seed of this image, the
-    sampler that was really used).
-    """
-    pairs: dict[str, object] = {}
-    for row in PARAMETERS:
-        if row.metadata is not None:
-            pairs[row.metadata.name] = facts.get(row.metadata.name, row.metadata.write(parameters))
-            pairs[row.metadata.followed_by] = facts.get(row.metadata.followed_by)
-    written = (f"{name}: {value}" for name, value in (pairs | dict(facts)).items() if value is not None)
-    negative = [f"Negative prompt: {parameters.negative_prompt}"] if parameters.negative_prompt else []
-    return "\n".join([parameters.prompt, *negative, ", ".join(written)])

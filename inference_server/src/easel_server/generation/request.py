@@ -6,7 +6,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final
@@ -114,6 +114,17 @@ DEFAULT_POLICY: Final = CachePolicy()
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What an image says of itself, as a client sends it back to have it again; ``recipe.py`` reads and writes it."""
+
+    given: Mapping[str, Any]  # by the names of GenerationParameters, as a client would give it
+    digests: Mapping[str, str] = field(default_factory=dict)  # of its input images, by their names in ``tasks/``
+    cut: tuple[str, ...] = ()  # parameters that it doesn't hold, since they were too long
+    model: Mapping[str, Any] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()  # what it says and nobody here knows
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """A request for images by one client.
 
@@ -127,6 +138,7 @@ class GenerationRequest:
     field_names: Mapping[str, str]
     model: str | None = None  # None: the service's
     inputs: InputImages | None = None
+    recipe: Recipe | None = None  # of an earlier image; what it says is in ``given`` already
     is_prompt_required: bool = True
     cache: CachePolicy = DEFAULT_POLICY
     webhook: WebhookTarget | None = None

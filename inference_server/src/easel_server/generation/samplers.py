@@ -19,6 +19,9 @@ class Sampler:
     changes: Mapping[str, object] = field(default_factory=dict)
 
 
+KARRAS_SUFFIX: Final = " Karras"
+NO_SAMPLER: Final = "none"  # of the synthetic engine
+OWN_SUFFIX: Final = "Scheduler"  # of diffusers' classes: in an image's text, a model's own one has no other name
 _KARRAS: Final[dict[str, object]] = {"use_karras_sigmas": True}
 _SDE: Final[dict[str, object]] = {"algorithm_type": "sde-dpmsolver++"}
 _SINGLESTEP: Final[dict[str, object]] = {"lower_order_final": True}  # else an odd number of steps is refused
@@ -39,3 +42,20 @@ SAMPLERS: Final[Mapping[str, Sampler]] = MappingProxyType(
         "LCM": Sampler("LCMScheduler"),
     }
 )
+
+
+def split_sampler(name: str) -> tuple[str, str | None]:
+    """A sampler and its schedule, as AUTOMATIC1111 has named them since version 1.9; None: it has one only."""
+    base = name.removesuffix(KARRAS_SUFFIX)
+    if base != name:
+        return base, "Karras"
+    return name, "Uniform" if name + KARRAS_SUFFIX in SAMPLERS else None
+
+
+def join_sampler(sampler: str, schedule: str | None) -> str | None:
+    """The name here of a sampler and a schedule of an image's text; None for a model's own scheduler."""
+    if sampler.endswith(OWN_SUFFIX) or sampler == NO_SAMPLER:
+        return None
+    if schedule in (None, "Automatic", "Uniform") or sampler.endswith(f" {schedule}"):
+        return sampler
+    return f"{sampler} {schedule}"

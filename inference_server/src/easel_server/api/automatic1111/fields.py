@@ -25,11 +25,12 @@ from easel_server.api.automatic1111.harmless import (
     is_nothing,
     refuse,
 )
-from easel_server.api.automatic1111.samplers import choose_sampler, split_sampler
+from easel_server.api.automatic1111.samplers import choose_sampler
 from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import ImageFormat
+from easel_server.generation.samplers import split_sampler
 
 RANDOM_SEED: Final = -1
 DEFAULT_STRENGTH: Final = 0.75

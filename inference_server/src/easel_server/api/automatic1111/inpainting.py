@@ -22,7 +22,7 @@ from easel_server.gateway.input_images import (
     flatten,
 )
 from easel_server.gateway.refusals import refuse_field
-from easel_server.generation.encoding import encode, read_description
+from easel_server.generation.encoding import encode, read_description, read_recipe_text
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.request import InputImages
@@ -78,12 +78,12 @@ def _paste_back(
     image: Image.Image, mask: Image.Image, box: Box, part: bytes, parameters: GenerationParameters
 ) -> bytes:
     with Image.open(io.BytesIO(part)) as generated:
-        description = read_description(generated)
+        description, recipe = read_description(generated), read_recipe_text(generated)
         resized = generated.convert("RGB").resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS)
     whole = image.copy()
     whole.paste(resized, box[:2])
     composed = Image.composite(whole, image, mask)
-    return encode(composed, parameters.image_format, description, quality_percent=parameters.quality_percent)
+    return encode(composed, parameters.image_format, description, recipe, quality_percent=parameters.quality_percent)
 
 
 def _decode(field: str, text: str, limits: LimitsConfig) -> Image.Image:

@@ -10,11 +10,12 @@ from easel_contract.server_config import Reproducibility
 from PIL import Image, UnidentifiedImageError
 
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody
-from easel_server.api.automatic1111.samplers import split_sampler
 from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.encoding import read_description
+from easel_server.generation.infotext import build_metadata
 from easel_server.generation.job import Job, JobState
-from easel_server.generation.parameters import GenerationParameters, build_metadata
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.samplers import split_sampler
 
 TIMESTAMP: Final = "%Y%m%d%H%M%S"
 # What the last step is followed by takes time too; AUTOMATIC1111 counts it as a hundredth.

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
+from easel_server.generation.samplers import KARRAS_SUFFIX, split_sampler
 
 KARRAS: Final = "karras"
 AUTOMATIC: Final = "automatic"  # the schedule that its authors think best for the sampler
 UNIFORM: Final = "uniform"
 SCHEDULES: Final = {AUTOMATIC: "Automatic", UNIFORM: "Uniform", KARRAS: "Karras"}
-KARRAS_SUFFIX: Final = " Karras"
 
 
 def choose_sampler(sampler: str | None, schedule: str | None, offered: Sequence[str]) -> str | None:
@@ -35,12 +35,6 @@ def choose_sampler(sampler: str | None, schedule: str | None, offered: Sequence[
             "scheduler", f"is {truncate_repr(schedule)}, which {base} doesn't have here; allowed is {AUTOMATIC}"
         )
     return sampler  # one of those without a second schedule, or one that is not offered, which is refused later
-
-
-def split_sampler(name: str) -> tuple[str, str]:
-    """AUTOMATIC1111's sampler and schedule by our name."""
-    base = name.removesuffix(KARRAS_SUFFIX)
-    return (base, "Karras") if base != name else (name, "Automatic")
 
 
 def list_samplers(offered: Sequence[str]) -> list[dict[str, Any]]:

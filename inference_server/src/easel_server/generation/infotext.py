@@ -1,0 +1,100 @@
+"""An image's parameters as the text that AUTOMATIC1111's web UI writes and image tools read, and back. Pure.
+
+    a cat                                     the prompt, in as many lines as it has
+    Negative prompt: a dog                    and so on, until the last line
+    Steps: 4, Sampler: DPM++ 2M, Schedule type: Karras, Seed: 7, Size: 64x64
+
+A value with a comma, a colon or a line break is written as a JSON string. A prompt that has such lines itself can't be
+told from the others: ``recipe.py`` is what is exact.
+https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#png-info
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from easel_server.generation.parameters import PARAMETERS, GenerationParameters
+from easel_server.generation.samplers import join_sampler
+
+NEGATIVE: Final = "Negative prompt:"
+MIN_PAIRS: Final = 3  # that make a line the last one, and not the prompt's
+MAX_PAIRS: Final = 200  # that are read
+_PAIR: Final = re.compile(r'\s*(\w[\w /-]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+# What is said of the image besides its parameters, without which it is the same.
+FACTS: Final = frozenset({"Model", "Model hash", "Version", "Diffusers", "Torch"})
+HIRES: Final = "Hires upscale"
+NUMBERS: Final = {
+    "Steps": "steps",
+    "CFG scale": "guidance_scale",
+    "Seed": "seed",
+    "Denoising strength": "strength",
+    "Reproducibility": "reproducibility",
+}
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """What was read of a text."""
+
+    pairs: Mapping[str, str]  # by the text's own names, as AUTOMATIC1111 gives them: Size is two
+    given: Mapping[str, Any]  # by the names of GenerationParameters, still as texts where they are numbers
+    unknown: tuple[str, ...]  # names that say something of the image and mean nothing here
+
+
+def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]) -> str:
+    """An image's parameters as text.
+
+    ``facts`` holds what parameters alone don't say, such as the model; a fact of a parameter's name stands in its place
+    (the seed of this image, the sampler that was really used).
+    """
+    pairs: dict[str, object] = {}
+    for row in PARAMETERS:
+        if row.metadata is not None:
+            pairs[row.metadata.name] = facts.get(row.metadata.name, row.metadata.write(parameters))
+            pairs[row.metadata.followed_by] = facts.get(row.metadata.followed_by)
+    written = (f"{name}: {_quote(value)}" for name, value in (pairs | dict(facts)).items() if value is not None)
+    negative = [f"{NEGATIVE} {parameters.negative_prompt}"] if parameters.negative_prompt else []
+    return "\n".join([parameters.prompt, *negative, ", ".join(written)])
+
+
+def read_infotext(text: str) -> Infotext:
+    """What a text says, whoever wrote it; what isn't there isn't given."""
+    *lines, last = text.strip().split("\n")
+    found = _PAIR.findall(last)[:MAX_PAIRS]
+    if len(found) < MIN_PAIRS:
+        lines, found = [*lines, last], []
+    start = next((number for number, line in enumerate(lines) if line.strip().startswith(NEGATIVE)), len(lines))
+    negative = "\n".join(lines[start:]).strip().removeprefix(NEGATIVE).strip()
+    written = {name: _unquote(value.strip()) for name, value in found}
+    given: dict[str, Any] = {"prompt": "\n".join(lines[:start]).strip()}
+    if negative:
+        given["negative_prompt"] = negative
+    given |= {NUMBERS[name]: value for name, value in written.items() if name in NUMBERS}
+    if HIRES in written:
+        given.pop("strength", None)  # it is that pass's, which isn't offered here
+    if (sampler := written.get("Sampler")) and (joined := join_sampler(sampler, written.get("Schedule type"))):
+        given["sampler"] = joined
+    pairs = {"Prompt": given["prompt"], "Negative prompt": negative, **written}
+    if size := _SIZE.fullmatch(written.get("Size", "")):
+        given["width_pixels"], given["height_pixels"] = size[1], size[2]
+        del pairs["Size"]
+        pairs |= {"Size-1": size[1], "Size-2": size[2]}
+    known = {*NUMBERS, *FACTS, "Sampler", "Schedule type", "Size"}
+    return Infotext(pairs, given, tuple(name for name in written if name not in known))
+
+
+def _quote(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ',:\n"') else text
+
+
+def _unquote(text: str) -> str:
+    if len(text) < 2 or not (text.startswith('"') and text.endswith('"')):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
