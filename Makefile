@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside walk soak soak-faults crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside bench-engine bench-gpu walk soak soak-faults crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -48,6 +48,9 @@ bench-demo: setup ## Times of set-up and of the demo's phases, into benchmarks/r
 bench-server: setup ## The data plane under load beside others, into benchmarks/results/server.json (ONLY="cached jobs latency memory")
 	scripts/bench_arq.sh
 	$(VENV)/python -m benchmarks.server $(ONLY)
+
+bench-engine: setup ## The engine beside the stock call and static batches, into benchmarks/results/engine.json (ONLY="alone serving …"; QUICK=1: few rounds)
+	$(VENV)/python -m benchmarks.engine $(if $(QUICK),--quick --dry) $(ONLY)
 
 walk: setup ## Files and functions that one request, one scaling tick and one reconcile go through (VERBOSE=1: each)
 	$(VENV)/python -m benchmarks.walk $(if $(VERBOSE),--verbose)

@@ -1,0 +1,217 @@
+"""``python -m benchmarks.engine [NAME...]``: measurements, into benchmarks/results/engine.json and as a table.
+
+Each runs in a process of its own within a time of its own, and is written as soon as it is there.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.record import build_provenance
+from benchmarks.server.processes import ROOT
+
+RESULTS: Final = ROOT / "benchmarks/results/engine.json"
+TORCH_THREADS: Final = "1"  # the other processor is the event loop's, and whoever else's
+ENV_TORCH_THREADS: Final = "EASEL_TORCH_THREADS"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A measurement; ``quick`` takes a few rounds only, for whoever works on it."""
+
+    run: Callable[[bool], dict[str, Any]]
+    limit_seconds: float
+
+
+def _alone(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import alone  # noqa: PLC0415
+
+    return alone.measure(rounds=3 if quick else 15)
+
+
+def _previews(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import alone  # noqa: PLC0415
+
+    return alone.measure_previews(rounds=2 if quick else 7)
+
+
+def _exact(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import alone  # noqa: PLC0415
+
+    return alone.measure_exact(rounds=2 if quick else 7)
+
+
+def _overhead(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import steps  # noqa: PLC0415
+
+    return steps.measure_overhead(rounds=3 if quick else 9)
+
+
+def _shares(_: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import steps  # noqa: PLC0415
+
+    return steps.measure_shares()
+
+
+def _memory(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import memory  # noqa: PLC0415
+
+    return memory.measure(jobs=200 if quick else 1000)
+
+
+def _start(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import start  # noqa: PLC0415
+
+    return start.measure(rounds=1 if quick else 3)
+
+
+def _simulated(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import serving  # noqa: PLC0415
+
+    return serving.measure_simulated(jobs=60 if quick else 300)
+
+
+def _serving(quick: bool) -> dict[str, Any]:  # noqa: FBT001
+    from benchmarks.engine import serving  # noqa: PLC0415
+
+    return serving.measure(jobs=20 if quick else 80, rounds=1 if quick else 2)
+
+
+# In the order of how long they take. A measurement imports what it needs: some load torch, some must not.
+PARTS: Final[Mapping[str, Part]] = {
+    "shares": Part(_shares, 60),
+    "overhead": Part(_overhead, 60),
+    "exact": Part(_exact, 90),
+    "previews": Part(_previews, 90),
+    "alone": Part(_alone, 90),
+    "memory": Part(_memory, 90),
+    "simulated": Part(_simulated, 120),
+    "start": Part(_start, 120),
+    "serving": Part(_serving, 330),
+}
+GOALS: Final = {
+    "alone.*.engine_over_stock.by_cpu.median": "at most 1.02",
+    "previews.*.with_over_without.by_cpu.median": "at most 1.03",
+    "memory.resident_last_over_first": "at most 1.05",
+    "memory.live_tensors_last_over_first": "at most 1.05",
+    "start.ready_over_script.by_cpu.median": "at most 1.0",
+    "start.standby_ready_over_script.by_cpu.median": "at most 0.2",
+    "serving.p50_over_best_static": "at most 0.65",
+    "serving.p95_over_best_static": "at most 0.85",
+    "simulated.saves=0.1.p50_over_best_static": "at most 1.02",
+    "simulated.saves=0.1.p95_over_best_static": "at most 1.02",
+    "simulated.*.p50_over_best_static": "at most 0.65",
+    "simulated.*.p95_over_best_static": "at most 0.85",
+}
+
+
+def main() -> int:
+    """Measure, write, print; 1 if a measurement failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--dry", action="store_true", help="print only, leave the result file alone")
+    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it works, not for figures")
+    parser.add_argument("--limit-scale", type=float, default=1.0, help="more time for each, on a busy machine")
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)  # in the process of a measurement
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(PARTS):
+        parser.error(f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if arguments.into is not None:
+        _run_here(arguments.names[0], arguments.into, quick=arguments.quick)
+        return 0
+    failed = False
+    for name in arguments.names or PARTS:
+        load_before, began = os.getloadavg()[0], time.monotonic()
+        sys.stderr.write(f"measuring {name} (load average {load_before:.2f})\n")
+        figures = _run_apart(name, arguments)
+        if figures is None:
+            failed = True
+            continue
+        if not arguments.dry:
+            write(name, figures, load_before, time.monotonic() - began)
+        sys.stdout.write("".join(f"{line}\n" for line in build_table(name, figures)))
+        sys.stdout.flush()
+    return int(failed)
+
+
+def _run_here(name: str, into: Path, *, quick: bool) -> None:
+    from easel_server.engine.loading import prepare_libraries  # noqa: PLC0415
+
+    prepare_libraries()
+    warnings.filterwarnings("ignore")  # libraries' own
+    into.write_text(json.dumps(PARTS[name].run(quick)))
+
+
+def _run_apart(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The figures; None, with a line that says why, if there are none."""
+    limit_seconds = PARTS[name].limit_seconds * arguments.limit_scale
+    with tempfile.TemporaryDirectory(prefix="easel-bench-") as directory:
+        into = Path(directory) / "figures.json"
+        command = [sys.executable, "-m", "benchmarks.engine", name, "--into", str(into)]
+        environment = {ENV_TORCH_THREADS: TORCH_THREADS, "HF_HUB_OFFLINE": "1", **os.environ}
+        try:
+            subprocess.run(
+                [*command, *(["--quick"] if arguments.quick else [])],
+                cwd=ROOT,
+                env=environment,
+                check=True,
+                timeout=limit_seconds,
+            )
+        except subprocess.TimeoutExpired:
+            sys.stderr.write(f"{name}: no figures within {limit_seconds:g} s; try --limit-scale 3 on a busy machine\n")
+            return None
+        except subprocess.CalledProcessError as error:
+            sys.stderr.write(f"{name}: no figures, it ended with code {error.returncode}\n")
+            return None
+        figures: dict[str, Any] = json.loads(into.read_text())
+        return figures
+
+
+def write(name: str, figures: Mapping[str, Any], load_before: float, seconds: float) -> None:
+    """Into the result file; measurements that weren't taken keep their last figures and date."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    measured = {
+        **build_provenance(),
+        "load_average_before": round(load_before, 2),
+        "seconds": round(seconds),
+        "torch_threads": int(os.environ.get(ENV_TORCH_THREADS, TORCH_THREADS)),
+    }
+    kept[name] = {**figures, "measured": measured}
+    RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def build_table(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
+    """Each figure, and the goal where there is one."""
+    for path, value in _flatten(figures, (name,)):
+        if path[-1] not in {"lowest", "highest", "rounds"}:
+            yield f"{'.'.join(path):<90} {value!s:>10}  {_find_goal(path)}".rstrip()
+
+
+def _flatten(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for key, inner in value.items():
+        yield from _flatten(inner, (*path, key))
+
+
+def _find_goal(path: tuple[str, ...]) -> str:
+    dotted = ".".join(path)
+    for pattern, goal in GOALS.items():
+        before, star, after = pattern.partition("*")
+        if dotted == pattern or (star and dotted.startswith(before) and dotted.endswith(after)):
+            return goal
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
