@@ -4,6 +4,7 @@ A batch takes as long as its jobs would one after the other: nothing is claimed 
 are a label on a plain ground, which nobody takes for a model's work.
 """
 
+import math
 import struct
 import time
 import zlib
@@ -28,6 +29,7 @@ from easel_server.generation.tasks import Task
 NAME: Final = "synthetic"
 TITLE: Final = "SYNTHETIC"
 MILLISECONDS: Final = 1000
+MAX_LATENESS_SECONDS: Final = 0.05  # after which a step doesn't follow the one before it
 SHOWN_CHARACTERS: Final = 60  # of the prompt
 LINES_PER_IMAGE: Final = 12  # the letters' size follows from it
 MIN_LETTER_PIXELS: Final = 8
@@ -68,6 +70,7 @@ class SyntheticEngine:
             is_instant=config.milliseconds_per_step == 0 and config.milliseconds_per_image == 0,
             versions={"easel": easel},
         )
+        self._stepped_at = -math.inf  # when the last step is over
         self._facts = {"Model": model, "Version": f"easel {easel}", "Engine": "synthetic, no model"}
 
     def generate(
@@ -102,14 +105,23 @@ class SyntheticEngine:
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says. Takes as long as the steps would one after the other."""
         live = [each for each in generations if isinstance(each, SyntheticGeneration) and not each.is_done]
-        took = 0.0
+        took_seconds = 0.0
         for each in live:
             each.take_step(to_the_end=self.description.is_instant)
-            parameters = each.parameters
-            took += work_units(parameters) / parameters.denoising_steps * self._config.milliseconds_per_step
-            took += parameters.images * self._config.milliseconds_per_image if each.is_done else 0
-        if took:
-            self._pause(took / MILLISECONDS)
+            took_seconds += self._spend(each)
+        if took_seconds:
+            # Steps that follow each other end at their own times, so that late wake-ups don't add up.
+            now = self._clock()
+            began_at = self._stepped_at if now - self._stepped_at < MAX_LATENESS_SECONDS else now
+            self._stepped_at = began_at + took_seconds
+            self._pause_until(self._stepped_at)
+
+    def _spend(self, generation: "SyntheticGeneration") -> float:
+        parameters = generation.parameters
+        milliseconds = work_units(parameters) / parameters.denoising_steps * self._config.milliseconds_per_step
+        milliseconds += parameters.images * self._config.milliseconds_per_image if generation.is_done else 0
+        generation.own_seconds += milliseconds / MILLISECONDS
+        return milliseconds / MILLISECONDS
 
     def _build_images(self, parameters: GenerationParameters) -> list[bytes]:
         build = look_up_plain if self.description.is_instant else build_labelled
@@ -137,6 +149,7 @@ class SyntheticGeneration:
     ) -> None:
         self.parameters = parameters
         self.error: Exception | None = None
+        self.own_seconds = 0.0
         self._denoising_steps_done = 0
         self._build_preview = build_preview
         self._build_images = build_images
