@@ -4,7 +4,6 @@ A batch takes as long as its jobs would one after the other: nothing is claimed 
 are a label on a plain ground, which nobody takes for a model's work.
 """
 
-import math
 import struct
 import time
 import zlib
@@ -29,7 +28,6 @@ from easel_server.generation.tasks import Task
 NAME: Final = "synthetic"
 TITLE: Final = "SYNTHETIC"
 MILLISECONDS: Final = 1000
-MAX_LATENESS_SECONDS: Final = 0.05  # after which a step doesn't follow the one before it
 SHOWN_CHARACTERS: Final = 60  # of the prompt
 LINES_PER_IMAGE: Final = 12  # the letters' size follows from it
 MIN_LETTER_PIXELS: Final = 8
@@ -70,7 +68,8 @@ class SyntheticEngine:
             is_instant=config.milliseconds_per_step == 0 and config.milliseconds_per_image == 0,
             versions={"easel": easel},
         )
-        self._stepped_at = -math.inf  # when the last step is over
+        self._stepped: set[SyntheticGeneration] = set()  # who took the last step,
+        self._steps_end_at = 0.0  # and when that is over
         self._facts = {"Model": model, "Version": f"easel {easel}", "Engine": "synthetic, no model"}
 
     def generate(
@@ -110,18 +109,18 @@ class SyntheticEngine:
             each.take_step(to_the_end=self.description.is_instant)
             took_seconds += self._spend(each)
         if took_seconds:
-            # Steps that follow each other end at their own times, so that late wake-ups don't add up.
-            now = self._clock()
-            began_at = self._stepped_at if now - self._stepped_at < MAX_LATENESS_SECONDS else now
-            self._stepped_at = began_at + took_seconds
-            self._pause_until(self._stepped_at)
+            # A job's steps end at their own times since its beginning, so that late wake-ups don't add up.
+            goes_on = not self._stepped.isdisjoint(live)
+            self._steps_end_at = (self._steps_end_at if goes_on else self._clock()) + took_seconds
+            self._stepped = set(live)
+            self._pause_until(self._steps_end_at)
 
     def _spend(self, generation: "SyntheticGeneration") -> float:
         parameters = generation.parameters
-        milliseconds = work_units(parameters) / parameters.denoising_steps * self._config.milliseconds_per_step
-        milliseconds += parameters.images * self._config.milliseconds_per_image if generation.is_done else 0
-        generation.own_seconds += milliseconds / MILLISECONDS
-        return milliseconds / MILLISECONDS
+        if generation.is_done:
+            generation.own_seconds = parameters.images * self._config.milliseconds_per_image / MILLISECONDS
+        steps_milliseconds = work_units(parameters) * self._config.milliseconds_per_step
+        return steps_milliseconds / parameters.denoising_steps / MILLISECONDS + generation.own_seconds
 
     def _build_images(self, parameters: GenerationParameters) -> list[bytes]:
         build = look_up_plain if self.description.is_instant else build_labelled
