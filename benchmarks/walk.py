@@ -54,7 +54,7 @@ from tests.operator.fake_api import FakeApi
 from tests.operator.objects import CAPABLE, OWNER, RELEASE, build_service
 
 PACKAGES = ("easel_contract", "easel_operator", "easel_server")
-WORKER_TASK = "worker"  # as main.py names it: older than any request, and part of each
+WORKER_TASKS = {"worker", "claiming"}  # as the server names them: older than any request, and part of each
 SYNTHETIC = "synthetic"
 START_SECONDS = 120.0  # with torch to import
 REQUEST_SECONDS = 60.0
@@ -112,7 +112,7 @@ class Tracer:
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on, calls count."""
-        self._older = {task for task in asyncio.all_tasks(loop) if task.get_name() != WORKER_TASK}
+        self._older = {task for task in asyncio.all_tasks(loop) if task.get_name() not in WORKER_TASKS}
         self._calls = []
         self._is_recording = True
 

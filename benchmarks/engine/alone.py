@@ -9,7 +9,7 @@ from typing import Any, Final
 from easel_contract.server_config import EngineConfig, Reproducibility
 from easel_server.engine.interface import Engine, Generation
 from easel_server.generation.parameters import GenerationParameters
-from easel_server.worker.batch import choose_preview_steps
+from easel_server.worker.job_run import choose_preview_steps
 
 from benchmarks.engine.jobs import call_stock, decode_only_image, load, load_stock, run_jobs
 from benchmarks.engine.models import SD15, SDXL, BenchModel, written

@@ -35,6 +35,7 @@ class CurveGeneration:
     def __init__(self, parameters: GenerationParameters) -> None:
         self.parameters = parameters
         self.steps_done = 0
+        self.own_seconds = 0.0
         self.error: Exception | None = None
 
     @property
@@ -92,5 +93,6 @@ class CurveEngine:
         for each in running:
             each.steps_done += 1
             if each.is_done:
-                seconds += self._curve.decode_seconds * each.parameters.images
+                each.own_seconds = self._curve.decode_seconds * each.parameters.images
+                seconds += each.own_seconds
         self._pause(seconds)

@@ -3,9 +3,8 @@
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-from easel_server.engine.interface import Generation, GenerationError, OnStep, Step, StopGenerationError
+from easel_server.engine.interface import Generation, GenerationError, StopGenerationError
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 
@@ -56,6 +55,8 @@ class FakeGeneration:
             self.fail(StopGenerationError())
 
     def encode_images(self) -> list[bytes]:
+        if (event := self._engine.encoding_waits_for.get(self.parameters.seed)) is not None:
+            event.wait(STEP_TIMEOUT_SECONDS)
         return images_of(self.parameters)
 
 
@@ -78,13 +79,14 @@ class FakeEngine:
         self.started: list[int] = []  # seeds, in the order in which generations began
         self.resumed: dict[int, int] = {}  # seeds of those that began from a checkpoint, and their steps by then
         self.stopped: list[int] = []  # seeds of those that ended by an exception
-        self.batches: list[list[int]] = []  # seeds of each call
+        self.batches: list[list[int]] = []  # seeds of those that took a step together, where they changed
         self.refused_seeds: set[int] = set()  # each fails by its own fault
         self.breaks_after: int | None = None  # jobs; with each further one it raises a RuntimeError
         self.breaking_seeds: dict[int, str] = {}  # from a step with one of them on, each step raises this
         self.broken = ""
         self.unlucky_seeds: dict[int, int] = {}  # in so many steps each fails with a KeyError
-        self.fitting_jobs = 1000  # a call with more runs out of memory
+        self.failing_seeds: dict[int, Exception] = {}  # what each fails with
+        self.encoding_waits_for: dict[int, threading.Event] = {}  # by seed
         self.steps = 0
 
     @property
@@ -112,7 +114,10 @@ class FakeEngine:
     def step(self, generations: Sequence[Generation]) -> None:
         live = [each for each in generations if isinstance(each, FakeGeneration) and not each.is_done]
         seeds = [each.parameters.seed for each in live]
-        self._wait_for_permit()
+        if self.batches[-1:] != [seeds]:
+            self.batches.append(seeds)
+        if self._gated:
+            assert self._permits.acquire(timeout=STEP_TIMEOUT_SECONDS), "the test never allowed this step"
         self._break(seeds)
         self.steps += 1
         for each in live:
@@ -122,34 +127,11 @@ class FakeEngine:
             else:
                 each.steps_done += 1
 
-    def generate(
-        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
-    ) -> list[list[bytes]]:
-        generations = [self.begin(parameters, inputs) for parameters in batch]
-        seeds = [parameters.seed for parameters in batch]
-        self.batches.append(seeds)
-        try:
-            while not all(each.is_done for each in generations):
-                if len(seeds) > self.fitting_jobs:
-                    self._wait_for_permit()
-                    raise MemoryError
-                self.step(generations)
-                for each in generations:
-                    if each.error is not None:
-                        raise each.error
-                done = generations[0].steps_done
-                on_step(Step(done, batch[0].steps, partial(previews_of, seeds, done)))
-        finally:
-            for each in generations:
-                each.stop()
-        return [each.encode_images() for each in generations]
+    def generate(self, *_: object) -> list[list[bytes]]:
+        raise NotImplementedError  # the protocol asks for it until its last caller is gone
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
         return (f"seed {parameters.seed} is unlucky",) if parameters.seed == 13 else ()
-
-    def _wait_for_permit(self) -> None:
-        if self._gated:
-            assert self._permits.acquire(timeout=STEP_TIMEOUT_SECONDS), "the test never allowed this step"
 
     def _break(self, seeds: Sequence[int]) -> None:
         for seed in self.breaking_seeds.keys() & set(seeds):
@@ -164,6 +146,8 @@ class FakeEngine:
             return self._error()
         if seed in self.refused_seeds:
             return GenerationError(f"seed {seed} is refused")
+        if seed in self.failing_seeds:
+            return self.failing_seeds[seed]
         if self.unlucky_seeds.get(seed, 0) > 0:
             self.unlucky_seeds[seed] -= 1
             return KeyError("scheduler")

@@ -14,7 +14,16 @@ from easel_server.generation.job import Job
 from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import StoreFullError
 from easel_server.stores.jobs import memory_runs, redis
-from easel_server.stores.jobs.interface import Canceled, Claim, Failed, JobBounds, Jobs, QueueFullError, QueuePosition
+from easel_server.stores.jobs.interface import (
+    Canceled,
+    Claim,
+    Failed,
+    JobBounds,
+    Jobs,
+    Joining,
+    QueueFullError,
+    QueuePosition,
+)
 from easel_server.stores.jobs.memory import MemoryJobs
 from easel_server.stores.opening import open_memory_stores, open_stores
 from redis.asyncio import Redis
@@ -55,7 +64,7 @@ class Pair:
 
     async def step(self) -> None:
         operations = [self.submit] * 4 + [self.claim] * 3 + [self.finish] * 3
-        operations += [self.cancel, self.heartbeat, self.heartbeat, self.release, self.remove_data]
+        operations += [self.cancel, self.heartbeat, self.heartbeat, self.release, self.retry, self.remove_data]
         operations += [self.serve_one_model_only] if self._random.random() < RARELY else []
         await self._random.choice(operations)()
         if self._ids:
@@ -108,10 +117,23 @@ class Pair:
     async def claim(self) -> None:
         most, most_images = self._random.randint(1, 3), self._random.randint(1, 5)
         worker = self._random.choice(("w1", "w2"))
+        joining = self._random.choice((None, None, Joining("64x64", self._random.choice(list(Priority)))))
         held = self._random.choice(((), MODELS[:1], MODELS[1:], MODELS))
         claims = [
-            await jobs.claim(worker, held, lease_seconds=60, wait_seconds=0, max_jobs=most, max_images=most_images)
+            await jobs.claim(
+                worker,
+                held,
+                lease_seconds=60,
+                wait_seconds=0,
+                max_jobs=most,
+                max_images=most_images,
+                max_images_of={"64x64": 2},
+                joining=joining,
+            )
             for jobs in self._stores
+        ]
+        assert [(claim.checkpoint, claim.is_alone) for claim in claims[0]] == [
+            (claim.checkpoint, claim.is_alone) for claim in claims[1]
         ]
         assert all(claim.job.model is None or claim.job.model.key in held for claim in claims[0])
         assert [comparable(claim.job) for claim in claims[0]] == [comparable(claim.job) for claim in claims[1]]
@@ -145,7 +167,12 @@ class Pair:
 
     async def release(self) -> None:
         if self._claims:
-            await self._with_claim("release", self._random.choice(self._claims))
+            checkpoint = self._random.choice((None, b"latents"))
+            await self._with_claim("release", self._random.choice(self._claims), checkpoint=checkpoint, steps_done=2)
+
+    async def retry(self) -> None:
+        if self._claims:
+            await self._with_claim("retry", self._random.choice(self._claims), "the engine failed")
 
     async def serve_one_model_only(self) -> None:
         """The others' waiting jobs fail at once: nobody has served them since."""
@@ -221,7 +248,7 @@ async def test_memory_and_redis_answer_alike_and_leave_nothing_behind(seed: int,
         await shared.close()
     # Counters and sums of a bounded size; nothing that grows with the jobs that were.
     staying = await keys_that_stay(redis_server, names.redis_prefix(namespace, "sd"))
-    assert staying - BOOKS == {"sequence", "workers"}
+    assert staying - BOOKS == {"sequence", "workers", "engine_failures"}
     assert isinstance(memory.jobs, MemoryJobs)
     assert what_memory_keeps(memory.jobs) == {"records", "_workers"}  # these go by time
 

@@ -3,7 +3,7 @@
 import pytest
 from easel_server.engine.interface import GenerationError, NonFiniteError, StopGenerationError
 from easel_server.stores.jobs.interface import Canceled, Failed, Outcome
-from easel_server.worker.batch import StopReason
+from easel_server.worker.job_run import StopReason
 from easel_server.worker.reporting import DEADLINE_PASSED, UNHEARD, Generated, Retry, decide_outcome
 
 from tests.support.jobs import build_parameters
@@ -21,6 +21,13 @@ CASES: dict[str, tuple[StopReason | None, tuple[bytes, ...] | None, BaseExceptio
     "stopped by cancel": (StopReason.CANCEL, None, StopGenerationError(), Canceled()),
     "stopped by the deadline": (StopReason.DEADLINE_PASSED, None, StopGenerationError(), DEADLINE_PASSED),
     "stopped by the drain": (StopReason.DRAIN, None, StopGenerationError(), None),
+    "its engine broke under it by no fault of its own": (StopReason.ENGINE_FAILED, None, None, None),
+    "its engine broke, and it may be what broke it": (
+        StopReason.ENGINE_FAILED,
+        None,
+        RuntimeError("no"),
+        Retry("the engine failed with RuntimeError: no; no further attempt is made, the worker's log has more"),
+    ),
     "stopped since its heartbeats failed": (StopReason.UNHEARD, None, StopGenerationError(), UNHEARD),
     "images came out though its heartbeats failed": (StopReason.UNHEARD, IMAGES, None, Generated(IMAGES)),
     "failed while being drained": (StopReason.DRAIN, None, GenerationError("no"), Failed("no")),

@@ -143,7 +143,7 @@ async def test_a_trial_that_does_not_end_is_a_failure(store: Jobs) -> None:
 
     engine = FakeEngine(error=hang)
     worker, _ = build_worker(store, engine)
-    worker._health = EngineHealth(engine, worker._executor, trial_seconds=0.05)
+    worker._health = EngineHealth(engine, worker._thread, trial_seconds=0.05)
     await store.submit(build_job("a", seed=7))
     assert "took more than 0.05 s for a trial" in await failure_of(worker)
     hung.set()

@@ -4,10 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from easel_server.stores.jobs.interface import Claim
-from easel_server.worker.batch import Batch
+from easel_server.worker.job_run import JobRun
 from easel_server.worker.reporting import build_timing
 
-from tests.support.fake_engine import FakeEngine
 from tests.support.jobs import build_job
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -27,10 +26,10 @@ async def test_the_part_of_the_wait_in_which_the_worker_was_loading(
     waited: float, ready: float, load: float, expected: tuple[float, float]
 ) -> None:
     job = build_job("a").model_copy(update={"submitted_at": NOW, "started_at": NOW + timedelta(seconds=waited)})
-    batch = Batch(FakeEngine(), [Claim(job, "token", 10.0)])
-    batch.last_step_at_seconds = batch.started_at_seconds + 2.0
-    batch.ended_at_seconds = batch.started_at_seconds + 2.5
-    timing = build_timing(job, batch, ready_seconds=ready, load_seconds=load)
+    run = JobRun(Claim(job, "token", 10.0))
+    run.last_step_at_seconds = run.claimed_at_seconds + 2.0
+    run.ended_at_seconds = run.claimed_at_seconds + 2.5
+    timing = build_timing(run, ready_seconds=ready, load_seconds=load)
     assert (timing.queue_seconds, timing.load_seconds) == pytest.approx(expected)
     assert (timing.run_seconds, timing.encode_seconds) == pytest.approx((2.0, 0.5))
     assert timing.total_seconds == pytest.approx(max(0.0, waited) + 2.5)

@@ -1,6 +1,7 @@
-"""Jobs that are generated together: each has its own end, whatever becomes of the others."""
+"""Jobs that share steps: each has its own beginning and end, whatever becomes of the others."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from easel_contract import metrics as contract
 from easel_server.generation.cost import Measurement, work_units
 from easel_server.generation.job import Job, JobState
-from easel_server.stores.jobs.interface import Claim, HeartbeatReply, Jobs, Outcome
-from easel_server.worker.batch import choose_preview_steps
+from easel_server.stores.jobs.interface import Claim, HeartbeatReply, JobBounds, Jobs, Outcome
+from easel_server.worker.job_run import choose_preview_steps
 
+from tests.inference_server.stores.conftest import BuildStores
 from tests.inference_server.worker.workers import STEPS, build_worker, final_job, generation_of, job_in, running
 from tests.support.eventually import eventually
 from tests.support.fake_engine import DESCRIPTION, FakeEngine, images_of, previews_of
@@ -53,20 +55,22 @@ async def all_in(store: Jobs, state: JobState, *seeds: int) -> list[Job]:
     return [await job_in(store, f"job-{seed}", lambda job: job.state == state) for seed in seeds]
 
 
-async def test_compatible_jobs_are_generated_in_one_call_and_others_apart(store: Jobs) -> None:
-    await submit(store, 10, 20, 30)
-    await store.submit(build_job("other", seed=40, steps=STEPS + 1))
+async def test_jobs_of_one_size_share_steps_whatever_else_they_ask_for_and_leave_at_their_own_last(store: Jobs) -> None:
+    await submit(store, 10, 20)
+    await store.submit(build_job("job-30", seed=30, steps=STEPS + 2, sampler="Euler a", negative_prompt="fur"))
+    await store.submit(build_job("other", seed=40, width_pixels=128))
     engine = FakeEngine()
     worker, metrics = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
         jobs = [await final_job(store, job_id) for job_id in ("job-10", "job-20", "job-30", "other")]
-    assert engine.batches == [[10, 20, 30], [40]]
+    assert engine.batches == [[10, 20, 30], [30], [40]]
+    assert engine.steps == STEPS + 2 + STEPS
     for job in jobs:
         assert job.state == JobState.SUCCEEDED
         assert await read_images(store, job.id) == tuple(images_of(job.parameters))
     sample = metrics.registry.get_sample_value
-    assert sample(contract.BATCH_IMAGES + "_sum") == 4
-    assert sample(contract.BATCH_IMAGES + "_count") == 2
+    assert sample(contract.BATCH_IMAGES + "_sum") == 3 * STEPS + 2 + STEPS
+    assert sample(contract.BATCH_IMAGES + "_count") == engine.steps
     assert sample(contract.JOBS_TOTAL, {"outcome": "Succeeded"}) == 4
 
 
@@ -114,7 +118,8 @@ async def test_cancelling_one_leaves_the_others_alone_and_is_seen_before_they_en
         assert (await final_job(store, "job-20")).state == JobState.CANCELED, "while the batch stands still"
         engine.allow(STEPS)
         await all_in(store, JobState.SUCCEEDED, 10, 30)
-    assert engine.batches == [[10, 20, 30]]
+    assert engine.batches == [[10, 20, 30], [10, 30]]
+    assert engine.stopped == [20]
     assert await read_images(store, "job-20") == ()
 
 
@@ -163,33 +168,19 @@ async def test_a_request_that_cannot_be_served_fails_alone(store: Jobs) -> None:
         await all_in(store, JobState.SUCCEEDED, 10, 30)
         failed = await final_job(store, "job-20")
     assert (failed.state, failed.error) == (JobState.FAILED, "seed 20 is refused")
-    assert engine.batches == [[10, 20, 30], [10], [20], [30]]
+    assert engine.batches == [[10, 20, 30], [10, 30]]
 
 
-async def test_a_batch_that_runs_out_of_memory_is_generated_job_by_job(store: Jobs) -> None:
+async def test_memory_that_runs_out_for_one_job_is_its_own_failure(store: Jobs) -> None:
     engine = FakeEngine()
-    engine.fitting_jobs = 1
+    engine.failing_seeds = {20: MemoryError()}
     await submit(store, 10, 20)
     worker, _ = build_worker(store, engine, max_batch_images=BATCH)
     async with running(worker):
-        jobs = await all_in(store, JobState.SUCCEEDED, 10, 20)
-    assert engine.batches == [[10, 20], [10], [20]]
-    assert [job.attempts for job in jobs] == [1, 1]
-    assert (await store.cost_sums()).count == pytest.approx(2, rel=0.05)
-
-
-async def test_a_job_that_is_cancelled_meanwhile_is_not_generated_again(store: Jobs) -> None:
-    engine = FakeEngine(gated=True)
-    engine.fitting_jobs = 1
-    await submit(store, 10, 20, 30)
-    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
-    async with running(worker):
-        await generation_of(engine, 30)
-        await store.cancel("job-20")
-        await all_in(store, JobState.CANCELED, 20)
-        engine.allow(1 + 2 * STEPS)
-        await all_in(store, JobState.SUCCEEDED, 10, 30)
-    assert engine.batches == [[10, 20, 30], [10], [30]]
+        [job] = await all_in(store, JobState.SUCCEEDED, 10)
+        failed = await final_job(store, "job-20")
+    assert (job.attempts, failed.attempts) == (1, 1)
+    assert "ran out of memory" in (failed.error or "")
 
 
 async def test_a_drain_releases_the_whole_batch(store: Jobs) -> None:
@@ -230,6 +221,114 @@ async def test_an_engine_that_takes_no_time_is_given_many_jobs_at_once(store: Jo
     async with running(worker):
         await all_in(store, JobState.SUCCEEDED, *range(10))
     assert engine.batches == [list(range(10))]
+
+
+# Joining those that are being generated
+
+
+async def test_a_job_joins_those_that_are_being_generated_at_their_next_step(store: Jobs) -> None:
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await submit(store, 10)
+        await generation_of(engine, 10)
+        engine.allow(1)
+        await submit(store, 20)
+        await job_in(store, "job-20", lambda job: job.state == JobState.RUNNING)
+        engine.allow(1)
+        await generation_of(engine, 20)
+        engine.allow(STEPS)
+        await all_in(store, JobState.SUCCEEDED, 10, 20)
+    assert engine.batches in ([[10], [10, 20], [20]], [[10], [10, 20]])
+    assert engine.steps < 2 * STEPS
+
+
+async def test_one_that_ends_makes_room_for_the_next_while_the_others_go_on(store: Jobs) -> None:
+    engine = FakeEngine(gated=True)
+    await submit(store, 10, steps=2)
+    await submit(store, 20, steps=8)
+    await submit(store, 30, 40, steps=2)
+    worker, _ = build_worker(store, engine, max_batch_images=2)
+    async with running(worker):
+        engine.allow(2)
+        await all_in(store, JobState.SUCCEEDED, 10)
+        assert (await all_in(store, JobState.RUNNING, 20))[0].steps_done <= 2
+        await all_in(store, JobState.RUNNING, 30)
+        assert (await store.depth()).waiting == 1, "there is room for two"
+        engine.allow(20)
+        await all_in(store, JobState.SUCCEEDED, 20, 30, 40)
+    assert engine.batches[:1] == [[10, 20]]
+    assert [20, 30] in engine.batches
+    assert max(map(len, engine.batches)) == 2
+
+
+async def test_behind_a_job_of_another_size_nobody_joins_until_it_has_begun(store: Jobs) -> None:
+    engine = FakeEngine(gated=True)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await submit(store, 10, steps=3)
+        await generation_of(engine, 10)
+        await submit(store, 20, width_pixels=128)
+        await submit(store, 30, 40, steps=2)
+        engine.allow(3)
+        await generation_of(engine, 20)
+        assert engine.started == [10, 20]
+        engine.allow(20)
+        await all_in(store, JobState.SUCCEEDED, 10, 20, 30, 40)
+    assert engine.batches == [[10], [20], [30, 40]]
+
+
+async def test_unless_a_number_is_set_the_engine_says_how_many_images_of_a_size_are_best(store: Jobs) -> None:
+    engine = FakeEngine(gated=True, most_images=3)
+    worker, _ = build_worker(store, engine, max_batch_images=None)
+    async with running(worker):
+        await submit(store, *range(10, 15))
+        await all_in(store, JobState.RUNNING, 10, 11, 12)
+        assert (await store.depth()).waiting == 2
+        engine.allow(100)
+        await all_in(store, JobState.SUCCEEDED, *range(10, 15))
+    assert max(map(len, engine.batches)) == 3
+
+
+async def test_a_job_with_more_images_than_there_is_room_for_is_generated_alone(store: Jobs) -> None:
+    engine = FakeEngine()
+    await submit(store, 10, images=4)
+    await submit(store, 20)
+    worker, _ = build_worker(store, engine, max_batch_images=2)
+    async with running(worker):
+        await all_in(store, JobState.SUCCEEDED, 10, 20)
+    assert engine.batches == [[10], [20]]
+
+
+async def test_a_jobs_last_attempt_is_alone_and_nobody_joins_it(build_stores: BuildStores) -> None:
+    store = build_stores(JobBounds(max_attempts=2)).jobs
+    engine = FakeEngine(gated=True)
+    engine.unlucky_seeds = {10: 1}
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await submit(store, 10, 20)
+        engine.allow(STEPS + 1)  # one is the trial's
+        await all_in(store, JobState.SUCCEEDED, 20)
+        await job_in(store, "job-10", lambda job: job.attempts == 2)
+        await submit(store, 30)
+        engine.allow(1)
+        await generation_of(engine, 10)
+        engine.allow(100)
+        await all_in(store, JobState.SUCCEEDED, 10, 30)
+    assert [seeds for seeds in engine.batches if 10 in seeds] == [[10, 20], [10]]
+
+
+async def test_encoding_holds_up_neither_the_next_step_nor_another_jobs_report(store: Jobs) -> None:
+    engine = FakeEngine()
+    engine.encoding_waits_for = {10: threading.Event()}
+    await submit(store, 10, steps=1)
+    await submit(store, 20, steps=8)
+    worker, _ = build_worker(store, engine, max_batch_images=BATCH)
+    async with running(worker):
+        await all_in(store, JobState.SUCCEEDED, 20)
+        await all_in(store, JobState.RUNNING, 10)
+        engine.encoding_waits_for[10].set()
+        await all_in(store, JobState.SUCCEEDED, 10)
 
 
 # Previews

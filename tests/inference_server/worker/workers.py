@@ -28,7 +28,8 @@ def build_worker(
     lease_seconds: float = 30.0,
     step_limit_seconds: float = 20.0,
     heartbeat_limit_seconds: float = 0.01,
-    max_batch_images: int = 1,
+    max_batch_images: int | None = 1,
+    step_timeout_seconds: float | None = None,
     images: Any = None,
     identity: ModelIdentity | None = None,
 ) -> tuple[Worker, ServerMetrics]:
@@ -39,6 +40,7 @@ def build_worker(
         drain_seconds=drain_seconds,
         claim_wait_seconds=0.1,
         max_batch_images=max_batch_images,
+        step_timeout_seconds=step_timeout_seconds,
         heartbeat_limit_seconds=heartbeat_limit_seconds,
         retry_seconds=0.01,
         retry_limit_seconds=0.05,

@@ -80,6 +80,11 @@ class DiffusersGeneration:
         """As Generation says."""
         return self._progress.steps_done
 
+    @property
+    def own_seconds(self) -> float:
+        """As Generation says."""
+        return self.call.own_seconds
+
     def _note_step(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after an image).
         self._progress = Progress(
@@ -139,6 +144,7 @@ class FailedGeneration:
 
     is_done = True
     steps_done = 0
+    own_seconds = 0.0
 
     def __init__(self, error: Exception) -> None:
         self.error: Exception | None = error

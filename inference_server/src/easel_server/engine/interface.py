@@ -75,6 +75,11 @@ class Generation(Protocol):
         """Of the job's steps; scaled to them, as schedulers may take more and an image to begin with means fewer."""
         ...
 
+    @property
+    def own_seconds(self) -> float:
+        """Of the engine's thread, spent on this job alone: all but the denoiser's calls, which jobs share."""
+        ...
+
     def build_preview(self) -> bytes | None:
         """Its first image as it stands, as PNG, PREVIEW_SIDE_PIXELS at most; None if this model can't show it."""
         ...
@@ -138,3 +143,16 @@ class Engine(Protocol):
     def step(self, generations: Sequence[Generation]) -> None:
         """Take each generation that isn't done one step further. One's error is its own."""
         ...
+
+
+def generate_alone(engine: Engine, parameters: GenerationParameters) -> list[bytes]:
+    """The images of a job without input images, from its beginning to its end. Blocks; raises what it failed with."""
+    generation = engine.begin(parameters, {})
+    try:
+        while not generation.is_done:
+            engine.step([generation])
+    finally:
+        generation.stop()
+    if generation.error is not None:
+        raise generation.error
+    return generation.encode_images()

@@ -68,6 +68,8 @@ class SyntheticEngine:
             is_instant=config.milliseconds_per_step == 0 and config.milliseconds_per_image == 0,
             versions={"easel": easel},
         )
+        self._stepped: set[SyntheticGeneration] = set()  # who took the last step,
+        self._steps_end_at = 0.0  # and when that is over
         self._facts = {"Model": model, "Version": f"easel {easel}", "Engine": "synthetic, no model"}
 
     def generate(
@@ -102,14 +104,23 @@ class SyntheticEngine:
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says. Takes as long as the steps would one after the other."""
         live = [each for each in generations if isinstance(each, SyntheticGeneration) and not each.is_done]
-        took = 0.0
+        took_seconds = 0.0
         for each in live:
             each.take_step(to_the_end=self.description.is_instant)
-            parameters = each.parameters
-            took += work_units(parameters) / parameters.denoising_steps * self._config.milliseconds_per_step
-            took += parameters.images * self._config.milliseconds_per_image if each.is_done else 0
-        if took:
-            self._pause(took / MILLISECONDS)
+            took_seconds += self._spend(each)
+        if took_seconds:
+            # A job's steps end at their own times since its beginning, so that late wake-ups don't add up.
+            goes_on = not self._stepped.isdisjoint(live)
+            self._steps_end_at = (self._steps_end_at if goes_on else self._clock()) + took_seconds
+            self._stepped = set(live)
+            self._pause_until(self._steps_end_at)
+
+    def _spend(self, generation: "SyntheticGeneration") -> float:
+        parameters = generation.parameters
+        if generation.is_done:
+            generation.own_seconds = parameters.images * self._config.milliseconds_per_image / MILLISECONDS
+        steps_milliseconds = work_units(parameters) * self._config.milliseconds_per_step
+        return steps_milliseconds / parameters.denoising_steps / MILLISECONDS + generation.own_seconds
 
     def _build_images(self, parameters: GenerationParameters) -> list[bytes]:
         build = look_up_plain if self.description.is_instant else build_labelled
@@ -137,6 +148,7 @@ class SyntheticGeneration:
     ) -> None:
         self.parameters = parameters
         self.error: Exception | None = None
+        self.own_seconds = 0.0
         self._denoising_steps_done = 0
         self._build_preview = build_preview
         self._build_images = build_images

@@ -76,8 +76,8 @@ class GenerationParameters(Model):
 
     @property
     def batch_key(self) -> str:
-        """Equal for jobs that one call of a pipeline can generate together."""
-        return " ".join(str(row.batch(getattr(self, row.name))) for row in PARAMETERS if row.batch is not None)
+        """Equal for jobs that can share steps: those of one size, whatever else they ask for."""
+        return f"{self.width_pixels}x{self.height_pixels}"
 
     @property
     def cache_values(self) -> dict[str, Any]:
@@ -110,14 +110,13 @@ class Parameter:
     """A row of the table: what holds for one field of ``GenerationParameters``.
 
     ``default`` gives what a request gets that doesn't say; ``check`` a sentence for a value that isn't allowed, with
-    the value and what is allowed. ``batch`` gives what must be equal in one batch; None: it may differ. ``metadata`` is
-    its name in an image's text, and how it is written there; an empty text is left out.
+    the value and what is allowed. ``metadata`` is its name in an image's text, and how it is written there; an empty
+    text is left out.
     """
 
     name: str
     default: Callable[[Values, FillContext], Any]
     check: Callable[[Any, Values, FillContext], str | None] = lambda value, values, context: None  # noqa: ARG005
-    batch: Callable[[Any], object] | None = None
     is_in_cache_key: bool = True
     metadata: "Metadata | None" = None
 
@@ -200,7 +199,6 @@ PARAMETERS: Final = (
         "negative_prompt",
         default=lambda _, __: "",
         check=lambda text, _, context: _check_text(text, 0, context),
-        batch=bool,  # Stable Diffusion XL knows an empty one from none, so a batch has to have one or the other
     ),
     Parameter(
         "task",
@@ -208,13 +206,11 @@ PARAMETERS: Final = (
         check=lambda task, _, context: _check_choice(
             task, context.facts.tasks, "asks for {value}, which this model can't do; it can {choices}"
         ),
-        batch=lambda value: value,
     ),
     Parameter(
         "steps",
         default=lambda _, context: min(context.facts.defaults.steps, context.limits.max_steps),
         check=lambda steps, _, context: _check_range(steps, 1, context.limits.max_steps),
-        batch=lambda value: value,
         metadata=Metadata("Steps", lambda parameters: parameters.steps),
     ),
     Parameter(
@@ -223,14 +219,12 @@ PARAMETERS: Final = (
         check=lambda sampler, _, context: _check_choice(
             sampler, context.facts.samplers, "is {shown}, allowed are {choices}"
         ),
-        batch=lambda value: value,
         metadata=Metadata("Sampler", lambda parameters: parameters.sampler, followed_by="Schedule type"),
     ),
     Parameter(
         "guidance_scale",
         default=lambda _, context: context.facts.defaults.guidance_scale,
         check=lambda scale, _, __: _check_range(scale, 0.0, MAX_GUIDANCE_SCALE),
-        batch=lambda value: value,
         metadata=Metadata("CFG scale", lambda parameters: parameters.guidance_scale),
     ),
     Parameter(
@@ -243,7 +237,6 @@ PARAMETERS: Final = (
         "width_pixels",
         default=lambda _, context: min(context.facts.defaults.width_pixels, context.limits.max_width_pixels),
         check=lambda pixels, _, context: check_side(pixels, context.limits.max_width_pixels),
-        batch=lambda value: value,
         metadata=Metadata(
             "Size", lambda parameters: f"{parameters.width_pixels}x{parameters.height_pixels}", followed_by="Model"
         ),
@@ -252,7 +245,6 @@ PARAMETERS: Final = (
         "height_pixels",
         default=lambda _, context: min(context.facts.defaults.height_pixels, context.limits.max_height_pixels),
         check=lambda pixels, _, context: check_side(pixels, context.limits.max_height_pixels),
-        batch=lambda value: value,
     ),
     Parameter(
         "images",
@@ -271,7 +263,6 @@ PARAMETERS: Final = (
         "strength",
         default=lambda values, _: TASKS[values["task"]].default_strength,
         check=_check_strength,
-        batch=lambda value: value,
         metadata=Metadata("Denoising strength", lambda parameters: parameters.strength),
     ),
     Parameter(

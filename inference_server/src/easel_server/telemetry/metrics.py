@@ -281,7 +281,10 @@ class ServerMetrics:
         )
         self._by_phase = {phase: phases.labels(phase) for phase in PHASES}
         self._batch_images = Histogram(
-            contract.BATCH_IMAGES, "Images generated in one batch.", buckets=BATCH_BUCKETS, registry=registry
+            contract.BATCH_IMAGES,
+            "Images that take a denoising step together, at each step.",
+            buckets=BATCH_BUCKETS,
+            registry=registry,
         )
         self._busy = Stopwatch()
         self.generating = Stopwatch()
@@ -352,7 +355,7 @@ class ServerMetrics:
             self._jobs_in_flight.dec(jobs)
 
     def count_batch(self, images: int) -> None:
-        """Count a batch that is generated."""
+        """Count a step that so many images take together."""
         self._batch_images.observe(images)
 
     def count_job(self, state: JobState, timing: JobTiming) -> None:

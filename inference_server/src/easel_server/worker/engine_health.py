@@ -8,18 +8,19 @@ any other error                                    in doubt: a request that is k
 the trial fails, or doesn't end                    broken
 MAX_FAILED_JOBS in a row, though trials succeed    broken
 
-A broken engine takes its worker out: it claims nothing more, releases what it had, and its process ends.
+A broken engine takes its worker out: it claims nothing more, releases what it had (uncounted are the attempts of jobs
+that didn't fail), and its process ends.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import Final
 
 from easel_server.engine.interface import Engine, NonFiniteError, build_trial
-from easel_server.worker.batch import JobRun
 from easel_server.worker.engine_errors import describe_error, is_engine_error, is_fatal_error
+from easel_server.worker.engine_thread import EngineThread
+from easel_server.worker.job_run import JobRun
 
 MAX_FAILED_JOBS: Final = 5  # in a row, each counted once however often it was tried
 TRIAL_SECONDS: Final = 120.0  # a bound: one step, on whatever a worker runs on
@@ -34,18 +35,17 @@ class EngineFailedError(Exception):
 class EngineHealth:
     """Of one worker's engine."""
 
-    def __init__(self, engine: Engine, executor: Executor, *, trial_seconds: float = TRIAL_SECONDS) -> None:
-        """``executor`` is where the engine generates."""
+    def __init__(self, engine: Engine, thread: EngineThread, *, trial_seconds: float = TRIAL_SECONDS) -> None:
         self._engine = engine
-        self._executor = executor
+        self._thread = thread
         self._trial_seconds = trial_seconds
         self.failed_jobs: set[str] = set()  # in a row
         self.failure: str | None = None  # set once it is broken: what it failed with
 
     async def examine(self, runs: Sequence[JobRun]) -> None:
-        """Judge the engine by a batch that has ended; nothing else generates meanwhile."""
+        """Judge the engine by jobs that have left it; nothing is generated meanwhile."""
         errors = {run.job.id: run.error for run in runs if run.error is not None and is_engine_error(run.error)}
-        if any(run.images is not None for run in runs):
+        if any(run.error is None for run in runs):
             self.failed_jobs.clear()
         if not errors:
             return
@@ -64,10 +64,8 @@ class EngineHealth:
 
     async def _try(self, error: BaseException) -> str | None:
         trial = build_trial(self._engine.description.defaults)
-        loop = asyncio.get_running_loop()
-        trying = loop.run_in_executor(self._executor, self._engine.generate, [trial], {}, lambda _step: None)
         try:
-            await asyncio.wait_for(asyncio.shield(trying), self._trial_seconds)
+            await asyncio.wait_for(asyncio.shield(self._thread.generate(trial)), self._trial_seconds)
         except TimeoutError:
             return f"after {describe_error(error)} the engine took more than {self._trial_seconds:g} s for a trial"
         except NonFiniteError:

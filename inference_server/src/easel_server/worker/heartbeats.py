@@ -1,9 +1,11 @@
-"""Keeps the claims of a batch alive while it is generated and reported; carries progress and previews.
+"""Keeps the claims of a worker alive while their jobs are generated and reported; carries progress and previews.
 
 What the job store answers ends jobs early: those that were cancelled, are too late, or are another worker's by now.
 A heartbeat that fails unforeseen is sent again with the next round. A job whose heartbeats go on failing so for as long
 as its lease is stopped: another worker may have it by then, and its result would be refused. An outage of the store is
 something else: then no lease is held against anybody.
+
+Jobs in an engine that hangs have no heartbeats: their leases expire, and other workers get them.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ from typing import Final
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import HeartbeatReply, JobQueue
 from easel_server.telemetry.supervision import TaskMetrics, note_failure
-from easel_server.worker.batch import Batch, JobRun, StopReason
+from easel_server.worker.job_run import JobRun, StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -49,51 +51,70 @@ class OutageLog:
 
 
 class Heartbeats:
-    """Those of one batch; ``run`` them until ``end``."""
+    """Those of one worker; ``run`` them until ``end``."""
 
     def __init__(
         self,
         queue: JobQueue,
         outages: OutageLog,
-        batch: Batch,
         metrics: TaskMetrics,
         *,
         period_seconds: float,
-        on_stopped: Callable[[Batch, JobRun], None],
+        on_stopped: Callable[[JobRun], None],
+        is_engine_stalled: Callable[[], bool],
     ) -> None:
         """``on_stopped`` is called for a job that the store no longer wants generated; it must not block."""
         self._queue = queue
         self._outages = outages
-        self._batch = batch
         self._metrics = metrics
         self._period_seconds = period_seconds
-        self._heard_at_seconds = dict.fromkeys(batch.runs, time.monotonic())  # when the store last had a sign of each
         self._on_stopped = on_stopped
+        self._is_engine_stalled = is_engine_stalled
+        self._runs: dict[JobRun, None] = {}  # in the order in which they came
         self._round = asyncio.Lock()
+        self._is_report_due = asyncio.Event()
         self._is_over = False
+
+    def add(self, run: JobRun) -> None:
+        """Keep its claim alive until it is settled."""
+        self._runs[run] = None
+
+    def remove(self, run: JobRun) -> None:
+        """It is settled."""
+        self._runs.pop(run, None)
+
+    def report_soon(self) -> None:
+        """A job has a preview to send."""
+        self._is_report_due.set()
 
     def end(self) -> None:
         """Let ``run`` return."""
         self._is_over = True
-        self._batch.is_report_due.set()
+        self._is_report_due.set()
 
     async def run(self) -> None:
         """Beat every period, and at once when there is a preview to send."""
+        due_at = time.monotonic() + self._period_seconds
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._batch.is_report_due.wait(), self._period_seconds)
-            self._batch.is_report_due.clear()
+                await asyncio.wait_for(self._is_report_due.wait(), max(0.0, due_at - time.monotonic()))
+            self._is_report_due.clear()
             if self._is_over:
                 return
-            await self._beat_all([run for run in self._batch.runs if not run.is_settled])
+            is_period_over = time.monotonic() >= due_at
+            if is_period_over:
+                due_at = time.monotonic() + self._period_seconds
+            await self._beat_all([run for run in self._runs if is_period_over or run.unsent_previews])
 
-    async def flush(self) -> None:
-        """Send the previews that are left, before the jobs are final."""
-        await self._beat_all([run for run in self._batch.runs if run.unsent_previews and not run.is_settled])
+    async def flush(self, run: JobRun) -> None:
+        """Send the previews that are left, before the job is final."""
+        await self._beat_all([run])
 
     async def _beat_all(self, runs: Sequence[JobRun]) -> None:
+        is_stalled = self._is_engine_stalled()
         async with self._round:  # so that a flush waits for previews that are on their way
-            await asyncio.gather(*(self._beat(run) for run in runs))
+            beating = [run for run in runs if not run.is_settled and (run.has_left_engine or not is_stalled)]
+            await asyncio.gather(*(self._beat(run) for run in beating))
 
     async def _beat(self, run: JobRun) -> None:
         try:
@@ -104,7 +125,7 @@ class Heartbeats:
             note_failure(TASK, self._metrics, error)
             self._stop_unheard(run)
             return
-        self._heard_at_seconds[run] = time.monotonic()
+        run.heard_at_seconds = time.monotonic()
 
     async def _send(self, run: JobRun) -> None:
         previews = tuple(run.unsent_previews)
@@ -116,11 +137,11 @@ class Heartbeats:
             self._stop(run, STOP_REASONS[reply])
 
     def _stop_unheard(self, run: JobRun) -> None:
-        silent_seconds = time.monotonic() - self._heard_at_seconds[run]
+        silent_seconds = time.monotonic() - run.heard_at_seconds
         if silent_seconds >= run.claim.lease_seconds and run.settling is None:
             logger.error("job %s: no heartbeat for %.1f s, it is stopped", run.job.id, silent_seconds)
             self._stop(run, StopReason.UNHEARD)
 
     def _stop(self, run: JobRun, reason: StopReason) -> None:
         run.stop(reason)
-        self._on_stopped(self._batch, run)
+        self._on_stopped(run)

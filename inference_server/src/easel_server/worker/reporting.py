@@ -6,7 +6,8 @@ The first line that applies decides:
     cancel was asked for          Canceled
     the deadline passed           Failed
     images came out               Succeeded, once they are put where images are kept
-    the drain stopped it          nothing is reported: the worker releases the job
+    the drain stopped it, or an
+    engine that broke otherwise   nothing is reported: the worker releases the job
     its heartbeats failed         Retry: this attempt counts, or it would come back here for ever
     GenerationError               Failed with its message
     memory ran out                Failed with the request's size
@@ -26,7 +27,7 @@ from opentelemetry.trace import Tracer
 
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.generation.images import MEDIA_TYPES
-from easel_server.generation.job import Job, JobState
+from easel_server.generation.job import JobState
 from easel_server.generation.models import ModelIdentity
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.errors import StoreUnavailableError
@@ -36,10 +37,10 @@ from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.tracing import NO_TRACER
-from easel_server.worker.batch import Batch, JobRun, StopReason
 from easel_server.worker.drain import Drain, release
 from easel_server.worker.engine_errors import describe_error, is_out_of_memory
 from easel_server.worker.heartbeats import OutageLog
+from easel_server.worker.job_run import JobRun, StopReason
 from easel_server.worker.spans import JobTimes, record_job_spans
 
 DEADLINE_PASSED: Final = Failed(
@@ -110,15 +111,18 @@ class Reporter:
         self._tracer = tracer
         self._ready_at_seconds = time.monotonic()
 
-    def settle(self, batch: Batch, run: JobRun) -> None:
-        """Settle a job that was generated, failed or was stopped; ``run.settling`` ends when the store has it."""
+    def begin_settling(self, run: JobRun) -> None:
+        """Settle a job that was stopped, whatever the engine is doing; ``run.settling`` ends when the store has it."""
         with logged_for(run.job.request_id):
-            run.settling = asyncio.create_task(self._settle(batch, run), name=f"settle-{run.job.id}")
+            run.settling = asyncio.create_task(self.settle(run), name=f"settle-{run.job.id}")
 
-    async def _settle(self, batch: Batch, run: JobRun) -> None:
-        """One job that can't be reported costs itself an attempt, not its worker."""
+    async def settle(self, run: JobRun) -> None:
+        """Settle a job that was generated, failed or was stopped.
+
+        One that can't be reported costs itself an attempt, not its worker.
+        """
         try:
-            await self._report(batch, run)
+            await self._report(run)
         except Exception as error:
             note_failure(TASK, self._metrics, error)
             try:
@@ -127,20 +131,20 @@ class Reporter:
                 logger.warning("job %s: not released, its lease will run out: %r", run.job.id, second)
         run.is_settled = True
 
-    async def _report(self, batch: Batch, run: JobRun) -> None:
+    async def _report(self, run: JobRun) -> None:
         if run.error is not None and not isinstance(run.error, StopGenerationError | GenerationError):
             logger.error("job %s: the engine failed", run.job.id, exc_info=run.error)
         outcome = decide_outcome(run.stop_reason, run.images, run.error, run.job.parameters)
         if outcome is not None:
-            await self._finish(batch, run, outcome)
+            await self._finish(run, outcome)
         elif run.stop_reason == StopReason.LOST:
             logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
         else:
-            await release(self._queue, run.claim)
+            await release(self._queue, run)
 
-    async def _finish(self, batch: Batch, run: JobRun, outcome: Generated | Retry | Outcome) -> None:
+    async def _finish(self, run: JobRun, outcome: Generated | Retry | Outcome) -> None:
         """Report the outcome, as often as it takes: the work is done, and only this process has it."""
-        measured = run.measurement if isinstance(outcome, Generated) else None
+        measured = run.measure() if isinstance(outcome, Generated) else None
         reported_at_seconds = time.monotonic()
         pause_seconds = self._retries.first_seconds
         while True:
@@ -171,39 +175,41 @@ class Reporter:
             logger.info("job %s: released for another attempt", run.job.id)
             return
         if state is not None:
-            self._count(batch, run.job, state, reported_at_seconds)
+            self._count(run, state, reported_at_seconds)
             return
         logger.warning("job %s: the claim was lost, its result is dropped", run.job.id)
         if isinstance(outcome, Succeeded):
             with suppress(StoreUnavailableError):  # then they expire
                 await self._images.delete([outcome.images.unused])
 
-    def _count(self, batch: Batch, job: Job, state: JobState, reported_at_seconds: float) -> None:
-        ready_seconds = batch.started_at_seconds - self._ready_at_seconds
-        timing = build_timing(job, batch, ready_seconds=ready_seconds, load_seconds=self._load_seconds)
+    def _count(self, run: JobRun, state: JobState, reported_at_seconds: float) -> None:
+        job = run.job
+        ready_seconds = run.claimed_at_seconds - self._ready_at_seconds
+        timing = build_timing(run, ready_seconds=ready_seconds, load_seconds=self._load_seconds)
         self._metrics.count_job(state, timing)
         logger.info("job %s: %s after %.2f s", job.id, state, timing.run_seconds + timing.encode_seconds)
         if self._tracer is not NO_TRACER and (parent := job.trace_parent) is not None:
-            times = JobTimes.of(batch, timing, reported_at=reported_at_seconds, ready_at=self._ready_at_seconds)
-            now, jobs = datetime.now(UTC), len(batch.runs)
-            record_job_spans(self._tracer, job, parent, state, times, batch_jobs=jobs, now=now)
+            times = JobTimes.of(run, timing, reported_at=reported_at_seconds, ready_at=self._ready_at_seconds)
+            now = datetime.now(UTC)
+            record_job_spans(self._tracer, job, parent, state, times, batch_jobs=run.most_jobs, now=now)
 
 
-def build_timing(job: Job, batch: Batch, *, ready_seconds: float, load_seconds: float) -> JobTiming:
+def build_timing(run: JobRun, *, ready_seconds: float, load_seconds: float) -> JobTiming:
     """Where a job's time went; the parts add up to its latency.
 
     Time before the claim is by the store's clock, the rest by this process's: no two clocks are compared. The part of
     it in which this worker was still loading its model (from ``ready_seconds + load_seconds`` to ``ready_seconds``
-    before the batch began) counts as loading: 0 for jobs that came later.
+    before the claim) counts as loading: 0 for jobs that came later.
     """
+    job = run.job
     waited = job.started_at - job.submitted_at if job.started_at else None
     waited_seconds = max(0.0, waited.total_seconds()) if waited else 0.0
     loading_seconds = min(load_seconds, max(0.0, waited_seconds - ready_seconds))
     return JobTiming(
         queue_seconds=waited_seconds - loading_seconds,
         load_seconds=loading_seconds,
-        run_seconds=batch.last_step_at_seconds - batch.started_at_seconds,
-        encode_seconds=batch.ended_at_seconds - batch.last_step_at_seconds,
+        run_seconds=run.last_step_at_seconds - run.claimed_at_seconds,
+        encode_seconds=max(0.0, run.ended_at_seconds - run.last_step_at_seconds),  # a canceled job has none
     )
 
 
@@ -228,7 +234,7 @@ def decide_outcome(
 
 
 def build_failure(error: BaseException, parameters: GenerationParameters) -> Failed | Retry:
-    """The failure to report for what ``Engine.generate`` raised."""
+    """The failure to report for what the engine failed with."""
     if isinstance(error, GenerationError):
         return Failed(str(error))
     if is_out_of_memory(error):

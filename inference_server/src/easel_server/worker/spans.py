@@ -6,8 +6,8 @@ wait in queue   the submit                               the claim, both by the 
 load model      the job waited and this worker loaded    the model was loaded; jobs that came later have no such span
 process job     the worker could have the job            the job store has the outcome
   claim         the same                                 the worker has it
-  generate      the engine began                         the last step, each step an event
-  encode        the last step                            the images are encoded
+  generate      the engine began it                      its last step, each step an event
+  encode        its last step                            its images are decoded and encoded
   finish        the first report of the outcome          the job store has it
 
 The job store's and the worker's clocks differ by what their machines' clocks do.
@@ -26,7 +26,7 @@ from opentelemetry.util.types import Attributes
 from easel_server.generation.job import Job, JobState
 from easel_server.telemetry.metrics import JobTiming
 from easel_server.telemetry.tracing import fail_span, to_context
-from easel_server.worker.batch import Batch
+from easel_server.worker.job_run import JobRun
 
 MAX_STEP_EVENTS: Final = 100  # of a span; OpenTelemetry's own bound is 128
 NANOSECONDS: Final = 1_000_000_000
@@ -47,14 +47,14 @@ class JobTimes:
     load_seconds: float  # in which this job waited for that
 
     @classmethod
-    def of(cls, batch: Batch, timing: JobTiming, *, reported_at: float, ready_at: float) -> "JobTimes":
-        """Of a job of this batch whose outcome the job store has just taken."""
+    def of(cls, run: JobRun, timing: JobTiming, *, reported_at: float, ready_at: float) -> "JobTimes":
+        """Of a job whose outcome the job store has just taken."""
         return cls(
-            asked_at=batch.asked_at_seconds,
-            claimed_at=batch.claimed_at_seconds,
-            began_at=batch.started_at_seconds,
-            stepped_at=tuple(batch.steps_at_seconds),
-            encoded_at=batch.ended_at_seconds,
+            asked_at=run.asked_at_seconds,
+            claimed_at=run.claimed_at_seconds,
+            began_at=run.began_at_seconds,
+            stepped_at=tuple(run.stepped_at_seconds),
+            encoded_at=run.ended_at_seconds,
             reported_at=reported_at,
             finished_at=time.monotonic(),
             ready_at=ready_at,

@@ -3,10 +3,12 @@
 import json
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from easel_contract.server_config import Priority
 from easel_server.generation.job import Job, JobState
-from easel_server.stores.jobs.interface import JobBounds, Jobs, ReapReport
+from easel_server.stores.jobs.interface import JobBounds, Jobs, Joining, ReapReport
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.opening import Stores, open_stores
 from redis.asyncio import Redis
@@ -137,8 +139,8 @@ async def test_jobs_of_the_earlier_version_are_stored_as_ever(stores: Stores, re
     async with Redis.from_url(redis_server.url, protocol=2) as client:
         found = {key.decode().removeprefix(prefix) async for key in client.scan_iter(f"{prefix}*", count=1000)}
     expected = "sequence job:a run:1 waiting work turns:1 queue:1:ann deadlines bell flight:flight leaders"
-    # The books of images and the lists of jobs came later, as leaders did.
-    assert found - {"image:sums", "jobs_of:ann"} == set(expected.split())
+    # The books of images and the lists of jobs came later, as leaders and wake-ups of those with room did.
+    assert found - {"image:sums", "jobs_of:ann", "joining"} == set(expected.split())
     (claimed,) = await jobs.claim("w", ["b"], lease_seconds=LONG_SECONDS, wait_seconds=0)
     assert await succeed(jobs, claimed, IMAGES)
 
@@ -154,3 +156,31 @@ async def test_a_worker_of_the_earlier_version_reads_a_job_whatever_its_client_a
         document = json.loads(await jobs._connection.command("HGET", key, "content"))
         assert "qualityPercent" not in document["parameters"]
         assert (await job_of(jobs, job_id)).parameters.quality_percent == percent
+
+
+async def test_runs_that_gateways_of_the_version_before_shared_steps_queued_are_claimed_each_by_itself(
+    jobs: Jobs,
+) -> None:
+    for number in (1, 2):
+        await jobs.submit(build_job(f"old-{number}"))
+        assert isinstance(jobs, RedisJobs)
+        run = jobs._connection.key(f"run:{number}")
+        await jobs._connection.command("HDEL", run, "size")
+        await jobs._connection.command("HSET", run, "batch", "False TextToImage 4 None 7.5 64 64 None")
+    await jobs.submit(build_job("new"))
+    joining = Joining("64x64", Priority.NORMAL)
+    options: dict[str, Any] = {"lease_seconds": LONG_SECONDS, "wait_seconds": 0, "max_jobs": 4, "max_images": 4}
+    assert await jobs.claim("w", **options, joining=joining) == ()
+    claims = [await jobs.claim("w", **options) for _ in range(3)]
+    assert [[claim.job.id for claim in each] for each in claims] == [["old-1"], ["old-2"], ["new"]]
+
+
+async def test_workers_of_the_version_before_shared_steps_find_no_two_jobs_of_one_batch(jobs: Jobs) -> None:
+    """They would generate both with the steps, sampler and guidance of the first."""
+    for number in (1, 2):
+        await jobs.submit(build_job(f"job-{number}", steps=number))
+    assert isinstance(jobs, RedisJobs)
+    connection = jobs._connection
+    batches = {await connection.command("HGET", connection.key(f"run:{number}"), "batch") for number in (1, 2)}
+    assert len(batches) == 2
+    assert None not in batches

@@ -10,6 +10,7 @@ https://greenlet.readthedocs.io: a greenlet runs until it switches, so nothing h
 """
 
 import inspect
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ class SteppedCall:
         self.result: Any = None
         self.error: Exception | None = None
         self.is_done = False
+        self.own_seconds = 0.0  # that it took between the denoiser's calls
         self._greenlet = _Greenlet(call)
 
     def advance(self, output: Any = None) -> None:
@@ -45,6 +47,7 @@ class SteppedCall:
         self.throw(StopGenerationError())
 
     def _switch(self, switch: Callable[[], Any]) -> None:
+        began_at = time.monotonic()
         try:
             reached = switch()
         except Exception as error:
@@ -54,6 +57,8 @@ class SteppedCall:
                 self.pending = reached
                 return
             self.result = reached
+        finally:
+            self.own_seconds += time.monotonic() - began_at
         self.pending, self.is_done = None, True
 
 

@@ -12,7 +12,5 @@ ALPHA: Final = Family(
     guidance_scale=4.5,
     prompt_tokens=120,
 )
-SIGMA: Final = replace(
-    ALPHA, name="PixArt sigma", pipelines=frozenset({"PixArtSigmaPipeline"}), prompt_tokens=300
-)
+SIGMA: Final = replace(ALPHA, name="PixArt sigma", pipelines=frozenset({"PixArtSigmaPipeline"}), prompt_tokens=300)
 FAMILIES: Final = (ALPHA, SIGMA)

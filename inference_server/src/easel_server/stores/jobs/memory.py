@@ -3,7 +3,7 @@
 Every method runs without awaiting between reading and writing, which makes it atomic on one event loop.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -19,9 +19,12 @@ from easel_server.stores.images.interface import ImageStore, StoredImages, Store
 from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import Entry
 from easel_server.stores.jobs.interface import (
+    CHECKPOINT_SECONDS,
+    MAX_CHECKPOINT_BYTES,
     MAX_FOLLOWERS,
     MAX_LISTED,
     MAX_PREVIEWS,
+    NO_BOUNDS,
     WORKER_SEEN_SECONDS,
     Canceled,
     Claim,
@@ -31,6 +34,7 @@ from easel_server.stores.jobs.interface import (
     JobConflictError,
     JobPage,
     Jobs,
+    Joining,
     Outcome,
     QueueDepth,
     QueueFullError,
@@ -226,34 +230,59 @@ class MemoryJobs(Jobs):
         wait_seconds: float,
         max_jobs: int = 1,
         max_images: int = 1,
+        max_images_of: Mapping[str, int] = NO_BOUNDS,
+        joining: Joining | None = None,
     ) -> tuple[Claim, ...]:
-        claims = await self._wakeups.wait_for(
-            lambda: self._claim(worker, models, lease_seconds, max_jobs, max_images) or None, wait_seconds
-        )
-        return claims or ()
+        def claim_now() -> tuple[Claim, ...] | None:
+            self._workers[worker] = self._clock()
+            entries = self._choose(models, max_jobs, max_images, max_images_of, joining)
+            return tuple(self._runs.claim(self._runs.runs[entry.number], worker, lease_seconds) for entry in entries)
 
-    def _claim(
-        self, worker: str, models: Sequence[str], lease_seconds: float, max_jobs: int, max_images: int
-    ) -> tuple[Claim, ...]:
-        self._workers[worker] = self._clock()
+        return await self._wakeups.wait_for(lambda: claim_now() or None, wait_seconds) or ()
+
+    def _choose(
+        self,
+        models: Sequence[str],
+        max_jobs: int,
+        max_images: int,
+        max_images_of: Mapping[str, int],
+        joining: Joining | None,
+    ) -> Iterator[Entry]:
+        """Each is to be claimed before the next is asked for."""
+        runs, jobs, images = self._runs, 0, 0
+        first = self._next(models)
+        while joining is not None and first is not None and jobs < max_jobs and runs.may_join(first, joining):
+            if images + first.images > max_images:
+                return
+            jobs, images = jobs + 1, images + first.images
+            yield first
+            first = self._next(models)
+        if joining is not None or first is None:
+            return
+        is_alone = runs.is_alone(runs.runs[first.number])
+        others = [] if is_alone or max_jobs == 1 else runs.queue.batch_candidates(first)
+        yield first
+        jobs, images = 1, first.images
+        most = max_images_of.get(first.batch_key, max_images)
+        for entry in others:
+            run = runs.runs[entry.number]
+            if jobs == max_jobs:
+                return
+            if images + entry.images > most or runs.is_alone(run) or not runs.is_in_time(run):
+                continue
+            yield entry
+            jobs, images = jobs + 1, images + entry.images
+
+    def _next(self, models: Sequence[str]) -> Entry | None:
         runs = self._runs
         first = runs.queue.next(models)
         while first is not None and not runs.is_in_time(runs.runs[first.number]):
             first = runs.queue.next(models)
-        if first is None:
-            return ()
-        batch_candidates = runs.queue.batch_candidates(first) if max_jobs > 1 else []
-        claims = [runs.claim(runs.runs[first.number], worker, lease_seconds)]
-        images = first.images
-        for entry in batch_candidates:
-            run = runs.runs[entry.number]
-            if len(claims) == max_jobs:
-                break
-            if images + entry.images > max_images or not runs.is_in_time(run):
-                continue
-            claims.append(runs.claim(run, worker, lease_seconds))
-            images += entry.images
-        return tuple(claims)
+        return first
+
+    @override
+    async def wait_for_work(self, models: Sequence[str], wait_seconds: float) -> None:
+        await self._wakeups.sleep(wait_seconds)
 
     @override
     async def heartbeat(self, claim: Claim, steps_done: int, *, previews: Sequence[bytes] = ()) -> HeartbeatReply:
@@ -304,15 +333,18 @@ class MemoryJobs(Jobs):
         return True
 
     @override
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0) -> bool:
         run = self._runs.running.get(claim.token)
         if run is None:
             return False
         run.attempts -= 1
         if run.cancel_requested:
             self._runs.end(run, JobState.CANCELED)
-        else:
-            self._runs.release(run)
+            return True
+        if checkpoint is not None and len(checkpoint) <= MAX_CHECKPOINT_BYTES:
+            run.checkpoint, run.steps_done = checkpoint, steps_done
+            run.checkpoint_ends_at = self._clock() + timedelta(seconds=CHECKPOINT_SECONDS)
+        self._runs.release(run)
         return True
 
     @override
@@ -321,6 +353,7 @@ class MemoryJobs(Jobs):
         if run is None:
             return None
         self._engine_failures += 1
+        run.checkpoint = None  # it may be what the attempt failed by
         return self._runs.end_attempt(run, error)
 
     @override

@@ -34,8 +34,11 @@ from easel_server.stores.images.interface import (
 from easel_server.stores.jobs.changes import ChangedJobs, finished_topic, run_topic_of
 from easel_server.stores.jobs.fair_queue import PRIORITIES
 from easel_server.stores.jobs.interface import (
+    CHECKPOINT_SECONDS,
+    MAX_CHECKPOINT_BYTES,
     MAX_PREVIEWS,
     MODEL_UNSERVED_SECONDS,
+    NO_BOUNDS,
     RUNNING_GRACE_SECONDS,
     WORKER_SEEN_SECONDS,
     Canceled,
@@ -46,6 +49,7 @@ from easel_server.stores.jobs.interface import (
     JobConflictError,
     JobPage,
     Jobs,
+    Joining,
     Outcome,
     QueueDepth,
     QueueFullError,
@@ -67,10 +71,11 @@ from easel_server.stores.jobs.redis_fields import (
     to_values,
     write_warnings,
 )
-from easel_server.stores.redis.connection import MICROSECONDS, RedisConnection
-from easel_server.stores.redis.wakeups import RETRY_SECONDS, wait_for
+from easel_server.stores.redis.connection import MICROSECONDS, MILLISECONDS, RedisConnection
+from easel_server.stores.redis.wakeups import BLOCK_SECONDS, RETRY_SECONDS, wait_for
 
 INPUT_MEDIA_TYPE: Final = "application/octet-stream"  # for workers alone, which look at the bytes
+JOINING_DELAY_SECONDS: Final = 0.01  # that workers which have nothing to do are ahead of those that have room
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
 
 
@@ -253,6 +258,8 @@ class RedisJobs(Jobs):
         wait_seconds: float,
         max_jobs: int = 1,
         max_images: int = 1,
+        max_images_of: Mapping[str, int] = NO_BOUNDS,
+        joining: Joining | None = None,
     ) -> tuple[Claim, ...]:
         token = secrets.token_hex(16)
         wakeups = ["bell", *(f"bell/{model}" for model in models)]
@@ -267,6 +274,8 @@ class RedisJobs(Jobs):
                 messages.DEADLINE_PASSED,
                 max_jobs,
                 max_images,
+                " ".join(f"{size} {images}" for size, images in max_images_of.items()),
+                *((joining.batch_key, PRIORITIES.index(joining.priority)) if joining else ("", "")),
                 *models,
             )
             claims = [await self._read_claim(entry, lease_seconds) for entry in reply]
@@ -283,9 +292,16 @@ class RedisJobs(Jobs):
             raise
         return tuple(claim for claim in completed if claim is not None)
 
+    @override
+    async def wait_for_work(self, models: Sequence[str], wait_seconds: float) -> None:
+        wakeups = ["joining", *(f"joining/{model}" for model in models)]
+        seconds = max(0.01, min(wait_seconds, BLOCK_SECONDS))  # 0 would block for ever
+        if await self._connection.blocking_command("BLPOP", *map(self._connection.key, wakeups), seconds):
+            await asyncio.sleep(JOINING_DELAY_SECONDS)
+
     async def _read_claim(self, entry: Sequence[Any], lease_seconds: float) -> Claim | None:
         """The claim of an entry of ``lua/claim.lua``; None, and the job has failed, if it can't be carried out."""
-        token, fields, inputs, is_in_bucket, input_count = entry
+        token, fields, inputs, is_in_bucket, input_count, checkpoint = entry
         try:
             job = to_job(fields)
             with damage_named("its input images"):
@@ -300,7 +316,15 @@ class RedisJobs(Jobs):
             await self.finish(Claim(job, token.decode(), lease_seconds), Failed(messages.INPUTS_GONE))
             return None
         inline = {} if is_in_bucket else by_digest
-        return Claim(job, token.decode(), lease_seconds, inline, input_references=references)
+        return Claim(
+            job,
+            token.decode(),
+            lease_seconds,
+            inline,
+            input_references=references,
+            checkpoint=checkpoint or None,
+            is_alone=1 < job.attempts >= self._bounds.max_attempts,
+        )
 
     async def _fetch_inputs(self, claim: Claim) -> Claim | None:
         """The claim with its input images themselves; None, and the job has failed, if they are gone."""
@@ -350,8 +374,11 @@ class RedisJobs(Jobs):
         )
 
     @override
-    async def release(self, claim: Claim) -> bool:
-        return bool(await self._connection.script("jobs/release", claim.token))
+    async def release(self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0) -> bool:
+        has_room = checkpoint is not None and len(checkpoint) <= MAX_CHECKPOINT_BYTES
+        kept = checkpoint if checkpoint is not None and has_room and not self._connection.is_out_of_memory() else b""
+        ttl_milliseconds = round(CHECKPOINT_SECONDS * MILLISECONDS)
+        return bool(await self._connection.script("jobs/release", claim.token, kept, ttl_milliseconds, steps_done))
 
     @override
     async def retry(self, claim: Claim, error: str) -> JobState | None:

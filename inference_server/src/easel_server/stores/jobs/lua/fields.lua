@@ -7,6 +7,7 @@
 --   <prefix>followers:<n>    zset    the run's jobs besides its leader, in the order in which they came
 --   <prefix>inputs:<n>       hash    digest -> input image or reference to it, until the run ends
 --   <prefix>previews:<n>     list    unfinished images
+--   <prefix>checkpoint:<n>   string  from which its next attempt goes on; a worker that ended left it
 --   <prefix>images:<n>       list    its images, once it succeeded, unless they are in a bucket (see images/lua/books.lua)
 --   <prefix>flight:<key>     string  the run that equal jobs may join
 --   <prefix>leaders          hash    n -> the run's leader, so that it hears of a run that is damaged or gone
@@ -27,6 +28,7 @@
 --   <prefix>costs            hash    decayed sums over finished jobs, see cost.py
 --   <prefix>sequence         string  counts submits
 --   <prefix>bell             list    wakes sleeping claims; bell/<model> those of workers that hold the model
+--   <prefix>joining          list    wakes workers that have room beside what they generate; joining/<model> likewise
 --   <prefix>closing          hash    the service is being deleted: reason, and since_us once its processes have noticed
 --   <prefix>changes          channel "=<id>" when a job has become final, "#<n>" when a watched run has changed
 

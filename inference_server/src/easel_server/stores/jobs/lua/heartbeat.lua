@@ -14,10 +14,11 @@ local n = run.n
 redis.call('ZADD', key('workers'), integer(now), run.worker)
 redis.call('ZADD', key('running'), integer(now + run.lease_us), n)
 
-local rest_us = math.floor(run.cost_us * math.max(0, 1 - steps_done / run.steps))
+run.steps_done = steps_done
+local rest_us = rest_us_of(run)
 count_work('running', rest_us - run.rest_us)
-redis.call('HSET', run_key(n), 'steps_done', steps_done, 'rest_us', integer(rest_us))
-run.steps_done, run.rest_us = steps_done, integer(rest_us)
+redis.call('HSET', run_key(n), 'steps_done', steps_done, 'rest_us', rest_us)
+run.rest_us = rest_us
 
 -- A call may be repeated: images that are the last ones already are not added again.
 local function has_previews(count)

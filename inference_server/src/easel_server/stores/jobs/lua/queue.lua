@@ -36,6 +36,12 @@ local function wakeups_key(model)
   return key(model and 'bell/' .. model or 'bell')
 end
 
+-- Those who could also take another job beside theirs sleep on lists of their own: else they would take the wake-ups of
+-- those who have nothing to do.
+local function joining_key(model)
+  return key(model and 'joining/' .. model or 'joining')
+end
+
 -- At equal start tags the schedule is sorted by these names: the older work first.
 local function place_of(n, owner)
   return string.rep('0', NUMBER_DIGITS - #n) .. n .. ':' .. owner
@@ -101,8 +107,10 @@ end
 local function add_waiting(run)
   count_work(run.priority, run.cost_us)
   redis.call('ZADD', key('waiting'), integer(run.priority * PRIORITY_SPAN + run.n), run.n)
-  if redis.call('LLEN', wakeups_key(run.model)) < MAX_WAKEUPS then
-    redis.call('RPUSH', wakeups_key(run.model), '1')
+  for _, wakeups in ipairs({ wakeups_key(run.model), joining_key(run.model) }) do
+    if redis.call('LLEN', wakeups) < MAX_WAKEUPS then
+      redis.call('RPUSH', wakeups, '1')
+    end
   end
 end
 

@@ -79,7 +79,7 @@ for _, model in ipairs(redis.call('ZRANGE', key('models'), '-inf', unserved_sinc
   if not place then
     forget_schedules(model)
     redis.call('ZREM', key('models'), model)
-    redis.call('DEL', wakeups_key(model))
+    redis.call('DEL', wakeups_key(model), joining_key(model))
   end
 end
 purge_tags()

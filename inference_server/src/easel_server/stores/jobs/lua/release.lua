@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- needs: jobs/runs
--- ARGV: token. Returns 1 if the claim was held.
+-- ARGV: token, what the next attempt goes on from ('' for nothing new), how long that is kept in milliseconds, steps that
+-- are done by then. Returns 1 if the claim was held.
 local now = now_us()
 local run = find_claimed(ARGV[1], now)
 if not run then
@@ -11,6 +12,10 @@ redis.call('HSET', run_key(run.n), 'attempts', run.attempts)
 if run.cancel_requested then
   end_run(run, 'Canceled', now)
 else
+  if ARGV[2] ~= '' then
+    keep_checkpoint(run, ARGV[2], ARGV[3])
+    run.steps_done = ARGV[4]
+  end
   release_run(run, now)
 end
 return 1

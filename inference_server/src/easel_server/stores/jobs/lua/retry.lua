@@ -14,5 +14,6 @@ elseif tonumber(run.attempts) >= tonumber(run.max_attempts) then
   end_run(run, 'Failed', now, ARGV[2])
   return 'Failed'
 end
+drop_checkpoint(run) -- it may be what the attempt failed by
 release_run(run, now)
 return 'Waiting'

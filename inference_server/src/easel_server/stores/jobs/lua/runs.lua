@@ -120,7 +120,7 @@ local function end_run(run, state, now, error)
       jobs = jobs + 1
     end
   end
-  redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n))
+  redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n), key('checkpoint:' .. n))
   redis.call('HDEL', key('leaders'), n)
   if run.input_entry then
     redis.call('ZADD', key('image:object_expiry'), 'XX', integer(now), run.input_entry)
@@ -207,7 +207,8 @@ local function drop_run(n, left, now)
   free_room({ image_bytes = number(left.image_bytes, 0) })
   local ids = redis.call('ZRANGE', key('followers:' .. n), 0, -1)
   ids[#ids + 1] = left.leader or redis.call('HGET', key('leaders'), n) or nil
-  redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n), key('previews:' .. n))
+  redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n), key('previews:' .. n),
+    key('checkpoint:' .. n))
   redis.call('HDEL', key('leaders'), n)
   for _, id in ipairs(ids) do
     if redis.call('HGET', job_key(id), 'run') == n and is_orphan(id) then
@@ -225,10 +226,12 @@ local function find_run(n, now)
   return run
 end
 
+-- With a checkpoint its progress is kept: the next worker goes on from there.
 local function release_run(run, now)
   drop_claim(run)
   redis.call('HDEL', run_key(run.n), 'token', 'worker', 'started_us', 'rest_us')
-  redis.call('HSET', run_key(run.n), 'state', 'Waiting', 'steps_done', 0, 'previews', 0)
+  redis.call('HSET', run_key(run.n), 'state', 'Waiting', 'steps_done', run.has_checkpoint and run.steps_done or 0,
+    'previews', 0)
   redis.call('DEL', key('previews:' .. run.n))
   local deadline_us = redis.call('HGET', job_key(run.leader), 'deadline_us')
   if number(deadline_us) then
@@ -236,6 +239,25 @@ local function release_run(run, now)
   end
   requeue_run(run, now)
   publish_change(run)
+end
+
+local function keep_checkpoint(run, checkpoint, ttl_ms)
+  redis.call('SET', key('checkpoint:' .. run.n), checkpoint, 'PX', ttl_ms)
+  redis.call('HSET', run_key(run.n), 'has_checkpoint', 1)
+  run.has_checkpoint = '1'
+end
+
+local function drop_checkpoint(run)
+  if run.has_checkpoint then
+    redis.call('DEL', key('checkpoint:' .. run.n))
+    redis.call('HDEL', run_key(run.n), 'has_checkpoint')
+    run.has_checkpoint = nil
+  end
+end
+
+-- Predicted work of the steps that aren't done.
+local function rest_us_of(run)
+  return integer(math.floor(run.cost_us * math.max(0, 1 - run.steps_done / run.steps)))
 end
 
 -- The run that is claimed by the token, or nil if the claim is no longer held.

@@ -1,7 +1,7 @@
 #!lua
 -- needs: jobs/runs jobs/estimate images/room redis/shares
 -- ARGV: id, fingerprint, content, owner, submitted_us and deadline_us by the submitter's clock (deadline '' for none),
--- result_ttl_ms, webhook ('' for none), then of the run: priority, cost_us, weight, batch key, images, steps, flight
+-- result_ttl_ms, webhook ('' for none), then of the run: priority, cost_us, weight, size in pixels, images, steps, flight
 -- key ('' for none), then the bounds max_queue_depth and max_followers, then the model's key and name ('' for none), then
 -- the room that is needed for images, the bounds max_image_bytes and of jobs with objects in a bucket ('' for none), whether
 -- customers share the bounds ('' if not), bytes of the input images and their bound ('' for none), the books' entry of inputs that are in a bucket ('' if they aren't), then of an
@@ -112,8 +112,9 @@ if joined then
   return enqueue_start({ 'shared', view(id) })
 end
 
+-- Workers of the earlier version generate runs of the same 'batch' by one call, which this one's can't be.
 local run = { 'state', 'Waiting', 'leader', id, 'submitted_us', integer(now), 'owner', owner, 'priority', ARGV[9], 'cost_us',
-  ARGV[10], 'weight', ARGV[11], 'batch', ARGV[12], 'images', ARGV[13], 'steps', ARGV[14], 'attempts', 0, 'steps_done', 0,
+  ARGV[10], 'weight', ARGV[11], 'batch', n, 'size', ARGV[12], 'images', ARGV[13], 'steps', ARGV[14], 'attempts', 0, 'steps_done', 0,
   'previews', 0, 'image_bytes', is_answered and 0 or ARGV[20] }
 
 local function add_run_field(name, value)
