@@ -23,8 +23,10 @@ from easel_contract.server_config import (
     EngineConfig,
     LimitsConfig,
     PublicUrl,
+    Quantization,
     RateLimitConfig,
     ResultsConfig,
+    StepCache,
     TracingConfig,
     WebhookConfig,
 )
@@ -166,6 +168,16 @@ class ModelSpec(Model):
         default=DType.AUTO,
         description="Number format of the weights. Auto: bfloat16 where the GPU has it, else float16; float32 on CPU, "
         "which can do BFloat16 if its processor does.",
+    )
+    quantization: Quantization | None = Field(
+        default=None,
+        description="Float8 keeps the weights of denoiser and text encoders in 8 bits, half of BFloat16, and computes "
+        "in dtype as before: other images, slightly. Unset: as dtype says.",
+    )
+    step_cache: StepCache | None = Field(
+        default=None,
+        description="Reuse work of earlier steps: faster, and other images. DeepCache for models with a UNet (Stable "
+        "Diffusion 1.x, 2.x, XL), FirstBlockCache for Flux. Requests then share no steps: each runs alone.",
     )
 
     @model_validator(mode="after")

@@ -52,6 +52,19 @@ class DType(StrEnum):
     BFLOAT16 = "BFloat16"
 
 
+class Quantization(StrEnum):
+    """Number format that weights are kept in, where that isn't the one they are computed in."""
+
+    FLOAT8 = "Float8"  # e4m3, cast layer by layer to the dtype as it is needed
+
+
+class StepCache(StrEnum):
+    """Which work of a denoising step is taken from the step before: faster, and other images."""
+
+    DEEP_CACHE = "DeepCache"  # UNets: the deep blocks run at every third step only
+    FIRST_BLOCK_CACHE = "FirstBlockCache"  # transformers: where the first block gives nearly the same, no other runs
+
+
 class Reproducibility(StrEnum):
     """How far an image depends on the jobs that were generated beside it."""
 
@@ -75,6 +88,20 @@ class EngineKind(StrEnum):
     SYNTHETIC = "Synthetic"  # takes the time that a GPU would, for a labelled image: for load and scaling tests
 
 
+class Compilation(StrEnum):
+    """Whether the denoiser's repeated blocks are compiled."""
+
+    OFF = "Off"
+    ON = "On"  # beside the work, which goes on uncompiled until it is done
+
+
+class Offload(StrEnum):
+    """Which weights wait in the host's memory, to be copied to the device when it is their turn."""
+
+    NONE = "None"
+    GROUP = "Group"  # all, block by block
+
+
 class SyntheticConfig(Model):
     """How long the synthetic engine takes; by default about a Stable Diffusion 1.5 on a data-centre GPU."""
 
@@ -89,6 +116,16 @@ class EngineConfig(Model):
     """What a worker generates with."""
 
     kind: EngineKind = EngineKind.DIFFUSERS
+    compile: Compilation = Field(
+        default=Compilation.OFF,
+        description="On compiles the denoiser's repeated blocks with torch.compile, in the background: a worker is "
+        "ready at once, and faster once it is done. Requests with Exact reproducibility run uncompiled. On GPUs only.",
+    )
+    offload: Offload = Field(
+        default=Offload.NONE,
+        description="Group keeps the weights in the host's memory and copies them to the GPU block by block, for "
+        "models that don't fit; it costs speed, and as much host memory as the weights have. On GPUs only.",
+    )
     synthetic: SyntheticConfig = SyntheticConfig()
 
 
@@ -112,6 +149,8 @@ class ModelConfig(Model):
     config_repository: str | None = None  # of a single file: the Hub repository with its configuration
     allow_pickles: bool = False
     dtype: DType = DType.AUTO
+    quantization: Quantization | None = None
+    step_cache: StepCache | None = None
     refiner: RefinerConfig | None = None
 
 

@@ -1,7 +1,7 @@
 """Which requests count as the same."""
 
 import pytest
-from easel_contract.server_config import DType, EngineKind, ModelConfig, RefinerConfig
+from easel_contract.server_config import DType, EngineKind, ModelConfig, Quantization, RefinerConfig, StepCache
 from easel_server.generation.job import job_fingerprint
 from easel_server.generation.models import (
     ModelIdentity,
@@ -87,6 +87,8 @@ def test_a_models_name_and_how_its_number_format_was_chosen_change_no_pixels() -
         {"source": "owner/other"},
         {"revision": None},
         {"dtype": DType.FLOAT16},
+        {"quantization": Quantization.FLOAT8},
+        {"step_cache": StepCache.DEEP_CACHE},
         {"variant": "fp16"},
         {"file": "model.safetensors"},
         {"config_repository": "owner/config"},

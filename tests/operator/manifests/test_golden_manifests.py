@@ -57,6 +57,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "single-file-with-a-refiner": {
         "model": {
+            "quantization": "Float8",
+            "stepCache": "DeepCache",
             "source": {
                 "persistentVolumeClaim": {"claimName": "models", "path": "Stable-diffusion/dream (v8).safetensors"}
             },

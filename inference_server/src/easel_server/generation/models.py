@@ -46,6 +46,8 @@ class ModelIdentity(Model):
     weights: str = ""  # commit or content hash of what was loaded; empty for an engine without weights
     files: str = ""  # which of the commit's: a variant, or a single file; empty where all were meant
     refiner: str = ""  # its weights, likewise; empty without one
+    quantization: str = ""  # of the weights: "Float8"; empty without
+    step_cache: str = ""  # "DeepCache"; empty without
     adapters: tuple[str, ...] = ()
     versions: Mapping[str, str] = Field(default_factory=dict)  # of the libraries that may change pixels
 
@@ -159,6 +161,8 @@ def identify_model(description: EngineDescription, model: ModelConfig, engine: E
         weights=description.resolved_revision,
         files=description.files,
         refiner=description.refiner,
+        quantization=model.quantization or "",
+        step_cache=model.step_cache or "",
         versions=description.versions,
     )
 

@@ -140,6 +140,8 @@ def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig
         # A volume has no name that clients would know, so the model is called like its service.
         name=hub.repository if hub is not None else owner.name,
         dtype=model.dtype,
+        quantization=model.quantization,
+        step_cache=model.step_cache,
         allow_pickles=model.allow_pickles,
         config_repository=model.config_repository,
         refiner=RefinerConfig(**_source_config(refiner.source, names.REFINER_DIRECTORY)) if refiner else None,
@@ -157,7 +159,7 @@ def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
 
 def _gateway_file(config: ServerConfig) -> Json:
     return config.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"worker": True, "engine": {"synthetic"}}
+        mode="json", by_alias=True, exclude_none=True, exclude={"worker": True, "engine": {"compile", "offload", "synthetic"}}
     )
 
 

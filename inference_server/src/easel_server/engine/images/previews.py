@@ -28,9 +28,9 @@ PACKED_SIDE: Final = 2  # of pipelines that pack latents into tokens, Flux first
 # would show nothing more, and its PNG would take three times as long (18 instead of 6 CPU milliseconds).
 SIDE_PIXELS: Final = 256
 KERNEL_SIDE: Final = 3
-TRIAL_SIDE: Final = 8  # of the latents that are decoded for the fit; four of each fit into the cost of one of 16
+SAMPLE_SIDE: Final = 8  # of the latents that are decoded for the fit; four of each fit into the cost of one of 16
 EQUATIONS_PER_UNKNOWN: Final = 4
-TRIAL_SEED: Final = 0
+SAMPLE_SEED: Final = 0
 RIDGE: Final = 1e-3  # relative to the latents' variance: keeps weights of no consequence small
 
 
@@ -113,10 +113,10 @@ def fit_colors(vae: Any) -> PreviewColors:
     """What this autoencoder makes of latents, as far as a convolution can tell. Decodes a few small ones."""
     channels: int = vae.config.latent_channels
     unknowns = channels * KERNEL_SIDE**2 + 1
-    latents = _draw_trials(channels, -(-EQUATIONS_PER_UNKNOWN * unknowns // TRIAL_SIDE**2))
+    latents = _build_samples(channels, -(-EQUATIONS_PER_UNKNOWN * unknowns // SAMPLE_SIDE**2))
     with torch.inference_mode():
         decoded = vae.decode(_to_autoencoder(vae, latents).to(vae.device, vae.dtype), return_dict=False)[0].float()
-    colors = avg_pool2d(decoded, decoded.shape[-1] // TRIAL_SIDE).cpu().double()
+    colors = avg_pool2d(decoded, decoded.shape[-1] // SAMPLE_SIDE).cpu().double()
     targets = colors.permute(0, 2, 3, 1).reshape(-1, colors.shape[1])
     padded = torch.nn.functional.pad(latents, (KERNEL_SIDE // 2,) * 4, mode="replicate")
     rows = unfold(padded, KERNEL_SIDE).transpose(1, 2).reshape(-1, unknowns - 1).double()
@@ -128,15 +128,15 @@ def fit_colors(vae: Any) -> PreviewColors:
     return PreviewColors(kernel.contiguous().to(vae.device), solution[-1].to(vae.device))
 
 
-def _draw_trials(channels: int, count: int) -> torch.Tensor:
+def _build_samples(channels: int, count: int) -> torch.Tensor:
     """Latents of unit variance with large and small structures, as those of images have: on the CPU, always the same.
 
     float32[count, channels, 8, 8]
     """
-    generator = torch.Generator("cpu").manual_seed(TRIAL_SEED)
+    generator = torch.Generator("cpu").manual_seed(SAMPLE_SEED)
     scales = [
-        interpolate(torch.randn(count, channels, side, side, generator=generator), size=TRIAL_SIDE, mode="bilinear")
-        for side in (1, 2, 4, TRIAL_SIDE)
+        interpolate(torch.randn(count, channels, side, side, generator=generator), size=SAMPLE_SIDE, mode="bilinear")
+        for side in (1, 2, 4, SAMPLE_SIDE)
     ]
     total = torch.stack(scales).sum(dim=0)
     return total / total.std()

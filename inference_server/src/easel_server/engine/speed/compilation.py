@@ -1,0 +1,147 @@
+"""Compiling the denoiser's repeated blocks beside the work, which goes on uncompiled until all of them are done.
+
+state        how blocks run                    what comes next
+-----        --------------                    ---------------
+watching     eagerly; one call of each kind    ``start``
+             of block is kept as an example
+compiling    eagerly; a thread runs the        all are done: compiled; one fails: eager
+             compiled blocks on the examples
+compiled     compiled; eagerly where a shape   the end of the process
+             comes that would be compiled anew
+eager        eagerly                           the end of the process
+
+A kind is a class of blocks with parameters of the same shapes; torch compiles each once, for any number of rows above
+one and any size of image (``dynamic``), and once more for one row, since torch takes 1 for a constant. What it compiles
+is kept where TORCHINDUCTOR_CACHE_DIR says, so that a later start of the same model reads it instead.
+
+Rounding differs between compiled and eager blocks: what must not differ runs ``eagerly``.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+ROWS: Final = (1, 2)  # of the examples: torch specializes on 0 and 1, and 2 stands for all others
+NO_RECOMPILE: Final = "eager_on_recompile"
+
+
+class CompileState(StrEnum):
+    """How far it is."""
+
+    WATCHING = "watching"
+    COMPILING = "compiling"
+    COMPILED = "compiled"
+    EAGER = "eager"
+
+
+class BlockCompilation:
+    """The repeated blocks of one denoiser. ``start`` once, anything else in the engine's thread."""
+
+    def __init__(self, denoiser: Any, *, backend: str = "inductor") -> None:
+        """The blocks' calls come here from now on. Does nothing for a denoiser that names no repeated blocks."""
+        self.state = CompileState.WATCHING
+        self._backend = backend
+        self._is_eager_wanted = False
+        self._examples: dict[object, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
+        names = getattr(denoiser, "_repeated_blocks", None) or ()
+        self._blocks = [block for block in denoiser.modules() if type(block).__name__ in names]
+        for block in self._blocks:
+            self._attach(block)
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Within, blocks run uncompiled."""
+        self._is_eager_wanted = True
+        try:
+            yield
+        finally:
+            self._is_eager_wanted = False
+
+    def start(self) -> threading.Thread | None:
+        """Compile what has been called until now, in a thread of its own; None where there is nothing."""
+        if not self._examples or self.state is not CompileState.WATCHING:
+            self.state = CompileState.EAGER
+            return None
+        self.state = CompileState.COMPILING
+        # A daemon: a process that ends doesn't wait for a compiler.
+        thread = threading.Thread(target=self._compile, name="compile-blocks", daemon=True)
+        thread.start()
+        return thread
+
+    def _attach(self, block: Any) -> None:
+        eager = block.forward
+        compiled = torch.compile(eager, dynamic=True, backend=self._backend)
+        kind = (type(block), tuple(tuple(each.shape) for each in block.parameters()))
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            if self.state is CompileState.COMPILED and not self._is_eager_wanted:
+                return compiled(*_lay_out(arguments), **_lay_out(options))
+            if self.state is CompileState.WATCHING and kind not in self._examples:
+                self._examples[kind] = (compiled, _lay_out(arguments), _lay_out(options))
+            return eager(*arguments, **options)
+
+        block.forward = run
+
+    def _compile(self) -> None:
+        try:
+            with torch.inference_mode():  # as the engine's thread is: it is of a thread
+                for compiled, arguments, options in self._examples.values():
+                    own_rows = _find_rows(arguments, options)
+                    for rows in ROWS:
+                        resized = (_lay_out(_resize(each, own_rows, rows)) for each in (arguments, options))
+                        compiled(*next(resized), **next(resized))
+        except Exception as error:  # whatever a compiler, or its absence, raises
+            logger.warning("the denoiser runs uncompiled: %s: %s", type(error).__name__, _first_line(error))
+            self.state = CompileState.EAGER
+        else:
+            # What still isn't covered must not hold up the jobs of a worker for a compilation.
+            torch.compiler.set_stance(NO_RECOMPILE)
+            self.state = CompileState.COMPILED
+            logger.info("the denoiser's blocks are compiled", extra={"blocks": len(self._blocks)})
+        self._examples.clear()
+
+
+def _lay_out(value: Any) -> Any:
+    """The same in the plain order in memory: compiled code is made for one, and UNets hand on transposed images too.
+
+    It is a copy where the order is another; blocks write into none of what they are given.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.flatten().view(value.shape)
+    return _map(_lay_out, value)
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    """Changes what is within dicts, tuples and lists."""
+    if isinstance(value, dict):
+        return {name: change(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(change(each) for each in value)
+    return value
+
+
+def _find_rows(arguments: tuple[Any, ...], options: dict[str, Any]) -> int:
+    first: torch.Tensor = next(each for each in (*arguments, *options.values()) if isinstance(each, torch.Tensor))
+    return first.shape[0]
+
+
+def _resize(value: Any, own_rows: int, rows: int) -> Any:
+    """The same with another number of rows, where it has rows."""
+    if isinstance(value, torch.Tensor):
+        if value.ndim == 0 or value.shape[0] != own_rows:
+            return value
+        return torch.cat([value[:1]] * rows)
+    return _map(partial(_resize, own_rows=own_rows, rows=rows), value)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no detail"

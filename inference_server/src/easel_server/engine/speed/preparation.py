@@ -1,0 +1,107 @@
+"""What is done to a pipeline once, between its loading and its first job, and to each job's own copy of it.
+
+The order matters: weights are placed first, then caches and compiled blocks go around the denoiser's parts, and the
+stepper comes last, around the denoiser itself.
+
+Not done, and why. SDPA is what diffusers runs by itself. Fused QKV projections and tensor cores' TF32 change rounding
+for a gain in float32 alone, or none where blocks are compiled. cudnn.benchmark tries out algorithms for each new shape,
+and with jobs that join and leave shapes are new all the time.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+import torch
+from easel_contract.server_config import Compilation, EngineConfig, ModelConfig, Offload
+
+from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.speed.compilation import BlockCompilation
+from easel_server.engine.speed.prompt_cache import PromptCache
+from easel_server.engine.speed.step_cache import install_step_cache
+from easel_server.engine.speed.weights import place
+
+CONVOLUTIONAL: Final = ("unet", "vae", "controlnet")
+
+
+class Preparation:
+    """Of one loaded pipeline, for the engine. Everything in the engine's thread."""
+
+    def __init__(
+        self,
+        prompts: PromptCache | None = None,
+        forget: Callable[[], None] | None = None,
+        compilations: tuple[BlockCompilation, ...] = (),
+    ) -> None:
+        """``forget`` drops what a step cache has kept of the last job; None where there is none."""
+        self._prompts = prompts if prompts is not None else PromptCache()
+        self._forget = forget
+        self._compilations = compilations
+
+    @property
+    def shares_steps(self) -> bool:
+        """Whether jobs may share steps; else each runs from its beginning to its end alone."""
+        return self._forget is None
+
+    def attach(self, pipeline: Any) -> None:
+        """Let a job's own pipeline, before it begins, have what is kept for all and nothing of the last job."""
+        self._prompts.attach(pipeline)
+        if self._forget is not None:
+            self._forget()
+
+    def start_compiling(self) -> None:
+        """Once the warm-up has shown what blocks are called with. Returns at once."""
+        for compilation in self._compilations:
+            compilation.start()
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Within, the denoiser runs uncompiled: its bytes don't change with the moment when compiling is done."""
+        with ExitStack() as stack:
+            for compilation in self._compilations:
+                stack.enter_context(compilation.eagerly())
+            yield
+
+
+def prepare_pipeline(pipeline: Any, device: torch.device, model: ModelConfig, engine: EngineConfig) -> Preparation:
+    """Place the weights, and install what is configured. Raises ModelLoadError for what doesn't go together."""
+    _check(model, engine, device)
+    place(pipeline, device, model, engine)
+    if device.type == "cuda":
+        lay_out_channels_last(pipeline)
+    forget = install_step_cache(pipeline, model.step_cache) if model.step_cache is not None else None
+    denoisers = [getattr(pipeline, name, None) for name in ("unet", "transformer")]
+    compilations = (
+        tuple(BlockCompilation(denoiser) for denoiser in denoisers if denoiser is not None)
+        if engine.compile is Compilation.ON
+        else ()
+    )
+    return Preparation(forget=forget, compilations=compilations)
+
+
+def lay_out_channels_last(pipeline: Any) -> None:
+    """Convolutions' weights as cuDNN's half-precision kernels want them, which else transpose images at each call."""
+    for name in CONVOLUTIONAL:
+        module = getattr(pipeline, name, None)
+        if isinstance(module, torch.nn.Module):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check(model: ModelConfig, engine: EngineConfig, device: torch.device) -> None:
+    if engine.compile is Compilation.OFF:
+        return
+    other = None
+    if engine.offload is not Offload.NONE:
+        other = "worker.engine.offload Group"
+    elif model.step_cache is not None:
+        other = f"model.stepCache {model.step_cache}"
+    if other is not None:
+        raise ModelLoadError(
+            f"model {model.name}: worker.engine.compile On and {other} don't go together: what is compiled can't be "
+            "held up by either; leave one of them out"
+        )
+    if device.type == "cpu":
+        raise ModelLoadError(
+            f"model {model.name}: worker.engine.compile On needs an accelerator, and torch sees none, only the CPU; "
+            "set it to Off, or check the pod's GPU resource and the node's driver"
+        )
