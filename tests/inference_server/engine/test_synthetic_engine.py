@@ -140,7 +140,7 @@ def test_a_png_names_prompt_and_seed_and_that_no_model_made_it(config):
     text = open_image(images[1]).info["parameters"]
     assert text.startswith("ein Kätzchen 🐈\n")
     assert "Seed: 42" in text
-    assert "Engine: synthetic, no model" in text
+    assert 'Engine: "synthetic, no model"' in text
 
 
 def test_a_timed_image_differs_with_its_label():

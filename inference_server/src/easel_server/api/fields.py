@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import PARAMETERS, GenerationParameters
+from easel_server.generation.recipe import RecipeError, read_recipe
+from easel_server.generation.request import Recipe
 
 # Bounds that keep any number printable and storable; what is sensible is decided by the parameters' table.
 WireInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -55,6 +58,37 @@ class Inert:
     reason: str  # and what to do instead
 
 
+def _read_recipe(value: Any) -> Recipe | None:
+    if value is None or isinstance(value, Recipe):
+        return value
+    if not isinstance(value, str | dict):
+        raise PydanticCustomError("recipe", "must be what an image says of itself: an object, or its text")
+    try:
+        return read_recipe(value)
+    except RecipeError as error:
+        raise PydanticCustomError("recipe", "{fault}", {"fault": str(error)}) from None
+
+
+def need_prompt(prompt: str | None, others: ValidationInfo) -> str | None:
+    """A prompt that is given, or in a recipe that is."""
+    if prompt is None and others.data.get("recipe") is None:
+        raise PydanticCustomError("missing", "Field required")
+    return prompt
+
+
+RECIPE_DESCRIPTION: Final = (
+    "What an image says of itself, to have it again: its recipe (JSON: a PNG's text chunk `easel`, else "
+    "XMP's `easel:recipe`), or AUTOMATIC1111's text. Fields beside it go first; input images are sent again."
+)
+RecipeField = Annotated[
+    Recipe | None,
+    PlainValidator(_read_recipe),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}),
+]
+# Behind ``recipe``; required, unless that has it.
+PromptField = Annotated[str | None, MapsTo("prompt"), Field(validate_default=True), AfterValidator(need_prompt)]
+
+
 class ApiBody(BaseModel):
     """A body whose fields are marked. Unknown ones are refused, so that typos show; null is as good as absent."""
 
@@ -64,9 +98,14 @@ class ApiBody(BaseModel):
     COMPUTED: ClassVar[Mapping[str, str]] = {}
     PREFIX: ClassVar[str] = ""  # of the fields' names in errors
 
+    recipe: RecipeField = Field(default=None, exclude=True, description=RECIPE_DESCRIPTION)
+
     def given(self) -> dict[str, Any]:
-        """What the client said, by the names of ``GenerationParameters``. Raises RefusalError as conversions do."""
-        values: dict[str, Any] = {}
+        """What the client said, by the names of ``GenerationParameters``. Raises RefusalError as conversions do.
+
+        What a recipe says is what isn't said beside it.
+        """
+        values = {} if self.recipe is None else dict(self.recipe.given)
         for name, mark in _marks(type(self)).items():
             value = getattr(self, name)
             if value is None or mark.is_input:
@@ -75,6 +114,12 @@ class ApiBody(BaseModel):
             if converted is not None:
                 values[mark.parameter] = converted
         return values
+
+    @property
+    def recipe_size(self) -> tuple[int | None, int | None]:
+        """Width and height in pixels as a recipe has them."""
+        given = {} if self.recipe is None else self.recipe.given
+        return given.get("width_pixels"), given.get("height_pixels")
 
     def has_inputs(self) -> bool:
         """Whether any of its fields holds an image."""

@@ -28,6 +28,7 @@ from easel_server.generation.job import Job, JobState
 from easel_server.generation.messages import bound_warnings
 from easel_server.generation.models import (
     ModelFacts,
+    ModelIdentity,
     RequestedModel,
     build_cache_key,
     build_flight_key,
@@ -41,6 +42,7 @@ from easel_server.generation.parameters import (
     fill_in,
 )
 from easel_server.generation.prompt_syntax import find_words
+from easel_server.generation.recipe import find_missing, list_differences
 from easel_server.generation.request import GenerationRequest
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.images.interface import StoreFullError
@@ -173,11 +175,15 @@ class Submitter:
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),
             wanted_previews=request.previews,
             request_id=request_id.get(),
-            request_warnings=list_warnings(request, parameters),
+            request_warnings=list_warnings(request, parameters, facts.identity_of(model)),
             cache_key=digest_parameters(parameters.cache_values, sharer) if may_be_cached else None,
         )
 
     def _fill_in(self, request: GenerationRequest, facts: ModelFacts) -> GenerationParameters:
+        if request.recipe is not None:
+            digests = request.inputs.digests if request.inputs else {}
+            if missing := dict(find_missing(request.recipe, request.given, digests)):
+                raise refuse_fields(*(FieldFault(request.field_names[name], said) for name, said in missing.items()))
         context = FillContext(
             facts, self._config.limits, request.job_id, request.inputs, is_prompt_required=request.is_prompt_required
         )
@@ -289,13 +295,18 @@ class Submitter:
         )
 
 
-def list_warnings(request: GenerationRequest, parameters: GenerationParameters) -> tuple[str, ...]:
+def list_warnings(
+    request: GenerationRequest, parameters: GenerationParameters, identity: ModelIdentity | None
+) -> tuple[str, ...]:
     """What the API found that can't be done as asked, and what its prompts say in signs that nobody reads here."""
     warnings = [*request.warnings]
     for name in ("prompt", "negative_prompt"):
         text = getattr(parameters, name)
         if "(" in text or "[" in text:
             warnings += (f"{request.field_names[name]}: {warning}" for warning in find_words(text))
+    if request.recipe is not None:
+        digests = request.inputs.digests if request.inputs else {}
+        warnings += list_differences(request.recipe, digests, identity)
     return bound_warnings(warnings) if warnings else ()
 
 

@@ -24,7 +24,7 @@ MAX_PAIRS: Final = 200  # that are read
 _PAIR: Final = re.compile(r'\s*(\w[\w /-]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 # What is said of the image besides its parameters, without which it is the same.
-FACTS: Final = frozenset({"Model", "Model hash", "Version", "Diffusers", "Torch"})
+FACTS: Final = frozenset({"Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
 HIRES: Final = "Hires upscale"
 NUMBERS: Final = {
     "Steps": "steps",
@@ -32,6 +32,12 @@ NUMBERS: Final = {
     "Seed": "seed",
     "Denoising strength": "strength",
     "Reproducibility": "reproducibility",
+}
+
+
+TEXT_NAMES: Final = FACTS | {
+    *NUMBERS,
+    *("Prompt", "Negative prompt", "Sampler", "Schedule type", "Size-1", "Size-2"),
 }
 
 
@@ -82,8 +88,7 @@ def read_infotext(text: str) -> Infotext:
         given["width_pixels"], given["height_pixels"] = size[1], size[2]
         del pairs["Size"]
         pairs |= {"Size-1": size[1], "Size-2": size[2]}
-    known = {*NUMBERS, *FACTS, "Sampler", "Schedule type", "Size"}
-    return Infotext(pairs, given, tuple(name for name in written if name not in known))
+    return Infotext(pairs, given, tuple(name for name in pairs if name not in TEXT_NAMES))
 
 
 def _quote(value: object) -> str:

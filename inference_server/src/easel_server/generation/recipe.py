@@ -130,7 +130,8 @@ def _alias(name: str) -> str:
 
 @cache
 def _type_of(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(GenerationParameters.model_fields[name].annotation)
+    kind: Any = GenerationParameters.model_fields[name].annotation
+    return TypeAdapter(kind)
 
 
 def _check_types(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -244,7 +244,7 @@ def test_the_answer_says_of_each_image_what_the_image_says_of_itself(api, image_
     written = [read_info(api, image) for image in result.json["images"]]
     assert result.info["infotexts"] == written
     assert [f"Seed: {seed}" in text for seed, text in zip((5, 6), written, strict=True)] == [True, True]
-    assert "Engine: synthetic, no model" in written[0]
+    assert 'Engine: "synthetic, no model"' in written[0]
 
 
 def test_a_part_that_was_pasted_back_says_how_it_was_made(api):

@@ -50,7 +50,7 @@ ASKS: dict[str, tuple[str, Any, str]] = {
     "a script's name": ("script_name", "X/Y/Z plot", "script_name"),
     "a style among empty ones": ("styles", ["", "film"], "styles"),
     "a refiner": ("refiner_checkpoint", "refiner", "refiner_checkpoint"),
-    "parameters as a text": ("infotext", "a cat\nSteps: 20", "infotext"),
+    "a recipe cut off": ("infotext", "{", "infotext"),
     "half of a sampler's chance": ("eta", 0.5, "eta"),
     "a script that is on": ("alwayson_scripts", {"ADetailer": {"args": [True, {"ad_model": "face"}]}}, "ADetailer"),
     "a unit without a switch": ("alwayson_scripts", {"ControlNet": {"args": [{"module": "reference"}]}}, "ControlNet"),

@@ -34,6 +34,7 @@ def test_a_prediction_has_replicates_fields(client, gateway):
         "seed": 5,
         "output_format": "png",
         "priority": "Normal",
+        "reproducibility": "Close",
     }
     assert prediction["output"] == [f"{url}/output/0"]
     assert prediction["urls"] == {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/stream"}

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
-from easel_server.api.automatic1111.fields import find_settings_warnings
+from easel_server.api.automatic1111.fields import build_fields, find_settings_warnings
 from easel_server.api.automatic1111.harmless import SETTINGS, find_faults, is_nothing
 from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
 from easel_server.api.automatic1111.samplers import list_samplers, list_schedulers
@@ -19,8 +19,10 @@ from easel_server.api.openapi import describe_body
 from easel_server.gateway.client_warnings import build_warning_headers
 from easel_server.gateway.input_images import decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field, refuse_fields, refuse_unknown_model, refuse_unoffered
-from easel_server.generation.encoding import PNG_KEY, read_description
+from easel_server.generation.encoding import PNG_KEY, RECIPE_KEY, read_description, read_recipe_text
+from easel_server.generation.infotext import read_infotext
 from easel_server.generation.messages import truncate_repr
+from easel_server.generation.recipe import RecipeError, read_recipe
 from easel_server.transport.bodies import read_body
 
 TAGS: Final[list[str | Enum]] = ["AUTOMATIC1111"]
@@ -225,4 +227,17 @@ def read_png_info(image: str, *, max_pixels: int) -> dict[str, Any]:
     decoded = decode_image("image", decode_base64("image", image, is_prefix_needed=False), max_pixels=max_pixels)
     texts = {str(key): str(value) for key, value in decoded.info.items() if isinstance(value, str)}
     texts.pop(PNG_KEY, None)
-    return {"info": read_description(decoded), "items": texts, "parameters": {}}
+    info, recipe = read_description(decoded), read_recipe_text(decoded)
+    return {
+        "info": info,
+        "items": texts | ({RECIPE_KEY: recipe} if recipe else {}),
+        # As AUTOMATIC1111 names what is in the text, and then as txt2img and img2img take it.
+        "parameters": (dict(read_infotext(info).pairs) if info else {}) | _build_fields(recipe or info),
+    }
+
+
+def _build_fields(written: str) -> dict[str, Any]:
+    try:
+        return build_fields(read_recipe(written).given) if written else {}
+    except RecipeError:
+        return {}

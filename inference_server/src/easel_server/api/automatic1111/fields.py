@@ -25,14 +25,16 @@ from easel_server.api.automatic1111.harmless import (
     is_nothing,
     refuse,
 )
-from easel_server.api.automatic1111.samplers import choose_sampler
-from easel_server.api.fields import ApiBody, MapsTo, WireInteger, WireNumber
+from easel_server.api.automatic1111.samplers import AUTOMATIC, SCHEDULES, choose_sampler
+from easel_server.api.fields import RECIPE_DESCRIPTION, ApiBody, MapsTo, RecipeField, WireInteger, WireNumber
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
+from easel_server.generation.infotext import TEXT_NAMES
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import ImageFormat
 from easel_server.generation.samplers import split_sampler
 
 RANDOM_SEED: Final = -1
+SETTING_PARAMETERS: Final = ("image_format", "quality_percent", "reproducibility")
 DEFAULT_STRENGTH: Final = 0.75
 FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
 REPRODUCIBILITY: Final = "reproducibility"
@@ -69,6 +71,8 @@ class GenerationBody(ApiBody):
     KNOWN: ClassVar[Mapping[str, Harmless]] = {}
     INERT: ClassVar[frozenset[str]] = frozenset()
 
+    # AUTOMATIC1111's own name for what other APIs here call a recipe, and its own rule: other fields go first.
+    recipe: RecipeField = Field(default=None, alias="infotext", exclude=True, description=RECIPE_DESCRIPTION)
     prompt: Annotated[str | None, MapsTo("prompt")] = None
     negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
     seed: Annotated[WireInteger | None, MapsTo("seed", convert=_to_seed)] = Field(
@@ -137,19 +141,33 @@ class GenerationBody(ApiBody):
         if not is_nothing(self.clip_skip) and self.clip_skip not in (1, "1"):
             yield f"clip_skip: {self.clip_skip!r} is no field of this API and without effect; all layers are used"
         extra = self.model_extra or {}
-        unknown = [name for name in extra if name not in self.KNOWN and name not in self.INERT]
+        # Names of an image's text are what png-info gives beside the fields of this body.
+        unknown = [name for name in extra if not (name in self.KNOWN or name in self.INERT or name in TEXT_NAMES)]
         yield from find_unknown_warning(unknown, kind="field")
         yield from find_settings_warnings(self.settings)
 
     def _sampler(self) -> str:
-        return split_sampler(self.sampler_name or self.sampler_index or "")[0]
+        within = "" if self.recipe is None else self.recipe.given.get("sampler", "")
+        return split_sampler(self.sampler_name or self.sampler_index or within)[0]
+
+    @property
+    def size(self) -> tuple[int | None, int | None]:
+        """Width and height in pixels that are asked for."""
+        width, height = self.recipe_size
+        return self.width or width, self.height or height
 
     def given(self) -> dict[str, Any]:
         """As of any body, and what several fields make together. Raises RefusalError for a format or quality."""
-        images = _or(self.batch_size, 1) * _or(self.n_iter, 1)
-        quality = {} if (percent := self._read_quality()) is None else {"quality_percent": percent}
-        kept = {} if (chosen := self._read_reproducibility()) is None else {"reproducibility": chosen}
-        return super().given() | {"images": images, "image_format": self._read_format(), **quality, **kept}
+        said = {
+            "image_format": self._read_format(),
+            "quality_percent": self._read_quality(),
+            "reproducibility": self._read_reproducibility(),
+        }
+        values = super().given() | {name: value for name, value in said.items() if value is not None}
+        values["images"] = _or(self.batch_size, 1) * _or(self.n_iter, 1)
+        if self.seed == RANDOM_SEED:
+            values.pop("seed", None)
+        return values
 
     def given_for(self, samplers: Sequence[str]) -> dict[str, Any]:
         """What the client said, the sampler by the name of one that the model offers. Raises RefusalError."""
@@ -172,8 +190,10 @@ class GenerationBody(ApiBody):
             message = f"is {truncate_repr(written)}, allowed are {', '.join(Reproducibility)}"
             raise refuse_field(f"override_settings.{REPRODUCIBILITY}", message) from None
 
-    def _read_format(self) -> ImageFormat:
-        written = str(self.settings.get("samples_format") or "png")
+    def _read_format(self) -> ImageFormat | None:
+        written = str(self.settings.get("samples_format") or "")
+        if not written:
+            return None
         if written.lower() not in FORMATS:
             allowed = ", ".join(FORMATS)
             raise refuse_field("override_settings.samples_format", f"is {written[:20]!r}, allowed are {allowed}")
@@ -228,8 +248,9 @@ class ImageToImageBody(GenerationBody):
 
     def given(self) -> dict[str, Any]:
         """As of any body; this API has a default strength of its own."""
-        strength = DEFAULT_STRENGTH if self.denoising_strength is None else self.denoising_strength
-        return super().given() | {"strength": strength}
+        values = super().given()
+        within = values.get("strength", DEFAULT_STRENGTH)
+        return values | {"strength": within if self.denoising_strength is None else self.denoising_strength}
 
     def _find_faults(self, model: str) -> Iterator[FieldFault]:
         yield from super()._find_faults(model)
@@ -248,6 +269,18 @@ MASK_RANGES: Final = {
     "inpainting_fill": (0, 1),
     "inpaint_full_res_padding": (0, 1024),
 }
+
+
+def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as a body of txt2img or img2img has them; ``given`` by the names of ``GenerationParameters``."""
+    own = {parameter: name for parameter, name in GenerationBody.field_names().items() if "." not in name}
+    fields = {own[name]: value for name, value in given.items() if name in own and name not in ("images", "sampler")}
+    if sampler := given.get("sampler"):
+        fields["sampler_name"], schedule = split_sampler(sampler)
+        fields["scheduler"] = schedule or SCHEDULES[AUTOMATIC]
+    settings = {name: GenerationBody.COMPUTED[name].partition(".")[2] for name in SETTING_PARAMETERS}
+    chosen = {settings[name]: value for name, value in given.items() if name in settings}
+    return fields | ({"override_settings": chosen} if chosen else {})
 
 
 def find_settings_faults(settings: Mapping[str, JsonValue], *, prefix: str = "") -> Iterator[FieldFault]:

@@ -107,7 +107,6 @@ FIELDS: Final[Mapping[str, Harmless]] = {
     "s_min_uncond": ZERO,
     "s_churn": ZERO,
     "script_name": NOTHING,
-    "infotext": NOTHING,
     "firstpass_image": NOTHING,
 }
 TEXT_TO_IMAGE_FIELDS: Final[Mapping[str, Harmless]] = {**FIELDS, "enable_hr": OFF}

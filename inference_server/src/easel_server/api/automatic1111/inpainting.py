@@ -41,7 +41,7 @@ def build_inputs(body: ImageToImageBody, defaults: GenerationDefaults, limits: L
     """The images of a request. Raises RefusalError."""
     original = decode_base64(NAMES["image_digest"], body.init_images[0], is_prefix_needed=False)
     image = flatten(decode_image(NAMES["image_digest"], original, max_pixels=limits.max_input_pixels))
-    size = choose_size(image.size, (body.width, body.height), names=NAMES, defaults=defaults, limits=limits)
+    size = choose_size(image.size, body.size, names=NAMES, defaults=defaults, limits=limits)
     if body.resize_mode not in RESIZE_MODES and image.size != size:
         raise refuse_field("resize_mode", f"is {body.resize_mode}, allowed are 0 and 1 for an image of another size")
     way = Fit.CROP if body.resize_mode == CROP_AND_RESIZE else Fit.STRETCH

@@ -196,6 +196,7 @@ class Automatic1111Handlers:
                 field_names=body.field_names(),
                 model=body.checkpoint,
                 inputs=inputs,
+                recipe=body.recipe,
                 is_prompt_required=False,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 deadline=WAIT,

@@ -30,7 +30,7 @@ def describe_edit() -> dict[str, Any]:
         "image": {**image, "description": "A PNG, JPEG or WebP."},
         "mask": {**image, "description": "Of the same size; where it is transparent, the image is generated anew."},
     }
-    form["required"] = [*form["required"], "image"]
+    form["required"] = [*form.get("required", ()), "image"]
     return describe_bodies({FORM: form, "application/json": describe_model(EditBody)})
 
 
@@ -51,7 +51,7 @@ async def read_edit(request: Request, *, limit_bytes: int) -> Edit:
     if kind and not JSON_TYPE.fullmatch(kind):
         raise refuse_media_type(kind, FORM)
     body = await read_body(request, EditBody, limit_bytes=limit_bytes)
-    fields = EditFields.model_construct(**body.model_dump(exclude={"images", "mask"}))
+    fields = EditFields.model_construct(**{name: getattr(body, name) for name in EditFields.model_fields})
     return Edit(fields, body.images[0].image_url, body.mask.image_url if body.mask else None)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from easel_contract.server_config import Priority, Reproducibility
 from pydantic import BaseModel, ConfigDict, Field
 
-from easel_server.api.fields import ApiBody, Inert, MapsTo, WireInteger, WireNumber, parse_size
+from easel_server.api.fields import ApiBody, Inert, MapsTo, PromptField, WireInteger, WireNumber, parse_size
 from easel_server.generation.parameters import ImageFormat
 
 AUTO: Final = "auto"
@@ -33,7 +33,7 @@ class ImagesBody(ApiBody):
         "strength": "strength",
     }
 
-    prompt: Annotated[str, MapsTo("prompt")]
+    prompt: PromptField = None
     model: str | None = None
     n: Annotated[WireInteger | None, MapsTo("images")] = None
     size: str | None = Field(default=None, description='"WIDTHxHEIGHT" in pixels, or "auto".')
@@ -83,7 +83,8 @@ class ImagesBody(ApiBody):
     def parse_size(self) -> tuple[int, int] | tuple[None, None]:
         """Width and height in pixels, None where the choice is ours. Raises RefusalError if it can't be read."""
         if self.size is None or self.size == AUTO:
-            return None, None
+            width, height = self.recipe_size
+            return (width, height) if width is not None and height is not None else (None, None)
         return parse_size("size", self.size, others=', and "auto"')
 
 

@@ -125,6 +125,7 @@ class OpenAIHandlers:
                 field_names=body.field_names(),
                 model=body.model or None,
                 inputs=inputs,
+                recipe=body.recipe,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 deadline=WAIT,
                 priority=body.priority,

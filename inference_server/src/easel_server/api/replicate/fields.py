@@ -9,7 +9,7 @@ from easel_contract.server_config import LimitsConfig, Priority, Reproducibility
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from easel_server.api.fields import ApiBody, Inert, MapsTo, WireInteger, WireNumber, parse_size
+from easel_server.api.fields import ApiBody, Inert, MapsTo, PromptField, WireInteger, WireNumber, parse_size
 from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image, flatten
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
@@ -60,7 +60,7 @@ class PredictionInput(ApiBody):
 
     PREFIX: ClassVar[str] = "input."
 
-    prompt: Annotated[str, MapsTo("prompt")]
+    prompt: PromptField = None
     negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
     size: str | None = Field(default=None, description='"WIDTHxHEIGHT" in pixels; width and height go first.')
     width: Annotated[WireInteger | None, MapsTo("width_pixels")] = None
@@ -112,9 +112,7 @@ class PredictionInput(ApiBody):
 
     def parse_size(self) -> tuple[int | None, int | None]:
         """Width and height in pixels, None where the choice is ours. Raises RefusalError if ``size`` can't be read."""
-        if self.size is None:
-            return self.width, self.height
-        width, height = parse_size("input.size", self.size)
+        width, height = self.recipe_size if self.size is None else parse_size("input.size", self.size)
         return self.width or width, self.height or height
 
 

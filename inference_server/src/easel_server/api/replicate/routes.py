@@ -237,6 +237,7 @@ class PredictionHandlers:
                 given=body.input.given() | (inputs.size() if inputs else {}),
                 field_names=body.input.field_names(),
                 inputs=inputs,
+                recipe=body.input.recipe,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 webhook=body.to_webhook(is_signing_configured=context.is_signing_configured),
                 client_id=client_id,
