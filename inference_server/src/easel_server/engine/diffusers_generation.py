@@ -1,13 +1,17 @@
-"""A job under way in a diffusers pipeline."""
+"""A job under way in a diffusers pipeline, or in one after another."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import torch
+from easel_contract.server_config import Reproducibility
 
+from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.images.previews import build_preview
 from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.stepping.checkpoints import Checkpoint, copy_notes, find_changes, write_checkpoint
+from easel_server.engine.stepping.memory import attempt, free_device_memory
 from easel_server.engine.stepping.stepper import SteppedCall
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode
 from easel_server.generation.infotext import build_metadata
@@ -19,13 +23,93 @@ from easel_server.generation.samplers import split_sampler
 SHORT_HASH_CHARACTERS: Final = 10  # of the weights' hash, as AUTOMATIC1111 shows it
 
 
-@dataclass
+@dataclass(frozen=True)
+class Stage:
+    """A pipeline's call that a job makes. The pipeline is the job's own.
+
+    ``begins_at`` and ``ends_at`` are shares of the job's steps. All but the first are given what the one before left,
+    as ``image``.
+    """
+
+    pipeline: Any
+    arguments: Mapping[str, Any]
+    accepted: frozenset[str]  # names of arguments that the call takes
+    begins_at: float = 0.0
+    ends_at: float = 1.0
+
+
+@dataclass(frozen=True)
 class Progress:
-    """What a pipeline's call has told after its last step."""
+    """What the pipelines' calls have said after their last step."""
 
     steps_done: int = 0
+    stage: int = 0
+    index: int = -1  # of the stage's step that is done
     timestep: Any = None
     latents: torch.Tensor | None = None  # [images, …], of the pipeline's dtype and device
+
+
+@dataclass
+class StagesRun:
+    """The calls of all stages, one after another. Knows nothing of the greenlet that it runs in, which would then
+    never be collected: what a paused one refers to isn't seen."""
+
+    steps: int
+    stages: Sequence[Stage]
+    goes_on_from: Checkpoint | None = None
+    stage: int = 0
+    progress: Progress = field(default_factory=Progress)
+
+    def __call__(self) -> Any:
+        """The images, as the last stage's pipeline gives them."""
+        images: Any = None
+        if self.goes_on_from is not None:
+            self.stage = self.goes_on_from.stage
+            images = self.goes_on_from.latents
+        for number in range(self.stage, len(self.stages)):
+            self.stage = number
+            stage = self.stages[number]
+            given = {"image": images} if number else {}
+            images = stage.pipeline(**stage.arguments, **given, **self._build_callback(stage)).images
+        return images
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has come to where the checkpoint was taken."""
+        start = self.goes_on_from
+        return (
+            start is None or start.index < 0 or (self.progress.stage, self.progress.index) == (start.stage, start.index)
+        )
+
+    @property
+    def pipeline(self) -> Any:
+        """Of the stage that runs."""
+        return self.stages[self.stage].pipeline
+
+    def _build_callback(self, stage: Stage) -> dict[str, Any]:
+        if "callback_on_step_end" in stage.accepted:
+            return {"callback_on_step_end": self._note_step}
+        if "callback" in stage.accepted:  # of pipelines that have nothing newer
+            return {"callback": self._note_old_step, "callback_steps": 1}
+        return {}
+
+    def _note_old_step(self, index: int, timestep: Any, latents: torch.Tensor) -> None:
+        kept = self._note_step(self.pipeline, index, timestep, {"latents": latents})["latents"]
+        if kept is not latents:
+            latents.copy_(kept)
+
+    def _note_step(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        start = self.goes_on_from
+        if start is not None and (start.stage, start.index) == (self.stage, index):
+            vars(pipeline.scheduler).update(start.notes)
+            tensors = {**tensors, "latents": start.latents}
+        stage = self.stages[self.stage]
+        # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after an image).
+        timesteps = getattr(pipeline, "num_timesteps", 0) or len(pipeline.scheduler.timesteps)
+        share = stage.begins_at + (stage.ends_at - stage.begins_at) * (index + 1) / timesteps
+        steps_done = int(self.steps * share + 1e-6)  # a share of whole steps isn't always whole in floating point
+        self.progress = Progress(steps_done, self.stage, index, timestep, tensors["latents"])
+        return tensors
 
 
 @dataclass(frozen=True)
@@ -53,14 +137,24 @@ class DiffusersGeneration:
     """One job; made by ``DiffusersEngine.begin``."""
 
     def __init__(
-        self, parameters: GenerationParameters, pipeline: Any, arguments: Mapping[str, Any], facts: ImageFacts
+        self, parameters: GenerationParameters, run: StagesRun, facts: ImageFacts, subject: str
     ) -> None:
-        """``pipeline`` is this job's own, ``arguments`` are its call's."""
+        """``subject`` is that of its checkpoints."""
         self._parameters = parameters
-        self._pipeline = pipeline
+        self._run = run
         self._facts = facts
-        self._progress = Progress()
-        self.call = SteppedCall(lambda: pipeline(**arguments, callback_on_step_end=self._note_step).images)
+        self._subject = subject
+        self._begun_stage = -1
+        self._notes_at_begin: dict[str, Any] = {}  # the scheduler's, before the first step of the stage
+        self.call = SteppedCall(
+            run, images=parameters.images, is_exact=parameters.reproducibility is Reproducibility.EXACT
+        )
+
+    def settle(self) -> None:
+        """To be called when its call has paused, each time."""
+        if self._begun_stage != self._run.stage and not self.is_done:
+            self._begun_stage = self._run.stage
+            self._notes_at_begin = copy_notes(self._run.pipeline.scheduler)
 
     @property
     def is_done(self) -> bool:
@@ -68,41 +162,52 @@ class DiffusersGeneration:
         return self.call.is_done
 
     @property
+    def is_there(self) -> bool:
+        """Whether it is where its checkpoint was taken, or has none."""
+        return self._run.is_there
+
+    @property
     def error(self) -> Exception | None:
         """As Generation says."""
         error = self.call.error
         if error is None or isinstance(error, StopGenerationError | GenerationError):
             return error
-        return _explain(error, self._parameters, self._pipeline)
+        return _explain(error, self._parameters, self._run.pipeline)
 
     @property
     def steps_done(self) -> int:
         """As Generation says."""
-        return self._progress.steps_done
+        return self._run.progress.steps_done
 
     @property
     def own_seconds(self) -> float:
         """As Generation says."""
         return self.call.own_seconds
 
-    def _note_step(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after an image).
-        self._progress = Progress(
-            (index + 1) * self._parameters.steps // pipeline.num_timesteps, timestep, tensors["latents"]
-        )
-        return tensors
-
     def build_preview(self) -> bytes | None:
-        """As Generation says."""
-        progress, size = self._progress, (self._parameters.width_pixels, self._parameters.height_pixels)
-        if progress.latents is None:
+        """As Generation says. None as well if it doesn't fit into memory: the image itself may."""
+        latents, timestep = self._run.progress.latents, self._run.progress.timestep
+        if latents is None:
             return None
+        size = (self._parameters.width_pixels, self._parameters.height_pixels)
         with torch.inference_mode():
-            return build_preview(self._pipeline, progress.timestep, progress.latents, size)
+            preview, error = attempt(lambda: build_preview(self._run.pipeline, timestep, latents, size))
+        if error is None:
+            return preview
+        if not is_out_of_memory(error):
+            raise error
+        free_device_memory()
+        return None
 
     def checkpoint(self) -> bytes | None:
-        """None, for now."""
-        return None
+        """As Generation says: after its first step, until its last."""
+        run, progress = self._run, self._run.progress
+        if self.is_done or progress.latents is None:
+            return None
+        if progress.stage == run.stage:
+            changes = find_changes(self._notes_at_begin, run.pipeline.scheduler)
+            return write_checkpoint(Checkpoint(run.stage, progress.index, progress.latents, changes), self._subject)
+        return write_checkpoint(Checkpoint(run.stage, -1, progress.latents, {}), self._subject)  # another has begun
 
     def stop(self) -> None:
         """As Generation says."""
@@ -124,19 +229,22 @@ class DiffusersGeneration:
 
     def _describe(self, index: int) -> str:
         parameters = self._parameters
-        sampler, schedule = split_sampler(parameters.sampler or type(self._pipeline.scheduler).__name__)
+        sampler, schedule = split_sampler(parameters.sampler or type(self._scheduler).__name__)
         said = {"Sampler": sampler, "Schedule type": schedule, "Seed": parameters.seed + index}
         return build_metadata(parameters, {**said, **self._facts.texts})
 
     def _write_recipe(self, index: int) -> str:
-        scheduler = self._pipeline.scheduler
         return write_recipe(
             self._parameters,
             index,
             maker=self._facts.maker,
-            scheduler=describe_scheduler(type(scheduler).__name__, scheduler.config),
+            scheduler=describe_scheduler(type(self._scheduler).__name__, self._scheduler.config),
             max_bytes=MAX_RECIPE_BYTES.get(self._parameters.image_format),
         )
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._run.stages[0].pipeline.scheduler
 
 
 class FailedGeneration:
@@ -166,10 +274,10 @@ class FailedGeneration:
 
 
 def _explain(error: Exception, parameters: GenerationParameters, pipeline: Any) -> Exception:
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return GenerationError(
             f"{parameters.images} image(s) of {parameters.width_pixels}x{parameters.height_pixels} pixels don't fit "
-            f"into the memory of {pipeline.device}; ask for fewer or smaller images"
+            f"into the memory of {pipeline.device}, not even row by row and tile by tile; ask for fewer or smaller ones"
         )
     if isinstance(error, ValueError):  # how pipelines refuse an argument
         return GenerationError(f"{type(pipeline).__name__} refused the request: {error}")

@@ -25,6 +25,7 @@ from typing import Final
 
 from opentelemetry.trace import Tracer
 
+from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import JobState
@@ -38,7 +39,7 @@ from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.worker.drain import Drain, release
-from easel_server.worker.engine_errors import describe_error, is_out_of_memory
+from easel_server.worker.engine_errors import describe_error
 from easel_server.worker.heartbeats import OutageLog
 from easel_server.worker.job_run import JobRun, StopReason
 from easel_server.worker.spans import JobTimes, record_job_spans

@@ -4,14 +4,16 @@ A row is an entry of the batch dimension: an image, or its half of classifier-fr
 family: arguments are told apart by their shapes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
 TIMESTEP: Final = "timestep"  # of every denoiser: one for all rows, or one for each
-UNBATCHED: Final = frozenset({"txt_ids", "img_ids"})  # positions, the same for all rows: never joined, always compared
+UNBATCHED: Final = frozenset(
+    {"txt_ids", "img_ids", "image_rotary_emb"}
+)  # positions, the same for all rows: never joined, always compared
 Arguments = Mapping[str, Any]
 
 
@@ -24,13 +26,21 @@ class DenoiserCall:
 
     @property
     def rows(self) -> int:
-        """How many rows it has, by the first argument: latents, [rows, …]."""
-        first: torch.Tensor = next(iter(self.arguments.values()))
-        return first.shape[0]
+        """How many rows it has, by the first argument: latents, [rows, …]. 0 if that is none: it can't be joined."""
+        first = next(iter(self.arguments.values()), None)
+        return first.shape[0] if isinstance(first, torch.Tensor) and first.ndim > 0 else 0
+
+    @property
+    def row_shape(self) -> tuple[object, ...]:
+        """What one row is, by the first argument."""
+        first = next(iter(self.arguments.values()), None)
+        return (id(self.module), tuple(first.shape[1:]) if isinstance(first, torch.Tensor) else None)
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """Equal for calls that may be joined, but for values that ``can_join`` compares."""
+        """Equal for calls that may be joined, but for values that ``group`` compares."""
+        if not self.rows:
+            return (id(self.module), id(self))
         return (id(self.module), *(_describe(name, value, self.rows) for name, value in self.arguments.items()))
 
 
@@ -59,6 +69,64 @@ def merge(calls: Sequence[DenoiserCall]) -> Arguments:
         else _merge_values(name, [call.arguments[name] for call in calls], rows)
         for name in calls[0].arguments
     }
+
+
+def take_rows(call: DenoiserCall, numbers: Sequence[int]) -> DenoiserCall:
+    """A call with these of its rows, in this order; a row may be taken twice."""
+    rows = call.rows
+    if list(numbers) == list(range(rows)):
+        return call
+    taken = {
+        name: _take_timesteps(value, numbers) if name == TIMESTEP else _take(name, value, rows, numbers)
+        for name, value in call.arguments.items()
+    }
+    return DenoiserCall(call.module, taken)
+
+
+def split_images(call: DenoiserCall, images: int) -> list[DenoiserCall]:
+    """A call for each image. Row number r belongs to image r modulo ``images``: pipelines put pass after pass."""
+    if images <= 1 or call.rows % images or not call.rows:
+        return [call]
+    return [take_rows(call, range(image, call.rows, images)) for image in range(images)]
+
+
+def join_images(outputs: Sequence[Any]) -> Any:
+    """One output of those of images: what ``split_images`` undoes."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    if isinstance(first, torch.Tensor):
+        return torch.stack(list(outputs), dim=1).flatten(0, 1)
+    if isinstance(first, Mapping):
+        return type(first)(**{name: join_images([output[name] for output in outputs]) for name in first})
+    if isinstance(first, tuple | list):
+        return type(first)(join_images(column) for column in zip(*outputs, strict=True))
+    return first
+
+
+def join(outputs: Sequence[Any]) -> Any:
+    """One output of those of parts, row after row: what ``split`` undoes."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(outputs)) if first.ndim > 0 else first
+    if isinstance(first, Mapping):
+        return type(first)(**{name: join([output[name] for output in outputs]) for name in first})
+    if isinstance(first, tuple | list):
+        return type(first)(join(column) for column in zip(*outputs, strict=True))
+    return first
+
+
+def map_tensors(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The output with each of its tensors changed."""
+    if isinstance(output, torch.Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        return type(output)(**{name: map_tensors(value, change) for name, value in output.items()})
+    if isinstance(output, tuple | list):
+        return type(output)(map_tensors(value, change) for value in output)
+    return output
 
 
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
@@ -116,6 +184,21 @@ def _list_shared(arguments: Arguments, rows: int) -> list[torch.Tensor]:
         elif isinstance(value, tuple | list):
             found += _list_shared({str(index): each for index, each in enumerate(value)}, rows)
     return found
+
+
+def _take(name: str, value: Any, rows: int, numbers: Sequence[int]) -> Any:
+    if _is_batched(name, value, rows):
+        return value[list(numbers)]
+    if isinstance(value, Mapping):
+        return {key: _take(key, each, rows, numbers) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_take(name, each, rows, numbers) for each in value)
+    return value
+
+
+def _take_timesteps(value: Any, numbers: Sequence[int]) -> Any:
+    is_each = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] > 1
+    return value[list(numbers)] if is_each else value
 
 
 def _merge_timesteps(values: Sequence[Any], rows: Sequence[int]) -> torch.Tensor:

@@ -6,6 +6,13 @@ denoiser, each row at its own timestep, and lets every job go on with its part: 
 jobs begin and leave at any step, and what a job is given is what its pipeline does alone, whatever family it is of:
 schedulers, guidance, masks, ControlNets and refiners stay diffusers' own.
 
+what the denoiser's call raises      what follows
+-------------------------------      ------------
+memory ran out                       half of the calls, then half of the rows, down to a row alone; that many rows of
+                                     that shape are never joined again
+the device is lost                   every job fails with it: nothing will work any more
+anything else                        each job's call alone, once: only the guilty one fails
+
 https://greenlet.readthedocs.io: a greenlet runs until it switches, so nothing here runs at the same time.
 """
 
@@ -17,15 +24,32 @@ from typing import Any
 import torch
 from greenlet import getcurrent, greenlet
 
+from easel_server.engine.device_errors import is_device_lost, is_out_of_memory
 from easel_server.engine.interface import StopGenerationError
-from easel_server.engine.stepping.merging import DenoiserCall, group, merge, split
+from easel_server.engine.stepping.memory import attempt, free_device_memory, release_frames
+from easel_server.engine.stepping.merging import (
+    DenoiserCall,
+    group,
+    join,
+    join_images,
+    merge,
+    split,
+    split_images,
+    take_rows,
+)
 
 
 class SteppedCall:
     """A pipeline's call that pauses at each call of a denoiser."""
 
-    def __init__(self, call: Callable[[], Any]) -> None:
-        """``call`` is made with the first ``advance``."""
+    def __init__(self, call: Callable[[], Any], *, images: int = 1, is_exact: bool = False) -> None:
+        """``call`` is made with the first ``advance``, and generates so many images.
+
+        ``is_exact``: each image's rows are the denoiser's only ones, each time. Libraries add up in another order for
+        another number of rows, and on several threads at another place among them.
+        """
+        self.images = images
+        self.is_exact = is_exact
         self.pending: DenoiserCall | None = None  # what it waits for
         self.result: Any = None
         self.error: Exception | None = None
@@ -49,8 +73,11 @@ class SteppedCall:
     def _switch(self, switch: Callable[[], Any]) -> None:
         began_at = time.monotonic()
         try:
-            reached = switch()
+            # What the call sets for its thread (no gradients) it sets inside, and undoes inside when it ends.
+            with torch.inference_mode():
+                reached = switch()
         except Exception as error:
+            release_frames(error)
             self.error = error
         else:
             if not self._greenlet.dead:
@@ -72,45 +99,93 @@ class Stepper:
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         """Within a SteppedCall the modules' calls pause from now on; elsewhere they run as before."""
         self._forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
+        self._row_limits: dict[object, int] = {}  # by the shape of a row: how many don't run out of memory
         for module in modules:
             self._attach(module)
 
     def _attach(self, module: torch.nn.Module) -> None:
         forward = module.forward
         signature = inspect.signature(forward)
+        # Arguments are bound to names, and what has none, such as **options, goes on under its own.
+        options_name = next(
+            (each.name for each in signature.parameters.values() if each.kind is inspect.Parameter.VAR_KEYWORD), ""
+        )
         self._forwards[module] = forward
 
         def pause_or_run(*arguments: Any, **options: Any) -> Any:
             current = getcurrent()
             if not isinstance(current, _Greenlet) or current.parent is None:
                 return forward(*arguments, **options)
-            bound = signature.bind(*arguments, **options).arguments
-            return current.parent.switch(DenoiserCall(module, bound))
+            bound = dict(signature.bind(*arguments, **options).arguments)
+            return current.parent.switch(DenoiserCall(module, bound | bound.pop(options_name, {})))
 
         module.forward = pause_or_run
+
+    def find_row_limit(self, row_shape: object) -> int | None:
+        """How many rows of this shape fit into memory at once; None if they never didn't."""
+        return self._row_limits.get(row_shape)
 
     def step(self, calls: Sequence[SteppedCall]) -> None:
         """Take each call that isn't done one denoiser call further."""
         waiting = [(call, call.pending) for call in calls if call.pending is not None]
-        outputs: dict[SteppedCall, Any] = {}
-        for numbers in group([pending for _, pending in waiting]):
-            self._run([waiting[number] for number in numbers], outputs)
-        for call, output in outputs.items():
-            call.advance(output)
+        outcomes = [
+            (call, self._evaluate_by_images(pending, call.images)) for call, pending in waiting if call.is_exact
+        ]
+        shared = [(call, pending) for call, pending in waiting if not call.is_exact]
+        for numbers in group([pending for _, pending in shared]):
+            outputs = self.evaluate([shared[number][1] for number in numbers])
+            outcomes += zip((shared[number][0] for number in numbers), outputs, strict=True)
+        lost = next((each for _, each in outcomes if isinstance(each, Exception) and is_device_lost(each)), None)
+        for call, outcome in outcomes:
+            if lost is not None or isinstance(outcome, Exception):
+                call.throw(lost or outcome)
+            else:
+                call.advance(outcome)
 
-    def _run(self, waiting: Sequence[tuple[SteppedCall, DenoiserCall]], outputs: dict[SteppedCall, Any]) -> None:
-        pending = [each for _, each in waiting]
-        try:
-            output = self._forwards[pending[0].module](**merge(pending))
-        except Exception as error:
-            failed = error
-        else:
-            for (call, _), part in zip(waiting, split(output, [each.rows for each in pending]), strict=True):
-                outputs[call] = part
-            return
-        # Outside the except: what the failed call held is free by now.
-        if len(waiting) == 1:
-            waiting[0][0].throw(failed)
-            return
-        for each in waiting:
-            self._run([each], outputs)
+    def evaluate(self, calls: Sequence[DenoiserCall]) -> list[Any]:
+        """For each call of a group its output, or the exception that is its own."""
+        rows = sum(call.rows for call in calls)
+        limit = self._row_limits.get(calls[0].row_shape, rows)
+        if rows <= limit:
+            outputs = self._run(calls)
+            error = outputs[0]
+            if not isinstance(error, Exception) or is_device_lost(error):
+                return outputs
+            if not is_out_of_memory(error):
+                return outputs if len(calls) == 1 else [self.evaluate([call])[0] for call in calls]
+            free_device_memory()
+            if rows <= 1:
+                return outputs
+            limit = self._row_limits[calls[0].row_shape] = rows // 2
+        if len(calls) > 1:
+            half = len(calls) // 2
+            return [*self.evaluate(calls[:half]), *self.evaluate(calls[half:])]
+        return [self._evaluate_by_rows(calls[0], limit)]
+
+    def _evaluate_by_rows(self, call: DenoiserCall, limit: int) -> Any:
+        parts = []
+        for start in range(0, call.rows, limit):
+            [part] = self.evaluate([take_rows(call, range(start, min(start + limit, call.rows)))])
+            if isinstance(part, Exception):
+                return part
+            parts.append(part)
+        return join(parts)
+
+    def _evaluate_by_images(self, call: DenoiserCall, images: int) -> Any:
+        parts = []
+        for image in split_images(call, images):
+            [part] = self._run([image])
+            if isinstance(part, Exception) and is_out_of_memory(part):  # of this much alone, or of what torch keeps
+                free_device_memory()
+                [part] = self._run([image])
+            if isinstance(part, Exception):
+                return part
+            parts.append(part)
+        return join_images(parts)
+
+    def _run(self, calls: Sequence[DenoiserCall]) -> list[Any]:
+        """All in one call of the denoiser: for each its output, or for each the exception."""
+        outputs, error = attempt(
+            lambda: split(self._forwards[calls[0].module](**merge(calls)), [call.rows for call in calls])
+        )
+        return [error] * len(calls) if outputs is None else outputs
