@@ -422,7 +422,10 @@ class WorkerConfig(Model):
     lease_seconds: int = Field(default=10, ge=2)  # a job whose worker is silent this long is released
     max_attempts: int = Field(default=3, ge=1)  # a job that ends its worker this often fails
     drain_seconds: int = Field(default=50, ge=0)  # on SIGTERM: time to finish; what is left goes back to the queue
-    max_batch_images: int = Field(default=1, ge=1, le=64)  # images of compatible jobs that are generated in one batch
+    # Images of one size that share steps; None: as many as the engine does best.
+    max_batch_images: int | None = Field(default=None, ge=1, le=64)
+    # After which a step counts as one that never ends; None: far longer than any took so far, at least five minutes.
+    step_timeout_seconds: int | None = Field(default=None, ge=1, le=86_400)
 
 
 class TracingConfig(Model):

@@ -349,6 +349,7 @@ class Process:
             lease_seconds=config.worker.lease_seconds,
             drain_seconds=config.worker.drain_seconds,
             max_batch_images=config.worker.max_batch_images,
+            step_timeout_seconds=config.worker.step_timeout_seconds,
         )
         identity = identify_model(description, config.model, config.engine.kind)
         self._worker = Worker(
@@ -360,6 +361,7 @@ class Process:
             metrics=self._metrics,
             tracer=self._tracer,
         )
+        self._readiness.watch_life(self._worker.find_stall)
         freeze_startup_objects()
         self._readiness.lift(ReadyReason.LOADING)
         facts = describe_model(description, identity)

@@ -92,8 +92,17 @@ class Readiness:
         """``look_at_room`` says what is wrong with the room for new requests, if anything is."""
         self._ping = ping
         self._look_at_room = look_at_room
+        self._find_stall: Callable[[], str | None] = lambda: None
         self._holds: dict[ReadyReason, str] = {}
         self._was_reached = False
+
+    def watch_life(self, find_stall: Callable[[], str | None]) -> None:
+        """``find_stall`` says what only a restart will mend; None while nothing is like that."""
+        self._find_stall = find_stall
+
+    def find_stall(self) -> str | None:
+        """Why this process should be restarted, in a sentence."""
+        return self._find_stall()
 
     def hold(self, reason: ReadyReason, message: str) -> None:
         """Not ready, for this reason, until it is lifted."""
@@ -146,6 +155,8 @@ def add_probe_routes(
     async def healthz(request: Request) -> PlainTextResponse:
         """The process is alive. A missing Redis doesn't count: a restart wouldn't bring it back."""
         del request
+        if readiness is not None and (stall := readiness.find_stall()) is not None:
+            return PlainTextResponse(f"{stall}\n", status_code=503)
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> JSONResponse:

@@ -46,5 +46,5 @@ class Watchdog:
             return None
         return (
             f"the engine hangs: {what} has taken {seconds:.0f} s, {self.limit_seconds:.0f} s are allowed "
-            "(worker.stepTimeoutSeconds); a restart is the only way out"
+            "(stepTimeoutSeconds); a restart is the only way out"
         )

@@ -124,6 +124,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         worker=WorkerConfig(
             drain_seconds=max(0, context.grace_seconds - DRAIN_MARGIN_SECONDS),
             max_batch_images=spec.batching.max_images,
+            step_timeout_seconds=spec.batching.step_timeout_seconds,
         ),
         bucket=(
             BucketConfig(**results.bucket.model_dump(exclude={"credentials_secret_name"})) if results.bucket else None
