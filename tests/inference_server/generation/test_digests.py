@@ -1,11 +1,7 @@
 """Which requests count as the same."""
 
 import pytest
-<<<<<<< HEAD
-from easel_contract.server_config import DType, EngineKind, ModelConfig, Quantization, RefinerConfig, StepCache
-=======
-from easel_contract.server_config import DType, EngineKind, ModelConfig, SourceConfig
->>>>>>> a176d76 (Models are gathered, checked and named before they are loaded)
+from easel_contract.server_config import DType, EngineKind, ModelConfig, Quantization, SourceConfig, StepCache
 from easel_server.generation.job import job_fingerprint
 from easel_server.generation.models import (
     ModelIdentity,

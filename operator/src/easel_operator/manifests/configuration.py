@@ -159,7 +159,10 @@ def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
 
 def _gateway_file(config: ServerConfig) -> Json:
     return config.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"worker": True, "engine": {"compile", "offload", "synthetic"}}
+        mode="json",
+        by_alias=True,
+        exclude_none=True,
+        exclude={"worker": True, "engine": {"compile", "offload", "synthetic"}},
     )
 
 

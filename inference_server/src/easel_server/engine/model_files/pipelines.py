@@ -51,7 +51,10 @@ def build_gathering(config: ModelConfig, dtype: torch.dtype, hub: Hub) -> Gather
 def load_pipeline(
     config: ModelConfig, model: GatheredModel, device: torch.device, dtype: torch.dtype
 ) -> LoadedPipeline:
-    """The model. Raises ModelFileError for one that generates nothing from text alone, and what can't be loaded."""
+    """The model, on a device: the host, where something else is to be done with the weights before they go further.
+
+    Raises ModelFileError for one that generates nothing from text alone, and for what can't be loaded.
+    """
     class_name = read_index(model.directory).get("_class_name")
     if (refusal := explain_class(str(class_name), model.directory)) is not None:
         raise ModelFileError(refusal)
@@ -154,9 +157,9 @@ def _load(
 def _explain_broken(model: GatheredModel, what: str) -> str:
     if model.single is not None:
         return (
-            f"{model.single.path.name} doesn't fit its configuration in {model.directory} ({what}; {_describe(model)}): "
-            "it is of another family; put that family's configuration beside it, or name its repository in "
-            "model.configRepository"
+            f"{model.single.path.name} doesn't fit its configuration in {model.directory} ({what}; "
+            f"{_describe(model)}): it is of another family; put that family's configuration beside it, or name its "
+            "repository in model.configRepository"
         )
     return (
         f"the files in {model.directory} can't be read as a diffusers pipeline ({what}; {_describe(model)}); download "
