@@ -129,29 +129,25 @@ class EngineConfig(Model):
     synthetic: SyntheticConfig = SyntheticConfig()
 
 
-class RefinerConfig(Model):
-    """Which model takes over the last steps."""
+class SourceConfig(Model):
+    """Where weights come from."""
 
-    source: str = Field(min_length=1)  # as ModelConfig's
+    source: str = Field(min_length=1)  # a Hugging Face Hub id, or an absolute path of a directory or a file
     revision: str | None = None
-    variant: str | None = None
-    file: str | None = None
+    variant: str | None = None  # of the weight files: "fp16"
+    file: str | None = None  # a single one of a repository on the Hub
 
 
-class ModelConfig(Model):
+class ModelConfig(SourceConfig):
     """Which pipeline to load."""
 
     name: str = Field(min_length=1)  # the id that clients see in /v1/models
-    source: str = Field(min_length=1)  # a Hugging Face Hub id, or an absolute path of a directory or a file
-    revision: str | None = None
-    variant: str | None = None  # of the Hub's files: "fp16"
-    file: str | None = None  # a single one of a repository on the Hub
     config_repository: str | None = None  # of a single file: the Hub repository with its configuration
     allow_pickles: bool = False
     dtype: DType = DType.AUTO
     quantization: Quantization | None = None
     step_cache: StepCache | None = None
-    refiner: RefinerConfig | None = None
+    refiner: SourceConfig | None = None  # takes over the last steps
 
 
 class LimitsConfig(Model):

@@ -30,7 +30,7 @@ from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError, read_settings
 from easel_server.engine.interface import Engine, ModelLoadError
-from easel_server.engine.loading import check_directory, is_directory, load_engine, start_loading
+from easel_server.engine.loading import find_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkSigner, read_link_keys
@@ -377,11 +377,10 @@ class Process:
 
     async def _load(self) -> Engine:
         config = self._config
-        if is_directory(config.model) and config.engine.kind is EngineKind.DIFFUSERS:
+        is_real = config.engine.kind is EngineKind.DIFFUSERS
+        if is_real and (directory := find_directory(config.model)) is not None:
             # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
-            await self._try_to_publish(
-                publish_defaults(self._stores.facts, config.model, read_defaults(check_directory(config.model)))
-            )
+            await self._try_to_publish(publish_defaults(self._stores.facts, config.model, read_defaults(directory)))
         return await start_loading(
             lambda: load_engine(config.model, hub_token=self._settings.hub_token, engine=config.engine)
         )

@@ -60,16 +60,6 @@ def test_the_scheduler_and_the_vocabulary_count_and_a_readme_does_not(copy):
     assert revision_of(copy) not in {before, changed}
 
 
-def test_of_a_repository_the_commit_counts(copy, monkeypatch):
-    tiny_engine()  # so that the libraries are prepared before they are imported here
-    from easel_server.engine import diffusers_loader  # noqa: PLC0415  # loads torch
-
-    snapshot = copy.rename(copy.with_name(COMMIT))
-    monkeypatch.setattr(diffusers_loader, "download_model", lambda _config, *, token: snapshot)
-    engine = load_engine(ModelConfig(name="m", source="owner/model", revision="main"), hub_token=None)
-    assert engine.description.resolved_revision == COMMIT
-
-
 def test_the_versions_of_what_may_change_pixels_are_reported():
     versions = tiny_engine().description.versions
     libraries = {

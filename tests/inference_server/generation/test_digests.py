@@ -1,7 +1,7 @@
 """Which requests count as the same."""
 
 import pytest
-from easel_contract.server_config import DType, EngineKind, ModelConfig, Quantization, RefinerConfig, StepCache
+from easel_contract.server_config import DType, EngineKind, ModelConfig, Quantization, SourceConfig, StepCache
 from easel_server.generation.job import job_fingerprint
 from easel_server.generation.models import (
     ModelIdentity,
@@ -92,7 +92,7 @@ def test_a_models_name_and_how_its_number_format_was_chosen_change_no_pixels() -
         {"variant": "fp16"},
         {"file": "model.safetensors"},
         {"config_repository": "owner/config"},
-        {"refiner": RefinerConfig(source="owner/refiner")},
+        {"refiner": SourceConfig(source="owner/refiner")},
     ],
     ids=str,
 )
@@ -105,7 +105,7 @@ def test_what_is_configured_otherwise_is_another_model(change: dict[str, object]
 
 
 def test_each_refiner_makes_another_model() -> None:
-    refiners = (RefinerConfig(source="owner/refiner", variant=variant) for variant in (None, "fp16"))
+    refiners = (SourceConfig(source="owner/refiner", variant=variant) for variant in (None, "fp16"))
     models = [MODEL, *(MODEL.model_copy(update={"refiner": refiner}) for refiner in refiners)]
     assert len({model_key(model, EngineKind.DIFFUSERS) for model in models}) == 3
 

@@ -136,9 +136,7 @@ class ImageFacts:
 class DiffusersGeneration:
     """One job; made by ``DiffusersEngine.begin``."""
 
-    def __init__(
-        self, parameters: GenerationParameters, run: StagesRun, facts: ImageFacts, subject: str
-    ) -> None:
+    def __init__(self, parameters: GenerationParameters, run: StagesRun, facts: ImageFacts, subject: str) -> None:
         """``subject`` is that of its checkpoints."""
         self._parameters = parameters
         self._run = run

@@ -11,30 +11,31 @@ import diffusers
 import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
-from diffusers import DiffusionPipeline
 from easel_contract import names
 from easel_contract.server_config import DType, ModelConfig
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.interface import GenerationError, ModelLoadError, NonFiniteError, build_trial
-from easel_server.engine.model_files.content_hash import hash_content
-from easel_server.engine.model_files.hub import download_model
+from easel_server.engine.model_files.gathering import gather_model
+from easel_server.engine.model_files.hub import Hub
+from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
+from easel_server.engine.model_files.selection import ModelFileError
 from easel_server.generation.models import EngineDescription, read_defaults
 
 LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels
+PROCESSORS_FILE = Path("/proc/cpuinfo")
+BFLOAT16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # Intel's and AMD's, Intel's, Arm's
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 
 logger = logging.getLogger(__name__)
 
 
-def load(
-    config: ModelConfig, directory: Path | None, *, threads: int, hub_token: str | None, began_seconds: float
-) -> DiffusersEngine:
+def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seconds: float) -> DiffusersEngine:
     """The model, ready to generate. Blocks for download, reading and warm-up; call it in a thread.
 
-    ``directory`` is the model's, None if it comes from the Hub. ``threads`` are torch's on a CPU. ``began_seconds`` (of
-    time.monotonic) is where ``load_seconds`` counts from. Raises ModelLoadError with what to change.
+    ``threads`` are torch's on a CPU. ``began_seconds`` (of time.monotonic) is where ``load_seconds`` counts from.
+    Raises ModelLoadError with what to change.
     """
     _hush_libraries()
     torch.set_num_threads(threads)
@@ -42,20 +43,28 @@ def load(
     # where hardware is looked for.
     device = PartialState().device
     dtype = choose_dtype(config, device)
-    files = directory if directory is not None else download_model(config, token=hub_token)
-    pipeline, resolved_revision = _read_pipeline(config, files, device, dtype)
+    try:
+        how = build_gathering(config, dtype, Hub(hub_token))
+        model = gather_model(config, how)
+        loaded = load_pipeline(config, model, device, dtype)
+        refiner = load_refiner(config.refiner, how, loaded, device, dtype) if config.refiner is not None else None
+    except ModelFileError as error:
+        raise ModelLoadError(f"model {config.name}: {error}") from error
     description = EngineDescription(
         engine="diffusers",
-        pipeline=type(pipeline).__name__,
-        device=str(pipeline.device),
+        pipeline=type(loaded.pipeline).__name__,
+        device=str(loaded.pipeline.device),
         dtype=str(dtype).removeprefix("torch."),
         model=config.name,
         load_seconds=0.0,
-        defaults=read_defaults(files),
-        resolved_revision=resolved_revision,
+        defaults=read_defaults(model.directory),
+        resolved_revision=loaded.weights,
+        files=model.files,
+        refiner=refiner.weights if refiner is not None else "",
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
-    engine = DiffusersEngine(pipeline, description)
+    second: dict[str, Any] = {"refiner": refiner.pipeline} if refiner is not None else {}
+    engine = DiffusersEngine(loaded.pipeline, description, **second)
     _warm_up(engine)
     engine.description = replace(engine.description, load_seconds=time.monotonic() - began_seconds)
     return engine
@@ -81,47 +90,43 @@ def _warm_up(engine: DiffusersEngine) -> None:
 def choose_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """The number format for a device, as DType describes it.
 
-    Raises ModelLoadError for a half-precision format on a CPU: it would generate hundreds of times slower than meant.
+    Raises ModelLoadError for one that the device has not, or only emulates, hundreds of times slower than meant.
     """
+    has_bfloat16 = _has_bfloat16(device)
     if config.dtype is DType.AUTO:
         if device.type == "cpu":
             return torch.float32
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.float16
-        return torch.bfloat16 if device.type in {"cuda", "xpu", "hpu"} else torch.float16
-    if device.type == "cpu" and config.dtype is not DType.FLOAT32:
+        return torch.bfloat16 if device.type in {"cuda", "xpu", "hpu"} and has_bfloat16 else torch.float16
+    if device.type == "cpu" and config.dtype is DType.FLOAT16:
         raise ModelLoadError(
-            f"model {config.name}: dtype {config.dtype} needs an accelerator, and torch sees none, only the CPU; "
-            "check the pod's GPU resource and the node's driver, or set model.dtype to Auto or Float32"
+            f"model {config.name}: dtype Float16 needs an accelerator, and torch sees none, only the CPU; check the "
+            "pod's GPU resource and the node's driver, or set model.dtype to Auto or Float32"
+            + (", or to BFloat16, which this processor has" if has_bfloat16 else "")
+        )
+    if config.dtype is DType.BFLOAT16 and not has_bfloat16:
+        where = "an accelerator, and torch sees none, only the CPU, which" if device.type == "cpu" else f"what {device}"
+        raise ModelLoadError(
+            f"model {config.name}: dtype BFloat16 needs {where} lacks (of processors those with avx512_bf16, amx_bf16 "
+            "or Arm's bf16 have it; of NVIDIA's GPUs, those of 2020 and later); check the pod's GPU resource and the "
+            "node's driver, or set model.dtype to Auto or Float32"
         )
     return TORCH_DTYPES[config.dtype]
 
 
-def _read_pipeline(config: ModelConfig, directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, str]:
-    """The pipeline on its device, and which weights it has: the Hub's commit, or the hash of a directory's content."""
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type != "cpu" or has_cpu_bfloat16()
+
+
+def has_cpu_bfloat16(processors: Path = PROCESSORS_FILE) -> bool:
+    """Whether the processor multiplies bfloat16 itself, by the features that the kernel lists."""
     try:
-        pipeline = DiffusionPipeline.from_pretrained(directory, dtype=dtype, local_files_only=True)  # type: ignore[no-untyped-call]
-        # Before the weights go to the device: not all devices have 64-bit integers.
-        is_directory = directory == Path(config.source)
-        resolved_revision = hash_content(pipeline, directory) if is_directory else directory.name
-        return pipeline.to(device), resolved_revision
-    except torch.OutOfMemoryError as error:
-        total_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        raise ModelLoadError(
-            f"model {config.name}: out of memory on {device} ({total_gib:.1f} GiB) while loading {config.source} as "
-            f"{dtype}; use a GPU with more memory or a smaller model, or set model.dtype to BFloat16 or Float16"
-        ) from error
-    # The libraries raise most kinds of error for broken files; whichever it is, the files won't change by a restart.
-    except Exception as error:
-        raise ModelLoadError(
-            f"model {config.name}: the files in {directory} can't be read as a diffusers pipeline "
-            f"({type(error).__name__}: {_first_line(error)}); download the model again and check model.source"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no detail"
+        lines = processors.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    features = {word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split()}
+    return bool(features & BFLOAT16_FEATURES)
 
 
 def _hush_libraries() -> None:

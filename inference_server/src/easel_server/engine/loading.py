@@ -17,9 +17,10 @@ from easel_contract import names
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
 
 from easel_server.engine.interface import Engine, ModelLoadError
-from easel_server.generation.models import MODEL_INDEX, read_defaults
+from easel_server.engine.model_files.local import find_model
+from easel_server.engine.model_files.selection import ModelFileError
+from easel_server.generation.models import read_defaults
 
-SHOWN_ENTRIES: Final = 8  # of a directory that is no model
 ENV_TORCH_THREADS: Final = "EASEL_TORCH_THREADS"
 CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<quota> <period>" or "max <period>", microseconds
 
@@ -34,13 +35,13 @@ def load_engine(config: ModelConfig, *, hub_token: str | None, engine: EngineCon
     if engine is not None and engine.kind is EngineKind.SYNTHETIC:
         return _load_synthetic(config, engine.synthetic)
     began_seconds = time.monotonic()
-    directory = check_directory(config) if is_directory(config) else None
+    find_directory(config)  # before the libraries are imported, which takes longer
     threads = choose_threads()
     prepare_libraries()
     # Here, since a gateway must start without loading torch.
     from easel_server.engine.diffusers_loader import load  # noqa: PLC0415
 
-    return load(config, directory, threads=threads, hub_token=hub_token, began_seconds=began_seconds)
+    return load(config, threads=threads, hub_token=hub_token, began_seconds=began_seconds)
 
 
 def _load_synthetic(config: ModelConfig, synthetic: SyntheticConfig) -> Engine:
@@ -57,27 +58,18 @@ def _load_synthetic(config: ModelConfig, synthetic: SyntheticConfig) -> Engine:
     )
 
 
-def is_directory(config: ModelConfig) -> bool:
-    """Whether the source names a directory, not a repository on the Hub."""
-    return Path(config.source).is_absolute()
+def find_directory(config: ModelConfig) -> Path | None:
+    """The directory with the model's configuration, if it is one on this machine. Quick.
 
-
-def check_directory(config: ModelConfig) -> Path:
-    """The directory of the model. Raises ModelLoadError if it holds no pipeline."""
-    directory = Path(config.source)
-    if not directory.is_dir():
-        raise ModelLoadError(
-            f"model {config.name}: directory {directory} does not exist; "
-            "check model.source and that the volume which holds the model is mounted there"
-        )
-    if not (directory / MODEL_INDEX).is_file():
-        entries = sorted(entry.name for entry in directory.iterdir())
-        found = ", ".join(entries[:SHOWN_ENTRIES]) or "nothing"
-        raise ModelLoadError(
-            f"model {config.name}: directory {directory} has no {MODEL_INDEX} (found: {found}); model.source must "
-            "name a pipeline in diffusers' layout, such as `hf download REPOSITORY --local-dir DIRECTORY` writes"
-        )
-    return directory
+    Raises ModelLoadError if the source is a path and no model is there.
+    """
+    source = Path(config.source)
+    if not source.is_absolute():
+        return None
+    try:
+        return find_model(source, allow_pickles=config.allow_pickles).directory
+    except ModelFileError as error:
+        raise ModelLoadError(f"model {config.name}: {error}") from error
 
 
 def choose_threads() -> int:

@@ -10,9 +10,9 @@ from easel_contract.server_config import (
     BucketConfig,
     GatewayConfig,
     ModelConfig,
-    RefinerConfig,
     ResultsConfig,
     ServerConfig,
+    SourceConfig,
     WebhookConfig,
     WorkerConfig,
 )
@@ -145,13 +145,13 @@ def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig
         step_cache=model.step_cache,
         allow_pickles=model.allow_pickles,
         config_repository=model.config_repository,
-        refiner=RefinerConfig(**_source_config(refiner.source, names.REFINER_DIRECTORY)) if refiner else None,
+        refiner=SourceConfig(**_source_config(refiner.source, names.REFINER_DIRECTORY)) if refiner else None,
         **_source_config(model.source, names.MODEL_DIRECTORY),
     )
 
 
 def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
-    """The fields that ModelConfig and RefinerConfig share."""
+    """The fields of a SourceConfig."""
     hub, volume = source.hugging_face, source.persistent_volume_claim
     if hub is not None:
         return {"source": hub.repository, "revision": hub.revision, "variant": hub.variant, "file": hub.file}
@@ -160,7 +160,10 @@ def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
 
 def _gateway_file(config: ServerConfig) -> Json:
     return config.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"worker": True, "engine": {"compile", "offload", "synthetic"}}
+        mode="json",
+        by_alias=True,
+        exclude_none=True,
+        exclude={"worker": True, "engine": {"compile", "offload", "synthetic"}},
     )
 
 

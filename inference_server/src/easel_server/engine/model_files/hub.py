@@ -1,56 +1,161 @@
-"""Brings a model's files from a repository of the Hugging Face Hub, downloaded or from its cache.
+"""Brings files of a repository of the Hugging Face Hub, downloaded or from its cache: what is loaded and nothing else.
 
-The Hub client's errors become ModelLoadError here and nowhere else.
+The Hub client's errors become ModelFileError here and nowhere else. Where the Hub is (``HF_ENDPOINT``), whether it may
+be asked (``HF_HUB_OFFLINE``) and where files are kept (``HF_HOME``) is the client's own to read.
 """
 
+import errno
+import glob
+import json
 import logging
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from diffusers import DiffusionPipeline
-from easel_contract.server_config import ModelConfig
+from easel_contract.server_config import SourceConfig
+from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.model_files.local import list_sizes
+from easel_server.engine.model_files.selection import ModelFileError, Selection, choose_files, format_gib
 from easel_server.generation.models import MODEL_INDEX
 
 RETRY_DELAYS_SECONDS = (2.0, 5.0, 15.0)  # between attempts while the Hub can't be reached
 ACCESS_REFUSED = frozenset({401, 403})
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+SPARE_DISK_BYTES: Final = 64 << 20  # besides the files: the cache's own, and those of libraries
+SHOWN_FILES: Final = 8
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 
-def download_model(config: ModelConfig, *, token: str | None, pause: Callable[[float], None] = time.sleep) -> Path:
-    """Directory with the model's ``model_index.json``, named by the commit. Blocks for the download.
 
-    Raises ModelLoadError. ``pause`` is called with the seconds to wait between attempts.
-    """
+@dataclass(frozen=True)
+class Hub:
+    """How the Hub is asked."""
+
+    token: str | None
+    pause: Callable[[float], None] = time.sleep  # called with the seconds between attempts
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A commit of a repository, as far as it is on this machine."""
+
+    directory: Path
+    sizes: Mapping[str, int]  # bytes of all files of the commit, here or not
+
+    @property
+    def commit(self) -> str:
+        """The commit's hash."""
+        return self.directory.name
+
+
+def open_snapshot(source: SourceConfig, hub: Hub) -> Snapshot:
+    """What a repository holds; its model_index.json is here, if it has one. Blocks. Raises ModelFileError."""
+
+    def look() -> Snapshot:
+        directory = Path(
+            snapshot_download(
+                source.source, revision=source.revision, token=hub.token or False, allow_patterns=[MODEL_INDEX]
+            )
+        )
+        try:
+            tree = get_cached_repo_tree(source.source, revision=directory.name)
+        except CachedRepoTreeNotFoundError:  # filled by an older client: what is here is all that is known
+            return Snapshot(directory, list_sizes(directory))
+        return Snapshot(directory, {file.path: file.size for file in tree})
+
+    return _persist(source, hub, look)
+
+
+def download_pipeline(
+    source: SourceConfig,
+    snapshot: Snapshot,
+    hub: Hub,
+    *,
+    dtype: str,
+    allow_pickles: bool,
+    skipped: frozenset[str] = frozenset(),
+) -> Selection:
+    """Bring what is loaded of a pipeline; arguments as of ``choose_files``. Raises ModelFileError."""
+    if not (snapshot.directory / MODEL_INDEX).is_file():
+        raise ModelFileError(_explain_no_index(source, snapshot))
+    selection = choose_files(
+        read_index(snapshot.directory),
+        snapshot.sizes,
+        variant=source.variant,
+        dtype=dtype,
+        allow_pickles=allow_pickles,
+        skipped=skipped,
+    )
+    download_files(source, snapshot, hub, selection.files)
+    return selection
+
+
+def download_files(source: SourceConfig, snapshot: Snapshot, hub: Hub, files: Iterable[str]) -> None:
+    """Bring files of a commit that aren't here yet; what an earlier attempt began is gone on with."""
+    missing = {file: snapshot.sizes[file] for file in files if not (snapshot.directory / file).is_file()}
+    if not missing:
+        return
+    if constants.is_offline_mode():
+        raise ModelFileError(_explain_offline(source, missing))
+    _check_disk(source, missing, snapshot.directory)
+    logger.info("%s: downloading %s in %d files", source.source, format_gib(sum(missing.values())), len(missing))
+    # The patterns are the client's; these match nothing but the files themselves.
+    patterns = [glob.escape(file) for file in missing]
+    _persist(
+        source,
+        hub,
+        lambda: snapshot_download(
+            source.source, revision=snapshot.commit, token=hub.token or False, allow_patterns=patterns
+        ),
+    )
+
+
+def read_index(directory: Path) -> dict[str, Any]:
+    """The content of a directory's model_index.json. Raises ModelFileError."""
+    file = directory / MODEL_INDEX
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{file} can't be read ({error}); download the model again") from error
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{file} is no JSON object; download the model again")
+    return content
+
+
+def _persist(source: SourceConfig, hub: Hub, ask: Callable[[], Result]) -> Result:
+    """The answer, asked for again while the Hub can't be reached. Raises ModelFileError."""
     for delay_seconds in (*RETRY_DELAYS_SECONDS, None):
         try:
-            return _download(config, token=token)
+            # token=False keeps the client from picking up a login of whoever runs this process.
+            return ask()
         # The client lets the errors of its HTTP library through, and changes that library between versions.
         except Exception as error:
-            permanent = _explain(config, error, has_token=bool(token))
+            permanent = _explain(source, error, has_token=bool(hub.token))
             if permanent is not None:
-                raise ModelLoadError(permanent) from error
+                raise ModelFileError(permanent) from error
             if delay_seconds is None:
-                raise ModelLoadError(_explain_unreachable(config, error)) from error
-            logger.warning("model %s: Hub not reached, trying again in %g s", config.source, delay_seconds)
-            pause(delay_seconds)
+                raise ModelFileError(_explain_unreachable(source, error)) from error
+            logger.warning("model %s: Hub not reached, trying again in %g s", source.source, delay_seconds)
+            hub.pause(delay_seconds)
     raise AssertionError("the loop returns or raises")
-
-
-def _download(config: ModelConfig, *, token: str | None) -> Path:
-    # token=False keeps the client from picking up a login of whoever runs this process.
-    return Path(DiffusionPipeline.download(config.source, revision=config.revision, token=token or False))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -60,24 +165,63 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__
 
 
-def _explain(config: ModelConfig, error: Exception, *, has_token: bool) -> str | None:
+def _explain(source: SourceConfig, error: Exception, *, has_token: bool) -> str | None:
     """What the user must change, or None if trying again may help."""
     access = _token_advice(has_token=has_token)
     # The first class that fits speaks: subclasses come before their bases.
     sentences: dict[type[Exception], str] = {
         GatedRepoError: f"is gated: accept its licence on its page, then {access}",
-        RevisionNotFoundError: f"has no revision {config.revision!r}; check model.revision",
+        RevisionNotFoundError: f"has no revision {source.revision!r}; check model.revision",
         RepositoryNotFoundError: f"does not exist or is private: check model.source, or {access}",
-        HFValidationError: "is no repository id; model.source must be OWNER/NAME or an absolute directory",
-        RemoteEntryNotFoundError: f"has no {MODEL_INDEX}; model.source must name a pipeline in diffusers' layout",
+        HFValidationError: "is no repository id; model.source must be OWNER/NAME or an absolute path",
+        RemoteEntryNotFoundError: "doesn't have a file that its own list names; try another revision",
     }
     for cause in _causes(error):
         sentence = next((text for kind, text in sentences.items() if isinstance(cause, kind)), None)
         if sentence is None and isinstance(cause, HfHubHTTPError) and cause.response.status_code in ACCESS_REFUSED:
             sentence = f"refused access (HTTP {cause.response.status_code}): {access}"
         if sentence is not None:
-            return f"model {config.name}: {config.source} on the Hugging Face Hub {sentence}"
+            return f"{source.source} on the Hugging Face Hub {sentence}"
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            return (
+                f"the disk with the Hub's cache ({constants.HF_HUB_CACHE}) became full while {source.source} was "
+                "downloaded; give the pod more ephemeral storage, or put the model on a volume"
+            )
+    if constants.is_offline_mode() and isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
+        return _explain_offline(source, {})
     return None
+
+
+def _explain_offline(source: SourceConfig, missing: Mapping[str, int]) -> str:
+    what = f"revision {source.revision or 'main'}"
+    if missing:
+        shown = ", ".join(list(missing)[:SHOWN_FILES])
+        what = f"{len(missing)} files ({format_gib(sum(missing.values()))}: {shown})"
+    return (
+        f"HF_HUB_OFFLINE is set, and of {source.source} the cache {constants.HF_HUB_CACHE} lacks {what}; fill it "
+        "with `hf download` where there is network, unset HF_HUB_OFFLINE, or put the model on a volume"
+    )
+
+
+def _explain_no_index(source: SourceConfig, snapshot: Snapshot) -> str:
+    single = [file for file in sorted(snapshot.sizes) if file.endswith((".safetensors", ".ckpt"))]
+    files = ", ".join(f"{file} ({format_gib(snapshot.sizes[file])})" for file in single[:SHOWN_FILES])
+    advice = f"; it has single files, name one in model.source.huggingFace.file: {files}" if single else ""
+    return (
+        f"{source.source} on the Hugging Face Hub has no {MODEL_INDEX}: model.source must name a pipeline in "
+        f"diffusers' layout{advice}"
+    )
+
+
+def _check_disk(source: SourceConfig, missing: Mapping[str, int], directory: Path) -> None:
+    needed = sum(missing.values()) + SPARE_DISK_BYTES
+    # Nothing of a repository without model_index.json is here yet, not even the directory.
+    free = shutil.disk_usage(next(each for each in (directory, *directory.parents) if each.exists())).free
+    if needed > free:
+        raise ModelFileError(
+            f"{source.source} needs {format_gib(needed)} on the disk with the Hub's cache ({constants.HF_HUB_CACHE}), "
+            f"and {format_gib(free)} are free; give the pod more ephemeral storage, or put the model on a volume"
+        )
 
 
 def _token_advice(*, has_token: bool) -> str:
@@ -86,11 +230,13 @@ def _token_advice(*, has_token: bool) -> str:
     return "set model.tokenSecretName to a Secret with a Hub token that may read it"
 
 
-def _explain_unreachable(config: ModelConfig, error: Exception) -> str:
+def _explain_unreachable(source: SourceConfig, error: Exception) -> str:
     last = list(_causes(error))[-1]
     attempts = len(RETRY_DELAYS_SECONDS) + 1
+    endpoint = os.environ.get("HF_ENDPOINT")
+    where = f" at {endpoint} (HF_ENDPOINT)" if endpoint else ""
     return (
-        f"model {config.name}: the Hugging Face Hub was not reached for {config.source} in {attempts} attempts "
+        f"the Hugging Face Hub{where} was not reached for {source.source} in {attempts} attempts "
         f"(last: {type(last).__name__}: {str(last).splitlines()[0] if str(last) else 'no detail'}); "
         "check the pods' network egress and proxy, or put the model on a volume and name its directory in model.source"
     )
