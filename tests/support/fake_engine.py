@@ -127,9 +127,6 @@ class FakeEngine:
             else:
                 each.steps_done += 1
 
-    def generate(self, *_: object) -> list[list[bytes]]:
-        raise NotImplementedError  # the protocol asks for it until its last caller is gone
-
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
         return (f"seed {parameters.seed} is unlucky",) if parameters.seed == 13 else ()
 

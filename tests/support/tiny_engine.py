@@ -4,12 +4,14 @@ import atexit
 import os
 import shutil
 import tempfile
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from easel_contract.server_config import ModelConfig
 from easel_server.engine import loading as lazy_loader
-from easel_server.engine.interface import Engine, Step
+from easel_server.engine.interface import Engine, Generation
 from easel_server.generation.parameters import GenerationParameters
 
 # Other tests and other people's processes share the CPUs; see lazy_loader for what more threads would do then.
@@ -54,10 +56,52 @@ def tiny_parameters(**changes: object) -> GenerationParameters:
     return GenerationParameters.model_validate({**defaults, **changes})
 
 
+@dataclass(frozen=True)
+class Step:
+    """One that is done by all jobs of a call of ``generate_together``."""
+
+    done: int
+    steps: int
+    build_previews: Callable[[], list[bytes]]
+
+
 def ignore_step(_step: Step) -> None:
     """For generations whose progress doesn't matter."""
 
 
+def generate_together(
+    engine: Engine,
+    batch: Sequence[GenerationParameters],
+    inputs: Mapping[str, bytes],
+    on_step: Callable[[Step], None] = ignore_step,
+) -> list[list[bytes]]:
+    """Images of jobs that take all their steps together. Raises what one of them fails with, or ``on_step`` raises."""
+    generations = [engine.begin(parameters, inputs) for parameters in batch]
+    done = 0
+    try:
+        while not all(each.is_done for each in generations):
+            engine.step(generations)
+            _raise_first(generations)
+            if (now := min(each.steps_done for each in generations)) > done:
+                done = now
+                on_step(Step(done, batch[0].steps, partial(_build_previews, generations)))
+        _raise_first(generations)
+    finally:
+        for each in generations:
+            each.stop()
+    return [each.encode_images() for each in generations]
+
+
+def _build_previews(generations: Sequence[Generation]) -> list[bytes]:
+    return [each.build_preview() or b"" for each in generations]
+
+
+def _raise_first(generations: Sequence[Generation]) -> None:
+    for each in generations:
+        if each.error is not None:
+            raise each.error
+
+
 def generate(engine: Engine, *batch: GenerationParameters) -> list[list[bytes]]:
-    """The images of a batch."""
-    return engine.generate(batch, {}, ignore_step)
+    """The images of jobs that take their steps together."""
+    return generate_together(engine, batch, {})

@@ -3,11 +3,10 @@
 from io import BytesIO
 
 import pytest
-from easel_server.engine.interface import Step
 from PIL import Image
 
 from tests.support.images import open_image, pixels_differ_by
-from tests.support.tiny_engine import generate, tiny_engine, tiny_parameters
+from tests.support.tiny_engine import Step, generate, generate_together, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -47,11 +46,12 @@ def test_formats_are_each_requests_own():
 def test_progress_is_one_for_the_whole_batch():
     seen: list[Step] = []
     requests = [tiny_parameters(seed=seed, steps=6) for seed in (1, 2)]
-    tiny_engine().generate(requests, {}, seen.append)
+    generate_together(tiny_engine(), requests, {}, seen.append)
     assert [step.done for step in seen] == sorted(step.done for step in seen)
     assert (seen[-1].done, seen[-1].steps) == (6, 6)
 
 
-def test_a_mix_with_and_without_negative_prompt_is_no_batch():
-    """Stable Diffusion XL takes an empty negative prompt for another than none."""
-    assert tiny_parameters().batch_key != tiny_parameters(negative_prompt="fur").batch_key
+def test_jobs_of_one_size_go_together_whatever_else_they_ask_for():
+    other = tiny_parameters(negative_prompt="fur", steps=9, sampler="Euler a", guidance_scale=1.0, images=3)
+    assert tiny_parameters().batch_key == other.batch_key
+    assert tiny_parameters(width_pixels=128).batch_key != tiny_parameters(height_pixels=128).batch_key

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from easel_server.engine import loading
-from easel_server.engine.interface import Engine, NonFiniteError, Step
+from easel_server.engine.interface import Engine, NonFiniteError
 from easel_server.generation.models import EngineDescription
 
 from tests.support.images import open_image, pixels_differ_by
-from tests.support.tiny_engine import generate, tiny_parameters
+from tests.support.tiny_engine import Step, generate, generate_together, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -92,7 +92,7 @@ def test_an_image_of_one_colour_is_an_image(dtype: str) -> None:
 def test_previews_of_an_overflowing_autoencoder_are_mended_too() -> None:
     engine = build_engine(dtype="float16", vae_factor=OVERFLOW)
     previews: list[bytes] = []
-    engine.generate([tiny_parameters(steps=2)], {}, lambda step: previews.extend(_take(step)))
+    generate_together(engine, [tiny_parameters(steps=2)], {}, lambda step: previews.extend(_take(step)))
     assert all(len(set(open_image(one).convert("L").tobytes())) > 1 for one in previews)
     assert previews
 

@@ -4,12 +4,19 @@ import logging
 from io import BytesIO
 
 import pytest
-from easel_server.engine.interface import GenerationError, Step, StopGenerationError
+from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.generation.parameters import ImageFormat
 from PIL import Image
 
 from tests.support.images import pixels_differ_by
-from tests.support.tiny_engine import generate, tiny_engine, tiny_model_directory, tiny_parameters
+from tests.support.tiny_engine import (
+    Step,
+    generate,
+    generate_together,
+    tiny_engine,
+    tiny_model_directory,
+    tiny_parameters,
+)
 
 pytestmark = pytest.mark.torch
 
@@ -75,7 +82,9 @@ def test_the_image_has_the_size_that_was_asked_for(width, height):
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
 def test_progress_never_falls_and_ends_at_the_number_of_steps(model):
     seen: list[tuple[int, int]] = []
-    tiny_engine(model).generate([tiny_parameters(steps=8)], {}, lambda step: seen.append((step.done, step.steps)))
+    generate_together(
+        tiny_engine(model), [tiny_parameters(steps=8)], {}, lambda step: seen.append((step.done, step.steps))
+    )
     assert [total for _, total in seen] == [8] * len(seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (8, 8)
@@ -92,7 +101,7 @@ def test_a_generation_stops_at_the_step_at_which_its_callback_raises_and_the_nex
             raise StopGenerationError
 
     with pytest.raises(StopGenerationError):
-        engine.generate([tiny_parameters(steps=20)], {}, stop_at_two)
+        generate_together(engine, [tiny_parameters(steps=20)], {}, stop_at_two)
     assert seen[-1] == 2
     assert generate(engine, tiny_parameters())[0] == expected
 

@@ -1,13 +1,13 @@
 """Image to image and inpainting on real pipelines, through the components that were loaded for text to image."""
 
 import pytest
-from easel_server.engine.interface import GenerationError, Step
+from easel_server.engine.interface import GenerationError
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task
 from PIL import ImageChops
 
 from tests.support.images import build_image, build_mask, digest, open_image, pixels_differ_by
-from tests.support.tiny_engine import ignore_step, tiny_engine, tiny_parameters
+from tests.support.tiny_engine import Step, generate_together, ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -52,10 +52,10 @@ def test_no_weight_is_loaded_twice():
 @pytest.mark.parametrize("task", TASKS)
 def test_the_image_and_the_seed_determine_the_result(model, task):
     engine = tiny_engine(model)
-    [[first]] = engine.generate([parameters_for(task)], INPUTS, ignore_step)
-    [[again]] = engine.generate([parameters_for(task)], INPUTS, ignore_step)
-    [[other_seed]] = engine.generate([parameters_for(task, seed=8)], INPUTS, ignore_step)
-    [[other_image]] = engine.generate([parameters_for(task, image=OTHER_IMAGE)], INPUTS, ignore_step)
+    [[first]] = generate_together(engine, [parameters_for(task)], INPUTS, ignore_step)
+    [[again]] = generate_together(engine, [parameters_for(task)], INPUTS, ignore_step)
+    [[other_seed]] = generate_together(engine, [parameters_for(task, seed=8)], INPUTS, ignore_step)
+    [[other_image]] = generate_together(engine, [parameters_for(task, image=OTHER_IMAGE)], INPUTS, ignore_step)
     assert first == again
     assert len({first, other_seed, other_image}) == 3
     assert open_image(first).size == (SIDE, SIDE)
@@ -66,10 +66,12 @@ def test_a_low_strength_stays_nearer_to_the_image_than_a_high_one(model):
     engine = tiny_engine(model)
 
     def distance(strength: float) -> float:
-        [[generated]] = engine.generate([parameters_for(Task.IMAGE_TO_IMAGE, strength=strength)], INPUTS, ignore_step)
+        [[generated]] = generate_together(
+            engine, [parameters_for(Task.IMAGE_TO_IMAGE, strength=strength)], INPUTS, ignore_step
+        )
         # An image that only goes through the autoencoder is the reference: random weights garble it too.
-        [[reference]] = engine.generate(
-            [parameters_for(Task.IMAGE_TO_IMAGE, strength=0.0, steps=999)], INPUTS, ignore_step
+        [[reference]] = generate_together(
+            engine, [parameters_for(Task.IMAGE_TO_IMAGE, strength=0.0, steps=999)], INPUTS, ignore_step
         )
         difference = ImageChops.difference(open_image(generated), open_image(reference)).convert("L")
         return sum(difference.tobytes())
@@ -81,7 +83,11 @@ def test_a_low_strength_stays_nearer_to_the_image_than_a_high_one(model):
 def test_inpainting_changes_more_where_the_mask_is_white(model):
     engine = tiny_engine(model)
     results = [
-        open_image(engine.generate([parameters_for(Task.INPAINT, seed=seed, strength=1.0)], INPUTS, ignore_step)[0][0])
+        open_image(
+            generate_together(engine, [parameters_for(Task.INPAINT, seed=seed, strength=1.0)], INPUTS, ignore_step)[0][
+                0
+            ]
+        )
         for seed in (1, 2)
     ]
     difference = ImageChops.difference(*results).convert("L")
@@ -98,7 +104,7 @@ def test_as_many_steps_are_taken_as_are_predicted_and_progress_ends_at_all_of_th
     seen: list[Step] = []
     # DDIM takes one timestep a step, so they can be counted.
     parameters = parameters_for(task, strength=strength, steps=10, sampler="DDIM")
-    tiny_engine().generate([parameters], INPUTS, seen.append)
+    generate_together(tiny_engine(), [parameters], INPUTS, seen.append)
     assert parameters.denoising_steps == denoising_steps
     assert len(seen) == denoising_steps
     assert (seen[-1].done, seen[-1].steps) == (10, 10)
@@ -113,10 +119,10 @@ def test_in_a_batch_each_job_gets_its_own_image(model, task):
         parameters_for(task, image=OTHER_IMAGE, seed=50, prompt="a dog"),
         parameters_for(task, seed=500),
     ]
-    together = engine.generate(batch, INPUTS, ignore_step)
+    together = generate_together(engine, batch, INPUTS, ignore_step)
     assert [len(images) for images in together] == [2, 1, 1]
     for images, parameters in zip(together, batch, strict=True):
-        [alone] = engine.generate([parameters], INPUTS, ignore_step)
+        [alone] = generate_together(engine, [parameters], INPUTS, ignore_step)
         assert [pixels_differ_by(one, other) <= 2 for one, other in zip(images, alone, strict=True)] == [True] * len(
             alone
         )
@@ -124,21 +130,25 @@ def test_in_a_batch_each_job_gets_its_own_image(model, task):
 
 def test_a_missing_image_is_named():
     with pytest.raises(GenerationError, match=r"ImageToImage needs an input image \(RGB\) that didn't come"):
-        tiny_engine().generate([parameters_for(Task.IMAGE_TO_IMAGE)], {digest(MASK): MASK}, ignore_step)
+        generate_together(tiny_engine(), [parameters_for(Task.IMAGE_TO_IMAGE)], {digest(MASK): MASK}, ignore_step)
 
 
 def test_an_image_of_another_size_is_named():
     image = build_image(72, 64)
     with pytest.raises(GenerationError, match="an input image is 72x64 pixels, expected is 64x64"):
-        tiny_engine().generate([parameters_for(Task.IMAGE_TO_IMAGE, image=image)], {digest(image): image}, ignore_step)
+        generate_together(
+            tiny_engine(), [parameters_for(Task.IMAGE_TO_IMAGE, image=image)], {digest(image): image}, ignore_step
+        )
 
 
 @pytest.mark.parametrize("data", [b"no image", IMAGE[:200]], ids=["not an image", "cut off"])
 def test_a_broken_image_is_the_requests_fault(data):
     with pytest.raises(GenerationError, match="an input image can't be read"):
-        tiny_engine().generate([parameters_for(Task.IMAGE_TO_IMAGE, image=data)], {digest(data): data}, ignore_step)
+        generate_together(
+            tiny_engine(), [parameters_for(Task.IMAGE_TO_IMAGE, image=data)], {digest(data): data}, ignore_step
+        )
 
 
 def test_the_strength_is_written_into_the_image():
-    [[generated]] = tiny_engine().generate([parameters_for(Task.IMAGE_TO_IMAGE)], INPUTS, ignore_step)
+    [[generated]] = generate_together(tiny_engine(), [parameters_for(Task.IMAGE_TO_IMAGE)], INPUTS, ignore_step)
     assert "Denoising strength: 0.6" in open_image(generated).info["parameters"]

@@ -9,7 +9,7 @@ from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 from tests.support.images import build_image, digest, open_image, pixels_differ_by
-from tests.support.tiny_engine import generate, ignore_step, tiny_engine, tiny_parameters
+from tests.support.tiny_engine import generate, generate_together, ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -35,7 +35,7 @@ def test_none_is_offered_for_models_with_another_kind_of_noise():
 def test_each_generates_with_few_steps_and_odd_ones(sampler, steps):
     seen: list[int] = []
     request = tiny_parameters(sampler=sampler, steps=steps)
-    [[data]] = tiny_engine().generate([request], {}, lambda step: seen.append(step.done))
+    [[data]] = generate_together(tiny_engine(), [request], {}, lambda step: seen.append(step.done))
     assert seen == sorted(seen)
     assert seen[-1] == steps
     assert len(set(open_image(data).convert("L").tobytes())) > 1, "a plain image is a broken one"
@@ -59,7 +59,9 @@ def test_each_begins_with_an_image_too(sampler):
         task=Task.IMAGE_TO_IMAGE, image_digest=digest(image), strength=0.5, steps=6, sampler=sampler
     )
     seen: list[int] = []
-    [[data]] = tiny_engine().generate([parameters], {digest(image): image}, lambda step: seen.append(step.done))
+    [[data]] = generate_together(
+        tiny_engine(), [parameters], {digest(image): image}, lambda step: seen.append(step.done)
+    )
     assert seen[-1] == 6
     assert len(set(open_image(data).convert("L").tobytes())) > 1
 
@@ -76,7 +78,7 @@ def test_they_differ_and_none_leaves_a_trace_in_the_next_generation():
 
 def test_an_unknown_one_is_named_with_what_there_is():
     with pytest.raises(GenerationError, match=r"can't use the sampler 'Euler b'; it can use: Euler, Euler a, Heun"):
-        tiny_engine().generate([tiny_parameters(sampler="Euler b")], {}, ignore_step)
+        generate_together(tiny_engine(), [tiny_parameters(sampler="Euler b")], {}, ignore_step)
 
 
 def test_the_names_are_known_without_torch():

@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pytest
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
-from easel_server.engine.interface import Step, StopGenerationError
+from easel_server.engine.interface import StopGenerationError
 from easel_server.engine.loading import load_engine
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.cost import work_units
@@ -15,7 +15,7 @@ from easel_server.generation.tasks import Task
 from PIL import Image
 
 from tests.support.jobs import build_parameters
-from tests.support.tiny_engine import generate, ignore_step
+from tests.support.tiny_engine import Step, generate, generate_together, ignore_step
 
 INSTANT = SyntheticConfig(milliseconds_per_step=0, milliseconds_per_image=0)
 
@@ -116,7 +116,7 @@ def test_a_stop_takes_effect_at_the_next_step():
             raise StopGenerationError
 
     with pytest.raises(StopGenerationError):
-        build_engine(SyntheticConfig(), clock).generate([build_parameters(steps=30)], {}, stop_at_three)
+        generate_together(build_engine(SyntheticConfig(), clock), [build_parameters(steps=30)], {}, stop_at_three)
     assert seen == [1, 2, 3]
 
 
@@ -157,7 +157,7 @@ def test_previews_are_small_pngs_one_for_each_request():
             previews.extend(step.build_previews())
 
     batch = [build_parameters(width_pixels=2048, height_pixels=1024, seed=seed) for seed in (1, 2)]
-    build_engine(SyntheticConfig(), Clock()).generate(batch, {}, look)
+    generate_together(build_engine(SyntheticConfig(), Clock()), batch, {}, look)
     assert [open_image(data).size for data in previews] == [(512, 256)] * 2
     assert {open_image(data).format for data in previews} == {"PNG"}
 
@@ -185,7 +185,7 @@ def test_progress_ends_at_the_steps_asked_for_even_if_fewer_are_taken():
     seen: list[tuple[int, int]] = []
     parameters = build_parameters(steps=20, task=Task.IMAGE_TO_IMAGE, strength=0.3)
     engine = build_engine(SyntheticConfig(), Clock())
-    engine.generate([parameters], {}, lambda step: seen.append((step.done, step.steps)))
+    generate_together(engine, [parameters], {}, lambda step: seen.append((step.done, step.steps)))
     assert len(seen) == 6
     assert seen[-1] == (20, 20)
-    assert generate(engine, parameters) == engine.generate([parameters], {}, ignore_step)
+    assert generate(engine, parameters) == generate_together(engine, [parameters], {}, ignore_step)

@@ -101,7 +101,7 @@ async def test_what_a_batch_took_is_shared_by_work(store: Jobs) -> None:
     for job in jobs:
         assert between.measured[job.id].work_units == work_units(job.parameters)
     small, large = (between.measured[job.id].gpu_seconds for job in jobs)
-    assert large == pytest.approx(3 * small)
+    assert large == pytest.approx(3 * small, rel=0.05)  # beginning takes each as long
     # The rest is the way to the engine's thread and back.
     assert metrics.generating.seconds / 2 < small + large <= metrics.generating.seconds
     assert (await store.cost_sums()).y == pytest.approx(small + large, rel=0.05)  # older jobs count a little less

@@ -23,7 +23,7 @@ from easel_server.engine.diffusers_generation import (
     StagesRun,
 )
 from easel_server.engine.images.decoding import guard_decoding
-from easel_server.engine.interface import Generation, GenerationError, OnStep, Step
+from easel_server.engine.interface import Generation, GenerationError
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
 from easel_server.engine.speed.prompt_cache import PromptCache
@@ -156,25 +156,6 @@ class DiffusersEngine:
             # Pipelines decode in float32 where float16 overflows, and set that back only where they succeed.
             self._vae.to(self._vae_dtype)
 
-    def generate(
-        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
-    ) -> list[list[bytes]]:
-        """All from their beginning to their end. Raises what one of them failed with."""
-        generations = [self.begin(parameters, inputs) for parameters in batch]
-        done = 0
-        try:
-            while not all(each.is_done for each in generations):
-                self.step(generations)
-                _raise_first(generations)
-                if (now := min(each.steps_done for each in generations)) > done:
-                    done = now
-                    on_step(Step(done, batch[0].steps, lambda: [each.build_preview() or b"" for each in generations]))
-            _raise_first(generations)
-        finally:
-            for each in generations:
-                each.stop()
-        return [each.encode_images() for each in generations]
-
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
         """What was left out of the prompts."""
         return list_cuts(self._prompt_limit, parameters)
@@ -205,9 +186,3 @@ def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:
         chosen.set_progress_bar_config(disable=True)
         pipelines[task] = TaskPipeline(chosen, frozenset(inspect.signature(chosen.__call__).parameters))
     return pipelines
-
-
-def _raise_first(generations: Sequence[Generation]) -> None:
-    for each in generations:
-        if each.error is not None:
-            raise each.error

@@ -16,7 +16,7 @@ from easel_contract.server_config import DType, ModelConfig
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.diffusers_engine import DiffusersEngine
-from easel_server.engine.interface import GenerationError, ModelLoadError, NonFiniteError, build_trial
+from easel_server.engine.interface import GenerationError, ModelLoadError, NonFiniteError, build_trial, generate_alone
 from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
@@ -76,7 +76,7 @@ def _warm_up(engine: DiffusersEngine) -> None:
     Raises ModelLoadError if even that is not possible.
     """
     try:
-        engine.generate([build_trial(engine.description.defaults)], {}, lambda _step: None)
+        generate_alone(engine, build_trial(engine.description.defaults))
     except NonFiniteError as error:
         # Not for sure a fault of the model: a single step is more than some schedulers can do.
         logger.warning("model %s: one step of a warm-up gave no image: %s", engine.description.model, error)

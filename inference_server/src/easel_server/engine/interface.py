@@ -1,7 +1,6 @@
 """What a worker asks of an engine. Imports no torch, so that the worker's logic is tested without it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from easel_server.generation.models import EngineDescription, GenerationDefaults
@@ -10,27 +9,8 @@ from easel_server.generation.parameters import GenerationParameters
 PREVIEW_SIDE_PIXELS = 512  # bound on both sides of a preview
 
 
-@dataclass(frozen=True)
-class Step:
-    """A denoising step that is done.
-
-    ``steps`` are those that were asked for, and ``done`` is scaled to them: schedulers may take more, and an image
-    that begins with another one takes fewer.
-    """
-
-    done: int
-    steps: int
-    # The first image of each job as it stands, encoded as PNG, PREVIEW_SIDE_PIXELS at most; empty if this model can't
-    # show it. Takes time, and must be called in the callback.
-    build_previews: Callable[[], list[bytes]]
-
-
-# Called after each denoising step, in the engine's thread; it may raise StopGenerationError.
-OnStep = Callable[[Step], None]
-
-
 class StopGenerationError(Exception):
-    """Raised by an OnStep callback to end a generation at a step boundary; the engine lets it through."""
+    """What a generation has for an error that was stopped."""
 
 
 class ModelLoadError(Exception):
@@ -111,20 +91,6 @@ class Engine(Protocol):
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
         """What this model will do, or has done, otherwise than these parameters ask. Quick; quotes no prompt."""
-        ...
-
-    def generate(
-        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
-    ) -> list[list[bytes]]:
-        """Encoded images for each job of a batch, ``images`` of them. All jobs have the same ``batch_key``.
-
-        ``inputs`` are the input images of all jobs by digest. An input image is an encoded one of exactly the job's
-        size.
-
-        Blocks for the whole generation; call it in a thread. Raises GenerationError if one of the jobs can't be
-        served by this model or all of them not together: then each may still be asked for alone. Raises whatever
-        ``on_step`` raises.
-        """
         ...
 
     def max_images(self, width_pixels: int, height_pixels: int) -> int:

@@ -1,14 +1,14 @@
 """An engine for load and scaling tests: it takes the time that a GPU would, and returns a labelled image. No torch.
 
-A batch takes as long as its jobs would one after the other: nothing is claimed about what batching gains. Its images
-are a label on a plain ground, which nobody takes for a model's work.
+Steps that jobs share take as long as they would one after the other: nothing is claimed about what that gains. Its
+images are a label on a plain ground, which nobody takes for a model's work.
 """
 
 import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Final
 
@@ -16,7 +16,7 @@ from easel_contract import names
 from easel_contract.server_config import SyntheticConfig
 from PIL import Image, ImageDraw, ImageFont
 
-from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, Generation, OnStep, Step, StopGenerationError
+from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, Generation, StopGenerationError
 from easel_server.generation.cost import work_units
 from easel_server.generation.encoding import PNG_KEY, encode
 from easel_server.generation.infotext import build_metadata
@@ -71,23 +71,6 @@ class SyntheticEngine:
         self._stepped: set[SyntheticGeneration] = set()  # who took the last step,
         self._steps_end_at = 0.0  # and when that is over
         self._facts = {"Model": model, "Version": f"easel {easel}", "Engine": "synthetic, no model"}
-
-    def generate(
-        self, batch: Sequence[GenerationParameters], inputs: Mapping[str, bytes], on_step: OnStep
-    ) -> list[list[bytes]]:
-        """Images as Engine promises them. Input images make no difference, but to the number of steps."""
-        del inputs
-        steps, denoising_steps = batch[0].steps, batch[0].denoising_steps
-        all_steps_seconds = sum(map(work_units, batch)) * self._config.milliseconds_per_step / MILLISECONDS
-        began = self._clock()
-        for step in range(1, denoising_steps + 1):
-            # Each step ends at its own time since the beginning, so that late wake-ups don't add up.
-            self._pause_until(began + step * all_steps_seconds / denoising_steps)
-            done = step * steps // denoising_steps
-            on_step(Step(done, steps, partial(build_previews, batch, done)))
-        images = sum(parameters.images for parameters in batch)
-        self._pause_until(began + all_steps_seconds + images * self._config.milliseconds_per_image / MILLISECONDS)
-        return [self._build_images(parameters) for parameters in batch]
 
     def max_images(self, width_pixels: int, height_pixels: int) -> int:
         """One: nothing is gained by more."""
@@ -211,11 +194,6 @@ def look_up_plain(parameters: GenerationParameters, seed: int, facts: Mapping[st
     body = b"iTXt" + PNG_KEY.encode() + b"\0\0\0\0\0" + text.encode()
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return data[:PNG_HEADER_BYTES] + chunk + data[PNG_HEADER_BYTES:]
-
-
-def build_previews(batch: Sequence[GenerationParameters], steps_done: int) -> list[bytes]:
-    """For each job a PNG that says how far it is."""
-    return [build_preview(parameters, steps_done) for parameters in batch]
 
 
 def build_preview(parameters: GenerationParameters, steps_done: int) -> bytes:

@@ -78,6 +78,7 @@ class EngineThread:
         except Exception as error:
             self._fail(run, error)
             return
+        run.gpu_seconds += time.monotonic() - run.began_at_seconds
         run.steps_done = run.begun_steps = run.generation.steps_done  # 0 if the checkpoint wasn't this model's
         if run.generation.is_done:
             self._leave(run)

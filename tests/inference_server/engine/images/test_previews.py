@@ -4,11 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from easel_server.engine.interface import Step
 from PIL import Image
 
 from tests.support.images import open_image, pixels_differ_by
-from tests.support.tiny_engine import ignore_step, tiny_engine, tiny_parameters
+from tests.support.tiny_engine import Step, generate_together, ignore_step, tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
@@ -20,13 +19,13 @@ LIKE = 0.5  # correlation of colours; a decoder of random weights is less linear
 def test_previews_are_one_for_each_request_and_change_nothing(model: str, rows: int) -> None:
     engine = tiny_engine(model)
     requests = [tiny_parameters(seed=10 * row, images=1 + row % 2, steps=8) for row in range(rows)]
-    expected = engine.generate(requests, {}, ignore_step)
+    expected = generate_together(engine, requests, {}, ignore_step)
     previews: dict[int, list[bytes]] = {}
 
     def look(step: Step) -> None:
         previews[step.done] = step.build_previews()
 
-    assert engine.generate(requests, {}, look) == expected
+    assert generate_together(engine, requests, {}, look) == expected
     side = open_image(expected[0][0]).size
     assert {len(shown) for shown in previews.values()} == {rows}
     assert {(open_image(data).format, open_image(data).size) for shown in previews.values() for data in shown} == {
@@ -172,5 +171,5 @@ def test_a_preview_of_a_large_image_is_bounded() -> None:
         sizes.extend(open_image(data).size for data in step.build_previews())
 
     parameters = tiny_parameters(width_pixels=640, height_pixels=320, steps=1, guidance_scale=1.0, sampler="DDIM")
-    tiny_engine().generate([parameters], {}, look)
+    generate_together(tiny_engine(), [parameters], {}, look)
     assert sizes == [(256, 128)]
