@@ -40,6 +40,29 @@ AUTOENCODER = (
     (r"conv_norm_out\.", "norm_out."),
     (r"conv_shortcut\.", "nin_shortcut."),
 )
+SD3 = (
+    (r"pos_embed\.pos_embed", "pos_embed"),
+    (r"pos_embed\.proj\.", "x_embedder.proj."),
+    (r"time_text_embed\.timestep_embedder\.linear_1\.", "t_embedder.mlp.0."),
+    (r"time_text_embed\.timestep_embedder\.linear_2\.", "t_embedder.mlp.2."),
+    (r"time_text_embed\.text_embedder\.linear_1\.", "y_embedder.mlp.0."),
+    (r"time_text_embed\.text_embedder\.linear_2\.", "y_embedder.mlp.2."),
+    (r"norm_out\.linear\.", "final_layer.adaLN_modulation.1."),
+    (r"^proj_out\.", "final_layer.linear."),
+    (r"^transformer_blocks\.", "joint_blocks."),
+    (r"\.norm1_context\.linear\.", ".context_block.adaLN_modulation.1."),
+    (r"\.norm1\.linear\.", ".x_block.adaLN_modulation.1."),
+    (r"\.attn\.norm_added_([qk])\.", r".context_block.attn.ln_\1."),
+    (r"\.(attn2?)\.norm_([qk])\.", r".x_block.\1.ln_\2."),
+    (r"\.attn\.to_add_out\.", ".context_block.attn.proj."),
+    (r"\.(attn2?)\.to_out\.0\.", r".x_block.\1.proj."),
+    (r"\.attn\.add_q_proj\.", ".context_block.attn.qkv."),
+    (r"(?<!block)\.(attn2?)\.to_q\.", r".x_block.\1.qkv."),
+    (r"\.ff_context\.net\.0\.proj\.", ".context_block.mlp.fc1."),
+    (r"\.ff_context\.net\.2\.", ".context_block.mlp.fc2."),
+    (r"\.ff\.net\.0\.proj\.", ".x_block.mlp.fc1."),
+    (r"\.ff\.net\.2\.", ".x_block.mlp.fc2."),
+)
 OPEN_CLIP = (
     ("encoder.layers.", "transformer.resblocks."),
     ("layer_norm1.", "ln_1."),
@@ -161,6 +184,44 @@ def build_sdxl_checkpoint(pipeline: Any) -> Tensors:
         **add_prefix("conditioner.embedders.0.transformer.", name_clip(pipeline.text_encoder)),
         **add_prefix("conditioner.embedders.1.model.", name_open_clip(pipeline.text_encoder_2)),
         "denoiser.sigmas": torch.rand(1000),
+    }
+
+
+def name_sd3(transformer: Any) -> Tensors:
+    """Stable Diffusion 3's ``joint_blocks``: query, key and value in one tensor, shift before scale at the ends."""
+    state = transformer.state_dict()
+    last = transformer.config.num_layers - 1
+    tensors = {}
+    for key, tensor in state.items():
+        name = key
+        for old, new in SD3:
+            name = re.sub(old, new, name)
+        if re.search(r"\.(to_k|to_v|add_k_proj|add_v_proj)\.", key):
+            continue
+        if match := re.search(r"\.(to_|add_)q(_proj)?\.", key):
+            others = [key.replace(match[0], match[0].replace("q", letter, 1)) for letter in "kv"]
+            tensors[name] = torch.cat([tensor, *(state[other] for other in others)])
+        elif key.startswith(("norm_out.", f"transformer_blocks.{last}.norm1_context.")):
+            tensors[name] = torch.cat([*reversed(tensor.chunk(2))])
+        else:
+            tensors[name] = tensor
+    return tensors
+
+
+def build_sd3_checkpoint(pipeline: Any) -> Tensors:
+    """Stable Diffusion 3 with its three text encoders, as ComfyUI and Stability's release have them."""
+    encoders = {"clip_l": name_clip(pipeline.text_encoder), "clip_g": name_clip(pipeline.text_encoder_2)}
+    encoders["clip_g"]["text_projection.weight"] = encoders["clip_g"].pop("text_model.text_projection.weight")
+    del encoders["clip_l"]["text_model.text_projection.weight"]  # the identity, so that files leave it out
+    encoders["t5xxl"] = dict(pipeline.text_encoder_3.state_dict())
+    prefixed = [add_prefix(f"text_encoders.{name}.transformer.", each) for name, each in encoders.items()]
+    return {
+        **add_prefix("model.diffusion_model.", name_sd3(pipeline.transformer)),
+        **add_prefix("first_stage_model.", name_autoencoder(pipeline.vae)),
+        **prefixed[0],
+        **prefixed[1],
+        **prefixed[2],
+        "text_encoders.t5xxl.logit_scale": torch.tensor(1.0),
     }
 
 

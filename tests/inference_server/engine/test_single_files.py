@@ -12,7 +12,7 @@ import pytest
 from easel_contract.server_config import ModelConfig
 from easel_server.engine.interface import Engine, ModelLoadError
 from easel_server.engine.loading import load_engine
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.support.tiny_engine import generate, tiny_engine, tiny_model_directory, tiny_parameters
 
@@ -26,20 +26,45 @@ def load(source: Path, **changes: Any) -> Engine:
     return load_engine(ModelConfig(name="m", source=str(source), **changes), hub_token=None)
 
 
-def image_of(engine: Engine) -> bytes:
-    """Its pixels; the files also hold the models' names."""
-    return Image.open(io.BytesIO(generate(engine, tiny_parameters())[0][0])).tobytes()
+def image_of(engine: Engine) -> Image.Image:
+    return Image.open(io.BytesIO(generate(engine, tiny_parameters())[0][0]))
+
+
+def is_same(one: Image.Image, other: Image.Image) -> bool:
+    """Up to a step of a colour: weights that lie elsewhere in memory are added up in another order."""
+    extrema = ImageChops.difference(one, other).getextrema()
+    return all(isinstance(band, tuple) and band[1] <= 1 for band in extrema)
+
+
+@cache
+def directory_of(name: str) -> Path:
+    """Of a tiny model, which has what all models of its family have alike."""
+    directory = tiny_model_directory(name)
+    if name == "sd3":
+        directory = shutil.copytree(directory, directory.with_name("sd3-with-an-identity"))
+        import torch  # noqa: PLC0415  # most tests don't need it
+        from transformers import CLIPTextModelWithProjection  # noqa: PLC0415  # loads torch
+
+        encoder = CLIPTextModelWithProjection.from_pretrained(directory / "text_encoder")
+        torch.nn.init.eye_(encoder.text_projection.weight)  # files of this family don't hold it
+        encoder.save_pretrained(directory / "text_encoder")
+    return directory
 
 
 @cache
 def checkpoint_of(name: str) -> dict[str, Any]:
     """The tiny model's weights in one file, as its family's original trainer writes them."""
-    directory = tiny_model_directory(name)
+    directory = directory_of(name)
     from diffusers import DiffusionPipeline  # noqa: PLC0415  # loads torch
 
     from tests.support import wild_files  # noqa: PLC0415  # loads torch
 
-    build = {"sd15": wild_files.build_sd15_checkpoint, "sdxl": wild_files.build_sdxl_checkpoint}[name]
+    build = {
+        "sd15": wild_files.build_sd15_checkpoint,
+        "sd2": wild_files.build_sd2_checkpoint,
+        "sdxl": wild_files.build_sdxl_checkpoint,
+        "sd3": wild_files.build_sd3_checkpoint,
+    }[name]
     return build(DiffusionPipeline.from_pretrained(directory))
 
 
@@ -53,7 +78,7 @@ def save(tensors: dict[str, Any], file: Path) -> Path:
 
 def write_configuration(directory: Path, name: str, *, without: tuple[str, ...] = ("*.safetensors",)) -> Path:
     """A pipeline's directory without weights, or without those that are named."""
-    shutil.copytree(tiny_model_directory(name), directory, ignore=shutil.ignore_patterns(*without), dirs_exist_ok=True)
+    shutil.copytree(directory_of(name), directory, ignore=shutil.ignore_patterns(*without), dirs_exist_ok=True)
     return directory
 
 
@@ -77,7 +102,9 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 WHOLE: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "Stable Diffusion 1.5": ("sd15", dict),
+    "Stable Diffusion 2.1": ("sd2", dict),
     "Stable Diffusion XL": ("sdxl", dict),
+    "Stable Diffusion 3": ("sd3", dict),
     "with moving averages": ("sd15", with_averages),
     "of before CLIP's text model was inside of another": ("sd15", renamed("transformer.text_model.", "transformer.")),
     "with the autoencoder as ComfyUI calls it": ("sdxl", renamed(VAE, "vae.")),
@@ -90,11 +117,11 @@ def test_a_whole_model_in_one_file_is_the_same_as_its_pipeline(tmp_path: Path, c
     name, change = WHOLE[case]
     write_configuration(tmp_path, name)
     engine = load(save(change(checkpoint_of(name)), tmp_path / "dream & [v8] (1).safetensors"))
-    pipeline = tiny_engine(name)
+    pipeline = load(directory_of(name)) if name == "sd3" else tiny_engine(name)
     assert engine.description.pipeline == pipeline.description.pipeline
     assert engine.description.defaults == pipeline.description.defaults
     assert engine.description.resolved_revision == pipeline.description.resolved_revision
-    assert image_of(engine) == image_of(pipeline)
+    assert is_same(image_of(engine), image_of(pipeline))
 
 
 PARTIAL: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
@@ -113,7 +140,7 @@ def test_what_a_file_lacks_comes_from_the_pipeline_beside_it(tmp_path: Path, cas
     for directory in given:
         (next(directory.glob("*.safetensors"))).unlink()
     engine = load(save(change(checkpoint_of("sd15")), tmp_path / "dream.safetensors"))
-    assert image_of(engine) == image_of(tiny_engine())
+    assert is_same(image_of(engine), image_of(tiny_engine()))
 
 
 def test_an_autoencoder_beside_the_file_is_used_in_place_of_its_own(tmp_path: Path) -> None:
@@ -125,25 +152,14 @@ def test_an_autoencoder_beside_the_file_is_used_in_place_of_its_own(tmp_path: Pa
     file = save(broken, tmp_path / "dream.safetensors")
     alone = image_of(load(file))
     save(only(VAE, tensors, ""), tmp_path / "dream.vae.safetensors")
-    assert image_of(load(file)) == image_of(tiny_engine()) != alone
-
-
-def test_the_text_encoder_of_stable_diffusion_2_is_open_clips(tmp_path: Path) -> None:
-    tiny_engine()  # so that the libraries are prepared before they are imported here
-    from diffusers import DiffusionPipeline  # noqa: PLC0415  # loads torch
-
-    from tests.support.wild_files import build_sd2_checkpoint  # noqa: PLC0415  # loads torch
-
-    write_configuration(tmp_path, "sd15")
-    pipeline = DiffusionPipeline.from_pretrained(tiny_model_directory("sd15"))
-    engine = load(save(build_sd2_checkpoint(pipeline), tmp_path / "v2-1.safetensors"))
-    assert image_of(engine) == image_of(tiny_engine())
+    assert is_same(image_of(load(file)), image_of(tiny_engine()))
+    assert not is_same(alone, image_of(tiny_engine()))
 
 
 def test_a_directory_with_one_file_is_that_file_and_so_is_its_folder_of_the_same_name(tmp_path: Path) -> None:
     save(checkpoint_of("sd15"), tmp_path / "dream.safetensors")
     write_configuration(tmp_path / "dream", "sd15")
-    assert image_of(load(tmp_path)) == image_of(tiny_engine())
+    assert is_same(image_of(load(tmp_path)), image_of(tiny_engine()))
 
 
 def test_weights_of_half_the_width_are_loaded_as_wide_as_the_device_wants(tmp_path: Path) -> None:
@@ -162,7 +178,7 @@ def test_a_pickle_is_refused_unless_the_service_allows_it(tmp_path: Path) -> Non
     torch.save({"state_dict": checkpoint_of("sd15"), "epoch": 3}, file)
     with pytest.raises(ModelLoadError, match=r"dream\.ckpt is a pickle, .* or set model\.allowPickles"):
         load(file)
-    assert image_of(load(file, allow_pickles=True)) == image_of(tiny_engine())
+    assert is_same(image_of(load(file, allow_pickles=True)), image_of(tiny_engine()))
 
 
 class Call:

@@ -3,17 +3,23 @@
 Nothing depends on it: a file that can't be read is left to whoever loads it, who says so.
 """
 
+import json
 import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from easel_contract.server_config import DType
+
+from easel_server.engine.model_files.local import find_model, list_sizes
 from easel_server.engine.model_files.memory import read_free_host_bytes
-from easel_server.engine.model_files.weight_files import WEIGHT_SUFFIXES
+from easel_server.engine.model_files.selection import ModelFileError, choose_files
+from easel_server.generation.models import MODEL_INDEX
 
 CHUNK_BYTES: Final = 8 << 20
 MAX_THREADS: Final = 4  # network disks need more than one request in flight; more would only compete with the imports
+DEVICES: Final = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/accel"))  # NVIDIA's, AMD's, others' drivers
 MAX_SHARE_OF_MEMORY: Final = 0.5  # of what is free: pages that are read too early would be given up again
 
 
@@ -77,21 +83,32 @@ class ReadAhead:
             return True
 
 
-def read_ahead(source: Path) -> ReadAhead | None:
-    """Begin to read the weights of a directory (also those right below it) or a single file; None if there are none.
+def read_ahead(source: Path, *, dtype: DType = DType.AUTO, devices: Iterable[Path] = DEVICES) -> ReadAhead | None:
+    """Begin to read the weights of a directory or a single file on this machine; None where there are none.
 
-    Of memory that is free at most half is filled; the largest files come first, since they take longest.
+    Of a pipeline's files those that will be loaded, as far as is known without torch: where there is an accelerator (a
+    file of ``devices``), the narrow ones. The largest come first, since they take longest. Half of the free memory is
+    filled at most. Quick: threads do the reading.
     """
-    try:
-        if source.is_file():
-            files = [source]
-        else:
-            found = (file for pattern in ("*", "*/*") for file in source.glob(pattern))
-            files = [file for file in found if file.suffix.lower() in WEIGHT_SUFFIXES and file.is_file()]
-        files.sort(key=lambda file: -file.stat().st_size)
-    except OSError:
-        return None
     free = read_free_host_bytes()
-    if not files or free is None:
+    if not source.is_absolute() or free is None:
         return None
-    return ReadAhead(files, max_bytes=int(free * MAX_SHARE_OF_MEMORY))
+    if dtype is DType.AUTO:
+        dtype = DType.BFLOAT16 if any(device.exists() for device in devices) else DType.FLOAT32
+    try:
+        model = find_model(source, allow_pickles=True)  # whether they may be loaded is asked there
+        files = [model.file] if model.file is not None else []
+        if model.file is None and model.directory is not None:
+            index = json.loads((model.directory / MODEL_INDEX).read_text(encoding="utf-8"))
+            selection = choose_files(
+                index,
+                list_sizes(model.directory),
+                variant=None,
+                dtype=dtype.value.lower(),
+                allow_pickles=True,
+            )
+            files = [model.directory / file for each in selection.weights.values() for file in each]
+        files.sort(key=lambda file: -file.stat().st_size)
+    except (ModelFileError, OSError, ValueError, AttributeError):
+        return None  # loading says what is wrong
+    return ReadAhead(files, max_bytes=int(free * MAX_SHARE_OF_MEMORY)) if files else None
