@@ -52,6 +52,10 @@ bench-server: setup ## The data plane under load beside others, into benchmarks/
 bench-engine: setup ## The engine beside the stock call and static batches, into benchmarks/results/engine.json (ONLY="alone serving …"; QUICK=1: few rounds)
 	$(VENV)/python -m benchmarks.engine $(if $(QUICK),--quick --dry) $(ONLY)
 
+# Without set-up: such a machine has no internet, and its own Python with torch. ARCHIVE: python -m benchmarks.gpu.packages
+bench-gpu: ## Published models at full width on this machine's GPU, into benchmarks/results/gpu-DEVICE.json (PYTHON=python3 PACKAGES=archive ONLY="sdxl")
+	scripts/bench_gpu.sh $(ONLY)
+
 walk: setup ## Files and functions that one request, one scaling tick and one reconcile go through (VERBOSE=1: each)
 	$(VENV)/python -m benchmarks.walk $(if $(VERBOSE),--verbose)
 

@@ -4,6 +4,7 @@ Each runs in a process of its own within a time of its own, and is written as so
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,80 +27,31 @@ ENV_TORCH_THREADS: Final = "EASEL_TORCH_THREADS"
 
 @dataclass(frozen=True)
 class Part:
-    """A measurement; ``quick`` takes a few rounds only, for whoever works on it."""
+    """A measurement: a function of a module, which is imported where it runs (some load torch, some must not)."""
 
-    run: Callable[[bool], dict[str, Any]]
+    module: str
+    function: str
+    options: Mapping[str, int]
+    quick_options: Mapping[str, int]  # few rounds only, for whoever works on it
     limit_seconds: float
 
 
-def _alone(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import alone  # noqa: PLC0415
-
-    return alone.measure(rounds=3 if quick else 15)
-
-
-def _previews(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import alone  # noqa: PLC0415
-
-    return alone.measure_previews(rounds=2 if quick else 7)
-
-
-def _exact(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import alone  # noqa: PLC0415
-
-    return alone.measure_exact(rounds=2 if quick else 7)
-
-
-def _overhead(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import steps  # noqa: PLC0415
-
-    return steps.measure_overhead(rounds=3 if quick else 9)
-
-
-def _shares(_: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import steps  # noqa: PLC0415
-
-    return steps.measure_shares()
-
-
-def _memory(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import memory  # noqa: PLC0415
-
-    return memory.measure(jobs=200 if quick else 1000)
-
-
-def _start(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import start  # noqa: PLC0415
-
-    return start.measure(rounds=1 if quick else 3)
-
-
-def _simulated(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import serving  # noqa: PLC0415
-
-    return serving.measure_simulated(jobs=60 if quick else 300)
-
-
-def _serving(quick: bool) -> dict[str, Any]:  # noqa: FBT001
-    from benchmarks.engine import serving  # noqa: PLC0415
-
-    return serving.measure(jobs=20 if quick else 80, rounds=1 if quick else 2)
-
-
-# In the order of how long they take. A measurement imports what it needs: some load torch, some must not.
+# In the order of how long they take.
 PARTS: Final[Mapping[str, Part]] = {
-    "shares": Part(_shares, 60),
-    "overhead": Part(_overhead, 60),
-    "exact": Part(_exact, 90),
-    "previews": Part(_previews, 90),
-    "alone": Part(_alone, 90),
-    "memory": Part(_memory, 90),
-    "simulated": Part(_simulated, 120),
-    "start": Part(_start, 120),
-    "serving": Part(_serving, 330),
+    "shares": Part("steps", "measure_shares", {}, {}, 60),
+    "overhead": Part("steps", "measure_overhead", {"rounds": 9}, {"rounds": 3}, 60),
+    "exact": Part("alone", "measure_exact", {"rounds": 7}, {"rounds": 2}, 90),
+    "previews": Part("alone", "measure_previews", {"rounds": 7}, {"rounds": 2}, 90),
+    "alone": Part("alone", "measure", {"rounds": 15}, {"rounds": 3}, 90),
+    "compiled": Part("alone", "measure_compiled", {"rounds": 15}, {"rounds": 3}, 150),
+    "memory": Part("memory", "measure", {"jobs": 1000}, {"jobs": 200}, 120),
+    "simulated": Part("serving", "measure_simulated", {"jobs": 300}, {"jobs": 60}, 150),
+    "start": Part("start", "measure", {"rounds": 3}, {"rounds": 1}, 150),
+    "serving": Part("serving", "measure", {"jobs": 80, "rounds": 2}, {"jobs": 20, "rounds": 1}, 330),
 }
 GOALS: Final = {
     "alone.*.engine_over_stock.by_cpu.median": "at most 1.02",
+    "compiled.*.engine_over_stock.by_cpu.median": "at most 1.02",
     "previews.*.with_over_without.by_cpu.median": "at most 1.03",
     "memory.resident_last_over_first": "at most 1.05",
     "memory.live_tensors_last_over_first": "at most 1.05",
@@ -148,7 +100,9 @@ def _run_here(name: str, into: Path, *, quick: bool) -> None:
 
     prepare_libraries()
     warnings.filterwarnings("ignore")  # libraries' own
-    into.write_text(json.dumps(PARTS[name].run(quick)))
+    part = PARTS[name]
+    measure = getattr(importlib.import_module(f"benchmarks.engine.{part.module}"), part.function)
+    into.write_text(json.dumps(measure(**(part.quick_options if quick else part.options))))
 
 
 def _run_apart(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:

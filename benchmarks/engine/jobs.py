@@ -8,8 +8,10 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.interface import Engine, Generation
 from easel_server.engine.loading import load_engine
+from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.samplers import SAMPLERS
 from PIL import Image
@@ -20,6 +22,20 @@ from benchmarks.engine.models import build_model_config
 def load(directory: Path, **options: Any) -> Engine:
     """As a worker loads it."""
     return load_engine(build_model_config(directory), hub_token=None, **options)
+
+
+def build_engine(pipeline: Any, name: str) -> DiffusersEngine:
+    """Around a pipeline that is in memory already."""
+    description = EngineDescription(
+        engine="diffusers",
+        pipeline=type(pipeline).__name__,
+        device=str(pipeline.device),
+        dtype=str(pipeline.dtype).removeprefix("torch."),
+        model=name,
+        load_seconds=0.0,
+        versions={"easel": "this tree", "diffusers": diffusers.__version__, "torch": torch.__version__},
+    )
+    return DiffusersEngine(pipeline, description)
 
 
 def load_stock(directory: Path, sampler: str) -> Any:

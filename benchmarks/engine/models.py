@@ -30,6 +30,7 @@ from tests.support.tiny_models.parts import NOISE, PROMPT_TOKENS, build_tokenize
 
 SEED: Final = 10
 GUIDANCE_SCALE: Final = 7.5
+SAMPLER: Final = "Euler"
 PROMPT: Final = "a lighthouse at dawn, oil on canvas"
 XL_TIME_IDS: Final = 6
 TIME_EMBEDDING_WIDTH: Final = 32
@@ -50,7 +51,7 @@ class BenchModel:
             "width_pixels": self.side_pixels,
             "height_pixels": self.side_pixels,
             "guidance_scale": GUIDANCE_SCALE,
-            "sampler": "Euler",
+            "sampler": SAMPLER,
         }
         return GenerationParameters.model_validate({**values, "seed": seed, "steps": steps, **changes})
 
@@ -98,7 +99,7 @@ def _build_sd15(widths: tuple[int, int, int, int]) -> StableDiffusionPipeline:
         text_encoder=CLIPTextModel(_text_config(text_width, 6)),
         tokenizer=build_tokenizer(),
         unet=unet,
-        scheduler=EulerDiscreteScheduler(**NOISE),
+        scheduler=EulerDiscreteScheduler(**NOISE, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -129,7 +130,7 @@ def _build_sdxl() -> StableDiffusionXLPipeline:
         tokenizer=build_tokenizer(),
         tokenizer_2=tokenizer_2,
         unet=unet,
-        scheduler=EulerDiscreteScheduler(**NOISE, timestep_spacing="leading"),
+        scheduler=EulerDiscreteScheduler(**NOISE, steps_offset=1, timestep_spacing="leading"),
         add_watermarker=False,
     )
 

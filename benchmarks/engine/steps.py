@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from easel_server.generation.samplers import SAMPLERS
 
 from benchmarks.engine.jobs import call_stock, load, load_stock, run_jobs
-from benchmarks.engine.models import SD15, SD15_NARROW, BenchModel, written
+from benchmarks.engine.models import PROMPT, SD15, SD15_NARROW, BenchModel, written
 from benchmarks.server.samples import summarize
 
 FEW_STEPS: Final = 10
@@ -103,8 +103,14 @@ def _take_apart(model: BenchModel, directory: Any, jobs: int) -> dict[str, Any]:
         ):
             stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), part, seconds)))
         engine = load(directory)
-        batch = [model.parameters(seed=seed, steps=SHARES_STEPS) for seed in range(jobs)]
-        for each in run_jobs(engine, batch):
+        warm_up, batch = (
+            [
+                model.parameters(seed=seed, steps=SHARES_STEPS, prompt=f"{PROMPT}, {number} {seed}")
+                for seed in range(jobs)
+            ]
+            for number in range(2)
+        )
+        for each in run_jobs(engine, warm_up):
             each.encode_images()
         seconds.clear()
         began = time.process_time()

@@ -1,0 +1,1 @@
+"""``make bench-gpu``: the published models at full width on a GPU, with random weights. See docs/benchmarks.md."""
