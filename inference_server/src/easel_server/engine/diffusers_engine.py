@@ -7,8 +7,11 @@ in ``diffusers_loader.py``.
 import copy
 import inspect
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import diffusers
@@ -23,11 +26,20 @@ from easel_server.engine.diffusers_generation import (
     StagesRun,
 )
 from easel_server.engine.images.decoding import guard_decoding
-from easel_server.engine.interface import Generation, GenerationError
+from easel_server.engine.interface import Generation, GenerationError, build_trial
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
 from easel_server.engine.speed.prompt_cache import PromptCache
-from easel_server.engine.stepping.batch_cap import BatchCap, Size
+from easel_server.engine.stepping.batch_cap import (
+    RUNS,
+    BatchCap,
+    Size,
+    choose_cap,
+    measure,
+    name_profile,
+    read_profile,
+    write_profile,
+)
 from easel_server.engine.stepping.checkpoints import (
     Checkpoint,
     UnusableCheckpointError,
@@ -60,7 +72,7 @@ class DiffusersEngine:
         """``max_batch_images`` is how many images of any size are generated at once; None: what was measured."""
         self._max_batch_images = max_batch_images
         self._batch_cap: BatchCap | None = None
-        self._kinds: dict[Size, tuple[object, int]] = {}  # of each size that came, a row's shape and an image's rows
+        self._memory_caps: dict[Size, int] = {}  # of sizes at which memory ran out
         self._vae = getattr(pipeline, "vae", None)
         self._vae_dtype = getattr(self._vae, "dtype", None)
         self._pipelines = build_task_pipelines(pipeline)
@@ -82,9 +94,52 @@ class DiffusersEngine:
         """What is configured, or was measured; less where memory ran out."""
         size = Size(width_pixels, height_pixels)
         images = self._max_batch_images or (self._batch_cap.choose(size) if self._batch_cap else 1)
-        row_shape, rows = self._kinds.get(size, (None, 1))
-        limit = self._stepper.find_row_limit(row_shape)
-        return images if limit is None else max(1, min(images, limit // rows))
+        return min(images, self._memory_caps.get(size, images))
+
+    def measure_batch_cap(self, directory: Path | None) -> None:
+        """Find out how many images are generated best at once, at the model's own size: once, then it is read.
+
+        ``directory`` is where that is kept; None: nowhere. Does nothing if a number is configured. Blocks for some
+        MEASURING_SECONDS at the most.
+        """
+        if self._max_batch_images is not None:
+            return
+        trial = build_trial(self.description.defaults)
+        size = Size(trial.width_pixels, trial.height_pixels)
+        file = None if directory is None else directory / name_profile(self.description, self._name_device(), size)
+        measured = {} if file is None else read_profile(file)
+        if not measured:
+            measured = measure(lambda images: self._time_step(trial, images))
+            if file is not None and measured:
+                write_profile(file, measured)
+        self._batch_cap = BatchCap(size, choose_cap(measured))
+        seconds = ", ".join(f"{images}: {taken:.3g} s" for images, taken in measured.items())
+        logger.info("a step takes, by images: %s; so %d are generated at once", seconds, self._batch_cap.images)
+
+    def _name_device(self) -> str:
+        index = self._device.index or 0
+        return torch.cuda.get_device_name(index) if self._device.type == "cuda" else self._device.type
+
+    def _time_step(self, trial: GenerationParameters, images: int) -> float:
+        """Seconds of a step of so many jobs, the second one; infinity if they don't fit into memory or fail."""
+        jobs = [trial.model_copy(update={"seed": seed, "steps": RUNS + 1}) for seed in range(images)]
+        generations = [self.begin(job, {}) for job in jobs]
+        taken = 0.0
+        for _ in range(RUNS):
+            began = self._now_seconds()
+            self.step(generations)
+            taken = self._now_seconds() - began
+        is_whole = all(each.error is None for each in generations)
+        for each in generations:
+            each.stop()
+        return (
+            taken if is_whole and self._memory_caps.get(Size(trial.width_pixels, trial.height_pixels)) is None else inf
+        )
+
+    def _now_seconds(self) -> float:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter()
 
     def begin(
         self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
@@ -134,9 +189,6 @@ class DiffusersEngine:
         generation = DiffusersGeneration(parameters, run, self._facts, subject)
         generation.call.advance()
         self._settle([generation])
-        if (pending := generation.call.pending) is not None:
-            size = Size(parameters.width_pixels, parameters.height_pixels)
-            self._kinds[size] = (pending.row_shape, max(1, pending.rows // parameters.images))
         if saved is not None:
             with torch.inference_mode():
                 fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there)
@@ -145,9 +197,15 @@ class DiffusersEngine:
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says."""
         known = [each for each in generations if isinstance(each, DiffusersGeneration)]
+        kinds = [(each.size, each.call.pending, each.call.images) for each in known if each.call.pending is not None]
         with torch.inference_mode():
             self._stepper.step([each.call for each in known])
         self._settle(known)
+        for size, pending, images in kinds:
+            limit = self._stepper.find_row_limit(pending.row_shape)
+            if limit is not None:
+                fitting = max(1, limit // max(1, pending.rows // images))
+                self._memory_caps[Size(*size)] = min(fitting, self._memory_caps.get(Size(*size), fitting))
 
     def _settle(self, generations: Sequence[DiffusersGeneration]) -> None:
         for each in generations:

@@ -148,6 +148,11 @@ class DiffusersGeneration:
             run, images=parameters.images, is_exact=parameters.reproducibility is Reproducibility.EXACT
         )
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its images in pixels."""
+        return self._parameters.width_pixels, self._parameters.height_pixels
+
     def settle(self) -> None:
         """To be called when its call has paused, each time."""
         if self._begun_stage != self._run.stage and not self.is_done:
@@ -187,9 +192,8 @@ class DiffusersGeneration:
         latents, timestep = self._run.progress.latents, self._run.progress.timestep
         if latents is None:
             return None
-        size = (self._parameters.width_pixels, self._parameters.height_pixels)
         with torch.inference_mode():
-            preview, error = attempt(lambda: build_preview(self._run.pipeline, timestep, latents, size))
+            preview, error = attempt(lambda: build_preview(self._run.pipeline, timestep, latents, self.size))
         if error is None:
             return preview
         if not is_out_of_memory(error):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from easel_server.engine import loading
 from easel_server.engine.interface import Engine, Generation
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
@@ -10,6 +11,8 @@ from easel_server.generation.tasks import Task
 
 from tests.support.images import build_image, build_mask, digest
 from tests.support.tiny_engine import tiny_parameters
+
+loading.prepare_libraries()  # before torch is imported: see there
 
 SIDE_PIXELS = 64
 IMAGE = build_image(SIDE_PIXELS, SIDE_PIXELS)
@@ -69,8 +72,10 @@ def take_checkpoint(engine: Engine, parameters: GenerationParameters, *, steps: 
 
 def build_engine(pipeline: Any, **options: Any) -> Any:
     """An engine around a pipeline that a test has made."""
+    import torch  # noqa: PLC0415  # most tests don't need it
     from easel_server.engine.diffusers_engine import DiffusersEngine  # noqa: PLC0415  # loads torch
 
+    torch.set_num_threads(1)  # others share the processors
     description = EngineDescription(
         engine="diffusers",
         pipeline=type(pipeline).__name__,

@@ -9,7 +9,7 @@ from easel_server.engine.interface import Engine, Generation
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task
 
-from tests.inference_server.engine.stepping.running import INPUTS, go_on, image_parameters, images_of, run_alone
+from tests.inference_server.engine.stepping.running import INPUTS, image_parameters, images_of, run_alone
 from tests.support.images import pixels_differ_by
 from tests.support.tiny_engine import tiny_engine, tiny_parameters
 
@@ -44,7 +44,7 @@ def two_threads() -> Iterator[None]:
 
 def run_in_company(engine: Engine, jobs: Sequence[GenerationParameters], company: int) -> list[Generation]:
     """The jobs, among neighbours that come, and are cancelled, as a seed has it; in any order, at any step."""
-    chance = random.Random(company)
+    chance = random.Random(company)  # noqa: S311  # not for secrets
     arriving = [*jobs, *chance.choices(NEIGHBOURS, k=4)]
     order = chance.sample(range(len(arriving)), len(arriving))
     begun: dict[int, Generation] = {}

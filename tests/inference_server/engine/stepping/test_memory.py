@@ -1,6 +1,5 @@
 """Where memory runs out, or the device is lost: what is tried again, on what is free by then, and who fails."""
 
-import gc
 import weakref
 from typing import Any
 
@@ -32,7 +31,6 @@ class Memory:
     def _run(self, sample: Any, timestep: Any, *arguments: Any, **options: Any) -> Any:
         import torch  # noqa: PLC0415  # most tests don't need it
 
-        gc.collect()
         left = [each for each in self._alive if each() is not None]
         assert left == [], "what an earlier call held is alive"
         activations = sample * 2
@@ -119,7 +117,6 @@ def test_an_autoencoder_that_runs_out_of_memory_goes_tile_by_tile_from_then_on_f
     original = getattr(vae, direction)
 
     def run(values: Any) -> Any:
-        gc.collect()
         assert [each for each in alive if each() is not None] == []
         held = values * 2
         alive.append(weakref.ref(held))
@@ -185,7 +182,6 @@ def test_a_job_that_failed_or_stopped_holds_nothing_and_leaves_the_thread_as_it_
         seen += [weakref.ref(value) for value in generation.call.pending.arguments.values() if hasattr(value, "shape")]
     stopped.stop()
     failed.call.throw(RuntimeError("no such shape"))
-    gc.collect()
     assert [each for each in seen if each() is not None] == []
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()

@@ -105,7 +105,7 @@ class Stepper:
 
     def _attach(self, module: torch.nn.Module) -> None:
         forward = module.forward
-        signature = inspect.signature(forward)
+        signature = _read_signature(module)
         # Arguments are bound to names, and what has none, such as **options, goes on under its own.
         options_name = next(
             (each.name for each in signature.parameters.values() if each.kind is inspect.Parameter.VAR_KEYWORD), ""
@@ -128,17 +128,25 @@ class Stepper:
     def step(self, calls: Sequence[SteppedCall]) -> None:
         """Take each call that isn't done one denoiser call further."""
         waiting = [(call, call.pending) for call in calls if call.pending is not None]
-        outcomes = [
-            (call, self._evaluate_by_images(pending, call.images)) for call, pending in waiting if call.is_exact
-        ]
         shared = [(call, pending) for call, pending in waiting if not call.is_exact]
-        for numbers in group([pending for _, pending in shared]):
-            outputs = self.evaluate([shared[number][1] for number in numbers])
-            outcomes += zip((shared[number][0] for number in numbers), outputs, strict=True)
-        lost = next((each for _, each in outcomes if isinstance(each, Exception) and is_device_lost(each)), None)
-        for call, outcome in outcomes:
-            if lost is not None or isinstance(outcome, Exception):
-                call.throw(lost or outcome)
+        together = [[(call, pending)] for call, pending in waiting if call.is_exact]
+        together += [[shared[number] for number in numbers] for numbers in group([each for _, each in shared])]
+        outcomes: dict[SteppedCall, Any] = {}
+        lost: Exception | None = None
+        for some in together:
+            outputs = (
+                [self._evaluate_by_images(pending, call.images) for call, pending in some]
+                if some[0][0].is_exact
+                else self.evaluate([pending for _, pending in some])
+            )
+            outcomes |= dict(zip((call for call, _ in some), outputs, strict=True))
+            lost = next((each for each in outputs if isinstance(each, Exception) and is_device_lost(each)), None)
+            if lost is not None:
+                break
+        for call, _ in waiting:
+            outcome = lost or outcomes[call]
+            if isinstance(outcome, Exception):
+                call.throw(outcome)
             else:
                 call.advance(outcome)
 
@@ -189,3 +197,11 @@ class Stepper:
             lambda: split(self._forwards[calls[0].module](**merge(calls)), [call.rows for call in calls])
         )
         return [error] * len(calls) if outputs is None else outputs
+
+
+def _read_signature(module: torch.nn.Module) -> inspect.Signature:
+    """With a name for each argument: that of its class, where something is put around it that takes any."""
+    signature = inspect.signature(module.forward)
+    if all(each.kind is not inspect.Parameter.VAR_POSITIONAL for each in signature.parameters.values()):
+        return signature
+    return inspect.signature(type(module).forward.__get__(module))
