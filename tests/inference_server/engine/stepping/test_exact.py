@@ -9,7 +9,7 @@ from easel_server.engine.interface import Engine, Generation
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task
 
-from tests.inference_server.engine.stepping.running import INPUTS, go_on, image_parameters, images_of, run_alone
+from tests.inference_server.engine.stepping.running import INPUTS, image_parameters, images_of, run_alone
 from tests.support.images import pixels_differ_by
 from tests.support.tiny_engine import tiny_engine, tiny_parameters
 
