@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, Generation, StopGenerationError
 from easel_server.generation.cost import work_units
 from easel_server.generation.encoding import PNG_KEY, encode
-from easel_server.generation.infotext import build_metadata
 from easel_server.generation.models import EngineDescription, GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
+from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.samplers import NO_SAMPLER, SAMPLERS
 from easel_server.generation.tasks import Task
 
@@ -155,6 +155,11 @@ class SyntheticGeneration:
     def build_preview(self) -> bytes | None:
         """As Generation says."""
         return self._build_preview(self.parameters, self.steps_done)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def checkpoint(self) -> bytes | None:
         """None: what a step has cost is only time."""

@@ -47,6 +47,7 @@ class ImageAnswer(BaseModel):
 
     b64_json: str | None = None
     url: str | None = None
+    flagged: bool | None = None  # extension: true of an image that the model's safety checker flagged, else absent
 
 
 class ImagesAnswer(BaseModel):
@@ -102,9 +103,11 @@ def describe_models(model: type[BaseModel]) -> Responses:
 def build_answer(job: Job, images: Sequence[bytes], urls: Sequence[str] | None) -> dict[str, Any]:
     """The answer to a request without ``stream``: by ``urls`` if they are asked for, else the images themselves."""
     encoded = (base64.b64encode(image).decode("ascii") for image in images)
+    shown = [{"url": url} for url in urls] if urls is not None else [{"b64_json": text} for text in encoded]
+    flagged = job.flagged
     return {
         "created": int((job.finished_at or job.submitted_at).timestamp()),
-        "data": [{"url": url} for url in urls] if urls is not None else [{"b64_json": text} for text in encoded],
+        "data": [one | ({"flagged": True} if index in flagged else {}) for index, one in enumerate(shown)],
         "background": "opaque",
         "output_format": job.parameters.image_format,
         "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
@@ -123,7 +126,7 @@ def build_partial_event(job: Job, family: EventFamily, index: int, preview: byte
     }
 
 
-def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[str, Any]:
+def build_completed_event(job: Job, family: EventFamily, index: int, image: bytes) -> dict[str, Any]:
     """A finished image in a stream."""
     return {
         "type": f"{family}.completed",
@@ -131,6 +134,7 @@ def build_completed_event(job: Job, family: EventFamily, image: bytes) -> dict[s
         "seed": job.parameters.seed,
         "reproducibility": job.parameters.reproducibility,
         **({"warnings": job.warnings} if job.warnings else {}),
+        **({"flagged": True} if index in job.flagged else {}),
         **_describe(job, image, job.parameters.image_format),
     }
 
