@@ -29,6 +29,7 @@ class FakeGeneration:
     """A job under way; counts its steps."""
 
     own_seconds = 0.0
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, parameters: GenerationParameters, engine: "FakeEngine", steps_done: int = 0) -> None:
         self.parameters = parameters

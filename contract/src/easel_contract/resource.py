@@ -26,6 +26,7 @@ from easel_contract.server_config import (
     Quantization,
     RateLimitConfig,
     ResultsConfig,
+    SafetyPolicy,
     StepCache,
     TracingConfig,
     WebhookConfig,
@@ -178,6 +179,12 @@ class ModelSpec(Model):
         default=None,
         description="Reuse work of earlier steps: faster, and other images. DeepCache for models with a UNet (Stable "
         "Diffusion 1.x, 2.x, XL), FirstBlockCache for Flux. Requests then share no steps: each runs alone.",
+    )
+    safety: SafetyPolicy | None = Field(
+        default=None,
+        description="What becomes of an image that the model's own safety checker flags. Flag: it is given, and the "
+        "answer says so. Blur: it is given blurred. Refuse: its request fails. Off: nothing is checked. Unset: Blur "
+        "where the model comes with a checker, as Stable Diffusion 1.x does; else nothing but Off can be set.",
     )
 
     @model_validator(mode="after")

@@ -147,6 +147,7 @@ class ModelConfig(SourceConfig):
     dtype: DType = DType.AUTO
     quantization: Quantization | None = None
     step_cache: StepCache | None = None
+    safety: SafetyPolicy | None = None  # None: Blur where the model comes with a checker
     refiner: SourceConfig | None = None  # takes over the last steps
 
 

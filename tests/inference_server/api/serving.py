@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 import uvicorn
-from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
+from easel_contract.server_config import GatewayConfig, ModelConfig, SafetyPolicy, ServerConfig
 from easel_server.api.app import build_context, build_gateway_app
 from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
@@ -20,6 +20,7 @@ from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
+from easel_server.generation.safety import describe_flagged
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
 from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.telemetry.metrics import CacheResult, ServerMetrics
@@ -105,6 +106,9 @@ class StandInWorker:
         if parameters.prompt == "fail":
             await self._jobs.finish(claim, Failed("the model refused the request: no"))
             return
+        if parameters.prompt == "refused":
+            await self._jobs.finish(claim, Failed(describe_flagged([0], parameters.images, SafetyPolicy.REFUSE)))
+            return
         reply = await self._jobs.heartbeat(claim, 1)
         if parameters.prompt == "step by step":
             reply = await self._go_step_by_step(claim)
@@ -114,6 +118,8 @@ class StandInWorker:
         if reply is HeartbeatReply.CONTINUE:
             images = [f"{parameters.prompt} {parameters.seed + i}".encode() for i in range(parameters.images)]
             warnings = (WARNING,) if parameters.prompt == "too long" else ()
+            if parameters.prompt == "flagged":
+                warnings = (describe_flagged([parameters.images - 1], parameters.images, SafetyPolicy.BLUR),)
             await succeed(self._jobs, claim, tuple(images), generated_by=IDENTITY, warnings=warnings)
         else:
             await self._jobs.finish(claim, Canceled())

@@ -116,6 +116,15 @@ def test_one_of_several_images_comes_again_alone(client: httpx2.Client, api: str
     assert abs(pixels(again) - pixels(images[0])).max() > CLOSE
 
 
+@pytest.mark.parametrize("api", APIS)
+def test_one_of_several_exact_images_comes_again_to_the_byte(client: httpx2.Client, api: str) -> None:
+    images = generate(client, prompt="a cat", seed=5, n=3, reproducibility="Exact")
+    for image in images[1:]:
+        text, recipe = read(image)
+        assert "Reproducibility: Exact" in text
+        assert pixels(post(client, api, recipe)).tolist() == pixels(image).tolist()
+
+
 @pytest.mark.parametrize("image_format", ["png", "jpg", "webp"])
 def test_what_png_info_gives_can_be_posted_as_it_is(client: httpx2.Client, image_format: str) -> None:
     settings = {"samples_format": image_format, "jpeg_quality": 80}

@@ -26,6 +26,7 @@ from easel_server.engine.diffusers_generation import (
     StagesRun,
 )
 from easel_server.engine.images.decoding import guard_decoding
+from easel_server.engine.images.safety import Safety
 from easel_server.engine.interface import Generation, GenerationError, build_trial
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
@@ -68,8 +69,19 @@ class TaskPipeline(NamedTuple):
 class DiffusersEngine:
     """A loaded pipeline, and its kin for other tasks."""
 
-    def __init__(self, pipeline: Any, description: EngineDescription, *, max_batch_images: int | None = None) -> None:
-        """``max_batch_images`` is how many images of any size are generated at once; None: what was measured."""
+    def __init__(
+        self,
+        pipeline: Any,
+        description: EngineDescription,
+        *,
+        max_batch_images: int | None = None,
+        safety: Safety | None = None,
+    ) -> None:
+        """``max_batch_images`` is how many images of any size are generated at once; None: what was measured.
+
+        ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
+        """
+        self._safety = safety or Safety(None)
         self._max_batch_images = max_batch_images
         self._batch_cap: BatchCap | None = None
         self._memory_caps: dict[Size, int] = {}  # of sizes at which memory ran out
@@ -186,7 +198,7 @@ class DiffusersEngine:
         pipeline.scheduler = self._schedulers.build(parameters.sampler)
         taken = {name: arguments[name] for name in arguments.keys() & accepted}
         run = StagesRun(parameters.steps, [Stage(pipeline, taken, accepted)], saved)
-        generation = DiffusersGeneration(parameters, run, self._facts, subject)
+        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety)
         generation.call.advance()
         self._settle([generation])
         if saved is not None:

@@ -9,6 +9,7 @@ from easel_contract.server_config import Reproducibility
 
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.images.previews import build_preview
+from easel_server.engine.images.safety import Safety
 from easel_server.engine.interface import GenerationError, StopGenerationError
 from easel_server.engine.stepping.checkpoints import Checkpoint, copy_notes, find_changes, write_checkpoint
 from easel_server.engine.stepping.memory import attempt, free_device_memory
@@ -136,7 +137,9 @@ class ImageFacts:
 class DiffusersGeneration:
     """One job; made by ``DiffusersEngine.begin``."""
 
-    def __init__(self, parameters: GenerationParameters, run: StagesRun, facts: ImageFacts, subject: str) -> None:
+    def __init__(
+        self, parameters: GenerationParameters, run: StagesRun, facts: ImageFacts, subject: str, safety: Safety
+    ) -> None:
         """``subject`` is that of its checkpoints."""
         self._parameters = parameters
         self._run = run
@@ -144,8 +147,10 @@ class DiffusersGeneration:
         self._subject = subject
         self._begun_stage = -1
         self._notes_at_begin: dict[str, Any] = {}  # the scheduler's, before the first step of the stage
+        self._safety = safety
+        self._watched = safety.watch(run)
         self.call = SteppedCall(
-            run, images=parameters.images, is_exact=parameters.reproducibility is Reproducibility.EXACT
+            self._watched, images=parameters.images, is_exact=parameters.reproducibility is Reproducibility.EXACT
         )
 
     @property
@@ -195,11 +200,16 @@ class DiffusersGeneration:
         with torch.inference_mode():
             preview, error = attempt(lambda: build_preview(self._run.pipeline, timestep, latents, self.size))
         if error is None:
-            return preview
+            return self._safety.hide(preview)
         if not is_out_of_memory(error):
             raise error
         free_device_memory()
         return None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """As Generation says."""
+        return self._watched.warnings
 
     def checkpoint(self) -> bytes | None:
         """As Generation says: after its first step, until its last."""
@@ -255,6 +265,7 @@ class FailedGeneration:
     is_done = True
     steps_done = 0
     own_seconds = 0.0
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, error: Exception) -> None:
         self.error: Exception | None = error

@@ -12,11 +12,19 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 from easel_contract import names
-from easel_contract.server_config import DType, ModelConfig
+from easel_contract.server_config import DType, ModelConfig, SafetyPolicy
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.diffusers_engine import DiffusersEngine
-from easel_server.engine.interface import GenerationError, ModelLoadError, NonFiniteError, build_trial, generate_alone
+from easel_server.engine.images.safety import take_safety
+from easel_server.engine.interface import (
+    ContentRefusedError,
+    GenerationError,
+    ModelLoadError,
+    NonFiniteError,
+    build_trial,
+    generate_alone,
+)
 from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
@@ -50,6 +58,7 @@ def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seco
         refiner = load_refiner(config.refiner, how, loaded, device, dtype) if config.refiner is not None else None
     except ModelFileError as error:
         raise ModelLoadError(f"model {config.name}: {error}") from error
+    safety = take_safety(loaded.pipeline, config.safety, model=config.name)
     description = EngineDescription(
         engine="diffusers",
         pipeline=type(loaded.pipeline).__name__,
@@ -61,10 +70,11 @@ def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seco
         resolved_revision=loaded.weights,
         files=model.files,
         refiner=refiner.weights if refiner is not None else "",
+        safety="" if safety.policy is SafetyPolicy.OFF else safety.policy,
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
     second: dict[str, Any] = {"refiner": refiner.pipeline} if refiner is not None else {}
-    engine = DiffusersEngine(loaded.pipeline, description, **second)
+    engine = DiffusersEngine(loaded.pipeline, description, safety=safety, **second)
     _warm_up(engine)
     engine.description = replace(engine.description, load_seconds=time.monotonic() - began_seconds)
     return engine
@@ -80,6 +90,8 @@ def _warm_up(engine: DiffusersEngine) -> None:
     except NonFiniteError as error:
         # Not for sure a fault of the model: a single step is more than some schedulers can do.
         logger.warning("model %s: one step of a warm-up gave no image: %s", engine.description.model, error)
+    except ContentRefusedError:
+        pass  # it ran: what one step leaves may look like anything
     except GenerationError as error:
         raise ModelLoadError(
             f"model {engine.description.model} was loaded, but can't generate one image of its default size: {error}; "

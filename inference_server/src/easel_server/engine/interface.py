@@ -25,6 +25,10 @@ class NonFiniteError(GenerationError):
     """The model gave numbers that are no image, such as overflow in half precision; the message says what to change."""
 
 
+class ContentRefusedError(GenerationError):
+    """The images were generated, and the service gives none such: the model's safety checker flagged some."""
+
+
 def build_trial(defaults: GenerationDefaults) -> GenerationParameters:
     """A request that the model was able to serve when it was loaded: one step at its own size."""
     return GenerationParameters(
@@ -58,6 +62,11 @@ class Generation(Protocol):
     @property
     def own_seconds(self) -> float:
         """Of the engine's thread, spent on this job alone: all but the denoiser's calls, which jobs share."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of one that is done without an error: what is to be said of these very images; beside ``list_warnings``."""
         ...
 
     def build_preview(self) -> bytes | None:

@@ -156,6 +156,11 @@ class SyntheticGeneration:
         """As Generation says."""
         return self._build_preview(self.parameters, self.steps_done)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def checkpoint(self) -> bytes | None:
         """None: what a step has cost is only time."""
         return None

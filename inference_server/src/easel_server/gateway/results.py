@@ -25,6 +25,7 @@ from easel_server.gateway.refusals import (
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import build_cache_key
 from easel_server.generation.request import CachePolicy, job_id_for_client_id
+from easel_server.generation.safety import CONTENT_REFUSED
 from easel_server.stores.cache.interface import CachedImages, ResultCache
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import ImagesGoneError, ImageStore
@@ -284,4 +285,6 @@ def expect_success(job: Job) -> Job:
         seconds = WAIT.total_seconds()
         message = f"no images within {seconds:.0f} s; for work that may wait longer use POST /v1/predictions"
         raise RefusalError(504, "deadline_exceeded", message)
+    if (job.error or "").startswith(CONTENT_REFUSED):
+        raise RefusalError(422, "content_policy_violation", job.error or "")
     raise RefusalError(422, "generation_failed", job.error or f"request {job.id} failed")

@@ -40,6 +40,7 @@ from easel_server.generation.messages import bound_warnings
 from easel_server.generation.models import ModelIdentity, RequestedModel
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.request import WebhookTarget
+from easel_server.generation.safety import find_flagged
 
 
 class JobState(StrEnum):
@@ -102,6 +103,11 @@ class Job(Model):
         """What its client should know was done otherwise than asked, as far as is known now."""
         warnings = (*self.request_warnings, *self.generation_warnings)
         return bound_warnings(warnings) if warnings else ()
+
+    @property
+    def flagged(self) -> frozenset[int]:
+        """Which of its images the model's safety checker flagged, by their indices."""
+        return find_flagged(self.generation_warnings) if self.generation_warnings else frozenset()
 
 
 def job_fingerprint(job: Job) -> str:

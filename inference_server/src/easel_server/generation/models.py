@@ -49,6 +49,7 @@ class ModelIdentity(Model):
     quantization: str = ""  # of the weights: "Float8"; empty without
     step_cache: str = ""  # "DeepCache"; empty without
     adapters: tuple[str, ...] = ()
+    safety: str = ""  # as EngineDescription has it: a blurred image is another one
     versions: Mapping[str, str] = Field(default_factory=dict)  # of the libraries that may change pixels
 
 
@@ -146,6 +147,7 @@ class EngineDescription:
     resolved_revision: str = ""
     files: str = ""  # of a commit: the variant or the single file that was loaded; empty for the files without variant
     refiner: str = ""  # which weights the refiner has; empty without one
+    safety: str = ""  # what becomes of images that the model's safety checker flags; empty: nothing is checked
     versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that may change pixels
 
 
@@ -163,6 +165,7 @@ def identify_model(description: EngineDescription, model: ModelConfig, engine: E
         refiner=description.refiner,
         quantization=model.quantization or "",
         step_cache=model.step_cache or "",
+        safety=description.safety,
         versions=description.versions,
     )
 

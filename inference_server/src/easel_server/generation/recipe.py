@@ -46,6 +46,9 @@ def describe_maker(description: EngineDescription) -> dict[str, Any]:
     return {
         "name": description.model,
         "weights": description.resolved_revision,
+        "files": description.files,
+        "refiner": description.refiner,
+        "safety": description.safety,
         "pipeline": description.pipeline,
         "dtype": description.dtype,
         "device": description.device.partition(":")[0],

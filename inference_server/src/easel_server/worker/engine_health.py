@@ -17,7 +17,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from easel_server.engine.interface import Engine, NonFiniteError, build_trial
+from easel_server.engine.interface import ContentRefusedError, Engine, NonFiniteError, build_trial
 from easel_server.worker.engine_errors import describe_error, is_engine_error, is_fatal_error
 from easel_server.worker.engine_thread import EngineThread
 from easel_server.worker.job_run import JobRun
@@ -68,8 +68,8 @@ class EngineHealth:
             await asyncio.wait_for(asyncio.shield(self._thread.generate(trial)), self._trial_seconds)
         except TimeoutError:
             return f"after {describe_error(error)} the engine took more than {self._trial_seconds:g} s for a trial"
-        except NonFiniteError:
-            pass  # it ran: a single step is more than some schedulers can do
+        except (NonFiniteError, ContentRefusedError):
+            pass  # it ran: a single step is more than some schedulers can do, and may look like anything
         except Exception as second:
             return f"the engine failed with {describe_error(error)}, and on a trial with {describe_error(second)}"
         logger.warning("the engine failed with %s, and then passed a trial", type(error).__name__)

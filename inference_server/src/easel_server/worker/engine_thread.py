@@ -158,11 +158,11 @@ class EngineThread:
             logger.exception("job %s: it can't be stopped in order", run.job.id)
 
     def _list_warnings(self, run: JobRun) -> tuple[str, ...]:
+        warnings = run.generation.warnings if run.generation is not None else ()
         try:
-            warnings = self._engine.list_warnings(run.job.parameters)
+            warnings += self._engine.list_warnings(run.job.parameters)
         except Exception:  # the images are there, whatever can be said of them
             logger.exception("job %s: it isn't known whether it was done as asked", run.job.id)
-            return ()
         for warning in warnings:
             logger.info("job %s: %s", run.job.id, warning)
         return warnings

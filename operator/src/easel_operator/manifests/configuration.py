@@ -143,6 +143,7 @@ def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig
         dtype=model.dtype,
         quantization=model.quantization,
         step_cache=model.step_cache,
+        safety=model.safety,
         allow_pickles=model.allow_pickles,
         config_repository=model.config_repository,
         refiner=SourceConfig(**_source_config(refiner.source, names.REFINER_DIRECTORY)) if refiner else None,

@@ -267,7 +267,7 @@ def test_inputs_of_replicates_own_models_are_accepted_where_they_ask_for_nothing
         "refine_steps": 10,
         "high_noise_frac": 0.8,
         "lora_scale": 0.6,
-        "disable_safety_checker": True,
+        "disable_safety_checker": False,
         "size": "64x72",
     }
     answer = client.post("/v1/predictions", json={"input": {"prompt": "a plain cat", **given}})

@@ -81,6 +81,7 @@ def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]
         "is_using_inpainting_conditioning": False,
         "interrupted": job.state is JobState.CANCELED,
         "warnings": job.warnings,  # ours
+        "flagged": [index in job.flagged for index in range(parameters.images)],  # ours
     }
 
 

@@ -49,7 +49,7 @@ class ImagesBody(ApiBody):
     # Accepted for the clients' sake, without effect: they choose among variants that one model doesn't have.
     quality: Annotated[str | None, Inert((AUTO, "standard", "medium"), "more steps are num_inference_steps")] = None
     style: Annotated[str | None, Inert(("vivid",), "say it in the prompt")] = None
-    moderation: Annotated[str | None, Inert((AUTO, "low"), "nothing is moderated here")] = None
+    moderation: Annotated[str | None, Inert((AUTO, "low"), "this service chooses what becomes of images")] = None
     user: str | None = None
     safety_identifier: str | None = None
     # Accepted in the values that describe what this service does.

@@ -206,5 +206,5 @@ class OpenAIHandlers:
             if not job.state.is_final:
                 raise refuse_lost(job.id)
             images = await self._context.results.images(expect_success(job), has_just_ended=True)
-        for image in images:
-            yield build_completed_event(job, family, image)
+        for index, image in enumerate(images):
+            yield build_completed_event(job, family, index, image)

@@ -98,11 +98,13 @@ class PredictionInput(ApiBody):
     refine: Literal["no_refiner"] | None = None
     replicate_weights: Literal[""] | None = None
     apply_watermark: Annotated[bool | None, Inert((False,), "no watermark is added here")] = None
-    # Of a refiner, adapters and a check of the images that there aren't: without effect.
+    disable_safety_checker: Annotated[
+        bool | None, Inert((False,), "this service chooses what becomes of images that the model's checker flags")
+    ] = None
+    # Of a refiner and adapters that there aren't: without effect.
     refine_steps: JsonValue = None
     high_noise_frac: JsonValue = None
     lora_scale: JsonValue = None
-    disable_safety_checker: JsonValue = None
 
     def given(self) -> dict[str, Any]:
         """As of any body, and ``size``, which is two parameters. Raises RefusalError for one that can't be read."""

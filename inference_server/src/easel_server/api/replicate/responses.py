@@ -72,6 +72,7 @@ class Prediction(BaseModel):
     source: Literal["api"]
     metrics: dict[str, float]
     urls: PredictionUrls
+    flagged: list[bool] | None = None  # which images the model's safety checker flagged; absent if none
     progress: PredictionProgress | None = None  # absent where nobody asked for this one
     webhook: str | None = None  # absent if there is none
     webhook_events_filter: list[str] | None = None
@@ -167,6 +168,8 @@ def build_prediction(
     }
     if job.webhook is not None:
         prediction |= {"webhook": job.webhook.url, "webhook_events_filter": list(job.webhook.events)}
+    if job.flagged:
+        prediction["flagged"] = [index in job.flagged for index in range(job.parameters.images)]
     if progress is not None:
         prediction["progress"] = build_progress_fields(job, progress, links)
     if job.started_at and job.finished_at:
