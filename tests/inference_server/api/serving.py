@@ -19,8 +19,8 @@ from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
 from easel_server.generation.cost import CostModel
+from easel_server.generation.messages import describe_flagged
 from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
-from easel_server.generation.safety import describe_flagged
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
 from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.telemetry.metrics import CacheResult, ServerMetrics

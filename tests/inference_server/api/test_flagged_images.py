@@ -6,7 +6,7 @@ import httpx2
 import openai
 import pytest
 from easel_contract.server_config import SafetyPolicy
-from easel_server.generation.safety import describe_flagged, find_flagged
+from easel_server.generation.messages import describe_flagged, find_flagged
 
 from tests.inference_server.api.serving import WARNING, RunningGateway
 

@@ -10,9 +10,9 @@ import pytest
 from easel_contract.server_config import EngineKind, ModelConfig, SafetyPolicy
 from easel_server.engine import loading
 from easel_server.engine.interface import ContentRefusedError, Engine, Generation, GenerationError, ModelLoadError
+from easel_server.generation.messages import CONTENT_REFUSED, find_flagged
 from easel_server.generation.models import build_cache_key, identify_model, model_key
 from easel_server.generation.parameters import GenerationParameters
-from easel_server.generation.safety import CONTENT_REFUSED, find_flagged
 from PIL import Image
 
 from tests.inference_server.api.serving import RunningGateway

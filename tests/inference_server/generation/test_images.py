@@ -5,7 +5,7 @@ import pytest
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode, read_description
 from easel_server.generation.images import max_result_bytes
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
-from easel_server.generation.recipe import write_recipe
+from easel_server.generation.recipes.recipe import write_recipe
 from PIL import Image
 
 from tests.support.jobs import build_parameters

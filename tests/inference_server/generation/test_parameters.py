@@ -5,7 +5,6 @@ from easel_contract.server_config import LimitsConfig
 from easel_server.api.automatic1111.fields import ImageToImageBody, TextToImageBody
 from easel_server.api.openai.fields import EditFields, ImagesBody
 from easel_server.api.replicate.fields import PredictionInput
-from easel_server.generation.infotext import build_metadata
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.parameters import (
     PARAMETERS,
@@ -14,6 +13,7 @@ from easel_server.generation.parameters import (
     InvalidParametersError,
     fill_in,
 )
+from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.tasks import Task
 
 from tests.support.jobs import build_parameters

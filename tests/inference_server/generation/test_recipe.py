@@ -6,10 +6,16 @@ import json
 import pytest
 from easel_contract.server_config import Reproducibility
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode, read_description, read_recipe_text
-from easel_server.generation.infotext import build_metadata, read_infotext
 from easel_server.generation.models import ModelIdentity
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
-from easel_server.generation.recipe import RecipeError, find_missing, list_differences, read_recipe, write_recipe
+from easel_server.generation.recipes.infotext import build_metadata, read_infotext
+from easel_server.generation.recipes.recipe import (
+    RecipeError,
+    find_missing,
+    list_differences,
+    read_recipe,
+    write_recipe,
+)
 from easel_server.generation.request import Recipe
 from easel_server.generation.tasks import Task
 from PIL import Image

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import PARAMETERS, GenerationParameters
-from easel_server.generation.recipe import RecipeError, read_recipe
+from easel_server.generation.recipes.recipe import RecipeError, read_recipe
 from easel_server.generation.request import Recipe
 
 # Bounds that keep any number printable and storable; what is sensible is decided by the parameters' table.

@@ -15,10 +15,10 @@ from easel_server.engine.stepping.checkpoints import Checkpoint, copy_notes, fin
 from easel_server.engine.stepping.memory import attempt, free_device_memory
 from easel_server.engine.stepping.stepper import SteppedCall
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode
-from easel_server.generation.infotext import build_metadata
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
-from easel_server.generation.recipe import describe_maker, describe_scheduler, write_recipe
+from easel_server.generation.recipes.infotext import build_metadata
+from easel_server.generation.recipes.recipe import describe_maker, describe_scheduler, write_recipe
 from easel_server.generation.samplers import split_sampler
 
 SHORT_HASH_CHARACTERS: Final = 10  # of the weights' hash, as AUTOMATIC1111 shows it

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, Generation, StopGenerationError
 from easel_server.generation.cost import work_units
 from easel_server.generation.encoding import PNG_KEY, encode
-from easel_server.generation.infotext import build_metadata
 from easel_server.generation.models import EngineDescription, GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
+from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.samplers import NO_SAMPLER, SAMPLERS
 from easel_server.generation.tasks import Task
 

@@ -23,9 +23,9 @@ from easel_server.gateway.refusals import (
     refuse_unknown_prediction,
 )
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.messages import CONTENT_REFUSED
 from easel_server.generation.models import build_cache_key
 from easel_server.generation.request import CachePolicy, job_id_for_client_id
-from easel_server.generation.safety import CONTENT_REFUSED
 from easel_server.stores.cache.interface import CachedImages, ResultCache
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import ImagesGoneError, ImageStore

@@ -42,7 +42,7 @@ from easel_server.generation.parameters import (
     fill_in,
 )
 from easel_server.generation.prompt_syntax import find_words
-from easel_server.generation.recipe import find_missing, list_differences
+from easel_server.generation.recipes.recipe import find_missing, list_differences
 from easel_server.generation.request import GenerationRequest
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.images.interface import StoreFullError

@@ -26,7 +26,7 @@ UNICODE: Final = b"UNICODE\0"  # the comment's character code, in front of it
 UTF_16: Final = "utf-16-be"
 MAX_COMMENT_BYTES: Final = 60_000  # a JPEG's EXIF has room for 65,533 with all that is around it
 MAX_RECIPE_BYTES: Final = {ImageFormat.JPEG: 64_000}  # a JPEG's segment of XMP has 65,502, others have no bound
-# A recipe holds no sign that XML would have to spell otherwise (``recipe.write_json``).
+# A recipe holds no sign that XML would have to spell otherwise (``recipes.recipe.write_json``).
 _XMP: Final = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:easel="https://easel.dev/ns/recipe/1/"><easel:recipe>%s</easel:recipe>'

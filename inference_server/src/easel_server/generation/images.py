@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from easel_server.generation.parameters import DEFAULT_QUALITY_PERCENT, GenerationParameters, ImageFormat
-from easel_server.generation.recipe import write_json
+from easel_server.generation.recipes.recipe import write_json
 
 MEDIA_TYPES: Final = {
     ImageFormat.PNG: "image/png",

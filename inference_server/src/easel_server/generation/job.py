@@ -36,11 +36,10 @@ from easel_contract.server_config import Priority
 from pydantic import AwareDatetime, Field
 
 from easel_server.generation.images import ImageReference
-from easel_server.generation.messages import bound_warnings
+from easel_server.generation.messages import bound_warnings, find_flagged
 from easel_server.generation.models import ModelIdentity, RequestedModel
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.request import WebhookTarget
-from easel_server.generation.safety import find_flagged
 
 
 class JobState(StrEnum):

@@ -1,7 +1,11 @@
 """Values of requests as they may be quoted in messages. Pure."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
+
+from easel_contract.server_config import SafetyPolicy
 
 SHOWN_CHARACTERS = 80  # of a value that is refused
 # What a job keeps, and a header has room for beside everything else: 4 KiB together.
@@ -43,3 +47,31 @@ LOST: Final = (
 )
 INPUTS_GONE: Final = "its input images are gone from where they are kept; submit the request again"
 RECORD_DAMAGED: Final = "what Redis kept of this request is damaged; submit it again"
+
+
+# What the model's safety checker flags. The sentence is a warning of the job, so it goes where those go: into each
+# answer, and into the cache with images.
+CONTENT_REFUSED: Final = "NSFW content: "  # how the error of a job begins that was refused for its images
+_WHAT_BECAME: Final[Mapping[SafetyPolicy, str]] = MappingProxyType(
+    {
+        SafetyPolicy.FLAG: "which are given as they are",
+        SafetyPolicy.BLUR: "which are blurred",
+        SafetyPolicy.REFUSE: "and this service refuses such images; change the prompt, or the seed",
+    }
+)
+_FLAGGED: Final = re.compile(r"the model's safety checker flagged ([0-9 ,]+) of [0-9]+ images, which")
+
+
+def describe_flagged(flagged: Sequence[int], images: int, policy: SafetyPolicy) -> str:
+    """The sentence; ``flagged`` are indices, which people count from 1. Empty if there are none."""
+    if not flagged:
+        return ""
+    numbers = ", ".join(str(index + 1) for index in flagged)
+    said = f"the model's safety checker flagged {numbers} of {images} images, {_WHAT_BECAME[policy]}"
+    return CONTENT_REFUSED + said if policy is SafetyPolicy.REFUSE else said
+
+
+def find_flagged(warnings: Sequence[str]) -> frozenset[int]:
+    """The indices of flagged images, of a job's own warnings of its generation."""
+    found = (_FLAGGED.match(warning) for warning in warnings)
+    return frozenset(int(number) - 1 for match in found if match for number in match[1].split(","))

@@ -115,7 +115,7 @@ DEFAULT_POLICY: Final = CachePolicy()
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an image says of itself, as a client sends it back to have it again; ``recipe.py`` reads and writes it."""
+    """What an image says of itself, as a client sends it back to have it again; ``recipes/`` reads and writes it."""
 
     given: Mapping[str, Any]  # by the names of GenerationParameters, as a client would give it
     digests: Mapping[str, str] = field(default_factory=dict)  # of its input images, by their names in ``tasks/``

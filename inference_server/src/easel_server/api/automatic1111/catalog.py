@@ -20,9 +20,9 @@ from easel_server.gateway.client_warnings import build_warning_headers
 from easel_server.gateway.input_images import decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field, refuse_fields, refuse_unknown_model, refuse_unoffered
 from easel_server.generation.encoding import PNG_KEY, RECIPE_KEY, read_description, read_recipe_text
-from easel_server.generation.infotext import read_infotext
 from easel_server.generation.messages import truncate_repr
-from easel_server.generation.recipe import RecipeError, read_recipe
+from easel_server.generation.recipes.infotext import read_infotext
+from easel_server.generation.recipes.recipe import RecipeError, read_recipe
 from easel_server.transport.bodies import read_body
 
 TAGS: Final[list[str | Enum]] = ["AUTOMATIC1111"]

@@ -28,9 +28,9 @@ from easel_server.api.automatic1111.harmless import (
 from easel_server.api.automatic1111.samplers import AUTOMATIC, SCHEDULES, choose_sampler
 from easel_server.api.fields import RECIPE_DESCRIPTION, ApiBody, MapsTo, RecipeField, WireInteger, WireNumber
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
-from easel_server.generation.infotext import TEXT_NAMES
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import ImageFormat
+from easel_server.generation.recipes.infotext import TEXT_NAMES
 from easel_server.generation.samplers import split_sampler
 
 RANDOM_SEED: Final = -1

@@ -102,10 +102,12 @@ def describe_models(model: type[BaseModel]) -> Responses:
 
 def build_answer(job: Job, images: Sequence[bytes], urls: Sequence[str] | None) -> dict[str, Any]:
     """The answer to a request without ``stream``: by ``urls`` if they are asked for, else the images themselves."""
-    shown = [{"url": url} for url in urls] if urls is not None else [{"b64_json": _to_text(image)} for image in images]
+    encoded = (base64.b64encode(image).decode("ascii") for image in images)
+    shown = [{"url": url} for url in urls] if urls is not None else [{"b64_json": text} for text in encoded]
+    flagged = job.flagged
     return {
         "created": int((job.finished_at or job.submitted_at).timestamp()),
-        "data": [{**one, **_describe_flag(job, index)} for index, one in enumerate(shown)],
+        "data": [one | ({"flagged": True} if index in flagged else {}) for index, one in enumerate(shown)],
         "background": "opaque",
         "output_format": job.parameters.image_format,
         "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
@@ -132,7 +134,7 @@ def build_completed_event(job: Job, family: EventFamily, index: int, image: byte
         "seed": job.parameters.seed,
         "reproducibility": job.parameters.reproducibility,
         **({"warnings": job.warnings} if job.warnings else {}),
-        **_describe_flag(job, index),
+        **({"flagged": True} if index in job.flagged else {}),
         **_describe(job, image, job.parameters.image_format),
     }
 
@@ -148,17 +150,9 @@ def build_model(name: str, facts: ModelFacts, *, url: str) -> dict[str, Any]:
     return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}
 
 
-def _to_text(image: bytes) -> str:
-    return base64.b64encode(image).decode("ascii")
-
-
-def _describe_flag(job: Job, index: int) -> dict[str, bool]:
-    return {"flagged": True} if index in job.flagged else {}
-
-
 def _describe(job: Job, image: bytes, image_format: ImageFormat) -> dict[str, Any]:
     return {
-        "b64_json": _to_text(image),
+        "b64_json": base64.b64encode(image).decode("ascii"),
         "background": "opaque",
         "created_at": int((job.finished_at or job.submitted_at).timestamp()),
         "output_format": image_format,

@@ -14,9 +14,10 @@ from PIL import Image
 
 from easel_server.engine.interface import ContentRefusedError, ModelLoadError
 from easel_server.generation.encoding import encode
+from easel_server.generation.messages import describe_flagged
 from easel_server.generation.parameters import ImageFormat
-from easel_server.generation.safety import DEFAULT_POLICY, describe_flagged
 
+DEFAULT_POLICY: Final = SafetyPolicy.BLUR  # of a model that is published with a checker
 CHECKED_AT_ONCE: Final = 4  # images: memory doesn't grow with a job
 # What is left of a blurred image along its longer side: blocks of colour. What was there can't be had back from them.
 BLURRED_PIXELS: Final = 8

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from easel_server.generation.infotext import read_infotext
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import EngineDescription, ModelIdentity
 from easel_server.generation.parameters import SEED_BOUND, GenerationParameters
+from easel_server.generation.recipes.infotext import read_infotext
 from easel_server.generation.request import Recipe
 from easel_server.generation.tasks import INPUTS
 
