@@ -13,7 +13,7 @@ from easel_server.generation.models import MODEL_INDEX
 
 HALF_VARIANTS: Final = {"float16": ("fp16",), "bfloat16": ("bf16", "fp16")}  # by number format, the best one first
 CONFIGURATION_SUFFIXES: Final = (".json", ".txt", ".model", ".jinja")  # vocabularies included, code never
-WEIGHTLESS: Final = re.compile(r"(Tokenizer|TokenizerFast|Scheduler|Processor|FeatureExtractor)$")
+WEIGHTLESS: Final = re.compile(r"(Tokenizer|Scheduler|Processor|FeatureExtractor)(Fast|Pil)?$")
 LIBRARIES: Final = frozenset({"diffusers", "transformers"})  # whose classes are loaded; other names mean own code
 PIPELINE_MODULES: Final = re.compile(r"^[a-z0-9_]+$")
 GIB: Final = 2**30
