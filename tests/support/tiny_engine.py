@@ -40,7 +40,7 @@ def _all_models() -> Path:
 def tiny_engine(name: str = "sd15") -> Engine:
     """A loaded tiny model."""
     config = ModelConfig(name=name, source=str(tiny_model_directory(name)))
-    return lazy_loader.load_engine(config, hub_token=None)
+    return lazy_loader.load_engine(config, hub_token=None, max_batch_images=1)  # nothing is measured
 
 
 def tiny_parameters(**changes: object) -> GenerationParameters:

@@ -382,7 +382,12 @@ class Process:
             # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
             await self._try_to_publish(publish_defaults(self._stores.facts, config.model, read_defaults(directory)))
         return await start_loading(
-            lambda: load_engine(config.model, hub_token=self._settings.hub_token, engine=config.engine)
+            lambda: load_engine(
+                config.model,
+                hub_token=self._settings.hub_token,
+                engine=config.engine,
+                max_batch_images=config.worker.max_batch_images,
+            )
         )
 
     async def _publish_hold(self) -> None:

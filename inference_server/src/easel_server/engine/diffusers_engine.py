@@ -66,6 +66,39 @@ class TaskPipeline(NamedTuple):
     accepted: frozenset[str]
 
 
+class Refiner:
+    """A pipeline that takes over the last steps, as Stable Diffusion XL's does.
+
+    https://huggingface.co/docs/diffusers/using-diffusers/sdxl#base-to-refiner-model: the base model hands over its
+    latents with a fifth of the steps to go.
+    """
+
+    begins_at: Final = 0.8  # of the steps
+
+    def __init__(self, pipeline: Any) -> None:
+        pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = pipeline
+        self._accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
+        self._schedulers = Schedulers(pipeline.scheduler)
+        self._prompts = PromptCache()  # its own: other text encoders
+
+    def takes_over(self, parameters: GenerationParameters) -> bool:
+        """Of what begins with a text, where there is a whole step for it."""
+        return parameters.task is Task.TEXT_TO_IMAGE and parameters.steps * (1 - self.begins_at) >= 1 - 1e-6
+
+    def add_stage(self, base: Stage, arguments: Mapping[str, Any], sampler: str | None) -> list[Stage]:
+        """The base's stage, which ends early then, and this one's. Raises GenerationError for a sampler."""
+        pipeline = copy.copy(self._pipeline)
+        self._prompts.attach(pipeline)
+        pipeline.scheduler = self._schedulers.build(sampler)
+        taken = {name: arguments[name] for name in arguments.keys() & self._accepted - {"image", "strength"}}
+        until = {"denoising_end": self.begins_at, "output_type": "latent"}
+        return [
+            replace(base, arguments={**base.arguments, **until}, ends_at=self.begins_at),
+            Stage(pipeline, {**taken, "denoising_start": self.begins_at}, self._accepted, begins_at=self.begins_at),
+        ]
+
+
 class DiffusersEngine:
     """A loaded pipeline, and its kin for other tasks."""
 
@@ -74,13 +107,15 @@ class DiffusersEngine:
         pipeline: Any,
         description: EngineDescription,
         *,
+        refiner: Any = None,
         max_batch_images: int | None = None,
         safety: Safety | None = None,
     ) -> None:
-        """``max_batch_images`` is how many images of any size are generated at once; None: what was measured.
-
-        ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
+        """``refiner`` is a pipeline for image to image that takes over the last steps of what begins with a text; it
+        shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
+        was measured. ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
         """
+        self._refiner = None if refiner is None else Refiner(refiner)
         self._safety = safety or Safety(None)
         self._max_batch_images = max_batch_images
         self._batch_cap: BatchCap | None = None
@@ -94,7 +129,7 @@ class DiffusersEngine:
         self._prompt_limit = find_prompt_limit(pipeline)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
         self._facts = ImageFacts.of(description)
-        denoisers = (getattr(pipeline, name, None) for name in DENOISERS)
+        denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
         self._stepper = Stepper(module for module in denoisers if module is not None)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
@@ -196,22 +231,22 @@ class DiffusersEngine:
         pipeline = copy.copy(chosen)  # the weights are shared; what a call notes on its pipeline is the job's own
         self._prompts.attach(pipeline)
         pipeline.scheduler = self._schedulers.build(parameters.sampler)
-        taken = {name: arguments[name] for name in arguments.keys() & accepted}
-        run = StagesRun(parameters.steps, [Stage(pipeline, taken, accepted)], saved)
+        stages = [Stage(pipeline, {name: arguments[name] for name in arguments.keys() & accepted}, accepted)]
+        if self._refiner is not None and self._refiner.takes_over(parameters):
+            stages = self._refiner.add_stage(stages[0], arguments, parameters.sampler)
+        run = StagesRun(parameters.steps, stages, saved)
         generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety)
         generation.call.advance()
         self._settle([generation])
         if saved is not None:
-            with torch.inference_mode():
-                fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there)
+            fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there)
         return generation
 
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says."""
         known = [each for each in generations if isinstance(each, DiffusersGeneration)]
         kinds = [(each.size, each.call.pending, each.call.images) for each in known if each.call.pending is not None]
-        with torch.inference_mode():
-            self._stepper.step([each.call for each in known])
+        self._stepper.step([each.call for each in known])
         self._settle(known)
         for size, pending, images in kinds:
             limit = self._stepper.find_row_limit(pending.row_shape)

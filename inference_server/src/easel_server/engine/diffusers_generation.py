@@ -21,6 +21,7 @@ from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.recipes.recipe import describe_maker, describe_scheduler, write_recipe
 from easel_server.generation.samplers import split_sampler
 
+ROUNDING: Final = 1e-6  # a share of whole steps isn't always whole in floating point
 SHORT_HASH_CHARACTERS: Final = 10  # of the weights' hash, as AUTOMATIC1111 shows it
 
 
@@ -67,6 +68,9 @@ class StagesRun:
         if self.goes_on_from is not None:
             self.stage = self.goes_on_from.stage
             images = self.goes_on_from.latents
+            if self.goes_on_from.index < 0:
+                done = int(self.steps * self.stages[self.stage].begins_at + ROUNDING)
+                self.progress = Progress(done, self.stage - 1, latents=images)
         for number in range(self.stage, len(self.stages)):
             self.stage = number
             stage = self.stages[number]
@@ -108,7 +112,7 @@ class StagesRun:
         # Timesteps may be more than steps (PNDM takes one more, Heun twice as many) or fewer (those after an image).
         timesteps = getattr(pipeline, "num_timesteps", 0) or len(pipeline.scheduler.timesteps)
         share = stage.begins_at + (stage.ends_at - stage.begins_at) * (index + 1) / timesteps
-        steps_done = int(self.steps * share + 1e-6)  # a share of whole steps isn't always whole in floating point
+        steps_done = int(self.steps * share + ROUNDING)
         self.progress = Progress(steps_done, self.stage, index, timestep, tensors["latents"])
         return tensors
 

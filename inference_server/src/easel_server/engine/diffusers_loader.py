@@ -5,7 +5,6 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
@@ -25,6 +24,7 @@ from easel_server.engine.interface import (
     build_trial,
     generate_alone,
 )
+from easel_server.engine.loading import find_cache_directory
 from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
@@ -36,14 +36,23 @@ PROCESSORS_FILE = Path("/proc/cpuinfo")
 BFLOAT16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # Intel's and AMD's, Intel's, Arm's
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 
+BATCH_CAPS = "batch-caps"  # the folder of what was measured
+
 logger = logging.getLogger(__name__)
 
 
-def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seconds: float) -> DiffusersEngine:
+def load(
+    config: ModelConfig,
+    *,
+    threads: int,
+    hub_token: str | None,
+    began_seconds: float,
+    max_batch_images: int | None = None,
+) -> DiffusersEngine:
     """The model, ready to generate. Blocks for download, reading and warm-up; call it in a thread.
 
     ``threads`` are torch's on a CPU. ``began_seconds`` (of time.monotonic) is where ``load_seconds`` counts from.
-    Raises ModelLoadError with what to change.
+    ``max_batch_images`` is as DiffusersEngine has it. Raises ModelLoadError with what to change.
     """
     _hush_libraries()
     torch.set_num_threads(threads)
@@ -73,9 +82,15 @@ def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seco
         safety="" if safety.policy is SafetyPolicy.OFF else safety.policy,
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
-    second: dict[str, Any] = {"refiner": refiner.pipeline} if refiner is not None else {}
-    engine = DiffusersEngine(loaded.pipeline, description, safety=safety, **second)
+    engine = DiffusersEngine(
+        loaded.pipeline,
+        description,
+        refiner=refiner.pipeline if refiner is not None else None,
+        max_batch_images=max_batch_images,
+        safety=safety,
+    )
     _warm_up(engine)
+    engine.measure_batch_cap(find_cache_directory(BATCH_CAPS))
     engine.description = replace(engine.description, load_seconds=time.monotonic() - began_seconds)
     return engine
 

@@ -27,9 +27,16 @@ CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<quota> <p
 logger = logging.getLogger(__name__)
 
 
-def load_engine(config: ModelConfig, *, hub_token: str | None, engine: EngineConfig | None = None) -> Engine:
+def load_engine(
+    config: ModelConfig,
+    *,
+    hub_token: str | None,
+    engine: EngineConfig | None = None,
+    max_batch_images: int | None = None,
+) -> Engine:
     """The model, ready to generate. Blocks, also for importing the libraries (some seconds); call it in a thread.
 
+    ``max_batch_images`` is how many images are generated at once; None: as many as are found to pay.
     Raises ModelLoadError with what to change.
     """
     if engine is not None and engine.kind is EngineKind.SYNTHETIC:
@@ -41,7 +48,13 @@ def load_engine(config: ModelConfig, *, hub_token: str | None, engine: EngineCon
     # Here, since a gateway must start without loading torch.
     from easel_server.engine.diffusers_loader import load  # noqa: PLC0415
 
-    return load(config, threads=threads, hub_token=hub_token, began_seconds=began_seconds)
+    return load(
+        config,
+        threads=threads,
+        hub_token=hub_token,
+        began_seconds=began_seconds,
+        max_batch_images=max_batch_images,
+    )
 
 
 def _load_synthetic(config: ModelConfig, synthetic: SyntheticConfig) -> Engine:

@@ -50,7 +50,7 @@ def test_what_begins_with_an_image_goes_on_as_well(model: str, task: Task, sampl
 def test_another_worker_goes_on_where_this_one_has_stopped_and_takes_the_steps_that_are_left_only() -> None:
     checkpoint = take_checkpoint(tiny_engine(), JOB, steps=4)
     config = ModelConfig(name="sd15", source=str(tiny_model_directory()))
-    other = loading.load_engine(config, hub_token=None)
+    other = loading.load_engine(config, hub_token=None, max_batch_images=1)
     generation = other.begin(JOB, {}, checkpoint=checkpoint)
     assert generation.steps_done == 4
     assert go_on(other, [generation]) == STEPS - 4

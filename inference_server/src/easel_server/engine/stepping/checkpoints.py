@@ -53,6 +53,7 @@ def build_subject(parameters: GenerationParameters, description: EngineDescripti
         "format": FORMAT,
         "parameters": parameters.to_wire(),
         "weights": description.resolved_revision,
+        "refiner": description.refiner,
         "pipeline": description.pipeline,
         "dtype": description.dtype,
         "versions": dict(description.versions),
@@ -173,4 +174,6 @@ def fast_forward(call: SteppedCall, stepper: Stepper, *, is_there: Callable[[], 
                 call.throw(output)
                 return
             zeros[kind] = output
-        call.advance(map_tensors(zeros[kind], torch.zeros_like))
+        with torch.inference_mode():
+            nothing = map_tensors(zeros[kind], torch.zeros_like)
+        call.advance(nothing)

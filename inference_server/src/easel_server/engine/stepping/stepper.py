@@ -193,9 +193,12 @@ class Stepper:
 
     def _run(self, calls: Sequence[DenoiserCall]) -> list[Any]:
         """All in one call of the denoiser: for each its output, or for each the exception."""
-        outputs, error = attempt(
-            lambda: split(self._forwards[calls[0].module](**merge(calls)), [call.rows for call in calls])
-        )
+
+        def call_once() -> list[Any]:
+            with torch.inference_mode():
+                return split(self._forwards[calls[0].module](**merge(calls)), [call.rows for call in calls])
+
+        outputs, error = attempt(call_once)
         return [error] * len(calls) if outputs is None else outputs
 
 
