@@ -88,6 +88,7 @@ class FakeEngine:
         self.unlucky_seeds: dict[int, int] = {}  # in so many steps each fails with a KeyError
         self.failing_seeds: dict[int, Exception] = {}  # what each fails with
         self.encoding_waits_for: dict[int, threading.Event] = {}  # by seed
+        self.step_errors: list[Exception] = []  # each is raised by one step, for no job in particular
         self.steps = 0
 
     @property
@@ -138,6 +139,8 @@ class FakeEngine:
             self.broken = "the engine is broken"
         if self.broken:
             raise RuntimeError(self.broken)
+        if self.step_errors:
+            raise self.step_errors.pop()
 
     def _error_of(self, seed: int) -> Exception | None:
         if self._error is not None:

@@ -74,6 +74,32 @@ async def test_an_error_that_a_gpu_does_not_recover_from_needs_no_trial_and_no_s
     assert (await store.depth()).waiting == 4
 
 
+async def test_jobs_that_did_not_fail_when_their_engine_broke_are_released_uncounted(
+    store: Jobs,
+) -> None:
+    for name, seed in (("failing", 10), ("innocent", 20)):
+        await store.submit(build_job(name, seed=seed))
+    engine = FakeEngine()
+    engine.unlucky_seeds = {10: 1, 0: 1}  # the trial's seed is 0
+    worker, _ = build_worker(store, engine, max_batch_images=4)
+    assert "and on a trial with KeyError" in await failure_of(worker)
+    jobs = [await store.get(name) for name in ("failing", "innocent")]
+    assert [(job.state, job.attempts) for job in jobs if job] == [(JobState.WAITING, 1), (JobState.WAITING, 0)]
+
+
+async def test_a_step_that_raises_costs_each_job_in_it_an_attempt_and_the_worker_goes_on(
+    store: Jobs,
+) -> None:
+    for number in range(2):
+        await store.submit(build_job(f"job-{number}", seed=number + 1))
+    engine = FakeEngine()
+    engine.step_errors = [ValueError("a bug of ours")]
+    worker, _ = build_worker(store, engine, max_batch_images=4)
+    async with running(worker):
+        jobs = [await final_job(store, f"job-{number}") for number in range(2)]
+    assert [(job.state, job.attempts) for job in jobs] == [(JobState.SUCCEEDED, 2)] * 2
+
+
 async def test_a_job_that_breaks_engine_after_engine_fails_with_the_reason_and_the_others_do_not(store: Jobs) -> None:
     await store.submit(build_job("bad", seed=1))
     await store.submit(build_job("good", seed=2))

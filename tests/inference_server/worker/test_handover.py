@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+from easel_contract.server_config import ModelConfig
+from easel_server.engine.loading import load_engine
 from easel_server.generation.job import JobState
 from easel_server.stores.jobs.interface import Claim, Jobs
 from easel_server.worker.job_run import JobRun, find_unfinishable
@@ -11,6 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_engine import FakeEngine, images_of
 from tests.support.jobs import build_job
 from tests.support.stored_images import read_images
+from tests.support.tiny_engine import generate, tiny_engine, tiny_model_directory, tiny_parameters
 
 LONG_STEPS = 1000
 
@@ -115,3 +119,29 @@ def test_a_resumed_job_is_measured_by_this_workers_part() -> None:
     assert run.measure().work_units == whole / 4
     run.steps_done = 17
     assert run.predict_seconds_left() == 7.5
+
+
+# With a model
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M"])
+async def test_a_models_image_is_the_same_whether_its_worker_was_drained_on_the_way(store: Jobs, sampler: str) -> None:
+    model = ModelConfig(name="sd15", source=str(tiny_model_directory()))
+    parameters = tiny_parameters(steps=60, sampler=sampler, seed=3)
+    [[expected]] = generate(tiny_engine(), parameters)
+    other_engine = load_engine(model, hub_token=None)
+    first, _ = build_worker(store, tiny_engine(), drain_seconds=0.0)
+    await store.submit(build_job("a").model_copy(update={"parameters": parameters}))
+    async with running(first) as task:
+        await job_in(store, "a", lambda job: job.steps_done > 2)
+        first.drain()
+        await asyncio.wait_for(task, 20)
+    waiting = await store.get("a")
+    assert waiting is not None
+    assert waiting.state == JobState.WAITING
+    assert 2 < waiting.steps_done < parameters.steps
+    async with running(build_worker(store, other_engine)[0]):
+        await job_in(store, "a", lambda job: job.steps_done >= waiting.steps_done)
+        assert (await final_job(store, "a")).state == JobState.SUCCEEDED
+    assert await read_images(store, "a") == (expected,)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from easel_server.engine.interface import Engine
 from easel_server.generation.job import Job
 from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreUnavailableError
@@ -22,7 +23,7 @@ STEPS = 4
 
 def build_worker(
     store: Any,
-    engine: FakeEngine,
+    engine: Engine,
     *,
     drain_seconds: float = 20.0,
     lease_seconds: float = 30.0,
