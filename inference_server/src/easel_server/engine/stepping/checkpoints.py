@@ -150,7 +150,8 @@ def read_checkpoint(data: bytes, subject: str, device: torch.device) -> Checkpoi
 
 def _find_order(tensor: torch.Tensor) -> list[int]:
     """Its dimensions, the one with the longest stride first: convolutions round otherwise in another layout."""
-    return sorted(range(tensor.ndim), key=lambda dimension: -tensor.stride(dimension))
+    strides = tensor.stride()
+    return sorted(range(tensor.ndim), key=lambda dimension: -strides[dimension])
 
 
 def _invert(order: list[int]) -> list[int]:

@@ -113,11 +113,10 @@ class Stepper:
         self._forwards[module] = forward
 
         def pause_or_run(*arguments: Any, **options: Any) -> Any:
-            current = getcurrent()
-            if not isinstance(current, _Greenlet) or current.parent is None:
+            if not isinstance(getcurrent(), _Greenlet):
                 return forward(*arguments, **options)
             bound = dict(signature.bind(*arguments, **options).arguments)
-            return current.parent.switch(DenoiserCall(module, bound | bound.pop(options_name, {})))
+            return _pause(DenoiserCall(module, bound | bound.pop(options_name, {})))
 
         module.forward = pause_or_run
 
@@ -200,6 +199,12 @@ class Stepper:
 
         outputs, error = attempt(call_once)
         return [error] * len(calls) if outputs is None else outputs
+
+
+def _pause(call: DenoiserCall) -> Any:
+    """What the denoiser gives for it. No frame of a paused greenlet may refer to that: it would never be collected."""
+    parent: Any = getcurrent().parent
+    return parent.switch(call)
 
 
 def _read_signature(module: torch.nn.Module) -> inspect.Signature:
