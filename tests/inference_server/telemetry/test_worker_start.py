@@ -31,7 +31,10 @@ def test_a_phase_counts_once():
 
 
 def test_a_process_begins_before_its_interpreter_does_anything():
-    program = "from easel_server.telemetry.worker_start import read_process_start_seconds\nprint(read_process_start_seconds())"
+    program = (
+        "from easel_server.telemetry.worker_start import read_process_start_seconds\n"
+        "print(read_process_start_seconds())"
+    )
     before = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     began = float(done.stdout)
