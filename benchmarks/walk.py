@@ -46,6 +46,7 @@ from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.objects import SERVICES_OF_EASEL, Json
 from easel_server.config import read_settings
 from easel_server.main import Process
+from easel_server.telemetry.worker_start import begin_with_process
 
 from benchmarks.scale.fleet import fill
 from benchmarks.scale.pages import build_answers
@@ -187,7 +188,7 @@ def walk_request(tracer: Tracer, *, engine: str) -> Walk:
         async def serve() -> None:
             client = threading.Thread(target=drive, args=[asyncio.get_running_loop()])
             client.start()
-            await Process(settings).run()
+            await Process(settings, begin_with_process()).run()
             client.join()
 
         asyncio.run(serve())

@@ -154,6 +154,8 @@ SERVER_ROOMS = {
     "transport": {"generation", "stores", "telemetry", "gateway"},
     "api": {"generation", "stores", "telemetry", "gateway", "webhooks", "transport"},
     "config.py": set(),
+    "start.py": {"telemetry", "config.py", "standby.py", "main.py"},
+    "standby.py": {"telemetry", "engine", "config.py", "start.py", "main.py"},
 }
 
 

@@ -12,7 +12,8 @@ from easel_contract import names
 from easel_contract.server_config import EngineKind
 from easel_server import main
 from easel_server.config import Role, SettingsError, read_settings
-from easel_server.main import Process, _cancel, report_end, run
+from easel_server.main import Process, _cancel
+from easel_server.start import report_end, run
 from easel_server.transport.server import EmbeddedServer
 from easel_server.worker.engine_health import EngineFailedError
 
@@ -250,7 +251,7 @@ def test_a_memcached_whose_client_is_missing_is_a_settings_error_that_says_what_
     program = """
 import sys
 sys.modules["emcache"] = None
-from easel_server.main import run
+from easel_server.start import report_end, run
 sys.exit(run(["--config", sys.argv[1]]))
 """
     cache = {"backend": "Memcached", "memcached_address": "memcached:11211"}

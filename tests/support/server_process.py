@@ -39,7 +39,7 @@ class ServerProcess:
     def start(self) -> Self:
         with (self._directory / "out").open("wb") as out, (self._directory / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "easel_server.main", *self._arguments],
+                [sys.executable, "-m", "easel_server.start", *self._arguments],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

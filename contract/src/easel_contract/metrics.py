@@ -3,6 +3,7 @@
 The unit comes last, as Prometheus asks: https://prometheus.io/docs/practices/naming/
 """
 
+from enum import StrEnum
 from typing import Final
 
 # Read from Redis by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
@@ -26,6 +27,8 @@ BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
 BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker, at each step: images that take it together
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
+START_PHASE_SECONDS: Final = "easel_worker_start_phase_seconds"  # gauge, worker, label phase: of its last start
+RESTARTS: Final = "easel_worker_restarts"  # gauge, worker: workers that ended before, in the same container
 MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
 DROPPED_RECORDS_TOTAL: Final = "easel_dropped_records_total"  # counter, label kind: damaged ones in Redis
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code
@@ -36,6 +39,18 @@ REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
 TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw
 ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model
+
+LABEL_PHASE: Final = "phase"
+
+
+class ColdStartPhase(StrEnum):
+    """What a worker's start is made of since its process began, in this order."""
+
+    IMPORTED = "imported"  # libraries
+    WEIGHTS = "weights"  # found or downloaded, read, and on their device
+    COMPILED = "compiled"  # the model prepared for speed; what is compiled later isn't waited for
+    WARM = "warm"  # a first image generated
+
 
 LABEL_STATE: Final = "state"
 STATE_WAITING: Final = "Waiting"

@@ -526,6 +526,25 @@ class ScalingStatus(Model):
     )
 
 
+class ColdStartStatus(Model):
+    """What the start of the worker that became ready last was made of, in whole seconds."""
+
+    pod_name: str
+    ready_at: AwareDatetime
+    scheduled_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        description="From the pod's creation to its node. Unset: it started again on it.",
+    )
+    pulled_seconds: int | None = Field(
+        default=None, ge=0, description="From there to its container's start: volumes, and the image."
+    )
+    imported_seconds: int | None = Field(default=None, ge=0, description="From there to its libraries' import.")
+    weights_seconds: int | None = Field(default=None, ge=0, description="Until the weights were on their device.")
+    compiled_seconds: int | None = Field(default=None, ge=0, description="Until the model was prepared for speed.")
+    warm_seconds: int | None = Field(default=None, ge=0, description="Until a first image was generated.")
+
+
 class TerminationStatus(Model):
     """How long a stopping worker may take, and how long jobs take."""
 
@@ -546,6 +565,7 @@ class StableDiffusionServiceStatus(Model):
     url: str | None = Field(default=None, description="Where clients inside the cluster reach the service.")
     scaling: ScalingStatus | None = None
     termination: TerminationStatus | None = None
+    cold_start: ColdStartStatus | None = None
     conditions: Annotated[
         tuple[Condition, ...],
         Field(default=(), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),

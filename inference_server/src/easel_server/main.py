@@ -11,7 +11,6 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +27,7 @@ from opentelemetry.trace import Tracer
 from easel_server.api.app import build_context, build_gateway_app, build_probe_app
 from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_prediction
-from easel_server.config import Role, Settings, SettingsError, read_settings
+from easel_server.config import Role, Settings, SettingsError
 from easel_server.engine.interface import Engine, ModelLoadError
 from easel_server.engine.loading import find_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
@@ -43,6 +42,7 @@ from easel_server.generation.models import (
     identify_model,
     read_defaults,
 )
+from easel_server.start import EXIT_SETTINGS, report_end
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.facts.load_failure import (
     HOLD_AGAIN_SECONDS,
@@ -67,6 +67,7 @@ from easel_server.telemetry.logs import configure_logging
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.telemetry.supervision import keep_running
 from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, open_tracer
+from easel_server.telemetry.worker_start import WorkerStart
 from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_room
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
@@ -75,10 +76,8 @@ from easel_server.worker.engine_health import EngineFailedError
 from easel_server.worker.worker import Worker, WorkerSettings
 
 PROBE_GRACE_SECONDS = 1
-TERMINATION_MESSAGE_BYTES = 4096  # Kubernetes keeps no more
 CANCEL_ATTEMPTS = 20
 CANCEL_SECONDS = 0.25
-EXIT_SETTINGS = 2  # as argparse does
 # More than the requests hold that a busy gateway has open; CPython's own is 700. Young objects are looked through
 # whenever their number has grown by that, and with open requests it goes up and down by more.
 YOUNG_OBJECTS = 10_000
@@ -86,25 +85,15 @@ YOUNG_OBJECTS = 10_000
 logger = logging.getLogger(__name__)
 
 
-def main() -> None:
-    """Console script."""
-    code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: it would wait for threads, and one inside a GPU driver or a download may never return.
-    os._exit(code)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run until a signal; the exit code."""
+def serve(settings: Settings, start: WorkerStart) -> int:
+    """Serve until a signal; the exit code. ``start`` measures a worker's."""
     try:
-        settings = read_settings(arguments)
         with (
             open_tracer(settings.config, role=settings.role, instance=settings.pod_name) as tracer,
             asyncio.Runner(loop_factory=_find_loop_factory()) as runner,
         ):
             configure_logging(settings.log_level.upper(), is_traced=tracer is not NO_TRACER)
-            runner.run(Process(settings, tracer).run())
+            runner.run(Process(settings, start, tracer).run())
     except (SettingsError, TracingUnavailableError) as error:
         sys.stderr.write(f"easel-server: {error}\n")
         return EXIT_SETTINGS
@@ -122,18 +111,6 @@ def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def report_end(message: str, termination_log: Path) -> None:
-    """Say why on standard error, and where Kubernetes looks for the reason of a pod's end."""
-    sys.stderr.write(f"easel-server: {message}\n")
-    try:
-        # Without creating it: outside a pod there is no such file, and none is wanted.
-        with termination_log.open("r+b") as file:
-            file.truncate()
-            file.write(message.encode()[:TERMINATION_MESSAGE_BYTES])
-    except OSError as error:
-        logger.debug("no termination message: %s", error)
 
 
 def open_shared_stores(settings: Settings) -> Stores:
@@ -171,8 +148,10 @@ def open_shared_stores(settings: Settings) -> Stores:
 class Process:
     """One process in its role, from start to end."""
 
-    def __init__(self, settings: Settings, tracer: Tracer = NO_TRACER) -> None:
+    def __init__(self, settings: Settings, start: WorkerStart, tracer: Tracer = NO_TRACER) -> None:
+        """``start`` measures a worker's, and is told when it is over."""
         self._settings = settings
+        self._start = start
         self._tracer = tracer
         self._config = settings.config
         self._serves_apis = settings.role in {Role.GATEWAY, Role.ALL}
@@ -363,6 +342,10 @@ class Process:
         )
         self._readiness.watch_life(self._worker.find_stall)
         freeze_startup_objects()
+        self._start.finish()
+        self._metrics.describe_start(self._start)
+        phases = {phase: round(seconds, 2) for phase, seconds in self._start.phase_seconds.items()}
+        logger.info("ready", extra={"phase_seconds": phases})
         self._readiness.lift(ReadyReason.LOADING)
         facts = describe_model(description, identity)
         publishing = [
@@ -387,6 +370,7 @@ class Process:
                 hub_token=self._settings.hub_token,
                 engine=config.engine,
                 max_batch_images=config.worker.max_batch_images,
+                on_phase=self._start.mark,
             )
         )
 
@@ -462,7 +446,3 @@ def freeze_startup_objects() -> None:
 def raise_gc_threshold() -> None:
     """Look for garbage after YOUNG_OBJECTS new objects. Not for processes whose garbage may hold a GPU's memory."""
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
-
-
-if __name__ == "__main__":
-    main()

@@ -35,6 +35,8 @@ WORKER_ONLY = {
     contract.JOB_PHASE_SECONDS,
     contract.LONGEST_JOB_SECONDS,
     contract.MODEL_LOAD_SECONDS,
+    contract.START_PHASE_SECONDS,
+    contract.RESTARTS,
     contract.ENGINE_INFO,
     contract.BATCH_IMAGES,
     contract.BUSY_SECONDS_TOTAL,

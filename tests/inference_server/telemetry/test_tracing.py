@@ -146,7 +146,7 @@ def test_traces_that_cant_be_made_are_a_settings_error_that_says_what_to_do():
     program = """
 import sys
 sys.modules["opentelemetry.sdk"] = None
-from easel_server.main import run
+from easel_server.start import run
 sys.exit(run(["--model", "/nowhere"]))
 """
     done = subprocess.run(

@@ -1,8 +1,12 @@
 """Loads a model onto the device that is there. Whatever goes wrong for good becomes one ModelLoadError."""
 
+import contextlib
+import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 from easel_contract import names
+from easel_contract.metrics import ColdStartPhase
 from easel_contract.server_config import DType, ModelConfig, SafetyPolicy
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -29,8 +34,10 @@ from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
 from easel_server.engine.model_files.selection import ModelFileError
-from easel_server.generation.models import EngineDescription, read_defaults
+from easel_server.generation.models import MODEL_INDEX, EngineDescription, read_defaults
+from easel_server.generation.tasks import TASKS
 
+IMPORTED_LIBRARIES = ("diffusers", "transformers")
 LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels
 PROCESSORS_FILE = Path("/proc/cpuinfo")
 BFLOAT16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # Intel's and AMD's, Intel's, Arm's
@@ -48,6 +55,7 @@ def load(
     hub_token: str | None,
     began_seconds: float,
     max_batch_images: int | None = None,
+    on_phase: Callable[[ColdStartPhase], None] = lambda _phase: None,
 ) -> DiffusersEngine:
     """The model, ready to generate. Blocks for download, reading and warm-up; call it in a thread.
 
@@ -67,6 +75,7 @@ def load(
         refiner = load_refiner(config.refiner, how, loaded, device, dtype) if config.refiner is not None else None
     except ModelFileError as error:
         raise ModelLoadError(f"model {config.name}: {error}") from error
+    on_phase(ColdStartPhase.WEIGHTS)
     safety = take_safety(loaded.pipeline, config.safety, model=config.name)
     description = EngineDescription(
         engine="diffusers",
@@ -89,10 +98,29 @@ def load(
         max_batch_images=max_batch_images,
         safety=safety,
     )
+    on_phase(ColdStartPhase.COMPILED)
     _warm_up(engine)
     engine.measure_batch_cap(find_cache_directory(BATCH_CAPS))
     engine.description = replace(engine.description, load_seconds=time.monotonic() - began_seconds)
     return engine
+
+
+def import_model_classes(directory: Path) -> None:
+    """Import the classes that the pipeline in a directory is made of, and those that it serves other tasks with.
+
+    What can't be imported is left to ``load``, which says so.
+    """
+    try:
+        index = json.loads((directory / MODEL_INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    parts = [tuple(part) for part in index.values() if isinstance(part, list) and len(part) == 2]
+    parts += [("diffusers", index.get("_class_name"))]
+    parts += [("diffusers", definition.pipeline) for definition in TASKS.values()]
+    for library, name in parts:
+        if library in IMPORTED_LIBRARIES and isinstance(name, str):
+            with contextlib.suppress(ImportError, AttributeError, RuntimeError):  # as their lazy modules say it
+                getattr(import_module(library), name)
 
 
 def _warm_up(engine: DiffusersEngine) -> None:

@@ -4,6 +4,7 @@ What needs no library is decided here: a wrong directory or variable is reported
 """
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from easel_contract import names
+from easel_contract.metrics import ColdStartPhase
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
 
 from easel_server.engine.interface import Engine, ModelLoadError
+from easel_server.engine.lean_imports import install_lean_imports
 from easel_server.engine.model_files.local import find_model
 from easel_server.engine.model_files.selection import ModelFileError
 from easel_server.generation.models import read_defaults
@@ -33,27 +36,32 @@ def load_engine(
     hub_token: str | None,
     engine: EngineConfig | None = None,
     max_batch_images: int | None = None,
+    on_phase: Callable[[ColdStartPhase], None] = lambda _phase: None,
 ) -> Engine:
     """The model, ready to generate. Blocks, also for importing the libraries (some seconds); call it in a thread.
 
-    ``max_batch_images`` is how many images are generated at once; None: as many as are found to pay.
+    ``max_batch_images`` is how many images are generated at once; None: as many as are found to pay. ``on_phase`` is
+    called with each phase that is over.
     Raises ModelLoadError with what to change.
     """
     if engine is not None and engine.kind is EngineKind.SYNTHETIC:
-        return _load_synthetic(config, engine.synthetic)
+        loaded = _load_synthetic(config, engine.synthetic)
+        on_phase(ColdStartPhase.WEIGHTS)
+        return loaded
     began_seconds = time.monotonic()
-    find_directory(config)  # before the libraries are imported, which takes longer
+    directory = find_directory(config)  # before the libraries are imported, which takes longer
     threads = choose_threads()
-    prepare_libraries()
-    # Here, since a gateway must start without loading torch.
-    from easel_server.engine.diffusers_loader import load  # noqa: PLC0415
+    import_libraries(directory)
+    from easel_server.engine.diffusers_loader import load  # noqa: PLC0415  # a gateway must start without torch
 
+    on_phase(ColdStartPhase.IMPORTED)
     return load(
         config,
         threads=threads,
         hub_token=hub_token,
         began_seconds=began_seconds,
         max_batch_images=max_batch_images,
+        on_phase=on_phase,
     )
 
 
@@ -133,12 +141,35 @@ def find_cache_directory(kind: str, environment: Mapping[str, str] = os.environ)
     return directory
 
 
+def import_libraries(directory: Path | None) -> None:
+    """Import what loading needs: the libraries, and of them the classes that the model in ``directory`` is made of.
+
+    Starts no thread and touches no device, as far as the libraries let it, so that a process may fork afterwards.
+    """
+    prepare_libraries()
+    was_collecting = gc.isenabled()
+    gc.disable()  # what is imported stays: looking for garbage in it takes 6 % of the time
+    try:
+        import easel_server.engine.diffusers_loader as loader  # noqa: PLC0415  # a gateway must start without torch
+
+        if directory is not None:
+            loader.import_model_classes(directory)
+    finally:
+        if was_collecting:
+            gc.enable()
+
+
 def prepare_libraries() -> None:
-    """Set what torch and transformers read while they are imported; to be called before that."""
+    """Set what libraries read while they are imported, and have them import less; to be called before that."""
     # By default OpenMP's threads spin at each barrier. In a container that sees more CPUs than it gets, the spinning
     # keeps the thread that is waited for off the CPU: measured on 2 shared CPUs, 36 s for 10 steps of a tiny model,
     # 0.9 s with passive waiting, 0.2 s with one thread.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NumPy's and SciPy's own thread pool begins with their import; torch, which does the work, has another.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Counting GPUs must not begin a CUDA context, which no fork survives: NVML is asked instead.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    install_lean_imports()
     logging.getLogger("transformers.utils.import_utils").addFilter(_is_worth_logging)
 
 

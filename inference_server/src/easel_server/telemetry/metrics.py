@@ -25,6 +25,7 @@ from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 from easel_server.telemetry.supervision import note_failure
+from easel_server.telemetry.worker_start import WorkerStart
 
 
 class Stopwatch:
@@ -300,6 +301,15 @@ class ServerMetrics:
             registry=registry,
         )
         self._load = Gauge(contract.MODEL_LOAD_SECONDS, "Time it took to load the model.", registry=registry)
+        self._start_phases = Gauge(
+            contract.START_PHASE_SECONDS,
+            "What the start of this worker was made of.",
+            [contract.LABEL_PHASE],
+            registry=registry,
+        )
+        self._restarts = Gauge(
+            contract.RESTARTS, "Workers that ended before this one, in the same container.", registry=registry
+        )
         self._engine = Gauge(
             contract.ENGINE_INFO,
             "The engine; always 1.",
@@ -343,6 +353,12 @@ class ServerMetrics:
         """Show what was loaded."""
         self._load.set(description.load_seconds)
         self._engine.labels(description.engine, description.device, description.dtype, description.model).set(1)
+
+    def describe_start(self, start: WorkerStart) -> None:
+        """Show what a start that is over was made of."""
+        self._restarts.set(start.restarts)
+        for phase, seconds in start.phase_seconds.items():
+            self._start_phases.labels(phase).set(seconds)
 
     @contextmanager
     def working_on(self, jobs: int) -> Iterator[None]:

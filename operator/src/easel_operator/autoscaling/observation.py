@@ -3,7 +3,7 @@
 A missing figure is never a zero: an outage that reads as "no work" would release every worker.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -52,6 +52,8 @@ class PodMetrics:
     longest_job_seconds: float | None = None  # that succeeded on this worker, from claimed to finished
     is_redis_full: bool = False
     is_redis_evicting: bool = False  # Redis is refused, since it may drop what it keeps
+    start_phases: Mapping[str, float] = field(default_factory=dict)  # seconds of a worker's start, by ColdStartPhase
+    restarts: int = 0  # workers that ended before, in the same container
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ READ_SERIES: Final = (
     metrics.OLDEST_WAITING_AGE_SECONDS,
     metrics.IN_FLIGHT,
     metrics.LONGEST_JOB_SECONDS,
+    metrics.START_PHASE_SECONDS,
+    metrics.RESTARTS,
     metrics.JOBS_SUBMITTED_TOTAL,
     metrics.PREDICTED_GPU_SECONDS_TOTAL,
     metrics.JOBS_TOTAL,
@@ -149,6 +151,12 @@ def parse_metrics(text: str) -> PodMetrics:
         queue=_read_queue(series),
         in_flight=None if in_flight is None else round(in_flight),
         longest_job_seconds=_read_value(series, metrics.LONGEST_JOB_SECONDS),
+        start_phases={
+            labels[metrics.LABEL_PHASE]: value
+            for labels, value in series.get(metrics.START_PHASE_SECONDS, ())
+            if labels.get(metrics.LABEL_PHASE) in set(metrics.ColdStartPhase)
+        },
+        restarts=round(_read_value(series, metrics.RESTARTS) or 0),
         counters=CounterReading(
             submitted=_read_value(series, metrics.JOBS_SUBMITTED_TOTAL),
             predicted_gpu_seconds=_read_value(series, metrics.PREDICTED_GPU_SECONDS_TOTAL),

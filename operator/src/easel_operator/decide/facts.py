@@ -6,7 +6,8 @@ from datetime import datetime
 
 from easel_contract import names
 from easel_contract.conditions import ConditionType, Reason
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import ColdStartStatus, StableDiffusionServiceSpec
+from pydantic import ValidationError
 
 from easel_operator.autoscaling.cold_starts import recall_cold_starts
 from easel_operator.decide.grace import recall_longest_job_seconds
@@ -125,7 +126,16 @@ def recall_scrape(service: Json) -> ScrapeReport:
         is_redis_evicting=_has_reason(service, ConditionType.READY, Reason.REDIS_EVICTS),
         is_data_missing=_has_reason(service, ConditionType.SCALING_ACTIVE, Reason.METRICS_UNAVAILABLE),
         longest_job_seconds=recall_longest_job_seconds(service),
+        cold_start=recall_cold_start(service),
     )
+
+
+def recall_cold_start(service: Json) -> ColdStartStatus | None:
+    """What the stored status says; None if it says nothing, or nothing that this version understands."""
+    try:
+        return ColdStartStatus.model_validate(service.get("status", {}).get("coldStart"))
+    except ValidationError:
+        return None
 
 
 def has_earlier_pods(deployment: Json) -> bool:

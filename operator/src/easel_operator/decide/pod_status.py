@@ -49,6 +49,8 @@ class PodStatus:
     unschedulable_message: str | None
     problem: PodProblem | None
     created_at: datetime | None = None
+    scheduled_at: datetime | None = None  # when it got its node
+    first_started_at: datetime | None = None  # of its container; None before, and once it was started again
     ready_at: datetime | None = None  # since when it is ready; None while it isn't
     deletion_cost: int | None = None  # annotation; None if it has none
     revision: str = ""  # of the template that it was made of; empty if it doesn't say
@@ -90,6 +92,8 @@ def read_pod(pod: Json, now: datetime) -> PodStatus:
         unschedulable_message=str(scheduled.get("message", "")) if scheduled and is_unschedulable else None,
         problem=_find_problem(pod, now),
         created_at=_read_time(pod["metadata"].get("creationTimestamp")),
+        scheduled_at=_read_time(scheduled.get("lastTransitionTime")) if scheduled and not is_unschedulable else None,
+        first_started_at=_read_first_start(status),
         ready_at=_read_time(ready.get("lastTransitionTime")) if ready and is_ready else None,
         deletion_cost=_read_deletion_cost(pod),
         revision=str(annotations.get(names.ANNOTATION_REVISION, "")),
@@ -116,6 +120,13 @@ def _read_phase(pod: Json) -> StartPhase:
     statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
     has_begun = any("running" in status.get("state", {}) or status.get("restartCount") for status in statuses)
     return StartPhase.LOADING if has_begun else StartPhase.PREPARING
+
+
+def _read_first_start(status: Json) -> datetime | None:
+    for each in status.get("containerStatuses") or ():
+        if each.get("name") == names.CONTAINER_NAME and not each.get("restartCount"):
+            return _read_time((each.get("state", {}).get("running") or {}).get("startedAt"))
+    return None
 
 
 def _read_time(text: str | None) -> datetime | None:

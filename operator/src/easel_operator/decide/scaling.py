@@ -1,11 +1,14 @@
 """What the scaling loop needs decided: the pods to ask, their count, and what is worth telling the reconciler."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from easel_contract.metrics import ColdStartPhase
+from easel_contract.resource import ColdStartStatus
+
 from easel_operator.autoscaling.headroom import FIRST_HEADROOM
-from easel_operator.autoscaling.observation import Observation, PodSample
+from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample
 from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 from easel_operator.decide.facts import recall_scrape, replicas_of
@@ -17,6 +20,7 @@ from easel_operator.objects import Json
 # The time that a service's first gateway may take to come up before silence is worth a condition.
 MISSING_DATA_AFTER: Final = timedelta(seconds=60)
 IDLE_COST: Final = -100
+MAX_PHASE_SECONDS: Final = 86400  # what is reported beyond it is taken for this
 MAX_WRITES: Final = 64  # per service and tick
 
 
@@ -55,7 +59,11 @@ def find_waiting_since(observation: Observation, known: datetime | None) -> date
 
 
 def build_scrape_report(
-    observation: Observation, data_seen_at: datetime, longest_job_seconds: int, waiting_since: datetime | None
+    observation: Observation,
+    data_seen_at: datetime,
+    longest_job_seconds: int,
+    waiting_since: datetime | None,
+    cold_start: ColdStartStatus | None,
 ) -> ScrapeReport:
     """What the pods reported, as far as the reconciler looks at it."""
     return ScrapeReport(
@@ -65,6 +73,7 @@ def build_scrape_report(
         is_redis_evicting=observation.is_redis_evicting,
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
         longest_job_seconds=longest_job_seconds,
+        cold_start=cold_start,
     )
 
 
@@ -127,3 +136,44 @@ def decide_deletion_costs(
         key=lambda worker: (worker.deletion_cost is None, worker.name),
     )
     return {worker.name: wanted[worker.name] for worker in changed[:MAX_WRITES]}
+
+
+def find_cold_start(
+    workers: Iterable[PodStatus], samples: Iterable[PodSample], known: ColdStartStatus | None
+) -> ColdStartStatus | None:
+    """The start of the worker that became ready last; ``known``, if none has since."""
+    answers = {sample.pod_name: sample.metrics for sample in samples if sample.metrics and sample.metrics.start_phases}
+    ready = [(pod.ready_at, pod.name, pod) for pod in workers if pod.ready_at is not None and pod.name in answers]
+    if not ready:
+        return known
+    ready_at, name, pod = max(ready, key=lambda each: each[:2])
+    if known is not None and known.ready_at >= ready_at:
+        return known
+    return _build_cold_start(pod, ready_at, answers[name])
+
+
+def _build_cold_start(pod: PodStatus, ready_at: datetime, metrics: PodMetrics) -> ColdStartStatus:
+    """A worker that was started again in its container, or a container that was, waited for no node and no image."""
+    placed_at = pod.scheduled_at if not metrics.restarts else None
+    phases = metrics.start_phases
+    return ColdStartStatus(
+        pod_name=pod.name,
+        ready_at=ready_at,
+        scheduled_seconds=_between(pod.created_at, placed_at if pod.first_started_at else None),
+        pulled_seconds=_between(placed_at, pod.first_started_at),
+        imported_seconds=_round_phase(phases, ColdStartPhase.IMPORTED),
+        weights_seconds=_round_phase(phases, ColdStartPhase.WEIGHTS),
+        compiled_seconds=_round_phase(phases, ColdStartPhase.COMPILED),
+        warm_seconds=_round_phase(phases, ColdStartPhase.WARM),
+    )
+
+
+def _between(begin: datetime | None, end: datetime | None) -> int | None:
+    if begin is None or end is None:
+        return None
+    return min(MAX_PHASE_SECONDS, max(0, round((end - begin).total_seconds())))
+
+
+def _round_phase(phases: Mapping[str, float], phase: ColdStartPhase) -> int | None:
+    seconds = phases.get(phase)
+    return None if seconds is None else min(MAX_PHASE_SECONDS, round(seconds))

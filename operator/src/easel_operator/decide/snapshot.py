@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from easel_contract.conditions import Reason
+from easel_contract.resource import ColdStartStatus
 
 from easel_operator.decide.drift import Renewal
 from easel_operator.manifests.metadata import Release
@@ -43,6 +44,7 @@ class ScrapeReport:
     is_redis_evicting: bool = False  # some pod refuses Redis, since its policy lets it drop keys
     is_data_missing: bool = False  # nobody has reported the queue's depth for so long that scaling stands still
     longest_job_seconds: int = 0  # so far; 0: none was seen
+    cold_start: ColdStartStatus | None = None  # of the worker that became ready last
     waiting_since: datetime | None = None  # requests wait and no worker is ready; None where either isn't so
 
 

@@ -56,6 +56,7 @@ def build_status(
         selector=build_worker_pod_selector_text(facts.owner),
         url=service_url(facts.owner),
         termination=grace.to_status(),
+        cold_start=facts.scrape.cold_start,
         conditions=conditions,
     )
 

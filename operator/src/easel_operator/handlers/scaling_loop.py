@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import ColdStartStatus, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
@@ -22,6 +22,7 @@ from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.facts import recall_cold_start
 from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pod_status import PodStatus, read_pods
 from easel_operator.decide.scaling import (
@@ -29,6 +30,7 @@ from easel_operator.decide.scaling import (
     build_scrape_report,
     count_pods,
     decide_deletion_costs,
+    find_cold_start,
     find_longest_job_seconds,
     find_waiting_since,
     guess_data_seen_at,
@@ -57,6 +59,7 @@ class ServiceState:
     data_seen_at: datetime
     planner: PlannerState
     longest_job_seconds: int = 0
+    cold_start: ColdStartStatus | None = None
     waiting_since: datetime | None = None  # requests wait, and no worker is ready
     observation: Observation | None = None
     is_shown: bool = False  # whether what the planner asks for is among the metrics
@@ -190,7 +193,9 @@ class ScalingLoop:
             planner = recall_planner_state(service, deployment, now)
             seen_at = guess_data_seen_at(service, now)
             longest = recall_longest_job_seconds(service)
-            state = self._states[key] = ServiceState(uid, seen_at, planner, longest_job_seconds=longest)
+            state = self._states[key] = ServiceState(
+                uid, seen_at, planner, longest_job_seconds=longest, cold_start=recall_cold_start(service)
+            )
         generation = service["metadata"].get("generation", 0)
         if state.spec_generation != generation:
             state.spec, state.spec_generation = _parse_spec(service), generation
@@ -204,10 +209,13 @@ class ScalingLoop:
         if observation.queue is not None:
             state.data_seen_at = now
         state.longest_job_seconds = find_longest_job_seconds(samples, state.longest_job_seconds)
+        state.cold_start = find_cold_start(tick.workers, samples, state.cold_start)
         state.waiting_since = find_waiting_since(observation, state.waiting_since)
         self._report_scrape(
             key,
-            build_scrape_report(observation, state.data_seen_at, state.longest_job_seconds, state.waiting_since),
+            build_scrape_report(
+                observation, state.data_seen_at, state.longest_job_seconds, state.waiting_since, state.cold_start
+            ),
         )
         spec = state.spec
         if spec is None or spec.scaling is None:
