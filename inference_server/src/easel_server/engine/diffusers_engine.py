@@ -26,7 +26,7 @@ from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.interface import Generation, GenerationError, OnStep, Step
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
-from easel_server.engine.speed.prompt_cache import PromptCache
+from easel_server.engine.speed.preparation import Preparation
 from easel_server.engine.stepping.batch_cap import BatchCap, Size
 from easel_server.engine.stepping.checkpoints import (
     Checkpoint,
@@ -56,8 +56,18 @@ class TaskPipeline(NamedTuple):
 class DiffusersEngine:
     """A loaded pipeline, and its kin for other tasks."""
 
-    def __init__(self, pipeline: Any, description: EngineDescription, *, max_batch_images: int | None = None) -> None:
-        """``max_batch_images`` is how many images of any size are generated at once; None: what was measured."""
+    def __init__(
+        self,
+        pipeline: Any,
+        description: EngineDescription,
+        *,
+        max_batch_images: int | None = None,
+        preparation: Preparation | None = None,
+    ) -> None:
+        """``max_batch_images`` is how many images of any size are generated at once; None: what was measured.
+
+        ``preparation`` is of a pipeline for which something is configured.
+        """
         self._max_batch_images = max_batch_images
         self._batch_cap: BatchCap | None = None
         self._kinds: dict[Size, tuple[object, int]] = {}  # of each size that came, a row's shape and an image's rows
@@ -65,13 +75,15 @@ class DiffusersEngine:
         self._vae_dtype = getattr(self._vae, "dtype", None)
         self._pipelines = build_task_pipelines(pipeline)
         self._schedulers = Schedulers(pipeline.scheduler)
-        self._prompts = PromptCache()
+        self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._prompt_limit = find_prompt_limit(pipeline)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
         self._facts = ImageFacts.of(description)
         denoisers = (getattr(pipeline, name, None) for name in DENOISERS)
-        self._stepper = Stepper(module for module in denoisers if module is not None)
+        self._stepper = Stepper(
+            (module for module in denoisers if module is not None), run_exact=self._preparation.eagerly
+        )
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
             tile_where_memory_ends(pipeline.vae)
@@ -79,7 +91,9 @@ class DiffusersEngine:
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 
     def max_images(self, width_pixels: int, height_pixels: int) -> int:
-        """What is configured, or was measured; less where memory ran out."""
+        """What is configured, or was measured; less where memory ran out, one where jobs can't share steps."""
+        if not self._preparation.shares_steps:
+            return 1
         size = Size(width_pixels, height_pixels)
         images = self._max_batch_images or (self._batch_cap.choose(size) if self._batch_cap else 1)
         row_shape, rows = self._kinds.get(size, (None, 1))
@@ -127,11 +141,13 @@ class DiffusersEngine:
         chosen, accepted = self._choose_pipeline(parameters)
         arguments = build_arguments(parameters, inputs)
         pipeline = copy.copy(chosen)  # the weights are shared; what a call notes on its pipeline is the job's own
-        self._prompts.attach(pipeline)
+        self._preparation.attach(pipeline)
         pipeline.scheduler = self._schedulers.build(parameters.sampler)
         taken = {name: arguments[name] for name in arguments.keys() & accepted}
         run = StagesRun(parameters.steps, [Stage(pipeline, taken, accepted)], saved)
         generation = DiffusersGeneration(parameters, run, self._facts, subject)
+        if not self._preparation.shares_steps:
+            generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()
         self._settle([generation])
         if (pending := generation.call.pending) is not None:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 from easel_contract import names
-from easel_contract.server_config import DType, ModelConfig
+from easel_contract.server_config import DType, EngineConfig, ModelConfig
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.diffusers_engine import DiffusersEngine
@@ -21,6 +21,8 @@ from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
 from easel_server.engine.model_files.selection import ModelFileError
+from easel_server.engine.speed.preparation import prepare_pipeline
+from easel_server.engine.speed.weights import is_placed_late
 from easel_server.generation.models import EngineDescription, read_defaults
 
 LIBRARIES = ("diffusers", "torch", "transformers")  # whose versions may change pixels
@@ -31,7 +33,9 @@ TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DTyp
 logger = logging.getLogger(__name__)
 
 
-def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seconds: float) -> DiffusersEngine:
+def load(
+    config: ModelConfig, engine: EngineConfig, *, threads: int, hub_token: str | None, began_seconds: float
+) -> DiffusersEngine:
     """The model, ready to generate. Blocks for download, reading and warm-up; call it in a thread.
 
     ``threads`` are torch's on a CPU. ``began_seconds`` (of time.monotonic) is where ``load_seconds`` counts from.
@@ -46,14 +50,15 @@ def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seco
     try:
         how = build_gathering(config, dtype, Hub(hub_token))
         model = gather_model(config, how)
-        loaded = load_pipeline(config, model, device, dtype)
-        refiner = load_refiner(config.refiner, how, loaded, device, dtype) if config.refiner is not None else None
+        first = torch.device("cpu") if is_placed_late(config, engine) else device
+        loaded = load_pipeline(config, model, first, dtype)
+        refiner = load_refiner(config.refiner, how, loaded, first, dtype) if config.refiner is not None else None
     except ModelFileError as error:
         raise ModelLoadError(f"model {config.name}: {error}") from error
     description = EngineDescription(
         engine="diffusers",
         pipeline=type(loaded.pipeline).__name__,
-        device=str(loaded.pipeline.device),
+        device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         model=config.name,
         load_seconds=0.0,
@@ -64,10 +69,12 @@ def load(config: ModelConfig, *, threads: int, hub_token: str | None, began_seco
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
     second: dict[str, Any] = {"refiner": refiner.pipeline} if refiner is not None else {}
-    engine = DiffusersEngine(loaded.pipeline, description, **second)
-    _warm_up(engine)
-    engine.description = replace(engine.description, load_seconds=time.monotonic() - began_seconds)
-    return engine
+    preparation = prepare_pipeline([loaded.pipeline, *second.values()], device, config, engine)
+    ready = DiffusersEngine(loaded.pipeline, description, preparation=preparation, **second)
+    _warm_up(ready)
+    preparation.start_compiling()
+    ready.description = replace(ready.description, load_seconds=time.monotonic() - began_seconds)
+    return ready
 
 
 def _warm_up(engine: DiffusersEngine) -> None:

@@ -41,7 +41,8 @@ def load_engine(config: ModelConfig, *, hub_token: str | None, engine: EngineCon
     # Here, since a gateway must start without loading torch.
     from easel_server.engine.diffusers_loader import load  # noqa: PLC0415
 
-    return load(config, threads=threads, hub_token=hub_token, began_seconds=began_seconds)
+    chosen = engine if engine is not None else EngineConfig()
+    return load(config, chosen, threads=threads, hub_token=hub_token, began_seconds=began_seconds)
 
 
 def _load_synthetic(config: ModelConfig, synthetic: SyntheticConfig) -> Engine:

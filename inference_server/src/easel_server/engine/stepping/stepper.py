@@ -19,6 +19,7 @@ https://greenlet.readthedocs.io: a greenlet runs until it switches, so nothing h
 import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -96,8 +97,17 @@ class _Greenlet(greenlet):
 class Stepper:
     """The denoisers that jobs share. Everything in one thread."""
 
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        """Within a SteppedCall the modules' calls pause from now on; elsewhere they run as before."""
+    def __init__(
+        self,
+        modules: Iterable[torch.nn.Module],
+        *,
+        run_exact: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Within a SteppedCall the modules' calls pause from now on; elsewhere they run as before.
+
+        ``run_exact`` is entered around exact calls: modules must give the same bytes within it each time.
+        """
+        self._run_exact = run_exact
         self._forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
         self._row_limits: dict[object, int] = {}  # by the shape of a row: how many don't run out of memory
         for module in modules:
@@ -128,9 +138,10 @@ class Stepper:
     def step(self, calls: Sequence[SteppedCall]) -> None:
         """Take each call that isn't done one denoiser call further."""
         waiting = [(call, call.pending) for call in calls if call.pending is not None]
-        outcomes = [
-            (call, self._evaluate_by_images(pending, call.images)) for call, pending in waiting if call.is_exact
-        ]
+        with self._run_exact():
+            outcomes = [
+                (call, self._evaluate_by_images(pending, call.images)) for call, pending in waiting if call.is_exact
+            ]
         shared = [(call, pending) for call, pending in waiting if not call.is_exact]
         for numbers in group([pending for _, pending in shared]):
             outputs = self.evaluate([shared[number][1] for number in numbers])
