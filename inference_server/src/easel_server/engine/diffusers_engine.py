@@ -30,6 +30,7 @@ from easel_server.engine.images.safety import Safety
 from easel_server.engine.interface import Generation, GenerationError, build_trial
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
+from easel_server.engine.speed.preparation import Preparation
 from easel_server.engine.speed.prompt_cache import PromptCache
 from easel_server.engine.stepping.batch_cap import (
     RUNS,
@@ -110,10 +111,12 @@ class DiffusersEngine:
         refiner: Any = None,
         max_batch_images: int | None = None,
         safety: Safety | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         """``refiner`` is a pipeline for image to image that takes over the last steps of what begins with a text; it
         shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
         was measured. ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
+        ``preparation`` is of a pipeline for which something is configured.
         """
         self._refiner = None if refiner is None else Refiner(refiner)
         self._safety = safety or Safety(None)
@@ -124,13 +127,15 @@ class DiffusersEngine:
         self._vae_dtype = getattr(self._vae, "dtype", None)
         self._pipelines = build_task_pipelines(pipeline)
         self._schedulers = Schedulers(pipeline.scheduler)
-        self._prompts = PromptCache()
+        self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._prompt_limit = find_prompt_limit(pipeline)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
         self._facts = ImageFacts.of(description)
         denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
-        self._stepper = Stepper(module for module in denoisers if module is not None)
+        self._stepper = Stepper(
+            (module for module in denoisers if module is not None), run_exact=self._preparation.eagerly
+        )
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
             tile_where_memory_ends(pipeline.vae)
@@ -138,7 +143,9 @@ class DiffusersEngine:
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 
     def max_images(self, width_pixels: int, height_pixels: int) -> int:
-        """What is configured, or was measured; less where memory ran out."""
+        """What is configured, or was measured; less where memory ran out, one where jobs can't share steps."""
+        if not self._preparation.shares_steps:
+            return 1
         size = Size(width_pixels, height_pixels)
         images = self._max_batch_images or (self._batch_cap.choose(size) if self._batch_cap else 1)
         return min(images, self._memory_caps.get(size, images))
@@ -146,10 +153,10 @@ class DiffusersEngine:
     def measure_batch_cap(self, directory: Path | None) -> None:
         """Find out how many images are generated best at once, at the model's own size: once, then it is read.
 
-        ``directory`` is where that is kept; None: nowhere. Does nothing if a number is configured. Blocks for some
+        ``directory`` is where that is kept; None: nowhere. Does nothing if a number is configured, or nothing is shared. Blocks for some
         MEASURING_SECONDS at the most.
         """
-        if self._max_batch_images is not None:
+        if self._max_batch_images is not None or not self._preparation.shares_steps:
             return
         trial = build_trial(self.description.defaults)
         size = Size(trial.width_pixels, trial.height_pixels)
@@ -229,13 +236,15 @@ class DiffusersEngine:
         chosen, accepted = self._choose_pipeline(parameters)
         arguments = build_arguments(parameters, inputs)
         pipeline = copy.copy(chosen)  # the weights are shared; what a call notes on its pipeline is the job's own
-        self._prompts.attach(pipeline)
+        self._preparation.attach(pipeline)
         pipeline.scheduler = self._schedulers.build(parameters.sampler)
         stages = [Stage(pipeline, {name: arguments[name] for name in arguments.keys() & accepted}, accepted)]
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], arguments, parameters.sampler)
         run = StagesRun(parameters.steps, stages, saved)
         generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety)
+        if not self._preparation.shares_steps:
+            generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()
         self._settle([generation])
         if saved is not None:

@@ -16,7 +16,7 @@ import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 from easel_contract import names
 from easel_contract.metrics import ColdStartPhase
-from easel_contract.server_config import DType, ModelConfig, SafetyPolicy
+from easel_contract.server_config import DType, EngineConfig, ModelConfig, SafetyPolicy
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from easel_server.engine.diffusers_engine import DiffusersEngine
@@ -34,6 +34,8 @@ from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
 from easel_server.engine.model_files.selection import ModelFileError
+from easel_server.engine.speed.preparation import prepare_pipeline
+from easel_server.engine.speed.weights import is_placed_late
 from easel_server.generation.models import MODEL_INDEX, EngineDescription, read_defaults
 from easel_server.generation.tasks import TASKS
 
@@ -50,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 def load(
     config: ModelConfig,
+    engine: EngineConfig,
     *,
     threads: int,
     hub_token: str | None,
@@ -71,8 +74,9 @@ def load(
     try:
         how = build_gathering(config, dtype, Hub(hub_token))
         model = gather_model(config, how)
-        loaded = load_pipeline(config, model, device, dtype)
-        refiner = load_refiner(config.refiner, how, loaded, device, dtype) if config.refiner is not None else None
+        first = torch.device("cpu") if is_placed_late(config, engine) else device
+        loaded = load_pipeline(config, model, first, dtype)
+        refiner = load_refiner(config.refiner, how, loaded, first, dtype) if config.refiner is not None else None
     except ModelFileError as error:
         raise ModelLoadError(f"model {config.name}: {error}") from error
     on_phase(ColdStartPhase.WEIGHTS)
@@ -80,7 +84,7 @@ def load(
     description = EngineDescription(
         engine="diffusers",
         pipeline=type(loaded.pipeline).__name__,
-        device=str(loaded.pipeline.device),
+        device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         model=config.name,
         load_seconds=0.0,
@@ -91,18 +95,22 @@ def load(
         safety="" if safety.policy is SafetyPolicy.OFF else safety.policy,
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
-    engine = DiffusersEngine(
+    pipelines = [loaded.pipeline, *([refiner.pipeline] if refiner is not None else [])]
+    preparation = prepare_pipeline(pipelines, device, config, engine)
+    ready = DiffusersEngine(
         loaded.pipeline,
         description,
         refiner=refiner.pipeline if refiner is not None else None,
         max_batch_images=max_batch_images,
         safety=safety,
+        preparation=preparation,
     )
     on_phase(ColdStartPhase.COMPILED)
-    _warm_up(engine)
-    engine.measure_batch_cap(find_cache_directory(BATCH_CAPS))
-    engine.description = replace(engine.description, load_seconds=time.monotonic() - began_seconds)
-    return engine
+    _warm_up(ready)
+    ready.measure_batch_cap(find_cache_directory(BATCH_CAPS))
+    preparation.start_compiling()
+    ready.description = replace(ready.description, load_seconds=time.monotonic() - began_seconds)
+    return ready
 
 
 def import_model_classes(directory: Path) -> None:

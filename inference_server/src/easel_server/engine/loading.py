@@ -57,6 +57,7 @@ def load_engine(
     on_phase(ColdStartPhase.IMPORTED)
     return load(
         config,
+        engine if engine is not None else EngineConfig(),
         threads=threads,
         hub_token=hub_token,
         began_seconds=began_seconds,

@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+from torch.fx.experimental import _config as shape_config
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class CompileState(StrEnum):
 class BlockCompilation:
     """The repeated blocks of one denoiser. ``start`` once, anything else in the engine's thread."""
 
-    def __init__(self, denoiser: Any, *, backend: str = "inductor") -> None:
+    def __init__(self, denoiser: Any, *, backend: str | Callable[..., Any] = "inductor") -> None:
         """The blocks' calls come here from now on. Does nothing for a denoiser that names no repeated blocks."""
         self.state = CompileState.WATCHING
         self._backend = backend
@@ -78,7 +79,7 @@ class BlockCompilation:
 
     def _attach(self, block: Any) -> None:
         eager = block.forward
-        compiled = torch.compile(eager, dynamic=True, backend=self._backend)
+        compiled: Callable[..., Any] = torch.compile(eager, dynamic=True, backend=self._backend)
         kind = (type(block), tuple(tuple(each.shape) for each in block.parameters()))
 
         def run(*arguments: Any, **options: Any) -> Any:
@@ -92,7 +93,9 @@ class BlockCompilation:
 
     def _compile(self) -> None:
         try:
-            with torch.inference_mode():  # as the engine's thread is: it is of a thread
+            # Inference as in the engine's thread, since it is a thread's own. Else torch takes sizes that are equal in
+            # the examples (tokens and channels, say) for equal ever after.
+            with torch.inference_mode(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                 for compiled, arguments, options in self._examples.values():
                     own_rows = _find_rows(arguments, options)
                     for rows in ROWS:

@@ -8,7 +8,8 @@ for a gain in float32 alone, or none where blocks are compiled. cudnn.benchmark 
 and with jobs that join and leave shapes are new all the time.
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -16,11 +17,13 @@ import torch
 from easel_contract.server_config import Compilation, EngineConfig, ModelConfig, Offload
 
 from easel_server.engine.interface import ModelLoadError
+from easel_server.engine.loading import find_cache_directory
 from easel_server.engine.speed.compilation import BlockCompilation
 from easel_server.engine.speed.prompt_cache import PromptCache
 from easel_server.engine.speed.step_cache import install_step_cache
 from easel_server.engine.speed.weights import place
 
+ENV_COMPILED: Final = "TORCHINDUCTOR_CACHE_DIR"  # torch checks what it finds there by a hash of all that matters
 CONVOLUTIONAL: Final = ("unet", "vae", "controlnet")
 
 
@@ -63,14 +66,22 @@ class Preparation:
             yield
 
 
-def prepare_pipeline(pipeline: Any, device: torch.device, model: ModelConfig, engine: EngineConfig) -> Preparation:
-    """Place the weights, and install what is configured. Raises ModelLoadError for what doesn't go together."""
+def prepare_pipeline(
+    pipelines: Sequence[Any], device: torch.device, model: ModelConfig, engine: EngineConfig
+) -> Preparation:
+    """Place the weights, and install what is configured. Raises ModelLoadError for what doesn't go together.
+
+    ``pipelines`` are the model's and, if it has one, the refiner's, which may share parts.
+    """
     _check(model, engine, device)
-    place(pipeline, device, model, engine)
-    if device.type == "cuda":
-        lay_out_channels_last(pipeline)
-    forget = install_step_cache(pipeline, model.step_cache) if model.step_cache is not None else None
-    denoisers = [getattr(pipeline, name, None) for name in ("unet", "transformer")]
+    if engine.compile is Compilation.ON and (directory := find_cache_directory("compiled")) is not None:
+        os.environ.setdefault(ENV_COMPILED, str(directory))
+    for pipeline in pipelines:
+        place(pipeline, device, model, engine)
+        if device.type == "cuda" and engine.offload is Offload.NONE:
+            lay_out_channels_last(pipeline)
+    forget = install_step_cache(pipelines[0], model.step_cache) if model.step_cache is not None else None
+    denoisers = [getattr(pipeline, name, None) for pipeline in pipelines for name in ("unet", "transformer")]
     compilations = (
         tuple(BlockCompilation(denoiser) for denoiser in denoisers if denoiser is not None)
         if engine.compile is Compilation.ON
@@ -84,7 +95,7 @@ def lay_out_channels_last(pipeline: Any) -> None:
     for name in CONVOLUTIONAL:
         module = getattr(pipeline, name, None)
         if isinstance(module, torch.nn.Module):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
 
 
 def _check(model: ModelConfig, engine: EngineConfig, device: torch.device) -> None:

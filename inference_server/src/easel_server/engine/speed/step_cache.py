@@ -14,7 +14,7 @@ from functools import wraps
 from typing import Any, Final
 
 import torch
-from diffusers.hooks import FirstBlockCacheConfig
+from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 from easel_contract.server_config import StepCache
 
 from easel_server.engine.interface import ModelLoadError
@@ -46,12 +46,16 @@ def install_step_cache(pipeline: Any, kind: StepCache) -> Callable[[], None]:
 
 
 class DeepCache:
-    """The blocks of one UNet but for the outermost, whose results are kept from one call in full to the next."""
+    """The blocks of one UNet but for the outermost, whose results are kept from one call in full to the next.
+
+    Calls of one timestep are parts of one step, such as images that don't fit into memory at once: each has its own.
+    """
 
     def __init__(self, unet: Any) -> None:
         """Calls of it and of its blocks come here from now on."""
-        self._kept: dict[torch.nn.Module, tuple[torch.Size, Any]] = {}
-        self._calls = 0
+        self._kept: dict[tuple[torch.nn.Module, int], tuple[torch.Size, Any]] = {}
+        self._timestep: float | None = None
+        self._steps = self._part = 0
         self._attach(unet)
         for block in (*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]):
             if block is not None:
@@ -60,19 +64,28 @@ class DeepCache:
     def reset(self) -> None:
         """The next call runs in full."""
         self._kept.clear()
-        self._calls = 0
+        self._timestep, self._steps = None, 0
 
     def _attach(self, unet: Any) -> None:
         forward = unet.forward
+        signature = inspect.signature(forward)
 
         @wraps(forward)
         def count_and_run(*arguments: Any, **options: Any) -> Any:
-            if self._calls % INTERVAL == 0:
-                self._kept.clear()
-            self._calls += 1
+            timestep = torch.as_tensor(signature.bind(*arguments, **options).arguments["timestep"])
+            self._count(float(timestep.flatten()[0]))
             return forward(*arguments, **options)
 
         unet.forward = count_and_run
+
+    def _count(self, timestep: float) -> None:
+        if timestep == self._timestep:
+            self._part += 1
+            return
+        if self._steps % INTERVAL == 0:
+            self._kept.clear()
+        self._timestep, self._part = timestep, 0
+        self._steps += 1
 
     def _attach_block(self, block: torch.nn.Module) -> None:
         forward = block.forward
@@ -80,10 +93,10 @@ class DeepCache:
 
         def run_or_recall(*arguments: Any, **options: Any) -> Any:
             entering: torch.Tensor = arguments[0] if arguments else options[first]
-            shape, result = self._kept.get(block, (None, None))
+            shape, result = self._kept.get((block, self._part), (None, None))
             if shape != entering.shape:
                 result = forward(*arguments, **options)
-                self._kept[block] = (entering.shape, result)
+                self._kept[block, self._part] = (entering.shape, result)
             return result
 
         block.forward = run_or_recall

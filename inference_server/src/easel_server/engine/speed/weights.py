@@ -13,8 +13,7 @@ Casts and copies are diffusers' own hooks on each layer, so there is no dependen
 from typing import Any, Final
 
 import torch
-from diffusers.hooks import apply_layerwise_casting
-from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
+from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN, apply_layerwise_casting
 from easel_contract.server_config import EngineConfig, ModelConfig, Offload
 
 from easel_server.engine.interface import ModelLoadError
@@ -45,7 +44,7 @@ def place(pipeline: Any, device: torch.device, model: ModelConfig, engine: Engin
             )
         quantize(pipeline)
     if engine.offload is Offload.NONE:
-        pipeline.to(device)
+        _move(pipeline, device, model)
         return
     if device.type == "cpu":
         raise ModelLoadError(
@@ -53,6 +52,17 @@ def place(pipeline: Any, device: torch.device, model: ModelConfig, engine: Engin
             "where the weights are in the host's memory anyway; set worker.engine.offload to None"
         )
     offload(pipeline, device)
+
+
+def _move(pipeline: Any, device: torch.device, model: ModelConfig) -> None:
+    try:
+        pipeline.to(device)
+    except torch.OutOfMemoryError as error:
+        total_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        raise ModelLoadError(
+            f"model {model.name}: out of memory on {device} ({total_gib:.1f} GiB) as its weights were brought there; "
+            "use a GPU with more memory, or set model.quantization to Float8, worker.engine.offload to Group, or both"
+        ) from error
 
 
 def quantize(pipeline: Any) -> None:
@@ -63,13 +73,23 @@ def quantize(pipeline: Any) -> None:
     """
     for name in DENOISERS:
         module = getattr(pipeline, name, None)
-        if module is not None:
+        if module is not None and not _is_quantized(module):
             module.enable_layerwise_casting(storage_dtype=STORAGE, compute_dtype=module.dtype)
     for name in TEXT_ENCODERS:
         module = getattr(pipeline, name, None)
-        if module is not None:
-            skipped = (*DEFAULT_SKIP_MODULES_PATTERN, T5_OUTPUT)
-            apply_layerwise_casting(module, STORAGE, module.dtype, skip_modules_pattern=skipped)
+        if module is not None and not _is_quantized(module):  # a refiner shares one
+            apply_layerwise_casting(
+                module,
+                STORAGE,
+                module.dtype,
+                skip_modules_pattern=(*DEFAULT_SKIP_MODULES_PATTERN, T5_OUTPUT),
+                # Pipelines take the format of the first weight, an embedding, for that of all they hand on.
+                skip_modules_classes=(torch.nn.Embedding,),
+            )
+
+
+def _is_quantized(module: torch.nn.Module) -> bool:
+    return any(each.dtype is STORAGE for each in module.parameters())
 
 
 def offload(pipeline: Any, device: torch.device) -> None:

@@ -19,6 +19,7 @@ https://greenlet.readthedocs.io: a greenlet runs until it switches, so nothing h
 import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -96,8 +97,17 @@ class _Greenlet(greenlet):
 class Stepper:
     """The denoisers that jobs share. Everything in one thread."""
 
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        """Within a SteppedCall the modules' calls pause from now on; elsewhere they run as before."""
+    def __init__(
+        self,
+        modules: Iterable[torch.nn.Module],
+        *,
+        run_exact: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Within a SteppedCall the modules' calls pause from now on; elsewhere they run as before.
+
+        ``run_exact`` is entered around exact calls: modules must give the same bytes within it each time.
+        """
+        self._run_exact = run_exact
         self._forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
         self._row_limits: dict[object, int] = {}  # by the shape of a row: how many don't run out of memory
         for module in modules:
@@ -133,11 +143,11 @@ class Stepper:
         outcomes: dict[SteppedCall, Any] = {}
         lost: Exception | None = None
         for some in together:
-            outputs = (
-                [self._evaluate_by_images(pending, call.images) for call, pending in some]
-                if some[0][0].is_exact
-                else self.evaluate([pending for _, pending in some])
-            )
+            if some[0][0].is_exact:
+                with self._run_exact():
+                    outputs = [self._evaluate_by_images(pending, call.images) for call, pending in some]
+            else:
+                outputs = self.evaluate([pending for _, pending in some])
             outcomes |= dict(zip((call for call, _ in some), outputs, strict=True))
             lost = next((each for each in outputs if isinstance(each, Exception) and is_device_lost(each)), None)
             if lost is not None:
