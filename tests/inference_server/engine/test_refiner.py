@@ -29,14 +29,13 @@ def load_both(source: Path, refiner: Path, monkeypatch: pytest.MonkeyPatch) -> t
     """The engine's description, and the pipelines that it was given."""
     tiny_engine()  # so that the libraries are prepared before they are imported here
     from easel_server.engine import diffusers_loader  # noqa: PLC0415  # loads torch
+    from easel_server.engine.diffusers_engine import DiffusersEngine  # noqa: PLC0415  # loads torch
 
     given: list[Any] = []
 
-    build = diffusers_loader.DiffusersEngine
-
     def build_engine(pipeline: Any, description: Any, *, refiner: Any = None, **options: Any) -> Any:
         given.extend((pipeline, refiner))
-        return build(pipeline, description, **options)
+        return DiffusersEngine(pipeline, description, **options)
 
     monkeypatch.setattr(diffusers_loader, "DiffusersEngine", build_engine)
     config = ModelConfig(name="m", source=str(source), refiner=SourceConfig(source=str(refiner)))
