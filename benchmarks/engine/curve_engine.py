@@ -36,6 +36,7 @@ class CurveGeneration:
         self.parameters = parameters
         self.steps_done = 0
         self.own_seconds = 0.0
+        self.warnings: tuple[str, ...] = ()
         self.error: Exception | None = None
 
     @property

@@ -150,11 +150,26 @@ def test_an_image_over_another_comes_again_with_that_one(client: httpx2.Client) 
         again = client.post("/sdapi/v1/img2img", json={"init_images": [start], **body})
         assert "Warning" not in again.headers, again.headers["Warning"]
         assert again.json()["images"][0] == image
-    url = f"data:image/png;base64,{start}"
-    body = {"input": {"recipe": recipe, "image": url}}
-    # Another way of fitting an image to another size, so only of one that has the size is it the same.
-    fitted = client.post("/v1/predictions", json=body, headers={"Prefer": "wait=60"})
-    assert fitted.status_code == 201, fitted.text
+
+
+def test_an_edit_comes_again_with_its_image_as_json_and_as_a_form(client: httpx2.Client) -> None:
+    url = f"data:image/png;base64,{base64.b64encode(encoded(halves())).decode()}"
+    given = {"prompt": PROMPT, "num_inference_steps": 4, "seed": 5, "strength": 0.5}
+    body = {"images": [{"image_url": url}], **given}
+    image = answer_of(client.post("/v1/images/edits", json=body), client, "openai")
+    _, recipe = read(image)
+    as_json = client.post("/v1/images/edits", json={"images": [{"image_url": url}], "recipe": json.loads(recipe)})
+    assert answer_of(as_json, client, "openai") == image
+    as_form = client.post("/v1/images/edits", data={"recipe": recipe}, files={"image": encoded(halves())})
+    assert answer_of(as_form, client, "openai") == image
+
+
+def test_a_prediction_over_an_image_comes_again_with_it(client: httpx2.Client) -> None:
+    url = f"data:image/png;base64,{base64.b64encode(encoded(halves())).decode()}"
+    given = {"prompt": "a cat", "num_inference_steps": 4, "seed": 5, "prompt_strength": 0.5, "width": 72, "height": 64}
+    image = post(client, "replicate", None, image=url, **given)
+    _, recipe = read(image)
+    assert post(client, "replicate", recipe, image=url) == image
 
 
 @pytest.mark.parametrize("api", APIS)

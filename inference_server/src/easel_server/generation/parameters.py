@@ -60,7 +60,10 @@ class GenerationParameters(Model):
     mask_digest: str | None = None  # where to generate anew: L, 255 is replaced
     # Share of the steps that are taken; 1 forgets the input image.
     strength: float | None = Field(default=None, ge=0.0, le=1.0)
-    reproducibility: Reproducibility = Reproducibility.CLOSE
+    # Left out where it is Close, so that processes of the version before, which don't know it, read what is asked so.
+    reproducibility: Reproducibility = Field(
+        default=Reproducibility.CLOSE, exclude_if=lambda value: value is Reproducibility.CLOSE
+    )
 
     @property
     def passes(self) -> int:

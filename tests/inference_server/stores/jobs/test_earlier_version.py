@@ -148,13 +148,13 @@ async def test_jobs_of_the_earlier_version_are_stored_as_ever(stores: Stores, re
 async def test_a_worker_of_the_earlier_version_reads_a_job_whatever_its_client_asked_for(
     jobs: Jobs,
 ) -> None:
-    """It refuses a document with fields that it doesn't know, of which quality is one."""
+    """It refuses a document with fields that it doesn't know, of which quality is one, and Close another."""
     assert isinstance(jobs, RedisJobs)
     for job_id, percent in (("asked", 40), ("default", None)):
         await jobs.submit(build_job(job_id, image_format="jpeg", quality_percent=percent))
         key = jobs._connection.key(f"job:{job_id}")
         document = json.loads(await jobs._connection.command("HGET", key, "content"))
-        assert "qualityPercent" not in document["parameters"]
+        assert not {"qualityPercent", "reproducibility"} & set(document["parameters"])
         assert (await job_of(jobs, job_id)).parameters.quality_percent == percent
 
 
