@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from easel_server.engine.interface import Generation, StopGenerationError
+from easel_server.engine.stepping.batch_cap import MEASURED_IMAGES, choose_cap
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 
@@ -31,6 +32,8 @@ class Curve:
 
 class CurveGeneration:
     """A job of CurveEngine."""
+
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, parameters: GenerationParameters) -> None:
         self.parameters = parameters
@@ -77,8 +80,8 @@ class CurveEngine:
         return ()
 
     def max_images(self, _width_pixels: int, _height_pixels: int) -> int:
-        """Whatever the worker has room for."""
-        return 64
+        """By the rule that the real engine follows with what it has measured."""
+        return choose_cap({images: self._curve.take_step(images) for images in MEASURED_IMAGES})
 
     def begin(
         self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None

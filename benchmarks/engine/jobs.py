@@ -24,7 +24,7 @@ def load(directory: Path, **options: Any) -> Engine:
     return load_engine(build_model_config(directory), hub_token=None, **options)
 
 
-def build_engine(pipeline: Any, name: str) -> DiffusersEngine:
+def build_engine(pipeline: Any, name: str, **options: Any) -> DiffusersEngine:
     """Around a pipeline that is in memory already."""
     description = EngineDescription(
         engine="diffusers",
@@ -35,7 +35,7 @@ def build_engine(pipeline: Any, name: str) -> DiffusersEngine:
         load_seconds=0.0,
         versions={"easel": "this tree", "diffusers": diffusers.__version__, "torch": torch.__version__},
     )
-    return DiffusersEngine(pipeline, description)
+    return DiffusersEngine(pipeline, description, **options)
 
 
 def load_stock(directory: Path, sampler: str) -> Any:

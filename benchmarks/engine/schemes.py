@@ -28,8 +28,8 @@ LEASE_SECONDS: Final = 60.0
 END_TIMEOUT_SECONDS: Final = 300.0
 
 
-def build_worker_scheme(max_images: int) -> Scheme:
-    """The real worker, with room for so many images at once."""
+def build_worker_scheme(max_images: int | None) -> Scheme:
+    """The real worker, with room for so many images at once; None: for as many as the engine does best."""
 
     def serve(engine: Engine, arrivals: Sequence[Arrival]) -> Service:
         return asyncio.run(_serve_by_worker(engine, arrivals, max_images))
@@ -53,7 +53,7 @@ async def _arrive(arrivals: Sequence[Arrival], began: float, take: Callable[[Arr
         await take(arrival)
 
 
-async def _serve_by_worker(engine: Engine, arrivals: Sequence[Arrival], max_images: int) -> Service:
+async def _serve_by_worker(engine: Engine, arrivals: Sequence[Arrival], max_images: int | None) -> Service:
     stores = open_stores(None, namespace="bench", service="bench", bounds=JobBounds(max_image_bytes=1 << 40))
     settings = WorkerSettings(
         name="bench", lease_seconds=LEASE_SECONDS, drain_seconds=LEASE_SECONDS, max_batch_images=max_images

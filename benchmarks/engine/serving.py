@@ -20,11 +20,11 @@ LOAD: Final = 0.8  # of what one by one can do
 SEED: Final = 80
 SATURATION_JOBS: Final = 24
 ONE_BY_ONE: Final = "worker, one by one"
-BY_STEPS: Final = "worker, by steps, up to 8"
+BY_STEPS: Final = "worker, by steps"  # as many together as the engine does best
 STATIC: Final = {"static, up to 4": 4, "static, up to 8": 8}
 SCHEMES: Final[Mapping[str, Scheme]] = {
     ONE_BY_ONE: build_worker_scheme(1),
-    BY_STEPS: build_worker_scheme(8),
+    BY_STEPS: build_worker_scheme(None),
     **{name: build_static_scheme(jobs) for name, jobs in STATIC.items()},
 }
 SAVINGS: Final = (0.1, 0.3, 0.5, 0.7)
@@ -39,7 +39,7 @@ def measure(*, jobs: int, rounds: int) -> dict[str, Any]:
     from benchmarks.engine.models import SD15_NARROW, written  # noqa: PLC0415
 
     with written(SD15_NARROW) as directory:
-        engine = load(directory, max_batch_images=8)
+        engine = load(directory)
         return {
             "model": SD15_NARROW.name,
             **measure_engine(engine, lambda seed, steps: SD15_NARROW.parameters(seed=seed, steps=steps), jobs, rounds),
@@ -84,12 +84,18 @@ def measure_engine(engine: Engine, build: BuildJob, jobs: int, rounds: int) -> d
             served[name].append(scheme(engine, arrivals))
     return {
         "seed": SEED,
+        "max_images": _find_max_images(engine, build),
         "jobs": jobs * rounds,
         "load": LOAD,
         "arrivals_per_second": round(rate, 3),
         "saturated_images_per_second": {name: round(each.jobs_per_second, 3) for name, each in saturated.items()},
         **_compare(saturated, served),
     }
+
+
+def _find_max_images(engine: Engine, build: BuildJob) -> int:
+    job = build(0, 1)
+    return engine.max_images(job.width_pixels, job.height_pixels)
 
 
 def _compare(saturated: Mapping[str, Service], served: Mapping[str, Sequence[Service]]) -> dict[str, Any]:

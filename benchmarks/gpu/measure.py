@@ -230,6 +230,7 @@ class Bench:
     def _load_engine(self) -> DiffusersEngine:
         if self._engine is None:
             self._engine = build_engine(self._pipeline, self._model.name)
+            self._engine.measure_batch_cap(None)
         return self._engine
 
     def _draw(
