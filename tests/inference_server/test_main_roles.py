@@ -184,10 +184,13 @@ def test_one_process_without_redis_serves_and_drains():
         answers: list[int] = []
         body = {"prompt": "a cat", "num_inference_steps": 100}
 
-        def ask() -> None:
-            answers.append(httpx2.post(f"{server.url}/v1/images/generations", json=body, timeout=60).status_code)
+        def ask(size: str) -> None:
+            answers.append(
+                httpx2.post(f"{server.url}/v1/images/generations", json=body | {"size": size}, timeout=60).status_code
+            )
 
-        asking = [threading.Thread(target=ask) for _ in range(2)]
+        # Of two sizes, so that one waits.
+        asking = [threading.Thread(target=ask, args=(size,)) for size in ("128x128", "64x64")]
         for one in asking:
             one.start()
         depths = ('easel_queue_depth{state="Waiting"} 1.0', 'easel_queue_depth{state="Running"} 1.0')

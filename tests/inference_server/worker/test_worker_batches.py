@@ -29,11 +29,16 @@ class Between:
         self._broker = store
         self.replies: dict[str, HeartbeatReply] = {}
         self.measured: dict[str, Measurement] = {}
+        self.claims = 0
         self.may_finish = asyncio.Event()
         self.may_finish.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
+
+    async def claim(self, *arguments: Any, **options: Any) -> tuple[Claim, ...]:
+        self.claims += 1
+        return await self._broker.claim(*arguments, **options)
 
     async def heartbeat(self, claim: Claim, steps_done: int, **rest: Any) -> HeartbeatReply:
         reply = await self._broker.heartbeat(claim, steps_done, **rest)
@@ -316,6 +321,17 @@ async def test_a_jobs_last_attempt_is_alone_and_nobody_joins_it(build_stores: Bu
         engine.allow(100)
         await all_in(store, JobState.SUCCEEDED, 10, 30)
     assert [seeds for seeds in engine.batches if 10 in seeds] == [[10, 20], [10]]
+
+
+async def test_the_store_is_not_asked_at_each_step(store: Jobs) -> None:
+    between = Between(store)
+    await submit(store, 10, steps=2000)
+    worker, _ = build_worker(
+        between, FakeEngine(), max_batch_images=BATCH, heartbeat_limit_seconds=60.0, lease_seconds=200.0
+    )
+    async with running(worker):
+        await all_in(store, JobState.SUCCEEDED, 10)
+    assert between.claims < 200, "but when something comes, and now and then"
 
 
 async def test_encoding_holds_up_neither_the_next_step_nor_another_jobs_report(store: Jobs) -> None:

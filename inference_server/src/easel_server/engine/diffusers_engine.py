@@ -50,7 +50,7 @@ from easel_server.engine.stepping.checkpoints import (
     read_checkpoint,
 )
 from easel_server.engine.stepping.memory import tile_where_memory_ends
-from easel_server.engine.stepping.stepper import Stepper
+from easel_server.engine.stepping.stepper import Pace, Stepper
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASKS, Task
@@ -129,6 +129,7 @@ class DiffusersEngine:
         self._schedulers = Schedulers(pipeline.scheduler)
         self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
+        self._pace = Pace(self._device)
         self._prompt_limit = find_prompt_limit(pipeline)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
         self._facts = ImageFacts.of(description)
@@ -256,6 +257,7 @@ class DiffusersEngine:
         known = [each for each in generations if isinstance(each, DiffusersGeneration)]
         kinds = [(each.size, each.call.pending, each.call.images) for each in known if each.call.pending is not None]
         self._stepper.step([each.call for each in known])
+        self._pace.keep()
         self._settle(known)
         for size, pending, images in kinds:
             limit = self._stepper.find_row_limit(pending.row_shape)

@@ -20,7 +20,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Final
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -38,6 +38,8 @@ from easel_server.engine.stepping.merging import (
     split_images,
     take_rows,
 )
+
+DEVICES_WITH_EVENTS: Final = frozenset({"cuda", "xpu"})  # cuda is AMD's, too
 
 
 class SteppedCall:
@@ -223,3 +225,31 @@ def _read_signature(module: torch.nn.Module) -> inspect.Signature:
     if all(each.kind is not inspect.Parameter.VAR_POSITIONAL for each in signature.parameters.values()):
         return signature
     return inspect.signature(type(module).forward.__get__(module))
+
+
+class Pace:
+    """Keeps the host one step ahead of its device, not more.
+
+    A device works off what it is given later. Without waiting, all steps of a job would be given to it within moments:
+    nobody could join or leave before their end, and no step's time would say anything. A step ahead is enough for the
+    device never to wait for the host.
+    """
+
+    def __init__(self, device: torch.device, make_event: Callable[[torch.device], Any] = torch.Event) -> None:
+        """``make_event`` makes what can be recorded behind all work that was given to a device, and waited for."""
+        self._device = device
+        self._make_event = make_event
+        self._last: Any = None
+
+    def keep(self) -> None:
+        """To be called after each step: returns when the device has done the one before it.
+
+        Raises what the device failed with meanwhile.
+        """
+        if self._device.type not in DEVICES_WITH_EVENTS:
+            return
+        event = self._make_event(self._device)
+        event.record()
+        last, self._last = self._last, event
+        if last is not None:
+            last.synchronize()
