@@ -298,8 +298,8 @@ class BatchingSpec(Model):
         default=None,
         ge=1,
         le=64,
-        description="Images of requests of one size that share denoising steps; whatever else the requests ask for, each "
-        "begins and ends by itself. Unset: what gives the best rate, as each worker measures it for each size.",
+        description="Images of requests of one size that share denoising steps; whatever else the requests ask for, "
+        "each begins and ends by itself. Unset: what gives the best rate, as each worker measures it for each size.",
     )
     step_timeout_seconds: int | None = Field(
         default=None,
