@@ -5,7 +5,7 @@ its first step (the outputs of earlier steps, where it is). What else a pipeline
 to go on the call is made anew and only its denoiser is left out for the steps that are done (``fast_forward``); random
 numbers are taken all the same, so generators stand where they stood.
 
-Sizes: the latents alone for Euler, three times that for DPM++ 2M, six times for PNDM (docs/serving.md has the figures).
+Sizes: the latents alone for Euler, three times that for DPM++ 2M, four for UniPC, five for PNDM.
 """
 
 import hashlib
