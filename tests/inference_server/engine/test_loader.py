@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easel_contract.server_config import DType, ModelConfig
+from easel_contract.server_config import DType, ModelConfig, SafetyPolicy
 from easel_server.engine.interface import Engine, ModelLoadError
 from easel_server.engine.loading import find_directory, load_engine
 
@@ -270,6 +270,15 @@ def test_of_a_directory_the_narrow_files_are_loaded_where_the_weights_become_nar
     assert load(model).description.resolved_revision == tiny_engine().description.resolved_revision
     assert load(model, dtype=DType.BFLOAT16).description.resolved_revision != wide
     assert load(model, variant="fp16").description.resolved_revision != tiny_engine().description.resolved_revision
+
+
+def test_a_safety_checker_that_is_not_used_is_not_loaded(model: Path) -> None:
+    checker = model / "safety_checker"
+    checker.mkdir()
+    (checker / "config.json").write_text("{}")
+    edit_index(model, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    assert load(model, safety=SafetyPolicy.OFF).description.pipeline == "StableDiffusionPipeline"
+    assert "component safety_checker has no weights" in refusal(model)
 
 
 def test_a_directorys_configuration_is_found_without_torch(model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Single files of weights, in the layouts that other front ends write: the same images as the pipeline they are of."""
 
 import io
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easel_contract.server_config import ModelConfig
+from easel_contract.server_config import ModelConfig, SafetyPolicy
 from easel_server.engine.interface import Engine, ModelLoadError
 from easel_server.engine.loading import load_engine
 from PIL import Image, ImageChops
@@ -154,6 +155,17 @@ def test_an_autoencoder_beside_the_file_is_used_in_place_of_its_own(tmp_path: Pa
     save(only(VAE, tensors, ""), tmp_path / "dream.vae.safetensors")
     assert is_same(image_of(load(file)), image_of(tiny_engine()))
     assert not is_same(alone, image_of(tiny_engine()))
+
+
+def test_a_safety_checker_is_only_looked_for_beside_a_file_where_one_is_asked_for(tmp_path: Path) -> None:
+    write_configuration(tmp_path, "sd15")
+    index = tmp_path / "model_index.json"
+    checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **checker}))
+    file = save(checkpoint_of("sd15"), tmp_path / "dream.safetensors")
+    assert load(file).description.pipeline == "StableDiffusionPipeline"
+    with pytest.raises(ModelLoadError, match="component safety_checker has no weights"):
+        load(file, safety=SafetyPolicy.BLUR)
 
 
 def test_a_directory_with_one_file_is_that_file_and_so_is_its_folder_of_the_same_name(tmp_path: Path) -> None:

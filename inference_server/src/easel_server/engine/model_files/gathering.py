@@ -58,7 +58,8 @@ class Gathering:
     hub: Hub
     read_pickle: ReadPickle  # names and shapes in a pickle, read by torch
     find_repository: FindRepository  # where the configuration of a single file's family is
-    skipped: frozenset[str] = frozenset()  # components that the pipeline gets from another
+    skipped: frozenset[str] = frozenset()  # components that the pipeline gets from another, or that aren't used
+    wants_checker: bool = False  # a safety checker is asked for, not only welcome
 
 
 def gather_model(source: SourceConfig, how: Gathering) -> GatheredModel:
@@ -117,8 +118,9 @@ def _gather_single(
         _read_tensors(autoencoder, how)
     single = SingleFile(file, layout, autoencoder)
     parts = layout.parts | ({"vae"} if autoencoder is not None else set())
-    # A safety checker is never in a single file; who wants one gives the service its own.
-    skipped = frozenset({*parts, *how.skipped, "safety_checker", "image_encoder"})
+    # No single file comes with a safety checker: only who asks for one gets that of its configuration.
+    checker = set() if how.wants_checker else {"safety_checker"}
+    skipped = frozenset({*parts, *how.skipped, *checker, "image_encoder"})
     if beside is not None and how.config_repository is None:
         selection = _choose_beside(file, beside, how, skipped)
         directory, origin = beside, ""

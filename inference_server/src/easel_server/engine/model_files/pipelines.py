@@ -13,16 +13,17 @@ from diffusers.pipelines.auto_pipeline import (
     AUTO_INPAINT_PIPELINES_MAPPING,
     AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 )
-from easel_contract.server_config import ModelConfig, SourceConfig
+from easel_contract.server_config import ModelConfig, SafetyPolicy, SourceConfig
 
 from easel_server.engine.model_files.content_hash import hash_content
 from easel_server.engine.model_files.gathering import GatheredModel, Gathering, gather_model
 from easel_server.engine.model_files.hub import Hub, read_index
 from easel_server.engine.model_files.memory import read_free_host_bytes
 from easel_server.engine.model_files.selection import ModelFileError, describe_sizes, format_gib, list_components
-from easel_server.engine.model_files.single_file import find_repository, load_single_file, read_pickle
+from easel_server.engine.model_files.single_file import find_repository, list_unused, load_single_file, read_pickle
 from easel_server.generation.models import MODEL_INDEX
 
+SAFETY_CHECKER: Final = "safety_checker"
 REFINER_CLASS: Final = "StableDiffusionXLImg2ImgPipeline"
 SHARED_WITH_REFINER: Final = ("text_encoder_2", "tokenizer_2", "vae")
 # Weights are read straight to these, and summed up there. Others have no 64-bit integers for sums, or load by copies.
@@ -45,6 +46,9 @@ def build_gathering(config: ModelConfig, dtype: torch.dtype, hub: Hub) -> Gather
         hub=hub,
         read_pickle=read_pickle,
         find_repository=find_repository,
+        # A gigabyte that would be thrown away.
+        skipped=frozenset({SAFETY_CHECKER} if config.safety is SafetyPolicy.OFF else ()),
+        wants_checker=config.safety not in {None, SafetyPolicy.OFF},
     )
 
 
@@ -137,6 +141,7 @@ def _load(
                 variant=model.selection.variant,
                 use_safetensors=None if allow_pickles else True,
                 device_map=target.type,  # each tensor is read to where it stays: no second copy of the weights
+                **list_unused(model),
                 **shared,
             )
         weights = model.commit or hash_content(pipeline, model.directory)

@@ -34,7 +34,7 @@ def load_single_file(model: GatheredModel, dtype: torch.dtype, device: torch.dev
             f"{model.single.path.name} holds a {unknown[0]}, and the pipeline in {model.directory} has none (it has "
             f"{', '.join(sorted(components))}); name the right one in model.configRepository"
         )
-    given: dict[str, Any] = {name: None for name in UNUSED & components.keys() if name not in model.selection.weights}
+    given = list_unused(model)
     given |= shared
     for name in sorted((parts & components.keys()) - given.keys()):
         library, class_name = components[name]
@@ -55,6 +55,12 @@ def load_single_file(model: GatheredModel, dtype: torch.dtype, device: torch.dev
     return DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
         model.directory, dtype=dtype, local_files_only=True, variant=model.selection.variant, **given
     )
+
+
+def list_unused(model: GatheredModel) -> dict[str, Any]:
+    """Components of the pipeline that it is to be without, each as None, which is how diffusers is told so."""
+    components = list_components(read_index(model.directory))
+    return {name: None for name in UNUSED & components.keys() if name not in model.selection.weights}
 
 
 def read_pickle(file: Path) -> dict[str, TensorFacts]:
