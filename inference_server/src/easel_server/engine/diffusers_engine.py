@@ -154,8 +154,8 @@ class DiffusersEngine:
     def measure_batch_cap(self, directory: Path | None) -> None:
         """Find out how many images are generated best at once, at the model's own size: once, then it is read.
 
-        ``directory`` is where that is kept; None: nowhere. Does nothing if a number is configured, or nothing is shared. Blocks for some
-        MEASURING_SECONDS at the most.
+        ``directory`` is where that is kept; None: nowhere. Does nothing if a number is configured, or nothing is
+        shared. Blocks for some MEASURING_SECONDS at the most.
         """
         if self._max_batch_images is not None or not self._preparation.shares_steps:
             return

@@ -101,12 +101,16 @@ def test_the_least_recently_used_goes_when_there_are_too_many(counted: SimpleNam
 
 
 def test_what_is_kept_is_bounded_in_bytes(counted: SimpleNamespace) -> None:
-    pipeline = attach(counted)
-    counted.cache._max_bytes = 31  # an entry has 16 bytes
+    """An entry has 16 bytes."""
+    from easel_server.engine.speed.prompt_cache import PromptCache  # noqa: PLC0415  # loads torch
+
+    pipeline = counted.Pipeline()
+    PromptCache(max_entries=9, max_bytes=31).attach(pipeline)
     for prompt in ("a", "b", "a"):
         pipeline.encode_prompt(prompt)
     assert counted.Pipeline.calls == 3
-    counted.cache._max_bytes = 15
+    pipeline = counted.Pipeline()
+    PromptCache(max_entries=9, max_bytes=15).attach(pipeline)
     for _ in range(2):
         pipeline.encode_prompt("too large")
     assert counted.Pipeline.calls == 5

@@ -6,12 +6,13 @@ arguments. Bit for bit what it would give again.
 
 import inspect
 import weakref
-from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import torch
+from cachetools import LRUCache
 
 MAX_ENTRIES: Final = 256
 MAX_BYTES: Final = 256 << 20  # Stable Diffusion XL's take 1.3 MiB in half precision, Flux's 4 MiB
@@ -23,10 +24,10 @@ class PromptCache:
     """The least recently used goes first. Everything in the engine's thread."""
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._kept_bytes = 0
+        # Whatever it takes, an entry takes the room of one of max_entries: so one bound is both.
+        self._kept: LRUCache[Hashable, Any] = LRUCache(
+            max_bytes, getsizeof=lambda encoded: max(_count_bytes(encoded), max_bytes // max_entries)
+        )
 
     def attach(self, pipeline: Any) -> None:
         """Let this pipeline, a job's own, ask here first. Its kind and its weights must be those of all others."""
@@ -45,24 +46,14 @@ class PromptCache:
             if key is None:
                 return encode(*arguments, **options)
             key = (kind, key)
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return _copy(self._kept[key])
+            if (kept := self._kept.get(key)) is not None:
+                return _copy(kept)
             encoded = encode(*arguments, **options)
-            self._keep(key, encoded)
+            with suppress(ValueError):  # how the cache says that it is too large
+                self._kept[key] = _copy(encoded)  # whoever asked may write into its own
             return encoded
 
         pipeline.encode_prompt = encode_or_recall
-
-    def _keep(self, key: Hashable, encoded: Any) -> None:
-        size_bytes = _count_bytes(encoded)
-        if size_bytes is None or size_bytes > self._max_bytes:
-            return
-        self._kept[key] = _copy(encoded)  # whoever asked may write into its own
-        self._kept_bytes += size_bytes
-        while self._kept_bytes > self._max_bytes or len(self._kept) > self._max_entries:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= _count_bytes(dropped) or 0
 
 
 def _build_key(arguments: Any) -> Hashable | None:
@@ -96,13 +87,10 @@ def _copy(encoded: Any) -> Any:
     return encoded
 
 
-def _count_bytes(encoded: Any) -> int | None:
-    """Of the tensors within tuples and lists; None where there is something else."""
-    if encoded is None:
-        return 0
+def _count_bytes(encoded: Any) -> int:
+    """Of the tensors within tuples and lists."""
     if isinstance(encoded, torch.Tensor):
         return encoded.numel() * encoded.element_size()
-    if type(encoded) not in (list, tuple):
-        return None
-    sizes = [_count_bytes(each) for each in encoded]
-    return None if None in sizes else sum(size or 0 for size in sizes)
+    if isinstance(encoded, list | tuple):
+        return sum(_count_bytes(each) for each in encoded)
+    return 0
