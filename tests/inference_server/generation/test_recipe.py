@@ -192,5 +192,7 @@ def test_what_makes_the_image_another_one_is_said() -> None:
     assert "'commit-2'" in other_weights
     newer = IDENTITY.model_copy(update={"dtype": "float16", "versions": {"torch": "3.0", "diffusers": "0.36.0"}})
     (other_version,) = differences(recipe, newer)
-    assert "float32 instead of float16, torch 2.8.0 instead of 3.0" in other_version
+    assert "dtype float32 instead of float16, torch 2.8.0 instead of 3.0" in other_version
+    (smaller,) = differences(recipe, IDENTITY.model_copy(update={"quantization": "Float8"}), image="a" * 64)
+    assert "quantization none instead of Float8" in smaller
     assert dict(find_missing(recipe, recipe.given, {})).keys() == {"image_digest"}

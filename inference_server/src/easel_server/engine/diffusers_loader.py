@@ -93,6 +93,8 @@ def load(
         files=model.files,
         refiner=refiner.weights if refiner is not None else "",
         safety="" if safety.policy is SafetyPolicy.OFF else safety.policy,
+        quantization=config.quantization or "",
+        step_cache=config.step_cache or "",
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
     pipelines = [loaded.pipeline, *([refiner.pipeline] if refiner is not None else [])]

@@ -148,6 +148,8 @@ class EngineDescription:
     files: str = ""  # of a commit: the variant or the single file that was loaded; empty for the files without variant
     refiner: str = ""  # which weights the refiner has; empty without one
     safety: str = ""  # what becomes of images that the model's safety checker flags; empty: nothing is checked
+    quantization: str = ""  # as ModelIdentity has these two
+    step_cache: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that may change pixels
 
 

@@ -48,6 +48,8 @@ def describe_maker(description: EngineDescription) -> dict[str, Any]:
         "weights": description.resolved_revision,
         "files": description.files,
         "refiner": description.refiner,
+        "quantization": description.quantization,
+        "stepCache": description.step_cache,
         "safety": description.safety,
         "pipeline": description.pipeline,
         "dtype": description.dtype,
@@ -183,8 +185,11 @@ def list_differences(recipe: Recipe, digests: Mapping[str, str], identity: Model
 
 
 def _find_other_libraries(model: Mapping[str, Any], identity: ModelIdentity) -> Iterator[str]:
-    if model.get("dtype") != identity.dtype:
-        yield f"{str(model.get('dtype'))[:20]} instead of {identity.dtype}"
+    own = identity.model_dump(by_alias=True)
+    for name in ("dtype", "refiner", "quantization", "stepCache"):
+        other = model.get(name) or ""
+        if other != own[name]:
+            yield f"{name} {str(other)[:20] or 'none'} instead of {own[name] or 'none'}"
     versions = model.get("versions")
     for library, version in identity.versions.items():
         other = versions.get(library) if isinstance(versions, Mapping) else None
