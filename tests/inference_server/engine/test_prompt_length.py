@@ -27,7 +27,8 @@ def test_a_negative_prompt_is_warned_of_where_guidance_uses_it() -> None:
     engine, long = tiny_engine(), "x" * 100
     [warning] = engine.list_warnings(tiny_parameters(negative_prompt=long))
     assert warning.startswith("the negative prompt has 100 tokens")
-    assert engine.list_warnings(tiny_parameters(negative_prompt=long, guidance_scale=1.0)) == ()
+    [warning] = engine.list_warnings(tiny_parameters(negative_prompt=long, guidance_scale=1.0))
+    assert warning == "the negative prompt has no effect at a guidance scale of 1; it has one above 1"
 
 
 def test_the_encoder_that_takes_most_decides_and_one_that_is_absent_does_not() -> None:

@@ -19,15 +19,52 @@ def test_all_are_offered_for_models_with_the_usual_noise_schedule(model):
     assert tiny_engine(model).description.samplers == tuple(SAMPLERS)
 
 
-def test_none_is_offered_for_models_with_another_kind_of_noise():
+def test_flow_matching_models_are_offered_euler_alone():
     from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: PLC0415  # loads torch, as a gateway never does
     from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415
 
-    schedulers = Schedulers(FlowMatchEulerDiscreteScheduler())
-    assert schedulers.samplers == ()
-    assert type(schedulers.build(None)) is FlowMatchEulerDiscreteScheduler
-    with pytest.raises(GenerationError, match="can't use the sampler 'Euler'; it can use: none but its own"):
-        schedulers.build("Euler")
+    schedulers = Schedulers(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    assert schedulers.samplers == ("Euler",)
+    for sampler in (None, "Euler"):
+        built = schedulers.build(sampler)
+        assert (type(built), built.config.shift) == (FlowMatchEulerDiscreteScheduler, 3.0)
+    with pytest.raises(GenerationError, match="can't use the sampler 'DDIM'; it can use: Euler"):
+        schedulers.build("DDIM")
+
+
+def test_models_with_flow_in_another_scheduler_are_offered_those_that_know_it():
+    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415
+    from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415
+
+    own = DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
+    schedulers = Schedulers(own)
+    assert schedulers.samplers == ("DPM++ 2M", "DPM++ 2M SDE", "UniPC")
+    assert all(schedulers.build(name).config.flow_shift == 3.0 for name in schedulers.samplers)
+
+
+def test_a_name_means_the_same_whatever_the_models_own_scheduler_has():
+    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415
+    from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415
+
+    own = DPMSolverMultistepScheduler(use_karras_sigmas=True, algorithm_type="sde-dpmsolver++", solver_order=3)
+    schedulers = Schedulers(own)
+    plain = schedulers.build("DPM++ 2M").config
+    assert (plain.algorithm_type, plain.use_karras_sigmas, plain.solver_order) == ("dpmsolver++", False, 2)
+    assert schedulers.build("Euler").config.use_karras_sigmas is False
+    assert schedulers.build("DPM++ SDE Karras").config.use_karras_sigmas is True
+    assert schedulers.build(None).config == own.config
+
+
+def test_what_a_pipeline_has_mended_in_its_own_scheduler_is_kept():
+    """Stable Diffusion's pipelines turn clipping off where a repository doesn't; diffusers notes it as a default."""
+    from diffusers import DDIMScheduler  # noqa: PLC0415
+    from easel_server.engine.schedulers import read_config  # noqa: PLC0415
+
+    scheduler = DDIMScheduler()
+    assert "clip_sample" not in read_config(scheduler)
+    scheduler.register_to_config(clip_sample=False)
+    assert read_config(scheduler)["clip_sample"] is False
+    assert read_config(DDIMScheduler(clip_sample=True))["clip_sample"] is True
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -35,8 +35,3 @@ def test_the_inputs_decide_the_task(inputs, task):
 def test_strength_is_the_share_of_the_steps_that_are_taken(task, strength, taken):
     parameters = build_parameters(task=task, steps=10, strength=strength)
     assert parameters.denoising_steps == taken
-    arguments = TASKS[task].build_pipeline_arguments(10, taken)
-    if task is Task.TEXT_TO_IMAGE:
-        assert arguments == {}
-    else:
-        assert int(10 * arguments["strength"]) == taken

@@ -1,25 +1,36 @@
-"""What a pipeline's call is given for a job."""
+"""What a pipeline's call is given for a job. Nothing that a job asks for is left out in silence."""
 
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 
 import torch
 from PIL import Image
 
 from easel_server.engine.interface import GenerationError
+from easel_server.generation.families import Family, NegativePrompts
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASKS, TaskInput
 
+# Arguments that a call may lack without harm: an image to begin with says its size by itself, one image is what a call
+# gives anyway, and what guidance a pipeline without it gives is said by list_unused.
+SIDES: Final = frozenset({"width", "height"})
+GUIDANCE: Final = frozenset({"guidance_scale"})
+COUNT: Final = frozenset({"num_images_per_prompt"})
 
-def build_arguments(parameters: GenerationParameters, inputs: Mapping[str, bytes]) -> dict[str, Any]:
-    """Arguments by diffusers' names, more than any one pipeline takes. Raises GenerationError for input images.
+
+def build_arguments(
+    parameters: GenerationParameters, inputs: Mapping[str, bytes], family: Family, accepted: frozenset[str]
+) -> dict[str, Any]:
+    """Arguments by diffusers' names, of those that the call has (``accepted``).
 
     The noise is made on the CPU, from ``seed + i`` for image i: a seed means the same image on any device, up to
-    rounding, and in any company.
+    rounding, and in any company. ``strength`` is the client's: how many steps it means is the pipeline's own rule.
+
+    Raises GenerationError for input images, and for what the model can't do.
     """
     task = TASKS[parameters.task]
-    seeds = range(parameters.seed, parameters.seed + parameters.images)
+    _check_size(parameters, family)
     arguments: dict[str, Any] = {
         "prompt": parameters.prompt,
         "width": parameters.width_pixels,
@@ -27,14 +38,72 @@ def build_arguments(parameters: GenerationParameters, inputs: Mapping[str, bytes
         "num_inference_steps": parameters.steps,
         "guidance_scale": parameters.guidance_scale,
         "num_images_per_prompt": parameters.images,
-        "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        "generator": [torch.Generator("cpu").manual_seed(seed) for seed in list_seeds(parameters)],
+        **_choose_negative_prompt(parameters, family),
     }
-    if parameters.negative_prompt:  # Stable Diffusion XL knows an empty one from none
-        arguments["negative_prompt"] = parameters.negative_prompt
-    arguments |= task.build_pipeline_arguments(parameters.steps, parameters.denoising_steps)
+    if task.default_strength is not None:
+        arguments["strength"] = _check_strength(parameters, family, task.default_strength)
     for needed in task.inputs:
         arguments[needed.argument] = _open_input(parameters, needed, inputs)
-    return arguments
+    _check_accepted(parameters, arguments.keys() - accepted)
+    return {name: value for name, value in arguments.items() if name in accepted}
+
+
+def list_seeds(parameters: GenerationParameters) -> range:
+    """The seed of each image."""
+    return range(parameters.seed, parameters.seed + parameters.images)
+
+
+def list_unused(parameters: GenerationParameters, family: Family) -> tuple[str, ...]:
+    """What a job asks for that changes nothing with this model, in sentences."""
+    unused = []
+    if not family.is_guided and parameters.guidance_scale != family.guidance_scale:
+        unused.append(f"the guidance scale has no effect: {family.name} was distilled without guidance")
+    if parameters.negative_prompt and family.count_passes(parameters.guidance_scale, parameters.negative_prompt) == 1:
+        why = (
+            f"at a guidance scale of {parameters.guidance_scale:g}; it has one above 1"
+            if family.negative_prompts is NegativePrompts.WITH_GUIDANCE
+            else f"with {family.name}"
+        )
+        unused.append(f"the negative prompt has no effect {why}")
+    return tuple(unused)
+
+
+def _choose_negative_prompt(parameters: GenerationParameters, family: Family) -> dict[str, Any]:
+    if not parameters.negative_prompt or family.negative_prompts is NegativePrompts.WITHOUT_EFFECT:
+        return {}  # Stable Diffusion XL knows an empty one from none
+    chosen: dict[str, Any] = {"negative_prompt": parameters.negative_prompt}
+    if family.true_guidance_scale is not None:
+        chosen["true_cfg_scale"] = family.true_guidance_scale
+    return chosen
+
+
+def _check_size(parameters: GenerationParameters, family: Family) -> None:
+    step = family.size_step_pixels
+    width, height = parameters.width_pixels, parameters.height_pixels
+    if width % step or height % step:
+        near = f"{round(width / step) * step}x{round(height / step) * step}"
+        raise GenerationError(
+            f"{width}x{height} pixels can't be generated by {family.name}, whose sides are multiples of {step}; "
+            f"near it is {near}"
+        )
+
+
+def _check_strength(parameters: GenerationParameters, family: Family, default: float) -> float:
+    strength = parameters.strength if parameters.strength is not None else default
+    if family.strength_rule.count_steps(parameters.steps, strength) < 1:
+        raise GenerationError(
+            f"strength {strength} of {parameters.steps} steps is less than one step; ask for more of either"
+        )
+    return strength
+
+
+def _check_accepted(parameters: GenerationParameters, left_out: set[str]) -> None:
+    harmless = (
+        GUIDANCE | (SIDES if TASKS[parameters.task].inputs else set()) | (COUNT if parameters.images == 1 else set())
+    )
+    if refused := sorted(left_out - harmless):
+        raise GenerationError(f"this model takes no {', '.join(refused)}; leave it out, or ask another model")
 
 
 def _open_input(parameters: GenerationParameters, needed: TaskInput, inputs: Mapping[str, bytes]) -> Image.Image:

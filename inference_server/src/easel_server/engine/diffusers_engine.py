@@ -5,19 +5,17 @@ in ``diffusers_loader.py``.
 """
 
 import copy
-import inspect
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import diffusers
 import torch
 
-from easel_server.engine.arguments import build_arguments
+from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
     DiffusersGeneration,
     FailedGeneration,
@@ -28,6 +26,13 @@ from easel_server.engine.diffusers_generation import (
 from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.images.safety import Safety
 from easel_server.engine.interface import Generation, GenerationError, build_trial
+from easel_server.engine.pipelines import (
+    TaskPipeline,
+    build_task_pipelines,
+    check_pipeline,
+    describe_files,
+    find_arguments,
+)
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
 from easel_server.engine.schedulers import Schedulers
 from easel_server.engine.speed.preparation import Preparation
@@ -51,20 +56,14 @@ from easel_server.engine.stepping.checkpoints import (
 )
 from easel_server.engine.stepping.memory import tile_where_memory_ends
 from easel_server.engine.stepping.stepper import Pace, Stepper
+from easel_server.generation.families import find_family
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
-from easel_server.generation.tasks import TASKS, Task
+from easel_server.generation.tasks import Task
 
 DENOISERS: Final = ("unet", "transformer", "controlnet")  # of a pipeline, those that it has
 
 logger = logging.getLogger(__name__)
-
-
-class TaskPipeline(NamedTuple):
-    """A pipeline of diffusers, and the names of the arguments that its call takes."""
-
-    pipeline: Any
-    accepted: frozenset[str]
 
 
 class Refiner:
@@ -79,20 +78,20 @@ class Refiner:
     def __init__(self, pipeline: Any) -> None:
         pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline
-        self._accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
-        self._schedulers = Schedulers(pipeline.scheduler)
+        self._accepted = find_arguments(pipeline)
+        self._schedulers = Schedulers(pipeline.scheduler, find_family(type(pipeline).__name__))
         self._prompts = PromptCache()  # its own: other text encoders
 
     def takes_over(self, parameters: GenerationParameters) -> bool:
         """Of what begins with a text, where there is a whole step for it."""
         return parameters.task is Task.TEXT_TO_IMAGE and parameters.steps * (1 - self.begins_at) >= 1 - 1e-6
 
-    def add_stage(self, base: Stage, arguments: Mapping[str, Any], sampler: str | None) -> list[Stage]:
+    def add_stage(self, base: Stage, parameters: GenerationParameters) -> list[Stage]:
         """The base's stage, which ends early then, and this one's. Raises GenerationError for a sampler."""
         pipeline = copy.copy(self._pipeline)
         self._prompts.attach(pipeline)
-        pipeline.scheduler = self._schedulers.build(sampler)
-        taken = {name: arguments[name] for name in arguments.keys() & self._accepted - {"image", "strength"}}
+        pipeline.scheduler = self._schedulers.build(parameters.sampler, list_seeds(parameters))
+        taken = {name: base.arguments[name] for name in base.arguments.keys() & self._accepted}
         until = {"denoising_end": self.begins_at, "output_type": "latent"}
         return [
             replace(base, arguments={**base.arguments, **until}, ends_at=self.begins_at),
@@ -117,7 +116,12 @@ class DiffusersEngine:
         shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
         was measured. ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
         ``preparation`` is of a pipeline for which something is configured.
+
+        Raises ModelLoadError for a pipeline that can't keep an engine's promises.
         """
+        check_pipeline(pipeline, description.model)
+        files = describe_files(pipeline)
+        self.family = description.defaults.traits if description.defaults.family else find_family(files.pipeline, files)
         self._refiner = None if refiner is None else Refiner(refiner)
         self._safety = safety or Safety(None)
         self._max_batch_images = max_batch_images
@@ -125,13 +129,13 @@ class DiffusersEngine:
         self._memory_caps: dict[Size, int] = {}  # of sizes at which memory ran out
         self._vae = getattr(pipeline, "vae", None)
         self._vae_dtype = getattr(self._vae, "dtype", None)
-        self._pipelines = build_task_pipelines(pipeline)
-        self._schedulers = Schedulers(pipeline.scheduler)
+        self._pipelines = build_task_pipelines(pipeline, self.family)
         self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._pace = Pace(self._device)
         self._prompt_limit = find_prompt_limit(pipeline)
-        self.description = replace(description, tasks=tuple(self._pipelines), samplers=self._schedulers.samplers)
+        samplers = self._pipelines[Task.TEXT_TO_IMAGE].schedulers.samplers
+        self.description = replace(description, tasks=tuple(self._pipelines), samplers=samplers)
         self._facts = ImageFacts.of(description)
         denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
         self._stepper = Stepper(
@@ -233,15 +237,15 @@ class DiffusersEngine:
         saved: Checkpoint | None,
     ) -> DiffusersGeneration:
         """Up to its first call of the denoiser, or to where the checkpoint was taken. Raises GenerationError."""
-        self._schedulers.check_steps(parameters.steps)
-        chosen, accepted = self._choose_pipeline(parameters)
-        arguments = build_arguments(parameters, inputs)
-        pipeline = copy.copy(chosen)  # the weights are shared; what a call notes on its pipeline is the job's own
+        chosen = self._choose_pipeline(parameters)
+        chosen.schedulers.check_steps(parameters.steps)
+        arguments = build_arguments(parameters, inputs, self.family, chosen.accepted)
+        pipeline = copy.copy(chosen.pipeline)  # weights are shared; what a call notes on its pipeline is the job's own
         self._preparation.attach(pipeline)
-        pipeline.scheduler = self._schedulers.build(parameters.sampler)
-        stages = [Stage(pipeline, {name: arguments[name] for name in arguments.keys() & accepted}, accepted)]
+        pipeline.scheduler = chosen.schedulers.build(parameters.sampler, list_seeds(parameters))
+        stages = [Stage(pipeline, arguments, chosen.accepted)]
         if self._refiner is not None and self._refiner.takes_over(parameters):
-            stages = self._refiner.add_stage(stages[0], arguments, parameters.sampler)
+            stages = self._refiner.add_stage(stages[0], parameters)
         run = StagesRun(parameters.steps, stages, saved)
         generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety)
         if not self._preparation.shares_steps:
@@ -273,8 +277,8 @@ class DiffusersEngine:
             self._vae.to(self._vae_dtype)
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
-        """What was left out of the prompts."""
-        return list_cuts(self._prompt_limit, parameters)
+        """What has no effect with this model, and what was left out of the prompts."""
+        return (*list_unused(parameters, self.family), *list_cuts(self._prompt_limit, parameters, self.family))
 
     def _choose_pipeline(self, shared: GenerationParameters) -> TaskPipeline:
         chosen = self._pipelines.get(shared.task)
@@ -282,23 +286,4 @@ class DiffusersEngine:
             raise GenerationError(
                 f"{self.description.pipeline} can't do {shared.task}; it can do {', '.join(self._pipelines)}"
             )
-        if shared.negative_prompt and "negative_prompt" not in chosen.accepted:
-            raise GenerationError(f"{type(chosen.pipeline).__name__} takes no negative_prompt; leave it out")
         return chosen
-
-
-def build_task_pipelines(pipeline: Any) -> dict[Task, TaskPipeline]:
-    """One loaded model as a pipeline for each task of which diffusers has one of the same family.
-
-    They share the weights: nothing is loaded twice.
-    """
-    pipelines = {}
-    for task, definition in TASKS.items():
-        try:
-            family = getattr(diffusers, definition.pipeline) if definition.pipeline else None
-            chosen = family.from_pipe(pipeline) if family else pipeline
-        except ValueError:  # how diffusers says that there is none
-            continue
-        chosen.set_progress_bar_config(disable=True)
-        pipelines[task] = TaskPipeline(chosen, frozenset(inspect.signature(chosen.__call__).parameters))
-    return pipelines

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from easel_server.generation.families import Family
 from easel_server.generation.parameters import GenerationParameters
 
 TEXT_ENCODERS: Final = ("", "_2", "_3")  # tokenizer, tokenizer_2, … and the encoders of the same numbers
@@ -47,13 +48,14 @@ def find_prompt_limit(pipeline: Any) -> PromptLimit | None:
     return max(limits, key=lambda limit: limit.tokens, default=None)
 
 
-def list_cuts(limit: PromptLimit | None, parameters: GenerationParameters) -> tuple[str, ...]:
-    """What is left out of a job's prompts. A negative prompt counts where guidance uses it."""
+def list_cuts(limit: PromptLimit | None, parameters: GenerationParameters, family: Family) -> tuple[str, ...]:
+    """What is left out of a job's prompts. A negative prompt counts where it has an effect."""
     if limit is None:
         return ()
+    is_negative_used = family.count_passes(parameters.guidance_scale, parameters.negative_prompt) > 1
     prompts: Sequence[tuple[str, str]] = (
         ("prompt", parameters.prompt),
-        ("negative prompt", parameters.negative_prompt if parameters.passes > 1 else ""),
+        ("negative prompt", parameters.negative_prompt if is_negative_used else ""),
     )
     cuts = (limit.describe_cut(name, prompt) for name, prompt in prompts)
     return tuple(cut for cut in cuts if cut is not None)

@@ -20,7 +20,7 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from easel_server.gateway.refusals import FieldFault, RefusalError, refuse_field, refuse_fields
 from easel_server.generation.models import GenerationDefaults
-from easel_server.generation.parameters import MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, check_side
+from easel_server.generation.parameters import MIN_SIDE_PIXELS, check_side
 from easel_server.generation.request import InputImages
 from easel_server.generation.tasks import INPUTS
 
@@ -231,22 +231,23 @@ def choose_size(
     most_pixels = defaults.width_pixels * defaults.height_pixels
     scale = min(1.0, math.sqrt(most_pixels / (image[0] * image[1])))
     largest_width, largest_height = limits.max_width_pixels, limits.max_height_pixels
-    width = requested[0] if requested[0] is not None else _round_side(image[0] * scale, largest_width)
-    height = requested[1] if requested[1] is not None else _round_side(image[1] * scale, largest_height)
+    step_pixels = defaults.traits.size_step_pixels
+    width = requested[0] if requested[0] is not None else _round_side(image[0] * scale, largest_width, step_pixels)
+    height = requested[1] if requested[1] is not None else _round_side(image[1] * scale, largest_height, step_pixels)
     sides = (("width_pixels", width, largest_width), ("height_pixels", height, largest_height))
     faults = [
         FieldFault(names[side], fault)
         for side, pixels, most in sides
-        if (fault := check_side(pixels, most)) is not None
+        if (fault := check_side(pixels, most, step_pixels)) is not None
     ]
     if faults:
         raise refuse_fields(*faults)
     return width, height
 
 
-def _round_side(pixels: float, largest: int) -> int:
-    steps = min(round(pixels / SIDE_STEP_PIXELS), largest // SIDE_STEP_PIXELS)
-    return max(MIN_SIDE_PIXELS, steps * SIDE_STEP_PIXELS)
+def _round_side(pixels: float, largest: int, step_pixels: int) -> int:
+    steps = min(round(pixels / step_pixels), largest // step_pixels)
+    return max(MIN_SIDE_PIXELS, steps * step_pixels)
 
 
 def fit(image: Image.Image, size: Size, way: Fit) -> Image.Image:

@@ -12,19 +12,12 @@ from easel_contract.schema import Model
 from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig, Reproducibility
 from pydantic import Field
 
+from easel_server.generation.families import DEFAULT_STEPS, Family, ModelFiles, find_family, get_family
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 MODEL_INDEX: Final = "model_index.json"  # of a pipeline in diffusers' layout
 MODEL_KEY_CHARACTERS: Final = 16  # 64 bits tell apart the few models of a service
-DEFAULT_STEPS = 30  # pipelines' own 50 takes 1.7 times as long for a difference that few see
-
-# diffusers' own defaults, by the pipeline's class; 7.5 elsewhere.
-GUIDANCE_SCALES = {
-    "StableDiffusionXLPipeline": 5.0,
-    "StableDiffusion3Pipeline": 7.0,
-    "FluxPipeline": 3.5,
-}
 
 
 class RequestedModel(Model):
@@ -71,13 +64,19 @@ def find_requested_model(model: ModelConfig, engine: EngineKind) -> RequestedMod
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Defaults of one model, as its service has them."""
+    """What suits one model, and how its service has it."""
 
     width_pixels: int = 512
     height_pixels: int = 512
     steps: int = DEFAULT_STEPS
     guidance_scale: float = 7.5
     reproducibility: Reproducibility = Reproducibility.CLOSE
+    family: str = ""  # a name in ``families/``
+
+    @property
+    def traits(self) -> Family:
+        """What is so for the model's family."""
+        return get_family(self.family)
 
 
 def override_defaults(defaults: GenerationDefaults, config: DefaultsConfig | None) -> GenerationDefaults:
@@ -87,17 +86,34 @@ def override_defaults(defaults: GenerationDefaults, config: DefaultsConfig | Non
 
 def read_defaults(directory: Path) -> GenerationDefaults:
     """Defaults of the pipeline in a directory of diffusers' layout; Stable Diffusion 1.5's for what it doesn't say."""
-    pipeline = _read_json(directory / MODEL_INDEX).get("_class_name")
+    return choose_defaults(read_model_files(directory))
+
+
+def read_model_files(directory: Path) -> ModelFiles:
+    """What a directory of diffusers' layout says of its model. Quick; empty for files that can't be read."""
+    index = _read_json(directory / MODEL_INDEX)
     denoiser = _read_json(directory / "unet" / "config.json") or _read_json(directory / "transformer" / "config.json")
-    blocks = _read_json(directory / "vae" / "config.json").get("block_out_channels")
-    latent_side = denoiser.get("sample_size")
-    if not isinstance(latent_side, int) or not isinstance(blocks, list):
-        return GenerationDefaults()
-    side_pixels = latent_side * 2 ** (len(blocks) - 1)  # each block of the autoencoder but the last halves the image
+    # The Hub's cache keeps a commit's files in models--OWNER--NAME/snapshots/COMMIT.
+    names = (str(index.get("_name_or_path", "")), str(denoiser.get("_name_or_path", "")), *directory.parts[-3:])
+    return ModelFiles(
+        pipeline=str(index.get("_class_name", "")),
+        denoiser=denoiser,
+        scheduler=_read_json(directory / "scheduler" / "scheduler_config.json"),
+        autoencoder=_read_json(directory / "vae" / "config.json"),
+        names="\n".join(names).lower(),
+    )
+
+
+def choose_defaults(files: ModelFiles) -> GenerationDefaults:
+    """What suits a model with these files. Pure."""
+    family = find_family(files.pipeline, files)
+    side_pixels = family.find_side_pixels(files)
     return GenerationDefaults(
         width_pixels=side_pixels,
         height_pixels=side_pixels,
-        guidance_scale=GUIDANCE_SCALES.get(str(pipeline), GenerationDefaults.guidance_scale),
+        steps=family.steps,
+        guidance_scale=family.guidance_scale,
+        family=family.name,
     )
 
 

@@ -14,13 +14,15 @@ from easel_contract.schema import Model
 from easel_contract.server_config import LimitsConfig, Reproducibility
 from pydantic import Field
 
+from easel_server.generation.families import Family, NegativePrompts, get_family
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.prompt_syntax import find_network
 from easel_server.generation.request import InputImages
+from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
 
-SIDE_STEP_PIXELS: Final = 8  # the latent of every Stable Diffusion model is an eighth of the image
+SIDE_STEP_PIXELS: Final = 8  # of any model: latents are an eighth of the image; some families need more
 MIN_SIDE_PIXELS: Final = 64
 MAX_GUIDANCE_SCALE: Final = 100.0
 SEED_BOUND: Final = 2**63
@@ -64,18 +66,26 @@ class GenerationParameters(Model):
     reproducibility: Reproducibility = Field(
         default=Reproducibility.CLOSE, exclude_if=lambda value: value is Reproducibility.CLOSE
     )
+    family: str = ""  # of the model, a name in ``families/``: what the request costs; which model it is, others say
+
+    @property
+    def traits(self) -> Family:
+        """What is so for the family of the model that the request was filled in for."""
+        return get_family(self.family)
 
     @property
     def passes(self) -> int:
-        """Evaluations of the denoiser a step: guidance needs a second one."""
-        return 2 if self.guidance_scale > 1.0 else 1
+        """Evaluations of the denoiser a step: guidance needs a second one, and so does a sampler's midpoint."""
+        sampler = SAMPLERS.get(self.sampler or "")
+        evaluations = sampler.evaluations if sampler is not None else 1
+        return evaluations * self.traits.count_passes(self.guidance_scale, self.negative_prompt)
 
     @property
     def denoising_steps(self) -> int:
         """Steps that are really taken: the last ``strength`` of them, at least one, by a task that knows strength."""
         if self.strength is None or TASKS[self.task].default_strength is None:
             return self.steps
-        return max(1, min(self.steps, int(self.steps * self.strength)))
+        return max(1, self.traits.strength_rule.count_steps(self.steps, self.strength))
 
     @property
     def batch_key(self) -> str:
@@ -149,12 +159,16 @@ class InvalidParametersError(Exception):
         super().__init__("; ".join(f"{fault.name}: {fault.message}" for fault in faults))
 
 
-def check_side(pixels: int, max_pixels: int) -> str | None:
-    """What is wrong with a width or height."""
-    if MIN_SIDE_PIXELS <= pixels <= max_pixels and pixels % SIDE_STEP_PIXELS == 0:
+def check_side(pixels: int, max_pixels: int, step_pixels: int) -> str | None:
+    """What is wrong with a width or height, for a model whose sides are multiples of ``step_pixels``."""
+    if MIN_SIDE_PIXELS <= pixels <= max_pixels and pixels % step_pixels == 0:
         return None
-    allowed = f"a multiple of {SIDE_STEP_PIXELS} from {MIN_SIDE_PIXELS} to {max_pixels}"
-    return f"is {pixels} pixels, allowed is {allowed}"
+    return f"is {pixels} pixels, allowed is a multiple of {step_pixels} from {MIN_SIDE_PIXELS} to {max_pixels}"
+
+
+def bound_side(pixels: int, max_pixels: int, step_pixels: int) -> int:
+    """A model's own side, where it is larger than is allowed the largest that fits."""
+    return pixels if pixels <= max_pixels else max_pixels // step_pixels * step_pixels
 
 
 def choose_seed(text: str) -> int:
@@ -179,7 +193,7 @@ def _check_choice(value: Any, choices: Sequence[Any], sentence: str) -> str | No
     return sentence.format(value=value, shown=truncate_repr(value), choices=", ".join(choices))
 
 
-def _check_strength(strength: float | None, values: Values, _: FillContext) -> str | None:
+def _check_strength(strength: float | None, values: Values, context: FillContext) -> str | None:
     if strength is None:
         return None
     if TASKS[values["task"]].default_strength is None:
@@ -187,9 +201,15 @@ def _check_strength(strength: float | None, values: Values, _: FillContext) -> s
     if not 0 < strength <= 1:
         return f"is {strength}, allowed is more than 0 to 1"
     steps = values["steps"]
-    if int(strength * steps) < 1:
+    if context.facts.defaults.traits.strength_rule.count_steps(steps, strength) < 1:
         return f"is {strength}, of {steps} steps less than one; allowed are {1 / steps:.3g} to 1"
     return None
+
+
+def _check_negative_prompt(text: str, context: FillContext) -> str | None:
+    if text and context.facts.defaults.traits.negative_prompts is NegativePrompts.REFUSED:
+        return f"has {len(text)} characters, but this model ({context.facts.defaults.family}) takes none; leave it out"
+    return _check_text(text, 0, context)
 
 
 PARAMETERS: Final = (
@@ -201,7 +221,7 @@ PARAMETERS: Final = (
     Parameter(
         "negative_prompt",
         default=lambda _, __: "",
-        check=lambda text, _, context: _check_text(text, 0, context),
+        check=lambda text, _, context: _check_negative_prompt(text, context),
     ),
     Parameter(
         "task",
@@ -238,16 +258,28 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "width_pixels",
-        default=lambda _, context: min(context.facts.defaults.width_pixels, context.limits.max_width_pixels),
-        check=lambda pixels, _, context: check_side(pixels, context.limits.max_width_pixels),
+        default=lambda _, context: bound_side(
+            context.facts.defaults.width_pixels,
+            context.limits.max_width_pixels,
+            context.facts.defaults.traits.size_step_pixels,
+        ),
+        check=lambda pixels, _, context: check_side(
+            pixels, context.limits.max_width_pixels, context.facts.defaults.traits.size_step_pixels
+        ),
         metadata=Metadata(
             "Size", lambda parameters: f"{parameters.width_pixels}x{parameters.height_pixels}", followed_by="Model"
         ),
     ),
     Parameter(
         "height_pixels",
-        default=lambda _, context: min(context.facts.defaults.height_pixels, context.limits.max_height_pixels),
-        check=lambda pixels, _, context: check_side(pixels, context.limits.max_height_pixels),
+        default=lambda _, context: bound_side(
+            context.facts.defaults.height_pixels,
+            context.limits.max_height_pixels,
+            context.facts.defaults.traits.size_step_pixels,
+        ),
+        check=lambda pixels, _, context: check_side(
+            pixels, context.limits.max_height_pixels, context.facts.defaults.traits.size_step_pixels
+        ),
     ),
     Parameter(
         "images",
@@ -278,6 +310,8 @@ PARAMETERS: Final = (
             ),
         ),
     ),
+    # What is the same model has the same one; an image of it is found whichever gateway knew it.
+    Parameter("family", default=lambda _, context: context.facts.defaults.family, is_in_cache_key=False),
 )
 
 CACHE_NAMES: Final = tuple(

@@ -1,8 +1,9 @@
 """Samplers by the names that AUTOMATIC1111's web UI gave them, and the diffusers schedulers that do the same.
 
-After https://huggingface.co/docs/diffusers/api/schedulers/overview. LMS is missing, since diffusers' needs SciPy,
-and DPM2, since diffusers' doesn't agree with NumPy 2.
-Imports no torch: gateways check names with it.
+After https://huggingface.co/docs/diffusers/api/schedulers/overview, but for DPM++ SDE: the solver named there,
+DPMSolverSinglestepScheduler, is deterministic, and as an SDE it loses a fifth of the variance (of Gaussian data with
+deviation 0.5, 20 steps with Karras' sigmas leave 0.40, DPMSolverSDEScheduler's 0.49). LMS is missing, and DPM2, since
+diffusers' doesn't agree with NumPy 2. Imports no torch: gateways check names with it.
 """
 
 from collections.abc import Mapping
@@ -13,32 +14,44 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Sampler:
-    """A scheduler class of diffusers, and what to change in the model's own scheduler configuration."""
+    """A scheduler class of diffusers, and what the name says of its configuration."""
 
     scheduler: str
-    changes: Mapping[str, object] = field(default_factory=dict)
+    changes: Mapping[str, object] = field(default_factory=dict)  # whatever the model's own configuration says
+    fallbacks: Mapping[str, object] = field(default_factory=dict)  # what a configuration without the field means
+    evaluations: int = 1  # of the denoiser a step, without guidance
 
 
 KARRAS_SUFFIX: Final = " Karras"
 NO_SAMPLER: Final = "none"  # of the synthetic engine
 OWN_SUFFIX: Final = "Scheduler"  # of diffusers' classes: in an image's text, a model's own one has no other name
-_KARRAS: Final[dict[str, object]] = {"use_karras_sigmas": True}
-_SDE: Final[dict[str, object]] = {"algorithm_type": "sde-dpmsolver++"}
-_SINGLESTEP: Final[dict[str, object]] = {"lower_order_final": True}  # else an odd number of steps is refused
+# A name without Karras means evenly spaced ones, also for a model whose own scheduler has others.
+_EVEN: Final[dict[str, object]] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+_KARRAS: Final[dict[str, object]] = {**_EVEN, "use_karras_sigmas": True}
+_MULTISTEP: Final[dict[str, object]] = {"solver_order": 2, "solver_type": "midpoint", "use_lu_lambdas": False}
+_ODE: Final[dict[str, object]] = {**_MULTISTEP, "algorithm_type": "dpmsolver++"}
+_SDE: Final[dict[str, object]] = {**_MULTISTEP, "algorithm_type": "sde-dpmsolver++"}
+# The defaults of diffusers are for models of pixels. Latents have no bounds to clip at, and end at their first noise.
+_LATENTS: Final[dict[str, object]] = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+_PLMS: Final[dict[str, object]] = {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}
 SAMPLERS: Final[Mapping[str, Sampler]] = MappingProxyType(
     {
-        "Euler": Sampler("EulerDiscreteScheduler"),
+        "Euler": Sampler("EulerDiscreteScheduler", _EVEN),
         "Euler a": Sampler("EulerAncestralDiscreteScheduler"),
-        "Heun": Sampler("HeunDiscreteScheduler"),
-        "DPM++ 2M": Sampler("DPMSolverMultistepScheduler"),
-        "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", _KARRAS),
-        "DPM++ 2M SDE": Sampler("DPMSolverMultistepScheduler", _SDE),
+        "Heun": Sampler("HeunDiscreteScheduler", _EVEN, evaluations=2),
+        "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", _ODE | _EVEN),
+        "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", _ODE | _KARRAS),
+        "DPM++ 2M SDE": Sampler("DPMSolverMultistepScheduler", _SDE | _EVEN),
         "DPM++ 2M SDE Karras": Sampler("DPMSolverMultistepScheduler", _SDE | _KARRAS),
-        "DPM++ SDE": Sampler("DPMSolverSinglestepScheduler", _SINGLESTEP),
-        "DPM++ SDE Karras": Sampler("DPMSolverSinglestepScheduler", _SINGLESTEP | _KARRAS),
-        "DDIM": Sampler("DDIMScheduler"),
-        "PNDM": Sampler("PNDMScheduler"),
-        "UniPC": Sampler("UniPCMultistepScheduler"),
+        "DPM++ SDE": Sampler("DPMSolverSDEScheduler", _EVEN, evaluations=2),
+        "DPM++ SDE Karras": Sampler("DPMSolverSDEScheduler", _KARRAS, evaluations=2),
+        "DDIM": Sampler("DDIMScheduler", fallbacks=_LATENTS),
+        "PNDM": Sampler("PNDMScheduler", fallbacks=_PLMS),
+        "UniPC": Sampler("UniPCMultistepScheduler", _EVEN),
         "LCM": Sampler("LCMScheduler"),
     }
 )

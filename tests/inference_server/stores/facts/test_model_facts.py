@@ -26,6 +26,7 @@ XL = ModelFacts(
     defaults=XL_DEFAULTS, engine="diffusers", tasks=(Task.TEXT_TO_IMAGE,), samplers=("Euler", "DDIM"), load_seconds=41.5
 )
 SD15 = GenerationDefaults()
+SD15_FILES = GenerationDefaults(family="Stable Diffusion")
 
 
 class Clock:
@@ -98,7 +99,7 @@ def test_the_models_files_say_its_size_and_guidance(tmp_path, pipeline, sample_s
 
 @pytest.mark.parametrize("sample_size", [None, "64", [64, 96]])
 def test_what_the_files_do_not_say_is_stable_diffusions_own(tmp_path, sample_size):
-    assert read_defaults(write_model(tmp_path, "StableDiffusionPipeline", sample_size, 4)) == SD15
+    assert read_defaults(write_model(tmp_path, "StableDiffusionPipeline", sample_size, 4)) == SD15_FILES
 
 
 def test_no_files_and_broken_files_are_no_error(tmp_path):
@@ -145,7 +146,9 @@ async def test_what_is_configured_wins_over_the_files_and_these_over_what_was_pu
     visible = ModelConfig(name="m", source=str(write_model(tmp_path, "StableDiffusionPipeline", 96, 4)))
     await publish_facts(store, visible, XL)
     look = await SharedModelFacts(store, lambda: visible, DefaultsConfig(steps=4, guidance_scale=0.0)).look()
-    assert look.defaults == GenerationDefaults(width_pixels=768, height_pixels=768, steps=4, guidance_scale=0.0)
+    assert look.defaults == GenerationDefaults(
+        width_pixels=768, height_pixels=768, steps=4, guidance_scale=0.0, family="Stable Diffusion"
+    )
     assert (look.engine, look.samplers) == (XL.engine, XL.samplers), "what the files don't say is the worker's"
 
 

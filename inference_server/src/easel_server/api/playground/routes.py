@@ -11,7 +11,7 @@ from easel_server.api.context import ApiContext
 from easel_server.api.links import GENERATIONS_PATH
 from easel_server.gateway.live_config import LiveConfig
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, SIDE_STEP_PIXELS, ImageFormat
+from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, ImageFormat, bound_side
 from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
 
 SYNTHETIC: Final = "synthetic"  # an engine's name
@@ -69,7 +69,8 @@ class Playground:
 def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
     """What the page must know, by the prediction API's names. Pure."""
     limits, defaults = gateway.limits, facts.defaults
-    side = {"min": MIN_SIDE_PIXELS, "step": SIDE_STEP_PIXELS}
+    step_pixels = defaults.traits.size_step_pixels
+    side = {"min": MIN_SIDE_PIXELS, "step": step_pixels}
     return {
         "model": live.name,
         "is_synthetic": live.engine is EngineKind.SYNTHETIC or facts.engine == SYNTHETIC,
@@ -82,8 +83,8 @@ def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFact
             "num_outputs": {"min": 1, "max": limits.max_images},
         },
         "defaults": {
-            "width": min(defaults.width_pixels, limits.max_width_pixels),
-            "height": min(defaults.height_pixels, limits.max_height_pixels),
+            "width": bound_side(defaults.width_pixels, limits.max_width_pixels, step_pixels),
+            "height": bound_side(defaults.height_pixels, limits.max_height_pixels, step_pixels),
             "num_inference_steps": min(defaults.steps, limits.max_steps),
             "guidance_scale": defaults.guidance_scale,
             "num_outputs": 1,

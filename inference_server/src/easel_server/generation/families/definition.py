@@ -12,11 +12,14 @@ DISTILLED_STEPS: Final = 4  # of models that are made for 1 to 4; enough for hal
 class StrengthRule(StrEnum):
     """How many of the steps are taken after an image, as the pipelines' ``get_timesteps`` say it."""
 
-    ROUND_DOWN = "RoundDown"  # int(steps * strength): Stable Diffusion up to XL, LCM
+    ROUND_DOWN = "RoundDown"  # int(steps * strength): Stable Diffusion up to XL
     ROUND_UP = "RoundUp"  # steps - int(steps - steps * strength): Stable Diffusion 3, Flux
+    ALL = "All"  # all of them, over the last of the noise levels only: LCM
 
-    def count(self, steps: int, strength: float) -> int:
+    def count_steps(self, steps: int, strength: float) -> int:
         """The steps taken, in the pipelines' own floating point; 0 where strength is too low for one."""
+        if self is StrengthRule.ALL:
+            return steps
         asked = min(steps * strength, steps)
         return int(asked) if self is StrengthRule.ROUND_DOWN else steps - int(max(steps - asked, 0))
 
@@ -61,7 +64,6 @@ class Family:
     prompt_tokens: int | None = None  # that its encoders take, with those that mark beginning and end
     latent_channels: int = 4  # of an image, before anything is packed
     are_latents_packed: bool = False  # in tokens of two by two, not as [images, channels, height/8, width/8]
-    refusal: str | None = None  # why it can't be served, and what to do
 
     def count_passes(self, guidance_scale: float, negative_prompt: str) -> int:
         """Evaluations of the denoiser a step."""

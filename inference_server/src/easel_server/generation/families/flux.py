@@ -1,7 +1,7 @@
 """Flux: https://github.com/black-forest-labs/flux
 
-Dev is told the guidance scale as an embedding, so a negative prompt needs a second pass with a scale of its own; schnell
-was distilled without either.
+Dev is told the guidance scale as an embedding, so a negative prompt needs a second pass with a scale of its own;
+schnell was distilled without either.
 """
 
 from dataclasses import replace

@@ -6,7 +6,13 @@ Turbo: https://huggingface.co/stabilityai/sd-turbo. Latent consistency: https://
 from dataclasses import replace
 from typing import Final
 
-from easel_server.generation.families.definition import DISTILLED_STEPS, Family, ModelFiles, NegativePrompts
+from easel_server.generation.families.definition import (
+    DISTILLED_STEPS,
+    Family,
+    ModelFiles,
+    NegativePrompts,
+    StrengthRule,
+)
 
 TRAILING: Final = "trailing"  # timesteps end where noise is most, as few steps need it
 
@@ -26,7 +32,7 @@ def is_consistent(files: ModelFiles) -> bool:
     return files.scheduler.get("_class_name") == "LCMScheduler"
 
 
-def is_told_guidance(files: ModelFiles) -> bool:
+def has_guidance_embedding(files: ModelFiles) -> bool:
     """Whether its UNet is told the guidance scale, and the pipeline takes no second pass for it."""
     return files.denoiser.get("time_cond_proj_dim") is not None
 
@@ -44,14 +50,14 @@ TURBO: Final = replace(
 WITH_LCM: Final = replace(
     STABLE_DIFFUSION,
     name="Stable Diffusion with LCM",
-    is_sign=lambda files: is_consistent(files) and not is_told_guidance(files),
+    is_sign=lambda files: is_consistent(files) and not has_guidance_embedding(files),
     steps=DISTILLED_STEPS,
     guidance_scale=1.0,
 )
-TOLD_GUIDANCE: Final = replace(
+GUIDANCE_EMBEDDED: Final = replace(
     STABLE_DIFFUSION,
-    name="Stable Diffusion told its guidance",
-    is_sign=is_told_guidance,
+    name="Stable Diffusion with embedded guidance",
+    is_sign=has_guidance_embedding,
     steps=DISTILLED_STEPS,
     guidance_scale=8.5,
     negative_prompts=NegativePrompts.WITHOUT_EFFECT,
@@ -63,7 +69,8 @@ LCM: Final = Family(
     steps=DISTILLED_STEPS,
     guidance_scale=8.5,  # diffusers' own
     negative_prompts=NegativePrompts.REFUSED,
+    strength_rule=StrengthRule.ALL,
     sampler_names=frozenset({"LCM"}),  # the pipeline sets timesteps as no other scheduler can
     prompt_tokens=77,
 )
-FAMILIES: Final = (TOLD_GUIDANCE, WITH_LCM, TURBO, STABLE_DIFFUSION, LCM)
+FAMILIES: Final = (GUIDANCE_EMBEDDED, WITH_LCM, TURBO, STABLE_DIFFUSION, LCM)

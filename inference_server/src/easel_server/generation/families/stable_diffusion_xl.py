@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from easel_server.generation.families.definition import DISTILLED_STEPS, Family, NegativePrompts
-from easel_server.generation.families.stable_diffusion import is_consistent, is_distilled, is_told_guidance
+from easel_server.generation.families.stable_diffusion import has_guidance_embedding, is_consistent, is_distilled
 
 STABLE_DIFFUSION_XL: Final = Family(
     name="Stable Diffusion XL",
@@ -26,14 +26,14 @@ TURBO: Final = replace(
 WITH_LCM: Final = replace(
     STABLE_DIFFUSION_XL,
     name="Stable Diffusion XL with LCM",
-    is_sign=lambda files: is_consistent(files) and not is_told_guidance(files),
+    is_sign=lambda files: is_consistent(files) and not has_guidance_embedding(files),
     steps=DISTILLED_STEPS,
     guidance_scale=1.0,
 )
-TOLD_GUIDANCE: Final = replace(
+GUIDANCE_EMBEDDED: Final = replace(
     STABLE_DIFFUSION_XL,
-    name="Stable Diffusion XL told its guidance",
-    is_sign=is_told_guidance,
+    name="Stable Diffusion XL with embedded guidance",
+    is_sign=has_guidance_embedding,
     steps=DISTILLED_STEPS,
     guidance_scale=8.0,
     negative_prompts=NegativePrompts.WITHOUT_EFFECT,
@@ -43,9 +43,5 @@ REFINER: Final = Family(
     pipelines=frozenset({"StableDiffusionXLImg2ImgPipeline"}),
     guidance_scale=5.0,
     prompt_tokens=77,
-    refusal=(
-        "it begins with an image, which a prompt alone doesn't give; name the base model, and this one as its refiner "
-        "(model.refiner)"
-    ),
 )
-FAMILIES: Final = (TOLD_GUIDANCE, WITH_LCM, TURBO, STABLE_DIFFUSION_XL, REFINER)
+FAMILIES: Final = (GUIDANCE_EMBEDDED, WITH_LCM, TURBO, STABLE_DIFFUSION_XL, REFINER)

@@ -21,13 +21,3 @@ class TaskDefinition:
     inputs: tuple[TaskInput, ...] = ()
     # Share of the steps that are taken where a request doesn't say; None: this task takes all steps of any request.
     default_strength: float | None = None
-
-    def build_pipeline_arguments(self, steps: int, denoising_steps: int) -> dict[str, float]:
-        """Arguments of a pipeline's call that only this task has, besides its inputs.
-
-        ``denoising_steps`` of the ``steps`` are to be taken. Pipelines cut steps * strength to a whole number; the
-        strength given makes it that one, whatever is lost in the product.
-        """
-        if self.default_strength is None:
-            return {}
-        return {"strength": min(1.0, (denoising_steps + 0.5) / steps)}
