@@ -40,15 +40,15 @@ class Part:
 PARTS: Final[Mapping[str, Part]] = {
     "shares": Part("steps", "measure_shares", {}, {}, 60),
     "overhead": Part("steps", "measure_overhead", {"rounds": 9}, {"rounds": 3}, 60),
-    "exact": Part("alone", "measure_exact", {"rounds": 7}, {"rounds": 2}, 90),
-    "previews": Part("alone", "measure_previews", {"rounds": 7}, {"rounds": 2}, 90),
-    "alone": Part("alone", "measure", {"rounds": 15}, {"rounds": 3}, 90),
-    "compiled": Part("alone", "measure_compiled", {"rounds": 15}, {"rounds": 3}, 150),
-    "memory": Part("memory", "measure", {"jobs": 1000}, {"jobs": 200}, 120),
+    "exact": Part("alone", "measure_exact", {"rounds": 5}, {"rounds": 2}, 150),
+    "previews": Part("alone", "measure_previews", {"rounds": 5}, {"rounds": 2}, 150),
+    "alone": Part("alone", "measure", {"rounds": 9}, {"rounds": 3}, 150),
+    "compiled": Part("alone", "measure_compiled", {"rounds": 9}, {"rounds": 3}, 240),
+    "memory": Part("memory", "measure", {"jobs": 1000}, {"jobs": 200}, 240),
     "ideal": Part("ideal", "measure", {"jobs": 300, "rounds": 20}, {"jobs": 100, "rounds": 3}, 60),
-    "simulated": Part("serving", "measure_simulated", {"jobs": 300}, {"jobs": 60}, 150),
-    "start": Part("start", "measure", {"rounds": 3}, {"rounds": 1}, 150),
-    "serving": Part("serving", "measure", {"jobs": 80, "rounds": 2}, {"jobs": 20, "rounds": 1}, 330),
+    "simulated": Part("serving", "measure_simulated", {"jobs": 200}, {"jobs": 60}, 240),
+    "start": Part("start", "measure", {"rounds": 2}, {"rounds": 1}, 240),
+    "serving": Part("serving", "measure", {"jobs": 50, "rounds": 2}, {"jobs": 20, "rounds": 1}, 330),
 }
 GOALS: Final = {
     "alone.*.engine_over_stock.by_cpu.median": "at most 1.02",

@@ -27,7 +27,9 @@ def measure(*, rounds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"steps": STEPS}
     for model in (SD15, SDXL):
         with written(model) as directory:
-            figures[model.name] = _compare_with_stock(model, load(directory), load_stock(directory, SAMPLER), rounds)
+            figures[model.name] = _compare_with_stock(
+                model, load(directory, max_batch_images=1), load_stock(directory, SAMPLER), rounds
+            )
     return figures
 
 
@@ -61,7 +63,7 @@ def measure_previews(*, rounds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"steps": PREVIEW_STEPS, "previews": PREVIEWS}
     for model in (SD15, SDXL):
         with written(model) as directory:
-            engine = load(directory)
+            engine = load(directory, max_batch_images=1)
             job = model.parameters(seed=1, steps=PREVIEW_STEPS)
             count = _draw_with_previews(engine, job)
             assert count == PREVIEWS, f"{count} previews instead of {PREVIEWS}"

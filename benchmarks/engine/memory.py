@@ -14,7 +14,7 @@ from easel_server.generation.tasks import Task
 from PIL import Image
 
 from benchmarks.engine.jobs import load
-from benchmarks.engine.models import SD15_NARROW, written
+from benchmarks.engine.models import TINY, written
 from benchmarks.server.processes import resident_mib
 
 SEED: Final = 50
@@ -28,8 +28,8 @@ PREVIEW_SHARE: Final = 0.2
 
 def measure(*, jobs: int) -> dict[str, Any]:
     """After ``jobs`` mixed jobs beside after WARM_UP_JOBS."""
-    with written(SD15_NARROW) as directory:
-        engine = load(directory)
+    with written(TINY) as directory:
+        engine = load(directory, max_batch_images=TOGETHER)
         course = build_course(random.Random(SEED), jobs)  # noqa: S311
         looks: list[dict[str, Any]] = []
         for count in (WARM_UP_JOBS, jobs - WARM_UP_JOBS):
@@ -59,9 +59,9 @@ def build_course(chance: random.Random, jobs: int) -> Iterator[tuple[GenerationP
         if task is Task.INPAINT:
             inputs["mask"] = images[side, "L"]
             named["mask_digest"] = "mask"
-        parameters = SD15_NARROW.parameters(
+        parameters = TINY.parameters(
             seed=seed,
-            steps=chance.randint(2, 6),
+            steps=chance.randint(2, 4),
             task=task,
             width_pixels=side,
             height_pixels=side,

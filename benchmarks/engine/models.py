@@ -26,6 +26,7 @@ from easel_contract.server_config import ModelConfig
 from easel_server.generation.parameters import GenerationParameters
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from tests.support.tiny_models import build_sd15 as build_tiny_sd15
 from tests.support.tiny_models.parts import NOISE, PROMPT_TOKENS, build_tokenizer
 
 SEED: Final = 10
@@ -140,6 +141,9 @@ def _build_sdxl() -> StableDiffusionXLPipeline:
 SD15: Final = BenchModel("sd15, a fifth of the width, 64x64", lambda: _build_sd15((64, 128, 256, 256)), 64)
 SD15_NARROW: Final = BenchModel("sd15, a tenth of the width, 64x64", lambda: _build_sd15((32, 64, 128, 128)), 64)
 SDXL: Final = BenchModel("sdxl, a fifth of the width, 128x128", _build_sdxl, 128)
+
+# What a process keeps doesn't depend on widths.
+TINY: Final = BenchModel("sd15, tiny, 64x64 to 128x128", build_tiny_sd15, 64)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def measure_overhead(*, rounds: int) -> dict[str, Any]:
     """Processor time a step and job with a denoiser that takes none: in the engine, and in the stock call."""
     model = SD15_NARROW
     with written(model) as directory, _instant_denoiser():
-        engine, stock = load(directory), load_stock(directory, "Euler")
+        engine, stock = load(directory, max_batch_images=8), load_stock(directory, "Euler")
 
         def run(jobs: int, steps: int) -> None:
             run_jobs(engine, [model.parameters(seed=seed, steps=steps) for seed in range(jobs)])
@@ -102,7 +102,7 @@ def _take_apart(model: BenchModel, directory: Any, jobs: int) -> dict[str, Any]:
             ("text encoders", diffusers.StableDiffusionPipeline, "encode_prompt"),
         ):
             stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), part, seconds)))
-        engine = load(directory)
+        engine = load(directory, max_batch_images=8)
         warm_up, batch = (
             [
                 model.parameters(seed=seed, steps=SHARES_STEPS, prompt=f"{PROMPT}, {number} {seed}")

@@ -47,7 +47,7 @@ def test_a_part_that_runs_out_of_memory_loses_no_other(monkeypatch: pytest.Monke
     assert told["steps"]["jobs=1"]["step_milliseconds"] > 0
 
 
-def test_a_model_whose_time_is_over_keeps_what_it_has_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_whose_time_is_over_keeps_what_it_has_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run_really = subprocess.run
 
     def run(command: list[str], **options: Any) -> Any:
