@@ -29,6 +29,7 @@ class SeededSDEScheduler(_SDEScheduler):  # type: ignore[misc]
     """Takes its noise from seeds, one for each image, on the CPU: the same on any device and in any company."""
 
     image_seeds: Sequence[int] = ()
+    noise_sampler: Any
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *arguments: Any, **options: Any) -> Any:
         """As its base class, whose noise comes from one seed for a batch, made where the batch is."""
