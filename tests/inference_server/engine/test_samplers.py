@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from easel_server.engine.interface import GenerationError
-from easel_server.generation.samplers import SAMPLERS
+from easel_server.generation.samplers import SAMPLERS, split_sampler
 from easel_server.generation.tasks import Task
 
 from tests.support.images import build_image, digest, open_image, pixels_differ_by
@@ -76,7 +76,9 @@ def test_each_generates_with_few_steps_and_odd_ones(sampler, steps):
     assert seen == sorted(seen)
     assert seen[-1] == steps
     assert len(set(open_image(data).convert("L").tobytes())) > 1, "a plain image is a broken one"
-    assert f"Sampler: {sampler}, " in open_image(data).info["parameters"]
+    name, schedule = split_sampler(sampler)
+    written = f"Sampler: {name}, Schedule type: {schedule}, " if schedule else f"Sampler: {name}, "
+    assert written in open_image(data).info["parameters"]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

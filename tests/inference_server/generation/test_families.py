@@ -18,7 +18,7 @@ TRAILING = {"timestep_spacing": "trailing", "prediction_type": "epsilon"}
 ZERO_SNR = {"timestep_spacing": "trailing", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 LCM = {"_class_name": "LCMScheduler", "timestep_spacing": "leading"}
 # What published repositories have in their files: class, denoiser, scheduler; and what suits the model.
-REPOSITORIES = {
+REPOSITORIES: dict[str, tuple[tuple[str, dict[str, Any], dict[str, Any]], tuple[str, int, int, float]]] = {
     "stable-diffusion-v1-5": (
         ("StableDiffusionPipeline", {"sample_size": 64}, {"_class_name": "PNDMScheduler"}),
         ("Stable Diffusion", 512, 30, 7.5),

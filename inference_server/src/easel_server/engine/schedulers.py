@@ -17,6 +17,7 @@ FLOW_SAMPLER: Final = "Euler"  # what the scheduler of flow-matching models does
 FLOW_SCHEDULER: Final = "FlowMatchEulerDiscreteScheduler"
 FLOW_OPTION: Final = "use_flow_sigmas"  # of schedulers that can do flow matching, too
 KARRAS_OPTION: Final = "use_karras_sigmas"
+TREE_DIGITS: Final = 6  # to which torchsde rounds the ends of a Brownian tree, by its tolerance
 USED_DEFAULTS: Final = "_use_default_values"  # names of the fields that a scheduler's configuration didn't have
 # Schedulers that diffusers doesn't list as compatible with any, and one that takes the same configuration.
 UNLISTED_COMPATIBLES: Final = {"LCMScheduler": "DDIMScheduler"}
@@ -29,6 +30,7 @@ class SeededSDEScheduler(_SDEScheduler):  # type: ignore[misc]
     """Takes its noise from seeds, one for each image, on the CPU: the same on any device and in any company."""
 
     image_seeds: Sequence[int] = ()
+    noise_sampler: Any
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *arguments: Any, **options: Any) -> Any:
         """As its base class, whose noise comes from one seed for a batch, made where the batch is."""
@@ -41,11 +43,12 @@ class SeededSDEScheduler(_SDEScheduler):  # type: ignore[misc]
         least, most = sigmas.min().item(), sigmas.max().item()
         latents = torch.zeros(sample.shape, dtype=torch.float32)
         tree: Any = BatchedBrownianTree(latents, least, most, list(self.image_seeds))
+        least, most = round(least, TREE_DIGITS), round(most, TREE_DIGITS)
         device, dtype = sample.device, sample.dtype
 
         def sample_noise(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
             begin, end = sigma.to("cpu"), sigma_next.to("cpu")
-            # Rounding may lead out of the tree, which would be warned of at each image.
+            # The tree's ends are rounded; what is beyond them would be warned of at each image.
             increment = tree(begin.double().clamp(least, most), end.double().clamp(least, most))
             noise: torch.Tensor = increment / (end - begin).abs().sqrt()
             return noise.to(device, dtype)

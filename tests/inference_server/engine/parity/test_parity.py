@@ -129,12 +129,15 @@ def test_as_many_steps_are_taken_as_the_familys_rule_says_and_the_image_is_the_s
     job = build_job(Task.IMAGE_TO_IMAGE, strength=strength, steps=10, guidance_scale=1.0).model_copy(
         update={"family": family.name, "sampler": "DDIM" if name in ("sd15", "sdxl") else None}
     )
-    seen = []
+    seen: list[int] = []
+
+    def note(_pipeline: Any, index: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        seen.append(index)
+        return kept
+
     pipeline = build_pipeline(name)
     with stock_scheduler(pipeline, job.sampler, job.seed):
-        expected = call_stock(
-            pipeline, job, callback_on_step_end=lambda _pipeline, index, _timestep, kept: seen.append(index) or kept
-        )
+        expected = call_stock(pipeline, job, callback_on_step_end=note)
     assert len(seen) == job.denoising_steps
     assert generate(engine, job).tobytes() == expected.tobytes()
 
