@@ -108,3 +108,22 @@ def test_each_model_device_library_and_size_has_a_profile_of_its_own() -> None:
     }
     assert len(names) == 6
     assert name_profile(replace(DESCRIPTION, model="renamed", load_seconds=9.0), "H100", SQUARE) in names
+
+
+@pytest.mark.torch
+def test_an_engine_measures_once_and_reads_what_it_measured_and_a_configured_number_wins(tmp_path: Path) -> None:
+    from tests.inference_server.engine.stepping.running import build_engine  # noqa: PLC0415  # most need no engine
+    from tests.support.tiny_models import build_sd15  # noqa: PLC0415  # loads torch
+
+    build_engine(build_sd15(), max_batch_images=3).measure_batch_cap(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    engine = build_engine(build_sd15())
+    assert engine.max_images(512, 512) == 1
+    engine.measure_batch_cap(tmp_path)
+    [file] = tmp_path.iterdir()
+    assert 1 in read_profile(file)
+    write_profile(file, {1: 1.0, 2: 1.0, 4: 1.0, 8: 8.0})
+    another = build_engine(build_sd15())
+    another.measure_batch_cap(tmp_path)
+    assert another.max_images(512, 512) == 4
+    assert another.max_images(1024, 512) == 2

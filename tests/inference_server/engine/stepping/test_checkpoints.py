@@ -82,7 +82,6 @@ DAMAGED = {
     "longer": lambda data: data + b"\0" * 8,
     "another header": lambda data: data.replace(b"subject", b"snbject"),
     "no such file": lambda data: bytes(range(256)) * 8,
-    "another scheduler's notes": lambda data: data.replace(b"model_outputs", b"model_outpits", 1),
     "of another version": lambda data: data.replace(b'subject\\": \\"', b'subject\\": \\"0', 1),
 }
 
@@ -94,9 +93,8 @@ def test_a_checkpoint_that_does_not_fit_is_ignored(damage: str) -> None:
     damaged = DAMAGED[damage](data)
     assert damaged != data
     generation = engine.begin(JOB, {}, checkpoint=damaged)
-    if damage != "another scheduler's notes":
-        assert go_on(engine, [generation]) == STEPS
-        assert images_of(generation) == run_alone(engine, JOB)
+    assert go_on(engine, [generation]) == STEPS
+    assert images_of(generation) == run_alone(engine, JOB)
 
 
 @pytest.mark.parametrize(

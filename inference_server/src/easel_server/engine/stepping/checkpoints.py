@@ -23,7 +23,7 @@ from easel_server.engine.stepping.stepper import SteppedCall, Stepper
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 
-MAX_CHECKPOINT_BYTES: Final = 16 * 2**20
+MAX_CHECKPOINT_BYTES: Final = 8 << 20  # as many as are kept beside a job
 FORMAT: Final = 1
 HEADER: Final = "easel"  # the key of the file's metadata
 LATENTS: Final = "latents"

@@ -19,10 +19,11 @@ https://greenlet.readthedocs.io: a greenlet runs until it switches, so nothing h
 import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final
 
 import torch
+from greenlet import error as GreenletError  # noqa: N812  # it is a class
 from greenlet import getcurrent, greenlet
 
 from easel_server.engine.device_errors import is_device_lost, is_out_of_memory
@@ -72,6 +73,12 @@ class SteppedCall:
     def stop(self) -> None:
         """End it at once: what it holds is free."""
         self.throw(StopGenerationError())
+
+    def __del__(self) -> None:
+        """Nobody holds it any more. Collected by itself, the call would undo its settings for the thread outside."""
+        if not self.is_done:
+            with suppress(GreenletError), torch.inference_mode():  # that of another thread is left to greenlet
+                self._greenlet.throw()
 
     def _switch(self, switch: Callable[[], Any]) -> None:
         began_at = time.monotonic()
