@@ -2,6 +2,7 @@
 
 import pytest
 from easel_server.engine.interface import GenerationError
+from easel_server.generation.families import find_family
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task
 from PIL import ImageChops
@@ -38,11 +39,12 @@ def test_both_tasks_are_announced(model):
 
 
 def test_no_weight_is_loaded_twice():
-    from easel_server.engine.diffusers_engine import build_task_pipelines  # noqa: PLC0415  # loads torch
+    from easel_server.engine.pipelines import build_task_pipelines  # noqa: PLC0415  # loads torch
 
     from tests.support.tiny_models import build_sdxl  # noqa: PLC0415  # loads torch
 
-    pipelines = [chosen.pipeline for chosen in build_task_pipelines(build_sdxl()).values()]
+    family = find_family("StableDiffusionXLPipeline")
+    pipelines = [chosen.pipeline for chosen in build_task_pipelines(build_sdxl(), family).values()]
     assert len(pipelines) == 3
     assert len({id(pipeline.unet) for pipeline in pipelines}) == 1
     assert len({id(pipeline.vae) for pipeline in pipelines}) == 1

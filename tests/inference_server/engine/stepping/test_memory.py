@@ -4,7 +4,7 @@ import weakref
 from typing import Any
 
 import pytest
-from easel_server.engine.interface import Generation, GenerationError
+from easel_server.engine.interface import GenerationError
 
 from tests.inference_server.engine.stepping.running import build_engine, go_on, images_of, run_alone
 from tests.support.images import pixels_differ_by
@@ -50,7 +50,7 @@ def pipeline() -> Any:
     return build_sd15()
 
 
-def begin_all(engine: Any) -> list[Generation]:
+def begin_all(engine: Any) -> list[Any]:
     return [engine.begin(job, {}) for job in JOBS]
 
 

@@ -19,7 +19,8 @@ def build_pair() -> tuple[Any, Any]:
     """A base model and its refiner, which share what the real ones share."""
     from tests.support import tiny_models  # noqa: PLC0415  # loads torch
 
-    base, refiner = tiny_models.build_sdxl(), tiny_models.build_sdxl_refiner()
+    base: Any = tiny_models.build_sdxl()
+    refiner: Any = tiny_models.build_sdxl_refiner()
     shared = {"vae": base.vae, "text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2}
     for name, part in shared.items():
         setattr(refiner, name, part)
@@ -50,7 +51,12 @@ def test_jobs_share_steps_in_both_stages_and_progress_is_one_for_the_whole() -> 
     engine.step(generations)
     generations.append(engine.begin(REFINED[1], {}))
     seen: list[int] = []
-    go_on(engine, generations, until=lambda: seen.append(generations[0].steps_done) is not None)
+
+    def look() -> bool:
+        seen.append(generations[0].steps_done)
+        return False
+
+    go_on(engine, generations, until=look)
     assert seen == sorted(seen)
     assert seen[-1] == STEPS
     for images, generation in zip(expected, generations, strict=True):
