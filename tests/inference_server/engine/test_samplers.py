@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from easel_server.engine.interface import GenerationError
@@ -46,7 +47,7 @@ def test_a_name_means_the_same_whatever_the_models_own_scheduler_has():
     from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415
     from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415
 
-    own = DPMSolverMultistepScheduler(use_karras_sigmas=True, algorithm_type="sde-dpmsolver++", solver_order=3)
+    own: Any = DPMSolverMultistepScheduler(use_karras_sigmas=True, algorithm_type="sde-dpmsolver++", solver_order=3)
     schedulers = Schedulers(own)
     plain = schedulers.build("DPM++ 2M").config
     assert (plain.algorithm_type, plain.use_karras_sigmas, plain.solver_order) == ("dpmsolver++", False, 2)
@@ -60,7 +61,7 @@ def test_what_a_pipeline_has_mended_in_its_own_scheduler_is_kept():
     from diffusers import DDIMScheduler  # noqa: PLC0415
     from easel_server.engine.schedulers import read_config  # noqa: PLC0415
 
-    scheduler = DDIMScheduler()
+    scheduler: Any = DDIMScheduler()
     assert "clip_sample" not in read_config(scheduler)
     scheduler.register_to_config(clip_sample=False)
     assert read_config(scheduler)["clip_sample"] is False
