@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import diffusers
-import torch
-from diffusers.schedulers.scheduling_dpmsolver_sde import BatchedBrownianTree
 
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.families import Family
@@ -16,47 +14,11 @@ from easel_server.generation.samplers import SAMPLERS, Sampler
 FLOW_SAMPLER: Final = "Euler"  # what the scheduler of flow-matching models does
 FLOW_SCHEDULER: Final = "FlowMatchEulerDiscreteScheduler"
 FLOW_OPTION: Final = "use_flow_sigmas"  # of schedulers that can do flow matching, too
+SDE_SCHEDULER: Final = "DPMSolverSDEScheduler"
 KARRAS_OPTION: Final = "use_karras_sigmas"
-TREE_DIGITS: Final = 6  # to which torchsde rounds the ends of a Brownian tree, by its tolerance
 USED_DEFAULTS: Final = "_use_default_values"  # names of the fields that a scheduler's configuration didn't have
 # Schedulers that diffusers doesn't list as compatible with any, and one that takes the same configuration.
 UNLISTED_COMPATIBLES: Final = {"LCMScheduler": "DDIMScheduler"}
-
-
-_SDEScheduler: Any = diffusers.DPMSolverSDEScheduler  # whose types are incomplete
-
-
-class SeededSDEScheduler(_SDEScheduler):  # type: ignore[misc]
-    """Takes its noise from seeds, one for each image, on the CPU: the same on any device and in any company."""
-
-    image_seeds: Sequence[int] = ()
-    noise_sampler: Any
-
-    def step(self, model_output: Any, timestep: Any, sample: Any, *arguments: Any, **options: Any) -> Any:
-        """As its base class, whose noise comes from one seed for a batch, made where the batch is."""
-        if self.noise_sampler is None:
-            self.noise_sampler = self._build_noise_sampler(sample)
-        return super().step(model_output, timestep, sample, *arguments, **options)
-
-    def _build_noise_sampler(self, sample: torch.Tensor) -> Any:
-        sigmas = self.sigmas[self.sigmas > 0].to("cpu")
-        least, most = sigmas.min().item(), sigmas.max().item()
-        latents = torch.zeros(sample.shape, dtype=torch.float32)
-        tree: Any = BatchedBrownianTree(latents, least, most, list(self.image_seeds))
-        least, most = round(least, TREE_DIGITS), round(most, TREE_DIGITS)
-        device, dtype = sample.device, sample.dtype
-
-        def sample_noise(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-            begin, end = sigma.to("cpu"), sigma_next.to("cpu")
-            # The tree's ends are rounded; what is beyond them would be warned of at each image.
-            increment = tree(begin.double().clamp(least, most), end.double().clamp(least, most))
-            noise: torch.Tensor = increment / (end - begin).abs().sqrt()
-            return noise.to(device, dtype)
-
-        return sample_noise
-
-
-SEEDED: Final[Mapping[str, Any]] = {"DPMSolverSDEScheduler": SeededSDEScheduler}
 
 
 class Schedulers:
@@ -81,8 +43,7 @@ class Schedulers:
             FLOW_OPTION not in find_fields(sampler.scheduler) or sampler.changes.get(KARRAS_OPTION)
         ):
             return False
-        exchangeable = {kind.__name__ for kind in _find_stand_in(self._own).compatibles}
-        return UNLISTED_COMPATIBLES.get(sampler.scheduler, sampler.scheduler) in exchangeable
+        return UNLISTED_COMPATIBLES.get(sampler.scheduler, sampler.scheduler) in list_exchangeable(own)
 
     def build(self, sampler: str | None, seeds: Sequence[int] = ()) -> Any:
         """The sampler's scheduler for images of these seeds; the model's own for None.
@@ -97,12 +58,14 @@ class Schedulers:
         if type(self._own).__name__ == FLOW_SCHEDULER:
             return type(self._own).from_config(self._config, **_choose_flow_changes(sampler))
         chosen = SAMPLERS[sampler]
-        kind = SEEDED.get(chosen.scheduler) or getattr(diffusers, chosen.scheduler)
         missing = {name: value for name, value in chosen.fallbacks.items() if name not in self._config}
-        scheduler = kind.from_config(self._config, **missing, **chosen.changes)
-        if isinstance(scheduler, SeededSDEScheduler):
-            scheduler.image_seeds = seeds
-        return scheduler
+        config = {**self._config, **missing, **chosen.changes}
+        if chosen.scheduler == SDE_SCHEDULER:
+            # Here, since it takes half a second of each start that never needs it.
+            from easel_server.engine.sde_scheduler import build_sde_scheduler  # noqa: PLC0415
+
+            return build_sde_scheduler(config, seeds)
+        return getattr(diffusers, chosen.scheduler).from_config(config)
 
     def check_steps(self, steps: int) -> None:
         """Raises GenerationError for more steps than there can be."""
@@ -131,9 +94,13 @@ def find_fields(name: str, kind: Any = None) -> Mapping[str, Any]:
     return {field: parameter.default for field, parameter in signature.parameters.items()}
 
 
-def _find_stand_in(own: Any) -> Any:
-    stand_in = UNLISTED_COMPATIBLES.get(type(own).__name__)
-    return getattr(diffusers, stand_in)() if stand_in else own
+def list_exchangeable(own: str) -> frozenset[str]:
+    """The kinds of scheduler that take the configuration of this kind, by diffusers' own list.
+
+    Not by its ``compatibles``, which imports each of them, and libraries that few of them need.
+    """
+    kind: Any = getattr(diffusers, UNLISTED_COMPATIBLES.get(own, own), None)
+    return frozenset({own, *getattr(kind, "_compatibles", ())})
 
 
 def _choose_flow_changes(sampler: str) -> dict[str, object]:
