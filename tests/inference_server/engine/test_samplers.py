@@ -22,7 +22,7 @@ def test_all_are_offered_for_models_with_the_usual_noise_schedule(model):
 
 def test_flow_matching_models_are_offered_euler_alone():
     from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: PLC0415  # loads torch, as a gateway never does
-    from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415
+    from easel_server.engine.schedulers.schedulers import Schedulers  # noqa: PLC0415
 
     schedulers = Schedulers(FlowMatchEulerDiscreteScheduler(shift=3.0))
     assert schedulers.samplers == ("Euler",)
@@ -35,7 +35,7 @@ def test_flow_matching_models_are_offered_euler_alone():
 
 def test_models_with_flow_in_another_scheduler_are_offered_those_that_know_it():
     from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415
-    from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415
+    from easel_server.engine.schedulers.schedulers import Schedulers  # noqa: PLC0415
 
     own = DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
     schedulers = Schedulers(own)
@@ -45,7 +45,7 @@ def test_models_with_flow_in_another_scheduler_are_offered_those_that_know_it():
 
 def test_a_name_means_the_same_whatever_the_models_own_scheduler_has():
     from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415
-    from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415
+    from easel_server.engine.schedulers.schedulers import Schedulers  # noqa: PLC0415
 
     own: Any = DPMSolverMultistepScheduler(use_karras_sigmas=True, algorithm_type="sde-dpmsolver++", solver_order=3)
     schedulers = Schedulers(own)
@@ -59,7 +59,7 @@ def test_a_name_means_the_same_whatever_the_models_own_scheduler_has():
 def test_what_a_pipeline_has_mended_in_its_own_scheduler_is_kept():
     """Stable Diffusion's pipelines turn clipping off where a repository doesn't; diffusers notes it as a default."""
     from diffusers import DDIMScheduler  # noqa: PLC0415
-    from easel_server.engine.schedulers import read_config  # noqa: PLC0415
+    from easel_server.engine.schedulers.schedulers import read_config  # noqa: PLC0415
 
     scheduler: Any = DDIMScheduler()
     assert "clip_sample" not in read_config(scheduler)

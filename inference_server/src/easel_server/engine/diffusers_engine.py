@@ -34,7 +34,7 @@ from easel_server.engine.pipelines import (
     find_arguments,
 )
 from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
-from easel_server.engine.schedulers import Schedulers
+from easel_server.engine.schedulers.schedulers import Schedulers
 from easel_server.engine.speed.preparation import Preparation
 from easel_server.engine.speed.prompt_cache import PromptCache
 from easel_server.engine.stepping.batch_cap import (

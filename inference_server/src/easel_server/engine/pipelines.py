@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import diffusers
 
 from easel_server.engine.interface import ModelLoadError
-from easel_server.engine.schedulers import Schedulers
+from easel_server.engine.schedulers.schedulers import Schedulers
 from easel_server.generation.families import Family, ModelFiles
 from easel_server.generation.tasks import TASKS, Task
 

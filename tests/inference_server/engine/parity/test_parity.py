@@ -169,7 +169,7 @@ def test_a_stochastic_sampler_goes_by_each_images_seed_in_any_company(sampler: s
 @pytest.mark.parametrize("sampler", ["DPM++ SDE", "DPM++ SDE Karras"])
 def test_dpm_sde_adds_noise_on_the_way(sampler: str) -> None:
     """From the same first noise, other noise on the way gives another image."""
-    from easel_server.engine.schedulers import Schedulers  # noqa: PLC0415  # loads torch
+    from easel_server.engine.schedulers.schedulers import Schedulers  # noqa: PLC0415  # loads torch
 
     pipeline, images = build_pipeline("sd15"), []
     schedulers, own = Schedulers(pipeline.scheduler, get_family("Stable Diffusion")), pipeline.scheduler

@@ -62,7 +62,7 @@ class Schedulers:
         config = {**self._config, **missing, **chosen.changes}
         if chosen.scheduler == SDE_SCHEDULER:
             # Here, since it takes half a second of each start that never needs it.
-            from easel_server.engine.sde_scheduler import build_sde_scheduler  # noqa: PLC0415
+            from easel_server.engine.schedulers.sde import build_sde_scheduler  # noqa: PLC0415
 
             return build_sde_scheduler(config, seeds)
         return getattr(diffusers, chosen.scheduler).from_config(config)

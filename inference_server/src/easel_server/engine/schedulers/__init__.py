@@ -1,0 +1,1 @@
+"""Schedulers of diffusers, by the names of samplers."""
