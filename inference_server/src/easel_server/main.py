@@ -29,7 +29,7 @@ from easel_server.api.links import Links
 from easel_server.api.replicate.responses import build_prediction
 from easel_server.config import Role, Settings, SettingsError
 from easel_server.engine.interface import Engine, ModelLoadError
-from easel_server.engine.loading import find_directory, load_engine, start_loading
+from easel_server.engine.loading import BATCH_CAPS, find_cache_directory, find_directory, load_engine, start_loading
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkSigner, read_link_keys
@@ -43,7 +43,8 @@ from easel_server.generation.models import (
     read_defaults,
 )
 from easel_server.start import EXIT_SETTINGS, report_end
-from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.errors import StoreError, StoreUnavailableError
+from easel_server.stores.facts.batch_profiles import share_profiles, take_profiles
 from easel_server.stores.facts.load_failure import (
     HOLD_AGAIN_SECONDS,
     clear_load_failure,
@@ -364,7 +365,7 @@ class Process:
         if is_real and (directory := find_directory(config.model)) is not None:
             # Ahead of the model, which takes much longer: requests that are queued meanwhile get its size.
             await self._try_to_publish(publish_defaults(self._stores.facts, config.model, read_defaults(directory)))
-        return await start_loading(
+        loading = start_loading(
             lambda: load_engine(
                 config.model,
                 hub_token=self._settings.hub_token,
@@ -373,6 +374,21 @@ class Process:
                 on_phase=self._start.mark,
             )
         )
+        profiles = find_cache_directory(BATCH_CAPS) if is_real else None
+        if profiles is None:
+            return await loading
+        # While the model loads, at the end of which they are read.
+        await self._exchange(take_profiles(self._stores.facts, self._live.requested.key, profiles))
+        engine = await loading
+        await self._exchange(share_profiles(self._stores.facts, self._live.requested.key, profiles))
+        return engine
+
+    async def _exchange(self, exchanging: Awaitable[None]) -> None:
+        """Without the others' measurements this worker makes its own: nothing of it may keep it from its work."""
+        try:
+            await exchanging
+        except (StoreError, OSError) as error:
+            logger.warning("measurements of batches aren't shared with other workers: %s", error)
 
     async def _publish_hold(self) -> None:
         key = self._live.requested.key

@@ -29,7 +29,7 @@ from easel_server.engine.interface import (
     build_trial,
     generate_alone,
 )
-from easel_server.engine.loading import find_cache_directory
+from easel_server.engine.loading import BATCH_CAPS, find_cache_directory
 from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
@@ -45,7 +45,6 @@ PROCESSORS_FILE = Path("/proc/cpuinfo")
 BFLOAT16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # Intel's and AMD's, Intel's, Arm's
 TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 
-BATCH_CAPS = "batch-caps"  # the folder of what was measured
 
 logger = logging.getLogger(__name__)
 

@@ -93,7 +93,7 @@ def name_profile(description: EngineDescription, device_name: str, size: Size) -
     """The file's name for what was measured with this model, device and these libraries."""
     held = {
         "format": FORMAT,
-        "weights": description.resolved_revision,
+        "weights": (description.resolved_revision, description.files, description.refiner, description.quantization),
         "pipeline": description.pipeline,
         "dtype": description.dtype,
         "device": device_name,
