@@ -77,9 +77,16 @@ def test_an_image_of_several_has_a_recipe_of_its_own() -> None:
 
 def test_a_new_parameter_is_in_the_recipe_without_a_word_about_it() -> None:
     written = json.loads(write(build_parameters(negative_prompt="x", sampler="DDIM", strength=0.5)))["parameters"]
-    left_out = {"qualityPercent", "imageDigest", "maskDigest"}  # not given here
+    left_out = {"qualityPercent", "imageDigest", "maskDigest", "family"}  # not given here, and not of the request
     names = {field.alias or name for name, field in GenerationParameters.model_fields.items()}
     assert names - set(written) == left_out
+
+
+def test_a_recipe_cannot_say_that_the_served_model_is_of_another_family() -> None:
+    """It would say what the request costs, and so whose turn comes before whose."""
+    document = json.loads(write(build_parameters()))
+    document["parameters"]["family"] = "Flux"
+    assert "family" not in read_recipe(document).given
 
 
 def test_the_scheduler_and_the_model_are_named_also_where_nobody_asked_for_one() -> None:

@@ -16,6 +16,7 @@ from easel_server.generation.tasks import TASKS, TaskInput
 # gives anyway, and what guidance a pipeline without it gives is said by list_unused.
 SIDES: Final = frozenset({"width", "height"})
 GUIDANCE: Final = frozenset({"guidance_scale"})
+IMAGE: Final = "image"  # the one to begin with
 COUNT: Final = frozenset({"num_images_per_prompt"})
 
 
@@ -44,7 +45,10 @@ def build_arguments(
     if task.default_strength is not None:
         arguments["strength"] = _check_strength(parameters, family, task.default_strength)
     for needed in task.inputs:
-        arguments[needed.argument] = _open_input(parameters, needed, inputs)
+        opened = _open_input(parameters, needed, inputs)
+        # Of one image pipelines make the latents of all with the first generator, or fail; so each gets its own.
+        is_repeated = needed.argument == IMAGE and parameters.images > 1
+        arguments[needed.argument] = [opened] * parameters.images if is_repeated else opened
     _check_accepted(parameters, arguments.keys() - accepted)
     return {name: value for name, value in arguments.items() if name in accepted}
 

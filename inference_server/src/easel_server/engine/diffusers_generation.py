@@ -1,7 +1,7 @@
 """A job under way in a diffusers pipeline, or in one after another."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import torch
@@ -49,6 +49,7 @@ class Progress:
     index: int = -1  # of the stage's step that is done
     timestep: Any = None
     latents: torch.Tensor | None = None  # [images, …], of the pipeline's dtype and device
+    notes: Mapping[str, Any] | None = None  # the scheduler's by then; None: they change with steps that are said only
 
 
 @dataclass
@@ -102,6 +103,8 @@ class StagesRun:
         kept = self._note_step(self.pipeline, index, timestep, {"latents": latents})["latents"]
         if kept is not latents:
             latents.copy_(kept)
+        # A sampler may evaluate a step twice: this is called after the second time only, and the first changes notes.
+        self.progress = replace(self.progress, notes=copy_notes(self.pipeline.scheduler))
 
     def _note_step(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         start = self.goes_on_from
@@ -221,7 +224,8 @@ class DiffusersGeneration:
         if self.is_done or progress.latents is None:
             return None
         if progress.stage == run.stage:
-            changes = find_changes(self._notes_at_begin, run.pipeline.scheduler)
+            notes = copy_notes(run.pipeline.scheduler) if progress.notes is None else progress.notes
+            changes = find_changes(self._notes_at_begin, notes)
             return write_checkpoint(Checkpoint(run.stage, progress.index, progress.latents, changes), self._subject)
         return write_checkpoint(Checkpoint(run.stage, -1, progress.latents, {}), self._subject)  # another has begun
 

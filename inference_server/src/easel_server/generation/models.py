@@ -10,13 +10,15 @@ from typing import Any, Final
 
 from easel_contract.schema import Model
 from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig, Reproducibility
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from easel_server.generation.families import DEFAULT_STEPS, Family, ModelFiles, find_family, get_family
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 MODEL_INDEX: Final = "model_index.json"  # of a pipeline in diffusers' layout
+LATER_FIELDS: Final = ("files", "refiner", "quantization", "step_cache", "safety")  # of ModelIdentity
+LATER_PREFIX: Final = "easel."
 MODEL_KEY_CHARACTERS: Final = 16  # 64 bits tell apart the few models of a service
 
 
@@ -28,7 +30,11 @@ class RequestedModel(Model):
 
 
 class ModelIdentity(Model):
-    """What a worker really holds. Equal parameters give equal images with equal ones, but for ``name`` and ``key``."""
+    """What a worker really holds. Equal parameters give equal images with equal ones, but for ``name`` and ``key``.
+
+    As JSON, LATER_FIELDS are entries of ``versions``: gateways of the version before refuse a document with fields that
+    they don't know, and whoever asked them would be refused a finished job.
+    """
 
     name: str  # as clients see it
     key: str  # of the worker's configuration, as ``RequestedModel`` has it
@@ -44,6 +50,26 @@ class ModelIdentity(Model):
     adapters: tuple[str, ...] = ()
     safety: str = ""  # as EngineDescription has it: a blurred image is another one
     versions: Mapping[str, str] = Field(default_factory=dict)  # of the libraries that may change pixels
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = write(self)
+        later = {name: getattr(self, name) for name in LATER_FIELDS}
+        for name in later:
+            document.pop(name, None)
+            document.pop(str(type(self).model_fields[name].alias), None)
+        document["versions"] = {**self.versions, **{LATER_PREFIX + name: text for name, text in later.items() if text}}
+        return document
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, values: Any) -> Any:
+        versions = values.get("versions") if isinstance(values, Mapping) else None
+        if not isinstance(versions, Mapping):
+            return values
+        kept = {name: text for name, text in versions.items() if not str(name).startswith(LATER_PREFIX)}
+        later = {name: versions[LATER_PREFIX + name] for name in LATER_FIELDS if LATER_PREFIX + name in versions}
+        return {**values, **later, "versions": kept}
 
 
 def model_key(model: ModelConfig, engine: EngineKind) -> str:

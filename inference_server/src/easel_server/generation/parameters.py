@@ -66,7 +66,9 @@ class GenerationParameters(Model):
     reproducibility: Reproducibility = Field(
         default=Reproducibility.CLOSE, exclude_if=lambda value: value is Reproducibility.CLOSE
     )
-    family: str = ""  # of the model, a name in ``families/``: what the request costs; which model it is, others say
+    # Of the model, a name in ``families/``: what the request costs. Which model it is, others say. Stored beside: it is
+    # nothing that was asked for, and processes of the version before refuse what they don't know.
+    family: str = Field(default="", exclude=True)
 
     @property
     def traits(self) -> Family:

@@ -36,6 +36,16 @@ def test_of_every_sampler_each_step_is_a_place_to_go_on_from(model: str, sampler
         assert run_alone(engine, parameters, checkpoint=take_checkpoint(engine, parameters, steps=steps)) == expected
 
 
+def test_between_two_evaluations_of_a_step_a_pipeline_that_tells_of_whole_ones_only_can_be_left() -> None:
+    engine = tiny_engine("pixart-sigma")
+    parameters = tiny_parameters(steps=STEPS, sampler="Heun")
+    expected = run_alone(engine, parameters)
+    for evaluations in (2, 3, 4, 5):
+        assert (
+            run_alone(engine, parameters, checkpoint=take_checkpoint(engine, parameters, steps=evaluations)) == expected
+        )
+
+
 @MODELS
 @pytest.mark.parametrize("task", [Task.IMAGE_TO_IMAGE, Task.INPAINT])
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M", "UniPC"])

@@ -88,6 +88,17 @@ def test_of_an_exact_job_each_image_is_that_of_its_own_seed_alone() -> None:
         assert pixels_differ_by(image, run_alone(engine, alone)[0]) == 0
 
 
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("task", [Task.IMAGE_TO_IMAGE, Task.INPAINT])
+def test_of_several_after_an_image_each_is_that_of_its_own_seed_alone(model: str, task: Task) -> None:
+    """Else posting an image's recipe would give another one."""
+    engine = tiny_engine(model)
+    job = image_parameters(task, seed=4, images=3, reproducibility=Reproducibility.EXACT)
+    for index, image in enumerate(run_alone(engine, job)):
+        alone = job.model_copy(update={"images": 1, "seed": job.seed + index})
+        assert pixels_differ_by(image, run_alone(engine, alone)[0]) == 0
+
+
 @MODELS
 def test_an_exact_job_of_one_image_is_what_a_close_one_is_alone(model: str) -> None:
     """So that reproducing a single image costs nothing else than its company."""

@@ -6,19 +6,28 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from easel_contract.server_config import Priority
+from easel_contract.server_config import ModelConfig, Priority
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.models import ModelFacts
+from easel_server.stores.facts.model_facts import SharedModelFacts, publish_facts
 from easel_server.stores.jobs.interface import JobBounds, Jobs, Joining, ReapReport
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.opening import Stores, open_stores
 from redis.asyncio import Redis
 
-from tests.inference_server.stores.steps import IMAGES, LONG_SECONDS, is_empty, job_of
-from tests.support.jobs import build_job
+from tests.inference_server.stores.steps import IMAGES, LONG_SECONDS, claim, is_empty, job_of
+from tests.support.jobs import build_identity, build_job
 from tests.support.redis_server import RedisServer
 from tests.support.stored_images import succeed
 
 pytestmark = pytest.mark.redis
+
+# Of documents that processes of the version before shared steps refuse with any other.
+PARAMETERS_BEFORE = {
+    *("prompt", "negativePrompt", "widthPixels", "heightPixels", "steps", "guidanceScale", "seed", "images"),
+    *("imageFormat", "sampler", "task", "imageDigest", "maskDigest", "strength"),
+}
+IDENTITY_BEFORE = {"name", "key", "source", "revision", "engine", "dtype", "weights", "adapters", "versions"}
 
 # What a reaper of that version does with a run whose worker was lost: it knows of one schedule a priority.
 RELEASE = """
@@ -148,14 +157,50 @@ async def test_jobs_of_the_earlier_version_are_stored_as_ever(stores: Stores, re
 async def test_a_worker_of_the_earlier_version_reads_a_job_whatever_its_client_asked_for(
     jobs: Jobs,
 ) -> None:
-    """It refuses a document with fields that it doesn't know, of which quality is one, and Close another."""
+    """It refuses a document with fields that it doesn't know: quality, Close, and what the model's family is."""
     assert isinstance(jobs, RedisJobs)
-    for job_id, percent in (("asked", 40), ("default", None)):
-        await jobs.submit(build_job(job_id, image_format="jpeg", quality_percent=percent))
+    for job_id, percent, family in (("asked", 40, "StableDiffusionXL"), ("default", None, "")):
+        await jobs.submit(build_job(job_id, image_format="jpeg", quality_percent=percent, family=family))
         key = jobs._connection.key(f"job:{job_id}")
         document = json.loads(await jobs._connection.command("HGET", key, "content"))
-        assert not {"qualityPercent", "reproducibility"} & set(document["parameters"])
-        assert (await job_of(jobs, job_id)).parameters.quality_percent == percent
+        assert set(document["parameters"]) <= PARAMETERS_BEFORE
+        stored = (await job_of(jobs, job_id)).parameters
+        assert (stored.quality_percent, stored.family) == (percent, family)
+
+
+async def test_a_gateway_of_the_earlier_version_reads_what_a_worker_of_this_one_has_generated(jobs: Jobs) -> None:
+    """Its clients would be refused their images, which are there."""
+    assert isinstance(jobs, RedisJobs)
+    fields = {"files": "fp16", "refiner": "r", "quantization": "Float8", "step_cache": "DeepCache", "safety": "Blur"}
+    holds = build_identity().model_copy(update=fields)
+    await jobs.submit(build_job("a"))
+    assert await succeed(jobs, await claim(jobs), IMAGES, generated_by=holds)
+    document = json.loads(await jobs._connection.command("HGET", jobs._connection.key("job:a"), "generated_by"))
+    assert set(document) <= IDENTITY_BEFORE
+    assert all(isinstance(text, str) for text in document["versions"].values())
+    assert (await job_of(jobs, "a")).generated_by == holds
+
+
+async def test_a_gateway_of_the_earlier_version_reads_the_facts_of_a_worker_of_this_one(stores: Stores) -> None:
+    """It would take the sizes and samplers of another model for those of the one that is served."""
+    model = ModelConfig(name="m", source="owner/m")
+    holds = build_identity(model).model_copy(update={"files": "fp16", "step_cache": "DeepCache", "safety": "Blur"})
+    facts = ModelFacts(identity=holds)
+    await publish_facts(stores.facts, model, facts)
+    assert isinstance(stores.jobs, RedisJobs)
+    connection = stores.jobs._connection
+    (key,) = await connection.command("KEYS", connection.key("fact:*"))
+    assert set(json.loads(await connection.command("GET", key))["identity"]) <= IDENTITY_BEFORE
+    assert await SharedModelFacts(stores.facts, lambda: model, None).look() == facts
+
+
+async def test_a_request_repeated_once_its_models_family_is_known_is_the_same_request(jobs: Jobs) -> None:
+    """Its gateway has learned meanwhile what the worker loaded, or was updated."""
+    asked = build_job("a")
+    await jobs.submit(asked)
+    parameters = asked.parameters.model_copy(update={"family": "StableDiffusion"})
+    repeated = await jobs.submit(asked.model_copy(update={"parameters": parameters}))
+    assert repeated.job.id == "a"
 
 
 async def test_runs_that_gateways_of_the_version_before_shared_steps_queued_are_claimed_each_by_itself(

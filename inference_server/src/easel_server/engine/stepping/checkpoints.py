@@ -70,13 +70,9 @@ def copy_notes(scheduler: Any) -> dict[str, Any]:
     }
 
 
-def find_changes(before: Mapping[str, Any], scheduler: Any) -> dict[str, Any]:
-    """Of its notes those that aren't as they were."""
-    return {
-        name: value
-        for name, value in copy_notes(scheduler).items()
-        if name not in before or not _is_unchanged(before[name], value)
-    }
+def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a scheduler's notes those that aren't as they were."""
+    return {name: value for name, value in now.items() if name not in before or not _is_unchanged(before[name], value)}
 
 
 def _is_unchanged(before: Any, now: Any) -> bool:

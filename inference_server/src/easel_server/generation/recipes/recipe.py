@@ -116,8 +116,9 @@ def read_recipe(document: str | Mapping[str, Any]) -> Recipe:
     names = {_alias(name): name for name in GenerationParameters.model_fields}
     known = {names[name]: value for name, value in parameters.items() if name in names}
     values = _check_types(known)
-    # Which task it is follows from the images that come with the request.
-    values.pop("task", None)
+    # Which task it is follows from the images that come with the request, and the family from the model that is served.
+    for name in ("task", "family"):
+        values.pop(name, None)
     digests = {one.name: values.pop(one.digest_field, None) for one in INPUTS.values()}
     cut, model = document.get("cut"), document.get("model")
     return Recipe(
@@ -185,11 +186,16 @@ def list_differences(recipe: Recipe, digests: Mapping[str, str], identity: Model
 
 
 def _find_other_libraries(model: Mapping[str, Any], identity: ModelIdentity) -> Iterator[str]:
-    own = identity.model_dump(by_alias=True)
-    for name in ("dtype", "refiner", "quantization", "stepCache"):
+    held = {
+        "dtype": identity.dtype,
+        "refiner": identity.refiner,
+        "quantization": identity.quantization,
+        "stepCache": identity.step_cache,
+    }
+    for name, own in held.items():
         other = model.get(name) or ""
-        if other != own[name]:
-            yield f"{name} {str(other)[:20] or 'none'} instead of {own[name] or 'none'}"
+        if other != own:
+            yield f"{name} {str(other)[:20] or 'none'} instead of {own or 'none'}"
     versions = model.get("versions")
     for library, version in identity.versions.items():
         other = versions.get(library) if isinstance(versions, Mapping) else None

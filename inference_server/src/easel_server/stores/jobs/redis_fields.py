@@ -78,6 +78,7 @@ def build_submit_arguments(
         write_warnings(job.request_warnings),
         write_warnings(job.generation_warnings),
         json.dumps(origin) if any(part is not None for part in origin) else "",
+        parameters.family,
         len(inputs),
         *(word for item in words.items() for word in item),
         *(build_image_arguments(answer) if answer else ()),
@@ -191,9 +192,10 @@ def _to_job(values: Mapping[bytes, bytes]) -> Job:
             changes[field] = tuple(json.loads(values[name]))
     if b"model" in values:
         changes["model"] = _to_requested_model(values[b"model_name"], values[b"model"])
+    beside: dict[str, Any] = {"family": values.get(b"family", b"").decode()}
     if b"origin" in values:
-        changes["client_id"], changes["base_url"], quality_percent = json.loads(values[b"origin"])
-        changes["parameters"] = job.parameters.model_copy(update={"quality_percent": quality_percent})
+        changes["client_id"], changes["base_url"], beside["quality_percent"] = json.loads(values[b"origin"])
+    changes["parameters"] = job.parameters.model_copy(update=beside)
     if b"generated_by" in values:
         changes["generated_by"] = _to_identity(values[b"generated_by"])
     return job.model_copy(update=changes)
