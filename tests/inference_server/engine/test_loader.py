@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from easel_contract.server_config import DType, ModelConfig, SafetyPolicy
-from easel_server.engine.interface import Engine, ModelLoadError
+from easel_server.engine.interface import Engine, GenerationError, ModelLoadError
 from easel_server.engine.loading import find_directory, load_engine
 
 from tests.support.tiny_engine import generate, tiny_engine, tiny_model_directory, tiny_parameters
@@ -66,6 +66,20 @@ def test_the_description_says_what_runs_where() -> None:
     )
     assert description.device == "cpu"
     assert description.load_seconds > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["sd2", "lcm", "sdxl-turbo", "sd3", "flux", "flux-schnell", "pixart-alpha", "pixart-sigma"]
+)
+def test_a_model_of_every_family_is_loaded_as_a_worker_loads_it(name: str) -> None:
+    """Its warm-up included, which asks for as few steps as there can be."""
+    assert tiny_engine(name).description.defaults.family
+
+
+def test_too_few_steps_are_refused_as_the_requests_fault() -> None:
+    generation = tiny_engine("pixart-alpha").begin(tiny_parameters(steps=1), {})
+    assert isinstance(generation.error, GenerationError)
+    assert "allowed are 2 or more" in str(generation.error)
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:

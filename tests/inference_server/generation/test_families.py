@@ -151,6 +151,11 @@ def test_a_size_that_flux_would_cut_in_silence_is_refused_with_what_is_allowed()
     assert fill_in({"prompt": "a cat", "width_pixels": 520}, context_of("Stable Diffusion")).width_pixels == 520
 
 
+def test_fewer_steps_than_a_pipeline_can_take_are_refused():
+    assert refuse(context_of("PixArt alpha"), steps=1).startswith("steps: is 1, allowed are 2 to ")
+    assert fill_in({"prompt": "a cat", "steps": 1}, context_of("PixArt sigma")).steps == 1
+
+
 def test_a_default_size_beyond_the_limits_is_the_largest_that_the_model_can_have():
     filled = fill_in({"prompt": "a cat"}, context_of("Flux", max_width_pixels=1000, max_height_pixels=1024))
     assert (filled.width_pixels, filled.height_pixels) == (992, 1024)

@@ -32,6 +32,10 @@ def build_arguments(
     """
     task = TASKS[parameters.task]
     _check_size(parameters, family)
+    if parameters.steps < family.least_steps:
+        raise GenerationError(
+            f"{parameters.steps} step(s) are too few for {family.name}; allowed are {family.least_steps} or more"
+        )
     arguments: dict[str, Any] = {
         "prompt": parameters.prompt,
         "width": parameters.width_pixels,

@@ -30,12 +30,12 @@ class ContentRefusedError(GenerationError):
 
 
 def build_trial(defaults: GenerationDefaults) -> GenerationParameters:
-    """A request that the model was able to serve when it was loaded: one step at its own size."""
+    """A request that the model was able to serve when it was loaded: as few steps as it takes, at its own size."""
     return GenerationParameters(
         prompt="warm-up",
         width_pixels=defaults.width_pixels,
         height_pixels=defaults.height_pixels,
-        steps=1,
+        steps=defaults.traits.least_steps,
         guidance_scale=defaults.guidance_scale,
         seed=0,
     )

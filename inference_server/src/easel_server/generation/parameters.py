@@ -235,7 +235,9 @@ PARAMETERS: Final = (
     Parameter(
         "steps",
         default=lambda _, context: min(context.facts.defaults.steps, context.limits.max_steps),
-        check=lambda steps, _, context: _check_range(steps, 1, context.limits.max_steps),
+        check=lambda steps, _, context: _check_range(
+            steps, context.facts.defaults.traits.least_steps, context.limits.max_steps
+        ),
         metadata=Metadata("Steps", lambda parameters: parameters.steps),
     ),
     Parameter(

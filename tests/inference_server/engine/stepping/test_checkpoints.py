@@ -120,12 +120,13 @@ def test_a_checkpoint_of_another_job_is_ignored(other: GenerationParameters) -> 
     assert images_of(generation) == run_alone(engine, other)
 
 
-def test_a_checkpoint_of_other_weights_is_ignored() -> None:
+@pytest.mark.parametrize("other", ["resolved_revision", "files", "quantization", "step_cache"])
+def test_a_checkpoint_of_other_weights_is_ignored(other: str) -> None:
     engine = tiny_engine()
     checkpoint = take_checkpoint(engine, JOB, steps=4)
     described = engine.description
     try:
-        engine.description = replace(described, resolved_revision="sha256:other")  # type: ignore[misc]
+        engine.description = replace(described, **{other: "other"})  # type: ignore[misc]
         assert engine.begin(JOB, {}, checkpoint=checkpoint).steps_done == 0
     finally:
         engine.description = described  # type: ignore[misc]

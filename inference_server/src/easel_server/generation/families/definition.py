@@ -55,6 +55,7 @@ class Family:
     default_side_pixels: int = 1024  # where the files don't say
     size_step_pixels: int = 8  # sides are multiples of it
     steps: int = DEFAULT_STEPS
+    least_steps: int = 1  # that its pipeline can take with any scheduler
     guidance_scale: float = 7.5
     is_guided: bool = True  # False: the guidance scale changes nothing
     negative_prompts: NegativePrompts = NegativePrompts.WITH_GUIDANCE
