@@ -1,6 +1,7 @@
 """A job that goes on from a checkpoint ends with the very image that it would have ended with uninterrupted."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from easel_contract.server_config import ModelConfig, Reproducibility
@@ -125,8 +126,9 @@ def test_a_checkpoint_of_other_weights_is_ignored(other: str) -> None:
     engine = tiny_engine()
     checkpoint = take_checkpoint(engine, JOB, steps=4)
     described = engine.description
+    change: Any = {other: "other"}
     try:
-        engine.description = replace(described, **{other: "other"})  # type: ignore[misc]
+        engine.description = replace(described, **change)  # type: ignore[misc]
         assert engine.begin(JOB, {}, checkpoint=checkpoint).steps_done == 0
     finally:
         engine.description = described  # type: ignore[misc]
