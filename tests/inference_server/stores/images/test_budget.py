@@ -56,8 +56,8 @@ async def test_a_job_that_may_not_fit_is_refused_with_the_figures(full: Stores) 
     assert (error.needed_bytes, error.usage.reserved_bytes) == (ONE_JOB, 2 * ONE_JOB)
     assert error.retry_seconds == 5  # nothing that is finished expires: what is under way has all the room
     assert str(error) == (
-        "the store for images is full: of 34.6 KiB for this service's images 0 B are taken and 34.6 KiB reserved for "
-        "requests under way, and this one may need 17.3 KiB; room comes back as requests under way end; "
+        "the store for images is full: of 38.7 KiB for this service's images 0 B are taken and 38.7 KiB reserved for "
+        "requests under way, and this one may need 19.3 KiB; room comes back as requests under way end; "
         "try again later, or raise gateway.results.maxBytes, lower "
         "gateway.results.ttlSeconds, or keep images in a bucket"
     )
