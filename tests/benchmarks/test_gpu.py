@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks.gpu import __main__ as bench
-from benchmarks.gpu.measure import Bench
-from benchmarks.gpu.models import MODELS, TINY, build_on
 from benchmarks.gpu.packages import choose
 
-CPU = torch.device("cpu")
 PARTS = ["model", "stock", "engine", "steps", "mixed", "previews", "compiled"]
 
 
 def measure(name: str, **options: Any) -> dict[str, Any]:
+    import torch  # noqa: PLC0415  # most tests don't need it
+
+    from benchmarks.gpu.measure import Bench  # noqa: PLC0415  # loads torch
+    from benchmarks.gpu.models import TINY  # noqa: PLC0415  # loads torch
+
     told: dict[str, Any] = {}
-    Bench(TINY[name], CPU, torch.float32, compile_backend="eager", **options).run(told.__setitem__)
+    Bench(TINY[name], torch.device("cpu"), torch.float32, compile_backend="eager", **options).run(told.__setitem__)
     return told
 
 
@@ -36,6 +37,10 @@ def test_each_part_of_each_kind_of_model_gives_figures_on_any_machine(name: str)
 
 @pytest.mark.torch
 def test_a_part_that_runs_out_of_memory_loses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch  # noqa: PLC0415  # most tests don't need it
+
+    from benchmarks.gpu.measure import Bench  # noqa: PLC0415  # loads torch
+
     def run_out(_: Bench) -> dict[str, Any]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
@@ -78,6 +83,10 @@ def test_the_anchors_stand_beside_stable_diffusion_xl() -> None:
     ("name", "billions"), [("sd15", 0.86), ("sdxl", 2.57), ("sd35-medium", 2.47), ("flux-dev", 11.9)]
 )
 def test_denoisers_at_full_width_have_as_many_parameters_as_the_published_ones(name: str, billions: float) -> None:
+    import torch  # noqa: PLC0415  # most tests don't need it
+
+    from benchmarks.gpu.models import MODELS, build_on  # noqa: PLC0415  # loads torch
+
     pipeline = build_on(MODELS[name], torch.device("meta"), torch.bfloat16)
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
     assert sum(each.numel() for each in denoiser.state_dict().values()) / 1e9 == pytest.approx(billions, rel=0.01)

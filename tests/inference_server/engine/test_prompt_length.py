@@ -6,7 +6,6 @@ import pytest
 from easel_server.engine.prompt_length import find_prompt_limit
 
 from tests.support.tiny_engine import tiny_engine, tiny_parameters
-from tests.support.tiny_models import build_tokenizer
 
 pytestmark = pytest.mark.torch
 
@@ -41,6 +40,8 @@ def test_the_encoder_that_takes_most_decides_and_one_that_is_absent_does_not() -
     class Pipeline(SimpleNamespace):
         def __call__(self, prompt: str, max_sequence_length: int = 256) -> None:
             """As Stable Diffusion 3 has it."""
+
+    from tests.support.tiny_models import build_tokenizer  # noqa: PLC0415  # loads torch
 
     clip = {"tokenizer": build_tokenizer(), "text_encoder": object()}
     t5 = {"tokenizer_3": T5Tokenizer(), "text_encoder_3": object()}

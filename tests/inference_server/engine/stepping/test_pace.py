@@ -1,10 +1,18 @@
 """The host is one step ahead of its device, and no more. The device's events are fakes: no GPU is needed."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
-import torch
-from easel_server.engine.stepping.stepper import Pace
 
 pytestmark = pytest.mark.torch
+
+
+def build_pace(device: str, build_event: Callable[[Any], Any]) -> Any:
+    import torch  # noqa: PLC0415  # most tests don't need it
+    from easel_server.engine.stepping.stepper import Pace  # noqa: PLC0415  # loads torch
+
+    return Pace(torch.device(device), build_event)
 
 
 class FakeEvent:
@@ -26,7 +34,7 @@ class FakeEvent:
 
 def test_a_step_is_given_to_the_device_before_the_one_before_it_is_waited_for() -> None:
     notes: list[str] = []
-    pace = Pace(torch.device("cuda"), lambda _: FakeEvent(notes))
+    pace = build_pace("cuda", lambda _: FakeEvent(notes))
     for _ in range(3):
         pace.keep()
     assert notes == ["recorded 0", "recorded 1", "waited for 0", "recorded 2", "waited for 1"]
@@ -35,7 +43,7 @@ def test_a_step_is_given_to_the_device_before_the_one_before_it_is_waited_for() 
 def test_what_the_device_failed_with_comes_to_light_and_only_once() -> None:
     notes: list[str] = []
     errors = iter([RuntimeError("CUDA error: an illegal memory access was encountered")])
-    pace = Pace(torch.device("cuda"), lambda _: FakeEvent(notes, next(errors, None)))
+    pace = build_pace("cuda", lambda _: FakeEvent(notes, next(errors, None)))
     pace.keep()
     with pytest.raises(RuntimeError, match="illegal memory access"):
         pace.keep()
@@ -44,6 +52,6 @@ def test_what_the_device_failed_with_comes_to_light_and_only_once() -> None:
 
 def test_a_processor_is_never_ahead() -> None:
     notes: list[str] = []
-    pace = Pace(torch.device("cpu"), lambda _: FakeEvent(notes))
+    pace = build_pace("cpu", lambda _: FakeEvent(notes))
     pace.keep()
     assert notes == []
