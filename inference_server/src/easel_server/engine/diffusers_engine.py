@@ -272,8 +272,9 @@ class DiffusersEngine:
     def _settle(self, generations: Sequence[DiffusersGeneration]) -> None:
         for each in generations:
             each.settle()
-        if self._vae is not None and self._vae.dtype != self._vae_dtype:
-            # Pipelines decode in float32 where float16 overflows, and set that back only where they succeed.
+        # Pipelines decode in float32 where float16 overflows, and set that back only where they succeed. Asked where
+        # one has ended only: to say its dtype, a model looks through all its modules; nothing else here takes as long.
+        if self._vae is not None and any(each.is_done for each in generations) and self._vae.dtype != self._vae_dtype:
             self._vae.to(self._vae_dtype)
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
