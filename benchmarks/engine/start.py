@@ -1,8 +1,8 @@
 """From a process's start to its first image: the bare script beside the server's worker, in turns.
 
-The script imports what it needs, loads the model and draws an image of one step. The worker is ready once ``/readyz``
-says so: it has loaded the model and drawn such an image too, and listens. Both read the same files, which the page
-cache holds. Processor time is the process's own with its children.
+The script imports what it needs, loads the model and generates an image of one step. The worker is ready once
+``/readyz`` says so: it has loaded the model and generated such an image too, and listens. Both read the same files,
+which the page cache holds. Processor time is the process's own with its children.
 """
 
 import os

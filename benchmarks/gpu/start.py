@@ -55,7 +55,7 @@ def run_script(directory: str, side_pixels: int) -> None:
 
 
 def run_engine(directory: str) -> None:
-    """What a worker does, up to where it is ready: it has drawn an image of one step."""
+    """What a worker does, up to where it is ready: it has generated an image of one step."""
     from easel_contract.server_config import ModelConfig  # noqa: PLC0415
     from easel_server.engine.loading import load_engine  # noqa: PLC0415
 

@@ -32,7 +32,7 @@ from easel_server.engine.interface import (
 from easel_server.engine.loading import BATCH_CAPS, find_cache_directory
 from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
-from easel_server.engine.model_files.pipelines import build_gathering, load_pipeline, load_refiner
+from easel_server.engine.model_files.pipelines import LoadedPipeline, build_gathering, load_pipeline, load_refiner
 from easel_server.engine.model_files.selection import ModelFileError
 from easel_server.engine.speed.preparation import prepare_pipeline
 from easel_server.engine.speed.weights import is_placed_late
@@ -80,21 +80,11 @@ def load(
         raise ModelLoadError(f"model {config.name}: {error}") from error
     on_phase(ColdStartPhase.WEIGHTS)
     safety = take_safety(loaded.pipeline, config.safety, model=config.name)
-    description = EngineDescription(
-        engine="diffusers",
-        pipeline=type(loaded.pipeline).__name__,
-        device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
-        model=config.name,
-        load_seconds=0.0,
-        defaults=read_defaults(model.directory),
-        resolved_revision=loaded.weights,
+    description = replace(
+        _describe(config, loaded, model.directory, device, dtype),
         files=model.files,
         refiner=refiner.weights if refiner is not None else "",
         safety="" if safety.policy is SafetyPolicy.OFF else safety.policy,
-        quantization=config.quantization or "",
-        step_cache=config.step_cache or "",
-        versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
     pipelines = [loaded.pipeline, *([refiner.pipeline] if refiner is not None else [])]
     preparation = prepare_pipeline(pipelines, device, config, engine)
@@ -112,6 +102,25 @@ def load(
     preparation.start_compiling()
     ready.description = replace(ready.description, load_seconds=time.monotonic() - began_seconds)
     return ready
+
+
+def _describe(
+    config: ModelConfig, loaded: LoadedPipeline, directory: Path, device: torch.device, dtype: torch.dtype
+) -> EngineDescription:
+    """What a pipeline and its configuration say by themselves."""
+    return EngineDescription(
+        engine="diffusers",
+        pipeline=type(loaded.pipeline).__name__,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        model=config.name,
+        load_seconds=0.0,
+        defaults=read_defaults(directory),
+        resolved_revision=loaded.weights,
+        quantization=config.quantization or "",
+        step_cache=config.step_cache or "",
+        versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
+    )
 
 
 def import_model_classes(directory: Path) -> None:
