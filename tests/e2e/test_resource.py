@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import httpx2
 import openai
@@ -175,21 +176,29 @@ def test_a_restarted_operator_writes_nothing(services: Services) -> None:
     name = services.apply(tiny("steady", replicas=1, scaling=None))
     services.wait_for(name, "ModelLoaded", "True")
     services.wait_for(name, "Progressing", "True", "Complete")
+    # What is written last: how long the start took is known once the worker has been scraped, a tick later.
+    wait_until(
+        lambda: services.cluster.get("sds", name).get("status", {}),
+        lambda status: "coldStart" in status,
+        "the cold start in the status",
+        30,
+    )
 
-    def versions() -> dict[str, str]:
+    def look() -> dict[str, Any]:
         kinds = "deployments,services,configmaps,secrets,serviceaccounts"
         listed = services.cluster.get(kinds, "-l", f"easel.dev/service={name}")["items"]
         found = {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in listed}
-        return {**found, "sds": services.cluster.get("sds", name)["metadata"]["resourceVersion"]}
+        service = services.cluster.get("sds", name)
+        return {**found, "sds": service["metadata"]["resourceVersion"], "status": service["status"]}
 
-    before = versions()
+    before = look()
     services.cluster.kubectl("rollout", "restart", "deployment/easel-operator", "-n", "easel-system")
     services.cluster.kubectl("rollout", "status", "deployment/easel-operator", "-n", "easel-system", "--timeout=60s")
     # The new operator has looked at the service once it mends something: use that as the sign.
     services.cluster.kubectl("delete", "configmap", f"{name}-config")
     wait_until(lambda: f"ConfigMap/{name}-config" in services.children(name), bool, "the new operator at work", 60)
     time.sleep(1)
-    after = versions()
+    after = look()
     after.pop(f"ConfigMap/{name}-config")
     before.pop(f"ConfigMap/{name}-config")
     assert after == before
