@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from easel_contract.add_ons import AddOnConfig
 from easel_server.engine.interface import Generation, GenerationError, StopGenerationError
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
@@ -89,6 +90,9 @@ class FakeEngine:
         self.failing_seeds: dict[int, Exception] = {}  # what each fails with
         self.encoding_waits_for: dict[int, threading.Event] = {}  # by seed
         self.step_errors: list[Exception] = []  # each is raised by one step, for no job in particular
+        self.gathered: list[tuple[int, tuple[str, ...]]] = []  # seeds, and the names of their add-ons
+        self.gathering_waits_for: dict[int, threading.Event] = {}  # by seed
+        self.missing_add_ons: dict[int, Exception] = {}  # by seed: what gathering fails with
         self.steps = 0
 
     @property
@@ -103,10 +107,22 @@ class FakeEngine:
         del width_pixels, height_pixels
         return self._most_images
 
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+        self.gathered.append((parameters.seed, tuple(each.name for each in add_ons)))
+        if (event := self.gathering_waits_for.get(parameters.seed)) is not None:
+            assert event.wait(STEP_TIMEOUT_SECONDS), "the test never let these add-ons come"
+        if (error := self.missing_add_ons.get(parameters.seed)) is not None:
+            raise error
+
     def begin(
-        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+        self,
+        parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
+        *,
+        checkpoint: bytes | None = None,
+        add_ons: Sequence[AddOnConfig] = (),
     ) -> FakeGeneration:
-        del inputs
+        del inputs, add_ons
         self.started.append(parameters.seed)
         steps_done = json.loads(checkpoint)["steps_done"] if checkpoint else 0
         if checkpoint:

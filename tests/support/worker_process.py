@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from easel_contract.add_ons import AddOnConfig
 from easel_server.engine.interface import Generation
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.jobs.interface import JobBounds
@@ -41,9 +42,14 @@ class SigningEngine(FakeEngine):
         self._step_seconds = step_seconds
 
     def begin(
-        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+        self,
+        parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
+        *,
+        checkpoint: bytes | None = None,
+        add_ons: Sequence[AddOnConfig] = (),
     ) -> FakeGeneration:
-        del inputs, checkpoint
+        del inputs, checkpoint, add_ons
         generation = SigningGeneration(parameters, self)
         generation.name = self._name
         return generation

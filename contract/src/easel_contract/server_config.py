@@ -8,6 +8,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import ConfigDict, Field, IPvAnyNetwork, PlainSerializer, WithJsonSchema, model_validator
 
+from easel_contract.add_ons import AddOnsConfig
 from easel_contract.schema import (
     NETWORK_SENTENCE,
     HostAndPort,
@@ -157,6 +158,8 @@ class LimitsConfig(Model):
     max_images: int = Field(default=4, ge=1, le=16, description="Images of one request.")
     max_width_pixels: int = Field(default=2048, ge=64, le=4096, description="Widest image.")
     max_height_pixels: int = Field(default=2048, ge=64, le=4096, description="Highest image.")
+    max_adapters: int = Field(default=8, ge=0, le=32, description="Adapters (LoRA) of one request.")
+    max_controls: int = Field(default=3, ge=0, le=8, description="ControlNets of one request.")
     max_steps: int = Field(default=100, ge=1, le=1000, description="Denoising steps of one image.")
     max_prompt_characters: int = Field(
         default=4000, ge=1, le=32000, description="Length of the prompt, and of the negative prompt."
@@ -444,6 +447,7 @@ class ServerConfig(Model):
     service: str = "easel"
     uid: str = ""  # of the resource, in the names of what is stored; empty outside Kubernetes
     model: ModelConfig
+    add_ons: AddOnsConfig = AddOnsConfig()
     engine: EngineConfig = EngineConfig()
     gateway: GatewayConfig = GatewayConfig()
     worker: WorkerConfig = WorkerConfig()

@@ -1,10 +1,15 @@
 """The one table of parameters: every field of a job's parameters has a row, and each row keeps what it says."""
 
+import re
+from dataclasses import replace
+
 import pytest
+from easel_contract.add_ons import AdapterConfig, AddOnsConfig
 from easel_contract.server_config import LimitsConfig
 from easel_server.api.automatic1111.fields import ImageToImageBody, TextToImageBody
 from easel_server.api.openai.fields import EditFields, ImagesBody
 from easel_server.api.replicate.fields import PredictionInput
+from easel_server.generation.add_ons import AdapterRequest
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.parameters import (
     PARAMETERS,
@@ -12,6 +17,7 @@ from easel_server.generation.parameters import (
     GenerationParameters,
     InvalidParametersError,
     fill_in,
+    list_add_ons,
 )
 from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.tasks import Task
@@ -85,3 +91,56 @@ def test_facts_stand_where_readers_of_these_texts_have_always_found_them() -> No
     assert names == [
         *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Denoising strength", "Version")
     ]
+
+
+OFFERED = replace(
+    CONTEXT,
+    add_ons=AddOnsConfig(
+        adapters=(
+            AdapterConfig(name="ink", source="someone/ink", default_weight=0.7),
+            AdapterConfig(name="clay", source="/adapters/clay.safetensors"),
+            AdapterConfig(name="other", source="someone/other", models=("another-model",)),
+        )
+    ),
+    model="a-model",
+)
+
+
+def test_adapters_in_any_order_are_one_request() -> None:
+    ink, clay = AdapterRequest("ink"), AdapterRequest("clay", 0.5)
+    first, second = (fill_in({"prompt": "a", "adapters": both}, OFFERED) for both in ((ink, clay), (clay, ink)))
+    assert first == second
+    assert [(use.name, use.weight) for use in first.adapters] == [("clay", 0.5), ("ink", 0.7)]
+    assert first.cache_values != fill_in({"prompt": "a", "adapters": [ink]}, OFFERED).cache_values
+
+
+def test_a_jobs_add_ons_are_those_that_it_uses() -> None:
+    parameters = fill_in({"prompt": "a", "adapters": [AdapterRequest("ink")]}, OFFERED)
+    assert [each.name for each in list_add_ons(parameters, OFFERED.add_ons)] == ["ink"]
+    assert list_add_ons(fill_in({"prompt": "a"}, OFFERED), OFFERED.add_ons) == ()
+
+
+@pytest.mark.parametrize(
+    ("adapters", "message"),
+    [
+        ([AdapterRequest("chalk")], "'chalk', which is no adapter of this service; allowed are ink, clay"),
+        ([AdapterRequest("other")], "'other', which is no adapter of this service; allowed are ink, clay"),
+        ([AdapterRequest("ink"), AdapterRequest("ink", 0.2)], "names 'ink' twice"),
+        ([AdapterRequest("ink", 11.0)], "weight of 11.0, allowed are -10 to 10"),
+        ([AdapterRequest("ink", float("nan"))], "weight of nan"),
+    ],
+)
+def test_adapters_that_cant_be_had_are_refused_with_what_can(adapters: list[AdapterRequest], message: str) -> None:
+    with pytest.raises(InvalidParametersError, match=re.escape(message)):
+        fill_in({"prompt": "a", "adapters": adapters}, OFFERED)
+
+
+def test_a_model_that_takes_no_adapters_says_so() -> None:
+    facts = replace(FACTS, features=())
+    with pytest.raises(InvalidParametersError, match="this model takes no adapters"):
+        fill_in({"prompt": "a", "adapters": [AdapterRequest("ink")]}, replace(OFFERED, facts=facts))
+
+
+def test_what_asks_for_nothing_new_is_stored_as_it_was() -> None:
+    wire = fill_in({"prompt": "a"}, CONTEXT).to_wire()
+    assert {"adapters", "controls", "hires", "upscale", "clipSkip", "eta"}.isdisjoint(wire)

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import threading
 
 import pytest
 from easel_contract import metrics as contract
+from easel_contract.add_ons import AddOnConfig
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.job import JobState
 from easel_server.stores.jobs.interface import JobBounds, Jobs
@@ -320,3 +322,31 @@ async def test_an_idle_worker_outlives_an_outage(store: Jobs, caplog: pytest.Log
         await store.submit(build_job("a"))
         assert (await final_job(store, "a")).state == JobState.SUCCEEDED
     assert len([record for record in caplog.records if "is unavailable" in record.message]) == 1  # reported once
+
+
+async def test_a_jobs_add_ons_are_brought_while_others_are_generated(store: Jobs) -> None:
+    engine = FakeEngine(most_images=2)
+    engine.gathering_waits_for[1] = threading.Event()
+    worker, _ = build_worker(store, engine)
+    style = AddOnConfig(name="style", source="someone/style")
+    async with running(worker):
+        await store.submit(build_job("styled", seed=1).model_copy(update={"add_ons": (style,)}))
+        await store.submit(build_job("plain", seed=2))
+        await final_job(store, "plain")
+        assert engine.started == [2]
+        engine.gathering_waits_for[1].set()
+        ended = await final_job(store, "styled")
+    assert ended.state is JobState.SUCCEEDED
+    assert engine.gathered == [(1, ("style",))]
+
+
+async def test_a_job_whose_add_ons_cant_be_had_fails_with_the_reason(store: Jobs) -> None:
+    engine = FakeEngine()
+    engine.missing_add_ons[1] = GenerationError("adapter style: there is no such repository")
+    worker, _ = build_worker(store, engine)
+    style = AddOnConfig(name="style", source="someone/style")
+    async with running(worker):
+        await store.submit(build_job("styled", seed=1).model_copy(update={"add_ons": (style,)}))
+        ended = await final_job(store, "styled")
+    assert (ended.state, engine.started) == (JobState.FAILED, [])
+    assert "there is no such repository" in (ended.error or "")

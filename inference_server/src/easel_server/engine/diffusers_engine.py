@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from easel_contract.add_ons import AddOnConfig
 
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
@@ -200,14 +201,23 @@ class DiffusersEngine:
             torch.accelerator.synchronize()
         return time.perf_counter()
 
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+        """As Engine says."""
+
     def begin(
-        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+        self,
+        parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
+        *,
+        checkpoint: bytes | None = None,
+        add_ons: Sequence[AddOnConfig] = (),
     ) -> Generation:
         """As Engine says.
 
         An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
         another order. A prompt longer than the text encoder takes is cut there, as diffusers does: ``list_warnings``.
         """
+        del add_ons  # none of the features that need them is described
         subject = build_subject(parameters, self.description)
         saved = self._read_checkpoint(checkpoint, subject)
         try:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from easel_contract.add_ons import AddOnConfig
+
 from easel_server.generation.models import EngineDescription, GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters
 
@@ -106,10 +108,24 @@ class Engine(Protocol):
         """How many images of a size are generated best at once, at least 1. Quick."""
         ...
 
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+        """Bring the files of a job's add-ons to this machine. In any thread, while jobs are stepped; takes its time.
+
+        Raises GenerationError for what can't be had, and OSError where trying again may help.
+        """
+        ...
+
     def begin(
-        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+        self,
+        parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
+        *,
+        checkpoint: bytes | None = None,
+        add_ons: Sequence[AddOnConfig] = (),
     ) -> Generation:
         """A job, up to where its first step begins. ``inputs`` are its input images by digest, of exactly its size.
+
+        ``add_ons`` are those that it uses beside the model, gathered before.
 
         Raises nothing: a job that can't be begun is done, with an error.
         """

@@ -13,10 +13,12 @@ from importlib.metadata import version
 from typing import Final
 
 from easel_contract import names
+from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SyntheticConfig
 from PIL import Image, ImageDraw, ImageFont
 
 from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, Generation, StopGenerationError
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.cost import work_units
 from easel_server.generation.encoding import PNG_KEY, encode
 from easel_server.generation.models import EngineDescription, GenerationDefaults
@@ -64,6 +66,7 @@ class SyntheticEngine:
             load_seconds=load_seconds,
             tasks=tuple(Task),
             samplers=tuple(SAMPLERS),
+            features=tuple(Feature),
             defaults=defaults or GenerationDefaults(),
             is_instant=config.milliseconds_per_step == 0 and config.milliseconds_per_image == 0,
             versions={"easel": easel},
@@ -77,11 +80,19 @@ class SyntheticEngine:
         del width_pixels, height_pixels
         return 1
 
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+        """Nothing: add-ons make no difference here."""
+
     def begin(
-        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], *, checkpoint: bytes | None = None
+        self,
+        parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
+        *,
+        checkpoint: bytes | None = None,
+        add_ons: Sequence[AddOnConfig] = (),
     ) -> "SyntheticGeneration":
         """As Engine says. Input images make no difference but to the number of steps; each job begins at its first."""
-        del inputs, checkpoint
+        del inputs, checkpoint, add_ons
         return SyntheticGeneration(parameters, build_preview, self._build_images)
 
     def step(self, generations: Sequence[Generation]) -> None:

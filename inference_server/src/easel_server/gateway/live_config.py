@@ -1,5 +1,5 @@
-"""What of the configuration changes while a gateway runs: its model, how far its service may scale, and that keys are
-asked for, which it can't check but must not ignore.
+"""What of the configuration changes while a gateway runs: its model, the add-ons that requests may ask for, how far its
+service may scale, and that keys are asked for, which it can't check but must not ignore.
 
 To roll gateways for the first two would end what waits there, and nothing else of a gateway changes with them; the
 operator leaves them out of what it rolls gateways for. In a cluster the configuration file is a ConfigMap's, which the
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from easel_contract.add_ons import AddOnsConfig
 from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
 from pydantic import ValidationError
 
@@ -30,6 +31,7 @@ class LiveConfig:
         self._is_held = is_held
         self.model: ModelConfig = config.model
         self.engine: EngineKind = config.engine.kind
+        self.add_ons: AddOnsConfig = config.add_ons
         self.max_workers: int | None = config.gateway.max_workers
         # A gateway that began without keys can't check any. Its successors may never start, since what they need is
         # missing; it then goes on, and must let nobody in.
@@ -63,6 +65,7 @@ class LiveConfig:
 
     async def change_to(self, config: ServerConfig) -> bool:
         """Take over what may be; whether that was all."""
+        self.add_ons = config.add_ons
         self.max_workers = config.gateway.max_workers
         self.asks_for_keys = config.gateway.api_keys_directory is not None
         if (config.model, config.engine.kind) == (self.model, self.engine):

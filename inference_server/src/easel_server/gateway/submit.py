@@ -40,6 +40,7 @@ from easel_server.generation.parameters import (
     InvalidParametersError,
     choose_seed,
     fill_in,
+    list_add_ons,
 )
 from easel_server.generation.prompt_syntax import find_words
 from easel_server.generation.recipes.recipe import find_missing, list_differences
@@ -163,6 +164,7 @@ class Submitter:
             id=request.job_id,
             owner=request.customer.name,
             parameters=parameters,
+            add_ons=list_add_ons(parameters, self._live.add_ons),
             model=model,
             generated_by=facts.identity_of(model),  # believed; stored only with images that it generated
             submitted_at=now,
@@ -185,7 +187,13 @@ class Submitter:
             if missing := dict(find_missing(request.recipe, request.given, digests)):
                 raise refuse_fields(*(FieldFault(request.field_names[name], said) for name, said in missing.items()))
         context = FillContext(
-            facts, self._config.limits, request.job_id, request.inputs, is_prompt_required=request.is_prompt_required
+            facts,
+            self._config.limits,
+            request.job_id,
+            request.inputs,
+            is_prompt_required=request.is_prompt_required,
+            add_ons=self._live.add_ons,
+            model=self._live.name,
         )
         try:
             return fill_in(request.given, context)

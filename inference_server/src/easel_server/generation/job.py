@@ -31,6 +31,7 @@ highest priority that a job of it has had.
 import hashlib
 from enum import StrEnum
 
+from easel_contract.add_ons import AddOnConfig
 from easel_contract.schema import Model
 from easel_contract.server_config import Priority
 from pydantic import AwareDatetime, Field
@@ -63,6 +64,8 @@ class Job(Model):
     id: str
     owner: str  # whose API key it was ("anonymous" without keys), never the key itself
     parameters: GenerationParameters
+    # Where the weights are that it uses beside the model; left out where there are none, as in its parameters
+    add_ons: tuple[AddOnConfig, ...] = Field(default=(), exclude_if=lambda value: not value)
     # Stored beside it: the model that it asks for (None: any, as an earlier version had it), and what generated it
     model: RequestedModel | None = Field(default=None, exclude=True)
     generated_by: ModelIdentity | None = Field(default=None, exclude=True)

@@ -12,6 +12,7 @@ from easel_contract.schema import Model
 from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig, Reproducibility
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import DEFAULT_STEPS, Family, ModelFiles, find_family, get_family
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
@@ -163,6 +164,7 @@ class ModelFacts:
     identity: ModelIdentity | None = None  # of the worker that reported last
     tasks: tuple[Task, ...] = tuple(Task)
     samplers: tuple[str, ...] = tuple(SAMPLERS)
+    features: tuple[Feature, ...] = tuple(Feature)
     load_seconds: float = ASSUMED_LOAD_SECONDS  # from a worker's start to its first job, as the last one measured it
 
     def identity_of(self, model: RequestedModel) -> ModelIdentity | None:
@@ -182,6 +184,7 @@ class EngineDescription:
     load_seconds: float
     tasks: tuple[Task, ...] = (Task.TEXT_TO_IMAGE,)
     samplers: tuple[str, ...] = ()  # names of samplers.py that this model can use
+    features: tuple[Feature, ...] = ()
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)  # what suits the model
     is_instant: bool = False  # takes next to no time: a worker may claim many jobs at once and hold up nobody
     # Which weights these are, whatever the configuration calls them: the Hub's commit hash, or for a directory
@@ -222,6 +225,7 @@ def describe_model(description: EngineDescription, identity: ModelIdentity | Non
         identity=identity,
         tasks=description.tasks,
         samplers=description.samplers,
+        features=description.features,
         load_seconds=description.load_seconds,
     )
 

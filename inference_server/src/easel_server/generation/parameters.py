@@ -6,14 +6,16 @@ A new parameter is a field of ``GenerationParameters``, a row of ``PARAMETERS``,
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from easel_contract.add_ons import MAX_WEIGHT, AddOnConfig, AddOnsConfig
 from easel_contract.schema import Model
 from easel_contract.server_config import LimitsConfig, Reproducibility
 from pydantic import Field
 
+from easel_server.generation.add_ons import AdapterUse, ControlUse, Feature, HiresPass, Upscaling
 from easel_server.generation.families import Family, NegativePrompts, get_family
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import ModelFacts
@@ -66,6 +68,14 @@ class GenerationParameters(Model):
     reproducibility: Reproducibility = Field(
         default=Reproducibility.CLOSE, exclude_if=lambda value: value is Reproducibility.CLOSE
     )
+    # Left out likewise: jobs without them are the same in both versions. Of chance, the sampler takes its own share
+    # where ``eta`` is None.
+    adapters: tuple[AdapterUse, ...] = Field(default=(), exclude_if=lambda value: not value)  # by name
+    controls: tuple[ControlUse, ...] = Field(default=(), exclude_if=lambda value: not value)  # in the order asked for
+    hires: HiresPass | None = Field(default=None, exclude_if=lambda value: value is None)
+    upscale: Upscaling | None = Field(default=None, exclude_if=lambda value: value is None)
+    clip_skip: int | None = Field(default=None, ge=1, exclude_if=lambda value: value is None)  # 1: all layers are used
+    eta: float | None = Field(default=None, ge=0.0, le=1.0, exclude_if=lambda value: value is None)
     # Of the model, a name in ``families/``: what the request costs. Which model it is, others say. Stored beside: it is
     # nothing that was asked for, and processes of the version before refuse what they don't know.
     family: str = Field(default="", exclude=True)
@@ -110,6 +120,8 @@ class FillContext:
     job_id: str
     inputs: InputImages | None = None  # of the size that is asked for
     is_prompt_required: bool = True
+    add_ons: AddOnsConfig = field(default_factory=AddOnsConfig)  # that this service offers
+    model: str = ""  # its name
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -124,7 +136,8 @@ Values = Mapping[str, Any]  # parameters by name; of the rows above a row, all a
 class Parameter:
     """A row of the table: what holds for one field of ``GenerationParameters``.
 
-    ``default`` gives what a request gets that doesn't say; ``check`` a sentence for a value that isn't allowed, with
+    ``default`` gives what a request gets that doesn't say; ``complete`` is called with what it says, if that isn't the
+    parameter itself (a name that stands for weights); ``check`` gives a sentence for a value that isn't allowed, with
     the value and what is allowed. ``metadata`` is its name in an image's text, and how it is written there; an empty
     text is left out.
     """
@@ -132,6 +145,7 @@ class Parameter:
     name: str
     default: Callable[[Values, FillContext], Any]
     check: Callable[[Any, Values, FillContext], str | None] = lambda value, values, context: None  # noqa: ARG005
+    complete: Callable[[Any, FillContext], Any] | None = None  # makes the parameter of a value that was given
     is_in_cache_key: bool = True
     metadata: "Metadata | None" = None
 
@@ -212,6 +226,47 @@ def _check_negative_prompt(text: str, context: FillContext) -> str | None:
     if text and context.facts.defaults.traits.negative_prompts is NegativePrompts.REFUSED:
         return f"has {len(text)} characters, but this model ({context.facts.defaults.family}) takes none; leave it out"
     return _check_text(text, 0, context)
+
+
+def _complete_adapters(asked: Sequence[Any], context: FillContext) -> tuple[AdapterUse, ...]:
+    """Those that have an effect, sorted by name: in any order they are the same request."""
+    known = {each.name: each for each in context.add_ons.list_adapters(context.model)}
+    uses = []
+    for each in asked:
+        config = known.get(each.name)
+        weight = each.weight if each.weight is not None else config.default_weight if config else 1.0
+        # A weight beyond its bounds is for the check to name.
+        uses.append(AdapterUse.model_construct(name=each.name, weight=weight, key=config.key if config else ""))
+    return tuple(sorted((use for use in uses if use.weight), key=lambda use: use.name))
+
+
+def _check_adapters(uses: Sequence[AdapterUse], context: FillContext) -> str | None:
+    most = context.limits.max_adapters
+    if not uses:
+        return None
+    if Feature.ADAPTERS not in context.facts.features:
+        return f"asks for {truncate_repr(uses[0].name)}, and this model takes no adapters; leave it out"
+    names = [use.name for use in uses]
+    if len(uses) > most:
+        return f"asks for {len(uses)} adapters, allowed are {most}"
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        return f"names {truncate_repr(twice)} twice; name each adapter once"
+    unknown = next((use.name for use in uses if not use.key), None)
+    if unknown is not None:
+        return refuse_name(unknown, [each.name for each in context.add_ons.list_adapters(context.model)], "adapter")
+    weight = next((use.weight for use in uses if not -MAX_WEIGHT <= use.weight <= MAX_WEIGHT), None)
+    return None if weight is None else f"has a weight of {weight}, allowed are {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+
+
+MAX_NAMED: Final = 50  # of what there is, in a message
+
+
+def refuse_name(name: str, known: Sequence[str], kind: str) -> str:
+    """What is wrong with a name that nothing of this kind has."""
+    shown = ", ".join(known[:MAX_NAMED]) + (f" and {len(known) - MAX_NAMED} more" if len(known) > MAX_NAMED else "")
+    allowed = f"allowed are {shown}" if known else "there are none here"
+    return f"asks for {truncate_repr(name)}, which is no {kind} of this service; {allowed}"
 
 
 PARAMETERS: Final = (
@@ -314,6 +369,17 @@ PARAMETERS: Final = (
             ),
         ),
     ),
+    Parameter(
+        "adapters",
+        default=lambda _, __: (),
+        complete=_complete_adapters,
+        check=lambda uses, _, context: _check_adapters(uses, context),
+    ),
+    Parameter("controls", default=lambda _, __: ()),
+    Parameter("hires", default=lambda _, __: None),
+    Parameter("upscale", default=lambda _, __: None),
+    Parameter("clip_skip", default=lambda _, __: None),
+    Parameter("eta", default=lambda _, __: None),
     # What is the same model has the same one; an image of it is found whichever gateway knew it.
     Parameter("family", default=lambda _, context: context.facts.defaults.family, is_in_cache_key=False),
 )
@@ -327,13 +393,25 @@ def fill_in(given: Values, context: FillContext) -> GenerationParameters:
     """The parameters of a job: what was given, else the defaults. Raises InvalidParametersError with every fault."""
     values: dict[str, Any] = {}
     for row in PARAMETERS:
-        values[row.name] = given[row.name] if row.name in given else row.default(values, context)
+        if row.name not in given:
+            values[row.name] = row.default(values, context)
+        elif row.complete is not None:
+            values[row.name] = row.complete(given[row.name], context)
+        else:
+            values[row.name] = given[row.name]
     faults = tuple(_find_faults(values, context))
     if values["image_format"] is ImageFormat.PNG or values["quality_percent"] == DEFAULT_QUALITY_PERCENT:
         values["quality_percent"] = None  # what makes no difference is the same request
     if faults:
         raise InvalidParametersError(faults)
     return GenerationParameters(**values)
+
+
+def list_add_ons(parameters: GenerationParameters, offered: AddOnsConfig) -> tuple[AddOnConfig, ...]:
+    """Of what a service offers, that which a job uses."""
+    enlarging = [each for each in (parameters.hires, parameters.upscale) if each is not None]
+    keys = {each.key for each in (*parameters.adapters, *parameters.controls, *enlarging)}
+    return tuple(each for each in (*offered.adapters, *offered.control_nets, *offered.upscalers) if each.key in keys)
 
 
 def _find_faults(values: Values, context: FillContext) -> Iterator[ParameterFault]:

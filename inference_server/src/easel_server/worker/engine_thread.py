@@ -44,6 +44,13 @@ class EngineThread:
         done.set_result(None)
         return done
 
+    async def gather(self, run: JobRun) -> None:
+        """Bring what a job needs beside the model to this machine, in another thread; what fails is its error."""
+        try:
+            await asyncio.to_thread(self._engine.gather, run.job.parameters, run.job.add_ons)
+        except Exception as error:
+            self._fail(run, error)
+
     def generate(self, parameters: GenerationParameters) -> asyncio.Future[list[bytes]]:
         """The images of a request that nobody waits for, while all others stand still."""
         return self._submit(lambda: generate_alone(self._engine, parameters))
@@ -55,7 +62,7 @@ class EngineThread:
         for run in runs:
             if run.stop_reason is not None:
                 self._stop(run)
-            elif run.generation is None:
+            elif run.generation is None and not run.has_left_engine:
                 self._begin(run)
         live = [run for run in runs if not run.has_left_engine]
         if live:
@@ -74,7 +81,9 @@ class EngineThread:
         claim = run.claim
         try:
             with self._watchdog.watching("beginning a request"):
-                run.generation = self._engine.begin(run.job.parameters, claim.inputs, checkpoint=claim.checkpoint)
+                run.generation = self._engine.begin(
+                    run.job.parameters, claim.inputs, checkpoint=claim.checkpoint, add_ons=run.job.add_ons
+                )
         except Exception as error:
             self._fail(run, error)
             return

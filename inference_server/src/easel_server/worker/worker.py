@@ -71,6 +71,7 @@ class Worker:
         self._metrics = metrics
         self._is_instant = engine.description.is_instant
         self._live: dict[JobRun, None] = {}  # in the engine's hands, or about to be
+        self._gathering: dict[JobRun, asyncio.Task[None]] = {}  # whose add-ons are on their way here
         self._reporting: dict[JobRun, asyncio.Task[None]] = {}
         self._has_news = asyncio.Event()  # something was claimed, or nothing will be any more
         self._encoders = ThreadPoolExecutor(max_workers=ENCODING_THREADS, thread_name_prefix="encode")
@@ -132,7 +133,7 @@ class Worker:
         for part in (beating, claiming):
             part.add_done_callback(lambda _: self._has_news.set())
         try:
-            while self._live or not claiming.done():
+            while self._live or self._gathering or not claiming.done():
                 if beating.done():
                     beating.result()
                 if self._live:
@@ -154,15 +155,18 @@ class Worker:
     # Claims
 
     def _decide_claim(self) -> ClaimRequest | None:
-        return self._room.decide(tuple(self._live), tuple(self._reporting))
+        return self._room.decide((*self._live, *self._gathering), tuple(self._reporting))
 
     def _take(self, claims: Sequence[Claim], asked_at_seconds: float) -> None:
         """Those that were claimed take part from the next step on."""
         for claim in claims:
             run = JobRun(claim, asked_at_seconds=asked_at_seconds)
             run.in_hand.enter_context(self._metrics.working_on(1))
-            self._live[run] = None
             self._heartbeats.add(run)
+            if run.job.add_ons:
+                self._gathering[run] = asyncio.create_task(self._gather(run), name=f"gather-{run.job.id}")
+            else:
+                self._live[run] = None
         self._has_news.set()
         level = logging.DEBUG if self._is_instant else logging.INFO
         for claim in claims if logger.isEnabledFor(level) else ():
@@ -174,6 +178,13 @@ class Worker:
                     *(claim.job.id, claim.job.attempts, parameters.width_pixels, parameters.height_pixels),
                     *(parameters.images, parameters.steps, len(self._live) - 1),
                 )
+
+    async def _gather(self, run: JobRun) -> None:
+        """Others are stepped meanwhile."""
+        await self._thread.gather(run)
+        del self._gathering[run]
+        self._live[run] = None
+        self._has_news.set()
 
     # Steps
 

@@ -80,7 +80,7 @@ def gateway_config_hash(context: ChildContext) -> str:
     What it takes over while it runs (``gateway/live_config.py`` of the server) is no reason to end what waits there.
     """
     file = _gateway_file(build_server_config(context))
-    started_with = {name: section for name, section in file.items() if name not in {"model", "engine"}}
+    started_with = {name: section for name, section in file.items() if name not in {"model", "engine", "addOns"}}
     started_with["gateway"] = {name: value for name, value in file["gateway"].items() if name != "maxWorkers"}
     return hash_json([started_with, context.release.redis_url])
 
@@ -170,5 +170,5 @@ def _gateway_file(config: ServerConfig) -> Json:
 
 def _worker_file(config: ServerConfig) -> Json:
     return config.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"gateway": True, "bucket": LINK_FIELDS}
+        mode="json", by_alias=True, exclude_none=True, exclude={"gateway": True, "add_ons": True, "bucket": LINK_FIELDS}
     )

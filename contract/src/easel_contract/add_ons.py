@@ -1,0 +1,55 @@
+"""Add-ons: weights that requests may ask for beside the model, as the server's configuration has them."""
+
+import hashlib
+from typing import Final
+
+from pydantic import Field
+
+from easel_contract.schema import Model
+
+MAX_ADD_ONS: Final = 512  # of a kind, in a service
+KEY_CHARACTERS: Final = 16  # 64 bits tell apart the few sources of a service
+MAX_WEIGHT: Final = 10.0  # of an adapter, and of a ControlNet, above 0 or below
+
+
+class AddOnConfig(Model):
+    """Where the weights of one come from. A job carries those that it uses, so that workers need no list."""
+
+    name: str = Field(min_length=1, max_length=200)  # as clients say it
+    source: str = Field(min_length=1)  # a Hugging Face Hub id, an absolute path, s3://… or https://…
+    revision: str | None = None  # of the Hub
+    file: str | None = None  # below the source, where that is a repository or a directory
+    sha256: str | None = None  # that the file must have
+
+    @property
+    def key(self) -> str:
+        """Equal where the weights come from the same place; part of what says which images are the same."""
+        parts = (self.source, self.revision, self.file, self.sha256)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:KEY_CHARACTERS]
+
+
+class AdapterConfig(AddOnConfig):
+    """A LoRA."""
+
+    default_weight: float = Field(default=1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)  # where a request names none
+    models: tuple[str, ...] = ()  # names of those that it is for; empty: any
+
+
+class ControlNetConfig(AddOnConfig):
+    """A network that holds an image to the edges, depth, pose, … of another."""
+
+
+class UpscalerConfig(AddOnConfig):
+    """A network that enlarges images."""
+
+
+class AddOnsConfig(Model):
+    """All of a service."""
+
+    adapters: tuple[AdapterConfig, ...] = Field(default=(), max_length=MAX_ADD_ONS)
+    control_nets: tuple[ControlNetConfig, ...] = Field(default=(), max_length=MAX_ADD_ONS)
+    upscalers: tuple[UpscalerConfig, ...] = Field(default=(), max_length=MAX_ADD_ONS)
+
+    def list_adapters(self, model: str) -> tuple[AdapterConfig, ...]:
+        """Those that are for a model of this name."""
+        return tuple(each for each in self.adapters if not each.models or model in each.models)
