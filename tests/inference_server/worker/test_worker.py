@@ -325,9 +325,9 @@ async def test_an_idle_worker_outlives_an_outage(store: Jobs, caplog: pytest.Log
 
 
 async def test_a_jobs_add_ons_are_brought_while_others_are_generated(store: Jobs) -> None:
-    engine = FakeEngine(most_images=2)
+    engine = FakeEngine()
     engine.gathering_waits_for[1] = threading.Event()
-    worker, _ = build_worker(store, engine)
+    worker, _ = build_worker(store, engine, max_batch_images=2)
     style = AddOnConfig(name="style", source="someone/style")
     async with running(worker):
         await store.submit(build_job("styled", seed=1).model_copy(update={"add_ons": (style,)}))
