@@ -1,0 +1,184 @@
+"""Which add-ons are loaded: within budgets on the device and in the host's memory, the least recently used go first.
+
+where an add-on is      how it comes there               how it leaves
+------------------      ------------------               -------------
+nowhere                 dropped, or never asked for      ``prefetch`` or ``hold`` reads it
+in the host's memory    ``prefetch``, or another took    ``hold`` brings it to the device; dropped where others need
+                        its room on the device           the host's budget
+on the device           ``hold``                         to the host's memory, where another needs its room
+held there              ``hold``                         not before each ``Hold`` is released
+
+It is in one place at a time. Where the device is the CPU there is one place, with the device's budget.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self, TypeVar
+
+import torch
+
+from easel_server.engine.device_errors import is_out_of_memory
+from easel_server.engine.interface import GenerationError
+from easel_server.engine.speed.weights import count_weight_bytes
+from easel_server.engine.stepping.memory import attempt, free_device_memory
+
+CPU: Final = torch.device("cpu")
+MIB: Final = 1 << 20
+
+
+class Movable(Protocol):
+    """What can be kept here; every ``torch.nn.Module`` can. Others have ``size_bytes`` beside it."""
+
+    def to(self, device: torch.device, /) -> Self:
+        """The same on a device: itself, or another one."""
+        ...
+
+
+Value = TypeVar("Value", bound=Movable)
+
+
+class AddOnsBusyError(Exception):
+    """There is no room now, since jobs under way use what is there; when they have ended, there is."""
+
+
+@dataclass
+class _Entry:
+    value: Any
+    size_bytes: int
+    is_on_device: bool
+    holds: int = 0
+
+
+class Residency:
+    """All loaded add-ons of an engine, whatever they are. ``prefetch`` in any thread, the rest in the engine's."""
+
+    def __init__(self, device: torch.device, *, device_bytes: int, host_bytes: int) -> None:
+        """With these budgets."""
+        self._device = device
+        self._is_one_place = device.type == CPU.type
+        self._device_bytes = device_bytes
+        self._host_bytes = host_bytes
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # the least recently used first
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def hold(self, key: Hashable, load: Callable[[], Value]) -> Iterator[Value]:
+        """The add-on on the device; within, it stays there. An ``ExitStack`` is for those who hold several.
+
+        ``load`` reads it into the host's memory where it isn't loaded; what it raises is raised. Raises AddOnsBusyError
+        where jobs under way leave no room, GenerationError where there never is any. ``key`` stands for its content.
+        """
+        with self._lock:
+            entry = self._entries.get(key) or self._read(load)
+            if entry.size_bytes > self._device_bytes:
+                raise GenerationError(
+                    f"{key} takes {_in_mib(entry.size_bytes)}, and add-ons may take {_in_mib(self._device_bytes)} of "
+                    "the device's memory; ask for a smaller one, or raise worker.engine.addOnMemory"
+                )
+            if key not in self._entries or not entry.is_on_device:
+                self._make_room(entry.size_bytes)
+                self._entries[key] = entry  # one that can't be moved is in the host's memory nevertheless
+                self._move_to_device(key, entry)
+            self._entries.move_to_end(key)
+            entry.holds += 1
+        try:
+            yield entry.value
+        finally:
+            with self._lock:
+                entry.holds -= 1
+
+    def prefetch(self, key: Hashable, load: Callable[[], Movable]) -> None:
+        """Read it into the host's memory, if it isn't loaded and there is room. What ``load`` raises is raised."""
+        with self._lock:
+            if key in self._entries:
+                return
+        entry = self._read(load)
+        with self._lock:
+            self._entries.setdefault(key, entry)
+            if self._is_one_place:
+                self._drop_until(self._device_bytes)
+            else:
+                self._drop_until(self._host_bytes)
+
+    def is_on_device(self, key: Hashable) -> bool:
+        """Whether ``hold`` has nothing to wait for."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return entry is not None and entry.is_on_device
+
+    def count_bytes(self) -> tuple[int, int]:
+        """What is used on the device, and in the host's memory beside it."""
+        with self._lock:
+            return self._count(on_device=True), self._count(on_device=False)
+
+    def clear(self) -> None:
+        """Drop all that nobody holds."""
+        with self._lock:
+            for key, entry in list(self._entries.items()):
+                if not entry.holds:
+                    del self._entries[key]
+
+    def _read(self, load: Callable[[], Movable]) -> _Entry:
+        value: Any = load()
+        size = count_weight_bytes(value) if isinstance(value, torch.nn.Module) else value.size_bytes
+        return _Entry(value, size, is_on_device=self._is_one_place)
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Of this size on the device. Raises AddOnsBusyError, and leaves all where it is, if that can't be had."""
+        held = sum(each.size_bytes for each in self._entries.values() if each.is_on_device and each.holds)
+        if held + size_bytes > self._device_bytes:
+            raise AddOnsBusyError(
+                f"jobs under way hold {_in_mib(held)} of the {_in_mib(self._device_bytes)} that add-ons may take"
+            )
+        for key, entry in list(self._entries.items()):
+            if self._count(on_device=True) + size_bytes <= self._device_bytes:
+                return
+            if entry.is_on_device and not entry.holds:
+                self._move_out(key, entry)
+
+    def _move_out(self, key: Hashable, entry: _Entry) -> None:
+        if self._is_one_place or entry.size_bytes > self._host_bytes:
+            del self._entries[key]
+            return
+        entry.value, entry.is_on_device = entry.value.to(CPU), False
+        self._drop_until(self._host_bytes)
+
+    def _drop_until(self, budget_bytes: int) -> None:
+        """Of those where add-ons are read to, the least recently used, until the rest fits."""
+        for key, entry in list(self._entries.items()):
+            if self._count(on_device=self._is_one_place) <= budget_bytes:
+                return
+            if entry.is_on_device == self._is_one_place and not entry.holds:
+                del self._entries[key]
+
+    def _move_to_device(self, key: Hashable, entry: _Entry) -> None:
+        if self._is_one_place:
+            return
+        moved, error = attempt(lambda: entry.value.to(self._device))
+        if error is not None and is_out_of_memory(error):
+            for other, each in list(self._entries.items()):
+                if each.is_on_device and not each.holds:
+                    self._move_out(other, each)
+            free_device_memory()
+            moved, error = attempt(lambda: entry.value.to(self._device))
+        if error is None:
+            entry.value, entry.is_on_device = moved, True
+            return
+        self._entries.pop(key, None)  # a module may have come half of the way
+        if not is_out_of_memory(error):
+            raise error
+        free_device_memory()
+        raise GenerationError(
+            f"{key} ({_in_mib(entry.size_bytes)}) doesn't fit into the memory of {self._device} beside the model; "
+            "ask for fewer or smaller ones"
+        ) from error
+
+    def _count(self, *, on_device: bool) -> int:
+        return sum(each.size_bytes for each in self._entries.values() if each.is_on_device is on_device)
+
+
+def _in_mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:.1f} MiB"

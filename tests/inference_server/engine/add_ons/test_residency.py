@@ -1,0 +1,122 @@
+"""What is loaded stays within its budgets, and what jobs use stays where it is."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Self
+
+import pytest
+import torch
+from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency
+from easel_server.engine.interface import GenerationError
+
+CPU = torch.device("cpu")
+FAR = torch.device("meta")  # a device that isn't the host's memory, on any machine
+
+
+@dataclass(frozen=True)
+class Weights:
+    name: str
+    size_bytes: int = 10
+    device: torch.device = CPU
+
+    def to(self, device: torch.device, /) -> Self:
+        return type(self)(self.name, self.size_bytes, device)
+
+
+class Files:
+    """Which were read, in order."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def hold(self, residency: Residency, name: str, size_bytes: int = 10) -> Weights:
+        with residency.hold(name, lambda: self.load(name, size_bytes)) as weights:
+            return weights
+
+    def load(self, name: str, size_bytes: int = 10) -> Weights:
+        self.read.append(name)
+        return Weights(name, size_bytes)
+
+
+def test_the_least_recently_used_goes_first_and_what_is_used_again_is_not_read_again() -> None:
+    files, residency = Files(), Residency(CPU, device_bytes=20, host_bytes=0)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        files.hold(residency, name)
+    assert files.read == ["a", "b", "c", "b"]
+    assert residency.count_bytes() == (20, 0)
+
+
+def test_what_leaves_the_device_waits_in_the_hosts_memory_and_the_oldest_of_those_is_dropped() -> None:
+    files, residency = Files(), Residency(FAR, device_bytes=10, host_bytes=10)
+    for name in ("a", "b", "a", "b", "c"):
+        assert files.hold(residency, name).device == FAR
+    assert files.read == ["a", "b", "c"]
+    assert residency.count_bytes() == (10, 10)
+    files.hold(residency, "a")
+    assert files.read == ["a", "b", "c", "a"]
+
+
+def test_what_jobs_hold_never_leaves_and_another_waits_until_one_is_released() -> None:
+    files, residency = Files(), Residency(FAR, device_bytes=20, host_bytes=20)
+    with ExitStack() as jobs:
+        for name in ("a", "b", "a"):
+            jobs.enter_context(residency.hold(name, lambda name=name: files.load(name)))  # type: ignore[misc]
+        with pytest.raises(AddOnsBusyError, match=r"hold 0\.0 MiB"):
+            files.hold(residency, "c")
+        assert residency.is_on_device("a")
+        assert residency.is_on_device("b")
+    assert files.hold(residency, "c").device == FAR
+    assert residency.count_bytes() == (20, 10)
+
+
+def test_one_that_is_larger_than_the_budget_is_refused_with_both_sizes() -> None:
+    residency = Residency(CPU, device_bytes=2 << 20, host_bytes=0)
+    with pytest.raises(GenerationError, match=r"big takes 3.0 MiB, and add-ons may take 2.0 MiB"):
+        Files().hold(residency, "big", 3 << 20)
+    assert residency.count_bytes() == (0, 0)
+
+
+def test_what_was_prefetched_is_not_read_again_and_prefetching_stays_within_the_budget() -> None:
+    files, residency = Files(), Residency(FAR, device_bytes=10, host_bytes=20)
+    for name in ("a", "b", "c"):
+        residency.prefetch(name, lambda name=name: files.load(name))  # type: ignore[misc]
+    assert residency.count_bytes() == (0, 20)
+    files.hold(residency, "c")
+    assert files.read == ["a", "b", "c"]
+
+
+def test_one_that_cant_be_read_leaves_nothing_and_is_read_the_next_time() -> None:
+    residency = Residency(CPU, device_bytes=20, host_bytes=0)
+
+    def fail() -> Weights:
+        raise GenerationError("the file is damaged")
+
+    with pytest.raises(GenerationError, match="damaged"), residency.hold("a", fail):
+        pass
+    assert Files().hold(residency, "a").name == "a"
+
+
+def test_where_the_device_runs_out_of_memory_what_nobody_holds_leaves_it_first() -> None:
+    class Greedy(Weights):
+        def to(self, device: torch.device, /) -> Self:
+            if device == FAR and residency.count_bytes()[0] > 0:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().to(device)
+
+    files, residency = Files(), Residency(FAR, device_bytes=100, host_bytes=100)
+    files.hold(residency, "a")
+    with residency.hold("greedy", lambda: Greedy("greedy")) as weights:
+        assert weights.device == FAR
+        assert not residency.is_on_device("a")
+        with pytest.raises(GenerationError, match="fewer or smaller"), residency.hold("next", lambda: Greedy("next")):
+            pass
+    assert files.hold(residency, "a").device == FAR
+
+
+def test_a_module_counts_with_its_parameters_and_buffers() -> None:
+    residency = Residency(CPU, device_bytes=1000, host_bytes=0)
+    module = torch.nn.BatchNorm1d(4)
+    with residency.hold("module", lambda: module):
+        assert residency.count_bytes() == (4 * (4 * 4) + 8, 0)
+    residency.clear()
+    assert residency.count_bytes() == (0, 0)
