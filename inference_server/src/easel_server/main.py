@@ -42,6 +42,7 @@ from easel_server.generation.models import (
     identify_model,
     read_defaults,
 )
+from easel_server.outbound.guarded_transport import GuardedTransport
 from easel_server.start import EXIT_SETTINGS, report_end
 from easel_server.stores.errors import StoreError, StoreUnavailableError
 from easel_server.stores.facts.batch_profiles import share_profiles, take_profiles
@@ -72,7 +73,6 @@ from easel_server.telemetry.worker_start import WorkerStart
 from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_room
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
-from easel_server.webhooks.guarded_transport import GuardedTransport
 from easel_server.worker.engine_health import EngineFailedError
 from easel_server.worker.worker import Worker, WorkerSettings
 

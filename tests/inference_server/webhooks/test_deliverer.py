@@ -15,6 +15,8 @@ import pytest
 from easel_contract import metrics as contract
 from easel_server.gateway.input_images import Decoders
 from easel_server.generation.request import WebhookTarget, derive_webhook_secret
+from easel_server.outbound.guarded_transport import GuardedTransport
+from easel_server.outbound.resolver import Resolve, Resolver
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import Stores, open_memory_stores
@@ -30,8 +32,6 @@ from easel_server.webhooks.deliverer import (
     DeliveryOutcome,
     build_client,
 )
-from easel_server.webhooks.guarded_transport import GuardedTransport
-from easel_server.webhooks.resolver import Resolve, Resolver
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.support.eventually import eventually

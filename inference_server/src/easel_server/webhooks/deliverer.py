@@ -26,13 +26,13 @@ from opentelemetry.util.types import Attributes
 from standardwebhooks import Webhook
 
 from easel_server.generation.request import derive_webhook_secret
+from easel_server.outbound.guarded_transport import RefusedAddressError
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.outbox.interface import Delivery, WebhookOutbox
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.tracing import NO_TRACER, TRACE_PARENT, open_span, to_trace_parent
-from easel_server.webhooks.guarded_transport import RefusedAddressError
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,8 @@ class Deliverer:
     async def _settle_error(self, delivery: Delivery, error: Exception) -> DeliveryOutcome:
         match error:
             case RefusedAddressError():
-                return await self._fail(delivery, str(error))
+                advice = "use a public receiver, or add its network to gateway.webhook.allowedNetworks"
+                return await self._fail(delivery, f"{error}; {advice}")
             case httpx2.InvalidURL() | httpx2.UnsupportedProtocol() | httpcore2.UnsupportedProtocol():
                 return await self._fail(delivery, f"its URL can't be used: {error}")
             case httpcore2.NetworkError() | httpcore2.TimeoutException() | httpcore2.ProtocolError() | OSError():

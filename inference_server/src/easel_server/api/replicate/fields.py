@@ -16,7 +16,7 @@ from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
 from easel_server.generation.request import InputImages, WebhookTarget
-from easel_server.webhooks.address import find_address_fault
+from easel_server.outbound.address import find_address_fault
 
 MAX_URL_CHARACTERS: Final = 2048
 MAX_PREVIEWS: Final = 3

@@ -1,4 +1,4 @@
-"""Names of receivers become addresses, without a thread: c-ares asks many name servers at a time.
+"""Names of hosts become addresses, without a thread: c-ares asks many name servers at a time.
 
 The system's own resolver holds a thread for each name that it waits for, up to a minute, and the threads were those
 that images are decoded in. See docs/decisions/2026-11-26-webhook-names.md.
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import aiodns
 
-from easel_server.webhooks.ssrf import Address, parse_address
+from easel_server.outbound.ssrf import Address, parse_address
 
 TIMEOUT_SECONDS: Final = 2.0  # of one question to one name server
 TRIES: Final = 2

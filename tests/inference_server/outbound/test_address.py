@@ -7,11 +7,11 @@ from contextlib import aclosing
 import httpcore2
 import httpx2
 import pytest
-from easel_server.webhooks.address import find_address_fault
+from easel_server.outbound.address import find_address_fault
+from easel_server.outbound.guarded_transport import GuardedTransport, RefusedAddressError
+from easel_server.outbound.resolver import Resolver
+from easel_server.outbound.ssrf import Address, parse_address
 from easel_server.webhooks.deliverer import build_client
-from easel_server.webhooks.guarded_transport import GuardedTransport, RefusedAddressError
-from easel_server.webhooks.resolver import Resolver
-from easel_server.webhooks.ssrf import Address, parse_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -14,22 +14,19 @@ from typing import Final
 import httpcore2
 import httpx2
 
-from easel_server.webhooks.resolver import Resolve, Resolver
-from easel_server.webhooks.ssrf import Address, Network, is_allowed
+from easel_server.outbound.resolver import Resolve, Resolver
+from easel_server.outbound.ssrf import Address, Network, is_allowed
 
-MAX_CONNECTIONS: Final = 64  # as many as a Deliverer has attempts
+MAX_CONNECTIONS: Final = 64  # as many as a Deliverer has attempts; who fetches bounds its own further down
 
 
 class RefusedAddressError(Exception):
-    """The host has no address that webhooks may be sent to."""
+    """The host has no address that may be called. The message is for whoever runs the service: it names addresses."""
 
     def __init__(self, host: str, addresses: Sequence[Address]) -> None:
         self.host = host
         found = ", ".join(map(str, addresses))
-        super().__init__(
-            f"{host} resolves to {found}, which is not a public address; use a public receiver, "
-            "or add its network to gateway.webhook.allowedNetworks"
-        )
+        super().__init__(f"{host} resolves to {found}, which is no public address and in no allowed network")
 
 
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):
@@ -87,7 +84,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
             max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=0,  # receivers are many and deliveries rare; and each connection is checked
+            max_keepalive_connections=0,  # hosts are many and calls rare; and each connection is checked
             network_backend=_GuardedBackend(resolve or self._resolver, allowed_networks),
         )
 

@@ -1,11 +1,11 @@
-"""Whether a webhook's URL can be called, by the very parser that delivers. Where it leads is judged at delivery."""
+"""Whether a URL can be called, by the very parser that calls. Where it leads is judged when it is connected to."""
 
 import re
 from typing import Final
 
 import httpx2
 
-from easel_server.webhooks.ssrf import parse_address
+from easel_server.outbound.ssrf import parse_address
 
 MAX_NAME_CHARACTERS: Final = 253  # https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4, and 63 of a label
 NAME_PATTERN: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
@@ -14,9 +14,9 @@ PUNYCODE: Final = "xn--"  # https://www.rfc-editor.org/rfc/rfc5890#section-2.3.2
 
 
 def find_address_fault(url: str) -> str | None:
-    """What is wrong with a URL as a webhook's, in a few words; None if it can be called.
+    """What is wrong with a URL, in a few words; None if it can be called.
 
-    All that a delivery reads of a URL is read here: the parser makes some parts only when they are asked for, and what
+    All that a call reads of a URL is read here: the parser makes some parts only when they are asked for, and what
     it raises then has no common type.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
@@ -49,7 +49,7 @@ def _is_host(host: str) -> bool:
 
 
 def _has_letters(label: str) -> bool:
-    """Whether a label in punycode stands for anything; where not, some versions of the parser raise at delivery."""
+    """Whether a label in punycode stands for anything; where not, some versions of the parser raise when they call."""
     try:
         return bool(label.removeprefix(PUNYCODE).encode("ascii").decode("punycode"))
     except UnicodeError:

@@ -1,16 +1,15 @@
 """The transport connects to what it has checked, whatever the name server says next."""
 
 import ssl
-import subprocess
 from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 
 import httpcore2
 import pytest
+from easel_server.outbound.guarded_transport import GuardedTransport, RefusedAddressError
+from easel_server.outbound.ssrf import Address, parse_address
 from easel_server.webhooks.deliverer import build_client
-from easel_server.webhooks.guarded_transport import GuardedTransport, RefusedAddressError
-from easel_server.webhooks.ssrf import Address, parse_address
 
 from tests.support.http_receiver import HttpReceiver
 
@@ -91,17 +90,6 @@ async def test_a_name_without_addresses_is_a_failed_connection() -> None:
 
     with pytest.raises(httpcore2.ConnectError, match=r"gone\.example can't be resolved"):
         await post(GuardedTransport(resolve=resolve), "http://gone.example/")
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for receiver.example, and its key."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=receiver.example", "-addext", "subjectAltName=DNS:receiver.example"]
-    command += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
 
 
 async def test_tls_checks_the_name_not_the_address(certificate: tuple[Path, Path]) -> None:

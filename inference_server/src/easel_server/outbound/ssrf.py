@@ -1,4 +1,4 @@
-"""Which addresses a webhook may be sent to. Pure.
+"""Which addresses may be called at somebody else's wish: a webhook's, an input image's. Pure.
 
 A client chooses the URL, so without this check it could make a gateway call anything that a gateway can reach: other
 pods, the node, the cloud's metadata service. https://owasp.org/www-community/attacks/Server_Side_Request_Forgery
@@ -29,7 +29,7 @@ def parse_address(text: str) -> Address:
 
 
 def is_allowed(address: Address, allowed_networks: Sequence[Network]) -> bool:
-    """Whether a webhook may go there: a public unicast address, or one inside ``allowed_networks``.
+    """Whether it may be called: a public unicast address, or one inside ``allowed_networks``.
 
     IPv4 addresses inside IPv6 ones are judged as what they lead to.
     """

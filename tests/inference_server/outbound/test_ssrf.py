@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 
 import pytest
-from easel_server.webhooks.ssrf import is_allowed, parse_address
+from easel_server.outbound.ssrf import is_allowed, parse_address
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
 
