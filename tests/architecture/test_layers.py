@@ -227,7 +227,6 @@ def test_only_the_stores_know_where_something_is_kept() -> None:
 # About a dozen; the operator's own folders were there before the rule, and must not grow.
 MAX_FILES_IN_A_FOLDER = 12
 FULLER_FOLDERS = {
-    "easel_contract": 13,
     "easel_operator": 12,
     "easel_operator/autoscaling": 14,
     "easel_operator/cluster": 15,

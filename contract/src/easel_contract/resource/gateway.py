@@ -1,0 +1,82 @@
+"""The pods that speak HTTP with clients, and what they allow, keep and notify of."""
+
+from pydantic import Field
+
+from easel_contract.resource.worker import IMAGE_DESCRIPTION, ResourceRequirements
+from easel_contract.schema import Model, ObjectName, Word
+from easel_contract.server_config import (
+    AllowedHosts,
+    AllowedOrigins,
+    BucketConfig,
+    CacheConfig,
+    DefaultsConfig,
+    LimitsConfig,
+    PublicUrl,
+    RateLimitConfig,
+    ResultsConfig,
+    WebhookConfig,
+)
+
+
+class WebhookSpec(WebhookConfig):
+    """How clients are notified that an image is ready (Standard Webhooks)."""
+
+    signing_secret_name: ObjectName | None = Field(
+        default=None,
+        description="Secret with one `whsec_…` key under `signing-secret`, or two, separated by white space, while "
+        "receivers change from one to the other. Unset: webhooks are refused.",
+    )
+
+
+class BucketSpec(BucketConfig):
+    """An S3-compatible bucket for images; Redis keeps the references only."""
+
+    credentials_secret_name: ObjectName | None = Field(
+        default=None,
+        description="Secret with `access-key-id` and `secret-access-key`. Unset: the pods' own identity, such as a "
+        "role that the service's ServiceAccount is annotated with (IRSA).",
+    )
+
+
+class ResultsSpec(ResultsConfig):
+    """How long finished images are kept, where, and how much room they have."""
+
+    bucket: BucketSpec | None = Field(
+        default=None, description="Keeps images in a bucket; links then lead there. Unset: Redis keeps them."
+    )
+
+
+class GatewaySpec(Model):
+    """The pods that speak HTTP with clients."""
+
+    image: Word | None = Field(default=None, description=IMAGE_DESCRIPTION)
+    replicas: int = Field(default=2, ge=1, le=100, description="Gateway pods; two survive the loss of a node.")
+    resources: ResourceRequirements = ResourceRequirements()
+    termination_grace_period_seconds: int = Field(
+        default=620,
+        ge=20,
+        le=3600,
+        description="Most time that a stopping gateway takes to answer open requests, which may wait for 600 s; 15 s "
+        "of it are for the stop itself. What waits for longer gets 503 and its job's id, and the job goes on.",
+    )
+    api_keys_secret_name: ObjectName | None = Field(
+        default=None,
+        description="Secret with a value per customer, under the customer's name: API keys, one a line, as they are or "
+        "as `sha256:` digests; or JSON with keys, weight, maxPriority and rateLimit. Unset: no check.",
+    )
+    public_url: PublicUrl = None
+    allowed_hosts: AllowedHosts = ()
+    allowed_origins: AllowedOrigins = ()
+    rate_limit: RateLimitConfig | None = Field(
+        default=None, description="Of each customer that has none of its own; unlimited if unset."
+    )
+    service_rate_limit: RateLimitConfig | None = Field(
+        default=None, description="Of all customers together; unlimited if unset."
+    )
+    limits: LimitsConfig = LimitsConfig()
+    defaults: DefaultsConfig | None = Field(
+        default=None, description="What a request gets that doesn't say; unset: what suits the model."
+    )
+    results: ResultsSpec = ResultsSpec()
+    cache: CacheConfig = CacheConfig()
+    webhook: WebhookSpec = WebhookSpec()

@@ -1,0 +1,168 @@
+"""The model that a service serves, and where it comes from."""
+
+from typing import Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from easel_contract.schema import Model, ObjectName, Word, cel, validations
+from easel_contract.server_config import DType, Quantization, SafetyPolicy, StepCache
+
+REPOSITORY_PATTERN = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
+# Of a file or a directory below a root: users' files have blanks and brackets in their names; nothing is hidden, and
+# nothing leads out.
+PATH_PATTERN = r"[^/.\s][^/\n\r]*(/[^/.\s][^/\n\r]*)*"
+
+
+class HuggingFaceSource(Model):
+    """A model on the Hugging Face Hub: a pipeline in diffusers' layout, or one file of the repository."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.variant) || !has(self.file)",
+                "variant names files of diffusers' layout, and file names a single one: set one of them",
+            )
+        )
+    )
+
+    repository: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=REPOSITORY_PATTERN,
+        description="Repository id, such as stabilityai/stable-diffusion-xl-base-1.0.",
+    )
+    variant: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Which of the repository's files to load, such as fp16 for `….fp16.safetensors`. Unset: fp16 where "
+        "the weights become 16 bits wide and the repository has it, half the download; else the files without one.",
+    )
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        pattern=f"^{PATH_PATTERN}$",
+        description="A single file of the repository with the whole model or its denoiser, such as "
+        "sd_xl_base_1.0.safetensors; a pipeline in diffusers' layout if unset.",
+    )
+    revision: Word | None = Field(
+        default=None,
+        description="Branch, tag or commit; the repository's default if unset.",
+    )
+    token_secret_name: ObjectName | None = Field(
+        default=None, description="Secret with a Hub token under the key `token`, for gated or private repositories."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.variant is not None and self.file is not None:
+            raise ValueError("variant names files of diffusers' layout, and file names a single one: set one of them")
+        return self
+
+
+class VolumeSource(Model):
+    """A pipeline in diffusers' layout, or a single file, on a PersistentVolumeClaim of the same namespace; mounted
+    read-only."""
+
+    claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim.")
+    path: str = Field(
+        default="",
+        max_length=1024,
+        pattern=f"^({PATH_PATTERN})?$",
+        description="Directory inside the volume that holds model_index.json or a single file of weights, or the file "
+        "itself; the volume's root if empty.",
+    )
+
+
+class ModelSource(Model):
+    """Where the model comes from: exactly one member."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.huggingFace) != has(self.persistentVolumeClaim)",
+                "exactly one of huggingFace and persistentVolumeClaim must be set",
+            )
+        )
+    )
+
+    hugging_face: HuggingFaceSource | None = None
+    persistent_volume_claim: VolumeSource | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.hugging_face is None) == (self.persistent_volume_claim is None):
+            raise ValueError("exactly one of huggingFace and persistentVolumeClaim must be set")
+        return self
+
+
+class RefinerSpec(Model):
+    """A second model that takes over an image's last steps."""
+
+    source: ModelSource
+
+
+class ModelSpec(Model):
+    """The model that a service serves."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.refiner) || !has(self.source.huggingFace) || !has(self.refiner.source.huggingFace) "
+                "|| !has(self.source.huggingFace.tokenSecretName) "
+                "|| !has(self.refiner.source.huggingFace.tokenSecretName) "
+                "|| self.source.huggingFace.tokenSecretName == self.refiner.source.huggingFace.tokenSecretName",
+                "model and refiner are fetched with one token: tokenSecretName must be the same in both",
+            )
+        )
+    )
+
+    source: ModelSource
+    refiner: RefinerSpec | None = Field(
+        default=None,
+        description="Stable Diffusion XL's refiner, which shares the model's second text encoder and autoencoder.",
+    )
+    config_repository: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=REPOSITORY_PATTERN,
+        description="Hub repository in diffusers' layout with the configuration and tokenizers of a single file; only "
+        "those are fetched. Unset: what lies beside the file, else the repository of the file's family.",
+    )
+    allow_pickles: bool = Field(
+        default=False,
+        description="Also load pickles (.ckpt, .pt, .bin) where there are no safetensors: tensors alone are read from "
+        "them, and nothing in them is called. Convert them instead where you can.",
+    )
+    dtype: DType = Field(
+        default=DType.AUTO,
+        description="Number format of the weights. Auto: bfloat16 where the GPU has it, else float16; float32 on CPU, "
+        "which can do BFloat16 if its processor does.",
+    )
+    quantization: Quantization | None = Field(
+        default=None,
+        description="Float8 keeps the weights of denoiser and text encoders in 8 bits, half of BFloat16, and computes "
+        "in dtype as before: other images, slightly. Unset: as dtype says.",
+    )
+    step_cache: StepCache | None = Field(
+        default=None,
+        description="Reuse work of earlier steps: faster, and other images. DeepCache for models with a UNet (Stable "
+        "Diffusion 1.x, 2.x, XL), FirstBlockCache for Flux. Requests then share no steps: each runs alone.",
+    )
+    safety: SafetyPolicy | None = Field(
+        default=None,
+        description="What becomes of an image that the model's own safety checker flags. Flag: it is given, and the "
+        "answer says so. Blur: it is given blurred. Refuse: its request fails. Off: nothing is checked. Unset: Blur "
+        "where the model comes with a checker, as Stable Diffusion 1.x does; else nothing but Off can be set.",
+    )
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        sources = [self.source.hugging_face, self.refiner.source.hugging_face if self.refiner else None]
+        secrets = {hub.token_secret_name for hub in sources if hub is not None} - {None}
+        if len(secrets) > 1:
+            raise ValueError("model and refiner are fetched with one token: tokenSecretName must be the same in both")
+        return self

@@ -1,0 +1,74 @@
+"""What the operator last saw of a service."""
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from easel_contract.conditions import Condition
+from easel_contract.schema import Model
+
+
+class ScalingStatus(Model):
+    """The last scaling decision that changed the number of workers."""
+
+    desired_replicas: int = Field(ge=0)
+    reason: str = Field(description="The decision in one sentence, with its figures.")
+    decided_at: AwareDatetime
+    cold_starts_seconds: tuple[int, ...] = Field(
+        default=(),
+        max_length=20,
+        description="From creation to Ready, of the workers that were started last; what a restarted operator knows.",
+    )
+    lateness_margin_percent: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Headroom that the share of late requests has asked for so far, in percent of a worker where one "
+        "is busy.",
+    )
+
+
+class ColdStartStatus(Model):
+    """What the start of the worker that became ready last was made of, in whole seconds."""
+
+    pod_name: str
+    ready_at: AwareDatetime
+    scheduled_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        description="From the pod's creation to its node. Unset: it started again on it.",
+    )
+    pulled_seconds: int | None = Field(
+        default=None, ge=0, description="From there to its container's start: volumes, and the image."
+    )
+    imported_seconds: int | None = Field(default=None, ge=0, description="From there to its libraries' import.")
+    weights_seconds: int | None = Field(default=None, ge=0, description="Until the weights were on their device.")
+    compiled_seconds: int | None = Field(default=None, ge=0, description="Until the model was prepared for speed.")
+    warm_seconds: int | None = Field(default=None, ge=0, description="Until a first image was generated.")
+
+
+class TerminationStatus(Model):
+    """How long a stopping worker may take, and how long jobs take."""
+
+    grace_period_seconds: int = Field(ge=0, description="What workers that start now have.")
+    longest_job_seconds: int = Field(
+        ge=0, description="The longest job so far, from claimed to finished; what a restarted operator knows."
+    )
+    advice: str = Field(default="", description="What to do where the longest job doesn't fit; empty where it does.")
+
+
+class StableDiffusionServiceStatus(Model):
+    """What the operator last saw."""
+
+    observed_generation: int = Field(default=0, ge=0)
+    replicas: int = Field(default=0, ge=0, description="Worker pods that exist.")
+    ready_replicas: int = Field(default=0, ge=0, description="Worker pods that hold the model and take work.")
+    selector: str = Field(default="", description="Label selector of the worker pods, for the scale subresource.")
+    url: str | None = Field(default=None, description="Where clients inside the cluster reach the service.")
+    scaling: ScalingStatus | None = None
+    termination: TerminationStatus | None = None
+    cold_start: ColdStartStatus | None = None
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(default=(), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+    ]

@@ -1,0 +1,124 @@
+"""The pods that generate: their GPUs, their resources, where they may run; and how they batch."""
+
+from typing import Final, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
+from easel_contract.server_config import EngineConfig
+
+IMAGE_DESCRIPTION: Final = "Container image; the operator's own release if unset."
+
+
+class Toleration(Model):
+    """core/v1 Toleration."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "self.operator == 'Exists' ? !has(self.value) : has(self.key)",
+                "operator Exists takes no value, and operator Equal needs a key",
+            ),
+            cel(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "tolerationSeconds needs effect NoExecute",
+            ),
+        )
+    )
+
+    key: str | None = Field(default=None, max_length=317)
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = Field(default=None, max_length=63)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _admitted(self) -> Self:
+        if (self.operator == "Exists" and self.value is not None) or (self.operator == "Equal" and self.key is None):
+            raise ValueError("operator Exists takes no value, and operator Equal needs a key")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError("tolerationSeconds needs effect NoExecute")
+        return self
+
+
+class ResourceRequirements(Model):
+    """core/v1 ResourceRequirements, without claims. GPUs belong in worker.gpu."""
+
+    requests: dict[str, Quantity] = Field(default_factory=dict, description="What the scheduler sets aside.")
+    limits: dict[str, Quantity] = Field(default_factory=dict, description="What the pod can't exceed.")
+
+
+class GpuSpec(Model):
+    """The GPUs that one worker pod asks for."""
+
+    resource_name: str = Field(
+        default="nvidia.com/gpu",
+        max_length=317,
+        pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+        description="Extended resource, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb. Its taint is tolerated.",
+    )
+    count: int = Field(default=1, ge=0, le=16, description="GPUs a pod; 0 runs on CPU.")
+
+
+class WorkerSpec(Model):
+    """The pods that run the denoising loop."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                # Also asked of the default, an empty worker, whose members have none yet.
+                "!has(self.resources) || !has(self.gpu) "
+                "|| [has(self.resources.requests) ? self.resources.requests : {}, "
+                "has(self.resources.limits) ? self.resources.limits : {}]"
+                ".all(each, !(self.gpu.resourceName in each))",
+                "resources must not have the GPU's resource: gpu.count says how many",
+            )
+        )
+    )
+
+    image: Word | None = Field(default=None, description=IMAGE_DESCRIPTION)
+    gpu: GpuSpec = GpuSpec()
+    engine: EngineConfig = EngineConfig()
+    cache_claim_name: ObjectName | None = Field(
+        default=None,
+        description="PersistentVolumeClaim that keeps what a worker downloads or makes once (models from the Hub, "
+        "compiled code, measured batch sizes) for the workers after it; ReadWriteMany where they are on several nodes, "
+        "and writable for the image's user. Unset: each pod has its own, which goes with it.",
+    )
+    resources: ResourceRequirements = ResourceRequirements()
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes to run on.")
+    tolerations: tuple[Toleration, ...] = Field(
+        default=(), max_length=32, description="Besides the one for the GPU resource's own taint."
+    )
+    termination_grace_period_seconds: int | None = Field(
+        default=None,
+        ge=5,
+        le=3600,
+        description="Time for a stopping pod to finish its images; what doesn't fit goes back to the queue. Unset: 60, "
+        "and from the longest job seen 120, 240, 480, 960 or 1800, changed only where that alone replaces no worker.",
+    )
+
+    @model_validator(mode="after")
+    def _counts_gpus_once(self) -> Self:
+        if self.gpu.resource_name in {*self.resources.requests, *self.resources.limits}:
+            raise ValueError(f"resources must not have {self.gpu.resource_name}: gpu.count says how many")
+        return self
+
+
+class BatchingSpec(Model):
+    """How many images a worker generates at once."""
+
+    max_images: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Images of requests of one size that share denoising steps; whatever else the requests ask for, "
+        "each begins and ends by itself. Unset: what gives the best rate, as each worker measures it for each size.",
+    )
+    step_timeout_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=86_400,
+        description="After which a denoising step counts as one that never ends: the worker's pod is restarted, and "
+        "others repeat its requests. Unset: 20 times the longest so far, at least 300.",
+    )
