@@ -64,13 +64,13 @@ def test_an_image_that_is_as_asked_has_no_warning(post, read) -> None:
 
 
 @APIS
-def test_weights_that_are_taken_as_words_are_said_to_be_so(post, read) -> None:
+def test_signs_that_no_engine_reads_are_said_to_be_taken_as_words(post, read) -> None:
     with RunningGateway() as gateway, gateway.client() as client:
         for expected in ("miss", "hit", "hit"):
-            answer = post(client, prompt="a (cat:1.3)", negative_prompt=r"\(dog:1.3\) [a:b:0.5]", seed=7)
+            answer = post(client, prompt="a (cat:1.3) AND [a]", negative_prompt=r"(dog:1.3) [a:b:0.5]", seed=7)
             assert answer.headers["X-Cache"] == expected
             prompt, negative_prompt = read(answer)
-            assert prompt.endswith("prompt: weights such as '(cat:1.3)' aren't applied but taken as words")
+            assert prompt.endswith("prompt: 'AND', which composes prompts, isn't applied but taken as a word")
             assert negative_prompt.endswith(
                 "negative_prompt: changes under way such as '[a:b:0.5]' aren't applied but taken as words"
             )

@@ -45,6 +45,7 @@ def build_arguments(
         "num_images_per_prompt": parameters.images,
         "generator": [torch.Generator("cpu").manual_seed(seed) for seed in list_seeds(parameters)],
         **_choose_negative_prompt(parameters, family),
+        **_choose_clip_layer(parameters, family),
     }
     if task.default_strength is not None:
         arguments["strength"] = _check_strength(parameters, family, task.default_strength)
@@ -84,6 +85,13 @@ def _choose_negative_prompt(parameters: GenerationParameters, family: Family) ->
     if family.true_guidance_scale is not None:
         chosen["true_cfg_scale"] = family.true_guidance_scale
     return chosen
+
+
+def _choose_clip_layer(parameters: GenerationParameters, family: Family) -> dict[str, Any]:
+    """diffusers counts from the layer that the family takes anyway, requests from the last."""
+    if parameters.clip_skip is None or family.clip_layer is None or parameters.clip_skip <= family.clip_layer:
+        return {}
+    return {"clip_skip": parameters.clip_skip - family.clip_layer}
 
 
 def _check_size(parameters: GenerationParameters, family: Family) -> None:

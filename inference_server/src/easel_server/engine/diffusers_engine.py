@@ -34,7 +34,7 @@ from easel_server.engine.pipelines import (
     describe_files,
     find_arguments,
 )
-from easel_server.engine.prompt_length import find_prompt_limit, list_cuts
+from easel_server.engine.prompts.limits import find_prompt_limits
 from easel_server.engine.schedulers.schedulers import Schedulers
 from easel_server.engine.speed.preparation import Preparation
 from easel_server.engine.speed.prompt_cache import PromptCache
@@ -134,7 +134,7 @@ class DiffusersEngine:
         self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._pace = Pace(self._device)
-        self._prompt_limit = find_prompt_limit(pipeline)
+        self._prompt_limits = find_prompt_limits(pipeline)
         samplers = self._pipelines[Task.TEXT_TO_IMAGE].schedulers.samplers
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=samplers)
         self._facts = ImageFacts.of(description)
@@ -215,7 +215,7 @@ class DiffusersEngine:
         """As Engine says.
 
         An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
-        another order. A prompt longer than the text encoder takes is cut there, as diffusers does: ``list_warnings``.
+        another order. A prompt longer than the text encoders take is cut there: ``list_warnings``.
         """
         del add_ons  # none of the features that need them is described
         subject = build_subject(parameters, self.description)
@@ -250,6 +250,7 @@ class DiffusersEngine:
         chosen = self._choose_pipeline(parameters)
         chosen.schedulers.check_steps(parameters.steps)
         arguments = build_arguments(parameters, inputs, self.family, chosen.accepted)
+        arguments |= self._prompt_limits.choose_length(parameters, self.family)
         pipeline = copy.copy(chosen.pipeline)  # weights are shared; what a call notes on its pipeline is the job's own
         self._preparation.attach(pipeline)
         pipeline.scheduler = chosen.schedulers.build(parameters.sampler, list_seeds(parameters))
@@ -288,8 +289,8 @@ class DiffusersEngine:
             self._vae.to(self._vae_dtype)
 
     def list_warnings(self, parameters: GenerationParameters) -> tuple[str, ...]:
-        """What has no effect with this model, and what was left out of the prompts."""
-        return (*list_unused(parameters, self.family), *list_cuts(self._prompt_limit, parameters, self.family))
+        """What has no effect with this model, and what was left out of the prompts or taken as words."""
+        return (*list_unused(parameters, self.family), *self._prompt_limits.list_warnings(parameters, self.family))
 
     def _choose_pipeline(self, shared: GenerationParameters) -> TaskPipeline:
         chosen = self._pipelines.get(shared.task)

@@ -310,7 +310,7 @@ def list_warnings(
     warnings = [*request.warnings]
     for name in ("prompt", "negative_prompt"):
         text = getattr(parameters, name)
-        if "(" in text or "[" in text:
+        if "[" in text or "AND" in text:
             warnings += (f"{request.field_names[name]}: {warning}" for warning in find_words(text))
     if request.recipe is not None:
         digests = request.inputs.digests if request.inputs else {}

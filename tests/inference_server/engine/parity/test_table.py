@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 from easel_server.engine.interface import ModelLoadError
-from easel_server.engine.prompt_length import find_prompt_limit
+from easel_server.engine.prompts.limits import find_prompt_limits
 from easel_server.generation.families import FAMILIES, NegativePrompts, StrengthRule
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
@@ -49,7 +49,7 @@ def build_row(name: str) -> list[str]:
     family, description = engine.family, engine.description
     compared = {task for model, _, task, _ in list_cases() if model == name}
     offered = len(description.samplers)
-    limit = find_prompt_limit(build_pipeline(name))
+    limit = find_prompt_limits(build_pipeline(name)).most
     assert limit is not None
     return [
         family.name,
@@ -84,7 +84,7 @@ def test_the_table_of_the_documents_is_what_engines_say() -> None:
 def test_a_familys_row_agrees_with_its_loaded_model(name: str) -> None:
     engine, pipeline = build_engine(name), build_pipeline(name)
     family = engine.family
-    limit = find_prompt_limit(pipeline)
+    limit = find_prompt_limits(pipeline).most
     assert limit is not None
     assert limit.tokens + limit.tokenizer.num_special_tokens_to_add() == family.prompt_tokens
     assert pipeline.vae.config.latent_channels == family.latent_channels

@@ -1,7 +1,8 @@
 """Prompts that were encoded already: the text encoders run once for the same prompts, whatever the seed.
 
 Every family of diffusers encodes its prompts in ``encode_prompt``, so that is what is kept: its results by all of its
-arguments. Bit for bit what it would give again.
+arguments. Bit for bit what it would give again. What it can't do by itself, long prompts and weights, is done below the
+cache (``engine/prompts/``), and follows from the same arguments: the prompts with their signs, and clip skip.
 """
 
 import inspect
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 import torch
 from cachetools import LRUCache
+
+from easel_server.engine.prompts.encoding import encode_prompt, find_encoding
 
 MAX_ENTRIES: Final = 256
 MAX_BYTES: Final = 256 << 20  # Stable Diffusion XL's take 1.3 MiB in half precision, Flux's 4 MiB
@@ -37,18 +40,23 @@ class PromptCache:
             return
         signature = inspect.signature(encode_as_kind)
         owner = weakref.ref(pipeline)  # a pipeline that held itself would stay until garbage is collected
+        encoding = find_encoding(pipeline)
 
         def encode_or_recall(*arguments: Any, **options: Any) -> Any:
-            encode = partial(encode_as_kind, owner())
+            own = partial(encode_as_kind, owner())
             bound = signature.bind(None, *arguments, **options)
             bound.apply_defaults()
+            encode = partial(own, *arguments, **options)
+            if encoding is not None:
+                named = {name: value for name, value in bound.arguments.items() if name != "self"}
+                encode = partial(encode_prompt, encoding, owner(), own, named)
             key = _build_key(bound.arguments)
             if key is None:
-                return encode(*arguments, **options)
+                return encode()
             key = (kind, key)
             if (kept := self._kept.get(key)) is not None:
                 return _copy(kept)
-            encoded = encode(*arguments, **options)
+            encoded = encode()
             with suppress(ValueError):  # how the cache says that it is too large
                 self._kept[key] = _copy(encoded)  # whoever asked may write into its own
             return encoded

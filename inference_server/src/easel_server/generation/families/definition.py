@@ -62,7 +62,10 @@ class Family:
     true_guidance_scale: float | None = None  # given with a negative prompt: WITH_TRUE_GUIDANCE
     strength_rule: StrengthRule = StrengthRule.ROUND_DOWN
     sampler_names: frozenset[str] | None = None  # those that fit; None: what its scheduler may be exchanged for
-    prompt_tokens: int | None = None  # that its encoders take, with those that mark beginning and end
+    # That its encoders take, with those that mark beginning and end: CLIP at a time, in chunks; T5 altogether.
+    prompt_tokens: int | None = None
+    long_prompt_tokens: int | None = None  # that T5 may be given where a prompt needs them
+    clip_layer: int | None = None  # counted from the last: whose output it takes of CLIP; None: no layer's
     latent_channels: int = 4  # of an image, before anything is packed
     are_latents_packed: bool = False  # in tokens of two by two, not as [images, channels, height/8, width/8]
 

@@ -42,6 +42,7 @@ STABLE_DIFFUSION: Final = Family(
     pipelines=frozenset({"StableDiffusionPipeline"}),
     default_side_pixels=512,
     prompt_tokens=77,
+    clip_layer=1,
 )
 TURBO: Final = replace(
     STABLE_DIFFUSION, name="SD Turbo", is_sign=is_distilled, steps=DISTILLED_STEPS, guidance_scale=0.0
@@ -72,5 +73,6 @@ LCM: Final = Family(
     strength_rule=StrengthRule.ALL,
     sampler_names=frozenset({"LCM"}),  # the pipeline sets timesteps as no other scheduler can
     prompt_tokens=77,
+    clip_layer=1,
 )
 FAMILIES: Final = (GUIDANCE_EMBEDDED, WITH_LCM, TURBO, STABLE_DIFFUSION, LCM)

@@ -17,6 +17,8 @@ STABLE_DIFFUSION_3: Final = Family(
     strength_rule=StrengthRule.ROUND_UP,
     sampler_names=frozenset({"Euler"}),
     prompt_tokens=256,
+    clip_layer=2,
+    long_prompt_tokens=512,  # the most that diffusers' pipelines let it have
     latent_channels=16,
 )
 TURBO: Final = replace(

@@ -14,6 +14,7 @@ STABLE_DIFFUSION_XL: Final = Family(
     pipelines=frozenset({"StableDiffusionXLPipeline"}),
     guidance_scale=5.0,  # diffusers' own
     prompt_tokens=77,
+    clip_layer=2,
 )
 TURBO: Final = replace(
     STABLE_DIFFUSION_XL,
@@ -43,5 +44,6 @@ REFINER: Final = Family(
     pipelines=frozenset({"StableDiffusionXLImg2ImgPipeline"}),
     guidance_scale=5.0,
     prompt_tokens=77,
+    clip_layer=2,
 )
 FAMILIES: Final = (GUIDANCE_EMBEDDED, WITH_LCM, TURBO, STABLE_DIFFUSION_XL, REFINER)

@@ -1,0 +1,1 @@
+"""Prompts as text encoders take them: in chunks, with weights."""
