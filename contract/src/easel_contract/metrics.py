@@ -36,6 +36,7 @@ CACHE_REQUESTS_TOTAL: Final = "easel_cache_requests_total"  # counter, gateway, 
 STREAMS: Final = "easel_streams"  # gauge, gateway: event streams that are open
 IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget|inputs|…
 REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
+INPUT_FETCHES_TOTAL: Final = "easel_input_fetches_total"  # counter, gateway, label result: images by their address
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
 TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw
 ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model

@@ -28,6 +28,10 @@ DEFAULT_INPUT_BYTES: Final = 64 << 20  # among those
 DEFAULT_BUCKET_BYTES: Final = 64 << 30
 
 MAX_NETWORKS: Final = 64
+MAX_HOSTS: Final = 64
+NETWORK_RULES: Final = validations(
+    cel("self.all(each, isIP(each) || (isCIDR(each) && cidr(each) == cidr(each).masked()))", NETWORK_SENTENCE)
+)
 Network = Annotated[
     IPvAnyNetwork,
     NetworkText,
@@ -356,6 +360,27 @@ class BucketConfig(Model):
         return self
 
 
+class InputsConfig(Model):
+    """Input images by their address: where gateways may fetch them. Unset: nowhere, images come in requests only."""
+
+    allowed_hosts: tuple[HostName, ...] = Field(
+        default=(),
+        max_length=MAX_HOSTS,
+        description="Hosts that input images are fetched from by http:// or https://, such as images.example.com, "
+        "*.example.com, or * for any; redirects lead to these hosts only. Private, loopback and link-local addresses "
+        "are refused unless listed in allowedNetworks.",
+    )
+    allowed_networks: tuple[Network, ...] = Field(
+        default=(),
+        max_length=MAX_NETWORKS,
+        description="Networks in CIDR form that input images may be fetched from although they are private.",
+        json_schema_extra=NETWORK_RULES,
+    )
+    max_seconds: int = Field(
+        default=20, ge=1, le=300, description="Time that the images of one request may take to come, all together."
+    )
+
+
 class WebhookConfig(Model):
     """Where webhooks may go. Private, loopback and link-local addresses are refused unless listed here."""
 
@@ -363,9 +388,7 @@ class WebhookConfig(Model):
         default=(),
         max_length=MAX_NETWORKS,
         description="Networks in CIDR form that webhooks may go to although they are private.",
-        json_schema_extra=validations(
-            cel("self.all(each, isIP(each) || (isCIDR(each) && cidr(each) == cidr(each).masked()))", NETWORK_SENTENCE)
-        ),
+        json_schema_extra=NETWORK_RULES,
     )
 
 
@@ -407,6 +430,7 @@ class GatewayConfig(Model):
     max_workers: int | None = Field(default=None, ge=0)  # how far the service may scale; None: the workers that are
     cache: CacheConfig = CacheConfig()
     webhook: WebhookConfig = WebhookConfig()
+    inputs: InputsConfig = InputsConfig()
     public_url: PublicUrl = None
     allowed_hosts: AllowedHosts = ()
     allowed_origins: AllowedOrigins = ()

@@ -77,6 +77,9 @@ class CountingMetrics:
     def count_refusal(self, reason: str) -> None:
         self.counts["refusal", reason] += 1
 
+    def count_input_fetch(self, result: str) -> None:
+        self.counts["fetch", result] += 1
+
 
 class StandInWorker:
     """Claims jobs and finishes them with bytes that name the parameters. Holds still while ``is_held``."""

@@ -1,10 +1,16 @@
 """Repeated requests for cached images are answered ahead of everything but keys and limits."""
 
+import asyncio
+
 import pytest
 from easel_contract.server_config import CacheConfig, GatewayConfig, RateLimitConfig
+from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.inputs.fetching import has_fetched
+from easel_server.stores.jobs.interface import JobBounds
+from easel_server.stores.opening import open_memory_stores
 from easel_server.transport import cached_answers
 
-from tests.inference_server.api.serving import RunningGateway, wait_for
+from tests.inference_server.api.serving import CountingMetrics, RunningGateway, wait_for
 
 PATH = "/v1/images/generations"
 BODY = {"prompt": "a cat", "seed": 7}
@@ -104,3 +110,40 @@ def test_long_bodies_and_bodies_in_pieces_are_served(routed):
         answers = [client.post(PATH, content=pieces()) for _ in range(3)]
         assert [answer.headers["X-Cache"] for answer in answers] == ["miss", "hit", "hit"]
         assert len(routed) == 2
+
+
+async def test_what_was_made_of_an_image_at_an_address_is_not_repeated_by_its_body_alone():
+    """Another image may be there the next time; the digest of what is fetched then decides."""
+    served = 0
+
+    async def app(scope, receive, send):
+        nonlocal served
+        served += 1
+        await receive()
+        has_fetched.set(scope["is_fetched"])
+        headers = [(b"x-cache", b"hit"), (b"content-length", b"2"), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    config = GatewayConfig()
+    stores = open_memory_stores(JobBounds())
+    guarded = cached_answers.CachedAnswersMiddleware(
+        app, path=PATH, keys=KeyRing(None), limiter=stores.limits, config=config, metrics=CountingMetrics()
+    )
+
+    async def post(*, is_fetched):
+        async def receive():
+            return {"type": "http.request", "body": b"%d" % is_fetched, "more_body": False}
+
+        async def send(_):
+            pass
+
+        scope = {"type": "http", "path": PATH, "method": "POST", "headers": [], "is_fetched": is_fetched}
+        await asyncio.create_task(guarded(scope, receive, send))  # in a context of its own, as the server's are
+
+    await post(is_fetched=True)
+    await post(is_fetched=True)
+    assert served == 2
+    await post(is_fetched=False)
+    await post(is_fetched=False)
+    assert served == 3

@@ -251,7 +251,8 @@ async def test_a_customer_with_many_images_does_not_keep_another_waiting_for_all
     going_on.set()
     await asyncio.gather(other, *flood)
     assert ended.index("b") <= 2 * DECODERS, "it was next but one"
-    assert decoders._free == DECODERS
+    all_places = threading.Barrier(DECODERS, timeout=10)
+    await asyncio.gather(*(decoders.run("c", all_places.wait) for _ in range(DECODERS)))
     assert "left" not in ended
 
 

@@ -6,8 +6,7 @@ import hashlib
 import resource
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -19,43 +18,9 @@ from easel_server.outbound.ssrf import Address, parse_address
 
 from tests.inference_server.outbound.test_guarded_transport import LOOPBACK, FakeResolver
 from tests.inference_server.outbound.test_ssrf import REFUSED
+from tests.support.web_hosts import answer, redirect, serving, trickle, write_forever
 
 BODY = b"weights or pixels" * 1000
-Serve = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def serving(serve: Serve) -> AsyncIterator[tuple[int, list[str]]]:
-    """A real server on loopback that answers each request's head as it is told: its port, and the heads it saw."""
-    heads: list[str] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
-            await serve(heads[-1], writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # who fetched has seen enough
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1], heads
-    finally:
-        server.close()
-
-
-def answer(body: bytes = BODY, *headers: str, status: str = "200 OK", length: int | None = None) -> Serve:
-    async def serve(head: str, writer: asyncio.StreamWriter) -> None:
-        lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
-        writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
-        await writer.drain()
-
-    return serve
-
-
-def redirect(location: str, status: int = 302) -> Serve:
-    return answer(b"", f"Location: {location}", status=f"{status} Found")
 
 
 def fetcher(*hosts: str, resolve: Any = None, timeout_seconds: float = 20, networks: Any = LOOPBACK) -> Fetcher:
@@ -100,7 +65,7 @@ def test_a_host_is_listed_by_name_by_suffix_or_as_any(host: str, listed: list[st
 
 
 async def test_what_a_listed_host_serves_is_fetched_and_asked_for_unpacked() -> None:
-    async with serving(answer()) as (port, heads):
+    async with serving(answer(BODY)) as (port, heads):
         assert await fetch(f"http://images.example:{port}/a%20b.png?signature=x#part") == BODY
     assert heads[0].startswith("GET /a%20b.png?signature=x HTTP/1.1\r\n")
     assert "accept-encoding: identity" in heads[0].lower()
@@ -108,21 +73,21 @@ async def test_what_a_listed_host_serves_is_fetched_and_asked_for_unpacked() -> 
 
 
 async def test_a_file_is_written_part_by_part_with_its_digest(tmp_path: Path) -> None:
-    async with serving(answer()) as (port, _), fetcher() as one:
+    async with serving(answer(BODY)) as (port, _), fetcher() as one:
         fetched = await one.fetch_to_file(f"http://images.example:{port}/", tmp_path / "file", max_bytes=len(BODY))
     assert (tmp_path / "file").read_bytes() == BODY
     assert (fetched.sha256, fetched.size_bytes) == (hashlib.sha256(BODY).hexdigest(), len(BODY))
 
 
 async def test_nothing_is_left_of_a_file_that_could_not_be_fetched_whole(tmp_path: Path) -> None:
-    async with serving(answer()) as (port, _), fetcher() as one:
+    async with serving(answer(BODY)) as (port, _), fetcher() as one:
         with pytest.raises(FetchError):
             await one.fetch_to_file(f"http://images.example:{port}/", tmp_path / "file", max_bytes=len(BODY) - 1)
     assert not (tmp_path / "file").exists()
 
 
 async def test_an_error_of_the_disk_is_not_taken_for_one_of_the_network(tmp_path: Path) -> None:
-    async with serving(answer()) as (port, _), fetcher() as one:
+    async with serving(answer(BODY)) as (port, _), fetcher() as one:
         with pytest.raises(IsADirectoryError):
             await one.fetch_to_file(f"http://images.example:{port}/", tmp_path, max_bytes=len(BODY))
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -164,7 +129,7 @@ async def test_a_listed_name_that_leads_inside_is_not_called_and_its_address_not
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"])
 async def test_where_any_host_is_allowed_the_inside_is_still_not(host: str) -> None:
-    async with serving(answer()) as (port, heads):
+    async with serving(answer(BODY)) as (port, heads):
         one = Fetcher(("*",), timeout_seconds=5, setting="x")
         async with one:
             with pytest.raises(FetchError) as caught:
@@ -179,7 +144,7 @@ async def test_whether_a_name_exists_inside_cannot_be_learned() -> None:
     async def unknown(host: str, port: int) -> Sequence[Address]:
         raise OSError("no such host")
 
-    async with serving(answer()) as (closed_port, _):
+    async with serving(answer(BODY)) as (closed_port, _):
         pass
     url = f"http://redis.internal.example:{closed_port}/"
     cases = [(unknown, LOOPBACK), (FakeResolver(["10.0.0.7"]), ()), (FakeResolver(["127.0.0.1"]), LOOPBACK)]
@@ -189,7 +154,7 @@ async def test_whether_a_name_exists_inside_cannot_be_learned() -> None:
 
 async def test_an_answer_of_the_name_server_that_changes_gains_nothing() -> None:
     """The name is asked for once a connection, and a second connection is judged anew."""
-    async with serving(answer()) as (port, heads):
+    async with serving(answer(BODY)) as (port, heads):
         resolve = FakeResolver(["127.0.0.1"], ["127.0.0.2"])
         async with fetcher(resolve=resolve) as one:
             assert await one.fetch(f"http://images.example:{port}/", max_bytes=1 << 20) == BODY
@@ -201,13 +166,16 @@ async def test_an_answer_of_the_name_server_that_changes_gains_nothing() -> None
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_followed_to_a_listed_host(status: int) -> None:
-    async with serving(answer()) as (port, _), serving(redirect(f"http://cdn.example:{port}/b", status)) as (first, _):
+    async with (
+        serving(answer(BODY)) as (port, _),
+        serving(redirect(f"http://cdn.example:{port}/b", status)) as (first, _),
+    ):
         assert await fetch(f"http://images.example:{first}/a", hosts=("images.example", "cdn.example")) == BODY
 
 
 async def test_a_redirect_may_be_relative() -> None:
     async def serve(head: str, writer: asyncio.StreamWriter) -> None:
-        await (redirect("../b?c") if head.startswith("GET /x/a ") else answer())(head, writer)
+        await (redirect("../b?c") if head.startswith("GET /x/a ") else answer(BODY))(head, writer)
 
     async with serving(serve) as (port, heads):
         assert await fetch(f"http://images.example:{port}/x/a") == BODY
@@ -215,7 +183,7 @@ async def test_a_redirect_may_be_relative() -> None:
 
 
 async def test_a_redirect_to_a_host_that_is_not_listed_is_not_followed() -> None:
-    async with serving(answer()) as (inside, heads):
+    async with serving(answer(BODY)) as (inside, heads):
         async with serving(redirect(f"http://127.0.0.1:{inside}/latest/meta-data")) as (port, _):
             error = await fail(f"http://images.example:{port}/")
         assert error.failure is FetchFailure.REFUSED
@@ -231,7 +199,10 @@ async def test_a_redirect_to_a_listed_host_that_leads_inside_is_not_called(addre
         async def __call__(self, host: str, port: int) -> Sequence[Address]:
             return [parse_address("127.0.0.1" if host == "images.example" else address)]
 
-    async with serving(answer()) as (inside, heads), serving(redirect(f"http://cdn.example:{inside}/")) as (port, _):
+    async with (
+        serving(answer(BODY)) as (inside, heads),
+        serving(redirect(f"http://cdn.example:{inside}/")) as (port, _),
+    ):
         hosts = ("images.example", "cdn.example")
         error = await fail(f"http://images.example:{port}/", hosts=hosts, resolve=ByName([]))
         assert error.failure is FetchFailure.UNREACHABLE
@@ -254,7 +225,10 @@ async def test_redirects_in_a_circle_end() -> None:
 
 async def test_a_token_does_not_go_along_to_another_host() -> None:
     headers = {"authorization": "Bearer secret"}
-    async with serving(answer()) as (port, heads), serving(redirect(f"http://cdn.example:{port}/")) as (first, seen):
+    async with (
+        serving(answer(BODY)) as (port, heads),
+        serving(redirect(f"http://cdn.example:{port}/")) as (first, seen),
+    ):
         one = fetcher("*")
         await one.fetch(f"http://images.example:{first}/", max_bytes=1 << 20, headers=headers)
         await one.aclose()
@@ -267,12 +241,6 @@ async def test_a_length_beyond_the_bound_is_refused_before_a_byte_is_read() -> N
         error = await fail(f"http://images.example:{port}/", max_bytes=1000)
     assert error.failure is FetchFailure.TOO_LARGE
     assert "1000 bytes" in str(error)
-
-
-async def write_forever(writer: asyncio.StreamWriter, part: bytes) -> None:
-    while True:
-        writer.write(part)
-        await writer.drain()
 
 
 @pytest.mark.parametrize("head", ["", "Transfer-Encoding: chunked\r\n"], ids=["until it closes", "chunked"])
@@ -325,14 +293,7 @@ async def test_a_packed_body_that_is_none_is_refused(body: bytes) -> None:
 
 
 async def test_who_sends_a_byte_at_a_time_is_left_when_the_time_is_over() -> None:
-    async def serve(_: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        while True:
-            writer.write(b"x")
-            await writer.drain()
-            await asyncio.sleep(0.01)
-
-    async with serving(serve) as (port, _):
+    async with serving(trickle) as (port, _):
         error = await fail(f"http://images.example:{port}/", timeout_seconds=0.3)
     assert error.failure is FetchFailure.TOO_SLOW
     assert "0.3 seconds" in str(error)
@@ -407,6 +368,6 @@ async def test_https_is_not_left_for_http(certificate: tuple[Path, Path]) -> Non
 
 
 async def test_an_allowed_network_opens_what_is_private() -> None:
-    async with serving(answer()) as (port, _):
+    async with serving(answer(BODY)) as (port, _):
         networks = (ip_network("127.0.0.0/8"),)
         assert await fetch(f"http://images.example:{port}/", networks=networks) == BODY

@@ -24,6 +24,7 @@ GATEWAY_ONLY = {
     contract.HTTP_REQUESTS_TOTAL,
     contract.CACHE_REQUESTS_TOTAL,
     contract.REFUSALS_TOTAL,
+    contract.INPUT_FETCHES_TOTAL,
     contract.WEBHOOKS_TOTAL,
     contract.PREDICTED_GPU_SECONDS_TOTAL,
     contract.STREAMS,

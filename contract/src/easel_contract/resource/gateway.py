@@ -10,6 +10,7 @@ from easel_contract.server_config import (
     BucketConfig,
     CacheConfig,
     DefaultsConfig,
+    InputsConfig,
     LimitsConfig,
     PublicUrl,
     RateLimitConfig,
@@ -80,3 +81,4 @@ class GatewaySpec(Model):
     results: ResultsSpec = ResultsSpec()
     cache: CacheConfig = CacheConfig()
     webhook: WebhookSpec = WebhookSpec()
+    inputs: InputsConfig = InputsConfig()

@@ -29,6 +29,7 @@ from easel_server.api.replicate.routes import REPLICATE
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.input_images import Decoders
+from easel_server.gateway.inputs.fetching import InputUrls
 from easel_server.gateway.link_signer import LinkSigner
 from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.queue_estimate import QueueEstimates
@@ -126,7 +127,7 @@ def build_context(
         model_facts=model_facts,
         keys=keys,
         signer=signer,
-        decoders=Decoders(),
+        decoders=Decoders(InputUrls(gateway.inputs, metrics, max_bytes=gateway.limits.max_body_bytes)),
         streams=Streams(gateway.limits.max_streams, metrics, ending, is_shared=keys.are_asked_for),
         ending=ending,
         webhook_secrets=webhook_secrets,

@@ -10,14 +10,16 @@ import binascii
 import io
 import math
 import re
-from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import Final, TypeVar
 
 from easel_contract.server_config import LimitsConfig
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
+from easel_server.gateway.inputs.fetching import InputUrls
+from easel_server.gateway.inputs.turns import Turns
 from easel_server.gateway.refusals import FieldFault, RefusalError, refuse_field, refuse_fields
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import MIN_SIDE_PIXELS, check_side
@@ -47,60 +49,82 @@ Image.MAX_IMAGE_PIXELS = None
 T = TypeVar("T")
 
 
+class UnfetchedError(Exception):
+    """An image is asked for by its address, and isn't here yet."""
+
+    def __init__(self, field: str, url: str) -> None:
+        self.field, self.url = field, url
+        super().__init__(f"{field} is an address")
+
+
+# What the addresses of the request led to whose images are being decoded; None where none may be fetched.
+_fetched: ContextVar[Mapping[str, bytes] | None] = ContextVar("fetched", default=None)
+
+
 class Decoders:
     """Threads for work on images, few enough that their memory is bounded. Customers that wait have them in turn."""
 
-    def __init__(self) -> None:
-        self._free = DECODERS
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # by customer; none is empty
+    def __init__(self, urls: InputUrls | None = None) -> None:
+        """``urls`` fetches images by their addresses; None: that isn't done."""
+        self._turns = Turns(DECODERS)
+        self._urls = urls if urls is not None and urls.are_allowed else None
 
-    async def run(self, customer: str, work: Callable[[], T]) -> T:
-        """The work's result; waits until a thread is free."""
-        await self._take(customer)
+    async def run(self, customer: str, work: Callable[[], T], fetched: dict[str, bytes] | None = None) -> T:
+        """The work's result; waits until a thread is free.
+
+        Work that meets the address of an image (``decode_base64``) is ended, and begun again once that is fetched: so
+        it may be anything that reads images, and no thread waits for a host. What was fetched is put into ``fetched``,
+        for a second work on the same images. Raises RefusalError, and what the work raises.
+        """
+        fetched = {} if fetched is None else fetched
         try:
-            return await asyncio.to_thread(work)
-        finally:
-            self._pass_on()
+            return await self._decode(customer, work, fetched)
+        except UnfetchedError as met:
+            missing = met
+        if self._urls is None:
+            raise missing  # another one's
+        async with self._urls.turn(customer) as fetches:
+            while True:
+                fetched[missing.url] = await fetches.fetch(missing.field, missing.url)
+                try:
+                    return await self._decode(customer, work, fetched)
+                except UnfetchedError as met:
+                    missing = met
 
-    async def _take(self, customer: str) -> None:
-        if self._free:
-            self._free -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(customer, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was this one's turn just now
-                self._pass_on()
-            raise
-
-    def _pass_on(self) -> None:
-        """A thread is free: to the next customer's first, who then is the last."""
-        while self._waiting:
-            customer, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[customer] = turns
-            if not turn.done():  # else its client has left
-                turn.set_result(None)
-                return
-        self._free += 1
+    async def _decode(self, customer: str, work: Callable[[], T], fetched: Mapping[str, bytes]) -> T:
+        async with self._turns.taken(customer):
+            token = _fetched.set(fetched if self._urls is not None else None)
+            try:
+                return await asyncio.to_thread(work)
+            finally:
+                _fetched.reset(token)
 
 
 def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
-    """The bytes behind a ``data:`` URL, or behind bare base64, broken into lines or not. Raises RefusalError."""
+    """The bytes behind a ``data:`` URL, behind bare base64, broken into lines or not, or at an address.
+
+    Raises RefusalError; in ``Decoders`` UnfetchedError for an address, until it was fetched.
+    """
     text = text.strip()
     prefix = DATA_URL.match(text)
-    if text.startswith(("http://", "https://")):
-        advice = "send the image as a data: URL; predictions also take the address of a file uploaded to /v1/files"
-        raise refuse_field(field, f"is a web address, and this service fetches none; {advice}")
+    if text[:8].lower().startswith(("http://", "https://")):
+        return _find_fetched(field, text)
     if prefix is None and is_prefix_needed:
         raise refuse_field(field, "must be a data: URL, such as data:image/png;base64,iVBORw0…")
     try:
         return _decode_strictly(text[prefix.end() if prefix else 0 :].encode("ascii"))
     except ValueError:
         raise refuse_field(field, "is not base64") from None
+
+
+def _find_fetched(field: str, url: str) -> bytes:
+    fetched = _fetched.get()
+    if fetched is None:
+        advice = "send the image as a data: URL; predictions also take the address of a file uploaded to /v1/files"
+        raise refuse_field(field, f"is a web address, and this service fetches none; {advice}")
+    if url not in fetched:
+        raise UnfetchedError(field, url)
+    return fetched[url]
 
 
 def _decode_strictly(encoded: bytes) -> bytes:

@@ -163,6 +163,17 @@ def refuse_for_bodies() -> RefusalError:
     )
 
 
+def refuse_for_fetches(waiting: int, bound: int) -> RefusalError:
+    """As many requests wait for their input images to be fetched as may, or as many of this customer's."""
+    return RefusalError(
+        503,
+        "too_many_fetches",
+        f"{waiting} requests wait here already until their input images are fetched, at most {bound} may, and a part "
+        f"of that is kept for other clients; send the image as a data: URL, or try again in {FETCHES_RETRY_SECONDS} s",
+        headers={"Retry-After": str(FETCHES_RETRY_SECONDS)},
+    )
+
+
 CLIENT_LEFT_STATUS = 499  # nginx' number for it, in logs and metrics: nobody reads the answer
 
 
@@ -176,6 +187,7 @@ MAX_RETRY_SECONDS = 3600  # that a prediction is believed
 STORE_RETRY_SECONDS = 2
 KEYS_RETRY_SECONDS = 10
 STREAMS_RETRY_SECONDS = 5
+FETCHES_RETRY_SECONDS = 5
 OPEN_REQUESTS_RETRY_SECONDS = 1
 ENDING_RETRY_SECONDS = 1  # another gateway takes requests already
 

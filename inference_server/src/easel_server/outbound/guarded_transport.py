@@ -9,6 +9,7 @@ judged by the authorities that the system trusts. Which addresses are allowed: s
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import cache
 from typing import Final
 
 import httpcore2
@@ -71,6 +72,12 @@ class _Body(httpx2.AsyncByteStream):
         await self._response.aclose()
 
 
+@cache
+def trust_the_system() -> ssl.SSLContext:
+    """Certificates' authorities as the system has them; read once, which takes longer than many a call."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 class GuardedTransport(httpx2.AsyncBaseTransport):
     """Use it with ``httpx2.AsyncClient(transport=..., trust_env=False)``. Raises httpcore2's errors."""
 
@@ -82,7 +89,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     ) -> None:
         self._resolver = Resolver()
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
+            ssl_context=ssl_context or trust_the_system(),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=0,  # hosts are many and calls rare; and each connection is checked
             network_backend=_GuardedBackend(resolve or self._resolver, allowed_networks),

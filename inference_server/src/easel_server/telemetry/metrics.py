@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from easel_server.generation.job import JobState
 from easel_server.generation.models import EngineDescription
+from easel_server.outbound.fetch import FetchFailure
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
@@ -92,6 +93,10 @@ class RequestMetrics(Protocol):
         """Event streams were opened (1) or closed (-1)."""
         ...
 
+    def count_input_fetch(self, result: str) -> None:
+        """An input image was fetched by its address, or why not."""
+        ...
+
 
 logger = logging.getLogger(__name__)
 DEPTH_TIMEOUT_SECONDS: Final = 1.0
@@ -100,6 +105,7 @@ PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it
 PHASE_RUN: Final = "run"  # claimed to the last denoising step
 PHASE_ENCODE: Final = "encode"  # from there to encoded images
 PHASES: Final = (PHASE_QUEUE, PHASE_LOAD, PHASE_RUN, PHASE_ENCODE)
+FETCHED: Final = "fetched"  # of an input image's address, beside why not
 WEBHOOK_OUTCOMES: Final = ("delivered", "retried", "failed")
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
@@ -258,6 +264,14 @@ class ServerMetrics:
         self._webhooks = Counter(contract.WEBHOOKS_TOTAL, "Webhook deliveries.", ["outcome"], registry=registry)
         for outcome in WEBHOOK_OUTCOMES:
             self._webhooks.labels(outcome)
+        self._input_fetches = Counter(
+            contract.INPUT_FETCHES_TOTAL,
+            "Input images that were fetched by their addresses, and those that were not.",
+            ["result"],
+            registry=registry,
+        )
+        for fetch in (FETCHED, *FetchFailure):
+            self._input_fetches.labels(fetch)
         self._predicted = Counter(
             contract.PREDICTED_GPU_SECONDS_TOTAL, "Predicted GPU-seconds of jobs accepted.", registry=registry
         )
@@ -344,6 +358,10 @@ class ServerMetrics:
     def count_streams(self, change: int) -> None:
         """Count event streams that were opened (1) or closed (-1)."""
         self._streams.inc(change)
+
+    def count_input_fetch(self, result: str) -> None:
+        """Count an input image that was fetched by its address, or why it wasn't."""
+        self._input_fetches.labels(result).inc()
 
     def count_task_failure(self, task: str) -> None:
         """Count a failure of a task that goes on all the same."""

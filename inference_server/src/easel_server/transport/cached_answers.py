@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel_server.gateway.api_keys import KeyRing
+from easel_server.gateway.inputs.fetching import has_fetched
 from easel_server.gateway.local_cache import LocalCache
 from easel_server.gateway.rate_limits import build_charges, build_rate_headers
 from easel_server.gateway.refusals import RefusalError
@@ -117,7 +118,8 @@ class CachedAnswersMiddleware:
         async def send_and_keep(message: Message) -> None:
             nonlocal start
             if message["type"] == "http.response.start":
-                start = message if _is_repeatable(message) else None
+                # What is at an address may be another image the next time.
+                start = message if _is_repeatable(message) and not has_fetched.get() else None
             elif start is not None and not message.get("more_body", False):
                 self._keep(key, Headers(raw=start["headers"]), message.get("body", b""))
             await send(message)

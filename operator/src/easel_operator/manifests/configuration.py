@@ -114,6 +114,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             results=ResultsConfig(ttl_seconds=results.ttl_seconds, max_bytes=results.max_bytes),
             cache=gateway.cache,
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
+            inputs=gateway.inputs,
             public_url=gateway.public_url,
             drain_seconds=max(0, gateway.termination_grace_period_seconds - STOP_DELAY_SECONDS - DRAIN_MARGIN_SECONDS),
             allowed_hosts=(*hosts, *gateway.allowed_hosts),

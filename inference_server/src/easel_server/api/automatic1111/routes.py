@@ -141,18 +141,21 @@ class Automatic1111Handlers:
         body = await read_body(request, ImageToImageBody, limit_bytes=context.limits.max_body_bytes)
         body.check(model=context.model_name)
         defaults = (await context.model_facts()).defaults
-        inputs = await context.decoders.run(customer.name, partial(build_inputs, body, defaults, context.limits))
+        fetched: dict[str, bytes] = {}
+        build = partial(build_inputs, body, defaults, context.limits)
+        inputs = await context.decoders.run(customer.name, build, fetched)
         submitted = await self._submit(request, customer, body, inputs)
-        del inputs  # the wait may be long
+        del build, inputs  # the wait may be long
         if not (is_part_generated(body) or body.include_init_images):
             body = body.model_copy(update={"init_images": [], "mask": None})
+            fetched.clear()
             release_body(request.scope)
         generated = await self._wait(request, submitted)
         images = generated.images
         if images and is_part_generated(body):
             parameters = generated.job.parameters
             images = await context.decoders.run(
-                customer.name, partial(paste_back, body, images, parameters, context.limits)
+                customer.name, partial(paste_back, body, images, parameters, context.limits), fetched
             )
         return self._answer(body, generated, images)
 

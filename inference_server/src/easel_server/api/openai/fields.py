@@ -102,7 +102,7 @@ class ImageReference(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image_url: str = Field(description="A data: URL; nothing is fetched.")
+    image_url: str = Field(description="A data: URL, or an address on a host that the service allows.")
 
 
 class EditBody(EditFields):

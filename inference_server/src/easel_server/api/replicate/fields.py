@@ -78,10 +78,11 @@ class PredictionInput(ApiBody):
     )
     image: Annotated[str | None, MapsTo("image_digest", is_input=True)] = Field(
         default=None,
-        description="The image to begin with: PNG, JPEG or WebP, as a data: URL or the address of a file in /v1/files.",
+        description="The image to begin with: PNG, JPEG or WebP, as a data: URL, the address of a file in "
+        "/v1/files, or any on a host that the service allows.",
     )
     mask: Annotated[str | None, MapsTo("mask_digest", is_input=True)] = Field(
-        default=None, description="Where to generate `image` anew: white. A data: URL."
+        default=None, description="Where to generate `image` anew: white. Given as `image` is."
     )
     strength: Annotated[WireNumber | None, MapsTo("strength", echo=_hide)] = Field(
         default=None, description="Another name of prompt_strength, which goes first."
