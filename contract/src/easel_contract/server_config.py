@@ -164,6 +164,12 @@ class LimitsConfig(Model):
     max_height_pixels: int = Field(default=2048, ge=64, le=4096, description="Highest image.")
     max_adapters: int = Field(default=8, ge=0, le=32, description="Adapters (LoRA) of one request.")
     max_controls: int = Field(default=3, ge=0, le=8, description="ControlNets of one request.")
+    max_hires_pixels: int = Field(
+        default=1 << 22, ge=4096, le=1 << 24, description="Pixels of one image after a second pass."
+    )
+    max_upscaled_pixels: int = Field(
+        default=1 << 24, ge=4096, le=1 << 26, description="Pixels of one image that was only enlarged."
+    )
     max_steps: int = Field(default=100, ge=1, le=1000, description="Denoising steps of one image.")
     max_prompt_characters: int = Field(
         default=4000, ge=1, le=32000, description="Length of the prompt, and of the negative prompt."

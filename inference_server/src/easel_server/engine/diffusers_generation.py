@@ -1,6 +1,7 @@
 """A job under way in a diffusers pipeline, or in one after another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -30,7 +31,7 @@ class Stage:
     """A pipeline's call that a job makes. The pipeline is the job's own.
 
     ``begins_at`` and ``ends_at`` are shares of the job's steps. All but the first are given what the one before left,
-    as ``image``.
+    as ``image``, and as ``enlarge`` makes it larger.
     """
 
     pipeline: Any
@@ -38,6 +39,10 @@ class Stage:
     accepted: frozenset[str]  # names of arguments that the call takes
     begins_at: float = 0.0
     ends_at: float = 1.0
+    size: tuple[int, int] = (0, 0)  # of its images in pixels
+    enlarge: Callable[[Any], Any] | None = None
+    # In place of an image in pixels, where its own isn't needed any more: the generator's numbers are drawn all the same
+    stand_in: Any = None
 
 
 @dataclass(frozen=True)
@@ -68,16 +73,24 @@ class StagesRun:
         images: Any = None
         if self.goes_on_from is not None:
             self.stage = self.goes_on_from.stage
-            images = self.goes_on_from.latents
+            stand_in = self.stages[self.stage].stand_in
+            images = self.goes_on_from.latents if stand_in is None else stand_in
             if self.goes_on_from.index < 0:
                 done = int(self.steps * self.stages[self.stage].begins_at + ROUNDING)
                 self.progress = Progress(done, self.stage - 1, latents=images)
         for number in range(self.stage, len(self.stages)):
             self.stage = number
             stage = self.stages[number]
+            if stage.enlarge is not None and not self._is_within(number):
+                images = stage.enlarge(images)
             given = {"image": images} if number else {}
             images = stage.pipeline(**stage.arguments, **given, **self._build_callback(stage)).images
         return images
+
+    def _is_within(self, number: int) -> bool:
+        """Whether it goes on from some step of this stage."""
+        start = self.goes_on_from
+        return start is not None and start.stage == number and start.index >= 0
 
     @property
     def is_there(self) -> bool:
@@ -145,9 +158,16 @@ class DiffusersGeneration:
     """One job; made by ``DiffusersEngine.begin``."""
 
     def __init__(
-        self, parameters: GenerationParameters, run: StagesRun, facts: ImageFacts, subject: str, safety: Safety
+        self,
+        parameters: GenerationParameters,
+        run: StagesRun,
+        facts: ImageFacts,
+        subject: str,
+        safety: Safety,
+        holds: ExitStack,
     ) -> None:
-        """``subject`` is that of its checkpoints."""
+        """``subject`` is that of its checkpoints; ``holds`` keeps the add-ons that it uses, and is closed at its end."""
+        self._holds = holds
         self._parameters = parameters
         self._run = run
         self._facts = facts
@@ -162,12 +182,14 @@ class DiffusersGeneration:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of its images in pixels."""
-        return self._parameters.width_pixels, self._parameters.height_pixels
+        """Width and height in pixels of what it works on."""
+        return self._run.stages[self._run.stage].size
 
     def settle(self) -> None:
         """To be called when its call has paused, each time."""
-        if self._begun_stage != self._run.stage and not self.is_done:
+        if self.is_done:
+            self._holds.close()
+        if self._begun_stage != self._run.stage and self.call.pending is not None:
             self._begun_stage = self._run.stage
             self._notes_at_begin = copy_notes(self._run.pipeline.scheduler)
 
@@ -201,11 +223,13 @@ class DiffusersGeneration:
 
     def build_preview(self) -> bytes | None:
         """As Generation says. None as well if it doesn't fit into memory: the image itself may."""
-        latents, timestep = self._run.progress.latents, self._run.progress.timestep
+        progress = self._run.progress
+        latents, timestep = progress.latents, progress.timestep
         if latents is None:
             return None
+        stage = self._run.stages[progress.stage]
         with torch.inference_mode():
-            preview, error = attempt(lambda: build_preview(self._run.pipeline, timestep, latents, self.size))
+            preview, error = attempt(lambda: build_preview(stage.pipeline, timestep, latents, stage.size))
         if error is None:
             return self._safety.hide(preview)
         if not is_out_of_memory(error):
@@ -227,11 +251,15 @@ class DiffusersGeneration:
             notes = copy_notes(run.pipeline.scheduler) if progress.notes is None else progress.notes
             changes = find_changes(self._notes_at_begin, notes)
             return write_checkpoint(Checkpoint(run.stage, progress.index, progress.latents, changes), self._subject)
-        return write_checkpoint(Checkpoint(run.stage, -1, progress.latents, {}), self._subject)  # another has begun
+        # Another has begun. One that is given pixels decodes them anew, behind the last step of the one before.
+        begins_with_latents = run.stages[run.stage].stand_in is None
+        stage, index = (run.stage, -1) if begins_with_latents else (progress.stage, progress.index)
+        return write_checkpoint(Checkpoint(stage, index, progress.latents, {}), self._subject)
 
     def stop(self) -> None:
         """As Generation says."""
         self.call.stop()
+        self._holds.close()
 
     def encode_images(self) -> list[bytes]:
         """As Generation says."""
@@ -297,7 +325,7 @@ class FailedGeneration:
 def _explain(error: Exception, parameters: GenerationParameters, pipeline: Any) -> Exception:
     if is_out_of_memory(error):
         return GenerationError(
-            f"{parameters.images} image(s) of {parameters.width_pixels}x{parameters.height_pixels} pixels don't fit "
+            f"{parameters.images} image(s) of {'x'.join(map(str, parameters.image_size))} pixels don't fit "
             f"into the memory of {pipeline.device}, not even row by row and tile by tile; ask for fewer or smaller ones"
         )
     if isinstance(error, ValueError):  # how pipelines refuse an argument

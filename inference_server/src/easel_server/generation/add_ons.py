@@ -1,6 +1,9 @@
 """What a request asks for beside the model: adapters, ControlNets, a second pass, upscaling. Values only."""
 
+import math
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from easel_contract.add_ons import MAX_WEIGHT
@@ -8,6 +11,27 @@ from easel_contract.schema import Model
 from pydantic import Field
 
 MAX_UPSCALE_FACTOR: Final = 8.0
+MAX_UPSCALED_SIDE_PIXELS: Final = 8192  # WebP has no more than 16,383
+UPSCALE_STEPS: Final = 20  # what the progress of a job is counted in that only enlarges
+
+# How latents are enlarged, by AUTOMATIC1111's names: torch's mode, and whether it is smoothed beforehand.
+LATENT_MODES: Final[Mapping[str, tuple[str, bool]]] = MappingProxyType(
+    {
+        "Latent": ("bilinear", False),
+        "Latent (antialiased)": ("bilinear", True),
+        "Latent (bicubic)": ("bicubic", False),
+        "Latent (bicubic antialiased)": ("bicubic", True),
+        "Latent (nearest)": ("nearest", False),
+        "Latent (nearest-exact)": ("nearest-exact", False),
+    }
+)
+NO_UPSCALER: Final = "None"  # Lanczos, where another size is asked for
+LANCZOS: Final = "Lanczos"
+NEAREST: Final = "Nearest"
+PIXEL_MODES: Final = (NO_UPSCALER, LANCZOS, NEAREST)  # of images, without weights
+DEFAULT_HIRES_STRENGTH: Final = 0.7
+DEFAULT_FACTOR: Final = 2.0
+ROUNDING: Final = 1e-6  # a side times a factor isn't always whole in floating point
 
 
 class Feature(StrEnum):
@@ -56,20 +80,90 @@ class ControlUse(Model):
     mode: ControlMode = ControlMode.BALANCED
 
 
+class HiresRequest(NamedTuple):
+    """A second pass as a client asks for it; None: the service's choice."""
+
+    width_pixels: int | None = None  # one side alone: in the first pass's proportions; both: what is too much is cut
+    height_pixels: int | None = None
+    factor: float | None = None  # where no side is given
+    upscaler: str | None = None
+    steps: int | None = None
+    strength: float | None = None
+
+
 class HiresPass(Model):
-    """A second pass over the enlarged image ("hires fix"); the image is of this size then."""
+    """A second pass over the enlarged image ("hires fix"); the image is of this size then.
+
+    It is enlarged until it covers the size, and what is too much is cut off at both ends.
+    """
 
     width_pixels: int = Field(ge=8)
     height_pixels: int = Field(ge=8)
-    upscaler: str  # a latent mode's name, or a configured upscaler's
-    key: str = ""  # of that one's configuration; empty for latent modes
+    upscaler: str  # one of LATENT_MODES or PIXEL_MODES, or a configured one's name
+    key: str = ""  # of that one's configuration; empty for modes
     steps: int | None = Field(default=None, ge=1)  # None: as many as the first
-    strength: float = Field(default=0.7, gt=0.0, le=1.0)
+    strength: float = Field(default=DEFAULT_HIRES_STRENGTH, gt=0.0, le=1.0)
+
+
+class UpscalingRequest(NamedTuple):
+    """What enlarges an image that is there, as a client asks for it."""
+
+    factor: float | None = None  # None: as the sides say
+    width_pixels: int | None = None
+    height_pixels: int | None = None
+    is_cropped: bool = True  # to the sides exactly; else the image covers them in its own proportions
+    upscaler: str | None = None
+    second: str | None = None
+    second_share: float = 0.0
 
 
 class Upscaling(Model):
-    """What enlarges an image that is there."""
+    """What enlarges an image that is there. It covers the size; what is too much is cut off at both ends."""
 
-    upscaler: str
+    upscaler: str  # one of PIXEL_MODES, or a configured one's name
     key: str = ""
-    factor: float = Field(gt=1.0, le=MAX_UPSCALE_FACTOR)
+    width_pixels: int = Field(ge=1)  # of the result
+    height_pixels: int = Field(ge=1)
+    second: str | None = Field(default=None, exclude_if=lambda value: value is None)  # blended over the first
+    second_key: str = Field(default="", exclude_if=lambda value: not value)
+    second_share: float = Field(default=0.0, ge=0.0, le=1.0, exclude_if=lambda value: not value)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the configured ones that it uses."""
+        return tuple(key for key in (self.key, self.second_key) if key)
+
+
+def find_cover(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The least size in the proportions of ``size`` that covers what is wanted; sides in any unit.
+
+    As AUTOMATIC1111 rounds it: down, and never below what is wanted.
+    """
+    if size[0] * wanted[1] <= wanted[0] * size[1]:
+        return wanted[0], max(wanted[1], wanted[0] * size[1] // size[0])
+    return max(wanted[0], wanted[1] * size[0] // size[1]), wanted[1]
+
+
+def find_upscaled_size(size: tuple[int, int], asked: UpscalingRequest) -> tuple[int, int]:
+    """Width and height of the result in pixels."""
+    width, height = asked.width_pixels or 0, asked.height_pixels or 0
+    if asked.is_cropped and width and height:
+        return width, height
+    if width or height:
+        factor = max(width / size[0], height / size[1])
+    else:
+        factor = DEFAULT_FACTOR if asked.factor is None else asked.factor
+    return math.floor(size[0] * factor + ROUNDING), math.floor(size[1] * factor + ROUNDING)
+
+
+def find_hires_size(size: tuple[int, int], asked: HiresRequest, step_pixels: int) -> tuple[int, int]:
+    """Width and height of a second pass in pixels, multiples of ``step_pixels`` unless both sides are asked for."""
+    width, height = asked.width_pixels or 0, asked.height_pixels or 0
+    if width and height:
+        return width, height
+    if width or height:
+        width, height = width or height * size[0] // size[1], height or width * size[1] // size[0]
+    else:
+        factor = DEFAULT_FACTOR if asked.factor is None else asked.factor
+        width, height = (math.floor(side * factor + ROUNDING) for side in size)
+    return width // step_pixels * step_pixels, height // step_pixels * step_pixels

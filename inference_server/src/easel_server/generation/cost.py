@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.tasks import TASKS
 
 PIXELS_PER_UNIT: Final = 1 << 20
 MIN_GPU_SECONDS: Final = 0.001
@@ -18,9 +19,29 @@ MIN_SPREAD: Final = 1e-6  # of units, relative to their square; below it jobs ar
 
 
 def work_units(parameters: GenerationParameters) -> float:
-    """Work of a job: one unit is one pass over one megapixel of one image."""
+    """Work of a job's denoiser: one unit is one pass over one megapixel of one image. 0 for what only enlarges."""
+    if not TASKS[parameters.task].is_denoised:
+        return 0.0
     megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
-    return parameters.denoising_steps * megapixels * parameters.images * parameters.passes
+    first = parameters.denoising_steps * megapixels * parameters.images * parameters.passes
+    return first + hires_units(parameters)
+
+
+def hires_units(parameters: GenerationParameters) -> float:
+    """Of ``work_units``, those of the second pass."""
+    hires = parameters.hires
+    if hires is None:
+        return 0.0
+    megapixels = hires.width_pixels * hires.height_pixels / PIXELS_PER_UNIT
+    return parameters.hires_steps * megapixels * parameters.images * parameters.passes
+
+
+def upscale_units(parameters: GenerationParameters) -> float:
+    """Megapixels that networks enlarge images to: of a second pass, or of an image that is only enlarged."""
+    hires, upscale = parameters.hires, parameters.upscale
+    networks = (int(bool(hires.key)) if hires is not None else 0) + (len(upscale.keys) if upscale is not None else 0)
+    width, height = parameters.image_size
+    return networks * parameters.images * width * height / PIXELS_PER_UNIT
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class ImageReference:
 
 def max_result_bytes(parameters: GenerationParameters) -> int:
     """The most that a request's images can take together, encoded."""
-    pixels = parameters.width_pixels * parameters.height_pixels
+    width, height = parameters.image_size
+    pixels = width * height
     prompts = parameters.prompt + parameters.negative_prompt
     # Twice: as AUTOMATIC1111's text, which EXIF has in UTF-16, and in the recipe.
     text = max(len(prompts.encode()), len(prompts.encode("utf-16-be"))) + len(write_json(prompts).encode())

@@ -13,6 +13,16 @@ MAX_WARNINGS: Final = 10
 MAX_WARNING_CHARACTERS: Final = 400
 
 
+MAX_NAMED: Final = 50  # of what there is, in a message
+
+
+def refuse_name(name: str, known: Sequence[str], kind: str) -> str:
+    """What is wrong with a name that nothing of this kind has."""
+    shown = ", ".join(known[:MAX_NAMED]) + (f" and {len(known) - MAX_NAMED} more" if len(known) > MAX_NAMED else "")
+    allowed = f"allowed are {shown}" if known else "there are none here"
+    return f"asks for {truncate_repr(name)}, which is no {kind} of this service; {allowed}"
+
+
 def truncate_repr(value: Any) -> str:
     """A value as it may be quoted in a message: short."""
     try:

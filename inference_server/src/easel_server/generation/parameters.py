@@ -8,16 +8,23 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from easel_contract.add_ons import MAX_WEIGHT, AddOnConfig, AddOnsConfig
 from easel_contract.schema import Model
 from easel_contract.server_config import LimitsConfig, Reproducibility
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from easel_server.generation.add_ons import AdapterUse, ControlUse, Feature, HiresPass, Upscaling
+from easel_server.generation.enlarging import (
+    UNUSED,
+    check_hires,
+    check_upscaling,
+    complete_upscaling,
+    settle_hires,
+)
 from easel_server.generation.families import Family, NegativePrompts, get_family
-from easel_server.generation.messages import truncate_repr
+from easel_server.generation.messages import refuse_name, truncate_repr
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.prompt_syntax import find_network
 from easel_server.generation.request import InputImages
@@ -26,6 +33,7 @@ from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
 
 SIDE_STEP_PIXELS: Final = 8  # of any model: latents are an eighth of the image; some families need more
 MIN_SIDE_PIXELS: Final = 64
+SIDES: Final = ("width_pixels", "height_pixels")  # of an image that is only enlarged, any
 MAX_GUIDANCE_SCALE: Final = 100.0
 SEED_BOUND: Final = 2**63
 DEFAULT_QUALITY_PERCENT: Final = 95  # of JPEG and WebP; PNG loses nothing
@@ -50,8 +58,8 @@ class GenerationParameters(Model):
 
     prompt: str
     negative_prompt: str = ""
-    width_pixels: int = Field(multiple_of=SIDE_STEP_PIXELS, ge=SIDE_STEP_PIXELS)
-    height_pixels: int = Field(multiple_of=SIDE_STEP_PIXELS, ge=SIDE_STEP_PIXELS)
+    width_pixels: int = Field(ge=1)  # of what is generated first; to enlarge an image: its own
+    height_pixels: int = Field(ge=1)
     steps: int = Field(ge=1)
     guidance_scale: float = Field(ge=0.0, allow_inf_nan=False)
     seed: int = Field(ge=0, lt=SEED_BOUND)
@@ -80,6 +88,19 @@ class GenerationParameters(Model):
     # nothing that was asked for, and processes of the version before refuse what they don't know.
     family: str = Field(default="", exclude=True)
 
+    @model_validator(mode="after")
+    def _check_sides(self) -> Self:
+        step = SIDE_STEP_PIXELS
+        if self.upscale is None and (self.width_pixels % step or self.height_pixels % step):
+            raise ValueError(f"{self.width_pixels}x{self.height_pixels} pixels: sides are multiples of {step}")
+        return self
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height in pixels of the images that the job gives, the largest that it works on."""
+        larger = self.hires or self.upscale or self
+        return larger.width_pixels, larger.height_pixels
+
     @property
     def traits(self) -> Family:
         """What is so for the family of the model that the request was filled in for."""
@@ -100,9 +121,17 @@ class GenerationParameters(Model):
         return max(1, self.traits.strength_rule.count_steps(self.steps, self.strength))
 
     @property
+    def hires_steps(self) -> int:
+        """Steps that the second pass really takes; 0 without one."""
+        if self.hires is None:
+            return 0
+        return max(1, self.traits.strength_rule.count_steps(self.hires.steps or self.steps, self.hires.strength))
+
+    @property
     def batch_key(self) -> str:
-        """Equal for jobs that can share steps: those of one size, whatever else they ask for."""
-        return f"{self.width_pixels}x{self.height_pixels}"
+        """Equal for jobs that can share steps: those of one size, the largest, whatever else they ask for."""
+        width, height = self.image_size
+        return f"{width}x{height}"
 
     @property
     def cache_values(self) -> dict[str, Any]:
@@ -146,6 +175,8 @@ class Parameter:
     default: Callable[[Values, FillContext], Any]
     check: Callable[[Any, Values, FillContext], str | None] = lambda value, values, context: None  # noqa: ARG005
     complete: Callable[[Any, FillContext], Any] | None = None  # makes the parameter of a value that was given
+    # The same where it depends on rows above
+    settle: Callable[[Any, Values, FillContext], Any] | None = None
     is_in_cache_key: bool = True
     metadata: "Metadata | None" = None
 
@@ -259,17 +290,13 @@ def _check_adapters(uses: Sequence[AdapterUse], context: FillContext) -> str | N
     return None if weight is None else f"has a weight of {weight}, allowed are {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
 
 
-MAX_NAMED: Final = 50  # of what there is, in a message
-
-
-def refuse_name(name: str, known: Sequence[str], kind: str) -> str:
-    """What is wrong with a name that nothing of this kind has."""
-    shown = ", ".join(known[:MAX_NAMED]) + (f" and {len(known) - MAX_NAMED} more" if len(known) > MAX_NAMED else "")
-    allowed = f"allowed are {shown}" if known else "there are none here"
-    return f"asks for {truncate_repr(name)}, which is no {kind} of this service; {allowed}"
-
-
 PARAMETERS: Final = (
+    Parameter(  # says which task it is
+        "upscale",
+        default=lambda _, __: None,
+        complete=complete_upscaling,
+        check=lambda upscaling, _, context: check_upscaling(upscaling, context),
+    ),
     Parameter(
         "prompt",
         default=lambda _, __: "",
@@ -282,7 +309,9 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "task",
-        default=lambda _, context: TASK_OF_INPUTS[frozenset(context.digests)],
+        default=lambda values, context: (
+            Task.UPSCALE if values["upscale"] is not None else TASK_OF_INPUTS[frozenset(context.digests)]
+        ),
         check=lambda task, _, context: _check_choice(
             task, context.facts.tasks, "asks for {value}, which this model can't do; it can {choices}"
         ),
@@ -376,8 +405,7 @@ PARAMETERS: Final = (
         check=lambda uses, _, context: _check_adapters(uses, context),
     ),
     Parameter("controls", default=lambda _, __: ()),
-    Parameter("hires", default=lambda _, __: None),
-    Parameter("upscale", default=lambda _, __: None),
+    Parameter("hires", default=lambda _, __: None, settle=settle_hires, check=check_hires),
     Parameter("clip_skip", default=lambda _, __: None),
     Parameter("eta", default=lambda _, __: None),
     # What is the same model has the same one; an image of it is found whichever gateway knew it.
@@ -393,8 +421,12 @@ def fill_in(given: Values, context: FillContext) -> GenerationParameters:
     """The parameters of a job: what was given, else the defaults. Raises InvalidParametersError with every fault."""
     values: dict[str, Any] = {}
     for row in PARAMETERS:
-        if row.name not in given:
+        if row.name in UNUSED and values["upscale"] is not None:
+            values[row.name] = UNUSED[row.name]
+        elif row.name not in given:
             values[row.name] = row.default(values, context)
+        elif row.settle is not None:
+            values[row.name] = row.settle(given[row.name], values, context)
         elif row.complete is not None:
             values[row.name] = row.complete(given[row.name], context)
         else:
@@ -409,13 +441,16 @@ def fill_in(given: Values, context: FillContext) -> GenerationParameters:
 
 def list_add_ons(parameters: GenerationParameters, offered: AddOnsConfig) -> tuple[AddOnConfig, ...]:
     """Of what a service offers, that which a job uses."""
-    enlarging = [each for each in (parameters.hires, parameters.upscale) if each is not None]
-    keys = {each.key for each in (*parameters.adapters, *parameters.controls, *enlarging)}
+    keys = {each.key for each in (*parameters.adapters, *parameters.controls)}
+    keys |= {parameters.hires.key} if parameters.hires is not None else set()
+    keys |= set(parameters.upscale.keys) if parameters.upscale is not None else set()
     return tuple(each for each in (*offered.adapters, *offered.control_nets, *offered.upscalers) if each.key in keys)
 
 
 def _find_faults(values: Values, context: FillContext) -> Iterator[ParameterFault]:
     for row in PARAMETERS:
+        if values["upscale"] is not None and (row.name in UNUSED or row.name in SIDES):
+            continue
         message = row.check(values[row.name], values, context)
         if message is not None:
             yield ParameterFault(_blame_task(values["task"]) if row.name == "task" else row.name, message)

@@ -68,7 +68,7 @@ class Room:
     def _find_bound(self, parameters: GenerationParameters) -> int:
         if self._max_images is not None:
             return self._max_images
-        most = self._engine.max_images(parameters.width_pixels, parameters.height_pixels)
+        most = self._engine.max_images(*parameters.image_size)
         self._max_images_of.pop(parameters.batch_key, None)
         self._max_images_of[parameters.batch_key] = most
         if len(self._max_images_of) > MAX_SIZES:

@@ -62,7 +62,10 @@ class SteppedCall:
         self._greenlet = _Greenlet(call)
 
     def advance(self, output: Any = None) -> None:
-        """Let it go on with the denoiser's output, to its next call of one or to its end. Raises nothing of its own."""
+        """Let it go on with the denoiser's output, to its next call of one, its next ``take_turns`` or its end.
+
+        Raises nothing of its own.
+        """
         self._switch(lambda: self._greenlet.switch(output) if self.pending is not None else self._greenlet.switch())
 
     def throw(self, error: Exception) -> None:
@@ -146,6 +149,7 @@ class Stepper:
     def step(self, calls: Sequence[SteppedCall]) -> None:
         """Take each call that isn't done one denoiser call further."""
         waiting = [(call, call.pending) for call in calls if call.pending is not None]
+        turning = [call for call in calls if call.pending is None and not call.is_done]
         shared = [(call, pending) for call, pending in waiting if not call.is_exact]
         together = [[(call, pending)] for call, pending in waiting if call.is_exact]
         together += [[shared[number] for number in numbers] for numbers in group([each for _, each in shared])]
@@ -161,6 +165,8 @@ class Stepper:
             lost = next((each for each in outputs if isinstance(each, Exception) and is_device_lost(each)), None)
             if lost is not None:
                 break
+        for call in turning:
+            call.advance()
         for call, _ in waiting:
             outcome = lost or outcomes[call]
             if isinstance(outcome, Exception):
@@ -218,6 +224,13 @@ class Stepper:
 
         outputs, error = attempt(call_once)
         return [error] * len(calls) if outputs is None else outputs
+
+
+def take_turns() -> None:
+    """Within a SteppedCall: let others have a step, then go on. For work of its own that would hold them up."""
+    if isinstance(getcurrent(), _Greenlet):
+        parent: Any = getcurrent().parent
+        parent.switch(None)
 
 
 def _pause(call: DenoiserCall) -> Any:

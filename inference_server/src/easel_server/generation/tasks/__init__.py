@@ -13,6 +13,7 @@ from easel_server.generation.tasks.definition import TaskDefinition, TaskInput
 from easel_server.generation.tasks.image_to_image import IMAGE_TO_IMAGE
 from easel_server.generation.tasks.inpaint import INPAINT
 from easel_server.generation.tasks.text_to_image import TEXT_TO_IMAGE
+from easel_server.generation.tasks.upscale import UPSCALE
 
 __all__ = ["INPUTS", "TASKS", "TASK_OF_INPUTS", "Task", "TaskDefinition", "TaskInput"]
 
@@ -23,6 +24,7 @@ class Task(StrEnum):
     TEXT_TO_IMAGE = "TextToImage"
     IMAGE_TO_IMAGE = "ImageToImage"
     INPAINT = "Inpaint"
+    UPSCALE = "Upscale"
 
 
 TASKS: Final[Mapping[Task, TaskDefinition]] = MappingProxyType(
@@ -30,6 +32,7 @@ TASKS: Final[Mapping[Task, TaskDefinition]] = MappingProxyType(
         Task.TEXT_TO_IMAGE: TEXT_TO_IMAGE,
         Task.IMAGE_TO_IMAGE: IMAGE_TO_IMAGE,
         Task.INPAINT: INPAINT,
+        Task.UPSCALE: UPSCALE,
     }
 )
 
@@ -37,7 +40,11 @@ INPUTS: Final[Mapping[str, TaskInput]] = MappingProxyType(
     {one.name: one for definition in TASKS.values() for one in definition.inputs}
 )
 
-# Which task a request asks for, by the names of the inputs that come with it.
+# Which task a request asks for, by the names of the inputs that come with it; to enlarge, it says so.
 TASK_OF_INPUTS: Final[Mapping[frozenset[str], Task]] = MappingProxyType(
-    {frozenset(one.name for one in definition.inputs): task for task, definition in TASKS.items()}
+    {
+        frozenset(one.name for one in definition.inputs): task
+        for task, definition in TASKS.items()
+        if definition.is_denoised
+    }
 )

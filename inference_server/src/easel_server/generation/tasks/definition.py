@@ -21,3 +21,4 @@ class TaskDefinition:
     inputs: tuple[TaskInput, ...] = ()
     # Share of the steps that are taken where a request doesn't say; None: this task takes all steps of any request.
     default_strength: float | None = None
+    is_denoised: bool = True  # False: any model's workers can do it, and no step of the model is taken
