@@ -19,7 +19,7 @@ from easel_server.generation.add_ons import AdapterUse, ControlUse, Feature, Hir
 from easel_server.generation.families import Family, NegativePrompts, get_family
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.prompt_syntax import find_network
+from easel_server.generation.networks import build_adapter_finder, find_network
 from easel_server.generation.request import InputImages
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
@@ -230,13 +230,14 @@ def _check_negative_prompt(text: str, context: FillContext) -> str | None:
 
 def _complete_adapters(asked: Sequence[Any], context: FillContext) -> tuple[AdapterUse, ...]:
     """Those that have an effect, sorted by name: in any order they are the same request."""
-    known = {each.name: each for each in context.add_ons.list_adapters(context.model)}
+    find = build_adapter_finder(context.add_ons.list_adapters(context.model)) if asked else None
     uses = []
     for each in asked:
-        config = known.get(each.name)
+        config = find(each.name) if find else None
         weight = each.weight if each.weight is not None else config.default_weight if config else 1.0
+        name, key = (config.name, config.key) if config else (each.name, "")
         # A weight beyond its bounds is for the check to name.
-        uses.append(AdapterUse.model_construct(name=each.name, weight=weight, key=config.key if config else ""))
+        uses.append(AdapterUse.model_construct(name=name, weight=weight, key=key))
     return tuple(sorted((use for use in uses if use.weight), key=lambda use: use.name))
 
 

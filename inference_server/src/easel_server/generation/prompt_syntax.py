@@ -9,20 +9,10 @@ from typing import Final
 
 from easel_server.generation.messages import truncate_repr
 
-# <lora:name:1>, and networks of other kinds: what they would add can't be had in another way, so they are refused.
-NETWORK: Final = re.compile(r"<(?:lora|lyco|lycoris|hypernet)\s*:[^<>]*>?", re.IGNORECASE)
 # (words:1.3), the inner ones of nested.
 WEIGHT: Final = re.compile(r"(?<!\\)\((?:[^()\\]|\\.)*?:\s*\d*\.?\d+\s*\)")
 # [from:to:0.5] and [to:10]: words that change under way.
 SCHEDULE: Final = re.compile(r"(?<!\\)\[(?:[^\[\]\\]|\\.)*?:\s*\d*\.?\d+\s*\]")
-
-
-def find_network(text: str) -> str | None:
-    """What is wrong with a prompt that asks for a network."""
-    found = NETWORK.search(text) if "<" in text else None
-    if found is None:
-        return None
-    return f"has {truncate_repr(found[0])}, and networks such as LoRA can't be asked for here; leave it out"
 
 
 def find_words(text: str) -> tuple[str, ...]:
