@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 import uvicorn
+from easel_contract.add_ons import AddOnsConfig
 from easel_contract.server_config import GatewayConfig, ModelConfig, SafetyPolicy, ServerConfig
 from easel_server.api.app import build_context, build_gateway_app
 from easel_server.engine.interface import Engine
@@ -162,12 +163,13 @@ class RunningGateway:
         link_keys: LinkKeys | None = None,
         is_signing_configured: bool = False,
         engine: Engine | None = None,
+        add_ons: AddOnsConfig = AddOnsConfig(),  # noqa: B008  # frozen
         wrap: Callable[[Stores], Stores] = lambda stores: stores,
     ) -> None:
         gateway = config or GatewayConfig()
         if keys is not None:
             gateway = gateway.model_copy(update={"api_keys_directory": str(keys)})
-        self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=gateway)
+        self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=gateway, add_ons=add_ons)
         self._keys = keys
         self._link_keys = link_keys or LinkKeys()
         self._is_signing_configured = is_signing_configured

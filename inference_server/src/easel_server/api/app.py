@@ -23,8 +23,9 @@ from easel_server.api.docs.routes import add_docs_routes
 from easel_server.api.errors import install_error_handlers
 from easel_server.api.links import GENERATIONS_PATH
 from easel_server.api.openai.routes import OPENAI, add_model_routes
-from easel_server.api.openapi import JOB_HEADERS, DescribedAPI
+from easel_server.api.openapi import JOB_HEADERS, DescribedAPI, describe_model
 from easel_server.api.playground.routes import add_playground_routes
+from easel_server.api.replicate.fields import PredictionInput
 from easel_server.api.replicate.routes import REPLICATE
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
@@ -130,6 +131,7 @@ def build_context(
         decoders=Decoders(InputUrls(gateway.inputs, metrics, max_bytes=gateway.limits.max_body_bytes)),
         streams=Streams(gateway.limits.max_streams, metrics, ending, is_shared=keys.are_asked_for),
         ending=ending,
+        input_schema=describe_model(PredictionInput),
         webhook_secrets=webhook_secrets,
     )
 

@@ -1,10 +1,11 @@
 """What the handlers of all APIs work with, and what an API is to the app that serves it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from easel_contract.add_ons import AdapterConfig, ControlNetConfig, UpscalerConfig
 from easel_contract.server_config import LimitsConfig, ServerConfig
 from fastapi import APIRouter, Request
 
@@ -18,9 +19,13 @@ from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
 from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.opening import Stores
 from easel_server.transport.streams import Streams
+
+# Clients want a creation time of models; this one means nothing.
+MODEL_CREATED_AT: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class ApiContext:
     decoders: Decoders
     streams: Streams
     ending: Ending
+    input_schema: Mapping[str, Any]  # of a prediction's input, as JSON Schema
     webhook_secrets: tuple[str, ...]  # that sign webhooks, the first for good; without any, none are sent
 
     @property
@@ -51,6 +57,35 @@ class ApiContext:
     def is_signing_configured(self) -> bool:
         """Whether webhooks can be signed, and so be sent."""
         return bool(self.webhook_secrets)
+
+    def list_adapters(self, facts: ModelFacts) -> tuple[AdapterConfig, ...]:
+        """Those that requests may ask for, of a model that takes any."""
+        return self.live.add_ons.list_adapters(self.model_name) if Feature.ADAPTERS in facts.features else ()
+
+    def list_control_nets(self, facts: ModelFacts) -> tuple[ControlNetConfig, ...]:
+        """Likewise."""
+        return self.live.add_ons.control_nets if Feature.CONTROL_NETS in facts.features else ()
+
+    def list_upscalers(self, facts: ModelFacts) -> tuple[UpscalerConfig, ...]:
+        """Likewise."""
+        return self.live.add_ons.upscalers if Feature.UPSCALE in facts.features else ()
+
+    def build_model_version(self, facts: ModelFacts) -> dict[str, Any]:
+        """The served model's version as Replicate's clients read it: its name, since a service keeps no older ones.
+
+        ``openapi_schema`` says what an input may hold, with the names of the adapters that there are.
+        """
+        schema = {**self.input_schema, "properties": dict(self.input_schema.get("properties", {}))}
+        if adapters := [each.name for each in self.list_adapters(facts)]:
+            for name in ("lora_weights", "extra_lora"):
+                schema["properties"][name] = {**schema["properties"].get(name, {}), "examples": adapters}
+        output = {"type": "array", "items": {"type": "string", "format": "uri"}}
+        return {
+            "id": self.model_name,
+            "created_at": MODEL_CREATED_AT.isoformat(),
+            "cog_version": "",
+            "openapi_schema": {"components": {"schemas": {"Input": schema, "Output": output}}},
+        }
 
     def check_model(self, name: str | None) -> None:
         """Raise RefusalError (404) if a model is named that isn't the one that is served."""
@@ -65,16 +100,6 @@ class ApiContext:
         """What this client called, such as http://localhost:8080; None where its Host header is no host."""
         is_known = HOST_PATTERN.fullmatch(request.headers.get("host", "")) is not None
         return f"{request.base_url.scheme}://{request.headers['host']}" if is_known else None
-
-
-# Clients want a creation time of models; this one means nothing.
-MODEL_CREATED_AT: Final = datetime(2024, 1, 1, tzinfo=UTC)
-
-
-def build_model_version(name: str) -> dict[str, Any]:
-    """A model's version as Replicate's clients read it: its name, since a service keeps no older ones."""
-    created_at = MODEL_CREATED_AT.isoformat()
-    return {"id": name, "created_at": created_at, "cog_version": "", "openapi_schema": {}}
 
 
 @dataclass(frozen=True)

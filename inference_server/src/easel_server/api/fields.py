@@ -4,6 +4,7 @@ Each API's ``fields.py`` has pydantic models of its bodies. A field that is a pa
 check is the field's type, its conversion and its echo are the mark's, and its name in errors is the field's own.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from pydantic_core import PydanticCustomError
 
 from easel_server.gateway.refusals import refuse_field
+from easel_server.generation.add_ons import AdapterRequest
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import PARAMETERS, GenerationParameters
 from easel_server.generation.recipes.recipe import RecipeError, read_recipe
@@ -34,6 +36,53 @@ def parse_size(field: str, text: str, *, others: str = "") -> tuple[int, int]:
         allowed = f'allowed are "WIDTHxHEIGHT" in pixels, such as "512x512"{others}'
         raise refuse_field(field, f"is {truncate_repr(text)}, {allowed}")
     return int(match[1]), int(match[2])
+
+
+MAX_ADAPTERS: Final = 64  # that are looked at; how many a request may have is the service's to say
+# As this service calls them, then as other services of this kind do.
+ADAPTER_NAMES: Final = ("name", "path")
+ADAPTER_WEIGHTS: Final = ("weight", "scale")
+
+
+def _read_adapters(value: Any) -> tuple[AdapterRequest, ...] | None:
+    """Adapters as clients write them: objects, names, or an object of weights by name; or JSON of those, in a form."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.lstrip().startswith(("[", "{", '"')) else [value] if value else None
+        except ValueError as error:
+            raise PydanticCustomError("adapters", "can't be read as JSON: {fault}", {"fault": str(error)}) from None
+    if value is None:
+        return None
+    if isinstance(value, dict) and not any(isinstance(value.get(name), str) for name in ADAPTER_NAMES):
+        value = [{"name": name, "weight": weight} for name, weight in value.items()]
+    each = value if isinstance(value, list | tuple) else [value]
+    if len(each) > MAX_ADAPTERS:
+        raise PydanticCustomError("adapters", "asks for {n} adapters, far too many", {"n": len(each)})
+    return tuple(map(_read_adapter, each))
+
+
+def _read_adapter(value: Any) -> AdapterRequest:
+    if isinstance(value, AdapterRequest):
+        return value
+    given = {"name": value} if isinstance(value, str) else value if isinstance(value, dict) else {}
+    name = next((given[key] for key in ADAPTER_NAMES if given.get(key)), None)
+    weight = next((given[key] for key in ADAPTER_WEIGHTS if given.get(key) not in (None, "")), None)
+    unknown = [key for key in given if key not in (*ADAPTER_NAMES, *ADAPTER_WEIGHTS)]
+    if unknown or not isinstance(name, str) or isinstance(weight, bool | dict | list):
+        shown = {"shown": truncate_repr(value)}
+        raise PydanticCustomError(
+            "adapters", 'has {shown}; allowed are objects such as {{"name": "ink", "weight": 0.8}}, and names', shown
+        )
+    try:
+        return AdapterRequest(name, None if weight is None else float(weight))
+    except (ValueError, OverflowError):
+        shown = {"shown": truncate_repr(weight), "name": truncate_repr(name)}
+        raise PydanticCustomError("adapters", "has a weight of {shown} for {name}, which is no number", shown) from None
+
+
+def echo_adapters(parameters: GenerationParameters) -> list[dict[str, Any]] | None:
+    """A job's, as ``loras`` of an answer has them; None without any."""
+    return [{"name": use.name, "weight": use.weight} for use in parameters.adapters] or None
 
 
 @dataclass(frozen=True)
@@ -84,6 +133,29 @@ RecipeField = Annotated[
     Recipe | None,
     PlainValidator(_read_recipe),
     WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}),
+]
+_NAMED: Final = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "weight": {"type": "number"}},
+    "required": ["name"],
+}
+AdaptersField = Annotated[
+    tuple[AdapterRequest, ...] | None,
+    MapsTo("adapters", echo=echo_adapters),
+    PlainValidator(_read_adapters),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"anyOf": [_NAMED, {"type": "string"}]}},
+                {"type": "object", "additionalProperties": {"type": "number"}},
+                {"type": "null"},
+            ]
+        }
+    ),
+    Field(
+        description='Adapters (LoRA), as /v1/models lists them: [{"name": "ink", "weight": 0.8}], '
+        'names alone, or {"ink": 0.8}. Without a weight each has its own.'
+    ),
 ]
 # Behind ``recipe``; required, unless that has it.
 PromptField = Annotated[str | None, MapsTo("prompt"), Field(validate_default=True), AfterValidator(need_prompt)]

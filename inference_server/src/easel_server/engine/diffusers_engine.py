@@ -8,6 +8,7 @@ import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -258,7 +259,7 @@ class DiffusersEngine:
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], parameters)
         run = StagesRun(parameters.steps, stages, saved)
-        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety)
+        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, ExitStack())
         if not self._preparation.shares_steps:
             generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()

@@ -314,7 +314,7 @@ def list_warnings(
             warnings += (f"{request.field_names[name]}: {warning}" for warning in find_words(text))
     if request.recipe is not None:
         digests = request.inputs.digests if request.inputs else {}
-        warnings += list_differences(request.recipe, digests, identity)
+        warnings += list_differences(request.recipe, digests, identity, parameters.adapters)
     return bound_warnings(warnings) if warnings else ()
 
 

@@ -26,7 +26,7 @@ from easel_server.generation.enlarging import (
 from easel_server.generation.families import Family, NegativePrompts, get_family
 from easel_server.generation.messages import refuse_name, truncate_repr
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.prompt_syntax import find_network
+from easel_server.generation.networks import build_adapter_finder, find_network
 from easel_server.generation.request import InputImages
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
@@ -261,13 +261,14 @@ def _check_negative_prompt(text: str, context: FillContext) -> str | None:
 
 def _complete_adapters(asked: Sequence[Any], context: FillContext) -> tuple[AdapterUse, ...]:
     """Those that have an effect, sorted by name: in any order they are the same request."""
-    known = {each.name: each for each in context.add_ons.list_adapters(context.model)}
+    find = build_adapter_finder(context.add_ons.list_adapters(context.model)) if asked else None
     uses = []
     for each in asked:
-        config = known.get(each.name)
+        config = find(each.name) if find else None
         weight = each.weight if each.weight is not None else config.default_weight if config else 1.0
+        name, key = (config.name, config.key) if config else (each.name, "")
         # A weight beyond its bounds is for the check to name.
-        uses.append(AdapterUse.model_construct(name=each.name, weight=weight, key=config.key if config else ""))
+        uses.append(AdapterUse.model_construct(name=name, weight=weight, key=key))
     return tuple(sorted((use for use in uses if use.weight), key=lambda use: use.name))
 
 
@@ -444,7 +445,8 @@ def list_add_ons(parameters: GenerationParameters, offered: AddOnsConfig) -> tup
     keys = {each.key for each in (*parameters.adapters, *parameters.controls)}
     keys |= {parameters.hires.key} if parameters.hires is not None else set()
     keys |= set(parameters.upscale.keys) if parameters.upscale is not None else set()
-    return tuple(each for each in (*offered.adapters, *offered.control_nets, *offered.upscalers) if each.key in keys)
+    known: tuple[AddOnConfig, ...] = (*offered.adapters, *offered.control_nets, *offered.upscalers)
+    return tuple(each for each in known if each.key in keys)
 
 
 def _find_faults(values: Values, context: FillContext) -> Iterator[ParameterFault]:

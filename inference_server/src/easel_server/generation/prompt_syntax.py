@@ -19,9 +19,6 @@ from easel_server.generation.messages import truncate_repr
 
 STEP: Final = 1.1  # of one pair of parentheses
 MAX_WEIGHT: Final = 10.0  # and -10 the least: beyond it an image is noise
-
-# <lora:name:1>, and networks of other kinds: what they would add can't be had in another way, so they are refused.
-NETWORK: Final = re.compile(r"<(?:lora|lyco|lycoris|hypernet)\s*:[^<>]*>?", re.IGNORECASE)
 # (words:1.3), the inner ones of nested.
 WEIGHT: Final = re.compile(r"(?<!\\)\((?:[^()\\]|\\.)*?:\s*+[+-]?(?:\d++\.?\d*+|\.\d++)\s*+\)")
 # [from:to:0.5] and [to:10], and [one|other]: words that change under way.
@@ -88,14 +85,6 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
             elif text:
                 sections[-1].append(Weighted(text, weight))
     return ParsedPrompt(tuple(tuple(section) for section in sections), oddities)
-
-
-def find_network(text: str) -> str | None:
-    """What is wrong with a prompt that asks for a network."""
-    found = NETWORK.search(text) if "<" in text else None
-    if found is None:
-        return None
-    return f"has {truncate_repr(found[0])}, and networks such as LoRA can't be asked for here; leave it out"
 
 
 def find_words(text: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What clients of AUTOMATIC1111 ask for before they begin: what there is to choose from, and what there isn't."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any, Final
@@ -33,7 +33,6 @@ EMPTY: Final[Mapping[str, Any]] = {
     "sd-vae": [],
     "upscalers": [],
     "latent-upscale-modes": [],
-    "loras": [],
     "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
@@ -87,6 +86,12 @@ def list_models(model: str) -> list[dict[str, Any]]:
     return [{"title": model, "model_name": model, "hash": None, "sha256": None, "filename": model, "config": None}]
 
 
+def list_loras(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The answer of ``loras``. A path is what clients take a name from that show files: where files are is no
+    customer's business."""
+    return [{"name": name, "alias": name, "path": f"{name}.safetensors", "metadata": {}} for name in names]
+
+
 def build_options(model: str) -> dict[str, Any]:
     """The answer of ``options``: what clients look for. They can't be changed: requests say what they want."""
     return {
@@ -120,6 +125,7 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
         ("sd-models", handlers.get_models, list[dict[str, Any]]),
         ("samplers", handlers.get_samplers, list[dict[str, Any]]),
         ("schedulers", handlers.get_schedulers, list[dict[str, Any]]),
+        ("loras", handlers.get_loras, list[dict[str, Any]]),
         *((name, handlers.build_constant(answer), type(answer)) for name, answer in EMPTY.items()),
     ):
         answers = describe_reported(kind)
@@ -192,6 +198,12 @@ class CatalogHandlers:
         """The schedules that some samplers can be combined with."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         return JSONResponse(list_schedulers())
+
+    async def get_loras(self, request: Request) -> JSONResponse:
+        """The adapters that requests may ask for."""
+        self._context.keys.find_customer(request.headers.get("authorization"))
+        adapters = self._context.list_adapters(await self._context.model_facts())
+        return JSONResponse(list_loras([each.name for each in adapters]))
 
     async def png_info(self, request: Request) -> JSONResponse:
         """What an image says of how it was made."""

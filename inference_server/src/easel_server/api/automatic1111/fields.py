@@ -28,7 +28,9 @@ from easel_server.api.automatic1111.harmless import (
 from easel_server.api.automatic1111.samplers import AUTOMATIC, SCHEDULES, choose_sampler
 from easel_server.api.fields import RECIPE_DESCRIPTION, ApiBody, MapsTo, RecipeField, WireInteger, WireNumber
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
+from easel_server.generation.add_ons import AdapterRequest
 from easel_server.generation.messages import truncate_repr
+from easel_server.generation.networks import NETWORK, NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.parameters import ImageFormat
 from easel_server.generation.recipes.infotext import TEXT_NAMES
 from easel_server.generation.samplers import split_sampler
@@ -38,7 +40,12 @@ SETTING_PARAMETERS: Final = ("image_format", "quality_percent", "reproducibility
 DEFAULT_STRENGTH: Final = 0.75
 FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
 REPRODUCIBILITY: Final = "reproducibility"
-OWN_SETTINGS: Final = ("sd_model_checkpoint", "samples_format", "jpeg_quality", REPRODUCIBILITY)
+ADDED_ADAPTER: Final = "sd_lora"
+ADDED_WEIGHT: Final = "extra_networks_default_multiplier"
+OWN_SETTINGS: Final = (
+    *("sd_model_checkpoint", "samples_format", "jpeg_quality", REPRODUCIBILITY),
+    *(ADDED_ADAPTER, ADDED_WEIGHT),
+)
 
 
 def _describe_accepted(known: Mapping[str, Harmless], inert: frozenset[str]) -> Callable[[dict[str, Any]], None]:
@@ -67,14 +74,18 @@ class GenerationBody(ApiBody):
         "image_digest": "init_images",
         "mask_digest": "mask",
         "strength": "denoising_strength",
+        "adapters": "prompt",
     }
     KNOWN: ClassVar[Mapping[str, Harmless]] = {}
     INERT: ClassVar[frozenset[str]] = frozenset()
 
     # AUTOMATIC1111's own name for what other APIs here call a recipe, and its own rule: other fields go first.
     recipe: RecipeField = Field(default=None, alias="infotext", exclude=True, description=RECIPE_DESCRIPTION)
-    prompt: Annotated[str | None, MapsTo("prompt")] = None
+    prompt: Annotated[str | None, MapsTo("prompt")] = Field(
+        default=None, description="Adapters are asked for within: <lora:NAME:WEIGHT>."
+    )
     negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
+    disable_extra_networks: JsonValue = Field(default=None, description="true: adapters in the prompt are left out.")
     seed: Annotated[WireInteger | None, MapsTo("seed", convert=_to_seed)] = Field(
         default=None, description="-1 for a random one."
     )
@@ -145,6 +156,8 @@ class GenerationBody(ApiBody):
         unknown = [name for name in extra if not (name in self.KNOWN or name in self.INERT or name in TEXT_NAMES)]
         yield from find_unknown_warning(unknown, kind="field")
         yield from find_settings_warnings(self.settings)
+        if network := NETWORK.search(self.negative_prompt or ""):
+            yield f"negative_prompt: {truncate_repr(network[0])} is without effect; adapters belong in the prompt"
 
     def _sampler(self) -> str:
         within = "" if self.recipe is None else self.recipe.given.get("sampler", "")
@@ -164,10 +177,36 @@ class GenerationBody(ApiBody):
             "reproducibility": self._read_reproducibility(),
         }
         values = super().given() | {name: value for name, value in said.items() if value is not None}
+        values |= self._read_networks(values)
         values["images"] = _or(self.batch_size, 1) * _or(self.n_iter, 1)
         if self.seed == RANDOM_SEED:
             values.pop("seed", None)
         return values
+
+    def _read_networks(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The prompts without networks, and the adapters that they and a setting ask for. Raises RefusalError.
+
+        A prompt says all of its adapters: one beside a recipe replaces the recipe's, too.
+        """
+        found: dict[str, Any] = {}
+        if self.prompt is not None:
+            found["prompt"], found["adapters"] = _split("prompt", self.prompt)
+        if "<" in values.get("negative_prompt", ""):
+            found["negative_prompt"], _ = _split("negative_prompt", values["negative_prompt"])
+        adapters = found.get("adapters", values.get("adapters", ()))
+        added = self.settings.get(ADDED_ADAPTER)
+        if not is_nothing(added) and added not in [each.name for each in adapters]:
+            adapters = (*adapters, AdapterRequest(str(added), self._read_added_weight()))
+        if is_nothing(self.disable_extra_networks):
+            return found | ({"adapters": adapters} if adapters else {})
+        return found | {"adapters": ()}
+
+    def _read_added_weight(self) -> float | None:
+        written = self.settings.get(ADDED_WEIGHT)
+        try:
+            return None if written is None or written == "" else float(written)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            raise refuse_field(f"override_settings.{ADDED_WEIGHT}", f"is {truncate_repr(written)}, no number") from None
 
     def given_for(self, samplers: Sequence[str]) -> dict[str, Any]:
         """What the client said, the sampler by the name of one that the model offers. Raises RefusalError."""
@@ -274,7 +313,10 @@ MASK_RANGES: Final = {
 def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as a body of txt2img or img2img has them; ``given`` by the names of ``GenerationParameters``."""
     own = {parameter: name for parameter, name in GenerationBody.field_names().items() if "." not in name}
-    fields = {own[name]: value for name, value in given.items() if name in own and name not in ("images", "sampler")}
+    made = ("images", "sampler", "prompt", "adapters")
+    fields = {own[name]: value for name, value in given.items() if name in own and name not in made}
+    if "prompt" in given or "adapters" in given:
+        fields["prompt"] = join_networks(given.get("prompt", ""), given.get("adapters", ()))
     if sampler := given.get("sampler"):
         fields["sampler_name"], schedule = split_sampler(sampler)
         fields["scheduler"] = schedule or SCHEDULES[AUTOMATIC]
@@ -294,6 +336,13 @@ def find_settings_warnings(settings: Mapping[str, JsonValue]) -> Iterator[str]:
         name for name in settings if name not in (*OWN_SETTINGS, *SETTINGS) and INERT_SETTING.match(name) is None
     ]
     yield from find_unknown_warning(unknown, kind="setting")
+
+
+def _split(field: str, prompt: str) -> Networks:
+    try:
+        return split_networks(prompt)
+    except NetworkError as error:
+        raise refuse_field(field, str(error)) from None
 
 
 def _or(value: int | None, default: int) -> int:

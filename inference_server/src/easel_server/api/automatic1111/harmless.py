@@ -122,7 +122,7 @@ INERT: Final = frozenset(
     {
         *("save_images", "do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards"),
         *("subseed", "seed_enable_extras", "s_tmin", "s_tmax", "script_args", "refiner_switch_at"),
-        *("force_task_id", "disable_extra_networks", "comments", "id_task", "prompt_styles"),
+        *("force_task_id", "comments", "id_task", "prompt_styles"),
     }
 )
 TEXT_TO_IMAGE_INERT: Final = INERT | {
@@ -136,7 +136,6 @@ IMAGE_TO_IMAGE_INERT: Final = INERT | {"image_cfg_scale", "mask_round"}
 SETTINGS: Final[Mapping[str, Harmless]] = {
     "sd_vae": AUTOMATIC,
     "sd_unet": AUTOMATIC,
-    "sd_lora": NOTHING,
     "sd_hypernetwork": NOTHING,
     "CLIP_stop_at_last_layers": _only(1),
     "eta_noise_seed_delta": ZERO,

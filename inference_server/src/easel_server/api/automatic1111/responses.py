@@ -13,6 +13,7 @@ from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBo
 from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.encoding import read_description
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.networks import join_networks
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.samplers import split_sampler
@@ -47,9 +48,10 @@ def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]
     exact = parameters.reproducibility if parameters.reproducibility is Reproducibility.EXACT else None
     written = [_read_infotext(image) for image in images] or [""] * len(seeds)
     texts = [text or build_infotext(parameters, seed, model) for text, seed in zip(written, seeds, strict=False)]
+    prompt = join_networks(parameters.prompt, parameters.adapters)
     return {
-        "prompt": parameters.prompt,
-        "all_prompts": [parameters.prompt] * parameters.images,
+        "prompt": prompt,
+        "all_prompts": [prompt] * parameters.images,
         "negative_prompt": parameters.negative_prompt,
         "all_negative_prompts": [parameters.negative_prompt] * parameters.images,
         "seed": parameters.seed,

@@ -7,7 +7,16 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from easel_contract.server_config import Priority, Reproducibility
 from pydantic import BaseModel, ConfigDict, Field
 
-from easel_server.api.fields import ApiBody, Inert, MapsTo, PromptField, WireInteger, WireNumber, parse_size
+from easel_server.api.fields import (
+    AdaptersField,
+    ApiBody,
+    Inert,
+    MapsTo,
+    PromptField,
+    WireInteger,
+    WireNumber,
+    parse_size,
+)
 from easel_server.generation.parameters import ImageFormat
 
 AUTO: Final = "auto"
@@ -62,6 +71,7 @@ class ImagesBody(ApiBody):
     sampler: Annotated[str | None, MapsTo("sampler")] = Field(
         default=None, description="A sampler's name, such as `DPM++ 2M Karras`."
     )
+    loras: AdaptersField = None
     reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
         default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from easel_contract.server_config import Reproducibility
 from pydantic import BaseModel
 
-from easel_server.api.context import MODEL_CREATED_AT, build_model_version
+from easel_server.api.context import MODEL_CREATED_AT, ApiContext
 from easel_server.api.openai.errors import OpenAIError
 from easel_server.api.openai.fields import AUTO
 from easel_server.api.openapi import (
@@ -27,6 +27,11 @@ from easel_server.generation.job import Job
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.parameters import ImageFormat
 
+# Of one request, and of its images.
+SHOWN_LIMITS: Final = (
+    *("max_images", "max_width_pixels", "max_height_pixels", "max_steps", "max_prompt_characters"),
+    *("max_adapters", "max_controls"),
+)
 NO_TOKENS: Final = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -63,6 +68,13 @@ class ImagesAnswer(BaseModel):
     warnings: list[str] | None = None
 
 
+class AdapterAnswer(BaseModel):
+    """An adapter that requests may ask for."""
+
+    name: str
+    default_weight: float
+
+
 class ModelAnswer(BaseModel):
     """A model that is served."""
 
@@ -73,6 +85,11 @@ class ModelAnswer(BaseModel):
     engine: str | None
     tasks: list[str]
     samplers: list[str]
+    features: list[str]  # what requests may ask for beside text and images
+    adapters: list[AdapterAnswer]
+    control_nets: list[str]
+    upscalers: list[str]
+    limits: dict[str, int]  # of one request
     owner: str | None = None  # of a name with a slash, as Replicate's API has it
     name: str | None = None
     visibility: str | None = None
@@ -139,15 +156,26 @@ def build_completed_event(job: Job, family: EventFamily, index: int, image: byte
     }
 
 
-def build_model(name: str, facts: ModelFacts, *, url: str) -> dict[str, Any]:
+def build_model(context: ApiContext, facts: ModelFacts, *, url: str) -> dict[str, Any]:
     """A model, with extensions; what generates isn't known until a worker has loaded the model. ``url``: its own."""
+    name = context.model_name
     created = int(MODEL_CREATED_AT.timestamp())
     model: dict[str, Any] = {"id": name, "object": "model", "created": created, "owned_by": "easel"}
     owner, slash, short = name.rpartition("/")
     if slash:  # Replicate's clients look for a model at the same address, by an owner and a name
         model |= {"owner": owner, "name": short, "visibility": "private", "run_count": 0, "url": url}
-        model["latest_version"] = build_model_version(name)
-    return model | {"engine": facts.engine, "tasks": facts.tasks, "samplers": facts.samplers}
+        model["latest_version"] = context.build_model_version(facts)
+    adapters = context.list_adapters(facts)
+    return model | {
+        "engine": facts.engine,
+        "tasks": facts.tasks,
+        "samplers": facts.samplers,
+        "features": facts.features,
+        "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters],
+        "control_nets": [each.name for each in context.list_control_nets(facts)],
+        "upscalers": [each.name for each in context.list_upscalers(facts)],
+        "limits": context.limits.model_dump(mode="json", by_alias=False, include=set(SHOWN_LIMITS)),
+    }
 
 
 def _describe(job: Job, image: bytes, image_format: ImageFormat) -> dict[str, Any]:

@@ -101,17 +101,17 @@ class OpenAIHandlers:
     async def list_models(self, request: Request) -> Response:
         """The models that are served: one."""
         self._context.keys.find_customer(request.headers.get("authorization"))
-        name = self._context.model_name
-        url = self._context.links(request).model(name)
-        model = build_model(name, await self._context.model_facts(), url=url)
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [await self._build_model(request)]})
 
     async def get_model(self, request: Request, name: str) -> Response:
         """One model."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         self._context.check_model(name)
-        url = self._context.links(request).model(name)
-        return JSONResponse(build_model(name, await self._context.model_facts(), url=url))
+        return JSONResponse(await self._build_model(request))
+
+    async def _build_model(self, request: Request) -> dict[str, Any]:
+        facts = await self._context.model_facts()
+        return build_model(self._context, facts, url=self._context.links(request).model(self._context.model_name))
 
     async def _submit(
         self, request: Request, customer: Customer, body: ImagesBody, inputs: InputImages | None

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel
 
-from easel_server.api.context import ApiContext, build_model_version
+from easel_server.api.context import ApiContext
 from easel_server.api.links import ACCOUNT_PATH, MODELS_PATH, WEBHOOKS_PATH
 from easel_server.api.openapi import Responses, describe_answer, describe_errors
 from easel_server.api.replicate.errors import PredictionError
@@ -92,7 +92,8 @@ class AccountHandlers:
         """The versions of a model: one."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         self._context.check_model(name)
-        return JSONResponse({"previous": None, "next": None, "results": [build_model_version(name)]})
+        version = self._context.build_model_version(await self._context.model_facts())
+        return JSONResponse({"previous": None, "next": None, "results": [version]})
 
     async def get_version(self, request: Request, name: str, version: str) -> JSONResponse:
         """A version of a model."""
@@ -100,4 +101,4 @@ class AccountHandlers:
         self._context.check_model(name)
         if version != name:
             raise refuse_unknown_model(version, name)
-        return JSONResponse(build_model_version(name))
+        return JSONResponse(self._context.build_model_version(await self._context.model_facts()))

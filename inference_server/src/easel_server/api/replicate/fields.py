@@ -9,9 +9,20 @@ from easel_contract.server_config import LimitsConfig, Priority, Reproducibility
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from easel_server.api.fields import ApiBody, Inert, MapsTo, PromptField, WireInteger, WireNumber, parse_size
+from easel_server.api.fields import (
+    MAX_ADAPTERS,
+    AdaptersField,
+    ApiBody,
+    Inert,
+    MapsTo,
+    PromptField,
+    WireInteger,
+    WireNumber,
+    parse_size,
+)
 from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image, flatten
 from easel_server.gateway.refusals import refuse_field
+from easel_server.generation.add_ons import AdapterRequest
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
@@ -90,6 +101,17 @@ class PredictionInput(ApiBody):
     prompt_strength: Annotated[WireNumber | None, MapsTo("strength")] = Field(
         default=None, description="Share of the steps that are taken over `image`; 1 forgets it."
     )
+    loras: AdaptersField = None
+    # As Replicate's models call them, one by one; names of what the service offers, never addresses.
+    lora_weights: str | None = Field(default=None, description="An adapter's name.")
+    lora_scale: WireNumber | None = Field(default=None, description="The weight of lora_weights.")
+    replicate_weights: str | None = Field(default=None, description="Another name of lora_weights, which goes first.")
+    extra_lora: str | None = Field(default=None, description="A second adapter's name.")
+    extra_lora_scale: WireNumber | None = Field(default=None, description="Its weight.")
+    hf_loras: list[str] | None = Field(default=None, max_length=MAX_ADAPTERS, description="Names of adapters.")
+    lora_scales: list[WireNumber] | None = Field(
+        default=None, max_length=MAX_ADAPTERS, description="Their weights, in their order."
+    )
     reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
         default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )
@@ -97,21 +119,32 @@ class PredictionInput(ApiBody):
     previews: Previews | None = Field(default=None, description="Unfinished images on the way.")
     # What Replicate's Stable Diffusion models have besides: accepted in values that ask for nothing.
     refine: Literal["no_refiner"] | None = None
-    replicate_weights: Literal[""] | None = None
     apply_watermark: Annotated[bool | None, Inert((False,), "no watermark is added here")] = None
     disable_safety_checker: Annotated[
         bool | None, Inert((False,), "this service chooses what becomes of images that the model's checker flags")
     ] = None
-    # Of a refiner and adapters that there aren't: without effect.
+    # Of a refiner that there isn't: without effect.
     refine_steps: JsonValue = None
     high_noise_frac: JsonValue = None
-    lora_scale: JsonValue = None
 
     def given(self) -> dict[str, Any]:
-        """As of any body, and ``size``, which is two parameters. Raises RefusalError for one that can't be read."""
+        """As of any body, and what several fields make: ``size``, which is two parameters, and adapters. Raises
+        RefusalError for a size that can't be read."""
         width, height = self.parse_size()
         sides = {"width_pixels": width, "height_pixels": height}
-        return {name: pixels for name, pixels in sides.items() if pixels is not None} | super().given()
+        values = {name: pixels for name, pixels in sides.items() if pixels is not None} | super().given()
+        named = self._list_named_adapters()
+        return values | ({"adapters": (*(self.loras or ()), *named)} if named else {})
+
+    def _list_named_adapters(self) -> tuple[AdapterRequest, ...]:
+        """Those of fields of their own; a weight without a name is of none."""
+        scales = (*(self.lora_scales or ()), *[None] * len(self.hf_loras or ()))
+        pairs = [
+            (self.lora_weights or self.replicate_weights, self.lora_scale),
+            (self.extra_lora, self.extra_lora_scale),
+            *zip(self.hf_loras or (), scales, strict=False),
+        ]
+        return tuple(AdapterRequest(name, weight) for name, weight in pairs if name)
 
     def parse_size(self) -> tuple[int | None, int | None]:
         """Width and height in pixels, None where the choice is ours. Raises RefusalError if ``size`` can't be read."""

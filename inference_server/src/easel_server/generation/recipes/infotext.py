@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from easel_server.generation.add_ons import AdapterRequest
+from easel_server.generation.networks import NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.parameters import PARAMETERS, GenerationParameters
 from easel_server.generation.samplers import join_sampler
 
@@ -23,8 +25,9 @@ MIN_PAIRS: Final = 3  # that make a line the last one, and not the prompt's
 MAX_PAIRS: Final = 200  # that are read
 _PAIR: Final = re.compile(r'\s*(\w[\w /-]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+LORA_HASHES: Final = "Lora hashes"  # NAME: HASH of each adapter
 # What is said of the image besides its parameters, without which it is the same.
-FACTS: Final = frozenset({"Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
+FACTS: Final = frozenset({LORA_HASHES, "Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
 HIRES: Final = "Hires upscale"
 NUMBERS: Final = {
     "Steps": "steps",
@@ -48,6 +51,7 @@ class Infotext:
     pairs: Mapping[str, str]  # by the text's own names, as AUTOMATIC1111 gives them: Size is two
     given: Mapping[str, Any]  # by the names of GenerationParameters, still as texts where they are numbers
     unknown: tuple[str, ...]  # names that say something of the image and mean nothing here
+    adapters: tuple[AdapterRequest, ...] = ()
 
 
 def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]) -> str:
@@ -63,7 +67,7 @@ def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]
             pairs[row.metadata.followed_by] = facts.get(row.metadata.followed_by)
     written = (f"{name}: {_quote(value)}" for name, value in (pairs | dict(facts)).items() if value is not None)
     negative = [f"{NEGATIVE} {parameters.negative_prompt}"] if parameters.negative_prompt else []
-    return "\n".join([parameters.prompt, *negative, ", ".join(written)])
+    return "\n".join([join_networks(parameters.prompt, parameters.adapters), *negative, ", ".join(written)])
 
 
 def read_infotext(text: str) -> Infotext:
@@ -75,7 +79,8 @@ def read_infotext(text: str) -> Infotext:
     start = next((number for number, line in enumerate(lines) if line.strip().startswith(NEGATIVE)), len(lines))
     negative = "\n".join(lines[start:]).strip().removeprefix(NEGATIVE).strip()
     written = {name: _unquote(value.strip()) for name, value in found}
-    given: dict[str, Any] = {"prompt": "\n".join(lines[:start]).strip()}
+    prompt, adapters = _split("\n".join(lines[:start]).strip())
+    given: dict[str, Any] = {"prompt": prompt}
     if negative:
         given["negative_prompt"] = negative
     given |= {NUMBERS[name]: value for name, value in written.items() if name in NUMBERS}
@@ -83,12 +88,20 @@ def read_infotext(text: str) -> Infotext:
         given.pop("strength", None)  # it is that pass's, which isn't offered here
     if (sampler := written.get("Sampler")) and (joined := join_sampler(sampler, written.get("Schedule type"))):
         given["sampler"] = joined
-    pairs = {"Prompt": given["prompt"], "Negative prompt": negative, **written}
+    pairs = {"Prompt": join_networks(prompt, adapters), "Negative prompt": negative, **written}
     if size := _SIZE.fullmatch(written.get("Size", "")):
         given["width_pixels"], given["height_pixels"] = size[1], size[2]
         del pairs["Size"]
         pairs |= {"Size-1": size[1], "Size-2": size[2]}
-    return Infotext(pairs, given, tuple(name for name in pairs if name not in TEXT_NAMES))
+    return Infotext(pairs, given, tuple(name for name in pairs if name not in TEXT_NAMES), adapters)
+
+
+def _split(prompt: str) -> Networks:
+    """As a prompt is read; one whose networks can't be read stays as it is, to be refused with what is wrong."""
+    try:
+        return split_networks(prompt)
+    except NetworkError:
+        return Networks(prompt, ())
 
 
 def _quote(value: object) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from easel_server.generation.add_ons import AdapterUse
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import EngineDescription, ModelIdentity
 from easel_server.generation.parameters import SEED_BOUND, GenerationParameters
@@ -103,7 +104,8 @@ def read_recipe(document: str | Mapping[str, Any]) -> Recipe:
     if isinstance(document, str):
         if not document.lstrip().startswith("{"):
             pairs = read_infotext(document)
-            return Recipe(_check_types(pairs.given), unknown=pairs.unknown)
+            adapters = {"adapters": pairs.adapters} if pairs.adapters else {}
+            return Recipe(_check_types(pairs.given) | adapters, unknown=pairs.unknown)
         try:
             document = _DOCUMENT.validate_json(document)
         except ValidationError as error:
@@ -165,8 +167,14 @@ def find_missing(recipe: Recipe, given: Mapping[str, Any], digests: Mapping[str,
             yield one.digest_field, "must be sent beside this recipe, which holds no images"
 
 
-def list_differences(recipe: Recipe, digests: Mapping[str, str], identity: ModelIdentity | None) -> Iterator[str]:
-    """Why the image may come out otherwise than the recipe's, in sentences."""
+def list_differences(
+    recipe: Recipe, digests: Mapping[str, str], identity: ModelIdentity | None, adapters: Sequence[AdapterUse] = ()
+) -> Iterator[str]:
+    """Why the image may come out otherwise than the recipe's, in sentences; ``adapters``: those of the request."""
+    made_with_keys = {use.name: use.key for use in recipe.given.get("adapters", ()) if isinstance(use, AdapterUse)}
+    for use in adapters:
+        if made_with_keys.get(use.name, "") not in ("", use.key):
+            yield f"adapter {use.name!r} comes from elsewhere than the recipe's, so the image may be another"
     for name, digest in digests.items():
         if name in recipe.digests and recipe.digests[name] != digest:
             yield f"the recipe was of another input {name}, so the image will be another"
