@@ -442,7 +442,7 @@ def fill_in(given: Values, context: FillContext) -> GenerationParameters:
 
 def list_add_ons(parameters: GenerationParameters, offered: AddOnsConfig) -> tuple[AddOnConfig, ...]:
     """Of what a service offers, that which a job uses."""
-    keys = {each.key for each in (*parameters.adapters, *parameters.controls)}
+    keys = {each.key for each in parameters.adapters} | {each.key for each in parameters.controls}
     keys |= {parameters.hires.key} if parameters.hires is not None else set()
     keys |= set(parameters.upscale.keys) if parameters.upscale is not None else set()
     known: tuple[AddOnConfig, ...] = (*offered.adapters, *offered.control_nets, *offered.upscalers)
