@@ -112,11 +112,17 @@ def test_who_will_be_done_in_time_follows_from_how_long_their_steps_took() -> No
     assert find_unfinishable((on_time, late, unknown), -1.0) == [on_time, late]
 
 
+def measured_units(run: JobRun) -> float:
+    measured = run.measure()
+    assert measured is not None
+    return measured.work_units
+
+
 def test_a_resumed_job_is_measured_by_this_workers_part() -> None:
     run = build_run(steps=20, steps_done=20, seconds=5.0)
-    whole = run.measure().work_units
+    whole = measured_units(run)
     run.begun_steps = 15
-    assert run.measure().work_units == whole / 4
+    assert measured_units(run) == whole / 4
     run.steps_done = 17
     assert run.predict_seconds_left() == 7.5
 

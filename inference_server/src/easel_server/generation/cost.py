@@ -1,11 +1,17 @@
 """Predicts how many GPU-seconds a job takes. Pure.
 
-The denoiser's work is known before: steps, pixels, images and passes. How long a unit of it takes on this service's
-GPUs is learned from finished jobs, by a least-squares line through (work units, measured seconds) in which older jobs
-count less and less.
+What a job consists of is known before: passes over megapixels, those of ControlNets, adapters, megapixels that a
+network enlarges to. How long each takes on this service's GPUs is learned from finished jobs, in which older ones count
+less and less, by least squares without negative coefficients.
+
+Plain jobs and those with add-ons are summed apart, and added where a fit is made. So a service that never uses add-ons
+is predicted as by a line through (work units, seconds); seldom ones aren't forgotten beside many plain ones; and the
+sums of plain jobs mean what they meant to processes of a version before, which know no others.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Final
 
 from easel_server.generation.parameters import GenerationParameters
@@ -13,9 +19,41 @@ from easel_server.generation.tasks import TASKS
 
 PIXELS_PER_UNIT: Final = 1 << 20
 MIN_GPU_SECONDS: Final = 0.001
-DECAY: Final = 0.99  # of all earlier jobs' weight at each new one: about the last hundred count
+DECAY: Final = 0.99  # of all earlier jobs' weight at each new one of their kind: about the last hundred count
 MIN_JOBS: Final = 3.0  # before that, the prior line is used
 MIN_SPREAD: Final = 1e-6  # of units, relative to their square; below it jobs are alike: only a ratio is known
+PRIOR_JOBS: Final = 0.01  # how much a guess counts beside what was measured, in jobs
+MIN_PIVOT: Final = 1e-12  # of equations in units of their diagonal; below it they don't tell apart what they ask
+
+
+@dataclass(frozen=True)
+class AddOnWork:
+    """What add-ons have to do in a job."""
+
+    control_units: float = 0.0  # passes of ControlNets over megapixels
+    adapters: float = 0.0  # loaded, or looked up where they are loaded already
+    adapter_units: float = 0.0  # passes over megapixels, times adapters
+    upscaled_megapixels: float = 0.0  # that a network enlarges to
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """As the sums have them."""
+        return (self.control_units, self.adapters, self.adapter_units, self.upscaled_megapixels)
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any(self.values)
+
+
+# Of a data-centre GPU, in seconds; what is passes, as a share of a denoiser's.
+CONTROL_SHARE: Final = 0.35
+ADAPTER_SECONDS: Final = 0.05
+ADAPTER_SHARE: Final = 0.05
+UPSCALED_MEGAPIXEL_SECONDS: Final = 0.3
+FEATURES: Final = 2 + len(AddOnWork().values)  # and the overhead, and work units
+# Sums of products of two features, and of a feature and the seconds; the names that Redis has them by.
+PRODUCTS: Final = tuple((one, other) for one in range(FEATURES) for other in range(one, FEATURES))
+ADD_ON_SUMS: Final = (*(f"p{one}_{other}" for one, other in PRODUCTS), *(f"s{one}" for one in range(FEATURES)))
 
 
 def work_units(parameters: GenerationParameters) -> float:
@@ -44,50 +82,92 @@ def upscale_units(parameters: GenerationParameters) -> float:
     return networks * parameters.images * width * height / PIXELS_PER_UNIT
 
 
+def count_add_on_work(parameters: GenerationParameters) -> AddOnWork:
+    """What a job's add-ons have to do."""
+    units = work_units(parameters)
+    return AddOnWork(
+        control_units=units * sum(max(0.0, control.end - control.start) for control in parameters.controls),
+        adapters=float(len(parameters.adapters)),
+        adapter_units=units * len(parameters.adapters),
+        upscaled_megapixels=upscale_units(parameters),
+    )
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What a finished job took: its share, if it was generated in a batch with others."""
 
     work_units: float
     gpu_seconds: float
+    add_ons: AddOnWork = AddOnWork()
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """A line: seconds = overhead + units * seconds per unit. The default is a guess at a data-centre GPU."""
+    """Seconds are a weighted sum of what a job consists of. The default is a guess at a data-centre GPU."""
 
     overhead_seconds: float = 0.2
     seconds_per_unit: float = 0.05
+    add_on_seconds: tuple[float, ...] | None = None  # of each of AddOnWork's values; None: a guess by the line
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """Of the overhead, work units, and each of AddOnWork's values."""
+        unit = self.seconds_per_unit
+        guess = (CONTROL_SHARE * unit, ADAPTER_SECONDS, ADAPTER_SHARE * unit, UPSCALED_MEGAPIXEL_SECONDS)
+        return (self.overhead_seconds, unit, *(self.add_on_seconds or guess))
 
     def predict(self, parameters: GenerationParameters) -> float:
         """GPU-seconds of a job."""
-        seconds = self.overhead_seconds + work_units(parameters) * self.seconds_per_unit
+        values = (1.0, work_units(parameters), *count_add_on_work(parameters).values)
+        seconds = sum(each * value for each, value in zip(self.coefficients, values, strict=True))
         return max(MIN_GPU_SECONDS, seconds)
 
 
 @dataclass(frozen=True)
 class CostSums:
-    """Decayed sums over finished jobs, from which the line follows; x are units, y are seconds."""
+    """Decayed sums over finished jobs, from which the model follows; x are units, y are seconds, of plain jobs."""
 
     count: float = 0.0
     x: float = 0.0
     y: float = 0.0
     xx: float = 0.0
     xy: float = 0.0
+    add_ons: tuple[float, ...] = (0.0,) * len(ADD_ON_SUMS)  # of jobs with add-ons, by these names
 
     def add(self, measurement: Measurement) -> "CostSums":
         """The sums with one more job."""
         x, y = measurement.work_units, measurement.gpu_seconds
+        if measurement.add_ons:
+            values = (1.0, x, *measurement.add_ons.values)
+            products = (*(values[one] * values[other] for one, other in PRODUCTS), *(value * y for value in values))
+            sums = tuple(each * DECAY + more for each, more in zip(self.add_ons, products, strict=True))
+            return replace(self, add_ons=sums)
         return CostSums(
             self.count * DECAY + 1,
             self.x * DECAY + x,
             self.y * DECAY + y,
             self.xx * DECAY + x * x,
             self.xy * DECAY + x * y,
+            self.add_ons,
         )
 
     def fit(self) -> CostModel:
-        """The line through what was measured. Both its parts are at least 0, as times are."""
+        """The model of what was measured. All its parts are at least 0, as times are."""
+        line = self._fit_line()
+        jobs = self.add_ons[0]
+        if jobs <= 0:
+            return line
+        matrix, right = self._build_equations()
+        for index, guess in enumerate(line.coefficients):
+            # Without the guess nothing tells apart what no two jobs had in different shares.
+            weight = PRIOR_JOBS * (matrix[index][index] / (jobs + self.count)) or 1.0
+            matrix[index][index] += weight
+            right[index] += weight * guess
+        overhead, unit, *add_ons = solve_without_negatives(matrix, right)
+        return CostModel(overhead, unit, tuple(add_ons))
+
+    def _fit_line(self) -> CostModel:
         if self.count < MIN_JOBS or self.xx <= 0:
             return CostModel()
         spread = self.count * self.xx - self.x * self.x
@@ -100,3 +180,61 @@ class CostSums:
         if slope < 0:
             return CostModel(self.y / self.count, 0.0)
         return CostModel(overhead, slope)
+
+    def _build_equations(self) -> tuple[list[list[float]], list[float]]:
+        """The normal equations of all jobs."""
+        matrix = [[0.0] * FEATURES for _ in range(FEATURES)]
+        for (one, other), total in zip(PRODUCTS, self.add_ons, strict=False):
+            matrix[one][other] = matrix[other][one] = total
+        right = list(self.add_ons[len(PRODUCTS) :])
+        matrix[0][0] += self.count
+        matrix[0][1] = matrix[1][0] = matrix[0][1] + self.x
+        matrix[1][1] += self.xx
+        right[0] += self.y
+        right[1] += self.xy
+        return matrix, right
+
+
+def solve_without_negatives(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """The least-squares solution of normal equations (symmetric, positive definite) whose parts are at least 0.
+
+    A handful of unknowns: every choice of those that are above 0 is tried, which is exact.
+    """
+    best, best_value = [0.0] * len(right), 0.0
+    for chosen in _choices(len(right)):
+        solved = _solve([[matrix[row][column] for column in chosen] for row in chosen], [right[row] for row in chosen])
+        if solved is None or min(solved) < 0:
+            continue
+        # Of a solution on its own unknowns, the squares' sum is a constant less this.
+        value = sum(part * right[row] for part, row in zip(solved, chosen, strict=True))
+        if value > best_value:
+            best_value, best = value, [0.0] * len(right)
+            for part, row in zip(solved, chosen, strict=True):
+                best[row] = part
+    return best
+
+
+def _choices(count: int) -> Iterator[tuple[int, ...]]:
+    for size in range(1, count + 1):
+        yield from combinations(range(count), size)
+
+
+def _solve(matrix: list[list[float]], right: list[float]) -> list[float] | None:
+    """By elimination, in units of the diagonal; None if the equations don't fix it."""
+    scales = [matrix[index][index] ** -0.5 if matrix[index][index] > 0 else 1.0 for index in range(len(right))]
+    rows = [
+        [*(value * scales[row] * scales[column] for column, value in enumerate(matrix[row])), right[row] * scales[row]]
+        for row in range(len(right))
+    ]
+    for index, row in enumerate(rows):  # symmetric and positive definite: the diagonal is the pivot
+        if row[index] < MIN_PIVOT:
+            return None
+        for lower in rows[index + 1 :]:
+            factor = lower[index] / row[index]
+            for column in range(index, len(row)):
+                lower[column] -= factor * row[column]
+    solved = [0.0] * len(right)
+    for index in reversed(range(len(right))):
+        known = sum(rows[index][column] * solved[column] for column in range(index + 1, len(right)))
+        solved[index] = (rows[index][-1] - known) / rows[index][index]
+    return [value * scale for value, scale in zip(solved, scales, strict=True)]

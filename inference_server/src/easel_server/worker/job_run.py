@@ -5,10 +5,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 
 from easel_server.engine.interface import Generation
-from easel_server.generation.cost import Measurement, work_units
+from easel_server.generation.cost import Measurement, count_add_on_work, work_units
 from easel_server.stores.jobs.interface import Claim
 
 
@@ -72,11 +73,20 @@ class JobRun:
             is_due = True
         return is_due and self.stop_reason is None
 
-    def measure(self) -> Measurement:
-        """What it took, for the cost model; of one that another worker began, this worker's part."""
+    def measure(self) -> Measurement | None:
+        """What it took, for the cost model; of one that another worker began, this worker's part.
+
+        None for what says nothing of other jobs: an image that was enlarged by interpolation alone.
+        """
         parameters = self.job.parameters
         part = 1 - self.begun_steps / parameters.steps
-        return Measurement(work_units(parameters) * part, self.gpu_seconds)
+        add_ons = count_add_on_work(parameters)
+        if add_ons:
+            add_ons = replace(
+                add_ons, control_units=add_ons.control_units * part, adapter_units=add_ons.adapter_units * part
+            )
+        units = work_units(parameters) * part
+        return Measurement(units, self.gpu_seconds, add_ons) if units or add_ons else None
 
     def predict_seconds_left(self) -> float:
         """Until its last step, as its steps went so far; 0 while nothing is known."""

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
-from easel_server.generation.cost import CostSums, Measurement
+from easel_server.generation.cost import AddOnWork, CostSums, Measurement
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.tasks import Task
 from easel_server.stores.jobs.interface import Failed, Jobs, QueueDepth
@@ -186,6 +187,22 @@ async def test_costs_of_succeeded_jobs_add_up_and_the_old_ones_fade(jobs: Jobs) 
     await jobs.submit(build_job("failed"))
     await jobs.finish(await claim(jobs), Failed("no"), Measurement(1000.0, 1.0))
     assert await jobs.cost_sums() == expected
+
+
+async def test_costs_of_jobs_with_add_ons_are_summed_beside_those_of_plain_ones(jobs: Jobs) -> None:
+    """Which a version before reads, and adds to: they must go on to mean the same."""
+    expected = CostSums()
+    for number in range(6):
+        await jobs.submit(build_job(f"job-{number}"))
+        add_ons = AddOnWork(control_units=0.1 * number, adapters=2.0) if number % 2 else AddOnWork()
+        measured = Measurement(0.3 * number, 0.7 + number / 7, add_ons)
+        assert await succeed(jobs, await claim(jobs), IMAGES, measured)
+        expected = expected.add(measured)
+    assert await jobs.cost_sums() == expected
+    plain = CostSums()
+    for number in (0, 2, 4):
+        plain = plain.add(Measurement(0.3 * number, 0.7 + number / 7))
+    assert replace(expected, add_ons=plain.add_ons) == plain
 
 
 async def test_half_the_progress_is_half_the_work_although_an_image_to_begin_with_needs_fewer_steps(

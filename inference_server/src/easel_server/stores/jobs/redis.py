@@ -15,7 +15,7 @@ from typing import Any, Final
 from typing_extensions import override
 
 from easel_server.generation import messages
-from easel_server.generation.cost import DECAY, CostSums, Measurement
+from easel_server.generation.cost import ADD_ON_SUMS, DECAY, CostSums, Measurement
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
@@ -353,9 +353,10 @@ class RedisJobs(Jobs):
     ) -> bool:
         state, error, steps_done, images = _describe_outcome(claim.job, outcome)
         warnings = outcome.warnings if isinstance(outcome, Succeeded) else ()
-        sums, identity = ("", ""), ""
+        sums, add_ons, identity = ("", ""), "", ""
         if state is JobState.SUCCEEDED:
             sums = (repr(measured.work_units), repr(measured.gpu_seconds)) if measured else sums
+            add_ons = " ".join(map(repr, measured.add_ons.values)) if measured and measured.add_ons else ""
             identity = generated_by.model_dump_json(by_alias=True) if generated_by else ""
         return bool(
             await self._connection.script(
@@ -369,6 +370,7 @@ class RedisJobs(Jobs):
                 DECAY,
                 identity,
                 write_warnings(warnings),
+                add_ons,
                 *build_image_arguments(images),
             )
         )
@@ -421,7 +423,7 @@ class RedisJobs(Jobs):
 
     @override
     async def cost_sums(self) -> CostSums:
-        names = [field.name for field in dataclasses.fields(CostSums)]
+        names = ("count", "x", "y", "xx", "xy", *ADD_ON_SUMS)
         values = await self._connection.command("HMGET", self._connection.key("costs"), *names)
         try:
             sums = [float(value or 0) for value in values]
@@ -431,7 +433,8 @@ class RedisJobs(Jobs):
             self._connection.dropped.note("key", "costs")
             await self._connection.command("DEL", self._connection.key("costs"))
             return CostSums()
-        return CostSums(*sums)
+        count, x, y, xx, xy, *add_ons = sums
+        return CostSums(count, x, y, xx, xy, tuple(add_ons))
 
     async def close(self) -> None:
         """End the subscription. The connection is closed by whoever opened it."""
