@@ -32,6 +32,8 @@ NUMBERS: Final = {
     "Seed": "seed",
     "Denoising strength": "strength",
     "Reproducibility": "reproducibility",
+    "Clip skip": "clip_skip",
+    "Eta DDIM": "eta",
 }
 
 
