@@ -206,6 +206,13 @@ class DefaultsConfig(Model):
     height_pixels: int | None = Field(default=None, ge=64, le=4096, multiple_of=8)
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance_scale: float | None = Field(default=None, ge=0, le=100)
+    clip_skip: int | None = Field(
+        default=None,
+        ge=1,
+        le=12,
+        description="Which layer of CLIP, counted from the last one, prompts are taken from, as AUTOMATIC1111 counts; "
+        "1: the last, and of XL and Stable Diffusion 3 the last but one. Unset: 1.",
+    )
     reproducibility: Reproducibility | None = Field(
         default=None,
         description="Close: a seed fixes the image up to rounding, which differs with the jobs beside it. Exact: to "

@@ -144,3 +144,36 @@ def test_a_model_that_takes_no_adapters_says_so() -> None:
 def test_what_asks_for_nothing_new_is_stored_as_it_was() -> None:
     wire = fill_in({"prompt": "a"}, CONTEXT).to_wire()
     assert {"adapters", "controls", "hires", "upscale", "clipSkip", "eta"}.isdisjoint(wire)
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "default", "expected"),
+    [
+        ("Stable Diffusion", None, None, None),
+        ("Stable Diffusion", 2, None, 2),
+        ("Stable Diffusion", None, 2, 2),
+        ("Stable Diffusion", 1, 2, None),  # all layers, whatever the service has
+        ("Stable Diffusion XL", 2, None, None),  # which takes the last layer but one anyway
+        ("Stable Diffusion XL", 3, None, 3),
+        ("Flux", 1, None, None),
+        ("Flux", None, 2, None),  # a default that the model has no layers for
+    ],
+)
+def test_clip_skip_is_counted_from_the_last_layer_and_left_out_where_it_changes_nothing(
+    family: str, asked: int | None, default: int | None, expected: int | None
+) -> None:
+    from dataclasses import replace  # noqa: PLC0415
+
+    from easel_server.generation.models import GenerationDefaults, ModelFacts  # noqa: PLC0415
+
+    facts = ModelFacts(defaults=replace(GenerationDefaults(), family=family, clip_skip=default))
+    given = {"prompt": "a cat"} | ({} if asked is None else {"clip_skip": asked})
+    assert fill_in(given, FillContext(facts, LimitsConfig(), "job")).clip_skip == expected
+
+
+def test_clip_skip_is_refused_for_a_model_without_such_layers() -> None:
+    from easel_server.generation.models import GenerationDefaults, ModelFacts  # noqa: PLC0415
+
+    facts = ModelFacts(defaults=GenerationDefaults(family="Flux"))
+    with pytest.raises(InvalidParametersError, match=r"clip_skip: is 2, and this model \(Flux\) has no layers to skip"):
+        fill_in({"prompt": "a cat", "clip_skip": 2}, FillContext(facts, LimitsConfig(), "job"))

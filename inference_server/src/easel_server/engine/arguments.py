@@ -46,6 +46,7 @@ def build_arguments(
         "generator": [torch.Generator("cpu").manual_seed(seed) for seed in list_seeds(parameters)],
         **_choose_negative_prompt(parameters, family),
         **_choose_clip_layer(parameters, family),
+        **({"eta": parameters.eta} if parameters.eta else {}),
     }
     if task.default_strength is not None:
         arguments["strength"] = _check_strength(parameters, family, task.default_strength)

@@ -137,7 +137,8 @@ class DiffusersEngine:
         self._pace = Pace(self._device)
         self._prompt_limits = find_prompt_limits(pipeline)
         samplers = self._pipelines[Task.TEXT_TO_IMAGE].schedulers.samplers
-        self.description = replace(description, tasks=tuple(self._pipelines), samplers=samplers)
+        features = (*description.features, *self._prompt_limits.features)
+        self.description = replace(description, tasks=tuple(self._pipelines), samplers=samplers, features=features)
         self._facts = ImageFacts.of(description)
         denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
         self._stepper = Stepper(

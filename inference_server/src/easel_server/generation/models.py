@@ -99,6 +99,7 @@ class GenerationDefaults:
     guidance_scale: float = 7.5
     reproducibility: Reproducibility = Reproducibility.CLOSE
     family: str = ""  # a name in ``families/``
+    clip_skip: int | None = None  # as a request has it
 
     @property
     def traits(self) -> Family:

@@ -37,6 +37,7 @@ SIDES: Final = ("width_pixels", "height_pixels")  # of an image that is only enl
 MAX_GUIDANCE_SCALE: Final = 100.0
 SEED_BOUND: Final = 2**63
 DEFAULT_QUALITY_PERCENT: Final = 95  # of JPEG and WebP; PNG loses nothing
+MAX_CLIP_SKIP: Final = 12  # layers that the smallest of these encoders has
 CHOSEN_SEED_BYTES: Final = 4  # as most tools do: a seed that people can copy by hand
 
 
@@ -291,6 +292,41 @@ def _check_adapters(uses: Sequence[AdapterUse], context: FillContext) -> str | N
     return None if weight is None else f"has a weight of {weight}, allowed are {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
 
 
+def _complete_clip_skip(skip: int | None, context: FillContext) -> int | None:
+    """None for a layer that the model's family takes anyway; a default that it has no layer for means nothing."""
+    family = context.facts.defaults.traits
+    usual = 1 if family.clip_layer is None else family.clip_layer
+    return None if skip is None or 1 <= skip <= usual else skip
+
+
+def _choose_clip_skip(context: FillContext) -> int | None:
+    chosen = _complete_clip_skip(context.facts.defaults.clip_skip, context)
+    return None if _check_clip_skip(chosen, context) else chosen
+
+
+def _check_clip_skip(skip: int | None, context: FillContext) -> str | None:
+    if skip is None:
+        return None
+    if not 1 <= skip <= MAX_CLIP_SKIP:
+        return f"is {skip}, allowed are 1 to {MAX_CLIP_SKIP}"
+    family = context.facts.defaults.traits
+    if Feature.CLIP_SKIP not in context.facts.features or (family.name and family.clip_layer is None):
+        return f"is {skip}, and this model ({family.name or 'of another family'}) has no layers to skip; leave it out"
+    return None
+
+
+def _check_eta(eta: float | None, values: Values) -> str | None:
+    if eta is None:
+        return None
+    sampler = values["sampler"]
+    if sampler is None or sampler not in SAMPLERS or not SAMPLERS[sampler].takes_eta:
+        takers = ", ".join(name for name, each in SAMPLERS.items() if each.takes_eta)
+        return (
+            f"is {eta}, which has no effect with {sampler or 'the own sampler of the model'}; it has one with {takers}"
+        )
+    return _check_range(eta, 0.0, 1.0)
+
+
 PARAMETERS: Final = (
     Parameter(  # says which task it is
         "upscale",
@@ -407,8 +443,20 @@ PARAMETERS: Final = (
     ),
     Parameter("controls", default=lambda _, __: ()),
     Parameter("hires", default=lambda _, __: None, settle=settle_hires, check=check_hires),
-    Parameter("clip_skip", default=lambda _, __: None),
-    Parameter("eta", default=lambda _, __: None),
+    Parameter(
+        "clip_skip",
+        default=lambda _, context: _choose_clip_skip(context),
+        complete=_complete_clip_skip,
+        check=lambda skip, _, context: _check_clip_skip(skip, context),
+        metadata=Metadata("Clip skip", lambda parameters: parameters.clip_skip),
+    ),
+    Parameter(
+        "eta",
+        default=lambda _, __: None,
+        complete=lambda eta, _: eta or None,  # 0 is what samplers have that take one
+        check=lambda eta, values, _: _check_eta(eta, values),
+        metadata=Metadata("Eta DDIM", lambda parameters: parameters.eta),
+    ),
     # What is the same model has the same one; an image of it is found whichever gateway knew it.
     Parameter("family", default=lambda _, context: context.facts.defaults.family, is_in_cache_key=False),
 )

@@ -20,6 +20,7 @@ class Sampler:
     changes: Mapping[str, object] = field(default_factory=dict)  # whatever the model's own configuration says
     fallbacks: Mapping[str, object] = field(default_factory=dict)  # what a configuration without the field means
     evaluations: int = 1  # of the denoiser a step, without guidance
+    takes_eta: bool = False  # how much chance there is in a step is the request's choice
 
 
 KARRAS_SUFFIX: Final = " Karras"
@@ -49,7 +50,7 @@ SAMPLERS: Final[Mapping[str, Sampler]] = MappingProxyType(
         "DPM++ 2M SDE Karras": Sampler("DPMSolverMultistepScheduler", _SDE | _KARRAS),
         "DPM++ SDE": Sampler("DPMSolverSDEScheduler", _EVEN, evaluations=2),
         "DPM++ SDE Karras": Sampler("DPMSolverSDEScheduler", _KARRAS, evaluations=2),
-        "DDIM": Sampler("DDIMScheduler", fallbacks=_LATENTS),
+        "DDIM": Sampler("DDIMScheduler", fallbacks=_LATENTS, takes_eta=True),
         "PNDM": Sampler("PNDMScheduler", fallbacks=_PLMS),
         "UniPC": Sampler("UniPCMultistepScheduler", _EVEN),
         "LCM": Sampler("LCMScheduler"),

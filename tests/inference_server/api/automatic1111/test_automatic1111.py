@@ -164,7 +164,10 @@ REFUSALS = {
     "a second seed": ({"subseed_strength": 0.5}, "subseed_strength"),
     "styles": ({"styles": ["film"]}, "styles"),
     "another checkpoint": ({"override_settings": {"sd_model_checkpoint": "other"}}, "model 'other' is not served here"),
-    "clip skip": ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "override_settings.CLIP_stop_at_last_layers"),
+    "clip skip": (
+        {"override_settings": {"CLIP_stop_at_last_layers": 13}},
+        "CLIP_stop_at_last_layers: is 13, allowed are",
+    ),
     "an unknown sampler": ({"sampler_name": "Fast"}, "sampler_name: is 'Fast', allowed are Euler, Euler a"),
     "an unknown schedule": ({"scheduler": "beta"}, "scheduler: is 'beta', allowed are automatic, uniform, karras"),
     "too many": ({"batch_size": 4, "n_iter": 4}, "batch_size * n_iter: is 16, allowed are 1 to 4"),

@@ -68,7 +68,7 @@ ASKS: dict[str, tuple[str, Any, str]] = {
     "another VAE, in a list": ("override_settings", {"sd_vae": ["other"]}, "override_settings.sd_vae"),
     "clip skip, in an object": ("override_settings", {"CLIP_stop_at_last_layers": {"layers": 2}}, "CLIP_stop_at_last"),
     "black behind transparency": ("override_settings", {"img2img_background_color": "#000000"}, "background_color"),
-    "clip skip, as a text": ("override_settings", {"CLIP_stop_at_last_layers": "2"}, "CLIP_stop_at_last_layers"),
+    "clip skip, as a text": ("override_settings", {"CLIP_stop_at_last_layers": "two"}, "CLIP_stop_at_last_layers"),
     "seeds with a distance": ("override_settings", {"eta_noise_seed_delta": 31337}, "eta_noise_seed_delta"),
     "merged tokens": ("override_settings", {"token_merging_ratio": 0.5}, "token_merging_ratio"),
 }
@@ -176,8 +176,8 @@ WARNED: dict[str, tuple[dict[str, Any], str]] = {
         "eta: 0 is taken for not given; Euler a has its eta of 1 here",
     ),
     "layers by a name that AUTOMATIC1111 doesn't know either": (
-        {"clip_skip": 2},
-        "clip_skip: 2 is no field of this API and without effect; all layers are used",
+        {"clip_skips": 2},
+        "unknown field without effect: 'clip_skips'",
     ),
 }
 

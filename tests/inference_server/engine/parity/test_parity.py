@@ -180,3 +180,20 @@ def test_dpm_sde_adds_noise_on_the_way(sampler: str) -> None:
         finally:
             pipeline.scheduler = own
     assert images[0] != images[1]
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart-sigma"])
+def test_eta_is_the_pipelines_own_argument_and_its_noise_is_of_each_images_seed(name: str) -> None:
+    task = Task.TEXT_TO_IMAGE
+    jobs = [build_job(task, sampler="DDIM", seed=71, eta=eta) for eta in (0.0, 0.5, 1.0)]
+    images = []
+    for job in jobs:
+        pipeline = build_pipeline(name)
+        with stock_scheduler(pipeline, job.sampler, job.seed, bare=name in PIXART):
+            expected = call_stock(pipeline, job, eta=job.eta)
+        images.append(generate(build_engine(name), job).tobytes())
+        assert images[-1] == expected.tobytes()
+    assert len(set(images)) == len(images)
+    both = run(build_engine(name), jobs[1].model_copy(update={"images": 2, "seed": 70})).encode_images()
+    second = Image.open(BytesIO(both[1])).tobytes()
+    assert max(abs(one - other) for one, other in zip(second, images[1], strict=True)) <= 2

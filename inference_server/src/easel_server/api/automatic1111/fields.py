@@ -31,20 +31,23 @@ from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_field
 from easel_server.generation.add_ons import AdapterRequest
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.networks import NETWORK, NetworkError, Networks, join_networks, split_networks
-from easel_server.generation.parameters import ImageFormat
+from easel_server.generation.parameters import MAX_CLIP_SKIP, ImageFormat
 from easel_server.generation.recipes.infotext import TEXT_NAMES
-from easel_server.generation.samplers import split_sampler
+from easel_server.generation.samplers import SAMPLERS, split_sampler
 
 RANDOM_SEED: Final = -1
-SETTING_PARAMETERS: Final = ("image_format", "quality_percent", "reproducibility")
+SETTING_PARAMETERS: Final = ("image_format", "quality_percent", "reproducibility", "clip_skip")
 DEFAULT_STRENGTH: Final = 0.75
+MAX_NUMBER: Final = 1e6  # of a setting; none that means anything is near it
 FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
 REPRODUCIBILITY: Final = "reproducibility"
+CLIP_SKIP: Final = "CLIP_stop_at_last_layers"
+ETA: Final = "eta_ddim"
 ADDED_ADAPTER: Final = "sd_lora"
 ADDED_WEIGHT: Final = "extra_networks_default_multiplier"
 OWN_SETTINGS: Final = (
     *("sd_model_checkpoint", "samples_format", "jpeg_quality", REPRODUCIBILITY),
-    *(ADDED_ADAPTER, ADDED_WEIGHT),
+    *(ADDED_ADAPTER, ADDED_WEIGHT, CLIP_SKIP, ETA),
 )
 
 
@@ -75,6 +78,8 @@ class GenerationBody(ApiBody):
         "mask_digest": "mask",
         "strength": "denoising_strength",
         "adapters": "prompt",
+        "clip_skip": f"override_settings.{CLIP_SKIP}",
+        "eta": "eta",
     }
     KNOWN: ClassVar[Mapping[str, Harmless]] = {}
     INERT: ClassVar[frozenset[str]] = frozenset()
@@ -104,9 +109,9 @@ class GenerationBody(ApiBody):
     send_images: bool | None = None
     alwayson_scripts: JsonValue = Field(default=None, description="Scripts that are switched off.")
     refiner_checkpoint: str | None = Field(default=None, description="None but the served model.")
-    eta: WireNumber | None = Field(default=None, description="The sampler's own, or 0.")
+    eta: WireNumber | None = Field(default=None, description="0 to 1 with DDIM; of others the sampler's own, or 0.")
     s_noise: WireNumber | None = Field(default=None, description="1, or 0.")
-    clip_skip: JsonValue = Field(default=None, description="1: all layers.")
+    clip_skip: JsonValue = Field(default=None, description="As override_settings.CLIP_stop_at_last_layers, 1 to 12.")
 
     @model_validator(mode="before")
     @classmethod
@@ -149,8 +154,6 @@ class GenerationBody(ApiBody):
         yield from super().find_warnings()
         declared = {name: value for name, value in (("eta", self.eta), ("s_noise", self.s_noise)) if value is not None}
         yield from find_chance_warnings(declared, self._sampler())
-        if not is_nothing(self.clip_skip) and self.clip_skip not in (1, "1"):
-            yield f"clip_skip: {self.clip_skip!r} is no field of this API and without effect; all layers are used"
         extra = self.model_extra or {}
         # Names of an image's text are what png-info gives beside the fields of this body.
         unknown = [name for name in extra if not (name in self.KNOWN or name in self.INERT or name in TEXT_NAMES)]
@@ -175,6 +178,8 @@ class GenerationBody(ApiBody):
             "image_format": self._read_format(),
             "quality_percent": self._read_quality(),
             "reproducibility": self._read_reproducibility(),
+            "clip_skip": self._read_clip_skip(),
+            "eta": self._read_eta(),
         }
         values = super().given() | {name: value for name, value in said.items() if value is not None}
         values |= self._read_networks(values)
@@ -228,6 +233,28 @@ class GenerationBody(ApiBody):
         except ValueError:
             message = f"is {truncate_repr(written)}, allowed are {', '.join(Reproducibility)}"
             raise refuse_field(f"override_settings.{REPRODUCIBILITY}", message) from None
+
+    def _read_clip_skip(self) -> int | None:
+        field, written = "clip_skip", self.clip_skip
+        if is_nothing(written):
+            field, written = f"override_settings.{CLIP_SKIP}", self.settings.get(CLIP_SKIP)
+        number = None if is_nothing(written) else _to_number(written)
+        if is_nothing(written) or (number is not None and number == int(number)):
+            return None if number is None else int(number)
+        raise refuse_field(field, f"is {truncate_repr(written)}, allowed are 1 to {MAX_CLIP_SKIP}")
+
+    def _read_eta(self) -> float | None:
+        """Of samplers that take one; what others make of it is said by ``find_chance_faults``."""
+        sampler = SAMPLERS.get(self._sampler())
+        if sampler is None or not sampler.takes_eta:
+            return None
+        if self.eta is not None:
+            return self.eta
+        written = self.settings.get(ETA)
+        number = None if is_nothing(written) else _to_number(written)
+        if number is None and not is_nothing(written):
+            raise refuse_field(f"override_settings.{ETA}", f"is {truncate_repr(written)}, allowed are 0 to 1")
+        return number
 
     def _read_format(self) -> ImageFormat | None:
         written = str(self.settings.get("samples_format") or "")
@@ -327,7 +354,8 @@ def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_settings_faults(settings: Mapping[str, JsonValue], *, prefix: str = "") -> Iterator[FieldFault]:
     """Settings that would change the image in ways that aren't offered."""
-    yield from find_faults(settings, SETTINGS, prefix=prefix)
+    of_others = {name: harmless for name, harmless in SETTINGS.items() if name not in OWN_SETTINGS}
+    yield from find_faults(settings, of_others, prefix=prefix)
 
 
 def find_settings_warnings(settings: Mapping[str, JsonValue]) -> Iterator[str]:
@@ -343,6 +371,14 @@ def _split(field: str, prompt: str) -> Networks:
         return split_networks(prompt)
     except NetworkError as error:
         raise refuse_field(field, str(error)) from None
+
+
+def _to_number(written: JsonValue) -> float | None:
+    try:
+        number = float(written)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) < MAX_NUMBER else None
 
 
 def _or(value: int | None, default: int) -> int:

@@ -178,7 +178,7 @@ INERT_SETTING: Final = re.compile(
 
 # What a sampler's chance takes of these by default. Other samplers have none of it, and the fields no effect.
 CHANCE: Final[Mapping[str, Mapping[str, float]]] = {
-    "eta": {"Euler a": 1, "DPM++ 2M SDE": 1, "DPM++ SDE": 1, "DDIM": 0},
+    "eta": {"Euler a": 1, "DPM++ 2M SDE": 1, "DPM++ SDE": 1},
     "s_noise": {"Euler a": 1, "DPM++ 2M SDE": 1, "DPM++ SDE": 1},
 }
 

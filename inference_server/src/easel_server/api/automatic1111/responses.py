@@ -79,7 +79,7 @@ def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]
         "infotexts": texts,
         "styles": [],
         "job_timestamp": job.submitted_at.strftime(TIMESTAMP),
-        "clip_skip": 1,
+        "clip_skip": parameters.clip_skip or 1,
         "is_using_inpainting_conditioning": False,
         "interrupted": job.state is JobState.CANCELED,
         "warnings": job.warnings,  # ours

@@ -72,6 +72,12 @@ class ImagesBody(ApiBody):
         default=None, description="A sampler's name, such as `DPM++ 2M Karras`."
     )
     loras: AdaptersField = None
+    clip_skip: Annotated[WireInteger | None, MapsTo("clip_skip")] = Field(
+        default=None, description="Which layer of CLIP a prompt is taken from, counted from the last: 1 to 12."
+    )
+    eta: Annotated[WireNumber | None, MapsTo("eta")] = Field(
+        default=None, description="How much chance is in each step of DDIM: 0 to 1."
+    )
     reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
         default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )

@@ -112,6 +112,12 @@ class PredictionInput(ApiBody):
     lora_scales: list[WireNumber] | None = Field(
         default=None, max_length=MAX_ADAPTERS, description="Their weights, in their order."
     )
+    clip_skip: Annotated[WireInteger | None, MapsTo("clip_skip")] = Field(
+        default=None, description="Which layer of CLIP a prompt is taken from, counted from the last: 1 to 12."
+    )
+    eta: Annotated[WireNumber | None, MapsTo("eta")] = Field(
+        default=None, description="How much chance is in each step of DDIM: 0 to 1."
+    )
     reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
         default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )

@@ -72,6 +72,8 @@ class ClipEncoding:
         """Prompts, all as long as the longest. ``options`` are the arguments of ``encode_prompt``."""
         parsed = [parse_prompt(prompt) for prompt in prompts]
         skipped = options.get("clip_skip") or 0
+        if any(skipped >= encoder.config.num_hidden_layers for _, encoder in self._encoders):
+            raise ValueError(f"a text encoder has no {skipped} layers that could be left out")
         parts = [self._encode_with(*encoder, parsed, skipped, options["device"]) for encoder in self._encoders]
         encoded = [self._join([part[number] for part in parts]) for number in range(len(prompts))]
         if not self._has_t5:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from easel_server.engine.prompts.encoding import SEQUENCE_LENGTH, ClipEncoding, find_encoding
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import Family
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.prompt_syntax import find_weights, parse_prompt
@@ -33,6 +34,11 @@ class PromptLimits:
     encoding: ClipEncoding | None
     of_t5: PromptLimit | None
     most: PromptLimit | None  # of the encoder that takes most: what that one leaves out, no other has either
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What follows for the model."""
+        return () if self.encoding is None else (Feature.CLIP_SKIP, Feature.LONG_PROMPTS)
 
     def choose_length(self, parameters: GenerationParameters, family: Family) -> dict[str, Any]:
         """Arguments of a call whose prompts are longer than T5 is given by default, where it may be given more."""

@@ -35,6 +35,8 @@ NUMBERS: Final = {
     "Seed": "seed",
     "Denoising strength": "strength",
     "Reproducibility": "reproducibility",
+    "Clip skip": "clip_skip",
+    "Eta DDIM": "eta",
 }
 
 

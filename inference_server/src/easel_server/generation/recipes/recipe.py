@@ -82,6 +82,8 @@ def write_recipe(
     """The recipe of image ``index``, at most ``max_bytes`` as UTF-8: prompts that have no room are left out."""
     own = parameters.model_copy(update={"seed": parameters.seed + index, "images": 1}).to_wire()
     own["reproducibility"] = parameters.reproducibility  # also where it is the default, since services have their own
+    if parameters.traits.clip_layer is not None:
+        own[_alias("clip_skip")] = parameters.clip_skip or 1  # likewise
     document: dict[str, Any] = {FORM_NAME: FORM, "parameters": own, "scheduler": dict(scheduler), "model": dict(maker)}
     text = write_json(document)
     for name in CUTTABLE:
