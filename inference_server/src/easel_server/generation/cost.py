@@ -8,6 +8,7 @@ count less and less.
 from dataclasses import dataclass
 from typing import Final
 
+from easel_server.generation.add_ons import ControlMode
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASKS
 
@@ -42,6 +43,13 @@ def upscale_units(parameters: GenerationParameters) -> float:
     networks = (int(bool(hires.key)) if hires is not None else 0) + (len(upscale.keys) if upscale is not None else 0)
     width, height = parameters.image_size
     return networks * parameters.images * width * height / PIXELS_PER_UNIT
+
+
+def control_units(parameters: GenerationParameters) -> float:
+    """Passes of ControlNets, in megapixels: each is called at every step, also where it has no say."""
+    megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
+    passes = sum(1 if control.mode is ControlMode.CONTROL else parameters.passes for control in parameters.controls)
+    return parameters.denoising_steps * megapixels * parameters.images * passes
 
 
 @dataclass(frozen=True)
