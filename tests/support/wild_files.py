@@ -232,3 +232,25 @@ def build_averages(unet: Tensors) -> Tensors:
         "model_ema.num_updates": torch.tensor(1),
         **{f"model_ema.diffusion_model{key.replace('.', '')}": torch.rand_like(each) for key, each in unet.items()},
     }
+
+
+def name_control_net(net: Any) -> Tensors:
+    """As the original training writes a ControlNet: the UNet's encoder, its hint block and zero convolutions."""
+    named: Tensors = {}
+    for key, tensor in net.state_dict().items():
+        if key.startswith("controlnet_cond_embedding."):
+            part = key.removeprefix("controlnet_cond_embedding.")
+            place, _, leaf = part.rpartition(".")
+            last = 2 * (len(net.controlnet_cond_embedding.blocks) + 1)
+            number = {"conv_in": 0, "conv_out": last}.get(place)
+            named[f"input_hint_block.{2 * (int(place.split('.')[1]) + 1) if number is None else number}.{leaf}"] = (
+                tensor
+            )
+        elif key.startswith("controlnet_down_blocks."):
+            _, number_text, leaf = key.split(".")
+            named[f"zero_convs.{number_text}.0.{leaf}"] = tensor
+        elif key.startswith("controlnet_mid_block."):
+            named[f"middle_block_out.0.{key.rpartition('.')[2]}"] = tensor
+        else:
+            named[_name_of_unet(key, net)] = tensor
+    return named

@@ -7,7 +7,7 @@ in ``diffusers_loader.py``.
 import copy
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import inf
@@ -17,6 +17,8 @@ from typing import Any, Final
 import torch
 from easel_contract.add_ons import AddOnConfig
 
+from easel_server.engine.add_ons.control_nets import ControlNets, explain_busy
+from easel_server.engine.add_ons.residency import Residency
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
     DiffusersGeneration,
@@ -58,6 +60,7 @@ from easel_server.engine.stepping.checkpoints import (
 )
 from easel_server.engine.stepping.memory import tile_where_memory_ends
 from easel_server.engine.stepping.stepper import Pace, Stepper
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import find_family
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
@@ -66,6 +69,14 @@ from easel_server.generation.tasks import Task
 DENOISERS: Final = ("unet", "transformer", "controlnet")  # of a pipeline, those that it has
 
 logger = logging.getLogger(__name__)
+
+
+ADD_ON_BYTES: Final = 4 << 30  # on the device, and in the host's memory beside it
+
+
+def locate_on_volume(config: AddOnConfig) -> Path:
+    """Where an add-on is that came by no network: a file or a folder."""
+    return Path(config.source) / config.file if config.file else Path(config.source)
 
 
 class Refiner:
@@ -113,11 +124,14 @@ class DiffusersEngine:
         max_batch_images: int | None = None,
         safety: Safety | None = None,
         preparation: Preparation | None = None,
+        residency: Residency | None = None,
+        locate: Callable[[AddOnConfig], Path] = locate_on_volume,
     ) -> None:
         """``refiner`` is a pipeline for image to image that takes over the last steps of what begins with a text; it
         shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
         was measured. ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
-        ``preparation`` is of a pipeline for which something is configured.
+        ``preparation`` is of a pipeline for which something is configured. ``residency`` keeps add-ons; ``locate`` says
+        where a gathered one is.
 
         Raises ModelLoadError for a pipeline that can't keep an engine's promises.
         """
@@ -144,6 +158,13 @@ class DiffusersEngine:
         self._stepper = Stepper(
             (module for module in denoisers if module is not None), run_exact=self._preparation.eagerly
         )
+        self._residency = residency or Residency(self._device, device_bytes=ADD_ON_BYTES, host_bytes=ADD_ON_BYTES)
+        self._control_nets = ControlNets(
+            self._pipelines, self._stepper, self._residency, locate, attach=self._preparation.attach
+        )
+        if self._control_nets.tasks and self._preparation.shares_steps:  # a step cache knows nothing of them
+            features = (*self.description.features, Feature.CONTROL_NETS)
+            self.description = replace(self.description, features=features)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
             tile_where_memory_ends(pipeline.vae)
@@ -205,6 +226,10 @@ class DiffusersEngine:
 
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
         """As Engine says."""
+        control_keys = {use.key for use in parameters.controls}
+        for config in add_ons:
+            if config.key in control_keys:
+                self._control_nets.prefetch(config)
 
     def begin(
         self,
@@ -219,15 +244,14 @@ class DiffusersEngine:
         An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
         another order. A prompt longer than the text encoders take is cut there: ``list_warnings``.
         """
-        del add_ons  # none of the features that need them is described
         subject = build_subject(parameters, self.description)
         saved = self._read_checkpoint(checkpoint, subject)
         try:
-            generation = self._begin(parameters, inputs, subject, saved)
+            generation = self._begin(parameters, inputs, add_ons, subject, saved)
             if saved is not None and (generation.error is not None or not generation.is_there):
                 logger.warning("a checkpoint led nowhere, so its job begins anew: %s", generation.error)
                 generation.stop()
-                generation = self._begin(parameters, inputs, subject, None)
+                generation = self._begin(parameters, inputs, add_ons, subject, None)
         except GenerationError as error:
             return FailedGeneration(error)
         return generation
@@ -245,6 +269,7 @@ class DiffusersEngine:
         self,
         parameters: GenerationParameters,
         inputs: Mapping[str, bytes],
+        add_ons: Sequence[AddOnConfig],
         subject: str,
         saved: Checkpoint | None,
     ) -> DiffusersGeneration:
@@ -259,8 +284,13 @@ class DiffusersEngine:
         stages = [Stage(pipeline, arguments, chosen.accepted)]
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], parameters)
+        with ExitStack() as stack:
+            if parameters.controls:
+                with explain_busy():
+                    stages[0] = self._control_nets.put_into(stages[0], parameters, inputs, add_ons, stack)
+            holds = stack.pop_all()
         run = StagesRun(parameters.steps, stages, saved)
-        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, ExitStack())
+        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, holds)
         if not self._preparation.shares_steps:
             generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()

@@ -166,7 +166,7 @@ class DiffusersGeneration:
         safety: Safety,
         holds: ExitStack,
     ) -> None:
-        """``subject`` is that of its checkpoints; ``holds`` keeps the add-ons that it uses, and is closed at its end."""
+        """``subject`` is that of its checkpoints; ``holds`` keeps its add-ons, and is closed at its end."""
         self._holds = holds
         self._parameters = parameters
         self._run = run

@@ -185,7 +185,7 @@ def flatten(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(background, image).convert("RGB")
 
 
-def _encode_lossless(image: Image.Image) -> bytes:
+def encode_lossless(image: Image.Image) -> bytes:
     """The same bytes for the same pixels, without anything besides."""
     image.info = {}
     if image.mode == "L":  # which WebP doesn't know
@@ -194,6 +194,12 @@ def _encode_lossless(image: Image.Image) -> bytes:
     if len(webp) < image.width * image.height * NOISE_BYTES_PER_PIXEL:
         return webp
     return min(webp, _save(image, "PNG", **PNG_EFFORT), key=len)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Without anything besides the pixels."""
+    image.info = {}
+    return _save(image, "PNG", **PNG_EFFORT)
 
 
 def _save(image: Image.Image, image_format: str, **options: int) -> bytes:
@@ -302,7 +308,7 @@ def _encode(image: Image.Image, mode: str, size: Size, way: Fit, original: bytes
     wanted = fit(flatten(image) if mode == "RGB" else image.convert(mode), size, way)
     stripped = _strip_jpeg(original) if image.size == size else None
     if stripped is None or not _shows(stripped, wanted):
-        return _encode_lossless(wanted)
+        return encode_lossless(wanted)
     if len(stripped) <= size[0] * size[1] * SURELY_SMALLER_BYTES_PER_PIXEL:
         return stripped
-    return min(_encode_lossless(wanted), stripped, key=len)
+    return min(encode_lossless(wanted), stripped, key=len)

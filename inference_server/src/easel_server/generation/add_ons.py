@@ -68,6 +68,17 @@ class ControlMode(StrEnum):
     CONTROL = "ControlNet is more important"
 
 
+class ControlRequest(NamedTuple):
+    """A ControlNet as a client asks for it; its image as the network takes it."""
+
+    name: str
+    image_digest: str
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    mode: ControlMode = ControlMode.BALANCED
+
+
 class ControlUse(Model):
     """A ControlNet as a job has it. Its image, as the network takes it, travels beside the job."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
+from easel_server.generation.add_ons import ControlMode
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASKS
 
@@ -86,11 +87,18 @@ def count_add_on_work(parameters: GenerationParameters) -> AddOnWork:
     """What a job's add-ons have to do."""
     units = work_units(parameters)
     return AddOnWork(
-        control_units=units * sum(max(0.0, control.end - control.start) for control in parameters.controls),
+        control_units=control_units(parameters),
         adapters=float(len(parameters.adapters)),
         adapter_units=units * len(parameters.adapters),
         upscaled_megapixels=upscale_units(parameters),
     )
+
+
+def control_units(parameters: GenerationParameters) -> float:
+    """Passes of ControlNets, in megapixels: each is called at every step, also where it has no say."""
+    megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
+    passes = sum(1 if control.mode is ControlMode.CONTROL else parameters.passes for control in parameters.controls)
+    return parameters.denoising_steps * megapixels * parameters.images * passes
 
 
 @dataclass(frozen=True)

@@ -327,6 +327,47 @@ def _check_eta(eta: float | None, values: Values) -> str | None:
     return _check_range(eta, 0.0, 1.0)
 
 
+def _complete_controls(asked: Sequence[Any], context: FillContext) -> tuple[ControlUse, ...]:
+    """In their order, each with the key of what its name stands for. What is beyond bounds is for the check to name."""
+    known = {each.name: each.key for each in context.add_ons.control_nets}
+    return tuple(
+        ControlUse.model_construct(
+            name=each.name,
+            key=known.get(each.name, ""),
+            image_digest=each.image_digest,
+            weight=each.weight,
+            start=each.start,
+            end=each.end,
+            mode=each.mode,
+        )
+        for each in asked
+    )
+
+
+def _check_controls(uses: Sequence[ControlUse], context: FillContext) -> str | None:
+    if not uses:
+        return None
+    if Feature.CONTROL_NETS not in context.facts.features:
+        return f"asks for {truncate_repr(uses[0].name)}, and this model takes no ControlNets; leave it out"
+    if len(uses) > context.limits.max_controls:
+        return f"asks for {len(uses)} ControlNets, allowed are {context.limits.max_controls}"
+    unknown = next((use.name for use in uses if not use.key), None)
+    if unknown is not None:
+        return refuse_name(unknown, [each.name for each in context.add_ons.control_nets], "ControlNet")
+    sent = context.inputs.control_digests if context.inputs is not None else ()
+    return next((fault for use in uses if (fault := _find_control_fault(use, sent)) is not None), None)
+
+
+def _find_control_fault(use: ControlUse, sent: Sequence[str]) -> str | None:
+    if not 0 <= use.weight <= MAX_WEIGHT:
+        return f"has a weight of {use.weight}, allowed are 0 to {MAX_WEIGHT:g}"
+    if not 0 <= use.start < use.end <= 1:
+        return f"has a say from {use.start} to {use.end}; allowed are shares of the steps from 0 to 1, upwards"
+    if use.image_digest not in sent:
+        return f"needs the control image of {truncate_repr(use.name)}, which must be sent with it"
+    return None
+
+
 PARAMETERS: Final = (
     Parameter(  # says which task it is
         "upscale",
@@ -441,7 +482,12 @@ PARAMETERS: Final = (
         complete=_complete_adapters,
         check=lambda uses, _, context: _check_adapters(uses, context),
     ),
-    Parameter("controls", default=lambda _, __: ()),
+    Parameter(
+        "controls",
+        default=lambda _, __: (),
+        complete=_complete_controls,
+        check=lambda uses, _, context: _check_controls(uses, context),
+    ),
     Parameter("hires", default=lambda _, __: None, settle=settle_hires, check=check_hires),
     Parameter(
         "clip_skip",

@@ -54,17 +54,23 @@ def derive_webhook_secret(secret: str, owner: str) -> str:
 class InputImages:
     """What a task begins with, as ``GenerationParameters`` wants it, encoded, by the names of the inputs in ``tasks/``.
 
-    All are of the size of the image that will be generated.
+    All are of the size of the image that will be generated, and so are the control images, which no task is known by.
     """
 
     width_pixels: int
     height_pixels: int
     images: Mapping[str, bytes]
+    controls: tuple[bytes, ...] = ()  # in the order of the ControlNets
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
         """SHA-256 of each, by its name."""
         return {name: hashlib.sha256(image).hexdigest() for name, image in self.images.items()}
+
+    @cached_property
+    def control_digests(self) -> tuple[str, ...]:
+        """SHA-256 of each control image."""
+        return tuple(hashlib.sha256(image).hexdigest() for image in self.controls)
 
     def size(self) -> dict[str, int]:
         """Their size, by the names of ``GenerationParameters``."""
@@ -72,7 +78,8 @@ class InputImages:
 
     def by_digest(self) -> dict[str, bytes]:
         """All of them, as they travel to the worker."""
-        return {self.digests[name]: image for name, image in self.images.items()}
+        begun = {self.digests[name]: image for name, image in self.images.items()}
+        return begun | dict(zip(self.control_digests, self.controls, strict=True))
 
 
 @dataclass(frozen=True)

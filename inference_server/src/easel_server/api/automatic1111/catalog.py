@@ -5,10 +5,19 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final
 
+from easel_contract.add_ons import ControlNetConfig
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
+from easel_server.api.automatic1111.controlnet import (
+    VERSION,
+    DetectBody,
+    build_control_types,
+    build_model_list,
+    build_module_list,
+    detect,
+)
 from easel_server.api.automatic1111.fields import build_fields, find_settings_warnings
 from easel_server.api.automatic1111.harmless import SETTINGS, find_faults, is_nothing
 from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
@@ -19,6 +28,7 @@ from easel_server.api.openapi import describe_body
 from easel_server.gateway.client_warnings import build_warning_headers
 from easel_server.gateway.input_images import decode_base64, decode_image
 from easel_server.gateway.refusals import refuse_field, refuse_fields, refuse_unknown_model, refuse_unoffered
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.encoding import PNG_KEY, RECIPE_KEY, read_description, read_recipe_text
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.recipes.infotext import read_infotext
@@ -48,12 +58,13 @@ EMPTY: Final[Mapping[str, Any]] = {
     # Gateways generate nothing; the workers' memory is in their metrics.
     "memory": {"ram": {"error": "not reported by this service"}, "cuda": {"error": "not reported by this service"}},
 }
-# ControlNet's own: https://github.com/Mikubill/sd-webui-controlnet/wiki/API
-CONTROLNET: Final[Mapping[str, Any]] = {
-    "model_list": {"model_list": []},
-    "module_list": {"module_list": [], "module_detail": {}},
-    "control_types": {"control_types": {}},
-    "settings": {"control_net_unit_count": 0},
+# ControlNet's own, of those that the model can use: https://github.com/Mikubill/sd-webui-controlnet/wiki/API
+CONTROLNET: Final[Mapping[str, Callable[[Sequence[ControlNetConfig], int], dict[str, Any]]]] = {
+    "model_list": lambda known, _: build_model_list(known),
+    "module_list": lambda known, _: build_module_list(is_offered=bool(known)),
+    "control_types": lambda known, _: build_control_types(known),
+    "settings": lambda known, most: {"control_net_unit_count": most if known else 0},
+    "version": lambda _, __: {"version": VERSION},
 }
 # What a client may want done that isn't, and what to do instead.
 NOT_OFFERED: Final[Mapping[str, str]] = {
@@ -73,8 +84,8 @@ NOT_OFFERED: Final[Mapping[str, str]] = {
         for name in ("server-kill", "server-restart", "server-stop")
     },
     **{
-        f"{method} {CONTROLNET_PATH}/{name}": "ControlNet isn't offered here"
-        for method, name in (("GET", "version"), ("POST", "detect"), ("POST", "txt2img"), ("POST", "img2img"))
+        f"{method} {CONTROLNET_PATH}/{name}": "ask for ControlNets by alwayson_scripts.controlnet of txt2img and img2img"
+        for method, name in (("POST", "txt2img"), ("POST", "img2img"))
     },
 }
 # Nothing is found on disk anew, so these are done at once.
@@ -131,8 +142,19 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
         answers = describe_reported(kind)
         router.add_api_route(f"{AUTOMATIC1111_PATH}/{name}", handler, name=name, tags=TAGS, responses=answers)
     for name, answer in CONTROLNET.items():
-        path, get = f"{CONTROLNET_PATH}/{name}", handlers.build_constant(answer)
-        router.add_api_route(path, get, name=f"controlnet-{name}", tags=TAGS, responses=describe_reported(type(answer)))
+        path, get = f"{CONTROLNET_PATH}/{name}", handlers.build_control_list(answer)
+        router.add_api_route(
+            path, get, name=f"controlnet-{name}", tags=TAGS, responses=describe_reported(dict[str, Any])
+        )
+    router.add_api_route(
+        f"{CONTROLNET_PATH}/detect",
+        handlers.detect,
+        methods=["POST"],
+        name="controlnet-detect",
+        tags=TAGS,
+        responses=describe_reported(dict[str, Any], 400, 413, 422),
+        openapi_extra=describe_body(DetectBody),
+    )
     for route, reason in NOT_OFFERED.items():
         method, _, path = route.partition(" ")
         refuse = handlers.build_refusal(reason)
@@ -212,6 +234,27 @@ class CatalogHandlers:
         body = await read_body(request, PngInfoBody, limit_bytes=limits.max_body_bytes)
         read = partial(read_png_info, body.image, max_pixels=limits.max_input_pixels)
         return JSONResponse(await self._context.decoders.run(customer.name, read))
+
+    def build_control_list(
+        self, build: Callable[[Sequence[ControlNetConfig], int], dict[str, Any]]
+    ) -> Callable[[Request], Awaitable[JSONResponse]]:
+        """A handler of a list of ControlNets, empty where the model can't use any."""
+
+        async def get_list(request: Request) -> JSONResponse:
+            """What there is of ControlNets."""
+            self._context.keys.find_customer(request.headers.get("authorization"))
+            can = Feature.CONTROL_NETS in (await self._context.model_facts()).features
+            known = self._context.live.add_ons.control_nets if can else ()
+            return JSONResponse(build(known, self._context.limits.max_controls))
+
+        return get_list
+
+    async def detect(self, request: Request) -> JSONResponse:
+        """What preprocessors make of images."""
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
+        limits = self._context.limits
+        body = await read_body(request, DetectBody, limit_bytes=limits.max_body_bytes)
+        return JSONResponse(await self._context.decoders.run(customer.name, partial(detect, body, limits)))
 
     def build_constant(self, answer: Any) -> Callable[[Request], Awaitable[JSONResponse]]:
         """A handler that always gives this answer."""

@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, Final
 from easel_contract.server_config import Reproducibility
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
+from easel_server.api.automatic1111.controlnet import FIELD as CONTROLS_FIELD
+from easel_server.api.automatic1111.controlnet import find_unit_warnings, take_units
 from easel_server.api.automatic1111.harmless import (
     IMAGE_TO_IMAGE_FIELDS,
     IMAGE_TO_IMAGE_INERT,
@@ -80,6 +82,7 @@ class GenerationBody(ApiBody):
         "adapters": "prompt",
         "clip_skip": f"override_settings.{CLIP_SKIP}",
         "eta": "eta",
+        "controls": CONTROLS_FIELD,
     }
     KNOWN: ClassVar[Mapping[str, Harmless]] = {}
     INERT: ClassVar[frozenset[str]] = frozenset()
@@ -107,7 +110,9 @@ class GenerationBody(ApiBody):
         default=None, description=f"Settings for this request: {', '.join(OWN_SETTINGS)}."
     )
     send_images: bool | None = None
-    alwayson_scripts: JsonValue = Field(default=None, description="Scripts that are switched off.")
+    alwayson_scripts: JsonValue = Field(
+        default=None, description="ControlNet's units (`controlnet.args`), and scripts that are off."
+    )
     refiner_checkpoint: str | None = Field(default=None, description="None but the served model.")
     eta: WireNumber | None = Field(default=None, description="0 to 1 with DDIM; of others the sampler's own, or 0.")
     s_noise: WireNumber | None = Field(default=None, description="1, or 0.")
@@ -142,7 +147,8 @@ class GenerationBody(ApiBody):
     def _find_faults(self, model: str) -> Iterator[FieldFault]:
         extra = self.model_extra or {}
         yield from find_faults(extra, self.KNOWN)
-        yield from find_script_faults(self.alwayson_scripts)
+        scripts = self.alwayson_scripts
+        yield from find_script_faults(take_units(scripts)[1] if isinstance(scripts, dict) else scripts)
         yield from find_settings_faults(self.settings, prefix="override_settings.")
         yield from find_chance_faults({"eta": self.eta, "s_noise": self.s_noise}, self._sampler())
         refiner = self.refiner_checkpoint
@@ -161,6 +167,12 @@ class GenerationBody(ApiBody):
         yield from find_settings_warnings(self.settings)
         if network := NETWORK.search(self.negative_prompt or ""):
             yield f"negative_prompt: {truncate_repr(network[0])} is without effect; adapters belong in the prompt"
+        yield from find_unit_warnings(self.units)
+
+    @property
+    def units(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """ControlNet's units that are on, each with what errors call it. Raises RefusalError for what is none."""
+        return take_units(self.alwayson_scripts)[0]
 
     def _sampler(self) -> str:
         within = "" if self.recipe is None else self.recipe.given.get("sampler", "")

@@ -65,14 +65,14 @@ def is_script_off(script: JsonValue) -> bool:
     units switched off, as ControlNet's and ADetailer's are. A unit that is off says nothing of those behind it."""
     arguments = script.get("args") if isinstance(script, dict) else script
     if isinstance(arguments, dict):
-        return is_nothing(arguments) or _is_unit_off(arguments)
+        return is_nothing(arguments) or is_unit_off(arguments)
     if not isinstance(arguments, list) or not arguments:
         return is_nothing(arguments)
     is_switch = arguments[0] is not None and not isinstance(arguments[0], dict | list)
-    return (is_switch and is_nothing(arguments[0])) or all(is_nothing(one) or _is_unit_off(one) for one in arguments)
+    return (is_switch and is_nothing(arguments[0])) or all(is_nothing(one) or is_unit_off(one) for one in arguments)
 
 
-def _is_unit_off(unit: JsonValue) -> bool:
+def is_unit_off(unit: JsonValue) -> bool:
     """Whether a unit's switch is off; without one, whether it names no model and no preprocessor."""
     if not isinstance(unit, dict):
         return False

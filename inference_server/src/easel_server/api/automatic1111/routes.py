@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.background import BackgroundTask
 
 from easel_server.api.automatic1111.catalog import TAGS, add_catalog_routes
+from easel_server.api.automatic1111.controlnet import drop_images, read_unit
 from easel_server.api.automatic1111.errors import build_automatic1111_error
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody, TextToImageBody
 from easel_server.api.automatic1111.inpainting import build_inputs, is_part_generated, paste_back
@@ -25,12 +26,14 @@ from easel_server.api.automatic1111.response_models import (
 )
 from easel_server.api.automatic1111.responses import build_progress_answer, build_result
 from easel_server.api.context import Api, ApiContext
+from easel_server.api.controls import prepare_controls
 from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import GENERATION_HEADERS, describe_body, describe_flag
-from easel_server.gateway.refusals import RefusalError
+from easel_server.gateway.refusals import RefusalError, refuse_field
 from easel_server.gateway.results import WAIT, expect_success
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.request import (
     CachePolicy,
     Customer,
@@ -131,6 +134,9 @@ class Automatic1111Handlers:
         body = await read_body(request, TextToImageBody, limit_bytes=self._context.limits.max_body_bytes)
         body.check(model=self._context.model_name)
         submitted = await self._submit(request, customer, body, None)
+        if body.units:
+            body = body.model_copy(update={"alwayson_scripts": drop_images(body.alwayson_scripts)})
+            release_body(request.scope)  # the wait may be long
         generated = await self._wait(request, submitted)
         return self._answer(body, generated, generated.images)
 
@@ -150,6 +156,8 @@ class Automatic1111Handlers:
             body = body.model_copy(update={"init_images": [], "mask": None})
             fetched.clear()
             release_body(request.scope)
+        if body.units:
+            body = body.model_copy(update={"alwayson_scripts": drop_images(body.alwayson_scripts)})
         generated = await self._wait(request, submitted)
         images = generated.images
         if images and is_part_generated(body):
@@ -190,12 +198,13 @@ class Automatic1111Handlers:
     ) -> SubmitResult:
         context = self._context
         key = request.headers.get("idempotency-key")
-        samplers = (await context.model_facts()).samplers
+        facts = await context.model_facts()
+        inputs, controls = await self._add_controls(customer, body, inputs, facts.defaults)
         return await context.submitter.submit(
             GenerationRequest(
                 customer=customer,
                 job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
-                given=body.given_for(samplers) | (inputs.size() if inputs else {}),
+                given=body.given_for(facts.samplers) | (inputs.size() if inputs else {}) | controls,
                 field_names=body.field_names(),
                 model=body.checkpoint,
                 inputs=inputs,
@@ -208,6 +217,21 @@ class Automatic1111Handlers:
                 needs_job=key is not None,
                 warnings=tuple(body.find_warnings()),
             )
+        )
+
+    async def _add_controls(
+        self, customer: Customer, body: GenerationBody, inputs: InputImages | None, defaults: GenerationDefaults
+    ) -> tuple[InputImages | None, dict[str, Any]]:
+        """The inputs with the control images of the body's units, and what the job says of them."""
+        context = self._context
+        if not (given := body.units):
+            return inputs, {}
+        units = [read_unit(field, unit, context.live.add_ons.control_nets) for field, unit in given]
+        if isinstance(body, ImageToImageBody) and is_part_generated(body) and any(unit.image for unit in units):
+            allowed = "allowed is false beside a mask and a control image of its own"
+            raise refuse_field("inpaint_full_res", f"is {body.inpaint_full_res!r}; {allowed}")
+        return await prepare_controls(
+            context, customer, units, inputs, requested=body.size, names=body.field_names(), defaults=defaults
         )
 
     async def _wait(self, request: Request, submitted: SubmitResult) -> Generated:

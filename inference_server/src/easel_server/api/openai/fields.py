@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from easel_contract.server_config import Priority, Reproducibility
 from pydantic import BaseModel, ConfigDict, Field
 
+from easel_server.api.controls import ControlsField
 from easel_server.api.fields import (
     AdaptersField,
     ApiBody,
@@ -40,6 +41,7 @@ class ImagesBody(ApiBody):
         "image_digest": "image",
         "mask_digest": "mask",
         "strength": "strength",
+        "controls": "controlnet",
     }
 
     prompt: PromptField = None
@@ -81,6 +83,7 @@ class ImagesBody(ApiBody):
     reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
         default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )
+    controlnet: ControlsField = None
     priority: Priority | None = Field(default=None, description="Which waiting jobs go first.")
 
     def find_warnings(self) -> Iterator[str]:

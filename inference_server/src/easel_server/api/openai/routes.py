@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.background import BackgroundTask
 
 from easel_server.api.context import Api, ApiContext
+from easel_server.api.controls import prepare_controls
 from easel_server.api.errors import to_refusal
 from easel_server.api.links import EDITS_PATH, GENERATIONS_PATH, MODELS_PATH
 from easel_server.api.openai.edits import build_edit_inputs, describe_edit, read_edit
@@ -117,11 +118,21 @@ class OpenAIHandlers:
         self, request: Request, customer: Customer, body: ImagesBody, inputs: InputImages | None
     ) -> SubmitResult:
         key = request.headers.get("idempotency-key")
+        units = [one.to_unit(f"controlnet[{number}]") for number, one in enumerate(body.controlnet or ())]
+        inputs, controls = await prepare_controls(
+            self._context,
+            customer,
+            units,
+            inputs,
+            requested=body.parse_size() if units else (None, None),
+            names=body.field_names(),
+            defaults=(await self._context.model_facts()).defaults,
+        )
         return await self._context.submitter.submit(
             GenerationRequest(
                 customer=customer,
                 job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
-                given=body.given() | (inputs.size() if inputs else {}),
+                given=body.given() | (inputs.size() if inputs else {}) | controls,
                 field_names=body.field_names(),
                 model=body.model or None,
                 inputs=inputs,

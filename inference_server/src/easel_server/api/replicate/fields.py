@@ -9,6 +9,7 @@ from easel_contract.server_config import LimitsConfig, Priority, Reproducibility
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from easel_server.api.controls import ControlsField
 from easel_server.api.fields import (
     MAX_ADAPTERS,
     AdaptersField,
@@ -21,6 +22,7 @@ from easel_server.api.fields import (
     parse_size,
 )
 from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image, flatten
+from easel_server.gateway.preprocessing.controls import ControlUnit
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.add_ons import AdapterRequest
 from easel_server.generation.messages import truncate_repr
@@ -50,6 +52,8 @@ SCHEDULERS: Final[Mapping[str, str]] = {
     "KarrasDPM": "DPM++ 2M Karras",
 }
 
+CONTROL_NUMBERS: Final = (1, 2, 3)  # of fields of their own
+
 OutputFormat = Literal["png", "jpg", "jpeg", "webp"]  # Replicate's own models say jpg
 Previews = Annotated[int, Field(ge=0, le=MAX_PREVIEWS)]
 
@@ -70,6 +74,7 @@ class PredictionInput(ApiBody):
     """What to generate, by the names that Replicate's Stable Diffusion models use."""
 
     PREFIX: ClassVar[str] = "input."
+    COMPUTED: ClassVar[Mapping[str, str]] = {"controls": "controlnet"}
 
     prompt: PromptField = None
     negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
@@ -118,6 +123,27 @@ class PredictionInput(ApiBody):
     eta: Annotated[WireNumber | None, MapsTo("eta")] = Field(
         default=None, description="How much chance is in each step of DDIM: 0 to 1."
     )
+    # One by its name, with control_image; or several as a list; or by Replicate's models' numbered fields.
+    controlnet: str | ControlsField = Field(
+        default=None, description="A ControlNet's name, whose image is `control_image`; or several with theirs."
+    )
+    control_image: str | None = Field(default=None, description="The control image, as a data: URL.")
+    controlnet_conditioning_scale: WireNumber | None = Field(default=None, description="Weight of `controlnet`.")
+    controlnet_1: str | None = Field(default=None, description="A ControlNet's name, or none.")
+    controlnet_1_image: str | None = Field(default=None, description="Its control image, as a data: URL.")
+    controlnet_1_conditioning_scale: WireNumber | None = Field(default=None, description="Its weight.")
+    controlnet_1_start: WireNumber | None = None
+    controlnet_1_end: WireNumber | None = None
+    controlnet_2: str | None = Field(default=None, description="A ControlNet's name, or none.")
+    controlnet_2_image: str | None = Field(default=None, description="Its control image, as a data: URL.")
+    controlnet_2_conditioning_scale: WireNumber | None = Field(default=None, description="Its weight.")
+    controlnet_2_start: WireNumber | None = None
+    controlnet_2_end: WireNumber | None = None
+    controlnet_3: str | None = Field(default=None, description="A ControlNet's name, or none.")
+    controlnet_3_image: str | None = Field(default=None, description="Its control image, as a data: URL.")
+    controlnet_3_conditioning_scale: WireNumber | None = Field(default=None, description="Its weight.")
+    controlnet_3_start: WireNumber | None = None
+    controlnet_3_end: WireNumber | None = None
     reproducibility: Annotated[Reproducibility | None, MapsTo("reproducibility")] = Field(
         default=None, description="Close, or Exact: the same bytes whatever is generated beside it."
     )
@@ -151,6 +177,33 @@ class PredictionInput(ApiBody):
             *zip(self.hf_loras or (), scales, strict=False),
         ]
         return tuple(AdapterRequest(name, weight) for name, weight in pairs if name)
+
+    def list_controls(self) -> list[ControlUnit]:
+        """The ControlNets of all its fields. Raises RefusalError for an image that is no data: URL."""
+        if isinstance(self.controlnet, str):
+            listed = [self._build_unit("controlnet", "control_image", "controlnet_conditioning_scale")]
+        else:
+            listed = [one.to_unit(f"input.controlnet[{number}]") for number, one in enumerate(self.controlnet or ())]
+            if self.control_image is not None:
+                raise refuse_field("input.control_image", "means nothing without the ControlNet's name in controlnet")
+        numbered = [f"controlnet_{number}" for number in CONTROL_NUMBERS]
+        return listed + [
+            self._build_unit(name, f"{name}_image", f"{name}_conditioning_scale", f"{name}_start", f"{name}_end")
+            for name in numbered
+            if getattr(self, name) not in (None, "", "none")
+        ]
+
+    def _build_unit(self, name: str, image: str, weight: str, start: str = "", end: str = "") -> ControlUnit:
+        written = getattr(self, image)
+        given = {"weight": weight, "start": start, "end": end}
+        numbers = {own: getattr(self, field) for own, field in given.items() if field}
+        return ControlUnit(
+            field="input",
+            name=getattr(self, name),
+            image=None if written is None else decode_base64(f"input.{image}", written, is_prefix_needed=True),
+            image_field=image,
+            **{own: number for own, number in numbers.items() if number is not None},
+        )
 
     def parse_size(self) -> tuple[int | None, int | None]:
         """Width and height in pixels, None where the choice is ours. Raises RefusalError if ``size`` can't be read."""

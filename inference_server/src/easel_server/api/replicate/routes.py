@@ -23,6 +23,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.api.context import Api, ApiContext
+from easel_server.api.controls import prepare_controls
 from easel_server.api.links import (
     MODELS_PATH,
     PREDICTIONS_PATH,
@@ -230,11 +231,22 @@ class PredictionHandlers:
             build = partial(build_prediction_inputs, body.input, defaults, limits, files)
             inputs = await context.decoders.run(customer.name, build)
             del build, files
+        units = body.input.list_controls()
+        inputs, controls = await prepare_controls(
+            context,
+            customer,
+            units,
+            inputs,
+            requested=body.input.parse_size() if units else (None, None),
+            names=body.input.field_names(),
+            defaults=(await context.model_facts()).defaults,
+        )
+        del units
         submitted = await context.submitter.submit(
             GenerationRequest(
                 customer=customer,
                 job_id=job_id,
-                given=body.input.given() | (inputs.size() if inputs else {}),
+                given=body.input.given() | (inputs.size() if inputs else {}) | controls,
                 field_names=body.input.field_names(),
                 inputs=inputs,
                 recipe=body.input.recipe,

@@ -14,6 +14,18 @@ TIMESTEP: Final = "timestep"  # of every denoiser: one for all rows, or one for 
 UNBATCHED: Final = frozenset(
     {"txt_ids", "img_ids", "image_rotary_emb"}
 )  # positions, the same for all rows: never joined, always compared
+# What ControlNets add to a denoiser's own: a call without them is one that adds zeros, so that such jobs share steps
+# with plain ones.
+ADDITIONS: Final = frozenset(
+    {
+        "down_block_additional_residuals",
+        "mid_block_additional_residual",
+        "block_controlnet_hidden_states",
+        "controlnet_block_samples",
+        "controlnet_single_block_samples",
+        "controlnet_blocks_repeat",
+    }
+)
 Arguments = Mapping[str, Any]
 
 
@@ -39,23 +51,40 @@ class DenoiserCall:
     @property
     def shape(self) -> tuple[object, ...]:
         """Equal for calls that may be joined, but for values that ``group`` compares."""
+        return (*self.plain_shape, *self.added_shape)
+
+    @property
+    def plain_shape(self) -> tuple[object, ...]:
+        """``shape`` without what ControlNets add."""
         if not self.rows:
             return (id(self.module), id(self))
-        return (id(self.module), *(_describe(name, value, self.rows) for name, value in self.arguments.items()))
+        given = ((name, value) for name, value in self.arguments.items() if name not in ADDITIONS)
+        return (id(self.module), *(_describe(name, value, self.rows) for name, value in given))
+
+    @property
+    def added_shape(self) -> tuple[object, ...]:
+        """Of what ControlNets add; empty where there is none."""
+        return tuple(_describe(name, value, self.rows) for name, value in self._list_added())
+
+    def _list_added(self) -> list[tuple[str, Any]]:
+        return [(name, value) for name, value in self.arguments.items() if name in ADDITIONS and value is not None]
 
 
 def group(calls: Sequence[DenoiserCall]) -> list[list[int]]:
     """The calls' numbers, those together that can be one call; in the order in which they came."""
-    groups: list[tuple[object, list[int]]] = []
+    groups: list[tuple[object, dict[str, object], list[int]]] = []  # what is added is known with the first that does
     for number, call in enumerate(calls):
-        shape = call.shape
-        for known, numbers in groups:
-            if known == shape and _shares_are_equal(calls[numbers[0]], call):
+        shape, added = call.plain_shape, call.added_shape
+        for known, additions, numbers in groups:
+            fits = known == shape and (not added or additions.get("shape", added) == added)
+            if fits and _shares_are_equal(calls[numbers[0]], call):
                 numbers.append(number)
+                if added:
+                    additions["shape"] = added
                 break
         else:
-            groups.append((shape, [number]))
-    return [numbers for _, numbers in groups]
+            groups.append((shape, {"shape": added} if added else {}, [number]))
+    return [numbers for _, _, numbers in groups]
 
 
 def merge(calls: Sequence[DenoiserCall]) -> Arguments:
@@ -63,12 +92,35 @@ def merge(calls: Sequence[DenoiserCall]) -> Arguments:
     if len(calls) == 1:
         return calls[0].arguments
     rows = [call.rows for call in calls]
+    filled = _fill_additions(calls)
     return {
-        name: _merge_timesteps([call.arguments[name] for call in calls], rows)
+        name: _merge_timesteps([arguments[name] for arguments in filled], rows)
         if name == TIMESTEP
-        else _merge_values(name, [call.arguments[name] for call in calls], rows)
-        for name in calls[0].arguments
+        else _merge_values(name, [arguments[name] for arguments in filled], rows)
+        for name in filled[0]
     }
+
+
+def _fill_additions(calls: Sequence[DenoiserCall]) -> list[Arguments]:
+    """The arguments of each, with zeros for what ControlNets add to others of them only."""
+    adding = next((call for call in calls if call.added_shape), None)
+    if adding is None:
+        return [call.arguments for call in calls]
+    added = {name: value for name, value in adding.arguments.items() if name in ADDITIONS and value is not None}
+    return [
+        call.arguments
+        if call.added_shape
+        else {**call.arguments, **{name: _build_zeros(value, call.rows) for name, value in added.items()}}
+        for call in calls
+    ]
+
+
+def _build_zeros(value: Any, rows: int) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.new_zeros((rows, *value.shape[1:]))
+    if isinstance(value, tuple | list):
+        return type(value)(_build_zeros(each, rows) for each in value)
+    return value
 
 
 def take_rows(call: DenoiserCall, numbers: Sequence[int]) -> DenoiserCall:
@@ -175,7 +227,7 @@ def _list_shared(arguments: Arguments, rows: int) -> list[torch.Tensor]:
     """Tensors that all rows have in common."""
     found: list[torch.Tensor] = []
     for name, value in arguments.items():
-        if name == TIMESTEP or _is_batched(name, value, rows):
+        if name == TIMESTEP or name in ADDITIONS or _is_batched(name, value, rows):
             continue
         if isinstance(value, torch.Tensor):
             found.append(value)

@@ -18,8 +18,8 @@ https://greenlet.readthedocs.io: a greenlet runs until it switches, so nothing h
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import torch
@@ -122,8 +122,26 @@ class Stepper:
         self._run_exact = run_exact
         self._forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
         self._row_limits: dict[object, int] = {}  # by the shape of a row: how many don't run out of memory
+        self._sharers: dict[torch.nn.Module, int] = {}
         for module in modules:
             self._attach(module)
+
+    @contextmanager
+    def sharing(self, module: torch.nn.Module) -> Iterator[None]:
+        """Within, a module's calls pause too; it may be entered again. Behind the last end the module is as before."""
+        if module not in self._forwards:
+            self._attach(module)
+            self._sharers[module] = 0
+        if module in self._sharers:
+            self._sharers[module] += 1
+        try:
+            yield
+        finally:
+            if module in self._sharers:
+                self._sharers[module] -= 1
+                if not self._sharers[module]:
+                    del self._sharers[module], self._forwards[module]
+                    del vars(module)["forward"]
 
     def _attach(self, module: torch.nn.Module) -> None:
         forward = module.forward

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from easel_server.generation.add_ons import AdapterRequest
+from easel_server.generation.add_ons import AdapterRequest, ControlMode, ControlUse
 from easel_server.generation.networks import NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.parameters import PARAMETERS, GenerationParameters
 from easel_server.generation.samplers import join_sampler
@@ -29,6 +29,11 @@ LORA_HASHES: Final = "Lora hashes"  # NAME: HASH of each adapter
 # What is said of the image besides its parameters, without which it is the same.
 FACTS: Final = frozenset({LORA_HASHES, "Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
 HIRES: Final = "Hires upscale"
+CONTROL_NET: Final = "ControlNet"
+CONTROL_NUMBERS: Final = {"Weight": "weight", "Guidance Start": "start", "Guidance End": "end"}
+_CONTROL_NAME: Final = re.compile(r"ControlNet [0-9]{1,2}")
+_NUMBER: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{0,17})?")
+_HASH: Final = re.compile(r" \[[0-9a-f]{4,64}\]$")  # of a model, behind its name
 NUMBERS: Final = {
     "Steps": "steps",
     "CFG scale": "guidance_scale",
@@ -67,6 +72,7 @@ def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]
         if row.metadata is not None:
             pairs[row.metadata.name] = facts.get(row.metadata.name, row.metadata.write(parameters))
             pairs[row.metadata.followed_by] = facts.get(row.metadata.followed_by)
+    pairs |= {f"{CONTROL_NET} {number}": _write_control(use) for number, use in enumerate(parameters.controls)}
     written = (f"{name}: {_quote(value)}" for name, value in (pairs | dict(facts)).items() if value is not None)
     negative = [f"{NEGATIVE} {parameters.negative_prompt}"] if parameters.negative_prompt else []
     return "\n".join([join_networks(parameters.prompt, parameters.adapters), *negative, ", ".join(written)])
@@ -91,11 +97,15 @@ def read_infotext(text: str) -> Infotext:
     if (sampler := written.get("Sampler")) and (joined := join_sampler(sampler, written.get("Schedule type"))):
         given["sampler"] = joined
     pairs = {"Prompt": join_networks(prompt, adapters), "Negative prompt": negative, **written}
+    controls = [value for name, value in written.items() if _CONTROL_NAME.fullmatch(name)]
+    if controls:
+        given["controls"] = tuple(_read_control(text) for text in controls)
     if size := _SIZE.fullmatch(written.get("Size", "")):
         given["width_pixels"], given["height_pixels"] = size[1], size[2]
         del pairs["Size"]
         pairs |= {"Size-1": size[1], "Size-2": size[2]}
-    return Infotext(pairs, given, tuple(name for name in pairs if name not in TEXT_NAMES), adapters)
+    known = {name for name in pairs if name in TEXT_NAMES or _CONTROL_NAME.fullmatch(name)}
+    return Infotext(pairs, given, tuple(name for name in pairs if name not in known), adapters)
 
 
 def _split(prompt: str) -> Networks:
@@ -104,6 +114,29 @@ def _split(prompt: str) -> Networks:
         return split_networks(prompt)
     except NetworkError:
         return Networks(prompt, ())
+
+
+def _write_control(use: ControlUse) -> str:
+    """As AUTOMATIC1111's extension does. What its image was made from isn't known here any more."""
+    said = {
+        "Module": "none",
+        "Model": use.name,
+        "Weight": use.weight,
+        "Guidance Start": use.start,
+        "Guidance End": use.end,
+        "Control Mode": use.mode.value,
+    }
+    return ", ".join(f"{name}: {value}" for name, value in said.items())
+
+
+def _read_control(text: str) -> dict[str, Any]:
+    """A ControlNet whose image the text doesn't hold."""
+    said = {name: value.strip() for name, value in _PAIR.findall(text)}
+    modes = {mode.value: mode for mode in ControlMode}
+    numbers = {own: said[name] for name, own in CONTROL_NUMBERS.items() if _NUMBER.fullmatch(said.get(name, ""))}
+    name = _HASH.sub("", said.get("Model", ""))
+    mode = modes.get(said.get("Control Mode", ""), ControlMode.BALANCED)
+    return {"name": name, "image_digest": "", "mode": mode, **{own: float(number) for own, number in numbers.items()}}
 
 
 def _quote(value: object) -> str:

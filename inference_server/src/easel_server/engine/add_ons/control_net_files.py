@@ -1,0 +1,128 @@
+"""A ControlNet from its file: a folder of diffusers' layout, or a .safetensors with either family of tensor names.
+
+A file says nothing of how it is built. A ControlNet has the shape of the denoiser that it is for, so that one's
+configuration is taken, and a file that doesn't fit it is of another family.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import diffusers
+import torch
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from easel_server.engine.interface import GenerationError
+
+CONFIG: Final = "config.json"
+WEIGHTS: Final = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "*.safetensors")
+# By the class of the denoiser that each is for.
+KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "UNet2DConditionModel": "ControlNetModel",
+        "SD3Transformer2DModel": "SD3ControlNetModel",
+        "FluxTransformer2DModel": "FluxControlNetModel",
+    }
+)
+# What the text encoders of published models give, by which people know the family.
+FAMILIES: Final[Mapping[int, str]] = MappingProxyType(
+    {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+)
+UNION_CONFIG: Final = ("num_control_type", "num_mode")  # of one network for several kinds of control images
+OWN_PARTS: Final = ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.", "zero_convs.")
+CHANNELS: Final = 3
+
+
+def load_control_net(name: str, path: Path, denoiser: Any) -> Any:
+    """The network in the host's memory, in the denoiser's dtype. Blocks.
+
+    Raises GenerationError for what is no ControlNet, or one of another family than the denoiser.
+    """
+    folder = path if path.is_dir() else path.parent
+    config = _read_config(folder / CONFIG)
+    if path.is_dir():
+        if not config:
+            raise GenerationError(f"{name!r} is no ControlNet: {folder.name} has no {CONFIG}; name its file")
+        path = _find_weights(name, folder)
+    tensors = _read(name, path)
+    kind = KINDS.get(type(denoiser).__name__)
+    said = config.get("_class_name", kind)
+    if any(key in config and config[key] for key in UNION_CONFIG) or "Union" in str(said):
+        raise GenerationError(f"{name!r} is a ControlNet of several kinds at once (union), which isn't offered here")
+    if kind is None or said != kind:
+        raise GenerationError(f"{name!r} is a {said}, and this model's ControlNets are of {kind or 'no known class'}")
+    net = _build(name, kind, config, denoiser, tensors)
+    return net.to(denoiser.dtype).eval().requires_grad_(False)  # torch's own
+
+
+def _build(name: str, kind: str, config: Mapping[str, Any], denoiser: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    maker = getattr(diffusers, kind)
+    if kind == KINDS["UNet2DConditionModel"]:
+        _check_family(name, config, tensors, denoiser)
+    if config:
+        net = maker.from_config(dict(config))
+    elif kind == KINDS["UNet2DConditionModel"]:
+        net = maker.from_unet(denoiser, load_weights_from_unet=False, conditioning_channels=CHANNELS)
+    else:
+        raise GenerationError(f"{name!r} has no {CONFIG} beside it; name the folder of diffusers' layout")
+    if kind == KINDS["UNet2DConditionModel"]:
+        tensors = convert_controlnet_checkpoint(tensors, net.config)  # type: ignore[no-untyped-call]
+    tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    own = net.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    other = sorted(key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape)
+    if missing or other:
+        first = (other or missing)[0]
+        why = f"{first} is {tuple(tensors[first].shape)}, expected is {tuple(own[first].shape)}" if other else first
+        lack = f"{len(other)} tensors differ in shape" if other else f"it lacks {len(missing)} tensors"
+        raise GenerationError(f"{name!r} is a ControlNet of another model than this one: {lack} (the first: {why})")
+    net.load_state_dict({key: tensors[key] for key in own})
+    return net
+
+
+def _check_family(name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], denoiser: Any) -> None:
+    if not any(key.startswith(OWN_PARTS) for key in tensors):
+        raise GenerationError(f"{name!r} is no ControlNet: its file has no tensor of one ({', '.join(OWN_PARTS)}…)")
+    width = config.get("cross_attention_dim") or next(
+        (tensor.shape[-1] for key, tensor in sorted(tensors.items()) if key.endswith("attn2.to_k.weight")), None
+    )
+    own = denoiser.config.cross_attention_dim
+    if width is not None and width != own:
+        raise GenerationError(f"{name!r} is for {_name_family(width)}, and this model is {_name_family(own)}")
+    channels = config.get("conditioning_channels", CHANNELS)
+    if channels != CHANNELS:
+        raise GenerationError(f"{name!r} takes control images of {channels} channels; allowed is {CHANNELS}")
+
+
+def _name_family(width: Any) -> str:
+    known = FAMILIES.get(width) if isinstance(width, int) else None
+    return known or f"a model with text embeddings of {width}"
+
+
+def _find_weights(name: str, folder: Path) -> Path:
+    for pattern in WEIGHTS:
+        if found := sorted(folder.glob(pattern)):
+            return found[0]
+    raise GenerationError(f"{name!r} is no ControlNet: {folder.name} has no .safetensors file")
+
+
+def _read(name: str, path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix != ".safetensors":
+        raise GenerationError(f"{name!r}: {path.name} is no .safetensors file; other files are never opened here")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise GenerationError(f"{name!r}: {path.name} can't be read as .safetensors ({error})") from error
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_own = isinstance(content, dict) and "ControlNet" in str(content.get("_class_name"))
+    return content if is_own else {}

@@ -1,0 +1,296 @@
+"""ControlNets of a job: loaded where they are first asked for, and put into the pipeline that diffusers has with them.
+
+The job's pipeline is made of the loaded parts. Its ControlNets' calls pause as the denoiser's do, so those of several
+jobs are one. Which models can do it is decided by the names of diffusers' classes.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import diffusers
+import torch
+from easel_contract.add_ons import AddOnConfig
+from PIL import Image
+
+from easel_server.engine.add_ons.control_net_files import load_control_net
+from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency
+from easel_server.engine.diffusers_generation import Stage
+from easel_server.engine.interface import GenerationError
+from easel_server.engine.pipelines import TaskPipeline, find_arguments
+from easel_server.engine.stepping.stepper import Stepper
+from easel_server.generation.add_ons import ControlMode, ControlUse
+from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.tasks import Task
+
+# What diffusers' classes are called: the pipeline without ControlNets, and how those with one begin.
+PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "StableDiffusionPipeline": "StableDiffusionControlNet",
+        "StableDiffusionXLPipeline": "StableDiffusionXLControlNet",
+        "StableDiffusion3Pipeline": "StableDiffusion3ControlNet",
+        "FluxPipeline": "FluxControlNet",
+    }
+)
+SUFFIXES: Final[Mapping[Task, str]] = MappingProxyType(
+    {Task.TEXT_TO_IMAGE: "Pipeline", Task.IMAGE_TO_IMAGE: "Img2ImgPipeline", Task.INPAINT: "InpaintPipeline"}
+)
+CONTROL_IMAGE: Final = "control_image"
+GUESS_MODE: Final = "guess_mode"
+SIDES: Final = frozenset({"width", "height"})
+# Of each output of a ControlNet against the one after it, where the prompt counts for more:
+# https://github.com/Mikubill/sd-webui-controlnet#control-mode
+SOFTER: Final = 0.825
+
+
+class ControlNets:
+    """Those of an engine. All in the engine's thread, but ``prefetch``."""
+
+    def __init__(
+        self,
+        pipelines: Mapping[Task, TaskPipeline],
+        stepper: Stepper,
+        residency: Residency,
+        locate: Callable[[AddOnConfig], Path],
+        *,
+        attach: Callable[[Any], None],
+    ) -> None:
+        """``locate`` says where an add-on's file or folder is on this machine, once it was gathered. ``attach`` gives a
+        job's pipeline what is kept for all jobs."""
+        self._attach = attach
+        self._pipelines = pipelines
+        self._stepper = stepper
+        self._residency = residency
+        self._locate = locate
+        base = pipelines[Task.TEXT_TO_IMAGE].pipeline
+        self._name = type(base).__name__
+        self._denoiser = getattr(base, "unet", None) or getattr(base, "transformer", None)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those for which diffusers has a pipeline with ControlNets of this model's family."""
+        return tuple(task for task in self._pipelines if self._find_class(task) is not None)
+
+    def prefetch(self, config: AddOnConfig) -> None:
+        """Read it into memory, in any thread. Raises GenerationError for what is no ControlNet of this model."""
+        self._residency.prefetch(config.key, self._build_load(config))
+
+    def put_into(
+        self,
+        stage: Stage,
+        parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
+        configs: Sequence[AddOnConfig],
+        holds: ExitStack,
+    ) -> Stage:
+        """The stage with the job's ControlNets; ``holds`` keeps them where they are until the job has ended.
+
+        Raises GenerationError, and AddOnsBusyError where there is no room now.
+        """
+        kind = self._find_class(parameters.task)
+        if kind is None:
+            able = ", ".join(self.tasks) or "nothing"
+            raise GenerationError(
+                f"{self._name} can't do {parameters.task} with ControlNets; it can do {able} with them"
+            )
+        by_key = {config.key: config for config in configs}
+        uses = parameters.controls
+        nets = [self._hold(use, by_key, holds) for use in uses]
+        images = [open_control_image(use, parameters, inputs) for use in uses]
+        accepted = frozenset(inspect.signature(kind.__call__).parameters)
+        options = build_control_arguments(uses, images, accepted)
+        if options.get(GUESS_MODE) is None and any(use.mode is not ControlMode.BALANCED for use in uses):
+            module: Any = MixedModes(nets, uses, is_guided=parameters.passes > 1)
+        else:
+            module = nets[0] if len(nets) == 1 else nets
+        pipeline = _build_pipeline(kind, stage.pipeline, module)
+        self._attach(pipeline)
+        left_out = stage.arguments.keys() - accepted - SIDES
+        if left_out:
+            raise GenerationError(
+                f"{kind.__name__} takes no {', '.join(sorted(left_out))}; leave it out, or the ControlNets"
+            )
+        arguments = {name: value for name, value in stage.arguments.items() if name in accepted}
+        return replace(
+            stage,
+            pipeline=pipeline,
+            arguments=arguments | {name: value for name, value in options.items() if value is not None},
+            accepted=find_arguments(pipeline),
+        )
+
+    def _hold(self, use: ControlUse, configs: Mapping[str, AddOnConfig], holds: ExitStack) -> Any:
+        config = configs.get(use.key)
+        if config is None:
+            raise GenerationError(f"the ControlNet {use.name!r} didn't come with the job; ask again")
+        net = holds.enter_context(self._residency.hold(config.key, self._build_load(config)))
+        holds.enter_context(self._stepper.sharing(net))
+        return net
+
+    def _build_load(self, config: AddOnConfig) -> Callable[[], Any]:
+        return lambda: load_control_net(config.name, self._locate(config), self._denoiser)
+
+    def _find_class(self, task: Task) -> Any:
+        prefix = PREFIXES.get(self._name)
+        if prefix is None or task not in self._pipelines:
+            return None
+        return getattr(diffusers, prefix + SUFFIXES[task], None)
+
+
+class MixedModes(diffusers.MultiControlNetModel):
+    """ControlNets of one job whose modes differ, or in which the prompt counts for more; [2·images, …] with guidance.
+
+    diffusers has one mode for all; what each gives is the same here, by
+    https://github.com/Mikubill/sd-webui-controlnet#control-mode
+    """
+
+    def __init__(self, nets: Sequence[Any], uses: Sequence[ControlUse], *, is_guided: bool) -> None:
+        """``is_guided``: the first half of the rows is without the prompt."""
+        super().__init__(list(nets))
+        self._modes = [use.mode for use in uses]
+        self._is_guided = is_guided
+
+    def forward(  # type: ignore[override]  # by keywords only, as pipelines call it
+        self,
+        sample: Any,
+        timestep: Any,
+        encoder_hidden_states: Any,
+        controlnet_cond: Any,
+        conditioning_scale: Any,
+        **options: Any,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The sum of what all give, as diffusers adds it up."""
+        down_sum: list[torch.Tensor] | None = None
+        middle_sum: torch.Tensor | None = None
+        for net, mode, image, scale in zip(self.nets, self._modes, controlnet_cond, conditioning_scale, strict=True):
+            given = {
+                "sample": sample,
+                "encoder_hidden_states": encoder_hidden_states,
+                "controlnet_cond": image,
+                **options,
+            }
+            is_control = mode is ControlMode.CONTROL
+            if is_control and self._is_guided:
+                given = {name: _take_prompted(value) for name, value in given.items()}
+            given |= {"timestep": timestep, "conditioning_scale": scale, "guess_mode": is_control, "return_dict": False}
+            down, middle = net(**given)
+            if mode is ControlMode.PROMPT:
+                count = len(down)
+                down = [each * SOFTER ** (count - index) for index, each in enumerate(down)]
+            elif is_control and self._is_guided:
+                down = [torch.cat([torch.zeros_like(each), each]) for each in down]
+                middle = torch.cat([torch.zeros_like(middle), middle])
+            if down_sum is None or middle_sum is None:
+                down_sum, middle_sum = list(down), middle
+            else:
+                down_sum = [one + other for one, other in zip(down_sum, down, strict=True)]
+                middle_sum = middle_sum + middle
+        if down_sum is None or middle_sum is None:
+            raise ValueError("there is no ControlNet")
+        return down_sum, middle_sum
+
+
+def _take_prompted(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.chunk(2)[1]
+    if isinstance(value, Mapping):
+        return {name: _take_prompted(each) for name, each in value.items()}
+    return value
+
+
+def build_control_arguments(
+    uses: Sequence[ControlUse], images: Sequence[Image.Image], accepted: frozenset[str]
+) -> dict[str, Any]:
+    """A pipeline's arguments; of one ControlNet values, of several lists. Pure.
+
+    Raises GenerationError for a mode that the pipeline doesn't know.
+    """
+    modes = {use.mode for use in uses}
+    if GUESS_MODE not in accepted and modes != {ControlMode.BALANCED}:
+        other = next(use for use in uses if use.mode is not ControlMode.BALANCED)
+        raise GenerationError(
+            f"ControlNet {other.name!r} is asked for with mode {other.mode.value!r}; with this model it is "
+            f"{ControlMode.BALANCED.value!r} only"
+        )
+    is_mixed = ControlMode.PROMPT in modes or len(modes) > 1
+    image_name = CONTROL_IMAGE if CONTROL_IMAGE in accepted else "image"
+    columns: dict[str, list[Any]] = {
+        image_name: list(images),
+        "controlnet_conditioning_scale": [use.weight for use in uses],
+        "control_guidance_start": [use.start for use in uses],
+        "control_guidance_end": [use.end for use in uses],
+    }
+    is_single = len(uses) == 1 and not is_mixed
+    chosen: dict[str, Any] = {name: column[0] if is_single else column for name, column in columns.items()}
+    if modes == {ControlMode.CONTROL}:
+        chosen[GUESS_MODE] = True
+    return chosen
+
+
+def open_control_image(use: ControlUse, parameters: GenerationParameters, inputs: Mapping[str, bytes]) -> Image.Image:
+    """RGB. Raises GenerationError if it isn't there or isn't of the job's size."""
+    data = inputs.get(use.image_digest)
+    if data is None:
+        raise GenerationError(f"ControlNet {use.name!r} needs a control image that didn't come with the request")
+    try:
+        image = Image.open(BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # as Pillow's decoders raise them
+        raise GenerationError(f"the control image of {use.name!r} can't be read: {error}") from error
+    if image.size != (parameters.width_pixels, parameters.height_pixels):
+        raise GenerationError(
+            f"the control image of {use.name!r} is {image.width}x{image.height} pixels, expected is "
+            f"{parameters.width_pixels}x{parameters.height_pixels}"
+        )
+    return image
+
+
+def _build_pipeline(kind: Any, own: Any, control_net: Any) -> Any:
+    """Of the job's own pipeline, with the parts and settings that it has: nothing is loaded twice."""
+    wanted = inspect.signature(kind.__init__).parameters
+    parts = {name: part for name, part in own.components.items() if name in wanted}
+    settings = {name: value for name, value in own.config.items() if name in wanted and name not in parts}
+    scheduler = own.scheduler
+    made = kind(**{**settings, **parts, "controlnet": control_net, "scheduler": copy.deepcopy(scheduler)})
+    made.scheduler = scheduler  # the job's own, untouched by what a pipeline corrects as it is made
+    made.set_progress_bar_config(disable=True)
+    if kind.__name__.startswith("StableDiffusion3"):
+        vars(made)["vae"] = SeededEncoder(own.vae)
+    return made
+
+
+class SeededEncoder:
+    """An autoencoder whose samples are always the same.
+
+    diffusers' pipeline of Stable Diffusion 3 takes the noise of a control image's latents from the process, not from
+    the request's seed.
+    """
+
+    SEED: Final = 0
+
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
+
+    def __getattr__(self, name: str) -> Any:
+        """As the autoencoder has it."""
+        return getattr(self._vae, name)
+
+    def encode(self, pixels: torch.Tensor) -> Any:
+        """As the autoencoder does."""
+        encoded = self._vae.encode(pixels)
+        sample, generator = encoded.latent_dist.sample, torch.Generator("cpu").manual_seed(self.SEED)
+        encoded.latent_dist.sample = lambda: sample(generator)
+        return encoded
+
+
+@contextmanager
+def explain_busy() -> Iterator[None]:
+    """Within, no room for another add-on is the job's error, which says what to do."""
+    try:
+        yield
+    except AddOnsBusyError as error:
+        raise GenerationError(f"{error}; ask again when they have ended") from error

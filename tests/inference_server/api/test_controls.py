@@ -1,0 +1,204 @@
+"""ControlNets in the APIs, by clients of each: what they send, what reaches the job, what is refused."""
+
+import base64
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from urllib.parse import urlsplit
+
+import httpx2
+import numpy as np
+import pytest
+from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
+from easel_contract.server_config import SyntheticConfig
+from easel_server.engine.synthetic_engine import SyntheticEngine
+from easel_server.gateway.preprocessing import PREPROCESSORS, preprocess
+from easel_server.generation.cost import control_units
+from easel_server.generation.recipes.recipe import read_recipe
+from PIL import Image
+from webuiapi import ControlNetUnit, WebUIApi  # type: ignore[import-untyped]
+
+from tests.inference_server.api.serving import MODEL, RunningGateway
+from tests.support.client_images import encoded, halves
+
+ADD_ONS = AddOnsConfig(
+    control_nets=(
+        ControlNetConfig(name="control_v11p_sd15_canny", source="/weights/canny"),
+        ControlNetConfig(name="tile", source="/weights/tile"),
+    )
+)
+SMALL = {"width": 64, "height": 64, "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[RunningGateway]:
+    engine = SyntheticEngine(MODEL, SyntheticConfig(milliseconds_per_image=1))
+    with RunningGateway(engine=engine, add_ons=ADD_ONS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(gateway) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=gateway.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def api(gateway) -> Iterator[WebUIApi]:
+    parts = urlsplit(gateway.url)
+    api = WebUIApi(host=parts.hostname, port=parts.port)
+    with api.session:
+        yield api
+
+
+def recipe_of(image: Image.Image) -> dict[str, object]:
+    return json.loads(image.info["easel"])["parameters"]
+
+
+def unit(**changes: object) -> dict[str, object]:
+    return {"image": encoded(halves(64, 64)), "module": "canny", "model": "tile", **changes}
+
+
+def post(client: httpx2.Client, *units: object, path: str = "txt2img", **body: object) -> httpx2.Response:
+    scripts = {"controlnet": {"args": list(units)}}
+    return client.post(f"/sdapi/v1/{path}", json={"prompt": "a cat", **SMALL, **body, "alwayson_scripts": scripts})
+
+
+def test_webuiapis_unit_reaches_the_job_and_the_image_says_so(api) -> None:
+    [shown] = [name for name in api.controlnet_model_list() if "canny" in name]
+    assert shown.startswith("control_v11p_sd15_canny [")
+    assert "canny" in api.controlnet_module_list()
+    canny = ControlNetUnit(
+        image=halves(64, 64), module="canny", model=shown, weight=0.6, guidance_end=0.5, control_mode=2
+    )
+    result = api.txt2img(prompt="a cat", seed=5, controlnet_units=[canny], **SMALL)
+    [control] = recipe_of(result.image)["controls"]
+    del control["imageDigest"], control["key"]
+    assert control == {
+        "name": "control_v11p_sd15_canny",
+        "weight": 0.6,
+        "start": 0.0,
+        "end": 0.5,
+        "mode": "ControlNet is more important",
+    }
+    assert 'ControlNet 0: "Module: none, Model: control_v11p_sd15_canny, Weight: 0.6' in result.info["infotexts"][0]
+
+
+def test_webuiapis_detect_gives_what_a_preprocessor_makes(api) -> None:
+    [edges] = api.controlnet_detect(
+        [halves(64, 64)], module="canny", processor_res=64, threshold_a=100, threshold_b=200
+    ).images
+    assert np.array_equal(np.asarray(edges.convert("RGB")), np.asarray(preprocess("canny", halves(64, 64), (100, 200))))
+
+
+def test_control_types_group_what_there_is(client) -> None:
+    types = client.get("/controlnet/control_types").json()["control_types"]
+    assert types["Canny"]["module_list"][:2] == ["none", "canny"]
+    assert [name.partition(" ")[0] for name in types["Canny"]["model_list"]] == ["None", "control_v11p_sd15_canny"]
+    assert client.get("/controlnet/version").json() == {"version": 2}
+    assert client.get("/controlnet/settings").json() == {"control_net_unit_count": 3}
+
+
+def test_the_same_control_image_again_is_the_same_request_and_another_is_not(client) -> None:
+    first, again = (post(client, unit(), seed=3) for _ in range(2))
+    assert (first.headers["X-Cache"], again.headers["X-Cache"]) == ("miss", "hit")
+    for changes in ({"threshold_a": 30, "module": "threshold"}, {"weight": 0.5}, {"control_mode": "1"}):
+        assert post(client, unit(**changes), seed=3).headers["X-Cache"] == "miss", changes
+
+
+def test_an_image_to_begin_with_is_the_control_image_where_none_is_given(client) -> None:
+    begun = {"path": "img2img", "init_images": [encoded(halves(64, 64))], "seed": 4}
+    assert post(client, unit(image=""), **begun).headers["X-Cache"] == "miss"
+    assert post(client, unit(), **begun).headers["X-Cache"] == "hit"
+
+
+def test_a_recipe_with_a_controlnet_needs_its_image_again(client) -> None:
+    first = post(client, unit(), seed=6)
+    image = Image.open(BytesIO(base64.b64decode(first.json()["images"][0])))
+    for written in (image.info["easel"], image.info["parameters"]):
+        refused = client.post("/v1/images/generations", json={"recipe": written})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "controlnet"
+        assert "control image of 'tile'" in refused.json()["error"]["message"]
+    control = {"model": "tile", "preprocessor": "canny", "image": f"data:image/png;base64,{encoded(halves(64, 64))}"}
+    again = client.post("/v1/images/generations", json={"recipe": image.info["easel"], "controlnet": [control]})
+    assert again.headers["X-Cache"] == "hit"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"module": "openpose"}, "module", "allowed are none, canny"),
+        ({"model": "depth"}, "", "allowed are control_v11p_sd15_canny, tile"),
+        ({"model": "None"}, "model", "a preprocessor alone changes nothing"),
+        ({"threshold_a": 999}, "threshold_a", "Low Threshold of canny is allowed from 1 to 255"),
+        ({"weight": "much"}, "weight", "allowed is a number"),
+        ({"weight": -1}, "", "has a weight of -1.0"),
+        ({"guidance_start": 0.9, "guidance_end": 0.1}, "", "has a say from 0.9 to 0.1"),
+        ({"resize_mode": "Twist"}, "resize_mode", "just resize"),
+        ({"control_mode": 7}, "control_mode", "balanced"),
+        ({"mask": "aGVsbG8="}, "mask", "isn't offered here"),
+        ({"image": "aGVsbG8="}, "image", "no image that can be read"),
+        ({"image": "http://10.0.0.1/a.png"}, "image", "web address"),
+        ({"image": None}, "image", "needs a control image"),
+    ],
+)
+def test_what_cant_be_done_is_refused_by_its_name(client, changes, field, said) -> None:
+    answer = post(client, unit(**changes))
+    assert answer.status_code in (400, 422)
+    text = json.dumps(answer.json(), ensure_ascii=False)
+    assert said in text
+    assert f"alwayson_scripts.controlnet.args{'[0].' + field if field else ''}" in text
+
+
+def test_more_than_the_limit_and_units_that_are_off(client) -> None:
+    assert "asks for 4 ControlNets, allowed are 3" in post(client, *[unit()] * 4).text
+    quiet = post(client, unit(), {"enabled": False, "module": "openpose"}, {}, None)
+    assert quiet.status_code == 200, quiet.text
+    assert json.loads(quiet.json()["info"])["infotexts"][0].count("ControlNet") == 1
+    assert quiet.json()["parameters"]["alwayson_scripts"]["controlnet"]["args"][0]["image"] is None
+
+
+def test_predictions_name_them_as_replicates_models_do(client) -> None:
+    image = f"data:image/png;base64,{encoded(halves(64, 64))}"
+    for fields in (
+        {"controlnet": "tile", "control_image": image, "controlnet_conditioning_scale": 0.4},
+        {"controlnet_1": "tile", "controlnet_1_image": image, "controlnet_1_conditioning_scale": 0.4},
+        {"controlnet": [{"model": "tile", "image": image, "weight": 0.4}]},
+    ):
+        given = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1, **fields}
+        answer = client.post("/v1/predictions", json={"input": given}, headers={"Prefer": "wait=10"})
+        assert answer.json()["status"] == "succeeded", answer.text
+    assert answer.headers["X-Cache"] == "hit"  # all three asked for the same
+    lost = client.post("/v1/predictions", json={"input": {"prompt": "a cat", "control_image": image}})
+    assert "input.control_image" in lost.text
+
+
+def test_preprocessors_are_opencvs_and_give_the_images_size() -> None:
+    import cv2  # noqa: PLC0415  # for those tests only
+
+    image = Image.merge("RGB", [Image.effect_noise((96, 64), sigma) for sigma in (20, 60, 90)])
+    pixels = np.asarray(image)
+    expected = {
+        "canny": np.repeat(cv2.Canny(pixels, 50, 150)[:, :, None], 3, axis=2),
+        "blur_gaussian": cv2.GaussianBlur(pixels, (0, 0), 50),
+        "invert": 255 - pixels,
+        "none": pixels,
+    }
+    for name, wanted in expected.items():
+        assert np.array_equal(np.asarray(preprocess(name, image, (50, 150))), wanted), name
+    for name in PREPROCESSORS:
+        made = preprocess(name, image, (None, None))
+        assert (made.size, made.mode) == (image.size, "RGB")
+        assert made.tobytes() == preprocess(name, image, (None, None)).tobytes()
+        assert name in ("none", "tile_resample") or made.tobytes() != image.tobytes(), name
+
+
+def test_a_controlnets_passes_are_counted(client) -> None:
+    parameters = recipe_of(Image.open(BytesIO(base64.b64decode(post(client, unit(), seed=9).json()["images"][0]))))
+    given = read_recipe({"easel": 1, "parameters": parameters}).given
+    from easel_server.generation.parameters import GenerationParameters  # noqa: PLC0415
+
+    job = GenerationParameters(**given)
+    assert control_units(job) == pytest.approx(2 * 2 * 64 * 64 / 2**20)
+    assert control_units(job.model_copy(update={"controls": ()})) == 0

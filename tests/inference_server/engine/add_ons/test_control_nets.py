@@ -1,0 +1,246 @@
+"""ControlNets: equal to diffusers' own pipelines, shared with other jobs, kept while they are used."""
+
+import gc
+import weakref
+from collections.abc import Sequence
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import pytest
+from easel_contract.add_ons import AddOnConfig
+from easel_server.engine import loading
+from easel_server.engine.interface import GenerationError
+from easel_server.generation.add_ons import ControlMode, ControlUse, Feature
+from easel_server.generation.tasks import Task
+from PIL import Image
+
+from tests.inference_server.engine.parity.stock import IMAGE, INPUTS, MASK, build_engine, build_job, build_tiny
+from tests.inference_server.engine.stepping.running import go_on, images_of
+from tests.support.images import digest
+
+loading.prepare_libraries()
+
+CLASSES = {
+    Task.TEXT_TO_IMAGE: "Pipeline",
+    Task.IMAGE_TO_IMAGE: "Img2ImgPipeline",
+    Task.INPAINT: "InpaintPipeline",
+}
+PREFIXES = {"sd15": "StableDiffusionControlNet", "sdxl": "StableDiffusionXLControlNet"}
+KEY = AddOnConfig(name="canny", source="/weights/canny").key
+
+
+@cache
+def stock_net(name: str) -> Any:
+    from tests.support.tiny_models import build_sd15_controlnet, build_sdxl_controlnet  # noqa: PLC0415  # loads torch
+
+    return {"sd15": build_sd15_controlnet, "sdxl": build_sdxl_controlnet}[name]().controlnet
+
+
+@pytest.fixture(scope="session")
+def nets(tmp_path_factory) -> dict[str, AddOnConfig]:
+    folder = tmp_path_factory.mktemp("controlnets")
+    configs = {}
+    for name in PREFIXES:
+        stock_net(name).save_pretrained(folder / name)
+        configs[name] = AddOnConfig(name="canny", source=str(folder / name))
+    return configs
+
+
+def use_of(config: AddOnConfig, **changes: Any) -> ControlUse:
+    return ControlUse(**{"name": config.name, "key": config.key, "image_digest": digest(IMAGE), **changes})
+
+
+def run(engine: Any, job: Any, add_ons: Sequence[AddOnConfig]) -> bytes:
+    generation = engine.begin(job, INPUTS, add_ons=add_ons)
+    go_on(engine, [generation])
+    [image] = images_of(generation)
+    return Image.open(BytesIO(image)).tobytes()
+
+
+def call_stock(name: str, job: Any, net: Any, **changes: Any) -> bytes:
+    import diffusers  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    pipeline = build_tiny(name, bare=False)
+    settings = {"requires_safety_checker": False} if name == "sd15" else {"add_watermarker": False}
+    kind = getattr(diffusers, PREFIXES[name] + CLASSES[job.task])
+    stock = kind(**pipeline.components, controlnet=net, **settings)
+    stock.set_progress_bar_config(disable=True)
+    image = Image.open(BytesIO(IMAGE)).convert("RGB")
+    arguments: dict[str, Any] = {
+        "prompt": job.prompt,
+        "num_inference_steps": job.steps,
+        "guidance_scale": job.guidance_scale,
+        "generator": torch.Generator("cpu").manual_seed(job.seed),
+        "width": job.width_pixels,
+        "height": job.height_pixels,
+    }
+    if job.task is Task.TEXT_TO_IMAGE:
+        arguments["image"] = changes.pop("control", image)
+    else:
+        arguments |= {"image": image, "control_image": changes.pop("control", image), "strength": job.strength}
+    if job.task is Task.INPAINT:
+        arguments["mask_image"] = Image.open(BytesIO(MASK)).convert("L")
+    return stock(**arguments | changes).images[0].tobytes()
+
+
+@pytest.mark.parametrize("task", CLASSES)
+@pytest.mark.parametrize("name", PREFIXES)
+def test_alone_a_job_with_a_controlnet_is_the_stock_pipelines_image(name, task, nets) -> None:
+    engine = build_engine(name)
+    job = build_job(task, controls=(use_of(nets[name], weight=0.7, start=0.1, end=0.8),))
+    scales = {"controlnet_conditioning_scale": 0.7, "control_guidance_start": 0.1, "control_guidance_end": 0.8}
+    ours = run(engine, job, [nets[name]])
+    assert ours == call_stock(name, job, stock_net(name), **scales)
+    assert ours != run(engine, build_job(task), [])
+
+
+def test_several_controlnets_and_guess_mode_are_the_stock_pipelines(nets) -> None:
+    engine, config = build_engine("sd15"), nets["sd15"]
+    image = Image.open(BytesIO(IMAGE)).convert("RGB")
+    two = build_job(Task.TEXT_TO_IMAGE, controls=(use_of(config, weight=0.7), use_of(config, weight=0.2, end=0.5)))
+    scales = {"controlnet_conditioning_scale": [0.7, 0.2], "control_guidance_end": [1.0, 0.5]}
+    net = stock_net("sd15")
+    assert run(engine, two, [config]) == call_stock("sd15", two, [net, net], control=[image, image], **scales)
+    guess = build_job(Task.TEXT_TO_IMAGE, controls=(use_of(config, mode=ControlMode.CONTROL),))
+    assert run(engine, guess, [config]) == call_stock("sd15", guess, net, guess_mode=True)
+
+
+def test_each_mode_gives_another_image_and_modes_may_be_mixed(nets) -> None:
+    engine, config = build_engine("sd15"), nets["sd15"]
+    images = {
+        run(
+            engine, build_job(Task.TEXT_TO_IMAGE, controls=tuple(use_of(config, mode=mode) for mode in modes)), [config]
+        )
+        for modes in (*((mode,) for mode in ControlMode), (ControlMode.PROMPT, ControlMode.CONTROL))
+    }
+    assert len(images) == 4
+    # A mixture with a ControlNet that has no weight is the other one alone.
+    guess = use_of(config, mode=ControlMode.CONTROL)
+    mixed = build_job(Task.TEXT_TO_IMAGE, controls=(guess, use_of(config, mode=ControlMode.PROMPT, weight=0.0)))
+    alone = build_job(Task.TEXT_TO_IMAGE, controls=(guess,))
+    assert run(engine, mixed, [config]) == run(engine, alone, [config])
+
+
+def count_calls(module: Any, monkeypatch: pytest.MonkeyPatch, stepper: Any) -> list[int]:
+    rows: list[int] = []
+    forward = stepper._forwards[module]
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        rows.append(next(iter([*arguments, *options.values()])).shape[0])
+        return forward(*arguments, **options)
+
+    monkeypatch.setitem(stepper._forwards, module, count)
+    return rows
+
+
+def test_jobs_with_a_controlnet_share_calls_with_each_other_and_with_plain_ones(nets, monkeypatch) -> None:
+    engine, config = build_engine("sd15"), nets["sd15"]
+    job = build_job(Task.TEXT_TO_IMAGE, controls=(use_of(config),))
+    plain = build_job(Task.TEXT_TO_IMAGE, steps=20)
+    jobs = [engine.begin(each, INPUTS, add_ons=[config]) for each in (job, job, plain)]
+    rows = count_calls(engine._pipelines[Task.TEXT_TO_IMAGE].pipeline.unet, monkeypatch, engine._stepper)
+    net = next(module for module in engine._stepper._forwards if type(module).__name__ == "ControlNetModel")
+    net_rows = count_calls(net, monkeypatch, engine._stepper)
+    engine.step(jobs)
+    engine.step(jobs)
+    assert (net_rows, rows) == ([4], [2, 6])  # the plain one takes a step meanwhile, and then all of them take one
+    go_on(engine, jobs)
+    assert pixels_differ(images_of(jobs[2])[0], run(engine, plain, [])) <= 1
+    assert pixels_differ(images_of(jobs[0])[0], run(engine, job, [config])) <= 1
+
+
+def pixels_differ(image: bytes, other: bytes) -> int:
+    import numpy as np  # noqa: PLC0415
+
+    mine = np.frombuffer(Image.open(BytesIO(image)).tobytes(), np.uint8).astype(int)
+    return int(abs(mine - np.frombuffer(other, np.uint8)).max())
+
+
+def test_a_controlnet_stays_while_a_job_uses_it_and_nothing_of_it_is_left_behind(nets) -> None:
+    from easel_server.engine.add_ons.residency import Residency  # noqa: PLC0415
+    from easel_server.engine.diffusers_engine import DiffusersEngine  # noqa: PLC0415
+
+    config = nets["sd15"]
+    other = config.model_copy(update={"file": "."})  # the same weights from elsewhere are another add-on
+    size = sum(each.numel() * each.element_size() for each in stock_net("sd15").parameters())
+    described = build_engine("sd15").description
+    pipeline = build_tiny("sd15", bare=False)
+    residency = Residency(pipeline.device, device_bytes=int(1.5 * size), host_bytes=0)
+    engine = DiffusersEngine(pipeline, described, residency=residency)
+    job = build_job(Task.TEXT_TO_IMAGE, controls=(use_of(config),))
+    running = engine.begin(job, INPUTS, add_ons=[config])
+    engine.step([running])
+    late = engine.begin(build_job(Task.TEXT_TO_IMAGE, controls=(use_of(other),)), INPUTS, add_ons=[other])
+    assert "jobs under way hold" in str(late.error)
+    net = weakref.ref(next(module for module in engine._stepper._forwards if "ControlNet" in type(module).__name__))
+    go_on(engine, [running])
+    images_of(running)
+    assert len(engine._stepper._forwards) == 1  # the denoiser's
+    run(engine, build_job(Task.TEXT_TO_IMAGE, controls=(use_of(other),)), [other])
+    del running, late
+    gc.collect()
+    assert net() is None
+
+
+def test_a_job_with_a_controlnet_goes_on_from_its_checkpoint(nets) -> None:
+    engine, config = build_engine("sd15"), nets["sd15"]
+    job = build_job(Task.TEXT_TO_IMAGE, controls=(use_of(config),))
+    first = engine.begin(job, INPUTS, add_ons=[config])
+    go_on(engine, [first], until=lambda: first.steps_done >= 3)
+    assert first.build_preview() is not None
+    saved = first.checkpoint()
+    first.stop()
+    second = engine.begin(job, INPUTS, checkpoint=saved, add_ons=[config])
+    assert second.steps_done >= 3
+    go_on(engine, [second])
+    assert Image.open(BytesIO(images_of(second)[0])).tobytes() == run(engine, job, [config])
+
+
+def test_a_single_file_with_the_original_names_is_the_same_network(nets, tmp_path) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    from tests.support.wild_files import name_control_net  # noqa: PLC0415
+
+    net = stock_net("sd15")
+    save_file(
+        {f"control_model.{key}": tensor for key, tensor in name_control_net(net).items()}, tmp_path / "a.safetensors"
+    )
+    save_file(net.state_dict(), tmp_path / "b.safetensors")
+    engine, config = build_engine("sd15"), nets["sd15"]
+    expected = run(engine, build_job(Task.TEXT_TO_IMAGE, controls=(use_of(config),)), [config])
+    for file in ("a.safetensors", "b.safetensors"):
+        single = AddOnConfig(name="canny", source=str(tmp_path), file=file)
+        assert run(engine, build_job(Task.TEXT_TO_IMAGE, controls=(use_of(single),)), [single]) == expected
+
+
+def test_what_is_no_controlnet_of_this_model_is_refused_by_its_name(nets, tmp_path) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    engine = build_engine("sd15")
+    save_file({"lora_unet.alpha": next(stock_net("sd15").parameters()).detach()}, tmp_path / "lora.safetensors")
+    (tmp_path / "pickle.ckpt").write_bytes(b"\x80\x04")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    sources = {
+        str(nets["sdxl"].source): "'canny' is for a model with text embeddings of 96",
+        str(tmp_path / "lora.safetensors"): "is no ControlNet",
+        str(tmp_path / "pickle.ckpt"): "is no .safetensors file",
+        str(tmp_path / "empty"): "has no config.json",
+        str(tmp_path / "bad.safetensors"): "can't be read",
+        str(tmp_path / "gone.safetensors"): "can't be read",
+    }
+    for source, said in sources.items():
+        config = AddOnConfig(name="canny", source=source)
+        job = build_job(Task.TEXT_TO_IMAGE, controls=(use_of(config),))
+        generation = engine.begin(job, INPUTS, add_ons=[config])
+        assert isinstance(generation.error, GenerationError), source
+        assert said in str(generation.error)
+        with pytest.raises(GenerationError, match="canny"):
+            engine.gather(job, [config])
+
+
+def test_models_without_a_pipeline_for_it_dont_say_that_they_can() -> None:
+    assert Feature.CONTROL_NETS in build_engine("sd15").description.features
+    assert Feature.CONTROL_NETS not in build_engine("pixart-alpha").description.features
