@@ -356,6 +356,11 @@ class BucketConfig(Model):
         return self
 
 
+NETWORKS_RULE: Final = validations(
+    cel("self.all(each, isIP(each) || (isCIDR(each) && cidr(each) == cidr(each).masked()))", NETWORK_SENTENCE)
+)
+
+
 class WebhookConfig(Model):
     """Where webhooks may go. Private, loopback and link-local addresses are refused unless listed here."""
 
@@ -363,9 +368,7 @@ class WebhookConfig(Model):
         default=(),
         max_length=MAX_NETWORKS,
         description="Networks in CIDR form that webhooks may go to although they are private.",
-        json_schema_extra=validations(
-            cel("self.all(each, isIP(each) || (isCIDR(each) && cidr(each) == cidr(each).masked()))", NETWORK_SENTENCE)
-        ),
+        json_schema_extra=NETWORKS_RULE,
     )
 
 
