@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from easel_contract.add_ons import AddOnConfig
 
+from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
     DiffusersGeneration,
@@ -26,7 +27,8 @@ from easel_server.engine.diffusers_generation import (
 )
 from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.images.safety import Safety
-from easel_server.engine.interface import Generation, GenerationError, build_trial
+from easel_server.engine.interface import GatheredAddOn, Generation, GenerationError, build_trial
+from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.pipelines import (
     TaskPipeline,
     build_task_pipelines,
@@ -112,6 +114,7 @@ class DiffusersEngine:
         max_batch_images: int | None = None,
         safety: Safety | None = None,
         preparation: Preparation | None = None,
+        add_on_files: AddOnFiles | None = None,
     ) -> None:
         """``refiner`` is a pipeline for image to image that takes over the last steps of what begins with a text; it
         shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
@@ -120,6 +123,7 @@ class DiffusersEngine:
 
         Raises ModelLoadError for a pipeline that can't keep an engine's promises.
         """
+        self._add_on_files = add_on_files or AddOnFiles(None, Hub(None))
         check_pipeline(pipeline, description.model)
         files = describe_files(pipeline)
         self.family = description.defaults.traits if description.defaults.family else find_family(files.pipeline, files)
@@ -201,8 +205,10 @@ class DiffusersEngine:
             torch.accelerator.synchronize()
         return time.perf_counter()
 
-    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         """As Engine says."""
+        del parameters
+        return self._add_on_files.gather(add_ons)
 
     def begin(
         self,
