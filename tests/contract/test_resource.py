@@ -12,6 +12,10 @@ MODEL = {"source": {"huggingFace": {"repository": "stabilityai/sdxl-turbo"}}}
 
 WEEKDAYS = {"name": "weekdays", "cron": "0 8 * * mon-fri", "durationMinutes": 60, "minReplicas": 2}
 
+ON_THE_HUB: dict[str, Any] = {"huggingFace": {"repository": "someone/ink"}}
+ON_A_VOLUME: dict[str, Any] = {"persistentVolumeClaim": {"claimName": "loras", "path": "ink (v2).safetensors"}}
+BY_URL: dict[str, Any] = {"url": {"address": "https://weights.example.com/ink.safetensors"}}
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "neither replicas nor scaling": ({"model": MODEL}, "exactly one of replicas"),
     "both replicas and scaling": ({"model": MODEL, "replicas": 1, "scaling": {"maxReplicas": 2}}, "exactly one of"),
@@ -185,6 +189,73 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"model": MODEL, "replicas": 1, "gateway": {"results": {"ttlSeconds": 0}}},
         "greater than or equal to 60",
     ),
+    "an adapter from nowhere": (
+        {"model": MODEL, "replicas": 1, "adapters": [{"name": "ink", "source": {}}]},
+        "exactly one of huggingFace, persistentVolumeClaim, s3 and url",
+    ),
+    "an upscaler from two places": (
+        {"model": MODEL, "replicas": 1, "upscalers": [{"name": "x4", "source": {**ON_THE_HUB, **ON_A_VOLUME}}]},
+        "exactly one of huggingFace, persistentVolumeClaim, s3 and url",
+    ),
+    "two adapters of one name": (
+        {"model": MODEL, "replicas": 1, "adapters": [{"name": "ink", "source": ON_THE_HUB}] * 2},
+        "the names must differ, got 'ink' twice",
+    ),
+    **{
+        f"an adapter that prompts can't name: {name!r}": (
+            {"model": MODEL, "replicas": 1, "adapters": [{"name": name, "source": ON_THE_HUB}]},
+            "a name that <lora:NAME:1> can carry",
+        )
+        for name in ("ink:1", "<ink>", " ink", "ink ")
+    },
+    "an adapter from a host that nobody allowed": (
+        {"model": MODEL, "replicas": 1, "adapters": [{"name": "ink", "source": BY_URL}]},
+        "must be in downloads.allowedHosts, by its name or as ",
+    ),
+    "a ControlNet from a host that only ends like an allowed one": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "downloads": {"allowedHosts": ["*.ights.example.com"]},
+            "controlNets": [{"name": "canny", "source": BY_URL}],
+        },
+        "must be in downloads.allowedHosts, by its name or as ",
+    ),
+    "weights that come unencrypted": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "downloads": {"allowedHosts": ["a.example"]},
+            "adapters": [{"name": "ink", "source": {"url": {"address": "http://a.example/ink.safetensors"}}}],
+        },
+        "must be https://, a host and a path",
+    ),
+    "a path that leads out of its volume": (
+        {
+            "model": MODEL,
+            "replicas": 1,
+            "adapters": [
+                {"name": "ink", "source": {"persistentVolumeClaim": {"claimName": "loras", "path": "../ink"}}}
+            ],
+        },
+        "String should match pattern",
+    ),
+    "a bucket's object without a key": (
+        {"model": MODEL, "replicas": 1, "adapters": [{"name": "ink", "source": {"s3": {"uri": "s3://weights/"}}}]},
+        "must be s3://BUCKET/KEY",
+    ),
+    "a weight that no adapter has": (
+        {"model": MODEL, "replicas": 1, "adapters": [{"name": "ink", "source": ON_THE_HUB, "defaultWeight": 11}]},
+        "less than or equal to 10",
+    ),
+    "add-ons that need a token other than the model's": (
+        {
+            "model": {"source": {"huggingFace": {"repository": "a/b", "tokenSecretName": "hub"}}},
+            "replicas": 1,
+            "downloads": {"tokenSecretName": "other"},
+        },
+        "all is fetched with one token",
+    ),
     "an unknown field": ({"model": MODEL, "replicas": 1, "replica": 2}, "replica"),
 }
 
@@ -197,6 +268,31 @@ def test_refuses(case: str) -> None:
 
 
 ACCEPTED: dict[str, dict[str, Any]] = {
+    "add-ons from each source": {
+        "model": MODEL,
+        "replicas": 1,
+        "downloads": {
+            "allowedHosts": ["*.example.com"],
+            "allowedNetworks": ["10.0.0.0/8"],
+            "tokenSecretName": "hub",
+        },
+        "adapters": [
+            {"name": "ink", "source": ON_THE_HUB, "defaultWeight": 0.8, "models": ["stabilityai/sdxl-turbo"]},
+            {"name": "Detail tweaker (v1.2)", "source": ON_A_VOLUME},
+            {"name": "kühl", "source": BY_URL},
+        ],
+        "controlNets": [{"name": "canny", "source": {"s3": {"uri": "s3://studio-weights/canny.safetensors"}}}],
+        "upscalers": [{"name": "x4", "source": {"url": {**BY_URL["url"], "sha256": "0" * 64}}}],
+    },
+    "as many adapters as may be listed, on hosts of their own": {
+        "model": MODEL,
+        "replicas": 1,
+        "downloads": {"allowedHosts": [f"h{number}.example.com" for number in range(32)]},
+        "adapters": [
+            {"name": f"a{number}", "source": {"url": {"address": f"https://h31.example.com/{number}"}}}
+            for number in range(256)
+        ],
+    },
     "every form of a quantity": {
         "model": MODEL,
         "replicas": 1,

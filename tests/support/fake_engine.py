@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from easel_contract.add_ons import AddOnConfig
-from easel_server.engine.interface import Generation, GenerationError, StopGenerationError
+from easel_server.engine.interface import GatheredAddOn, Generation, GenerationError, StopGenerationError
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
 
@@ -92,6 +92,7 @@ class FakeEngine:
         self.step_errors: list[Exception] = []  # each is raised by one step, for no job in particular
         self.gathered: list[tuple[int, tuple[str, ...]]] = []  # seeds, and the names of their add-ons
         self.gathering_waits_for: dict[int, threading.Event] = {}  # by seed
+        self.digests: dict[str, str] = {}  # of add-ons, by name
         self.missing_add_ons: dict[int, Exception] = {}  # by seed: what gathering fails with
         self.steps = 0
 
@@ -107,12 +108,13 @@ class FakeEngine:
         del width_pixels, height_pixels
         return self._most_images
 
-    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         self.gathered.append((parameters.seed, tuple(each.name for each in add_ons)))
         if (event := self.gathering_waits_for.get(parameters.seed)) is not None:
             assert event.wait(STEP_TIMEOUT_SECONDS), "the test never let these add-ons come"
         if (error := self.missing_add_ons.get(parameters.seed)) is not None:
             raise error
+        return tuple(GatheredAddOn(each.name, each.key, self.digests.get(each.name, "sha256:1")) for each in add_ons)
 
     def begin(
         self,

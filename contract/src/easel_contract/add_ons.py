@@ -3,7 +3,7 @@
 import hashlib
 from typing import Final
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 
 from easel_contract.schema import Model
 
@@ -16,15 +16,22 @@ class AddOnConfig(Model):
     """Where the weights of one come from. A job carries those that it uses, so that workers need no list."""
 
     name: str = Field(min_length=1, max_length=200)  # as clients say it
-    source: str = Field(min_length=1)  # a Hugging Face Hub id, an absolute path, s3://… or https://…
+    # A Hugging Face Hub id, the absolute path of a file or of a directory that isn't left, s3://BUCKET/KEY or https://…
+    source: str = Field(min_length=1)
     revision: str | None = None  # of the Hub
     file: str | None = None  # below the source, where that is a repository or a directory
     sha256: str | None = None  # that the file must have
+    endpoint: str | None = None  # of s3://…, where it isn't AWS
+    region: str | None = None  # likewise
+    credentials_directory: str | None = None  # on workers; None: the pod's own identity
+    # Of https://…: where it and what it redirects to may lead. They travel along: workers have no list of those.
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()  # though they are no public ones
 
     @property
     def key(self) -> str:
         """Equal where the weights come from the same place; part of what says which images are the same."""
-        parts = (self.source, self.revision, self.file, self.sha256)
+        parts = (self.source, self.revision, self.file, self.sha256, self.endpoint)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:KEY_CHARACTERS]
 
 

@@ -103,6 +103,29 @@ HttpBase = build_text_type(
 # For a container image, a branch, and the like.
 Word = build_text_type(r"[^\s]+", "must not be empty or hold white space", max_length=512)
 
+# What <lora:NAME:1> can carry.
+AddOnName = build_text_type(
+    r"[^<>:\s]([^<>:\n\r\t]*[^<>:\s])?",
+    "must be a name that <lora:NAME:1> can carry: without <, > and :, and without white space around it",
+    max_length=100,
+)
+BucketKey = build_text_type(
+    r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s/][^\s]*",
+    "must be s3://BUCKET/KEY, such as s3://studio-weights/loras/ink.safetensors",
+    max_length=1024,
+)
+HttpsUrl = build_text_type(
+    r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/[^\s#]*",
+    "must be https://, a host and a path, such as https://weights.example.com/ink.safetensors: no user name, no "
+    "password",
+    max_length=1024,
+)
+DownloadHost = build_text_type(
+    r"([*][.])?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?",
+    "must be a host's name without scheme and port, such as weights.example.com or *.example.com",
+    max_length=253,
+)
+
 NETWORK_SENTENCE: Final = (
     "must be networks such as 10.0.0.0/8 or fd00::/8, without bits beyond the prefix length, or single addresses"
 )

@@ -297,6 +297,23 @@ def test_old_gateways_that_do_not_check_the_keys_of_the_spec_are_not_ready_in_si
             "spec.model.source.persistentVolumeClaim.claimName",
         ),
         (
+            {
+                "adapters": [
+                    {"name": "ink", "source": {"persistentVolumeClaim": {"claimName": "x", "path": "ink.safetensors"}}}
+                ]
+            },
+            "PersistentVolumeClaim",
+            "x",
+            "spec.adapters[ink].source.persistentVolumeClaim.claimName",
+        ),
+        (
+            {"upscalers": [{"name": "x4", "source": {"s3": {"uri": "s3://weights/x4", "credentialsSecretName": "x"}}}]},
+            "Secret",
+            "x",
+            "spec.upscalers[x4].source.s3.credentialsSecretName",
+        ),
+        ({"downloads": {"tokenSecretName": "x"}}, "Secret", "x", "spec.downloads.tokenSecretName"),
+        (
             {"model": {**HUB_MODEL, "refiner": {"source": {"persistentVolumeClaim": {"claimName": "x"}}}}},
             "PersistentVolumeClaim",
             "x",

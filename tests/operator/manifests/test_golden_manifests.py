@@ -14,6 +14,15 @@ from easel_operator.manifests.metadata import ChildContext
 
 from tests.operator.objects import HUB_MODEL, OWNER, RELEASE
 
+VOLUME_ADD_ON: dict[str, Any] = {"persistentVolumeClaim": {"claimName": "loras", "path": "clay (v2).safetensors"}}
+BUCKET_ADD_ON: dict[str, Any] = {
+    "s3": {
+        "uri": "s3://studio-weights/canny.safetensors",
+        "region": "eu-central-1",
+        "credentialsSecretName": "weights-bucket",
+    }
+}
+
 CASES: dict[str, dict[str, Any]] = {
     "scaling-from-the-hub": {
         "model": {
@@ -70,6 +79,18 @@ CASES: dict[str, dict[str, Any]] = {
             },
         },
         "replicas": 1,
+    },
+    "add-ons-from-everywhere": {
+        "model": HUB_MODEL,
+        "replicas": 1,
+        "worker": {"gpu": {"count": 0}},
+        "downloads": {"allowedHosts": ["weights.example.com"], "tokenSecretName": "hub-token"},
+        "adapters": [
+            {"name": "ink", "source": {"huggingFace": {"repository": "someone/ink", "file": "ink.safetensors"}}},
+            {"name": "clay", "source": VOLUME_ADD_ON, "defaultWeight": 0.7},
+        ],
+        "controlNets": [{"name": "canny", "source": BUCKET_ADD_ON}],
+        "upscalers": [{"name": "x4", "source": {"url": {"address": "https://weights.example.com/x4.safetensors"}}}],
     },
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},
@@ -168,6 +189,59 @@ def test_an_edit_of_what_gateways_take_over_while_they_run_does_not_roll_them(ed
     assert after["Deployment painter-gateway"] == before["Deployment painter-gateway"]
     others = ("Deployment painter-worker", "ConfigMap painter-config", "HorizontalPodAutoscaler painter-worker")
     assert any(after[name] != before[name] for name in others), "the edit did something"
+
+
+def test_an_adapter_that_needs_nothing_mounted_replaces_no_pod() -> None:
+    spec = {"model": HUB_MODEL, "replicas": 1, "adapters": [{"name": "clay", "source": VOLUME_ADD_ON}]}
+    on_the_hub = {"name": "ink", "source": {"huggingFace": {"repository": "someone/ink"}}}
+    beside_it = {"name": "wood", "source": {"persistentVolumeClaim": {"claimName": "loras", "path": "wood"}}}
+    before = _by_name(_build(spec))
+    for added in (on_the_hub, beside_it):
+        after = _by_name(_build({**spec, "adapters": [*spec["adapters"], added]}))
+        assert {name for name, child in after.items() if child != before[name]} == {"ConfigMap painter-config"}
+        offered = json.loads(after["ConfigMap painter-config"]["data"]["gateway.json"])["addOns"]["adapters"]
+        assert [each["name"] for each in offered] == ["clay", added["name"]]
+
+
+@pytest.mark.parametrize("source", [VOLUME_ADD_ON, BUCKET_ADD_ON])
+def test_an_adapter_on_a_new_volume_or_with_a_new_secret_replaces_workers_alone(source: dict[str, Any]) -> None:
+    spec = {"model": HUB_MODEL, "replicas": 1}
+    before = _by_name(_build(spec))
+    after = _by_name(_build({**spec, "adapters": [{"name": "clay", "source": source}]}))
+    changed = {name for name, child in after.items() if child != before[name]}
+    assert changed == {"ConfigMap painter-config", "Deployment painter-worker"}
+    mounts = after["Deployment painter-worker"]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert mounts[-1]["readOnly"]
+
+
+# What servers of the release before add-ons know of their file; they refuse one that has more.
+KEYS_OF_THE_VERSION_BEFORE = {
+    "": {"bucket", "engine", "gateway", "model", "namespace", "service", "tracing", "uid", "worker"},
+    "gateway.limits": {
+        *("maxBodyBytes", "maxHeightPixels", "maxImages", "maxInputBytes", "maxInputPixels", "maxPromptCharacters"),
+        *("maxQueueDepth", "maxSteps", "maxStreams", "maxWaitSeconds", "maxWidthPixels"),
+    },
+    "gateway": {
+        *("allowedHosts", "allowedOrigins", "apiKeysDirectory", "cache", "defaults", "drainSeconds", "limits"),
+        *("linkKeysDirectory", "maxWorkers", "publicUrl", "rateLimit", "results", "serviceRateLimit", "webhook"),
+    },
+    "model": {
+        *("allowPickles", "configRepository", "dtype", "file", "name", "quantization", "refiner", "revision", "safety"),
+        *("source", "stepCache", "variant"),
+    },
+    "worker": {"drainSeconds", "leaseSeconds", "maxBatchImages", "stepTimeoutSeconds"},
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "add-ons-from-everywhere"])
+def test_the_file_of_a_service_that_uses_nothing_new_is_read_by_the_version_before(case: str) -> None:
+    data = _by_name(_build(CASES[case]))["ConfigMap painter-config"]["data"]
+    for file in map(json.loads, data.values()):
+        for path, known in KEYS_OF_THE_VERSION_BEFORE.items():
+            section = file
+            for name in filter(None, path.split(".")):
+                section = section.get(name, {})
+            assert set(section) <= known, path
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,21 @@ Defaults are written into the CRD, so that the API server shows users what they 
 validators say the same for resources that reach the operator some other way. A file a section.
 """
 
-from typing import Self
+from typing import Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from easel_contract.resource.add_ons import (
+    ADD_ON_RULES,
+    HOST_NOT_ALLOWED,
+    Adapters,
+    AddOnSource,
+    AddOnSpec,
+    ControlNets,
+    DownloadsSpec,
+    Upscalers,
+    find_stranger,
+)
 from easel_contract.resource.gateway import GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
@@ -23,6 +34,8 @@ from easel_contract.schema import Model, cel, validations
 from easel_contract.server_config import TracingConfig
 
 __all__ = [
+    "AddOnSource",
+    "AddOnSpec",
     "ColdStartStatus",
     "ExecutionMode",
     "ModelSource",
@@ -37,6 +50,9 @@ __all__ = [
 ]
 
 
+SAME_TOKEN: Final = "all is fetched with one token: downloads.tokenSecretName must be the model's, where that has one"  # noqa: S105
+
+
 class StableDiffusionServiceSpec(Model):
     """What a team asks for."""
 
@@ -45,7 +61,20 @@ class StableDiffusionServiceSpec(Model):
             cel(
                 "has(self.replicas) != has(self.scaling)",
                 "exactly one of replicas (a fixed number) and scaling must be set",
-            )
+            ),
+            *(
+                cel(
+                    f"{guard}!has(self.downloads) || !has(self.downloads.tokenSecretName) "
+                    f"|| !has({source}.huggingFace) || !has({source}.huggingFace.tokenSecretName) "
+                    f"|| {source}.huggingFace.tokenSecretName == self.downloads.tokenSecretName",
+                    SAME_TOKEN,
+                )
+                for guard, source in (
+                    ("", "self.model.source"),
+                    ("!has(self.model.refiner) || ", "self.model.refiner.source"),
+                )
+            ),
+            *ADD_ON_RULES,
         )
     )
 
@@ -58,9 +87,33 @@ class StableDiffusionServiceSpec(Model):
         default=None, ge=0, le=1000, description="A fixed number of workers; `kubectl scale` writes it."
     )
     scaling: ScalingSpec | None = None
+    adapters: Adapters
+    control_nets: ControlNets
+    upscalers: Upscalers
+    downloads: DownloadsSpec = DownloadsSpec()
+
+    @property
+    def add_ons(self) -> tuple[AddOnSpec, ...]:
+        """All that requests may ask for beside the model."""
+        return (*self.adapters, *self.control_nets, *self.upscalers)
+
+    @property
+    def hub_token_secret_name(self) -> str | None:
+        """The Secret with the token that everything on the Hub is fetched with."""
+        sources = [self.model.source, *([self.model.refiner.source] if self.model.refiner else [])]
+        named = [each.hugging_face.token_secret_name for each in sources if each.hugging_face is not None]
+        return next((name for name in (*named, self.downloads.token_secret_name) if name is not None), None)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if (self.replicas is None) == (self.scaling is None):
             raise ValueError("exactly one of replicas (a fixed number) and scaling must be set")
+        return self
+
+    @model_validator(mode="after")
+    def _may_be_fetched(self) -> Self:
+        if self.downloads.token_secret_name not in {None, self.hub_token_secret_name}:
+            raise ValueError(SAME_TOKEN)
+        if (host := find_stranger(self.add_ons, self.downloads.allowed_hosts)) is not None:
+            raise ValueError(f"{HOST_NOT_ALLOWED}: {host} isn't")
         return self

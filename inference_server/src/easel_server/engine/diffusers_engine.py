@@ -7,7 +7,7 @@ in ``diffusers_loader.py``.
 import copy
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import inf
@@ -18,6 +18,7 @@ import torch
 from easel_contract.add_ons import AddOnConfig
 
 from easel_server.engine.add_ons.control_nets import ControlNets, explain_busy
+from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.add_ons.residency import Residency
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
@@ -29,7 +30,8 @@ from easel_server.engine.diffusers_generation import (
 )
 from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.images.safety import Safety
-from easel_server.engine.interface import Generation, GenerationError, build_trial
+from easel_server.engine.interface import GatheredAddOn, Generation, GenerationError, build_trial
+from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.pipelines import (
     TaskPipeline,
     build_task_pipelines,
@@ -72,11 +74,6 @@ logger = logging.getLogger(__name__)
 
 
 ADD_ON_BYTES: Final = 4 << 30  # on the device, and in the host's memory beside it
-
-
-def locate_on_volume(config: AddOnConfig) -> Path:
-    """Where an add-on is that came by no network: a file or a folder."""
-    return Path(config.source) / config.file if config.file else Path(config.source)
 
 
 class Refiner:
@@ -125,16 +122,17 @@ class DiffusersEngine:
         safety: Safety | None = None,
         preparation: Preparation | None = None,
         residency: Residency | None = None,
-        locate: Callable[[AddOnConfig], Path] = locate_on_volume,
+        add_on_files: AddOnFiles | None = None,
     ) -> None:
         """``refiner`` is a pipeline for image to image that takes over the last steps of what begins with a text; it
         shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
         was measured. ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
-        ``preparation`` is of a pipeline for which something is configured. ``residency`` keeps add-ons; ``locate`` says
-        where a gathered one is.
+        ``preparation`` is of a pipeline for which something is configured. ``residency`` keeps add-ons,
+        and ``add_on_files`` brings them here.
 
         Raises ModelLoadError for a pipeline that can't keep an engine's promises.
         """
+        self._add_on_files = add_on_files or AddOnFiles(None, Hub(None))
         check_pipeline(pipeline, description.model)
         files = describe_files(pipeline)
         self.family = description.defaults.traits if description.defaults.family else find_family(files.pipeline, files)
@@ -160,7 +158,7 @@ class DiffusersEngine:
         )
         self._residency = residency or Residency(self._device, device_bytes=ADD_ON_BYTES, host_bytes=ADD_ON_BYTES)
         self._control_nets = ControlNets(
-            self._pipelines, self._stepper, self._residency, locate, attach=self._preparation.attach
+            self._pipelines, self._stepper, self._residency, self._locate, attach=self._preparation.attach
         )
         if self._control_nets.tasks and self._preparation.shares_steps:  # a step cache knows nothing of them
             features = (*self.description.features, Feature.CONTROL_NETS)
@@ -224,12 +222,17 @@ class DiffusersEngine:
             torch.accelerator.synchronize()
         return time.perf_counter()
 
-    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         """As Engine says."""
+        gathered = self._add_on_files.gather(add_ons)
         control_keys = {use.key for use in parameters.controls}
         for config in add_ons:
             if config.key in control_keys:
                 self._control_nets.prefetch(config)
+        return gathered
+
+    def _locate(self, config: AddOnConfig) -> Path:
+        return self._add_on_files.find(config).path
 
     def begin(
         self,

@@ -19,6 +19,7 @@ from easel_contract.metrics import ColdStartPhase
 from easel_contract.server_config import DType, EngineConfig, ModelConfig, SafetyPolicy
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.images.safety import take_safety
 from easel_server.engine.interface import (
@@ -29,7 +30,7 @@ from easel_server.engine.interface import (
     build_trial,
     generate_alone,
 )
-from easel_server.engine.loading import BATCH_CAPS, find_cache_directory
+from easel_server.engine.loading import ADD_ONS, BATCH_CAPS, find_cache_directory
 from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import LoadedPipeline, build_gathering, load_pipeline, load_refiner
@@ -95,6 +96,7 @@ def load(
         max_batch_images=max_batch_images,
         safety=safety,
         preparation=preparation,
+        add_on_files=AddOnFiles(find_cache_directory(ADD_ONS), Hub(hub_token)),
     )
     on_phase(ColdStartPhase.COMPILED)
     _warm_up(ready)

@@ -1,7 +1,7 @@
 """What a worker asks of an engine. Imports no torch, so that the worker's logic is tested without it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from easel_contract.add_ons import AddOnConfig
 
@@ -88,6 +88,15 @@ class Generation(Protocol):
         ...
 
 
+class GatheredAddOn(NamedTuple):
+    """An add-on whose files are on this machine."""
+
+    name: str
+    key: str  # of its configuration
+    digest: str  # "sha256:…" of its content as it is now
+    downloaded_bytes: int = 0  # for it, just now
+
+
 class Engine(Protocol):
     """A loaded model.
 
@@ -108,7 +117,7 @@ class Engine(Protocol):
         """How many images of a size are generated best at once, at least 1. Quick."""
         ...
 
-    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         """Bring the files of a job's add-ons to this machine. In any thread, while jobs are stepped; takes its time.
 
         Raises GenerationError for what can't be had, and OSError where trying again may help.

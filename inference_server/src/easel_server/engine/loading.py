@@ -25,6 +25,7 @@ from easel_server.engine.model_files.selection import ModelFileError
 from easel_server.generation.models import read_defaults
 
 ENV_TORCH_THREADS: Final = "EASEL_TORCH_THREADS"
+ADD_ONS: Final = "add-ons"  # of the cache: weights from buckets and URLs
 BATCH_CAPS: Final = "batch-caps"  # the folder of what was measured of batches
 CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<quota> <period>" or "max <period>", microseconds
 

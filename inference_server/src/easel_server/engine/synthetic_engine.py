@@ -17,7 +17,7 @@ from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SyntheticConfig
 from PIL import Image, ImageDraw, ImageFont
 
-from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, Generation, StopGenerationError
+from easel_server.engine.interface import PREVIEW_SIDE_PIXELS, GatheredAddOn, Generation, StopGenerationError
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.cost import work_units
 from easel_server.generation.encoding import PNG_KEY, encode
@@ -80,8 +80,10 @@ class SyntheticEngine:
         del width_pixels, height_pixels
         return 1
 
-    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
-        """Nothing: add-ons make no difference here."""
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
+        """Nothing is brought: add-ons make no difference here, so that each is the same whatever it holds."""
+        del parameters
+        return tuple(GatheredAddOn(each.name, each.key, "synthetic") for each in add_ons)
 
     def begin(
         self,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from easel_contract import names
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import AddOnSource, StableDiffusionServiceSpec
 
 from easel_operator.objects import PERSISTENT_VOLUME_CLAIMS, SECRETS, ObjectKey
 
@@ -37,6 +37,22 @@ def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[R
         for field, source in sources
         if source.hugging_face is not None
     ]
+    if spec.downloads.token_secret_name is not None:
+        secrets.append((spec.downloads.token_secret_name, "spec.downloads.tokenSecretName", names.COMPONENT_WORKER))
+    add_ons: list[tuple[str, AddOnSource]] = [
+        (f"spec.{kind}[{each.name}].source", each.source)
+        for kind, listed in (
+            ("adapters", spec.adapters),
+            ("controlNets", spec.control_nets),
+            ("upscalers", spec.upscalers),
+        )
+        for each in listed
+    ]
+    secrets += [
+        (source.s3.credentials_secret_name, f"{field}.s3.credentialsSecretName", names.COMPONENT_WORKER)
+        for field, source in add_ons
+        if source.s3 is not None
+    ]
     if bucket is not None:
         field = "spec.gateway.results.bucket.credentialsSecretName"
         secrets += [(bucket.credentials_secret_name, field, role) for role in ("gateway", "worker")]
@@ -53,6 +69,11 @@ def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[R
     claims = [
         (source.persistent_volume_claim.claim_name, f"{field}.persistentVolumeClaim.claimName")
         for field, source in sources
+        if source.persistent_volume_claim is not None
+    ]
+    claims += [
+        (source.persistent_volume_claim.claim_name, f"{field}.persistentVolumeClaim.claimName")
+        for field, source in add_ons
         if source.persistent_volume_claim is not None
     ]
     if spec.worker.cache_claim_name is not None:

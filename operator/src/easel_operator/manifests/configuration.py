@@ -5,7 +5,8 @@ import json
 from typing import Any, Final
 
 from easel_contract import names
-from easel_contract.resource import ModelSource, StableDiffusionServiceSpec
+from easel_contract.add_ons import AdapterConfig, AddOnConfig, AddOnsConfig, ControlNetConfig, UpscalerConfig
+from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
 from easel_contract.server_config import (
     BucketConfig,
     GatewayConfig,
@@ -81,7 +82,7 @@ def gateway_config_hash(context: ChildContext) -> str:
     """
     file = _gateway_file(build_server_config(context))
     started_with = {name: section for name, section in file.items() if name not in {"model", "engine", "addOns"}}
-    started_with["gateway"] = {name: value for name, value in file["gateway"].items() if name != "maxWorkers"}
+    started_with["gateway"] = {name: value for name, value in file.get("gateway", {}).items() if name != "maxWorkers"}
     return hash_json([started_with, context.release.redis_url])
 
 
@@ -103,6 +104,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         service=owner.name,
         uid=owner.uid,
         model=_model_config(owner, spec),
+        add_ons=_add_ons_config(spec),
         engine=worker.engine,
         gateway=GatewayConfig(
             limits=gateway.limits,
@@ -160,16 +162,65 @@ def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
     return {"source": f"{mount}/{volume.path}" if volume and volume.path else mount}
 
 
-def _gateway_file(config: ServerConfig) -> Json:
-    return config.model_dump(
-        mode="json",
-        by_alias=True,
-        exclude_none=True,
-        exclude={"worker": True, "engine": {"compile", "offload", "synthetic"}},
+def _add_ons_config(spec: StableDiffusionServiceSpec) -> AddOnsConfig:
+    """Each of the resource's, with all that a worker needs to fetch it: it has no list of its own."""
+    return AddOnsConfig(
+        adapters=tuple(
+            AdapterConfig(default_weight=each.default_weight, models=each.models, **_add_on_source(each, spec))
+            for each in spec.adapters
+        ),
+        control_nets=tuple(ControlNetConfig(**_add_on_source(each, spec)) for each in spec.control_nets),
+        upscalers=tuple(UpscalerConfig(**_add_on_source(each, spec)) for each in spec.upscalers),
     )
+
+
+def _add_on_source(add_on: AddOnSpec, spec: StableDiffusionServiceSpec) -> dict[str, Any]:
+    """The fields of an AddOnConfig."""
+    source = add_on.source
+    if (hub := source.hugging_face) is not None:
+        where = AddOnConfig(name=add_on.name, source=hub.repository, revision=hub.revision, file=hub.file)
+    elif (volume := source.persistent_volume_claim) is not None:
+        where = AddOnConfig(name=add_on.name, source=add_on_mount(volume.claim_name), file=volume.path)
+    elif (bucket := source.s3) is not None:
+        secret = bucket.credentials_secret_name
+        where = AddOnConfig(
+            name=add_on.name,
+            source=bucket.uri,
+            endpoint=bucket.endpoint,
+            region=bucket.region,
+            credentials_directory=add_on_credentials_mount(secret) if secret is not None else None,
+        )
+    elif (url := source.url) is not None:
+        where = AddOnConfig(
+            name=add_on.name,
+            source=url.address,
+            sha256=url.sha256,
+            allowed_hosts=spec.downloads.allowed_hosts,
+            allowed_networks=spec.downloads.allowed_networks,
+        )
+    else:
+        raise AssertionError("the resource's rules let one of four be set")
+    return where.model_dump()
+
+
+def add_on_mount(claim: str) -> str:
+    """Where workers have a claim with add-ons."""
+    return f"{names.ADD_ONS_DIRECTORY}/{claim}"
+
+
+def add_on_credentials_mount(secret: str) -> str:
+    """Where workers have a bucket's credentials, as files."""
+    return f"{names.ADD_ON_CREDENTIALS_DIRECTORY}/{secret}"
+
+
+def _gateway_file(config: ServerConfig) -> Json:
+    return _to_file(config, {"worker": True, "engine": {"compile", "offload", "synthetic"}})
 
 
 def _worker_file(config: ServerConfig) -> Json:
-    return config.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"gateway": True, "add_ons": True, "bucket": LINK_FIELDS}
-    )
+    return _to_file(config, {"gateway": True, "add_ons": True, "bucket": LINK_FIELDS})
+
+
+def _to_file(config: ServerConfig, left_out: dict[str, Any]) -> Json:
+    """Without what is at its default: pods of the version before refuse a field that is new."""
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True, exclude=left_out)

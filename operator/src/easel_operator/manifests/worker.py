@@ -6,13 +6,14 @@ from typing import Final
 from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec
 
-from easel_operator.manifests.configuration import worker_config_hash
+from easel_operator.manifests.configuration import add_on_credentials_mount, add_on_mount, worker_config_hash
 from easel_operator.manifests.metadata import (
     ChildContext,
     Owner,
     build_labels,
     build_metadata,
     build_pod_selector,
+    hash_json,
     with_revision,
 )
 from easel_operator.manifests.pod import (
@@ -86,6 +87,7 @@ def _build_worker_pod_spec(context: ChildContext) -> Json:
     container["env"] += build_bucket_env(context.spec.gateway.results)
     pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=context.grace_seconds)
     _add_model(context, container, pod)
+    _add_add_ons(context.spec, container, pod)
     tolerations = [toleration.to_wire() for toleration in worker.tolerations]
     if worker.gpu.count > 0:
         gpu_nodes = {"key": worker.gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}
@@ -124,8 +126,7 @@ def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
             claim = {"claimName": volume.claim_name, "readOnly": True}
             container["volumeMounts"].append({"name": name, "mountPath": directory, "readOnly": True})
             pod["volumes"].append({"name": name, "persistentVolumeClaim": claim})
-    hubs = [source.hugging_face for _, _, source in sources]
-    token = next((hub.token_secret_name for hub in hubs if hub is not None and hub.token_secret_name), None)
+    token = context.spec.hub_token_secret_name
     if token is not None:
         container["env"].append(
             build_secret_env(names.ENV_HUB_TOKEN, token, names.SECRET_KEY_HUB_TOKEN, optional=False)
@@ -136,3 +137,22 @@ def build_worker_pod_selector_text(owner: Owner) -> str:
     """The worker pods' selector as the scale subresource reports it."""
     selector = build_pod_selector(owner, names.COMPONENT_WORKER)
     return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+
+
+def _add_add_ons(spec: StableDiffusionServiceSpec, container: Json, pod: Json) -> None:
+    """Mount the claims and the buckets' credentials that add-ons name, each once, whichever of them name it."""
+    sources = [each.source for each in spec.add_ons]
+    claims = {each.persistent_volume_claim.claim_name for each in sources if each.persistent_volume_claim is not None}
+    secrets = {each.s3.credentials_secret_name for each in sources if each.s3 is not None} - {None}
+    mounts = [
+        (add_on_mount(claim), {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        for claim in sorted(claims)
+    ]
+    mounts += [
+        (add_on_credentials_mount(secret), {"secret": {"secretName": secret}})
+        for secret in sorted(filter(None, secrets))
+    ]
+    for directory, volume in mounts:
+        name = f"add-on-{hash_json(directory)}"  # a claim's name may be longer than a volume's, and have dots
+        container["volumeMounts"].append({"name": name, "mountPath": directory, "readOnly": True})
+        pod["volumes"].append({"name": name, **volume})
