@@ -311,3 +311,35 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_again():
     await asyncio.sleep(0)
     await _cancel([task])
     assert task.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("given", "source", "file"),
+    [
+        ("ink=someone/ink", "someone/ink", None),
+        ("ink=someone/loras:sub/ink.safetensors", "someone/loras", "sub/ink.safetensors"),
+        ("ink=https://example.com/ink.safetensors", "https://example.com/ink.safetensors", None),
+        ("ink=s3://bucket/ink.safetensors", "s3://bucket/ink.safetensors", None),
+        ("ink=s3://bucket/loras:ink.safetensors", "s3://bucket/loras", "ink.safetensors"),
+        ("ink=/loras/ink:1.safetensors", "/loras/ink:1.safetensors", None),
+        (" a b = someone/ink=x", "someone/ink=x", None),
+    ],
+)
+def test_add_ons_are_given_on_the_command_line(given: str, source: str, file: str | None) -> None:
+    arguments = ["--engine", "synthetic", "--adapter", given, "--control-net", "canny=a/canny", "--upscaler", "4x=a/4x"]
+    add_ons = read_settings(arguments, {}).config.add_ons
+    [adapter] = add_ons.adapters
+    assert (adapter.source.strip(), adapter.file) == (source, file)
+    assert adapter.name == given.partition("=")[0].strip()
+    assert (add_ons.control_nets[0].name, add_ons.upscalers[0].source) == ("canny", "a/4x")
+
+
+@pytest.mark.parametrize("given", ["ink", "ink=", "=someone/ink", "ink= "])
+def test_an_add_on_without_a_name_or_a_source_says_how_it_is_given(given: str) -> None:
+    with pytest.raises(SettingsError, match="must be NAME=SOURCE or NAME=SOURCE:FILE, such as"):
+        read_settings(["--engine", "synthetic", "--adapter", given], {})
+
+
+def test_two_add_ons_of_one_name_are_refused() -> None:
+    with pytest.raises(SettingsError, match="'ink' is given twice"):
+        read_settings(["--engine", "synthetic", "--adapter", "ink=a/b", "--adapter", "ink=c/d"], {})

@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import gethostname
 
 from easel_contract import names
+from easel_contract.add_ons import AdapterConfig, ControlNetConfig, UpscalerConfig
 from easel_contract.link_keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
 from easel_contract.server_config import EngineKind, GatewayConfig, ModelConfig, ServerConfig
 from pydantic import ValidationError
@@ -69,6 +70,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
     if log_level not in LOG_LEVELS:
         raise SettingsError(f"{ENV_LOG_LEVEL}={log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
     config = _read_config(parsed.config, parsed.model, parsed.engine)
+    config = _add(config, adapters=parsed.adapter, control_nets=parsed.control_net, upscalers=parsed.upscaler)
     config = _allow(config, hosts=parsed.allowed_host, origins=parsed.allowed_origin)
     return Settings(
         role=role,
@@ -120,6 +122,14 @@ def _build_parser() -> ArgumentParser:
         "--config", type=Path, metavar="FILE", help="configuration file (JSON), as the operator writes it"
     )
     parser.add_argument("--model", metavar="SOURCE", help="a model's directory, or its id on the Hugging Face Hub")
+    for option, kind in (("adapter", "a LoRA"), ("control-net", "a ControlNet"), ("upscaler", "an upscaler")):
+        parser.add_argument(
+            f"--{option}",
+            action="append",
+            default=[],
+            metavar="NAME=SOURCE[:FILE]",
+            help=f"{kind} that requests may ask for by NAME; SOURCE as of --model, FILE below it; repeatable",
+        )
     parser.add_argument(
         "--engine",
         choices=[kind.value.lower() for kind in EngineKind],
@@ -167,6 +177,45 @@ def _read_config(file: Path | None, model: str | None, engine: str | None) -> Se
     if kind is not None:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"kind": kind})})
     return config
+
+
+def _add(
+    config: ServerConfig, *, adapters: Sequence[str], control_nets: Sequence[str], upscalers: Sequence[str]
+) -> ServerConfig:
+    """The configuration with add-ons of the command line besides. Raises SettingsError for what can't be read."""
+    if not (adapters or control_nets or upscalers):
+        return config
+    known = config.add_ons
+    given = {
+        "adapters": (*known.adapters, *(AdapterConfig(**_read_add_on("--adapter", each)) for each in adapters)),
+        "control_nets": (
+            *known.control_nets,
+            *(ControlNetConfig(**_read_add_on("--control-net", each)) for each in control_nets),
+        ),
+        "upscalers": (*known.upscalers, *(UpscalerConfig(**_read_add_on("--upscaler", each)) for each in upscalers)),
+    }
+    for kind, each in given.items():
+        names_of_kind = [one.name for one in each]
+        if twice := next((name for name in names_of_kind if names_of_kind.count(name) > 1), None):
+            raise SettingsError(f"{kind}: {twice!r} is given twice; give each its own name")
+    return config.model_copy(update={"add_ons": known.model_copy(update=given)})
+
+
+def _read_add_on(option: str, text: str) -> dict[str, str]:
+    """``NAME=SOURCE[:FILE]``. A path is taken as it is, whatever colons it has."""
+    name, _, source = text.partition("=")
+    if not name.strip() or not source.strip():
+        raise SettingsError(
+            f"{option} {text!r}: must be NAME=SOURCE or NAME=SOURCE:FILE, such as ink=./ink.safetensors or "
+            "ink=someone/loras:ink.safetensors"
+        )
+    path = Path(source).expanduser()
+    if path.exists() or source.startswith((".", "~", "/")):
+        return {"name": name.strip(), "source": str(path.resolve())}
+    before, colon, file = source.rpartition(":")
+    if not colon or file.startswith("//"):  # of an address
+        return {"name": name.strip(), "source": source.strip()}
+    return {"name": name.strip(), "source": before.strip(), "file": file.strip()}
 
 
 def _allow(config: ServerConfig, *, hosts: Sequence[str], origins: Sequence[str]) -> ServerConfig:

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 import pytest
-import replicate
 from easel_contract.add_ons import AdapterConfig, AddOnsConfig, ControlNetConfig, UpscalerConfig
 from easel_server.generation.add_ons import Feature
 from webuiapi import WebUIApi  # type: ignore[import-untyped]
@@ -142,6 +141,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"prompt": "a <lora:clay:1>"},
         "prompt: has '<lora:clay:1>', which isn't read of this text; ask for adapters by `loras` instead",
     ),
+    "a tag in a negative prompt": (
+        "openai",
+        {"negative_prompt": "a <lora:clay:1>"},
+        "negative_prompt: has '<lora:clay:1>', which isn't read of this text",
+    ),
     "a tag in a prediction": ("replicate", {"prompt": "a <lora:clay:1>"}, "ask for adapters by `loras` instead"),
     "no weight": (
         "openai",
@@ -232,7 +236,7 @@ def test_a_recipes_adapters_come_again_and_a_field_beside_it_goes_first(
     recipe = {"easel": 1, "parameters": {"prompt": "a cat", "adapters": [{"name": "clay", "weight": 0.5, "key": key}]}}
     for api, name in (("openai", "recipe"), ("replicate", "recipe"), ("automatic1111", "infotext")):
         written = json.dumps(recipe) if api == "automatic1111" else recipe
-        given = {name: written, **({"prompt": None} if api == "automatic1111" else {})}
+        given: dict[str, Any] = {name: written, **({"prompt": None} if api == "automatic1111" else {})}
         answer = post(client, api, **given)
         assert asked_for(gateway, answer) == ("a cat", [CLAY])
         assert "Warning" not in answer.headers
@@ -263,10 +267,7 @@ def test_openais_package_asks_by_an_extra_field(gateway: RunningGateway) -> None
     assert latest(gateway) == ("a hat", [CLAY])
 
 
-def test_replicates_package_asks_as_of_flux_dev_lora(gateway: RunningGateway) -> None:
-    api = replicate.Client(api_token="none", base_url=gateway.url)
-    prediction = api.predictions.create(
-        version=MODEL, input={"prompt": "a cat", "lora_weights": "clay", "lora_scale": 0.5}
-    )
-    prediction.wait()
+def test_replicates_package_asks_as_of_flux_dev_lora(gateway: RunningGateway, replicate: Any) -> None:
+    given = {"prompt": "a cat", "lora_weights": "clay", "lora_scale": 0.5}
+    replicate.predictions.create(version=MODEL, input=given).wait()
     assert latest(gateway) == ("a cat", [CLAY])
