@@ -7,7 +7,7 @@ diffusers' doesn't agree with NumPy 2. Imports no torch: gateways check names wi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -24,6 +24,8 @@ class Sampler:
 
 
 KARRAS_SUFFIX: Final = " Karras"
+SCHEDULES: Final = ("Karras", "Exponential", "Beta", "SGM Uniform")  # behind a sampler's name
+SIMPLE: Final = "Simple"  # of AUTOMATIC1111: the steps of SGM Uniform, up to one of a thousand
 NO_SAMPLER: Final = "none"  # of the synthetic engine
 OWN_SUFFIX: Final = "Scheduler"  # of diffusers' classes: in an image's text, a model's own one has no other name
 # A name without Karras means evenly spaced ones, also for a model whose own scheduler has others.
@@ -39,30 +41,49 @@ _SDE: Final[dict[str, object]] = {**_MULTISTEP, "algorithm_type": "sde-dpmsolver
 # The defaults of diffusers are for models of pixels. Latents have no bounds to clip at, and end at their first noise.
 _LATENTS: Final[dict[str, object]] = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 _PLMS: Final[dict[str, object]] = {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}
-SAMPLERS: Final[Mapping[str, Sampler]] = MappingProxyType(
-    {
+_SCHEDULES: Final[Mapping[str, dict[str, object]]] = {
+    "Karras": _KARRAS,
+    "Exponential": {**_EVEN, "use_exponential_sigmas": True},
+    "Beta": {**_EVEN, "use_beta_sigmas": True},
+    "SGM Uniform": {**_EVEN, "timestep_spacing": "trailing"},
+}
+
+
+def _build_samplers() -> dict[str, Sampler]:
+    solvers = {
         "Euler": Sampler("EulerDiscreteScheduler", _EVEN),
         "Euler a": Sampler("EulerAncestralDiscreteScheduler"),
         "Heun": Sampler("HeunDiscreteScheduler", _EVEN, evaluations=2),
         "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", _ODE | _EVEN),
-        "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", _ODE | _KARRAS),
         "DPM++ 2M SDE": Sampler("DPMSolverMultistepScheduler", _SDE | _EVEN),
-        "DPM++ 2M SDE Karras": Sampler("DPMSolverMultistepScheduler", _SDE | _KARRAS),
         "DPM++ SDE": Sampler("DPMSolverSDEScheduler", _EVEN, evaluations=2),
-        "DPM++ SDE Karras": Sampler("DPMSolverSDEScheduler", _KARRAS, evaluations=2),
         "DDIM": Sampler("DDIMScheduler", fallbacks=_LATENTS, takes_eta=True),
         "PNDM": Sampler("PNDMScheduler", fallbacks=_PLMS),
         "UniPC": Sampler("UniPCMultistepScheduler", _EVEN),
         "LCM": Sampler("LCMScheduler"),
     }
-)
+    of_sigmas = ("Euler", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE")
+    named = {
+        f"{name} {schedule}": replace(solvers[name], changes={**solvers[name].changes, **changes})
+        for name in of_sigmas
+        for schedule, changes in _SCHEDULES.items()
+    }
+    built = {}
+    for name, sampler in solvers.items():
+        built[name] = sampler
+        built |= {each: of for each, of in named.items() if each in (f"{name} {schedule}" for schedule in _SCHEDULES)}
+    return built
+
+
+SAMPLERS: Final[Mapping[str, Sampler]] = MappingProxyType(_build_samplers())
 
 
 def split_sampler(name: str) -> tuple[str, str | None]:
     """A sampler and its schedule, as AUTOMATIC1111 has named them since version 1.9; None: it has one only."""
-    base = name.removesuffix(KARRAS_SUFFIX)
-    if base != name:
-        return base, "Karras"
+    for schedule in SCHEDULES:
+        base = name.removesuffix(f" {schedule}")
+        if base != name:
+            return base, schedule
     return name, "Uniform" if name + KARRAS_SUFFIX in SAMPLERS else None
 
 
@@ -72,4 +93,4 @@ def join_sampler(sampler: str, schedule: str | None) -> str | None:
         return None
     if schedule in (None, "Automatic", "Uniform") or sampler.endswith(f" {schedule}"):
         return sampler
-    return f"{sampler} {schedule}"
+    return f"{sampler} {SCHEDULES[-1] if schedule == SIMPLE else schedule}"

@@ -35,6 +35,25 @@ SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "UniPC": ("UniPCMultistepScheduler", {}),
     "LCM": ("LCMScheduler", {}),
 }
+SCHEDULES: Final[dict[str, dict[str, Any]]] = {
+    "Karras": KARRAS,
+    "Exponential": {"use_exponential_sigmas": True},
+    "Beta": {"use_beta_sigmas": True},
+    "SGM Uniform": {"timestep_spacing": "trailing"},
+}
+for _name in ("Euler", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE"):
+    for _schedule, _fields in SCHEDULES.items():
+        SCHEDULERS[f"{_name} {_schedule}"] = (SCHEDULERS[_name][0], SCHEDULERS[_name][1] | _fields)
+FLOW: Final = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+FLOW_SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "Euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "Euler Karras": ("FlowMatchEulerDiscreteScheduler", KARRAS),
+    "Euler Exponential": ("FlowMatchEulerDiscreteScheduler", {"use_exponential_sigmas": True}),
+    "Euler Beta": ("FlowMatchEulerDiscreteScheduler", {"use_beta_sigmas": True}),
+    "Heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", FLOW),
+    "UniPC": ("UniPCMultistepScheduler", FLOW),
+}
 # What a scheduler of latents has where a repository doesn't say it: no clipping, the last step ends at the first noise.
 OF_LATENTS: Final[dict[str, dict[str, Any]]] = {
     "DDIM": {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1},
@@ -140,7 +159,10 @@ class stock_scheduler:  # noqa: N801  # a context manager, as a function would b
         self._pipeline, self._own = pipeline, pipeline.scheduler
         self._chosen = self._own
         if sampler is not None:
-            kind, fields = SCHEDULERS[sampler]
+            is_flow = "Flow" in type(self._own).__name__
+            kind, fields = (FLOW_SCHEDULERS if is_flow else SCHEDULERS)[sampler]
+            if "use_flow_sigmas" in fields:
+                fields = fields | {"flow_shift": self._own.config.shift}
             fields = fields | (OF_LATENTS.get(sampler, {}) if bare else {})
             fields = fields | ({"noise_sampler_seed": seed} if "SDE" in kind else {})
             self._chosen = getattr(diffusers, kind).from_config(self._own.config, **fields)

@@ -9,28 +9,39 @@ from typing import Any, Final
 
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
-from easel_server.generation.samplers import KARRAS_SUFFIX, split_sampler
+from easel_server.generation.samplers import SCHEDULES as NAMED
+from easel_server.generation.samplers import SIMPLE, split_sampler
 
 KARRAS: Final = "karras"
 AUTOMATIC: Final = "automatic"  # the schedule that its authors think best for the sampler
 UNIFORM: Final = "uniform"
-SCHEDULES: Final = {AUTOMATIC: "Automatic", UNIFORM: "Uniform", KARRAS: "Karras"}
+SCHEDULES: Final = {
+    AUTOMATIC: "Automatic",
+    UNIFORM: "Uniform",
+    **{name.lower().replace(" ", "_"): name for name in (*NAMED, SIMPLE)},
+}
+# What it takes for "Automatic"; of others the uniform one.
+AUTOMATIC_SCHEDULES: Final = {"DPM++ 2M": "Karras", "DPM++ SDE": "Karras", "DPM++ 2M SDE": "Exponential"}
 
 
 def choose_sampler(sampler: str | None, schedule: str | None, offered: Sequence[str]) -> str | None:
     """Our name of a sampler with a schedule; None for the model's own. Raises RefusalError."""
-    word = (schedule or AUTOMATIC).lower()
+    word = (schedule or AUTOMATIC).lower().replace(" ", "_")
     if word not in SCHEDULES:
         raise refuse_field("scheduler", f"is {truncate_repr(schedule)}, allowed are {', '.join(SCHEDULES)}")
     if sampler is None:
-        if word == KARRAS:
-            raise refuse_field("scheduler", "is 'karras' without a sampler_name, which must be given too")
+        if word not in (AUTOMATIC, UNIFORM):
+            raise refuse_field("scheduler", f"is {word!r} without a sampler_name, which must be given too")
         return None
-    base = sampler.removesuffix(KARRAS_SUFFIX)
-    name = base if word == UNIFORM else base + KARRAS_SUFFIX
+    base, within = split_sampler(sampler)
+    if word == AUTOMATIC:
+        chosen = within if within in NAMED else AUTOMATIC_SCHEDULES.get(base)
+    else:
+        chosen = None if word == UNIFORM else NAMED[-1] if SCHEDULES[word] == SIMPLE else SCHEDULES[word]
+    name = base if chosen is None else f"{base} {chosen}"
     if name in offered:
         return name
-    if word == KARRAS and base in offered:
+    if word not in (AUTOMATIC, UNIFORM) and base in offered:
         raise refuse_field(
             "scheduler", f"is {truncate_repr(schedule)}, which {base} doesn't have here; allowed is {AUTOMATIC}"
         )

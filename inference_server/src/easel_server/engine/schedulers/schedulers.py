@@ -8,10 +8,15 @@ from typing import Any, Final
 import diffusers
 
 from easel_server.engine.interface import GenerationError
+from easel_server.engine.schedulers.flow import KINDS, build_flow_scheduler
 from easel_server.generation.families import Family
 from easel_server.generation.samplers import SAMPLERS, Sampler
 
-FLOW_SAMPLER: Final = "Euler"  # what the scheduler of flow-matching models does
+# What flow-matching models can be solved with, by the names that samplers have; Heun's only where no size shifts it.
+FLOW_SAMPLERS: Final = frozenset(
+    {"Euler", "Euler Karras", "Euler Exponential", "Euler Beta", "Heun", "DPM++ 2M", "UniPC"}
+)
+FLOW_HEUN: Final = "FlowMatchHeunDiscreteScheduler"
 FLOW_SCHEDULER: Final = "FlowMatchEulerDiscreteScheduler"
 FLOW_OPTION: Final = "use_flow_sigmas"  # of schedulers that can do flow matching, too
 SDE_SCHEDULER: Final = "DPMSolverSDEScheduler"
@@ -38,7 +43,7 @@ class Schedulers:
     def _can_be(self, name: str, sampler: Sampler) -> bool:
         own = type(self._own).__name__
         if own == FLOW_SCHEDULER:
-            return name == FLOW_SAMPLER
+            return name in FLOW_SAMPLERS
         if self._config.get(FLOW_OPTION) and (
             FLOW_OPTION not in find_fields(sampler.scheduler) or sampler.changes.get(KARRAS_OPTION)
         ):
@@ -56,7 +61,7 @@ class Schedulers:
             known = ", ".join(self.samplers) or "none but its own"
             raise GenerationError(f"this model can't use the sampler {sampler!r}; it can use: {known}")
         if type(self._own).__name__ == FLOW_SCHEDULER:
-            return type(self._own).from_config(self._config, **_choose_flow_changes(sampler))
+            return self._build_flow(sampler)
         chosen = SAMPLERS[sampler]
         missing = {name: value for name, value in chosen.fallbacks.items() if name not in self._config}
         config = {**self._config, **missing, **chosen.changes}
@@ -66,6 +71,15 @@ class Schedulers:
 
             return build_sde_scheduler(config, seeds)
         return getattr(diffusers, chosen.scheduler).from_config(config)
+
+    def _build_flow(self, sampler: str) -> Any:
+        chosen = SAMPLERS[sampler]
+        if chosen.scheduler in KINDS:
+            return build_flow_scheduler(chosen.scheduler, self._config, chosen.changes)
+        if sampler == "Heun":
+            shift = {name: self._config[name] for name in ("num_train_timesteps", "shift") if name in self._config}
+            return getattr(diffusers, FLOW_HEUN)(**shift)
+        return type(self._own).from_config(self._config, **chosen.changes, stochastic_sampling=False)
 
     def check_steps(self, steps: int) -> None:
         """Raises GenerationError for more steps than there can be."""
@@ -101,7 +115,3 @@ def list_exchangeable(own: str) -> frozenset[str]:
     """
     kind: Any = getattr(diffusers, UNLISTED_COMPATIBLES.get(own, own), None)
     return frozenset({own, *getattr(kind, "_compatibles", ())})
-
-
-def _choose_flow_changes(sampler: str) -> dict[str, object]:
-    return {**SAMPLERS[sampler].changes, "stochastic_sampling": False}
