@@ -137,7 +137,7 @@ class ControlNets:
 
     def _find_class(self, task: Task) -> Any:
         prefix = PREFIXES.get(self._name)
-        if prefix is None or task not in self._pipelines:
+        if prefix is None or task not in self._pipelines or task not in SUFFIXES:
             return None
         return getattr(diffusers, prefix + SUFFIXES[task], None)
 
