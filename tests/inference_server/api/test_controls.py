@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
-from io import BytesIO
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import httpx2
@@ -13,13 +13,15 @@ from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
 from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.gateway.preprocessing import PREPROCESSORS, preprocess
+from easel_server.generation.add_ons import ControlMode, ControlUse
 from easel_server.generation.cost import control_units
-from easel_server.generation.recipes.recipe import read_recipe
+from easel_server.generation.encoding import read_description, read_recipe_text
 from PIL import Image
 from webuiapi import ControlNetUnit, WebUIApi  # type: ignore[import-untyped]
 
 from tests.inference_server.api.serving import MODEL, RunningGateway
 from tests.support.client_images import encoded, halves
+from tests.support.tiny_engine import tiny_engine, tiny_parameters
 
 ADD_ONS = AddOnsConfig(
     control_nets=(
@@ -27,6 +29,8 @@ ADD_ONS = AddOnsConfig(
         ControlNetConfig(name="tile", source="/weights/tile"),
     )
 )
+HALVES = halves((64, 64))
+ENCODED = base64.b64encode(encoded(HALVES)).decode()
 SMALL = {"width": 64, "height": 64, "steps": 2}
 
 
@@ -43,20 +47,26 @@ def client(gateway) -> Iterator[httpx2.Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def api(gateway) -> Iterator[WebUIApi]:
+@contextmanager
+def connected(gateway: RunningGateway) -> Iterator[WebUIApi]:
     parts = urlsplit(gateway.url)
     api = WebUIApi(host=parts.hostname, port=parts.port)
     with api.session:
         yield api
 
 
+@pytest.fixture(scope="module")
+def api(gateway) -> Iterator[WebUIApi]:
+    with connected(gateway) as api:
+        yield api
+
+
 def recipe_of(image: Image.Image) -> dict[str, object]:
-    return json.loads(image.info["easel"])["parameters"]
+    return json.loads(read_recipe_text(image))["parameters"]
 
 
 def unit(**changes: object) -> dict[str, object]:
-    return {"image": encoded(halves(64, 64)), "module": "canny", "model": "tile", **changes}
+    return {"image": ENCODED, "module": "canny", "model": "tile", **changes}
 
 
 def post(client: httpx2.Client, *units: object, path: str = "txt2img", **body: object) -> httpx2.Response:
@@ -64,31 +74,42 @@ def post(client: httpx2.Client, *units: object, path: str = "txt2img", **body: o
     return client.post(f"/sdapi/v1/{path}", json={"prompt": "a cat", **SMALL, **body, "alwayson_scripts": scripts})
 
 
-def test_webuiapis_unit_reaches_the_job_and_the_image_says_so(api) -> None:
-    [shown] = [name for name in api.controlnet_model_list() if "canny" in name]
-    assert shown.startswith("control_v11p_sd15_canny [")
-    assert "canny" in api.controlnet_module_list()
-    canny = ControlNetUnit(
-        image=halves(64, 64), module="canny", model=shown, weight=0.6, guidance_end=0.5, control_mode=2
-    )
-    result = api.txt2img(prompt="a cat", seed=5, controlnet_units=[canny], **SMALL)
-    [control] = recipe_of(result.image)["controls"]
-    del control["imageDigest"], control["key"]
-    assert control == {
-        "name": "control_v11p_sd15_canny",
-        "weight": 0.6,
-        "start": 0.0,
-        "end": 0.5,
-        "mode": "ControlNet is more important",
-    }
-    assert 'ControlNet 0: "Module: none, Model: control_v11p_sd15_canny, Weight: 0.6' in result.info["infotexts"][0]
+def test_webuiapis_unit_reaches_a_real_model_and_its_recipe_is_the_same_image_again(tmp_path) -> None:
+    engine = tiny_engine("sd15")  # loads torch
+    from tests.support.tiny_models import build_sd15_controlnet  # noqa: PLC0415  # loads torch
+
+    build_sd15_controlnet().controlnet.save_pretrained(tmp_path)
+    offered = AddOnsConfig(control_nets=(ControlNetConfig(name="control_v11p_sd15_canny", source=str(tmp_path)),))
+    with RunningGateway(engine=engine, add_ons=offered) as running, connected(running) as api:
+        [shown] = api.controlnet_model_list()
+        assert shown.startswith("control_v11p_sd15_canny [")
+        canny = ControlNetUnit(image=HALVES, module="canny", model=shown, weight=0.6, guidance_end=0.5, control_mode=2)
+        plain = api.txt2img(prompt="a cat", seed=5, **SMALL).image
+        result = api.txt2img(prompt="a cat", seed=5, controlnet_units=[canny], **SMALL)
+        assert result.image.tobytes() != plain.tobytes()
+        [control] = recipe_of(result.image)["controls"]
+        del control["imageDigest"], control["key"]
+        said = {"weight": 0.6, "end": 0.5, "mode": "ControlNet is more important"}
+        assert {"name": "control_v11p_sd15_canny", "start": 0.0, **said}.items() >= control.items() >= said.items()
+        text = 'ControlNet 0: "Module: none, Model: control_v11p_sd15_canny, Weight: 0.6'
+        assert text in result.info["infotexts"][0]
+        for written in (read_recipe_text(result.image), read_description(result.image)):
+            refused = httpx2.post(f"{running.url}/v1/images/generations", json={"recipe": written})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "controlnet")
+            assert "needs the control image of 'control_v11p_sd15_canny'" in refused.json()["error"]["message"]
+        given = {
+            "model": "control_v11p_sd15_canny",
+            "preprocessor": "canny",
+            "image": f"data:image/png;base64,{ENCODED}",
+        }
+        body = {"recipe": read_recipe_text(result.image), "controlnet": [given | said]}
+        again = httpx2.post(f"{running.url}/v1/images/generations", json=body, timeout=60)
+        assert again.headers["X-Cache"] == "hit", again.text
 
 
 def test_webuiapis_detect_gives_what_a_preprocessor_makes(api) -> None:
-    [edges] = api.controlnet_detect(
-        [halves(64, 64)], module="canny", processor_res=64, threshold_a=100, threshold_b=200
-    ).images
-    assert np.array_equal(np.asarray(edges.convert("RGB")), np.asarray(preprocess("canny", halves(64, 64), (100, 200))))
+    [edges] = api.controlnet_detect([HALVES], module="canny", processor_res=64, threshold_a=100, threshold_b=200).images
+    assert np.array_equal(np.asarray(edges.convert("RGB")), np.asarray(preprocess("canny", HALVES, (100, 200))))
 
 
 def test_control_types_group_what_there_is(client) -> None:
@@ -107,22 +128,9 @@ def test_the_same_control_image_again_is_the_same_request_and_another_is_not(cli
 
 
 def test_an_image_to_begin_with_is_the_control_image_where_none_is_given(client) -> None:
-    begun = {"path": "img2img", "init_images": [encoded(halves(64, 64))], "seed": 4}
+    begun = {"path": "img2img", "init_images": [ENCODED], "seed": 4}
     assert post(client, unit(image=""), **begun).headers["X-Cache"] == "miss"
     assert post(client, unit(), **begun).headers["X-Cache"] == "hit"
-
-
-def test_a_recipe_with_a_controlnet_needs_its_image_again(client) -> None:
-    first = post(client, unit(), seed=6)
-    image = Image.open(BytesIO(base64.b64decode(first.json()["images"][0])))
-    for written in (image.info["easel"], image.info["parameters"]):
-        refused = client.post("/v1/images/generations", json={"recipe": written})
-        assert refused.status_code == 400
-        assert refused.json()["error"]["param"] == "controlnet"
-        assert "control image of 'tile'" in refused.json()["error"]["message"]
-    control = {"model": "tile", "preprocessor": "canny", "image": f"data:image/png;base64,{encoded(halves(64, 64))}"}
-    again = client.post("/v1/images/generations", json={"recipe": image.info["easel"], "controlnet": [control]})
-    assert again.headers["X-Cache"] == "hit"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def test_more_than_the_limit_and_units_that_are_off(client) -> None:
 
 
 def test_predictions_name_them_as_replicates_models_do(client) -> None:
-    image = f"data:image/png;base64,{encoded(halves(64, 64))}"
+    image = f"data:image/png;base64,{ENCODED}"
     for fields in (
         {"controlnet": "tile", "control_image": image, "controlnet_conditioning_scale": 0.4},
         {"controlnet_1": "tile", "controlnet_1_image": image, "controlnet_1_conditioning_scale": 0.4},
@@ -194,11 +202,10 @@ def test_preprocessors_are_opencvs_and_give_the_images_size() -> None:
         assert name in ("none", "tile_resample") or made.tobytes() != image.tobytes(), name
 
 
-def test_a_controlnets_passes_are_counted(client) -> None:
-    parameters = recipe_of(Image.open(BytesIO(base64.b64decode(post(client, unit(), seed=9).json()["images"][0]))))
-    given = read_recipe({"easel": 1, "parameters": parameters}).given
-    from easel_server.generation.parameters import GenerationParameters  # noqa: PLC0415
-
-    job = GenerationParameters(**given)
-    assert control_units(job) == pytest.approx(2 * 2 * 64 * 64 / 2**20)
-    assert control_units(job.model_copy(update={"controls": ()})) == 0
+def test_a_controlnets_passes_are_counted() -> None:
+    use = ControlUse(name="tile", image_digest="0" * 64)
+    job = tiny_parameters(steps=2, controls=(use,))
+    assert control_units(job) == pytest.approx(2 * 2 * 64 * 64 / 2**20)  # steps, halves of guidance, pixels
+    guess = use.model_copy(update={"mode": ControlMode.CONTROL})  # of the prompt's half only
+    assert control_units(job.model_copy(update={"controls": (use, guess)})) == pytest.approx(3 * 2 * 64 * 64 / 2**20)
+    assert control_units(tiny_parameters()) == 0

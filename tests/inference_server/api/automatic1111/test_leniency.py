@@ -53,16 +53,16 @@ ASKS: dict[str, tuple[str, Any, str]] = {
     "a recipe cut off": ("infotext", "{", "infotext"),
     "half of a sampler's chance": ("eta", 0.5, "eta"),
     "a script that is on": ("alwayson_scripts", {"ADetailer": {"args": [True, {"ad_model": "face"}]}}, "ADetailer"),
-    "a unit without a switch": ("alwayson_scripts", {"ControlNet": {"args": [{"module": "reference"}]}}, "ControlNet"),
+    "a unit without a switch": ("alwayson_scripts", {"ControlNet": {"args": [{"module": "reference"}]}}, "controlnet"),
     "a unit that is on behind one that is off": (
         "alwayson_scripts",
         {"ControlNet": {"args": [{"enabled": False}, {"enabled": True, "module": "canny"}]}},
-        "ControlNet",
+        "controlnet",
     ),
     "a unit that is on behind an empty one": (
         "alwayson_scripts",
         {"ControlNet": {"args": [None, {"enabled": True, "module": "canny"}]}},
-        "ControlNet",
+        "controlnet",
     ),
     "another VAE": ("override_settings", {"sd_vae": "other"}, "override_settings.sd_vae"),
     "another VAE, in a list": ("override_settings", {"sd_vae": ["other"]}, "override_settings.sd_vae"),
@@ -130,8 +130,7 @@ def test_a_front_end_with_controlnet_sees_that_there_is_nothing_of_it(client, na
         ("POST", "/sdapi/v1/unload-checkpoint", "serves one model"),
         ("POST", "/sdapi/v1/train/embedding", "nothing is trained here"),
         ("POST", "/sdapi/v1/server-kill", "by whoever runs it"),
-        ("POST", "/controlnet/detect", "ControlNet isn't offered here"),
-        ("GET", "/controlnet/version", "ControlNet isn't offered here"),
+        ("POST", "/controlnet/txt2img", "alwayson_scripts.controlnet"),
     ],
 )
 def test_what_is_not_offered_says_so_in_a_sentence(client, method, path, sentence):

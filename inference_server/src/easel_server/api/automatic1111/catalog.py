@@ -84,7 +84,7 @@ NOT_OFFERED: Final[Mapping[str, str]] = {
         for name in ("server-kill", "server-restart", "server-stop")
     },
     **{
-        f"{method} {CONTROLNET_PATH}/{name}": "ask for ControlNets by alwayson_scripts.controlnet of txt2img and img2img"
+        f"{method} {CONTROLNET_PATH}/{name}": "ask txt2img and img2img for ControlNets, by alwayson_scripts.controlnet"
         for method, name in (("POST", "txt2img"), ("POST", "img2img"))
     },
 }

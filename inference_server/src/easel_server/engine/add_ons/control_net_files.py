@@ -24,7 +24,6 @@ WEIGHTS: Final = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_mode
 KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "UNet2DConditionModel": "ControlNetModel",
-        "SD3Transformer2DModel": "SD3ControlNetModel",
         "FluxTransformer2DModel": "FluxControlNetModel",
     }
 )

@@ -34,7 +34,6 @@ PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "StableDiffusionPipeline": "StableDiffusionControlNet",
         "StableDiffusionXLPipeline": "StableDiffusionXLControlNet",
-        "StableDiffusion3Pipeline": "StableDiffusion3ControlNet",
         "FluxPipeline": "FluxControlNet",
     }
 )
@@ -137,7 +136,7 @@ class ControlNets:
 
     def _find_class(self, task: Task) -> Any:
         prefix = PREFIXES.get(self._name)
-        if prefix is None or task not in self._pipelines:
+        if prefix is None or task not in self._pipelines or task not in SUFFIXES:
             return None
         return getattr(diffusers, prefix + SUFFIXES[task], None)
 
@@ -258,33 +257,7 @@ def _build_pipeline(kind: Any, own: Any, control_net: Any) -> Any:
     made = kind(**{**settings, **parts, "controlnet": control_net, "scheduler": copy.deepcopy(scheduler)})
     made.scheduler = scheduler  # the job's own, untouched by what a pipeline corrects as it is made
     made.set_progress_bar_config(disable=True)
-    if kind.__name__.startswith("StableDiffusion3"):
-        vars(made)["vae"] = SeededEncoder(own.vae)
     return made
-
-
-class SeededEncoder:
-    """An autoencoder whose samples are always the same.
-
-    diffusers' pipeline of Stable Diffusion 3 takes the noise of a control image's latents from the process, not from
-    the request's seed.
-    """
-
-    SEED: Final = 0
-
-    def __init__(self, vae: Any) -> None:
-        self._vae = vae
-
-    def __getattr__(self, name: str) -> Any:
-        """As the autoencoder has it."""
-        return getattr(self._vae, name)
-
-    def encode(self, pixels: torch.Tensor) -> Any:
-        """As the autoencoder does."""
-        encoded = self._vae.encode(pixels)
-        sample, generator = encoded.latent_dist.sample, torch.Generator("cpu").manual_seed(self.SEED)
-        encoded.latent_dist.sample = lambda: sample(generator)
-        return encoded
 
 
 @contextmanager
