@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from easel_server.engine.interface import Engine, GatheringError, GenerationError, StopGenerationError
+from easel_server.stores.errors import StoreError
+from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.job_run import JobRun, StopReason
@@ -33,11 +35,13 @@ class Gatherer:
         *,
         on_gathered: Callable[[JobRun], None],
         pause_seconds: float,
+        contents: AddOnContents | None = None,
         gather_seconds: float = GATHER_SECONDS,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._on_gathered = on_gathered
+        self._contents = contents
         self._gather_seconds = gather_seconds
         self._pause_seconds = pause_seconds
         self._stopped: dict[JobRun, asyncio.Event] = {}  # of those whose add-ons are on their way
@@ -77,18 +81,26 @@ class Gatherer:
 
     async def _gather(self, run: JobRun) -> None:
         began_at_seconds = time.monotonic()
-        try:
-            error = await self._find_error(run)
-        finally:
-            del self._tasks[run], self._stopped[run]
+        error = await self._find_error(run)
         if error is not None:
             run.error = error
             run.has_left_engine = True
         elif run.job.add_ons:
+            await self._report_contents(run)
             seconds = time.monotonic() - began_at_seconds
             self._metrics.observe_gathering(seconds, sum(each.downloaded_bytes for each in run.gathered))
             logger.debug("job %s: its add-ons are here after %.1f s", run.job.id, seconds)
+        del self._tasks[run], self._stopped[run]
         self._on_gathered(run)
+
+    async def _report_contents(self, run: JobRun) -> None:
+        """Gateways look images up by them; one that can't be said is no reason to wait."""
+        if self._contents is None:
+            return
+        try:
+            await self._contents.report({each.key: each.digest for each in run.gathered})
+        except StoreError as error:
+            logger.debug("job %s: what its add-ons hold isn't reported: %s", run.job.id, error)
 
     async def _find_error(self, run: JobRun) -> Exception | None:
         """What keeps a job from being generated."""

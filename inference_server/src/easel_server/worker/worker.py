@@ -16,6 +16,7 @@ from opentelemetry.trace import Tracer
 
 from easel_server.engine.interface import Engine
 from easel_server.generation.models import ModelIdentity
+from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Claim, JobQueue
 from easel_server.telemetry.logs import logged_for
@@ -64,6 +65,7 @@ class Worker:
         settings: WorkerSettings,
         *,
         identity: ModelIdentity | None = None,
+        contents: AddOnContents | None = None,
         metrics: ServerMetrics,
         tracer: Tracer = NO_TRACER,
     ) -> None:
@@ -104,7 +106,11 @@ class Worker:
         self._thread = EngineThread(engine, self._watchdog, on_preview=self._heartbeats.report_soon)
         self._health = EngineHealth(engine, self._thread)
         self._gatherer = Gatherer(
-            engine, metrics, on_gathered=self._admit_gathered, pause_seconds=settings.gather_pause_seconds
+            engine,
+            metrics,
+            on_gathered=self._admit_gathered,
+            pause_seconds=settings.gather_pause_seconds,
+            contents=contents,
         )
         self._claimer = Claimer(
             queue,
