@@ -26,6 +26,9 @@ WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worke
 BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker: its rate is the busy share
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
 BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker, at each step: images that take it together
+GATHER_SECONDS: Final = "easel_gather_seconds"  # histogram, worker: until a job's add-ons are on its machine
+GATHERED_BYTES_TOTAL: Final = "easel_gathered_bytes_total"  # counter, worker: downloaded of add-ons
+GATHER_FAILURES_TOTAL: Final = "easel_gather_failures_total"  # counter, worker, label kind=permanent|transient|…
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 START_PHASE_SECONDS: Final = "easel_worker_start_phase_seconds"  # gauge, worker, label phase: of its last start
 RESTARTS: Final = "easel_worker_restarts"  # gauge, worker: workers that ended before, in the same container

@@ -45,6 +45,7 @@ from easel_server.generation.models import (
 from easel_server.outbound.guarded_transport import GuardedTransport
 from easel_server.start import EXIT_SETTINGS, report_end
 from easel_server.stores.errors import StoreError, StoreUnavailableError
+from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.facts.batch_profiles import share_profiles, take_profiles
 from easel_server.stores.facts.load_failure import (
     HOLD_AGAIN_SECONDS,
@@ -338,6 +339,7 @@ class Process:
             engine,
             settings,
             identity=identity,
+            contents=AddOnContents(self._stores.facts),
             metrics=self._metrics,
             tracer=self._tracer,
         )

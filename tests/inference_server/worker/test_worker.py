@@ -8,7 +8,7 @@ import pytest
 from easel_contract import metrics as contract
 from easel_contract.add_ons import AddOnConfig
 from easel_server.engine.interface import GenerationError
-from easel_server.generation.job import JobState
+from easel_server.generation.job import Job, JobState
 from easel_server.stores.jobs.interface import JobBounds, Jobs
 
 from tests.inference_server.stores.conftest import BuildStores
@@ -350,3 +350,89 @@ async def test_a_job_whose_add_ons_cant_be_had_fails_with_the_reason(store: Jobs
         ended = await final_job(store, "styled")
     assert (ended.state, engine.started) == (JobState.FAILED, [])
     assert "there is no such repository" in (ended.error or "")
+
+
+STYLE = AddOnConfig(name="style", source="someone/style")
+
+
+async def gathering_of(engine: FakeEngine, seed: int) -> None:
+    async def has_begun() -> bool:
+        return any(each == seed for each, _ in engine.gathered)
+
+    await eventually(has_begun)
+
+
+def build_styled(job_id: str, seed: int) -> Job:
+    return build_job(job_id, seed=seed).model_copy(update={"add_ons": (STYLE,)})
+
+
+async def test_a_job_that_waits_for_its_add_ons_ends_as_soon_as_it_is_canceled(store: Jobs) -> None:
+    engine = FakeEngine()
+    engine.gathering_waits_for[1] = threading.Event()
+    worker, _ = build_worker(store, engine)
+    async with running(worker):
+        await store.submit(build_styled("styled", 1))
+        await gathering_of(engine, 1)
+        await store.cancel("styled")
+        ended = await final_job(store, "styled")
+        await store.submit(build_job("plain", seed=2))
+        assert (await final_job(store, "plain")).state is JobState.SUCCEEDED
+        engine.gathering_waits_for[1].set()  # the download ends when nobody waits for it any more
+    assert (ended.state, engine.started) == (JobState.CANCELED, [2])
+
+
+async def test_a_worker_that_is_drained_leaves_what_is_gathered_to_others(store: Jobs) -> None:
+    engine = FakeEngine()
+    engine.gathering_waits_for[1] = threading.Event()
+    worker, _ = build_worker(store, engine)
+    async with running(worker):
+        await store.submit(build_styled("styled", 1))
+        await gathering_of(engine, 1)
+        worker.drain()
+    engine.gathering_waits_for[1].set()
+    job = await store.get("styled")
+    assert job is not None
+    assert (job.state, job.attempts) == (JobState.WAITING, 0)
+
+
+async def test_jobs_whose_add_ons_are_on_their_way_leave_the_room_to_others(store: Jobs) -> None:
+    engine = FakeEngine()
+    worker, _ = build_worker(store, engine)  # room for one image
+    async with running(worker):
+        for seed in (1, 2, 3):
+            engine.gathering_waits_for[seed] = threading.Event()
+            await store.submit(build_styled(f"styled-{seed}", seed))
+        await store.submit(build_job("plain", seed=9))
+        assert (await final_job(store, "plain")).state is JobState.SUCCEEDED
+        for seed in (3, 2, 1):
+            engine.gathering_waits_for[seed].set()
+            assert (await final_job(store, f"styled-{seed}")).state is JobState.SUCCEEDED
+    assert engine.started == [9, 3, 2, 1]
+
+
+async def test_add_ons_that_may_be_had_later_cost_attempts_and_then_the_job(store: Jobs) -> None:
+    engine = FakeEngine()
+    engine.missing_add_ons[1] = OSError("style (someone/style): the Hugging Face Hub was not reached")
+    worker, _ = build_worker(store, engine)
+    async with running(worker):
+        await store.submit(build_styled("styled", 1))
+        ended = await final_job(store, "styled")
+    assert (ended.state, ended.error) == (
+        JobState.FAILED,
+        "style (someone/style): the Hugging Face Hub was not reached",
+    )
+    assert len(engine.gathered) == ended.attempts > 1
+    assert engine.started == [], "the engine is blamed for nothing, so that no trial is run"
+
+
+async def test_a_job_says_with_which_content_of_its_add_ons_it_was_generated(store: Jobs) -> None:
+    engine = FakeEngine()
+    engine.digests["style"] = "sha256:abc"
+    identity = build_identity()
+    worker, _ = build_worker(store, engine, identity=identity)
+    async with running(worker):
+        await store.submit(build_styled("styled", 1))
+        await store.submit(build_job("plain", seed=2))
+        styled, plain = await final_job(store, "styled"), await final_job(store, "plain")
+    assert styled.generated_by == identity.model_copy(update={"adapters": ("style@sha256:abc",)})
+    assert plain.generated_by == identity

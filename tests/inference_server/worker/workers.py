@@ -31,6 +31,7 @@ def build_worker(
     heartbeat_limit_seconds: float = 0.01,
     max_batch_images: int | None = 1,
     step_timeout_seconds: float | None = None,
+    gather_pause_seconds: float = 0.0,
     images: Any = None,
     identity: ModelIdentity | None = None,
 ) -> tuple[Worker, ServerMetrics]:
@@ -46,6 +47,7 @@ def build_worker(
         retry_seconds=0.01,
         retry_limit_seconds=0.05,
         step_limit_seconds=step_limit_seconds,
+        gather_pause_seconds=gather_pause_seconds,
     )
     return (
         Worker(store, images or image_store_of(store), engine, settings, identity=identity, metrics=metrics),

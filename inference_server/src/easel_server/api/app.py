@@ -39,6 +39,7 @@ from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import ModelFacts
+from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.facts.load_failure import SharedLoadFailure
 from easel_server.stores.opening import Stores
 from easel_server.telemetry.metrics import RequestMetrics
@@ -116,6 +117,7 @@ def build_context(
         facts=model_facts,
         cost_model=cost_model,
         load_failure=load_failure,
+        contents=AddOnContents(stores.facts).find,
     )
     return ApiContext(
         config=config,

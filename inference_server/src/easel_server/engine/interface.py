@@ -88,6 +88,10 @@ class Generation(Protocol):
         ...
 
 
+class GatheringError(Exception):
+    """What a job needs beside the model can't be had now, and may be later. The message is fit for users."""
+
+
 class GatheredAddOn(NamedTuple):
     """An add-on whose files are on this machine."""
 

@@ -1,10 +1,11 @@
 """From a client's request to a stored job: filled in, priced, charged, looked up in the cache, queued."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import CacheScope, GatewayConfig, Priority
 from opentelemetry.trace import SpanKind, Tracer
 
@@ -112,6 +113,7 @@ class Submitter:
         facts: Callable[[], Awaitable[ModelFacts]],
         cost_model: Callable[[], Awaitable[CostModel]],
         load_failure: Callable[[], Awaitable[str | None]],
+        contents: Callable[[Sequence[AddOnConfig]], Awaitable[Mapping[str, str] | None]],
     ) -> None:
         """``facts``, ``cost_model`` and ``load_failure`` are asked at each request: they change meanwhile."""
         self._jobs = jobs
@@ -125,6 +127,7 @@ class Submitter:
         self._facts = facts
         self._cost_model = cost_model
         self._load_failure = load_failure
+        self._contents = contents
 
     async def submit(self, request: GenerationRequest) -> SubmitResult:
         """Store the request's job, finished at once if the cache has its images.
@@ -160,13 +163,15 @@ class Submitter:
         sharer = request.customer.name if self._config.cache.scope is CacheScope.CUSTOMER else None
         may_be_cached = is_seeded and self._results.is_cache_enabled
         now = datetime.now(UTC)
+        add_ons = list_add_ons(parameters, self._live.add_ons)
         return Job(
             id=request.job_id,
             owner=request.customer.name,
             parameters=parameters,
-            add_ons=list_add_ons(parameters, self._live.add_ons),
+            add_ons=add_ons,
             model=model,
-            generated_by=facts.identity_of(model),  # believed; stored only with images that it generated
+            # Believed; stored only with images that it generated
+            generated_by=await self._find_identity(facts.identity_of(model), add_ons),
             submitted_at=now,
             deadline_at=now + request.deadline if request.deadline else None,
             webhook=request.webhook,
@@ -180,6 +185,15 @@ class Submitter:
             request_warnings=list_warnings(request, parameters, facts.identity_of(model)),
             cache_key=digest_parameters(parameters.cache_values, sharer) if may_be_cached else None,
         )
+
+    async def _find_identity(
+        self, identity: ModelIdentity | None, add_ons: Sequence[AddOnConfig]
+    ) -> ModelIdentity | None:
+        """What a job would be generated with, as far as all of it is known."""
+        if identity is None or not add_ons:
+            return identity
+        digests = await self._contents(add_ons)
+        return identity.with_add_ons(digests) if digests is not None else None
 
     def _fill_in(self, request: GenerationRequest, facts: ModelFacts) -> GenerationParameters:
         if request.recipe is not None:

@@ -52,6 +52,11 @@ class ModelIdentity(Model):
     safety: str = ""  # as EngineDescription has it: a blurred image is another one
     versions: Mapping[str, str] = Field(default_factory=dict)  # of the libraries that may change pixels
 
+    def with_add_ons(self, digests: Mapping[str, str]) -> "ModelIdentity":
+        """The same, as it is used with add-ons of these contents, by name."""
+        named = tuple(sorted(f"{name}@{digest}" for name, digest in digests.items()))
+        return self.model_copy(update={"adapters": named}) if named else self
+
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = write(self)

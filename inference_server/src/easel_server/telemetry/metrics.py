@@ -301,6 +301,18 @@ class ServerMetrics:
             buckets=BATCH_BUCKETS,
             registry=registry,
         )
+        self._gather_seconds = Histogram(
+            contract.GATHER_SECONDS,
+            "Time until a job's add-ons were on this machine, of jobs that use some.",
+            buckets=contract.LATENCY_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self._gathered_bytes = Counter(
+            contract.GATHERED_BYTES_TOTAL, "Bytes of add-ons that this worker downloaded.", registry=registry
+        )
+        self._gather_failures = Counter(
+            contract.GATHER_FAILURES_TOTAL, "Jobs whose add-ons could not be had.", ["kind"], registry=registry
+        )
         self._busy = Stopwatch()
         self.generating = Stopwatch()
         if registry is not None:
@@ -391,6 +403,15 @@ class ServerMetrics:
     def count_batch(self, images: int) -> None:
         """Count a step that so many images take together."""
         self._batch_images.observe(images)
+
+    def observe_gathering(self, seconds: float, downloaded_bytes: int) -> None:
+        """Count a job whose add-ons are on this machine."""
+        self._gather_seconds.observe(seconds)
+        self._gathered_bytes.inc(downloaded_bytes)
+
+    def count_gather_failure(self, kind: str) -> None:
+        """Count a job whose add-ons aren't: for good, for now, in time, or for a reason that nobody foresaw."""
+        self._gather_failures.labels(kind).inc()
 
     def count_job(self, state: JobState, timing: JobTiming) -> None:
         """Count a job that this worker completed; failed and canceled ones don't blur the latency."""

@@ -65,6 +65,16 @@ class Room:
             return None
         return ClaimRequest(most - images, self._max_images_of, joining)
 
+    def has_place(self, run: JobRun, live: Sequence[JobRun]) -> bool:
+        """Whether a claimed job may join those that are being generated."""
+        if not live:
+            return True
+        if self._is_instant or run.claim.is_alone or any(each.claim.is_alone for each in live):
+            return False
+        parameters = live[0].job.parameters
+        images = sum(each.images_count for each in (*live, run))
+        return parameters.batch_key == run.job.parameters.batch_key and images <= self._find_bound(parameters)
+
     def _find_bound(self, parameters: GenerationParameters) -> int:
         if self._max_images is not None:
             return self._max_images

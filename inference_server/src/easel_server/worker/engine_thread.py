@@ -44,13 +44,6 @@ class EngineThread:
         done.set_result(None)
         return done
 
-    async def gather(self, run: JobRun) -> None:
-        """Bring what a job needs beside the model to this machine, in another thread; what fails is its error."""
-        try:
-            await asyncio.to_thread(self._engine.gather, run.job.parameters, run.job.add_ons)
-        except Exception as error:
-            self._fail(run, error)
-
     def generate(self, parameters: GenerationParameters) -> asyncio.Future[list[bytes]]:
         """The images of a request that nobody waits for, while all others stand still."""
         return self._submit(lambda: generate_alone(self._engine, parameters))

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from enum import StrEnum
 
-from easel_server.engine.interface import Generation
+from easel_server.engine.interface import GatheredAddOn, Generation
 from easel_server.generation.cost import Measurement, count_add_on_work, work_units
 from easel_server.stores.jobs.interface import Claim
 
@@ -43,6 +43,7 @@ class JobRun:
         self.in_hand = ExitStack()  # what shows that the worker has it
         self.images: tuple[bytes, ...] | None = None
         self.checkpoint: bytes | None = None  # for the worker that goes on with it
+        self.gathered: tuple[GatheredAddOn, ...] = ()  # what it uses beside the model
         self.warnings: tuple[str, ...] = ()  # of what was done otherwise than asked
         self.error: Exception | None = None
         self.gpu_seconds = 0.0  # its share of what it took part in

@@ -10,6 +10,7 @@ The first line that applies decides:
     engine that broke otherwise   nothing is reported: the worker releases the job
     its heartbeats failed         Retry: this attempt counts, or it would come back here for ever
     GenerationError               Failed with its message
+    GatheringError                Retry: what it needs beside the model may be had later
     memory ran out                Failed with the request's size
     any other error               Retry: no request is to blame; Failed after the last attempt that is allowed
 """
@@ -26,7 +27,7 @@ from typing import Final
 from opentelemetry.trace import Tracer
 
 from easel_server.engine.device_errors import is_out_of_memory
-from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.interface import GatheringError, GenerationError, StopGenerationError
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import JobState
 from easel_server.generation.models import ModelIdentity
@@ -84,6 +85,11 @@ class Retries:
     limit_seconds: float
 
 
+def identify_run(run: JobRun, identity: ModelIdentity | None) -> ModelIdentity | None:
+    """What a job was generated with: the model, and the content of all that it used beside it."""
+    return identity.with_add_ons({each.name: each.digest for each in run.gathered}) if identity is not None else None
+
+
 class Reporter:
     """Settles jobs: each is reported, released or dropped, once."""
 
@@ -133,7 +139,7 @@ class Reporter:
         run.is_settled = True
 
     async def _report(self, run: JobRun) -> None:
-        if run.error is not None and not isinstance(run.error, StopGenerationError | GenerationError):
+        if run.error is not None and not isinstance(run.error, StopGenerationError | GenerationError | GatheringError):
             logger.error("job %s: the engine failed", run.job.id, exc_info=run.error)
         outcome = decide_outcome(run.stop_reason, run.images, run.error, run.job.parameters)
         if outcome is not None:
@@ -155,7 +161,7 @@ class Reporter:
                     outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type), run.warnings)
                 if isinstance(outcome, Retry):
                     state = await self._queue.retry(run.claim, outcome.error)
-                elif await self._queue.finish(run.claim, outcome, measured, self._identity):
+                elif await self._queue.finish(run.claim, outcome, measured, identify_run(run, self._identity)):
                     state = JobState(type(outcome).__name__)
                 else:
                     state = None
@@ -238,6 +244,8 @@ def build_failure(error: BaseException, parameters: GenerationParameters) -> Fai
     """The failure to report for what the engine failed with."""
     if isinstance(error, GenerationError):
         return Failed(str(error))
+    if isinstance(error, GatheringError):
+        return Retry(str(error))
     if is_out_of_memory(error):
         return Failed(
             f"the worker ran out of memory at {parameters.width_pixels}x{parameters.height_pixels} pixels, "

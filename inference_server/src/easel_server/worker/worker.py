@@ -16,6 +16,7 @@ from opentelemetry.trace import Tracer
 
 from easel_server.engine.interface import Engine
 from easel_server.generation.models import ModelIdentity
+from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.images.interface import ImageStore
 from easel_server.stores.jobs.interface import Claim, JobQueue
 from easel_server.telemetry.logs import logged_for
@@ -25,6 +26,7 @@ from easel_server.worker.claiming import Claimer, ClaimRequest, ClaimSettings, R
 from easel_server.worker.drain import Drain
 from easel_server.worker.engine_health import EngineFailedError, EngineHealth
 from easel_server.worker.engine_thread import EngineThread
+from easel_server.worker.gathering import Gatherer
 from easel_server.worker.heartbeats import Heartbeats, OutageLog
 from easel_server.worker.job_run import JobRun, StopReason, find_unfinishable
 from easel_server.worker.reporting import Reporter, Retries
@@ -48,6 +50,7 @@ class WorkerSettings:
     heartbeat_limit_seconds: float = 1.0  # how late a cancel may be noticed, at the most
     retry_seconds: float = 0.25  # the first pause while the job store is away
     retry_limit_seconds: float = 5.0  # and the longest
+    gather_pause_seconds: float = 5.0  # before an attempt is released whose add-ons couldn't be had
     step_limit_seconds: float = 5.0  # how long a drain that is over waits for a step boundary
 
 
@@ -62,6 +65,7 @@ class Worker:
         settings: WorkerSettings,
         *,
         identity: ModelIdentity | None = None,
+        contents: AddOnContents | None = None,
         metrics: ServerMetrics,
         tracer: Tracer = NO_TRACER,
     ) -> None:
@@ -71,7 +75,7 @@ class Worker:
         self._metrics = metrics
         self._is_instant = engine.description.is_instant
         self._live: dict[JobRun, None] = {}  # in the engine's hands, or about to be
-        self._gathering: dict[JobRun, asyncio.Task[None]] = {}  # whose add-ons are on their way here
+        self._gathered: dict[JobRun, None] = {}  # have all they need, and wait for room
         self._reporting: dict[JobRun, asyncio.Task[None]] = {}
         self._has_news = asyncio.Event()  # something was claimed, or nothing will be any more
         self._encoders = ThreadPoolExecutor(max_workers=ENCODING_THREADS, thread_name_prefix="encode")
@@ -96,11 +100,18 @@ class Worker:
             metrics,
             # Two may fail before the lease is over.
             period_seconds=min(settings.lease_seconds / 3, settings.heartbeat_limit_seconds),
-            on_stopped=self._reporter.begin_settling,
+            on_stopped=self._settle_stopped,
             is_engine_stalled=lambda: self._watchdog.find_stall() is not None,
         )
         self._thread = EngineThread(engine, self._watchdog, on_preview=self._heartbeats.report_soon)
         self._health = EngineHealth(engine, self._thread)
+        self._gatherer = Gatherer(
+            engine,
+            metrics,
+            on_gathered=self._admit_gathered,
+            pause_seconds=settings.gather_pause_seconds,
+            contents=contents,
+        )
         self._claimer = Claimer(
             queue,
             ClaimSettings(
@@ -117,6 +128,7 @@ class Worker:
         self._drain.start()
         if self._watchdog.find_stall() is not None:
             self._drain.cut_short()
+        self._gatherer.stop_all(StopReason.DRAIN)
         self._claimer.look_again()
 
     def find_stall(self) -> str | None:
@@ -133,7 +145,7 @@ class Worker:
         for part in (beating, claiming):
             part.add_done_callback(lambda _: self._has_news.set())
         try:
-            while self._live or self._gathering or not claiming.done():
+            while self._live or self._gathered or self._gatherer.runs or not claiming.done():
                 if beating.done():
                     beating.result()
                 if self._live:
@@ -149,13 +161,16 @@ class Worker:
             self._claimer.close()
             self._heartbeats.end()
             self._thread.close()
+            self._gatherer.close()
             self._encoders.shutdown(wait=False)
             await asyncio.wait({beating, claiming})
 
     # Claims
 
     def _decide_claim(self) -> ClaimRequest | None:
-        return self._room.decide((*self._live, *self._gathering), tuple(self._reporting))
+        if self._gathered:
+            return None  # the room that gets free is theirs
+        return self._room.decide((*self._live, *self._gatherer.holding_room), tuple(self._reporting))
 
     def _take(self, claims: Sequence[Claim], asked_at_seconds: float) -> None:
         """Those that were claimed take part from the next step on."""
@@ -164,9 +179,11 @@ class Worker:
             run.in_hand.enter_context(self._metrics.working_on(1))
             self._heartbeats.add(run)
             if run.job.add_ons:
-                self._gathering[run] = asyncio.create_task(self._gather(run), name=f"gather-{run.job.id}")
+                self._gatherer.begin(run)
             else:
                 self._live[run] = None
+        if self._drain.is_started:  # while the claim was on its way
+            self._gatherer.stop_all(StopReason.DRAIN)
         self._has_news.set()
         level = logging.DEBUG if self._is_instant else logging.INFO
         for claim in claims if logger.isEnabledFor(level) else ():
@@ -176,15 +193,30 @@ class Worker:
                     level,
                     "job %s: attempt %d, %dx%d pixels, %d image(s), %d steps, with %d other(s)",
                     *(claim.job.id, claim.job.attempts, parameters.width_pixels, parameters.height_pixels),
-                    *(parameters.images, parameters.steps, len(self._live) - 1),
+                    *(parameters.images, parameters.steps, max(0, len(self._live) - 1)),
                 )
 
-    async def _gather(self, run: JobRun) -> None:
-        """Others are stepped meanwhile."""
-        await self._thread.gather(run)
-        del self._gathering[run]
-        self._live[run] = None
+    def _settle_stopped(self, run: JobRun) -> None:
+        self._reporter.begin_settling(run)
+        self._gatherer.stop(run)
+
+    def _admit_gathered(self, run: JobRun) -> None:
+        """It joins when there is room; one that has ended leaves."""
+        if run.has_left_engine:
+            self._report(run)
+        else:
+            self._gathered[run] = None
+            self._admit()
         self._has_news.set()
+        self._claimer.look_again()
+
+    def _admit(self) -> None:
+        """Let those join that have what they need, in turn, as far as there is room."""
+        for run in tuple(self._gathered):
+            if run.stop_reason is None and not self._room.has_place(run, tuple(self._live)):
+                return
+            del self._gathered[run]
+            self._live[run] = None
 
     # Steps
 
@@ -195,11 +227,13 @@ class Worker:
             await self._step(live)
         if self._health.failure is not None:
             self._claimer.close()
-            _stop_all(live, StopReason.ENGINE_FAILED)
+            _stop_all((*live, *self._gathered), StopReason.ENGINE_FAILED)
+            self._gatherer.stop_all(StopReason.ENGINE_FAILED)
         ended = [run for run in live if run.has_left_engine or self._health.failure is not None]
         for run in ended:
             self._begin_finishing(run)
         if ended:
+            self._admit()
             self._claimer.look_again()
 
     async def _step(self, live: Sequence[JobRun]) -> None:
@@ -230,6 +264,9 @@ class Worker:
 
     def _begin_finishing(self, run: JobRun) -> None:
         del self._live[run]
+        self._report(run)
+
+    def _report(self, run: JobRun) -> None:
         with logged_for(run.job.request_id):
             self._reporting[run] = asyncio.create_task(self._finish(run), name=f"finish-{run.job.id}")
 
