@@ -21,8 +21,6 @@ from tests.support.client_images import decoded, encoded, halves
 SMALL = {"width": 64, "height": 64, "steps": 2}
 LISTS: dict[str, object] = {
     "get_sd_vae": [],
-    "get_upscalers": [],
-    "get_latent_upscale_modes": [],
     "get_loras": [],
     "get_hypernetworks": [],
     "get_face_restorers": [],
