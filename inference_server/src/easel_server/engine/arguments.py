@@ -21,12 +21,13 @@ COUNT: Final = frozenset({"num_images_per_prompt"})
 
 
 def build_arguments(
-    parameters: GenerationParameters, inputs: Mapping[str, bytes], family: Family, accepted: frozenset[str]
+    parameters: GenerationParameters, inputs: Mapping[str, bytes] | None, family: Family, accepted: frozenset[str]
 ) -> dict[str, Any]:
     """Arguments by diffusers' names, of those that the call has (``accepted``).
 
     The noise is made on the CPU, from ``seed + i`` for image i: a seed means the same image on any device, up to
-    rounding, and in any company. ``strength`` is the client's: how many steps it means is the pipeline's own rule.
+    rounding, and in any company. ``inputs`` are None where an earlier stage gives the image.
+    ``strength`` is the client's: how many steps it means is the pipeline's own rule.
 
     Raises GenerationError for input images, and for what the model can't do.
     """
@@ -50,7 +51,7 @@ def build_arguments(
     }
     if task.default_strength is not None:
         arguments["strength"] = _check_strength(parameters, family, task.default_strength)
-    for needed in task.inputs:
+    for needed in task.inputs if inputs is not None else ():
         opened = _open_input(parameters, needed, inputs)
         # Of one image pipelines make the latents of all with the first generator, or fail; so each gets its own.
         is_repeated = needed.argument == IMAGE and parameters.images > 1

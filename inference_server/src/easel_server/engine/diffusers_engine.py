@@ -18,8 +18,11 @@ import torch
 from easel_contract.add_ons import AddOnConfig
 
 from easel_server.engine.add_ons.control_nets import ControlNets, explain_busy
+from easel_server.engine.add_ons.enlarging import EnlargingGeneration
 from easel_server.engine.add_ons.files import AddOnFiles
+from easel_server.engine.add_ons.hires import add_second_pass
 from easel_server.engine.add_ons.residency import Residency
+from easel_server.engine.add_ons.upscalers import Upscalers
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
     DiffusersGeneration,
@@ -72,7 +75,6 @@ DENOISERS: Final = ("unet", "transformer", "controlnet")  # of a pipeline, those
 
 logger = logging.getLogger(__name__)
 
-
 ADD_ON_BYTES: Final = 4 << 30  # on the device, and in the host's memory beside it
 
 
@@ -105,7 +107,13 @@ class Refiner:
         until = {"denoising_end": self.begins_at, "output_type": "latent"}
         return [
             replace(base, arguments={**base.arguments, **until}, ends_at=self.begins_at),
-            Stage(pipeline, {**taken, "denoising_start": self.begins_at}, self._accepted, begins_at=self.begins_at),
+            Stage(
+                pipeline,
+                {**taken, "denoising_start": self.begins_at},
+                self._accepted,
+                begins_at=self.begins_at,
+                size=base.size,
+            ),
         ]
 
 
@@ -149,8 +157,13 @@ class DiffusersEngine:
         self._pace = Pace(self._device)
         self._prompt_limits = find_prompt_limits(pipeline)
         samplers = self._pipelines[Task.TEXT_TO_IMAGE].schedulers.samplers
-        features = (*description.features, *self._prompt_limits.features)
-        self.description = replace(description, tasks=tuple(self._pipelines), samplers=samplers, features=features)
+        features = [Feature.UPSCALE, *([Feature.HIRES] if Task.IMAGE_TO_IMAGE in self._pipelines else [])]
+        self.description = replace(
+            description,
+            tasks=(*self._pipelines, Task.UPSCALE),
+            samplers=samplers,
+            features=(*description.features, *self._prompt_limits.features, *features),
+        )
         self._facts = ImageFacts.of(description)
         denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
         self._stepper = Stepper(
@@ -163,6 +176,7 @@ class DiffusersEngine:
         if self._control_nets.tasks and self._preparation.shares_steps:  # a step cache knows nothing of them
             features = (*self.description.features, Feature.CONTROL_NETS)
             self.description = replace(self.description, features=features)
+        self._upscalers = Upscalers(self._device, self._residency, self._locate)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
             tile_where_memory_ends(pipeline.vae)
@@ -229,6 +243,10 @@ class DiffusersEngine:
         for config in add_ons:
             if config.key in control_keys:
                 self._control_nets.prefetch(config)
+        enlarging = {key for each in (parameters.hires, parameters.upscale) if each is not None for key in each.keys}
+        for config in add_ons:
+            if config.key in enlarging:
+                self._upscalers.prefetch(config)
         return gathered
 
     def _locate(self, config: AddOnConfig) -> Path:
@@ -247,6 +265,8 @@ class DiffusersEngine:
         An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
         another order. A prompt longer than the text encoders take is cut there: ``list_warnings``.
         """
+        if parameters.task is Task.UPSCALE:
+            return self._begin_enlarging(parameters, inputs, add_ons)
         subject = build_subject(parameters, self.description)
         saved = self._read_checkpoint(checkpoint, subject)
         try:
@@ -277,20 +297,31 @@ class DiffusersEngine:
         saved: Checkpoint | None,
     ) -> DiffusersGeneration:
         """Up to its first call of the denoiser, or to where the checkpoint was taken. Raises GenerationError."""
-        chosen = self._choose_pipeline(parameters)
+        chosen = self._choose_pipeline(parameters.task)
         chosen.schedulers.check_steps(parameters.steps)
         arguments = build_arguments(parameters, inputs, self.family, chosen.accepted)
         arguments |= self._prompt_limits.choose_length(parameters, self.family)
         pipeline = copy.copy(chosen.pipeline)  # weights are shared; what a call notes on its pipeline is the job's own
         self._preparation.attach(pipeline)
         pipeline.scheduler = chosen.schedulers.build(parameters.sampler, list_seeds(parameters))
-        stages = [Stage(pipeline, arguments, chosen.accepted)]
+        size = parameters.width_pixels, parameters.height_pixels
+        stages = [Stage(pipeline, arguments, chosen.accepted, size=size)]
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], parameters)
         with ExitStack() as stack:
             if parameters.controls:
                 with explain_busy():
                     stages[0] = self._control_nets.put_into(stages[0], parameters, inputs, add_ons, stack)
+            if parameters.hires is not None:
+                stages = add_second_pass(
+                    stages,
+                    parameters,
+                    self._choose_pipeline(Task.IMAGE_TO_IMAGE),
+                    self.family,
+                    attach=self._preparation.attach,
+                    upscalers=self._upscalers,
+                    network=self._upscalers.hold(parameters.hires.key, add_ons, stack),
+                )
             holds = stack.pop_all()
         run = StagesRun(parameters.steps, stages, saved)
         generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, holds)
@@ -302,9 +333,20 @@ class DiffusersEngine:
             fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there)
         return generation
 
+    def _begin_enlarging(
+        self, parameters: GenerationParameters, inputs: Mapping[str, bytes], add_ons: Sequence[AddOnConfig]
+    ) -> Generation:
+        try:
+            generation = EnlargingGeneration(parameters, inputs, add_ons, self._upscalers, self._facts, self._safety)
+        except GenerationError as error:
+            return FailedGeneration(error)
+        generation.call.advance()
+        generation.settle()
+        return generation
+
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says."""
-        known = [each for each in generations if isinstance(each, DiffusersGeneration)]
+        known = [each for each in generations if isinstance(each, DiffusersGeneration | EnlargingGeneration)]
         kinds = [(each.size, each.call.pending, each.call.images) for each in known if each.call.pending is not None]
         self._stepper.step([each.call for each in known])
         self._pace.keep()
@@ -315,7 +357,7 @@ class DiffusersEngine:
                 fitting = max(1, limit // max(1, pending.rows // images))
                 self._memory_caps[Size(*size)] = min(fitting, self._memory_caps.get(Size(*size), fitting))
 
-    def _settle(self, generations: Sequence[DiffusersGeneration]) -> None:
+    def _settle(self, generations: Sequence[DiffusersGeneration | EnlargingGeneration]) -> None:
         for each in generations:
             each.settle()
         # Pipelines decode in float32 where float16 overflows, and set that back only where they succeed. Asked where
@@ -327,10 +369,10 @@ class DiffusersEngine:
         """What has no effect with this model, and what was left out of the prompts or taken as words."""
         return (*list_unused(parameters, self.family), *self._prompt_limits.list_warnings(parameters, self.family))
 
-    def _choose_pipeline(self, shared: GenerationParameters) -> TaskPipeline:
-        chosen = self._pipelines.get(shared.task)
+    def _choose_pipeline(self, task: Task) -> TaskPipeline:
+        chosen = self._pipelines.get(task)
         if chosen is None:
             raise GenerationError(
-                f"{self.description.pipeline} can't do {shared.task}; it can do {', '.join(self._pipelines)}"
+                f"{self.description.pipeline} can't do {task}; it can do {', '.join(self._pipelines)}"
             )
         return chosen

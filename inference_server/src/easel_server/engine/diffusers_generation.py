@@ -41,7 +41,7 @@ class Stage:
     ends_at: float = 1.0
     size: tuple[int, int] = (0, 0)  # of its images in pixels
     enlarge: Callable[[Any], Any] | None = None
-    # In place of an image in pixels, where its own isn't needed any more: the generator's numbers are drawn all the same
+    # In place of an image in pixels whose own isn't needed any more: the generator's numbers are drawn all the same
     stand_in: Any = None
 
 

@@ -35,6 +35,8 @@ def build_task_pipelines(pipeline: Any, family: Family) -> dict[Task, TaskPipeli
     pipelines = {}
     own = copy.deepcopy(pipeline.scheduler)
     for task, definition in TASKS.items():
+        if not definition.is_denoised:
+            continue
         try:
             maker = getattr(diffusers, definition.pipeline) if definition.pipeline else None
             chosen = maker.from_pipe(pipeline, scheduler=copy.deepcopy(own)) if maker else pipeline

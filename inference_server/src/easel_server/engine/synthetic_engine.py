@@ -190,7 +190,7 @@ class SyntheticGeneration:
 
 def build_labelled(parameters: GenerationParameters, seed: int, facts: Mapping[str, str]) -> bytes:
     """An image that names prompt, seed and size, in the format asked for. Takes milliseconds."""
-    width, height = parameters.width_pixels, parameters.height_pixels
+    width, height = parameters.image_size
     lines = [TITLE, parameters.prompt[:SHOWN_CHARACTERS], f"seed {seed}", f"{width}x{height}", facts["Model"]]
     text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
     image = _write(width, height, lines)
@@ -202,7 +202,7 @@ def look_up_plain(parameters: GenerationParameters, seed: int, facts: Mapping[st
 
     A PNG was encoded before too; others are encoded anew, as their text goes by more than one place.
     """
-    width, height = parameters.width_pixels, parameters.height_pixels
+    width, height = parameters.image_size
     text = build_metadata(parameters, {"Sampler": parameters.sampler or NO_SAMPLER, "Seed": seed, **facts})
     if parameters.image_format is not ImageFormat.PNG:
         plain, quality = _write_plain(width, height), parameters.quality_percent

@@ -115,6 +115,11 @@ class HiresPass(Model):
     steps: int | None = Field(default=None, ge=1)  # None: as many as the first
     strength: float = Field(default=DEFAULT_HIRES_STRENGTH, gt=0.0, le=1.0)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the configured ones that it uses."""
+        return (self.key,) if self.key else ()
+
 
 class UpscalingRequest(NamedTuple):
     """What enlarges an image that is there, as a client asks for it."""

@@ -77,8 +77,7 @@ def hires_units(parameters: GenerationParameters) -> float:
 
 def upscale_units(parameters: GenerationParameters) -> float:
     """Megapixels that networks enlarge images to: of a second pass, or of an image that is only enlarged."""
-    hires, upscale = parameters.hires, parameters.upscale
-    networks = (int(bool(hires.key)) if hires is not None else 0) + (len(upscale.keys) if upscale is not None else 0)
+    networks = sum(len(each.keys) for each in (parameters.hires, parameters.upscale) if each is not None)
     width, height = parameters.image_size
     return networks * parameters.images * width * height / PIXELS_PER_UNIT
 

@@ -61,7 +61,9 @@ def settle_hires(asked: HiresRequest | HiresPass | None, values: Values, context
     )
 
 
-def check_hires(hires: HiresPass | None, values: Values, context: "FillContext") -> str | None:
+def check_hires(  # noqa: PLR0911  # a reason a line
+    hires: HiresPass | None, values: Values, context: "FillContext"
+) -> str | None:
     """What is wrong with a second pass, in a sentence."""
     if hires is None:
         return None
@@ -69,6 +71,8 @@ def check_hires(hires: HiresPass | None, values: Values, context: "FillContext")
         return "asks for a second pass, and this model can't begin with an image; leave it out"
     if values["task"] is not Task.TEXT_TO_IMAGE:
         return "asks for a second pass, which is for images from a text alone; leave out the image, or the pass"
+    if values["controls"]:
+        return "asks for a second pass beside a ControlNet, which has no say in it here; leave out one of them"
     limits, traits = context.limits, context.facts.defaults.traits
     step, size = traits.size_step_pixels, f"is {hires.width_pixels}x{hires.height_pixels} pixels"
     sides = (hires.width_pixels, limits.max_width_pixels), (hires.height_pixels, limits.max_height_pixels)
@@ -110,7 +114,9 @@ def complete_upscaling(asked: UpscalingRequest | Upscaling | None, context: "Fil
     )
 
 
-def check_upscaling(upscaling: Upscaling | None, context: "FillContext") -> str | None:
+def check_upscaling(  # noqa: PLR0911  # a reason a line
+    upscaling: Upscaling | None, context: "FillContext"
+) -> str | None:
     """What is wrong with it, in a sentence."""
     if upscaling is None:
         return None

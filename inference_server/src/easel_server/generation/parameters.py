@@ -368,6 +368,11 @@ def _find_control_fault(use: ControlUse, sent: Sequence[str]) -> str | None:
     return None
 
 
+def _write_hires(parameters: GenerationParameters) -> str | None:
+    hires = parameters.hires
+    return None if hires is None else f"{hires.width_pixels}x{hires.height_pixels}"
+
+
 PARAMETERS: Final = (
     Parameter(  # says which task it is
         "upscale",
@@ -464,7 +469,10 @@ PARAMETERS: Final = (
         "strength",
         default=lambda values, _: TASKS[values["task"]].default_strength,
         check=_check_strength,
-        metadata=Metadata("Denoising strength", lambda parameters: parameters.strength),
+        metadata=Metadata(
+            "Denoising strength",
+            lambda parameters: parameters.strength if parameters.hires is None else parameters.hires.strength,
+        ),
     ),
     Parameter(
         "reproducibility",
@@ -488,7 +496,13 @@ PARAMETERS: Final = (
         complete=_complete_controls,
         check=lambda uses, _, context: _check_controls(uses, context),
     ),
-    Parameter("hires", default=lambda _, __: None, settle=settle_hires, check=check_hires),
+    Parameter(
+        "hires",
+        default=lambda _, __: None,
+        settle=settle_hires,
+        check=check_hires,
+        metadata=Metadata("Hires resize", _write_hires),
+    ),
     Parameter(
         "clip_skip",
         default=lambda _, context: _choose_clip_skip(context),

@@ -13,7 +13,7 @@ from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.tasks import Task
 from PIL import Image
-from webuiapi import HiResUpscaler, WebUIApi  # type: ignore[import-untyped]
+from webuiapi import WebUIApi  # type: ignore[import-untyped]
 
 from tests.inference_server.api.serving import MODEL, RunningGateway, wait_for
 from tests.support.client_images import decoded, encoded, halves
@@ -21,8 +21,6 @@ from tests.support.client_images import decoded, encoded, halves
 SMALL = {"width": 64, "height": 64, "steps": 2}
 LISTS: dict[str, object] = {
     "get_sd_vae": [],
-    "get_upscalers": [],
-    "get_latent_upscale_modes": [],
     "get_loras": [],
     "get_hypernetworks": [],
     "get_face_restorers": [],
@@ -150,10 +148,6 @@ def test_the_whole_image_is_generated_with_its_mask(gateway):
 
 
 REFUSALS = {
-    "a second pass": (
-        {"enable_hr": True, "hr_upscaler": HiResUpscaler.Latent},
-        "enable_hr: asks for something",
-    ),
     "tiling": ({"tiling": True}, "tiling: asks for something that isn't offered here; allowed is false; got True"),
     "face restoration": ({"restore_faces": True}, "restore_faces"),
     "a script": ({"script_name": "X/Y/Z plot"}, "script_name"),

@@ -41,8 +41,6 @@ def test_an_image_is_read_however_its_base64_was_written(client, case):
 
 
 ASKS: dict[str, tuple[str, Any, str]] = {
-    "a second pass, as a text": ("enable_hr", "true", "enable_hr"),
-    "a second pass, as a number": ("enable_hr", 1, "enable_hr"),
     "faces, as a text": ("restore_faces", "True", "restore_faces"),
     "a second seed, as a text": ("subseed_strength", "0.5", "subseed_strength"),
     "a seed of another size": ("seed_resize_from_h", 512, "seed_resize_from_h"),
@@ -124,8 +122,6 @@ def test_a_front_end_with_controlnet_sees_that_there_is_nothing_of_it(client, na
 @pytest.mark.parametrize(
     ("method", "path", "sentence"),
     [
-        ("POST", "/sdapi/v1/extra-single-image", "ask for a larger width and height"),
-        ("POST", "/sdapi/v1/extra-batch-images", "ask for a larger width and height"),
         ("POST", "/sdapi/v1/interrogate", "images aren't described here"),
         ("POST", "/sdapi/v1/unload-checkpoint", "serves one model"),
         ("POST", "/sdapi/v1/train/embedding", "nothing is trained here"),

@@ -18,6 +18,7 @@ from easel_server.api.automatic1111.controlnet import (
     build_module_list,
     detect,
 )
+from easel_server.api.automatic1111.enlarging import list_latent_modes, list_upscalers
 from easel_server.api.automatic1111.fields import build_fields, find_settings_warnings
 from easel_server.api.automatic1111.harmless import SETTINGS, find_faults, is_nothing
 from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
@@ -41,8 +42,6 @@ SAMPLES_FORMAT: Final = "png"
 # What a service of one model doesn't have, in the shape of having none.
 EMPTY: Final[Mapping[str, Any]] = {
     "sd-vae": [],
-    "upscalers": [],
-    "latent-upscale-modes": [],
     "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
@@ -68,8 +67,6 @@ CONTROLNET: Final[Mapping[str, Callable[[Sequence[ControlNetConfig], int], dict[
 }
 # What a client may want done that isn't, and what to do instead.
 NOT_OFFERED: Final[Mapping[str, str]] = {
-    f"POST {AUTOMATIC1111_PATH}/extra-single-image": "images aren't enlarged here; ask for a larger width and height",
-    f"POST {AUTOMATIC1111_PATH}/extra-batch-images": "images aren't enlarged here; ask for a larger width and height",
     f"POST {AUTOMATIC1111_PATH}/interrogate": "images aren't described here; png-info says how one of ours was made",
     **{
         f"POST {AUTOMATIC1111_PATH}/{name}": "this service serves one model, which whoever runs it chooses"
@@ -136,6 +133,8 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
         ("sd-models", handlers.get_models, list[dict[str, Any]]),
         ("samplers", handlers.get_samplers, list[dict[str, Any]]),
         ("schedulers", handlers.get_schedulers, list[dict[str, Any]]),
+        ("upscalers", handlers.get_upscalers, list[dict[str, Any]]),
+        ("latent-upscale-modes", handlers.get_latent_modes, list[dict[str, Any]]),
         ("loras", handlers.get_loras, list[dict[str, Any]]),
         *((name, handlers.build_constant(answer), type(answer)) for name, answer in EMPTY.items()),
     ):
@@ -226,6 +225,19 @@ class CatalogHandlers:
         self._context.keys.find_customer(request.headers.get("authorization"))
         adapters = self._context.list_adapters(await self._context.model_facts())
         return JSONResponse(list_loras([each.name for each in adapters]))
+
+    async def get_upscalers(self, request: Request) -> JSONResponse:
+        """What enlarges images here."""
+        self._context.keys.find_customer(request.headers.get("authorization"))
+        configured = self._context.list_upscalers(await self._context.model_facts())
+        return JSONResponse(list_upscalers([each.name for each in configured]))
+
+    async def get_latent_modes(self, request: Request) -> JSONResponse:
+        """How latents are enlarged for a second pass; empty for a model whose latents can't be."""
+        self._context.keys.find_customer(request.headers.get("authorization"))
+        facts = await self._context.model_facts()
+        has_modes = Feature.HIRES in facts.features and not facts.defaults.traits.are_latents_packed
+        return JSONResponse(list_latent_modes() if has_modes else [])
 
     async def png_info(self, request: Request) -> JSONResponse:
         """What an image says of how it was made."""

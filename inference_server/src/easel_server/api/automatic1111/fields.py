@@ -30,7 +30,7 @@ from easel_server.api.automatic1111.harmless import (
 from easel_server.api.automatic1111.samplers import AUTOMATIC, SCHEDULES, choose_sampler
 from easel_server.api.fields import RECIPE_DESCRIPTION, ApiBody, MapsTo, RecipeField, WireInteger, WireNumber
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
-from easel_server.generation.add_ons import AdapterRequest
+from easel_server.generation.add_ons import MAX_UPSCALE_FACTOR, AdapterRequest, HiresRequest
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.networks import NETWORK, NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.parameters import MAX_CLIP_SKIP, ImageFormat
@@ -83,6 +83,7 @@ class GenerationBody(ApiBody):
         "clip_skip": f"override_settings.{CLIP_SKIP}",
         "eta": "eta",
         "controls": CONTROLS_FIELD,
+        "hires": "enable_hr",
     }
     KNOWN: ClassVar[Mapping[str, Harmless]] = {}
     INERT: ClassVar[frozenset[str]] = frozenset()
@@ -287,6 +288,56 @@ class TextToImageBody(GenerationBody):
         extra="allow", json_schema_extra=_describe_accepted(TEXT_TO_IMAGE_FIELDS, TEXT_TO_IMAGE_INERT)
     )
 
+    enable_hr: JsonValue = Field(default=None, description="A second pass over the enlarged image.")
+    hr_scale: WireNumber | None = None
+    hr_resize_x: WireInteger | None = Field(default=None, description="0: by hr_scale, or as hr_resize_y says.")
+    hr_resize_y: WireInteger | None = None
+    hr_upscaler: str | None = None
+    hr_second_pass_steps: WireInteger | None = Field(default=None, description="0: as many as the first pass.")
+    denoising_strength: WireNumber | None = Field(default=None, description="Of the second pass: 0.75 by default.")
+    hr_checkpoint_name: JsonValue = Field(default=None, description="None but the served model.")
+    hr_sampler_name: JsonValue = Field(default=None, description="The first pass's.")
+    hr_scheduler: JsonValue = Field(default=None, description="The first pass's.")
+    hr_prompt: JsonValue = Field(default=None, description="The first pass's.")
+    hr_negative_prompt: JsonValue = Field(default=None, description="The first pass's.")
+    hr_cfg: WireNumber | None = Field(default=None, description="The first pass's.")
+
+    def given(self) -> dict[str, Any]:
+        """As of any body, and the second pass that ``enable_hr`` asks for, or switches off beside a recipe."""
+        values = super().given()
+        if self.enable_hr is None:
+            return values
+        if is_nothing(self.enable_hr):
+            values.pop("hires", None)
+            return values
+        asked = HiresRequest(
+            width_pixels=self.hr_resize_x or None,
+            height_pixels=self.hr_resize_y or None,
+            factor=self.hr_scale,
+            upscaler=self.hr_upscaler,
+            steps=self.hr_second_pass_steps or None,
+            strength=DEFAULT_STRENGTH if self.denoising_strength is None else self.denoising_strength,
+        )
+        return values | {"hires": asked}
+
+    def _find_faults(self, model: str) -> Iterator[FieldFault]:
+        yield from super()._find_faults(model)
+        if is_nothing(self.enable_hr):
+            return
+        if self.hr_scale is not None and not 0 < self.hr_scale <= MAX_UPSCALE_FACTOR:
+            yield FieldFault("hr_scale", f"is {self.hr_scale}, allowed is more than 0 to {MAX_UPSCALE_FACTOR:g}")
+        for name, same in (
+            ("hr_checkpoint_name", ("Use same checkpoint", model)),
+            ("hr_sampler_name", ("Use same sampler", self.sampler_name or self.sampler_index)),
+            ("hr_scheduler", ("Use same scheduler", self.scheduler)),
+            ("hr_prompt", (self.prompt,)),
+            ("hr_negative_prompt", (self.negative_prompt,)),
+            ("hr_cfg", (self.cfg_scale,)),
+        ):
+            value = getattr(self, name)
+            if not is_nothing(value) and value not in same:
+                yield refuse(name, value, "allowed is the first pass's")
+
 
 class ImageToImageBody(GenerationBody):
     """The body of img2img. What says how a mask is used means nothing without one."""
@@ -359,6 +410,16 @@ def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     if sampler := given.get("sampler"):
         fields["sampler_name"], schedule = split_sampler(sampler)
         fields["scheduler"] = schedule or SCHEDULES[AUTOMATIC]
+    fields.pop("upscale", None)  # of no image that is generated
+    if (hires := fields.pop("enable_hr", None)) is not None:
+        fields |= {
+            "enable_hr": True,
+            "hr_resize_x": hires.width_pixels,
+            "hr_resize_y": hires.height_pixels,
+            "hr_upscaler": hires.upscaler,
+            "hr_second_pass_steps": hires.steps or 0,
+            "denoising_strength": hires.strength,
+        }
     settings = {name: GenerationBody.COMPUTED[name].partition(".")[2] for name in SETTING_PARAMETERS}
     chosen = {settings[name]: value for name, value in given.items() if name in settings}
     return fields | ({"override_settings": chosen} if chosen else {})

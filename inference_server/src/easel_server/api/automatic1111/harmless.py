@@ -109,7 +109,7 @@ FIELDS: Final[Mapping[str, Harmless]] = {
     "script_name": NOTHING,
     "firstpass_image": NOTHING,
 }
-TEXT_TO_IMAGE_FIELDS: Final[Mapping[str, Harmless]] = {**FIELDS, "enable_hr": OFF}
+TEXT_TO_IMAGE_FIELDS: Final[Mapping[str, Harmless]] = FIELDS
 IMAGE_TO_IMAGE_FIELDS: Final[Mapping[str, Harmless]] = {
     **FIELDS,
     "initial_noise_multiplier": ONE,
@@ -126,9 +126,7 @@ INERT: Final = frozenset(
     }
 )
 TEXT_TO_IMAGE_INERT: Final = INERT | {
-    *("denoising_strength", "firstphase_width", "firstphase_height", "hr_scale", "hr_upscaler", "hr_second_pass_steps"),
-    *("hr_resize_x", "hr_resize_y", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt"),
-    *("hr_negative_prompt", "hr_cfg", "hr_distilled_cfg", "hr_additional_modules"),
+    *("firstphase_width", "firstphase_height", "hr_distilled_cfg", "hr_additional_modules"),
 }
 # ``image_cfg_scale`` is of models of another kind, ``mask_round`` of masks in an alpha channel.
 IMAGE_TO_IMAGE_INERT: Final = INERT | {"image_cfg_scale", "mask_round"}

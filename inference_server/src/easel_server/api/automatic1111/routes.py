@@ -15,6 +15,15 @@ from starlette.background import BackgroundTask
 
 from easel_server.api.automatic1111.catalog import TAGS, add_catalog_routes
 from easel_server.api.automatic1111.controlnet import drop_images, read_unit
+from easel_server.api.automatic1111.enlarging import (
+    EnlargeBody,
+    EnlargedAnswer,
+    EnlargedImagesAnswer,
+    EnlargeImageBody,
+    EnlargeImagesBody,
+    build_enlarge_inputs,
+    encode_images,
+)
 from easel_server.api.automatic1111.errors import build_automatic1111_error
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody, TextToImageBody
 from easel_server.api.automatic1111.inpainting import build_inputs, is_part_generated, paste_back
@@ -63,6 +72,18 @@ def add_automatic1111_routes(router: APIRouter, context: ApiContext) -> None:
             tags=TAGS,
             responses=describe_generated(),
             openapi_extra={**describe_body(body), **GENERATION_HEADERS},
+        )
+    for name, enlarge, enlarge_body, answer in (
+        ("extra-single-image", handlers.enlarge_image, EnlargeImageBody, EnlargedAnswer),
+        ("extra-batch-images", handlers.enlarge_images, EnlargeImagesBody, EnlargedImagesAnswer),
+    ):
+        router.add_api_route(
+            f"{AUTOMATIC1111_PATH}/{name}",
+            enlarge,
+            methods=["POST"],
+            tags=TAGS,
+            responses=describe_reported(answer, 400, 404, 408, 413, 422, 504, 507),
+            openapi_extra=describe_body(enlarge_body),
         )
     router.add_api_route(
         f"{AUTOMATIC1111_PATH}/progress",
@@ -166,6 +187,46 @@ class Automatic1111Handlers:
                 customer.name, partial(paste_back, body, images, parameters, context.limits), fetched
             )
         return self._answer(body, generated, images)
+
+    async def enlarge_image(self, request: Request) -> JSONResponse:
+        """Enlarge an image, and wait for it."""
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
+        body = await read_body(request, EnlargeImageBody, limit_bytes=self._context.limits.max_body_bytes)
+        body.check()
+        images = await self._enlarge(request, customer, body, "image", body.image)
+        return JSONResponse({"html_info": "", "image": encode_images(images)[0] if images else ""})
+
+    async def enlarge_images(self, request: Request) -> JSONResponse:
+        """Enlarge images one after the other, and wait for all."""
+        customer = self._context.keys.find_customer(request.headers.get("authorization"))
+        body = await read_body(request, EnlargeImagesBody, limit_bytes=self._context.limits.max_body_bytes)
+        body.check()
+        images: list[bytes] = []
+        for each in body.image_list:
+            images += await self._enlarge(request, customer, body, "imageList", each.data)
+        return JSONResponse({"html_info": "", "images": encode_images(images)})
+
+    async def _enlarge(
+        self, request: Request, customer: Customer, body: EnlargeBody, field: str, image: str
+    ) -> Sequence[bytes]:
+        context = self._context
+        build = partial(build_enlarge_inputs, field, image, context.limits)
+        inputs = await context.decoders.run(customer.name, build)
+        submitted = await context.submitter.submit(
+            GenerationRequest(
+                customer=customer,
+                job_id=new_job_id(),
+                given={"upscale": body.to_request(), **inputs.size()},
+                field_names={**EnlargeBody.NAMES, "image_digest": field, "task": field},
+                inputs=inputs,
+                is_prompt_required=False,
+                cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
+                deadline=WAIT,
+                is_waited_for=True,
+                needs_job=False,
+            )
+        )
+        return (await self._wait(request, submitted)).images
 
     async def progress(self, request: Request) -> JSONResponse:
         """How far the caller's latest job is."""

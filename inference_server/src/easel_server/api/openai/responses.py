@@ -127,7 +127,7 @@ def build_answer(job: Job, images: Sequence[bytes], urls: Sequence[str] | None) 
         "data": [one | ({"flagged": True} if index in flagged else {}) for index, one in enumerate(shown)],
         "background": "opaque",
         "output_format": job.parameters.image_format,
-        "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
+        "size": "x".join(map(str, job.parameters.image_size)),
         "seed": job.parameters.seed,  # extension: image i was generated from seed + i
         "reproducibility": job.parameters.reproducibility,  # extension
         **({"warnings": job.warnings} if job.warnings else {}),  # extension
@@ -185,5 +185,5 @@ def _describe(job: Job, image: bytes, image_format: ImageFormat) -> dict[str, An
         "created_at": int((job.finished_at or job.submitted_at).timestamp()),
         "output_format": image_format,
         "quality": AUTO,
-        "size": f"{job.parameters.width_pixels}x{job.parameters.height_pixels}",
+        "size": "x".join(map(str, job.parameters.image_size)),
     }

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from easel_server.generation.add_ons import AdapterRequest, ControlMode, ControlUse
+from easel_server.generation.add_ons import AdapterRequest, ControlMode, ControlUse, HiresRequest, find_hires_size
+from easel_server.generation.enlarging import LATENT
 from easel_server.generation.networks import NetworkError, Networks, join_networks, split_networks
-from easel_server.generation.parameters import PARAMETERS, GenerationParameters
+from easel_server.generation.parameters import PARAMETERS, SIDE_STEP_PIXELS, GenerationParameters
 from easel_server.generation.samplers import join_sampler
 
 NEGATIVE: Final = "Negative prompt:"
@@ -28,12 +29,15 @@ _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 LORA_HASHES: Final = "Lora hashes"  # NAME: HASH of each adapter
 # What is said of the image besides its parameters, without which it is the same.
 FACTS: Final = frozenset({LORA_HASHES, "Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
-HIRES: Final = "Hires upscale"
 CONTROL_NET: Final = "ControlNet"
 CONTROL_NUMBERS: Final = {"Weight": "weight", "Guidance Start": "start", "Guidance End": "end"}
 _CONTROL_NAME: Final = re.compile(r"ControlNet [0-9]{1,2}")
 _NUMBER: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{0,17})?")
 _HASH: Final = re.compile(r" \[[0-9a-f]{4,64}\]$")  # of a model, behind its name
+_FACTOR: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?")
+HIRES: Final = "Hires upscale"  # by which factor
+HIRES_SIZE: Final = "Hires resize"  # WIDTHxHEIGHT; 0 for a side that follows from the other
+HIRES_NAMES: Final = frozenset({HIRES, HIRES_SIZE, "Hires upscaler", "Hires steps"})
 NUMBERS: Final = {
     "Steps": "steps",
     "CFG scale": "guidance_scale",
@@ -45,10 +49,14 @@ NUMBERS: Final = {
 }
 
 
-TEXT_NAMES: Final = FACTS | {
-    *NUMBERS,
-    *("Prompt", "Negative prompt", "Sampler", "Schedule type", "Size-1", "Size-2"),
-}
+TEXT_NAMES: Final = (
+    FACTS
+    | HIRES_NAMES
+    | {
+        *NUMBERS,
+        *("Prompt", "Negative prompt", "Sampler", "Schedule type", "Size-1", "Size-2"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -67,15 +75,32 @@ def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]
     ``facts`` holds what parameters alone don't say, such as the model; a fact of a parameter's name stands in its place
     (the seed of this image, the sampler that was really used).
     """
-    pairs: dict[str, object] = {}
-    for row in PARAMETERS:
+    pairs: dict[str, object] = _describe_enlarging(parameters)
+    for row in PARAMETERS if parameters.upscale is None else ():
         if row.metadata is not None:
             pairs[row.metadata.name] = facts.get(row.metadata.name, row.metadata.write(parameters))
             pairs[row.metadata.followed_by] = facts.get(row.metadata.followed_by)
     pairs |= {f"{CONTROL_NET} {number}": _write_control(use) for number, use in enumerate(parameters.controls)}
+    if (hires := parameters.hires) is not None:
+        pairs |= {"Hires upscaler": hires.upscaler, "Hires steps": hires.steps}
     written = (f"{name}: {_quote(value)}" for name, value in (pairs | dict(facts)).items() if value is not None)
     negative = [f"{NEGATIVE} {parameters.negative_prompt}"] if parameters.negative_prompt else []
     return "\n".join([join_networks(parameters.prompt, parameters.adapters), *negative, ", ".join(written)])
+
+
+def _describe_enlarging(parameters: GenerationParameters) -> dict[str, object]:
+    """Of an image that was only enlarged, as AUTOMATIC1111 says it: nothing of a prompt."""
+    upscale = parameters.upscale
+    if upscale is None:
+        return {}
+    pairs: dict[str, object] = {
+        "Size": f"{upscale.width_pixels}x{upscale.height_pixels}",
+        "Postprocess upscale to": f"{upscale.width_pixels}x{upscale.height_pixels}",
+        "Postprocess upscaler": upscale.upscaler,
+    }
+    if upscale.second is not None:
+        pairs |= {"Postprocess upscaler 2": upscale.second, "Postprocess upscaler 2 visibility": upscale.second_share}
+    return pairs
 
 
 def read_infotext(text: str) -> Infotext:
@@ -92,8 +117,6 @@ def read_infotext(text: str) -> Infotext:
     if negative:
         given["negative_prompt"] = negative
     given |= {NUMBERS[name]: value for name, value in written.items() if name in NUMBERS}
-    if HIRES in written:
-        given.pop("strength", None)  # it is that pass's, which isn't offered here
     if (sampler := written.get("Sampler")) and (joined := join_sampler(sampler, written.get("Schedule type"))):
         given["sampler"] = joined
     pairs = {"Prompt": join_networks(prompt, adapters), "Negative prompt": negative, **written}
@@ -104,6 +127,10 @@ def read_infotext(text: str) -> Infotext:
         given["width_pixels"], given["height_pixels"] = size[1], size[2]
         del pairs["Size"]
         pairs |= {"Size-1": size[1], "Size-2": size[2]}
+    if HIRES_NAMES & written.keys():
+        # It is that pass's strength. A text that doesn't say enough of the pass asks for none.
+        strength = given.pop("strength", None)
+        given |= _read_hires(written, size, strength)
     known = {name for name in pairs if name in TEXT_NAMES or _CONTROL_NAME.fullmatch(name)}
     return Infotext(pairs, given, tuple(name for name in pairs if name not in known), adapters)
 
@@ -137,6 +164,27 @@ def _read_control(text: str) -> dict[str, Any]:
     name = _HASH.sub("", said.get("Model", ""))
     mode = modes.get(said.get("Control Mode", ""), ControlMode.BALANCED)
     return {"name": name, "image_digest": "", "mode": mode, **{own: float(number) for own, number in numbers.items()}}
+
+
+def _read_hires(
+    written: Mapping[str, str], size: "re.Match[str] | None", strength: str | None
+) -> dict[str, Mapping[str, Any]]:
+    """The second pass by the names of ``HiresPass``; empty if its size isn't said."""
+    resized = _SIZE.fullmatch(written.get(HIRES_SIZE, ""))
+    factor = _FACTOR.fullmatch(written.get(HIRES, ""))
+    if size is None or (resized is None and factor is None):
+        return {}
+    asked = HiresRequest(
+        width_pixels=int(resized[1]) or None if resized else None,
+        height_pixels=int(resized[2]) or None if resized else None,
+        factor=float(factor[0]) if factor else None,
+    )
+    first = max(1, int(size[1])), max(1, int(size[2]))
+    width, height = find_hires_size(first, asked, SIDE_STEP_PIXELS)
+    hires = {"width_pixels": width, "height_pixels": height, "upscaler": written.get("Hires upscaler", LATENT)}
+    steps = written.get("Hires steps", "0")
+    said = {"steps": None if steps == "0" else steps, "strength": strength}
+    return {"hires": hires | {name: value for name, value in said.items() if value is not None}}
 
 
 def _quote(value: object) -> str:
