@@ -25,6 +25,7 @@ JOB_PHASE_SECONDS: Final = "easel_job_phase_seconds"  # histogram, worker, label
 WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was busy
 BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker: its rate is the busy share
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
+FLAGGED_IMAGES_TOTAL: Final = "easel_flagged_images_total"  # counter, worker, label action=flagged|blurred|refused
 BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker, at each step: images that take it together
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 START_PHASE_SECONDS: Final = "easel_worker_start_phase_seconds"  # gauge, worker, label phase: of its last start
