@@ -25,6 +25,7 @@ JOB_PHASE_SECONDS: Final = "easel_job_phase_seconds"  # histogram, worker, label
 WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was busy
 BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker: its rate is the busy share
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
+FLAGGED_IMAGES_TOTAL: Final = "easel_flagged_images_total"  # counter, worker, label action=flagged|blurred|refused
 BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker, at each step: images that take it together
 GATHER_SECONDS: Final = "easel_gather_seconds"  # histogram, worker: until a job's add-ons are on its machine
 GATHERED_BYTES_TOTAL: Final = "easel_gathered_bytes_total"  # counter, worker: downloaded of add-ons

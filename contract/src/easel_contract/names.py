@@ -52,6 +52,7 @@ MODEL_DIRECTORY: Final = "/models"
 REFINER_DIRECTORY: Final = "/refiner"
 ADD_ONS_DIRECTORY: Final = "/add-ons"  # of a worker: claims, each under its name
 ADD_ON_CREDENTIALS_DIRECTORY: Final = "/etc/easel-add-ons"  # likewise: Secrets with keys of buckets
+SAFETY_CHECKER_DIRECTORY: Final = "/safety-checker"
 CACHE_DIRECTORY: Final = "/cache"  # of a worker: what libraries download
 CACHE_DIRECTORY_OWN: Final = f"{CACHE_DIRECTORY}/easel"  # what it makes once and reads at later starts
 TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"

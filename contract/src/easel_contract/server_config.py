@@ -143,6 +143,13 @@ class SourceConfig(Model):
     file: str | None = None  # a single one of a repository on the Hub
 
 
+class SafetyCheckerConfig(SourceConfig):
+    """A safety checker in place of the model's own."""
+
+    labels: tuple[str, ...] = ()  # of a classifier, those that count; empty: those whose names say so
+    threshold: float = Field(default=0.5, ge=0.01, le=1)  # from which likelihood on an image is flagged
+
+
 class ModelConfig(SourceConfig):
     """Which pipeline to load."""
 
@@ -153,6 +160,7 @@ class ModelConfig(SourceConfig):
     quantization: Quantization | None = None
     step_cache: StepCache | None = None
     safety: SafetyPolicy | None = None  # None: Blur where the model comes with a checker
+    safety_checker: SafetyCheckerConfig | None = None  # None: the model's own, where it has one
     refiner: SourceConfig | None = None  # takes over the last steps
 
 

@@ -30,6 +30,7 @@ GATEWAY_ONLY = {
     contract.STREAMS,
 }
 WORKER_ONLY = {
+    contract.FLAGGED_IMAGES_TOTAL,
     contract.IN_FLIGHT,
     contract.JOBS_TOTAL,
     contract.JOB_LATENCY_SECONDS,

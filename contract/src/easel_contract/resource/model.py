@@ -1,6 +1,6 @@
 """The model that a service serves, and where it comes from."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -104,6 +104,21 @@ class RefinerSpec(Model):
     source: ModelSource
 
 
+class SafetyCheckerSpec(Model):
+    """What judges finished images, in place of the model's own checker."""
+
+    source: ModelSource
+    labels: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        default=(),
+        max_length=50,
+        description="Of an image classifier, the labels that count. Unset: those that are called nsfw, unsafe, porn, "
+        "hentai, explicit, nude and the like; with none of those the model isn't loaded, and its labels are listed.",
+    )
+    threshold: float = Field(
+        default=0.5, ge=0.01, le=1, description="From which likelihood on a classifier's labels count."
+    )
+
+
 class ModelSpec(Model):
     """The model that a service serves."""
 
@@ -154,15 +169,24 @@ class ModelSpec(Model):
     )
     safety: SafetyPolicy | None = Field(
         default=None,
-        description="What becomes of an image that the model's own safety checker flags. Flag: it is given, and the "
+        description="What becomes of an image that the safety checker flags. Flag: it is given, and the "
         "answer says so. Blur: it is given blurred. Refuse: its request fails. Off: nothing is checked. Unset: Blur "
-        "where the model comes with a checker, as Stable Diffusion 1.x does; else nothing but Off can be set.",
+        "where the model comes with a checker, as Stable Diffusion 1.x does, or safetyChecker names one; else nothing "
+        "but Off can be set.",
+    )
+    safety_checker: SafetyCheckerSpec | None = Field(
+        default=None,
+        description="A checker in place of the model's own, for models of any family: diffusers' "
+        "StableDiffusionSafetyChecker, or an image classifier of transformers, in safetensors.",
     )
 
     @model_validator(mode="after")
     def _one_token(self) -> Self:
-        sources = [self.source.hugging_face, self.refiner.source.hugging_face if self.refiner else None]
+        others = [each.source for each in (self.refiner, self.safety_checker) if each is not None]
+        sources = [each.hugging_face for each in (self.source, *others)]
         secrets = {hub.token_secret_name for hub in sources if hub is not None} - {None}
         if len(secrets) > 1:
-            raise ValueError("model and refiner are fetched with one token: tokenSecretName must be the same in both")
+            raise ValueError(
+                "all of a model is fetched with one token: tokenSecretName must be the same in all sources"
+            )
         return self

@@ -22,6 +22,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.images.safety import take_safety
+from easel_server.engine.images.safety_models import load_safety_checker
 from easel_server.engine.interface import (
     ContentRefusedError,
     GenerationError,
@@ -79,13 +80,15 @@ def load(
         refiner = load_refiner(config.refiner, how, loaded, first, dtype) if config.refiner is not None else None
     except ModelFileError as error:
         raise ModelLoadError(f"model {config.name}: {error}") from error
+    checker = config.safety_checker if config.safety is not SafetyPolicy.OFF else None
+    named = load_safety_checker(checker, how.hub, device) if checker is not None else None
     on_phase(ColdStartPhase.WEIGHTS)
-    safety = take_safety(loaded.pipeline, config.safety, model=config.name)
+    safety = take_safety(loaded.pipeline, config.safety, model=config.name, named=named)
     description = replace(
         _describe(config, loaded, model.directory, device, dtype),
         files=model.files,
         refiner=refiner.weights if refiner is not None else "",
-        safety="" if safety.policy is SafetyPolicy.OFF else safety.policy,
+        safety=safety.description,
     )
     pipelines = [loaded.pipeline, *([refiner.pipeline] if refiner is not None else [])]
     preparation = prepare_pipeline(pipelines, device, config, engine)

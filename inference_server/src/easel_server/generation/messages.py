@@ -70,6 +70,7 @@ _WHAT_BECAME: Final[Mapping[SafetyPolicy, str]] = MappingProxyType(
     }
 )
 _FLAGGED: Final = re.compile(r"the model's safety checker flagged ([0-9 ,]+) of [0-9]+ images, which")
+_SAID: Final = re.compile(r"the model's safety checker flagged ([0-9 ,]+) of [0-9]+ images, (.*)")
 
 
 def describe_flagged(flagged: Sequence[int], images: int, policy: SafetyPolicy) -> str:
@@ -79,6 +80,13 @@ def describe_flagged(flagged: Sequence[int], images: int, policy: SafetyPolicy) 
     numbers = ", ".join(str(index + 1) for index in flagged)
     said = f"the model's safety checker flagged {numbers} of {images} images, {_WHAT_BECAME[policy]}"
     return CONTENT_REFUSED + said if policy is SafetyPolicy.REFUSE else said
+
+
+def count_flagged(said: Sequence[str]) -> Mapping[SafetyPolicy, int]:
+    """How many images were flagged, by what became of them, of a job's warnings or its error."""
+    found = (_SAID.search(each) for each in said)
+    policies = {text: policy for policy, text in _WHAT_BECAME.items()}
+    return {policies[match[2]]: match[1].count(",") + 1 for match in found if match and match[2] in policies}
 
 
 def find_flagged(warnings: Sequence[str]) -> frozenset[int]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from easel_contract import metrics as contract
+from easel_contract.server_config import SafetyPolicy
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -105,6 +106,11 @@ PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it
 PHASE_RUN: Final = "run"  # claimed to the last denoising step
 PHASE_ENCODE: Final = "encode"  # from there to encoded images
 PHASES: Final = (PHASE_QUEUE, PHASE_LOAD, PHASE_RUN, PHASE_ENCODE)
+SAFETY_ACTIONS: Final = {
+    SafetyPolicy.FLAG: "flagged",
+    SafetyPolicy.BLUR: "blurred",
+    SafetyPolicy.REFUSE: "refused",
+}
 FETCHED: Final = "fetched"  # of an input image's address, beside why not
 WEBHOOK_OUTCOMES: Final = ("delivered", "retried", "failed")
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -295,6 +301,13 @@ class ServerMetrics:
             registry=registry,
         )
         self._by_phase = {phase: phases.labels(phase) for phase in PHASES}
+        flagged = Counter(
+            contract.FLAGGED_IMAGES_TOTAL,
+            "Images that a safety checker flagged, by what became of them.",
+            ["action"],
+            registry=registry,
+        )
+        self._flagged = {policy: flagged.labels(action) for policy, action in SAFETY_ACTIONS.items()}
         self._batch_images = Histogram(
             contract.BATCH_IMAGES,
             "Images that take a denoising step together, at each step.",
@@ -399,6 +412,10 @@ class ServerMetrics:
                 yield
         finally:
             self._jobs_in_flight.dec(jobs)
+
+    def count_flagged(self, policy: SafetyPolicy, images: int) -> None:
+        """Count images that a safety checker flagged; ``policy`` is what became of them."""
+        self._flagged[policy].inc(images)
 
     def count_batch(self, images: int) -> None:
         """Count a step that so many images take together."""

@@ -30,6 +30,7 @@ from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.interface import GatheringError, GenerationError, StopGenerationError
 from easel_server.generation.images import MEDIA_TYPES
 from easel_server.generation.job import JobState
+from easel_server.generation.messages import count_flagged
 from easel_server.generation.models import ModelIdentity
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.errors import StoreUnavailableError
@@ -194,6 +195,8 @@ class Reporter:
         ready_seconds = run.claimed_at_seconds - self._ready_at_seconds
         timing = build_timing(run, ready_seconds=ready_seconds, load_seconds=self._load_seconds)
         self._metrics.count_job(state, timing)
+        for policy, images in count_flagged([*run.warnings, str(run.error or "")]).items():
+            self._metrics.count_flagged(policy, images)
         logger.info("job %s: %s after %.2f s", job.id, state, timing.run_seconds + timing.encode_seconds)
         if self._tracer is not NO_TRACER and (parent := job.trace_parent) is not None:
             times = JobTimes.of(run, timing, reported_at=reported_at_seconds, ready_at=self._ready_at_seconds)

@@ -28,6 +28,8 @@ def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[R
     sources = [("spec.model.source", spec.model.source)]
     if spec.model.refiner is not None:
         sources.append(("spec.model.refiner.source", spec.model.refiner.source))
+    if spec.model.safety_checker is not None:
+        sources.append(("spec.model.safetyChecker.source", spec.model.safety_checker.source))
     secrets = [
         (gateway.api_keys_secret_name, "spec.gateway.apiKeysSecretName", names.COMPONENT_GATEWAY),
         (gateway.webhook.signing_secret_name, "spec.gateway.webhook.signingSecretName", names.COMPONENT_GATEWAY),

@@ -12,6 +12,7 @@ from easel_contract.server_config import (
     GatewayConfig,
     ModelConfig,
     ResultsConfig,
+    SafetyCheckerConfig,
     ServerConfig,
     SourceConfig,
     WebhookConfig,
@@ -139,7 +140,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
 def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:
     model = spec.model
     hub = model.source.hugging_face
-    refiner = model.refiner
+    refiner, checker = model.refiner, model.safety_checker
     return ModelConfig(
         # A volume has no name that clients would know, so the model is called like its service.
         name=hub.repository if hub is not None else owner.name,
@@ -149,6 +150,15 @@ def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig
         safety=model.safety,
         allow_pickles=model.allow_pickles,
         config_repository=model.config_repository,
+        safety_checker=(
+            SafetyCheckerConfig(
+                labels=checker.labels,
+                threshold=checker.threshold,
+                **_source_config(checker.source, names.SAFETY_CHECKER_DIRECTORY),
+            )
+            if checker
+            else None
+        ),
         refiner=SourceConfig(**_source_config(refiner.source, names.REFINER_DIRECTORY)) if refiner else None,
         **_source_config(model.source, names.MODEL_DIRECTORY),
     )

@@ -114,6 +114,8 @@ def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
     sources = [("model", names.MODEL_DIRECTORY, model.source)]
     if model.refiner is not None:
         sources.append(("refiner", names.REFINER_DIRECTORY, model.refiner.source))
+    if model.safety_checker is not None:
+        sources.append(("safety-checker", names.SAFETY_CHECKER_DIRECTORY, model.safety_checker.source))
     # Libraries write small files there even when the model lies on a volume.
     container["env"].append({"name": ENV_HUB_CACHE, "value": names.CACHE_DIRECTORY})
     container["env"].append({"name": names.ENV_CACHE_DIRECTORY, "value": names.CACHE_DIRECTORY_OWN})

@@ -1,11 +1,12 @@
-"""The model's own safety checker: taken out of the pipeline, and asked about finished images by what the service wants.
+"""The safety checker: asked about finished images by what the service wants of those that it flags.
 
-In the pipeline it makes a black image of what it flags, and nobody hears of it.
+The model's own is taken out of the pipeline, where it makes a black image of what it flags, and nobody hears of it; a
+service may name another (safety_models.py).
 """
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy
 import torch
@@ -45,12 +46,38 @@ class SafetyChecker:
         return tuple(flagged)
 
 
+class FindsFlagged(Protocol):
+    """What judges images."""
+
+    def find_flagged(self, images: Sequence[Image.Image]) -> tuple[int, ...]:
+        """The indices of those that it flags. In the engine's thread."""
+        ...
+
+
+class NamedChecker(NamedTuple):
+    """One that a service names, in place of the model's own."""
+
+    checker: FindsFlagged
+    identity: str  # of its weights, and of what counts as a hit
+
+
 class Safety:
     """A checker and what becomes of an image that it flags. Neither: nothing is checked."""
 
-    def __init__(self, checker: SafetyChecker | None, policy: SafetyPolicy = SafetyPolicy.OFF) -> None:
+    def __init__(
+        self, checker: FindsFlagged | None, policy: SafetyPolicy = SafetyPolicy.OFF, identity: str = ""
+    ) -> None:
+        """``identity``: of a checker that isn't the model's own, whose weights are the model's."""
         self._checker = checker if policy is not SafetyPolicy.OFF else None
         self.policy = policy if self._checker is not None else SafetyPolicy.OFF
+        self._identity = identity
+
+    @property
+    def description(self) -> str:
+        """What becomes of which images, as a model's identity has it; empty: nothing is checked."""
+        if self.policy is SafetyPolicy.OFF:
+            return ""
+        return f"{self.policy} by {self._identity}" if self._identity else str(self.policy)
 
     def watch(self, generate: Callable[[], Sequence[Image.Image]]) -> "WatchedCall":
         """What generates a job's images, with its images looked at before anybody has them."""
@@ -68,7 +95,7 @@ class WatchedCall:
     """Generates a job's images."""
 
     def __init__(
-        self, generate: Callable[[], Sequence[Image.Image]], checker: SafetyChecker | None, policy: SafetyPolicy
+        self, generate: Callable[[], Sequence[Image.Image]], checker: FindsFlagged | None, policy: SafetyPolicy
     ) -> None:
         self._generate = generate
         self._checker = checker
@@ -98,20 +125,24 @@ def blur(image: Image.Image) -> Image.Image:
     return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
 
 
-def take_safety(pipeline: Any, policy: SafetyPolicy | None, *, model: str) -> Safety:
-    """Take the checker that came with a pipeline out of it; ``policy`` as configured.
+def take_safety(pipeline: Any, policy: SafetyPolicy | None, *, model: str, named: NamedChecker | None = None) -> Safety:
+    """Take the checker that came with a pipeline out of it; ``policy`` as configured, ``named`` goes before it.
 
     Raises ModelLoadError if something was asked of a checker that there isn't.
     """
     module = getattr(pipeline, "safety_checker", None)
     if module is None:
+        if named is not None:
+            return Safety(named.checker, policy or DEFAULT_POLICY, named.identity)
         if policy in (None, SafetyPolicy.OFF):
             return Safety(None)
         raise ModelLoadError(
             f"model {model}: safety is {policy}, and this {type(pipeline).__name__} comes without a safety checker; "
-            "leave safety out or set it to Off, or serve a model that is published with one (a checker from elsewhere "
-            "can't be named yet)"
+            "leave safety out or set it to Off, name a checker in model.safetyChecker, or serve a model that is "
+            "published with one"
         )
     pipeline.register_modules(safety_checker=None)
     pipeline.register_to_config(requires_safety_checker=False)
+    if named is not None:
+        return Safety(named.checker, policy or DEFAULT_POLICY, named.identity)
     return Safety(SafetyChecker(module, pipeline.feature_extractor), policy or DEFAULT_POLICY)

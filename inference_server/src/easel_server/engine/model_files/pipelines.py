@@ -47,8 +47,8 @@ def build_gathering(config: ModelConfig, dtype: torch.dtype, hub: Hub) -> Gather
         read_pickle=read_pickle,
         find_repository=find_repository,
         # A gigabyte that would be thrown away.
-        skipped=frozenset({SAFETY_CHECKER} if config.safety is SafetyPolicy.OFF else ()),
-        wants_checker=config.safety not in {None, SafetyPolicy.OFF},
+        skipped=frozenset({SAFETY_CHECKER} if config.safety is SafetyPolicy.OFF or config.safety_checker else ()),
+        wants_checker=config.safety not in {None, SafetyPolicy.OFF} and config.safety_checker is None,
     )
 
 
