@@ -118,7 +118,9 @@ def test_they_differ_and_none_leaves_a_trace_in_the_next_generation():
 
 
 def test_an_unknown_one_is_named_with_what_there_is():
-    with pytest.raises(GenerationError, match=r"can't use the sampler 'Euler b'; it can use: Euler, Euler a, Heun"):
+    with pytest.raises(
+        GenerationError, match=r"can't use the sampler 'Euler b'; it can use: Euler, Euler Karras, Euler Exp"
+    ):
         generate_together(tiny_engine(), [tiny_parameters(sampler="Euler b")], {}, ignore_step)
 
 

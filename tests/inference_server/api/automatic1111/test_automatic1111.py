@@ -96,6 +96,14 @@ def test_an_empty_prompt_is_generated_from(api):
         ("Euler a", "automatic", "Euler a"),
         ("DPM++ 2M", "automatic", "DPM++ 2M Karras"),
         ("DPM++ 2M", "Karras", "DPM++ 2M Karras"),
+        ("DPM++ 2M SDE", "automatic", "DPM++ 2M SDE Exponential"),
+        ("DPM++ 2M SDE Karras", "automatic", "DPM++ 2M SDE Karras"),
+        ("Euler", "automatic", "Euler"),
+        ("Euler", "SGM Uniform", "Euler SGM Uniform"),
+        ("Euler", "sgm_uniform", "Euler SGM Uniform"),
+        ("Euler", "simple", "Euler SGM Uniform"),
+        ("Heun", "exponential", "Heun Exponential"),
+        ("DPM++ SDE", "Beta", "DPM++ SDE Beta"),
         ("DPM++ 2M", "uniform", "DPM++ 2M"),
         ("DPM++ 2M Karras", None, "DPM++ 2M Karras"),
     ],
@@ -162,8 +170,8 @@ REFUSALS = {
         {"override_settings": {"CLIP_stop_at_last_layers": 13}},
         "CLIP_stop_at_last_layers: is 13, allowed are",
     ),
-    "an unknown sampler": ({"sampler_name": "Fast"}, "sampler_name: is 'Fast', allowed are Euler, Euler a"),
-    "an unknown schedule": ({"scheduler": "beta"}, "scheduler: is 'beta', allowed are automatic, uniform, karras"),
+    "an unknown sampler": ({"sampler_name": "Fast"}, "sampler_name: is 'Fast', allowed are Euler, Euler Karras"),
+    "an unknown schedule": ({"scheduler": "turbo"}, "scheduler: is 'turbo', allowed are automatic, uniform, karras"),
     "too many": ({"batch_size": 4, "n_iter": 4}, "batch_size * n_iter: is 16, allowed are 1 to 4"),
     "an odd size": ({"width": 65}, "width: is 65 pixels, allowed is a multiple of 8 from 64 to 2048"),
     "too many steps": ({"steps": 1000}, "steps: is 1000, allowed are 1 to 100"),
@@ -208,7 +216,9 @@ def test_what_there_is_is_listed(api):
     assert api.util_get_model_names() == [MODEL]
     assert "DPM++ 2M" in api.util_get_sampler_names()
     assert "DPM++ 2M Karras" not in api.util_get_sampler_names()
-    assert api.util_get_scheduler_names() == ["automatic", "karras", "uniform"]
+    assert api.util_get_scheduler_names() == [
+        "automatic", "beta", "exponential", "karras", "sgm_uniform", "simple", "uniform"
+    ]  # fmt: skip
     assert set(api.get_memory()) == {"ram", "cuda"}
     assert api.get_cmd_flags()["api"] is True
 

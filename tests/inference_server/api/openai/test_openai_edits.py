@@ -112,7 +112,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a word for a number": ({"extra_body": {"seed": "many"}}, "seed", "got 'many'"),
     "an unknown field": ({"extra_body": {"colour": "red"}}, "colour", "is not a known field"),
-    "an unknown sampler": ({"extra_body": {"sampler": "Fast"}}, "sampler", "is 'Fast', allowed are Euler, Euler a, "),
+    "an unknown sampler": (
+        {"extra_body": {"sampler": "Fast"}},
+        "sampler",
+        "is 'Fast', allowed are Euler, Euler K",
+    ),
 }
 
 
