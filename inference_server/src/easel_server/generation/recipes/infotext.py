@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from easel_server.generation.add_ons import AdapterRequest, ControlMode, ControlUse
-from easel_server.generation.networks import NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.parameters import PARAMETERS, GenerationParameters
+from easel_server.generation.recipes.networks import NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.samplers import join_sampler
 
 NEGATIVE: Final = "Negative prompt:"
