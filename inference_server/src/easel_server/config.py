@@ -187,12 +187,18 @@ def _add(
         return config
     known = config.add_ons
     given = {
-        "adapters": (*known.adapters, *(AdapterConfig(**_read_add_on("--adapter", each)) for each in adapters)),
+        "adapters": (
+            *known.adapters,
+            *(AdapterConfig.model_validate(_read_add_on("--adapter", each)) for each in adapters),
+        ),
         "control_nets": (
             *known.control_nets,
-            *(ControlNetConfig(**_read_add_on("--control-net", each)) for each in control_nets),
+            *(ControlNetConfig.model_validate(_read_add_on("--control-net", each)) for each in control_nets),
         ),
-        "upscalers": (*known.upscalers, *(UpscalerConfig(**_read_add_on("--upscaler", each)) for each in upscalers)),
+        "upscalers": (
+            *known.upscalers,
+            *(UpscalerConfig.model_validate(_read_add_on("--upscaler", each)) for each in upscalers),
+        ),
     }
     for kind, each in given.items():
         names_of_kind = [one.name for one in each]

@@ -10,6 +10,8 @@ import httpx2
 import openai
 import pytest
 from easel_contract.add_ons import AdapterConfig, AddOnsConfig, ControlNetConfig, UpscalerConfig
+from easel_contract.server_config import SyntheticConfig
+from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.add_ons import Feature
 from webuiapi import WebUIApi  # type: ignore[import-untyped]
 
@@ -44,7 +46,7 @@ def client(gateway: RunningGateway) -> Iterator[httpx2.Client]:
         yield client
 
 
-def post(client: httpx2.Client, api: str, prompt: str = "a cat", **given: Any) -> httpx2.Response:
+def post(client: httpx2.Client, api: str, prompt: str | None = "a cat", **given: Any) -> httpx2.Response:
     body = {"prompt": prompt, **given}
     match api:
         case "openai":
@@ -246,6 +248,27 @@ def test_a_recipes_adapters_come_again_and_a_field_beside_it_goes_first(
     assert "adapter 'clay' comes from elsewhere than the recipe's" in answer.json()["warnings"][0]
     gone = post(client, "openai", recipe=json.loads(json.dumps(recipe).replace("clay", "chalk")))
     assert f"asks for 'chalk', which is no adapter of this service; {THERE}" in gone.text
+
+
+def test_what_an_image_says_of_its_adapters_asks_for_them_again() -> None:
+    engine = SyntheticEngine(MODEL, SyntheticConfig(milliseconds_per_image=1))
+    with RunningGateway(engine=engine, add_ons=ADD_ONS) as gateway, gateway.client() as client:
+        prompt = "a cat, sitting <lora:clay:0.5> <lora:Ink Wash v1.5:0.7>"
+        made = post(client, "automatic1111", prompt, seed=5, **SMALL).json()
+        image = made["images"][0]
+        info = client.post("/sdapi/v1/png-info", json={"image": image}).json()
+        assert info["info"].startswith("a cat, sitting <lora:Ink Wash v1.5:0.7> <lora:clay:0.5>\n")
+        again = client.post("/sdapi/v1/txt2img", json=info["parameters"])
+        assert "Warning" not in again.headers, again.headers["Warning"]
+        assert json.loads(again.json()["info"])["infotexts"] == [info["info"]]
+        by_text = post(client, "automatic1111", None, infotext=info["info"])
+        assert json.loads(by_text.json()["info"])["infotexts"] == [info["info"]]
+        prediction = post(client, "replicate", None, recipe=info["info"]).json()
+        assert prediction["input"]["prompt"] == "a cat, sitting"
+        assert prediction["input"]["loras"] == [
+            {"name": "Ink Wash v1.5", "weight": 0.7},
+            {"name": "clay", "weight": 0.5},
+        ]
 
 
 def test_webuiapis_prompt_asks_for_adapters(gateway: RunningGateway) -> None:
