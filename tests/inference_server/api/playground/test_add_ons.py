@@ -1,4 +1,4 @@
-"""Adapters in the playground: of the service's list, with weights, sent and given back."""
+"""Adapters and ControlNets in the playground: of the service's lists, with weights, sent and given back."""
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -8,6 +8,8 @@ from tests.inference_server.api.playground.page import (
     KEY,
     PHONE,
     await_image,
+    build_file,
+    build_png,
     button,
     field,
     open_part,
@@ -82,3 +84,25 @@ def test_adapters_are_shown_once_the_key_is_there(browser: Browser, tmp_path):
         field(page, "API key").fill(KEY)
         field(page, "Prompt").focus()
         expect(page.locator("#part-loras")).to_be_visible()
+
+
+def test_a_control_net_shows_what_it_sees_and_is_asked_for(page: Page):
+    open_part(page, "ControlNet")
+    button(page, "Add a ControlNet").click()
+    expect(field(page, "Net")).to_be_focused()
+    order(page, "held", steps=1)
+    expect(page.locator("#controlnet-error")).to_have_text("ControlNet needs an image; choose one, or remove it")
+    field(page, "Preprocessor").select_option("canny")
+    page.get_by_label("Control image", exact=True).set_input_files(build_file("<b>.png", build_png(128, 128)))
+    expect(page.get_by_role("img", name="What the ControlNet sees")).to_be_visible()
+    assert page.evaluate("document.querySelector('.unit figure:last-of-type img').naturalWidth") > 0
+    field(page, "Weight").fill("0.6")
+    field(page, "To (share of steps)").fill("0.8")
+    with page.expect_request("**/v1/predictions") as asked:
+        order(page, "held", steps=1)
+    (unit,) = asked.value.post_data_json["input"]["controlnet"]
+    assert unit.pop("image").startswith("data:image/png;base64,")
+    assert unit == {"model": "edges", "preprocessor": "canny", "weight": 0.6, "start": 0, "end": 0.8}
+    await_image(page, "held")
+    button(page, "Remove ControlNet 1").click()
+    expect(button(page, "Add a ControlNet")).to_be_focused()

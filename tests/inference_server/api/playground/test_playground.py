@@ -18,6 +18,7 @@ from easel_contract.server_config import (
     ServerConfig,
 )
 from easel_server.api.playground.routes import build_page_config, read_static_files
+from easel_server.gateway.preprocessing import PREPROCESSORS
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.tasks import Task
@@ -107,7 +108,7 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
         "features": list(Feature),
         "adapters": [],
         "control_nets": [],
-        "preprocessors": [],
+        "preprocessors": list(PREPROCESSORS),
         "upscalers": [],
         "limits": {
             "max_width": 768,

@@ -83,7 +83,12 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 def test_a_hostile_recipe_is_text_and_what_makes_no_sense_in_it_is_left_out(page: Page):
-    parameters = {"prompt": HOSTILE, "sampler": HOSTILE, "widthPixels": [HOSTILE], "steps": {"__proto__": 1}}
+    parameters: dict[str, object] = {
+        "prompt": HOSTILE,
+        "sampler": HOSTILE,
+        "widthPixels": [HOSTILE],
+        "steps": {"__proto__": 1},
+    }
     parameters |= {"adapters": [{"name": HOSTILE, "weight": 1}, None, 7], "controls": "x", "hires": {"upscaler": {}}}
     recipe = json.dumps({"easel": 1, "parameters": parameters})
     hand_over(page.locator("#stage"), "drop", f"{HOSTILE}.png", build_png(64, 64, easel=recipe))

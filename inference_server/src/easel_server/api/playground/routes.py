@@ -12,6 +12,7 @@ from easel_server.api.context import ApiContext
 from easel_server.api.links import GENERATIONS_PATH
 from easel_server.api.replicate.fields import PredictionInput
 from easel_server.gateway.live_config import LiveConfig
+from easel_server.gateway.preprocessing import PREPROCESSORS
 from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.models import ModelFacts
@@ -115,7 +116,7 @@ def build_add_on_lists(live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
     return {
         "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters if has_adapters],
         "control_nets": [each.name for each in live.add_ons.control_nets if has_nets and "controlnet" in offers],
-        "preprocessors": [],
+        "preprocessors": list(PREPROCESSORS) if has_nets else [],
         "upscalers": [each.name for each in live.add_ons.upscalers if offers & {"hires", "upscale"}],
     }
 

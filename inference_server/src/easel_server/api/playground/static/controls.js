@@ -143,7 +143,7 @@ class Unit {
     const { signal } = this.#asking;
     this.state.textContent = "Looking at the image…";
     try {
-      const [seen] = await this.api.detect(this.preprocessor.value, image, signal);
+      const [seen] = await this.api.detect(this.preprocessor.value, image.url, signal);
       this.seen.src = `data:image/png;base64,${seen}`;
       this.figure.hidden = false;
       this.state.textContent = "The preview is there.";
