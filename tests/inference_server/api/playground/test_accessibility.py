@@ -47,7 +47,7 @@ def test_all_works_with_the_keyboard_alone(page: Page):
 
 def test_every_control_has_a_name_and_every_part_its_role(page: Page):
     names = page.evaluate("""Array.from(document.querySelectorAll("input, textarea, select"),
-        (control) => control.labels[0]?.textContent.trim())""")
+        (control) => (control.labels[0]?.textContent ?? control.ariaLabel)?.trim())""")
     assert all(names)
     for role, name in (
         ("form", "What to generate"),

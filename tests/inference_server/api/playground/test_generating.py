@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.inference_server.api.playground.page import (
     DESKTOP,
+    FORGET_IMAGES,
     KEY,
     await_image,
     button,
@@ -94,6 +95,35 @@ def test_an_error_is_shown_beside_the_field_that_it_concerns(page: Page, label, 
     assert stored(page) == []
 
 
+def test_several_requests_are_followed_one_after_another_and_each_is_another_image(page: Page, url: str):
+    field(page, "Seed").fill("7")
+    field(page, "Images").fill("2")
+    field(page, "Requests").fill("3")
+    order(page, "a batch", steps=20)
+    expect(page.locator("#progress-text")).to_have_text(re.compile(r"Request 1 of 3 · Step \d+ of 20"))
+    expect(page.locator("#progress-text")).to_have_text(re.compile("Request 3 of 3"))
+    await_image(page, "Image 2 of 2: a batch")
+    expect(page.locator("#announcement")).to_have_text("Finished: 2 images, seed 11")
+    assert [entry["input"]["seed"] for entry in stored(page)] == ["11", "9", "7"]
+
+
+def test_cancel_ends_all_requests_that_are_not_over(page: Page, url: str):
+    field(page, "Requests").fill("3")
+    order(page, "never mind", steps=100)
+    expect(page.locator("#progress-text")).to_contain_text("Step")
+    button(page, "Cancel").click()
+    expect(page.locator("#canvas")).to_have_text("Cancelled.")
+    expect(page.get_by_role("list").get_by_role("button", name="never mind Cancelled")).to_have_count(3)
+    assert {prediction(url, entry["id"])["status"] for entry in stored(page)} == {"canceled"}
+
+
+def test_too_many_requests_are_refused_beside_their_field(page: Page):
+    field(page, "Requests").fill("21")
+    order(page, "a flood", steps=1)
+    expect(page.get_by_text("Requests is 21, allowed are 1 to 20")).to_be_visible()
+    assert stored(page) == []
+
+
 def test_an_empty_prompt_is_refused_beside_it(page: Page):
     button(page, "Generate").click()
     expect(field(page, "Prompt")).to_be_focused()
@@ -124,6 +154,7 @@ def test_an_image_that_the_service_has_forgotten_can_be_generated_again(page: Pa
     order(page, "fleeting", steps=1)
     await_image(page, "fleeting")
     seed = stored(page)[0]["input"]["seed"]
+    page.evaluate(FORGET_IMAGES)
     page.route("**/output/0", lambda route: route.fulfill(status=404, json={"detail": "its result has expired"}))
     page.reload()
     page.get_by_role("list").get_by_role("button", name=f"fleeting Seed {seed}").click()

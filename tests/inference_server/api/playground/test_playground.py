@@ -18,8 +18,12 @@ from easel_contract.server_config import (
     ServerConfig,
 )
 from easel_server.api.playground.routes import build_page_config, read_static_files
+from easel_server.gateway.preprocessing import PREPROCESSORS
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.models import GenerationDefaults, ModelFacts
+from easel_server.generation.tasks import Task
 
+from tests.inference_server.api.playground.page import KEY, build_config, serve
 from tests.support.live_configs import build_live_config
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -100,7 +104,43 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
         },
         "samplers": ["Euler"],
         "formats": ["png", "jpeg", "webp"],
+        "tasks": list(Task),
+        "features": list(Feature),
+        "adapters": [],
+        "control_nets": [],
+        "preprocessors": list(PREPROCESSORS),
+        "upscalers": [],
+        "limits": {
+            "max_width": 768,
+            "max_height": 1024,
+            "max_pixels": 16777216,
+            "max_bytes": 2506752,
+            "max_adapters": 8,
+            "max_controls": 3,
+        },
     }
+
+
+def test_a_service_with_keys_lists_its_add_ons_to_those_who_have_one(tmp_path):
+    (tmp_path / "alice").write_text(KEY)
+    (tmp_path / "bob").write_text(KEY.replace("alice", "robert"))
+    with serve(api_keys_directory=str(tmp_path)) as url:
+        names = [
+            [adapter["name"] for adapter in httpx2.get(f"{url}/playground/config", headers=headers).json()["adapters"]]
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {KEY}"})
+        ]
+    assert names == [[], [], ["ink", "clay"]]
+
+
+def test_what_the_model_can_not_do_is_not_offered():
+    config = build_config()
+    facts = ModelFacts(features=())
+    page = build_page_config(config.gateway, build_live_config(config), facts)
+    assert page["adapters"] == page["control_nets"] == page["upscalers"] == []
+    assert build_page_config(config.gateway, build_live_config(config), ModelFacts())["adapters"] == [
+        {"name": "ink", "default_weight": 0.7},
+        {"name": "clay", "default_weight": 1.0},
+    ]
 
 
 @pytest.mark.parametrize(

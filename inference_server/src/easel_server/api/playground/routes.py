@@ -1,21 +1,27 @@
 """The page at ``/``: static files of this package, and what the page must know of the service."""
 
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final
 
-from easel_contract.server_config import EngineKind, GatewayConfig
+from easel_contract.server_config import EngineKind, GatewayConfig, LimitsConfig
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from easel_server.api.context import ApiContext
 from easel_server.api.links import GENERATIONS_PATH
+from easel_server.api.replicate.fields import PredictionInput
 from easel_server.gateway.live_config import LiveConfig
+from easel_server.gateway.preprocessing import PREPROCESSORS
+from easel_server.gateway.refusals import RefusalError
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, ImageFormat, bound_side
 from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
 
 SYNTHETIC: Final = "synthetic"  # an engine's name
 PAGE: Final = "index.html"
+BODY_REST_BYTES: Final = 64 * 1024  # of a request besides its images: prompts
 
 
 def read_static_files() -> dict[str, StaticFile]:
@@ -60,9 +66,12 @@ class Playground:
         return serve_file(file, request)
 
     async def get_config(self, request: Request) -> JSONResponse:
-        """Bounds, choices and defaults for the form."""
-        del request
+        """Bounds, choices and defaults for the form; names of add-ons only for who may use them."""
         facts = await self._context.model_facts()
+        try:
+            self._context.keys.find_customer(request.headers.get("authorization"))
+        except RefusalError:
+            facts = replace(facts, features=())
         return JSONResponse(build_page_config(self._context.config.gateway, self._context.live, facts), headers=HEADERS)
 
 
@@ -92,4 +101,34 @@ def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFact
         },
         "samplers": list(facts.samplers),
         "formats": list(ImageFormat),
+        "tasks": list(facts.tasks),
+        "features": list(facts.features),
+        **build_add_on_lists(live, facts),
+        "limits": build_input_limits(limits),
+    }
+
+
+def build_add_on_lists(live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
+    """What requests may ask for beside the model; nothing of what it can't do, or the API doesn't take."""
+    offers = {name for name in ("loras", "controlnet", "hires", "upscale") if name in PredictionInput.model_fields}
+    adapters = live.add_ons.list_adapters(live.name) if "loras" in offers else ()
+    has_adapters, has_nets = (feature in facts.features for feature in (Feature.ADAPTERS, Feature.CONTROL_NETS))
+    return {
+        "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters if has_adapters],
+        "control_nets": [each.name for each in live.add_ons.control_nets if has_nets and "controlnet" in offers],
+        "preprocessors": list(PREPROCESSORS) if has_nets else [],
+        "upscalers": [each.name for each in live.add_ons.upscalers if offers & {"hires", "upscale"}],
+    }
+
+
+def build_input_limits(limits: LimitsConfig) -> dict[str, int]:
+    """What the page must make of images before it sends them: all of a request fit into one body, as base64."""
+    most_images = 2 + limits.max_controls
+    return {
+        "max_width": limits.max_width_pixels,
+        "max_height": limits.max_height_pixels,
+        "max_pixels": limits.max_input_pixels,
+        "max_bytes": max(0, limits.max_body_bytes - BODY_REST_BYTES) * 3 // 4 // most_images,
+        "max_adapters": limits.max_adapters,
+        "max_controls": limits.max_controls,
     }

@@ -23,6 +23,10 @@ export class Api {
     this.readKey = readKey;
   }
 
+  async config() {
+    return this.#json("playground/config", {});
+  }
+
   async create(body, signal) {
     return this.#json("v1/predictions", { method: "POST", body, signal, headers: { "Content-Type": "application/json" } });
   }
@@ -41,6 +45,17 @@ export class Api {
 
   async preview(id, index, signal) {
     return (await this.#request(`v1/predictions/${id}/previews/${index}`, { signal })).blob();
+  }
+
+  // What an image says of how it was made.
+  async describe(image) {
+    return this.#post("sdapi/v1/png-info", { image });
+  }
+
+  // What a ControlNet's preprocessor makes of an image: PNGs as base64.
+  async detect(preprocessor, image, signal) {
+    const body = { controlnet_module: preprocessor, controlnet_input_images: [image] };
+    return (await this.#post("controlnet/detect", body, signal)).images;
   }
 
   // Events {name, data, id} until "done". Takes up a broken stream again; throws ApiError when it can't.
@@ -64,6 +79,11 @@ export class Api {
       failures += 1;
     }
     throw new ApiError(0, "The connection was lost. The image may still be generated: reload the page to look again.");
+  }
+
+  async #post(path, body, signal) {
+    const headers = { "Content-Type": "application/json" };
+    return this.#json(path, { method: "POST", body: JSON.stringify(body), signal, headers });
   }
 
   async #json(path, options) {
@@ -94,8 +114,9 @@ export class Api {
 async function readError(response) {
   const text = await response.text();
   try {
-    const { detail, invalid_fields: fields } = JSON.parse(text);
-    return new ApiError(response.status, detail ?? text, fields ?? []);
+    const { detail, errors, invalid_fields: fields } = JSON.parse(text);
+    const sentence = [errors, detail, text].find((said) => typeof said === "string" && said); // the first is AUTOMATIC1111's
+    return new ApiError(response.status, sentence, fields ?? []);
   } catch {
     return new ApiError(response.status, `The service answered ${response.status} ${response.statusText}.`);
   }

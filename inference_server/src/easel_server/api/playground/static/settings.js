@@ -1,20 +1,25 @@
 // The form: what is to be generated, its bounds as the server gives them, and faults beside the fields that they concern.
+// Plain fields are here; a part (``adapters.js`` and such) has one of its own kind, with a name, a title and a line for faults.
+
+import { byId } from "./dom.js";
 
 const WHOLE = ["width", "height", "num_inference_steps", "num_outputs"];
 const NUMBERS = [...WHOLE, "guidance_scale"];
 const TEXTS = ["prompt", "negative_prompt", "scheduler", "output_format"];
 const FIELDS = ["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed", "num_outputs", "scheduler", "output_format"];
-
-const byId = (id) => document.getElementById(id);
+const OWN = [...FIELDS, "repeats"]; // that faults are shown beside
+const MAX_REPEATS = 20;
+const PART_OF = { mask: "image", prompt_strength: "image", strength: "image" };
 
 export class Settings {
-  constructor() {
+  constructor(parts) {
+    this.parts = parts;
     this.defaults = {};
     this.touched = new Set(); // fields that were written into before the service's defaults arrived
     byId("swap").addEventListener("click", () => {
       [byId("width").value, byId("height").value] = [byId("height").value, byId("width").value];
     });
-    for (const field of [...FIELDS, "key"]) {
+    for (const field of [...OWN, "key"]) {
       byId(field).addEventListener("input", () => {
         this.touched.add(field);
         this.#mark(field, "");
@@ -23,7 +28,8 @@ export class Settings {
   }
 
   // Bounds, choices and defaults of the service. What somebody has typed while they were on their way stays.
-  apply({ bounds, defaults, samplers, formats }) {
+  apply(config) {
+    const { bounds, defaults, samplers, formats } = config;
     this.defaults = defaults;
     for (const [field, { min, max, step }] of Object.entries(bounds)) {
       Object.assign(byId(field), { min, max, ...(step && { step }) });
@@ -37,6 +43,7 @@ export class Settings {
     byId("scheduler").append(...samplers.map((name) => new Option(name, name)));
     byId("output_format").append(...formats.map((name) => new Option(name.toUpperCase(), name)));
     for (const field of FIELDS.filter((name) => !this.touched.has(name))) this.#put(field, {});
+    for (const part of this.parts) part.apply(config);
   }
 
   // The request's input, with a BigInt where a number of ours may not hold the value, and faults found right here.
@@ -57,13 +64,30 @@ export class Settings {
         input[field] = field.endsWith("prompt") ? control.value : value;
       }
     }
+    for (const part of this.parts.filter(({ isOffered }) => isOffered)) {
+      Object.assign(input, part.read());
+      faults.push(...(part.find?.() ?? []));
+    }
     return { input, faults };
   }
 
-  // Fields that ``input`` doesn't name get the service's defaults.
+  // How many requests of this kind are wanted, with faults as in ``read``.
+  readRepeats() {
+    const { value, validity } = byId("repeats");
+    const repeats = Number(value.trim() || 1);
+    if (!validity.badInput && Number.isInteger(repeats) && repeats >= 1 && repeats <= MAX_REPEATS) return { repeats, faults: [] };
+    return { repeats: 1, faults: [{ field: "input.repeats", description: `is ${value || "no number"}, allowed are 1 to ${MAX_REPEATS}` }] };
+  }
+
+  // Fields that ``input`` doesn't name get the service's defaults. What of it can't be had here, in sentences.
   fill(input) {
     for (const field of FIELDS) this.#put(field, input);
     this.clear();
+    const notes = this.parts.flatMap((part) => part.fill(input));
+    const isUnknown = input.scheduler && byId("scheduler").value !== input.scheduler;
+    if (!isUnknown) return notes;
+    byId("scheduler").value = "";
+    return [`the sampler ${input.scheduler} is none of this service’s`, ...notes];
   }
 
   #put(field, input) {
@@ -76,7 +100,8 @@ export class Settings {
   }
 
   clear() {
-    for (const field of [...FIELDS, "key"]) this.#mark(field, "");
+    for (const field of [...OWN, "key"]) this.#mark(field, "");
+    for (const { name } of this.parts) this.#write(name, "");
     showBanner("form-error", "");
   }
 
@@ -89,22 +114,37 @@ export class Settings {
       byId("key").focus();
       return;
     }
-    const own = error.fields.filter(({ field }) => FIELDS.includes(nameOf(field)));
+    const ofParts = error.fields.filter(({ field }) => this.#partOf(field));
+    for (const { field, description } of ofParts) {
+      const part = this.#partOf(field);
+      this.#write(part.name, `${part.title} ${description}`);
+    }
+    const own = error.fields.filter(({ field }) => OWN.includes(nameOf(field)));
     for (const { field, description } of own) {
       const name = nameOf(field);
       this.#mark(name, `${byId(name).labels[0].textContent} ${description}`);
     }
-    if (own.length < Math.max(1, error.fields.length)) showBanner("form-error", sentence(error.message));
-    const first = FIELDS.find((field) => own.some((fault) => nameOf(fault.field) === field));
-    if (!first) return;
-    if (byId("more").contains(byId(first))) byId("more").open = true;
-    byId(first).focus();
+    if (own.length + ofParts.length < Math.max(1, error.fields.length)) showBanner("form-error", sentence(error.message));
+    const first = OWN.find((field) => own.some((fault) => nameOf(fault.field) === field));
+    if (first) {
+      if (byId("more").contains(byId(first))) byId("more").open = true;
+      byId(first).focus();
+    } else if (ofParts.length) this.#partOf(ofParts[0].field).focus();
   }
 
-  #mark(field, message) {
+  #partOf(field) {
+    const name = PART_OF[nameOf(field)] ?? nameOf(field);
+    return this.parts.find((part) => part.name === name && part.isOffered);
+  }
+
+  #write(field, message) {
     const line = byId(`${field}-error`);
     line.hidden = !message;
     line.textContent = message;
+  }
+
+  #mark(field, message) {
+    this.#write(field, message);
     if (message) byId(field).setAttribute("aria-invalid", "true");
     else byId(field).removeAttribute("aria-invalid");
   }
@@ -120,6 +160,9 @@ export function toJson(value, indent = "") {
   if (typeof value === "bigint") return String(value);
   if (value === null || typeof value !== "object") return JSON.stringify(value);
   const inner = `${indent}  `;
+  if (Array.isArray(value)) {
+    return `[\n${value.map((item) => `${inner}${toJson(item, inner)}`).join(",\n")}\n${indent}]`;
+  }
   const lines = Object.entries(value).map(([name, item]) => `${inner}${JSON.stringify(name)}: ${toJson(item, inner)}`);
   return `{\n${lines.join(",\n")}\n${indent}}`;
 }
@@ -129,5 +172,5 @@ function sentence(text) {
 }
 
 function nameOf(path) {
-  return path.replace(/^input\./, "");
+  return path.replace(/^input\./, "").replace(/[.[].*$/, ""); // of a list's member: the list
 }

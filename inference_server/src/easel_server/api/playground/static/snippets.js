@@ -3,6 +3,7 @@
 import { addressOf } from "./api.js";
 import { toJson } from "./settings.js";
 
+const MAX_ARGUMENT = 30_000; // characters; Linux takes 128 KiB, whatever they are
 const WAIT_SECONDS = 60; // the longest that the API allows
 
 export function toCurl(input, { needsKey }) {
@@ -11,9 +12,11 @@ export function toCurl(input, { needsKey }) {
     ...(needsKey ? ['-H "Authorization: Bearer $EASEL_API_KEY"'] : []),
     "-H 'Content-Type: application/json'",
     `-H 'Prefer: wait=${WAIT_SECONDS}'`,
-    `-d ${quote(toJson({ input }))}`,
   ];
-  return `${lines.join(" \\\n  ")}\n`;
+  const body = toJson({ input });
+  if (body.length <= MAX_ARGUMENT) return `${[...lines, `-d ${quote(body)}`].join(" \\\n  ")}\n`;
+  // An image is more than a program's argument may be; no line of the body is the last one's word.
+  return `${[...lines, "-d @- <<'END'"].join(" \\\n  ")}\n${body}\nEND\n`;
 }
 
 // A POSIX shell takes everything between single quotes as it is, except a single quote.

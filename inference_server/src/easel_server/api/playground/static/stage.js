@@ -1,21 +1,22 @@
 // The image on its way and when it is there: queue position, progress, preview, result, and what went wrong.
 
+import { byId, make } from "./dom.js";
 import { showBanner } from "./settings.js";
 
 const TITLE = document.title;
 const ANNOUNCED_SHARES = 4; // a screen reader hears of every quarter
 
-const byId = (id) => document.getElementById(id);
-
 export class Stage {
   constructor() {
     this.addresses = []; // object URLs that are shown now
     this.announced = "";
+    this.batch = "";
   }
 
-  // A job of this size is under way.
-  begin({ width, height }) {
+  // A job of this size is under way, number ``index`` of ``count``.
+  begin({ width, height }, { index, count } = { index: 0, count: 1 }) {
     this.#reset();
+    this.batch = count > 1 ? `Request ${index + 1} of ${count} · ` : "";
     const waiting = document.createElement("div");
     waiting.className = "waiting";
     waiting.style.setProperty("--ratio", width && height ? width / height : 1);
@@ -33,14 +34,14 @@ export class Stage {
       bar.value = done;
     } else bar.removeAttribute("value");
     const waiting = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead`;
-    byId("progress-text").textContent = (isGenerating ? `Step ${done} of ${steps}` : waiting) + left;
+    byId("progress-text").textContent = this.batch + (isGenerating ? `Step ${done} of ${steps}` : waiting) + left;
     document.title = `${isGenerating ? `${Math.round((100 * done) / steps)} %` : "Waiting"} – ${TITLE}`;
     this.#announceProgress(isGenerating, waiting, done, steps);
   }
 
   #announceProgress(isGenerating, waiting, done, steps) {
     const share = Math.floor((ANNOUNCED_SHARES * done) / steps) * (100 / ANNOUNCED_SHARES);
-    const text = isGenerating ? `Generating, ${share} percent` : waiting;
+    const text = this.batch + (isGenerating ? `Generating, ${share} percent` : waiting);
     if (text === this.announced) return;
     this.announced = text;
     this.announce(text);
@@ -58,8 +59,8 @@ export class Stage {
     this.#show([image], [blob]);
   }
 
-  // ``images``: blobs in order; ``facts``: pairs of a name and a value.
-  finish({ prompt, seed, format, images, facts }) {
+  // ``images``: blobs in order; ``facts``: pairs of a name and a value; ``more(blob, index)``: elements beside a download.
+  finish({ prompt, seed, format, images, facts, more }) {
     this.#reset();
     const figures = images.map(() => document.createElement("figure"));
     byId("canvas").style.setProperty("--columns", images.length > 1 ? 2 : 1);
@@ -77,19 +78,11 @@ export class Stage {
         link.ariaLabel = `Download image ${index + 1}`;
         caption.append(`Seed ${own}`);
       }
-      caption.append(link);
+      caption.append(link, ...more(images[index], index));
       figure.append(image, caption);
     });
     byId("facts").replaceChildren(
-      ...facts.map(([name, value]) => {
-        const pair = document.createElement("div");
-        const term = document.createElement("dt");
-        const description = document.createElement("dd");
-        term.textContent = name;
-        description.textContent = value;
-        pair.append(term, description);
-        return pair;
-      }),
+      ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
     );
     byId("result").hidden = false;
   }

@@ -1,9 +1,19 @@
-"""What the playground remembers, over reloads, in several tabs and in a storage that is full."""
+"""The playground's gallery: over reloads, in several tabs, and in browsers that keep nothing."""
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.inference_server.api.playground.page import BEYOND_DOUBLE, await_image, button, field, order, stored
+from tests.inference_server.api.playground.page import (
+    BEYOND_DOUBLE,
+    DESKTOP,
+    GALLERY,
+    await_image,
+    button,
+    field,
+    order,
+    stored,
+)
+from tests.support.browser import open_page
 
 pytestmark = pytest.mark.browser
 
@@ -37,25 +47,67 @@ def test_the_history_survives_a_reload_and_its_settings_can_be_used_again(page: 
     assert stored(page) == []
 
 
-def test_the_history_is_bounded_and_outlives_a_full_or_broken_storage(page: Page):
+def test_the_gallery_is_bounded_and_takes_over_what_pages_before_it_kept(page: Page):
     page.evaluate("""() => {
         const input = { prompt: "old", seed: "1" };
-        const entries = Array.from({ length: 50 }, (_, index) => ({ id: `old-${index}`, status: "succeeded", input }));
+        const entries = Array.from({ length: 200 }, (_, index) => ({ id: `old-${index}`, status: "succeeded", input }));
         localStorage.setItem("easel.history.1", JSON.stringify(entries));
     }""")
-    page.evaluate("localStorage.setItem('other', 'x'.repeat(5_100_000 - localStorage['easel.history.1'].length))")
     page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert [entry["id"] for entry in stored(page)][:2] == ["old-0", "old-1"]
+    assert page.evaluate("localStorage.length") == 0
     order(page, "the newest", steps=1)
     await_image(page, "the newest")
-    # The image may be seen before the page has made room for it in its storage.
-    page.wait_for_function("""() => {
-        const entries = JSON.parse(localStorage.getItem("easel.history.1"));
-        return entries.length === 24 && entries[0].input.prompt === "the newest";
-    }""")
-    page.evaluate("localStorage.setItem('easel.history.1', '{not json')")
+    expect(page.get_by_text("100 of at most 100, 0.0 of at most 200 MiB")).to_be_visible()
+    assert [entry["input"]["prompt"] for entry in stored(page)] == ["the newest", *["old"] * 99]
+
+
+def test_images_are_there_after_a_reload_though_the_service_has_forgotten_them(page: Page):
+    order(page, "kept", steps=1)
+    await_image(page, "kept")
+    expect(page.locator("#history img")).to_be_visible()
+    page.wait_for_function(f"async () => (await ({GALLERY})())[0].bytes > 0")
+    page.route("**/output/0", lambda route: route.abort())
     page.reload()
-    order(page, "after all", steps=1)
-    await_image(page, "after all")
+    page.get_by_role("list").get_by_role("button", name="kept Seed").click()
+    await_image(page, "kept")
+    assert page.evaluate("document.querySelector('#canvas img').naturalWidth") == 512
+
+
+def test_one_is_deleted_and_the_focus_goes_on_to_the_next(page: Page):
+    for prompt in ("first", "second", "third"):
+        order(page, prompt, steps=1)
+        await_image(page, prompt)
+    button(page, "Delete second").press("Enter")
+    expect(button(page, "Delete first")).to_be_focused()
+    assert [entry["input"]["prompt"] for entry in stored(page)] == ["third", "first"]
+    page.reload()
+    expect(button(page, "Delete third")).to_be_visible()
+    expect(button(page, "Delete second")).to_have_count(0)
+
+
+REFUSALS = {
+    "no database": "Object.defineProperty(globalThis, 'indexedDB', { value: undefined })",
+    "storage is full": """IDBObjectStore.prototype.put = () => {
+        throw new DOMException("no room", "QuotaExceededError");
+    }""",
+}
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_a_browser_that_keeps_nothing_is_said_and_costs_no_image(browser: Browser, url: str, reason):
+    with open_page(browser, url, **DESKTOP) as page:
+        page.add_init_script(REFUSALS[reason])
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
+        for prompt in ("here for now", "and this"):
+            order(page, prompt, steps=1)
+            await_image(page, prompt)
+        notice = page.get_by_role("alert").filter(has_text="keep what is generated here")
+        expect(notice).to_contain_text(reason)
+        page.get_by_role("list").get_by_role("button", name="here for now Seed").click()
+        await_image(page, "here for now")
 
 
 def test_what_is_typed_while_the_page_still_loads_is_kept_and_generated(page: Page):

@@ -1,0 +1,152 @@
+// Images that somebody brings: dropped, pasted or chosen, made small enough for the service, and said so.
+
+import { button, make } from "./dom.js";
+
+const MAX_FILE_BYTES = 64 * 1024 * 1024; // of what is decoded here
+const TAKEN_AS_THEY_ARE = new Set(["image/png", "image/jpeg", "image/webp"]);
+const QUALITY = 0.95; // of what would be too large without loss
+
+export class ImageError extends Error {}
+
+// {blob, url, name, width, height, note} within {max_width, max_height, max_pixels, max_bytes}; throws ImageError.
+export async function readImage(file, limits) {
+  const name = file.name || "The image";
+  if (file.size > MAX_FILE_BYTES) {
+    throw new ImageError(`${name} has ${mebibytes(file.size)}; at most ${mebibytes(MAX_FILE_BYTES)} are read here.`);
+  }
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    throw new ImageError(`${name} can’t be read as an image. Choose a PNG, JPEG or WebP.`);
+  }
+  const { width, height } = bitmap;
+  const scale = Math.min(
+    1, limits.max_width / width, limits.max_height / height, Math.sqrt(limits.max_pixels / (width * height)));
+  try {
+    const [blob, size] = await fit(file, bitmap, scale, limits.max_bytes);
+    const note = size[0] === width && size[1] === height ? "" :
+      `Reduced from ${width} × ${height}: this service takes no larger ones.`;
+    return { blob, url: await toDataUrl(blob), name, width: size[0], height: size[1], note };
+  } finally {
+    bitmap.close();
+  }
+}
+
+async function fit(file, bitmap, scale, maxBytes) {
+  const own = [bitmap.width, bitmap.height];
+  if (scale === 1 && TAKEN_AS_THEY_ARE.has(file.type) && file.size <= maxBytes) return [file, own];
+  for (let share = scale; share > scale / 16; share /= Math.SQRT2) {
+    const size = own.map((side) => Math.max(1, Math.floor(side * share)));
+    const canvas = new OffscreenCanvas(...size);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, 0, 0, ...size);
+    for (const options of [{ type: "image/png" }, { type: "image/webp", quality: QUALITY }]) {
+      const blob = await canvas.convertToBlob(options);
+      if (blob.size <= maxBytes) return [blob, size];
+    }
+  }
+  throw new ImageError(`${file.name || "The image"} can’t be made small enough for this service.`);
+}
+
+export function toDataUrl(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
+// Of a data: URL of ours; a page may not fetch it.
+export function toBlob(url) {
+  const [head, encoded] = url.split(",", 2);
+  const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: /^data:([^;]*)/.exec(head)[1] });
+}
+
+export function imageIn(transfer) {
+  return [...(transfer?.files ?? [])].find(({ type }) => type.startsWith("image/")) ?? null;
+}
+
+function mebibytes(bytes) {
+  return `${(bytes / 1024 / 1024).toFixed(1)} MiB`;
+}
+
+const fields = new Set(); // that are on the page: a pasted image goes to the one that has the focus
+
+export function fieldWithFocus() {
+  return [...fields].find(({ element }) => element.contains(document.activeElement)) ?? null;
+}
+
+// A place for one image. ``onChange(image or null, file or null)`` is called when there is another.
+export class ImageField {
+  constructor(id, label, limits, onChange) {
+    this.image = null;
+    this.limits = limits;
+    this.onChange = onChange;
+    this.input = make("input", { id, type: "file", accept: "image/*", "aria-describedby": `${id}-hint ${id}-note` });
+    this.input.addEventListener("change", () => this.take(this.input.files[0]));
+    this.picture = make("img", { alt: "" });
+    this.caption = make("figcaption", {});
+    this.figure = make("figure", { hidden: true }, this.picture, this.caption);
+    this.removal = button("Remove", () => { this.clear(); this.input.focus(); }, { "aria-label": `Remove: ${label}`, hidden: true });
+    this.note = make("p", { id: `${id}-note`, class: "hint", role: "status" });
+    const hint = make("p", { id: `${id}-hint`, class: "hint" }, "Choose a file, drop one here, or paste one.");
+    this.element = make(
+      "div", { class: "image-field" }, make("label", { for: id }, label), this.input, hint, this.figure, this.note, this.removal);
+    this.element.addEventListener("dragover", (event) => this.#hover(event, true));
+    this.element.addEventListener("dragleave", (event) => this.#hover(event, false));
+    this.element.addEventListener("drop", (event) => {
+      this.#hover(event, false);
+      event.stopPropagation();
+      this.take(imageIn(event.dataTransfer));
+    });
+    fields.add(this);
+  }
+
+  #hover(event, isOver) {
+    event.preventDefault();
+    this.element.classList.toggle("is-over", isOver);
+  }
+
+  async take(file) {
+    if (!file) return;
+    this.note.textContent = "Reading…";
+    try {
+      this.set(await readImage(file, this.limits), file);
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+      this.note.textContent = error.message;
+      this.note.classList.add("error");
+    } finally {
+      this.input.value = ""; // the same file may be chosen once more
+    }
+  }
+
+  set(image, file = null) {
+    this.image = image;
+    this.picture.src = image.url;
+    this.picture.alt = image.name;
+    this.caption.textContent = `${image.name}, ${image.width} × ${image.height}`;
+    this.figure.hidden = this.removal.hidden = false;
+    this.note.textContent = image.note;
+    this.note.classList.remove("error");
+    this.onChange(image, file);
+  }
+
+  clear() {
+    this.picture.removeAttribute("src");
+    this.figure.hidden = this.removal.hidden = true;
+    this.note.textContent = "";
+    const hadOne = this.image !== null;
+    this.image = null;
+    if (hadOne) this.onChange(null, null);
+  }
+
+  discard() {
+    fields.delete(this);
+    this.element.remove();
+  }
+}

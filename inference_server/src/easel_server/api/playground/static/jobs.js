@@ -1,0 +1,249 @@
+// From the form to the service, to the stage and into the gallery: requests that are under way, one after another.
+
+import { ApiError } from "./api.js";
+import { byId } from "./dom.js";
+import { toThumbnail } from "./gallery.js";
+import { toDataUrl } from "./images.js";
+import { showBanner, toJson } from "./settings.js";
+
+const PREVIEWS = 3; // the most that the API gives
+const SENT_IMAGES = ["image", "mask"]; // which the service doesn't give back
+
+export class Jobs {
+  #running = null; // {entries, controller} of those that are followed
+  #cancelPressed = false;
+  shown = null; // the gallery's entry whose image is on the stage
+
+  constructor({ api, settings, stage, gallery, upscaling }) {
+    Object.assign(this, { api, settings, stage, gallery, upscaling });
+  }
+
+  get isBusy() {
+    return this.#running !== null;
+  }
+
+  async generate() {
+    if (this.isBusy) return;
+    const { input, faults } = this.settings.read();
+    const { repeats, faults: more } = this.settings.readRepeats();
+    if (faults.length + more.length) {
+      this.settings.show(new ApiError(422, "", [...faults, ...more]));
+      return;
+    }
+    const inputs = Array.from({ length: repeats }, (_, index) => input.seed === undefined || !index ? input :
+      { ...input, seed: input.seed + BigInt(index * (input.num_outputs ?? 1)) });
+    await this.#submit(inputs);
+  }
+
+  async upscale(entry, blob, seed) {
+    if (this.isBusy) return;
+    const { upscaler, ...size } = this.upscaling.read();
+    const { prompt, output_format: format } = entry.input;
+    await this.#submit([{ prompt, output_format: format, seed, image: await toDataUrl(blob), upscale: { upscaler, ...size } }]);
+  }
+
+  // All are sent at once, so that the service may generate them together, and followed in turn.
+  async #submit(inputs) {
+    this.settings.clear();
+    const { signal } = this.#occupy([]);
+    const entries = [];
+    let refusal = null;
+    for (const input of inputs) {
+      try {
+        entries.push(await this.#send(input, signal));
+      } catch (error) {
+        refusal = error;
+        break;
+      }
+    }
+    if (!entries.length) this.#release();
+    if (refusal) this.settings.show(refusal);
+    if (entries.length) await this.follow(entries);
+  }
+
+  async #send(input, signal) {
+    const prediction = await this.api.create(toJson({ input: { ...input, previews: PREVIEWS } }), signal);
+    // What was sent, so that a seed beyond 2^53 keeps its digits; the rest as the service filled it in.
+    const { previews: _, priority: __, ...filled } = prediction.input;
+    const sent = Object.fromEntries(SENT_IMAGES.filter((name) => input[name]).map((name) => [name, input[name]]));
+    if (input.controlnet) sent.controlnet = input.controlnet;
+    const entry = {
+      id: prediction.id,
+      status: prediction.status,
+      input: { ...filled, seed: String(input.seed ?? filled.seed), ...(input.loras && !filled.loras && { loras: input.loras }) },
+    };
+    if (input.hires) entry.input.hires = input.hires; // as it was asked for: a scale, not a size
+    if (input.upscale) entry.input.upscale = input.upscale;
+    await this.gallery.add(entry, sent);
+    return entry;
+  }
+
+  // Bring jobs to their ends on the stage.
+  async follow(entries) {
+    const { signal } = this.#occupy(entries);
+    byId("stage").scrollIntoView({ block: "nearest" });
+    try {
+      for (const [index, entry] of entries.entries()) {
+        await this.#followOne(entry, { index, count: entries.length }, signal);
+        if (signal.aborted) return;
+      }
+    } finally {
+      this.#release();
+    }
+  }
+
+  async #followOne(entry, place, signal) {
+    this.shown = entry;
+    this.gallery.choose(entry.id);
+    this.stage.begin(entry.input, place);
+    try {
+      if (!isFinal(entry.status)) await this.#watch(entry, signal);
+      const prediction = await this.api.get(entry.id, signal);
+      await this.#settle(entry, prediction, signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error.status === 404) await this.#note(entry, { status: "expired" });
+      this.stage.end("No image.", error.message);
+    }
+  }
+
+  async #watch(entry, signal) {
+    let previews = 0;
+    for await (const { name, data } of this.api.follow(entry.id, signal)) {
+      if (name !== "progress") continue;
+      const progress = JSON.parse(data);
+      if (isFinal(progress.status)) continue; // "done" comes next
+      if (byId("cancel").getAttribute("aria-disabled") !== "true") this.stage.progress(progress);
+      if (progress.status !== entry.status) await this.#note(entry, { status: progress.status });
+      if (progress.previews.length > previews) {
+        previews = progress.previews.length;
+        // They go when the job is over, so one that isn't there any more is no error.
+        const blob = await this.api.preview(entry.id, previews - 1, signal).catch(() => null);
+        if (blob) this.stage.preview(blob);
+      }
+    }
+  }
+
+  async #settle(entry, { status, metrics, logs, error }, signal) {
+    if (status !== "succeeded") {
+      await this.#note(entry, { status });
+      this.stage.end(status === "canceled" ? "Cancelled." : "No image.", status === "canceled" ? "" : error ?? "The image could not be generated.");
+      if (status === "canceled") this.stage.announce("Cancelled");
+      return;
+    }
+    await this.#note(entry, { status, seconds: metrics.predict_time, warnings: listWarnings(logs) });
+    const images = await this.#fetch(entry, signal);
+    this.#display(entry, images);
+    const count = images.length === 1 ? "1 image" : `${images.length} images`;
+    this.stage.announce(`Finished: ${count}, seed ${entry.input.seed}`);
+    await this.#note(entry, { thumbnail: await toThumbnail(images[0]) });
+    await this.gallery.keep(entry.id, images);
+  }
+
+  async #note(entry, changes) {
+    Object.assign(entry, changes);
+    await this.gallery.update(entry.id, changes);
+  }
+
+  #fetch(entry, signal) {
+    const indexes = Array.from({ length: entry.input.num_outputs ?? 1 }, (_, index) => index);
+    return Promise.all(indexes.map((index) => this.api.output(entry.id, index, signal)));
+  }
+
+  #display(entry, images) {
+    const { input } = entry;
+    const more = (blob, index) => this.upscaling.buildButton(index, images.length, () =>
+      this.upscale(entry, blob, BigInt(input.seed) + BigInt(index)));
+    this.stage.finish({ prompt: input.prompt, seed: input.seed, format: input.output_format, images, facts: listFacts(entry), more });
+    this.upscaling.show();
+  }
+
+  // A choice in the gallery. While a job runs, the stage is its own, and only the form changes.
+  async show(entry) {
+    if (this.isBusy) {
+      await this.reuse(entry);
+      this.stage.announce("Its settings are in the form.");
+      return;
+    }
+    if (!isFinal(entry.status) && entry.status !== "expired") {
+      await this.follow([entry]);
+      return;
+    }
+    this.shown = entry;
+    this.gallery.choose(entry.id);
+    if (entry.status !== "succeeded") {
+      await this.reuse(entry);
+      this.stage.end("There is no image of this one; its settings are in the form again.");
+      return;
+    }
+    try {
+      const kept = (await this.gallery.read(entry.id))?.images ?? [];
+      const images = kept.length ? kept : await this.#fetch(entry, undefined);
+      if (this.shown === entry) this.#display(entry, images);
+    } catch (error) {
+      await this.reuse(entry);
+      const gone = "The service has forgotten this image; its settings are in the form, and its seed generates it again.";
+      this.stage.end(error.status === 404 ? gone : "No image.", error.status === 404 ? "" : error.message);
+    }
+    byId("stage").scrollIntoView({ block: "nearest" });
+  }
+
+  // Its settings in the form, with the images that were sent, as far as they are kept.
+  async reuse(entry) {
+    const { inputs = {} } = (await this.gallery.read(entry.id)) ?? {};
+    return this.settings.fill({ ...entry.input, ...inputs });
+  }
+
+  async cancel() {
+    if (!this.#running?.entries.length || byId("cancel").getAttribute("aria-disabled") === "true") return;
+    this.#cancelPressed = true;
+    this.stage.cancelling();
+    const open = this.#running.entries.filter(({ status }) => !isFinal(status));
+    const ends = await Promise.allSettled(open.reverse().map(({ id }) => this.api.cancel(id)));
+    const failed = ends.find(({ status, reason }) => status === "rejected" && reason.status !== 404);
+    if (failed) {
+      byId("cancel").removeAttribute("aria-disabled");
+      showBanner("job-error", failed.reason.message);
+    }
+  }
+
+  #occupy(entries) {
+    this.#running = { entries, controller: this.#running?.controller ?? new AbortController() };
+    byId("generate").setAttribute("aria-disabled", "true");
+    return this.#running.controller;
+  }
+
+  #release() {
+    this.#running = null;
+    byId("generate").removeAttribute("aria-disabled");
+    // The button to cancel goes with the job; whoever pressed it goes on where the next one begins.
+    const isAdrift = [document.body, byId("cancel")].includes(document.activeElement);
+    if (this.#cancelPressed && isAdrift) byId("generate").focus();
+    this.#cancelPressed = false;
+  }
+}
+
+function isFinal(status) {
+  return status === "succeeded" || status === "failed" || status === "canceled";
+}
+
+// What was done otherwise than asked; the lines of a prediction's log that aren't progress.
+function listWarnings(logs) {
+  return Array.from(logs.matchAll(/^warning: (.*)$/gm), ([, warning]) => warning);
+}
+
+function listFacts({ input, seconds, warnings = [] }) {
+  const facts = [
+    ["Seed", input.seed],
+    ["Size", input.width && `${input.width} × ${input.height}`],
+    ["Steps", input.num_inference_steps],
+    ["Guidance", input.guidance_scale],
+    ["Sampler", input.scheduler],
+    ["Adapters", input.loras?.map?.(({ name, weight }) => `${name} ${weight ?? ""}`.trim()).join(", ")],
+    ["Second pass", input.hires && `${input.hires.scale ?? ""} × ${input.hires.upscaler ?? ""}`],
+    ["Upscaled", input.upscale && `${input.upscale.scale ?? ""} × ${input.upscale.upscaler ?? ""}`],
+    ["Time", seconds && `${seconds.toFixed(1)} s`],
+    ...warnings.map((warning) => ["Note", warning]),
+  ];
+  return facts.filter(([, value]) => value !== undefined && value !== "" && value !== 0 && value !== null);
+}
