@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,9 @@ from typing import Any, Final
 import torch
 from easel_contract.add_ons import AddOnConfig
 
+from easel_server.engine.add_ons.adapters import Adapters
+from easel_server.engine.add_ons.lora_layers import AdapterSet
+from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency, choose_budgets
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
     DiffusersGeneration,
@@ -57,7 +61,8 @@ from easel_server.engine.stepping.checkpoints import (
     read_checkpoint,
 )
 from easel_server.engine.stepping.memory import tile_where_memory_ends
-from easel_server.engine.stepping.stepper import Pace, Stepper
+from easel_server.engine.stepping.stepper import Pace, Stepper, take_turns
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import find_family
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
@@ -113,11 +118,13 @@ class DiffusersEngine:
         max_batch_images: int | None = None,
         safety: Safety | None = None,
         preparation: Preparation | None = None,
+        residency: Residency | None = None,
     ) -> None:
         """``refiner`` is a pipeline for image to image that takes over the last steps of what begins with a text; it
         shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
         was measured. ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
-        ``preparation`` is of a pipeline for which something is configured.
+        ``preparation`` is of a pipeline for which something is configured. ``residency`` keeps add-ons that are loaded
+        beside the model.
 
         Raises ModelLoadError for a pipeline that can't keep an engine's promises.
         """
@@ -135,14 +142,17 @@ class DiffusersEngine:
         self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._pace = Pace(self._device)
+        self._residency = residency if residency is not None else Residency(self._device, *choose_budgets(self._device))
+        self._adapters = Adapters(pipeline, self._residency)
         self._prompt_limits = find_prompt_limits(pipeline)
         samplers = self._pipelines[Task.TEXT_TO_IMAGE].schedulers.samplers
-        features = (*description.features, *self._prompt_limits.features)
+        adapting = (Feature.ADAPTERS,) if self._adapters.is_possible else ()
+        features = (*description.features, *self._prompt_limits.features, *adapting)
         self.description = replace(description, tasks=tuple(self._pipelines), samplers=samplers, features=features)
         self._facts = ImageFacts.of(description)
         denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
         self._stepper = Stepper(
-            (module for module in denoisers if module is not None), run_exact=self._preparation.eagerly
+            (module for module in denoisers if module is not None), run_eagerly=self._preparation.eagerly
         )
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
@@ -205,6 +215,7 @@ class DiffusersEngine:
 
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> None:
         """As Engine says."""
+        self._adapters.prefetch(parameters.adapters, add_ons)
 
     def begin(
         self,
@@ -219,15 +230,14 @@ class DiffusersEngine:
         An image is what its job would give alone, up to rounding: in a batch of another size, libraries add up in
         another order. A prompt longer than the text encoders take is cut there: ``list_warnings``.
         """
-        del add_ons  # none of the features that need them is described
         subject = build_subject(parameters, self.description)
         saved = self._read_checkpoint(checkpoint, subject)
         try:
-            generation = self._begin(parameters, inputs, subject, saved)
+            generation = self._begin(parameters, inputs, add_ons, subject, saved)
             if saved is not None and (generation.error is not None or not generation.is_there):
                 logger.warning("a checkpoint led nowhere, so its job begins anew: %s", generation.error)
                 generation.stop()
-                generation = self._begin(parameters, inputs, subject, None)
+                generation = self._begin(parameters, inputs, add_ons, subject, None)
         except GenerationError as error:
             return FailedGeneration(error)
         return generation
@@ -245,6 +255,7 @@ class DiffusersEngine:
         self,
         parameters: GenerationParameters,
         inputs: Mapping[str, bytes],
+        add_ons: Sequence[AddOnConfig],
         subject: str,
         saved: Checkpoint | None,
     ) -> DiffusersGeneration:
@@ -254,20 +265,43 @@ class DiffusersEngine:
         arguments = build_arguments(parameters, inputs, self.family, chosen.accepted)
         arguments |= self._prompt_limits.choose_length(parameters, self.family)
         pipeline = copy.copy(chosen.pipeline)  # weights are shared; what a call notes on its pipeline is the job's own
-        self._preparation.attach(pipeline)
         pipeline.scheduler = chosen.schedulers.build(parameters.sampler, list_seeds(parameters))
         stages = [Stage(pipeline, arguments, chosen.accepted)]
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], parameters)
-        run = StagesRun(parameters.steps, stages, saved)
-        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, ExitStack())
+        additions: dict[torch.nn.Module, AdapterSet] = {}
+        take = partial(self._take_add_ons, pipeline, parameters, add_ons, additions)
+        run = StagesRun(parameters.steps, stages, take, saved)
+        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, ExitStack(), additions)
         if not self._preparation.shares_steps:
             generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()
         self._settle([generation])
         if saved is not None:
-            fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there)
+            fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there or run.is_waiting)
         return generation
+
+    def _take_add_ons(
+        self,
+        pipeline: Any,
+        parameters: GenerationParameters,
+        add_ons: Sequence[AddOnConfig],
+        additions: dict[torch.nn.Module, AdapterSet],
+        holds: ExitStack,
+    ) -> None:
+        """What a job needs beside the model, for its own pipeline; within its call, which waits where there is no room.
+
+        Raises GenerationError.
+        """
+        while True:
+            try:
+                adapters = self._adapters.take(parameters.adapters, add_ons, holds)
+            except AddOnsBusyError:
+                take_turns()
+            else:
+                additions |= adapters.denoisers
+                self._preparation.attach(pipeline, changes=adapters.prompt_key, changing=adapters.encoding)
+                return
 
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says."""

@@ -4,11 +4,13 @@ A row is an entry of the batch dimension: an image, or its half of classifier-fr
 family: arguments are told apart by their shapes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+
+from easel_server.engine.add_ons.lora_layers import AdapterSet
 
 TIMESTEP: Final = "timestep"  # of every denoiser: one for all rows, or one for each
 UNBATCHED: Final = frozenset(
@@ -23,6 +25,7 @@ class DenoiserCall:
 
     module: torch.nn.Module
     arguments: Arguments
+    additions: AdapterSet | None = None  # what the job's adapters add to the module; calls with others may be joined
 
     @property
     def rows(self) -> int:
@@ -44,11 +47,14 @@ class DenoiserCall:
         return (id(self.module), *(_describe(name, value, self.rows) for name, value in self.arguments.items()))
 
 
-def group(calls: Sequence[DenoiserCall]) -> list[list[int]]:
-    """The calls' numbers, those together that can be one call; in the order in which they came."""
+def group(calls: Sequence[DenoiserCall], *, alike_only: Container[torch.nn.Module] = ()) -> list[list[int]]:
+    """The calls' numbers, those together that can be one call; in the order in which they came.
+
+    Of modules in ``alike_only``, calls whose adapters add different things can't be.
+    """
     groups: list[tuple[object, list[int]]] = []
     for number, call in enumerate(calls):
-        shape = call.shape
+        shape = (*call.shape, _key_additions(call) if call.module in alike_only else None)
         for known, numbers in groups:
             if known == shape and _shares_are_equal(calls[numbers[0]], call):
                 numbers.append(number)
@@ -56,6 +62,10 @@ def group(calls: Sequence[DenoiserCall]) -> list[list[int]]:
         else:
             groups.append((shape, [number]))
     return [numbers for _, numbers in groups]
+
+
+def _key_additions(call: DenoiserCall) -> object:
+    return None if call.additions is None else call.additions.key
 
 
 def merge(calls: Sequence[DenoiserCall]) -> Arguments:
@@ -80,7 +90,7 @@ def take_rows(call: DenoiserCall, numbers: Sequence[int]) -> DenoiserCall:
         name: _take_timesteps(value, numbers) if name == TIMESTEP else _take(name, value, rows, numbers)
         for name, value in call.arguments.items()
     }
-    return DenoiserCall(call.module, taken)
+    return DenoiserCall(call.module, taken, call.additions)
 
 
 def split_images(call: DenoiserCall, images: int) -> list[DenoiserCall]:
