@@ -51,7 +51,9 @@ def build_arguments(
     }
     if task.default_strength is not None:
         arguments["strength"] = _check_strength(parameters, family, task.default_strength)
-    for needed in task.inputs if inputs is not None else ():
+    for needed in task.inputs:
+        if inputs is None:
+            continue
         opened = _open_input(parameters, needed, inputs)
         # Of one image pipelines make the latents of all with the first generator, or fail; so each gets its own.
         is_repeated = needed.argument == IMAGE and parameters.images > 1

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +18,13 @@ from typing import Any, Final
 import torch
 from easel_contract.add_ons import AddOnConfig
 
+from easel_server.engine.add_ons.adapters import Adapters
 from easel_server.engine.add_ons.control_nets import ControlNets, explain_busy
 from easel_server.engine.add_ons.enlarging import EnlargingGeneration
 from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.add_ons.hires import add_second_pass
-from easel_server.engine.add_ons.residency import Residency
+from easel_server.engine.add_ons.lora_layers import AdapterSet
+from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency, choose_budgets
 from easel_server.engine.add_ons.upscalers import Upscalers
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
@@ -64,7 +67,7 @@ from easel_server.engine.stepping.checkpoints import (
     read_checkpoint,
 )
 from easel_server.engine.stepping.memory import tile_where_memory_ends
-from easel_server.engine.stepping.stepper import Pace, Stepper
+from easel_server.engine.stepping.stepper import Pace, Stepper, take_turns
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import find_family
 from easel_server.generation.models import EngineDescription
@@ -74,8 +77,6 @@ from easel_server.generation.tasks import Task
 DENOISERS: Final = ("unet", "transformer", "controlnet")  # of a pipeline, those that it has
 
 logger = logging.getLogger(__name__)
-
-ADD_ON_BYTES: Final = 4 << 30  # on the device, and in the host's memory beside it
 
 
 class Refiner:
@@ -155,9 +156,12 @@ class DiffusersEngine:
         self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._pace = Pace(self._device)
+        self._residency = residency if residency is not None else Residency(self._device, *choose_budgets(self._device))
+        self._adapters = Adapters(pipeline, self._residency, self._locate)
         self._prompt_limits = find_prompt_limits(pipeline)
         samplers = self._pipelines[Task.TEXT_TO_IMAGE].schedulers.samplers
         features = [Feature.UPSCALE, *([Feature.HIRES] if Task.IMAGE_TO_IMAGE in self._pipelines else [])]
+        features += [Feature.ADAPTERS] if self._adapters.is_possible else []
         self.description = replace(
             description,
             tasks=(*self._pipelines, Task.UPSCALE),
@@ -167,15 +171,12 @@ class DiffusersEngine:
         self._facts = ImageFacts.of(description)
         denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
         self._stepper = Stepper(
-            (module for module in denoisers if module is not None), run_exact=self._preparation.eagerly
+            (module for module in denoisers if module is not None), run_eagerly=self._preparation.eagerly
         )
-        self._residency = residency or Residency(self._device, device_bytes=ADD_ON_BYTES, host_bytes=ADD_ON_BYTES)
-        self._control_nets = ControlNets(
-            self._pipelines, self._stepper, self._residency, self._locate, attach=self._preparation.attach
-        )
+        self._control_nets = ControlNets(self._pipelines, self._stepper, self._residency, self._locate)
         if self._control_nets.tasks and self._preparation.shares_steps:  # a step cache knows nothing of them
-            features = (*self.description.features, Feature.CONTROL_NETS)
-            self.description = replace(self.description, features=features)
+            known = self.description.features
+            self.description = replace(self.description, features=(*known, Feature.CONTROL_NETS))
         self._upscalers = Upscalers(self._device, self._residency, self._locate)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
@@ -239,6 +240,7 @@ class DiffusersEngine:
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         """As Engine says."""
         gathered = self._add_on_files.gather(add_ons)
+        self._adapters.prefetch(parameters.adapters, add_ons)
         control_keys = {use.key for use in parameters.controls}
         for config in add_ons:
             if config.key in control_keys:
@@ -302,7 +304,6 @@ class DiffusersEngine:
         arguments = build_arguments(parameters, inputs, self.family, chosen.accepted)
         arguments |= self._prompt_limits.choose_length(parameters, self.family)
         pipeline = copy.copy(chosen.pipeline)  # weights are shared; what a call notes on its pipeline is the job's own
-        self._preparation.attach(pipeline)
         pipeline.scheduler = chosen.schedulers.build(parameters.sampler, list_seeds(parameters))
         size = parameters.width_pixels, parameters.height_pixels
         stages = [Stage(pipeline, arguments, chosen.accepted, size=size)]
@@ -312,25 +313,28 @@ class DiffusersEngine:
             if parameters.controls:
                 with explain_busy():
                     stages[0] = self._control_nets.put_into(stages[0], parameters, inputs, add_ons, stack)
+            own = [stages[0].pipeline]
             if parameters.hires is not None:
                 stages = add_second_pass(
                     stages,
                     parameters,
                     self._choose_pipeline(Task.IMAGE_TO_IMAGE),
                     self.family,
-                    attach=self._preparation.attach,
                     upscalers=self._upscalers,
                     network=self._upscalers.hold(parameters.hires.key, add_ons, stack),
                 )
+                own.append(stages[-1].pipeline)
             holds = stack.pop_all()
-        run = StagesRun(parameters.steps, stages, saved)
-        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, holds)
+        additions: dict[torch.nn.Module, AdapterSet] = {}
+        take = partial(self._take_add_ons, own, parameters, add_ons, additions)
+        run = StagesRun(parameters.steps, stages, take, saved)
+        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, holds, additions)
         if not self._preparation.shares_steps:
             generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()
         self._settle([generation])
         if saved is not None:
-            fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there)
+            fast_forward(generation.call, self._stepper, is_there=lambda: run.is_there or run.is_waiting)
         return generation
 
     def _begin_enlarging(
@@ -343,6 +347,29 @@ class DiffusersEngine:
         generation.call.advance()
         generation.settle()
         return generation
+
+    def _take_add_ons(
+        self,
+        pipelines: Sequence[Any],
+        parameters: GenerationParameters,
+        add_ons: Sequence[AddOnConfig],
+        additions: dict[torch.nn.Module, AdapterSet],
+        holds: ExitStack,
+    ) -> None:
+        """What a job needs beside the model, for its own pipelines; its call waits within where there is no room.
+
+        Raises GenerationError.
+        """
+        while True:
+            try:
+                adapters = self._adapters.take(parameters.adapters, add_ons, holds)
+            except AddOnsBusyError:
+                take_turns()
+            else:
+                additions |= adapters.denoisers
+                for pipeline in pipelines:
+                    self._preparation.attach(pipeline, changes=adapters.prompt_key, changing=adapters.encoding)
+                return
 
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says."""

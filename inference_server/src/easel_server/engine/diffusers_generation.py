@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 import torch
 from easel_contract.server_config import Reproducibility
 
+from easel_server.engine.add_ons.lora_layers import AdapterSet
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.images.previews import build_preview
 from easel_server.engine.images.safety import Safety
@@ -64,12 +65,20 @@ class StagesRun:
 
     steps: int
     stages: Sequence[Stage]
+    take: Callable[[ExitStack], None] = lambda _holds: None  # what the job needs beside the model; may pause the call
     goes_on_from: Checkpoint | None = None
+    is_waiting: bool = True  # until it has taken that
     stage: int = 0
     progress: Progress = field(default_factory=Progress)
 
     def __call__(self) -> Any:
         """The images, as the last stage's pipeline gives them."""
+        with ExitStack() as holds:
+            self.take(holds)
+            self.is_waiting = False
+            return self._run_stages()
+
+    def _run_stages(self) -> Any:
         images: Any = None
         if self.goes_on_from is not None:
             self.stage = self.goes_on_from.stage
@@ -165,8 +174,12 @@ class DiffusersGeneration:
         subject: str,
         safety: Safety,
         holds: ExitStack,
+        additions: Mapping[torch.nn.Module, AdapterSet],
     ) -> None:
-        """``subject`` is that of its checkpoints; ``holds`` keeps its add-ons, and is closed at its end."""
+        """``subject`` is that of its checkpoints; ``holds`` keeps the add-ons that it uses, and is closed at its end.
+
+        ``additions`` are its adapters' once the run has taken them.
+        """
         self._holds = holds
         self._parameters = parameters
         self._run = run
@@ -177,7 +190,10 @@ class DiffusersGeneration:
         self._safety = safety
         self._watched = safety.watch(run)
         self.call = SteppedCall(
-            self._watched, images=parameters.images, is_exact=parameters.reproducibility is Reproducibility.EXACT
+            self._watched,
+            images=parameters.images,
+            is_exact=parameters.reproducibility is Reproducibility.EXACT,
+            additions=additions,
         )
 
     @property

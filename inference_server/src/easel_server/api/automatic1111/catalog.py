@@ -167,7 +167,7 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
             tags=TAGS,
             responses=describe_reported(Any),
         )
-    for name, post, body, answer in (
+    for name, post, body, posted in (
         ("options", handlers.set_options, OptionsBody, Any),
         ("png-info", handlers.png_info, PngInfoBody, PngInfoAnswer),
     ):
@@ -176,7 +176,7 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
             post,
             methods=["POST"],
             tags=TAGS,
-            responses=describe_reported(answer, 400, 404, 413, 422),
+            responses=describe_reported(posted, 400, 404, 413, 422),
             openapi_extra=describe_body(body),
         )
 

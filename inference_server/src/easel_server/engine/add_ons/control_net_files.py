@@ -70,7 +70,6 @@ def _build(name: str, kind: str, config: Mapping[str, Any], denoiser: Any, tenso
         raise GenerationError(f"{name!r} has no {CONFIG} beside it; name the folder of diffusers' layout")
     if kind == KINDS["UNet2DConditionModel"]:
         tensors = convert_controlnet_checkpoint(tensors, net.config)  # type: ignore[no-untyped-call]
-    tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
     own = net.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     other = sorted(key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape)

@@ -57,12 +57,8 @@ class ControlNets:
         stepper: Stepper,
         residency: Residency,
         locate: Callable[[AddOnConfig], Path],
-        *,
-        attach: Callable[[Any], None],
     ) -> None:
-        """``locate`` says where an add-on's file or folder is on this machine, once it was gathered. ``attach`` gives a
-        job's pipeline what is kept for all jobs."""
-        self._attach = attach
+        """``locate`` says where an add-on's file or folder is on this machine, once it was gathered."""
         self._pipelines = pipelines
         self._stepper = stepper
         self._residency = residency
@@ -109,7 +105,6 @@ class ControlNets:
         else:
             module = nets[0] if len(nets) == 1 else nets
         pipeline = _build_pipeline(kind, stage.pipeline, module)
-        self._attach(pipeline)
         left_out = stage.arguments.keys() - accepted - SIDES
         if left_out:
             raise GenerationError(
@@ -150,11 +145,12 @@ class MixedModes(diffusers.MultiControlNetModel):
 
     def __init__(self, nets: Sequence[Any], uses: Sequence[ControlUse], *, is_guided: bool) -> None:
         """``is_guided``: the first half of the rows is without the prompt."""
-        super().__init__(list(nets))
+        super().__init__(list(nets))  # type: ignore[no-untyped-call]
+        self.nets: Any
         self._modes = [use.mode for use in uses]
         self._is_guided = is_guided
 
-    def forward(  # type: ignore[override]  # by keywords only, as pipelines call it
+    def forward(  # by keywords only, as pipelines call it
         self,
         sample: Any,
         timestep: Any,

@@ -1,9 +1,7 @@
 """The second pass over an enlarged image ("hires fix"), as one more stage of a job."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from PIL import Image
 
@@ -23,21 +21,19 @@ def add_second_pass(
     chosen: TaskPipeline,
     family: Family,
     *,
-    attach: Callable[[Any], None],
     upscalers: Upscalers,
     network: Network | None,
 ) -> list[Stage]:
     """The stages with one more, that begins with what they give, enlarged: the image-to-image call of the model itself.
 
-    Its noise is from the same seeds, anew, as AUTOMATIC1111's. ``chosen`` is that call's pipeline; ``attach`` makes a
-    copy of it the job's own. Raises GenerationError for what the model can't do.
+    Its noise is from the same seeds, anew, as AUTOMATIC1111's. ``chosen`` is that call's pipeline; the job
+    has a copy of it. Raises GenerationError for what the model can't do.
     """
     hires = parameters.hires
     assert hires is not None  # noqa: S101  # who asks knows
     second = _describe_second(parameters, hires)
     chosen.schedulers.check_steps(second.steps)
     pipeline = copy.copy(chosen.pipeline)
-    attach(pipeline)
     pipeline.scheduler = chosen.schedulers.build(parameters.sampler, list_seeds(parameters))
     arguments = build_arguments(second, None, family, chosen.accepted)
     size = hires.width_pixels, hires.height_pixels

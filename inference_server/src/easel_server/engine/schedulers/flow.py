@@ -56,7 +56,8 @@ def _build_class(kind: str) -> Any:
             places = [int((timesteps == one).nonzero()[0]) for one in timestep.reshape(-1)]
             sigma = self.sigmas.to(sample.device, sample.dtype)[places]
             sigma = sigma.reshape(-1, *(1,) * (sample.ndim - 1))
-            return sigma * noise + (1.0 - sigma) * sample
+            mixed: torch.Tensor = sigma * noise + (1.0 - sigma) * sample
+            return mixed
 
     FlowScheduler.__name__ = kind  # as recipes name it
     return FlowScheduler

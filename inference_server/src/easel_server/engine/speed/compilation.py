@@ -31,6 +31,7 @@ from torch.fx.experimental import _config as shape_config
 logger = logging.getLogger(__name__)
 
 ROWS: Final = (1, 2)  # of the examples: torch specializes on 0 and 1, and 2 stands for all others
+MAX_ROUNDS: Final = 4  # of compiling, where jobs with adapters come in between
 NO_RECOMPILE: Final = "eager_on_recompile"
 
 
@@ -51,6 +52,7 @@ class BlockCompilation:
         self.state = CompileState.WATCHING
         self._backend = backend
         self._is_eager_wanted = False
+        self._was_disturbed = False  # while compiling: what has been compiled may have a job's adapters in it
         self._examples: dict[object, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
         names = getattr(denoiser, "_repeated_blocks", None) or ()
         self._blocks = [block for block in denoiser.modules() if type(block).__name__ in names]
@@ -59,12 +61,13 @@ class BlockCompilation:
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:
-        """Within, blocks run uncompiled."""
-        self._is_eager_wanted = True
+        """Within, blocks run uncompiled. Layers may have another ``forward``, which no compiled block is to keep."""
+        before, self._is_eager_wanted = self._is_eager_wanted, True
+        self._was_disturbed = True
         try:
             yield
         finally:
-            self._is_eager_wanted = False
+            self._is_eager_wanted = before
 
     def start(self) -> threading.Thread | None:
         """Compile what has been called until now, in a thread of its own; None where there is nothing."""
@@ -96,11 +99,11 @@ class BlockCompilation:
             # Inference as in the engine's thread, since it is a thread's own. Else torch takes sizes that are equal in
             # the examples (tokens and channels, say) for equal ever after.
             with torch.inference_mode(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                for compiled, arguments, options in self._examples.values():
-                    own_rows = _find_rows(arguments, options)
-                    for rows in ROWS:
-                        resized = (_lay_out(_resize(each, own_rows, rows)) for each in (arguments, options))
-                        compiled(*next(resized), **next(resized))
+                for _ in range(MAX_ROUNDS):
+                    self._was_disturbed = False
+                    self._run_examples()  # what is compiled already, and rightly, isn't compiled again
+                    if not self._was_disturbed:
+                        break
         except Exception as error:  # whatever a compiler, or its absence, raises
             logger.warning("the denoiser runs uncompiled: %s: %s", type(error).__name__, _first_line(error))
             self.state = CompileState.EAGER
@@ -110,6 +113,13 @@ class BlockCompilation:
             self.state = CompileState.COMPILED
             logger.info("the denoiser's blocks are compiled", extra={"blocks": len(self._blocks)})
         self._examples.clear()
+
+    def _run_examples(self) -> None:
+        for compiled, arguments, options in self._examples.values():
+            own_rows = _find_rows(arguments, options)
+            for rows in ROWS:
+                resized = (_lay_out(_resize(each, own_rows, rows)) for each in (arguments, options))
+                compiled(*next(resized), **next(resized))
 
 
 def _lay_out(value: Any) -> Any:

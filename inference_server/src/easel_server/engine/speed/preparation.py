@@ -9,8 +9,8 @@ and with jobs that join and leave shapes are new all the time.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -46,9 +46,18 @@ class Preparation:
         """Whether jobs may share steps; else each runs from its beginning to its end alone."""
         return self._forget is None
 
-    def attach(self, pipeline: Any) -> None:
-        """Let a job's own pipeline, before it begins, have what is kept for all and nothing of the last job."""
-        self._prompts.attach(pipeline)
+    def attach(
+        self,
+        pipeline: Any,
+        *,
+        changes: Hashable = (),
+        changing: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Let a job's own pipeline, before it begins, have what is kept for all and nothing of the last job.
+
+        ``changes`` and ``changing`` are what the job changes in its text encoders, as PromptCache has them.
+        """
+        self._prompts.attach(pipeline, changes=changes, changing=changing)
         if self._forget is not None:
             self._forget()
 

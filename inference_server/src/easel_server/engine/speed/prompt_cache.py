@@ -7,8 +7,8 @@ cache (``engine/prompts/``), and follows from the same arguments: the prompts wi
 
 import inspect
 import weakref
-from collections.abc import Hashable
-from contextlib import suppress
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -32,8 +32,17 @@ class PromptCache:
             max_bytes, getsizeof=lambda encoded: max(_count_bytes(encoded), max_bytes // max_entries)
         )
 
-    def attach(self, pipeline: Any) -> None:
-        """Let this pipeline, a job's own, ask here first. Its kind and its weights must be those of all others."""
+    def attach(
+        self,
+        pipeline: Any,
+        *,
+        changes: Hashable = (),
+        changing: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Let this pipeline, a job's own, ask here first. Its kind and its weights must be those of all others.
+
+        But for ``changes``, which are equal where weights are changed alike; they are within ``changing``.
+        """
         kind = type(pipeline)
         encode_as_kind = getattr(kind, ENCODE, None)
         if encode_as_kind is None:
@@ -52,11 +61,13 @@ class PromptCache:
                 encode = partial(encode_prompt, encoding, owner(), own, named)
             key = _build_key(bound.arguments)
             if key is None:
-                return encode()
-            key = (kind, key)
+                with changing():
+                    return encode()
+            key = (kind, key, changes)
             if (kept := self._kept.get(key)) is not None:
                 return _copy(kept)
-            encoded = encode()
+            with changing():
+                encoded = encode()
             with suppress(ValueError):  # how the cache says that it is too large
                 self._kept[key] = _copy(encoded)  # whoever asked may write into its own
             return encoded

@@ -4,11 +4,13 @@ A row is an entry of the batch dimension: an image, or its half of classifier-fr
 family: arguments are told apart by their shapes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+
+from easel_server.engine.add_ons.lora_layers import AdapterSet
 
 TIMESTEP: Final = "timestep"  # of every denoiser: one for all rows, or one for each
 UNBATCHED: Final = frozenset(
@@ -35,6 +37,7 @@ class DenoiserCall:
 
     module: torch.nn.Module
     arguments: Arguments
+    additions: AdapterSet | None = None  # what the job's adapters add to the module; calls with others may be joined
 
     @property
     def rows(self) -> int:
@@ -70,11 +73,15 @@ class DenoiserCall:
         return [(name, value) for name, value in self.arguments.items() if name in ADDITIONS and value is not None]
 
 
-def group(calls: Sequence[DenoiserCall]) -> list[list[int]]:
-    """The calls' numbers, those together that can be one call; in the order in which they came."""
+def group(calls: Sequence[DenoiserCall], *, alike_only: Container[torch.nn.Module] = ()) -> list[list[int]]:
+    """The calls' numbers, those together that can be one call; in the order in which they came.
+
+    Of modules in ``alike_only``, calls whose adapters add different things can't be.
+    """
     groups: list[tuple[object, dict[str, object], list[int]]] = []  # what is added is known with the first that does
     for number, call in enumerate(calls):
-        shape, added = call.plain_shape, call.added_shape
+        shape = (*call.plain_shape, _key_additions(call) if call.module in alike_only else None)
+        added = call.added_shape
         for known, additions, numbers in groups:
             fits = known == shape and (not added or additions.get("shape", added) == added)
             if fits and _shares_are_equal(calls[numbers[0]], call):
@@ -85,6 +92,10 @@ def group(calls: Sequence[DenoiserCall]) -> list[list[int]]:
         else:
             groups.append((shape, {"shape": added} if added else {}, [number]))
     return [numbers for _, _, numbers in groups]
+
+
+def _key_additions(call: DenoiserCall) -> object:
+    return None if call.additions is None else call.additions.key
 
 
 def merge(calls: Sequence[DenoiserCall]) -> Arguments:
@@ -132,7 +143,7 @@ def take_rows(call: DenoiserCall, numbers: Sequence[int]) -> DenoiserCall:
         name: _take_timesteps(value, numbers) if name == TIMESTEP else _take(name, value, rows, numbers)
         for name, value in call.arguments.items()
     }
-    return DenoiserCall(call.module, taken)
+    return DenoiserCall(call.module, taken, call.additions)
 
 
 def split_images(call: DenoiserCall, images: int) -> list[DenoiserCall]:

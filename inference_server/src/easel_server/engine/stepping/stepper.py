@@ -6,6 +6,8 @@ denoiser, each row at its own timestep, and lets every job go on with its part: 
 jobs begin and leave at any step, and what a job is given is what its pipeline does alone, whatever family it is of:
 schedulers, guidance, masks, ControlNets and refiners stay diffusers' own.
 
+Jobs with different adapters (LoRAs), and with none, share calls: each layer adds to a row what its job's adapters say.
+
 what the denoiser's call raises      what follows
 -------------------------------      ------------
 memory ran out                       half of the calls, then half of the rows, down to a row alone; that many rows of
@@ -18,14 +20,16 @@ https://greenlet.readthedocs.io: a greenlet runs until it switches, so nothing h
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
 from greenlet import error as GreenletError  # noqa: N812  # it is a class
 from greenlet import getcurrent, greenlet
 
+from easel_server.engine.add_ons.lora_layers import AdapterSet, RowsLostError, adapted
 from easel_server.engine.device_errors import is_device_lost, is_out_of_memory
 from easel_server.engine.interface import StopGenerationError
 from easel_server.engine.stepping.memory import attempt, free_device_memory, release_frames
@@ -46,14 +50,24 @@ DEVICES_WITH_EVENTS: Final = frozenset({"cuda", "xpu"})  # cuda is AMD's, too
 class SteppedCall:
     """A pipeline's call that pauses at each call of a denoiser."""
 
-    def __init__(self, call: Callable[[], Any], *, images: int = 1, is_exact: bool = False) -> None:
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        *,
+        images: int = 1,
+        is_exact: bool = False,
+        additions: Mapping[torch.nn.Module, AdapterSet] | None = None,
+    ) -> None:
         """``call`` is made with the first ``advance``, and generates so many images.
+
+        ``additions`` are what its adapters add, by module; they are looked up at each of its denoiser's calls.
 
         ``is_exact``: each image's rows are the denoiser's only ones, each time. Libraries add up in another order for
         another number of rows, and on several threads at another place among them.
         """
         self.images = images
         self.is_exact = is_exact
+        self._additions = additions if additions is not None else {}
         self.pending: DenoiserCall | None = None  # what it waits for
         self.result: Any = None
         self.error: Exception | None = None
@@ -94,7 +108,9 @@ class SteppedCall:
             self.error = error
         else:
             if not self._greenlet.dead:
-                self.pending = reached
+                # None where the call waits for something else than a denoiser.
+                additions = None if reached is None else self._additions.get(reached.module)
+                self.pending = reached if additions is None else replace(reached, additions=additions)
                 return
             self.result = reached
         finally:
@@ -113,13 +129,15 @@ class Stepper:
         self,
         modules: Iterable[torch.nn.Module],
         *,
-        run_exact: Callable[[], AbstractContextManager[object]] = nullcontext,
+        run_eagerly: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Within a SteppedCall the modules' calls pause from now on; elsewhere they run as before.
 
-        ``run_exact`` is entered around exact calls: modules must give the same bytes within it each time.
+        ``run_eagerly`` is entered around calls that are exact or have adapters: within it, modules must give the same
+        bytes each time, and call the ``forward`` that their layers have then.
         """
-        self._run_exact = run_exact
+        self._run_eagerly = run_eagerly
+        self._alike_only: set[torch.nn.Module] = set()  # whose rows can't be told apart within: adapters must be equal
         self._forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
         self._row_limits: dict[object, int] = {}  # by the shape of a row: how many don't run out of memory
         self._sharers: dict[torch.nn.Module, int] = {}
@@ -170,12 +188,13 @@ class Stepper:
         turning = [call for call in calls if call.pending is None and not call.is_done]
         shared = [(call, pending) for call, pending in waiting if not call.is_exact]
         together = [[(call, pending)] for call, pending in waiting if call.is_exact]
-        together += [[shared[number] for number in numbers] for numbers in group([each for _, each in shared])]
+        groups = group([each for _, each in shared], alike_only=self._alike_only)
+        together += [[shared[number] for number in numbers] for numbers in groups]
         outcomes: dict[SteppedCall, Any] = {}
         lost: Exception | None = None
         for some in together:
             if some[0][0].is_exact:
-                with self._run_exact():
+                with self._run_eagerly():
                     outputs = [self._evaluate_by_images(pending, call.images) for call, pending in some]
             else:
                 outputs = self.evaluate([pending for _, pending in some])
@@ -237,10 +256,17 @@ class Stepper:
         """All in one call of the denoiser: for each its output, or for each the exception."""
 
         def call_once() -> list[Any]:
-            with torch.inference_mode():
-                return split(self._forwards[calls[0].module](**merge(calls)), [call.rows for call in calls])
+            module = calls[0].module
+            with ExitStack() as around:
+                around.enter_context(torch.inference_mode())
+                if any(call.additions is not None for call in calls):
+                    around.enter_context(self._run_eagerly())
+                    around.enter_context(adapted([(call.rows, call.additions) for call in calls]))
+                return split(self._forwards[module](**merge(calls)), [call.rows for call in calls])
 
         outputs, error = attempt(call_once)
+        if isinstance(error, RowsLostError):  # each is repeated alone, this once
+            self._alike_only.add(calls[0].module)
         return [error] * len(calls) if outputs is None else outputs
 
 

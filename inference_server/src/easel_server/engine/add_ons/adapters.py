@@ -1,0 +1,120 @@
+"""Adapters (LoRAs) of an engine: loaded for the jobs that ask for them, applied to their denoiser and prompts."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from easel_contract.add_ons import AddOnConfig
+
+from easel_server.engine.add_ons.lora_formats import AdapterFileError, LoraWeights, read_lora, takes_adapters
+from easel_server.engine.add_ons.lora_layers import Adapter, AdapterSet, adapted, combine
+from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency
+from easel_server.engine.interface import GenerationError
+from easel_server.generation.add_ons import AdapterUse
+
+DENOISERS: Final = ("unet", "transformer")
+TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def find_local_file(config: AddOnConfig) -> Path:
+    """Of an adapter on a volume."""
+    path = Path(config.source)
+    return path / config.file if config.file else path
+
+
+class JobAdapters:
+    """Those of one job: held while it is under way."""
+
+    def __init__(self, adapters: Sequence[Adapter], pipeline: Any) -> None:
+        self.adapters = tuple(adapters)
+        sets = {
+            part: additions
+            for part in (*DENOISERS, *TEXT_ENCODERS)
+            if (module := getattr(pipeline, part, None)) is not None
+            and (additions := combine(adapters, part, module)) is not None
+        }
+        self._encoders = {part: additions for part, additions in sets.items() if part in TEXT_ENCODERS}
+        self.denoisers: Mapping[torch.nn.Module, AdapterSet] = {
+            getattr(pipeline, part): additions for part, additions in sets.items() if part in DENOISERS
+        }
+
+    @property
+    def prompt_key(self) -> tuple[object, ...]:
+        """Equal where prompts are encoded alike; empty where that is as without adapters."""
+        return tuple((part, additions.key) for part, additions in self._encoders.items())
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Within, the text encoders have what the job's adapters add to them."""
+        with ExitStack() as stack:
+            for additions in self._encoders.values():
+                stack.enter_context(adapted([(1, additions)]))  # all rows are of this one job, however many they are
+            yield
+
+
+class Adapters:
+    """The adapters of one engine. ``prefetch`` in any thread, the rest in the engine's."""
+
+    def __init__(
+        self, pipeline: Any, residency: Residency, find_file: Callable[[AddOnConfig], Path] = find_local_file
+    ) -> None:
+        """For jobs of this pipeline. ``find_file`` gives a gathered adapter's file."""
+        self._pipeline = pipeline
+        self._residency = residency
+        self._find_file = find_file
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether this model takes any."""
+        return takes_adapters(self._pipeline)
+
+    def prefetch(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig]) -> None:
+        """Read a job's into the host's memory. Raises GenerationError, OSError."""
+        for use, config in self._pair(uses, add_ons):
+            self._residency.prefetch(_name(config), partial(self._load, use, config))
+
+    def take(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig], holds: ExitStack) -> JobAdapters:
+        """Load a job's, held by ``holds``.
+
+        Raises AddOnsBusyError where other jobs leave no room now, GenerationError for what can't be used.
+        """
+        adapters = []
+        try:
+            with ExitStack() as own:
+                for use, config in self._pair(uses, add_ons):
+                    held = self._residency.hold(_name(config), partial(self._load, use, config))
+                    adapters.append(Adapter(use.name, use.weight, own.enter_context(held)))
+                holds.push(own.pop_all())
+        except AddOnsBusyError as error:
+            if not self._residency.count_held_bytes():  # it was in its own way
+                raise GenerationError(f"{len(uses)} adapters don't fit into memory together ({error})") from error
+            raise
+        return JobAdapters(adapters, self._pipeline)
+
+    def _pair(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig]) -> list[tuple[AdapterUse, AddOnConfig]]:
+        if uses and not self.is_possible:
+            raise GenerationError(f"{type(self._pipeline).__name__} takes no adapters; leave {uses[0].name} out")
+        by_key = {each.key: each for each in add_ons}
+        missing = next((use.name for use in uses if use.key not in by_key), None)
+        if missing is not None:
+            raise GenerationError(f"where adapter {missing} is didn't come with the job; ask again")
+        return [(use, by_key[use.key]) for use in uses]
+
+    def _load(self, use: AdapterUse, config: AddOnConfig) -> LoraWeights:
+        file = self._find_file(config)
+        try:
+            return read_lora(file, self._pipeline)
+        except AdapterFileError as error:
+            raise GenerationError(f"adapter {use.name} ({file.name}) can't be used with this model: {error}") from error
+        except FileNotFoundError as error:
+            raise GenerationError(
+                f"adapter {use.name} isn't where it is said to be: there is no {file.name}"
+            ) from error
+
+
+def _name(config: AddOnConfig) -> str:
+    """In messages of the residency; one source is one adapter."""
+    return f"adapter {config.name} ({config.key})"
