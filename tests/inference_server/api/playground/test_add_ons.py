@@ -1,5 +1,7 @@
 """Adapters and ControlNets in the playground: of the service's lists, with weights, sent and given back."""
 
+import json
+
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -100,7 +102,7 @@ def test_a_control_net_shows_what_it_sees_and_is_asked_for(page: Page):
     field(page, "To (share of steps)").fill("0.8")
     with page.expect_request("**/v1/predictions") as asked:
         order(page, "held", steps=1)
-    (unit,) = asked.value.post_data_json["input"]["controlnet"]
+    (unit,) = json.loads(asked.value.post_data or "")["input"]["controlnet"]
     assert unit.pop("image").startswith("data:image/png;base64,")
     assert unit == {"model": "edges", "preprocessor": "canny", "weight": 0.6, "start": 0, "end": 0.8}
     await_image(page, "held")

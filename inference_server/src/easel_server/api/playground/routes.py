@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse
 
 from easel_server.api.context import ApiContext
 from easel_server.api.links import GENERATIONS_PATH
-from easel_server.api.replicate.fields import PredictionInput
 from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.preprocessing import PREPROCESSORS
 from easel_server.gateway.refusals import RefusalError
@@ -109,15 +108,14 @@ def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFact
 
 
 def build_add_on_lists(live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
-    """What requests may ask for beside the model; nothing of what it can't do, or the API doesn't take."""
-    offers = {name for name in ("loras", "controlnet", "hires", "upscale") if name in PredictionInput.model_fields}
-    adapters = live.add_ons.list_adapters(live.name) if "loras" in offers else ()
+    """What requests may ask for beside the model; nothing of what it can't do."""
     has_adapters, has_nets = (feature in facts.features for feature in (Feature.ADAPTERS, Feature.CONTROL_NETS))
+    adapters = live.add_ons.list_adapters(live.name) if has_adapters else ()
     return {
-        "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters if has_adapters],
-        "control_nets": [each.name for each in live.add_ons.control_nets if has_nets and "controlnet" in offers],
+        "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters],
+        "control_nets": [each.name for each in live.add_ons.control_nets] if has_nets else [],
         "preprocessors": list(PREPROCESSORS) if has_nets else [],
-        "upscalers": [each.name for each in live.add_ons.upscalers if offers & {"hires", "upscale"}],
+        "upscalers": [],  # predictions have no fields for them, so the page shows neither a second pass nor upscaling
     }
 
 
