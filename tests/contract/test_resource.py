@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             },
             "replicas": 1,
         },
-        "tokenSecretName must be the same in both",
+        "tokenSecretName must be the same",
     ),
     **{
         f"a volume's {path!r}": (
