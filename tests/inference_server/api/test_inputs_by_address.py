@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
 from easel_contract.server_config import GatewayConfig, InputsConfig, LimitsConfig, SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.gateway.input_images import Decoders, decode_base64
@@ -173,6 +174,41 @@ def test_a_part_is_pasted_into_the_very_image_that_was_fetched():
     pasted = decoded(base64.b64decode(images[0])).convert("RGB")
     assert (pasted.getpixel((32, 4)), pasted.getpixel((100, 60))) == (RED, BLUE)
     assert sorted(host.asked) == ["/i.png", "/m.png"]
+
+
+def generate(image: str) -> tuple[str, dict[str, Any]]:
+    controls = [{"model": "tile", "image": image}]
+    return "/v1/images/generations", {"prompt": "a cat", "seed": 5, "controlnet": controls, "size": "64x64"}
+
+
+def predict_with_a_control(image: str) -> tuple[str, dict[str, Any]]:
+    size = {"width": 64, "height": 64}
+    return "/v1/predictions", {"input": {"prompt": "a cat", "controlnet": "tile", "control_image": image, **size}}
+
+
+def txt2img(image: str) -> tuple[str, dict[str, Any]]:
+    units = {"controlnet": {"args": [{"image": image, "model": "tile"}]}}
+    return "/sdapi/v1/txt2img", {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "alwayson_scripts": units}
+
+
+CONTROLLED = {"openai": generate, "replicate": predict_with_a_control, "a1111": txt2img}
+
+
+@pytest.mark.parametrize("way", CONTROLLED)
+def test_a_control_image_is_fetched_too(way):
+    """Fields that came after the way there was."""
+    add_ons = AddOnsConfig(control_nets=(ControlNetConfig(name="tile", source="/weights/tile"),))
+    engine = SyntheticEngine(MODEL, SyntheticConfig(milliseconds_per_image=1))
+    image = encoded(halves())
+    with RunningGateway(CONFIG, engine=engine, add_ons=add_ons) as gateway, gateway.client() as client:
+        host = Host(gateway)
+        by_content = "data:image/png;base64," + base64.b64encode(image).decode()
+        answers = [post(client, CONTROLLED[way](each)) for each in (host.put("/c.png", image), by_content)]
+        assert all(each.is_success for each in answers), [each.text for each in answers]
+        jobs = [gateway.call(gateway.stores.jobs.get(each.headers["X-Prediction-Id"])) for each in answers]
+        host.close()
+    assert host.asked == ["/c.png"]
+    assert len({job.parameters.controls[0].image_digest for job in jobs if job is not None}) == 1
 
 
 HTML = b"<!doctype html><title>Not found</title>"

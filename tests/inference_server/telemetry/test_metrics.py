@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from easel_contract import metrics as contract
+from easel_contract.server_config import SafetyPolicy
 from easel_server.generation.job import JobState
+from easel_server.generation.messages import count_flagged, describe_flagged
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
@@ -30,6 +32,9 @@ GATEWAY_ONLY = {
     contract.STREAMS,
 }
 WORKER_ONLY = {
+    contract.GATHER_FAILURES_TOTAL,
+    contract.GATHERED_BYTES_TOTAL,
+    contract.GATHER_SECONDS,
     contract.FLAGGED_IMAGES_TOTAL,
     contract.IN_FLIGHT,
     contract.JOBS_TOTAL,
@@ -240,3 +245,15 @@ async def test_two_sets_of_metrics_live_side_by_side() -> None:
     first.count_submitted()
     assert first.registry.get_sample_value(contract.JOBS_SUBMITTED_TOTAL) == 1
     assert second.registry.get_sample_value(contract.JOBS_SUBMITTED_TOTAL) == 0
+
+
+def test_flagged_images_are_counted_by_what_became_of_them() -> None:
+    metrics = ServerMetrics(gateway=False, worker=True)
+    for said in ([describe_flagged([0, 2], 3, SafetyPolicy.BLUR)], [describe_flagged([0], 1, SafetyPolicy.REFUSE)]):
+        for policy, images in count_flagged(said).items():
+            metrics.count_flagged(policy, images)
+    counted = {
+        action: metrics.registry.get_sample_value(contract.FLAGGED_IMAGES_TOTAL, {"action": action})
+        for action in ("flagged", "blurred", "refused")
+    }
+    assert counted == {"flagged": 0, "blurred": 2, "refused": 1}

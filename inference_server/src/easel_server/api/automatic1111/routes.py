@@ -287,7 +287,10 @@ class Automatic1111Handlers:
         context = self._context
         if not (given := body.units):
             return inputs, {}
-        units = [read_unit(field, unit, context.live.add_ons.control_nets) for field, unit in given]
+        known = context.live.add_ons.control_nets
+        units = await context.decoders.run(
+            customer.name, lambda: [read_unit(field, unit, known) for field, unit in given]
+        )
         if isinstance(body, ImageToImageBody) and is_part_generated(body) and any(unit.image for unit in units):
             allowed = "allowed is false beside a mask and a control image of its own"
             raise refuse_field("inpaint_full_res", f"is {body.inpaint_full_res!r}; {allowed}")

@@ -18,6 +18,7 @@ from easel_server.api.fields import (
     WireNumber,
     parse_size,
 )
+from easel_server.gateway.preprocessing.controls import ControlUnit
 from easel_server.generation.parameters import ImageFormat
 
 AUTO: Final = "auto"
@@ -98,6 +99,10 @@ class ImagesBody(ApiBody):
         width, height = self.parse_size()
         size = {} if width is None else {"width_pixels": width, "height_pixels": height}
         return super().given() | size
+
+    def list_controls(self) -> list[ControlUnit]:
+        """Its ControlNets. Run it in ``Decoders``, since images are read. Raises RefusalError."""
+        return [one.to_unit(f"controlnet[{number}]") for number, one in enumerate(self.controlnet or ())]
 
     def parse_size(self) -> tuple[int, int] | tuple[None, None]:
         """Width and height in pixels, None where the choice is ours. Raises RefusalError if it can't be read."""

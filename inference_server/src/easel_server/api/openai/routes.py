@@ -118,7 +118,7 @@ class OpenAIHandlers:
         self, request: Request, customer: Customer, body: ImagesBody, inputs: InputImages | None
     ) -> SubmitResult:
         key = request.headers.get("idempotency-key")
-        units = [one.to_unit(f"controlnet[{number}]") for number, one in enumerate(body.controlnet or ())]
+        units = await self._context.decoders.run(customer.name, body.list_controls) if body.controlnet else []
         inputs, controls = await prepare_controls(
             self._context,
             customer,

@@ -178,8 +178,13 @@ class PredictionInput(ApiBody):
         ]
         return tuple(AdapterRequest(name, weight) for name, weight in pairs if name)
 
+    @property
+    def has_controls(self) -> bool:
+        """Whether any field may ask for a ControlNet."""
+        return any(name.startswith("control") for name in self.model_fields_set)
+
     def list_controls(self) -> list[ControlUnit]:
-        """The ControlNets of all its fields. Raises RefusalError for an image that is no data: URL."""
+        """The ControlNets of all its fields. Run it in ``Decoders``, since images are read. Raises RefusalError."""
         if isinstance(self.controlnet, str):
             listed = [self._build_unit("controlnet", "control_image", "controlnet_conditioning_scale")]
         else:

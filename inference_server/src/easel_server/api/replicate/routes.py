@@ -231,7 +231,7 @@ class PredictionHandlers:
             build = partial(build_prediction_inputs, body.input, defaults, limits, files)
             inputs = await context.decoders.run(customer.name, build)
             del build, files
-        units = body.input.list_controls()
+        units = await context.decoders.run(customer.name, body.input.list_controls) if body.input.has_controls else []
         inputs, controls = await prepare_controls(
             context,
             customer,
