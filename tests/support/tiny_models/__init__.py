@@ -22,6 +22,7 @@ from tests.support.tiny_models.transformers import (
     build_sd3,
 )
 from tests.support.tiny_models.unets import (
+    build_controlnet,
     build_lcm,
     build_sd2,
     build_sd15,
@@ -35,6 +36,7 @@ from tests.support.tiny_models.unets import (
 
 __all__ = [
     "BUILDERS",
+    "build_controlnet",
     "build_flux",
     "build_flux_schnell",
     "build_lcm",

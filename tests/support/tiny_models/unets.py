@@ -8,6 +8,7 @@ from diffusers import (
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FluxControlNetModel,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
@@ -205,9 +206,15 @@ def build_sdxl_refiner(*, bare: bool = False) -> StableDiffusionXLImg2ImgPipelin
     )
 
 
-def _build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
-    """With weights at random where a fresh one has zeros, so that it has an effect."""
-    controlnet = ControlNetModel.from_unet(unet, conditioning_channels=3)
+def build_controlnet(denoiser: Any) -> Any:
+    """For a UNet, or for Flux's transformer. With weights at random where a fresh one has zeros: it has an effect."""
+    if isinstance(denoiser, UNet2DConditionModel):
+        controlnet: Any = ControlNetModel.from_unet(denoiser, conditioning_channels=3)
+    else:
+        heads = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
+        controlnet = FluxControlNetModel.from_transformer(
+            denoiser, num_layers=1, num_single_layers=1, load_weights_from_transformer=False, **heads
+        )
     for parameter in controlnet.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -218,7 +225,7 @@ def build_sd15_controlnet() -> StableDiffusionControlNetPipeline:
     """Stable Diffusion 1.5 with a ControlNet."""
     parts: dict[str, Any] = build_sd15().components  # type: ignore[attr-defined]  # diffusers' types don't know
     torch.manual_seed(SEED + 7)
-    controlnet = _build_controlnet(parts["unet"])
+    controlnet = build_controlnet(parts["unet"])
     return StableDiffusionControlNetPipeline(**parts, controlnet=controlnet, requires_safety_checker=False)
 
 
@@ -227,5 +234,5 @@ def build_sdxl_controlnet() -> StableDiffusionXLControlNetPipeline:
     parts: dict[str, Any] = build_sdxl().components  # type: ignore[attr-defined]  # diffusers' types don't know
     torch.manual_seed(SEED + 8)
     return StableDiffusionXLControlNetPipeline(
-        **parts, controlnet=_build_controlnet(parts["unet"]), add_watermarker=False
+        **parts, controlnet=build_controlnet(parts["unet"]), add_watermarker=False
     )

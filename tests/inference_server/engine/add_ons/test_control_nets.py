@@ -20,21 +20,31 @@ from tests.inference_server.engine.stepping.running import go_on, images_of
 from tests.support.images import digest
 
 loading.prepare_libraries()
+pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed`:FutureWarning")  # diffusers' own, of Flux's ControlNets
 
 CLASSES = {
     Task.TEXT_TO_IMAGE: "Pipeline",
     Task.IMAGE_TO_IMAGE: "Img2ImgPipeline",
     Task.INPAINT: "InpaintPipeline",
 }
-PREFIXES = {"sd15": "StableDiffusionControlNet", "sdxl": "StableDiffusionXLControlNet"}
+PREFIXES = {
+    "sd15": "StableDiffusionControlNet",
+    "sd2": "StableDiffusionControlNet",
+    "sdxl": "StableDiffusionXLControlNet",
+    "flux": "FluxControlNet",
+}
 KEY = AddOnConfig(name="canny", source="/weights/canny").key
 
 
 @cache
 def stock_net(name: str) -> Any:
-    from tests.support.tiny_models import build_sd15_controlnet, build_sdxl_controlnet  # noqa: PLC0415  # loads torch
+    import torch  # noqa: PLC0415
 
-    return {"sd15": build_sd15_controlnet, "sdxl": build_sdxl_controlnet}[name]().controlnet
+    from tests.support.tiny_models import build_controlnet  # noqa: PLC0415  # loads torch
+
+    pipeline = build_tiny(name, bare=False)
+    torch.manual_seed(8)
+    return build_controlnet(getattr(pipeline, "unet", None) or pipeline.transformer)
 
 
 @pytest.fixture(scope="session")
@@ -59,13 +69,17 @@ def run(engine: Any, job: Any, add_ons: Sequence[AddOnConfig]) -> bytes:
 
 
 def call_stock(name: str, job: Any, net: Any, **changes: Any) -> bytes:
+    import inspect  # noqa: PLC0415
+
     import diffusers  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
     pipeline = build_tiny(name, bare=False)
-    settings = {"requires_safety_checker": False} if name == "sd15" else {"add_watermarker": False}
     kind = getattr(diffusers, PREFIXES[name] + CLASSES[job.task])
-    stock = kind(**pipeline.components, controlnet=net, **settings)
+    taken = inspect.signature(kind.__init__).parameters
+    settings = {"requires_safety_checker": False, "add_watermarker": False}
+    given = {key: value for key, value in {**pipeline.components, **settings}.items() if key in taken}
+    stock = kind(**given, controlnet=net)
     stock.set_progress_bar_config(disable=True)
     image = Image.open(BytesIO(IMAGE)).convert("RGB")
     arguments: dict[str, Any] = {
@@ -76,10 +90,11 @@ def call_stock(name: str, job: Any, net: Any, **changes: Any) -> bytes:
         "width": job.width_pixels,
         "height": job.height_pixels,
     }
-    if job.task is Task.TEXT_TO_IMAGE:
-        arguments["image"] = changes.pop("control", image)
-    else:
-        arguments |= {"image": image, "control_image": changes.pop("control", image), "strength": job.strength}
+    control = changes.pop("control", image)
+    if job.task is not Task.TEXT_TO_IMAGE:
+        arguments |= {"image": image, "strength": job.strength}
+    is_named_so = "control_image" in inspect.signature(kind.__call__).parameters
+    arguments["control_image" if is_named_so else "image"] = control
     if job.task is Task.INPAINT:
         arguments["mask_image"] = Image.open(BytesIO(MASK)).convert("L")
     return stock(**arguments | changes).images[0].tobytes()
@@ -242,5 +257,7 @@ def test_what_is_no_controlnet_of_this_model_is_refused_by_its_name(nets, tmp_pa
 
 
 def test_models_without_a_pipeline_for_it_dont_say_that_they_can() -> None:
-    assert Feature.CONTROL_NETS in build_engine("sd15").description.features
-    assert Feature.CONTROL_NETS not in build_engine("pixart-alpha").description.features
+    for name in PREFIXES:
+        assert Feature.CONTROL_NETS in build_engine(name).description.features
+    for name in ("pixart-alpha", "sd3", "lcm"):
+        assert Feature.CONTROL_NETS not in build_engine(name).description.features

@@ -10,12 +10,13 @@ from typing import Final
 import pytest
 from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.prompts.limits import find_prompt_limits
+from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import FAMILIES, NegativePrompts, StrengthRule
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 from tests.inference_server.engine.parity.stock import build_engine, build_pipeline
-from tests.inference_server.engine.parity.test_parity import list_cases
+from tests.inference_server.engine.parity.test_parity import TASKS, list_cases
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -37,9 +38,17 @@ STRENGTH: Final = {
     StrengthRule.ROUND_UP: "rounded up",
     StrengthRule.ALL: "all steps",
 }
+FEATURES: Final = {
+    Feature.ADAPTERS: "adapters",
+    Feature.CONTROL_NETS: "ControlNets",
+    Feature.HIRES: "second pass",
+    Feature.UPSCALE: "upscaling",
+    Feature.CLIP_SKIP: "clip skip",
+    Feature.LONG_PROMPTS: "long prompts, weights",
+}
 HEADS: Final = (
     "family", "tiny model", "text to image", "image to image", "inpaint", "samplers", "sides", "steps, guidance",
-    "negative prompt", "strength", "prompt tokens",
+    "negative prompt", "strength", "prompt tokens", *(FEATURES[feature] for feature in Feature),
 )  # fmt: skip
 
 
@@ -54,13 +63,17 @@ def build_row(name: str) -> list[str]:
     return [
         family.name,
         name,
-        *(("bit-equal" if task in compared else "not compared") if task in description.tasks else "—" for task in Task),
+        *(
+            ("bit-equal" if task in compared else "not compared") if task in description.tasks else "—"
+            for task in TASKS
+        ),
         f"all {offered}" if offered == len(SAMPLERS) else ", ".join(description.samplers),
         f"multiples of {family.size_step_pixels}",
         f"{family.steps}, {family.guidance_scale:g}" + ("" if family.is_guided else " (no effect)"),
         NEGATIVE[family.negative_prompts],
         STRENGTH[family.strength_rule],
         str(limit.tokens + limit.tokenizer.num_special_tokens_to_add()),
+        *("yes" if feature in description.features else "—" for feature in Feature),
     ]
 
 
@@ -88,6 +101,10 @@ def test_a_familys_row_agrees_with_its_loaded_model(name: str) -> None:
     assert limit is not None
     assert limit.tokens + limit.tokenizer.num_special_tokens_to_add() == family.prompt_tokens
     assert pipeline.vae.config.latent_channels == family.latent_channels
+    features = engine.description.features
+    assert (Feature.CLIP_SKIP in features) is (family.clip_layer is not None)
+    assert (Feature.HIRES in features) is (Task.IMAGE_TO_IMAGE in engine.description.tasks)
+    assert set(engine.description.tasks) - {Task.UPSCALE} <= set(TASKS)
     assert family in FAMILIES
 
 
