@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -61,7 +62,7 @@ def api(gateway) -> Iterator[WebUIApi]:
         yield api
 
 
-def recipe_of(image: Image.Image) -> dict[str, object]:
+def recipe_of(image: Image.Image) -> dict[str, Any]:
     return json.loads(read_recipe_text(image))["parameters"]
 
 
@@ -69,7 +70,7 @@ def unit(**changes: object) -> dict[str, object]:
     return {"image": ENCODED, "module": "canny", "model": "tile", **changes}
 
 
-def post(client: httpx2.Client, *units: object, path: str = "txt2img", **body: object) -> httpx2.Response:
+def post(client: httpx2.Client, *units: object, path: str = "txt2img", **body: Any) -> httpx2.Response:
     scripts = {"controlnet": {"args": list(units)}}
     return client.post(f"/sdapi/v1/{path}", json={"prompt": "a cat", **SMALL, **body, "alwayson_scripts": scripts})
 
@@ -78,7 +79,7 @@ def test_webuiapis_unit_reaches_a_real_model_and_its_recipe_is_the_same_image_ag
     engine = tiny_engine("sd15")  # loads torch
     from tests.support.tiny_models import build_sd15_controlnet  # noqa: PLC0415  # loads torch
 
-    build_sd15_controlnet().controlnet.save_pretrained(tmp_path)
+    build_sd15_controlnet().components["controlnet"].save_pretrained(tmp_path)
     offered = AddOnsConfig(control_nets=(ControlNetConfig(name="control_v11p_sd15_canny", source=str(tmp_path)),))
     with RunningGateway(engine=engine, add_ons=offered) as running, connected(running) as api:
         [shown] = api.controlnet_model_list()
@@ -128,7 +129,7 @@ def test_the_same_control_image_again_is_the_same_request_and_another_is_not(cli
 
 
 def test_an_image_to_begin_with_is_the_control_image_where_none_is_given(client) -> None:
-    begun = {"path": "img2img", "init_images": [ENCODED], "seed": 4}
+    begun: dict[str, Any] = {"path": "img2img", "init_images": [ENCODED], "seed": 4}
     assert post(client, unit(image=""), **begun).headers["X-Cache"] == "miss"
     assert post(client, unit(), **begun).headers["X-Cache"] == "hit"
 

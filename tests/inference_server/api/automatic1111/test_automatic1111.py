@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -155,7 +156,7 @@ def test_the_whole_image_is_generated_with_its_mask(gateway):
     assert (redrawn.getpixel((8, 8)), redrawn.getpixel((56, 8))) == (0, 255)
 
 
-REFUSALS = {
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "tiling": ({"tiling": True}, "tiling: asks for something that isn't offered here; allowed is false; got True"),
     "face restoration": ({"restore_faces": True}, "restore_faces"),
     "a script": ({"script_name": "X/Y/Z plot"}, "script_name"),
