@@ -19,12 +19,12 @@ import torch
 from easel_contract.add_ons import AddOnConfig
 
 from easel_server.engine.add_ons.adapters import Adapters
-from easel_server.engine.add_ons.control_nets import ControlNets, explain_busy
+from easel_server.engine.add_ons.control_nets import ControlNets
 from easel_server.engine.add_ons.enlarging import EnlargingGeneration
 from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.add_ons.hires import add_second_pass
 from easel_server.engine.add_ons.lora_layers import AdapterSet
-from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency, choose_budgets
+from easel_server.engine.add_ons.residency import Residency, choose_budgets
 from easel_server.engine.add_ons.upscalers import Upscalers
 from easel_server.engine.arguments import build_arguments, list_seeds, list_unused
 from easel_server.engine.diffusers_generation import (
@@ -67,7 +67,7 @@ from easel_server.engine.stepping.checkpoints import (
     read_checkpoint,
 )
 from easel_server.engine.stepping.memory import tile_where_memory_ends
-from easel_server.engine.stepping.stepper import Pace, Stepper, take_turns
+from easel_server.engine.stepping.stepper import Pace, Stepper
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import find_family
 from easel_server.generation.models import EngineDescription
@@ -157,7 +157,8 @@ class DiffusersEngine:
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._pace = Pace(self._device)
         self._residency = residency if residency is not None else Residency(self._device, *choose_budgets(self._device))
-        self._adapters = Adapters(pipeline, self._residency, self._locate)
+        locate = self._add_on_files.find
+        self._adapters = Adapters(pipeline, self._residency, locate)
         self._prompt_limits = find_prompt_limits(pipeline)
         samplers = self._pipelines[Task.TEXT_TO_IMAGE].schedulers.samplers
         features = [Feature.UPSCALE, *([Feature.HIRES] if Task.IMAGE_TO_IMAGE in self._pipelines else [])]
@@ -173,11 +174,11 @@ class DiffusersEngine:
         self._stepper = Stepper(
             (module for module in denoisers if module is not None), run_eagerly=self._preparation.eagerly
         )
-        self._control_nets = ControlNets(self._pipelines, self._stepper, self._residency, self._locate)
+        self._control_nets = ControlNets(self._pipelines, self._stepper, self._residency, locate)
         if self._control_nets.tasks and self._preparation.shares_steps:  # a step cache knows nothing of them
             known = self.description.features
             self.description = replace(self.description, features=(*known, Feature.CONTROL_NETS))
-        self._upscalers = Upscalers(self._device, self._residency, self._locate)
+        self._upscalers = Upscalers(self._device, self._residency, locate)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
             guard_decoding(pipeline.vae, pipeline.dtype)
             tile_where_memory_ends(pipeline.vae)
@@ -251,9 +252,6 @@ class DiffusersEngine:
                 self._upscalers.prefetch(config)
         return gathered
 
-    def _locate(self, config: AddOnConfig) -> Path:
-        return self._add_on_files.find(config).path
-
     def begin(
         self,
         parameters: GenerationParameters,
@@ -269,15 +267,16 @@ class DiffusersEngine:
         """
         if parameters.task is Task.UPSCALE:
             return self._begin_enlarging(parameters, inputs, add_ons)
-        subject = build_subject(parameters, self.description)
-        saved = self._read_checkpoint(checkpoint, subject)
         try:
+            contents = {config.key: self._add_on_files.find(config).digest for config in add_ons}
+            subject = build_subject(parameters, self.description, contents)
+            saved = self._read_checkpoint(checkpoint, subject)
             generation = self._begin(parameters, inputs, add_ons, subject, saved)
             if saved is not None and (generation.error is not None or not generation.is_there):
                 logger.warning("a checkpoint led nowhere, so its job begins anew: %s", generation.error)
                 generation.stop()
                 generation = self._begin(parameters, inputs, add_ons, subject, None)
-        except GenerationError as error:
+        except (GenerationError, OSError) as error:  # an add-on's file may be gone by now
             return FailedGeneration(error)
         return generation
 
@@ -309,26 +308,10 @@ class DiffusersEngine:
         stages = [Stage(pipeline, arguments, chosen.accepted, size=size)]
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], parameters)
-        with ExitStack() as stack:
-            if parameters.controls:
-                with explain_busy():
-                    stages[0] = self._control_nets.put_into(stages[0], parameters, inputs, add_ons, stack)
-            own = [stages[0].pipeline]
-            if parameters.hires is not None:
-                stages = add_second_pass(
-                    stages,
-                    parameters,
-                    self._choose_pipeline(Task.IMAGE_TO_IMAGE),
-                    self.family,
-                    upscalers=self._upscalers,
-                    network=self._upscalers.hold(parameters.hires.key, add_ons, stack),
-                )
-                own.append(stages[-1].pipeline)
-            holds = stack.pop_all()
         additions: dict[torch.nn.Module, AdapterSet] = {}
-        take = partial(self._take_add_ons, own, parameters, add_ons, additions)
-        run = StagesRun(parameters.steps, stages, take, saved)
-        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, holds, additions)
+        put = partial(self._put_add_ons, stages, parameters, inputs, add_ons, additions)
+        run = StagesRun(parameters.steps, stages, partial(self._residency.take, put), saved)
+        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, additions)
         if not self._preparation.shares_steps:
             generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()
@@ -340,36 +323,44 @@ class DiffusersEngine:
     def _begin_enlarging(
         self, parameters: GenerationParameters, inputs: Mapping[str, bytes], add_ons: Sequence[AddOnConfig]
     ) -> Generation:
-        try:
-            generation = EnlargingGeneration(parameters, inputs, add_ons, self._upscalers, self._facts, self._safety)
-        except GenerationError as error:
-            return FailedGeneration(error)
+        generation = EnlargingGeneration(parameters, inputs, add_ons, self._upscalers, self._facts, self._safety)
         generation.call.advance()
         generation.settle()
         return generation
 
-    def _take_add_ons(
+    def _put_add_ons(
         self,
-        pipelines: Sequence[Any],
+        stages: Sequence[Stage],
         parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
         add_ons: Sequence[AddOnConfig],
         additions: dict[torch.nn.Module, AdapterSet],
         holds: ExitStack,
-    ) -> None:
-        """What a job needs beside the model, for its own pipelines; its call waits within where there is no room.
+    ) -> Sequence[Stage]:
+        """The stages with what a job needs beside the model, and what its adapters add in ``additions``.
 
-        Raises GenerationError.
+        Adapters are of the model's own pipelines, whatever ControlNets or the second pass make of these, and not of
+        its refiner's. Raises GenerationError, and AddOnsBusyError where there is no room now.
         """
-        while True:
-            try:
-                adapters = self._adapters.take(parameters.adapters, add_ons, holds)
-            except AddOnsBusyError:
-                take_turns()
-            else:
-                additions |= adapters.denoisers
-                for pipeline in pipelines:
-                    self._preparation.attach(pipeline, changes=adapters.prompt_key, changing=adapters.encoding)
-                return
+        first, *others = stages
+        if parameters.controls:
+            first = self._control_nets.put_into(first, parameters, inputs, add_ons, holds)
+        whole, own = [first, *others], [first.pipeline]
+        if parameters.hires is not None:
+            whole = add_second_pass(
+                whole,
+                parameters,
+                self._choose_pipeline(Task.IMAGE_TO_IMAGE),
+                self.family,
+                upscalers=self._upscalers,
+                network=self._upscalers.hold(parameters.hires.key, add_ons, holds),
+            )
+            own.append(whole[-1].pipeline)
+        adapters = self._adapters.take(parameters.adapters, add_ons, holds)
+        additions |= adapters.denoisers
+        for pipeline in own:
+            self._preparation.attach(pipeline, changes=adapters.prompt_key, changing=adapters.encoding)
+        return whole
 
     def step(self, generations: Sequence[Generation]) -> None:
         """As Engine says."""

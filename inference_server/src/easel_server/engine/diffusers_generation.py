@@ -65,7 +65,8 @@ class StagesRun:
 
     steps: int
     stages: Sequence[Stage]
-    take: Callable[[ExitStack], None] = lambda _holds: None  # what the job needs beside the model; may pause the call
+    # The stages with what the job needs beside the model, which the stack holds then; may pause the call
+    take: Callable[[ExitStack], Sequence[Stage]] | None = None
     goes_on_from: Checkpoint | None = None
     is_waiting: bool = True  # until it has taken that
     stage: int = 0
@@ -74,7 +75,8 @@ class StagesRun:
     def __call__(self) -> Any:
         """The images, as the last stage's pipeline gives them."""
         with ExitStack() as holds:
-            self.take(holds)
+            if self.take is not None:
+                self.stages = self.take(holds)
             self.is_waiting = False
             return self._run_stages()
 
@@ -173,14 +175,9 @@ class DiffusersGeneration:
         facts: ImageFacts,
         subject: str,
         safety: Safety,
-        holds: ExitStack,
         additions: Mapping[torch.nn.Module, AdapterSet],
     ) -> None:
-        """``subject`` is that of its checkpoints; ``holds`` keeps the add-ons that it uses, and is closed at its end.
-
-        ``additions`` are its adapters' once the run has taken them.
-        """
-        self._holds = holds
+        """``subject`` is that of its checkpoints; ``additions`` are its adapters' once the run has taken them."""
         self._parameters = parameters
         self._run = run
         self._facts = facts
@@ -203,8 +200,6 @@ class DiffusersGeneration:
 
     def settle(self) -> None:
         """To be called when its call has paused, each time."""
-        if self.is_done:
-            self._holds.close()
         if self._begun_stage != self._run.stage and self.call.pending is not None:
             self._begun_stage = self._run.stage
             self._notes_at_begin = copy_notes(self._run.pipeline.scheduler)
@@ -275,7 +270,6 @@ class DiffusersGeneration:
     def stop(self) -> None:
         """As Generation says."""
         self.call.stop()
-        self._holds.close()
 
     def encode_images(self) -> list[bytes]:
         """As Generation says."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from easel_contract.server_config import Reproducibility, StepCache
+from easel_server.engine.add_ons import adapters
 from easel_server.engine.add_ons.residency import Residency
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.speed.preparation import Preparation
@@ -32,9 +33,6 @@ from tests.support.tiny_models import BUILDERS
 from tests.support.tiny_models.adapters import LoraForm
 
 EXACT = Reproducibility.EXACT
-# Of 255. Linear projections get transposed images, which torch multiplies in another order for peft's parameters, as it
-# may have to train them; that is a millionth, and now and then a pixel is rounded the other way.
-OFF_BY = {"sd2": 1, "sdxl": 1}
 
 
 def stock_pixels(name: str, directory: Path, loras: list[tuple[str, float]], job: Any) -> Any:
@@ -81,11 +79,13 @@ def test_alone_a_job_with_loras_is_that_of_diffusers_with_peft(
 ) -> None:
     one = write_adapter(tmp_path, "a-style", model=model, form=form, seed=1, **options)
     other = write_adapter(tmp_path, "b-style", model=model, form=form, seed=2, rank=2, **options)
-    for used in ([(one, 0.7)], [(one, 0.7), (other, -0.4)]):
-        job = adapter_job(*used)
-        [image] = run(tiny_adapter_engine(model), job, add_ons=(one, other))
-        stock = stock_pixels(model, tmp_path, [(config.name, weight) for config, weight in used], job)
-        assert (pixels_of(image) == stock).all()
+    # oneDNN's convolutions round peft's otherwise (measured: one of 12,288 numbers, by 1 of 255); torch's own don't.
+    with torch.backends.mkldnn.flags(enabled=not options.get("convolutions")):
+        for used in ([(one, 0.7)], [(one, 0.7), (other, -0.4)]):
+            job = adapter_job(*used)
+            [image] = run(tiny_adapter_engine(model), job, add_ons=(one, other))
+            stock = stock_pixels(model, tmp_path, [(config.name, weight) for config, weight in used], job)
+            assert (pixels_of(image) == stock).all()
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl", "sd3", "flux"])
@@ -226,7 +226,7 @@ def test_a_thousand_switches_leave_memory_and_layers_as_they_were(tmp_path: Path
         gc.collect()
         return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
 
-    switch(8)
+    switch(80)  # until each has been there, as prompts that they encode are kept
     before = count_tensors()
     switch(1000)
     assert count_tensors() <= before
@@ -248,7 +248,7 @@ def test_where_neighbours_leave_no_room_a_job_waits_for_them_and_then_gets_its_o
     assert images_of(second) == [expected]
     both = begin(engine, adapter_job((one, 1.0), (other, 1.0)), [one, other])
     assert isinstance(both.error, GenerationError)
-    assert "2 adapters don't fit into memory together" in str(both.error)
+    assert "the add-ons of this job don't fit into memory together" in str(both.error)
     waiting = [begin(engine, adapter_job((each, 1.0)), [each]) for each in (one, other)]
     for each in waiting:
         each.stop()
@@ -331,10 +331,45 @@ def test_a_model_for_which_diffusers_knows_no_loras_says_so_and_refuses_by_name(
     assert str(generation.error) == "PixArtSigmaPipeline takes no adapters; leave style out"
 
 
-def test_gathering_reads_adapters_in_another_thread_so_that_no_step_waits_for_a_file(tmp_path: Path) -> None:
+def test_gathering_reads_adapters_in_another_thread_so_that_no_step_waits_for_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build_engine(build_tiny("sd15"))
+    style = write_adapter(tmp_path, "style")
+    job = adapter_job((style, 1.0))
+    engine.gather(job, [style])
+    monkeypatch.setattr(adapters, "read_lora", None)  # it would be read again
+    assert len(run(engine, job, add_ons=[style])) == 1
+
+
+def test_another_file_at_the_same_place_is_another_adapter_with_its_own_prompts_and_checkpoints(tmp_path: Path) -> None:
+    engine = build_engine(build_tiny("sd15"))
+    style = write_adapter(tmp_path, "style", seed=1)
+    job = adapter_job((style, 1.0), steps=6)
+    engine.gather(job, [style])
+    [before] = run(engine, job, add_ons=[style])
+    generation = begin(engine, job, [style])
+    for _ in range(3):
+        engine.step([generation])
+    saved = generation.checkpoint()
+    generation.stop()
+    Path(style.source).unlink()
+    assert write_adapter(tmp_path, "style", seed=2) == style
+    engine.gather(job, [style])
+    [after] = run(engine, job, add_ons=[style])
+    assert distance(before, after) > NEAR
+    assert [after] == run(build_engine(build_tiny("sd15")), job, add_ons=[style])
+    again = begin(engine, job, [style], checkpoint=saved)
+    assert again.steps_done == 0
+    again.stop()
+
+
+def test_an_adapter_whose_file_is_gone_fails_its_job_and_raises_nothing(tmp_path: Path) -> None:
     engine = build_engine(build_tiny("sd15"))
     style = write_adapter(tmp_path, "style")
     job = adapter_job((style, 1.0))
     engine.gather(job, [style])
     Path(style.source).unlink()
-    assert len(run(engine, job, add_ons=[style])) == 1
+    generation = begin(engine, job, [style])
+    assert isinstance(generation.error, OSError)  # what may be tried again, and then gathering says what is missing
+    assert "style" in str(generation.error)

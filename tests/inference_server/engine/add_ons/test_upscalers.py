@@ -162,9 +162,12 @@ def test_what_is_no_upscaler_is_refused_by_its_name(tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(3)}, other)
     image = build_image()
-    for source in (other, tmp_path / "pickle.pth", tmp_path / "missing.safetensors"):
+    pickled = tmp_path / "pickle.pth"
+    pickled.write_bytes(b"\x80\x04")
+    said = {other: "upscaler mine: ", pickled: "upscaler mine: ", tmp_path / "missing.safetensors": "doesn't exist"}
+    for source, sentence in said.items():
         config = UpscalerConfig(name="mine", source=str(source))
-        with pytest.raises(GenerationError, match="upscaler mine: "):
+        with pytest.raises(GenerationError, match=sentence):
             run(image, ask(image, (100, 74), "mine", config.key), config)
 
 

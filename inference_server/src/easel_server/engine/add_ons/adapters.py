@@ -9,20 +9,15 @@ from typing import Any, Final
 import torch
 from easel_contract.add_ons import AddOnConfig
 
+from easel_server.engine.add_ons.files import LocalAddOn
 from easel_server.engine.add_ons.lora_formats import AdapterFileError, LoraWeights, read_lora, takes_adapters
 from easel_server.engine.add_ons.lora_layers import Adapter, AdapterSet, adapted, combine
-from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency
+from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.add_ons import AdapterUse
 
 DENOISERS: Final = ("unet", "transformer")
 TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3")
-
-
-def find_local_file(config: AddOnConfig) -> Path:
-    """Of an adapter on a volume."""
-    path = Path(config.source)
-    return path / config.file if config.file else path
 
 
 class JobAdapters:
@@ -58,13 +53,11 @@ class JobAdapters:
 class Adapters:
     """The adapters of one engine. ``prefetch`` in any thread, the rest in the engine's."""
 
-    def __init__(
-        self, pipeline: Any, residency: Residency, find_file: Callable[[AddOnConfig], Path] = find_local_file
-    ) -> None:
-        """For jobs of this pipeline. ``find_file`` gives a gathered adapter's file."""
+    def __init__(self, pipeline: Any, residency: Residency, locate: Callable[[AddOnConfig], LocalAddOn]) -> None:
+        """For jobs of this pipeline. ``locate`` says where a gathered adapter is, and what."""
         self._pipeline = pipeline
         self._residency = residency
-        self._find_file = find_file
+        self._locate = locate
 
     @property
     def is_possible(self) -> bool:
@@ -74,7 +67,8 @@ class Adapters:
     def prefetch(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig]) -> None:
         """Read a job's into the host's memory. Raises GenerationError, OSError."""
         for use, config in self._pair(uses, add_ons):
-            self._residency.prefetch(_name(config), partial(self._load, use, config))
+            found = self._locate(config)
+            self._residency.prefetch(_build_key(use, found), partial(self._load, use, found.path))
 
     def take(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig], holds: ExitStack) -> JobAdapters:
         """Load a job's, held by ``holds``.
@@ -82,16 +76,10 @@ class Adapters:
         Raises AddOnsBusyError where other jobs leave no room now, GenerationError for what can't be used.
         """
         adapters = []
-        try:
-            with ExitStack() as own:
-                for use, config in self._pair(uses, add_ons):
-                    held = self._residency.hold(_name(config), partial(self._load, use, config))
-                    adapters.append(Adapter(use.name, use.weight, own.enter_context(held)))
-                holds.push(own.pop_all())
-        except AddOnsBusyError as error:
-            if not self._residency.count_held_bytes():  # it was in its own way
-                raise GenerationError(f"{len(uses)} adapters don't fit into memory together ({error})") from error
-            raise
+        for use, config in self._pair(uses, add_ons):
+            found = self._locate(config)
+            held = self._residency.hold(_build_key(use, found), partial(self._load, use, found.path))
+            adapters.append(Adapter(use.name, use.weight, holds.enter_context(held)))
         return JobAdapters(adapters, self._pipeline)
 
     def _pair(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig]) -> list[tuple[AdapterUse, AddOnConfig]]:
@@ -103,8 +91,7 @@ class Adapters:
             raise GenerationError(f"where adapter {missing} is didn't come with the job; ask again")
         return [(use, by_key[use.key]) for use in uses]
 
-    def _load(self, use: AdapterUse, config: AddOnConfig) -> LoraWeights:
-        file = self._find_file(config)
+    def _load(self, use: AdapterUse, file: Path) -> LoraWeights:
         try:
             return read_lora(file, self._pipeline)
         except AdapterFileError as error:
@@ -115,6 +102,5 @@ class Adapters:
             ) from error
 
 
-def _name(config: AddOnConfig) -> str:
-    """In messages of the residency; one source is one adapter."""
-    return f"adapter {config.name} ({config.key})"
+def _build_key(use: AdapterUse, found: LocalAddOn) -> AddOnKey:
+    return AddOnKey("adapter", use.name, found.digest)

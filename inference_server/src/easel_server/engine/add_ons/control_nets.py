@@ -6,11 +6,11 @@ jobs are one. Which models can do it is decided by the names of diffusers' class
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,7 +20,8 @@ from easel_contract.add_ons import AddOnConfig
 from PIL import Image
 
 from easel_server.engine.add_ons.control_net_files import load_control_net
-from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency
+from easel_server.engine.add_ons.files import LocalAddOn
+from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.diffusers_generation import Stage
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.pipelines import TaskPipeline, find_arguments
@@ -56,9 +57,9 @@ class ControlNets:
         pipelines: Mapping[Task, TaskPipeline],
         stepper: Stepper,
         residency: Residency,
-        locate: Callable[[AddOnConfig], Path],
+        locate: Callable[[AddOnConfig], LocalAddOn],
     ) -> None:
-        """``locate`` says where an add-on's file or folder is on this machine, once it was gathered."""
+        """``locate`` says where a gathered add-on's file or folder is on this machine, and what."""
         self._pipelines = pipelines
         self._stepper = stepper
         self._residency = residency
@@ -74,7 +75,7 @@ class ControlNets:
 
     def prefetch(self, config: AddOnConfig) -> None:
         """Read it into memory, in any thread. Raises GenerationError for what is no ControlNet of this model."""
-        self._residency.prefetch(config.key, self._build_load(config))
+        self._residency.prefetch(*self._find(config))
 
     def put_into(
         self,
@@ -122,12 +123,15 @@ class ControlNets:
         config = configs.get(use.key)
         if config is None:
             raise GenerationError(f"the ControlNet {use.name!r} didn't come with the job; ask again")
-        net = holds.enter_context(self._residency.hold(config.key, self._build_load(config)))
+        net = holds.enter_context(self._residency.hold(*self._find(config)))
         holds.enter_context(self._stepper.sharing(net))
         return net
 
-    def _build_load(self, config: AddOnConfig) -> Callable[[], Any]:
-        return lambda: load_control_net(config.name, self._locate(config), self._denoiser)
+    def _find(self, config: AddOnConfig) -> tuple[AddOnKey, Callable[[], Any]]:
+        """What it is, and what loads it."""
+        found = self._locate(config)
+        load = partial(load_control_net, config.name, found.path, self._denoiser)
+        return AddOnKey("ControlNet", config.name, found.digest), load
 
     def _find_class(self, task: Task) -> Any:
         prefix = PREFIXES.get(self._name)
@@ -254,12 +258,3 @@ def _build_pipeline(kind: Any, own: Any, control_net: Any) -> Any:
     made.scheduler = scheduler  # the job's own, untouched by what a pipeline corrects as it is made
     made.set_progress_bar_config(disable=True)
     return made
-
-
-@contextmanager
-def explain_busy() -> Iterator[None]:
-    """Within, no room for another add-on is the job's error, which says what to do."""
-    try:
-        yield
-    except AddOnsBusyError as error:
-        raise GenerationError(f"{error}; ask again when they have ended") from error

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 from easel_contract.add_ons import AddOnConfig
 from PIL import Image
 
-from easel_server.engine.add_ons.upscalers import Network, Upscalers, count_tiles
+from easel_server.engine.add_ons.upscalers import Upscalers, count_tiles
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.diffusers_generation import ImageFacts
 from easel_server.engine.images.safety import Safety
@@ -19,6 +19,34 @@ from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.recipes.recipe import write_recipe
+
+
+@dataclass
+class EnlargingRun:
+    """What its call does. As StagesRun, it knows nothing of the greenlet that it runs in."""
+
+    parameters: GenerationParameters
+    inputs: Mapping[str, bytes]
+    add_ons: Sequence[AddOnConfig]
+    upscalers: Upscalers
+    is_waiting: bool = True  # until it has its networks
+
+    def __call__(self) -> list[Image.Image]:
+        """The image."""
+        upscale = self.parameters.upscale
+        data = self.inputs.get(self.parameters.image_digest or "")
+        if data is None or upscale is None:
+            raise GenerationError("an image to enlarge didn't come with the request")
+        with ExitStack() as holds:
+            first, second = self.upscalers.take((upscale.key, upscale.second_key), self.add_ons, holds)
+            self.is_waiting = False
+            image = open_image(data)
+            size = upscale.width_pixels, upscale.height_pixels
+            larger = self.upscalers.enlarge(image, size, upscale.upscaler, first)
+            if upscale.second is None:
+                return [larger]
+            other = self.upscalers.enlarge(image, size, upscale.second, second)
+            return [Image.blend(larger, other, upscale.second_share)]
 
 
 class EnlargingGeneration:
@@ -33,34 +61,19 @@ class EnlargingGeneration:
         facts: ImageFacts,
         safety: Safety,
     ) -> None:
-        """Raises GenerationError for an upscaler that can't be had."""
         self._parameters = parameters
         self._facts = facts
         self.size = parameters.image_size
+        self._run = EnlargingRun(parameters, inputs, add_ons, upscalers)
+        self._watched = safety.watch(self._run)
         self._turns = 0
-        self._all_turns = 1
-        with ExitStack() as stack:
-            networks = self._hold(upscalers, add_ons, stack)
-            self._holds = stack.pop_all()
-        self._watched = safety.watch(lambda: [_enlarge(parameters, inputs, upscalers, networks)])
-        tiles = count_tiles((parameters.width_pixels, parameters.height_pixels))
-        self._all_turns = max(1, tiles * sum(network is not None for network in networks))
+        networks = len(parameters.upscale.keys) if parameters.upscale is not None else 0
+        self._all_turns = max(1, count_tiles((parameters.width_pixels, parameters.height_pixels)) * networks)
         self.call = SteppedCall(self._watched)
-
-    def _hold(
-        self, upscalers: Upscalers, add_ons: Sequence[AddOnConfig], stack: ExitStack
-    ) -> tuple[Network | None, Network | None]:
-        upscale = self._parameters.upscale
-        if upscale is None:
-            raise GenerationError("this job says nothing of how large its image is to be")
-        first = upscalers.hold(upscale.key, add_ons, stack)
-        return first, upscalers.hold(upscale.second_key, add_ons, stack)
 
     def settle(self) -> None:
         """To be called when its call has paused, each time."""
-        self._turns += 1
-        if self.is_done:
-            self._holds.close()
+        self._turns += not self._run.is_waiting
 
     @property
     def is_done(self) -> bool:
@@ -102,7 +115,6 @@ class EnlargingGeneration:
     def stop(self) -> None:
         """As Generation says."""
         self.call.stop()
-        self._holds.close()
 
     def encode_images(self) -> list[bytes]:
         """As Generation says."""
@@ -118,25 +130,6 @@ class EnlargingGeneration:
             )
             for index, image in enumerate(self.call.result)
         ]
-
-
-def _enlarge(
-    parameters: GenerationParameters,
-    inputs: Mapping[str, bytes],
-    upscalers: Upscalers,
-    networks: tuple[Network | None, Network | None],
-) -> Image.Image:
-    upscale = parameters.upscale
-    data = inputs.get(parameters.image_digest or "")
-    if data is None or upscale is None:
-        raise GenerationError("an image to enlarge didn't come with the request")
-    image = open_image(data)
-    size = upscale.width_pixels, upscale.height_pixels
-    larger = upscalers.enlarge(image, size, upscale.upscaler, networks[0])
-    if upscale.second is None:
-        return larger
-    second: Any = upscalers.enlarge(image, size, upscale.second, networks[1])
-    return Image.blend(larger, second, upscale.second_share)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -9,6 +9,7 @@ from easel_server.engine.add_ons.upscalers import Network, Upscalers, enlarge_la
 from easel_server.engine.arguments import build_arguments, list_seeds
 from easel_server.engine.diffusers_generation import Stage
 from easel_server.engine.pipelines import TaskPipeline
+from easel_server.engine.prompts.encoding import SEQUENCE_LENGTH
 from easel_server.generation.add_ons import LATENT_MODES, HiresPass
 from easel_server.generation.families import Family
 from easel_server.generation.parameters import GenerationParameters
@@ -36,6 +37,8 @@ def add_second_pass(
     pipeline = copy.copy(chosen.pipeline)
     pipeline.scheduler = chosen.schedulers.build(parameters.sampler, list_seeds(parameters))
     arguments = build_arguments(second, None, family, chosen.accepted)
+    if SEQUENCE_LENGTH in stages[0].arguments:  # the same prompt
+        arguments[SEQUENCE_LENGTH] = stages[0].arguments[SEQUENCE_LENGTH]
     size = hires.width_pixels, hires.height_pixels
     share = _find_share(parameters)
     first = [replace(each, begins_at=each.begins_at * share, ends_at=each.ends_at * share) for each in stages]

@@ -9,13 +9,15 @@ on the device           ``hold``                         to the host's memory, w
 held there              ``hold``                         not before each ``Hold`` is released
 
 It is in one place at a time. Where the device is the CPU there is one place, with the device's budget.
+
+Add-ons are known by their content (``AddOnKey``): another file at the same place is another add-on.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import torch
@@ -25,6 +27,7 @@ from easel_server.engine.interface import GenerationError
 from easel_server.engine.model_files.memory import read_free_host_bytes
 from easel_server.engine.speed.weights import count_weight_bytes
 from easel_server.engine.stepping.memory import attempt, free_device_memory
+from easel_server.engine.stepping.stepper import take_turns
 
 CPU: Final = torch.device("cpu")
 MIB: Final = 1 << 20
@@ -42,10 +45,23 @@ class Movable(Protocol):
 
 
 Value = TypeVar("Value", bound=Movable)
+Taken = TypeVar("Taken")
 
 
 class AddOnsBusyError(Exception):
     """There is no room now, since jobs under way use what is there; when they have ended, there is."""
+
+
+@dataclass(frozen=True)
+class AddOnKey:
+    """Equal for the same use of the same content, whatever it is called and wherever it lies."""
+
+    kind: str
+    name: str = field(compare=False)  # for messages
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 @dataclass
@@ -75,7 +91,8 @@ class Residency:
         ``load`` reads it into the host's memory where it isn't loaded; what it raises is raised. Raises AddOnsBusyError
         where jobs under way leave no room, GenerationError where there never is any. ``key`` stands for its content.
         """
-        with self._lock:
+        # Jobs' calls run in inference mode, and modules made in it are good for nothing outside of it.
+        with self._lock, torch.inference_mode(mode=False):
             entry = self._entries.get(key) or self._read(load)
             if entry.size_bytes > self._device_bytes:
                 raise GenerationError(
@@ -93,6 +110,25 @@ class Residency:
         finally:
             with self._lock:
                 entry.holds -= 1
+
+    def take(self, take: Callable[[ExitStack], Taken], holds: ExitStack) -> Taken:
+        """What ``take`` gives, which enters all that a job needs into the stack that it is given; ``holds`` keeps it.
+
+        All of it or nothing: where jobs under way leave no room, the job's call waits here (``take_turns``) and holds
+        nothing meanwhile. Raises GenerationError where it would wait for itself alone.
+        """
+        while True:
+            try:
+                with ExitStack() as own:
+                    taken = take(own)
+                    holds.push(own.pop_all())
+                    return taken
+            except AddOnsBusyError as error:
+                if not self.count_held_bytes():
+                    raise GenerationError(
+                        f"the add-ons of this job don't fit into memory together ({error}); ask for fewer"
+                    ) from error
+            take_turns()
 
     def prefetch(self, key: Hashable, load: Callable[[], Movable]) -> None:
         """Read it into the host's memory, if it isn't loaded and there is room. What ``load`` raises is raised."""

@@ -8,6 +8,7 @@ ends are tiles halved. Others have a step after each tile.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ import torch
 from easel_contract.add_ons import AddOnConfig
 from PIL import Image
 
-from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency
+from easel_server.engine.add_ons.files import LocalAddOn
+from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.stepping.memory import attempt, free_device_memory
@@ -74,31 +76,36 @@ def load_network(file: Path, name: str) -> Network:
 class Upscalers:
     """Those of an engine."""
 
-    def __init__(self, device: torch.device, residency: Residency, locate: Callable[[AddOnConfig], Path]) -> None:
-        """``locate`` says where a gathered one's file is."""
+    def __init__(self, device: torch.device, residency: Residency, locate: Callable[[AddOnConfig], LocalAddOn]) -> None:
+        """``locate`` says where a gathered one's file is, and what."""
         self._device = device
         self._residency = residency
         self._locate = locate
 
     def prefetch(self, config: AddOnConfig) -> None:
         """Read one into the host's memory. In any thread. Raises GenerationError."""
-        self._residency.prefetch(config.key, lambda: load_network(self._locate(config), config.name))
+        self._residency.prefetch(*self._find(config))
+
+    def _find(self, config: AddOnConfig) -> tuple[AddOnKey, Callable[[], Network]]:
+        """What it is, and what loads it."""
+        found = self._locate(config)
+        return AddOnKey("upscaler", config.name, found.digest), partial(load_network, found.path, config.name)
 
     def hold(self, key: str, add_ons: Sequence[AddOnConfig], stack: ExitStack) -> Network | None:
         """The network of this key on the device, as long as ``stack`` is open; None for an empty key.
 
-        Raises GenerationError where there is none, or no room.
+        Raises GenerationError where there is none, and AddOnsBusyError where there is no room now.
         """
         if not key:
             return None
         config = next((each for each in add_ons if each.key == key), None)
         if config is None:
             raise GenerationError("the upscaler that this job uses didn't come with it; submit it again")
-        load: Callable[[], Network] = lambda: load_network(self._locate(config), config.name)  # noqa: E731
-        try:
-            return stack.enter_context(self._residency.hold(key, load))
-        except AddOnsBusyError as error:
-            raise GenerationError(f"upscaler {config.name} has no room beside others in use: {error}") from error
+        return stack.enter_context(self._residency.hold(*self._find(config)))
+
+    def take(self, keys: Sequence[str], add_ons: Sequence[AddOnConfig], holds: ExitStack) -> tuple[Network | None, ...]:
+        """As ``hold``, all of them; a job's call waits within until there is room for them."""
+        return self._residency.take(lambda stack: tuple(self.hold(key, add_ons, stack) for key in keys), holds)
 
     def enlarge(self, image: Image.Image, size: Size, mode: str, network: Network | None) -> Image.Image:
         """The image in exactly this size: enlarged until it covers that, and cut at both ends.

@@ -47,12 +47,16 @@ class Checkpoint:
     notes: Mapping[str, Any]  # of the scheduler, by attribute: tensors, plain values, lists and dicts of them
 
 
-def build_subject(parameters: GenerationParameters, description: EngineDescription) -> str:
-    """Equal where a checkpoint may go on: the same job, weights, number format and libraries."""
+def build_subject(parameters: GenerationParameters, description: EngineDescription, add_ons: Mapping[str, str]) -> str:
+    """Equal where a checkpoint may go on: the same job, weights, number format and libraries.
+
+    ``add_ons`` are digests of the content of those that the job uses, by key.
+    """
     held = {
         "format": FORMAT,
         "parameters": parameters.to_wire(),
         "weights": description.resolved_revision,
+        "add_ons": dict(add_ons),
         "files": description.files,
         "quantization": description.quantization,
         "step_cache": description.step_cache,
