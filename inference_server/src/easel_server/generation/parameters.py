@@ -26,7 +26,7 @@ from easel_server.generation.enlarging import (
 from easel_server.generation.families import Family, NegativePrompts, get_family
 from easel_server.generation.messages import refuse_name, truncate_repr
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.recipes.networks import build_adapter_finder, find_network
+from easel_server.generation.prompts.networks import build_adapter_finder, find_network
 from easel_server.generation.request import InputImages
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
