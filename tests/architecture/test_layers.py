@@ -261,6 +261,7 @@ SMALL_FILES = {
     "easel_server/generation/tasks/text_to_image.py": "one task a file",
     "easel_server/generation/tasks/image_to_image.py": "one task a file",
     "easel_server/generation/tasks/inpaint.py": "one task a file",
+    "easel_server/generation/tasks/upscale.py": "one task a file",
 }
 
 

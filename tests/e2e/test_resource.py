@@ -1,12 +1,15 @@
 """The resource's life: changes reach pods, children come back, deletion cleans up, bad resources are refused."""
 
+import base64
 import json
 import time
+from io import BytesIO
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from PIL import Image
 
 from demo.cluster import NAMESPACE
 from demo.load import forwarded
@@ -76,6 +79,40 @@ def test_a_running_gateway_serves_another_model_within_seconds_of_the_edit(servi
         services.apply(model("studio/second"))
         wait_until(served, lambda now: now == ["studio/second"], "the new model", 20)
     assert [pod["metadata"]["uid"] for pod in services.pods(name, "gateway")] == gateways
+
+
+def test_an_adapter_that_is_added_later_is_asked_for_without_a_new_pod(services: Services) -> None:
+    """Nothing has to be mounted for it; the synthetic engine fetches none, and answers as if it had."""
+    fields: dict[str, object] = {"replicas": 1, "scaling": None, "worker__engine": {"kind": "Synthetic"}}
+    source = {"huggingFace": {"repository": "studio/ink", "file": "ink.safetensors"}}
+    name = services.apply(tiny("adapted", **fields))
+    services.wait_for(name, "Progressing", "True", "Complete")
+    services.wait_for(name, "ModelLoaded", "True")
+
+    def pods() -> list[str]:
+        return sorted(pod["metadata"]["uid"] for part in ("worker", "gateway") for pod in services.pods(name, part))
+
+    before = pods()
+    assert len(before) == 2
+    asked = {"prompt": "a fox", "loras": [{"name": "ink", "weight": 0.5}], "response_format": "b64_json"}
+    with forwarded(services.cluster, name) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        refused = client.post("/v1/images/generations", json=asked)
+        assert refused.status_code == 400, refused.text
+        assert "'ink', which is no adapter of this service; there are none here" in refused.text
+
+        services.apply(tiny("adapted", **fields, adapters=[{"name": "ink", "source": source, "defaultWeight": 0.8}]))
+        wait_until(
+            lambda: client.get("/v1/models").json()["data"][0]["adapters"],
+            lambda listed: listed == [{"name": "ink", "default_weight": 0.8}],
+            "the adapter",
+            20,
+        )
+        answer = client.post("/v1/images/generations", json=asked)
+        assert answer.status_code == 200, answer.text
+        image = Image.open(BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+        assert "<lora:ink:0.5>" in image.info["parameters"]
+    services.wait_for(name, "Progressing", "True", "Complete")
+    assert pods() == before
 
 
 def test_a_deleted_or_edited_child_comes_back(services: Services) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from easel_contract.add_ons import AdapterConfig
 from easel_server.generation.add_ons import AdapterRequest
-from easel_server.generation.recipes.networks import (
+from easel_server.generation.prompts.networks import (
     NetworkError,
     build_adapter_finder,
     find_network,

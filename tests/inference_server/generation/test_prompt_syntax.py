@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from easel_server.generation.prompt_syntax import (
+from easel_server.generation.prompts.syntax import (
     MAX_WEIGHT,
     STEP,
     Weighted,

@@ -192,12 +192,13 @@ def test_an_edit_of_what_gateways_take_over_while_they_run_does_not_roll_them(ed
 
 
 def test_an_adapter_that_needs_nothing_mounted_replaces_no_pod() -> None:
-    spec = {"model": HUB_MODEL, "replicas": 1, "adapters": [{"name": "clay", "source": VOLUME_ADD_ON}]}
+    adapters = [{"name": "clay", "source": VOLUME_ADD_ON}]
+    spec = {"model": HUB_MODEL, "replicas": 1, "adapters": adapters}
     on_the_hub = {"name": "ink", "source": {"huggingFace": {"repository": "someone/ink"}}}
     beside_it = {"name": "wood", "source": {"persistentVolumeClaim": {"claimName": "loras", "path": "wood"}}}
     before = _by_name(_build(spec))
     for added in (on_the_hub, beside_it):
-        after = _by_name(_build({**spec, "adapters": [*spec["adapters"], added]}))
+        after = _by_name(_build({**spec, "adapters": [*adapters, added]}))
         assert {name for name, child in after.items() if child != before[name]} == {"ConfigMap painter-config"}
         offered = json.loads(after["ConfigMap painter-config"]["data"]["gateway.json"])["addOns"]["adapters"]
         assert [each["name"] for each in offered] == ["clay", added["name"]]

@@ -72,9 +72,10 @@ async def prepare_controls(
     names: Mapping[str, str],
     defaults: GenerationDefaults,
 ) -> tuple[InputImages | None, dict[str, Any]]:
-    """The inputs with the units' control images, and what the job says of them. Raises RefusalError."""
-    if not units:
-        return inputs, {}
+    """The inputs with the units' control images, and what the job says of them; ``units``: at least one.
+
+    Raises RefusalError.
+    """
     limits = context.limits
     check_units(units, limits, names["controls"])
     size = (

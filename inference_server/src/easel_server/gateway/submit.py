@@ -43,7 +43,7 @@ from easel_server.generation.parameters import (
     fill_in,
     list_add_ons,
 )
-from easel_server.generation.prompt_syntax import find_words
+from easel_server.generation.prompts.syntax import find_words
 from easel_server.generation.recipes.recipe import find_missing, list_differences
 from easel_server.generation.request import GenerationRequest
 from easel_server.stores.cache.interface import CachedImages

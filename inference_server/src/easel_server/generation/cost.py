@@ -62,17 +62,10 @@ def work_units(parameters: GenerationParameters) -> float:
     if not TASKS[parameters.task].is_denoised:
         return 0.0
     megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
-    first = parameters.denoising_steps * megapixels * parameters.images * parameters.passes
-    return first + hires_units(parameters)
-
-
-def hires_units(parameters: GenerationParameters) -> float:
-    """Of ``work_units``, those of the second pass."""
-    hires = parameters.hires
-    if hires is None:
-        return 0.0
-    megapixels = hires.width_pixels * hires.height_pixels / PIXELS_PER_UNIT
-    return parameters.hires_steps * megapixels * parameters.images * parameters.passes
+    work = parameters.denoising_steps * megapixels
+    if (hires := parameters.hires) is not None:
+        work += parameters.hires_steps * hires.width_pixels * hires.height_pixels / PIXELS_PER_UNIT
+    return work * parameters.images * parameters.passes
 
 
 def upscale_units(parameters: GenerationParameters) -> float:
@@ -84,6 +77,8 @@ def upscale_units(parameters: GenerationParameters) -> float:
 
 def count_add_on_work(parameters: GenerationParameters) -> AddOnWork:
     """What a job's add-ons have to do."""
+    if not (parameters.adapters or parameters.controls or parameters.hires or parameters.upscale):
+        return AddOnWork()
     units = work_units(parameters)
     return AddOnWork(
         control_units=control_units(parameters),

@@ -62,11 +62,9 @@ def settle_hires(asked: HiresRequest | HiresPass | None, values: Values, context
 
 
 def check_hires(  # noqa: PLR0911  # a reason a line
-    hires: HiresPass | None, values: Values, context: "FillContext"
+    hires: HiresPass, values: Values, context: "FillContext"
 ) -> str | None:
     """What is wrong with a second pass, in a sentence."""
-    if hires is None:
-        return None
     if Feature.HIRES not in context.facts.features:
         return "asks for a second pass, and this model can't begin with an image; leave it out"
     if values["task"] is not Task.TEXT_TO_IMAGE:
@@ -114,12 +112,10 @@ def complete_upscaling(asked: UpscalingRequest | Upscaling | None, context: "Fil
     )
 
 
-def check_upscaling(  # noqa: PLR0911  # a reason a line
-    upscaling: Upscaling | None, context: "FillContext"
+def check_upscaling(  # a reason a line
+    upscaling: Upscaling, context: "FillContext"
 ) -> str | None:
     """What is wrong with it, in a sentence."""
-    if upscaling is None:
-        return None
     if Feature.UPSCALE not in context.facts.features:
         return "asks for a larger image, and this service enlarges none"
     if set(context.digests) != {one.name for one in TASKS[Task.UPSCALE].inputs}:

@@ -26,7 +26,7 @@ from easel_server.generation.enlarging import (
 from easel_server.generation.families import Family, NegativePrompts, get_family
 from easel_server.generation.messages import refuse_name, truncate_repr
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.recipes.networks import build_adapter_finder, find_network
+from easel_server.generation.prompts.networks import build_adapter_finder, find_network
 from easel_server.generation.request import InputImages
 from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import TASK_OF_INPUTS, TASKS, Task
@@ -168,8 +168,8 @@ class Parameter:
 
     ``default`` gives what a request gets that doesn't say; ``complete`` is called with what it says, if that isn't the
     parameter itself (a name that stands for weights); ``check`` gives a sentence for a value that isn't allowed, with
-    the value and what is allowed. ``metadata`` is its name in an image's text, and how it is written there; an empty
-    text is left out.
+    the value and what is allowed: None and () ask for nothing, and aren't checked. ``metadata`` is its name in an
+    image's text, and how it is written there; an empty text is left out.
     """
 
     name: str
@@ -236,14 +236,12 @@ def _check_text(text: str, least: int, context: FillContext) -> str | None:
 
 
 def _check_choice(value: Any, choices: Sequence[Any], sentence: str) -> str | None:
-    if value is None or value in choices:
+    if value in choices:
         return None
     return sentence.format(value=value, shown=truncate_repr(value), choices=", ".join(choices))
 
 
-def _check_strength(strength: float | None, values: Values, context: FillContext) -> str | None:
-    if strength is None:
-        return None
+def _check_strength(strength: float, values: Values, context: FillContext) -> str | None:
     if TASKS[values["task"]].default_strength is None:
         return f"is {strength}, which means nothing without an image to begin with"
     if not 0 < strength <= 1:
@@ -275,8 +273,6 @@ def _complete_adapters(asked: Sequence[Any], context: FillContext) -> tuple[Adap
 
 def _check_adapters(uses: Sequence[AdapterUse], context: FillContext) -> str | None:
     most = context.limits.max_adapters
-    if not uses:
-        return None
     if Feature.ADAPTERS not in context.facts.features:
         return f"asks for {truncate_repr(uses[0].name)}, and this model takes no adapters; leave it out"
     names = [use.name for use in uses]
@@ -300,13 +296,14 @@ def _complete_clip_skip(skip: int | None, context: FillContext) -> int | None:
 
 
 def _choose_clip_skip(context: FillContext) -> int | None:
-    chosen = _complete_clip_skip(context.facts.defaults.clip_skip, context)
-    return None if _check_clip_skip(chosen, context) else chosen
-
-
-def _check_clip_skip(skip: int | None, context: FillContext) -> str | None:
-    if skip is None:
+    """The service's own, where this model can do it."""
+    if context.facts.defaults.clip_skip is None:
         return None
+    chosen = _complete_clip_skip(context.facts.defaults.clip_skip, context)
+    return None if chosen is None or _check_clip_skip(chosen, context) else chosen
+
+
+def _check_clip_skip(skip: int, context: FillContext) -> str | None:
     if not 1 <= skip <= MAX_CLIP_SKIP:
         return f"is {skip}, allowed are 1 to {MAX_CLIP_SKIP}"
     family = context.facts.defaults.traits
@@ -315,9 +312,7 @@ def _check_clip_skip(skip: int | None, context: FillContext) -> str | None:
     return None
 
 
-def _check_eta(eta: float | None, values: Values) -> str | None:
-    if eta is None:
-        return None
+def _check_eta(eta: float, values: Values) -> str | None:
     sampler = values["sampler"]
     if sampler is None or sampler not in SAMPLERS or not SAMPLERS[sampler].takes_eta:
         takers = ", ".join(name for name, each in SAMPLERS.items() if each.takes_eta)
@@ -345,8 +340,6 @@ def _complete_controls(asked: Sequence[Any], context: FillContext) -> tuple[Cont
 
 
 def _check_controls(uses: Sequence[ControlUse], context: FillContext) -> str | None:
-    if not uses:
-        return None
     if Feature.CONTROL_NETS not in context.facts.features:
         return f"asks for {truncate_repr(uses[0].name)}, and this model takes no ControlNets; leave it out"
     if len(uses) > context.limits.max_controls:
@@ -461,7 +454,7 @@ PARAMETERS: Final = (
     Parameter(
         "quality_percent",
         default=lambda _, __: None,
-        check=lambda percent, _, __: None if percent is None else _check_range(percent, 0, 100),
+        check=lambda percent, _, __: _check_range(percent, 0, 100),
     ),
     Parameter("image_digest", default=lambda _, context: context.digests.get("image")),
     Parameter("mask_digest", default=lambda _, context: context.digests.get("mask")),
@@ -559,9 +552,14 @@ def list_add_ons(parameters: GenerationParameters, offered: AddOnsConfig) -> tup
 
 def _find_faults(values: Values, context: FillContext) -> Iterator[ParameterFault]:
     for row in PARAMETERS:
-        if values["upscale"] is not None and (row.name in UNUSED or row.name in SIDES):
+        value = values[row.name]
+        if (
+            value is None
+            or value == ()
+            or (values["upscale"] is not None and (row.name in UNUSED or row.name in SIDES))
+        ):
             continue
-        message = row.check(values[row.name], values, context)
+        message = row.check(value, values, context)
         if message is not None:
             yield ParameterFault(_blame_task(values["task"]) if row.name == "task" else row.name, message)
 

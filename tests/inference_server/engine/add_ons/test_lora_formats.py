@@ -106,7 +106,7 @@ def test_one_for_another_family_is_refused_with_the_family_that_it_seems_to_be_f
 
 
 @pytest.mark.parametrize("width", [768, 1024, 2048])
-def test_families_are_told_apart_by_the_width_of_their_prompts(width: int, tmp_path: Path) -> None:
+def test_families_differ_by_the_width_of_their_prompts(width: int, tmp_path: Path) -> None:
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     tensors = {f"{layer}.lora_down.weight": torch.ones(2, width), f"{layer}.lora_up.weight": torch.ones(320, 2)}
     save_file(tensors, tmp_path / "style.safetensors")

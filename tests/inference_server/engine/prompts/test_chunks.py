@@ -2,7 +2,7 @@
 
 import pytest
 from easel_server.engine.prompts.chunks import MAX_CHUNKS, Chunk, build_chunks
-from easel_server.generation.prompt_syntax import parse_prompt
+from easel_server.generation.prompts.syntax import parse_prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -33,8 +33,8 @@ from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_field
 from easel_server.generation.add_ons import MAX_UPSCALE_FACTOR, AdapterRequest, HiresRequest
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.parameters import MAX_CLIP_SKIP, ImageFormat
+from easel_server.generation.prompts.networks import NETWORK, NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.recipes.infotext import TEXT_NAMES
-from easel_server.generation.recipes.networks import NETWORK, NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.samplers import SAMPLERS, split_sampler
 
 RANDOM_SEED: Final = -1

@@ -14,8 +14,8 @@ from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.encoding import read_description
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.parameters import GenerationParameters
+from easel_server.generation.prompts.networks import join_networks
 from easel_server.generation.recipes.infotext import build_metadata
-from easel_server.generation.recipes.networks import join_networks
 from easel_server.generation.samplers import split_sampler
 
 TIMESTAMP: Final = "%Y%m%d%H%M%S"

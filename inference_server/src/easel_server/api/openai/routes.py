@@ -119,15 +119,17 @@ class OpenAIHandlers:
     ) -> SubmitResult:
         key = request.headers.get("idempotency-key")
         units = await self._context.decoders.run(customer.name, body.list_controls) if body.controlnet else []
-        inputs, controls = await prepare_controls(
-            self._context,
-            customer,
-            units,
-            inputs,
-            requested=body.parse_size() if units else (None, None),
-            names=body.field_names(),
-            defaults=(await self._context.model_facts()).defaults,
-        )
+        controls: dict[str, Any] = {}
+        if units:
+            inputs, controls = await prepare_controls(
+                self._context,
+                customer,
+                units,
+                inputs,
+                requested=body.parse_size(),
+                names=body.field_names(),
+                defaults=(await self._context.model_facts()).defaults,
+            )
         return await self._context.submitter.submit(
             GenerationRequest(
                 customer=customer,

@@ -232,15 +232,17 @@ class PredictionHandlers:
             inputs = await context.decoders.run(customer.name, build)
             del build, files
         units = await context.decoders.run(customer.name, body.input.list_controls) if body.input.has_controls else []
-        inputs, controls = await prepare_controls(
-            context,
-            customer,
-            units,
-            inputs,
-            requested=body.input.parse_size() if units else (None, None),
-            names=body.input.field_names(),
-            defaults=(await context.model_facts()).defaults,
-        )
+        controls: dict[str, Any] = {}
+        if units:
+            inputs, controls = await prepare_controls(
+                context,
+                customer,
+                units,
+                inputs,
+                requested=body.input.parse_size(),
+                names=body.input.field_names(),
+                defaults=(await context.model_facts()).defaults,
+            )
         del units
         submitted = await context.submitter.submit(
             GenerationRequest(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from easel_server.generation.prompt_syntax import ParsedPrompt
+from easel_server.generation.prompts.syntax import ParsedPrompt
 
 MAX_CHUNKS: Final = 16  # of a prompt: each is a pass of the text encoder, and cross-attention takes as much longer
 LOOK_BACK_TOKENS: Final = 20  # for a comma

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from easel_server.engine.prompts.chunks import Chunk, Chunks, build_chunks
-from easel_server.generation.prompt_syntax import ParsedPrompt, parse_prompt
+from easel_server.generation.prompts.syntax import ParsedPrompt, parse_prompt
 
 CLIP_MODELS: Final = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection"})
 EMBEDDINGS: Final = ("prompt_embeds", "negative_prompt_embeds")

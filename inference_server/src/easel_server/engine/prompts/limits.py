@@ -9,7 +9,7 @@ from easel_server.engine.prompts.encoding import SEQUENCE_LENGTH, ClipEncoding, 
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import Family
 from easel_server.generation.parameters import GenerationParameters
-from easel_server.generation.prompt_syntax import find_weights, parse_prompt
+from easel_server.generation.prompts.syntax import find_weights, parse_prompt
 
 TEXT_ENCODERS: Final = ("", "_2", "_3")  # tokenizer, tokenizer_2, … and the encoders of the same numbers
 MAX_KNOWN_LENGTH: Final = 1_000_000  # transformers' tokenizers say 10^30 where nothing is known

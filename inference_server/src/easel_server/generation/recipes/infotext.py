@@ -18,7 +18,7 @@ from typing import Any, Final
 from easel_server.generation.add_ons import AdapterRequest, ControlMode, ControlUse, HiresRequest, find_hires_size
 from easel_server.generation.enlarging import LATENT
 from easel_server.generation.parameters import PARAMETERS, SIDE_STEP_PIXELS, GenerationParameters
-from easel_server.generation.recipes.networks import NetworkError, Networks, join_networks, split_networks
+from easel_server.generation.prompts.networks import NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.samplers import join_sampler
 
 NEGATIVE: Final = "Negative prompt:"

@@ -7,7 +7,7 @@
 https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis. Parentheses that are never
 closed weigh what follows, to the end; those that were never opened are words, and so is a lone backslash. What there is
 besides, schedules ([from:to:0.5], [one|other]) and AND, is done by no engine here and taken as words, with a warning;
-<lora:name:1> is of ``recipes/networks.py``. Every pattern takes time linear in the prompt's length.
+<lora:name:1> is of ``prompts/networks.py``. Every pattern takes time linear in the prompt's length.
 """
 
 import re
