@@ -6,10 +6,13 @@ around anything.
 
 call                            what a layer adds                                  how it rounds
 ----                            -----------------                                  -------------
-all rows have the same          ``result + up(down(x)) * scale``, one adapter      as peft does, bit for bit
+of one job                      ``result + up(down(x)) * scale``, one adapter      as peft does, bit for bit
                                 after another, in the order of their names
-rows have different ones        the same for each run of rows with the same        up to rounding: scaled and added
-                                adapters; other rows keep their result             within the multiplication
+of jobs with the same           the same                                           up to rounding: scaled and added
+                                                                                   within the multiplication
+of jobs with different ones     the same for each run of rows with the same        likewise; where all runs are alike
+                                adapters; other rows keep their result             but for the numbers, in one
+                                                                                   multiplication of stacked weights
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +26,7 @@ from torch.nn import functional
 from easel_server.engine.add_ons.lora_formats import LoraLayer, LoraWeights
 
 FORWARD: Final = "forward"
+MATRIX: Final = 2  # dimensions of a linear layer's weights
 
 
 class RowsLostError(Exception):
@@ -93,7 +97,7 @@ def adapted(rows: Rows) -> Iterator[None]:
         yield
         return
     changed: list[tuple[dict[str, Any], Any]] = []
-    wrappers = _wrap_all(sets[0]) if _is_same(rows) else _wrap_runs(rows)
+    wrappers = _wrap_all(sets[0], is_one_job=len(rows) == 1) if _is_same(rows) else _wrap_runs(rows)
     try:
         for layer, wrap in wrappers.items():
             attributes = vars(layer)
@@ -115,7 +119,7 @@ def _is_same(rows: Rows) -> bool:
     return len({None if each is None else each.key for _, each in rows}) == 1
 
 
-def _wrap_all(additions: AdapterSet) -> dict[torch.nn.Module, Wrap]:
+def _wrap_all(additions: AdapterSet, *, is_one_job: bool) -> dict[torch.nn.Module, Wrap]:
     def wrap(some: Sequence[Addition]) -> Wrap:
         def of_layer(layer: Any) -> Callable[..., torch.Tensor]:
             forward = layer.forward
@@ -124,7 +128,10 @@ def _wrap_all(additions: AdapterSet) -> dict[torch.nn.Module, Wrap]:
                 result: torch.Tensor = forward(inputs, *arguments, **options)
                 dtype = result.dtype
                 for each in some:
-                    result = result + _compute(layer, each.layer, inputs) * each.scale
+                    if is_one_job:
+                        result = result + _compute(layer, each.layer, inputs) * each.scale
+                    else:
+                        _add(layer, each, inputs, result)
                 return result.to(dtype)
 
             return run
@@ -144,11 +151,15 @@ def _wrap_runs(rows: Rows) -> dict[torch.nn.Module, Wrap]:
     def wrap(of_one: Sequence[_Run]) -> Wrap:
         def of_layer(layer: Any) -> Callable[..., torch.Tensor]:
             forward = layer.forward
+            is_stackable = _is_stackable(of_one, total)
 
             def run(inputs: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
                 if inputs.shape[0] != total:
                     raise RowsLostError(f"{tuple(inputs.shape)} at a layer, {total} rows in the call")
                 result: torch.Tensor = forward(inputs, *arguments, **options)
+                if is_stackable and result.is_contiguous():
+                    _add_stacked([some[0] for _, _, some in of_one], inputs, result)
+                    return result
                 for start, stop, some in of_one:
                     for each in some:
                         _add(layer, each, inputs[start:stop], result[start:stop])
@@ -171,6 +182,30 @@ def _join_runs(rows: Rows) -> Iterator[tuple[int, int, AdapterSet]]:
             start = stop
         last = each
         stop += count
+
+
+def _is_stackable(runs: Sequence[_Run], total: int) -> bool:
+    """Whether the runs are all rows, each of as many, with one adapter each of one rank."""
+    if len(runs) * (runs[0].stop - runs[0].start) != total:
+        return False
+    shape, rows = runs[0].additions[0].layer.down.shape, runs[0].stop
+    return len(shape) == MATRIX and all(
+        stop - start == rows and len(some) == 1 and some[0].layer.down.shape == shape and some[0].layer.bias is None
+        for start, stop, some in runs
+    )
+
+
+def _add_stacked(additions: Sequence[Addition], inputs: torch.Tensor, result: torch.Tensor) -> None:
+    """Add each to the result of its share of the rows, in place: two multiplications for all, not two for each."""
+    down = torch.stack([layer.down for layer, _ in additions])  # [jobs, rank, in]
+    up = torch.stack([layer.up for layer, _ in additions])  # [jobs, out, rank]
+    inner = torch.bmm(inputs.to(down.dtype).reshape(len(additions), -1, inputs.shape[-1]), down.transpose(1, 2))
+    scale = additions[0].scale
+    if any(each.scale != scale for each in additions):
+        for each, part in zip(additions, inner, strict=True):
+            part.mul_(each.scale)
+        scale = 1.0
+    result.view(len(additions), -1, result.shape[-1]).baddbmm_(inner, up.transpose(1, 2), alpha=scale)
 
 
 def _compute(target: Any, layer: LoraLayer, inputs: torch.Tensor) -> torch.Tensor:
