@@ -79,7 +79,8 @@ def test_webuiapis_unit_reaches_a_real_model_and_its_recipe_is_the_same_image_ag
     engine = tiny_engine("sd15")  # loads torch
     from tests.support.tiny_models import build_sd15_controlnet  # noqa: PLC0415  # loads torch
 
-    build_sd15_controlnet().components["controlnet"].save_pretrained(tmp_path)
+    pipeline: Any = build_sd15_controlnet()
+    pipeline.components["controlnet"].save_pretrained(tmp_path)
     offered = AddOnsConfig(control_nets=(ControlNetConfig(name="control_v11p_sd15_canny", source=str(tmp_path)),))
     with RunningGateway(engine=engine, add_ons=offered) as running, connected(running) as api:
         [shown] = api.controlnet_model_list()

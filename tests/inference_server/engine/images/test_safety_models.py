@@ -42,9 +42,10 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
                 **config,
             )
         )
+        classifier: Any = model.classifier
         with torch.no_grad():
-            model.classifier.weight.zero_()
-            model.classifier.bias.copy_(torch.tensor([2.0] + [0.0] * (len(labels) - 1)))
+            classifier.weight.zero_()
+            classifier.bias.copy_(torch.tensor([2.0] + [0.0] * (len(labels) - 1)))
         directory = tmp_path_factory.mktemp("classifier")
         model.save_pretrained(directory)
         ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(directory)
