@@ -22,6 +22,7 @@ from easel_server.gateway.link_signer import LinkKeys, LinkSigner
 from easel_server.generation.cost import CostModel
 from easel_server.generation.messages import describe_flagged
 from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
+from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
 from easel_server.stores.opening import Stores, open_memory_stores
 from easel_server.telemetry.metrics import CacheResult, ServerMetrics
@@ -276,6 +277,7 @@ class RunningGateway:
             settings,
             identity=IDENTITY,
             metrics=ServerMetrics(gateway=False, worker=True),
+            contents=AddOnContents(self.stores.facts),
         )
 
     def __enter__(self) -> Self:

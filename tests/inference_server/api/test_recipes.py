@@ -87,6 +87,29 @@ def test_the_recipe_within_an_image_gives_the_same_bytes(client: httpx2.Client, 
     assert post(client, api, recipe) == image
 
 
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("image_format", ImageFormat)
+def test_an_image_of_two_passes_comes_again(client: httpx2.Client, api: str, image_format: str) -> None:
+    hires = {"width": 96, "height": 104, "upscaler": "Lanczos", "strength": 0.5, "steps": 6}
+    (image,) = generate(client, prompt="a cat", seed=5, hires=hires, output_format=image_format)
+    _, recipe = read(image)
+    assert json.loads(recipe)["parameters"]["hires"]["steps"] == hires["steps"]
+    assert pixels(image).shape == (104, 96, 3)
+    assert post(client, api, recipe) == image
+
+
+@pytest.mark.parametrize("image_format", ImageFormat)
+def test_an_enlarged_image_comes_again_with_the_image_that_it_was(client: httpx2.Client, image_format: str) -> None:
+    url = f"data:image/png;base64,{base64.b64encode(encoded(halves((50, 37)))).decode()}"
+    image = post(client, "replicate", None, image=url, scale=3, upscaler="Nearest", output_format=image_format)
+    _, recipe = read(image)
+    assert pixels(image).shape == (111, 150, 3)
+    assert post(client, "replicate", recipe, image=url) == image
+    body = {"images": [{"image_url": url}], "recipe": recipe}
+    assert answer_of(client.post("/v1/images/upscales", json=body), client, "openai") == image
+    assert post_raw(client, "replicate", recipe).status_code == 422
+
+
 @pytest.mark.parametrize("api", ["openai", "replicate"])
 def test_a_recipe_may_be_json_within_json(client: httpx2.Client, api: str) -> None:
     (image,) = generate(client, prompt="a cat")

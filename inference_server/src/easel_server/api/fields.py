@@ -118,9 +118,13 @@ def _read_recipe(value: Any) -> Recipe | None:
         raise PydanticCustomError("recipe", "{fault}", {"fault": str(error)}) from None
 
 
+# Fields of which one makes a prompt unneeded: what has one, or those of an image that is only enlarged.
+PROMPTLESS: Final = ("recipe", "scale", "upscale_factor", "upscaler")
+
+
 def need_prompt(prompt: str | None, others: ValidationInfo) -> str | None:
-    """A prompt that is given, or in a recipe that is."""
-    if prompt is None and others.data.get("recipe") is None:
+    """A prompt that is given, or in a recipe that is, or needn't be."""
+    if prompt is None and all(others.data.get(name) is None for name in PROMPTLESS):
         raise PydanticCustomError("missing", "Field required")
     return prompt
 

@@ -17,6 +17,7 @@ WEBHOOKS_PATH = "/v1/webhooks"
 REPLICATE_PATHS = ("/v1/trainings", "/v1/deployments", "/v1/collections", "/v1/hardware")
 GENERATIONS_PATH = "/v1/images/generations"
 EDITS_PATH = "/v1/images/edits"
+UPSCALES_PATH = "/v1/images/upscales"
 MODELS_PATH = "/v1/models"
 AUTOMATIC1111_PATH = "/sdapi/v1"
 CONTROLNET_PATH = "/controlnet"

@@ -154,7 +154,7 @@ class Submitter:
     async def _build_job(self, request: GenerationRequest, model: RequestedModel) -> Job:
         facts = await self._facts()
         parameters = self._fill_in(request, facts)
-        is_seeded = "seed" in request.given
+        is_seeded = "seed" in request.given or parameters.upscale is not None  # which leaves nothing to chance
         if not is_seeded and self._config.cache.unseeded and request.cache.read:
             # A seed that follows from the rest: requests that are equal but for it become equal.
             bare = parameters.model_copy(update={"seed": 0})

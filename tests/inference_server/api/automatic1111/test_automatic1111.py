@@ -161,8 +161,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "face restoration": ({"restore_faces": True}, "restore_faces"),
     "a script": ({"script_name": "X/Y/Z plot"}, "script_name"),
     "an extension": (
-        {"alwayson_scripts": {"ControlNet": {"args": [{"model": "canny"}]}}},
-        "alwayson_scripts.ControlNet",
+        {"alwayson_scripts": {"ADetailer": {"args": [{"ad_model": "face"}]}}},
+        "alwayson_scripts.ADetailer",
     ),
     "a second seed": ({"subseed_strength": 0.5}, "subseed_strength"),
     "styles": ({"styles": ["film"]}, "styles"),

@@ -78,7 +78,8 @@ def test_the_engine_says_what_it_is_and_what_it_can():
         assert client.models.retrieve(MODEL).to_dict()["engine"] is None  # until a worker has reported
         gateway.facts = describe_model(engine.description)
         model = client.models.retrieve(MODEL).to_dict()
-        assert (model["engine"], model["tasks"]) == ("synthetic", ["TextToImage", "ImageToImage", "Inpaint"])
+        tasks = ["TextToImage", "ImageToImage", "Inpaint", "Upscale"]
+        assert (model["engine"], model["tasks"]) == ("synthetic", tasks)
         assert model["samplers"] == list(SAMPLERS)
 
 

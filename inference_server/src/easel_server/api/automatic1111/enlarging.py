@@ -8,9 +8,10 @@ from easel_contract.server_config import LimitsConfig
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from easel_server.api.automatic1111.harmless import is_nothing, refuse
+from easel_server.api.enlarging import build_enlarge_inputs
 from easel_server.api.fields import WireInteger, WireNumber
-from easel_server.gateway.input_images import Fit, build_input_images, decode_base64, decode_image
-from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
+from easel_server.gateway.input_images import decode_base64
+from easel_server.gateway.refusals import FieldFault, refuse_fields
 from easel_server.generation.add_ons import LATENT_MODES, NO_UPSCALER, PIXEL_MODES, UpscalingRequest
 from easel_server.generation.parameters import PARAMETERS
 from easel_server.generation.request import InputImages
@@ -101,14 +102,9 @@ class EnlargedImagesAnswer(BaseModel):
     images: list[str]
 
 
-def build_enlarge_inputs(field: str, image: str, limits: LimitsConfig) -> InputImages:
+def read_enlarge_inputs(field: str, image: str, limits: LimitsConfig) -> InputImages:
     """The image in its own size. Takes time: run it in ``Decoders``. Raises RefusalError."""
-    original = decode_base64(field, image, is_prefix_needed=False)
-    decoded = decode_image(field, original, max_pixels=limits.max_input_pixels)
-    if decoded.width * decoded.height > limits.max_upscaled_pixels:
-        size = f"{decoded.width}x{decoded.height}"
-        raise refuse_field(field, f"has {size} pixels, at most {limits.max_upscaled_pixels} are enlarged")
-    return build_input_images({"image": decoded}, decoded.size, Fit.STRETCH, original=original)
+    return build_enlarge_inputs(field, decode_base64(field, image, is_prefix_needed=False), limits)
 
 
 def encode_images(images: Sequence[bytes]) -> list[str]:

@@ -21,8 +21,8 @@ from easel_server.api.automatic1111.enlarging import (
     EnlargedImagesAnswer,
     EnlargeImageBody,
     EnlargeImagesBody,
-    build_enlarge_inputs,
     encode_images,
+    read_enlarge_inputs,
 )
 from easel_server.api.automatic1111.errors import build_automatic1111_error
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody, TextToImageBody
@@ -210,7 +210,7 @@ class Automatic1111Handlers:
         self, request: Request, customer: Customer, body: EnlargeBody, field: str, image: str
     ) -> Sequence[bytes]:
         context = self._context
-        build = partial(build_enlarge_inputs, field, image, context.limits)
+        build = partial(read_enlarge_inputs, field, image, context.limits)
         inputs = await context.decoders.run(customer.name, build)
         submitted = await context.submitter.submit(
             GenerationRequest(

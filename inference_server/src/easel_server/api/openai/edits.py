@@ -74,12 +74,12 @@ def build_edit_inputs(edit: Edit, defaults: GenerationDefaults, limits: LimitsCo
     Transparent is where to generate anew: in the mask, or without one in the image itself.
     """
     names = EditFields.field_names()
-    original = _read(names["image_digest"], edit.image)
+    original = read_original(names["image_digest"], edit.image)
     image = decode_image(names["image_digest"], original, max_pixels=limits.max_input_pixels)
     mask = None
     if edit.mask is not None:
         mask_name = names["mask_digest"]
-        mask = decode_image(mask_name, _read(mask_name, edit.mask), max_pixels=limits.max_input_pixels)
+        mask = decode_image(mask_name, read_original(mask_name, edit.mask), max_pixels=limits.max_input_pixels)
         if mask.mode != "RGBA":
             raise refuse_field("mask", "has no transparency; where it is transparent, the image is generated anew")
         if mask.size != image.size:
@@ -91,7 +91,8 @@ def build_edit_inputs(edit: Edit, defaults: GenerationDefaults, limits: LimitsCo
     return build_input_images({"image": image, "mask": _to_mask(mask)}, size, Fit.CROP, original=original)
 
 
-def _read(field: str, image: bytes | str) -> bytes:
+def read_original(field: str, image: bytes | str) -> bytes:
+    """An image as it was sent. Takes time: run it in ``Decoders``. Raises RefusalError."""
     return decode_base64(field, image, is_prefix_needed=True) if isinstance(image, str) else image
 
 

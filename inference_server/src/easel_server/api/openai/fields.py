@@ -8,6 +8,7 @@ from easel_contract.server_config import Priority, Reproducibility
 from pydantic import BaseModel, ConfigDict, Field
 
 from easel_server.api.controls import ControlsField
+from easel_server.api.enlarging import HiresField
 from easel_server.api.fields import (
     AdaptersField,
     ApiBody,
@@ -75,6 +76,7 @@ class ImagesBody(ApiBody):
         default=None, description="A sampler's name, such as `DPM++ 2M Karras`."
     )
     loras: AdaptersField = None
+    hires: HiresField = None
     clip_skip: Annotated[WireInteger | None, MapsTo("clip_skip")] = Field(
         default=None, description="Which layer of CLIP a prompt is taken from, counted from the last: 1 to 12."
     )

@@ -1,4 +1,4 @@
-"""OpenAI's images API: POST /v1/images/generations and /v1/images/edits, GET /v1/models."""
+"""OpenAI's images API: POST /v1/images/generations, /edits and /upscales, GET /v1/models."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 from easel_server.api.context import Api, ApiContext
 from easel_server.api.controls import prepare_controls
 from easel_server.api.errors import to_refusal
-from easel_server.api.links import EDITS_PATH, GENERATIONS_PATH, MODELS_PATH
+from easel_server.api.links import EDITS_PATH, GENERATIONS_PATH, MODELS_PATH, UPSCALES_PATH
 from easel_server.api.openai.edits import build_edit_inputs, describe_edit, read_edit
 from easel_server.api.openai.errors import build_openai_error
 from easel_server.api.openai.fields import ImagesBody, ResponseFormat
@@ -28,6 +28,7 @@ from easel_server.api.openai.responses import (
     describe_images,
     describe_models,
 )
+from easel_server.api.openai.upscales import build_upscale_inputs, describe_upscale, read_upscale
 from easel_server.api.openapi import GENERATION_HEADERS, describe_body
 from easel_server.gateway.refusals import refuse_lost
 from easel_server.gateway.results import LOOK_SECONDS, WAIT, expect_success
@@ -55,6 +56,7 @@ def add_openai_routes(router: APIRouter, context: ApiContext) -> None:
     for path, handler, body in (
         (GENERATIONS_PATH, handlers.create_image, describe_body(ImagesBody)),
         (EDITS_PATH, handlers.edit_image, describe_edit()),
+        (UPSCALES_PATH, handlers.upscale_image, describe_upscale()),
     ):
         extra = {**body, **GENERATION_HEADERS}
         router.add_api_route(path, handler, methods=["POST"], tags=IMAGES_TAGS, responses=images, openapi_extra=extra)
@@ -84,7 +86,7 @@ class OpenAIHandlers:
         customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, ImagesBody, limit_bytes=self._context.limits.max_body_bytes)
         submitted = await self._submit(request, customer, body, None)
-        return await self._answer(request, submitted, body, EventFamily.GENERATION)
+        return await self._answer_or_stream(request, submitted, body, EventFamily.GENERATION)
 
     async def edit_image(self, request: Request) -> Response:
         """Generate an image anew over another, or the part of it that a mask marks, and wait for the result."""
@@ -97,7 +99,38 @@ class OpenAIHandlers:
         submitted = await self._submit(request, customer, fields, inputs)
         del edit, inputs  # the wait may be long
         release_body(request.scope)
-        return await self._answer(request, submitted, fields, EventFamily.EDIT)
+        return await self._answer_or_stream(request, submitted, fields, EventFamily.EDIT)
+
+    async def upscale_image(self, request: Request) -> Response:
+        """Enlarge an image and wait for it."""
+        context = self._context
+        customer = context.keys.find_customer(request.headers.get("authorization"))
+        limits = context.limits
+        upscale = await read_upscale(request, limit_bytes=limits.max_body_bytes)
+        fields = upscale.fields
+        inputs = await context.decoders.run(customer.name, partial(build_upscale_inputs, upscale, limits))
+        key = request.headers.get("idempotency-key")
+        submitted = await context.submitter.submit(
+            GenerationRequest(
+                customer=customer,
+                job_id=job_id_for_key(customer.name, key) if key else new_job_id(),
+                given=fields.given() | inputs.size(),
+                field_names=fields.field_names(),
+                model=fields.model or None,
+                inputs=inputs,
+                recipe=fields.recipe,
+                is_prompt_required=False,
+                cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
+                deadline=WAIT,
+                priority=fields.priority,
+                is_waited_for=True,
+                needs_job=key is not None or fields.response_format is ResponseFormat.URL,
+                warnings=tuple(fields.find_warnings()),
+            )
+        )
+        del upscale, inputs  # the wait may be long
+        release_body(request.scope)
+        return await self._answer(request, submitted, fields.response_format)
 
     async def list_models(self, request: Request) -> Response:
         """The models that are served: one."""
@@ -149,15 +182,20 @@ class OpenAIHandlers:
             )
         )
 
-    async def _answer(
+    async def _answer_or_stream(
         self, request: Request, submitted: SubmitResult, body: ImagesBody, family: EventFamily
+    ) -> Response:
+        if body.stream:
+            return self._stream(submitted, family, is_only_client="idempotency-key" not in request.headers)
+        return await self._answer(request, submitted, body.response_format)
+
+    async def _answer(
+        self, request: Request, submitted: SubmitResult, response_format: ResponseFormat | None
     ) -> Response:
         context = self._context
         key = request.headers.get("idempotency-key")
-        if body.stream:
-            return self._stream(submitted, family, is_only_client=key is None)
         job = await context.results.wait_while_connected(submitted.job, request.receive, cancel=key is None)
-        if body.response_format is ResponseFormat.URL:
+        if response_format is ResponseFormat.URL:
             urls = context.links(request).outputs(expect_success(job), await context.results.image_urls(job))
             return JSONResponse(build_answer(job, (), urls), headers=submitted.build_headers(job))
         images = submitted.images or await context.results.images(expect_success(job), has_just_ended=True)

@@ -10,6 +10,15 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from easel_server.api.controls import ControlsField
+from easel_server.api.enlarging import (
+    UPSCALER_DESCRIPTION,
+    FactorField,
+    HiresField,
+    build_enlarge_inputs,
+    choose_upscaling,
+    echo_factor,
+    echo_upscaler,
+)
 from easel_server.api.fields import (
     MAX_ADAPTERS,
     AdaptersField,
@@ -23,8 +32,8 @@ from easel_server.api.fields import (
 )
 from easel_server.gateway.input_images import Fit, build_input_images, choose_size, decode_base64, decode_image, flatten
 from easel_server.gateway.preprocessing.controls import ControlUnit
-from easel_server.gateway.refusals import refuse_field
-from easel_server.generation.add_ons import AdapterRequest
+from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
+from easel_server.generation.add_ons import AdapterRequest, UpscalingRequest
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
@@ -54,6 +63,14 @@ SCHEDULERS: Final[Mapping[str, str]] = {
 
 CONTROL_NUMBERS: Final = (1, 2, 3)  # of fields of their own
 
+# Of an image that is only enlarged.
+UPSCALING_FIELDS: Final = frozenset(
+    {"recipe", "image", "scale", "upscale_factor", "upscaler", "output_format", "output_quality", "reproducibility"}
+)
+WITHOUT_EFFECT: Final = frozenset(
+    {"priority", "previews", "face_enhance", "apply_watermark", "disable_safety_checker", "refine"}
+)
+
 OutputFormat = Literal["png", "jpg", "jpeg", "webp"]  # Replicate's own models say jpg
 Previews = Annotated[int, Field(ge=0, le=MAX_PREVIEWS)]
 
@@ -74,8 +91,16 @@ class PredictionInput(ApiBody):
     """What to generate, by the names that Replicate's Stable Diffusion models use."""
 
     PREFIX: ClassVar[str] = "input."
-    COMPUTED: ClassVar[Mapping[str, str]] = {"controls": "controlnet"}
+    COMPUTED: ClassVar[Mapping[str, str]] = {"controls": "controlnet", "upscale": "scale"}
 
+    # Of an image that is only enlarged, as Replicate's upscalers call them; before the prompt, which isn't needed then.
+    scale: Annotated[FactorField, MapsTo("upscale", echo=echo_factor)] = Field(
+        default=None, description="Only enlarge `image`, by so much; without a prompt."
+    )
+    upscale_factor: FactorField = Field(default=None, description="Another name of scale, which goes first.")
+    upscaler: Annotated[str | None, MapsTo("upscale", echo=echo_upscaler)] = Field(
+        default=None, description=f"What enlarges `image`. {UPSCALER_DESCRIPTION}"
+    )
     prompt: PromptField = None
     negative_prompt: Annotated[str | None, MapsTo("negative_prompt")] = None
     size: str | None = Field(default=None, description='"WIDTHxHEIGHT" in pixels; width and height go first.')
@@ -106,6 +131,7 @@ class PredictionInput(ApiBody):
     prompt_strength: Annotated[WireNumber | None, MapsTo("strength")] = Field(
         default=None, description="Share of the steps that are taken over `image`; 1 forgets it."
     )
+    hires: HiresField = None
     loras: AdaptersField = None
     # As Replicate's models call them, one by one; names of what the service offers, never addresses.
     lora_weights: str | None = Field(default=None, description="An adapter's name.")
@@ -151,6 +177,7 @@ class PredictionInput(ApiBody):
     previews: Previews | None = Field(default=None, description="Unfinished images on the way.")
     # What Replicate's Stable Diffusion models have besides: accepted in values that ask for nothing.
     refine: Literal["no_refiner"] | None = None
+    face_enhance: Annotated[bool | None, Inert((False,), "no faces are restored here")] = None
     apply_watermark: Annotated[bool | None, Inert((False,), "no watermark is added here")] = None
     disable_safety_checker: Annotated[
         bool | None, Inert((False,), "this service chooses what becomes of images that the model's checker flags")
@@ -162,11 +189,41 @@ class PredictionInput(ApiBody):
     def given(self) -> dict[str, Any]:
         """As of any body, and what several fields make: ``size``, which is two parameters, and adapters. Raises
         RefusalError for a size that can't be read."""
+        if self.is_upscaling:
+            return choose_upscaling(super().given(), self._to_upscaling())
         width, height = self.parse_size()
         sides = {"width_pixels": width, "height_pixels": height}
         values = {name: pixels for name, pixels in sides.items() if pixels is not None} | super().given()
         named = self._list_named_adapters()
         return values | ({"adapters": (*(self.loras or ()), *named)} if named else {})
+
+    @property
+    def is_upscaling(self) -> bool:
+        """Whether an image is only enlarged: by fields of that, or as a recipe says."""
+        return self._to_upscaling() is not None or (self.recipe is not None and "upscale" in self.recipe.given)
+
+    def _to_upscaling(self) -> UpscalingRequest | None:
+        factor = self.upscale_factor if self.scale is None else self.scale
+        if factor is None and self.upscaler is None:
+            return None
+        return UpscalingRequest(factor=factor, upscaler=self.upscaler)
+
+    def check_upscaling(self) -> None:
+        """Raise RefusalError for what means nothing for an image that is only enlarged."""
+        if not self.is_upscaling:
+            return
+        said = sorted(name for name in self.model_fields_set if getattr(self, name) is not None)
+        if lost := [name for name in said if name not in UPSCALING_FIELDS and name not in WITHOUT_EFFECT]:
+            fault = "means nothing for an image that is only enlarged; leave it out, or scale and upscaler"
+            raise refuse_fields(*(FieldFault(f"{self.PREFIX}{name}", fault) for name in lost))
+
+    @classmethod
+    def echo(cls, parameters: GenerationParameters) -> dict[str, Any]:
+        """As of any body; of an image that was only enlarged, what that was done by."""
+        echoed = super().echo(parameters)
+        if parameters.upscale is None:
+            return echoed
+        return {name: value for name, value in echoed.items() if name in UPSCALING_FIELDS}
 
     def _list_named_adapters(self) -> tuple[AdapterRequest, ...]:
         """Those of fields of their own; a weight without a name is of none."""
@@ -320,6 +377,8 @@ def build_prediction_inputs(
     def read(field: str, text: str) -> bytes:
         return files[text] if text in files else decode_base64(field, text, is_prefix_needed=True)
 
+    if body.is_upscaling:
+        return build_enlarge_inputs(image_name, read(image_name, body.image), limits)
     original = read(image_name, body.image)
     image, mask = decode(image_name, original), None
     if body.mask is not None:

@@ -224,6 +224,7 @@ class PredictionHandlers:
         body = await read_body(request, PredictionBody, limit_bytes=limits.max_body_bytes)
         for name in (body.model, body.version):
             context.check_model(name)
+        body.input.check_upscaling()
         inputs = None
         if body.input.has_inputs():
             defaults = (await context.model_facts()).defaults
@@ -252,6 +253,7 @@ class PredictionHandlers:
                 field_names=body.input.field_names(),
                 inputs=inputs,
                 recipe=body.input.recipe,
+                is_prompt_required=not body.input.is_upscaling,
                 cache=CachePolicy.from_header(request.headers.get("cache-control", "")),
                 webhook=body.to_webhook(is_signing_configured=context.is_signing_configured),
                 client_id=client_id,
