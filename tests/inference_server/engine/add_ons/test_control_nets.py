@@ -36,7 +36,8 @@ KEY = AddOnConfig(name="canny", source="/weights/canny").key
 def stock_net(name: str) -> Any:
     from tests.support.tiny_models import build_sd15_controlnet, build_sdxl_controlnet  # noqa: PLC0415  # loads torch
 
-    return {"sd15": build_sd15_controlnet, "sdxl": build_sdxl_controlnet}[name]().controlnet
+    builders: dict[str, Any] = {"sd15": build_sd15_controlnet, "sdxl": build_sdxl_controlnet}
+    return builders[name]().controlnet
 
 
 @pytest.fixture(scope="session")
