@@ -29,7 +29,7 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
         from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor  # noqa: PLC0415
 
         torch.manual_seed(1)
-        model = ViTForImageClassification(
+        model: Any = ViTForImageClassification(
             ViTConfig(
                 hidden_size=32,
                 intermediate_size=64,
