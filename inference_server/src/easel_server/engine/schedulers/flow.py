@@ -39,16 +39,20 @@ def _build_class(kind: str) -> Any:
 
         def set_timesteps(
             self,
-            num_inference_steps: int,
+            num_inference_steps: int | None = None,
             device: Any = None,
             sigmas: Any = None,
             mu: float | None = None,
         ) -> None:
-            """The solver's own noise levels; ``mu`` says by how much larger images shift them."""
-            del sigmas
+            """The solver's own noise levels; ``mu`` says by how much larger images shift them.
+
+            Of ``sigmas`` the count alone matters, where it is all that says how many steps there are: so do Flux's
+            pipelines that begin with an image.
+            """
+            steps = len(sigmas) if num_inference_steps is None else num_inference_steps
             if mu is not None and self.is_shifted_by_size:
                 self.register_to_config(flow_shift=math.exp(mu))
-            super().set_timesteps(num_inference_steps, device=device)
+            super().set_timesteps(steps, device=device)
 
         def scale_noise(self, sample: torch.Tensor, timestep: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
             """An image with noise of a step mixed in: [images, …], as the model's own scheduler does it."""
