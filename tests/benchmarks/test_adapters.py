@@ -94,12 +94,12 @@ def test_a_share_is_of_images_a_second_so_what_takes_twice_as_long_is_a_half() -
 def test_a_switch_from_a_file_reads_it_and_one_from_memory_does_not(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easel_server.engine.add_ons import adapters  # noqa: PLC0415  # loads torch
+    from easel_server.engine.add_ons import adapters, lora_formats  # noqa: PLC0415  # loads torch
 
     from benchmarks.adapters.measure import measure_switches, write_adapters  # noqa: PLC0415  # loads torch
 
     read: list[Path] = []
-    read_lora = adapters.read_lora
+    read_lora = lora_formats.read_lora
 
     def count_and_read(file: Path, pipeline: Any) -> Any:
         read.append(file)
