@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside bench-engine bench-gpu walk soak soak-faults crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -51,6 +51,9 @@ bench-server: setup ## The data plane under load beside others, into benchmarks/
 
 bench-engine: setup ## The engine beside the stock call and static batches, into benchmarks/results/engine.json (ONLY="alone serving …"; QUICK=1: few rounds)
 	$(VENV)/python -m benchmarks.engine $(if $(QUICK),--quick --dry) $(ONLY)
+
+bench-adapters: setup ## LoRAs on the engine: a switch, images a second over none, memory, into benchmarks/results/adapters.json (ONLY="sd15 memory"; QUICK=1)
+	$(VENV)/python -m benchmarks.adapters $(if $(QUICK),--quick --dry) $(ONLY)
 
 # Without set-up: such a machine has no internet, and its own Python with torch. ARCHIVE: python -m benchmarks.gpu.packages
 bench-gpu: ## Published models at full width on this machine's GPU, into benchmarks/results/gpu-DEVICE.json (PYTHON=python3 PACKAGES=archive ONLY="sdxl")

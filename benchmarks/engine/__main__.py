@@ -151,17 +151,18 @@ def write(name: str, figures: Mapping[str, Any], load_before: float, seconds: fl
 
 def build_table(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
     """Each figure, and the goal where there is one."""
-    for path, value in _flatten(figures, (name,)):
+    for path, value in flatten(figures, (name,)):
         if path[-1] not in {"lowest", "highest", "rounds"}:
             yield f"{'.'.join(path):<90} {value!s:>10}  {_find_goal(path)}".rstrip()
 
 
-def _flatten(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def flatten(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each value with the way to it."""
     if not isinstance(value, Mapping):
         yield path, value
         return
     for key, inner in value.items():
-        yield from _flatten(inner, (*path, key))
+        yield from flatten(inner, (*path, key))
 
 
 def _find_goal(path: tuple[str, ...]) -> str:

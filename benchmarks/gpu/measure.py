@@ -6,18 +6,22 @@ the device has nothing left to do.
 
 import gc
 import random
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import torch
+from easel_server.engine.add_ons.lora_formats import takes_adapters
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.interface import Generation
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.worker.job_run import choose_preview_steps
 
+from benchmarks.adapters.measure import describe_adapters, measure_rotation, measure_switches, write_adapters
 from benchmarks.engine.jobs import build_engine
 from benchmarks.gpu.models import GpuModel, build_on
 
@@ -28,6 +32,7 @@ STEP_JOBS_STEPS: Final = 8
 MIXED_JOBS: Final = 12
 MIXED_SHARES: Final = (0.4, 0.6, 1.0)  # of the model's steps
 PREVIEWS: Final = 3
+SWITCHES: Final = 10
 SEED: Final = 7
 MIB: Final = 2**20
 
@@ -57,6 +62,7 @@ class Bench:
             "steps": self._measure_steps,
             "mixed": self._measure_mixed,
             "previews": self._measure_previews,
+            "adapters": self._measure_adapters,
             "compiled": self._measure_compiled,
         }
         for name, part in parts.items():
@@ -183,6 +189,27 @@ class Bench:
         over = median(a / b for a, b in zip(with_previews, without, strict=True))
         return {"previews": PREVIEWS, "with_over_without": round(over, 4)}
 
+    def _measure_adapters(self) -> dict[str, Any]:
+        """LoRAs: what a switch takes, and images a second with so many in rotation over none."""
+        if not takes_adapters(self._pipeline):
+            return {"possible": False}
+        width = self._model.images_at_once[-1]
+        with tempfile.TemporaryDirectory(prefix="easel-bench-") as directory:
+            configs = write_adapters(Path(directory) / "adapters", self._pipeline, max(self._model.adapters))
+            return {
+                "adapter": describe_adapters(self._pipeline, configs),
+                "switch": measure_switches(self._pipeline, configs, SWITCHES),
+                "images": measure_rotation(
+                    self._load_engine(),
+                    lambda seed, fields: self._job(seed, STEP_JOBS_STEPS, prompt=f"{PROMPT}, {seed}", **fields),
+                    configs,
+                    counts=self._model.adapters,
+                    width=width,
+                    rounds=TURNS,
+                    synchronize=self._synchronize,
+                ),
+            }
+
     def _measure_compiled(self) -> dict[str, Any]:
         """The denoiser's repeated blocks compiled: a job alone beside eager, and what compiling takes."""
         job = self._job(1)
@@ -205,9 +232,9 @@ class Bench:
 
     # What they consist of
 
-    def _job(self, seed: int, steps: int | None = None) -> GenerationParameters:
+    def _job(self, seed: int, steps: int | None = None, **fields: Any) -> GenerationParameters:
         return GenerationParameters(
-            prompt=PROMPT,
+            **{"prompt": PROMPT, **fields},
             width_pixels=self._model.side_pixels,
             height_pixels=self._model.side_pixels,
             steps=steps or self._model.steps,

@@ -44,6 +44,7 @@ class GpuModel:
     guidance_scale: float
     steps: int = 20
     images_at_once: tuple[int, ...] = (1, 2, 4, 8)
+    adapters: tuple[int, ...] = (1, 10, 100)  # in rotation
 
 
 def _clip(width: int, layers: int, heads: int, activation: str, projection: int) -> CLIPTextConfig:
@@ -214,14 +215,16 @@ MODELS: Final[Mapping[str, GpuModel]] = {
     "sd15": GpuModel("Stable Diffusion 1.5, 512x512", _build_sd15, 512, 7.5),
     "sdxl": GpuModel("Stable Diffusion XL, 1024x1024", _build_sdxl, 1024, 7.5),
     "sd35-medium": GpuModel("Stable Diffusion 3.5 medium, 1024x1024", _build_sd35_medium, 1024, 4.5),
-    "flux-dev": GpuModel("Flux.1 dev, 1024x1024", _build_flux_dev, 1024, 3.5, images_at_once=(1, 2, 4)),
+    "flux-dev": GpuModel(
+        "Flux.1 dev, 1024x1024", _build_flux_dev, 1024, 3.5, images_at_once=(1, 2, 4), adapters=(1, 10)
+    ),
 }
 # The same families in a few megabytes, so that all of this runs on any machine.
 TINY: Final[Mapping[str, GpuModel]] = {
-    "sd15": GpuModel("tiny Stable Diffusion 1.5", BUILDERS["sd15"], 64, 7.5, 4, (1, 2)),
-    "sdxl": GpuModel("tiny Stable Diffusion XL", BUILDERS["sdxl"], 64, 7.5, 4, (1, 2)),
-    "sd35-medium": GpuModel("tiny Stable Diffusion 3", BUILDERS["sd3"], 64, 4.5, 4, (1, 2)),
-    "flux-dev": GpuModel("tiny Flux", BUILDERS["flux"], 64, 3.5, 4, (1, 2)),
+    "sd15": GpuModel("tiny Stable Diffusion 1.5", BUILDERS["sd15"], 64, 7.5, 4, (1, 2), (1, 2)),
+    "sdxl": GpuModel("tiny Stable Diffusion XL", BUILDERS["sdxl"], 64, 7.5, 4, (1, 2), (1, 2)),
+    "sd35-medium": GpuModel("tiny Stable Diffusion 3", BUILDERS["sd3"], 64, 4.5, 4, (1, 2), (1, 2)),
+    "flux-dev": GpuModel("tiny Flux", BUILDERS["flux"], 64, 3.5, 4, (1, 2), (1, 2)),
 }
 
 

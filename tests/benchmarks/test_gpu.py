@@ -11,7 +11,7 @@ import pytest
 from benchmarks.gpu import __main__ as bench
 from benchmarks.gpu.packages import choose
 
-PARTS = ["model", "stock", "engine", "steps", "mixed", "previews", "compiled"]
+PARTS = ["model", "stock", "engine", "steps", "mixed", "previews", "adapters", "compiled"]
 
 
 def measure(name: str, **options: Any) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def test_each_part_of_each_kind_of_model_gives_figures_on_any_machine(name: str)
     assert not [part for part, figures in told.items() if {"failed", "out_of_memory"} & figures.keys()], told
     assert told["stock"]["images=2"]["images_per_second"] > 0
     assert told["steps"]["jobs=2"]["step_milliseconds"] > 0
+    assert told["adapters"]["images"]["adapters=2_over_none"]["by_wall"]["median"] > 0
 
 
 @pytest.mark.torch

@@ -53,13 +53,15 @@ def build_lora(
     text_encoders: bool = True,
     denoiser: bool = True,
     convolutions: bool = False,
+    attention_only: bool = False,
 ) -> Tensors:
     """The tensors of an adapter for this pipeline by their names in the file, float32.
 
     ``alpha``: None leaves it out, which means the rank. ``strength`` is that of B's numbers: 0 changes no image.
+    ``attention_only``: of text encoders and denoiser the layers that diffusers' training scripts train by default.
     """
     generator = torch.Generator().manual_seed(seed)
-    chosen = ATTENTION if form in (LoraForm.OLD, LoraForm.XLABS) else LAYERS
+    chosen = ATTENTION if attention_only or form in (LoraForm.OLD, LoraForm.XLABS) else LAYERS
     pairs: dict[str, dict[str, Pair]] = {}
     for part, module in _list_parts(pipeline, text_encoders=text_encoders, denoiser=denoiser):
         targets = (

@@ -1,0 +1,1 @@
+"""``make bench-adapters``: LoRAs on the engine, what a switch takes and what they cost. See docs/benchmarks.md."""
