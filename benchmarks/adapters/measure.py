@@ -15,8 +15,10 @@ from typing import Any, Final
 import torch
 from easel_contract.add_ons import AddOnConfig
 from easel_server.engine.add_ons.adapters import Adapters
+from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.add_ons.residency import Residency, choose_budgets
 from easel_server.engine.interface import Engine, Generation
+from easel_server.engine.model_files.hub import Hub
 from easel_server.generation.add_ons import AdapterUse
 from easel_server.generation.parameters import GenerationParameters
 
@@ -47,11 +49,16 @@ def write_adapters(directory: Path, pipeline: Any, count: int) -> list[AddOnConf
     return configs
 
 
+def _build_files() -> AddOnFiles:
+    """Of adapters that are on this machine: nothing is downloaded."""
+    return AddOnFiles(None, Hub(None))
+
+
 def describe_adapters(pipeline: Any, configs: Sequence[AddOnConfig]) -> dict[str, Any]:
     """Size of one, and how many layers it adds to."""
     with ExitStack() as holds:
         residency = Residency(torch.device("cpu"), *choose_budgets(torch.device("cpu")))
-        job = Adapters(pipeline, residency).take(_uses(configs[:1]), configs[:1], holds)
+        job = Adapters(pipeline, residency, _build_files().find).take(_uses(configs[:1]), configs[:1], holds)
         layers = {part: len(some) for each in job.adapters for part, some in each.weights.parts.items()}
         size_bytes = residency.count_bytes()[0]
         return {"rank": RANK, "bytes": size_bytes, "mib": round(size_bytes / MIB, 2), "layers": layers}
@@ -65,7 +72,7 @@ def measure_switches(pipeline: Any, configs: Sequence[AddOnConfig], rounds: int)
     """
     device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
     residency = Residency(device, *choose_budgets(device))
-    adapters = Adapters(pipeline, residency)
+    adapters = Adapters(pipeline, residency, _build_files().find)
     taken: dict[str, list[float]] = {"from_file": [], "from_ram": [], "resident": []}
 
     def take(config: AddOnConfig) -> float:
