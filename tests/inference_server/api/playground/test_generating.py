@@ -43,9 +43,9 @@ def test_an_image_is_generated_while_its_progress_and_a_preview_are_shown(page: 
 
 
 def test_what_was_not_done_as_asked_is_said_beside_the_image(page: Page):
-    order(page, "a (lighthouse:1.3) at night", steps=1)
-    await_image(page, "a (lighthouse:1.3) at night")
-    expect(page.locator("#facts").get_by_text("(lighthouse:1.3)")).to_be_visible()
+    order(page, "a [lighthouse:tower:0.5] at night", steps=1)
+    await_image(page, "a [lighthouse:tower:0.5] at night")
+    expect(page.locator("#facts").get_by_text("[lighthouse:tower:0.5]")).to_be_visible()
 
 
 def test_a_job_that_waits_shows_its_place_in_the_queue(page: Page, url: str):
