@@ -53,3 +53,25 @@ def test_one_that_is_stopped_leaves_at_once_and_the_others_go_on() -> None:
     while not kept.is_done:
         engine.step([kept, stopped])
     assert pixels_differ_by(kept.encode_images()[0], generate(engine, MIXED[0])[0][0]) <= TOLERANCE
+
+
+def test_a_forgotten_job_that_is_collected_while_another_runs_takes_nothing_from_it() -> None:
+    """The collector runs wherever memory is asked for: within another job's call as well."""
+    import torch  # noqa: PLC0415  # only with the marker
+    from easel_server.engine.stepping.stepper import SteppedCall, Stepper  # noqa: PLC0415
+
+    denoiser = torch.nn.Identity()
+    stepper = Stepper([denoiser])
+    forgotten = [SteppedCall(lambda: denoiser(torch.zeros(1)))]
+    forgotten[0].advance()
+
+    def forget_the_other() -> str:
+        forgotten.clear()
+        denoiser(torch.ones(1))
+        return "its own end"
+
+    running = SteppedCall(forget_the_other)
+    running.advance()
+    assert running.pending is not None
+    stepper.step([running])
+    assert (running.result, running.error) == ("its own end", None)

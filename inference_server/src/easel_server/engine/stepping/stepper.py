@@ -94,7 +94,10 @@ class SteppedCall:
     def __del__(self) -> None:
         """Nobody holds it any more. Collected by itself, the call would undo its settings for the thread outside."""
         if not self.is_done:
-            with suppress(GreenletError), torch.inference_mode():  # that of another thread is left to greenlet
+            # That of another thread is left to greenlet: of its parent it says ValueError.
+            with suppress(GreenletError, ValueError), torch.inference_mode():
+                # It may be collected while another job's call runs, which is who goes on when it has ended.
+                self._greenlet.parent = getcurrent()
                 self._greenlet.throw()
 
     def _switch(self, switch: Callable[[], Any]) -> None:
