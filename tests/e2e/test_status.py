@@ -125,8 +125,10 @@ def test_a_waking_service_says_what_it_waits_for_and_that_it_cannot_wake(service
     scaling = {"scaling__scaleToZeroAfterSeconds": 1, "scaling__scaleDownAfterSeconds": 1}
     name = services.apply(tiny("sleeper", **scaling))
     services.wait_for(name, "Ready", "True", "ScaledToZero", timeout_seconds=120)
-    # The last worker may still take a request until it is told to end, and then nobody would have to wake.
-    wait_until(lambda: services.pods(name, "worker"), lambda pods: not pods, "no worker any more", 60)
+    # The last worker may still take a request until it is told to end, and then nobody would have to wake: one that is
+    # being deleted counts until it is gone.
+    workers = f"easel.dev/service={name},app.kubernetes.io/component=worker"
+    wait_until(lambda: services.cluster.get("pods", "-l", workers)["items"], lambda pods: not pods, "no worker", 90)
     # Asleep, it is given an image that can't be pulled: the next worker never comes up.
     services.apply(tiny("sleeper", **scaling, worker__image="ghcr.io/nobody/nothing:1"))
     services.wait_for(name, "Progressing", "True", "Complete")
