@@ -106,7 +106,7 @@ async def test_nothing_is_lost_and_nothing_ends_twice_while_processes_are_killed
 
     sys.stdout.write(f"killed: {', '.join(world.killed)}\n")
     assert ledger.find_faults() == []
-    assert customers.internal_errors == []
+    assert customers.internal_errors == [], "\n".join(world.exceptions)
     assert receiver.errors == []
     assert unfinished == {"Waiting": 0, "Running": 0}
 

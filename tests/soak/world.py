@@ -72,6 +72,7 @@ class World:
         self._workers = [self._build("worker", number, config) for number in range(WORKERS)]
         self._stack = ExitStack()
         self.killed: list[str] = []
+        self.exceptions: list[str] = []  # that processes have logged
 
     @property
     def urls(self) -> list[str]:
@@ -104,6 +105,7 @@ class World:
         processes = self._gateways if kill.victim is Victim.GATEWAY else self._workers
         number = kill.number % len(processes)
         processes[number].close()
+        self._note_exceptions(processes[number])  # its next log is in the place of this one
         processes[number].start()
         self.killed.append(f"{kill.victim}-{number}")
 
@@ -118,3 +120,8 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        for process in (*self._gateways, *self._workers):
+            self._note_exceptions(process)
+
+    def _note_exceptions(self, process: ServerProcess) -> None:
+        self.exceptions += [line["exception"] for line in process.log if "exception" in line]
