@@ -113,13 +113,13 @@ def measure_rotation(
     """
     numbers = itertools.count()
 
-    def draw(rotation: Iterator[AddOnConfig | None]) -> None:
+    def load_next(rotation: Iterator[AddOnConfig | None]) -> None:
         jobs = [(next(rotation), next(numbers)) for _ in range(width)]
         run_jobs(engine, [(build(number, _ask_for(config)), config) for config, number in jobs])
         synchronize()
 
     def side(rotation: Iterator[AddOnConfig | None]) -> Callable[[], None]:
-        return lambda: draw(rotation)
+        return lambda: load_next(rotation)
 
     for config in configs:  # each read once, before anything counts
         engine.gather(build(next(numbers), _ask_for(config)), [config])

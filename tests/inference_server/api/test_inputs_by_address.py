@@ -4,8 +4,8 @@ import asyncio
 import base64
 import gzip
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_network
 from typing import Any
 
@@ -344,19 +344,22 @@ async def test_slow_hosts_of_one_customer_leave_places_for_others_and_threads_fo
         assert await asyncio.gather(*greedy) == [b"late"] * len(greedy)
 
 
-async def test_as_many_requests_wait_as_may_and_others_are_refused_with_a_time():
-    release = asyncio.Event()
+@asynccontextmanager
+async def reading_once(release: asyncio.Event) -> AsyncIterator[Callable[[], bytes]]:
+    """What reads an image by an address that answers no sooner than ``release`` is set."""
 
     async def wait(_: str, writer: asyncio.StreamWriter) -> None:
         await release.wait()
         await answer(b"late")("", writer)
 
     async with serving(wait) as (port, _):
+        yield lambda: decode_base64("image", f"http://a.example:{port}/", is_prefix_needed=True)
+
+
+async def test_as_many_requests_wait_as_may_and_others_are_refused_with_a_time():
+    release = asyncio.Event()
+    async with reading_once(release) as read:
         decoders = build_decoders()
-
-        def read() -> bytes:
-            return decode_base64("image", f"http://a.example:{port}/", is_prefix_needed=True)
-
         tasks = [asyncio.create_task(decoders.run("greedy", read)) for _ in range(100)]
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         error = ended.pop().exception()
@@ -369,17 +372,8 @@ async def test_as_many_requests_wait_as_may_and_others_are_refused_with_a_time()
 
 async def test_who_leaves_while_waiting_takes_no_place_along():
     release = asyncio.Event()
-
-    async def wait(_: str, writer: asyncio.StreamWriter) -> None:
-        await release.wait()
-        await answer(b"late")("", writer)
-
-    async with serving(wait) as (port, _):
+    async with reading_once(release) as read:
         decoders = build_decoders()
-
-        def read() -> bytes:
-            return decode_base64("image", f"http://a.example:{port}/", is_prefix_needed=True)
-
         tasks = [asyncio.create_task(decoders.run("one", read)) for _ in range(30)]
         await asyncio.sleep(0.05)
         for task in tasks[::2]:

@@ -41,7 +41,7 @@ export class Gallery {
     return this.entries.filter(({ status }) => UNFINISHED.has(status)).reverse();
   }
 
-  // ``inputs``: what was sent and the service doesn't give back.
+  // ``inputs``: what was sent and the service doesn't answer with.
   async add(entry, inputs = {}) {
     const bytes = sizeOf({ inputs });
     const added = { ...entry, bytes, at: Math.max(Date.now(), (this.entries[0]?.at ?? 0) + 1) };

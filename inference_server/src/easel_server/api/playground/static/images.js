@@ -88,9 +88,9 @@ export class ImageField {
     this.onChange = onChange;
     this.input = make("input", { id, type: "file", accept: "image/*", "aria-describedby": `${id}-hint ${id}-note` });
     this.input.addEventListener("change", () => this.take(this.input.files[0]));
-    this.picture = make("img", { alt: "" });
+    this.shown = make("img", { alt: "" });
     this.caption = make("figcaption", {});
-    this.figure = make("figure", { hidden: true }, this.picture, this.caption);
+    this.figure = make("figure", { hidden: true }, this.shown, this.caption);
     this.removal = button("Remove", () => { this.clear(); this.input.focus(); }, { "aria-label": `Remove: ${label}`, hidden: true });
     this.note = make("p", { id: `${id}-note`, class: "hint", role: "status" });
     const hint = make("p", { id: `${id}-hint`, class: "hint" }, "Choose a file, drop one here, or paste one.");
@@ -127,8 +127,8 @@ export class ImageField {
 
   set(image, file = null) {
     this.image = image;
-    this.picture.src = image.url;
-    this.picture.alt = image.name;
+    this.shown.src = image.url;
+    this.shown.alt = image.name;
     this.caption.textContent = `${image.name}, ${image.width} × ${image.height}`;
     this.figure.hidden = this.removal.hidden = false;
     this.note.textContent = image.note;
@@ -137,7 +137,7 @@ export class ImageField {
   }
 
   clear() {
-    this.picture.removeAttribute("src");
+    this.shown.removeAttribute("src");
     this.figure.hidden = this.removal.hidden = true;
     this.note.textContent = "";
     const hadOne = this.image !== null;

@@ -7,7 +7,7 @@ import { toDataUrl } from "./images.js";
 import { showBanner, toJson } from "./settings.js";
 
 const PREVIEWS = 3; // the most that the API gives
-const SENT_IMAGES = ["image", "mask"]; // which the service doesn't give back
+const SENT_IMAGES = ["image", "mask"]; // which the service doesn't answer with
 
 export class Jobs {
   #running = null; // {entries, controller} of those that are followed

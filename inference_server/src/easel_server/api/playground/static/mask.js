@@ -16,7 +16,7 @@ export class MaskPainter {
     this.canvas = make("canvas", {
       tabindex: "0", role: "application", "aria-label": "Mask over the input image", "aria-describedby": "mask-keys mask-state",
     });
-    this.picture = make("img", { alt: "" });
+    this.shown = make("img", { alt: "" });
     this.ring = make("div", { class: "ring", "aria-hidden": "true" });
     this.state = make("p", { id: "mask-state", class: "hint", role: "status" });
     this.brush = numberWithSlider("brush-size", "Brush size, in percent", BRUSH_PERCENT, () => this.#showRing());
@@ -26,7 +26,7 @@ export class MaskPainter {
       "E switches the eraser, + and − change the size, Ctrl+Z undoes.";
     this.element = make(
       "div", { class: "mask", role: "group", "aria-label": "Mask", hidden: true },
-      make("div", { class: "easel" }, this.picture, this.canvas, this.ring),
+      make("div", { class: "easel" }, this.shown, this.canvas, this.ring),
       make("p", { id: "mask-keys", class: "hint" }, keys),
       this.brush.field,
       make("div", { class: "check" }, this.eraser, make("label", { for: "mask-erase" }, "Erase")),
@@ -42,7 +42,7 @@ export class MaskPainter {
     this.#stroke = null;
     this.element.hidden = !image;
     if (!image) return;
-    this.picture.src = image.url;
+    this.shown.src = image.url;
     Object.assign(this.canvas, { width: image.width, height: image.height });
     this.#settled = new OffscreenCanvas(image.width, image.height);
     if (mask) await this.#load(mask);
