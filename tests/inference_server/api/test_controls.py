@@ -1,6 +1,7 @@
 """ControlNets in the APIs, by clients of each: what they send, what reaches the job, what is refused."""
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
 from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.gateway.preprocessing import PREPROCESSORS, preprocess
-from easel_server.generation.add_ons import ControlMode, ControlUse
+from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlUse, HiresPass
 from easel_server.generation.cost import control_units
 from easel_server.generation.encoding import read_description, read_recipe_text
+from easel_server.generation.recipes.infotext import read_infotext
 from PIL import Image
 from webuiapi import ControlNetUnit, WebUIApi  # type: ignore[import-untyped]
 
@@ -205,6 +207,29 @@ def test_preprocessors_are_opencvs_and_give_the_images_size() -> None:
         assert name in ("none", "tile_resample") or made.tobytes() != image.tobytes(), name
 
 
+def test_beside_a_second_pass_each_api_says_in_which_a_controlnet_counts(client) -> None:
+    hires: dict[str, Any] = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.6}
+    answers = {
+        option: post(client, unit(hr_option=option), seed=6, **hires)
+        for option in ("Both", "Low res only", "High res only")
+    }
+    for option, answer in answers.items():
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["X-Cache"] == "miss", option  # each is another image
+        image = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0])))
+        assert recipe_of(image)["controls"][0].get("passes", "Both") == option
+        [control] = read_infotext(read_description(image)).given["controls"]
+        assert control["passes"] == option
+        given = {"model": "tile", "preprocessor": "canny", "image": f"data:image/png;base64,{ENCODED}"}
+        body = {"recipe": read_recipe_text(image), "controlnet": [given | {"hr_option": option}]}
+        again = client.post("/v1/images/generations", json=body)
+        assert again.headers["X-Cache"] == "hit", again.text
+    assert "high res only" in post(client, unit(hr_option="Sometimes"), **hires).text
+    # Without a second pass it says nothing.
+    assert post(client, unit(hr_option="High res only"), seed=6).headers["X-Cache"] == "miss"
+    assert post(client, unit(), seed=6).headers["X-Cache"] == "hit"
+
+
 def test_a_controlnets_passes_are_counted() -> None:
     use = ControlUse(name="tile", image_digest="0" * 64)
     job = tiny_parameters(steps=2, controls=(use,))
@@ -212,3 +237,9 @@ def test_a_controlnets_passes_are_counted() -> None:
     guess = use.model_copy(update={"mode": ControlMode.CONTROL})  # of the prompt's half only
     assert control_units(job.model_copy(update={"controls": (use, guess)})) == pytest.approx(3 * 2 * 64 * 64 / 2**20)
     assert control_units(tiny_parameters()) == 0
+    hires = HiresPass(width_pixels=128, height_pixels=128, upscaler="Latent", strength=0.5)
+    counts = {"Both": 2 + 4, "Low res only": 2, "High res only": 4}  # in passes over the first size, a half of guidance
+    for option, count in counts.items():
+        use = ControlUse(name="tile", image_digest="0" * 64, passes=ControlPasses(option))
+        job = tiny_parameters(steps=2, controls=(use,), hires=hires)
+        assert control_units(job) == pytest.approx(count * 2 * 64 * 64 / 2**20)

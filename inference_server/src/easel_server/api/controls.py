@@ -17,7 +17,7 @@ from easel_server.gateway.preprocessing.controls import (
     check_units,
     choose_control_size,
 )
-from easel_server.generation.add_ons import ControlMode
+from easel_server.generation.add_ons import ControlMode, ControlPasses
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.request import Customer, InputImages
 
@@ -39,6 +39,9 @@ class ControlField(BaseModel):
     end: WireNumber = Field(default=1.0, description="Share of the steps after which it has none.")
     mode: ControlMode = ControlMode.BALANCED
     resize_mode: ControlFit = ControlFit.CROP
+    hr_option: ControlPasses = Field(
+        default=ControlPasses.BOTH, description="Beside a second pass: in which it counts."
+    )
 
     def to_unit(self, field: str) -> ControlUnit:
         """As all APIs have it. Raises RefusalError for what is no data: URL."""
@@ -54,6 +57,7 @@ class ControlField(BaseModel):
             start=self.start,
             end=self.end,
             mode=self.mode,
+            passes=self.hr_option,
         )
 
 

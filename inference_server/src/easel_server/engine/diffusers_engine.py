@@ -343,8 +343,10 @@ class DiffusersEngine:
         its refiner's. Raises GenerationError, and AddOnsBusyError where there is no room now.
         """
         first, *others = stages
-        if parameters.controls:
-            first = self._control_nets.put_into(first, parameters, inputs, add_ons, holds)
+        control = partial(
+            self._control_nets.put_into, parameters=parameters, inputs=inputs, configs=add_ons, holds=holds
+        )
+        first = control(first, parameters.task, parameters.first_controls)
         whole, own = [first, *others], [first.pipeline]
         if parameters.hires is not None:
             whole = add_second_pass(
@@ -355,6 +357,7 @@ class DiffusersEngine:
                 upscalers=self._upscalers,
                 network=self._upscalers.hold(parameters.hires.key, add_ons, holds),
             )
+            whole[-1] = control(whole[-1], Task.IMAGE_TO_IMAGE, parameters.second_controls)
             own.append(whole[-1].pipeline)
         adapters = self._adapters.take(parameters.adapters, add_ons, holds)
         additions |= adapters.denoisers

@@ -68,6 +68,14 @@ class ControlMode(StrEnum):
     CONTROL = "ControlNet is more important"
 
 
+class ControlPasses(StrEnum):
+    """In which passes of a job with two a ControlNet has a say, by the names of AUTOMATIC1111's extension."""
+
+    BOTH = "Both"
+    FIRST = "Low res only"
+    SECOND = "High res only"
+
+
 class ControlRequest(NamedTuple):
     """A ControlNet as a client asks for it; its image as the network takes it."""
 
@@ -77,6 +85,7 @@ class ControlRequest(NamedTuple):
     start: float = 0.0
     end: float = 1.0
     mode: ControlMode = ControlMode.BALANCED
+    passes: ControlPasses = ControlPasses.BOTH
 
 
 class ControlUse(Model):
@@ -89,6 +98,8 @@ class ControlUse(Model):
     start: float = Field(default=0.0, ge=0.0, le=1.0)  # shares of the steps between which it has a say
     end: float = Field(default=1.0, ge=0.0, le=1.0)
     mode: ControlMode = ControlMode.BALANCED
+    # Both, where there is one only
+    passes: ControlPasses = Field(default=ControlPasses.BOTH, exclude_if=lambda value: value is ControlPasses.BOTH)
 
 
 class HiresRequest(NamedTuple):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
-from easel_server.generation.add_ons import ControlMode
+from easel_server.generation.add_ons import ControlMode, ControlUse
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import TASKS
 
@@ -90,9 +90,15 @@ def count_add_on_work(parameters: GenerationParameters) -> AddOnWork:
 
 def control_units(parameters: GenerationParameters) -> float:
     """Passes of ControlNets, in megapixels: each is called at every step, also where it has no say."""
-    megapixels = parameters.width_pixels * parameters.height_pixels / PIXELS_PER_UNIT
-    passes = sum(1 if control.mode is ControlMode.CONTROL else parameters.passes for control in parameters.controls)
-    return parameters.denoising_steps * megapixels * parameters.images * passes
+
+    def count(controls: Sequence[ControlUse]) -> int:
+        return sum(1 if control.mode is ControlMode.CONTROL else parameters.passes for control in controls)
+
+    work = parameters.denoising_steps * parameters.width_pixels * parameters.height_pixels
+    work *= count(parameters.first_controls)
+    width, height = parameters.image_size
+    work += parameters.hires_steps * width * height * count(parameters.second_controls)
+    return work * parameters.images / PIXELS_PER_UNIT
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,6 @@ def check_hires(  # noqa: PLR0911  # a reason a line
         return "asks for a second pass, and this model can't begin with an image; leave it out"
     if values["task"] is not Task.TEXT_TO_IMAGE:
         return "asks for a second pass, which is for images from a text alone; leave out the image, or the pass"
-    if values["controls"]:
-        return "asks for a second pass beside a ControlNet, which has no say in it here; leave out one of them"
     limits, traits = context.limits, context.facts.defaults.traits
     step, size = traits.size_step_pixels, f"is {hires.width_pixels}x{hires.height_pixels} pixels"
     sides = (hires.width_pixels, limits.max_width_pixels), (hires.height_pixels, limits.max_height_pixels)

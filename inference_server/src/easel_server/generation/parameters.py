@@ -15,7 +15,7 @@ from easel_contract.schema import Model
 from easel_contract.server_config import LimitsConfig, Reproducibility
 from pydantic import Field, model_validator
 
-from easel_server.generation.add_ons import AdapterUse, ControlUse, Feature, HiresPass, Upscaling
+from easel_server.generation.add_ons import AdapterUse, ControlPasses, ControlUse, Feature, HiresPass, Upscaling
 from easel_server.generation.enlarging import (
     UNUSED,
     check_hires,
@@ -127,6 +127,16 @@ class GenerationParameters(Model):
         if self.hires is None:
             return 0
         return max(1, self.traits.strength_rule.count_steps(self.hires.steps or self.steps, self.hires.strength))
+
+    @property
+    def first_controls(self) -> tuple[ControlUse, ...]:
+        """The ControlNets of the first pass, or the only one."""
+        return tuple(use for use in self.controls if self.hires is None or use.passes is not ControlPasses.SECOND)
+
+    @property
+    def second_controls(self) -> tuple[ControlUse, ...]:
+        """The ControlNets of the second pass; none without one."""
+        return tuple(use for use in self.controls if self.hires is not None and use.passes is not ControlPasses.FIRST)
 
     @property
     def batch_key(self) -> str:
@@ -322,8 +332,9 @@ def _check_eta(eta: float, values: Values) -> str | None:
     return _check_range(eta, 0.0, 1.0)
 
 
-def _complete_controls(asked: Sequence[Any], context: FillContext) -> tuple[ControlUse, ...]:
+def _settle_controls(asked: Sequence[Any], values: Values, context: FillContext) -> tuple[ControlUse, ...]:
     """In their order, each with the key of what its name stands for. What is beyond bounds is for the check to name."""
+    has_passes = values["hires"] is not None
     known = {each.name: each.key for each in context.add_ons.control_nets}
     return tuple(
         ControlUse.model_construct(
@@ -334,6 +345,7 @@ def _complete_controls(asked: Sequence[Any], context: FillContext) -> tuple[Cont
             start=each.start,
             end=each.end,
             mode=each.mode,
+            passes=each.passes if has_passes else ControlPasses.BOTH,
         )
         for each in asked
     )
@@ -484,17 +496,17 @@ PARAMETERS: Final = (
         check=lambda uses, _, context: _check_adapters(uses, context),
     ),
     Parameter(
-        "controls",
-        default=lambda _, __: (),
-        complete=_complete_controls,
-        check=lambda uses, _, context: _check_controls(uses, context),
-    ),
-    Parameter(
         "hires",
         default=lambda _, __: None,
         settle=settle_hires,
         check=check_hires,
         metadata=Metadata("Hires resize", _write_hires),
+    ),
+    Parameter(
+        "controls",
+        default=lambda _, __: (),
+        settle=_settle_controls,
+        check=lambda uses, _, context: _check_controls(uses, context),
     ),
     Parameter(
         "clip_skip",

@@ -3,8 +3,6 @@
 import copy
 import gc
 import weakref
-from collections.abc import Sequence
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,93 +11,16 @@ import pytest
 from easel_contract.add_ons import AddOnConfig
 from easel_server.engine import loading
 from easel_server.engine.interface import GenerationError
-from easel_server.generation.add_ons import ControlMode, ControlUse, Feature
+from easel_server.generation.add_ons import ControlMode, Feature
 from easel_server.generation.tasks import Task
 from PIL import Image
 
-from tests.inference_server.engine.parity.stock import IMAGE, INPUTS, MASK, build_engine, build_job, build_tiny
+from tests.inference_server.engine.add_ons.control_nets import CLASSES, PREFIXES, call_stock, run, stock_net, use_of
+from tests.inference_server.engine.parity.stock import IMAGE, INPUTS, build_engine, build_job, build_tiny
 from tests.inference_server.engine.stepping.running import go_on, images_of
-from tests.support.images import digest
 
 loading.prepare_libraries()
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed`:FutureWarning")  # diffusers' own, of Flux's ControlNets
-
-CLASSES = {
-    Task.TEXT_TO_IMAGE: "Pipeline",
-    Task.IMAGE_TO_IMAGE: "Img2ImgPipeline",
-    Task.INPAINT: "InpaintPipeline",
-}
-PREFIXES = {
-    "sd15": "StableDiffusionControlNet",
-    "sd2": "StableDiffusionControlNet",
-    "sdxl": "StableDiffusionXLControlNet",
-    "flux": "FluxControlNet",
-}
-KEY = AddOnConfig(name="canny", source="/weights/canny").key
-
-
-@cache
-def stock_net(name: str) -> Any:
-    import torch  # noqa: PLC0415
-
-    from tests.support.tiny_models import build_controlnet  # noqa: PLC0415  # loads torch
-
-    pipeline = build_tiny(name, bare=False)
-    torch.manual_seed(8)
-    return build_controlnet(getattr(pipeline, "unet", None) or pipeline.transformer)
-
-
-@pytest.fixture(scope="session")
-def nets(tmp_path_factory) -> dict[str, AddOnConfig]:
-    folder = tmp_path_factory.mktemp("controlnets")
-    configs = {}
-    for name in PREFIXES:
-        stock_net(name).save_pretrained(folder / name)
-        configs[name] = AddOnConfig(name="canny", source=str(folder / name))
-    return configs
-
-
-def use_of(config: AddOnConfig, **changes: Any) -> ControlUse:
-    return ControlUse(**{"name": config.name, "key": config.key, "image_digest": digest(IMAGE), **changes})
-
-
-def run(engine: Any, job: Any, add_ons: Sequence[AddOnConfig]) -> bytes:
-    generation = engine.begin(job, INPUTS, add_ons=add_ons)
-    go_on(engine, [generation])
-    [image] = images_of(generation)
-    return Image.open(BytesIO(image)).tobytes()
-
-
-def call_stock(name: str, job: Any, net: Any, **changes: Any) -> bytes:
-    import inspect  # noqa: PLC0415
-
-    import diffusers  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-
-    pipeline = build_tiny(name, bare=False)
-    kind = getattr(diffusers, PREFIXES[name] + CLASSES[job.task])
-    taken = inspect.signature(kind.__init__).parameters
-    settings = {"requires_safety_checker": False, "add_watermarker": False}
-    given = {key: value for key, value in {**pipeline.components, **settings}.items() if key in taken}
-    stock = kind(**given, controlnet=net)
-    stock.set_progress_bar_config(disable=True)
-    image = Image.open(BytesIO(IMAGE)).convert("RGB")
-    arguments: dict[str, Any] = {
-        "prompt": job.prompt,
-        "num_inference_steps": job.steps,
-        "guidance_scale": job.guidance_scale,
-        "generator": torch.Generator("cpu").manual_seed(job.seed),
-        "width": job.width_pixels,
-        "height": job.height_pixels,
-    }
-    control = changes.pop("control", image)
-    if job.task is not Task.TEXT_TO_IMAGE:
-        arguments |= {"image": image, "strength": job.strength}
-    is_named_so = "control_image" in inspect.signature(kind.__call__).parameters
-    arguments["control_image" if is_named_so else "image"] = control
-    if job.task is Task.INPAINT:
-        arguments["mask_image"] = Image.open(BytesIO(MASK)).convert("L")
-    return stock(**arguments | changes).images[0].tobytes()
 
 
 @pytest.mark.parametrize("task", CLASSES)

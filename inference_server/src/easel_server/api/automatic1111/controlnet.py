@@ -18,7 +18,7 @@ from easel_server.gateway.input_images import decode_base64, decode_image, encod
 from easel_server.gateway.preprocessing import NONE, PREPROCESSORS, find_threshold_fault, preprocess
 from easel_server.gateway.preprocessing.controls import ControlFit, ControlUnit, check_preprocessor
 from easel_server.gateway.refusals import refuse_field
-from easel_server.generation.add_ons import ControlMode
+from easel_server.generation.add_ons import ControlMode, ControlPasses
 from easel_server.generation.messages import MAX_NAMED, truncate_repr
 
 SCRIPTS: Final = ("controlnet", "ControlNet")  # what clients call it
@@ -38,19 +38,20 @@ CONTROL_MODES: Final = {
     **{mode.value.lower(): mode for mode in ControlMode},
     **{str(number): mode for number, mode in enumerate(ControlMode)},
 }
+PASSES: Final = {each.value.lower(): each for each in ControlPasses}
 NUMBERS: Final = ("weight", "guidance_start", "guidance_end", "threshold_a", "threshold_b")
 UNSET: Final = -1  # of a threshold: the preprocessor's own
 UNUSED_THRESHOLD: Final = 64  # that clients send for whichever preprocessor
-# Without effect here: of memory, pages, files and a second pass, in which ControlNets have no say.
+# Without effect here: of memory, pages and files.
 INERT: Final = frozenset(
     {
         *("enabled", "lowvram", "low_vram", "processor_res", "pixel_perfect", "save_detected_map", "batch_images"),
-        *("hr_option", "animatediff_batch", "input_mode", "is_ui", "use_preview_as_input", "generated_image"),
+        *("animatediff_batch", "input_mode", "is_ui", "use_preview_as_input", "generated_image"),
         *("batch_modifiers", "output_dir", "loopback", "union_control_type", "guidance", "image_fg", "mask_image_fg"),
     }
 )
 READ: Final = frozenset(
-    {*NUMBERS, "image", "input_image", "module", "model", "resize_mode", "control_mode", "guessmode"}
+    {*NUMBERS, "image", "input_image", "module", "model", "resize_mode", "control_mode", "guessmode", "hr_option"}
 )
 # What asks for something else than a control image: nothing of it, or refused by its name.
 REFUSED: Final = ("mask", "mask_image", "effective_region_mask", "ipadapter_input", "advanced_weighting")
@@ -118,6 +119,7 @@ def read_unit(field: str, given: Mapping[str, Any], known: Sequence[ControlNetCo
         start=numbers.get("guidance_start", 0.0),
         end=numbers.get("guidance_end", 1.0),
         mode=_read_choice(f"{field}.control_mode", mode, CONTROL_MODES, ControlMode.BALANCED),
+        passes=_read_choice(f"{field}.hr_option", given.get("hr_option"), PASSES, ControlPasses.BOTH),
     )
 
 

@@ -22,11 +22,12 @@ from PIL import Image
 from easel_server.engine.add_ons.control_net_files import load_control_net
 from easel_server.engine.add_ons.files import LocalAddOn
 from easel_server.engine.add_ons.residency import AddOnKey, Residency
+from easel_server.engine.add_ons.upscalers import cut
 from easel_server.engine.diffusers_generation import Stage
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.pipelines import TaskPipeline, find_arguments
 from easel_server.engine.stepping.stepper import Stepper
-from easel_server.generation.add_ons import ControlMode, ControlUse
+from easel_server.generation.add_ons import ControlMode, ControlUse, find_cover
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task
 
@@ -80,25 +81,27 @@ class ControlNets:
     def put_into(
         self,
         stage: Stage,
+        task: Task,
+        uses: Sequence[ControlUse],
         parameters: GenerationParameters,
         inputs: Mapping[str, bytes],
         configs: Sequence[AddOnConfig],
         holds: ExitStack,
     ) -> Stage:
-        """The stage with the job's ControlNets; ``holds`` keeps them where they are until the job has ended.
+        """The stage with these of the job's ControlNets; ``holds`` keeps them where they are until the job has ended.
 
-        Raises GenerationError, and AddOnsBusyError where there is no room now.
+        ``task`` is what the stage does by itself, and its size is what control images are brought to. Without uses
+        the stage is as it was. Raises GenerationError, and AddOnsBusyError where there is no room now.
         """
-        kind = self._find_class(parameters.task)
+        if not uses:
+            return stage
+        kind = self._find_class(task)
         if kind is None:
             able = ", ".join(self.tasks) or "nothing"
-            raise GenerationError(
-                f"{self._name} can't do {parameters.task} with ControlNets; it can do {able} with them"
-            )
+            raise GenerationError(f"{self._name} can't do {task} with ControlNets; it can do {able} with them")
         by_key = {config.key: config for config in configs}
-        uses = parameters.controls
         nets = [self._hold(use, by_key, holds) for use in uses]
-        images = [open_control_image(use, parameters, inputs) for use in uses]
+        images = [fit_control_image(open_control_image(use, parameters, inputs), stage.size) for use in uses]
         accepted = frozenset(inspect.signature(kind.__call__).parameters)
         options = build_control_arguments(uses, images, accepted)
         if options.get(GUESS_MODE) is None and any(use.mode is not ControlMode.BALANCED for use in uses):
@@ -246,6 +249,12 @@ def open_control_image(use: ControlUse, parameters: GenerationParameters, inputs
             f"{parameters.width_pixels}x{parameters.height_pixels}"
         )
     return image
+
+
+def fit_control_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As an image is brought to the size of a second pass: it covers it, and is cut at both ends."""
+    cover = find_cover(image.size, size)
+    return cut(image if image.size == cover else image.resize(cover, Image.Resampling.LANCZOS), size)
 
 
 def _build_pipeline(kind: Any, own: Any, control_net: Any) -> Any:

@@ -15,7 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from easel_server.generation.add_ons import AdapterRequest, ControlMode, ControlUse, HiresRequest, find_hires_size
+from easel_server.generation.add_ons import (
+    AdapterRequest,
+    ControlMode,
+    ControlPasses,
+    ControlUse,
+    HiresRequest,
+    find_hires_size,
+)
 from easel_server.generation.enlarging import LATENT
 from easel_server.generation.parameters import PARAMETERS, SIDE_STEP_PIXELS, GenerationParameters
 from easel_server.generation.prompts.networks import NetworkError, Networks, join_networks, split_networks
@@ -31,6 +38,7 @@ LORA_HASHES: Final = "Lora hashes"  # NAME: HASH of each adapter
 FACTS: Final = frozenset({LORA_HASHES, "Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
 CONTROL_NET: Final = "ControlNet"
 CONTROL_NUMBERS: Final = {"Weight": "weight", "Guidance Start": "start", "Guidance End": "end"}
+HR_OPTION: Final = "Hr Option"  # in which passes it counts, as the extension displays its field
 _CONTROL_NAME: Final = re.compile(r"ControlNet [0-9]{1,2}")
 _NUMBER: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{0,17})?")
 _HASH: Final = re.compile(r" \[[0-9a-f]{4,64}\]$")  # of a model, behind its name
@@ -152,18 +160,21 @@ def _write_control(use: ControlUse) -> str:
         "Guidance Start": use.start,
         "Guidance End": use.end,
         "Control Mode": use.mode.value,
-    }
+    } | ({} if use.passes is ControlPasses.BOTH else {HR_OPTION: use.passes.value})
     return ", ".join(f"{name}: {value}" for name, value in said.items())
 
 
 def _read_control(text: str) -> dict[str, Any]:
     """A ControlNet whose image the text doesn't hold."""
     said = {name: value.strip() for name, value in _PAIR.findall(text)}
-    modes = {mode.value: mode for mode in ControlMode}
+    modes, passes = ({each.value: each for each in kind} for kind in (ControlMode, ControlPasses))
     numbers = {own: said[name] for name, own in CONTROL_NUMBERS.items() if _NUMBER.fullmatch(said.get(name, ""))}
     name = _HASH.sub("", said.get("Model", ""))
-    mode = modes.get(said.get("Control Mode", ""), ControlMode.BALANCED)
-    return {"name": name, "image_digest": "", "mode": mode, **{own: float(number) for own, number in numbers.items()}}
+    choices = {
+        "mode": modes.get(said.get("Control Mode", ""), ControlMode.BALANCED),
+        "passes": passes.get(said.get(HR_OPTION, ""), ControlPasses.BOTH),
+    }
+    return {"name": name, "image_digest": "", **choices, **{own: float(number) for own, number in numbers.items()}}
 
 
 def _read_hires(
