@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from easel_contract.add_ons import AdapterConfig, AddOnsConfig, ControlNetConfig
+from easel_contract.add_ons import AdapterConfig, AddOnsConfig, ControlNetConfig, UpscalerConfig
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 from PIL import Image, PngImagePlugin
 from playwright.sync_api import FilePayload, Locator, Page, expect
@@ -26,7 +26,11 @@ ADD_ONS = AddOnsConfig(
         AdapterConfig(name="clay", source="/adapters/clay.safetensors"),
         AdapterConfig(name="other", source="someone/other", models=("another-model",)),
     ),
-    control_nets=(ControlNetConfig(name="edges", source="someone/edges"),),
+    control_nets=(
+        ControlNetConfig(name="edges", source="someone/edges"),
+        ControlNetConfig(name="depth", source="someone/depth"),
+    ),
+    upscalers=(UpscalerConfig(name="sharp", source="someone/sharp", file="sharp.safetensors"),),
 )
 
 

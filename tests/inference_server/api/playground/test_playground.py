@@ -17,9 +17,8 @@ from easel_contract.server_config import (
     ModelConfig,
     ServerConfig,
 )
-from easel_server.api.playground.routes import build_page_config, read_static_files
-from easel_server.gateway.preprocessing import PREPROCESSORS
-from easel_server.generation.add_ons import Feature
+from easel_server.api.playground.routes import build_page_config, build_preprocessors, read_static_files
+from easel_server.generation.add_ons import LATENT_MODES, Feature
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.tasks import Task
 
@@ -93,6 +92,7 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
             "num_inference_steps": {"min": 1, "max": 20},
             "guidance_scale": {"min": 0, "max": 100.0},
             "num_outputs": {"min": 1, "max": 2},
+            "clip_skip": {"min": 1, "max": 12},
         },
         "defaults": {
             "width": 768,
@@ -103,20 +103,31 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
             "output_format": "png",
         },
         "samplers": ["Euler"],
+        "eta_samplers": [],
         "formats": ["png", "jpeg", "webp"],
         "tasks": list(Task),
         "features": list(Feature),
         "adapters": [],
         "control_nets": [],
-        "preprocessors": list(PREPROCESSORS),
-        "upscalers": [],
+        "preprocessors": build_preprocessors(),
+        "control_modes": ["Balanced", "My prompt is more important", "ControlNet is more important"],
+        "control_fits": ["Just Resize", "Crop and Resize", "Resize and Fill"],
+        "upscalers": ["Lanczos", "Nearest"],
+        "hires_upscalers": [*LATENT_MODES, "Lanczos", "Nearest"],
         "limits": {
             "max_width": 768,
             "max_height": 1024,
             "max_pixels": 16777216,
             "max_bytes": 2506752,
+            "max_lone_bytes": 12533760,
             "max_adapters": 8,
             "max_controls": 3,
+            "max_hires_pixels": 1 << 22,
+            "max_upscaled_pixels": 1 << 24,
+            "max_upscaled_side": 8192,
+            "max_factor": 8.0,
+            "default_factor": 2.0,
+            "default_hires_strength": 0.7,
         },
     }
 
@@ -136,11 +147,30 @@ def test_what_the_model_can_not_do_is_not_offered():
     config = build_config()
     facts = ModelFacts(features=())
     page = build_page_config(config.gateway, build_live_config(config), facts)
-    assert page["adapters"] == page["control_nets"] == page["upscalers"] == []
+    lists = ("adapters", "control_nets", "preprocessors", "control_modes", "upscalers", "hires_upscalers")
+    assert [page[name] for name in lists] == [[]] * len(lists)
+    assert "clip_skip" not in page["bounds"]
     assert build_page_config(config.gateway, build_live_config(config), ModelFacts())["adapters"] == [
         {"name": "ink", "default_weight": 0.7},
         {"name": "clay", "default_weight": 1.0},
     ]
+
+
+def test_upscalers_of_the_service_come_where_they_are_meant_without_a_name():
+    config = build_config()
+    page = build_page_config(config.gateway, build_live_config(config), ModelFacts())
+    assert page["upscalers"] == ["sharp", "Lanczos", "Nearest"]
+    assert page["hires_upscalers"] == [*LATENT_MODES, "Lanczos", "Nearest", "sharp"]
+    assert page["eta_samplers"] == ["DDIM"]
+    assert page["bounds"]["eta"] == {"min": 0, "max": 1}
+
+
+def test_a_model_with_packed_latents_has_no_latent_modes_and_no_layers_to_skip():
+    config = build_config()
+    facts = ModelFacts(defaults=GenerationDefaults(family="Flux"))
+    page = build_page_config(config.gateway, build_live_config(config), facts)
+    assert page["hires_upscalers"] == ["Lanczos", "Nearest", "sharp"]
+    assert "clip_skip" not in page["bounds"]
 
 
 @pytest.mark.parametrize(

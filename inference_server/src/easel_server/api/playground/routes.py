@@ -12,10 +12,29 @@ from easel_server.api.context import ApiContext
 from easel_server.api.links import GENERATIONS_PATH
 from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.preprocessing import PREPROCESSORS
+from easel_server.gateway.preprocessing.controls import ControlFit
 from easel_server.gateway.refusals import RefusalError
-from easel_server.generation.add_ons import Feature
+from easel_server.generation.add_ons import (
+    DEFAULT_FACTOR,
+    DEFAULT_HIRES_STRENGTH,
+    LANCZOS,
+    LATENT_MODES,
+    MAX_UPSCALE_FACTOR,
+    MAX_UPSCALED_SIDE_PIXELS,
+    NEAREST,
+    ControlMode,
+    Feature,
+)
 from easel_server.generation.models import ModelFacts
-from easel_server.generation.parameters import MAX_GUIDANCE_SCALE, MIN_SIDE_PIXELS, ImageFormat, bound_side
+from easel_server.generation.parameters import (
+    MAX_CLIP_SKIP,
+    MAX_GUIDANCE_SCALE,
+    MIN_SIDE_PIXELS,
+    ImageFormat,
+    bound_side,
+)
+from easel_server.generation.samplers import SAMPLERS
+from easel_server.generation.tasks import Task
 from easel_server.transport.static_files import HEADERS, StaticFile, read_static_file, serve_file
 
 SYNTHETIC: Final = "synthetic"  # an engine's name
@@ -89,6 +108,7 @@ def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFact
             "num_inference_steps": {"min": 1, "max": limits.max_steps},
             "guidance_scale": {"min": 0, "max": MAX_GUIDANCE_SCALE},
             "num_outputs": {"min": 1, "max": limits.max_images},
+            **build_optional_bounds(facts),
         },
         "defaults": {
             "width": bound_side(defaults.width_pixels, limits.max_width_pixels, step_pixels),
@@ -99,6 +119,7 @@ def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFact
             "output_format": ImageFormat.PNG,
         },
         "samplers": list(facts.samplers),
+        "eta_samplers": list_eta_samplers(facts),
         "formats": list(ImageFormat),
         "tasks": list(facts.tasks),
         "features": list(facts.features),
@@ -107,26 +128,75 @@ def build_page_config(gateway: GatewayConfig, live: LiveConfig, facts: ModelFact
     }
 
 
+def list_eta_samplers(facts: ModelFacts) -> list[str]:
+    """Those of the model in whose steps the request says how much chance there is."""
+    return [name for name in facts.samplers if name in SAMPLERS and SAMPLERS[name].takes_eta]
+
+
+def build_optional_bounds(facts: ModelFacts) -> dict[str, dict[str, float]]:
+    """Of fields that not every model has: of those that this one hasn't, none."""
+    family = facts.defaults.traits
+    has_layers = Feature.CLIP_SKIP in facts.features and not (family.name and family.clip_layer is None)
+    clip_skip: dict[str, dict[str, float]] = {"clip_skip": {"min": 1, "max": MAX_CLIP_SKIP}} if has_layers else {}
+    return clip_skip | ({"eta": {"min": 0, "max": 1}} if list_eta_samplers(facts) else {})
+
+
 def build_add_on_lists(live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
-    """What requests may ask for beside the model; nothing of what it can't do."""
-    has_adapters, has_nets = (feature in facts.features for feature in (Feature.ADAPTERS, Feature.CONTROL_NETS))
+    """What requests may ask for beside the model; nothing of what it can't do. What is meant without a name is first.
+
+    None is an upscaler's name that clients send who know no other; the page has Lanczos, which it stands for.
+    """
+    has_adapters, has_nets, has_hires, has_upscale = (
+        feature in facts.features
+        for feature in (Feature.ADAPTERS, Feature.CONTROL_NETS, Feature.HIRES, Feature.UPSCALE)
+    )
     adapters = live.add_ons.list_adapters(live.name) if has_adapters else ()
+    upscalers = [each.name for each in live.add_ons.upscalers]
+    modes = [LANCZOS, NEAREST]
+    is_packed = facts.defaults.traits.are_latents_packed
     return {
         "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters],
         "control_nets": [each.name for each in live.add_ons.control_nets] if has_nets else [],
-        "preprocessors": list(PREPROCESSORS) if has_nets else [],
-        "upscalers": [],  # predictions have no fields for them, so the page shows neither a second pass nor upscaling
+        "preprocessors": build_preprocessors() if has_nets else [],
+        "control_modes": list(ControlMode) if has_nets else [],
+        "control_fits": list(ControlFit) if has_nets else [],
+        "upscalers": [*upscalers, *modes] if has_upscale and Task.UPSCALE in facts.tasks else [],
+        "hires_upscalers": [*([] if is_packed else LATENT_MODES), *modes, *upscalers] if has_hires else [],
     }
 
 
-def build_input_limits(limits: LimitsConfig) -> dict[str, int]:
-    """What the page must make of images before it sends them: all of a request fit into one body, as base64."""
-    most_images = 2 + limits.max_controls
+def build_preprocessors() -> list[dict[str, Any]]:
+    """Each with the numbers that it takes."""
+    return [
+        {
+            "name": name,
+            "thresholds": [
+                {"name": own.name, "default": own.default, "min": own.least, "max": own.most}
+                for own in preprocessor.thresholds
+            ],
+        }
+        for name, preprocessor in PREPROCESSORS.items()
+    ]
+
+
+def build_input_limits(limits: LimitsConfig) -> dict[str, Any]:
+    """What the page must make of images before it sends them: all of a request fit into one body, as base64.
+
+    And what it says of sizes before it asks for an image that would be refused.
+    """
+    body_bytes = max(0, limits.max_body_bytes - BODY_REST_BYTES) * 3 // 4
     return {
         "max_width": limits.max_width_pixels,
         "max_height": limits.max_height_pixels,
         "max_pixels": limits.max_input_pixels,
-        "max_bytes": max(0, limits.max_body_bytes - BODY_REST_BYTES) * 3 // 4 // most_images,
+        "max_bytes": body_bytes // (2 + limits.max_controls),
+        "max_lone_bytes": body_bytes,  # of an image that is alone in its request
         "max_adapters": limits.max_adapters,
         "max_controls": limits.max_controls,
+        "max_hires_pixels": limits.max_hires_pixels,
+        "max_upscaled_pixels": limits.max_upscaled_pixels,
+        "max_upscaled_side": MAX_UPSCALED_SIDE_PIXELS,
+        "max_factor": MAX_UPSCALE_FACTOR,
+        "default_factor": DEFAULT_FACTOR,
+        "default_hires_strength": DEFAULT_HIRES_STRENGTH,
     }

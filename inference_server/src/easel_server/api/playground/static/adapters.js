@@ -42,7 +42,17 @@ export class Adapters {
       else this.#unknown.push(name);
     }
     this.#render();
+    if (this.#rows.size) byId("part-loras").open = true;
     return this.#unknown.map((name) => `the adapter ${name} is none of this service’s`);
+  }
+
+  findControl() {
+    return [...this.#rows.values()].map(({ number }) => number).find(({ validity }) => !validity.valid) ?? byId("adapter");
+  }
+
+  find() {
+    const isBad = [...this.#rows.values()].some(({ number }) => number.validity.badInput);
+    return isBad ? [{ field: "input.loras", description: "have a weight that is not a number" }] : [];
   }
 
   focus() {

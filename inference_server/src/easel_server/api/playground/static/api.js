@@ -12,6 +12,11 @@ export class ApiError extends Error {
     this.status = status;
     this.fields = fields; // of {field, description}
   }
+
+  // Whether the same may succeed a little later.
+  get isPassing() {
+    return !this.status || PASSING.has(this.status);
+  }
 }
 
 export function addressOf(path) {
@@ -24,7 +29,7 @@ export class Api {
   }
 
   async config() {
-    return this.#json("playground/config", {});
+    return this.#json("playground/config", { isKeyNeeded: false });
   }
 
   async create(body, signal) {
@@ -53,8 +58,13 @@ export class Api {
   }
 
   // What a ControlNet's preprocessor makes of an image: PNGs as base64.
-  async detect(preprocessor, image, signal) {
-    const body = { controlnet_module: preprocessor, controlnet_input_images: [image] };
+  async detect(preprocessor, image, [a, b], signal) {
+    const body = {
+      controlnet_module: preprocessor,
+      controlnet_input_images: [image],
+      ...(a !== undefined && { controlnet_threshold_a: a }),
+      ...(b !== undefined && { controlnet_threshold_b: b }),
+    };
     return (await this.#post("controlnet/detect", body, signal)).images;
   }
 
@@ -90,8 +100,8 @@ export class Api {
     return (await this.#request(path, options)).json();
   }
 
-  async #request(path, { headers = {}, ...options } = {}) {
-    const sent = this.#addKey(headers);
+  async #request(path, { headers = {}, isKeyNeeded = true, ...options } = {}) {
+    const sent = this.#addKey(headers, isKeyNeeded);
     let response;
     try {
       response = await fetch(addressOf(path), { ...options, headers: sent, credentials: "same-origin" });
@@ -103,10 +113,11 @@ export class Api {
     return response;
   }
 
-  #addKey(headers) {
+  #addKey(headers, isKeyNeeded) {
     const key = this.readKey();
-    if (!key) return headers;
-    if (!/^[!-~]+$/.test(key)) throw new ApiError(401, "The API key holds a character that no key has.");
+    const isSendable = /^[!-~]+$/.test(key);
+    if (!key || !(isSendable || isKeyNeeded)) return headers;
+    if (!isSendable) throw new ApiError(401, "The API key holds a character that no key has.");
     return { ...headers, Authorization: `Bearer ${key}` };
   }
 }

@@ -6,7 +6,7 @@ import { Controls } from "./controls.js";
 import { byId } from "./dom.js";
 import { Hires, Upscaling } from "./enlarging.js";
 import { Gallery } from "./gallery.js";
-import { fieldWithFocus, imageIn } from "./images.js";
+import { ImageError, NO_FILE, fieldWithFocus, imageIn } from "./images.js";
 import { InputImage } from "./input_image.js";
 import { Jobs } from "./jobs.js";
 import { readRecipe } from "./recipes.js";
@@ -16,30 +16,51 @@ import { Stage } from "./stage.js";
 
 const KEY = "easel.key"; // in sessionStorage: gone with the tab
 const NARROW = "(max-width: 820px)"; // as in style.css: there the image comes below the form
+const RETRY_MILLISECONDS = 3000;
 const COPIED_MILLISECONDS = 2000;
 
 const api = new Api(() => byId("key").value.trim());
 const inputImage = new InputImage((file) => offerRecipe(file));
-const settings = new Settings([inputImage, new Adapters(), new Controls(api), new Hires()]);
+const settings = new Settings([inputImage, new Adapters(), new Controls(api, () => inputImage.image), new Hires()]);
 const stage = new Stage();
 const upscaling = new Upscaling();
 const gallery = new Gallery((entry) => jobs.show(entry));
-const jobs = new Jobs({ api, settings, stage, gallery, upscaling });
+const jobs = new Jobs({ api, settings, stage, gallery, upscaling, inputImage });
 let needsKey = false;
+let limits = { max_lone_bytes: 0 };
 
 async function start() {
   byId("more").open = !matchMedia(NARROW).matches;
   byId("key").value = sessionStorage.getItem(KEY) ?? "";
-  const [config] = await Promise.all([api.config(), gallery.open()]);
+  const [config] = await Promise.all([loadConfig(), gallery.open()]);
   byId("model").textContent = config.model;
   byId("synthetic").hidden = !config.is_synthetic;
   needsKey = config.needs_key;
   byId("key-field").hidden = !needsKey;
   settings.apply(config);
   upscaling.apply(config);
+  ({ limits } = config);
   document.documentElement.dataset.ready = "true";
   const { unfinished } = gallery;
   if (unfinished.length && !jobs.isBusy) await jobs.follow(unfinished);
+}
+
+// A service that is away for a moment is asked again, as soon as there is a network.
+async function loadConfig() {
+  for (let wasAway = false; ; wasAway = true) {
+    try {
+      const config = await api.config();
+      if (wasAway) showBanner("form-error", "");
+      return config;
+    } catch (error) {
+      if (!error.isPassing) throw error;
+      showBanner("form-error", `${error.message} The page tries again by itself.`);
+    }
+    await new Promise((resume) => {
+      addEventListener("online", resume, { once: true });
+      setTimeout(resume, RETRY_MILLISECONDS);
+    });
+  }
 }
 
 // Of a file: into the form, and what of it can't be had here said. Whether it says anything.
@@ -47,16 +68,16 @@ async function fillFrom(file) {
   const note = byId("recipe-note");
   note.textContent = "Reading…";
   try {
-    const found = await readRecipe(api, file);
-    if (!found) {
-      note.textContent = `${file.name} says nothing of how it was made.`;
+    const { input, notes } = await readRecipe(api, file, limits.max_lone_bytes);
+    if (!input) {
+      note.textContent = `${[`${file.name} says nothing of how it was made`, ...notes].join("; ")}.`;
       return false;
     }
-    const notes = [...found.notes, ...settings.fill(found.input)];
-    note.textContent = [`The settings of ${file.name} are in the form`, ...notes].join("; ") + ".";
+    const missing = settings.fill(input);
+    note.textContent = `${[`The settings of ${file.name} are in the form`, ...notes, ...missing].join("; ")}.`;
     return true;
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
+    if (!(error instanceof ApiError || error instanceof ImageError)) throw error;
     note.textContent = `${file.name} can’t be read: ${error.message}`;
     return false;
   }
@@ -105,7 +126,9 @@ byId("cancel").addEventListener("click", () => jobs.cancel());
 byId("key").addEventListener("change", async () => {
   // What the service offers is told to who has a key; a wrong one is said with the next request.
   const config = await api.config().catch(() => null);
-  if (config) for (const part of [...settings.parts, upscaling]) part.apply(config);
+  if (!config) return;
+  settings.offer(config);
+  upscaling.apply(config);
 });
 byId("key").addEventListener("input", () => sessionStorage.setItem(KEY, byId("key").value.trim()));
 byId("forget-key").addEventListener("click", () => {
@@ -131,15 +154,27 @@ byId("recipe").addEventListener("change", async ({ currentTarget: control }) => 
 byId("use-recipe").addEventListener("click", () => fillFrom(offered));
 byId("copy-curl").addEventListener("click", (event) => copyAs(event.currentTarget, toCurl));
 byId("copy-python").addEventListener("click", (event) => copyAs(event.currentTarget, toPython));
-document.addEventListener("dragover", (event) => event.preventDefault()); // else the browser leaves for the file
+// Else the browser leaves for the file or the address. A text may be dropped into a field, as anywhere.
+function isForField({ target, dataTransfer }) {
+  return target.matches?.("textarea, input:not([type=file])") && !dataTransfer?.types.includes("Files");
+}
+
+document.addEventListener("dragover", (event) => {
+  if (!isForField(event)) event.preventDefault();
+});
 document.addEventListener("drop", (event) => {
+  if (isForField(event)) return;
   event.preventDefault();
   const file = imageIn(event.dataTransfer);
   if (file) takeDropped(file);
+  else byId("recipe-note").textContent = NO_FILE;
 });
 document.addEventListener("paste", (event) => {
   const file = imageIn(event.clipboardData);
   if (!file || !inputImage.isOffered) return;
+  // Office programs offer a picture of the text that was copied beside it: whoever writes wants the text.
+  const isWriting = event.target.matches?.("textarea, input") && event.clipboardData.getData("text/plain");
+  if (isWriting) return;
   event.preventDefault();
   (fieldWithFocus() ?? inputImage).take(file);
 });

@@ -204,7 +204,7 @@ export class Gallery {
 
   #build(entry) {
     const { id, status, input } = entry;
-    const state = status === "succeeded" ? `Seed ${input.seed}` : WORDS[status] ?? status;
+    const state = status === "succeeded" ? describe(input) : WORDS[status] ?? status;
     const choose = button("", () => this.onChoose(entry), {
       class: "choose",
       title: input.prompt,
@@ -217,6 +217,10 @@ export class Gallery {
     const remove = button("×", () => this.remove(id), { class: "delete", "aria-label": label, "data-id": id, "data-action": "delete" });
     return make("li", {}, choose, remove);
   }
+}
+
+function describe({ seed, upscale }) {
+  return upscale ? `Upscaled, seed ${seed}` : `Seed ${seed}`;
 }
 
 function buildImage({ thumbnail }) {

@@ -4,6 +4,14 @@ import { button, make } from "./dom.js";
 
 const MAX_FILE_BYTES = 64 * 1024 * 1024; // of what is decoded here
 const TAKEN_AS_THEY_ARE = new Set(["image/png", "image/jpeg", "image/webp"]);
+// https://www.w3.org/TR/png-3/#5DataRep
+const SIGNATURE_BYTES = 8;
+const HEADER_BYTES = 33; // signature and IHDR
+const PNG_MAGIC = 0x89504e47;
+const TEXTS = new Set(["tEXt", "zTXt", "iTXt", "eXIf"]);
+const MAX_TEXT_BYTES = 1024 * 1024;
+const MAX_CHUNKS = 100_000; // an image of 64 MiB in pieces of a kilobyte has fewer
+const PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
 const QUALITY = 0.95; // of what would be too large without loss
 
 export class ImageError extends Error {}
@@ -50,6 +58,56 @@ async function fit(file, bitmap, scale, maxBytes) {
   throw new ImageError(`${file.name || "The image"} can’t be made small enough for this service.`);
 }
 
+// An image that is sent alone: as it is, or where it has more bytes than that, as a WebP of the same size.
+export async function toFitting(blob, maxBytes) {
+  if (blob.size <= maxBytes) return blob;
+  const bitmap = await createImageBitmap(blob);
+  try {
+    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    for (const quality of [1, QUALITY]) { // 1: without loss
+      const smaller = await canvas.convertToBlob({ type: "image/webp", quality });
+      if (smaller.size <= maxBytes) return smaller;
+    }
+  } finally {
+    bitmap.close();
+  }
+  throw new ImageError(`The image has ${mebibytes(blob.size)}; this service takes at most ${mebibytes(maxBytes)}.`);
+}
+
+// What an image says of itself, without the rest: of a PNG its texts around a single pixel. Throws ImageError.
+export async function toDescribing(file, maxBytes) {
+  const head = new DataView(await file.slice(0, SIGNATURE_BYTES).arrayBuffer());
+  const isPng = head.byteLength === SIGNATURE_BYTES && head.getUint32(0) === PNG_MAGIC;
+  if (!isPng) {
+    if (file.size > maxBytes) throw new ImageError(`it has ${mebibytes(file.size)}, at most ${mebibytes(maxBytes)} are read for settings`);
+    return file;
+  }
+  const texts = [];
+  let bytes = 0;
+  for (let at = SIGNATURE_BYTES, count = 0; at + 12 <= file.size && count < MAX_CHUNKS; count += 1) {
+    const chunk = new DataView(await file.slice(at, at + 8).arrayBuffer()); // its length and its type
+    const length = chunk.getUint32(0) + 12;
+    const type = String.fromCharCode(...new Uint8Array(chunk.buffer, 4, 4));
+    if (TEXTS.has(type) && bytes + length <= MAX_TEXT_BYTES) {
+      texts.push(file.slice(at, at + length));
+      bytes += length;
+    }
+    if (type === "IEND") break;
+    at += length;
+  }
+  const pixel = toBlob(PIXEL);
+  return new Blob([pixel.slice(0, HEADER_BYTES), ...texts, pixel.slice(HEADER_BYTES)], { type: "image/png" });
+}
+
+// [width, height] in pixels.
+export async function measure(blob) {
+  const bitmap = await createImageBitmap(blob);
+  const size = [bitmap.width, bitmap.height];
+  bitmap.close();
+  return size;
+}
+
 export function toDataUrl(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
@@ -66,9 +124,14 @@ export function toBlob(url) {
   return new Blob([bytes], { type: /^data:([^;]*)/.exec(head)[1] });
 }
 
+// The image of what was dropped or pasted, else any file of it, so that it can be said what is wrong with it; or null.
 export function imageIn(transfer) {
-  return [...(transfer?.files ?? [])].find(({ type }) => type.startsWith("image/")) ?? null;
+  const files = [...(transfer?.files ?? [])];
+  return files.find(({ type }) => type.startsWith("image/")) ?? files[0] ?? null;
 }
+
+// Of what is dropped without a file.
+export const NO_FILE = "Nothing of it is a file: save the image first, then drop that file here.";
 
 function mebibytes(bytes) {
   return `${(bytes / 1024 / 1024).toFixed(1)} MiB`;
@@ -101,7 +164,9 @@ export class ImageField {
     this.element.addEventListener("drop", (event) => {
       this.#hover(event, false);
       event.stopPropagation();
-      this.take(imageIn(event.dataTransfer));
+      const file = imageIn(event.dataTransfer);
+      if (file) this.take(file);
+      else this.#refuse(NO_FILE);
     });
     fields.add(this);
   }
@@ -118,11 +183,15 @@ export class ImageField {
       this.set(await readImage(file, this.limits), file);
     } catch (error) {
       if (!(error instanceof ImageError)) throw error;
-      this.note.textContent = error.message;
-      this.note.classList.add("error");
+      this.#refuse(error.message);
     } finally {
       this.input.value = ""; // the same file may be chosen once more
     }
+  }
+
+  #refuse(text) {
+    this.note.textContent = text;
+    this.note.classList.add("error");
   }
 
   set(image, file = null) {
@@ -140,6 +209,7 @@ export class ImageField {
     this.shown.removeAttribute("src");
     this.figure.hidden = this.removal.hidden = true;
     this.note.textContent = "";
+    this.note.classList.remove("error");
     const hadOne = this.image !== null;
     this.image = null;
     if (hadOne) this.onChange(null, null);

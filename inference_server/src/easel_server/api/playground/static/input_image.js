@@ -1,6 +1,6 @@
 // The image to begin with, how far the result may leave it, and the mask of what is generated anew.
 
-import { byId } from "./dom.js";
+import { button, byId } from "./dom.js";
 import { ImageField, toBlob } from "./images.js";
 import { MaskPainter } from "./mask.js";
 
@@ -26,6 +26,10 @@ export class InputImage {
     byId("image-place").replaceChildren(this.field.element, this.painter.element);
   }
 
+  get image() {
+    return this.field?.image ?? null;
+  }
+
   read() {
     if (!this.field?.image) return {};
     const mask = this.painter.read();
@@ -46,9 +50,14 @@ export class InputImage {
     return this.field.take(file);
   }
 
-  focus() {
+  find() {
+    const isNumber = !this.image || !byId("prompt_strength").validity.badInput;
+    return isNumber ? [] : [{ field: "input.prompt_strength", description: "is not a number" }];
+  }
+
+  focus(field = "") {
     byId("part-image").open = true;
-    this.field.input.focus();
+    this.findControl(field).focus();
   }
 
   #takeAgain(url) {
@@ -68,6 +77,21 @@ export class InputImage {
       this.onImage(file);
     }
     this.isAgain = false;
+    document.dispatchEvent(new Event("input-image")); // what goes with one or without looks again
+  }
+
+  findControl(field) {
+    return field.includes("strength") ? byId("prompt_strength") : this.field.input;
+  }
+
+  // Of a result, which is what the next one begins with.
+  buildButton(index, count, blob) {
+    if (!this.isOffered) return [];
+    const take = async () => {
+      await this.take(new File([blob], `image ${index + 1}`, { type: blob.type }));
+      this.focus();
+    };
+    return [button("Use as input", take, { class: "link", "aria-label": count > 1 ? `Use image ${index + 1} as input` : undefined })];
   }
 
   // The form's size in the image's proportions, with no more pixels than the service's own size has.

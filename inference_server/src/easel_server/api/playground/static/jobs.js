@@ -3,7 +3,7 @@
 import { ApiError } from "./api.js";
 import { byId } from "./dom.js";
 import { toThumbnail } from "./gallery.js";
-import { toDataUrl } from "./images.js";
+import { ImageError, measure, toDataUrl, toFitting } from "./images.js";
 import { showBanner, toJson } from "./settings.js";
 
 const PREVIEWS = 3; // the most that the API gives
@@ -14,8 +14,8 @@ export class Jobs {
   #cancelPressed = false;
   shown = null; // the gallery's entry whose image is on the stage
 
-  constructor({ api, settings, stage, gallery, upscaling }) {
-    Object.assign(this, { api, settings, stage, gallery, upscaling });
+  constructor({ api, settings, stage, gallery, upscaling, inputImage }) {
+    Object.assign(this, { api, settings, stage, gallery, upscaling, inputImage });
   }
 
   get isBusy() {
@@ -35,45 +35,78 @@ export class Jobs {
     await this.#submit(inputs);
   }
 
-  async upscale(entry, blob, seed) {
+  // A result larger as it is. Its entry says how the image was made that it was made of.
+  async upscale(entry, blob, index) {
     if (this.isBusy) return;
-    const { upscaler, ...size } = this.upscaling.read();
-    const { prompt, output_format: format } = entry.input;
-    await this.#submit([{ prompt, output_format: format, seed, image: await toDataUrl(blob), upscale: { upscaler, ...size } }]);
+    const { upscaling } = this;
+    const faults = upscaling.find();
+    if (faults.length) {
+      upscaling.refuse(new ApiError(422, "", faults));
+      return;
+    }
+    const asked = upscaling.read();
+    const { num_outputs: _, upscale: __, ...made } = entry.input;
+    const about = { ...made, seed: String(BigInt(made.seed) + BigInt(index)) };
+    try {
+      const sent = await toFitting(blob, upscaling.limits.max_lone_bytes);
+      const image = await toDataUrl(sent);
+      const source = entry.source ?? entry.id;
+      await this.#submit([{ ...asked, output_format: made.output_format, image }], { about, source });
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+      upscaling.say(error.message);
+    }
   }
 
-  // All are sent at once, so that the service may generate them together, and followed in turn.
-  async #submit(inputs) {
+  // All are sent at once, so that the service may generate them together, and followed in turn. ``origin``: of what is
+  // upscaled, {about, source}.
+  async #submit(inputs, origin = null) {
     this.settings.clear();
     const { signal } = this.#occupy([]);
     const entries = [];
     let refusal = null;
     for (const input of inputs) {
+      if (this.#cancelPressed) break;
+      this.stage.send({ index: entries.length, count: inputs.length });
       try {
-        entries.push(await this.#send(input, signal));
+        entries.push(await this.#send(input, signal, origin));
+        this.#running.entries = [...entries];
       } catch (error) {
         refusal = error;
         break;
       }
     }
-    if (!entries.length) this.#release();
-    if (refusal) this.settings.show(refusal);
-    if (entries.length) await this.follow(entries);
+    const wasCancelled = this.#cancelPressed;
+    if (!entries.length) {
+      this.stage.unsend();
+      this.#release();
+      if (wasCancelled) this.stage.announce("Cancelled");
+    }
+    if (refusal && origin && refusal.status !== 401) this.upscaling.refuse(refusal);
+    else if (refusal) this.settings.show(refusal);
+    if (!entries.length) return;
+    if (wasCancelled) await this.#cancelAll(entries);
+    await this.follow(entries);
   }
 
-  async #send(input, signal) {
-    const prediction = await this.api.create(toJson({ input: { ...input, previews: PREVIEWS } }), signal);
+  async #send(input, signal, origin) {
+    const previews = origin ? {} : { previews: PREVIEWS };
+    const prediction = await this.api.create(toJson({ input: { ...input, ...previews } }), signal);
     // What was sent, so that a seed beyond 2^53 keeps its digits; the rest as the service filled it in.
     const { previews: _, priority: __, ...filled } = prediction.input;
+    const entry = { id: prediction.id, status: prediction.status };
+    if (origin) {
+      const { scale, upscaler, output_format } = { ...input, ...filled };
+      Object.assign(entry, { source: origin.source, input: { ...origin.about, output_format, upscale: { scale, upscaler } } });
+      await this.gallery.add(entry);
+      return entry;
+    }
     const sent = Object.fromEntries(SENT_IMAGES.filter((name) => input[name]).map((name) => [name, input[name]]));
-    if (input.controlnet) sent.controlnet = input.controlnet;
-    const entry = {
-      id: prediction.id,
-      status: prediction.status,
-      input: { ...filled, seed: String(input.seed ?? filled.seed), ...(input.loras && !filled.loras && { loras: input.loras }) },
-    };
-    if (input.hires) entry.input.hires = input.hires; // as it was asked for: a scale, not a size
-    if (input.upscale) entry.input.upscale = input.upscale;
+    entry.input = { ...filled, seed: String(input.seed ?? filled.seed), ...(input.loras && !filled.loras && { loras: input.loras }) };
+    if (input.controlnet) {
+      sent.controlnet = input.controlnet;
+      entry.input.controlnet = input.controlnet.map(({ image, ...unit }) => unit); // with images where those are kept
+    }
     await this.gallery.add(entry, sent);
     return entry;
   }
@@ -95,7 +128,8 @@ export class Jobs {
   async #followOne(entry, place, signal) {
     this.shown = entry;
     this.gallery.choose(entry.id);
-    this.stage.begin(entry.input, place);
+    const { hires, upscale } = entry.input;
+    this.stage.begin(hires?.width ? hires : entry.input, place, { inShares: Boolean(hires || upscale), verb: upscale ? "Upscaling" : "Generating" });
     try {
       if (!isFinal(entry.status)) await this.#watch(entry, signal);
       const prediction = await this.api.get(entry.id, signal);
@@ -110,6 +144,7 @@ export class Jobs {
   async #watch(entry, signal) {
     let previews = 0;
     for await (const { name, data } of this.api.follow(entry.id, signal)) {
+      if (name === "logs") for (const warning of listWarnings(data)) this.stage.warn(warning);
       if (name !== "progress") continue;
       const progress = JSON.parse(data);
       if (isFinal(progress.status)) continue; // "done" comes next
@@ -133,7 +168,7 @@ export class Jobs {
     }
     await this.#note(entry, { status, seconds: metrics.predict_time, warnings: listWarnings(logs) });
     const images = await this.#fetch(entry, signal);
-    this.#display(entry, images);
+    await this.#display(entry, images);
     const count = images.length === 1 ? "1 image" : `${images.length} images`;
     this.stage.announce(`Finished: ${count}, seed ${entry.input.seed}`);
     await this.#note(entry, { thumbnail: await toThumbnail(images[0]) });
@@ -150,12 +185,16 @@ export class Jobs {
     return Promise.all(indexes.map((index) => this.api.output(entry.id, index, signal)));
   }
 
-  #display(entry, images) {
+  async #display(entry, images) {
     const { input } = entry;
-    const more = (blob, index) => this.upscaling.buildButton(index, images.length, () =>
-      this.upscale(entry, blob, BigInt(input.seed) + BigInt(index)));
-    this.stage.finish({ prompt: input.prompt, seed: input.seed, format: input.output_format, images, facts: listFacts(entry), more });
-    this.upscaling.show();
+    const size = await measure(images[0]);
+    const more = (blob, index) => [
+      ...this.upscaling.buildButton(index, images.length, () => this.upscale(entry, blob, index)),
+      ...this.inputImage.buildButton(index, images.length, blob),
+    ];
+    const name = input.upscale ? "-upscaled" : "";
+    this.stage.finish({ prompt: input.prompt, seed: input.seed, format: input.output_format, images, facts: listFacts(entry, size), more, name });
+    this.upscaling.show(size);
   }
 
   // A choice in the gallery. While a job runs, the stage is its own, and only the form changes.
@@ -179,10 +218,11 @@ export class Jobs {
     try {
       const kept = (await this.gallery.read(entry.id))?.images ?? [];
       const images = kept.length ? kept : await this.#fetch(entry, undefined);
-      if (this.shown === entry) this.#display(entry, images);
+      if (this.shown === entry) await this.#display(entry, images);
     } catch (error) {
       await this.reuse(entry);
-      const gone = "The service has forgotten this image; its settings are in the form, and its seed generates it again.";
+      const again = entry.input.upscale ? "what it was made of" : "it";
+      const gone = `The service has forgotten this image; its settings are in the form, and its seed generates ${again} again.`;
       this.stage.end(error.status === 404 ? gone : "No image.", error.status === 404 ? "" : error.message);
     }
     byId("stage").scrollIntoView({ block: "nearest" });
@@ -190,15 +230,21 @@ export class Jobs {
 
   // Its settings in the form, with the images that were sent, as far as they are kept.
   async reuse(entry) {
-    const { inputs = {} } = (await this.gallery.read(entry.id)) ?? {};
-    return this.settings.fill({ ...entry.input, ...inputs });
+    const { inputs = {} } = (await this.gallery.read(entry.source ?? entry.id)) ?? {};
+    const notes = this.settings.fill({ ...entry.input, ...inputs });
+    return entry.input.upscale ? [...notes, ...this.upscaling.fill(entry.input.upscale)] : notes;
   }
 
+  // While requests are still sent, no more are, and those that were are cancelled as soon as the last one's id is known.
   async cancel() {
-    if (!this.#running?.entries.length || byId("cancel").getAttribute("aria-disabled") === "true") return;
+    if (!this.isBusy || byId("cancel").getAttribute("aria-disabled") === "true") return;
     this.#cancelPressed = true;
     this.stage.cancelling();
-    const open = this.#running.entries.filter(({ status }) => !isFinal(status));
+    await this.#cancelAll(this.#running.entries);
+  }
+
+  async #cancelAll(entries) {
+    const open = entries.filter(({ status }) => !isFinal(status));
     const ends = await Promise.allSettled(open.reverse().map(({ id }) => this.api.cancel(id)));
     const failed = ends.find(({ status, reason }) => status === "rejected" && reason.status !== 404);
     if (failed) {
@@ -232,16 +278,20 @@ function listWarnings(logs) {
   return Array.from(logs.matchAll(/^warning: (.*)$/gm), ([, warning]) => warning);
 }
 
-function listFacts({ input, seconds, warnings = [] }) {
+function listFacts({ input, seconds, warnings = [] }, size) {
+  const { hires, upscale } = input;
   const facts = [
     ["Seed", input.seed],
-    ["Size", input.width && `${input.width} × ${input.height}`],
+    ["Size", size.join(" × ")],
     ["Steps", input.num_inference_steps],
     ["Guidance", input.guidance_scale],
     ["Sampler", input.scheduler],
     ["Adapters", input.loras?.map?.(({ name, weight }) => `${name} ${weight ?? ""}`.trim()).join(", ")],
-    ["Second pass", input.hires && `${input.hires.scale ?? ""} × ${input.hires.upscaler ?? ""}`],
-    ["Upscaled", input.upscale && `${input.upscale.scale ?? ""} × ${input.upscale.upscaler ?? ""}`],
+    ["ControlNets", input.controlnet?.map?.(({ model, weight }) => `${model} ${weight ?? ""}`.trim()).join(", ")],
+    ["Second pass", hires && `${hires.upscaler}, from ${input.width} × ${input.height}`],
+    ["Upscaled", upscale && `${upscale.scale ?? ""} × by ${upscale.upscaler}`.trim()],
+    ["Clip skip", input.clip_skip],
+    ["Eta", input.eta],
     ["Time", seconds && `${seconds.toFixed(1)} s`],
     ...warnings.map((warning) => ["Note", warning]),
   ];

@@ -4,11 +4,14 @@
 import { byId } from "./dom.js";
 
 const WHOLE = ["width", "height", "num_inference_steps", "num_outputs"];
-const NUMBERS = [...WHOLE, "guidance_scale"];
+const OPTIONAL = ["clip_skip", "eta"]; // shown where they have a meaning
+const NUMBERS = [...WHOLE, "guidance_scale", ...OPTIONAL];
 const TEXTS = ["prompt", "negative_prompt", "scheduler", "output_format"];
-const FIELDS = ["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed", "num_outputs", "scheduler", "output_format"];
+const FIELDS = ["prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed", "num_outputs", "scheduler", "output_format", ...OPTIONAL];
 const OWN = [...FIELDS, "repeats"]; // that faults are shown beside
 const MAX_REPEATS = 20;
+const NAMES = { clip_skip: "clip skip", eta: "eta" }; // within a sentence
+const MEANT_ANYWAY = { clip_skip: (value) => Number(value) <= 2, eta: (value) => Number(value) === 0 };
 const PART_OF = { mask: "image", prompt_strength: "image", strength: "image" };
 
 export class Settings {
@@ -19,6 +22,7 @@ export class Settings {
     byId("swap").addEventListener("click", () => {
       [byId("width").value, byId("height").value] = [byId("height").value, byId("width").value];
     });
+    byId("scheduler").addEventListener("input", () => this.#showOptional());
     for (const field of [...OWN, "key"]) {
       byId(field).addEventListener("input", () => {
         this.touched.add(field);
@@ -31,11 +35,6 @@ export class Settings {
   apply(config) {
     const { bounds, defaults, samplers, formats } = config;
     this.defaults = defaults;
-    for (const [field, { min, max, step }] of Object.entries(bounds)) {
-      Object.assign(byId(field), { min, max, ...(step && { step }) });
-      const hint = byId(`${field}-hint`);
-      if (hint) hint.textContent = min === max ? `Always ${min}` : `${min} to ${max}`;
-    }
     const { min, max, step } = bounds.width;
     const same = max === bounds.height.max;
     byId("size-hint").textContent =
@@ -43,14 +42,38 @@ export class Settings {
     byId("scheduler").append(...samplers.map((name) => new Option(name, name)));
     byId("output_format").append(...formats.map((name) => new Option(name.toUpperCase(), name)));
     for (const field of FIELDS.filter((name) => !this.touched.has(name))) this.#put(field, {});
+    this.offer(config);
+  }
+
+  // What the service can do: more for those who have a key.
+  offer(config) {
+    this.config = config;
+    for (const [field, { min, max, step }] of Object.entries(config.bounds)) {
+      Object.assign(byId(field), { min, max, ...(step && { step }) });
+      const hint = byId(`${field}-hint`);
+      if (hint) hint.textContent = min === max ? `Always ${min}` : `${min} to ${max}`;
+    }
+    this.#showOptional();
     for (const part of this.parts) part.apply(config);
+  }
+
+  #showOptional() {
+    const { bounds, eta_samplers: samplers } = this.config ?? { bounds: {}, eta_samplers: [] };
+    for (const field of OPTIONAL) {
+      const isMeant = field in bounds && (field !== "eta" || samplers.includes(byId("scheduler").value));
+      byId(field).closest(".field").hidden = !isMeant;
+    }
+  }
+
+  #isShown(field) {
+    return !OPTIONAL.includes(field) || !byId(field).closest(".field").hidden;
   }
 
   // The request's input, with a BigInt where a number of ours may not hold the value, and faults found right here.
   read() {
     const input = {};
     const faults = [];
-    for (const field of FIELDS) {
+    for (const field of FIELDS.filter((name) => this.#isShown(name))) {
       const control = byId(field);
       const value = control.value.trim();
       if (field === "seed" && value) {
@@ -66,7 +89,7 @@ export class Settings {
     }
     for (const part of this.parts.filter(({ isOffered }) => isOffered)) {
       Object.assign(input, part.read());
-      faults.push(...(part.find?.() ?? []));
+      faults.push(...(part.find?.(input) ?? []));
     }
     return { input, faults };
   }
@@ -83,11 +106,17 @@ export class Settings {
   fill(input) {
     for (const field of FIELDS) this.#put(field, input);
     this.clear();
-    const notes = this.parts.flatMap((part) => part.fill(input));
-    const isUnknown = input.scheduler && byId("scheduler").value !== input.scheduler;
-    if (!isUnknown) return notes;
-    byId("scheduler").value = "";
-    return [`the sampler ${input.scheduler} is none of this service’s`, ...notes];
+    const notes = [];
+    if (input.scheduler && byId("scheduler").value !== input.scheduler) {
+      byId("scheduler").value = "";
+      notes.push(`the sampler ${input.scheduler} is none of this service’s`);
+    }
+    this.#showOptional();
+    for (const field of OPTIONAL.filter((name) => input[name] !== undefined && !this.#isShown(name))) {
+      byId(field).value = "";
+      if (!MEANT_ANYWAY[field](input[field])) notes.push(`${NAMES[field]} has no effect here`);
+    }
+    return [...notes, ...this.parts.flatMap((part) => part.fill(input))];
   }
 
   #put(field, input) {
@@ -102,6 +131,7 @@ export class Settings {
   clear() {
     for (const field of [...OWN, "key"]) this.#mark(field, "");
     for (const { name } of this.parts) this.#write(name, "");
+    for (const control of document.querySelectorAll("#settings .part [aria-invalid]")) control.removeAttribute("aria-invalid");
     showBanner("form-error", "");
   }
 
@@ -117,7 +147,11 @@ export class Settings {
     const ofParts = error.fields.filter(({ field }) => this.#partOf(field));
     for (const { field, description } of ofParts) {
       const part = this.#partOf(field);
-      this.#write(part.name, `${part.title} ${description}`);
+      const control = part.findControl?.(field);
+      if (control) control.setAttribute("aria-invalid", "true");
+      const title = part.titleOf?.(field) ?? part.title;
+      const label = nameOf(field) !== part.name || /[.[]/.test(field.replace(/^input\./, "")) ? control?.labels?.[0]?.textContent : title;
+      this.#write(part.name, `${label && label !== title ? `${title}, ${label}` : title} ${description}`);
     }
     const own = error.fields.filter(({ field }) => OWN.includes(nameOf(field)));
     for (const { field, description } of own) {
@@ -129,7 +163,7 @@ export class Settings {
     if (first) {
       if (byId("more").contains(byId(first))) byId("more").open = true;
       byId(first).focus();
-    } else if (ofParts.length) this.#partOf(ofParts[0].field).focus();
+    } else if (ofParts.length) this.#partOf(ofParts[0].field).focus(ofParts[0].field);
   }
 
   #partOf(field) {

@@ -13,10 +13,25 @@ export class Stage {
     this.batch = "";
   }
 
-  // A job of this size is under way, number ``index`` of ``count``.
-  begin({ width, height }, { index, count } = { index: 0, count: 1 }) {
+  // Request number ``index`` of ``count`` is on its way; what is shown stays until the service has taken one.
+  send({ index, count }) {
+    byId("progress").hidden = false;
+    byId("bar").removeAttribute("value");
+    this.#place({ index, count });
+    if (byId("cancel").getAttribute("aria-disabled") !== "true") byId("progress-text").textContent = `${this.batch}Sending…`;
+  }
+
+  // None was taken.
+  unsend() {
+    byId("progress").hidden = true;
+    byId("cancel").removeAttribute("aria-disabled");
+  }
+
+  // A job of this size is under way. ``inShares``: what it counts are no steps of one pass; ``verb``: what is done.
+  begin({ width, height }, place = { index: 0, count: 1 }, { inShares = false, verb = "Generating" } = {}) {
     this.#reset();
-    this.batch = count > 1 ? `Request ${index + 1} of ${count} · ` : "";
+    this.#place(place);
+    Object.assign(this, { inShares, verb });
     const waiting = document.createElement("div");
     waiting.className = "waiting";
     waiting.style.setProperty("--ratio", width && height ? width / height : 1);
@@ -25,7 +40,11 @@ export class Stage {
     this.progress({ status: "starting", steps: 1, steps_done: 0 });
   }
 
-  progress({ status, queue_position: position, jobs_ahead: ahead, eta_seconds: eta, steps_done: done, steps }) {
+  #place({ index, count }) {
+    this.batch = count > 1 ? `Request ${index + 1} of ${count} · ` : "";
+  }
+
+  progress({ status, queue_position: position, jobs_ahead: ahead, eta_seconds: eta, steps_done: done, steps, workers }) {
     const isGenerating = status === "processing";
     const left = eta === null || eta === undefined ? "" : ` · ${describeSeconds(eta)} left`;
     const bar = byId("bar");
@@ -33,18 +52,26 @@ export class Stage {
       bar.max = steps;
       bar.value = done;
     } else bar.removeAttribute("value");
-    const waiting = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead`;
-    byId("progress-text").textContent = this.batch + (isGenerating ? `Step ${done} of ${steps}` : waiting) + left;
+    const place = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead`;
+    const waiting = workers === 0 ? `${describeSleep(eta)} · ${place}` : place;
+    const step = this.inShares ? `${this.verb}, ${Math.round((100 * done) / steps)} %` : `Step ${done} of ${steps}`;
+    byId("progress-text").textContent = this.batch + (isGenerating ? step : waiting) + left;
     document.title = `${isGenerating ? `${Math.round((100 * done) / steps)} %` : "Waiting"} – ${TITLE}`;
     this.#announceProgress(isGenerating, waiting, done, steps);
   }
 
   #announceProgress(isGenerating, waiting, done, steps) {
     const share = Math.floor((ANNOUNCED_SHARES * done) / steps) * (100 / ANNOUNCED_SHARES);
-    const text = this.batch + (isGenerating ? `Generating, ${share} percent` : waiting);
+    const text = this.batch + (isGenerating ? `${this.verb}, ${share} percent` : waiting);
     if (text === this.announced) return;
     this.announced = text;
     this.announce(text);
+  }
+
+  // What keeps it from beginning, or is done otherwise than asked.
+  warn(text) {
+    byId("progress-note").textContent = text;
+    byId("progress-note").hidden = false;
   }
 
   cancelling() {
@@ -60,7 +87,7 @@ export class Stage {
   }
 
   // ``images``: blobs in order; ``facts``: pairs of a name and a value; ``more(blob, index)``: elements beside a download.
-  finish({ prompt, seed, format, images, facts, more }) {
+  finish({ prompt, seed, format, images, facts, more, name = "" }) {
     this.#reset();
     const figures = images.map(() => document.createElement("figure"));
     byId("canvas").style.setProperty("--columns", images.length > 1 ? 2 : 1);
@@ -71,7 +98,7 @@ export class Stage {
       const own = String(BigInt(seed) + BigInt(index));
       const link = document.createElement("a");
       link.href = address;
-      link.download = `easel-${own}.${format}`;
+      link.download = `easel-${own}${name}.${format}`;
       link.textContent = "Download";
       const caption = document.createElement("figcaption");
       if (images.length > 1) {
@@ -106,7 +133,7 @@ export class Stage {
     this.addresses = [];
     this.announced = "";
     byId("canvas").style.removeProperty("--columns");
-    byId("progress").hidden = true;
+    byId("progress").hidden = byId("progress-note").hidden = true;
     byId("result").hidden = true;
     byId("cancel").removeAttribute("aria-disabled");
     showBanner("job-error", "");
@@ -120,6 +147,10 @@ export class Stage {
     byId("canvas").replaceChildren(...elements);
     for (const address of before) URL.revokeObjectURL(address);
   }
+}
+
+function describeSleep(eta) {
+  return eta === null || eta === undefined ? "No worker takes work now, and none is on its way" : "The service was asleep: a worker is being started";
 }
 
 function describeSeconds(seconds) {
