@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from easel_server.api.context import ApiContext
-from easel_server.api.fields import WireNumber
+from easel_server.api.fields import WireNumber, parse_json_text
 from easel_server.gateway.input_images import RequestedSize, decode_base64
 from easel_server.gateway.preprocessing import NONE
 from easel_server.gateway.preprocessing.controls import (
@@ -62,7 +62,9 @@ class ControlField(BaseModel):
 
 
 ControlsField = Annotated[
-    list[ControlField] | None, Field(max_length=MAX_LISTED, description="ControlNets, each with its control image.")
+    Annotated[list[ControlField], Field(max_length=MAX_LISTED)] | None,
+    BeforeValidator(parse_json_text),
+    Field(description="ControlNets, each with its control image."),
 ]
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from easel_contract.server_config import LimitsConfig
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from easel_server.api.fields import MapsTo, WireInteger, WireNumber
+from easel_server.api.fields import MapsTo, WireInteger, WireNumber, parse_json_text
 from easel_server.gateway.input_images import Fit, build_input_images, decode_image
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.add_ons import MAX_UPSCALE_FACTOR, HiresRequest, UpscalingRequest
@@ -57,6 +57,7 @@ def _echo_hires(parameters: GenerationParameters) -> dict[str, Any] | None:
 
 HiresField = Annotated[
     HiresBody | None,
+    BeforeValidator(parse_json_text),
     MapsTo("hires", convert=_to_hires, echo=_echo_hires),
     Field(description='A second pass over the enlarged image ("hires fix"), such as {"scale": 2}.'),
 ]

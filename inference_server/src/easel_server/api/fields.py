@@ -4,7 +4,6 @@ Each API's ``fields.py`` has pydantic models of its bodies. A field that is a pa
 check is the field's type, its conversion and its echo are the mark's, and its name in errors is the field's own.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.add_ons import AdapterRequest
@@ -44,11 +43,21 @@ ADAPTER_NAMES: Final = ("name", "path")
 ADAPTER_WEIGHTS: Final = ("weight", "scale")
 
 
+def parse_json_text(value: Any) -> Any:
+    """What JSON in a form's text stands for, since a form has no objects; any other value as it is."""
+    if not (isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
+        return value
+    try:
+        return from_json(value)  # unlike json.loads, it bounds nesting
+    except ValueError as error:
+        raise PydanticCustomError("json", "can't be read as JSON: {fault}", {"fault": str(error)}) from None
+
+
 def _read_adapters(value: Any) -> tuple[AdapterRequest, ...] | None:
     """Adapters as clients write them: objects, names, or an object of weights by name; or JSON of those, in a form."""
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.lstrip().startswith(("[", "{", '"')) else [value] if value else None
+            value = from_json(value) if value.lstrip().startswith(("[", "{", '"')) else [value] if value else None
         except ValueError as error:
             raise PydanticCustomError("adapters", "can't be read as JSON: {fault}", {"fault": str(error)}) from None
     if value is None:

@@ -57,7 +57,7 @@ class UnfetchedError(Exception):
         super().__init__(f"{field} is an address")
 
 
-# What the addresses of the request led to whose images are being decoded; None where none may be fetched.
+# What is at the addresses of the request whose images are being decoded; None outside of ``Decoders``.
 _fetched: ContextVar[Mapping[str, bytes] | None] = ContextVar("fetched", default=None)
 
 
@@ -74,7 +74,8 @@ class Decoders:
 
         Work that meets the address of an image (``decode_base64``) is ended, and begun again once that is fetched: so
         it may be anything that reads images, and no thread waits for a host. What was fetched is put into ``fetched``,
-        for a second work on the same images. Raises RefusalError, and what the work raises.
+        for a second work on the same images; what is in it already, such as uploaded files by their addresses, isn't
+        fetched. Raises RefusalError, and what the work raises.
         """
         fetched = {} if fetched is None else fetched
         try:
@@ -82,7 +83,7 @@ class Decoders:
         except UnfetchedError as met:
             missing = met
         if self._urls is None:
-            raise missing  # another one's
+            raise _refuse_to_fetch(missing.field)
         async with self._urls.turn(customer) as fetches:
             while True:
                 fetched[missing.url] = await fetches.fetch(missing.field, missing.url)
@@ -93,7 +94,7 @@ class Decoders:
 
     async def _decode(self, customer: str, work: Callable[[], T], fetched: Mapping[str, bytes]) -> T:
         async with self._turns.taken(customer):
-            token = _fetched.set(fetched if self._urls is not None else None)
+            token = _fetched.set(fetched)
             try:
                 return await asyncio.to_thread(work)
             finally:
@@ -120,11 +121,15 @@ def decode_base64(field: str, text: str, *, is_prefix_needed: bool) -> bytes:
 def _find_fetched(field: str, url: str) -> bytes:
     fetched = _fetched.get()
     if fetched is None:
-        advice = "send the image as a data: URL; predictions also take the address of a file uploaded to /v1/files"
-        raise refuse_field(field, f"is a web address, and this service fetches none; {advice}")
+        raise _refuse_to_fetch(field)
     if url not in fetched:
         raise UnfetchedError(field, url)
     return fetched[url]
+
+
+def _refuse_to_fetch(field: str) -> RefusalError:
+    advice = "send the image as a data: URL; predictions also take the address of a file uploaded to /v1/files"
+    return refuse_field(field, f"is a web address, and this service fetches none; {advice}")
 
 
 def _decode_strictly(encoded: bytes) -> bytes:

@@ -105,6 +105,10 @@ class QueueEstimates:
         mean_gpu_seconds = depth.waiting_gpu_seconds / max(1, depth.waiting)
         return await self._predict((claims - 1) * mean_gpu_seconds, depth)
 
+    async def count_waiting(self) -> int:
+        """Jobs of everybody that wait to be claimed."""
+        return (await self._look()).waiting
+
     def note_submitted(self, gpu_seconds: float) -> None:
         """Work was added to the queue."""
         self._added_gpu_seconds += gpu_seconds

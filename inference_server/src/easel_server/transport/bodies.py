@@ -2,9 +2,9 @@
 
 import codecs
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -44,7 +44,7 @@ async def read_body(request: Request, model: type[Body], *, limit_bytes: int) ->
         raise refuse_fields(*_faults(error)) from None
 
 
-def validate_fields(model: type[Body], fields: Mapping[str, str]) -> Body:
+def validate_fields(model: type[Body], fields: Mapping[str, Any]) -> Body:
     """A form's fields as ``model``; numbers and booleans are read from their text. Raises RefusalError."""
     try:
         return model.model_validate(fields)
@@ -75,14 +75,18 @@ def _faults(error: ValidationError) -> Iterable[FieldFault]:
 
 
 MAX_FILES = 20
-MAX_FIELDS = 50
+MAX_FIELDS = 100
+MAX_DEPTH = 4
+NESTED_NAME: Final = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)")  # loras[ink], controlnet[][model]
+
+Leaf = tuple[tuple[str, ...], str]  # what is in a name's brackets, and the text
 
 
 @dataclass
 class Form:
-    """What a form holds."""
+    """What a form holds. Lists and objects are fields with brackets in their names, as OpenAI's clients write them."""
 
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     files: dict[str, list[bytes]] = field(default_factory=dict)
 
 
@@ -104,18 +108,60 @@ async def read_form(request: Request, *, limit_bytes: int) -> Form:
     except MultiPartException as error:
         raise refuse_field("body", f"must be multipart/form-data: {error.message}") from None
     form = Form()
+    leaves: dict[str, list[Leaf]] = {}
     try:
         for name, value in data.multi_items():
             if isinstance(value, UploadFile):
                 if (content := await value.read()) or value.filename:
                     form.files.setdefault(name, []).append(content)
-            elif not value:
-                continue
-            elif form.fields.setdefault(name, value) is not value:
-                raise refuse_field(name, "is given twice")
+            elif value:
+                base, path = _split_name(name)
+                leaves.setdefault(base, []).append((path, value))
     finally:
         await data.close()
+    form.fields = {name: _nest(name, found) for name, found in leaves.items()}
     return form
+
+
+def _split_name(name: str) -> tuple[str, tuple[str, ...]]:
+    nested = NESTED_NAME.fullmatch(name)
+    path = tuple(nested[2][1:-1].split("][")) if nested else ()
+    if nested is None or len(path) > MAX_DEPTH:
+        return name, ()
+    return nested[1], path
+
+
+def _nest(name: str, leaves: Sequence[Leaf]) -> Any:
+    """What fields of one name are together. Raises RefusalError where that can't be told.
+
+    Clients agree on ``a[b]`` for objects; for lists they write ``a[]`` or ``a[0]``. Objects in ``a[][b]`` come in any
+    order (OpenAI's package for Python puts equal names together): all having the same fields tells them apart.
+    """
+    firsts = dict.fromkeys(path[:1] for path, _ in leaves)
+    if () in firsts:
+        if len(leaves) > 1:
+            raise refuse_field(name, "is given twice")
+        return leaves[0][1]
+    if list(firsts) == [("",)]:
+        return _nest_list(name, [(path[1:], value) for path, value in leaves])
+    parts = {key: [(path[1:], value) for path, value in leaves if path[0] == key] for (key,) in firsts}
+    nested = {key: _nest(f"{name}[{key}]", part) for key, part in parts.items()}
+    if all(key.isascii() and key.isdigit() for key in nested):
+        return [nested[key] for key in sorted(nested, key=lambda key: (len(key), key))]
+    return nested
+
+
+def _nest_list(name: str, leaves: Sequence[Leaf]) -> list[Any]:
+    if all(path == () for path, _ in leaves):
+        return [value for _, value in leaves]
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for path, value in leaves:
+        columns.setdefault(path, []).append(value)
+    if () in columns or len({len(values) for values in columns.values()}) > 1:
+        advice = "give each the same fields, or send the list as JSON"
+        raise refuse_field(name, f"has objects with different fields, which a form can't tell apart; {advice}")
+    rows = zip(*columns.values(), strict=True)
+    return [_nest(name, list(zip(columns, row, strict=True))) for row in rows]
 
 
 async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes]:

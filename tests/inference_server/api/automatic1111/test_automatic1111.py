@@ -174,7 +174,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown sampler": ({"sampler_name": "Fast"}, "sampler_name: is 'Fast', allowed are Euler, Euler Karras"),
     "an unknown schedule": ({"scheduler": "turbo"}, "scheduler: is 'turbo', allowed are automatic, uniform, karras"),
     "too many": ({"batch_size": 4, "n_iter": 4}, "batch_size * n_iter: is 16, allowed are 1 to 4"),
-    "an odd size": ({"width": 65}, "width: is 65 pixels, allowed is a multiple of 8 from 64 to 2048"),
+    "a tiny size": ({"width": 7}, "width: is 7 pixels, allowed is a multiple of 8 from 64 to 2048"),
+    "a large size": ({"width": 2057}, "width: is 2056 pixels, allowed is a multiple of 8 from 64 to 2048"),
     "too many steps": ({"steps": 1000}, "steps: is 1000, allowed are 1 to 100"),
 }
 
@@ -206,6 +207,14 @@ def test_an_image_that_cannot_be_generated_over_is_refused(api, given, message):
         api.img2img(**{"images": [halves()], "prompt": "a cat", **SMALL, **given})
     assert caught.value.args[0] == 422
     assert message in json.loads(caught.value.args[1])["detail"]
+
+
+def test_a_size_is_rounded_down_as_there_and_said(api):
+    result = api.txt2img(prompt="a cat", **{**SMALL, "width": 71, "height": 127})
+    assert result.image.size == (64, 120)
+    assert (result.parameters["width"], result.info["width"]) == (64, 64)
+    said = "width: 71 is taken for 64, a multiple of 8; height: 127 is taken for 120, a multiple of 8"
+    assert result.info["warnings"] == [said]
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -58,7 +58,7 @@ def test_without_enable_hr_its_fields_ask_for_nothing(api: WebUIApi) -> None:
         ({"hr_scale": 100}, "hr_scale: is 100.0"),
         ({"hr_prompt": "a dog"}, "hr_prompt"),
         ({"hr_sampler_name": "Heun"}, "hr_sampler_name"),
-        ({"hr_resize_x": 100, "hr_resize_y": 100}, "allowed are multiples of 8"),
+        ({"hr_resize_x": 3000, "hr_resize_y": 3000}, "is 3000x3000 pixels, allowed are multiples of 8 to 2048"),
         ({"denoising_strength": 0}, "denoising strength of 0"),
         ({"hr_second_pass_steps": 1000}, "has 1000 steps"),
     ],

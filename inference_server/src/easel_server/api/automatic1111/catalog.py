@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
 from easel_server.api.automatic1111.controlnet import (
+    SCRIPTS,
     VERSION,
     DetectBody,
     build_control_types,
@@ -19,8 +20,8 @@ from easel_server.api.automatic1111.controlnet import (
     detect,
 )
 from easel_server.api.automatic1111.enlarging import list_latent_modes, list_upscalers
-from easel_server.api.automatic1111.fields import build_fields, find_settings_warnings
-from easel_server.api.automatic1111.harmless import SETTINGS, find_faults, is_nothing
+from easel_server.api.automatic1111.fields import CLIP_SKIP, build_fields, find_settings_warnings
+from easel_server.api.automatic1111.harmless import COLOR_CORRECTION, SETTINGS, find_faults, is_nothing
 from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
 from easel_server.api.automatic1111.samplers import list_samplers, list_schedulers
 from easel_server.api.context import ApiContext
@@ -32,12 +33,17 @@ from easel_server.gateway.refusals import refuse_field, refuse_fields, refuse_un
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.encoding import PNG_KEY, RECIPE_KEY, read_description, read_recipe_text
 from easel_server.generation.messages import truncate_repr
+from easel_server.generation.models import GenerationDefaults
+from easel_server.generation.parameters import DEFAULT_QUALITY_PERCENT
 from easel_server.generation.recipes.infotext import read_infotext
 from easel_server.generation.recipes.recipe import RecipeError, read_recipe
+from easel_server.generation.tasks import Task
 from easel_server.transport.bodies import read_body
 
 TAGS: Final[list[str | Enum]] = ["AUTOMATIC1111"]
 SAMPLES_FORMAT: Final = "png"
+QUEUE_STATUS_PATH: Final = "/queue/status"
+SCRIPT_PAGES: Final = {"txt2img": Task.TEXT_TO_IMAGE, "img2img": Task.IMAGE_TO_IMAGE}
 
 # What a service of one model doesn't have, in the shape of having none.
 EMPTY: Final[Mapping[str, Any]] = {
@@ -48,10 +54,8 @@ EMPTY: Final[Mapping[str, Any]] = {
     "prompt-styles": [],
     "artist-categories": [],
     "artists": [],
-    "script-info": [],
     "extensions": [],
     "sd-modules": [],
-    "scripts": {"txt2img": [], "img2img": []},
     "embeddings": {"loaded": {}, "skipped": {}},
     "cmd-flags": {"api": True, "nowebui": True},
     # Gateways generate nothing; the workers' memory is in their metrics.
@@ -100,17 +104,43 @@ def list_loras(names: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": name, "alias": name, "path": f"{name}.safetensors", "metadata": {}} for name in names]
 
 
-def build_options(model: str) -> dict[str, Any]:
+def list_scripts(tasks: Sequence[Task], known: Sequence[ControlNetConfig]) -> dict[str, list[str]]:
+    """The answer of ``scripts``. Front ends show ControlNet where it is named here, and only there."""
+    names = list(SCRIPTS[:1]) if known else []
+    return {page: names if task in tasks else [] for page, task in SCRIPT_PAGES.items()}
+
+
+def describe_scripts(listed: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """The answer of ``script-info``."""
+    return [
+        {"name": name, "is_alwayson": True, "is_img2img": page == "img2img", "args": []}
+        for page, names in listed.items()
+        for name in names
+    ]
+
+
+def build_options(model: str, defaults: GenerationDefaults) -> dict[str, Any]:
     """The answer of ``options``: what clients look for. They can't be changed: requests say what they want."""
     return {
         "sd_model_checkpoint": model,
         "sd_checkpoint_hash": "",
         "sd_vae": "Automatic",
         "samples_format": SAMPLES_FORMAT,
-        "CLIP_stop_at_last_layers": 1,
+        "jpeg_quality": DEFAULT_QUALITY_PERCENT,
+        CLIP_SKIP: defaults.clip_skip or 1,
+        COLOR_CORRECTION: False,
         "live_previews_enable": True,
         "return_grid": False,
     }
+
+
+def build_queue_status(waiting: int) -> dict[str, Any]:
+    """The answer of Gradio's queue, which plug-ins ask to see whether AUTOMATIC1111's web UI is there.
+
+    https://www.gradio.app/docs (3.41, ``Estimation``)
+    """
+    unknown = ("rank", "avg_event_process_time", "avg_event_concurrent_process_time", "rank_eta")
+    return {"msg": "estimation", "queue_size": waiting, "queue_eta": 0, **dict.fromkeys(unknown)}
 
 
 class OptionsBody(RootModel[dict[str, JsonValue]]):
@@ -136,10 +166,15 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
         ("upscalers", handlers.get_upscalers, list[dict[str, Any]]),
         ("latent-upscale-modes", handlers.get_latent_modes, list[dict[str, Any]]),
         ("loras", handlers.get_loras, list[dict[str, Any]]),
+        ("scripts", handlers.get_scripts, dict[str, list[str]]),
+        ("script-info", handlers.get_script_info, list[dict[str, Any]]),
         *((name, handlers.build_constant(answer), type(answer)) for name, answer in EMPTY.items()),
     ):
         answers = describe_reported(kind)
         router.add_api_route(f"{AUTOMATIC1111_PATH}/{name}", handler, name=name, tags=TAGS, responses=answers)
+    router.add_api_route(
+        QUEUE_STATUS_PATH, handlers.get_queue_status, tags=TAGS, responses=describe_reported(dict[str, Any])
+    )
     for name, answer in CONTROLNET.items():
         path, get = f"{CONTROLNET_PATH}/{name}", handlers.build_control_list(answer)
         router.add_api_route(
@@ -190,7 +225,10 @@ class CatalogHandlers:
     async def get_options(self, request: Request) -> JSONResponse:
         """The options that clients look for."""
         self._context.keys.find_customer(request.headers.get("authorization"))
-        return JSONResponse(build_options(self._context.model_name))
+        return JSONResponse(await self._build_options())
+
+    async def _build_options(self) -> dict[str, Any]:
+        return build_options(self._context.model_name, (await self._context.model_facts()).defaults)
 
     async def set_options(self, request: Request) -> JSONResponse:
         """Accepts options in the values that they have; the service has no others."""
@@ -201,7 +239,9 @@ class CatalogHandlers:
             raise refuse_unknown_model(str(checkpoint)[:200], self._context.model_name)
         if not is_nothing(chosen := body.root.get("samples_format")) and chosen != SAMPLES_FORMAT:
             raise refuse_field("samples_format", f"is {truncate_repr(chosen)}; choose it by override_settings instead")
-        if faults := tuple(find_faults(body.root, SETTINGS)):
+        options = await self._build_options()  # which front ends send back, all of them, to change one
+        changed = {name: value for name, value in body.root.items() if name not in options or value != options[name]}
+        if faults := tuple(find_faults(changed, SETTINGS)):
             raise refuse_fields(*faults)
         return JSONResponse(None, headers=build_warning_headers(tuple(find_settings_warnings(body.root))))
 
@@ -218,13 +258,32 @@ class CatalogHandlers:
     async def get_schedulers(self, request: Request) -> JSONResponse:
         """The schedules that some samplers can be combined with."""
         self._context.keys.find_customer(request.headers.get("authorization"))
-        return JSONResponse(list_schedulers())
+        return JSONResponse(list_schedulers((await self._context.model_facts()).samplers))
 
     async def get_loras(self, request: Request) -> JSONResponse:
         """The adapters that requests may ask for."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         adapters = self._context.list_adapters(await self._context.model_facts())
         return JSONResponse(list_loras([each.name for each in adapters]))
+
+    async def get_scripts(self, request: Request) -> JSONResponse:
+        """The scripts that requests may name."""
+        self._context.keys.find_customer(request.headers.get("authorization"))
+        return JSONResponse(await self._list_scripts())
+
+    async def get_script_info(self, request: Request) -> JSONResponse:
+        """The same, described."""
+        self._context.keys.find_customer(request.headers.get("authorization"))
+        return JSONResponse(describe_scripts(await self._list_scripts()))
+
+    async def _list_scripts(self) -> dict[str, list[str]]:
+        facts = await self._context.model_facts()
+        return list_scripts(facts.tasks, self._context.list_control_nets(facts))
+
+    async def get_queue_status(self, request: Request) -> JSONResponse:
+        """How many jobs wait, as Gradio says it."""
+        self._context.keys.find_customer(request.headers.get("authorization"))
+        return JSONResponse(build_queue_status(await self._context.estimates.count_waiting()))
 
     async def get_upscalers(self, request: Request) -> JSONResponse:
         """What enlarges images here."""

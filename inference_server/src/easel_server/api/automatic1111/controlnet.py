@@ -40,7 +40,7 @@ CONTROL_MODES: Final = {
 }
 PASSES: Final = {each.value.lower(): each for each in ControlPasses}
 NUMBERS: Final = ("weight", "guidance_start", "guidance_end", "threshold_a", "threshold_b")
-UNSET: Final = -1  # of a threshold: the preprocessor's own
+UNSET: Final = -1  # of a threshold, as any below 0: the preprocessor's own
 UNUSED_THRESHOLD: Final = 64  # that clients send for whichever preprocessor
 # Without effect here: of memory, pages and files.
 INERT: Final = frozenset(
@@ -92,8 +92,7 @@ def take_units(scripts: JsonValue) -> tuple[list[tuple[str, Mapping[str, Any]]],
 
 def read_unit(field: str, given: Mapping[str, Any], known: Sequence[ControlNetConfig]) -> ControlUnit:
     """A unit. Raises RefusalError, and for a name that there isn't leaves that to the parameters' table."""
-    module = str(given.get("module") or NONE)
-    module = NONE if is_nothing(module) else module.lower()
+    module = _find_module(given.get("module"))
     check_preprocessor(f"{field}.module", module)
     for name in REFUSED:
         if not is_nothing(given.get(name)):
@@ -121,6 +120,11 @@ def read_unit(field: str, given: Mapping[str, Any], known: Sequence[ControlNetCo
         mode=_read_choice(f"{field}.control_mode", mode, CONTROL_MODES, ControlMode.BALANCED),
         passes=_read_choice(f"{field}.hr_option", given.get("hr_option"), PASSES, ControlPasses.BOTH),
     )
+
+
+def _find_module(written: Any) -> str:
+    """A preprocessor's name, of its alias too: "invert (from white bg & black line)"."""
+    return NONE if is_nothing(written) else str(written).partition(" (")[0].lower()
 
 
 def drop_images(scripts: JsonValue) -> JsonValue:
@@ -159,11 +163,12 @@ def _read_number(field: str, written: Any) -> float:
 
 
 def _choose(module: str, index: int, numbers: Mapping[str, float]) -> float | None:
-    """A threshold; -1 stands for the preprocessor's own, and so does what clients send to any, where it isn't one."""
+    """A threshold; one below 0 stands for the preprocessor's own, and so does what clients send to any, where it
+    isn't one."""
     number = numbers.get(NUMBERS[3 + index], UNSET)
     own = PREPROCESSORS[module].thresholds[index : index + 1]
     is_meant = number != UNUSED_THRESHOLD or (bool(own) and own[0].least <= number <= own[0].most)
-    return number if number != UNSET and is_meant else None
+    return number if number >= 0 and is_meant else None
 
 
 def _read_choice(field: str, written: Any, choices: Mapping[str, Any], default: Any) -> Any:
@@ -247,7 +252,7 @@ def _build_type(modules: list[str], models: list[str]) -> dict[str, Any]:
 
 def detect(body: DetectBody, limits: LimitsConfig) -> dict[str, Any]:
     """The answer of detect: what preprocessors make of images. Takes time: run it in ``Decoders``."""
-    module = NONE if is_nothing(body.controlnet_module) else body.controlnet_module.lower()
+    module = _find_module(body.controlnet_module)
     check_preprocessor("controlnet_module", module)
     numbers = {"threshold_a": body.controlnet_threshold_a, "threshold_b": body.controlnet_threshold_b}
     thresholds = (_choose(module, 0, numbers), _choose(module, 1, numbers))

@@ -4,14 +4,15 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from easel_contract.server_config import Reproducibility
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
 from easel_server.api.automatic1111.controlnet import FIELD as CONTROLS_FIELD
 from easel_server.api.automatic1111.controlnet import find_unit_warnings, take_units
 from easel_server.api.automatic1111.harmless import (
+    COLOR_CORRECTION,
     IMAGE_TO_IMAGE_FIELDS,
     IMAGE_TO_IMAGE_INERT,
     INERT_SETTING,
@@ -49,7 +50,7 @@ ADDED_ADAPTER: Final = "sd_lora"
 ADDED_WEIGHT: Final = "extra_networks_default_multiplier"
 OWN_SETTINGS: Final = (
     *("sd_model_checkpoint", "samples_format", "jpeg_quality", REPRODUCIBILITY),
-    *(ADDED_ADAPTER, ADDED_WEIGHT, CLIP_SKIP, ETA),
+    *(ADDED_ADAPTER, ADDED_WEIGHT, CLIP_SKIP, ETA, COLOR_CORRECTION),
 )
 
 
@@ -70,6 +71,7 @@ def _to_seed(seed: int) -> int | None:
 class GenerationBody(ApiBody):
     """What txt2img and img2img share. Fields that aren't declared here are in ``harmless.py``, or unknown."""
 
+    SIDES: ClassVar[tuple[str, ...]] = ("width", "height")
     COMPUTED: ClassVar[Mapping[str, str]] = {
         "images": "batch_size * n_iter",
         "sampler": "sampler_name",
@@ -119,6 +121,8 @@ class GenerationBody(ApiBody):
     s_noise: WireNumber | None = Field(default=None, description="1, or 0.")
     clip_skip: JsonValue = Field(default=None, description="As override_settings.CLIP_stop_at_last_layers, 1 to 12.")
 
+    _rounded: tuple[str, ...] = PrivateAttr(default=())
+
     @model_validator(mode="before")
     @classmethod
     def _leave_out_what_is_empty(cls, given: Any) -> Any:
@@ -140,6 +144,21 @@ class GenerationBody(ApiBody):
         name = self.settings.get("sd_model_checkpoint")
         return None if is_nothing(name) else str(name)
 
+    def fit_to(self, step_pixels: int) -> Self:
+        """With sides that are multiples of the model's step. AUTOMATIC1111 rounds down, and painting programs count on
+        it: they send whatever size is selected. One that would be nothing stays as it is, and is refused."""
+        given = {name: pixels for name in self.SIDES if (pixels := getattr(self, name))}
+        fitted = {name: pixels // step_pixels * step_pixels for name, pixels in given.items()}
+        changed = {name: pixels for name, pixels in fitted.items() if pixels != given[name] and pixels > 0}
+        if not changed:
+            return self
+        body = self.model_copy(update=changed)
+        body._rounded = tuple(
+            f"{name}: {given[name]} is taken for {pixels}, a multiple of {step_pixels}"
+            for name, pixels in changed.items()
+        )
+        return body
+
     def check(self, *, model: str) -> None:
         """Raise RefusalError for what would change the image and can't be done; ``model``: the served one's name."""
         if faults := list(self._find_faults(model)):
@@ -159,6 +178,8 @@ class GenerationBody(ApiBody):
     def find_warnings(self) -> Iterator[str]:
         """As of any body, and what nobody knows."""
         yield from super().find_warnings()
+        if self._rounded:
+            yield "; ".join(self._rounded)
         declared = {name: value for name, value in (("eta", self.eta), ("s_noise", self.s_noise)) if value is not None}
         yield from find_chance_warnings(declared, self._sampler())
         extra = self.model_extra or {}
@@ -282,6 +303,7 @@ class GenerationBody(ApiBody):
 class TextToImageBody(GenerationBody):
     """The body of txt2img."""
 
+    SIDES = (*GenerationBody.SIDES, "hr_resize_x", "hr_resize_y")
     KNOWN = TEXT_TO_IMAGE_FIELDS
     INERT = TEXT_TO_IMAGE_INERT
     model_config = ConfigDict(
@@ -367,6 +389,11 @@ class ImageToImageBody(GenerationBody):
     )
     inpaint_full_res_padding: WireInteger | None = Field(default=None, description="0 to 1024 pixels.")
     include_init_images: bool | None = None  # whether `parameters` of the answer repeats them
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the image gets the colours of the one to begin with, as a setting asks for."""
+        return not is_nothing(self.settings.get(COLOR_CORRECTION))
 
     @property
     def blur(self) -> tuple[float, float]:

@@ -123,6 +123,7 @@ INERT: Final = frozenset(
         *("save_images", "do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards"),
         *("subseed", "seed_enable_extras", "s_tmin", "s_tmax", "script_args", "refiner_switch_at"),
         *("force_task_id", "comments", "id_task", "prompt_styles"),
+        *("url", "auth"),  # which SillyTavern sends along: where, and as whom, it sends this
     }
 )
 TEXT_TO_IMAGE_INERT: Final = INERT | {
@@ -130,6 +131,8 @@ TEXT_TO_IMAGE_INERT: Final = INERT | {
 }
 # ``image_cfg_scale`` is of models of another kind, ``mask_round`` of masks in an alpha channel.
 IMAGE_TO_IMAGE_INERT: Final = INERT | {"image_cfg_scale", "mask_round"}
+
+COLOR_CORRECTION: Final = "img2img_color_correction"
 
 SETTINGS: Final[Mapping[str, Harmless]] = {
     "sd_vae": AUTOMATIC,
@@ -146,7 +149,7 @@ SETTINGS: Final[Mapping[str, Harmless]] = {
     "inpainting_mask_weight": ONE,
     "img2img_extra_noise": ZERO,
     "img2img_background_color": _only("#ffffff", "#fff", "white"),  # behind transparency, as in input_images.py
-    "img2img_color_correction": OFF,
+    COLOR_CORRECTION: OFF,
     "img2img_fix_steps": OFF,
     "token_merging_ratio": ZERO,
     "token_merging_ratio_img2img": ZERO,

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -26,7 +26,13 @@ from easel_server.api.automatic1111.enlarging import (
 )
 from easel_server.api.automatic1111.errors import build_automatic1111_error
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody, TextToImageBody
-from easel_server.api.automatic1111.inpainting import build_inputs, is_part_generated, paste_back
+from easel_server.api.automatic1111.inpainting import (
+    build_inputs,
+    cut_controls,
+    finish,
+    is_finished_here,
+    is_part_generated,
+)
 from easel_server.api.automatic1111.response_models import (
     NothingAnswer,
     ProgressAnswer,
@@ -38,7 +44,7 @@ from easel_server.api.context import Api, ApiContext
 from easel_server.api.controls import prepare_controls
 from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import GENERATION_HEADERS, describe_body, describe_flag
-from easel_server.gateway.refusals import RefusalError, refuse_field
+from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import WAIT, expect_success
 from easel_server.gateway.submit import SubmitResult
 from easel_server.generation.job import Job, JobState
@@ -55,6 +61,7 @@ from easel_server.stores.facts.interface import FactStore
 from easel_server.transport.bodies import read_body, read_flag
 from easel_server.transport.body_bounds import release_body
 
+Body = TypeVar("Body", bound=GenerationBody)
 LIVE_PREVIEWS: Final = 2  # for `current_image`: each costs about as much as a step
 
 
@@ -153,8 +160,9 @@ class Automatic1111Handlers:
         """Generate from a prompt, and wait for it."""
         customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, TextToImageBody, limit_bytes=self._context.limits.max_body_bytes)
+        body = await self._fit(body)
         body.check(model=self._context.model_name)
-        submitted = await self._submit(request, customer, body, None)
+        submitted = await self._submit(request, customer, body, None, {})
         if body.units:
             body = body.model_copy(update={"alwayson_scripts": drop_images(body.alwayson_scripts)})
             release_body(request.scope)  # the wait may be long
@@ -166,14 +174,15 @@ class Automatic1111Handlers:
         context = self._context
         customer = context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, ImageToImageBody, limit_bytes=context.limits.max_body_bytes)
+        body = await self._fit(body)
         body.check(model=context.model_name)
         defaults = (await context.model_facts()).defaults
         fetched: dict[str, bytes] = {}
         build = partial(build_inputs, body, defaults, context.limits)
         inputs = await context.decoders.run(customer.name, build, fetched)
-        submitted = await self._submit(request, customer, body, inputs)
+        submitted = await self._submit(request, customer, body, inputs, fetched)
         del build, inputs  # the wait may be long
-        if not (is_part_generated(body) or body.include_init_images):
+        if not (is_finished_here(body) or body.include_init_images):
             body = body.model_copy(update={"init_images": [], "mask": None})
             fetched.clear()
             release_body(request.scope)
@@ -181,11 +190,9 @@ class Automatic1111Handlers:
             body = body.model_copy(update={"alwayson_scripts": drop_images(body.alwayson_scripts)})
         generated = await self._wait(request, submitted)
         images = generated.images
-        if images and is_part_generated(body):
-            parameters = generated.job.parameters
-            images = await context.decoders.run(
-                customer.name, partial(paste_back, body, images, parameters, context.limits), fetched
-            )
+        if images and is_finished_here(body):
+            work = partial(finish, body, images, generated.job.parameters, context.limits)
+            images = await context.decoders.run(customer.name, work, fetched)
         return self._answer(body, generated, images)
 
     async def enlarge_image(self, request: Request) -> JSONResponse:
@@ -254,13 +261,21 @@ class Automatic1111Handlers:
         except RefusalError:  # it has expired meanwhile
             return None
 
+    async def _fit(self, body: Body) -> Body:
+        return body.fit_to((await self._context.model_facts()).defaults.traits.size_step_pixels)
+
     async def _submit(
-        self, request: Request, customer: Customer, body: GenerationBody, inputs: InputImages | None
+        self,
+        request: Request,
+        customer: Customer,
+        body: GenerationBody,
+        inputs: InputImages | None,
+        fetched: dict[str, bytes],
     ) -> SubmitResult:
         context = self._context
         key = request.headers.get("idempotency-key")
         facts = await context.model_facts()
-        inputs, controls = await self._add_controls(customer, body, inputs, facts.defaults)
+        inputs, controls = await self._add_controls(customer, body, inputs, fetched, facts.defaults)
         return await context.submitter.submit(
             GenerationRequest(
                 customer=customer,
@@ -281,7 +296,12 @@ class Automatic1111Handlers:
         )
 
     async def _add_controls(
-        self, customer: Customer, body: GenerationBody, inputs: InputImages | None, defaults: GenerationDefaults
+        self,
+        customer: Customer,
+        body: GenerationBody,
+        inputs: InputImages | None,
+        fetched: dict[str, bytes],
+        defaults: GenerationDefaults,
     ) -> tuple[InputImages | None, dict[str, Any]]:
         """The inputs with the control images of the body's units, and what the job says of them."""
         context = self._context
@@ -291,9 +311,10 @@ class Automatic1111Handlers:
         units = await context.decoders.run(
             customer.name, lambda: [read_unit(field, unit, known) for field, unit in given]
         )
-        if isinstance(body, ImageToImageBody) and is_part_generated(body) and any(unit.image for unit in units):
-            allowed = "allowed is false beside a mask and a control image of its own"
-            raise refuse_field("inpaint_full_res", f"is {body.inpaint_full_res!r}; {allowed}")
+        if isinstance(body, ImageToImageBody) and inputs is not None and is_part_generated(body):
+            size = (inputs.width_pixels, inputs.height_pixels)
+            cut = partial(cut_controls, body, units, size, context.limits)
+            units = await context.decoders.run(customer.name, cut, fetched)
         return await prepare_controls(
             context, customer, units, inputs, requested=body.size, names=body.field_names(), defaults=defaults
         )

@@ -54,9 +54,13 @@ def list_samplers(offered: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": name, "aliases": [], "options": {}} for name in names]
 
 
-def list_schedulers() -> list[dict[str, Any]]:
-    """The answer of ``schedulers``."""
+def list_schedulers(offered: Sequence[str]) -> list[dict[str, Any]]:
+    """The answer of ``schedulers``: those that any of the model's samplers can be combined with."""
+    found = {split_sampler(name)[1] for name in offered}
+    if NAMED[-1] in found:
+        found.add(SIMPLE)
     return [
         {"name": name, "label": label, "aliases": None, "default_rho": -1.0, "need_inner_model": False}
         for name, label in SCHEDULES.items()
+        if name in (AUTOMATIC, UNIFORM) or label in found
     ]

@@ -1,7 +1,7 @@
 """The fields and headers of Replicate's predictions. https://replicate.com/docs/reference/http"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -153,20 +153,20 @@ class PredictionInput(ApiBody):
     controlnet: str | ControlsField = Field(
         default=None, description="A ControlNet's name, whose image is `control_image`; or several with theirs."
     )
-    control_image: str | None = Field(default=None, description="The control image, as a data: URL.")
+    control_image: str | None = Field(default=None, description="The control image, given as `image` is.")
     controlnet_conditioning_scale: WireNumber | None = Field(default=None, description="Weight of `controlnet`.")
     controlnet_1: str | None = Field(default=None, description="A ControlNet's name, or none.")
-    controlnet_1_image: str | None = Field(default=None, description="Its control image, as a data: URL.")
+    controlnet_1_image: str | None = Field(default=None, description="Its control image, given as `image` is.")
     controlnet_1_conditioning_scale: WireNumber | None = Field(default=None, description="Its weight.")
     controlnet_1_start: WireNumber | None = None
     controlnet_1_end: WireNumber | None = None
     controlnet_2: str | None = Field(default=None, description="A ControlNet's name, or none.")
-    controlnet_2_image: str | None = Field(default=None, description="Its control image, as a data: URL.")
+    controlnet_2_image: str | None = Field(default=None, description="Its control image, given as `image` is.")
     controlnet_2_conditioning_scale: WireNumber | None = Field(default=None, description="Its weight.")
     controlnet_2_start: WireNumber | None = None
     controlnet_2_end: WireNumber | None = None
     controlnet_3: str | None = Field(default=None, description="A ControlNet's name, or none.")
-    controlnet_3_image: str | None = Field(default=None, description="Its control image, as a data: URL.")
+    controlnet_3_image: str | None = Field(default=None, description="Its control image, given as `image` is.")
     controlnet_3_conditioning_scale: WireNumber | None = Field(default=None, description="Its weight.")
     controlnet_3_start: WireNumber | None = None
     controlnet_3_end: WireNumber | None = None
@@ -239,6 +239,16 @@ class PredictionInput(ApiBody):
     def has_controls(self) -> bool:
         """Whether any field may ask for a ControlNet."""
         return any(name.startswith("control") for name in self.model_fields_set)
+
+    def list_image_texts(self) -> Iterator[tuple[str, str]]:
+        """Fields that hold images, as errors call them, and what is written there."""
+        numbered = (f"controlnet_{number}_image" for number in CONTROL_NUMBERS)
+        for name in ("image", "mask", "control_image", *numbered):
+            if text := getattr(self, name):
+                yield f"{self.PREFIX}{name}", text
+        for number, one in enumerate(self.controlnet if isinstance(self.controlnet, list) else ()):
+            if one.image:
+                yield f"{self.PREFIX}controlnet[{number}].image", one.image
 
     def list_controls(self) -> list[ControlUnit]:
         """The ControlNets of all its fields. Run it in ``Decoders``, since images are read. Raises RefusalError."""
@@ -356,11 +366,9 @@ def parse_cancel_after(text: str | None) -> timedelta | None:
 
 
 def build_prediction_inputs(
-    body: PredictionInput, defaults: GenerationDefaults, limits: LimitsConfig, files: Mapping[str, bytes]
+    body: PredictionInput, defaults: GenerationDefaults, limits: LimitsConfig
 ) -> InputImages | None:
     """``input.image`` and ``input.mask``, or None if there are none. Takes time: run it in ``Decoders``.
-
-    ``files`` are those that the input names, by their addresses.
 
     Raises RefusalError.
     """
@@ -375,7 +383,7 @@ def build_prediction_inputs(
         return decode_image(field, data, max_pixels=limits.max_input_pixels)
 
     def read(field: str, text: str) -> bytes:
-        return files[text] if text in files else decode_base64(field, text, is_prefix_needed=True)
+        return decode_base64(field, text, is_prefix_needed=True)
 
     if body.is_upscaling:
         return build_enlarge_inputs(image_name, read(image_name, body.image), limits)

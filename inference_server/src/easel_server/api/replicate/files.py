@@ -148,7 +148,8 @@ def read_upload(form: Form, *, owner: str) -> tuple[bytes, FileDescription]:
 
 
 def _read_metadata(form: Form) -> str:
-    texts = form.files.get("metadata", [form.fields.get("metadata", "{}").encode()])
+    field = form.fields.get("metadata", "{}")
+    texts = form.files.get("metadata", [field.encode() if isinstance(field, str) else _METADATA.dump_json(field)])
     if len(texts) > 1 or len(texts[0]) > MAX_METADATA_BYTES:
         raise refuse_field("metadata", f"is longer than {MAX_METADATA_BYTES} bytes, the most allowed, or given twice")
     try:
@@ -176,9 +177,9 @@ def build_file(file: StoredFile, links: Links) -> dict[str, Any]:
 async def read_named_files(files: FileStore, body: PredictionInput, owner: str) -> dict[str, bytes]:
     """Contents of the owner's files that an input names, by their addresses. Raises RefusalError."""
     found: dict[str, bytes] = {}
-    for name, text in (("input.image", body.image), ("input.mask", body.mask)):
-        match = FILE_URL.fullmatch(text) if text is not None else None
-        if match is None:
+    for name, text in body.list_image_texts():
+        match = FILE_URL.fullmatch(text)
+        if match is None or text in found:
             continue
         content = await files.read(match[1], owner)
         if content is None:

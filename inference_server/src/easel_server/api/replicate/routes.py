@@ -225,14 +225,16 @@ class PredictionHandlers:
         for name in (body.model, body.version):
             context.check_model(name)
         body.input.check_upscaling()
-        inputs = None
+        inputs, units = None, []
+        files = await read_named_files(context.stores.files, body.input, customer.name)
         if body.input.has_inputs():
             defaults = (await context.model_facts()).defaults
-            files = await read_named_files(context.stores.files, body.input, customer.name)
-            build = partial(build_prediction_inputs, body.input, defaults, limits, files)
-            inputs = await context.decoders.run(customer.name, build)
-            del build, files
-        units = await context.decoders.run(customer.name, body.input.list_controls) if body.input.has_controls else []
+            build = partial(build_prediction_inputs, body.input, defaults, limits)
+            inputs = await context.decoders.run(customer.name, build, files)
+            del build
+        if body.input.has_controls:
+            units = await context.decoders.run(customer.name, body.input.list_controls, files)
+        del files
         controls: dict[str, Any] = {}
         if units:
             inputs, controls = await prepare_controls(

@@ -45,6 +45,13 @@ def preprocess(name: str, image: Image.Image, thresholds: tuple[float | None, fl
     return work_on(image, WORK[name], first, second)
 
 
+def match_colors(image: Image.Image, like: Image.Image) -> Image.Image:
+    """The image with its own lightness and with colours spread as in the other one; both are RGB of any size."""
+    from easel_server.gateway.preprocessing.work import match  # noqa: PLC0415  # likewise
+
+    return match(image, like)
+
+
 def find_threshold_fault(name: str, thresholds: tuple[float | None, float | None]) -> tuple[int, str] | None:
     """Which of the thresholds isn't allowed, and why."""
     for index, (own, given) in enumerate(zip(PREPROCESSORS[name].thresholds, thresholds, strict=False)):

@@ -96,7 +96,7 @@ def add_control_images(
     encoded, requests = [], []
     inputs = inputs or InputImages(width_pixels=size[0], height_pixels=size[1], images={})
     for unit in units:
-        image = _fit(_open(unit, inputs, limits), size, unit.fit)
+        image = fit_control(_open(unit, inputs, limits), size, unit.fit)
         encoded.append(encode_lossless(preprocess(unit.preprocessor, image, unit.thresholds)))
     inputs = replace(inputs, controls=tuple(encoded))
     for unit, digest in zip(units, inputs.control_digests, strict=True):
@@ -114,7 +114,8 @@ def _open(unit: ControlUnit, inputs: InputImages, limits: LimitsConfig) -> Image
     return Image.open(BytesIO(begun)).convert("RGB")
 
 
-def _fit(image: Image.Image, size: Size, way: ControlFit) -> Image.Image:
+def fit_control(image: Image.Image, size: Size, way: ControlFit) -> Image.Image:
+    """A control image at exactly this size."""
     if image.size == size:
         return image
     resample = Image.Resampling.LANCZOS

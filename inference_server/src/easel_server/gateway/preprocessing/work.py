@@ -21,6 +21,24 @@ def work_on(image: Image.Image, work: Work, first: float, second: float) -> Imag
     return Image.fromarray(np.ascontiguousarray(work(pixels, first, second)))
 
 
+def match(image: Image.Image, like: Image.Image) -> Image.Image:
+    """See ``match_colors``: in CIELAB, the two channels of colour get the other image's histograms."""
+    own, other = (
+        np.asarray(cv2.cvtColor(np.asarray(each, dtype=np.uint8), cv2.COLOR_RGB2LAB), dtype=np.uint8)
+        for each in (image, like)
+    )
+    for channel in (1, 2):
+        shares, wanted = (_count_shares(each[..., channel]) for each in (own, other))
+        table = np.interp(shares, wanted, np.arange(wanted.size)).round().astype(np.uint8)
+        own[..., channel] = table[own[..., channel]]
+    return Image.fromarray(cv2.cvtColor(own, cv2.COLOR_LAB2RGB))
+
+
+def _count_shares(values: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Of each value the share of all that are no larger."""
+    return np.cumsum(np.bincount(values.ravel(), minlength=256)) / values.size
+
+
 def _canny(pixels: Pixels, low: float, high: float) -> Pixels:
     return _to_rgb(cv2.Canny(pixels, low, high))
 
