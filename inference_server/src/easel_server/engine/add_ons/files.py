@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from easel_contract.server_config import SourceConfig
 from easel_server.engine.add_ons.buckets import download_object
 from easel_server.engine.add_ons.volumes import SHOWN_FILES, describe_source, find_on_volume, is_on_volume
 from easel_server.engine.interface import GatheredAddOn, GenerationError
-from easel_server.engine.model_files.hub import DISK_FULL, Hub, Snapshot, download_files, open_snapshot
+from easel_server.engine.model_files.hub import DISK_FULL, Hub, Snapshot, Wording, download_files, open_snapshot
 from easel_server.engine.model_files.selection import ModelFileError, format_gib
 from easel_server.outbound.fetch import Fetcher, FetchError, FetchFailure
 
@@ -41,6 +41,8 @@ KEEP_SECONDS: Final = 3600.0  # a file that a job asked for so lately isn't dele
 MAX_REMEMBERED: Final = 2048  # digests, failures, places
 MAX_DIRECTORY_FILES: Final = 64
 WEIGHTS_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
+# Of the Hub's failures. All is fetched with one token: the model's, where that has one.
+WORDING: Final = Wording("it", "its source", "its revision", "spec.downloads.tokenSecretName")
 DIFFUSERS_CONFIG: Final = "config.json"
 DIFFUSERS_WEIGHTS: Final = "diffusion_pytorch_model"
 LORA_WEIGHTS: Final = "pytorch_lora_weights.safetensors"
@@ -94,7 +96,7 @@ class AddOnFiles:
     ) -> None:
         """``directory``: where downloads are kept; None: among the machine's temporary files."""
         self._directory = directory if directory is not None else Path(tempfile.gettempdir()) / "easel-add-ons"
-        self._hub = hub
+        self._hub = replace(hub, wording=WORDING)
         self._bounds = bounds or Bounds()
         self._clock = clock
         self._known = _Known()
