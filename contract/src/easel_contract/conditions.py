@@ -27,6 +27,7 @@ class ConditionType(StrEnum):
     MODEL_LOADED = "ModelLoaded"  # some worker holds the model
     SCALING_ACTIVE = "ScalingActive"  # the number of workers follows the work
     CAPACITY_AVAILABLE = "CapacityAvailable"  # the cluster takes the pods that are wanted
+    ADD_ONS_AVAILABLE = "AddOnsAvailable"  # requests can have each add-on; only of services that have some
     # What kstatus reads (Flux, Helm, kpt): True only while something is up.
     RECONCILING = "Reconciling"  # the pods don't follow the newest spec yet
     STALLED = "Stalled"  # they won't until somebody acts
@@ -72,6 +73,8 @@ class Reason(StrEnum):
     ENGINE_FAILED = "EngineFailed"  # a GPU that failed under way: its worker starts anew
     CRASH_LOOP = "CrashLoop"
     IMAGE_PULL_FAILED = "ImagePullFailed"
+    # AddOnsAvailable
+    ADD_ON_UNAVAILABLE = "AddOnUnavailable"
     # ScalingActive
     FOLLOWING_DEMAND = "FollowingDemand"
     FIXED_REPLICAS = "FixedReplicas"

@@ -30,6 +30,7 @@ BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker, at each step: i
 GATHER_SECONDS: Final = "easel_gather_seconds"  # histogram, worker: until a job's add-ons are on its machine
 GATHERED_BYTES_TOTAL: Final = "easel_gathered_bytes_total"  # counter, worker: downloaded of add-ons
 GATHER_FAILURES_TOTAL: Final = "easel_gather_failures_total"  # counter, worker, label kind=permanent|transient|…
+ADD_ON_UNAVAILABLE: Final = "easel_add_on_unavailable"  # gauge 1, worker, labels name, key, message: can't be used
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 START_PHASE_SECONDS: Final = "easel_worker_start_phase_seconds"  # gauge, worker, label phase: of its last start
 RESTARTS: Final = "easel_worker_restarts"  # gauge, worker: workers that ended before, in the same container
@@ -46,6 +47,9 @@ TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task:
 ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model
 
 LABEL_PHASE: Final = "phase"
+LABEL_NAME: Final = "name"  # of an add-on, as clients say it
+LABEL_KEY: Final = "key"  # of its configured source
+LABEL_MESSAGE: Final = "message"  # a sentence; shortened
 
 
 class ColdStartPhase(StrEnum):

@@ -75,6 +75,7 @@ from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics,
 from easel_server.transport.server import EmbeddedServer
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.worker.engine_health import EngineFailedError
+from easel_server.worker.gathering import watch_add_ons
 from easel_server.worker.worker import Worker, WorkerSettings
 
 PROBE_GRACE_SECONDS = 1
@@ -264,6 +265,8 @@ class Process:
             parts.append(self._keep_running("live config", lambda: self._live.follow(self._settings.config_file)))
         if self._serves_apis and bool(self._settings.webhook_secrets):
             parts.append(self._keep_running("webhooks", self._deliver_webhooks))
+        if self._runs_worker and self._config.engine.kind is EngineKind.DIFFUSERS:  # the synthetic one reads no files
+            parts.append(self._keep_running("add-ons", self._watch_add_ons))  # has looked once the model is loaded
         working = asyncio.create_task(self._work(), name="worker") if self._runs_worker else None
         if working is not None:
             parts.append(working)
@@ -398,6 +401,9 @@ class Process:
         while True:
             await self._try_to_publish(publish_hold(self._stores.facts, key))
             await asyncio.sleep(HOLD_AGAIN_SECONDS)
+
+    async def _watch_add_ons(self) -> None:
+        await watch_add_ons(self._config.add_ons, self._settings.config_file, self._metrics.add_on_problems)
 
     async def _publish_facts(self, facts: ModelFacts) -> None:
         while True:

@@ -38,7 +38,10 @@ CONFIGURATION = {
 # The Hub's address is read when its client is imported, hence processes of their own; without torch they start quickly.
 PROGRAM = """
 import json, sys
+from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SourceConfig
+from easel_server.engine.add_ons.files import AddOnFiles
+from easel_server.engine.interface import GenerationError
 from easel_server.engine.model_files.gathering import Gathering, gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.selection import ModelFileError
@@ -46,6 +49,14 @@ assert "torch" not in sys.modules
 for line in sys.stdin:
     asked = json.loads(line)
     pauses = []
+    if asked.get("is_add_on"):
+        files = AddOnFiles(None, Hub(asked.get("token"), pauses.append))
+        try:
+            answer = {"path": str(files.find(AddOnConfig(name="ink", **asked["source"])).path)}
+        except (GenerationError, OSError) as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer | {"pauses": pauses}), flush=True)
+        continue
     how = Gathering(
         dtype=asked.get("dtype", "float32"),
         allow_pickles=asked.get("allow_pickles", False),
@@ -230,11 +241,11 @@ def test_memory_is_known_from_the_heads_of_the_files(client: Client) -> None:
 
 
 REFUSED = {
-    "gone/model": "gone/model on the Hugging Face Hub does not exist or is private: check model.source, or set model.",
-    "secret/model": "does not exist or is private: check model.source, or set model.tokenSecretName",
-    "private/model": "does not exist or is private: check model.source, or set model.tokenSecretName",
-    "gated/model": "is gated: accept its licence on its page, then set model.tokenSecretName",
-    "old/model": "has no revision 'v9'; check model.revision",
+    "gone/model": "gone/model on the Hugging Face Hub does not exist or is private: check model.source, or set",
+    "secret/model": "does not exist or is private: check model.source, or set model.source.hugging",
+    "private/model": "does not exist or is private: check model.source, or set model.source.hugging",
+    "gated/model": "is gated: accept its licence on its page, then set model.source.huggingFace.tokenSecretName",
+    "old/model": "has no revision 'v9'; check model.source.huggingFace.revision",
     "down/model": "was not reached for down/model in 4 attempts",
     "not a repository": "is no repository id; model.source must be OWNER/NAME or an absolute path",
     "owner/files": "has no model_index.json: model.source must name a pipeline in diffusers' layout; it has single "
@@ -256,6 +267,29 @@ def test_the_hubs_refusals_say_what_to_change(client: Client, hub: HubServer, so
     # Only a Hub that can't be reached is asked again, and nothing is downloaded in vain.
     assert len(answer["pauses"]) == (3 if source.startswith("down") else 0)
     assert not any(name.endswith((".safetensors", ".bin", ".py")) for name in hub.files)
+
+
+REFUSED_ADD_ONS = {
+    "gone/ink": "ink (gone/ink): gone/ink on the Hugging Face Hub does not exist or is private: check its source, or "
+    "set spec.downloads.tokenSecretName to a Secret with a Hub token that may read it",
+    "gated/ink": "is gated: accept its licence on its page, then set spec.downloads.tokenSecretName",
+    "old/ink": "has no revision 'v9'; check its revision",
+    "down/ink": "or put it on a volume and name its path in its source",
+    "owner/both": "ink (owner/both) has 5 files of weights; name one in its file: text_encoder/model.",
+}
+
+
+@pytest.mark.parametrize("source", REFUSED_ADD_ONS)
+def test_the_hubs_refusals_of_an_add_on_speak_of_its_own_fields(client: Client, source: str) -> None:
+    answer = client.ask(source, revision="v9", is_add_on=True)
+    assert REFUSED_ADD_ONS[source] in answer["error"]
+    assert "model.source" not in answer["error"]
+
+
+def test_an_add_ons_file_comes_from_the_hub_and_nothing_beside_it(client: Client, hub: HubServer) -> None:
+    answer = client.ask("owner/both", file=FULL[0], is_add_on=True)
+    assert Path(answer["path"]).read_bytes() == (hub.root / "owner/both" / FULL[0]).read_bytes()
+    assert {name for name in hub.files if name.endswith(".safetensors")} == {FULL[0]}
 
 
 def test_a_variant_that_there_is_not_is_named_with_those_that_there_are(client: Client, hub: HubServer) -> None:

@@ -32,6 +32,7 @@ GATEWAY_ONLY = {
     contract.STREAMS,
 }
 WORKER_ONLY = {
+    contract.ADD_ON_UNAVAILABLE,
     contract.GATHER_FAILURES_TOTAL,
     contract.GATHERED_BYTES_TOTAL,
     contract.GATHER_SECONDS,

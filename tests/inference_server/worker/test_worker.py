@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 
 import pytest
 from easel_contract import metrics as contract
 from easel_contract.add_ons import AddOnConfig
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.interface import GatheredAddOn, GenerationError
 from easel_server.generation.job import Job, JobState
+from easel_server.generation.parameters import GenerationParameters
 from easel_server.stores.jobs.interface import JobBounds, Jobs
 
 from tests.inference_server.stores.conftest import BuildStores
@@ -353,6 +355,33 @@ async def test_a_job_whose_add_ons_cant_be_had_fails_with_the_reason(store: Jobs
 
 
 STYLE = AddOnConfig(name="style", source="someone/style")
+
+
+class OneIsMissing(FakeEngine):
+    """Has every add-on but ``missing``."""
+
+    missing = "clay"
+
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
+        if any(each.name == self.missing for each in add_ons):
+            raise GenerationError(f"{self.missing} (/add-ons/loras) isn't there")
+        return super().gather(parameters, add_ons)
+
+
+async def test_a_worker_says_which_of_a_jobs_add_ons_it_couldnt_have_until_a_job_has_it(store: Jobs) -> None:
+    engine = OneIsMissing()
+    worker, metrics = build_worker(store, engine)
+    both = (STYLE, AddOnConfig(name="clay", source="/add-ons/loras"))
+    async with running(worker):
+        await store.submit(build_job("first", seed=1).model_copy(update={"add_ons": both}))
+        assert (await final_job(store, "first")).state is JobState.FAILED
+        assert [(each.name, each.message) for each in metrics.add_on_problems.list_problems()] == [
+            ("clay", "clay (/add-ons/loras) isn't there")
+        ]
+        engine.missing = "nothing"
+        await store.submit(build_job("second", seed=2).model_copy(update={"add_ons": both}))
+        assert (await final_job(store, "second")).state is JobState.SUCCEEDED
+        assert metrics.add_on_problems.list_problems() == []
 
 
 async def gathering_of(engine: FakeEngine, seed: int) -> None:

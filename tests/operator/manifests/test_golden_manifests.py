@@ -202,6 +202,8 @@ def test_an_adapter_that_needs_nothing_mounted_replaces_no_pod() -> None:
         assert {name for name, child in after.items() if child != before[name]} == {"ConfigMap painter-config"}
         offered = json.loads(after["ConfigMap painter-config"]["data"]["gateway.json"])["addOns"]["adapters"]
         assert [each["name"] for each in offered] == ["clay", added["name"]]
+        looked_for = json.loads(after["ConfigMap painter-config"]["data"]["worker.json"])["addOns"]["adapters"]
+        assert looked_for == offered, "workers look for what is on volumes before a request asks for it"
 
 
 @pytest.mark.parametrize("source", [VOLUME_ADD_ON, BUCKET_ADD_ON])

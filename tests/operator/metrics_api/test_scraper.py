@@ -192,6 +192,14 @@ def test_absent_figures_are_missing() -> None:
     assert parse_metrics("python_info 1\n") == PodMetrics()
 
 
+def test_add_ons_that_a_worker_cant_have_are_read_by_key_with_the_reason() -> None:
+    text = (
+        'easel_add_on_unavailable{name="ink",key="0a1b",message="ink (/add-ons) has no \\"ink\\"; correct {it}"} 1.0\n'
+        'easel_add_on_unavailable{name="of a later release"} 1.0\n'
+    )
+    assert parse_metrics(text).add_on_problems == {"0a1b": 'ink (/add-ons) has no "ink"; correct {it}'}
+
+
 def test_an_address_may_be_ipv6() -> None:
     assert str(module.build_url(ScrapeTarget("pod", "worker", "fd00::7"))) == "http://[fd00::7]:9090/metrics"
 

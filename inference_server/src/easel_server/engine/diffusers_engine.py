@@ -241,7 +241,8 @@ class DiffusersEngine:
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         """As Engine says."""
         gathered = self._add_on_files.gather(add_ons)
-        self._adapters.prefetch(parameters.adapters, add_ons)
+        keys = {config.key for config in add_ons}
+        self._adapters.prefetch([use for use in parameters.adapters if use.key in keys], add_ons)
         control_keys = {use.key for use in parameters.controls}
         for config in add_ons:
             if config.key in control_keys:

@@ -122,7 +122,7 @@ class Engine(Protocol):
         ...
 
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
-        """Bring the files of a job's add-ons to this machine. In any thread, while jobs are stepped; takes its time.
+        """Bring the files of a job's add-ons, some or all, here. In any thread, while jobs are stepped; takes its time.
 
         Raises GenerationError for what can't be had, and OSError where trying again may help.
         """

@@ -26,6 +26,7 @@ from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
+from easel_server.telemetry.add_on_problems import AddOnProblems
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.worker_start import WorkerStart
 
@@ -328,7 +329,9 @@ class ServerMetrics:
         )
         self._busy = Stopwatch()
         self.generating = Stopwatch()
+        self.add_on_problems = AddOnProblems()
         if registry is not None:
+            registry.register(self.add_on_problems)
             text = "Time that this worker had a job in hand."
             registry.register(_StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
             text = "Time that this worker's engine was generating."

@@ -2,7 +2,8 @@
 
 A few jobs may wait for it without taking the room of others. One that is stopped meanwhile, or takes too long, leaves
 at once; its download goes on for the next that needs it. What can't be had for good ends its job; what may be had later
-costs an attempt, after a pause, so that attempts aren't used up within a moment.
+costs an attempt, after a pause, so that attempts aren't used up within a moment. What add-ons can't be had is a metric;
+those on volumes are looked for before a job asks for them.
 """
 
 import asyncio
@@ -10,17 +11,25 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
-from easel_server.engine.interface import Engine, GatheringError, GenerationError, StopGenerationError
+from easel_contract.add_ons import AddOnConfig, AddOnsConfig
+from easel_contract.server_config import ServerConfig
+from pydantic import ValidationError
+
+from easel_server.engine.add_ons.volumes import find_on_volume, is_on_volume
+from easel_server.engine.interface import Engine, GatheredAddOn, GatheringError, GenerationError, StopGenerationError
 from easel_server.stores.errors import StoreError
 from easel_server.stores.facts.add_on_contents import AddOnContents
+from easel_server.telemetry.add_on_problems import AddOnProblems
 from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.job_run import JobRun, StopReason
 
 MAX_GATHERING: Final = 4  # jobs that don't take others' room; and downloads at a time
 GATHER_SECONDS: Final = 900.0
+LOOK_AGAIN_SECONDS: Final = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +55,7 @@ class Gatherer:
         self._pause_seconds = pause_seconds
         self._stopped: dict[JobRun, asyncio.Event] = {}  # of those whose add-ons are on their way
         self._tasks: dict[JobRun, asyncio.Task[None]] = {}
+        self._arriving: dict[JobRun, AddOnConfig] = {}  # the one that is brought just now
         self._executor = ThreadPoolExecutor(max_workers=MAX_GATHERING, thread_name_prefix="gather")
 
     @property
@@ -91,6 +101,7 @@ class Gatherer:
             self._metrics.observe_gathering(seconds, sum(each.downloaded_bytes for each in run.gathered))
             logger.debug("job %s: its add-ons are here after %.1f s", run.job.id, seconds)
         del self._tasks[run], self._stopped[run]
+        self._arriving.pop(run, None)
         self._on_gathered(run)
 
     async def _report_contents(self, run: JobRun) -> None:
@@ -102,11 +113,28 @@ class Gatherer:
         except StoreError as error:
             logger.debug("job %s: what its add-ons hold isn't reported: %s", run.job.id, error)
 
+    def _bring(self, run: JobRun) -> tuple[GatheredAddOn, ...]:
+        """One after the other, so that it is known which of them can't be had. Blocks; raises as ``Engine.gather``."""
+        gathered: list[GatheredAddOn] = []
+        for add_on in run.job.add_ons:
+            self._arriving[run] = add_on
+            try:
+                gathered += self._engine.gather(run.job.parameters, (add_on,))
+            except (GenerationError, OSError) as error:
+                self._metrics.add_on_problems.note_met(add_on, str(error))
+                raise
+            self._metrics.add_on_problems.note_usable(add_on)
+        return tuple(gathered)
+
+    def _fail_slow(self, run: JobRun) -> Exception:
+        error = GatheringError(_describe_slow(run, self._gather_seconds))
+        if (slow := self._arriving.get(run)) is not None:
+            self._metrics.add_on_problems.note_met(slow, str(error))
+        return self._fail(run, "timeout", error)
+
     async def _find_error(self, run: JobRun) -> Exception | None:
         """What keeps a job from being generated."""
-        call = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._engine.gather, run.job.parameters, run.job.add_ons
-        )
+        call = asyncio.get_running_loop().run_in_executor(self._executor, self._bring, run)
         stopping = asyncio.create_task(self._stopped[run].wait())
         awaited: set[asyncio.Future[Any]] = {call, stopping}
         done, _ = await asyncio.wait(awaited, timeout=self._gather_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -116,7 +144,7 @@ class Gatherer:
             return StopGenerationError(run.stop_reason)
         if call not in done:
             _leave_behind(call)
-            return self._fail(run, "timeout", GatheringError(_describe_slow(run, self._gather_seconds)))
+            return self._fail_slow(run)
         failure = call.exception()
         if failure is None:
             run.gathered = call.result()
@@ -152,3 +180,52 @@ def _leave_behind(call: asyncio.Future[Any]) -> None:
     """It goes on, for whoever needs the same next; what it fails with was asked for by nobody."""
     call.cancel()
     call.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def watch_add_ons(
+    configured: AddOnsConfig,
+    file: Path | None,
+    problems: AddOnProblems,
+    *,
+    period_seconds: float = LOOK_AGAIN_SECONDS,
+) -> None:
+    """Look now and then for what is on volumes, ahead of any job that asks for it, until cancelled. ``file`` is the
+    configuration's, which may name others by now.
+
+    What has to be fetched isn't looked for: every worker asking the Hub for every add-on would be a load of its own.
+    """
+    while True:
+        configured = _read_add_ons(file) or configured
+        found = await asyncio.to_thread(_find_missing, _list_all(configured))
+        for each in problems.set_missing(found):
+            logger.warning("requests for it would fail: %s", each.message)
+        await asyncio.sleep(period_seconds)
+
+
+def _list_all(add_ons: AddOnsConfig) -> Sequence[AddOnConfig]:
+    return (*add_ons.adapters, *add_ons.control_nets, *add_ons.upscalers)
+
+
+def _read_add_ons(file: Path | None) -> AddOnsConfig | None:
+    """None where it can't be read now: what was known stays."""
+    if file is None:
+        return None
+    try:
+        return ServerConfig.model_validate_json(file.read_bytes()).add_ons
+    except (OSError, ValidationError) as error:
+        logger.debug("configuration file %s can't be read for now: %s", file, error)
+        return None
+
+
+def _find_missing(add_ons: Sequence[AddOnConfig]) -> dict[AddOnConfig, str]:
+    missing = {}
+    for add_on in add_ons:
+        if not is_on_volume(add_on):
+            continue
+        try:
+            find_on_volume(add_on)
+        except GenerationError as error:
+            missing[add_on] = str(error)
+        except OSError as error:
+            missing[add_on] = f"{add_on.name} ({add_on.source}) can't be looked for: {error.strerror or error}"
+    return missing

@@ -54,6 +54,7 @@ class PodMetrics:
     is_redis_evicting: bool = False  # Redis is refused, since it may drop what it keeps
     start_phases: Mapping[str, float] = field(default_factory=dict)  # seconds of a worker's start, by ColdStartPhase
     restarts: int = 0  # workers that ended before, in the same container
+    add_on_problems: Mapping[str, str] = field(default_factory=dict)  # what can't be used, by key: why
 
 
 @dataclass(frozen=True, slots=True)

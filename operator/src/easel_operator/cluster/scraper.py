@@ -41,6 +41,7 @@ READ_SERIES: Final = (
     metrics.LONGEST_JOB_SECONDS,
     metrics.START_PHASE_SECONDS,
     metrics.RESTARTS,
+    metrics.ADD_ON_UNAVAILABLE,
     metrics.JOBS_SUBMITTED_TOTAL,
     metrics.PREDICTED_GPU_SECONDS_TOTAL,
     metrics.JOBS_TOTAL,
@@ -157,6 +158,11 @@ def parse_metrics(text: str) -> PodMetrics:
             if labels.get(metrics.LABEL_PHASE) in set(metrics.ColdStartPhase)
         },
         restarts=round(_read_value(series, metrics.RESTARTS) or 0),
+        add_on_problems={
+            labels[metrics.LABEL_KEY]: labels.get(metrics.LABEL_MESSAGE, "")
+            for labels, value in series.get(metrics.ADD_ON_UNAVAILABLE, ())
+            if labels.get(metrics.LABEL_KEY) and value >= 1
+        },
         counters=CounterReading(
             submitted=_read_value(series, metrics.JOBS_SUBMITTED_TOTAL),
             predicted_gpu_seconds=_read_value(series, metrics.PREDICTED_GPU_SECONDS_TOTAL),

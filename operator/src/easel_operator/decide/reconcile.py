@@ -41,6 +41,7 @@ from easel_operator.decide.status import (
     build_scaling_status,
     build_status,
     build_status_patch,
+    decide_add_ons_available,
     read_conditions,
 )
 from easel_operator.manifests.children import build_children
@@ -84,7 +85,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
     conditions = build_conditions(
-        _decide_conditions(facts, failures),
+        _decide_conditions(facts, failures, service),
         previous,
         generation=generation,
         is_rolled_out=facts.is_rolled_out,
@@ -113,8 +114,11 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     )
 
 
-def _decide_conditions(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> dict[ConditionType, ConditionState]:
+def _decide_conditions(
+    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], service: Json
+) -> dict[ConditionType, ConditionState]:
     progressing = decide_progressing(facts, failures)
+    add_ons = decide_add_ons_available(facts, service)
     return {
         ConditionType.READY: decide_ready(facts, failures),
         ConditionType.PROGRESSING: progressing,
@@ -123,6 +127,7 @@ def _decide_conditions(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) 
         ConditionType.CAPACITY_AVAILABLE: decide_capacity_available(facts),
         ConditionType.RECONCILING: decide_reconciling(progressing),
         ConditionType.STALLED: decide_stalled(progressing),
+        **({} if add_ons is None else {ConditionType.ADD_ONS_AVAILABLE: add_ons}),
     }
 
 
@@ -287,7 +292,8 @@ def _report_only(
         ConditionType.RECONCILING: decide_reconciling(progressing),
         ConditionType.STALLED: decide_stalled(progressing),
     }
-    states = {**dict.fromkeys(ConditionType, waiting), **states, **news}
+    everywhere = set(ConditionType) - {ConditionType.ADD_ONS_AVAILABLE}
+    states = {**dict.fromkeys(everywhere, waiting), **states, **news}
     generation = service["metadata"].get("generation", 0)
     built = build_conditions(states, previous, generation=generation, is_rolled_out=False, now=now)
     # What wasn't looked at is left with the generation of which it was said.

@@ -64,6 +64,7 @@ def build_scrape_report(
     longest_job_seconds: int,
     waiting_since: datetime | None,
     cold_start: ColdStartStatus | None,
+    add_on_problems: Mapping[str, str] | None,
 ) -> ScrapeReport:
     """What the pods reported, as far as the reconciler looks at it."""
     return ScrapeReport(
@@ -74,7 +75,23 @@ def build_scrape_report(
         is_data_missing=observation.at - data_seen_at > MISSING_DATA_AFTER,
         longest_job_seconds=longest_job_seconds,
         cold_start=cold_start,
+        add_on_problems=add_on_problems,
     )
+
+
+def find_add_on_problems(
+    workers: Iterable[PodStatus], samples: Iterable[PodSample], known: Mapping[str, str] | None
+) -> Mapping[str, str] | None:
+    """What ready workers say now, of all of them; ``known`` while none answers: a service that sleeps mends nothing."""
+    ready = {worker.name for worker in workers if worker.is_ready}
+    answers = [each.metrics for each in samples if each.metrics is not None and each.pod_name in ready]
+    if not answers:
+        return known
+    found: dict[str, str] = {}
+    for metrics in answers:
+        for key, message in metrics.add_on_problems.items():
+            found[key] = min(message, found.get(key, message))  # the same of several, whichever answers first
+    return found
 
 
 def find_longest_job_seconds(samples: Iterable[PodSample], known: int) -> int:

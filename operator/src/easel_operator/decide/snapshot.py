@@ -45,6 +45,8 @@ class ScrapeReport:
     is_data_missing: bool = False  # nobody has reported the queue's depth for so long that scaling stands still
     longest_job_seconds: int = 0  # so far; 0: none was seen
     cold_start: ColdStartStatus | None = None  # of the worker that became ready last
+    # Add-ons that some worker can't have, by the key of their configured source: why. None: no worker has said yet.
+    add_on_problems: Mapping[str, str] | None = None
     waiting_since: datetime | None = None  # requests wait and no worker is ready; None where either isn't so
 
 

@@ -30,6 +30,7 @@ from easel_operator.decide.scaling import (
     build_scrape_report,
     count_pods,
     decide_deletion_costs,
+    find_add_on_problems,
     find_cold_start,
     find_longest_job_seconds,
     find_waiting_since,
@@ -60,6 +61,7 @@ class ServiceState:
     planner: PlannerState
     longest_job_seconds: int = 0
     cold_start: ColdStartStatus | None = None
+    add_on_problems: Mapping[str, str] | None = None  # by key; None: no worker has said yet
     waiting_since: datetime | None = None  # requests wait, and no worker is ready
     observation: Observation | None = None
     is_shown: bool = False  # whether what the planner asks for is among the metrics
@@ -211,10 +213,16 @@ class ScalingLoop:
         state.longest_job_seconds = find_longest_job_seconds(samples, state.longest_job_seconds)
         state.cold_start = find_cold_start(tick.workers, samples, state.cold_start)
         state.waiting_since = find_waiting_since(observation, state.waiting_since)
+        state.add_on_problems = find_add_on_problems(tick.workers, samples, state.add_on_problems)
         self._report_scrape(
             key,
             build_scrape_report(
-                observation, state.data_seen_at, state.longest_job_seconds, state.waiting_since, state.cold_start
+                observation,
+                state.data_seen_at,
+                state.longest_job_seconds,
+                state.waiting_since,
+                state.cold_start,
+                state.add_on_problems,
             ),
         )
         spec = state.spec

@@ -88,8 +88,11 @@ def gateway_config_hash(context: ChildContext) -> str:
 
 
 def worker_config_hash(context: ChildContext) -> str:
-    """Changes with what a worker reads; a change to a gateway's limits leaves it alone, and so the GPU pods."""
-    return hash_json([_worker_file(build_server_config(context)), context.release.redis_url])
+    """Changes with what a worker reads when it starts; a change to a gateway's limits leaves it alone, and so the GPU
+    pods, as does another add-on: jobs carry theirs, and a worker reads the list anew to look for what is on volumes."""
+    file = _worker_file(build_server_config(context))
+    started_with = {name: section for name, section in file.items() if name != "addOns"}
+    return hash_json([started_with, context.release.redis_url])
 
 
 def build_server_config(context: ChildContext) -> ServerConfig:
@@ -105,7 +108,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         service=owner.name,
         uid=owner.uid,
         model=_model_config(owner, spec),
-        add_ons=_add_ons_config(spec),
+        add_ons=build_add_ons(spec),
         engine=worker.engine,
         gateway=GatewayConfig(
             limits=gateway.limits,
@@ -172,8 +175,8 @@ def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
     return {"source": f"{mount}/{volume.path}" if volume and volume.path else mount}
 
 
-def _add_ons_config(spec: StableDiffusionServiceSpec) -> AddOnsConfig:
-    """Each of the resource's, with all that a worker needs to fetch it: it has no list of its own."""
+def build_add_ons(spec: StableDiffusionServiceSpec) -> AddOnsConfig:
+    """Each of the resource's, with all that a worker needs to fetch it; jobs carry those that they use."""
     return AddOnsConfig(
         adapters=tuple(
             AdapterConfig(default_weight=each.default_weight, models=each.models, **_add_on_source(each, spec))
@@ -228,7 +231,7 @@ def _gateway_file(config: ServerConfig) -> Json:
 
 
 def _worker_file(config: ServerConfig) -> Json:
-    return _to_file(config, {"gateway": True, "add_ons": True, "bucket": LINK_FIELDS})
+    return _to_file(config, {"gateway": True, "bucket": LINK_FIELDS})
 
 
 def _to_file(config: ServerConfig, left_out: dict[str, Any]) -> Json:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +26,9 @@ from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SourceConfig
 
 from easel_server.engine.add_ons.buckets import download_object
+from easel_server.engine.add_ons.volumes import SHOWN_FILES, describe_source, find_on_volume, is_on_volume
 from easel_server.engine.interface import GatheredAddOn, GenerationError
-from easel_server.engine.model_files.hub import DISK_FULL, Hub, Snapshot, download_files, open_snapshot
+from easel_server.engine.model_files.hub import DISK_FULL, Hub, Snapshot, Wording, download_files, open_snapshot
 from easel_server.engine.model_files.selection import ModelFileError, format_gib
 from easel_server.outbound.fetch import Fetcher, FetchError, FetchFailure
 
@@ -39,8 +40,9 @@ REMEMBER_FAILURE_SECONDS: Final = 60.0
 KEEP_SECONDS: Final = 3600.0  # a file that a job asked for so lately isn't deleted for room
 MAX_REMEMBERED: Final = 2048  # digests, failures, places
 MAX_DIRECTORY_FILES: Final = 64
-SHOWN_FILES: Final = 8
 WEIGHTS_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
+# Of the Hub's failures. All is fetched with one token: the model's, where that has one.
+WORDING: Final = Wording("it", "its source", "its revision", "spec.downloads.tokenSecretName")
 DIFFUSERS_CONFIG: Final = "config.json"
 DIFFUSERS_WEIGHTS: Final = "diffusion_pytorch_model"
 LORA_WEIGHTS: Final = "pytorch_lora_weights.safetensors"
@@ -94,7 +96,7 @@ class AddOnFiles:
     ) -> None:
         """``directory``: where downloads are kept; None: among the machine's temporary files."""
         self._directory = directory if directory is not None else Path(tempfile.gettempdir()) / "easel-add-ons"
-        self._hub = hub
+        self._hub = replace(hub, wording=WORDING)
         self._bounds = bounds or Bounds()
         self._clock = clock
         self._known = _Known()
@@ -123,7 +125,7 @@ class AddOnFiles:
                 until = self._clock() + self._bounds.remember_failure_seconds
                 self._remember(self._known.failures, key, (str(error), until))
                 raise
-            is_new = not Path(add_on.source).is_absolute() and str(path) not in seen_before
+            is_new = not is_on_volume(add_on) and str(path) not in seen_before
             return GatheredAddOn(add_on.name, key, digest, _count_bytes(path) if is_new else 0)
 
     def _raise_remembered(self, add_on: AddOnConfig) -> None:
@@ -141,8 +143,8 @@ class AddOnFiles:
     # Where it is
 
     def _bring(self, add_on: AddOnConfig) -> Path:
-        if Path(add_on.source).is_absolute():
-            path = _find_on_volume(add_on)
+        if is_on_volume(add_on):
+            path = find_on_volume(add_on)
         elif "://" in add_on.source:
             path = self._download(add_on)
         else:
@@ -173,9 +175,9 @@ class AddOnFiles:
                 raise GenerationError(_explain_size(add_on, needed, self._bounds.max_file_bytes))
             download_files(source, snapshot, self._hub, chosen)
         except ModelFileError as error:
-            message = f"{_describe(add_on)}: {error}"
+            message = f"{describe_source(add_on)}: {error}"
             if "was not reached" in str(error) and former is not None and former[0].exists():
-                logger.warning("%s: the Hub isn't reached, what it held before is used", _describe(add_on))
+                logger.warning("%s: the Hub isn't reached, what it held before is used", describe_source(add_on))
                 return former[0]
             if "was not reached" in str(error) or "became full" in str(error):
                 raise OSError(message) from error
@@ -199,7 +201,7 @@ class AddOnFiles:
             if path.is_file() and not add_on.source.startswith("s3://"):  # another process brought it meanwhile
                 return path
             part = path.with_name(f"{path.name}.part")
-            logger.info("%s: downloading", _describe(add_on))
+            logger.info("%s: downloading", describe_source(add_on))
             if add_on.source.startswith("s3://"):
                 tag = path.with_name(f"{path.name}.etag")
                 known = tag.read_text() if tag.is_file() and path.is_file() else None
@@ -226,7 +228,7 @@ class AddOnFiles:
             if error.errno not in DISK_FULL:
                 raise
             raise OSError(
-                f"{_describe(add_on)}: the disk with {self._directory} became full; give the pod more ephemeral "
+                f"{describe_source(add_on)}: the disk with {self._directory} became full; give the pod more ephemeral "
                 "storage, or a larger volume for its caches"
             ) from error
 
@@ -241,7 +243,7 @@ class AddOnFiles:
             try:
                 await fetcher.fetch_to_file(add_on.source, part, max_bytes=self._bounds.max_file_bytes)
             except FetchError as error:
-                message = f"{_describe(add_on)} {error}"
+                message = f"{describe_source(add_on)} {error}"
                 is_transient = error.failure in TRANSIENT_FAILURES or "answered 5" in message or "broke off" in message
                 if is_transient:
                     raise OSError(message) from error
@@ -276,7 +278,7 @@ class AddOnFiles:
                 digest = whole.hexdigest()
         except OSError as error:
             self._known.places.pop(add_on.key, None)
-            raise OSError(f"{_describe(add_on)}: {path} can't be read ({error.strerror})") from error
+            raise OSError(f"{describe_source(add_on)}: {path} can't be read ({error.strerror})") from error
         _check_digest(add_on, digest)
         return f"sha256:{digest}"
 
@@ -296,24 +298,9 @@ def _check_digest(add_on: AddOnConfig, digest: str) -> None:
     """Raises GenerationError."""
     if add_on.sha256 not in {None, digest}:
         raise GenerationError(
-            f"{_describe(add_on)} has the SHA-256 digest {digest}, and {add_on.sha256} is asked for: correct sha256, "
-            "or the file"
+            f"{describe_source(add_on)} has the SHA-256 digest {digest}, and {add_on.sha256} is asked for: correct "
+            "sha256, or the file"
         )
-
-
-def _find_on_volume(add_on: AddOnConfig) -> Path:
-    """A path below the volume's root, wherever links lead. Raises GenerationError."""
-    root = Path(add_on.source)
-    path = root / add_on.file if add_on.file else root
-    if not root.exists():
-        raise GenerationError(f"{_describe(add_on)}: {root} doesn't exist; check that the volume is mounted there")
-    if not path.exists():
-        shown = sorted(each.name for each in path.parent.glob("*"))[:SHOWN_FILES]
-        beside = f", beside it are: {', '.join(shown)}" if shown else ""
-        raise GenerationError(f"{_describe(add_on)} has no {add_on.file}; correct its path{beside}")
-    if add_on.file and not path.resolve().is_relative_to(root.resolve()):
-        raise GenerationError(f"{_describe(add_on)}: {add_on.file} leads out of the volume; copy the file there")
-    return path
 
 
 def _choose_files(add_on: AddOnConfig, snapshot: Snapshot) -> list[str]:
@@ -326,7 +313,7 @@ def _choose_files(add_on: AddOnConfig, snapshot: Snapshot) -> list[str]:
         if f"{add_on.file}/{DIFFUSERS_CONFIG}" in below:
             return _choose_layout(add_on, below, f"{add_on.file}/")
         raise GenerationError(
-            f"{_describe(add_on)} has no file {add_on.file}; correct file, it has {_name_weights(list(sizes))}"
+            f"{describe_source(add_on)} has no file {add_on.file}; correct file, it has {_name_weights(list(sizes))}"
         )
     if DIFFUSERS_CONFIG in sizes and any(name.startswith(DIFFUSERS_WEIGHTS) for name in sizes):
         return _choose_layout(add_on, list(sizes), "")
@@ -336,7 +323,8 @@ def _choose_files(add_on: AddOnConfig, snapshot: Snapshot) -> list[str]:
     safe = [name for name in weights if name.endswith(".safetensors")] or weights
     if len(safe) != 1:
         raise GenerationError(
-            f"{_describe(add_on)} has {len(safe)} files of weights; name one in its file: {_name_weights(list(sizes))}"
+            f"{describe_source(add_on)} has {len(safe)} files of weights; name one in its file: "
+            f"{_name_weights(list(sizes))}"
         )
     return safe
 
@@ -346,7 +334,7 @@ def _choose_layout(add_on: AddOnConfig, names: list[str], folder: str) -> list[s
     stems = [f"{folder}{DIFFUSERS_WEIGHTS}{end}" for end in (".fp16.safetensors", ".safetensors")]
     found = next((name for name in stems if name in names), None)
     if found is None:
-        raise GenerationError(f"{_describe(add_on)} has no {stems[1]}; name another repository")
+        raise GenerationError(f"{describe_source(add_on)} has no {stems[1]}; name another repository")
     return [f"{folder}{DIFFUSERS_CONFIG}", found]
 
 
@@ -360,13 +348,8 @@ def _list_directory(path: Path) -> list[Path]:
     return files[:MAX_DIRECTORY_FILES]
 
 
-def _describe(add_on: AddOnConfig) -> str:
-    """Such as ``ink (someone/ink)``."""
-    return f"{add_on.name} ({add_on.source})"
-
-
 def _explain_size(add_on: AddOnConfig, size: int, most: int) -> str:
-    return f"{_describe(add_on)} has {format_gib(size)}, allowed are {format_gib(most)}; use a smaller one"
+    return f"{describe_source(add_on)} has {format_gib(size)}, allowed are {format_gib(most)}; use a smaller one"
 
 
 def _count_bytes(path: Path) -> int:

@@ -46,11 +46,22 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
+class Wording:
+    """What messages call what is fetched, and the settings that say what."""
+
+    subject: str = "the model"
+    source: str = "model.source"
+    revision: str = "model.source.huggingFace.revision"
+    token: str = "model.source.huggingFace.tokenSecretName"  # noqa: S105  # a field's name
+
+
+@dataclass(frozen=True)
 class Hub:
     """How the Hub is asked."""
 
     token: str | None
     pause: Callable[[float], None] = time.sleep  # called with the seconds between attempts
+    wording: Wording = Wording()
 
 
 @dataclass(frozen=True)
@@ -114,8 +125,8 @@ def download_files(source: SourceConfig, snapshot: Snapshot, hub: Hub, files: It
     if not missing:
         return
     if constants.is_offline_mode():
-        raise ModelFileError(_explain_offline(source, missing))
-    _check_disk(source, missing, snapshot.directory)
+        raise ModelFileError(_explain_offline(source, missing, hub))
+    _check_disk(source, missing, snapshot.directory, hub)
     logger.info("%s: downloading %s in %d files", source.source, format_gib(sum(missing.values())), len(missing))
     # The patterns are the client's; these match nothing but the files themselves.
     patterns = [glob.escape(file) for file in missing]
@@ -148,12 +159,12 @@ def _persist(source: SourceConfig, hub: Hub, ask: Callable[[], Result]) -> Resul
             return ask()
         # The client lets the errors of its HTTP library through, and changes that library between versions.
         except Exception as error:
-            permanent = _explain(source, error, has_token=bool(hub.token))
+            permanent = _explain(source, error, hub)
             if permanent is not None:
                 raise ModelFileError(permanent) from error
             if delay_seconds is None:
-                raise ModelFileError(_explain_unreachable(source, error)) from error
-            logger.warning("model %s: Hub not reached, trying again in %g s", source.source, delay_seconds)
+                raise ModelFileError(_explain_unreachable(source, error, hub)) from error
+            logger.warning("%s: Hub not reached, trying again in %g s", source.source, delay_seconds)
             hub.pause(delay_seconds)
     raise AssertionError("the loop returns or raises")
 
@@ -165,15 +176,15 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__
 
 
-def _explain(source: SourceConfig, error: Exception, *, has_token: bool) -> str | None:
+def _explain(source: SourceConfig, error: Exception, hub: Hub) -> str | None:
     """What the user must change, or None if trying again may help."""
-    access = _token_advice(has_token=has_token)
+    access, words = _token_advice(hub), hub.wording
     # The first class that fits speaks: subclasses come before their bases.
     sentences: dict[type[Exception], str] = {
         GatedRepoError: f"is gated: accept its licence on its page, then {access}",
-        RevisionNotFoundError: f"has no revision {source.revision!r}; check model.revision",
-        RepositoryNotFoundError: f"does not exist or is private: check model.source, or {access}",
-        HFValidationError: "is no repository id; model.source must be OWNER/NAME or an absolute path",
+        RevisionNotFoundError: f"has no revision {source.revision!r}; check {words.revision}",
+        RepositoryNotFoundError: f"does not exist or is private: check {words.source}, or {access}",
+        HFValidationError: f"is no repository id; {words.source} must be OWNER/NAME or an absolute path",
         RemoteEntryNotFoundError: "doesn't have a file that its own list names; try another revision",
     }
     for cause in _causes(error):
@@ -185,21 +196,21 @@ def _explain(source: SourceConfig, error: Exception, *, has_token: bool) -> str 
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return (
                 f"the disk with the Hub's cache ({constants.HF_HUB_CACHE}) became full while {source.source} was "
-                "downloaded; give the pod more ephemeral storage, or put the model on a volume"
+                f"downloaded; give the pod more ephemeral storage, or put {words.subject} on a volume"
             )
     if constants.is_offline_mode() and isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
-        return _explain_offline(source, {})
+        return _explain_offline(source, {}, hub)
     return None
 
 
-def _explain_offline(source: SourceConfig, missing: Mapping[str, int]) -> str:
+def _explain_offline(source: SourceConfig, missing: Mapping[str, int], hub: Hub) -> str:
     what = f"revision {source.revision or 'main'}"
     if missing:
         shown = ", ".join(list(missing)[:SHOWN_FILES])
         what = f"{len(missing)} files ({format_gib(sum(missing.values()))}: {shown})"
     return (
         f"HF_HUB_OFFLINE is set, and of {source.source} the cache {constants.HF_HUB_CACHE} lacks {what}; fill it "
-        "with `hf download` where there is network, unset HF_HUB_OFFLINE, or put the model on a volume"
+        f"with `hf download` where there is network, unset HF_HUB_OFFLINE, or put {hub.wording.subject} on a volume"
     )
 
 
@@ -213,24 +224,25 @@ def _explain_no_index(source: SourceConfig, snapshot: Snapshot) -> str:
     )
 
 
-def _check_disk(source: SourceConfig, missing: Mapping[str, int], directory: Path) -> None:
+def _check_disk(source: SourceConfig, missing: Mapping[str, int], directory: Path, hub: Hub) -> None:
     needed = sum(missing.values()) + SPARE_DISK_BYTES
     # Nothing of a repository without model_index.json is here yet, not even the directory.
     free = shutil.disk_usage(next(each for each in (directory, *directory.parents) if each.exists())).free
     if needed > free:
         raise ModelFileError(
             f"{source.source} needs {format_gib(needed)} on the disk with the Hub's cache ({constants.HF_HUB_CACHE}), "
-            f"and {format_gib(free)} are free; give the pod more ephemeral storage, or put the model on a volume"
+            f"and {format_gib(free)} are free; give the pod more ephemeral storage, or put {hub.wording.subject} on a "
+            "volume"
         )
 
 
-def _token_advice(*, has_token: bool) -> str:
-    if has_token:
-        return "give the token in the Secret named by model.tokenSecretName read access to it"
-    return "set model.tokenSecretName to a Secret with a Hub token that may read it"
+def _token_advice(hub: Hub) -> str:
+    if hub.token:
+        return f"give the token in the Secret named by {hub.wording.token} read access to it"
+    return f"set {hub.wording.token} to a Secret with a Hub token that may read it"
 
 
-def _explain_unreachable(source: SourceConfig, error: Exception) -> str:
+def _explain_unreachable(source: SourceConfig, error: Exception, hub: Hub) -> str:
     last = list(_causes(error))[-1]
     attempts = len(RETRY_DELAYS_SECONDS) + 1
     endpoint = os.environ.get("HF_ENDPOINT")
@@ -238,5 +250,6 @@ def _explain_unreachable(source: SourceConfig, error: Exception) -> str:
     return (
         f"the Hugging Face Hub{where} was not reached for {source.source} in {attempts} attempts "
         f"(last: {type(last).__name__}: {str(last).splitlines()[0] if str(last) else 'no detail'}); "
-        "check the pods' network egress and proxy, or put the model on a volume and name its directory in model.source"
+        f"check the pods' network egress and proxy, or put {hub.wording.subject} on a volume and name its path in "
+        f"{hub.wording.source}"
     )
