@@ -26,6 +26,7 @@ class Progress:
     eta_seconds: float | None  # until its images are there; None if it is over, or if no worker will generate it
     steps_done: int
     steps: int
+    workers: int | None = None  # that take work now: 0 while the service sleeps; None unless the job waits
 
     @property
     def queue_position(self) -> int | None:
@@ -125,9 +126,10 @@ class QueueEstimates:
         position = position or await self._jobs.position(job.id)
         if position is None:  # it was claimed, or ended, since
             return Progress(0, round(job.predicted_gpu_seconds, 1), done, steps)
-        wait_seconds = await self._predict(position.gpu_seconds_ahead, await self._look())
+        depth = await self._look()
+        wait_seconds = await self._predict(position.gpu_seconds_ahead, depth)
         eta_seconds = None if math.isinf(wait_seconds) else round(wait_seconds + job.predicted_gpu_seconds, 1)
-        return Progress(position.jobs_ahead, eta_seconds, done, steps)
+        return Progress(position.jobs_ahead, eta_seconds, done, steps, workers=depth.workers)
 
     async def _predict(self, waiting_gpu_seconds_ahead: float, depth: QueueDepth) -> float:
         """Seconds until work behind what runs and this much of what waits is claimed."""

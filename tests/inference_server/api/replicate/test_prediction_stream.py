@@ -56,11 +56,11 @@ def test_a_waiting_prediction_is_followed_to_its_images(client, gateway):
     progress = [data for name, data in seen if name == "progress"]
     assert first["progress"]["queue_position"] == 1
     assert (progress[0]["status"], progress[0]["queue_position"], progress[0]["jobs_ahead"]) == ("starting", 2, 1)
-    assert progress[0]["previews"] == []
+    assert (progress[0]["previews"], progress[0]["workers"]) == ([], 1)
     running = [event for event in progress if event["status"] == "processing"]
     assert [event["steps_done"] for event in running][-4:] == [1, 2, 3, 4]
     assert running[-1]["previews"] == [f"{url}/previews/0", f"{url}/previews/1"]
-    assert all(event["steps"] == 4 and event["queue_position"] is None for event in running)
+    assert all(event["steps"] == 4 and event["queue_position"] is event["workers"] is None for event in running)
     assert [data for name, data in seen if name == "logs"][-2] == " 75%|#######   | 3/4\n"
     assert seen[-2:] == [("output", f"{url}/output/0"), ("done", {})]
 

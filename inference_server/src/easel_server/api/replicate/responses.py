@@ -40,6 +40,7 @@ class PredictionProgress(BaseModel):
     status: Status
     queue_position: int | None
     jobs_ahead: int | None
+    workers: int | None
     eta_seconds: float | None
     steps_done: int
     steps: int
@@ -186,6 +187,7 @@ def build_progress_fields(job: Job, progress: Progress, links: Links) -> dict[st
         "status": STATUSES[job.state],
         "queue_position": progress.queue_position,
         "jobs_ahead": progress.jobs_ahead,
+        "workers": progress.workers,
         "eta_seconds": progress.eta_seconds,
         "steps_done": progress.steps_done,
         "steps": progress.steps,

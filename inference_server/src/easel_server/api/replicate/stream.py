@@ -8,13 +8,14 @@
     error     {"detail": "…"}                                       the prediction failed, or was lost
     done      {}, {"reason": "canceled"} or {"reason": "error"}     the end: nothing follows
     progress  {"status", "queue_position", "jobs_ahead",            only with ``?progress=true``: at first, and when
-              "eta_seconds", "steps_done", "steps",                 one of them but the ETA has changed
+              "workers", "eta_seconds", "steps_done", "steps",      one of them but the ETA has changed
               "previews": [address, …]}
 
 The first four are Replicate's (https://replicate.com/docs/topics/predictions/streaming). Replicate's own clients break
 on any other, so ``progress`` is sent to those only who ask for it. In it, ``status`` is a prediction's;
-``queue_position`` (1 is next) and ``jobs_ahead`` are null unless it waits; ``eta_seconds`` is null if no
-worker will generate it, or if it is over. A preview's address gives a PNG, and is good while the prediction runs.
+``queue_position`` (1 is next), ``jobs_ahead`` and ``workers`` (that take work now: 0 while the service sleeps) are null
+unless it waits; ``eta_seconds`` is null if no worker will generate it, or if it is over. A preview's address gives a
+PNG, and is good while the prediction runs.
 
 A stream begins with the state of things, so a client that was cut off misses nothing. One that says where it was
 (``Last-Event-ID``) doesn't get an image twice, and gets 204, which ends a browser's attempts, if it had seen the end.

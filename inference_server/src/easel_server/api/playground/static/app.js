@@ -31,7 +31,7 @@ let limits = { max_lone_bytes: 0 };
 
 async function start() {
   byId("more").open = !matchMedia(NARROW).matches;
-  byId("key").value = sessionStorage.getItem(KEY) ?? "";
+  byId("key").value = keepKey();
   const [config] = await Promise.all([loadConfig(), gallery.open()]);
   byId("model").textContent = config.model;
   byId("synthetic").hidden = !config.is_synthetic;
@@ -41,8 +41,23 @@ async function start() {
   upscaling.apply(config);
   ({ limits } = config);
   document.documentElement.dataset.ready = "true";
+  await followUnfinished();
+}
+
+async function followUnfinished() {
   const { unfinished } = gallery;
   if (unfinished.length && !jobs.isBusy) await jobs.follow(unfinished);
+}
+
+// The key of this tab, changed beforehand where one is given; a browser that keeps nothing has none.
+function keepKey(key = null) {
+  try {
+    if (key === "") sessionStorage.removeItem(KEY);
+    else if (key !== null) sessionStorage.setItem(KEY, key);
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return "";
+  }
 }
 
 // A service that is away for a moment is asked again, as soon as there is a network.
@@ -129,10 +144,11 @@ byId("key").addEventListener("change", async () => {
   if (!config) return;
   settings.offer(config);
   upscaling.apply(config);
+  await followUnfinished();
 });
-byId("key").addEventListener("input", () => sessionStorage.setItem(KEY, byId("key").value.trim()));
+byId("key").addEventListener("input", () => keepKey(byId("key").value.trim()));
 byId("forget-key").addEventListener("click", () => {
-  sessionStorage.removeItem(KEY);
+  keepKey("");
   byId("key").value = "";
   byId("key").focus();
 });

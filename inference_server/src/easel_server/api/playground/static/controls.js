@@ -39,6 +39,8 @@ export class Controls {
   }
 
   find(input) {
+    const reading = this.#units.findIndex(({ field }) => field.isReading);
+    if (reading >= 0) return [{ field: `input.controlnet[${reading}].image`, description: "is still being read; try again in a moment" }];
     const isLacking = ({ field }) => !field.image && !input.image;
     const faults = this.#units.some(isLacking) ? [{ field: "input.controlnet", description: "needs an image; choose one, or remove it" }] : [];
     return [...faults, ...this.#units.flatMap((unit, index) => unit.find(`input.controlnet[${index}]`))];

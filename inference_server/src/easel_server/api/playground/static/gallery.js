@@ -184,7 +184,7 @@ export class Gallery {
     for (const [index, entry] of entries.filter(isEntry).slice(0, MAX_ENTRIES).entries()) {
       await this.#store.put({ ...entry, at: MAX_ENTRIES - index });
     }
-    localStorage.removeItem(BEFORE);
+    if (entries.length) localStorage.removeItem(BEFORE);
   }
 
   #render() {

@@ -3,6 +3,7 @@
 import { button, make } from "./dom.js";
 
 const MAX_FILE_BYTES = 64 * 1024 * 1024; // of what is decoded here
+const MAX_PIXELS = 2 ** 28; // of a PNG: a gibibyte
 const TAKEN_AS_THEY_ARE = new Set(["image/png", "image/jpeg", "image/webp"]);
 // https://www.w3.org/TR/png-3/#5DataRep
 const SIGNATURE_BYTES = 8;
@@ -22,6 +23,11 @@ export async function readImage(file, limits) {
   if (file.size > MAX_FILE_BYTES) {
     throw new ImageError(`${name} has ${mebibytes(file.size)}; at most ${mebibytes(MAX_FILE_BYTES)} are read here.`);
   }
+  const announced = await readPngSize(file);
+  if (announced && announced.width * announced.height > MAX_PIXELS) {
+    const { width, height } = announced;
+    throw new ImageError(`${name} has ${width} × ${height} pixels; at most ${Math.floor(MAX_PIXELS / 1e6)} megapixels are read here.`);
+  }
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
@@ -39,6 +45,13 @@ export async function readImage(file, limits) {
   } finally {
     bitmap.close();
   }
+}
+
+// Of a PNG, whose few bytes may stand for more pixels than memory holds; null for others.
+async function readPngSize(file) {
+  const head = new DataView(await file.slice(0, HEADER_BYTES).arrayBuffer());
+  if (head.byteLength < HEADER_BYTES || head.getUint32(0) !== PNG_MAGIC) return null;
+  return { width: head.getUint32(16), height: head.getUint32(20) };
 }
 
 async function fit(file, bitmap, scale, maxBytes) {
@@ -100,12 +113,16 @@ export async function toDescribing(file, maxBytes) {
   return new Blob([pixel.slice(0, HEADER_BYTES), ...texts, pixel.slice(HEADER_BYTES)], { type: "image/png" });
 }
 
-// [width, height] in pixels.
+// [width, height] in pixels. Throws ImageError.
 export async function measure(blob) {
-  const bitmap = await createImageBitmap(blob);
-  const size = [bitmap.width, bitmap.height];
-  bitmap.close();
-  return size;
+  try {
+    const bitmap = await createImageBitmap(blob);
+    const size = [bitmap.width, bitmap.height];
+    bitmap.close();
+    return size;
+  } catch {
+    throw new ImageError("The image that the service sent can’t be shown here.");
+  }
 }
 
 export function toDataUrl(blob) {
@@ -147,6 +164,8 @@ export function fieldWithFocus() {
 export class ImageField {
   constructor(id, label, limits, onChange) {
     this.image = null;
+    this.turn = 0; // of files: the last one counts, however long others take to be read
+    this.isReading = false;
     this.limits = limits;
     this.onChange = onChange;
     this.input = make("input", { id, type: "file", accept: "image/*", "aria-describedby": `${id}-hint ${id}-note` });
@@ -178,13 +197,19 @@ export class ImageField {
 
   async take(file) {
     if (!file) return;
+    this.turn += 1;
+    const { turn } = this;
+    this.isReading = true;
     this.note.textContent = "Reading…";
+    this.note.classList.remove("error");
     try {
-      this.set(await readImage(file, this.limits), file);
+      const image = await readImage(file, this.limits);
+      if (turn === this.turn) this.set(image, file);
     } catch (error) {
       if (!(error instanceof ImageError)) throw error;
-      this.#refuse(error.message);
+      if (turn === this.turn) this.#refuse(error.message);
     } finally {
+      if (turn === this.turn) this.isReading = false;
       this.input.value = ""; // the same file may be chosen once more
     }
   }
@@ -206,6 +231,8 @@ export class ImageField {
   }
 
   clear() {
+    this.turn += 1; // what is still read comes too late
+    this.isReading = false;
     this.shown.removeAttribute("src");
     this.figure.hidden = this.removal.hidden = true;
     this.note.textContent = "";

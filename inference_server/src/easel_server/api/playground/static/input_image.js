@@ -51,6 +51,7 @@ export class InputImage {
   }
 
   find() {
+    if (this.field.isReading) return [{ field: "input.image", description: "is still being read; try again in a moment" }];
     const isNumber = !this.image || !byId("prompt_strength").validity.badInput;
     return isNumber ? [] : [{ field: "input.prompt_strength", description: "is not a number" }];
   }

@@ -138,6 +138,7 @@ export class Jobs {
       if (signal.aborted) return;
       if (error.status === 404) await this.#note(entry, { status: "expired" });
       this.stage.end("No image.", error.message);
+      if (error.status === 401) this.settings.show(error);
     }
   }
 

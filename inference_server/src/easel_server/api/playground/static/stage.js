@@ -4,6 +4,7 @@ import { byId, make } from "./dom.js";
 import { showBanner } from "./settings.js";
 
 const TITLE = document.title;
+const TICK_MILLISECONDS = 1000;
 const ANNOUNCED_SHARES = 4; // a screen reader hears of every quarter
 
 export class Stage {
@@ -11,6 +12,7 @@ export class Stage {
     this.addresses = []; // object URLs that are shown now
     this.announced = "";
     this.batch = "";
+    this.ticking = null; // the service says how long it takes when something changes; meanwhile the page counts
   }
 
   // Request number ``index`` of ``count`` is on its way; what is shown stays until the service has taken one.
@@ -23,6 +25,7 @@ export class Stage {
 
   // None was taken.
   unsend() {
+    clearInterval(this.ticking);
     byId("progress").hidden = true;
     byId("cancel").removeAttribute("aria-disabled");
   }
@@ -46,7 +49,6 @@ export class Stage {
 
   progress({ status, queue_position: position, jobs_ahead: ahead, eta_seconds: eta, steps_done: done, steps, workers }) {
     const isGenerating = status === "processing";
-    const left = eta === null || eta === undefined ? "" : ` · ${describeSeconds(eta)} left`;
     const bar = byId("bar");
     if (isGenerating) {
       bar.max = steps;
@@ -55,9 +57,21 @@ export class Stage {
     const place = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead`;
     const waiting = workers === 0 ? `${describeSleep(eta)} · ${place}` : place;
     const step = this.inShares ? `${this.verb}, ${Math.round((100 * done) / steps)} %` : `Step ${done} of ${steps}`;
-    byId("progress-text").textContent = this.batch + (isGenerating ? step : waiting) + left;
+    this.#count(this.batch + (isGenerating ? step : waiting), eta);
     document.title = `${isGenerating ? `${Math.round((100 * done) / steps)} %` : "Waiting"} – ${TITLE}`;
     this.#announceProgress(isGenerating, waiting, done, steps);
+  }
+
+  // ``text`` with the seconds that are left of ``eta``.
+  #count(text, eta) {
+    clearInterval(this.ticking);
+    const began = performance.now();
+    const show = () => {
+      const seconds = eta - (performance.now() - began) / 1000;
+      byId("progress-text").textContent = eta === null || eta === undefined ? text : `${text} · ${describeSeconds(seconds)} left`;
+    };
+    show();
+    this.ticking = setInterval(show, TICK_MILLISECONDS);
   }
 
   #announceProgress(isGenerating, waiting, done, steps) {
@@ -75,6 +89,7 @@ export class Stage {
   }
 
   cancelling() {
+    clearInterval(this.ticking);
     byId("progress-text").textContent = "Cancelling…";
     byId("cancel").setAttribute("aria-disabled", "true");
   }
@@ -129,6 +144,7 @@ export class Stage {
   }
 
   #reset() {
+    clearInterval(this.ticking);
     for (const address of this.addresses) URL.revokeObjectURL(address);
     this.addresses = [];
     this.announced = "";
