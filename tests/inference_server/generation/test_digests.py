@@ -20,7 +20,7 @@ IDENTITY = build_identity(MODEL)
 
 
 def cache_key(parameters: GenerationParameters, identity: ModelIdentity = IDENTITY) -> str:
-    return build_cache_key(digest_parameters(parameters.cache_values), identity)
+    return build_cache_key(digest_parameters(parameters.to_wire()), identity)
 
 
 KEY = cache_key(build_parameters())
@@ -99,7 +99,7 @@ def test_a_models_name_and_how_its_number_format_was_chosen_change_no_pixels() -
 def test_what_is_configured_otherwise_is_another_model(change: dict[str, object]) -> None:
     other = MODEL.model_copy(update=change)
     assert model_key(other, EngineKind.DIFFUSERS) != model_key(MODEL, EngineKind.DIFFUSERS)
-    digest = digest_parameters(build_parameters().cache_values)
+    digest = digest_parameters(build_parameters().to_wire())
     flights = {build_flight_key(digest, find_requested_model(model, EngineKind.DIFFUSERS)) for model in (MODEL, other)}
     assert len(flights) == 2
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from easel_contract.server_config import LimitsConfig
 from easel_server.generation.families import FAMILIES, OTHER, NegativePrompts, StrengthRule, find_family, get_family
+from easel_server.generation.filling.context import FillContext
+from easel_server.generation.filling.table import InvalidParametersError, fill_in
 from easel_server.generation.models import GenerationDefaults, ModelFacts, read_defaults
-from easel_server.generation.parameters import FillContext, InvalidParametersError, fill_in
 from easel_server.generation.request import InputImages
 
 from tests.support.jobs import build_parameters
@@ -208,7 +209,7 @@ def test_which_family_it_is_makes_no_other_request_of_it():
     }
     one, other = (fill_in(values, context_of(name)) for name in ("Flux", "Stable Diffusion"))
     assert (one.family, other.family) == ("Flux", "Stable Diffusion")
-    assert one.cache_values == other.cache_values
+    assert one.to_wire() == other.to_wire()
     assert one.to_wire() == other.to_wire()
 
 

@@ -10,15 +10,10 @@ from easel_server.api.automatic1111.fields import ImageToImageBody, TextToImageB
 from easel_server.api.openai.fields import EditFields, ImagesBody
 from easel_server.api.replicate.fields import PredictionInput
 from easel_server.generation.add_ons import AdapterRequest
+from easel_server.generation.filling.context import FillContext
+from easel_server.generation.filling.table import PARAMETERS, InvalidParametersError, fill_in
 from easel_server.generation.models import GenerationDefaults, ModelFacts
-from easel_server.generation.parameters import (
-    PARAMETERS,
-    FillContext,
-    GenerationParameters,
-    InvalidParametersError,
-    fill_in,
-    list_add_ons,
-)
+from easel_server.generation.parameters import GenerationParameters, list_add_ons
 from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.tasks import Task
 
@@ -111,7 +106,7 @@ def test_adapters_in_any_order_are_one_request() -> None:
     first, second = (fill_in({"prompt": "a", "adapters": both}, OFFERED) for both in ((ink, clay), (clay, ink)))
     assert first == second
     assert [(use.name, use.weight) for use in first.adapters] == [("clay", 0.5), ("ink", 0.7)]
-    assert first.cache_values != fill_in({"prompt": "a", "adapters": [ink]}, OFFERED).cache_values
+    assert first.to_wire() != fill_in({"prompt": "a", "adapters": [ink]}, OFFERED).to_wire()
 
 
 def test_a_jobs_add_ons_are_those_that_it_uses() -> None:

@@ -15,8 +15,9 @@ from pydantic_core import PydanticCustomError, from_json
 
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.add_ons import AdapterRequest
+from easel_server.generation.filling.table import PARAMETERS
 from easel_server.generation.messages import truncate_repr
-from easel_server.generation.parameters import PARAMETERS, GenerationParameters
+from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.recipes.recipe import RecipeError, read_recipe
 from easel_server.generation.request import Recipe
 

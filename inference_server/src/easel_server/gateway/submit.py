@@ -25,6 +25,8 @@ from easel_server.gateway.refusals import (
 )
 from easel_server.gateway.results import Results
 from easel_server.generation.cost import CostModel
+from easel_server.generation.filling.context import FillContext
+from easel_server.generation.filling.table import InvalidParametersError, fill_in
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.messages import bound_warnings
 from easel_server.generation.models import (
@@ -35,14 +37,7 @@ from easel_server.generation.models import (
     build_flight_key,
     digest_parameters,
 )
-from easel_server.generation.parameters import (
-    FillContext,
-    GenerationParameters,
-    InvalidParametersError,
-    choose_seed,
-    fill_in,
-    list_add_ons,
-)
+from easel_server.generation.parameters import GenerationParameters, choose_seed, list_add_ons
 from easel_server.generation.prompts.syntax import find_words
 from easel_server.generation.recipes.recipe import find_missing, list_differences
 from easel_server.generation.request import GenerationRequest
@@ -183,7 +178,7 @@ class Submitter:
             wanted_previews=request.previews,
             request_id=request_id.get(),
             request_warnings=list_warnings(request, parameters, facts.identity_of(model)),
-            cache_key=digest_parameters(parameters.cache_values, sharer) if may_be_cached else None,
+            cache_key=digest_parameters(parameters.to_wire(), sharer) if may_be_cached else None,
         )
 
     async def _find_identity(

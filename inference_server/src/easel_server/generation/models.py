@@ -237,7 +237,7 @@ def describe_model(description: EngineDescription, identity: ModelIdentity | Non
 
 
 def digest_parameters(parameters: Mapping[str, Any], customer: str | None = None) -> str:
-    """Equal for requests of the same images, whichever model; ``parameters`` are ``cache_values`` of them.
+    """Equal for requests of the same images, whichever model; ``parameters`` are theirs as they are stored.
 
     With a customer, equal for that one's requests only: everything that is shared is found by it.
     """

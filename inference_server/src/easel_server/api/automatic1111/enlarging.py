@@ -13,7 +13,7 @@ from easel_server.api.fields import WireInteger, WireNumber
 from easel_server.gateway.input_images import decode_base64
 from easel_server.gateway.refusals import FieldFault, refuse_fields
 from easel_server.generation.add_ons import LATENT_MODES, NO_UPSCALER, PIXEL_MODES, UpscalingRequest
-from easel_server.generation.parameters import PARAMETERS
+from easel_server.generation.filling.table import PARAMETERS
 from easel_server.generation.request import InputImages
 
 TO_SIZE: Final = 1  # of resize_mode; 0 goes by a factor

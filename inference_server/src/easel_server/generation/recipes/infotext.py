@@ -23,8 +23,9 @@ from easel_server.generation.add_ons import (
     HiresRequest,
     find_hires_size,
 )
-from easel_server.generation.enlarging import LATENT
-from easel_server.generation.parameters import PARAMETERS, SIDE_STEP_PIXELS, GenerationParameters
+from easel_server.generation.filling.enlarging import LATENT
+from easel_server.generation.filling.table import PARAMETERS
+from easel_server.generation.parameters import SIDE_STEP_PIXELS, GenerationParameters
 from easel_server.generation.prompts.networks import NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.samplers import join_sampler
 

@@ -1,7 +1,6 @@
 """What a request says of its image's final size: a second pass, or an image that is only enlarged. Pure."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from easel_server.generation.add_ons import (
     DEFAULT_HIRES_STRENGTH,
@@ -19,13 +18,10 @@ from easel_server.generation.add_ons import (
     find_hires_size,
     find_upscaled_size,
 )
+from easel_server.generation.filling.context import FillContext, Values
 from easel_server.generation.messages import refuse_name
 from easel_server.generation.tasks import TASKS, Task
 
-if TYPE_CHECKING:  # which imports this
-    from easel_server.generation.parameters import FillContext
-
-Values = Mapping[str, Any]
 UPSCALER: Final = "upscaler"
 LATENT: Final = "Latent"
 # What an enlarged image is: of nothing else that is asked for is there anything in it.
@@ -40,7 +36,7 @@ UNUSED: Final[Values] = {
 }
 
 
-def settle_hires(asked: HiresRequest | HiresPass | None, values: Values, context: "FillContext") -> HiresPass | None:
+def settle_hires(asked: HiresRequest | HiresPass | None, values: Values, context: FillContext) -> HiresPass | None:
     """The pass as a job has it; a value beyond its bounds is for the check to name."""
     if asked is None:
         return None
@@ -62,7 +58,7 @@ def settle_hires(asked: HiresRequest | HiresPass | None, values: Values, context
 
 
 def check_hires(  # noqa: PLR0911  # a reason a line
-    hires: HiresPass, values: Values, context: "FillContext"
+    hires: HiresPass, values: Values, context: FillContext
 ) -> str | None:
     """What is wrong with a second pass, in a sentence."""
     if Feature.HIRES not in context.facts.features:
@@ -88,7 +84,7 @@ def check_hires(  # noqa: PLR0911  # a reason a line
     return _check_upscaler(hires.upscaler, hires.key, modes, context)
 
 
-def complete_upscaling(asked: UpscalingRequest | Upscaling | None, context: "FillContext") -> Upscaling | None:
+def complete_upscaling(asked: UpscalingRequest | Upscaling | None, context: FillContext) -> Upscaling | None:
     """What enlarges, as a job has it; a value beyond its bounds is for the check to name."""
     if asked is None:
         return None
@@ -111,12 +107,12 @@ def complete_upscaling(asked: UpscalingRequest | Upscaling | None, context: "Fil
 
 
 def check_upscaling(  # a reason a line
-    upscaling: Upscaling, context: "FillContext"
+    upscaling: Upscaling, context: FillContext
 ) -> str | None:
     """What is wrong with it, in a sentence."""
     if Feature.UPSCALE not in context.facts.features:
         return "asks for a larger image, and this service enlarges none"
-    if set(context.digests) != {one.name for one in TASKS[Task.UPSCALE].inputs}:
+    if context.inputs is None or set(context.inputs.digests) != {one.name for one in TASKS[Task.UPSCALE].inputs}:
         return "asks for a larger image, which must come with the request, alone"
     width, height = upscaling.width_pixels, upscaling.height_pixels
     most, side = context.limits.max_upscaled_pixels, MAX_UPSCALED_SIDE_PIXELS
@@ -130,19 +126,19 @@ def check_upscaling(  # a reason a line
     return fault
 
 
-def _find_default(context: "FillContext") -> str:
+def _find_default(context: FillContext) -> str:
     """The first configured one: whoever runs the service put it there to be used."""
     return next((each.name for each in context.add_ons.upscalers), LANCZOS)
 
 
-def _find_key(name: str, context: "FillContext") -> str:
+def _find_key(name: str, context: FillContext) -> str:
     """Of a configured one; a mode of the same name goes first, as clients know those."""
     if name in LATENT_MODES or name in PIXEL_MODES:
         return ""
     return next((each.key for each in context.add_ons.upscalers if each.name == name), "")
 
 
-def _check_upscaler(name: str, key: str, modes: tuple[str, ...], context: "FillContext") -> str | None:
+def _check_upscaler(name: str, key: str, modes: tuple[str, ...], context: FillContext) -> str | None:
     if key or name in modes:
         return None
     return refuse_name(name, (*modes, *(each.name for each in context.add_ons.upscalers)), UPSCALER)
