@@ -30,6 +30,7 @@ ADD_ONS = AddOnsConfig(
     control_nets=(
         ControlNetConfig(name="control_v11p_sd15_canny", source="/weights/canny"),
         ControlNetConfig(name="tile", source="/weights/tile"),
+        ControlNetConfig(name="xinsir-union", source="/weights/union"),
     )
 )
 HALVES = halves((64, 64))
@@ -120,7 +121,12 @@ def test_webuiapis_detect_gives_what_a_preprocessor_makes(api) -> None:
 def test_control_types_group_what_there_is(client) -> None:
     types = client.get("/controlnet/control_types").json()["control_types"]
     assert types["Canny"]["module_list"][:2] == ["none", "canny"]
-    assert [name.partition(" ")[0] for name in types["Canny"]["model_list"]] == ["None", "control_v11p_sd15_canny"]
+    assert [name.partition(" ")[0] for name in types["Canny"]["model_list"]] == [
+        "None",
+        "control_v11p_sd15_canny",
+        "xinsir-union",
+    ]
+    assert "xinsir-union" in str(types["SoftEdge"]["model_list"])  # one for all kinds
     assert client.get("/controlnet/version").json() == {"version": 2}
     assert client.get("/controlnet/settings").json() == {"control_net_unit_count": 3}
 
@@ -142,7 +148,7 @@ def test_an_image_to_begin_with_is_the_control_image_where_none_is_given(client)
     ("changes", "field", "said"),
     [
         ({"module": "openpose"}, "module", "allowed are none, canny"),
-        ({"model": "depth"}, "", "allowed are control_v11p_sd15_canny, tile"),
+        ({"model": "depth"}, "", "allowed are control_v11p_sd15_canny, tile, xinsir-union"),
         ({"model": "None"}, "model", "a preprocessor alone changes nothing"),
         ({"threshold_a": 999}, "threshold_a", "Low Threshold of canny is allowed from 1 to 255"),
         ({"weight": "much"}, "weight", "allowed is a number"),
@@ -228,6 +234,27 @@ def test_beside_a_second_pass_each_api_says_in_which_a_controlnet_counts(client)
     # Without a second pass it says nothing.
     assert post(client, unit(hr_option="High res only"), seed=6).headers["X-Cache"] == "miss"
     assert post(client, unit(), seed=6).headers["X-Cache"] == "hit"
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({"model": "xinsir-union"}, "Hard Edge"),  # what canny makes
+        ({"model": "xinsir-union", "module": "tile_resample"}, "Tile"),
+        ({"model": "xinsir-union", "module": "none", "union_control_type": "Depth"}, "Depth"),
+        ({"model": "xinsir-union", "union_control_type": "Unknown"}, "Hard Edge"),
+        ({"model": "xinsir-union", "module": "none"}, None),
+        ({"model": "tile"}, None),
+    ],
+)
+def test_a_union_controlnet_is_told_what_the_preprocessor_makes_or_the_client_says(client, asked, given) -> None:
+    answer = post(client, unit(**asked))
+    assert answer.status_code == 200, answer.text
+    image = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0])))
+    assert recipe_of(image)["controls"][0].get("controlType") == given
+    [control] = read_infotext(read_description(image)).given["controls"]
+    assert control["control_type"] == given
+    assert "depth" in post(client, unit(union_control_type="Smell")).text
 
 
 def test_a_controlnets_passes_are_counted() -> None:

@@ -1,11 +1,14 @@
 """What is so for a family: which files show it, and what follows for a request."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
 from easel_contract.server_config import LimitsConfig
+from easel_server.generation.add_ons import ControlPasses, ControlRequest, Feature, HiresRequest
 from easel_server.generation.families import FAMILIES, OTHER, NegativePrompts, StrengthRule, find_family, get_family
 from easel_server.generation.filling.context import FillContext
 from easel_server.generation.filling.table import InvalidParametersError, fill_in
@@ -218,3 +221,19 @@ def test_a_scale_of_its_own_is_given_exactly_where_a_negative_prompt_needs_one()
     assert scaled == {
         family.name for family in FAMILIES if family.negative_prompts is NegativePrompts.WITH_TRUE_GUIDANCE
     }
+
+
+def test_a_family_with_controlnets_for_texts_alone_says_so_before_a_job_is_made() -> None:
+    config = ControlNetConfig(name="canny", source="/weights/canny")
+    known = replace(context_of("Stable Diffusion 3").facts, features=(Feature.CONTROL_NETS, Feature.HIRES))
+    image = InputImages(64, 64, {"image": b"image"}, controls=(b"control",))
+    context = FillContext(known, LimitsConfig(), "a-job", image, add_ons=AddOnsConfig(control_nets=(config,)))
+    request = ControlRequest("canny", image.control_digests[0])
+    with pytest.raises(InvalidParametersError, match="with this model ControlNets are for images from a text alone"):
+        fill_in({"prompt": "a cat", "controls": (request,)}, context)
+    text = replace(context, inputs=replace(image, images={}))
+    hires = {"prompt": "a cat", "hires": HiresRequest(factor=1.5)}
+    with pytest.raises(InvalidParametersError, match="no say there; ask for 'Low res only'"):
+        fill_in(hires | {"controls": (request,)}, text)
+    low = fill_in(hires | {"controls": (request._replace(passes=ControlPasses.FIRST),)}, text)
+    assert (len(low.first_controls), low.second_controls) == (1, ())

@@ -32,6 +32,7 @@ from tests.support.tiny_models.unets import (
     build_sdxl_controlnet,
     build_sdxl_refiner,
     build_sdxl_turbo,
+    build_union_controlnet,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "build_sdxl_turbo",
     "build_t5_tokenizer",
     "build_tokenizer",
+    "build_union_controlnet",
     "write_tiny_model",
     "write_tiny_models",
 ]

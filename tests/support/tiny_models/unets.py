@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from diffusers import (
     ControlNetModel,
+    ControlNetUnionModel,
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -12,6 +13,8 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
+    SD3ControlNetModel,
+    SD3Transformer2DModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLControlNetPipeline,
@@ -207,14 +210,38 @@ def build_sdxl_refiner(*, bare: bool = False) -> StableDiffusionXLImg2ImgPipelin
 
 
 def build_controlnet(denoiser: Any) -> Any:
-    """For a UNet, or for Flux's transformer. With weights at random where a fresh one has zeros: it has an effect."""
+    """For a UNet, or for the transformer of Stable Diffusion 3 or Flux.
+
+    With weights at random where a fresh one has zeros: it has an effect.
+    """
     if isinstance(denoiser, UNet2DConditionModel):
         controlnet: Any = ControlNetModel.from_unet(denoiser, conditioning_channels=3)
+    elif isinstance(denoiser, SD3Transformer2DModel):
+        controlnet = SD3ControlNetModel.from_transformer(denoiser, num_layers=2, num_extra_conditioning_channels=0)
     else:
         heads = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
         controlnet = FluxControlNetModel.from_transformer(
             denoiser, num_layers=1, num_single_layers=1, load_weights_from_transformer=False, **heads
         )
+    return _fill(controlnet)
+
+
+def build_union_controlnet(denoiser: Any, kinds: int = 8) -> Any:
+    """Of one network for several kinds of control images: for Stable Diffusion XL's UNet, or for Flux's transformer."""
+    if isinstance(denoiser, UNet2DConditionModel):
+        config = ControlNetModel.from_unet(denoiser, conditioning_channels=3).config
+        width = denoiser.config.block_out_channels[0]
+        own = {"num_control_type": kinds, "num_trans_channel": width, "num_trans_head": 2, "num_proj_channel": width}
+        return _fill(ControlNetUnionModel.from_config({**config, "_class_name": "ControlNetUnionModel", **own}))
+    config = {key: value for key, value in build_controlnet(denoiser).config.items() if not key.startswith("_")}
+    union: Any = _fill(FluxControlNetModel.from_config({**config, "num_mode": kinds}))
+    with torch.no_grad():
+        union.controlnet_mode_embedder.weight.mul_(50)  # of so small a network one token else changes no byte
+    return union
+
+
+def _fill(controlnet: Any) -> Any:
+    """Weights at random where there are zeros."""
     for parameter in controlnet.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)

@@ -17,7 +17,7 @@ from easel_server.gateway.preprocessing.controls import (
     check_units,
     choose_control_size,
 )
-from easel_server.generation.add_ons import ControlMode, ControlPasses
+from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlType
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.request import Customer, InputImages
 
@@ -39,6 +39,7 @@ class ControlField(BaseModel):
     end: WireNumber = Field(default=1.0, description="Share of the steps after which it has none.")
     mode: ControlMode = ControlMode.BALANCED
     resize_mode: ControlFit = ControlFit.CROP
+    control_type: ControlType | None = Field(default=None, description="Of the control image, for a union ControlNet.")
     hr_option: ControlPasses = Field(
         default=ControlPasses.BOTH, description="Beside a second pass: in which it counts."
     )
@@ -58,6 +59,7 @@ class ControlField(BaseModel):
             end=self.end,
             mode=self.mode,
             passes=self.hr_option,
+            control_type=self.control_type,
         )
 
 

@@ -76,6 +76,23 @@ class ControlPasses(StrEnum):
     SECOND = "High res only"
 
 
+class ControlType(StrEnum):
+    """Kinds of control images, which a union ControlNet tells apart, by the names of AUTOMATIC1111's extension."""
+
+    POSE = "OpenPose"
+    DEPTH = "Depth"
+    SOFT_EDGE = "Soft Edge"
+    HARD_EDGE = "Hard Edge"
+    NORMAL = "Normal Map"
+    SEGMENTATION = "Segmentation"
+    # Those that it has no name for
+    TILE = "Tile"
+    INPAINT = "Inpaint"
+    BLUR = "Blur"
+    GREY = "Grey"
+    LOW_QUALITY = "Low Quality"
+
+
 class ControlRequest(NamedTuple):
     """A ControlNet as a client asks for it; its image as the network takes it."""
 
@@ -86,6 +103,8 @@ class ControlRequest(NamedTuple):
     end: float = 1.0
     mode: ControlMode = ControlMode.BALANCED
     passes: ControlPasses = ControlPasses.BOTH
+    control_type: ControlType | None = None
+    made_type: ControlType | None = None  # what its preprocessor makes, where the client doesn't say
 
 
 class ControlUse(Model):
@@ -100,6 +119,8 @@ class ControlUse(Model):
     mode: ControlMode = ControlMode.BALANCED
     # Both, where there is one only
     passes: ControlPasses = Field(default=ControlPasses.BOTH, exclude_if=lambda value: value is ControlPasses.BOTH)
+    # Of its image, for a union network; others are for one kind
+    control_type: ControlType | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class HiresRequest(NamedTuple):

@@ -24,8 +24,10 @@ PREFIXES = {
     "sd15": "StableDiffusionControlNet",
     "sd2": "StableDiffusionControlNet",
     "sdxl": "StableDiffusionXLControlNet",
+    "sd3": "StableDiffusion3ControlNet",
     "flux": "FluxControlNet",
 }
+UNIONS = {"sdxl": "StableDiffusionXLControlNetUnion", "flux": "FluxControlNet"}
 KEY = AddOnConfig(name="canny", source="/weights/canny").key
 
 
@@ -40,6 +42,17 @@ def stock_net(name: str) -> Any:
     return build_controlnet(getattr(pipeline, "unet", None) or pipeline.transformer)
 
 
+@cache
+def stock_union(name: str) -> Any:
+    import torch  # noqa: PLC0415
+
+    from tests.support.tiny_models import build_union_controlnet  # noqa: PLC0415  # loads torch
+
+    pipeline = build_tiny(name, bare=False)
+    torch.manual_seed(9)
+    return build_union_controlnet(getattr(pipeline, "unet", None) or pipeline.transformer)
+
+
 def use_of(config: AddOnConfig, **changes: Any) -> ControlUse:
     return ControlUse(**{"name": config.name, "key": config.key, "image_digest": digest(IMAGE), **changes})
 
@@ -51,12 +64,12 @@ def run(engine: Any, job: Any, add_ons: Sequence[AddOnConfig]) -> bytes:
     return Image.open(BytesIO(image)).tobytes()
 
 
-def build_stock(name: str, task: Task, net: Any) -> Any:
+def build_stock(name: str, task: Task, net: Any, *, is_union: bool = False) -> Any:
     """The pipeline that diffusers has for it, around a model of its own."""
     import diffusers  # noqa: PLC0415
 
     pipeline = build_tiny(name, bare=False)
-    kind = getattr(diffusers, PREFIXES[name] + CLASSES[task])
+    kind = getattr(diffusers, (UNIONS if is_union else PREFIXES)[name] + CLASSES[task])
     taken = inspect.signature(kind.__init__).parameters
     settings = {"requires_safety_checker": False, "add_watermarker": False}
     given = {key: value for key, value in {**pipeline.components, **settings}.items() if key in taken}

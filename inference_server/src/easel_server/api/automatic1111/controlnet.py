@@ -18,7 +18,7 @@ from easel_server.gateway.input_images import decode_base64, decode_image, encod
 from easel_server.gateway.preprocessing import NONE, PREPROCESSORS, find_threshold_fault, preprocess
 from easel_server.gateway.preprocessing.controls import ControlFit, ControlUnit, check_preprocessor
 from easel_server.gateway.refusals import refuse_field
-from easel_server.generation.add_ons import ControlMode, ControlPasses
+from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlType
 from easel_server.generation.messages import MAX_NAMED, truncate_repr
 
 SCRIPTS: Final = ("controlnet", "ControlNet")  # what clients call it
@@ -38,6 +38,8 @@ CONTROL_MODES: Final = {
     **{mode.value.lower(): mode for mode in ControlMode},
     **{str(number): mode for number, mode in enumerate(ControlMode)},
 }
+UNKNOWN_TYPE: Final = "unknown"  # as its page sends it
+TYPES: Final = {each.value.lower(): each for each in ControlType}
 PASSES: Final = {each.value.lower(): each for each in ControlPasses}
 NUMBERS: Final = ("weight", "guidance_start", "guidance_end", "threshold_a", "threshold_b")
 UNSET: Final = -1  # of a threshold, as any below 0: the preprocessor's own
@@ -47,11 +49,22 @@ INERT: Final = frozenset(
     {
         *("enabled", "lowvram", "low_vram", "processor_res", "pixel_perfect", "save_detected_map", "batch_images"),
         *("animatediff_batch", "input_mode", "is_ui", "use_preview_as_input", "generated_image"),
-        *("batch_modifiers", "output_dir", "loopback", "union_control_type", "guidance", "image_fg", "mask_image_fg"),
+        *("batch_modifiers", "output_dir", "loopback", "guidance", "image_fg", "mask_image_fg"),
     }
 )
 READ: Final = frozenset(
-    {*NUMBERS, "image", "input_image", "module", "model", "resize_mode", "control_mode", "guessmode", "hr_option"}
+    {
+        *NUMBERS,
+        "image",
+        "input_image",
+        "module",
+        "model",
+        "resize_mode",
+        "control_mode",
+        "guessmode",
+        "hr_option",
+        "union_control_type",
+    }
 )
 # What asks for something else than a control image: nothing of it, or refused by its name.
 REFUSED: Final = ("mask", "mask_image", "effective_region_mask", "ipadapter_input", "advanced_weighting")
@@ -119,6 +132,7 @@ def read_unit(field: str, given: Mapping[str, Any], known: Sequence[ControlNetCo
         end=numbers.get("guidance_end", 1.0),
         mode=_read_choice(f"{field}.control_mode", mode, CONTROL_MODES, ControlMode.BALANCED),
         passes=_read_choice(f"{field}.hr_option", given.get("hr_option"), PASSES, ControlPasses.BOTH),
+        control_type=_read_type(f"{field}.union_control_type", given.get("union_control_type")),
     )
 
 
@@ -180,6 +194,14 @@ def _read_choice(field: str, written: Any, choices: Mapping[str, Any], default: 
     return chosen
 
 
+def _read_type(field: str, written: Any) -> ControlType | None:
+    """Of the control image; None where that isn't said."""
+    if written is not None and str(written).lower() == UNKNOWN_TYPE:
+        return None
+    chosen: ControlType | None = _read_choice(field, written, TYPES, None)
+    return chosen
+
+
 def _read_image(field: str, given: Mapping[str, Any]) -> tuple[bytes | None, str]:
     for name in ("image", "input_image"):
         written = given.get(name)
@@ -237,8 +259,13 @@ def build_control_types(known: Sequence[ControlNetConfig]) -> dict[str, Any]:
     types = {"All": _build_type(list(PREPROCESSORS), shown)}
     for kind in CONTROL_TYPES:
         modules = [NONE, *(name for name, each in PREPROCESSORS.items() if kind in each.kinds)]
-        types[kind] = _build_type(modules, [name for name in shown if kind.lower() in name.lower()])
+        types[kind] = _build_type(modules, [name for name in shown if _is_for(kind, name)])
     return {"control_types": types}
+
+
+def _is_for(kind: str, name: str) -> bool:
+    """By what its name says; a union network is for all of them."""
+    return kind.lower() in name.lower() or "union" in name.lower()
 
 
 def _build_type(modules: list[str], models: list[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from easel_server.engine.interface import GenerationError
+from easel_server.generation.add_ons import ControlType
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "*.safetensors")
@@ -24,14 +25,41 @@ WEIGHTS: Final = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_mode
 KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "UNet2DConditionModel": "ControlNetModel",
+        "SD3Transformer2DModel": "SD3ControlNetModel",
         "FluxTransformer2DModel": "FluxControlNetModel",
     }
 )
+UNION: Final = "ControlNetUnionModel"  # a UNet's, of one network for several kinds of control images
+# In the order in which published ones count the kinds: https://huggingface.co/xinsir/controlnet-union-sdxl-1.0,
+# https://huggingface.co/InstantX/FLUX.1-dev-Controlnet-Union
+UNION_TYPES: Final[Mapping[str, tuple[ControlType, ...]]] = MappingProxyType(
+    {
+        UNION: (
+            ControlType.POSE,
+            ControlType.DEPTH,
+            ControlType.SOFT_EDGE,
+            ControlType.HARD_EDGE,
+            ControlType.NORMAL,
+            ControlType.SEGMENTATION,
+            ControlType.TILE,
+            ControlType.INPAINT,
+        ),
+        "FluxControlNetModel": (
+            ControlType.HARD_EDGE,
+            ControlType.TILE,
+            ControlType.DEPTH,
+            ControlType.BLUR,
+            ControlType.POSE,
+            ControlType.GREY,
+            ControlType.LOW_QUALITY,
+        ),
+    }
+)
+TASKS_OF_UNION: Final = "task_embedding"  # [kinds, channels]
 # What the text encoders of published models give, by which people know the family.
 FAMILIES: Final[Mapping[int, str]] = MappingProxyType(
     {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 )
-UNION_CONFIG: Final = ("num_control_type", "num_mode")  # of one network for several kinds of control images
 OWN_PARTS: Final = ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.", "zero_convs.")
 CHANNELS: Final = 3
 
@@ -50,25 +78,36 @@ def load_control_net(name: str, path: Path, denoiser: Any) -> Any:
     tensors = _read(name, path)
     kind = KINDS.get(type(denoiser).__name__)
     said = config.get("_class_name", kind)
-    if any(key in config and config[key] for key in UNION_CONFIG) or "Union" in str(said):
-        raise GenerationError(f"{name!r} is a ControlNet of several kinds at once (union), which isn't offered here")
+    if kind == KINDS["UNet2DConditionModel"] and ("Union" in str(said) or TASKS_OF_UNION in tensors):
+        kind = said = UNION  # whichever of its names it bears
     if kind is None or said != kind:
         raise GenerationError(f"{name!r} is a {said}, and this model's ControlNets are of {kind or 'no known class'}")
     net = _build(name, kind, config, denoiser, tensors)
     return net.to(denoiser.dtype).eval().requires_grad_(False)  # torch's own
 
 
+def find_union_types(net: Any) -> tuple[ControlType, ...]:
+    """The kinds of control images that it tells apart, by their numbers; none where it is for one kind."""
+    count = net.config.get("num_control_type") or net.config.get("num_mode") or 0
+    return UNION_TYPES.get(type(net).__name__, ())[:count]
+
+
 def _build(name: str, kind: str, config: Mapping[str, Any], denoiser: Any, tensors: dict[str, torch.Tensor]) -> Any:
     maker = getattr(diffusers, kind)
-    if kind == KINDS["UNet2DConditionModel"]:
+    is_of_unet = kind in (KINDS["UNet2DConditionModel"], UNION)
+    if is_of_unet:
         _check_family(name, config, tensors, denoiser)
-    if config:
+    if config and kind == UNION and TASKS_OF_UNION in tensors:
+        # Beside the files of the one repository lies a configuration for the smaller of the two.
+        kinds, channels = tensors[TASKS_OF_UNION].shape
+        net = maker.from_config({**config, "num_control_type": kinds, "num_trans_channel": channels})
+    elif config:
         net = maker.from_config(dict(config))
     elif kind == KINDS["UNet2DConditionModel"]:
         net = maker.from_unet(denoiser, load_weights_from_unet=False, conditioning_channels=CHANNELS)
     else:
         raise GenerationError(f"{name!r} has no {CONFIG} beside it; name the folder of diffusers' layout")
-    if kind == KINDS["UNet2DConditionModel"]:
+    if is_of_unet:
         tensors = convert_controlnet_checkpoint(tensors, net.config)  # type: ignore[no-untyped-call]
     own = net.state_dict()
     missing = sorted(own.keys() - tensors.keys())

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final
 
 import diffusers
@@ -19,10 +19,11 @@ import torch
 from easel_contract.add_ons import AddOnConfig
 from PIL import Image
 
-from easel_server.engine.add_ons.control_net_files import load_control_net
+from easel_server.engine.add_ons.control_net_files import find_union_types, load_control_net
 from easel_server.engine.add_ons.files import LocalAddOn
 from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.add_ons.upscalers import cut
+from easel_server.engine.arguments import list_seeds
 from easel_server.engine.diffusers_generation import Stage
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.pipelines import TaskPipeline, find_arguments
@@ -36,6 +37,7 @@ PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "StableDiffusionPipeline": "StableDiffusionControlNet",
         "StableDiffusionXLPipeline": "StableDiffusionXLControlNet",
+        "StableDiffusion3Pipeline": "StableDiffusion3ControlNet",
         "FluxPipeline": "FluxControlNet",
     }
 )
@@ -43,7 +45,10 @@ SUFFIXES: Final[Mapping[Task, str]] = MappingProxyType(
     {Task.TEXT_TO_IMAGE: "Pipeline", Task.IMAGE_TO_IMAGE: "Img2ImgPipeline", Task.INPAINT: "InpaintPipeline"}
 )
 CONTROL_IMAGE: Final = "control_image"
+CONTROL_MODE: Final = "control_mode"
 GUESS_MODE: Final = "guess_mode"
+UNION_PART: Final = "Union"  # of a class's name, of pipelines for union networks
+UNSEEDED: Final = frozenset({"StableDiffusion3Pipeline"})  # whose pipeline with ControlNets draws from the process
 SIDES: Final = frozenset({"width", "height"})
 # Of each output of a ControlNet against the one after it, where the prompt counts for more:
 # https://github.com/Mikubill/sd-webui-controlnet#control-mode
@@ -95,20 +100,25 @@ class ControlNets:
         """
         if not uses:
             return stage
-        kind = self._find_class(task)
-        if kind is None:
+        if self._find_class(task) is None:
             able = ", ".join(self.tasks) or "nothing"
             raise GenerationError(f"{self._name} can't do {task} with ControlNets; it can do {able} with them")
         by_key = {config.key: config for config in configs}
         nets = [self._hold(use, by_key, holds) for use in uses]
         images = [fit_control_image(open_control_image(use, parameters, inputs), stage.size) for use in uses]
+        is_union = check_unions(uses, nets)
+        numbers = [find_type_number(use, net) for use, net in zip(uses, nets, strict=True)]
+        kind = self._find_class(task, is_union=is_union)
         accepted = frozenset(inspect.signature(kind.__call__).parameters)
         options = build_control_arguments(uses, images, accepted)
+        options |= build_type_arguments(numbers, task, parameters.images, is_union=is_union)
         if options.get(GUESS_MODE) is None and any(use.mode is not ControlMode.BALANCED for use in uses):
             module: Any = MixedModes(nets, uses, is_guided=parameters.passes > 1)
         else:
             module = nets[0] if len(nets) == 1 else nets
         pipeline = _build_pipeline(kind, stage.pipeline, module)
+        if self._name in UNSEEDED:
+            pipeline.vae = SeededSamples(pipeline.vae, list_seeds(parameters))
         left_out = stage.arguments.keys() - accepted - SIDES
         if left_out:
             raise GenerationError(
@@ -136,11 +146,42 @@ class ControlNets:
         load = partial(load_control_net, config.name, found.path, self._denoiser)
         return AddOnKey("ControlNet", config.name, found.digest), load
 
-    def _find_class(self, task: Task) -> Any:
+    def _find_class(self, task: Task, *, is_union: bool = False) -> Any:
         prefix = PREFIXES.get(self._name)
         if prefix is None or task not in self._pipelines or task not in SUFFIXES:
             return None
-        return getattr(diffusers, prefix + SUFFIXES[task], None)
+        return getattr(diffusers, prefix + (UNION_PART if is_union else "") + SUFFIXES[task], None)
+
+
+class SeededSamples:
+    """An autoencoder whose samples are of the job's seeds where a pipeline names no generator for them.
+
+    Stable Diffusion 3's with a ControlNet takes them from the process, where they depend on what ran before. Each image
+    is encoded and sampled as it is alone, from its own seed; one alone has what the stock call has in a process that
+    was seeded so.
+    """
+
+    def __init__(self, vae: Any, seeds: Sequence[int]) -> None:
+        self._vae = vae
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vae, name)
+
+    def encode(self, pixels: torch.Tensor) -> Any:
+        """As the autoencoder's: row number r is of image r modulo the images, as pipelines put pass after pass."""
+        images = len(self._generators)
+        is_sliced, self._vae.use_slicing = self._vae.use_slicing, False  # which rounds otherwise
+        try:
+            each = [self._vae.encode(pixels[image::images]).latent_dist for image in range(images)]
+        finally:
+            self._vae.use_slicing = is_sliced
+
+        def sample() -> torch.Tensor:
+            drawn = [one.sample(generator) for one, generator in zip(each, self._generators, strict=True)]
+            return torch.stack(drawn, dim=1).flatten(0, 1)
+
+        return SimpleNamespace(latent_dist=SimpleNamespace(sample=sample))
 
 
 class MixedModes(diffusers.MultiControlNetModel):
@@ -232,6 +273,52 @@ def build_control_arguments(
     if modes == {ControlMode.CONTROL}:
         chosen[GUESS_MODE] = True
     return chosen
+
+
+def check_unions(uses: Sequence[ControlUse], nets: Sequence[Any]) -> bool:
+    """Whether they are union networks of a class of their own. Raises GenerationError for what doesn't go together."""
+    unions = [isinstance(net, diffusers.ControlNetUnionModel) for net in nets]
+    if not any(unions):
+        return False
+    if not all(unions):
+        names = [use.name for use, is_union in zip(uses, unions, strict=True) if not is_union]
+        raise GenerationError(f"ControlNet {names[0]!r} doesn't go beside a union one with this model; leave it out")
+    other = next((use for use in uses if use.mode is not ControlMode.BALANCED), None)
+    if other is not None:
+        raise GenerationError(
+            f"ControlNet {other.name!r} is asked for with mode {other.mode.value!r}; a union ControlNet's is "
+            f"{ControlMode.BALANCED.value!r} only"
+        )
+    return True
+
+
+def find_type_number(use: ControlUse, net: Any) -> int | None:
+    """Of the kind of its image, as the network counts; None where it is for one kind. Raises GenerationError."""
+    known = find_union_types(net)
+    if not known:
+        return None
+    if use.control_type not in known:
+        what = "isn't told which this is" if use.control_type is None else f"{use.control_type.value!r} isn't one"
+        raise GenerationError(
+            f"ControlNet {use.name!r} is for several kinds of control images (union), and {what}; the control type may "
+            f"be {', '.join(known)}"
+        )
+    return known.index(use.control_type)
+
+
+def build_type_arguments(numbers: Sequence[int | None], task: Task, images: int, *, is_union: bool) -> dict[str, Any]:
+    """Those that say to union networks which kinds they are given; none where there are no such. Pure.
+
+    Raises GenerationError for what diffusers' pipelines can't do.
+    """
+    if all(number is None for number in numbers):
+        return {}
+    if is_union or len(numbers) > 1:
+        if not is_union and images > 1 and task is not Task.TEXT_TO_IMAGE:
+            raise GenerationError("several ControlNets, a union one among them, are for one image at a time here")
+        return {CONTROL_MODE: list(numbers)}
+    # Flux's pipelines differ: after an image they want a number for each row.
+    return {CONTROL_MODE: numbers[0] if task is Task.TEXT_TO_IMAGE else [numbers[0]] * images}
 
 
 def open_control_image(use: ControlUse, parameters: GenerationParameters, inputs: Mapping[str, bytes]) -> Image.Image:

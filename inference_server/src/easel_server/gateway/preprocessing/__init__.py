@@ -12,6 +12,8 @@ from typing import Final
 
 from PIL import Image
 
+from easel_server.generation.add_ons import ControlType
+
 NONE: Final = "none"
 
 
@@ -31,6 +33,7 @@ class Preprocessor:
 
     kinds: tuple[str, ...]  # of ControlNets that it is for, as front ends group them
     thresholds: tuple[Threshold, ...] = ()
+    makes: ControlType | None = None
 
 
 def preprocess(name: str, image: Image.Image, thresholds: tuple[float | None, float | None]) -> Image.Image:
@@ -67,17 +70,21 @@ PREPROCESSORS: Final[Mapping[str, Preprocessor]] = MappingProxyType(
         "canny": Preprocessor(
             ("Canny",),
             (Threshold("Low Threshold", 100, 1, 255), Threshold("High Threshold", 200, 1, 255)),
+            ControlType.HARD_EDGE,
         ),
-        "invert": Preprocessor(("Lineart", "Scribble", "MLSD", "SoftEdge", "Canny")),
+        "invert": Preprocessor(("Lineart", "Scribble", "MLSD", "SoftEdge", "Canny"), (), ControlType.HARD_EDGE),
         "lineart_standard": Preprocessor(
             ("Lineart",),
             (Threshold("Gaussian Sigma", 6.0, 0.1, 64.0), Threshold("Intensity Threshold", 8, 0, 255)),
+            ControlType.HARD_EDGE,
         ),
-        "scribble_xdog": Preprocessor(("Scribble",), (Threshold("XDoG Threshold", 32, 1, 64),)),
-        "threshold": Preprocessor(("Scribble",), (Threshold("Binarization Threshold", 127, 0, 255),)),
-        "tile_resample": Preprocessor(("Tile",), (Threshold("Down Sampling Rate", 1.0, 1.0, 8.0),)),
-        "blur_gaussian": Preprocessor(("Tile",), (Threshold("Sigma", 9.0, 0.01, 64.0),)),
-        "recolor_luminance": Preprocessor(("Recolor",), _GAMMA),
-        "recolor_intensity": Preprocessor(("Recolor",), _GAMMA),
+        "scribble_xdog": Preprocessor(("Scribble",), (Threshold("XDoG Threshold", 32, 1, 64),), ControlType.SOFT_EDGE),
+        "threshold": Preprocessor(
+            ("Scribble",), (Threshold("Binarization Threshold", 127, 0, 255),), ControlType.SOFT_EDGE
+        ),
+        "tile_resample": Preprocessor(("Tile",), (Threshold("Down Sampling Rate", 1.0, 1.0, 8.0),), ControlType.TILE),
+        "blur_gaussian": Preprocessor(("Tile",), (Threshold("Sigma", 9.0, 0.01, 64.0),), ControlType.BLUR),
+        "recolor_luminance": Preprocessor(("Recolor",), _GAMMA, ControlType.GREY),
+        "recolor_intensity": Preprocessor(("Recolor",), _GAMMA, ControlType.GREY),
     }
 )

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from easel_server.gateway.input_images import RequestedSize, Size, decode_image, encode_lossless, flatten
 from easel_server.gateway.preprocessing import NONE, PREPROCESSORS, find_threshold_fault, preprocess
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
-from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlRequest
+from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlRequest, ControlType
 from easel_server.generation.messages import truncate_repr
 from easel_server.generation.models import GenerationDefaults
 from easel_server.generation.parameters import bound_side, check_side
@@ -44,6 +44,7 @@ class ControlUnit:
     end: float = 1.0
     mode: ControlMode = ControlMode.BALANCED
     passes: ControlPasses = ControlPasses.BOTH
+    control_type: ControlType | None = None  # of the image, for a union network; None: what the preprocessor makes
 
 
 def check_preprocessor(field: str, name: str) -> None:
@@ -100,7 +101,19 @@ def add_control_images(
         encoded.append(encode_lossless(preprocess(unit.preprocessor, image, unit.thresholds)))
     inputs = replace(inputs, controls=tuple(encoded))
     for unit, digest in zip(units, inputs.control_digests, strict=True):
-        requests.append(ControlRequest(unit.name, digest, unit.weight, unit.start, unit.end, unit.mode, unit.passes))
+        requests.append(
+            ControlRequest(
+                unit.name,
+                digest,
+                unit.weight,
+                unit.start,
+                unit.end,
+                unit.mode,
+                unit.passes,
+                unit.control_type,
+                PREPROCESSORS[unit.preprocessor].makes,
+            )
+        )
     return inputs, tuple(requests)
 
 

@@ -67,6 +67,7 @@ class Family:
     long_prompt_tokens: int | None = None  # that T5 may be given where a prompt needs them
     clip_layer: int | None = None  # counted from the last: whose output it takes of CLIP; None: no layer's
     latent_channels: int = 4  # of an image, before anything is packed
+    is_controlled_from_text_only: bool = False  # diffusers has no other pipelines with ControlNets of it
     are_latents_packed: bool = False  # in tokens of two by two, not as [images, channels, height/8, width/8]
 
     def count_passes(self, guidance_scale: float, negative_prompt: str) -> int:

@@ -20,6 +20,7 @@ STABLE_DIFFUSION_3: Final = Family(
     clip_layer=2,
     long_prompt_tokens=512,  # the most that diffusers' pipelines let it have
     latent_channels=16,
+    is_controlled_from_text_only=True,
 )
 TURBO: Final = replace(
     STABLE_DIFFUSION_3,

@@ -6,12 +6,13 @@ A name that stands for none has an empty key until its check names it. Pure.
 from collections.abc import Sequence
 from typing import Any
 
-from easel_contract.add_ons import MAX_WEIGHT
+from easel_contract.add_ons import MAX_WEIGHT, AddOnConfig
 
-from easel_server.generation.add_ons import AdapterUse, ControlPasses, ControlUse, Feature
+from easel_server.generation.add_ons import AdapterUse, ControlPasses, ControlType, ControlUse, Feature
 from easel_server.generation.filling.context import FillContext, Values
 from easel_server.generation.messages import refuse_name, truncate_repr
 from easel_server.generation.prompts.networks import build_adapter_finder
+from easel_server.generation.tasks import Task
 
 
 def complete_adapters(asked: Sequence[Any], context: FillContext) -> tuple[AdapterUse, ...]:
@@ -48,23 +49,32 @@ def check_adapters(uses: Sequence[AdapterUse], context: FillContext) -> str | No
 def settle_controls(asked: Sequence[Any], values: Values, context: FillContext) -> tuple[ControlUse, ...]:
     """In their order, each with the key of what its name stands for. What is beyond bounds is for the check to name."""
     has_passes = values["hires"] is not None
-    known = {each.name: each.key for each in context.add_ons.control_nets}
+    known = {each.name: each for each in context.add_ons.control_nets}
     return tuple(
         ControlUse.model_construct(
             name=each.name,
-            key=known.get(each.name, ""),
+            key=known[each.name].key if each.name in known else "",
             image_digest=each.image_digest,
             weight=each.weight,
             start=each.start,
             end=each.end,
             mode=each.mode,
             passes=each.passes if has_passes else ControlPasses.BOTH,
+            control_type=_find_type(each, known.get(each.name)),
         )
         for each in asked
     )
 
 
-def check_controls(uses: Sequence[ControlUse], context: FillContext) -> str | None:
+def _find_type(asked: Any, config: AddOnConfig | None) -> ControlType | None:
+    """Of a control image: what the client says, or for what is called a union network what its preprocessor makes."""
+    chosen: ControlType | None = asked.control_type
+    if chosen is None and config is not None and "union" in f"{config.name} {config.source} {config.file}".lower():
+        chosen = getattr(asked, "made_type", None)  # a recipe says it itself
+    return chosen
+
+
+def check_controls(uses: Sequence[ControlUse], values: Values, context: FillContext) -> str | None:
     """What is wrong with them, the first thing."""
     if Feature.CONTROL_NETS not in context.facts.features:
         return f"asks for {truncate_repr(uses[0].name)}, and this model takes no ControlNets; leave it out"
@@ -73,8 +83,21 @@ def check_controls(uses: Sequence[ControlUse], context: FillContext) -> str | No
     unknown = next((use.name for use in uses if not use.key), None)
     if unknown is not None:
         return refuse_name(unknown, [each.name for each in context.add_ons.control_nets], "ControlNet")
+    if context.facts.defaults.traits.is_controlled_from_text_only and (fault := _find_pass_fault(uses, values)):
+        return fault
     sent = context.inputs.control_digests if context.inputs is not None else ()
     return next((fault for use in uses if (fault := _find_control_fault(use, sent)) is not None), None)
+
+
+def _find_pass_fault(uses: Sequence[ControlUse], values: Values) -> str | None:
+    """Of a model that has ControlNets for images from a text alone."""
+    if values["task"] is not Task.TEXT_TO_IMAGE:
+        return f"asks for {truncate_repr(uses[0].name)}, and with this model ControlNets are for images from a text alone"
+    second = next((use for use in uses if values["hires"] is not None and use.passes is not ControlPasses.FIRST), None)
+    if second is None:
+        return None
+    name, allowed = truncate_repr(second.name), ControlPasses.FIRST.value
+    return f"asks for {name} in a second pass too, and with this model ControlNets have no say there; ask for {allowed!r}"
 
 
 def _find_control_fault(use: ControlUse, sent: Sequence[str]) -> str | None:

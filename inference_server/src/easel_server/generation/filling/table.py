@@ -228,7 +228,7 @@ PARAMETERS: Final = (
         "controls",
         default=lambda _, __: (),
         settle=settle_controls,
-        check=lambda uses, _, context: check_controls(uses, context),
+        check=check_controls,
     ),
     Parameter(
         "clip_skip",

@@ -19,6 +19,7 @@ from easel_server.generation.add_ons import (
     AdapterRequest,
     ControlMode,
     ControlPasses,
+    ControlType,
     ControlUse,
     HiresRequest,
     find_hires_size,
@@ -39,6 +40,7 @@ LORA_HASHES: Final = "Lora hashes"  # NAME: HASH of each adapter
 FACTS: Final = frozenset({LORA_HASHES, "Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
 CONTROL_NET: Final = "ControlNet"
 CONTROL_NUMBERS: Final = {"Weight": "weight", "Guidance Start": "start", "Guidance End": "end"}
+UNION_TYPE: Final = "Union Control Type"  # likewise
 HR_OPTION: Final = "Hr Option"  # in which passes it counts, as the extension displays its field
 _CONTROL_NAME: Final = re.compile(r"ControlNet [0-9]{1,2}")
 _NUMBER: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{0,17})?")
@@ -154,6 +156,10 @@ def _split(prompt: str) -> Networks:
 
 def _write_control(use: ControlUse) -> str:
     """As AUTOMATIC1111's extension does. What its image was made from isn't known here any more."""
+    optional = {
+        HR_OPTION: None if use.passes is ControlPasses.BOTH else use.passes.value,
+        UNION_TYPE: None if use.control_type is None else use.control_type.value,
+    }
     said = {
         "Module": "none",
         "Model": use.name,
@@ -161,8 +167,9 @@ def _write_control(use: ControlUse) -> str:
         "Guidance Start": use.start,
         "Guidance End": use.end,
         "Control Mode": use.mode.value,
-    } | ({} if use.passes is ControlPasses.BOTH else {HR_OPTION: use.passes.value})
-    return ", ".join(f"{name}: {value}" for name, value in said.items())
+        **optional,
+    }
+    return ", ".join(f"{name}: {value}" for name, value in said.items() if value is not None)
 
 
 def _read_control(text: str) -> dict[str, Any]:
@@ -174,6 +181,7 @@ def _read_control(text: str) -> dict[str, Any]:
     choices = {
         "mode": modes.get(said.get("Control Mode", ""), ControlMode.BALANCED),
         "passes": passes.get(said.get(HR_OPTION, ""), ControlPasses.BOTH),
+        "control_type": next((each for each in ControlType if each.value == said.get(UNION_TYPE)), None),
     }
     return {"name": name, "image_digest": "", **choices, **{own: float(number) for own, number in numbers.items()}}
 
