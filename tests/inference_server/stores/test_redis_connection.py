@@ -4,10 +4,15 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import struct
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.jobs.redis import RedisJobs
@@ -195,3 +200,127 @@ async def test_a_server_that_is_busy_with_another_call_of_ours_is_waited_for(mon
             assert await pipeline.execute("BLPOP", "nothing", 0.5) is None
         finally:
             await stores.close()
+
+
+class ResettingServer:
+    """A fake that answers OK to everything, and ends its connections as the kernel ends a killed server's: by RST."""
+
+    def __init__(self) -> None:
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def start(self) -> int:
+        """Listen; the port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while head := (await reader.readline()).strip():
+                words = [(await reader.readline(), await reader.readline())[1] for _ in range(int(head[1:]))]
+                writer.write(b"$0\r\n\r\n" if words[0] == b"INFO\r\n" else b"+OK\r\n")
+
+    def reset(self) -> None:
+        """End all connections."""
+        for writer in self._writers:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def stop(self) -> None:
+        self.reset()
+        self._server.close()
+        await self._server.wait_closed()
+
+
+async def use_reset_connections() -> list[bytes]:
+    server = ResettingServer()
+    connection = RedisConnection(f"redis://127.0.0.1:{await server.start()}", "{easel:ml:sd}:")
+    try:
+        answers = []
+        for _ in range(3):
+            answers += [await connection.command("SET", "a", "b"), await connection.blocking_command("ECHO", "a")]
+            idle = [*connection._server.pipeline._idle, *connection.client.connection_pool._available_connections]
+            writers = [each._writer for each in idle if each._writer is not None]
+            assert len(writers) == 2
+            server.reset()
+            await eventually(lambda: asyncio.sleep(0, all(each.is_closing() for each in writers)))  # noqa: B023
+        return answers
+    finally:
+        await connection.close()
+        await server.stop()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_connections_that_the_server_has_reset_while_idle_cost_a_caller_nothing(
+    run: Callable[[Coroutine[Any, Any, list[bytes]]], list[bytes]],
+) -> None:
+    """In the server's own event loop too, whose error of them is another one."""
+    assert run(use_reset_connections()) == [b"OK"] * 6
+
+
+class LateConnection:
+    """A fake that is made when nobody waits for it any more, and loses the cancellation that comes meanwhile."""
+
+    def __init__(self, made: asyncio.Event) -> None:
+        self._made = made
+        self.is_open = False
+
+    async def send_packed_command(self, _: object) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await self._made.wait()
+        self.is_open = True
+
+    async def read_response(self) -> bytes:
+        return b"PONG"
+
+    async def disconnect(self, **_: object) -> None:
+        self.is_open = False
+
+
+async def test_a_connection_that_is_made_too_late_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "DOUBT_SECONDS", 0.0)
+    pipeline = Pipeline(ConnectionPool(port=1))  # where nobody listens
+    refused, made = pipeline._make_connection, asyncio.Event()
+    late = LateConnection(made)
+    connections = iter([late])
+    monkeypatch.setattr(pipeline, "_make_connection", lambda: next(connections, None) or refused())
+    with pytest.raises(exceptions.ConnectionError):
+        await pipeline.execute("PING")
+    (sender,) = pipeline._left
+    made.set()
+    await asyncio.wait([sender])
+    assert not late.is_open
+    await pipeline.close()
+
+
+async def test_a_blocking_call_that_loses_its_cancellation_is_over_before_the_connections_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = RedisConnection("redis://127.0.0.1:1", "{easel:ml:sd}:")
+    server, began, order = connection._server, asyncio.Event(), []
+
+    async def execute(*_: object) -> None:
+        began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            order.append("the call is over")
+
+    async def disconnect(**_: object) -> None:
+        order.append("connections are closed")
+
+    monkeypatch.setattr(server, "_execute", execute)
+    monkeypatch.setattr(server.client.connection_pool, "disconnect", disconnect)
+    monkeypatch.setattr(server, "check_policy", lambda: asyncio.sleep(0))
+    call = asyncio.create_task(connection.blocking_command("BLPOP", "nothing", 1))
+    await began.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await connection.close()
+    assert order[:2] == ["the call is over", "connections are closed"]

@@ -18,8 +18,8 @@ from redis.backoff import NoBackoff
 
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.errors import StoreDamagedError, StoreEvictsError, StoreOutOfMemoryError, StoreUnavailableError
-from easel_server.stores.redis.errors import WAIT_FOR_REDIS, find_damaged_key, translated_errors
-from easel_server.stores.redis.pipeline import Pipeline
+from easel_server.stores.redis.errors import LOST, WAIT_FOR_REDIS, find_damaged_key, translated_errors
+from easel_server.stores.redis.pipeline import CANCEL_AGAIN_SECONDS, Pipeline
 from easel_server.stores.redis.scripts import load_script
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
@@ -56,6 +56,7 @@ class _Server:
         self._look_at_policy_at = -math.inf
         self.out_of_memory_at = -math.inf  # when it last was
         self._execute: Callable[..., Awaitable[Any]] = client.execute_command
+        self._left: set[asyncio.Future[Any]] = set()  # calls whose callers were cancelled, under way to their end
         self.pipeline = Pipeline(client.connection_pool)
         settings = client.connection_pool.connection_kwargs
         self.address = str(settings["path"]) if "path" in settings else f"{settings['host']}:{settings['port']}"
@@ -92,10 +93,16 @@ class _Server:
         except asyncio.CancelledError:
             sending.cancel()
             sending.add_done_callback(_ignore_result)
+            self._left.add(sending)
+            sending.add_done_callback(self._left.discard)
             raise
 
     async def close(self) -> None:
         await self.pipeline.close()
+        while self._left:
+            for sending in self._left:
+                sending.cancel()  # again and again: redis-py may swallow it, and then connect after all
+            await asyncio.wait(self._left, timeout=CANCEL_AGAIN_SECONDS)
         await self.client.aclose()
         await self.client.connection_pool.disconnect()
 
@@ -233,6 +240,7 @@ def _build_client(url: str, **place: str | int) -> Redis:
         socket_timeout=REPLY_TIMEOUT_SECONDS,
         health_check_interval=PING_IDLE_CONNECTION_AFTER_SECONDS,
         retry=Retry(NoBackoff(), retries=1),
+        retry_on_error=list(LOST),
         protocol=2,
     )
     if issubclass(pool.connection_class, Connection):  # over TCP; a Unix socket has nothing to keep alive

@@ -22,16 +22,20 @@ TEMPORARY_REPLIES: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
 
 DAMAGED: Final = "DAMAGED "
 
-# Not redis-py's ConnectionError alone: a server that is loading, or that moves the service's keys, comes back too.
+# What says that a connection is lost. A write to one that the server has reset while nobody used it (as the kernel does
+# for a server that dies with unread commands) is a RuntimeError in uvloop, "the handler is closed", which redis-py
+# passes on as it is.
+LOST: Final = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, RuntimeError)
+
+# Not a lost connection alone: a server that is loading, or that moves the service's keys, comes back too.
 # To a script, keys on the move are neither here nor there, so it is never sent after them (ASK) but tried again.
 TEMPORARY_ERRORS: Final = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
+    *LOST,
+    exceptions.InvalidResponse,  # what answers isn't Redis, or not Redis alone
     exceptions.ReadOnlyError,
     exceptions.ClusterError,
     exceptions.AskError,
     exceptions.TryAgainError,
-    OSError,
 )
 
 

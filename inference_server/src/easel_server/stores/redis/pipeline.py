@@ -18,6 +18,8 @@ from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
+from easel_server.stores.redis.errors import LOST
+
 CONNECTIONS: Final = 2  # so that a batch with large images doesn't hold up all others
 MAX_BATCH: Final = 64  # commands
 ATTEMPTS: Final = 2  # every command of a store can be repeated
@@ -28,9 +30,6 @@ DOUBT_SECONDS: Final = 0.35
 PING_SECONDS: Final = 0.5  # to connect, authenticate and be answered
 PAUSE_SECONDS: Final = 0.5
 SLOW_SECONDS: Final = 0.1
-# What says that the server itself can't be reached. redis-py's errors of one connection are among them, and are tried
-# again on another before they come this far.
-AWAY: Final = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
 
 pack_command: Final[Callable[..., bytes]] = hiredis.pack_command  # its types allow one word only
 
@@ -88,8 +87,8 @@ class Pipeline:
             task.cancel()
         if self._left:
             await asyncio.wait(self._left, timeout=CANCEL_AGAIN_SECONDS)
-        for connection in self._idle:
-            await connection.disconnect()
+        # One that doesn't close in time is no reason to leave the others open.
+        await asyncio.gather(*(connection.disconnect() for connection in self._idle), return_exceptions=True)
 
     async def _send_batches(self) -> None:
         """Send batches until nothing waits."""
@@ -103,10 +102,13 @@ class Pipeline:
             while self._waiting:
                 self._waiting.popleft().fail(error)
         finally:
-            if connection is not None and asyncio.current_task() in self._senders:
+            is_left = asyncio.current_task() not in self._senders
+            if connection is not None and not is_left:
                 self._idle.append(connection)
             # Here and not in a callback: from the last look at what waits to this line, nothing else runs.
             self._senders = {sender for sender in self._senders if sender is not asyncio.current_task()}
+            if connection is not None and is_left:  # it may have been made after all, when nobody waited any more
+                await connection.disconnect(nowait=True)
 
     async def _exchange_watched(self, connection: AbstractConnection, batch: list[_Command]) -> None:
         """Exchange, and look after the server if that takes long."""
@@ -123,7 +125,7 @@ class Pipeline:
             doubt.cancel()
             for task in doubts:
                 task.cancel()
-        if isinstance(error, AWAY):
+        if isinstance(error, LOST):  # and so was another one that was made for it
             self._note_outage(error, loop.time() - began_at)
 
     async def _doubt(
@@ -133,7 +135,7 @@ class Pipeline:
         while any(not command.reply.done() for command in batch):
             try:
                 await self._ask()
-            except AWAY as error:
+            except LOST as error:
                 self._note_outage(error, DOUBT_SECONDS)
                 for command in (*batch, *self._waiting):
                     command.fail(error)
@@ -172,7 +174,7 @@ class Pipeline:
         self._ask_again_at = began_at + PING_SECONDS + PAUSE_SECONDS
         try:
             await self._ask()
-        except AWAY as error:
+        except LOST as error:
             self._note_outage(error, loop.time() - began_at)
             raise
         except exceptions.RedisError:
@@ -216,7 +218,7 @@ async def _exchange(connection: AbstractConnection, batch: list[_Command]) -> Ex
             try:
                 await _exchange_once(connection, unanswered)
                 return None
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as caught:
+            except LOST as caught:
                 error = caught
                 await connection.disconnect(nowait=True)
     except Exception as unforeseen:
