@@ -178,6 +178,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "tokenSecretName must be the same",
     ),
+    "a model and a VAE with two tokens": (
+        {
+            "model": {
+                "source": {"huggingFace": {"repository": "a/b", "tokenSecretName": "one"}},
+                "vae": {"source": {"huggingFace": {"repository": "a/c", "tokenSecretName": "two"}}},
+            },
+            "replicas": 1,
+        },
+        "tokenSecretName must be the same",
+    ),
+    "a VAE from nowhere": (
+        {"model": {**MODEL, "vae": {"source": {}}}, "replicas": 1},
+        "exactly one of huggingFace and persistentVolumeClaim",
+    ),
+    "a shift of a model that predicts velocity": (
+        {"model": {**MODEL, "scheduler": {"shift": 3, "predictionType": "VPrediction"}}, "replicas": 1},
+        "shift is for models that match flows",
+    ),
+    "a scheduler that says nothing": (
+        {"model": {**MODEL, "scheduler": {}}, "replicas": 1},
+        "an empty scheduler changes nothing",
+    ),
+    "a sampler that nobody knows": (
+        {"model": {**MODEL, "scheduler": {"sampler": "Euler b"}}, "replicas": 1},
+        "Euler b",
+    ),
     **{
         f"a volume's {path!r}": (
             {"model": {"source": {"persistentVolumeClaim": {"claimName": "c", "path": path}}}, "replicas": 1},
@@ -268,6 +294,20 @@ def test_refuses(case: str) -> None:
 
 
 ACCEPTED: dict[str, dict[str, Any]] = {
+    "a VAE in a single file, and velocity with zero terminal SNR": {
+        "model": {
+            **MODEL,
+            "vae": {"source": {"huggingFace": {"repository": "a/b", "file": "vae-ft-mse-840000.safetensors"}}},
+            "scheduler": {
+                "sampler": "Euler a",
+                "predictionType": "VPrediction",
+                "rescaleBetasZeroSnr": True,
+                "timestepSpacing": "Trailing",
+            },
+        },
+        "replicas": 1,
+    },
+    "a shift": {"model": {**MODEL, "scheduler": {"shift": 1.5, "sampler": "DPM++ 2M"}}, "replicas": 1},
     "add-ons from each source": {
         "model": MODEL,
         "replicas": 1,

@@ -50,6 +50,7 @@ API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
 LINK_KEYS_DIRECTORY: Final = "/etc/easel-link-keys"
 MODEL_DIRECTORY: Final = "/models"
 REFINER_DIRECTORY: Final = "/refiner"
+VAE_DIRECTORY: Final = "/vae"
 ADD_ONS_DIRECTORY: Final = "/add-ons"  # of a worker: claims, each under its name
 ADD_ON_CREDENTIALS_DIRECTORY: Final = "/etc/easel-add-ons"  # likewise: Secrets with keys of buckets
 SAFETY_CHECKER_DIRECTORY: Final = "/safety-checker"

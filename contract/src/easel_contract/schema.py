@@ -167,3 +167,26 @@ TimeZone = Annotated[
     Field(min_length=1, max_length=64, json_schema_extra=validations(TIME_ZONE_RULE)),
     AfterValidator(_check_time_zone),
 ]
+
+
+# Names of samplers, as AUTOMATIC1111's web UI gave them. What carries each out is the server's to say.
+SCHEDULES: Final = ("Karras", "Exponential", "Beta", "SGM Uniform")  # behind a sampler's name
+WITH_SCHEDULES: Final = ("Euler", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE")
+SOLVERS: Final = (
+    *("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE"),
+    *("DDIM", "PNDM", "UniPC", "LCM"),
+)
+SAMPLER_NAMES: Final = tuple(
+    name
+    for solver in SOLVERS
+    for name in (solver, *(f"{solver} {schedule}" for schedule in SCHEDULES if solver in WITH_SCHEDULES))
+)
+
+
+def _check_sampler(value: str) -> str:
+    if value not in SAMPLER_NAMES:
+        raise ValueError(f"{value!r} is no sampler; there are: {', '.join(SAMPLER_NAMES)}")
+    return value
+
+
+SamplerName = Annotated[str, Field(json_schema_extra={"enum": list(SAMPLER_NAMES)}), AfterValidator(_check_sampler)]

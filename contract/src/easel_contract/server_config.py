@@ -18,6 +18,7 @@ from easel_contract.schema import (
     HttpUrl,
     Model,
     NetworkText,
+    SamplerName,
     WebOrigin,
     cel,
     validations,
@@ -150,6 +151,86 @@ class SafetyCheckerConfig(SourceConfig):
     threshold: float = Field(default=0.5, ge=0.01, le=1)  # from which likelihood on an image is flagged
 
 
+class PredictionType(StrEnum):
+    """What a denoiser was trained to say of a step."""
+
+    EPSILON = "Epsilon"  # the noise
+    V_PREDICTION = "VPrediction"  # the velocity: https://arxiv.org/abs/2202.00512
+
+
+class TimestepSpacing(StrEnum):
+    """Which of the steps that a model was trained with are taken."""
+
+    LEADING = "Leading"
+    LINSPACE = "Linspace"
+    TRAILING = "Trailing"  # ends where noise is most
+
+
+SHIFT_ALONE: Final = (
+    "shift is for models that match flows (Stable Diffusion 3, Flux), predictionType, "
+    "rescaleBetasZeroSnr and timestepSpacing for those that don't: set the one or the others"
+)
+SETS_NOTHING: Final = (
+    "an empty scheduler changes nothing: set sampler, shift, predictionType, "
+    "rescaleBetasZeroSnr or timestepSpacing, or leave scheduler out"
+)
+
+
+class SchedulerConfig(Model):
+    """How a model is denoised, where its files don't say it or say it otherwise."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.shift) || !(has(self.predictionType) || has(self.rescaleBetasZeroSnr) || "
+                "has(self.timestepSpacing))",
+                SHIFT_ALONE,
+            ),
+            cel(
+                "has(self.sampler) || has(self.shift) || has(self.predictionType) || has(self.rescaleBetasZeroSnr) || "
+                "has(self.timestepSpacing)",
+                SETS_NOTHING,
+            ),
+        )
+    )
+
+    sampler: SamplerName | None = Field(
+        default=None,
+        description="What a request gets that names no sampler, by AUTOMATIC1111's names, such as `DPM++ 2M Karras`. "
+        "One that the model can't use isn't loaded. Unset: the model's own scheduler.",
+    )
+    shift: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=100,
+        description="Of models that match flows (Stable Diffusion 3, Flux): by how much noise levels are shifted, "
+        "whatever an image's size. With all of their samplers.",
+    )
+    prediction_type: PredictionType | None = Field(
+        default=None,
+        description="What the model was trained to predict. Single files of models that predict velocity often don't "
+        "say so, and give noise otherwise. With all samplers.",
+    )
+    rescale_betas_zero_snr: bool | None = Field(
+        default=None,
+        description="Whether the last step is pure noise (zero terminal SNR), as models such as NoobAI's v-pred were "
+        "trained. Then only samplers that can do it are offered: Euler, Euler a, DPM++ 2M, DDIM, UniPC and the like.",
+    )
+    timestep_spacing: TimestepSpacing | None = Field(
+        default=None,
+        description="Which steps are taken, where a sampler's name doesn't say. With zero terminal SNR: Trailing.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        is_of_others = (self.prediction_type, self.rescale_betas_zero_snr, self.timestep_spacing) != (None, None, None)
+        if self.shift is not None and is_of_others:
+            raise ValueError(SHIFT_ALONE)
+        if not self.model_fields_set:
+            raise ValueError(SETS_NOTHING)
+        return self
+
+
 class ModelConfig(SourceConfig):
     """Which pipeline to load."""
 
@@ -162,6 +243,8 @@ class ModelConfig(SourceConfig):
     safety: SafetyPolicy | None = None  # None: Blur where the model comes with a checker
     safety_checker: SafetyCheckerConfig | None = None  # None: the model's own, where it has one
     refiner: SourceConfig | None = None  # takes over the last steps
+    vae: SourceConfig | None = None  # in place of the model's own autoencoder
+    scheduler: SchedulerConfig | None = None  # how it is denoised, where its files say otherwise
 
 
 class LimitsConfig(Model):

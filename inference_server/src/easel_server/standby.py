@@ -66,7 +66,7 @@ def serve_from_standby(settings: Settings) -> int:
     try:
         directory = find_directory(model)
         if directory is not None:
-            _fork_reader([Path(each.source) for each in (model, model.refiner) if each is not None])
+            _fork_reader([Path(each.source) for each in (model, model.vae, model.refiner) if each is not None])
         import_libraries(directory)
         has_libraries = True
     except (ModelLoadError, ImportError):

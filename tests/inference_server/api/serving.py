@@ -21,7 +21,7 @@ from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
 from easel_server.generation.cost import CostModel
 from easel_server.generation.messages import describe_flagged
-from easel_server.generation.models import GenerationDefaults, ModelFacts, override_defaults
+from easel_server.generation.models import GenerationDefaults, ModelFacts, ModelIdentity, override_defaults
 from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
 from easel_server.stores.opening import Stores, open_memory_stores
@@ -38,7 +38,8 @@ from tests.support.stored_images import succeed
 T = TypeVar("T")
 
 MODEL = "tiny/sd15"
-IDENTITY = build_identity(ModelConfig(name=MODEL, source="/nowhere"))  # of what workers hold
+SERVED = ModelConfig(name=MODEL, source="/nowhere")
+IDENTITY = build_identity(SERVED)  # of what workers hold
 WARNING = 'the prompt is "too long" for 夜明け'  # what the stand-in says of that prompt
 START_TIMEOUT_SECONDS = 20.0
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a signing secret of 32 bytes....").decode()
@@ -86,8 +87,9 @@ class CountingMetrics:
 class StandInWorker:
     """Claims jobs and finishes them with bytes that name the parameters. Holds still while ``is_held``."""
 
-    def __init__(self, jobs: JobQueue) -> None:
+    def __init__(self, jobs: JobQueue, identity: ModelIdentity) -> None:
         self._jobs = jobs
+        self._identity = identity
         self._free = asyncio.Event()
         self._free.set()
         self._held = asyncio.Event()
@@ -101,7 +103,7 @@ class StandInWorker:
                 self._held.set()
                 await self._free.wait()
                 self._held.clear()
-            for claim in await self._jobs.claim("stand-in", [IDENTITY.key], lease_seconds=10, wait_seconds=0.05):
+            for claim in await self._jobs.claim("stand-in", [self._identity.key], lease_seconds=10, wait_seconds=0.05):
                 self.seen.append(claim.job.id)
                 self.claims.append(claim)
                 await self._run(claim)
@@ -125,7 +127,7 @@ class StandInWorker:
             warnings = (WARNING,) if parameters.prompt == "too long" else ()
             if parameters.prompt == "flagged":
                 warnings = (describe_flagged([parameters.images - 1], parameters.images, SafetyPolicy.BLUR),)
-            await succeed(self._jobs, claim, tuple(images), generated_by=IDENTITY, warnings=warnings)
+            await succeed(self._jobs, claim, tuple(images), generated_by=self._identity, warnings=warnings)
         else:
             await self._jobs.finish(claim, Canceled())
 
@@ -165,12 +167,15 @@ class RunningGateway:
         is_signing_configured: bool = False,
         engine: Engine | None = None,
         add_ons: AddOnsConfig = AddOnsConfig(),  # noqa: B008  # frozen
+        model: ModelConfig = SERVED,
+        vae_digest: str = "",
         wrap: Callable[[Stores], Stores] = lambda stores: stores,
     ) -> None:
         gateway = config or GatewayConfig()
         if keys is not None:
             gateway = gateway.model_copy(update={"api_keys_directory": str(keys)})
-        self._config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=gateway, add_ons=add_ons)
+        self._config = ServerConfig(model=model, gateway=gateway, add_ons=add_ons)
+        self._identity = build_identity(model).model_copy(update={"vae": vae_digest})
         self._keys = keys
         self._link_keys = link_keys or LinkKeys()
         self._is_signing_configured = is_signing_configured
@@ -186,7 +191,9 @@ class RunningGateway:
         self.ending: Ending
         self.metrics = CountingMetrics()
         defaults = GenerationDefaults(width_pixels=64, height_pixels=64, steps=4)
-        self.facts = ModelFacts(defaults=override_defaults(defaults, gateway.defaults), identity=IDENTITY)
+        self.facts = ModelFacts(
+            defaults=override_defaults(defaults, gateway.defaults, model.scheduler), identity=self._identity
+        )
         self.cost_model = CostModel()
         self.url = ""
 
@@ -217,7 +224,7 @@ class RunningGateway:
             is_shared=self._keys is not None,
         )
         self.stores = self._wrap(open_memory_stores(bounds))
-        self.worker = StandInWorker(self.stores.jobs)
+        self.worker = StandInWorker(self.stores.jobs, self._identity)
         self.readiness = Readiness(self.stores.ping)
         self.ending = Ending(jobs_outlive=True)
 
@@ -275,7 +282,7 @@ class RunningGateway:
             self.stores.images,
             self._engine,
             settings,
-            identity=IDENTITY,
+            identity=self._identity,
             metrics=ServerMetrics(gateway=False, worker=True),
             contents=AddOnContents(self.stores.facts),
         )

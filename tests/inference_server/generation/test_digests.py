@@ -1,7 +1,15 @@
 """Which requests count as the same."""
 
 import pytest
-from easel_contract.server_config import DType, EngineKind, ModelConfig, Quantization, SourceConfig, StepCache
+from easel_contract.server_config import (
+    DType,
+    EngineKind,
+    ModelConfig,
+    Quantization,
+    SchedulerConfig,
+    SourceConfig,
+    StepCache,
+)
 from easel_server.generation.job import job_fingerprint
 from easel_server.generation.models import (
     ModelIdentity,
@@ -66,6 +74,8 @@ def test_whatever_changes_the_pixels_changes_the_key(change: dict[str, object]) 
         {"weights": "commit-2"},
         {"files": "fp16"},
         {"refiner": "commit-3"},
+        {"vae": "sha256:5cd1"},
+        {"scheduler": "prediction_type=VPrediction"},
         {"dtype": "bfloat16"},
         {"engine": "synthetic"},
         {"adapters": ("owner/lora",)},
@@ -93,6 +103,8 @@ def test_a_models_name_and_how_its_number_format_was_chosen_change_no_pixels() -
         {"file": "model.safetensors"},
         {"config_repository": "owner/config"},
         {"refiner": SourceConfig(source="owner/refiner")},
+        {"vae": SourceConfig(source="owner/vae")},
+        {"scheduler": SchedulerConfig(sampler="Euler a")},
     ],
     ids=str,
 )

@@ -72,6 +72,7 @@ class StableDiffusionServiceSpec(Model):
                 for guard, source in (
                     ("", "self.model.source"),
                     ("!has(self.model.refiner) || ", "self.model.refiner.source"),
+                    ("!has(self.model.vae) || ", "self.model.vae.source"),
                 )
             ),
             *ADD_ON_RULES,
@@ -100,8 +101,8 @@ class StableDiffusionServiceSpec(Model):
     @property
     def hub_token_secret_name(self) -> str | None:
         """The Secret with the token that everything on the Hub is fetched with."""
-        sources = [self.model.source, *([self.model.refiner.source] if self.model.refiner else [])]
-        named = [each.hugging_face.token_secret_name for each in sources if each.hugging_face is not None]
+        hubs = [each.hugging_face for each in self.model.sources.values()]
+        named = [each.token_secret_name for each in hubs if each is not None]
         return next((name for name in (*named, self.downloads.token_secret_name) if name is not None), None)
 
     @model_validator(mode="after")

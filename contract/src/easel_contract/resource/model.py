@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from easel_contract.schema import Model, ObjectName, Word, cel, validations
-from easel_contract.server_config import DType, Quantization, SafetyPolicy, StepCache
+from easel_contract.server_config import DType, Quantization, SafetyPolicy, SchedulerConfig, StepCache
 
 REPOSITORY_PATTERN = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
 # Of a file or a directory below a root: users' files have blanks and brackets in their names; nothing is hidden, and
@@ -104,6 +104,15 @@ class RefinerSpec(Model):
     source: ModelSource
 
 
+class VaeSpec(Model):
+    """An autoencoder in place of the model's own."""
+
+    source: ModelSource = Field(
+        description="A folder or repository with an autoencoder in diffusers' layout (of a whole pipeline, its `vae`), "
+        "or a single file such as vae-ft-mse-840000-ema-pruned.safetensors."
+    )
+
+
 class SafetyCheckerSpec(Model):
     """What judges finished images, in place of the model's own checker."""
 
@@ -124,12 +133,15 @@ class ModelSpec(Model):
 
     model_config = ConfigDict(
         json_schema_extra=validations(
-            cel(
-                "!has(self.refiner) || !has(self.source.huggingFace) || !has(self.refiner.source.huggingFace) "
-                "|| !has(self.source.huggingFace.tokenSecretName) "
-                "|| !has(self.refiner.source.huggingFace.tokenSecretName) "
-                "|| self.source.huggingFace.tokenSecretName == self.refiner.source.huggingFace.tokenSecretName",
-                "model and refiner are fetched with one token: tokenSecretName must be the same in both",
+            *(
+                cel(
+                    f"!has(self.{part}) || !has(self.source.huggingFace) || !has(self.{part}.source.huggingFace) "
+                    "|| !has(self.source.huggingFace.tokenSecretName) "
+                    f"|| !has(self.{part}.source.huggingFace.tokenSecretName) "
+                    f"|| self.source.huggingFace.tokenSecretName == self.{part}.source.huggingFace.tokenSecretName",
+                    f"model and {part} are fetched with one token: tokenSecretName must be the same in both",
+                )
+                for part in ("refiner", "vae")
             )
         )
     )
@@ -138,6 +150,16 @@ class ModelSpec(Model):
     refiner: RefinerSpec | None = Field(
         default=None,
         description="Stable Diffusion XL's refiner, which shares the model's second text encoder and autoencoder.",
+    )
+    vae: VaeSpec | None = Field(
+        default=None,
+        description="An autoencoder of the same family in place of the model's own, which isn't downloaded then. One "
+        "with other channels or another scaling of latents isn't loaded. A refiner uses it, too.",
+    )
+    scheduler: SchedulerConfig | None = Field(
+        default=None,
+        description="How the model is denoised where a request names no sampler, and what its file doesn't say of how "
+        "it was trained. Unset: as the model's files say.",
     )
     config_repository: str | None = Field(
         default=None,
@@ -180,11 +202,17 @@ class ModelSpec(Model):
         "StableDiffusionSafetyChecker, or an image classifier of transformers, in safetensors.",
     )
 
+    @property
+    def sources(self) -> dict[str, ModelSource]:
+        """Of all that the model consists of, by the field of the model that names it; the model's own is ``source``."""
+        others = {"refiner": self.refiner, "vae": self.vae, "safetyChecker": self.safety_checker}
+        named = {f"{name}.source": each.source for name, each in others.items() if each is not None}
+        return {"source": self.source, **named}
+
     @model_validator(mode="after")
     def _one_token(self) -> Self:
-        others = [each.source for each in (self.refiner, self.safety_checker) if each is not None]
-        sources = [each.hugging_face for each in (self.source, *others)]
-        secrets = {hub.token_secret_name for hub in sources if hub is not None} - {None}
+        hubs = [each.hugging_face for each in self.sources.values()]
+        secrets = {hub.token_secret_name for hub in hubs if hub is not None} - {None}
         if len(secrets) > 1:
             raise ValueError(
                 "all of a model is fetched with one token: tokenSecretName must be the same in all sources"

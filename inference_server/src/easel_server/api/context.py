@@ -20,7 +20,7 @@ from easel_server.gateway.refusals import RefusalError, refuse_unknown_model
 from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
 from easel_server.generation.add_ons import Feature
-from easel_server.generation.models import ModelFacts
+from easel_server.generation.models import ModelFacts, name_vae
 from easel_server.stores.opening import Stores
 from easel_server.transport.streams import Streams
 
@@ -52,6 +52,11 @@ class ApiContext:
     def model_name(self) -> str:
         """Of the one model that is served."""
         return self.live.name
+
+    @property
+    def vae_name(self) -> str | None:
+        """Of the autoencoder in place of the model's own; None without one."""
+        return name_vae(self.live.model)
 
     @property
     def is_signing_configured(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 from easel_contract.add_ons import AddOnConfig
+from easel_contract.server_config import SchedulerConfig
 
 from easel_server.engine.add_ons.adapters import Adapters
 from easel_server.engine.add_ons.control_nets import ControlNets
@@ -132,12 +133,13 @@ class DiffusersEngine:
         preparation: Preparation | None = None,
         residency: Residency | None = None,
         add_on_files: AddOnFiles | None = None,
+        scheduler: SchedulerConfig | None = None,
     ) -> None:
         """``refiner`` is a pipeline for image to image that takes over the last steps of what begins with a text; it
         shares the autoencoder. ``max_batch_images`` is how many images of any size are generated at once; None: what
         was measured. ``safety`` is of the pipeline's checker, which was taken out of it (``take_safety``).
         ``preparation`` is of a pipeline for which something is configured. ``residency`` keeps add-ons,
-        and ``add_on_files`` brings them here.
+        and ``add_on_files`` brings them here. ``scheduler`` is how the service has the model's own.
 
         Raises ModelLoadError for a pipeline that can't keep an engine's promises.
         """
@@ -152,7 +154,7 @@ class DiffusersEngine:
         self._memory_caps: dict[Size, int] = {}  # of sizes at which memory ran out
         self._vae = getattr(pipeline, "vae", None)
         self._vae_dtype = getattr(self._vae, "dtype", None)
-        self._pipelines = build_task_pipelines(pipeline, self.family)
+        self._pipelines = build_task_pipelines(pipeline, self.family, scheduler)
         self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._pace = Pace(self._device)

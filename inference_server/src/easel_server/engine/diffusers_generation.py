@@ -158,6 +158,8 @@ class ImageFacts:
         texts = {
             "Model": description.model,
             "Model hash": description.resolved_revision.removeprefix("sha256:")[:SHORT_HASH_CHARACTERS],
+            "VAE hash": description.vae.removeprefix("sha256:")[:SHORT_HASH_CHARACTERS],
+            "VAE": description.vae_name if description.vae else "",
             "Version": f"easel {versions['easel']}",
             "Diffusers": versions["diffusers"],
             "Torch": versions["torch"],

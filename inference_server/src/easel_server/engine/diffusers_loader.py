@@ -36,9 +36,16 @@ from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import LoadedPipeline, build_gathering, load_pipeline, load_refiner
 from easel_server.engine.model_files.selection import ModelFileError
+from easel_server.engine.model_files.vae import gather_vae
 from easel_server.engine.speed.preparation import prepare_pipeline
 from easel_server.engine.speed.weights import is_placed_late
-from easel_server.generation.models import MODEL_INDEX, EngineDescription, read_defaults
+from easel_server.generation.models import (
+    MODEL_INDEX,
+    EngineDescription,
+    describe_scheduler_config,
+    name_vae,
+    read_defaults,
+)
 from easel_server.generation.tasks import TASKS
 
 IMPORTED_LIBRARIES = ("diffusers", "transformers")
@@ -75,8 +82,9 @@ def load(
     try:
         how = build_gathering(config, dtype, Hub(hub_token))
         model = gather_model(config, how)
+        vae = gather_vae(config.vae, how) if config.vae is not None else None
         first = torch.device("cpu") if is_placed_late(config, engine) else device
-        loaded = load_pipeline(config, model, first, dtype)
+        loaded = load_pipeline(config, model, first, dtype, vae)
         refiner = load_refiner(config.refiner, how, loaded, first, dtype) if config.refiner is not None else None
     except ModelFileError as error:
         raise ModelLoadError(f"model {config.name}: {error}") from error
@@ -87,6 +95,8 @@ def load(
     description = replace(
         _describe(config, loaded, model.directory, device, dtype),
         files=model.files,
+        vae=loaded.vae,
+        vae_name=name_vae(config) or "",
         refiner=refiner.weights if refiner is not None else "",
         safety=safety.description,
     )
@@ -99,6 +109,7 @@ def load(
         max_batch_images=max_batch_images,
         safety=safety,
         preparation=preparation,
+        scheduler=config.scheduler,
         add_on_files=AddOnFiles(find_cache_directory(ADD_ONS), Hub(hub_token)),
     )
     on_phase(ColdStartPhase.COMPILED)
@@ -124,6 +135,7 @@ def _describe(
         resolved_revision=loaded.weights,
         quantization=config.quantization or "",
         step_cache=config.step_cache or "",
+        scheduler=describe_scheduler_config(config.scheduler),
         versions={"easel": version(names.DISTRIBUTION), **{library: version(library) for library in LIBRARIES}},
     )
 

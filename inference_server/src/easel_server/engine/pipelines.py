@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import diffusers
+from easel_contract.server_config import SchedulerConfig
 
 from easel_server.engine.interface import ModelLoadError
 from easel_server.engine.schedulers.schedulers import Schedulers
@@ -26,11 +27,14 @@ class TaskPipeline(NamedTuple):
     schedulers: Schedulers
 
 
-def build_task_pipelines(pipeline: Any, family: Family) -> dict[Task, TaskPipeline]:
+def build_task_pipelines(
+    pipeline: Any, family: Family, scheduler: SchedulerConfig | None = None
+) -> dict[Task, TaskPipeline]:
     """One loaded model as a pipeline for each task of which diffusers has one of the same family.
 
     They share the weights: nothing is loaded twice. Each has a scheduler of its own, since a pipeline that is made
-    changes its scheduler's configuration where it thinks that outdated, each in its own way.
+    changes its scheduler's configuration where it thinks that outdated, each in its own way. ``scheduler`` is how the
+    service has it; raises ModelLoadError where the model can't be denoised so.
     """
     pipelines = {}
     own = copy.deepcopy(pipeline.scheduler)
@@ -43,7 +47,7 @@ def build_task_pipelines(pipeline: Any, family: Family) -> dict[Task, TaskPipeli
         except ValueError:  # how diffusers says that there is none
             continue
         chosen.set_progress_bar_config(disable=True)
-        pipelines[task] = TaskPipeline(chosen, find_arguments(chosen), Schedulers(chosen.scheduler, family))
+        pipelines[task] = TaskPipeline(chosen, find_arguments(chosen), Schedulers(chosen.scheduler, family, scheduler))
     return pipelines
 
 

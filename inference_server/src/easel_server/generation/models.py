@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from easel_contract.schema import Model
-from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig, Reproducibility
+from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig, Reproducibility, SchedulerConfig
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from easel_server.generation.add_ons import Feature
@@ -18,7 +18,15 @@ from easel_server.generation.samplers import SAMPLERS
 from easel_server.generation.tasks import Task
 
 MODEL_INDEX: Final = "model_index.json"  # of a pipeline in diffusers' layout
-LATER_FIELDS: Final = ("files", "refiner", "quantization", "step_cache", "safety")  # of ModelIdentity
+LATER_FIELDS: Final = (
+    "files",
+    "refiner",
+    "vae",
+    "scheduler",
+    "quantization",
+    "step_cache",
+    "safety",
+)  # of ModelIdentity
 LATER_PREFIX: Final = "easel."
 MODEL_KEY_CHARACTERS: Final = 16  # 64 bits tell apart the few models of a service
 
@@ -46,6 +54,8 @@ class ModelIdentity(Model):
     weights: str = ""  # commit or content hash of what was loaded; empty for an engine without weights
     files: str = ""  # which of the commit's: a variant, or a single file; empty where all were meant
     refiner: str = ""  # its weights, likewise; empty without one
+    vae: str = ""  # the digest of the autoencoder in place of the model's own; empty without one
+    scheduler: str = ""  # how it is denoised otherwise than its files say: "prediction_type=v_prediction"
     quantization: str = ""  # of the weights: "Float8"; empty without
     step_cache: str = ""  # "DeepCache"; empty without
     adapters: tuple[str, ...] = ()
@@ -89,6 +99,17 @@ def model_key(model: ModelConfig, engine: EngineKind) -> str:
     return _digest(parts | added)[:MODEL_KEY_CHARACTERS]
 
 
+def name_vae(model: ModelConfig) -> str | None:
+    """What clients see of the autoencoder in place of the model's own: its file's name, as AUTOMATIC1111 lists them,
+    else its repository or folder. None without one."""
+    vae = model.vae
+    if vae is None:
+        return None
+    if vae.file is not None or vae.source.startswith("/"):
+        return (vae.file or vae.source).rstrip("/").rpartition("/")[2]
+    return vae.source
+
+
 def find_requested_model(model: ModelConfig, engine: EngineKind) -> RequestedModel:
     """What jobs of a gateway with this configuration ask for."""
     return RequestedModel(name=model.name, key=model_key(model, engine))
@@ -105,6 +126,7 @@ class GenerationDefaults:
     reproducibility: Reproducibility = Reproducibility.CLOSE
     family: str = ""  # a name in ``families/``
     clip_skip: int | None = None  # as a request has it
+    sampler: str | None = None  # likewise; None: the model's own scheduler
 
     @property
     def traits(self) -> Family:
@@ -112,9 +134,19 @@ class GenerationDefaults:
         return get_family(self.family)
 
 
-def override_defaults(defaults: GenerationDefaults, config: DefaultsConfig | None) -> GenerationDefaults:
-    """What is configured wins over what suits the model."""
+def override_defaults(
+    defaults: GenerationDefaults, config: DefaultsConfig | None, scheduler: SchedulerConfig | None = None
+) -> GenerationDefaults:
+    """What is configured, of requests and of the model's scheduler, wins over what suits the model."""
+    defaults = replace(defaults, sampler=scheduler.sampler if scheduler else None)
     return replace(defaults, **config.model_dump(exclude_none=True)) if config else defaults
+
+
+def describe_scheduler_config(config: SchedulerConfig | None) -> str:
+    """What it changes of how a model is denoised with any sampler, in a line; empty for nothing. Which sampler a
+    request gets is the request's."""
+    said = config.model_dump(mode="json", exclude_none=True, exclude={"sampler"}) if config else {}
+    return " ".join(f"{name}={value}" for name, value in sorted(said.items()))
 
 
 def read_defaults(directory: Path) -> GenerationDefaults:
@@ -198,6 +230,9 @@ class EngineDescription:
     resolved_revision: str = ""
     files: str = ""  # of a commit: the variant or the single file that was loaded; empty for the files without variant
     refiner: str = ""  # which weights the refiner has; empty without one
+    vae: str = ""  # as ModelIdentity has these two
+    scheduler: str = ""
+    vae_name: str = ""  # as ``name_vae`` has it
     safety: str = ""  # what becomes of images that the model's safety checker flags; empty: nothing is checked
     quantization: str = ""  # as ModelIdentity has these two
     step_cache: str = ""
@@ -216,6 +251,8 @@ def identify_model(description: EngineDescription, model: ModelConfig, engine: E
         weights=description.resolved_revision,
         files=description.files,
         refiner=description.refiner,
+        vae=description.vae,
+        scheduler=description.scheduler,
         quantization=model.quantization or "",
         step_cache=model.step_cache or "",
         safety=description.safety,

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from easel_contract.schema import SCHEDULES, WITH_SCHEDULES
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -24,7 +26,6 @@ class Sampler:
 
 
 KARRAS_SUFFIX: Final = " Karras"
-SCHEDULES: Final = ("Karras", "Exponential", "Beta", "SGM Uniform")  # behind a sampler's name
 SIMPLE: Final = "Simple"  # of AUTOMATIC1111: the steps of SGM Uniform, up to one of a thousand
 NO_SAMPLER: Final = "none"  # of the synthetic engine
 OWN_SUFFIX: Final = "Scheduler"  # of diffusers' classes: in an image's text, a model's own one has no other name
@@ -62,10 +63,9 @@ def _build_samplers() -> dict[str, Sampler]:
         "UniPC": Sampler("UniPCMultistepScheduler", _EVEN),
         "LCM": Sampler("LCMScheduler"),
     }
-    of_sigmas = ("Euler", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE")
     named = {
         f"{name} {schedule}": replace(solvers[name], changes={**solvers[name].changes, **changes})
-        for name in of_sigmas
+        for name in WITH_SCHEDULES
         for schedule, changes in _SCHEDULES.items()
     }
     built = {}

@@ -25,11 +25,7 @@ class Reference:
 def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[Reference, ...]:
     """Every Secret and PersistentVolumeClaim that the spec names, in an order that doesn't change."""
     gateway, bucket = spec.gateway, spec.gateway.results.bucket
-    sources = [("spec.model.source", spec.model.source)]
-    if spec.model.refiner is not None:
-        sources.append(("spec.model.refiner.source", spec.model.refiner.source))
-    if spec.model.safety_checker is not None:
-        sources.append(("spec.model.safetyChecker.source", spec.model.safety_checker.source))
+    sources = [(f"spec.model.{field}", source) for field, source in spec.model.sources.items()]
     secrets = [
         (gateway.api_keys_secret_name, "spec.gateway.apiKeysSecretName", names.COMPONENT_GATEWAY),
         (gateway.webhook.signing_secret_name, "spec.gateway.webhook.signingSecretName", names.COMPONENT_GATEWAY),

@@ -163,6 +163,8 @@ def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig
             else None
         ),
         refiner=SourceConfig(**_source_config(refiner.source, names.REFINER_DIRECTORY)) if refiner else None,
+        vae=SourceConfig(**_source_config(model.vae.source, names.VAE_DIRECTORY)) if model.vae else None,
+        scheduler=model.scheduler,
         **_source_config(model.source, names.MODEL_DIRECTORY),
     )
 

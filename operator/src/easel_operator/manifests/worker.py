@@ -29,6 +29,15 @@ START_SECONDS: Final = 1800  # time to fetch and load a large model before the k
 ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
 
 
+# Volumes and where they are, by the field of the model that names them.
+MODEL_MOUNTS: Final = {
+    "source": ("model", names.MODEL_DIRECTORY),
+    "refiner.source": ("refiner", names.REFINER_DIRECTORY),
+    "vae.source": ("vae", names.VAE_DIRECTORY),
+    "safetyChecker.source": ("safety-checker", names.SAFETY_CHECKER_DIRECTORY),
+}
+
+
 def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> Json:
     """The worker Deployment.
 
@@ -108,14 +117,9 @@ def _build_worker_resources(context: ChildContext) -> Json:
 
 
 def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
-    """Mount the volumes of the model and its refiner, or give the pod a token for their download; and a place for what
-    it downloads and makes, which outlives the container, and with a claim the pod."""
-    model = context.spec.model
-    sources = [("model", names.MODEL_DIRECTORY, model.source)]
-    if model.refiner is not None:
-        sources.append(("refiner", names.REFINER_DIRECTORY, model.refiner.source))
-    if model.safety_checker is not None:
-        sources.append(("safety-checker", names.SAFETY_CHECKER_DIRECTORY, model.safety_checker.source))
+    """Mount the volumes of all that the model consists of, or give the pod a token for their download; and a place for
+    what it downloads and makes, which outlives the container, and with a claim the pod."""
+    sources = [(*MODEL_MOUNTS[field], source) for field, source in context.spec.model.sources.items()]
     # Libraries write small files there even when the model lies on a volume.
     container["env"].append({"name": ENV_HUB_CACHE, "value": names.CACHE_DIRECTORY})
     container["env"].append({"name": names.ENV_CACHE_DIRECTORY, "value": names.CACHE_DIRECTORY_OWN})

@@ -172,6 +172,7 @@ async def test_a_gateway_of_the_earlier_version_reads_what_a_worker_of_this_one_
     """Its clients would be refused their images, which are there."""
     assert isinstance(jobs, RedisJobs)
     fields = {"files": "fp16", "refiner": "r", "quantization": "Float8", "step_cache": "DeepCache", "safety": "Blur"}
+    fields |= {"vae": "sha256:5cd1", "scheduler": "prediction_type=VPrediction"}
     holds = build_identity().model_copy(update=fields)
     await jobs.submit(build_job("a"))
     assert await succeed(jobs, await claim(jobs), IMAGES, generated_by=holds)

@@ -21,7 +21,15 @@ from easel_server.api.automatic1111.controlnet import (
 )
 from easel_server.api.automatic1111.enlarging import list_latent_modes, list_upscalers
 from easel_server.api.automatic1111.fields import CLIP_SKIP, build_fields, find_settings_warnings
-from easel_server.api.automatic1111.harmless import COLOR_CORRECTION, SETTINGS, find_faults, is_nothing
+from easel_server.api.automatic1111.harmless import (
+    COLOR_CORRECTION,
+    SETTINGS,
+    VAE,
+    VAE_CHOICE,
+    find_faults,
+    find_vae_faults,
+    is_nothing,
+)
 from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
 from easel_server.api.automatic1111.samplers import list_samplers, list_schedulers
 from easel_server.api.context import ApiContext
@@ -47,7 +55,6 @@ SCRIPT_PAGES: Final = {"txt2img": Task.TEXT_TO_IMAGE, "img2img": Task.IMAGE_TO_I
 
 # What a service of one model doesn't have, in the shape of having none.
 EMPTY: Final[Mapping[str, Any]] = {
-    "sd-vae": [],
     "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
@@ -104,6 +111,11 @@ def list_loras(names: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": name, "alias": name, "path": f"{name}.safetensors", "metadata": {}} for name in names]
 
 
+def list_vaes(name: str | None) -> list[dict[str, Any]]:
+    """The answer of ``sd-vae``: the one in place of the model's own, if there is one."""
+    return [] if name is None else [{"model_name": name, "filename": name}]
+
+
 def list_scripts(tasks: Sequence[Task], known: Sequence[ControlNetConfig]) -> dict[str, list[str]]:
     """The answer of ``scripts``. Front ends show ControlNet where it is named here, and only there."""
     names = list(SCRIPTS[:1]) if known else []
@@ -119,12 +131,12 @@ def describe_scripts(listed: Mapping[str, Sequence[str]]) -> list[dict[str, Any]
     ]
 
 
-def build_options(model: str, defaults: GenerationDefaults) -> dict[str, Any]:
+def build_options(model: str, defaults: GenerationDefaults, vae: str | None) -> dict[str, Any]:
     """The answer of ``options``: what clients look for. They can't be changed: requests say what they want."""
     return {
         "sd_model_checkpoint": model,
         "sd_checkpoint_hash": "",
-        "sd_vae": "Automatic",
+        VAE: vae or VAE_CHOICE,
         "samples_format": SAMPLES_FORMAT,
         "jpeg_quality": DEFAULT_QUALITY_PERCENT,
         CLIP_SKIP: defaults.clip_skip or 1,
@@ -161,6 +173,7 @@ def add_catalog_routes(router: APIRouter, context: ApiContext) -> None:
     for name, handler, kind in (
         ("options", handlers.get_options, dict[str, Any]),
         ("sd-models", handlers.get_models, list[dict[str, Any]]),
+        ("sd-vae", handlers.get_vaes, list[dict[str, Any]]),
         ("samplers", handlers.get_samplers, list[dict[str, Any]]),
         ("schedulers", handlers.get_schedulers, list[dict[str, Any]]),
         ("upscalers", handlers.get_upscalers, list[dict[str, Any]]),
@@ -228,7 +241,8 @@ class CatalogHandlers:
         return JSONResponse(await self._build_options())
 
     async def _build_options(self) -> dict[str, Any]:
-        return build_options(self._context.model_name, (await self._context.model_facts()).defaults)
+        defaults = (await self._context.model_facts()).defaults
+        return build_options(self._context.model_name, defaults, self._context.vae_name)
 
     async def set_options(self, request: Request) -> JSONResponse:
         """Accepts options in the values that they have; the service has no others."""
@@ -241,7 +255,8 @@ class CatalogHandlers:
             raise refuse_field("samples_format", f"is {truncate_repr(chosen)}; choose it by override_settings instead")
         options = await self._build_options()  # which front ends send back, all of them, to change one
         changed = {name: value for name, value in body.root.items() if name not in options or value != options[name]}
-        if faults := tuple(find_faults(changed, SETTINGS)):
+        vae_faults = find_vae_faults(body.root, self._context.vae_name)
+        if faults := (*find_faults(changed, SETTINGS), *vae_faults):
             raise refuse_fields(*faults)
         return JSONResponse(None, headers=build_warning_headers(tuple(find_settings_warnings(body.root))))
 
@@ -249,6 +264,11 @@ class CatalogHandlers:
         """The model that is served."""
         self._context.keys.find_customer(request.headers.get("authorization"))
         return JSONResponse(list_models(self._context.model_name))
+
+    async def get_vaes(self, request: Request) -> JSONResponse:
+        """The autoencoder in place of the model's own, if there is one."""
+        self._context.keys.find_customer(request.headers.get("authorization"))
+        return JSONResponse(list_vaes(self._context.vae_name))
 
     async def get_samplers(self, request: Request) -> JSONResponse:
         """The samplers that the model can use."""

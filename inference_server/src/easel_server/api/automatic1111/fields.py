@@ -19,12 +19,14 @@ from easel_server.api.automatic1111.harmless import (
     SETTINGS,
     TEXT_TO_IMAGE_FIELDS,
     TEXT_TO_IMAGE_INERT,
+    VAE,
     Harmless,
     find_chance_faults,
     find_chance_warnings,
     find_faults,
     find_script_faults,
     find_unknown_warning,
+    find_vae_faults,
     is_nothing,
     refuse,
 )
@@ -159,17 +161,20 @@ class GenerationBody(ApiBody):
         )
         return body
 
-    def check(self, *, model: str) -> None:
-        """Raise RefusalError for what would change the image and can't be done; ``model``: the served one's name."""
-        if faults := list(self._find_faults(model)):
+    def check(self, *, model: str, vae: str | None) -> None:
+        """Raise RefusalError for what would change the image and can't be done.
+
+        ``model`` is the served one's name, ``vae`` that of the autoencoder in place of its own.
+        """
+        if faults := list(self._find_faults(model, vae)):
             raise refuse_fields(*faults)
 
-    def _find_faults(self, model: str) -> Iterator[FieldFault]:
+    def _find_faults(self, model: str, vae: str | None) -> Iterator[FieldFault]:
         extra = self.model_extra or {}
         yield from find_faults(extra, self.KNOWN)
         scripts = self.alwayson_scripts
         yield from find_script_faults(take_units(scripts)[1] if isinstance(scripts, dict) else scripts)
-        yield from find_settings_faults(self.settings, prefix="override_settings.")
+        yield from find_settings_faults(self.settings, vae, prefix="override_settings.")
         yield from find_chance_faults({"eta": self.eta, "s_noise": self.s_noise}, self._sampler())
         refiner = self.refiner_checkpoint
         if not is_nothing(refiner) and refiner != model and extra.get("refiner_switch_at") not in (1, "1"):
@@ -342,8 +347,8 @@ class TextToImageBody(GenerationBody):
         )
         return values | {"hires": asked}
 
-    def _find_faults(self, model: str) -> Iterator[FieldFault]:
-        yield from super()._find_faults(model)
+    def _find_faults(self, model: str, vae: str | None) -> Iterator[FieldFault]:
+        yield from super()._find_faults(model, vae)
         if is_nothing(self.enable_hr):
             return
         if self.hr_scale is not None and not 0 < self.hr_scale <= MAX_UPSCALE_FACTOR:
@@ -408,8 +413,8 @@ class ImageToImageBody(GenerationBody):
         within = values.get("strength", DEFAULT_STRENGTH)
         return values | {"strength": within if self.denoising_strength is None else self.denoising_strength}
 
-    def _find_faults(self, model: str) -> Iterator[FieldFault]:
-        yield from super()._find_faults(model)
+    def _find_faults(self, model: str, vae: str | None) -> Iterator[FieldFault]:
+        yield from super()._find_faults(model, vae)
         for name, (least, most) in MASK_RANGES.items() if self.mask else ():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
@@ -452,8 +457,11 @@ def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     return fields | ({"override_settings": chosen} if chosen else {})
 
 
-def find_settings_faults(settings: Mapping[str, JsonValue], *, prefix: str = "") -> Iterator[FieldFault]:
-    """Settings that would change the image in ways that aren't offered."""
+def find_settings_faults(
+    settings: Mapping[str, JsonValue], vae: str | None, *, prefix: str = ""
+) -> Iterator[FieldFault]:
+    """Settings that would change the image in ways that aren't offered; ``vae`` as of ``GenerationBody.check``."""
+    yield from find_vae_faults(settings, vae, prefix=prefix)
     of_others = {name: harmless for name, harmless in SETTINGS.items() if name not in OWN_SETTINGS}
     yield from find_faults(settings, of_others, prefix=prefix)
 
@@ -461,7 +469,7 @@ def find_settings_faults(settings: Mapping[str, JsonValue], *, prefix: str = "")
 def find_settings_warnings(settings: Mapping[str, JsonValue]) -> Iterator[str]:
     """Settings that nobody knows."""
     unknown = [
-        name for name in settings if name not in (*OWN_SETTINGS, *SETTINGS) and INERT_SETTING.match(name) is None
+        name for name in settings if name not in (*OWN_SETTINGS, *SETTINGS, VAE) and INERT_SETTING.match(name) is None
     ]
     yield from find_unknown_warning(unknown, kind="setting")
 

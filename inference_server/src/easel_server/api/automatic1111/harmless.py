@@ -8,6 +8,7 @@ is accepted and named in a warning. Which fields there are: https://github.com/A
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Final
 
 from pydantic import JsonValue
@@ -135,7 +136,6 @@ IMAGE_TO_IMAGE_INERT: Final = INERT | {"image_cfg_scale", "mask_round"}
 COLOR_CORRECTION: Final = "img2img_color_correction"
 
 SETTINGS: Final[Mapping[str, Harmless]] = {
-    "sd_vae": AUTOMATIC,
     "sd_unet": AUTOMATIC,
     "sd_hypernetwork": NOTHING,
     "CLIP_stop_at_last_layers": _only(1),
@@ -168,6 +168,8 @@ SETTINGS: Final[Mapping[str, Harmless]] = {
     "face_restoration": OFF,
     "webp_lossless": OFF,
 }
+VAE: Final = "sd_vae"  # a setting
+VAE_CHOICE: Final = "Automatic"  # the one that there is
 # Settings of files, pages, previews, tools that aren't asked for here, and memory.
 INERT_SETTING: Final = re.compile(
     "(samples_|grid_|outdir_|save_|directories_|live_preview|show_|return_|do_not_|export_|use_original_|n_rows|font|"
@@ -196,6 +198,18 @@ def find_faults(
 def refuse(name: str, value: JsonValue, allowed: str) -> FieldFault:
     """The fault of a value that asks for something that isn't offered."""
     return FieldFault(name, f"asks for something that isn't offered here; {allowed}; got {truncate_repr(value)}")
+
+
+def find_vae_faults(settings: Mapping[str, JsonValue], vae: str | None, *, prefix: str = "") -> Iterator[FieldFault]:
+    """An autoencoder that isn't the one that runs: the service's ``vae``, or the model's own where that is None."""
+    value = settings.get(VAE)
+    name = value.strip() if isinstance(value, str) else value
+    own = "None" if vae is None else vae
+    if name in (None, "", False) or str(name).lower() == VAE_CHOICE.lower():
+        return
+    if is_nothing(name) if vae is None else name in (vae, PurePosixPath(vae).stem):
+        return
+    yield refuse(prefix + VAE, value, f"allowed are {VAE_CHOICE!r} and {own!r}, which this service runs")
 
 
 def find_script_faults(scripts: JsonValue) -> Iterator[FieldFault]:

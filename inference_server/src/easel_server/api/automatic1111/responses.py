@@ -18,18 +18,22 @@ from easel_server.generation.prompts.networks import join_networks
 from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.samplers import split_sampler
 
+SHORT_HASH_CHARACTERS: Final = 10
 TIMESTAMP: Final = "%Y%m%d%H%M%S"
 # What the last step is followed by takes time too; AUTOMATIC1111 counts it as a hundredth.
 ALMOST_DONE: Final = 0.99
 
 
-def build_result(body: GenerationBody, job: Job, images: Sequence[bytes], *, model: str) -> dict[str, Any]:
-    """The answer of txt2img and img2img. A cancelled job has no images."""
+def build_result(
+    body: GenerationBody, job: Job, images: Sequence[bytes], *, model: str, vae: str | None
+) -> dict[str, Any]:
+    """The answer of txt2img and img2img. A cancelled job has no images. ``vae`` is the name of the one that isn't the
+    model's own."""
     is_sent = body.send_images is not False
     return {
         "images": [base64.b64encode(image).decode("ascii") for image in images] if is_sent else [],
         "parameters": _build_parameters(body),
-        "info": json.dumps(_build_info(job, images, model), ensure_ascii=False),
+        "info": json.dumps(_build_info(job, images, model, vae), ensure_ascii=False),
     }
 
 
@@ -41,8 +45,9 @@ def _build_parameters(body: GenerationBody) -> dict[str, Any]:
     return body.model_dump(mode="json", exclude=hidden) | dict.fromkeys(hidden)
 
 
-def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]:
+def _build_info(job: Job, images: Sequence[bytes], model: str, vae: str | None) -> dict[str, Any]:
     parameters = job.parameters
+    vae_digest = job.generated_by.vae if job.generated_by is not None else ""
     sampler = split_sampler(parameters.sampler)[0] if parameters.sampler else None
     seeds = [parameters.seed + index for index in range(parameters.images)]
     exact = parameters.reproducibility if parameters.reproducibility is Reproducibility.EXACT else None
@@ -69,8 +74,8 @@ def _build_info(job: Job, images: Sequence[bytes], model: str) -> dict[str, Any]
         "face_restoration_model": None,
         "sd_model_name": model,
         "sd_model_hash": None,
-        "sd_vae_name": None,
-        "sd_vae_hash": None,
+        "sd_vae_name": vae if vae_digest else None,
+        "sd_vae_hash": vae_digest.removeprefix("sha256:")[:SHORT_HASH_CHARACTERS] or None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": parameters.strength,

@@ -161,7 +161,7 @@ class Automatic1111Handlers:
         customer = self._context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, TextToImageBody, limit_bytes=self._context.limits.max_body_bytes)
         body = await self._fit(body)
-        body.check(model=self._context.model_name)
+        body.check(model=self._context.model_name, vae=self._context.vae_name)
         submitted = await self._submit(request, customer, body, None, {})
         if body.units:
             body = body.model_copy(update={"alwayson_scripts": drop_images(body.alwayson_scripts)})
@@ -175,7 +175,7 @@ class Automatic1111Handlers:
         customer = context.keys.find_customer(request.headers.get("authorization"))
         body = await read_body(request, ImageToImageBody, limit_bytes=context.limits.max_body_bytes)
         body = await self._fit(body)
-        body.check(model=context.model_name)
+        body.check(model=context.model_name, vae=context.vae_name)
         defaults = (await context.model_facts()).defaults
         fetched: dict[str, bytes] = {}
         build = partial(build_inputs, body, defaults, context.limits)
@@ -333,6 +333,6 @@ class Automatic1111Handlers:
         return Generated(job, images, submitted.build_headers(job), is_done_with)
 
     def _answer(self, body: GenerationBody, generated: Generated, images: Sequence[bytes]) -> JSONResponse:
-        answer = build_result(body, generated.job, images, model=self._context.model_name)
+        answer = build_result(body, generated.job, images, model=self._context.model_name, vae=self._context.vae_name)
         after = BackgroundTask(self._context.results.remove_delivered, generated.job)
         return JSONResponse(answer, headers=generated.headers, background=after if generated.is_done_with else None)

@@ -7,9 +7,10 @@ Since its version 1.9 a sampler and a schedule are two choices ("DPM++ 2M" and "
 from collections.abc import Sequence
 from typing import Any, Final
 
+from easel_contract.schema import SCHEDULES as NAMED
+
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.messages import truncate_repr
-from easel_server.generation.samplers import SCHEDULES as NAMED
 from easel_server.generation.samplers import SIMPLE, split_sampler
 
 KARRAS: Final = "karras"

@@ -89,6 +89,8 @@ class ModelAnswer(BaseModel):
     adapters: list[AdapterAnswer]
     control_nets: list[str]
     upscalers: list[str]
+    vae: str | None  # in place of the model's own autoencoder
+    default_sampler: str | None  # of requests that name none; null: the model's own scheduler
     limits: dict[str, int]  # of one request
     owner: str | None = None  # of a name with a slash, as Replicate's API has it
     name: str | None = None
@@ -174,6 +176,8 @@ def build_model(context: ApiContext, facts: ModelFacts, *, url: str) -> dict[str
         "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters],
         "control_nets": [each.name for each in context.list_control_nets(facts)],
         "upscalers": [each.name for each in context.list_upscalers(facts)],
+        "vae": context.vae_name,
+        "default_sampler": facts.defaults.sampler,
         "limits": context.limits.model_dump(mode="json", by_alias=False, include=set(SHOWN_LIMITS)),
     }
 

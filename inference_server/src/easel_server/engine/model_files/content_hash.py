@@ -18,15 +18,15 @@ CONFIGURATION_SUFFIXES: Final = frozenset({".json", ".txt", ".model"})  # of com
 WORD_BYTES: Final = 8
 
 
-def hash_content(pipeline: Any, directory: Path) -> str:
+def hash_content(pipeline: Any, directory: Path, *, without: frozenset[str] = frozenset()) -> str:
     """``sha256:`` and the digest of a pipeline's weights, as they are in memory, and of its configuration files.
 
     Equal for copies of a model, whatever their files' format and times; different as soon as one weight differs, up to
     chance: a tensor counts with its name, its type, its shape and the sum of its bytes as 64-bit words. The order of a
-    tensor's words doesn't count.
+    tensor's words doesn't count. ``without``: components that come from elsewhere.
     """
     digest = hashlib.sha256()
-    components: dict[str, Any] = dict(sorted(pipeline.components.items()))
+    components = {name: each for name, each in sorted(pipeline.components.items()) if name not in without}
     for file in _list_configuration(directory, list(components)):
         digest.update(f"{file.relative_to(directory)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     for name, component in components.items():

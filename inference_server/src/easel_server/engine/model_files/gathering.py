@@ -107,15 +107,15 @@ def _gather_single(
     commit: str = "",
 ) -> GatheredModel:
     """A single file with its configuration: what lies beside it, else ``configuration``, else its family's."""
-    tensors = _read_tensors(file, how)
+    tensors = read_tensors(file, how)
     try:
         layout = find_layout(tensors)
     except ModelFileError as error:
         raise ModelFileError(f"{file} ({format_gib(file.stat().st_size)}) {error}") from error
-    autoencoder = find_autoencoder(file) if not commit else None
+    autoencoder = find_autoencoder(file) if not commit and "vae" not in how.skipped else None
     if autoencoder is not None:
         refuse_pickle(autoencoder, allow_pickles=how.allow_pickles)
-        _read_tensors(autoencoder, how)
+        read_tensors(autoencoder, how)
     single = SingleFile(file, layout, autoencoder)
     parts = layout.parts | ({"vae"} if autoencoder is not None else set())
     # No single file comes with a safety checker: only who asks for one gets that of its configuration.
@@ -169,7 +169,8 @@ def _fetch_configuration(
     return snapshot.directory, selection
 
 
-def _read_tensors(file: Path, how: Gathering) -> Mapping[str, TensorFacts]:
+def read_tensors(file: Path, how: Gathering) -> Mapping[str, TensorFacts]:
+    """What a file of weights holds. Raises ModelFileError for one that is broken."""
     if is_pickle(file):
         check_pickle(file)
         return how.read_pickle(file)

@@ -18,9 +18,26 @@ from easel_contract.server_config import ModelConfig, SafetyPolicy, SourceConfig
 from easel_server.engine.model_files.content_hash import hash_content
 from easel_server.engine.model_files.gathering import GatheredModel, Gathering, gather_model
 from easel_server.engine.model_files.hub import Hub, read_index
+from easel_server.engine.model_files.layouts import rename
 from easel_server.engine.model_files.memory import read_free_host_bytes
 from easel_server.engine.model_files.selection import ModelFileError, describe_sizes, format_gib, list_components
-from easel_server.engine.model_files.single_file import find_repository, list_unused, load_single_file, read_pickle
+from easel_server.engine.model_files.single_file import (
+    find_repository,
+    list_unused,
+    load_single_file,
+    load_tensors,
+    read_pickle,
+)
+from easel_server.engine.model_files.vae import (
+    ADVICE,
+    VAE,
+    GatheredVae,
+    digest_files,
+    explain_misfit,
+    find_bare_name,
+    name_source,
+    read_config,
+)
 from easel_server.generation.models import MODEL_INDEX
 
 SAFETY_CHECKER: Final = "safety_checker"
@@ -35,6 +52,14 @@ class LoadedPipeline(NamedTuple):
 
     pipeline: Any
     weights: str  # which ones: the Hub's commit, or the hash of what was loaded from a path
+    vae: str = ""  # the digest of the autoencoder that stands for the model's own
+
+
+class LoadedVae(NamedTuple):
+    """On its device."""
+
+    module: Any
+    digest: str
 
 
 def build_gathering(config: ModelConfig, dtype: torch.dtype, hub: Hub) -> Gathering:
@@ -47,22 +72,83 @@ def build_gathering(config: ModelConfig, dtype: torch.dtype, hub: Hub) -> Gather
         read_pickle=read_pickle,
         find_repository=find_repository,
         # A gigabyte that would be thrown away.
-        skipped=frozenset({SAFETY_CHECKER} if config.safety is SafetyPolicy.OFF or config.safety_checker else ()),
+        skipped=frozenset({SAFETY_CHECKER} if config.safety is SafetyPolicy.OFF or config.safety_checker else ())
+        | ({VAE} if config.vae is not None else set()),
         wants_checker=config.safety not in {None, SafetyPolicy.OFF} and config.safety_checker is None,
     )
 
 
 def load_pipeline(
-    config: ModelConfig, model: GatheredModel, device: torch.device, dtype: torch.dtype
+    config: ModelConfig,
+    model: GatheredModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae: GatheredVae | None = None,
 ) -> LoadedPipeline:
     """The model, on a device: the host, where something else is to be done with the weights before they go further.
 
+    ``vae`` is what was gathered of ``config.vae``.
     Raises ModelFileError for one that generates nothing from text alone, and for what can't be loaded.
     """
     class_name = read_index(model.directory).get("_class_name")
     if (refusal := explain_class(str(class_name), model.directory)) is not None:
         raise ModelFileError(refusal)
-    return _load(config.source, model, device, dtype, {}, allow_pickles=config.allow_pickles)
+    if vae is None or config.vae is None:
+        return _load(config.source, model, device, dtype, {}, allow_pickles=config.allow_pickles)
+    model = replace(model, loaded_bytes={**(model.loaded_bytes or {}), VAE: vae.loaded_bytes})
+    first = device if device.type in DIRECT_DEVICES else torch.device("cpu")
+    own = _load_vae(config.vae, vae, model.directory / VAE, first, dtype)
+    loaded = _load(config.source, model, device, dtype, {VAE: own.module}, allow_pickles=config.allow_pickles)
+    return loaded._replace(vae=own.digest)
+
+
+def _load_vae(
+    source: SourceConfig, vae: GatheredVae, own_folder: Path, device: torch.device, dtype: torch.dtype
+) -> LoadedVae:
+    """The module and which it is. ``own_folder`` has the configuration of the model's own.
+
+    Raises ModelFileError, and torch.OutOfMemoryError.
+    """
+    own = read_config(own_folder)
+    try:
+        if not own:
+            raise ModelFileError("the model has no autoencoder that it could stand for; leave model.vae unset")
+        if (refusal := explain_misfit(vae.config or own, own, vae.tensors)) is not None:
+            raise ModelFileError(refusal)
+        module = _load_module(vae, own_folder, own, dtype)
+    except ModelFileError as error:
+        raise ModelFileError(name_source(source, error)) from error
+    except Exception as error:  # the libraries raise most kinds for files that don't fit
+        first = (str(error).strip().splitlines() or ["no detail"])[0]
+        raise ModelFileError(
+            name_source(
+                source, f"its weights don't fit their configuration ({type(error).__name__}: {first}); {ADVICE}"
+            )
+        ) from error
+    return LoadedVae(module.to(device).eval(), digest_files(vae))
+
+
+def _load_module(vae: GatheredVae, own_folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    if vae.is_single:
+        folder, config = (vae.folder, vae.config) if vae.config else (own_folder, own)
+        return _load_single_vae(vae, folder, str(config["_class_name"]), dtype)
+    maker = getattr(diffusers, str(vae.config["_class_name"]))
+    is_safe = all(not name.endswith(".bin") for name in vae.files)
+    return maker.from_pretrained(
+        vae.folder, torch_dtype=dtype, variant=vae.variant, use_safetensors=is_safe, local_files_only=True
+    )
+
+
+def _load_single_vae(vae: GatheredVae, config_folder: Path, kind: str, dtype: torch.dtype) -> Any:
+    """As diffusers loads one from a single file, which it converts where the names aren't its own."""
+    tensors = {
+        find_bare_name(key): tensor for key, tensor in load_tensors(vae.folder / vae.files[0]).items() if rename(key)
+    }
+    maker = getattr(diffusers, kind)
+    module = maker.from_single_file(tensors, config=str(config_folder), torch_dtype=dtype, local_files_only=True)
+    if empty := [key for key, tensor in module.state_dict().items() if tensor.is_meta]:
+        raise ModelFileError(f"it lacks {len(empty)} tensors (the first: {empty[0]}); {ADVICE}")
+    return module
 
 
 def load_refiner(
@@ -144,7 +230,7 @@ def _load(
                 **list_unused(model),
                 **shared,
             )
-        weights = model.commit or hash_content(pipeline, model.directory)
+        weights = model.commit or hash_content(pipeline, model.directory, without=frozenset({VAE} & shared.keys()))
         # Once more for what has no weights of its own and for devices that can't be read to.
         return LoadedPipeline(pipeline.to(device), weights)
     except ModelFileError:

@@ -112,6 +112,20 @@ def choose_files(
     return Selection(tuple(sorted(files)), weights, {file: sizes[file] for file in sorted(files)}, found)
 
 
+def choose_component(
+    name: str, held: list[str], *, variant: str | None, dtype: str, allow_pickles: bool
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    """Of the files in a component's folder: the variant, the files of weights, and the index of those that are split.
+
+    Arguments otherwise as of ``choose_files``. Raises ModelFileError.
+    """
+    wanted = (variant,) if variant else HALF_VARIANTS.get(dtype, ())
+    choice = _choose_weights(name, list(_list_choices(held)), wanted, allow_pickles=allow_pickles)
+    if variant and choice.variant != variant:
+        raise ModelFileError(_explain_missing_variant(variant, dict.fromkeys(held, 0)))
+    return choice.variant, choice.files, tuple(file for file in held if _is_index_of(file, choice))
+
+
 def _refuse_own_code(name: str, library: str, class_name: str, sizes: Mapping[str, int]) -> None:
     if library not in LIBRARIES and (f"{name}/{library}.py" in sizes or not PIPELINE_MODULES.match(library)):
         raise ModelFileError(

@@ -78,17 +78,18 @@ def find_repository(tensors: Mapping[str, TensorFacts]) -> str:
 
 
 def _read_weights(single: SingleFile) -> dict[str, torch.Tensor]:
-    tensors = _load(single.path)
+    tensors = load_tensors(single.path)
     checkpoint = {name: tensors[key] for key, name in single.layout.names.items()}
     if single.autoencoder is not None:
         own = {key: tensor for key, tensor in checkpoint.items() if not key.startswith(("first_stage_model.", "vae."))}
-        named = {rename(key) or key: tensor for key, tensor in _load(single.autoencoder).items()}
+        named = {rename(key) or key: tensor for key, tensor in load_tensors(single.autoencoder).items()}
         prefix = "" if any(key.startswith("first_stage_model.") for key in named) else "first_stage_model."
         return own | {f"{prefix}{key}": tensor for key, tensor in named.items()}
     return checkpoint
 
 
-def _load(file: Path) -> dict[str, torch.Tensor]:
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """All of a file of weights, on the host. Raises ModelFileError for a pickle that isn't tensors alone."""
     # Both map the file into memory: its pages are read when a tensor is copied to where it stays.
     return _unpickle(file) if is_pickle(file) else load_file(file)
 

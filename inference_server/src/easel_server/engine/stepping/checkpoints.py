@@ -61,6 +61,8 @@ def build_subject(parameters: GenerationParameters, description: EngineDescripti
         "quantization": description.quantization,
         "step_cache": description.step_cache,
         "refiner": description.refiner,
+        "vae": description.vae,
+        "scheduler": description.scheduler,
         "pipeline": description.pipeline,
         "dtype": description.dtype,
         "versions": dict(description.versions),

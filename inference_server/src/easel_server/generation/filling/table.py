@@ -136,7 +136,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "sampler",
-        default=lambda _, __: None,
+        default=lambda _, context: context.facts.defaults.sampler,
         check=lambda sampler, _, context: check_choice(
             sampler, context.facts.samplers, "is {shown}, allowed are {choices}"
         ),

@@ -37,7 +37,9 @@ _PAIR: Final = re.compile(r'\s*(\w[\w /-]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:
 _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 LORA_HASHES: Final = "Lora hashes"  # NAME: HASH of each adapter
 # What is said of the image besides its parameters, without which it is the same.
-FACTS: Final = frozenset({LORA_HASHES, "Model", "Model hash", "Version", "Diffusers", "Torch", "Engine"})
+FACTS: Final = frozenset(
+    {LORA_HASHES, "Model", "Model hash", "VAE", "VAE hash", "Version", "Diffusers", "Torch", "Engine"}
+)
 CONTROL_NET: Final = "ControlNet"
 CONTROL_NUMBERS: Final = {"Weight": "weight", "Guidance Start": "start", "Guidance End": "end"}
 UNION_TYPE: Final = "Union Control Type"  # likewise

@@ -49,6 +49,9 @@ def describe_maker(description: EngineDescription) -> dict[str, Any]:
         "weights": description.resolved_revision,
         "files": description.files,
         "refiner": description.refiner,
+        "vae": description.vae,
+        "vaeName": description.vae_name,
+        "schedulerConfig": description.scheduler,
         "quantization": description.quantization,
         "stepCache": description.step_cache,
         "safety": description.safety,
@@ -199,6 +202,8 @@ def _find_other_libraries(model: Mapping[str, Any], identity: ModelIdentity) -> 
     held = {
         "dtype": identity.dtype,
         "refiner": identity.refiner,
+        "vae": identity.vae,
+        "schedulerConfig": identity.scheduler,
         "quantization": identity.quantization,
         "stepCache": identity.step_cache,
     }

@@ -97,7 +97,8 @@ class SharedModelFacts:
             logger.warning("facts of the model that another version published are ignored: %s", error)
 
     def _override(self, facts: ModelFacts) -> ModelFacts:
-        return replace(facts, defaults=override_defaults(self._known or facts.defaults, self._configured))
+        defaults = override_defaults(self._known or facts.defaults, self._configured, self._model.scheduler)
+        return replace(facts, defaults=defaults)
 
 
 class SharedCostModel:
