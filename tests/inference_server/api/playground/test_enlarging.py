@@ -1,6 +1,7 @@
 """A second pass and upscaling in the playground: asked for, followed, kept in the gallery, and what isn't allowed."""
 
 import json
+import re
 from typing import Any
 
 import httpx2
@@ -123,7 +124,10 @@ def test_a_second_pass_beside_an_input_image_is_said_to_be_none(page: Page):
     page.get_by_label("Input image", exact=True).set_input_files(build_file("boat.png", build_png(64, 64)))
     expect(page.locator("#hires-size")).to_contain_text("for images from a text alone: remove the input image")
     button(page, "Remove: Input image").click()
-    expect(page.locator("#hires-size")).to_contain_text("The image has")
+    expect(page.locator("#hires-size")).to_contain_text(re.compile("^The image has"))
+    field(page, "Width").fill("2048")
+    field(page, "Height").fill("64")
+    expect(page.locator("#hires-size")).to_contain_text("Too large. The image has 4096 \u00d7 128 pixels then")
 
 
 def upscale(page: Page, prompt: str, **values: str) -> None:
