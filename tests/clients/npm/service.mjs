@@ -1,7 +1,7 @@
 // What checks know of the service, and how they look at images.
 import assert from "node:assert/strict";
 
-export const { SERVICE_URL, API_KEY, MODEL, WEBHOOK_SECRET } = process.env;
+export const { SERVICE_URL, API_KEY, MODEL, WEBHOOK_SECRET, LORA, CONTROL_NET, UPSCALER } = process.env;
 
 const MEDIA_TYPES = [
   ["png", Buffer.from("\x89PNG", "latin1")],
@@ -39,3 +39,27 @@ export async function makeImage() {
   assert.equal(answer.status, 200);
   return Buffer.from((await answer.json()).data[0].b64_json, "base64");
 }
+
+/** The pixels of a PNG as they are packed: without what is said of the image. */
+export function pixelsOf(bytes) {
+  const data = Buffer.from(bytes);
+  assert.equal(formatOf(data), "png");
+  const packed = [];
+  for (let at = 8; at < data.length; at += 12 + data.readUInt32BE(at)) {
+    if (data.toString("latin1", at + 4, at + 8) === "IDAT") packed.push(data.subarray(at + 8, at + 8 + data.readUInt32BE(at)));
+  }
+  return Buffer.concat(packed).toString("base64");
+}
+
+/** What an image says of how it was made, read by the service. */
+export async function textOf(bytes) {
+  const answer = await fetch(`${SERVICE_URL}/sdapi/v1/png-info`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${API_KEY}`, "Content-Type": "application/json" },
+    body: JSON.stringify({ image: Buffer.from(bytes).toString("base64") }),
+  });
+  assert.equal(answer.status, 200);
+  return (await answer.json()).info;
+}
+
+export const asDataUrl = (bytes) => `data:image/png;base64,${Buffer.from(bytes).toString("base64")}`;

@@ -14,7 +14,7 @@ import pytest
 from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
 from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
-from easel_server.gateway.preprocessing import PREPROCESSORS, preprocess
+from easel_server.gateway.preprocessing import PREPROCESSORS, match_colors, preprocess
 from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlUse, HiresPass
 from easel_server.generation.cost import control_units
 from easel_server.generation.encoding import read_description, read_recipe_text
@@ -270,3 +270,20 @@ def test_a_controlnets_passes_are_counted() -> None:
         use = ControlUse(name="tile", image_digest="0" * 64, passes=ControlPasses(option))
         job = tiny_parameters(steps=2, controls=(use,), hires=hires)
         assert control_units(job) == pytest.approx(count * 2 * 64 * 64 / 2**20)
+
+
+def test_matched_colours_keep_the_images_own_lightness() -> None:
+    import cv2  # noqa: PLC0415  # for those tests only
+
+    noise = Image.merge("RGB", [Image.effect_noise((96, 64), sigma) for sigma in (20, 40, 60)])
+    like = halves((64, 48), "darkgreen", "khaki")
+    matched = match_colors(noise, like)
+    own, got, wanted = (cv2.cvtColor(np.asarray(each), cv2.COLOR_RGB2LAB) for each in (noise, matched, like))
+    assert matched.size == noise.size
+    assert np.abs(got[..., 0].astype(int) - own[..., 0]).mean() < 4  # some colours aren't RGB's at some lightness
+    for channel in (1, 2):
+        assert abs(got[..., channel].mean() - wanted[..., channel].mean()) < abs(
+            own[..., channel].mean() - wanted[..., channel].mean()
+        )
+    same = np.asarray(match_colors(like, like), dtype=int)
+    assert np.abs(same - np.asarray(like)).max() <= 3  # rounding in 8 bits of CIELAB

@@ -2,12 +2,19 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
+from easel_contract.server_config import DefaultsConfig, GatewayConfig
+from easel_server.generation.add_ons import Feature
+from easel_server.generation.tasks import Task
 from PIL import Image
 
+from tests.inference_server.api.serving import RunningGateway, wait_for
 from tests.support.client_images import decoded, encoded, halves
 
 IMAGE = base64.b64encode(encoded(halves())).decode()
@@ -204,3 +211,68 @@ def test_any_number_of_unknown_fields_makes_one_short_warning(client):
 def test_an_option_nobody_knows_is_named(client):
     answer = client.post("/sdapi/v1/options", json={"magic": True})
     assert (answer.status_code, answer.headers["Warning"]) == (200, "299 - \"unknown setting without effect: 'magic'\"")
+
+
+def test_lists_say_what_this_model_can_and_no_more():
+    with RunningGateway() as gateway, gateway.client() as client:
+
+        def read(name: str) -> Any:
+            return client.get(f"/sdapi/v1/{name}").json()
+
+        assert {each["name"] for each in read("schedulers")} >= {"automatic", "karras", "simple", "sgm_uniform"}
+        gateway.facts = replace(gateway.facts, samplers=("Euler", "Euler Beta", "UniPC"))
+        assert [each["name"] for each in read("schedulers")] == ["automatic", "uniform", "beta"]
+        assert [each["name"] for each in read("samplers")] == ["Euler", "UniPC"]
+        refused = client.post("/sdapi/v1/txt2img", json={**SMALL, "sampler_name": "Euler", "scheduler": "karras"})
+        assert refused.json()["errors"] == "scheduler"
+
+
+@pytest.mark.parametrize(
+    ("configured", "features", "tasks", "listed"),
+    [
+        (True, tuple(Feature), tuple(Task), {"txt2img": ["controlnet"], "img2img": ["controlnet"]}),
+        (True, tuple(Feature), (Task.TEXT_TO_IMAGE,), {"txt2img": ["controlnet"], "img2img": []}),
+        (True, (), tuple(Task), {"txt2img": [], "img2img": []}),
+        (False, tuple(Feature), tuple(Task), {"txt2img": [], "img2img": []}),
+    ],
+)
+def test_controlnet_is_among_the_scripts_where_requests_may_ask_for_one(configured, features, tasks, listed):
+    networks = (ControlNetConfig(name="tile", source="/weights/tile"),) if configured else ()
+    with RunningGateway(add_ons=AddOnsConfig(control_nets=networks)) as gateway, gateway.client() as client:
+        gateway.facts = replace(gateway.facts, features=features, tasks=tasks)
+        assert client.get("/sdapi/v1/scripts").json() == listed
+        described = client.get("/sdapi/v1/script-info").json()
+    assert {(each["name"], each["is_alwayson"]) for each in described} <= {("controlnet", True)}
+    assert [each["is_img2img"] for each in described] == [page == "img2img" for page, names in listed.items() if names]
+
+
+def test_options_are_the_services_own_and_may_be_sent_back_as_they_are():
+    with RunningGateway(GatewayConfig(defaults=DefaultsConfig(clip_skip=2))) as gateway, gateway.client() as client:
+        options = client.get("/sdapi/v1/options").json()
+        assert (options["CLIP_stop_at_last_layers"], options["jpeg_quality"]) == (2, 95)
+        back = client.post("/sdapi/v1/options", json=options)
+        assert (back.status_code, "Warning" in back.headers) == (200, False), back.text
+        for changed in ({"CLIP_stop_at_last_layers": 3}, {"img2img_color_correction": True}):
+            refused = client.post("/sdapi/v1/options", json={**options, **changed})
+            assert (refused.status_code, refused.json()["errors"]) == (422, next(iter(changed)))
+
+
+def test_gradios_queue_says_how_many_jobs_wait(gateway):
+    with gateway.client() as client:
+        assert client.get("/queue/status").json()["queue_size"] == 0
+        gateway.call(gateway.worker.hold())
+        client.post("/v1/predictions", json={"input": {"prompt": "a waiting cat"}})
+        wait_for(lambda: client.get("/queue/status").json()["queue_size"] == 1)
+    gateway.do(gateway.worker.go_on)
+
+
+def test_a_threshold_below_0_is_the_preprocessors_own_and_an_alias_is_its_name(client):
+    def detect(**body: Any) -> httpx2.Response:
+        return client.post("/controlnet/detect", json={"controlnet_input_images": [IMAGE], **body})
+
+    own = detect(controlnet_module="canny")
+    unset = detect(controlnet_module="canny", controlnet_threshold_a=-2, controlnet_threshold_b=-3)
+    assert own.json() == unset.json()
+    alias = detect(controlnet_module="lineart_standard (from white bg & black line)")
+    assert alias.json() == detect(controlnet_module="lineart_standard").json()
+    assert detect(controlnet_module="openpose (full)").status_code == 422

@@ -119,12 +119,13 @@ IMAGE_TO_IMAGE_FIELDS: Final[Mapping[str, Harmless]] = {
 
 # Without effect in any value: there are no files, nothing of the second pass happens while enable_hr is false, no
 # second seed is used while subseed_strength is 0, no part of the noise while s_churn is, no arguments without a script.
+SENDERS: Final = ("url", "auth")  # which SillyTavern sends along: where, and by which password, it sends this
 INERT: Final = frozenset(
     {
         *("save_images", "do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards"),
         *("subseed", "seed_enable_extras", "s_tmin", "s_tmax", "script_args", "refiner_switch_at"),
         *("force_task_id", "comments", "id_task", "prompt_styles"),
-        *("url", "auth"),  # which SillyTavern sends along: where, and as whom, it sends this
+        *SENDERS,
     }
 )
 TEXT_TO_IMAGE_INERT: Final = INERT | {

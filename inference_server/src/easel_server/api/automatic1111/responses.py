@@ -10,6 +10,7 @@ from easel_contract.server_config import Reproducibility
 from PIL import Image, UnidentifiedImageError
 
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody
+from easel_server.api.automatic1111.harmless import SENDERS
 from easel_server.gateway.queue_estimate import Progress
 from easel_server.generation.encoding import read_description
 from easel_server.generation.job import Job, JobState
@@ -38,11 +39,11 @@ def build_result(
 
 
 def _build_parameters(body: GenerationBody) -> dict[str, Any]:
-    """The request again, without its images unless it wants them."""
+    """The request again, without its images unless it wants them, and without passwords."""
     hidden = set[str]()
     if isinstance(body, ImageToImageBody) and not body.include_init_images:
         hidden = {"init_images", "mask"}
-    return body.model_dump(mode="json", exclude=hidden) | dict.fromkeys(hidden)
+    return body.model_dump(mode="json", exclude={*hidden, *SENDERS}) | dict.fromkeys(hidden)
 
 
 def _build_info(job: Job, images: Sequence[bytes], model: str, vae: str | None) -> dict[str, Any]:

@@ -28,15 +28,18 @@ def match(image: Image.Image, like: Image.Image) -> Image.Image:
         for each in (image, like)
     )
     for channel in (1, 2):
-        shares, wanted = (_count_shares(each[..., channel]) for each in (own, other))
-        table = np.interp(shares, wanted, np.arange(wanted.size)).round().astype(np.uint8)
+        values, shares = _count_shares(own[..., channel])
+        others, wanted = _count_shares(other[..., channel])
+        table = np.zeros(256, dtype=np.uint8)
+        table[values] = np.interp(shares, wanted, others).round()
         own[..., channel] = table[own[..., channel]]
     return Image.fromarray(cv2.cvtColor(own, cv2.COLOR_LAB2RGB))
 
 
-def _count_shares(values: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Of each value the share of all that are no larger."""
-    return np.cumsum(np.bincount(values.ravel(), minlength=256)) / values.size
+def _count_shares(channel: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The values that there are, and of each the share of all that are no larger."""
+    values, counts = np.unique(channel, return_counts=True)
+    return values, np.cumsum(counts) / channel.size
 
 
 def _canny(pixels: Pixels, low: float, high: float) -> Pixels:
