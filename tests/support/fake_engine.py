@@ -92,6 +92,8 @@ class FakeEngine:
         self.step_errors: list[Exception] = []  # each is raised by one step, for no job in particular
         self.gathered: list[tuple[int, tuple[str, ...]]] = []  # seeds, and the names of their add-ons
         self.gathering_waits_for: dict[int, threading.Event] = {}  # by seed
+        self.brought: list[str] = []  # names of add-ons
+        self.bringing_waits_for: dict[str, threading.Event] = {}  # by name
         self.digests: dict[str, str] = {}  # of add-ons, by name
         self.missing_add_ons: dict[int, Exception] = {}  # by seed: what gathering fails with
         self.steps = 0
@@ -107,6 +109,12 @@ class FakeEngine:
     def max_images(self, width_pixels: int, height_pixels: int) -> int:
         del width_pixels, height_pixels
         return self._most_images
+
+    def bring(self, add_on: AddOnConfig) -> GatheredAddOn:
+        self.brought.append(add_on.name)
+        if (event := self.bringing_waits_for.get(add_on.name)) is not None:
+            assert event.wait(STEP_TIMEOUT_SECONDS), "the test never let this add-on come"
+        return GatheredAddOn(add_on.name, add_on.key, self.digests.get(add_on.name, "sha256:1"))
 
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         self.gathered.append((parameters.seed, tuple(each.name for each in add_ons)))

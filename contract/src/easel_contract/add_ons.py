@@ -2,6 +2,7 @@
 
 import hashlib
 from typing import Final
+from urllib.parse import urlsplit
 
 from pydantic import Field, IPvAnyNetwork
 
@@ -33,6 +34,23 @@ class AddOnConfig(Model):
         """Equal where the weights come from the same place; part of what says which images are the same."""
         parts = (self.source, self.revision, self.file, self.sha256, self.endpoint)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:KEY_CHARACTERS]
+
+    def describe(self) -> str:
+        """Such as ``ink (someone/ink)``, for messages and logs: of a URL without what may be a secret in it."""
+        return f"{self.name} ({_hide_secrets(self.source)})"
+
+
+def _hide_secrets(source: str) -> str:
+    """A source without the user's name, the password and the query that a URL may have: signed ones have a token."""
+    if "://" not in source:
+        return source
+    scheme, _, _ = source.partition("://")
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return f"{scheme}://…"
+    hidden = "?…" if parts.query or parts.fragment else ""
+    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{hidden}"
 
 
 class AdapterConfig(AddOnConfig):

@@ -465,3 +465,35 @@ async def test_a_job_says_with_which_content_of_its_add_ons_it_was_generated(sto
         styled, plain = await final_job(store, "styled"), await final_job(store, "plain")
     assert styled.generated_by == identity.model_copy(update={"adapters": ("style@sha256:abc",)})
     assert plain.generated_by == identity
+
+
+def build_using(job_id: str, seed: int, *add_ons: AddOnConfig) -> Job:
+    return build_job(job_id, seed=seed).model_copy(update={"add_ons": add_ons})
+
+
+async def test_sources_that_never_answer_hold_up_nobody_whose_add_ons_come_from_elsewhere(store: Jobs) -> None:
+    engine = FakeEngine(most_images=200)
+    engine.bringing_waits_for["stuck"] = threading.Event()
+    stuck = AddOnConfig(name="stuck", source="https://example.com/stuck.safetensors")
+    volume = AddOnConfig(name="volume", source="/volumes/styles", file="volume.safetensors")
+    worker, _ = build_worker(store, engine)
+    async with running(worker):
+        await store.submit(build_styled("styled before", 1))
+        assert (await final_job(store, "styled before")).state is JobState.SUCCEEDED
+        many = range(100, 130)
+        for seed in many:
+            await store.submit(build_using(f"stuck {seed}", seed, stuck))
+        await eventually(lambda: is_waiting(store, f"stuck {many[-1]}"))
+        await store.submit(build_styled("styled", 2))
+        await store.submit(build_using("from a volume", 3, volume))
+        assert (await final_job(store, "styled")).state is JobState.SUCCEEDED
+        assert (await final_job(store, "from a volume")).state is JobState.SUCCEEDED
+        assert engine.brought.count("stuck") == 1, "one call for all who wait for it"
+        engine.bringing_waits_for["stuck"].set()
+        for seed in many:
+            assert (await final_job(store, f"stuck {seed}")).state is JobState.SUCCEEDED
+
+
+async def is_waiting(store: Jobs, job_id: str) -> bool:
+    job = await store.get(job_id)
+    return job is not None and job.state is JobState.RUNNING

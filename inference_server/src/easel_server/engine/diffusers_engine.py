@@ -37,7 +37,7 @@ from easel_server.engine.diffusers_generation import (
 )
 from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.images.safety import Safety
-from easel_server.engine.interface import GatheredAddOn, Generation, GenerationError, build_trial
+from easel_server.engine.interface import GatheredAddOn, GatheringError, Generation, GenerationError, build_trial
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.pipelines import (
     TaskPipeline,
@@ -240,6 +240,10 @@ class DiffusersEngine:
             torch.accelerator.synchronize()
         return time.perf_counter()
 
+    def bring(self, add_on: AddOnConfig) -> GatheredAddOn:
+        """As Engine says."""
+        return self._add_on_files.bring(add_on)
+
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         """As Engine says."""
         gathered = self._add_on_files.gather(add_ons)
@@ -279,7 +283,7 @@ class DiffusersEngine:
                 logger.warning("a checkpoint led nowhere, so its job begins anew: %s", generation.error)
                 generation.stop()
                 generation = self._begin(parameters, inputs, add_ons, subject, None)
-        except (GenerationError, OSError) as error:  # an add-on's file may be gone by now
+        except (GenerationError, GatheringError) as error:  # an add-on's file may be gone by now
             return FailedGeneration(error)
         return generation
 

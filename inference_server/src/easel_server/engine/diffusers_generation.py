@@ -12,7 +12,7 @@ from easel_server.engine.add_ons.lora_layers import AdapterSet
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.images.previews import build_preview
 from easel_server.engine.images.safety import Safety
-from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.interface import GatheringError, GenerationError, NonFiniteError, StopGenerationError
 from easel_server.engine.stepping.checkpoints import Checkpoint, copy_notes, find_changes, write_checkpoint
 from easel_server.engine.stepping.memory import attempt, free_device_memory
 from easel_server.engine.stepping.stepper import SteppedCall
@@ -220,7 +220,9 @@ class DiffusersGeneration:
     def error(self) -> Exception | None:
         """As Generation says."""
         error = self.call.error
-        if error is None or isinstance(error, StopGenerationError | GenerationError):
+        if isinstance(error, NonFiniteError):
+            return NonFiniteError(f"{error}{_describe_add_ons(self._parameters)}")
+        if error is None or isinstance(error, StopGenerationError | GenerationError | GatheringError):
             return error
         return _explain(error, self._parameters, self._run.pipeline)
 
@@ -332,6 +334,13 @@ class FailedGeneration:
     def encode_images(self) -> list[bytes]:
         """There are none."""
         return []
+
+
+def _describe_add_ons(parameters: GenerationParameters) -> str:
+    """What may be to blame beside the model, as the end of a sentence."""
+    used = [f"adapter {use.name} ({use.weight:g})" for use in parameters.adapters]
+    used += [f"ControlNet {use.name} ({use.weight:g})" for use in parameters.controls]
+    return f"; or give less weight to what was used beside it, or none: {', '.join(used)}" if used else ""
 
 
 def _explain(error: Exception, parameters: GenerationParameters, pipeline: Any) -> Exception:

@@ -121,8 +121,15 @@ class Engine(Protocol):
         """How many images of a size are generated best at once, at least 1. Quick."""
         ...
 
+    def bring(self, add_on: AddOnConfig) -> GatheredAddOn:
+        """Bring the files of one add-on to this machine. In any thread, while jobs are stepped; takes its time.
+
+        Raises GenerationError for what can't be had, and OSError where trying again may help.
+        """
+        ...
+
     def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
-        """Bring the files of a job's add-ons, some or all, here. In any thread, while jobs are stepped; takes its time.
+        """Read a job's add-ons, some or all, which were brought before, into memory. In any thread, as ``bring``.
 
         Raises GenerationError for what can't be had, and OSError where trying again may help.
         """

@@ -80,10 +80,14 @@ class SyntheticEngine:
         del width_pixels, height_pixels
         return 1
 
-    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
+    def bring(self, add_on: AddOnConfig) -> GatheredAddOn:
         """Nothing is brought: add-ons make no difference here, so that each is the same whatever it holds."""
+        return GatheredAddOn(add_on.name, add_on.key, "synthetic")
+
+    def gather(self, parameters: GenerationParameters, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
+        """Nothing is read either."""
         del parameters
-        return tuple(GatheredAddOn(each.name, each.key, "synthetic") for each in add_ons)
+        return tuple(self.bring(each) for each in add_ons)
 
     def begin(
         self,

@@ -3,14 +3,15 @@
 from typing import Final
 
 from easel_server.engine.device_errors import is_device_lost, is_out_of_memory
-from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.interface import GatheringError, GenerationError, StopGenerationError
 
 SHOWN_CHARACTERS: Final = 300
 
 
 def is_engine_error(error: BaseException) -> bool:
     """Whether no request is to blame for it, as far as the error itself says."""
-    return not isinstance(error, StopGenerationError | GenerationError) and not is_out_of_memory(error)
+    no_fault = StopGenerationError | GenerationError | GatheringError
+    return not isinstance(error, no_fault) and not is_out_of_memory(error)
 
 
 def is_fatal_error(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 what happened                                      what it means
 -------------                                      -------------
 GenerationError, memory that ran out               the request's fault
+GatheringError                                     the fault of where its add-ons come from
 an error that a GPU doesn't recover from           broken, until a new process has it
 any other error                                    in doubt: a request that is known to be good is tried
 the trial fails, or doesn't end                    broken

@@ -1,9 +1,13 @@
 """Brings what claimed jobs need beside the model to this machine, while others are generated.
 
-A few jobs may wait for it without taking the room of others. One that is stopped meanwhile, or takes too long, leaves
-at once; its download goes on for the next that needs it. What can't be had for good ends its job; what may be had later
+Jobs may wait for it without taking the room of others. One that is stopped meanwhile, or takes too long, leaves at
+once; its download goes on for the next that needs it. What can't be had for good ends its job; what may be had later
 costs an attempt, after a pause, so that attempts aren't used up within a moment. What add-ons can't be had is a metric;
 those on volumes are looked for before a job asks for them.
+
+Each add-on is brought once, however many jobs wait for it, and those wait without a thread: a source that never ends
+holds up who asked for it, and nobody else. What was here before, or is on a volume, doesn't stand in line behind what
+comes from far away; and what is read into memory waits for no network at all.
 """
 
 import asyncio
@@ -11,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,11 +32,19 @@ from easel_server.telemetry.logs import logged_for
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.worker.job_run import JobRun, StopReason
 
-MAX_GATHERING: Final = 4  # jobs that don't take others' room; and downloads at a time
+MAX_GATHERING: Final = 64  # jobs that don't take others' room: waiting, they hold next to nothing
+FAR_THREADS: Final = 16  # for add-ons that come from far away, each by one
+NEAR_THREADS: Final = 8  # for those that are on a volume, or were here before
+READERS: Final = 4  # jobs whose add-ons are read into memory at a time
+MAX_KNOWN: Final = 2048  # add-ons that were here
 GATHER_SECONDS: Final = 900.0
 LOOK_AGAIN_SECONDS: Final = 60.0
 
 logger = logging.getLogger(__name__)
+
+
+class _TookTooLongError(Exception):
+    """Nobody waits any more."""
 
 
 class Gatherer:
@@ -55,8 +68,13 @@ class Gatherer:
         self._pause_seconds = pause_seconds
         self._stopped: dict[JobRun, asyncio.Event] = {}  # of those whose add-ons are on their way
         self._tasks: dict[JobRun, asyncio.Task[None]] = {}
-        self._arriving: dict[JobRun, AddOnConfig] = {}  # the one that is brought just now
-        self._executor = ThreadPoolExecutor(max_workers=MAX_GATHERING, thread_name_prefix="gather")
+        self._reading: dict[JobRun, AddOnConfig] = {}  # the one that is read just now
+        self._flights: dict[str, asyncio.Future[GatheredAddOn]] = {}  # add-ons on their way, by key
+        self._known: dict[str, None] = {}  # keys of add-ons that were here
+        self._downloaded_bytes = 0  # since it was reported
+        self._far = ThreadPoolExecutor(max_workers=FAR_THREADS, thread_name_prefix="gather")
+        self._near = ThreadPoolExecutor(max_workers=NEAR_THREADS, thread_name_prefix="gather-near")
+        self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="gather-read")
 
     @property
     def runs(self) -> Sequence[JobRun]:
@@ -87,7 +105,8 @@ class Gatherer:
 
     def close(self) -> None:
         """What is still on its way is left behind."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._far, self._near, self._readers):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     async def _gather(self, run: JobRun) -> None:
         began_at_seconds = time.monotonic()
@@ -98,10 +117,11 @@ class Gatherer:
         elif run.job.add_ons:
             await self._report_contents(run)
             seconds = time.monotonic() - began_at_seconds
-            self._metrics.observe_gathering(seconds, sum(each.downloaded_bytes for each in run.gathered))
+            self._metrics.observe_gathering(seconds, self._downloaded_bytes)
+            self._downloaded_bytes = 0
             logger.debug("job %s: its add-ons are here after %.1f s", run.job.id, seconds)
         del self._tasks[run], self._stopped[run]
-        self._arriving.pop(run, None)
+        self._reading.pop(run, None)
         self._on_gathered(run)
 
     async def _report_contents(self, run: JobRun) -> None:
@@ -113,48 +133,96 @@ class Gatherer:
         except StoreError as error:
             logger.debug("job %s: what its add-ons hold isn't reported: %s", run.job.id, error)
 
-    def _bring(self, run: JobRun) -> tuple[GatheredAddOn, ...]:
+    async def _find_error(self, run: JobRun) -> Exception | None:
+        """What keeps a job from being generated."""
+        deadline_seconds = time.monotonic() + self._gather_seconds
+        ended = await self._wait(run, [self._bring(each) for each in run.job.add_ons], deadline_seconds)
+        if ended is None:
+            call = asyncio.get_running_loop().run_in_executor(self._readers, self._read, run)
+            ended = await self._wait(run, [call], deadline_seconds)
+            if ended is None:
+                run.gathered = call.result()
+            else:
+                _leave_behind(call)
+        if run.stop_reason is not None:
+            return StopGenerationError(run.stop_reason)
+        if ended is None:
+            return None
+        if isinstance(ended, _TookTooLongError):
+            return self._fail_slow(run)
+        if isinstance(ended, GenerationError):
+            return self._fail(run, "permanent", ended)
+        return await self._fail_later(run, ended)
+
+    def _bring(self, add_on: AddOnConfig) -> asyncio.Future[GatheredAddOn]:
+        """The one call that brings it, which all who wait for it share, and which none of them ends."""
+        flight = self._flights.get(add_on.key)
+        if flight is None:
+            executor = self._near if add_on.key in self._known or is_on_volume(add_on) else self._far
+            flight = asyncio.get_running_loop().run_in_executor(executor, self._engine.bring, add_on)
+            self._flights[add_on.key] = flight
+            flight.add_done_callback(partial(self._land, add_on))
+        return flight
+
+    def _land(self, add_on: AddOnConfig, flight: asyncio.Future[GatheredAddOn]) -> None:
+        del self._flights[add_on.key]
+        if flight.cancelled():
+            return
+        if (error := flight.exception()) is not None:
+            if isinstance(error, GenerationError | OSError):
+                self._metrics.add_on_problems.note_met(add_on, str(error))
+            return
+        self._downloaded_bytes += flight.result().downloaded_bytes
+        self._known.pop(add_on.key, None)
+        self._known[add_on.key] = None
+        if len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    def _read(self, run: JobRun) -> tuple[GatheredAddOn, ...]:
         """One after the other, so that it is known which of them can't be had. Blocks; raises as ``Engine.gather``."""
         gathered: list[GatheredAddOn] = []
         for add_on in run.job.add_ons:
-            self._arriving[run] = add_on
+            self._reading[run] = add_on
             try:
                 gathered += self._engine.gather(run.job.parameters, (add_on,))
-            except (GenerationError, OSError) as error:
+            except (GenerationError, GatheringError, OSError) as error:
                 self._metrics.add_on_problems.note_met(add_on, str(error))
                 raise
             self._metrics.add_on_problems.note_usable(add_on)
         return tuple(gathered)
 
+    async def _wait(
+        self, run: JobRun, calls: Sequence[asyncio.Future[Any]], deadline_seconds: float
+    ) -> BaseException | None:
+        """What the first fails with; _TookTooLongError also where the run was stopped."""
+        stopping = asyncio.create_task(self._stopped[run].wait())
+        waiting: set[asyncio.Future[Any]] = set(calls)
+        try:
+            while waiting:
+                left_seconds = max(0.0, deadline_seconds - time.monotonic())
+                done, _ = await asyncio.wait(
+                    {*waiting, stopping}, timeout=left_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                if run.stop_reason is not None or not done:
+                    return _TookTooLongError()
+                waiting -= done
+                errors = [each.exception() for each in done if each is not stopping]
+                if (error := next(filter(None, errors), None)) is not None:
+                    return error
+        finally:
+            stopping.cancel()
+        return None
+
     def _fail_slow(self, run: JobRun) -> Exception:
         error = GatheringError(_describe_slow(run, self._gather_seconds))
-        if (slow := self._arriving.get(run)) is not None:
-            self._metrics.add_on_problems.note_met(slow, str(error))
+        reading = self._reading.get(run)
+        for add_on in run.job.add_ons:
+            if add_on.key in self._flights or add_on is reading:
+                self._metrics.add_on_problems.note_met(add_on, str(error))
         return self._fail(run, "timeout", error)
 
-    async def _find_error(self, run: JobRun) -> Exception | None:
-        """What keeps a job from being generated."""
-        call = asyncio.get_running_loop().run_in_executor(self._executor, self._bring, run)
-        stopping = asyncio.create_task(self._stopped[run].wait())
-        awaited: set[asyncio.Future[Any]] = {call, stopping}
-        done, _ = await asyncio.wait(awaited, timeout=self._gather_seconds, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if run.stop_reason is not None:
-            _leave_behind(call)
-            return StopGenerationError(run.stop_reason)
-        if call not in done:
-            _leave_behind(call)
-            return self._fail_slow(run)
-        failure = call.exception()
-        if failure is None:
-            run.gathered = call.result()
-            return None
-        if isinstance(failure, GenerationError):
-            return self._fail(run, "permanent", failure)
-        return await self._fail_later(run, failure)
-
     async def _fail_later(self, run: JobRun, failure: BaseException) -> Exception:
-        if isinstance(failure, OSError):
+        if isinstance(failure, OSError | GatheringError):
             error = self._fail(run, "transient", GatheringError(str(failure)))
         else:  # nobody foresaw it: the traceback is what helps
             logger.error("job %s: gathering its add-ons failed", run.job.id, exc_info=failure)

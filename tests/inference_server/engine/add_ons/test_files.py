@@ -12,8 +12,10 @@ import obstore
 import pytest
 from easel_contract.add_ons import AddOnConfig
 from easel_server.engine.add_ons.files import AddOnFiles, Bounds
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.interface import GatheringError, GenerationError
 from easel_server.engine.model_files.hub import Hub
+from easel_server.worker.engine_errors import is_engine_error
+from easel_server.worker.worker import WorkerSettings
 from obstore.store import S3Store
 
 from tests.support.s3_server import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, S3Server
@@ -130,10 +132,14 @@ def test_a_bad_url_isnt_asked_again_for_a_while(tmp_path: Path, web: WebServer) 
 
 def test_a_server_in_trouble_may_be_tried_again(tmp_path: Path, web: WebServer) -> None:
     web.answers["/ink.safetensors"] = 503
-    add_on, files = by_url(web, "/ink.safetensors"), build(tmp_path)
-    with pytest.raises(OSError, match="answered 503"):
-        files.gather([add_on])
+    clock = [0.0]
+    add_on, files = by_url(web, "/ink.safetensors"), build(tmp_path, clock=clock)
+    for _ in range(3):  # jobs that come together
+        with pytest.raises(OSError, match="answered 503"):
+            files.gather([add_on])
+    assert web.asked == ["/ink.safetensors"], "a server in trouble is asked once for all of them"
     web.answers["/ink.safetensors"] = b"weights"
+    clock[0] += WorkerSettings.gather_pause_seconds  # the next attempt of the same job
     assert files.gather([add_on])[0].downloaded_bytes == 7
 
 
@@ -198,3 +204,44 @@ def test_an_object_of_a_bucket_is_fetched_and_looked_at_again(tmp_path: Path, s3
     (secret / "secret-access-key").write_text("wrong")
     with pytest.raises(GenerationError, match="access was refused"):
         files.gather([add_on.model_copy(update={"source": f"s3://{BUCKET}/loras/other.safetensors"})])
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("https://me:hunter2@files.example.com/ink.safetensors", "https://files.example.com/ink.safetensors"),
+        ("https://files.example.com/ink.safetensors?token=hunter2", "https://files.example.com/ink.safetensors?…"),
+        ("https://files.example.com/ink.safetensors#hunter2", "https://files.example.com/ink.safetensors?…"),
+        ("https://[hunter2", "https://…"),
+        ("s3://bucket/ink.safetensors", "s3://bucket/ink.safetensors"),
+        ("someone/ink", "someone/ink"),
+    ],
+)
+def test_no_password_and_no_token_of_an_address_is_told_to_whoever_asks_for_its_add_on(
+    tmp_path: Path, source: str, shown: str
+) -> None:
+    add_on = AddOnConfig(name="ink", source=source)
+    assert add_on.describe() == f"ink ({shown})"
+    if source.startswith("https://files"):
+        with pytest.raises((GenerationError, OSError)) as caught:
+            build(tmp_path).gather([add_on])
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["x" * 5000, "a\0b", "pipe", "loop"])
+def test_a_path_that_can_be_no_file_is_refused_for_good_and_named(tmp_path: Path, file: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(GenerationError, match=r"ink \(.*correct"):
+        build(tmp_path).gather([AddOnConfig(name="ink", source=str(tmp_path), file=file)])
+
+
+def test_a_file_that_is_gone_when_its_job_begins_is_no_fault_of_the_engine(tmp_path: Path) -> None:
+    file, files = tmp_path / "ink.safetensors", build(tmp_path)
+    file.write_bytes(b"weights")
+    add_on = AddOnConfig(name="ink", source=str(file))
+    files.gather([add_on])
+    file.unlink()
+    with pytest.raises(GatheringError, match=r"ink \(.*can't be read") as caught:
+        files.find(add_on)
+    assert not is_engine_error(caught.value)

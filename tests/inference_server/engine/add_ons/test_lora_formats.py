@@ -1,6 +1,7 @@
 """What isn't a LoRA for the model is refused with what it is, and what is allowed."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,36 @@ def test_differences_of_whole_layers_that_are_zeros_do_no_harm(tmp_path: Path) -
     whole = read_lora(file, pipeline)
     change(file, lambda tensors: tensors.update({"lora_unet_conv_in.diff_b": torch.zeros(16)}))
     assert read_lora(file, pipeline).parts["unet"].keys() == whole.parts["unet"].keys()
+
+
+@pytest.mark.parametrize(
+    "half", [torch.tensor(1.0), torch.zeros(0, 16, 1, 1), torch.zeros(4, 16, 1, 1, dtype=torch.bool)]
+)
+def test_halves_that_are_no_matrices_are_refused_before_a_job_divides_by_their_rank(
+    half: torch.Tensor, tmp_path: Path
+) -> None:
+    file = write_lora(tmp_path / "odd.safetensors", build_tiny("sd15"), seed=1)
+    tensors = load_file(file)
+    for name in [each for each in tensors if each.endswith("lora_A.weight")]:
+        tensors[name] = half.clone()
+    save_file(tensors, file)
+    assert "no matrix of a LoRA" in fault_of(file)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        '{"unet.lora_alpha": NaN}',
+        '{"unet.lora_alpha": 1e999}',
+        '{"unet.lora_alpha": "x"}',
+        '{"unet.lora_alpha": null}',
+        '{"unet.lora_alpha": 4, "unet.alpha_pattern": [1]}',
+        "[]",
+        '"unet.lora_alpha"',
+        "[" * 100_000,
+    ],
+)
+def test_a_header_that_says_no_scale_is_refused(configuration: str, tmp_path: Path) -> None:
+    file = write_lora(tmp_path / "odd.safetensors", build_tiny("sd15"), seed=1)
+    save_file(load_file(file), file, metadata={"lora_adapter_metadata": configuration})
+    assert re.search("header|can't be read", fault_of(file))

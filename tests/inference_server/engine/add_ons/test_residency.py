@@ -1,13 +1,17 @@
 """What is loaded stays within its budgets, and what jobs use stays where it is."""
 
+import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
 import pytest
 import torch
-from easel_server.engine.add_ons.residency import AddOnsBusyError, Residency
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.add_ons.residency import REMEMBER_FAILURE_SECONDS, AddOnKey, AddOnsBusyError, Residency
+from easel_server.engine.interface import GatheringError, GenerationError
+from easel_server.worker.engine_errors import is_engine_error
 
 CPU = torch.device("cpu")
 FAR = torch.device("meta")  # a device that isn't the host's memory, on any machine
@@ -85,15 +89,66 @@ def test_what_was_prefetched_is_not_read_again_and_prefetching_stays_within_the_
     assert files.read == ["a", "b", "c"]
 
 
-def test_one_that_cant_be_read_leaves_nothing_and_is_read_the_next_time() -> None:
+def test_one_that_cant_be_read_leaves_nothing_and_is_read_again_after_a_while_only() -> None:
+    now = [0.0]
+    residency = Residency(CPU, device_bytes=20, host_bytes=0, clock=lambda: now[0])
+    tried: list[str] = []
+
+    def fail() -> Weights:
+        tried.append("a")
+        raise GenerationError("the file is damaged")
+
+    for _ in range(5):
+        with pytest.raises(GenerationError, match="damaged"):
+            residency.prefetch("a", fail)
+        with pytest.raises(GenerationError, match="damaged"), residency.hold("a", fail):
+            pass
+    assert tried == ["a"], "a large file isn't read for each request that it is no good for"
+    now[0] += REMEMBER_FAILURE_SECONDS
+    assert Files().hold(residency, "a").name == "a"
+
+
+@pytest.mark.parametrize("error", [IndexError("rank"), AttributeError("items"), RecursionError(), TypeError("None")])
+def test_a_file_that_is_wrong_in_a_way_nobody_foresaw_is_the_fault_of_who_asked_for_it(error: Exception) -> None:
     residency = Residency(CPU, device_bytes=20, host_bytes=0)
 
     def fail() -> Weights:
-        raise GenerationError("the file is damaged")
+        raise error
 
-    with pytest.raises(GenerationError, match="damaged"), residency.hold("a", fail):
+    with pytest.raises(GenerationError, match=r"adapter ink can't be read.*damaged"):
+        residency.prefetch(AddOnKey("adapter", "ink", "sha256:1"), fail)
+
+
+def test_a_file_that_a_job_cant_read_any_more_is_no_fault_of_the_engine() -> None:
+    def fail() -> Weights:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    residency = Residency(CPU, device_bytes=20, host_bytes=0)
+    with (
+        pytest.raises(GatheringError, match="Stale file handle") as caught,
+        residency.hold(AddOnKey("adapter", "ink", "sha256:1"), fail),
+    ):
         pass
-    assert Files().hold(residency, "a").name == "a"
+    assert not is_engine_error(caught.value)
+
+
+def test_many_who_ask_for_the_same_at_once_read_it_once() -> None:
+    residency, files = Residency(CPU, device_bytes=20, host_bytes=0), Files()
+    others_wait = threading.Barrier(9)
+
+    def load() -> Weights:
+        return files.load("a")
+
+    def prefetch() -> None:
+        others_wait.wait()
+        residency.prefetch("a", load)
+
+    with ThreadPoolExecutor(8) as executor:
+        asked = [executor.submit(prefetch) for _ in range(8)]
+        others_wait.wait()
+        for each in asked:
+            each.result()
+    assert files.read == ["a"]
 
 
 def test_where_the_device_runs_out_of_memory_what_nobody_holds_leaves_it_first() -> None:

@@ -92,6 +92,8 @@ class Adapters:
         return [(use, by_key[use.key]) for use in uses]
 
     def _load(self, use: AdapterUse, file: Path) -> LoraWeights:
+        if file.is_dir():
+            raise GenerationError(f"adapter {use.name} is a directory; name its file")
         try:
             return read_lora(file, self._pipeline)
         except AdapterFileError as error:

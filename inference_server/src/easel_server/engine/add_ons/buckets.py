@@ -1,5 +1,6 @@
 """Downloads objects of S3-compatible buckets, by obstore, as the store of images does."""
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ DEFAULT_REGION: Final = "us-east-1"
 PART_BYTES: Final = 8 << 20
 REASON_CHARACTERS: Final = 300
 
+logger = logging.getLogger(__name__)
+
 
 def download_object(add_on: AddOnConfig, path: Path, max_bytes: int, *, known_tag: str | None) -> str | None:
     """Write an object to a file; its entity tag, or None if that is still ``known_tag``. Blocks.
@@ -28,7 +31,7 @@ def download_object(add_on: AddOnConfig, path: Path, max_bytes: int, *, known_ta
     Raises GenerationError for what only a change helps against, and OSError where trying again may help.
     """
     bucket, _, key = add_on.source.removeprefix("s3://").partition("/")
-    what = f"{add_on.name} ({add_on.source})"
+    what = add_on.describe()
     try:
         store = _open(add_on, bucket)
         found = obstore.head(store, key)
@@ -48,8 +51,9 @@ def download_object(add_on: AddOnConfig, path: Path, max_bytes: int, *, known_ta
             f"{what}: access was refused; its credentials need s3:GetObject on it, check credentialsSecretName"
         ) from error
     except exceptions.BaseError as error:
-        reason = str(error).strip().partition("\n")[0][:REASON_CHARACTERS]
-        raise OSError(f"{what}: the bucket can't be read now ({reason}); check its endpoint and the network") from error
+        # What the client says may quote answers of hosts that whoever asked for an image has no business with.
+        logger.warning("%s: the bucket can't be read: %s", what, str(error).strip()[:REASON_CHARACTERS])
+        raise OSError(f"{what}: the bucket can't be read now; check its endpoint and the network") from error
     return tag
 
 
@@ -82,5 +86,5 @@ def _read_keys(add_on: AddOnConfig, directory: Path) -> tuple[str, str]:
     files = [directory / names.SECRET_KEY_ACCESS_KEY_ID, directory / names.SECRET_KEY_SECRET_ACCESS_KEY]
     missing = next((file.name for file in files if not file.is_file()), None)
     if missing is not None:
-        raise GenerationError(f"{add_on.name} ({add_on.source}): the Secret {directory.name} has no key {missing}")
+        raise GenerationError(f"{add_on.describe()}: the Secret {directory.name} has no key {missing}")
     return files[0].read_text().strip(), files[1].read_text().strip()

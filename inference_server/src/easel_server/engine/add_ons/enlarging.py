@@ -12,7 +12,7 @@ from easel_server.engine.add_ons.upscalers import Upscalers, count_tiles
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.diffusers_generation import ImageFacts
 from easel_server.engine.images.safety import Safety
-from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.interface import GatheringError, GenerationError, StopGenerationError
 from easel_server.engine.stepping.stepper import SteppedCall
 from easel_server.generation.add_ons import UPSCALE_STEPS
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode
@@ -84,7 +84,11 @@ class EnlargingGeneration:
     def error(self) -> Exception | None:
         """As Generation says."""
         error = self.call.error
-        if error is None or isinstance(error, StopGenerationError | GenerationError) or not is_out_of_memory(error):
+        if (
+            error is None
+            or isinstance(error, StopGenerationError | GenerationError | GatheringError)
+            or not is_out_of_memory(error)
+        ):
             return error
         width, height = self.size
         return GenerationError(f"{width}x{height} pixels don't fit into memory, not even in small tiles; ask for fewer")

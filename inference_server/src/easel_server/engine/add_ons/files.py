@@ -26,8 +26,8 @@ from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SourceConfig
 
 from easel_server.engine.add_ons.buckets import download_object
-from easel_server.engine.add_ons.volumes import SHOWN_FILES, describe_source, find_on_volume, is_on_volume
-from easel_server.engine.interface import GatheredAddOn, GenerationError
+from easel_server.engine.add_ons.volumes import SHOWN_FILES, find_on_volume, is_on_volume
+from easel_server.engine.interface import GatheredAddOn, GatheringError, GenerationError
 from easel_server.engine.model_files.hub import DISK_FULL, Hub, Snapshot, Wording, download_files, open_snapshot
 from easel_server.engine.model_files.selection import ModelFileError, format_gib
 from easel_server.outbound.fetch import Fetcher, FetchError, FetchFailure
@@ -37,6 +37,9 @@ MAX_CACHE_BYTES: Final = 64 << 30  # of all that were downloaded from buckets an
 DOWNLOAD_SECONDS: Final = 1800.0
 LOOK_AGAIN_SECONDS: Final = 300.0  # what a branch of the Hub or a bucket's key holds now
 REMEMBER_FAILURE_SECONDS: Final = 60.0
+# That a source is in trouble: less than a job's pause between two attempts, so that each of these is one, and those of
+# many jobs are one together.
+REMEMBER_TROUBLE_SECONDS: Final = 3.0
 KEEP_SECONDS: Final = 3600.0  # a file that a job asked for so lately isn't deleted for room
 MAX_REMEMBERED: Final = 2048  # digests, failures, places
 MAX_DIRECTORY_FILES: Final = 64
@@ -69,7 +72,11 @@ class Bounds:
     download_seconds: float = DOWNLOAD_SECONDS
     look_again_seconds: float = LOOK_AGAIN_SECONDS
     remember_failure_seconds: float = REMEMBER_FAILURE_SECONDS
+    remember_trouble_seconds: float = REMEMBER_TROUBLE_SECONDS
     keep_seconds: float = KEEP_SECONDS
+
+
+Failure = type[GenerationError] | type[OSError]
 
 
 @dataclass
@@ -78,13 +85,13 @@ class _Known:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     places: dict[str, tuple[Path, float]] = field(default_factory=dict)  # by key; and when it was looked at
-    failures: dict[str, tuple[str, float]] = field(default_factory=dict)  # by key: the sentence, and until when
+    failures: dict[str, tuple[Failure, str, float]] = field(default_factory=dict)  # by key: a sentence, until when
     digests: dict[tuple[str, int, int, int], str] = field(default_factory=dict)  # by path, size, times and inode
     under_way: dict[str, threading.Lock] = field(default_factory=dict)  # by key
 
 
 class AddOnFiles:
-    """Those of one engine. ``gather`` in any thread, ``find`` in the engine's."""
+    """Those of one engine. ``bring`` and ``gather`` in any thread, ``find`` in the engine's."""
 
     def __init__(
         self,
@@ -103,15 +110,19 @@ class AddOnFiles:
 
     def gather(self, add_ons: Sequence[AddOnConfig]) -> tuple[GatheredAddOn, ...]:
         """All of a job's, brought here if need be. Blocks. Raises GenerationError and OSError."""
-        return tuple(self._gather(each) for each in add_ons)
+        return tuple(self.bring(each) for each in add_ons)
 
     def find(self, add_on: AddOnConfig) -> LocalAddOn:
-        """One that was gathered, as it is now. Raises GenerationError and OSError."""
+        """One that was gathered, as it is now. Raises GenerationError, and GatheringError where it is gone by now."""
         place = self._known.places.get(add_on.key)
-        path = place[0] if place is not None else self._bring(add_on)
-        return LocalAddOn(path, self._digest(add_on, path))
+        try:
+            path = place[0] if place is not None else self._bring(add_on)
+            return LocalAddOn(path, self._digest(add_on, path))
+        except OSError as error:
+            raise GatheringError(str(error)) from error
 
-    def _gather(self, add_on: AddOnConfig) -> GatheredAddOn:
+    def bring(self, add_on: AddOnConfig) -> GatheredAddOn:
+        """One, brought here if need be. Blocks. Raises GenerationError and OSError."""
         key = add_on.key
         with self._known.lock:
             lock = self._known.under_way.setdefault(key, threading.Lock())
@@ -121,24 +132,29 @@ class AddOnFiles:
             try:
                 path = self._bring(add_on)
                 digest = self._digest(add_on, path)
-            except GenerationError as error:
-                until = self._clock() + self._bounds.remember_failure_seconds
-                self._remember(self._known.failures, key, (str(error), until))
+            except (GenerationError, OSError) as error:
+                self._remember_failure(key, error)
                 raise
             is_new = not is_on_volume(add_on) and str(path) not in seen_before
             return GatheredAddOn(add_on.name, key, digest, _count_bytes(path) if is_new else 0)
 
     def _raise_remembered(self, add_on: AddOnConfig) -> None:
-        message, until = self._known.failures.get(add_on.key, ("", 0.0))
+        kind, message, until = self._known.failures.get(add_on.key, (GenerationError, "", 0.0))
         if message and self._clock() < until:
-            raise GenerationError(message)
+            raise kind(message)
 
-    def _remember(self, kept: dict[str, tuple[str, float]], key: str, value: tuple[str, float]) -> None:
+    def _remember_failure(self, key: str, error: GenerationError | OSError) -> None:
+        bounds, is_trouble = self._bounds, isinstance(error, OSError)
+        seconds = bounds.remember_trouble_seconds if is_trouble else bounds.remember_failure_seconds
         with self._known.lock:
-            kept.pop(key, None)
-            kept[key] = value
-            if len(kept) > MAX_REMEMBERED:
-                del kept[next(iter(kept))]
+            self._known.failures.pop(key, None)
+            self._known.failures[key] = (
+                OSError if is_trouble else GenerationError,
+                str(error),
+                self._clock() + seconds,
+            )
+            if len(self._known.failures) > MAX_REMEMBERED:
+                del self._known.failures[next(iter(self._known.failures))]
 
     # Where it is
 
@@ -175,9 +191,9 @@ class AddOnFiles:
                 raise GenerationError(_explain_size(add_on, needed, self._bounds.max_file_bytes))
             download_files(source, snapshot, self._hub, chosen)
         except ModelFileError as error:
-            message = f"{describe_source(add_on)}: {error}"
+            message = f"{add_on.describe()}: {error}"
             if "was not reached" in str(error) and former is not None and former[0].exists():
-                logger.warning("%s: the Hub isn't reached, what it held before is used", describe_source(add_on))
+                logger.warning("%s: the Hub isn't reached, what it held before is used", add_on.describe())
                 return former[0]
             if "was not reached" in str(error) or "became full" in str(error):
                 raise OSError(message) from error
@@ -201,7 +217,7 @@ class AddOnFiles:
             if path.is_file() and not add_on.source.startswith("s3://"):  # another process brought it meanwhile
                 return path
             part = path.with_name(f"{path.name}.part")
-            logger.info("%s: downloading", describe_source(add_on))
+            logger.info("%s: downloading", add_on.describe())
             if add_on.source.startswith("s3://"):
                 tag = path.with_name(f"{path.name}.etag")
                 known = tag.read_text() if tag.is_file() and path.is_file() else None
@@ -228,7 +244,7 @@ class AddOnFiles:
             if error.errno not in DISK_FULL:
                 raise
             raise OSError(
-                f"{describe_source(add_on)}: the disk with {self._directory} became full; give the pod more ephemeral "
+                f"{add_on.describe()}: the disk with {self._directory} became full; give the pod more ephemeral "
                 "storage, or a larger volume for its caches"
             ) from error
 
@@ -243,7 +259,7 @@ class AddOnFiles:
             try:
                 await fetcher.fetch_to_file(add_on.source, part, max_bytes=self._bounds.max_file_bytes)
             except FetchError as error:
-                message = f"{describe_source(add_on)} {error}"
+                message = f"{add_on.describe()} {error}"
                 is_transient = error.failure in TRANSIENT_FAILURES or "answered 5" in message or "broke off" in message
                 if is_transient:
                     raise OSError(message) from error
@@ -278,7 +294,7 @@ class AddOnFiles:
                 digest = whole.hexdigest()
         except OSError as error:
             self._known.places.pop(add_on.key, None)
-            raise OSError(f"{describe_source(add_on)}: {path} can't be read ({error.strerror})") from error
+            raise OSError(f"{add_on.describe()}: {path} can't be read ({error.strerror})") from error
         _check_digest(add_on, digest)
         return f"sha256:{digest}"
 
@@ -298,7 +314,7 @@ def _check_digest(add_on: AddOnConfig, digest: str) -> None:
     """Raises GenerationError."""
     if add_on.sha256 not in {None, digest}:
         raise GenerationError(
-            f"{describe_source(add_on)} has the SHA-256 digest {digest}, and {add_on.sha256} is asked for: correct "
+            f"{add_on.describe()} has the SHA-256 digest {digest}, and {add_on.sha256} is asked for: correct "
             "sha256, or the file"
         )
 
@@ -313,7 +329,7 @@ def _choose_files(add_on: AddOnConfig, snapshot: Snapshot) -> list[str]:
         if f"{add_on.file}/{DIFFUSERS_CONFIG}" in below:
             return _choose_layout(add_on, below, f"{add_on.file}/")
         raise GenerationError(
-            f"{describe_source(add_on)} has no file {add_on.file}; correct file, it has {_name_weights(list(sizes))}"
+            f"{add_on.describe()} has no file {add_on.file}; correct file, it has {_name_weights(list(sizes))}"
         )
     if DIFFUSERS_CONFIG in sizes and any(name.startswith(DIFFUSERS_WEIGHTS) for name in sizes):
         return _choose_layout(add_on, list(sizes), "")
@@ -323,8 +339,7 @@ def _choose_files(add_on: AddOnConfig, snapshot: Snapshot) -> list[str]:
     safe = [name for name in weights if name.endswith(".safetensors")] or weights
     if len(safe) != 1:
         raise GenerationError(
-            f"{describe_source(add_on)} has {len(safe)} files of weights; name one in its file: "
-            f"{_name_weights(list(sizes))}"
+            f"{add_on.describe()} has {len(safe)} files of weights; name one in its file: {_name_weights(list(sizes))}"
         )
     return safe
 
@@ -334,7 +349,7 @@ def _choose_layout(add_on: AddOnConfig, names: list[str], folder: str) -> list[s
     stems = [f"{folder}{DIFFUSERS_WEIGHTS}{end}" for end in (".fp16.safetensors", ".safetensors")]
     found = next((name for name in stems if name in names), None)
     if found is None:
-        raise GenerationError(f"{describe_source(add_on)} has no {stems[1]}; name another repository")
+        raise GenerationError(f"{add_on.describe()} has no {stems[1]}; name another repository")
     return [f"{folder}{DIFFUSERS_CONFIG}", found]
 
 
@@ -349,7 +364,7 @@ def _list_directory(path: Path) -> list[Path]:
 
 
 def _explain_size(add_on: AddOnConfig, size: int, most: int) -> str:
-    return f"{describe_source(add_on)} has {format_gib(size)}, allowed are {format_gib(most)}; use a smaller one"
+    return f"{add_on.describe()} has {format_gib(size)}, allowed are {format_gib(most)}; use a smaller one"
 
 
 def _count_bytes(path: Path) -> int:

@@ -29,6 +29,8 @@ METADATA: Final = "lora_adapter_metadata"  # the header's key under which diffus
 TEXT: Final = "text_encoder"
 ALLOWED: Final = "allowed are LoRAs for linear and convolution layers, as safetensors"
 PICKLE_SIGNS: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+SHOWN_CHARACTERS: Final = 40
+LEAST_DIMENSIONS: Final = 2  # of a layer's halves
 MAX_NAMED: Final = 3  # of a file's tensors, in a message
 
 # By a part of a tensor's name: what kind of file has it.
@@ -143,11 +145,13 @@ def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
             header: Mapping[str, str] = opened.metadata() or {}
             metadata = json.loads(header[METADATA]) if METADATA in header else None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         with file.open("rb") as content:
             if content.read(4).startswith(PICKLE_SIGNS):
                 raise AdapterFileError(f"it is a pickle, which may run code as it is read; {ALLOWED}") from error
         raise AdapterFileError(f"it can't be read, or is cut off: {error}; {ALLOWED}") from error
+    if metadata is not None and not isinstance(metadata, dict):
+        raise AdapterFileError(f"the configuration in its header ({METADATA}) is no object; {ALLOWED}")
     return tensors, metadata
 
 
@@ -211,6 +215,11 @@ def _build_layers(
             raise AdapterFileError(f"it is cut off: of {part}.{layer} one half is missing")
         bias = names.get(f"{layer}.lora_B.bias")
         pair = converted.tensors[source], converted.tensors[up]
+        for tensor in pair:
+            if tensor.ndim < LEAST_DIMENSIONS or not tensor.numel() or not tensor.is_floating_point():
+                raise AdapterFileError(
+                    f"its {part}.{layer} is {tuple(tensor.shape)} of {tensor.dtype}, which is no matrix of a LoRA"
+                )
         alpha, divisor = _find_scale(part, layer, source, pair[0].shape[0], converted)
         down_shape, up_shape = _find_shapes(target, pair[0].shape[0])
         _check_shapes(part, layer, pair, (down_shape, up_shape), tensors)
@@ -258,12 +267,20 @@ def _find_scale(part: str, layer: str, source: str, rank: int, converted: _Conve
     config = converted.metadata or {}
     if f"{part}.lora_alpha" in config:
         patterns = config.get(f"{part}.alpha_pattern") or {}
-        alpha = float(
-            next((patterns[name] for name in patterns if _matches(name, layer)), config[f"{part}.lora_alpha"])
+        if not isinstance(patterns, dict):
+            raise AdapterFileError(f"the {part}.alpha_pattern in its header is no object")
+        alpha = _read_alpha(
+            part, next((patterns[name] for name in patterns if _matches(name, layer)), config[f"{part}.lora_alpha"])
         )
         return alpha, math.sqrt(rank) if config.get(f"{part}.use_rslora") else float(rank)
     names = (source.partition(".lora.")[0] + ".alpha", f"{part}.{layer}.alpha")
     return next((converted.alphas[name] for name in names if name in converted.alphas), float(rank)), float(rank)
+
+
+def _read_alpha(part: str, written: object) -> float:
+    if isinstance(written, bool) or not isinstance(written, int | float) or not math.isfinite(written):
+        raise AdapterFileError(f"an alpha of its {part} in its header is {str(written)[:SHOWN_CHARACTERS]}, no number")
+    return float(written)
 
 
 def _matches(pattern: str, layer: str) -> bool:

@@ -13,7 +13,9 @@ It is in one place at a time. Where the device is the CPU there is one place, wi
 Add-ons are known by their content (``AddOnKey``): another file at the same place is another add-on.
 """
 
+import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +25,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 import torch
 
 from easel_server.engine.device_errors import is_out_of_memory
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.interface import GatheringError, GenerationError
 from easel_server.engine.model_files.memory import read_free_host_bytes
 from easel_server.engine.speed.weights import count_weight_bytes
 from easel_server.engine.stepping.memory import attempt, free_device_memory
@@ -34,6 +36,11 @@ MIB: Final = 1 << 20
 DEVICE_SHARE: Final = 0.15  # a tenth of an 80 GB device holds some fifty adapters of Stable Diffusion XL
 HOST_SHARE: Final = 0.25
 ASSUMED_FREE_BYTES: Final = 2 << 30
+READERS: Final = 2  # that read add-ons at a time: each holds a file's tensors beside what it makes of them
+REMEMBER_FAILURE_SECONDS: Final = 60.0  # that a file is no add-on of this model: the same content won't become one
+MAX_FAILURES: Final = 256
+
+logger = logging.getLogger(__name__)
 
 
 class Movable(Protocol):
@@ -75,7 +82,14 @@ class _Entry:
 class Residency:
     """All loaded add-ons of an engine, whatever they are. ``prefetch`` in any thread, the rest in the engine's."""
 
-    def __init__(self, device: torch.device, device_bytes: int, host_bytes: int) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        device_bytes: int,
+        host_bytes: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """With these budgets."""
         self._device = device
         self._is_one_place = device.type == CPU.type
@@ -83,17 +97,22 @@ class Residency:
         self._host_bytes = host_bytes
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # the least recently used first
         self._lock = threading.RLock()
+        self._clock = clock
+        self._failures: OrderedDict[Hashable, tuple[str, float]] = OrderedDict()  # sentences, and until when
+        self._reading: dict[Hashable, threading.Lock] = {}  # of those that are being read, or waited for
+        self._readers = threading.BoundedSemaphore(READERS)
 
     @contextmanager
     def hold(self, key: Hashable, load: Callable[[], Value]) -> Iterator[Value]:
         """The add-on on the device; within, it stays there. An ``ExitStack`` is for those who hold several.
 
         ``load`` reads it into the host's memory where it isn't loaded; what it raises is raised. Raises AddOnsBusyError
-        where jobs under way leave no room, GenerationError where there never is any. ``key`` stands for its content.
+        where jobs under way leave no room, GenerationError where there never is any, GatheringError for a file that
+        can't be read now. ``key`` stands for its content.
         """
         # Jobs' calls run in inference mode, and modules made in it are good for nothing outside of it.
         with self._lock, torch.inference_mode(mode=False):
-            entry = self._entries.get(key) or self._read(load)
+            entry = self._entries.get(key) or self._read_now(key, load)
             if entry.size_bytes > self._device_bytes:
                 raise GenerationError(
                     f"{key} takes {_in_mib(entry.size_bytes)}, and add-ons may take {_in_mib(self._device_bytes)} of "
@@ -131,11 +150,27 @@ class Residency:
             take_turns()
 
     def prefetch(self, key: Hashable, load: Callable[[], Movable]) -> None:
-        """Read it into the host's memory, if it isn't loaded and there is room. What ``load`` raises is raised."""
+        """Read it into the host's memory, if it isn't loaded and there is room. Raises GenerationError, OSError.
+
+        One at a time reads the same, and those who waited find it here.
+        """
         with self._lock:
             if key in self._entries:
                 return
-        entry = self._read(load)
+            reading = self._reading.setdefault(key, threading.Lock())
+        try:
+            with reading:
+                self._prefetch_alone(key, load)
+        finally:
+            with self._lock:
+                self._reading.pop(key, None)
+
+    def _prefetch_alone(self, key: Hashable, load: Callable[[], Movable]) -> None:
+        with self._lock:
+            if key in self._entries:
+                return
+        with self._readers:
+            entry = self._read(key, load)
         with self._lock:
             self._entries.setdefault(key, entry)
             if self._is_one_place:
@@ -166,10 +201,46 @@ class Residency:
                 if not entry.holds:
                     del self._entries[key]
 
-    def _read(self, load: Callable[[], Movable]) -> _Entry:
-        value: Any = load()
+    def _read_now(self, key: Hashable, load: Callable[[], Movable]) -> _Entry:
+        """For a job under way. Raises GenerationError, GatheringError, MemoryError."""
+        try:
+            return self._read(key, load)
+        except OSError as error:  # of the file, not of the engine
+            raise GatheringError(f"{key} can't be read now ({error.strerror or error})") from error
+
+    def _read(self, key: Hashable, load: Callable[[], Movable]) -> _Entry:
+        """Raises GenerationError, of which the same content isn't read again for a while; OSError, MemoryError."""
+        named = key, str(key)  # one content may have several names, of which each message has one
+        with self._lock:
+            message, until = self._failures.get(named, ("", 0.0))
+        if message and self._clock() < until:
+            raise GenerationError(message)
+        try:
+            value = self._load(key, load)
+        except GenerationError as error:
+            with self._lock:
+                self._failures[named] = (str(error), self._clock() + REMEMBER_FAILURE_SECONDS)
+                if len(self._failures) > MAX_FAILURES:
+                    self._failures.popitem(last=False)
+            raise
         size = count_weight_bytes(value) if isinstance(value, torch.nn.Module) else value.size_bytes
         return _Entry(value, size, is_on_device=self._is_one_place)
+
+    def _load(self, key: Hashable, load: Callable[[], Movable]) -> Any:
+        """Raises GenerationError, OSError, MemoryError."""
+        try:
+            return load()
+        except (GenerationError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            # Files may be wrong in ways that nobody foresaw, and that is no fault of the engine, nor of other jobs.
+            logger.warning("%s can't be read", key, exc_info=error)
+            raise GenerationError(
+                f"{key} can't be read: its file is damaged, or of a form that isn't known here "
+                f"({type(error).__name__}); whoever runs this service finds more in the worker's log"
+            ) from error
 
     def _make_room(self, size_bytes: int) -> None:
         """Of this size on the device. Raises AddOnsBusyError, and leaves all where it is, if that can't be had."""

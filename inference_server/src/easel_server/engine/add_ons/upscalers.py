@@ -20,7 +20,7 @@ from PIL import Image
 from easel_server.engine.add_ons.files import LocalAddOn
 from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.device_errors import is_out_of_memory
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.interface import GenerationError, NonFiniteError
 from easel_server.engine.stepping.memory import attempt, free_device_memory
 from easel_server.engine.stepping.stepper import take_turns
 from easel_server.generation.add_ons import LATENT_MODES, NEAREST, find_cover
@@ -31,6 +31,7 @@ LEAST_TILE_PIXELS: Final = 24
 MAX_PASSES: Final = 3  # of a network over its own result, until it is large enough: AUTOMATIC1111's bound
 MAX_NETWORK_PIXELS: Final = 1 << 27  # that one may give before its image is made smaller again: 384 MiB
 SAFETENSORS: Final = ".safetensors"
+SHOWN_CHARACTERS: Final = 200  # of what a library says
 
 logger = logging.getLogger(__name__)
 Size = tuple[int, int]  # width and height in pixels
@@ -39,8 +40,9 @@ Size = tuple[int, int]  # width and height in pixels
 class Network(torch.nn.Module):
     """A network of spandrel's. float32[1, 3, height, width] from 0 to 1 in, the same times ``scale`` out."""
 
-    def __init__(self, descriptor: Any) -> None:
+    def __init__(self, descriptor: Any, name: str) -> None:
         super().__init__()
+        self.name = name
         self.model = descriptor.model
         self.scale: int = descriptor.scale
         self._descriptor = descriptor  # which pads what it needs multiples of
@@ -63,14 +65,15 @@ def load_network(file: Path, name: str) -> Network:
         )
     descriptor, error = attempt(lambda: ModelLoader(device="cpu").load_from_file(file))
     if descriptor is None:
-        raise GenerationError(f"upscaler {name}: {file.name} can't be read as one: {error}")
+        reason = str(error).strip().partition("\n")[0] or "no architecture of an upscaler has such tensors"
+        raise GenerationError(f"upscaler {name}: {file.name} can't be read as one: {reason[:SHOWN_CHARACTERS]}")
     # Some change an image without enlarging it, others take a mask beside it.
     if not isinstance(descriptor, ImageModelDescriptor) or (descriptor.input_channels, descriptor.output_channels) != (
         3,
         3,
     ):
         raise GenerationError(f"upscaler {name}: {file.name} is a network for something else than images in colour")
-    return Network(descriptor.eval()).requires_grad_(requires_grad=False)
+    return Network(descriptor.eval(), name).requires_grad_(requires_grad=False)
 
 
 class Upscalers:
@@ -199,7 +202,13 @@ def _enlarge_tile(pixels: Any, box: Box, network: Network, device: torch.device)
     seen = pixels[first_row : bottom + OVERLAP_PIXELS, first_column : right + OVERLAP_PIXELS]
     given = torch.from_numpy(seen.copy()).to(device).permute(2, 0, 1).unsqueeze(0).to(torch.float32).div(255)
     with torch.inference_mode():
-        enlarged = network(given)[0].mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        result = network(given)[0]
+        if not torch.isfinite(result).all():
+            raise NonFiniteError(
+                f"upscaler {network.name} gave numbers that aren't finite, which are no image: its file may be "
+                "damaged; ask for another one"
+            )
+        enlarged = result.mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     row, column, scale = (top - first_row) * network.scale, (left - first_column) * network.scale, network.scale
     return enlarged[row : row + (bottom - top) * scale, column : column + (right - left) * scale]
 
