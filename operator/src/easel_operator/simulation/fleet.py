@@ -121,9 +121,9 @@ class Fleet:
         surplus = len(self.pods) - replicas
         for _ in range(-surplus):
             pod = self._create(now)
+            self._schedule(now + self._cold_start.sample(self._random, self.starting), pod)
             self.starts += 1
             self.starting += 1
-            self._schedule(now + self._cold_start.sample(self._random), pod)
         if surplus > 0:
             ranked = sorted(self.pods.values(), key=lambda pod: pod.rank_for_removal(now))
             for pod in ranked[:surplus]:
