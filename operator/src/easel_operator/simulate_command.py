@@ -26,6 +26,7 @@ from easel_operator.simulation.scenario import (
 )
 from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, parse_traces, upscale, write_trace
+from easel_operator.simulation.waiting import QueueOrder
 from easel_operator.usage import INSTALL, UsageError
 
 DEFAULT_POLICY: Final = "easel"
@@ -65,6 +66,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="uniform in X plus or minus SPREAD, and CROWD more for each pod that is starting already; if unset, what "
         "the service's status says",
     )
+    parser.add_argument(
+        "--queue-order",
+        choices=[str(order) for order in QueueOrder],
+        default=str(QueueOrder.FIRST_COME_FIRST_SERVED),
+        help="TargetFirst: what can still finish within the target goes before what can't; of every policy",
+    )
     parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
     parser.add_argument(
         "--jitter-seconds", type=float, default=0.0, metavar="S", help="moves each by up to S to either side"
@@ -96,7 +103,8 @@ def _run(arguments: argparse.Namespace) -> str:
     if len(set(policies)) < len(policies):
         raise UsageError("--policy names one twice")
     service = load_service(arguments.service)
-    settings = Settings(service.spec, choose_cold_start(arguments.cold_start_seconds, service), arguments.seed)
+    cold_start = choose_cold_start(arguments.cold_start_seconds, service)
+    settings = Settings(service.spec, cold_start, arguments.seed, QueueOrder(arguments.queue_order))
     scenarios = build_scenarios(settings, [parse_sweep(sweep) for sweep in arguments.sweep])
     find_oracle = _load_oracle() if ORACLE in policies else _no_oracle
     plot = _load_plot(arguments.plot) if arguments.plot else None
@@ -165,10 +173,15 @@ def _render(
     work_gpu_hours = round(sum(trace.total_work_seconds for trace in traces.values()) / HOUR_SECONDS, 3)
     if arguments.json:
         about: dict[str, Any] = {"requests": requests, "seconds": round(seconds, 3)}
-        about |= {"work_gpu_hours": work_gpu_hours, **({"history": replay.to_record()} if replay else {})}
+        about |= {
+            "work_gpu_hours": work_gpu_hours,
+            "queue_order": arguments.queue_order,
+            **({"history": replay.to_record()} if replay else {}),
+        }
         body: dict[str, Any] = {"sweep": records} if arguments.sweep else records[0]
         return json.dumps({"trace": about, "seed": arguments.seed, **body}, indent=2) + "\n"
-    text = f"{requests} requests in {seconds / HOUR_SECONDS:.1f} h, {work_gpu_hours:.1f} GPU-hours of work\n"
+    hours = seconds / HOUR_SECONDS
+    text = f"{requests} requests in {hours:.1f} h, {work_gpu_hours:.1f} GPU-hours of work, {arguments.queue_order}\n"
     text += (
         f"{len(traces)} services, pods of their own for each; figures are of all together\n" if len(traces) > 1 else ""
     )

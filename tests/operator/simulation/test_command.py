@@ -61,7 +61,12 @@ def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     policies = "easel,hpa-queue:target=1.5,downWindow=120,fixed-2,oracle"
     reported = run_json([*files, "--policy", policies], capsys)
-    assert reported["trace"] == {"requests": 120, "seconds": 551.0, "work_gpu_hours": 0.1}
+    assert reported["trace"] == {
+        "requests": 120,
+        "seconds": 551.0,
+        "work_gpu_hours": 0.1,
+        "queue_order": "FirstComeFirstServed",
+    }
     assert list(reported["policies"]) == ["easel", "hpa-queue:target=1.5,downWindow=120", "fixed-2", "oracle"]
     for figures in reported["policies"].values():
         assert set(figures) >= FIGURES
@@ -76,7 +81,7 @@ def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.Ca
 def test_the_table_has_a_line_for_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*files, "--policy", "easel,fixed-2", "--gpu-hour-price", "2.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "120 requests in 0.2 h, 0.1 GPU-hours of work"
+    assert lines[0] == "120 requests in 0.2 h, 0.1 GPU-hours of work, FirstComeFirstServed"
     assert lines[2].startswith("no plan needs less than 0.1 GPU-hours")
     assert lines[3].split()[:3] == ["policy", "late", "%"]
     assert [line.split()[0] for line in lines[4:]] == ["easel", "fixed-2"]
@@ -123,6 +128,19 @@ def test_parts_are_told_by_the_clock_of_the_file(
     part = run_json([*arguments, "--from", "1790000300"], capsys)
     assert part["trace"]["requests"] == 30
     assert "the trace is 1.79e+09 to" in refuse([*arguments, "--from", "5", "--until", "300"], capsys)
+
+
+def test_every_policy_can_be_tried_with_late_requests_that_yield(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first_come, target_first = (
+        run_json([*files, "--policy", "fixed-1,easel,oracle", "--queue-order", order, "--upscale", "2"], capsys)
+        for order in ("FirstComeFirstServed", "TargetFirst")
+    )
+    assert target_first["trace"]["queue_order"] == "TargetFirst"
+    for policy, figures in target_first["policies"].items():
+        assert figures["late_percent"] <= max(5.0, first_come["policies"][policy]["late_percent"])
+    assert target_first["policies"]["fixed-1"]["late_percent"] < first_come["policies"]["fixed-1"]["late_percent"]
 
 
 def test_each_value_of_a_column_can_be_a_service(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
 
 from easel_operator.decide.grace import derive_grace_seconds
+from easel_operator.simulation.waiting import OVERTAKEN_TARGETS, OrderRule, QueueOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,13 @@ class Settings:
     spec: StableDiffusionServiceSpec
     cold_start: ColdStart
     seed: int = 0
+    queue_order: QueueOrder = QueueOrder.FIRST_COME_FIRST_SERVED
+
+    @property
+    def order_rule(self) -> OrderRule:
+        """In which order requests are taken."""
+        overtaken_seconds = self.cold_start.seconds + OVERTAKEN_TARGETS * self.target_seconds
+        return OrderRule(self.queue_order, self.target_seconds, overtaken_seconds)
 
     @property
     def scaling(self) -> ScalingSpec:
