@@ -4,13 +4,15 @@ import argparse
 import json
 import math
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from easel_operator.service_file import ServiceFile, load_service
 from easel_operator.service_history import Replay, add_arguments, load_replay
 from easel_operator.simulation.lower_bound import find_lower_bound_seconds
-from easel_operator.simulation.outcome import Outcome
+from easel_operator.simulation.outcome import Outcome, merge_outcomes
 from easel_operator.simulation.policies.interface import PolicyError, split_policy_names
 from easel_operator.simulation.policies.registry import ORACLE, POLICY_KINDS
 from easel_operator.simulation.report import build_records, build_table
@@ -23,13 +25,16 @@ from easel_operator.simulation.scenario import (
     run_scenario,
 )
 from easel_operator.simulation.settings import ColdStart, Settings
-from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, upscale, write_trace
+from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, parse_traces, upscale, write_trace
+from easel_operator.simulation.waiting import QueueOrder
 from easel_operator.usage import INSTALL, UsageError
 
+DEFAULT_POLICY: Final = "easel"
 PLOT_SAMPLES: Final = 3000
 HOUR_SECONDS: Final = 3600.0
 PLOT_SUFFIXES: Final = (".png", ".html")
 MAX_UPSCALE: Final = 10_000
+COLD_START_NUMBERS: Final = 3
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -43,25 +48,38 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     requests.add_argument("--trace", type=Path, metavar="FILE.csv", help="arrival_seconds,work_seconds")
     requests.add_argument("--from-prometheus", metavar="URL", help="the service's own history, as Prometheus keeps it")
     add_arguments(parser)
+    parser.add_argument(
+        "--split-by", metavar="COLUMN", help="of --trace: each value of this column, such as model, is another service"
+    )
     parser.add_argument("--save-trace", type=Path, metavar="FILE.csv", help="keep what --from-prometheus found")
     parser.add_argument("--service", type=Path, required=True, metavar="FILE.yaml", help="a StableDiffusionService")
     parser.add_argument(
         "--policy",
-        required=True,
+        default=DEFAULT_POLICY,
         metavar="NAME[,NAME...]",
-        help=f"{', '.join(POLICY_KINDS)}; with parameters as in hpa-queue:target=1.5,downWindow=120",
+        help=f"{', '.join(POLICY_KINDS)}; with parameters as in hpa-queue:target=1.5,downWindow=120; "
+        f"{DEFAULT_POLICY} if unset",
     )
     parser.add_argument(
         "--cold-start-seconds",
-        metavar="X[:SPREAD]",
-        help="uniform in X plus or minus SPREAD; if unset, what the service's status says",
+        metavar="X[:SPREAD[:CROWD]]",
+        help="uniform in X plus or minus SPREAD, and CROWD more for each pod that is starting already; if unset, what "
+        "the service's status says",
+    )
+    parser.add_argument(
+        "--queue-order",
+        choices=[str(order) for order in QueueOrder],
+        default=str(QueueOrder.FIRST_COME_FIRST_SERVED),
+        help="TargetFirst: what can still finish within the target goes before what can't; of every policy",
     )
     parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
     parser.add_argument(
         "--jitter-seconds", type=float, default=0.0, metavar="S", help="moves each by up to S to either side"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of jitter and cold starts")
-    parser.add_argument("--from", dest="begin", type=float, default=0.0, metavar="SECONDS", help="part of the trace")
+    parser.add_argument(
+        "--from", dest="begin", type=float, metavar="SECONDS", help="part of the trace, by the file's own clock"
+    )
     parser.add_argument("--until", type=float, metavar="SECONDS", help="end of the part; the trace's end by default")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V...", help="coldStart, target, ...")
     parser.add_argument("--gpu-hour-price", type=float, metavar="P", help="adds the cost")
@@ -85,60 +103,114 @@ def _run(arguments: argparse.Namespace) -> str:
     if len(set(policies)) < len(policies):
         raise UsageError("--policy names one twice")
     service = load_service(arguments.service)
-    settings = Settings(service.spec, choose_cold_start(arguments.cold_start_seconds, service), arguments.seed)
+    cold_start = choose_cold_start(arguments.cold_start_seconds, service)
+    settings = Settings(service.spec, cold_start, arguments.seed, QueueOrder(arguments.queue_order))
     scenarios = build_scenarios(settings, [parse_sweep(sweep) for sweep in arguments.sweep])
     find_oracle = _load_oracle() if ORACLE in policies else _no_oracle
     plot = _load_plot(arguments.plot) if arguments.plot else None
-    trace, replay = load_trace(arguments, service)
-    step = max(1.0, trace.duration_seconds / PLOT_SAMPLES) if plot else None
-    outcomes = [run_scenario(trace, scenario, policies, find_oracle, step) for scenario in scenarios]
+    traces, replay = load_traces(arguments, service)
+    if plot and len(traces) > 1:
+        raise UsageError(
+            f"--plot shows one service, --split-by {arguments.split_by} gives {len(traces)}; leave one out"
+        )
+    duration_seconds = max(trace.duration_seconds for trace in traces.values())
+    step = max(1.0, duration_seconds / PLOT_SAMPLES) if plot else None
+    results = [_run_services(traces, scenario, policies, find_oracle, step) for scenario in scenarios]
     if plot:
-        plot(trace, scenarios[0].settings.target_seconds, outcomes[0], arguments.plot)
-    return _render(arguments, trace, replay, scenarios, outcomes)
+        plot(next(iter(traces.values())), settings.target_seconds, results[0].together, arguments.plot)
+    return _render(arguments, traces, replay, results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What one scenario came to."""
+
+    scenario: Scenario
+    together: Sequence[Outcome]  # by policy
+    by_service: Mapping[str, Sequence[Outcome]]
+    lower_bound_gpu_hours: float
+
+    def to_record(self, gpu_hour_price: float | None) -> dict[str, Any]:
+        """JSON-ready. Services are told apart where there are several."""
+        record: dict[str, Any] = {
+            **self.scenario.values,
+            "lower_bound_gpu_hours": round(self.lower_bound_gpu_hours, 3),
+            "policies": build_records(self.together, gpu_hour_price=gpu_hour_price),
+        }
+        if len(self.by_service) > 1:
+            record["services"] = {
+                name: {"policies": build_records(outcomes, gpu_hour_price=gpu_hour_price)}
+                for name, outcomes in self.by_service.items()
+            }
+        return record
+
+
+def _run_services(
+    traces: Mapping[str, Trace],
+    scenario: Scenario,
+    policies: Sequence[str],
+    find_oracle: FindOracle,
+    timeline_step_seconds: float | None,
+) -> _Result:
+    """Each service has pods of its own."""
+    by_service = {
+        name: run_scenario(trace, scenario, policies, find_oracle, timeline_step_seconds)
+        for name, trace in traces.items()
+    }
+    target = scenario.settings.target_seconds
+    columns = list(zip(*by_service.values(), strict=True))
+    together = [column[0] if len(column) == 1 else merge_outcomes(column, target) for column in columns]
+    bound = sum(find_lower_bound_seconds(trace, scenario.settings) for trace in traces.values())
+    return _Result(scenario, together, by_service, bound / HOUR_SECONDS)
 
 
 def _render(
-    arguments: argparse.Namespace,
-    trace: Trace,
-    replay: Replay | None,
-    scenarios: list[Scenario],
-    outcomes: list[list[Outcome]],
+    arguments: argparse.Namespace, traces: Mapping[str, Trace], replay: Replay | None, results: Sequence[_Result]
 ) -> str:
-    results: list[dict[str, Any]] = [
-        {
-            **scenario.values,
-            "lower_bound_gpu_hours": round(find_lower_bound_seconds(trace, scenario.settings) / HOUR_SECONDS, 3),
-            "policies": build_records(found, gpu_hour_price=arguments.gpu_hour_price),
-        }
-        for scenario, found in zip(scenarios, outcomes, strict=True)
-    ]
-    work_gpu_hours = round(trace.total_work_seconds / HOUR_SECONDS, 3)
+    records = [result.to_record(arguments.gpu_hour_price) for result in results]
+    requests = sum(len(trace) for trace in traces.values())
+    seconds = max(trace.duration_seconds for trace in traces.values())
+    work_gpu_hours = round(sum(trace.total_work_seconds for trace in traces.values()) / HOUR_SECONDS, 3)
     if arguments.json:
-        about: dict[str, Any] = {"requests": len(trace), "seconds": round(trace.duration_seconds, 3)}
-        about |= {"work_gpu_hours": work_gpu_hours, **({"history": replay.to_record()} if replay else {})}
-        body: dict[str, Any] = {"sweep": results} if arguments.sweep else results[0]
+        about: dict[str, Any] = {"requests": requests, "seconds": round(seconds, 3)}
+        about |= {
+            "work_gpu_hours": work_gpu_hours,
+            "queue_order": arguments.queue_order,
+            **({"history": replay.to_record()} if replay else {}),
+        }
+        body: dict[str, Any] = {"sweep": records} if arguments.sweep else records[0]
         return json.dumps({"trace": about, "seed": arguments.seed, **body}, indent=2) + "\n"
-    hours = trace.duration_seconds / HOUR_SECONDS
-    text = f"{len(trace)} requests in {hours:.1f} h, {work_gpu_hours:.1f} GPU-hours of work\n"
+    hours = seconds / HOUR_SECONDS
+    text = f"{requests} requests in {hours:.1f} h, {work_gpu_hours:.1f} GPU-hours of work, {arguments.queue_order}\n"
+    text += (
+        f"{len(traces)} services, pods of their own for each; figures are of all together\n" if len(traces) > 1 else ""
+    )
     text += f"{replay.describe()}\n" if replay else ""
-    for scenario, result in zip(scenarios, results, strict=True):
-        title = "".join(f"{key} {value:g}, " for key, value in scenario.values.items())
-        text += f"\n{title}no plan needs less than {result['lower_bound_gpu_hours']:.1f} GPU-hours\n"
-        text += f"{build_table(result['policies'])}\n"
+    for result, record in zip(results, records, strict=True):
+        title = "".join(f"{key} {value:g}, " for key, value in result.scenario.values.items())
+        text += f"\n{title}no plan needs less than {record['lower_bound_gpu_hours']:.1f} GPU-hours\n"
+        text += f"{build_table(record['policies'])}\n"
     return text
 
 
-def load_trace(arguments: argparse.Namespace, service: ServiceFile) -> tuple[Trace, Replay | None]:
-    """The file or the service's history, scaled up and cut. Raises UsageError or TraceError."""
+def load_traces(arguments: argparse.Namespace, service: ServiceFile) -> tuple[Mapping[str, Trace], Replay | None]:
+    """The file or the service's history, scaled up and cut; by service, of which only --split-by makes several.
+
+    Raises UsageError or TraceError.
+    """
     if not 1 <= arguments.upscale <= MAX_UPSCALE:
         raise UsageError(f"--upscale is {arguments.upscale}; 1 to {MAX_UPSCALE} are allowed")
     if not (arguments.jitter_seconds >= 0 and math.isfinite(arguments.jitter_seconds)):
         raise UsageError(f"--jitter-seconds is {arguments.jitter_seconds:g}; 0 or more is allowed")
     source = random.Random(arguments.seed)  # noqa: S311 - jitter that its seed replays
+    if arguments.from_prometheus is not None and arguments.split_by is not None:
+        raise UsageError("--split-by goes with --trace, not with --from-prometheus: counters don't tell models apart")
     replay = _replay_history(arguments, service, source) if arguments.from_prometheus is not None else None
-    trace = replay.trace if replay else _read_trace(arguments)
-    trace = upscale(trace, arguments.upscale, arguments.jitter_seconds, source)
-    return _cut_trace(trace, arguments), replay
+    traces = {"": replay.trace} if replay else _read_traces(arguments)
+    scaled = {
+        name: upscale(trace, arguments.upscale, arguments.jitter_seconds, source) for name, trace in traces.items()
+    }
+    return _cut_traces(scaled, arguments), replay
 
 
 def _replay_history(arguments: argparse.Namespace, service: ServiceFile, source: random.Random) -> Replay:
@@ -152,27 +224,36 @@ def _replay_history(arguments: argparse.Namespace, service: ServiceFile, source:
     return replay
 
 
-def _read_trace(arguments: argparse.Namespace) -> Trace:
+def _read_traces(arguments: argparse.Namespace) -> Mapping[str, Trace]:
     for option in ("last", "prometheus_selector", "save_trace"):
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option.replace('_', '-')} goes with --from-prometheus, not with --trace")
     try:
         with arguments.trace.open(encoding="utf-8", newline="") as lines:
-            return parse_trace(lines, str(arguments.trace))
+            if arguments.split_by is not None:
+                return parse_traces(lines, str(arguments.trace), arguments.split_by)
+            return {"": parse_trace(lines, str(arguments.trace))}
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--trace: can't read {arguments.trace}: {error}") from None
 
 
-def _cut_trace(trace: Trace, arguments: argparse.Namespace) -> Trace:
-    if arguments.begin == 0 and arguments.until is None:
-        return trace
-    until = trace.duration_seconds + 1 if arguments.until is None else arguments.until
-    if not 0 <= arguments.begin < until:
-        raise UsageError(f"--from {arguments.begin:g} --until {until:g}: the end must come after the beginning")
-    part = cut(trace, arguments.begin, until)
-    if not len(part):
-        raise UsageError(f"--from {arguments.begin:g} --until {until:g}: no request arrives then")
-    return part
+def _cut_traces(traces: Mapping[str, Trace], arguments: argparse.Namespace) -> Mapping[str, Trace]:
+    """By the file's own clock. A service without a request in the part is left out."""
+    if arguments.begin is None and arguments.until is None:
+        return traces
+    clock = min(trace.begins_at for trace in traces.values())
+    end = clock + max(trace.duration_seconds for trace in traces.values()) + 1
+    begin = clock if arguments.begin is None else arguments.begin
+    until = end if arguments.until is None else arguments.until
+    if not begin < until:
+        raise UsageError(f"--from {begin:g} --until {until:g}: the end must come after the beginning")
+    begin = max(begin, clock)
+    parts = {name: cut(trace, begin - clock, until - clock) for name, trace in traces.items()}
+    if not any(parts.values()):
+        raise UsageError(
+            f"--from {begin:g} --until {until:g}: no request arrives then; the trace is {clock:g} to {end:g}"
+        )
+    return {name: part for name, part in parts.items() if part}
 
 
 def choose_cold_start(text: str | None, service: ServiceFile) -> ColdStart:
@@ -190,14 +271,18 @@ def choose_cold_start(text: str | None, service: ServiceFile) -> ColdStart:
 
 
 def parse_cold_start(text: str) -> ColdStart:
-    """``X`` or ``X:SPREAD`` in seconds. Raises UsageError."""
-    seconds, _, spread = text.partition(":")
+    """``X``, ``X:SPREAD`` or ``X:SPREAD:CROWD`` in seconds. Raises UsageError."""
     try:
-        cold_start = ColdStart(float(seconds), float(spread or 0))
+        numbers = [float(number) for number in text.split(":")]
     except ValueError:
-        cold_start = ColdStart(math.nan)
-    if not 0 <= cold_start.spread_seconds <= cold_start.seconds < math.inf:
-        raise UsageError(f"--cold-start-seconds is {text!r}; X or X:SPREAD in seconds, SPREAD at most X, is expected")
+        numbers = []
+    cold_start = ColdStart(*numbers) if 1 <= len(numbers) <= COLD_START_NUMBERS else ColdStart(math.nan)
+    if not (
+        0 <= cold_start.spread_seconds <= cold_start.seconds < math.inf and 0 <= cold_start.crowd_seconds < math.inf
+    ):
+        raise UsageError(
+            f"--cold-start-seconds is {text!r}; X, X:SPREAD or X:SPREAD:CROWD in seconds, SPREAD at most X, is expected"
+        )
     return cold_start
 
 

@@ -8,17 +8,24 @@ from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.trace import Trace, build_trace
+from easel_operator.simulation.waiting import QueueOrder
 
 
 def build_settings(
-    *, cold_start: float = 10.0, spread: float = 0.0, grace: int = 60, seed: int = 0, **scaling: int
+    *,
+    cold_start: float = 10.0,
+    spread: float = 0.0,
+    grace: int = 60,
+    seed: int = 0,
+    order: QueueOrder = QueueOrder.FIRST_COME_FIRST_SERVED,
+    **scaling: int,
 ) -> Settings:
     spec = {
         "model": {"source": {"huggingFace": {"repository": "some/model"}}},
         "worker": {"terminationGracePeriodSeconds": grace},
         "scaling": {"min_replicas": 0, "max_replicas": 50, **scaling},
     }
-    return Settings(StableDiffusionServiceSpec.model_validate(spec), ColdStart(cold_start, spread), seed)
+    return Settings(StableDiffusionServiceSpec.model_validate(spec), ColdStart(cold_start, spread), seed, order)
 
 
 def build_poisson_trace(seconds: float, rate: float, work: float, seed: int) -> Trace:

@@ -61,7 +61,12 @@ def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     policies = "easel,hpa-queue:target=1.5,downWindow=120,fixed-2,oracle"
     reported = run_json([*files, "--policy", policies], capsys)
-    assert reported["trace"] == {"requests": 120, "seconds": 551.0, "work_gpu_hours": 0.1}
+    assert reported["trace"] == {
+        "requests": 120,
+        "seconds": 551.0,
+        "work_gpu_hours": 0.1,
+        "queue_order": "FirstComeFirstServed",
+    }
     assert list(reported["policies"]) == ["easel", "hpa-queue:target=1.5,downWindow=120", "fixed-2", "oracle"]
     for figures in reported["policies"].values():
         assert set(figures) >= FIGURES
@@ -76,7 +81,7 @@ def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.Ca
 def test_the_table_has_a_line_for_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*files, "--policy", "easel,fixed-2", "--gpu-hour-price", "2.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "120 requests in 0.2 h, 0.1 GPU-hours of work"
+    assert lines[0] == "120 requests in 0.2 h, 0.1 GPU-hours of work, FirstComeFirstServed"
     assert lines[2].startswith("no plan needs less than 0.1 GPU-hours")
     assert lines[3].split()[:3] == ["policy", "late", "%"]
     assert [line.split()[0] for line in lines[4:]] == ["easel", "fixed-2"]
@@ -109,6 +114,58 @@ def test_a_part_of_the_trace_can_be_looked_at(files: list[str], capsys: pytest.C
     assert first["trace"]["seconds"] == 300.0
 
 
+def test_parts_are_told_by_the_clock_of_the_file(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a trace that counts seconds since 1970, written by a spreadsheet."""
+    epoch = tmp_path / "epoch.csv"
+    rows = [f"{1_790_000_000 + at},2" for at in range(0, 600, 10)]
+    epoch.write_text("\n".join(["\ufeffarrival_seconds,work_seconds", *rows]), encoding="utf-8")
+    arguments = [files[0], "--trace", str(epoch), *files[3:]]
+    whole = run_json(arguments, capsys)
+    assert whole["trace"]["seconds"] == 590.0
+    assert whole["policies"]["easel"]["gpu_hours"] < 0.5
+    part = run_json([*arguments, "--from", "1790000300"], capsys)
+    assert part["trace"]["requests"] == 30
+    assert "the trace is 1.79e+09 to" in refuse([*arguments, "--from", "5", "--until", "300"], capsys)
+
+
+def test_every_policy_can_be_tried_with_late_requests_that_yield(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first_come, target_first = (
+        run_json([*files, "--policy", "fixed-1,easel,oracle", "--queue-order", order, "--upscale", "2"], capsys)
+        for order in ("FirstComeFirstServed", "TargetFirst")
+    )
+    assert target_first["trace"]["queue_order"] == "TargetFirst"
+    for policy, figures in target_first["policies"].items():
+        assert figures["late_percent"] <= max(5.0, first_come["policies"][policy]["late_percent"])
+    assert target_first["policies"]["fixed-1"]["late_percent"] < first_come["policies"]["fixed-1"]["late_percent"]
+
+
+def test_each_value_of_a_column_can_be_a_service(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    reported = run_json([*files, "--split-by", "model", "--policy", "easel,fixed-1,oracle"], capsys)
+    assert list(reported["services"]) == ["m0", "m1"]
+    for policy, together in reported["policies"].items():
+        alone = [service["policies"][policy] for service in reported["services"].values()]
+        assert together["requests"] == sum(figures["requests"] for figures in alone) == 120
+        assert together["gpu_hours"] == pytest.approx(sum(figures["gpu_hours"] for figures in alone), abs=0.002)
+        late = sum(figures["late_percent"] * figures["requests"] for figures in alone) / 120
+        assert together["late_percent"] == pytest.approx(late, abs=0.01)
+    assert main([*files, "--split-by", "model"]) == 0
+    assert "2 services, pods of their own for each" in capsys.readouterr().out
+
+
+def test_cold_starts_are_longer_the_more_pods_start_at_once(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, crowded = (
+        run_json([*files[:-1], cold_start, "--upscale", "5"], capsys)["policies"]["easel"]
+        for cold_start in ("30:0", "30:0:20")
+    )
+    assert crowded["startup_gpu_hours"] / crowded["starts"] > alone["startup_gpu_hours"] / alone["starts"]
+
+
 @pytest.mark.parametrize("suffix", ["png", "html"])
 def test_a_plot_is_written(files: list[str], tmp_path: Path, suffix: str) -> None:
     picture = tmp_path / f"plot.{suffix}"
@@ -137,8 +194,12 @@ def test_a_plot_is_written(files: list[str], tmp_path: Path, suffix: str) -> Non
         (["--policy", "easel", "--from", "900"], "the end must come after the beginning"),
         (["--policy", "easel", "--from", "552", "--until", "9000"], "no request arrives then"),
         (["--policy", "easel", "--plot", "plot.svg"], "a file that ends in .png or .html is expected"),
-        (["--policy", "easel", "--cold-start-seconds", "fast"], "--cold-start-seconds is 'fast'; X or X:SPREAD"),
+        (["--policy", "easel", "--cold-start-seconds", "fast"], "--cold-start-seconds is 'fast'; X, X:SPREAD or"),
         (["--policy", "easel", "--cold-start-seconds", "5:9"], "SPREAD at most X, is expected"),
+        (["--policy", "easel", "--cold-start-seconds", "5:1:-1"], "X:SPREAD:CROWD in seconds"),
+        (["--policy", "easel", "--cold-start-seconds", "5:1:1:1"], "X:SPREAD:CROWD in seconds"),
+        (["--split-by", "model", "--plot", "p.png"], "--split-by model gives 2; leave one out"),
+        (["--split-by", "colour"], "no column colour in the header"),
     ],
 )
 def test_what_can_not_be_done_is_said(

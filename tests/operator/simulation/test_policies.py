@@ -8,12 +8,13 @@ from easel_operator.simulation.policies.interface import PolicyError, parse_poli
 from easel_operator.simulation.policies.registry import BUILDERS, build_policy
 from easel_operator.simulation.simulation import simulate
 from easel_operator.simulation.trace import Trace, build_trace
+from easel_operator.simulation.waiting import QueueOrder
 
 from tests.operator.simulation.support import build_bursty_trace, build_poisson_trace, build_settings
 
 
 def run(policy: str, trace: Trace, **settings: int) -> Outcome:
-    chosen = build_settings(**settings)
+    chosen = build_settings(order=QueueOrder.FIRST_COME_FIRST_SERVED, **settings)
     return simulate(trace, build_policy(policy, chosen), chosen, timeline_step_seconds=1.0)
 
 

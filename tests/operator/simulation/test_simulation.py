@@ -87,7 +87,7 @@ def test_idle_pods_are_scaled_down_first_where_their_deletion_cost_says_so() -> 
 
 def test_the_pod_that_idled_longest_takes_the_next_request() -> None:
     trace = build_trace([(float(second), 1.5) for second in range(0, 30, 5)])
-    fleet = Fleet(trace, ColdStart(10.0), 60.0, random.Random(1))  # noqa: S311 - replayed by its seed
+    fleet = Fleet(trace, ColdStart(10.0), build_settings().order_rule, 60.0, random.Random(1))  # noqa: S311 - replayed by its seed
     fleet.begin(3)
     for job, arrival in enumerate(trace.arrival_seconds):
         fleet.arrive(job, arrival)

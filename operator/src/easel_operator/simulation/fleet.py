@@ -13,17 +13,20 @@ from easel_contract import metrics
 from easel_operator.simulation.pod import Pod, PodState
 from easel_operator.simulation.settings import ColdStart
 from easel_operator.simulation.trace import Trace
+from easel_operator.simulation.waiting import OrderRule, Waiting
 
 COST_IF_IDLE: Final = -100  # controller.kubernetes.io/pod-deletion-cost of a pod to remove before others
 
 
 class Fleet:
-    """One queue in the order of arrival, pods that run one job at a time; the pod that idled longest takes the next.
+    """One queue, pods that run one job at a time; the pod that idled longest takes the next.
 
     All times are seconds since the beginning. The attributes are for reading only.
     """
 
-    def __init__(self, trace: Trace, cold_start: ColdStart, grace_seconds: float, source: random.Random) -> None:
+    def __init__(
+        self, trace: Trace, cold_start: ColdStart, rule: OrderRule, grace_seconds: float, source: random.Random
+    ) -> None:
         self._arrivals = trace.arrival_seconds
         self._works = trace.work_seconds
         self._cold_start = cold_start
@@ -34,7 +37,7 @@ class Fleet:
         self._event_serial = 0
         self.pods: dict[int, Pod] = {}  # by serial, without those that were chosen for removal
         self.draining: set[Pod] = set()
-        self.waiting: deque[int] = deque()  # indices of requests
+        self.waiting = Waiting(trace.arrival_seconds, trace.work_seconds, rule)
         self.finished_at = [math.nan] * len(trace)
         self.ready = self.starting = self.running = 0  # pods; those that drain are only among the running
         self.arrived = self.finished = 0
@@ -80,8 +83,9 @@ class Fleet:
         return max(0.0, self._running_ends_sum - self.running * now)
 
     def measure_oldest_waiting_seconds(self, now: float) -> float:
-        """Age of the request at the head of the queue; 0 if none waits."""
-        return now - self._arrivals[self.waiting[0]] if self.waiting else 0.0
+        """Age of the request that waits longest; 0 if none waits."""
+        oldest = self.waiting.find_oldest()
+        return 0.0 if oldest is None else now - self._arrivals[oldest]
 
     def count_idle(self) -> int:
         """Ready pods without a job."""
@@ -95,7 +99,7 @@ class Fleet:
         self.arrived_work_seconds += work
         self._present_arrivals_sum += self._arrivals[job]
         self.waiting_work_seconds += work
-        self.waiting.append(job)
+        self.waiting.add(job)
         pod = self._take_idle()
         if pod is not None:
             self._start_next(pod, now)
@@ -121,9 +125,9 @@ class Fleet:
         surplus = len(self.pods) - replicas
         for _ in range(-surplus):
             pod = self._create(now)
+            self._schedule(now + self._cold_start.sample(self._random, self.starting), pod)
             self.starts += 1
             self.starting += 1
-            self._schedule(now + self._cold_start.sample(self._random), pod)
         if surplus > 0:
             ranked = sorted(self.pods.values(), key=lambda pod: pod.rank_for_removal(now))
             for pod in ranked[:surplus]:
@@ -177,7 +181,7 @@ class Fleet:
         return None
 
     def _start_next(self, pod: Pod, now: float) -> None:
-        job = self.waiting.popleft()
+        job = self.waiting.take(now)
         work = self._works[job]
         pod.state, pod.job, pod.job_began_at = PodState.BUSY, job, now
         self.waiting_work_seconds -= work
@@ -222,7 +226,7 @@ class Fleet:
             self._schedule(now + self._grace_seconds, pod)
 
     def _end_draining(self, pod: Pod, now: float) -> None:
-        """Its job's end, or the end of its grace: then the job goes back to the head, to be done anew."""
+        """Its job's end, or the end of its grace: then the job goes back to its place, to be done anew."""
         job = pod.job
         if now >= pod.job_began_at + self._works[job]:
             self._finish(pod, now)
@@ -230,7 +234,7 @@ class Fleet:
             self._leave_job(pod, now)
             self.changes += 1
             self.jobs_handed_back += 1
-            self.waiting.appendleft(job)
+            self.waiting.put_back(job, now)
             self.waiting_work_seconds += self._works[job]
         self.draining.discard(pod)
         self._disappear(pod, now)

@@ -4,7 +4,9 @@ State: the pods of the slot before, and the backlog in GPU-seconds. Work is take
 order of arrival. Cost of a slot: its length for each pod, a cold start for each pod more than before, and ``late_cost``
 GPU-seconds for each request that becomes late. Served in order, work that arrived m slots ago is late exactly when the
 backlog exceeds what arrived in the last m slots; the same rule with the longest wait in m's place is a bound that costs
-too much to break. Pods may be ordered a cold start ahead, as the future is known, so the plan counts ready pods.
+too much to break. Where late requests yield, what becomes late leaves the backlog at the price of its own length.
+Pods may be ordered a cold start ahead, as the future is known, so the plan counts ready pods; but none is ready before
+the first cold start is over, except those that are there from the beginning.
 
 The backlog has a grid that is finer near zero (its square root has equal steps); between, costs are interpolated.
 """
@@ -35,6 +37,8 @@ class PlanRules:
     late_cost: float
     min_replicas: int
     max_replicas: int
+    initial_replicas: int  # ready at second 0; no other pod is before a cold start is over
+    lets_late_yield: bool  # late work is done when pods would idle, or costs its own length
 
 
 def plan_offline(slots: Slots, rules: PlanRules) -> Counts:
@@ -58,7 +62,12 @@ class _Planner:
         self.allowed = allowed.tolist()
         self.due_work = _shift(self.work, rules.on_time_slots).tolist()
         self.due_requests = _shift(slots.requests[part], rules.on_time_slots).tolist()
-        needed = max(self.fresh) / (max(1, rules.on_time_slots) * slots.slot_seconds)
+        # Slots in which there are none but the first pods, and how many rows those are.
+        self.early_slots = max(0, math.ceil(rules.cold_start_seconds / slots.slot_seconds) - episode.begin)
+        self.early_rows = max(1, rules.initial_replicas - rules.min_replicas + 1)
+        # To serve what comes in time, and to catch up soon with what came before any pod could be ready.
+        early_work = float(self.work[: self.early_slots].sum())
+        needed = max(*self.fresh, early_work) / (max(1, rules.on_time_slots) * slots.slot_seconds)
         highest = min(rules.max_replicas, max(rules.min_replicas, math.ceil(needed) + 1))
         self.pods = np.arange(rules.min_replicas, highest + 1)
         self.largest = float(allowed.max() + self.work.max()) or 1.0
@@ -66,7 +75,7 @@ class _Planner:
         self.served = self.pods[:, None] * slots.slot_seconds
         self.row_offsets = np.arange(len(self.pods))[:, None] * GRID_POINTS
         self.start_cost = (self.pods * rules.cold_start_seconds)[:, None].astype(np.float64)
-        self.idle = self._locate(self.grid, 0.0)
+        self.idle = self._locate(self.grid, 0.0, self.largest)
 
     def solve(self) -> Counts:
         """Ready pods in each slot of the episode."""
@@ -77,7 +86,7 @@ class _Planner:
         for begin in range((last - 1) // block * block, 0, -block):
             checkpoints[begin] = self._value(begin, min(begin + block, last), checkpoints[min(begin + block, last)])[0]
         chosen = np.zeros(last, dtype=np.int64)
-        row, backlog = 0, 0.0
+        row, backlog = min(self.early_rows, len(self.pods)) - 1 if self.early_slots else 0, 0.0
         for begin in range(0, last, block):
             end = min(begin + block, last)
             values = self._value(begin, end, checkpoints[end], keep=True)
@@ -91,7 +100,9 @@ class _Planner:
         values = [after]
         for slot in range(end - 1, begin - 1, -1):
             work = float(self.work[slot])
-            cost = self._cost(slot, self.idle if work == 0.0 else self._locate(self.grid, work), values[-1])
+            is_idle = work == 0.0 and not self.rules.lets_late_yield
+            located = self.idle if is_idle else self._locate(self.grid, work, self._most(slot))
+            cost = self._cost(slot, located, values[-1])
             below = np.minimum.accumulate(cost, axis=0)
             cost += self.start_cost
             above = np.minimum.accumulate(cost[::-1], axis=0)[::-1]
@@ -105,11 +116,15 @@ class _Planner:
 
     def _decide(self, slot: int, row: int, backlog: float, after: Floats) -> tuple[int, float]:
         """The row to have in a slot, from a row and a backlog; and the backlog after it."""
-        located = self._locate(np.array([backlog]), float(self.work[slot]))
+        located = self._locate(np.array([backlog]), float(self.work[slot]), self._most(slot))
         cost = self._cost(slot, located, after)[:, 0]
         starts = np.maximum(self.start_cost[:, 0] - self.start_cost[row, 0], 0.0)
         best = int(np.argmin(cost + starts))
-        return best, float(located[0][best, 0])
+        return best, min(float(located[0][best, 0]), self._most(slot))
+
+    def _most(self, slot: int) -> float:
+        """The backlog that can be left after a slot: where late work yields, what is in time yet."""
+        return min(self.largest, self.fresh[slot]) if self.rules.lets_late_yield else self.largest
 
     def _cost(self, slot: int, located: tuple[Floats, Counts, Floats], after: Floats) -> Floats:
         """Cost from this slot on, by the row that it has and the backlog before it."""
@@ -124,14 +139,19 @@ class _Planner:
         due = self.due_work[slot]
         if due > 0.0:
             late = np.minimum(np.maximum(backlog - self.fresh[slot], 0.0), due)
-            cost += late * (self.rules.late_cost * self.due_requests[slot] / due)
+            cost += late * (self.rules.late_cost * self.due_requests[slot] / due + self.rules.lets_late_yield)
         cost += OVERDUE_COST * np.maximum(backlog - self.allowed[slot], 0.0)
+        if slot < self.early_slots:
+            cost[self.early_rows :] = math.inf
         return cost
 
-    def _locate(self, before: Floats, work: float) -> tuple[Floats, Counts, Floats]:
-        """Backlogs after a slot, by row; the flat index of the grid point below each, and the share of the way on."""
+    def _locate(self, before: Floats, work: float, most: float) -> tuple[Floats, Counts, Floats]:
+        """Backlogs after a slot, by row; the flat index of the grid point below each, and the share of the way on.
+
+        Of a backlog the next slot sees ``most`` at most.
+        """
         backlog = np.minimum(np.maximum(before[None, :] + (work - self.served), 0.0), self.largest)
-        place = np.sqrt(backlog * ((GRID_POINTS - 1) ** 2 / self.largest))
+        place = np.sqrt(np.minimum(backlog, most) * ((GRID_POINTS - 1) ** 2 / self.largest))
         index = np.minimum(place.astype(np.int64), GRID_POINTS - 2)
         return backlog, index + self.row_offsets, place - index
 

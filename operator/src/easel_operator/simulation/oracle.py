@@ -25,6 +25,7 @@ from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.simulation import simulate
 from easel_operator.simulation.slots import cut_into_slots
 from easel_operator.simulation.trace import Trace
+from easel_operator.simulation.waiting import QueueOrder
 
 LATE_BUDGET_PERCENT: Final = 5.0
 SLOTS_PER_TARGET: Final = 6
@@ -115,17 +116,27 @@ def fill_dips(pods: Sequence[int], slots: int) -> list[int]:
 def find_oracle(
     trace: Trace, settings: Settings, timeline_step_seconds: float | None = None, rules: OracleRules | None = None
 ) -> Outcome:
-    """The cheapest replay that was found within the budget; the least late one if none is."""
-    search = _Search(trace, settings, rules or OracleRules())
-    slot_seconds = search.slots.slot_seconds
-    mean_work = trace.total_work_seconds / max(1, len(trace))
-    ample = max(1, math.floor((settings.target_seconds - mean_work) / slot_seconds))
-    best = search.bisect(ample, -1.0, math.log2(MAX_LATE_COST), FIRST_BISECTIONS)
-    for on_time_slots in range(ample - 1, max(0, ample - ALLOWANCES), -1):
+    """The cheapest replay that was found within the budget; the least late one if none is.
+
+    Where late requests yield, plans that reckon with it are tried, and such that
+    don't: in the fluid that they plan with, a long request yields in parts.
+    """
+    yields = settings.queue_order is QueueOrder.TARGET_FIRST
+    found = [
+        _find_best(_Search(trace, settings, rules or OracleRules(), lets_late_yield=lets_late_yield))
+        for lets_late_yield in ((True, False) if yields else (False,))
+    ]
+    search, best = min(found, key=lambda pair: pair[0].rank(pair[1]))
+    return best.outcome if timeline_step_seconds is None else search.replay(best.pods, timeline_step_seconds)
+
+
+def _find_best(search: "_Search") -> "tuple[_Search, _Candidate]":
+    best = search.bisect(search.ample_slots, -1.0, math.log2(MAX_LATE_COST), FIRST_BISECTIONS)
+    for on_time_slots in range(search.ample_slots - 1, max(0, search.ample_slots - ALLOWANCES), -1):
         centre = math.log2(best.late_cost)
         found = search.bisect(on_time_slots, centre - NEIGHBOUR_RANGE, centre + 1.0, NEXT_BISECTIONS)
         best = min(best, found, key=search.rank)
-    return best.outcome if timeline_step_seconds is None else search.replay(best.pods, timeline_step_seconds)
+    return search, best
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +151,14 @@ class _Candidate:
 class _Search:
     """Plans and their replays."""
 
-    def __init__(self, trace: Trace, settings: Settings, rules: OracleRules) -> None:
+    def __init__(self, trace: Trace, settings: Settings, rules: OracleRules, *, lets_late_yield: bool) -> None:
         self._trace, self._settings, self._rules = trace, settings, rules
+        self._lets_late_yield = lets_late_yield
         target = settings.target_seconds
         self._longest_wait_seconds = rules.longest_wait_targets * target
-        self.slots = cut_into_slots(trace, target / SLOTS_PER_TARGET, self._longest_wait_seconds)
+        self.slots = cut_into_slots(trace, target / SLOTS_PER_TARGET, self._longest_wait_seconds, target)
+        work = sum(min(seconds, target) for seconds in trace.work_seconds)
+        self.ample_slots = max(1, math.floor((target - work / max(1, len(trace))) / self.slots.slot_seconds))
 
     def bisect(self, on_time_slots: int, low: float, high: float, steps: int) -> _Candidate:
         """The best of ``steps`` prices between 2**low and 2**high: the least that keeps to the budget is sought."""
@@ -182,6 +196,8 @@ class _Search:
             late_cost=2.0**price,
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.max_replicas,
+            initial_replicas=self._settings.initial_replicas,
+            lets_late_yield=self._lets_late_yield,
         )
         pods = plan_offline(self.slots, rules).tolist()
         return _Candidate(rules.late_cost, pods, self.replay(pods))

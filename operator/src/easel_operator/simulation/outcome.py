@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.timeline import Timeline
@@ -33,6 +33,7 @@ class Outcome:
     jobs_handed_back: int  # of their jobs, those that didn't fit into the grace period and were done anew
     seconds_at_zero: float
     simulated_seconds: float
+    arrival_seconds: Sequence[float]  # by request
     latencies_seconds: Sequence[float]  # by request; infinity where unfinished
     timeline: Timeline | None = None
 
@@ -65,18 +66,9 @@ def build_outcome(
         math.inf if math.isnan(finished) else finished - arrived
         for finished, arrived in zip(fleet.finished_at, trace.arrival_seconds, strict=True)
     ]
-    late = [latency > target_seconds for latency in latencies]
-    ordered = sorted(latencies)
     return Outcome(
         policy=policy,
-        requests=len(trace),
-        unfinished=len(trace) - fleet.finished,
-        late_percent=100.0 * sum(late) / len(late) if late else 0.0,
-        worst_hour_late_percent=find_worst_hour(trace.arrival_seconds, late),
-        p50_seconds=find_percentile(ordered, 50),
-        p95_seconds=find_percentile(ordered, 95),
-        p99_seconds=find_percentile(ordered, 99),
-        max_seconds=ordered[-1] if ordered else 0.0,
+        **_judge(trace.arrival_seconds, latencies, target_seconds),
         gpu_hours=fleet.pod_seconds / HOUR_SECONDS,
         startup_gpu_hours=fleet.starting_seconds / HOUR_SECONDS,
         starts=fleet.starts,
@@ -84,8 +76,57 @@ def build_outcome(
         jobs_handed_back=fleet.jobs_handed_back,
         seconds_at_zero=fleet.zero_seconds,
         simulated_seconds=ended_at,
-        latencies_seconds=latencies,
         timeline=timeline,
+    )
+
+
+def merge_outcomes(outcomes: Sequence[Outcome], target_seconds: float) -> Outcome:
+    """Of several services under one policy together: requests are judged as those of one, costs are sums.
+
+    ``seconds_at_zero`` is their sum too; there is no common timeline.
+    """
+    arrivals = [at for outcome in outcomes for at in outcome.arrival_seconds]
+    latencies = [seconds for outcome in outcomes for seconds in outcome.latencies_seconds]
+    return Outcome(
+        policy=outcomes[0].policy,
+        **_judge(arrivals, latencies, target_seconds),
+        gpu_hours=sum(outcome.gpu_hours for outcome in outcomes),
+        startup_gpu_hours=sum(outcome.startup_gpu_hours for outcome in outcomes),
+        starts=sum(outcome.starts for outcome in outcomes),
+        busy_pods_killed=sum(outcome.busy_pods_killed for outcome in outcomes),
+        jobs_handed_back=sum(outcome.jobs_handed_back for outcome in outcomes),
+        seconds_at_zero=sum(outcome.seconds_at_zero for outcome in outcomes),
+        simulated_seconds=max(outcome.simulated_seconds for outcome in outcomes),
+    )
+
+
+class _Judgement(TypedDict):
+    requests: int
+    unfinished: int
+    late_percent: float
+    worst_hour_late_percent: float
+    p50_seconds: float
+    p95_seconds: float
+    p99_seconds: float
+    max_seconds: float
+    arrival_seconds: Sequence[float]
+    latencies_seconds: Sequence[float]
+
+
+def _judge(arrivals: Sequence[float], latencies: Sequence[float], target_seconds: float) -> _Judgement:
+    late = [latency > target_seconds for latency in latencies]
+    ordered = sorted(latencies)
+    return _Judgement(
+        requests=len(latencies),
+        unfinished=sum(math.isinf(latency) for latency in latencies),
+        late_percent=100.0 * sum(late) / len(late) if late else 0.0,
+        worst_hour_late_percent=find_worst_hour(arrivals, late),
+        p50_seconds=find_percentile(ordered, 50),
+        p95_seconds=find_percentile(ordered, 95),
+        p99_seconds=find_percentile(ordered, 99),
+        max_seconds=ordered[-1] if ordered else 0.0,
+        arrival_seconds=arrivals,
+        latencies_seconds=latencies,
     )
 
 

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
 
 from easel_operator.decide.grace import derive_grace_seconds
+from easel_operator.simulation.waiting import OVERTAKEN_TARGETS, OrderRule, QueueOrder
 
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """Seconds from a pod's creation to its first job, uniform in ``seconds`` ± ``spread_seconds``."""
+    """Seconds from a pod's creation to its first job: uniform in ``seconds`` ± ``spread_seconds``, and longer by
+    ``crowd_seconds`` for each pod that is starting already, since they share the disk and the network they load from.
+    """
 
     seconds: float
     spread_seconds: float = 0.0
+    crowd_seconds: float = 0.0
 
-    def sample(self, source: random.Random) -> float:
-        """One pod's cold start in seconds."""
-        return self.seconds + self.spread_seconds * (2.0 * source.random() - 1.0)
+    def sample(self, source: random.Random, starting: int) -> float:
+        """One pod's cold start in seconds, where ``starting`` others are on their way."""
+        return self.seconds + self.spread_seconds * (2.0 * source.random() - 1.0) + self.crowd_seconds * starting
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,13 @@ class Settings:
     spec: StableDiffusionServiceSpec
     cold_start: ColdStart
     seed: int = 0
+    queue_order: QueueOrder = QueueOrder.FIRST_COME_FIRST_SERVED
+
+    @property
+    def order_rule(self) -> OrderRule:
+        """In which order requests are taken."""
+        overtaken_seconds = self.cold_start.seconds + OVERTAKEN_TARGETS * self.target_seconds
+        return OrderRule(self.queue_order, self.target_seconds, overtaken_seconds)
 
     @property
     def scaling(self) -> ScalingSpec:

@@ -29,7 +29,8 @@ def simulate(
         timeline_step_seconds: sample the course of things at this step; not at all if None.
     """
     grace_seconds = settings.find_grace_seconds(max(trace.work_seconds, default=0.0))
-    fleet = Fleet(trace, settings.cold_start, grace_seconds, random.Random(settings.seed))  # noqa: S311
+    source = random.Random(settings.seed)  # noqa: S311 - replayed by its seed
+    fleet = Fleet(trace, settings.cold_start, settings.order_rule, grace_seconds, source)
     fleet.begin(policy.initial_replicas)
     timeline = None if timeline_step_seconds is None else Timeline(timeline_step_seconds)
     ended_at = _run(trace, policy, fleet, timeline)

@@ -28,13 +28,26 @@ class Episode:
     end: int
 
 
-def cut_into_slots(trace: Trace, slot_seconds: float, tail_seconds: float) -> Slots:
-    """``tail_seconds`` of empty slots follow the trace, for what its last requests still need."""
-    count = math.ceil((trace.duration_seconds + tail_seconds) / slot_seconds) + 1
-    index = (np.asarray(trace.arrival_seconds, dtype=np.float64) // slot_seconds).astype(np.int64)
-    work = np.bincount(index, weights=np.asarray(trace.work_seconds, dtype=np.float64), minlength=count)
-    requests = np.bincount(index, minlength=count)
-    return Slots(slot_seconds, work.astype(np.float64), requests.astype(np.float64))
+def cut_into_slots(trace: Trace, slot_seconds: float, tail_seconds: float, whole_seconds: float = math.inf) -> Slots:
+    """``tail_seconds`` of empty slots follow the trace, for what its last requests still need.
+
+    Of a request that takes longer than ``whole_seconds`` the rest comes bit by bit, as one pod can do it: however many
+    pods there are, they can't share it. If it is not to take longer it is late whatever is done, and isn't counted.
+    """
+    arrivals = np.asarray(trace.arrival_seconds, dtype=np.float64)
+    works = np.asarray(trace.work_seconds, dtype=np.float64)
+    long = np.flatnonzero(works > whole_seconds)
+    last = float((arrivals[long] + works[long]).max(initial=trace.duration_seconds))
+    count = math.ceil((last + tail_seconds) / slot_seconds) + 1
+    index = (arrivals // slot_seconds).astype(np.int64)
+    work = np.bincount(index, weights=np.minimum(works, whole_seconds), minlength=count).astype(np.float64)
+    for at in long:
+        begin, rest = int((arrivals[at] + whole_seconds) // slot_seconds), works[at] - whole_seconds
+        full = int(rest // slot_seconds)
+        work[begin : begin + full] += slot_seconds
+        work[begin + full] += rest - full * slot_seconds
+    requests = np.bincount(index[works <= whole_seconds], minlength=count)
+    return Slots(slot_seconds, work, requests.astype(np.float64))
 
 
 def find_episodes(slots: Slots, longest_wait_seconds: float, cold_start_seconds: float) -> list[Episode]:
@@ -43,7 +56,7 @@ def find_episodes(slots: Slots, longest_wait_seconds: float, cold_start_seconds:
     After ``longest_wait_seconds`` without arrivals all work is done; a pod that then idles for longer than
     ``cold_start_seconds`` costs more than its next start. So each episode can be planned alone.
     """
-    busy = np.flatnonzero(slots.requests)
+    busy = np.flatnonzero(slots.work_seconds)
     if not busy.size:
         return []
     tail = math.ceil(longest_wait_seconds / slots.slot_seconds) + 1
