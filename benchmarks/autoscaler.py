@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.simulation.lower_bound import find_lower_bound_seconds
-from easel_operator.simulation.oracle import LATE_BUDGET_PERCENT, find_oracle
+from easel_operator.simulation.oracle.search import LATE_BUDGET_PERCENT, find_oracle
 from easel_operator.simulation.policies.registry import ORACLE, build_policy
 from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.simulation import simulate

@@ -288,7 +288,7 @@ def parse_cold_start(text: str) -> ColdStart:
 
 def _load_oracle() -> FindOracle:
     try:
-        from easel_operator.simulation.oracle import find_oracle  # noqa: PLC0415 - numpy is optional
+        from easel_operator.simulation.oracle.search import find_oracle  # noqa: PLC0415 - numpy is optional
     except ImportError:
         raise UsageError(f"the oracle needs numpy: {INSTALL}") from None
     return find_oracle

@@ -114,7 +114,7 @@ def test_a_part_of_the_trace_can_be_looked_at(files: list[str], capsys: pytest.C
     assert first["trace"]["seconds"] == 300.0
 
 
-def test_parts_are_told_by_the_clock_of_the_file(
+def test_parts_follow_the_clock_of_the_file(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As of a trace that counts seconds since 1970, written by a spreadsheet."""

@@ -6,19 +6,19 @@ import random
 
 import pytest
 from easel_operator.simulation.lower_bound import MAX_WAIT_TARGETS, find_lower_bound_seconds, find_needed_pods
-from easel_operator.simulation.offline_plan import PlanRules, plan_offline
-from easel_operator.simulation.oracle import (
+from easel_operator.simulation.oracle.offline_plan import PlanRules, plan_offline
+from easel_operator.simulation.oracle.search import (
     LATE_BUDGET_PERCENT,
     PlannedPolicy,
     fill_dips,
     find_oracle,
     list_moves,
 )
+from easel_operator.simulation.oracle.slots import cut_into_slots
 from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.registry import build_policy
 from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.simulation import simulate
-from easel_operator.simulation.slots import cut_into_slots
 from easel_operator.simulation.trace import Trace, build_trace
 from easel_operator.simulation.waiting import QueueOrder
 

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from easel_operator.simulation.slots import Episode, Floats, Slots, find_episodes, sum_window
+from easel_operator.simulation.oracle.slots import Episode, Floats, Slots, find_episodes, sum_window
 
 GRID_POINTS: Final = 72
 OVERDUE_COST: Final = 50.0  # GPU-seconds per GPU-second of work beyond the longest wait, in each slot

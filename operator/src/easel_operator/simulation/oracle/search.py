@@ -3,7 +3,7 @@
 It minimises GPU time among plans that are late with at most the budget's share of requests and let none wait for longer
 than a cap. The price of lateness in the plan (offline_plan.py) is bisected until the *replay* is within the budget, and
 the allowance for a request's own length is varied; the cheapest replay counts. It is a plan that could have been had,
-so an upper bound on the optimum; lower_bound.py is the other side.
+so an upper bound on the optimum; ``simulation/lower_bound.py`` is the other side.
 
 Without the cap, requests that come alone at night would best be left waiting for hours: they are few.
 """
@@ -17,13 +17,13 @@ import numpy as np
 
 from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.lower_bound import MAX_WAIT_TARGETS
-from easel_operator.simulation.offline_plan import PlanRules, plan_offline
+from easel_operator.simulation.oracle.offline_plan import PlanRules, plan_offline
+from easel_operator.simulation.oracle.slots import cut_into_slots
 from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.interface import FIRST_TICK_SECONDS
 from easel_operator.simulation.policies.registry import ORACLE
 from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.simulation import simulate
-from easel_operator.simulation.slots import cut_into_slots
 from easel_operator.simulation.trace import Trace
 from easel_operator.simulation.waiting import QueueOrder
 
