@@ -51,7 +51,7 @@ async def test_brackets_in_names_make_lists_and_objects(case):
 
 
 @pytest.mark.parametrize("case", UNCLEAR)
-async def test_what_cant_be_told_apart_is_refused_by_its_name(case):
+async def test_what_is_unclear_is_refused_by_its_name(case):
     with pytest.raises(RefusalError) as caught:
         await parse(UNCLEAR[case])
     assert caught.value.faults[0].field.partition("[")[0] == "a"
