@@ -37,6 +37,7 @@ from easel_server.engine.diffusers_generation import (
 )
 from easel_server.engine.images.decoding import guard_decoding
 from easel_server.engine.images.safety import Safety
+from easel_server.engine.images.tiling import find_budget, tile_by_size
 from easel_server.engine.interface import GatheredAddOn, GatheringError, Generation, GenerationError, build_trial
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.pipelines import (
@@ -50,6 +51,7 @@ from easel_server.engine.prompts.limits import find_prompt_limits
 from easel_server.engine.schedulers.schedulers import Schedulers
 from easel_server.engine.speed.preparation import Preparation
 from easel_server.engine.speed.prompt_cache import PromptCache
+from easel_server.engine.speed.weights import count_weights_on
 from easel_server.engine.stepping.batch_cap import (
     RUNS,
     BatchCap,
@@ -67,7 +69,6 @@ from easel_server.engine.stepping.checkpoints import (
     fast_forward,
     read_checkpoint,
 )
-from easel_server.engine.stepping.memory import tile_where_memory_ends
 from easel_server.engine.stepping.stepper import Pace, Stepper
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.families import find_family
@@ -182,8 +183,8 @@ class DiffusersEngine:
             self.description = replace(self.description, features=(*known, Feature.CONTROL_NETS))
         self._upscalers = Upscalers(self._device, self._residency, locate)
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "decode"):
-            guard_decoding(pipeline.vae, pipeline.dtype)
-            tile_where_memory_ends(pipeline.vae)
+            tile_by_size(pipeline.vae, find_budget(self._device, count_weights_on(self._device, (pipeline, refiner))))
+            guard_decoding(pipeline.vae, pipeline.dtype)  # outermost: what it repeats in float32 may not fit at once
         if hasattr(pipeline, "vae") and hasattr(pipeline.vae, "enable_slicing"):
             pipeline.vae.enable_slicing()  # decoding is the peak of memory; image by image it costs no time worth it
 

@@ -12,6 +12,7 @@ from easel_server.engine.add_ons.lora_layers import AdapterSet
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.images.previews import build_preview
 from easel_server.engine.images.safety import Safety
+from easel_server.engine.images.tiling import CURRENT_USE, VaeUse
 from easel_server.engine.interface import GatheringError, GenerationError, NonFiniteError, StopGenerationError
 from easel_server.engine.stepping.checkpoints import Checkpoint, copy_notes, find_changes, write_checkpoint
 from easel_server.engine.stepping.memory import attempt, free_device_memory
@@ -23,6 +24,7 @@ from easel_server.generation.recipes.infotext import build_metadata
 from easel_server.generation.recipes.recipe import describe_maker, describe_scheduler, write_recipe
 from easel_server.generation.samplers import split_sampler
 
+EXACT_ADVICE: Final = ", or for Close reproducibility, with which tiles may be made where memory just ran out"
 ROUNDING: Final = 1e-6  # a share of whole steps isn't always whole in floating point
 SHORT_HASH_CHARACTERS: Final = 10  # of the weights' hash, as AUTOMATIC1111 shows it
 
@@ -71,9 +73,11 @@ class StagesRun:
     is_waiting: bool = True  # until it has taken that
     stage: int = 0
     progress: Progress = field(default_factory=Progress)
+    vae_use: VaeUse = field(default_factory=VaeUse)
 
     def __call__(self) -> Any:
         """The images, as the last stage's pipeline gives them."""
+        CURRENT_USE.set(self.vae_use)  # of the greenlet that this is called in
         with ExitStack() as holds:
             if self.take is not None:
                 self.stages = self.take(holds)
@@ -149,7 +153,7 @@ class ImageFacts:
     """What an engine's images say of it."""
 
     texts: Mapping[str, str]  # in AUTOMATIC1111's text, by its names
-    maker: Mapping[str, Any]  # in the recipe
+    maker: dict[str, Any]  # in the recipe
 
     @classmethod
     def of(cls, description: EngineDescription) -> Self:
@@ -188,10 +192,11 @@ class DiffusersGeneration:
         self._notes_at_begin: dict[str, Any] = {}  # the scheduler's, before the first step of the stage
         self._safety = safety
         self._watched = safety.watch(run)
+        run.vae_use.is_exact = is_exact = parameters.reproducibility is Reproducibility.EXACT
         self.call = SteppedCall(
             self._watched,
             images=parameters.images,
-            is_exact=parameters.reproducibility is Reproducibility.EXACT,
+            is_exact=is_exact,
             additions=additions,
         )
 
@@ -255,7 +260,7 @@ class DiffusersGeneration:
     @property
     def warnings(self) -> tuple[str, ...]:
         """As Generation says."""
-        return self._watched.warnings
+        return (*self._watched.warnings, *self._run.vae_use.warnings)
 
     def checkpoint(self) -> bytes | None:
         """As Generation says: after its first step, until its last."""
@@ -299,7 +304,7 @@ class DiffusersGeneration:
         return write_recipe(
             self._parameters,
             index,
-            maker=self._facts.maker,
+            maker=self._facts.maker | ({"vaeTiles": self._run.vae_use.tiles} if self._run.vae_use.tiles else {}),
             scheduler=describe_scheduler(type(self._scheduler).__name__, self._scheduler.config),
             max_bytes=MAX_RECIPE_BYTES.get(self._parameters.image_format),
         )
@@ -348,6 +353,7 @@ def _explain(error: Exception, parameters: GenerationParameters, pipeline: Any) 
         return GenerationError(
             f"{parameters.images} image(s) of {'x'.join(map(str, parameters.image_size))} pixels don't fit "
             f"into the memory of {pipeline.device}, not even row by row and tile by tile; ask for fewer or smaller ones"
+            + (EXACT_ADVICE if parameters.reproducibility is Reproducibility.EXACT else "")
         )
     if isinstance(error, ValueError):  # how pipelines refuse an argument
         return GenerationError(f"{type(pipeline).__name__} refused the request: {error}")

@@ -109,7 +109,7 @@ def test_an_autoencoder_that_runs_out_of_memory_goes_tile_by_tile_from_then_on_f
     pipeline: Any, direction: str
 ) -> None:
     import torch  # noqa: PLC0415  # most tests don't need it
-    from easel_server.engine.stepping.memory import tile_where_memory_ends  # noqa: PLC0415  # loads torch
+    from easel_server.engine.images.tiling import tile_by_size  # noqa: PLC0415  # loads torch
 
     vae = pipeline.vae
     modes: list[tuple[int, bool]] = []
@@ -126,7 +126,7 @@ def test_an_autoencoder_that_runs_out_of_memory_goes_tile_by_tile_from_then_on_f
         return original(values)
 
     setattr(vae, direction, run)
-    tile_where_memory_ends(vae)
+    tile_by_size(vae, None)
     channels = 3 if direction == "encode" else 4
     with torch.inference_mode():
         for side in (128, 128, 64):

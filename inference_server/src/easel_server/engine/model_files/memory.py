@@ -12,14 +12,23 @@ def read_free_host_bytes(cgroup: Path = CGROUP, meminfo: Path = MEMORY_FILES) ->
 
     Pages that only cache files don't count as taken, since the kernel gives them up.
     """
-    free = [each for each in (_read_available(meminfo), _read_left_of_limit(cgroup)) if each is not None]
+    free = [each for each in (_read_line(meminfo, "MemAvailable:"), _read_left_of_limit(cgroup)) if each is not None]
     return min(free, default=None)
 
 
-def _read_available(meminfo: Path) -> int | None:
+def read_host_bytes(cgroup: Path = CGROUP, meminfo: Path = MEMORY_FILES) -> int | None:
+    """Bytes that there are for this process, taken or not: the node's, cut to its container's limit. None: unknown."""
+    try:
+        limit: int | None = int((cgroup / "memory.max").read_text(encoding="ascii"))  # "max" without one
+    except (OSError, ValueError):
+        limit = None
+    return min((each for each in (_read_line(meminfo, "MemTotal:"), limit) if each is not None), default=None)
+
+
+def _read_line(meminfo: Path, name: str) -> int | None:
     try:
         lines = meminfo.read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
     except (OSError, ValueError, StopIteration, IndexError):
         return None
 

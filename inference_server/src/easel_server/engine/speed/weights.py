@@ -10,6 +10,7 @@ both                         the block at work, as e4m3               both, and 
 Casts and copies are diffusers' own hooks on each layer, so there is no dependency, and pipelines stay as they are.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -105,6 +106,14 @@ def offload(pipeline: Any, device: torch.device) -> None:
         use_stream=device.type == "cuda",
         exclude_modules=[name for name in KEPT_AT_HAND if getattr(pipeline, name, None) is not None],
     )
+
+
+def count_weights_on(device: torch.device, pipelines: Iterable[Any]) -> int:
+    """Bytes of what pipelines consist of and have on a device, each part once. None among them has nothing."""
+    parts = [each for pipeline in pipelines if pipeline is not None for each in pipeline.components.values()]
+    modules = {id(each): each for each in parts if isinstance(each, torch.nn.Module)}
+    weights = [each for module in modules.values() for each in (*module.parameters(), *module.buffers())]
+    return sum(each.numel() * each.element_size() for each in weights if each.device.type == device.type)
 
 
 def count_weight_bytes(module: torch.nn.Module) -> int:
