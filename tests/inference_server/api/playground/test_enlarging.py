@@ -165,6 +165,14 @@ def test_a_result_is_upscaled_and_both_are_in_the_gallery_with_their_settings(pa
     expect(page.locator("#facts")).to_contain_text("576 \u00d7 576")
 
 
+def test_what_both_passes_do_is_counted_in_shares(page: Page):
+    ask_for_second_pass(page)
+    order(page, "in shares", steps=60)
+    expect(page.locator("#progress-text")).to_have_text(re.compile(r"Generating, \d+ %"))
+    button(page, "Cancel").click()
+    expect(page.locator("#canvas")).to_have_text("Cancelled.")
+
+
 def test_each_of_several_results_is_upscaled_with_its_own_seed(page: Page):
     field(page, "Images").fill("2")
     make_small(page)
