@@ -276,3 +276,11 @@ def test_a_threshold_below_0_is_the_preprocessors_own_and_an_alias_is_its_name(c
     alias = detect(controlnet_module="lineart_standard (from white bg & black line)")
     assert alias.json() == detect(controlnet_module="lineart_standard").json()
     assert detect(controlnet_module="openpose (full)").status_code == 422
+
+
+def test_fields_of_txt2img_that_ask_for_nothing_are_silent_in_img2img_and_others_are_named(client):
+    body = {**SMALL, "init_images": [IMAGE], "enable_hr": False, "hr_resize_x": 0, "hr_upscaler": None}
+    quiet = client.post("/sdapi/v1/img2img", json=body)
+    assert (quiet.status_code, "Warning" in quiet.headers) == (200, False), quiet.headers
+    loud = client.post("/sdapi/v1/img2img", json={**body, "enable_hr": True})
+    assert json.loads(loud.json()["info"])["warnings"] == ["unknown field without effect: 'enable_hr'"]

@@ -188,8 +188,10 @@ class GenerationBody(ApiBody):
         declared = {name: value for name, value in (("eta", self.eta), ("s_noise", self.s_noise)) if value is not None}
         yield from find_chance_warnings(declared, self._sampler())
         extra = self.model_extra or {}
-        # Names of an image's text are what png-info gives beside the fields of this body.
-        unknown = [name for name in extra if not (name in self.KNOWN or name in self.INERT or name in TEXT_NAMES)]
+        # Names of an image's text are what png-info gives beside the fields of this body. Some clients send fields of
+        # txt2img to img2img, too: nobody is lost by those that ask for nothing.
+        known = {*self.KNOWN, *self.INERT, *TEXT_NAMES}
+        unknown = [name for name, value in extra.items() if name not in known and not is_nothing(value)]
         yield from find_unknown_warning(unknown, kind="field")
         yield from find_settings_warnings(self.settings)
         if network := NETWORK.search(self.negative_prompt or ""):
