@@ -1,6 +1,8 @@
 """Write tiny random models to a directory: ``python scripts/make_tiny_models.py DIRECTORY``.
 
-Then ``easel-server --model DIRECTORY/sd15`` serves one on any laptop, without a download.
+Then ``easel-server --model DIRECTORY/sd15`` serves one on any laptop, without a download. With add-ons for it:
+``--adapter ink=DIRECTORY/add-ons/ink.safetensors --control-net canny=DIRECTORY/add-ons/canny``, and
+``--upscaler sharp=DIRECTORY/add-ons/sharp.safetensors``.
 """
 
 import sys
@@ -16,10 +18,10 @@ from tests.support.tiny_models import write_tiny_models
 def main() -> None:
     """Write the models and say where."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path, help="gets two sub-directories, sd15 and sdxl")
+    parser.add_argument("directory", type=Path, help="gets sub-directories: sd15, sdxl, and add-ons for the first")
     directory = parser.parse_args().directory
     write_tiny_models(directory)
-    sys.stdout.write(f"{directory / 'sd15'}\n{directory / 'sdxl'}\n")
+    sys.stdout.write(f"{directory / 'sd15'}\n{directory / 'sdxl'}\n{directory / 'add-ons'}\n")
 
 
 if __name__ == "__main__":

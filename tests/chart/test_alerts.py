@@ -33,7 +33,7 @@ def test_an_add_on_that_two_workers_cant_have_is_one_alert_whatever_the_reason_r
     labels = {"namespace": "studio", "service": "painter", "name": "ink", "severity": "warning"}
     annotations = {
         "summary": "Requests of studio/painter that ask for ink fail.",
-        "description": "kubectl describe sds painter says why (AddOnsAvailable), docs/serving.md what helps.",
+        "description": "kubectl describe sds painter says why (AddOnsAvailable), docs/add-ons.md what helps.",
     }
     series = {
         f'easel_add_on_unavailable{{{LABELS},pod="a",message="gone"}}': "1x4 _x6",

@@ -282,3 +282,20 @@ def test_matched_colours_keep_the_images_own_lightness() -> None:
         )
     same = np.asarray(match_colors(like, like), dtype=int)
     assert np.abs(same - np.asarray(like)).max() <= 3  # rounding in 8 bits of CIELAB
+
+
+@pytest.mark.parametrize("api", ["openai", "replicate"])
+def test_one_controlnet_needs_no_list_around_it(client: httpx2.Client, gateway: RunningGateway, api: str) -> None:
+    one = {"model": "tile", "image": f"data:image/png;base64,{ENCODED}", "weight": 0.5}
+    answers = []
+    for given in (one, [one]):
+        body = {"prompt": "a cat", "seed": 7, "controlnet": given}
+        if api == "openai":
+            answers.append(client.post("/v1/images/generations", json={**body, "size": "64x64"}))
+        else:
+            asked = {"input": {**body, "width": 64, "height": 64}}
+            answers.append(client.post("/v1/predictions", json=asked, headers={"Prefer": "wait=60"}))
+    assert [each.is_success for each in answers] == [True, True], answers[0].text
+    first, second = (each.json()["data"] if api == "openai" else each.json()["input"] for each in answers)
+    assert first == second
+    assert answers[1].headers["X-Cache"] in {"hit", "shared"}, "the same request"

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from tests.support.tiny_models.adapters import write_lora
 from tests.support.tiny_models.parts import build_t5_tokenizer, build_tokenizer
 from tests.support.tiny_models.transformers import (
     build_flux,
@@ -34,6 +35,7 @@ from tests.support.tiny_models.unets import (
     build_sdxl_turbo,
     build_union_controlnet,
 )
+from tests.support.tiny_models.upscalers import write_tiny_upscaler
 
 __all__ = [
     "BUILDERS",
@@ -55,6 +57,7 @@ __all__ = [
     "build_t5_tokenizer",
     "build_tokenizer",
     "build_union_controlnet",
+    "write_tiny_add_ons",
     "write_tiny_model",
     "write_tiny_models",
 ]
@@ -84,6 +87,15 @@ def write_tiny_model(directory: Path, name: str) -> None:
 
 
 def write_tiny_models(directory: Path) -> None:
-    """Write ``sd15/`` and ``sdxl/`` below the directory."""
+    """Write ``sd15/`` and ``sdxl/`` below the directory, and of the first ``add-ons/``."""
     for name in WRITTEN:
         write_tiny_model(directory / name, name)
+    write_tiny_add_ons(directory / "add-ons")
+
+
+def write_tiny_add_ons(directory: Path) -> None:
+    """An adapter, a ControlNet and an upscaler for ``sd15``: ``ink.safetensors``, ``canny/``, ``sharp.safetensors``."""
+    pipeline: Any = build_sd15_controlnet()
+    pipeline.controlnet.save_pretrained(directory / "canny", safe_serialization=True)
+    write_lora(directory / "ink.safetensors", pipeline)
+    write_tiny_upscaler(directory / "sharp.safetensors", scale=2)

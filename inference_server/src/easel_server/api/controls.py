@@ -63,10 +63,17 @@ class ControlField(BaseModel):
         )
 
 
+def _read_listed(value: Any) -> Any:
+    """One alone is as good as a list of one."""
+    read = parse_json_text(value)
+    return [read] if isinstance(read, dict | ControlField) else read
+
+
+_Listed = Annotated[list[ControlField], Field(max_length=MAX_LISTED)]
 ControlsField = Annotated[
-    Annotated[list[ControlField], Field(max_length=MAX_LISTED)] | None,
-    BeforeValidator(parse_json_text),
-    Field(description="ControlNets, each with its control image."),
+    _Listed | None,
+    BeforeValidator(_read_listed, json_schema_input_type=_Listed | ControlField | None),
+    Field(description="ControlNets, each with its control image; or one."),
 ]
 
 
