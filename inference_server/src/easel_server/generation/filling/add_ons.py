@@ -92,12 +92,16 @@ def check_controls(uses: Sequence[ControlUse], values: Values, context: FillCont
 def _find_pass_fault(uses: Sequence[ControlUse], values: Values) -> str | None:
     """Of a model that has ControlNets for images from a text alone."""
     if values["task"] is not Task.TEXT_TO_IMAGE:
-        return f"asks for {truncate_repr(uses[0].name)}, and with this model ControlNets are for images from a text alone"
+        return (
+            f"asks for {truncate_repr(uses[0].name)}, and with this model ControlNets are for images from a text alone"
+        )
     second = next((use for use in uses if values["hires"] is not None and use.passes is not ControlPasses.FIRST), None)
     if second is None:
         return None
     name, allowed = truncate_repr(second.name), ControlPasses.FIRST.value
-    return f"asks for {name} in a second pass too, and with this model ControlNets have no say there; ask for {allowed!r}"
+    return (
+        f"asks for {name} in a second pass too, and with this model ControlNets have no say there; ask for {allowed!r}"
+    )
 
 
 def _find_control_fault(use: ControlUse, sent: Sequence[str]) -> str | None:
