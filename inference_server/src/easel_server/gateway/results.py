@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from easel_contract.server_config import CacheConfig
+from easel_contract.gateway_config import CacheConfig
 
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.local_cache import LocalCache
