@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from easel_server.engine.interface import Engine, Generation
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.worker.job_run import choose_preview_steps

@@ -9,13 +9,11 @@ from typing import Any
 
 import httpx2
 from easel_contract import names
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig, ResultsConfig
 from easel_contract.server_config import (
     EngineConfig,
     EngineKind,
-    GatewayConfig,
-    LimitsConfig,
     ModelConfig,
-    ResultsConfig,
     ServerConfig,
     SyntheticConfig,
     WorkerConfig,

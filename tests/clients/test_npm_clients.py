@@ -13,15 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from easel_contract.server_config import (
-    EngineConfig,
-    EngineKind,
-    GatewayConfig,
-    ModelConfig,
-    ServerConfig,
-    SyntheticConfig,
-    WebhookConfig,
-)
+from easel_contract.gateway_config import GatewayConfig, WebhookConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 
 from tests.clients.conftest import CONTROL_NET, LORA, UPSCALER
 from tests.inference_server.api.serving import RunningGateway

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from easel_contract.server_config import EngineConfig, EngineKind, GatewayConfig, ModelConfig, ServerConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig
 from easel_server.transport import server as server_module
 
 from tests.inference_server.api.serving import wait_for

@@ -8,13 +8,12 @@ import httpx2
 import obstore
 import pytest
 from easel_contract import metrics as contract
+from easel_contract.gateway_config import GatewayConfig, ResultsConfig
 from easel_contract.server_config import (
     BucketConfig,
     EngineConfig,
     EngineKind,
-    GatewayConfig,
     ModelConfig,
-    ResultsConfig,
     ServerConfig,
     SyntheticConfig,
 )

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import httpx2
-from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig, WebhookConfig
+from easel_contract.gateway_config import GatewayConfig, WebhookConfig
+from easel_contract.server_config import ModelConfig, ServerConfig
 
 from tests.inference_server.api.serving import wait_for
 from tests.support.server_process import ServerProcess

@@ -10,14 +10,8 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from easel_contract.server_config import (
-    GatewayConfig,
-    LimitsConfig,
-    ModelConfig,
-    ServerConfig,
-    WebhookConfig,
-    WorkerConfig,
-)
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig, WebhookConfig
+from easel_contract.server_config import ModelConfig, ServerConfig, WorkerConfig
 from PIL import Image
 from standardwebhooks import Webhook
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import ModelConfig, ServerConfig
 
 from tests.support.redis_server import RedisServer
 from tests.support.server_process import ServerProcess

@@ -12,14 +12,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from easel_contract.gateway_config import GatewayConfig, WebhookConfig
 from easel_contract.server_config import (
     EngineConfig,
     EngineKind,
-    GatewayConfig,
     ModelConfig,
     ServerConfig,
     SyntheticConfig,
-    WebhookConfig,
     WorkerConfig,
 )
 from redis import Redis

@@ -7,14 +7,8 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from easel_contract.server_config import (
-    EngineConfig,
-    EngineKind,
-    GatewayConfig,
-    ModelConfig,
-    ServerConfig,
-    SyntheticConfig,
-)
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Final, Self
 
 from easel_contract import names
+from easel_contract.gateway_config import CacheConfig, GatewayConfig, WebhookConfig
 from easel_contract.server_config import (
-    CacheConfig,
     EngineConfig,
     EngineKind,
-    GatewayConfig,
     ModelConfig,
     ServerConfig,
     SyntheticConfig,
-    WebhookConfig,
     WorkerConfig,
 )
 

@@ -12,8 +12,9 @@ from socket import gethostname
 
 from easel_contract import names
 from easel_contract.add_ons import AdapterConfig, ControlNetConfig, UpscalerConfig
-from easel_contract.link_keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
-from easel_contract.server_config import EngineKind, GatewayConfig, ModelConfig, ServerConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
+from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
 from pydantic import ValidationError
 
 ENV_LOG_LEVEL = "EASEL_LOG_LEVEL"

@@ -13,7 +13,8 @@ from typing import Any, Self, TypeVar
 import httpx2
 import uvicorn
 from easel_contract.add_ons import AddOnsConfig
-from easel_contract.server_config import GatewayConfig, ModelConfig, SafetyPolicy, ServerConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import ModelConfig, SafetyPolicy, ServerConfig
 from easel_server.api.app import build_context, build_gateway_app
 from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing

@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from easel_contract.server_config import GatewayConfig, ModelConfig, ServerConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import ModelConfig, ServerConfig
 from easel_server.api.app import build_context
 from easel_server.api.openai.fields import ImagesBody
 from easel_server.gateway.api_keys import KeyRing

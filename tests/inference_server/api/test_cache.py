@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from easel_contract.server_config import CacheConfig, GatewayConfig
+from easel_contract.gateway_config import CacheConfig, GatewayConfig
 from easel_server.generation.job import JobState
 from easel_server.generation.request import CachePolicy
 from easel_server.stores.cache.memcached import MemcachedCache

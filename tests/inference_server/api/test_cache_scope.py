@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from easel_contract.server_config import CacheConfig, CacheScope, GatewayConfig
+from easel_contract.gateway_config import CacheConfig, CacheScope, GatewayConfig
 
 from tests.inference_server.api.serving import RunningGateway, wait_for
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from easel_contract.server_config import CacheConfig, GatewayConfig, RateLimitConfig
+from easel_contract.gateway_config import CacheConfig, GatewayConfig, RateLimitConfig
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.inputs.fetching import has_fetched
 from easel_server.stores.jobs.interface import JobBounds

@@ -6,7 +6,8 @@ from contextlib import suppress
 import hypothesis
 import pytest
 import schemathesis
-from easel_contract.server_config import GatewayConfig, LimitsConfig, SyntheticConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
+from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from schemathesis import BaseSchema, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance

@@ -8,7 +8,7 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
 from easel_server.transport import protocol as bounded_protocol
 from easel_server.transport.middleware import RequestMiddleware
 

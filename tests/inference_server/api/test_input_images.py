@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from easel_server.api.openai.fields import EditFields
 from easel_server.gateway.input_images import (
     DECODERS,

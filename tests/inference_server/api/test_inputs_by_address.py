@@ -12,7 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
-from easel_contract.server_config import GatewayConfig, InputsConfig, LimitsConfig, SyntheticConfig
+from easel_contract.gateway_config import GatewayConfig, InputsConfig, LimitsConfig
+from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.gateway.input_images import Decoders, decode_base64
 from easel_server.gateway.inputs.fetching import MAX_URLS, REQUESTS, InputUrls

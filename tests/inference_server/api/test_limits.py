@@ -4,7 +4,8 @@ import json
 from contextlib import ExitStack
 
 import pytest
-from easel_contract.server_config import CacheConfig, GatewayConfig, LimitsConfig, Priority, RateLimitConfig
+from easel_contract.gateway_config import CacheConfig, GatewayConfig, LimitsConfig, RateLimitConfig
+from easel_contract.server_config import Priority
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.request import CachePolicy, Customer

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from easel_contract.server_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig
 
 from tests.inference_server.api.serving import RunningGateway
 

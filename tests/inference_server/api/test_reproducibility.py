@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from easel_contract.server_config import DefaultsConfig, GatewayConfig, Reproducibility
+from easel_contract.gateway_config import DefaultsConfig, GatewayConfig, Reproducibility
 
 from tests.inference_server.api.serving import RunningGateway
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 import httpx2
 import openai
 import pytest
-from easel_contract.server_config import GatewayConfig, ResultsConfig
+from easel_contract.gateway_config import GatewayConfig, ResultsConfig
 from easel_server.gateway.link_signer import LinkKeys
 
 from tests.inference_server.api.serving import RunningGateway

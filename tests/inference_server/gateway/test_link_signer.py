@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
-from easel_contract.link_keys import parse_link_keys
+from easel_contract.keys import parse_link_keys
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
 from easel_server.gateway.refusals import RefusalError
 

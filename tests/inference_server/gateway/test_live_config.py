@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from easel_contract.server_config import EngineConfig, EngineKind, GatewayConfig, ModelConfig, ServerConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig
 from easel_server.gateway.live_config import LiveConfig
 
 from tests.support.eventually import eventually

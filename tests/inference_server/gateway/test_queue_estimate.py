@@ -5,7 +5,8 @@ import math
 from typing import Any
 
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig, ModelConfig, ServerConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
+from easel_contract.server_config import ModelConfig, ServerConfig
 from easel_server.gateway.queue_estimate import Capacity, QueueEstimates, predict_wait_seconds
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.errors import StoreUnavailableError

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from easel_contract.server_config import CacheConfig
+from easel_contract.gateway_config import CacheConfig
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results

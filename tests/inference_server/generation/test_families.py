@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from easel_server.generation.add_ons import ControlPasses, ControlRequest, Feature, HiresRequest
 from easel_server.generation.families import FAMILIES, OTHER, NegativePrompts, StrengthRule, find_family, get_family
 from easel_server.generation.filling.context import FillContext

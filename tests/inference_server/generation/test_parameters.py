@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from easel_contract.add_ons import AdapterConfig, AddOnsConfig
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from easel_server.api.automatic1111.fields import ImageToImageBody, TextToImageBody
 from easel_server.api.openai.fields import EditFields, ImagesBody
 from easel_server.api.replicate.fields import PredictionInput

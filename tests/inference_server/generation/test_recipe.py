@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode, read_description, read_recipe_text
 from easel_server.generation.models import ModelIdentity
 from easel_server.generation.parameters import GenerationParameters, ImageFormat

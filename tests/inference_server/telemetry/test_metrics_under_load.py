@@ -12,16 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 from easel_contract import metrics as contract
-from easel_contract.server_config import (
-    EngineConfig,
-    EngineKind,
-    GatewayConfig,
-    LimitsConfig,
-    ModelConfig,
-    ServerConfig,
-    SyntheticConfig,
-    WebhookConfig,
-)
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig, WebhookConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.inference_server.api.serving import wait_for

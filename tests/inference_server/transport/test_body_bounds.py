@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from easel_contract.server_config import EngineConfig, EngineKind, GatewayConfig, ModelConfig, ServerConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig
 from easel_server.transport.body_bounds import SMALL_BYTES, BodyBudget
 from PIL import Image
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from easel_contract.server_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig
 from easel_server.gateway.refusals import RefusalError
 from easel_server.transport.browser_guard import BrowserRules, strip_port
 

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
 from easel_server.transport import protocol as bounded_protocol
 from starlette.routing import Route
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from easel_contract.add_ons import MAX_WEIGHT
+from easel_contract.gateway_config import MAX_NETWORKS, NETWORK_RULES, Network
 from easel_contract.resource.model import PATH_PATTERN, REPOSITORY_PATTERN
 from easel_contract.schema import (
     AddOnName,
@@ -20,7 +21,6 @@ from easel_contract.schema import (
     cel,
     validations,
 )
-from easel_contract.server_config import MAX_NETWORKS, NETWORK_RULES, Network
 
 MAX_LISTED: Final = 256  # of a kind; with more, the API server would refuse the rules as too costly
 MAX_ALLOWED_HOSTS: Final = 32

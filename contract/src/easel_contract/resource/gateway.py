@@ -2,12 +2,9 @@
 
 from pydantic import Field
 
-from easel_contract.resource.worker import IMAGE_DESCRIPTION, ResourceRequirements
-from easel_contract.schema import Model, ObjectName, Word
-from easel_contract.server_config import (
+from easel_contract.gateway_config import (
     AllowedHosts,
     AllowedOrigins,
-    BucketConfig,
     CacheConfig,
     DefaultsConfig,
     InputsConfig,
@@ -17,6 +14,9 @@ from easel_contract.server_config import (
     ResultsConfig,
     WebhookConfig,
 )
+from easel_contract.resource.worker import IMAGE_DESCRIPTION, ResourceRequirements
+from easel_contract.schema import Model, ObjectName, Word
+from easel_contract.server_config import BucketConfig
 
 
 class WebhookSpec(WebhookConfig):

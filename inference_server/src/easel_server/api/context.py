@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from easel_contract.add_ons import AdapterConfig, ControlNetConfig, UpscalerConfig
-from easel_contract.server_config import LimitsConfig, ServerConfig
+from easel_contract.gateway_config import LimitsConfig
+from easel_contract.server_config import ServerConfig
 from fastapi import APIRouter, Request
 
 from easel_server.api.links import HOST_PATTERN, Links

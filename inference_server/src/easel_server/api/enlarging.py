@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from easel_server.api.fields import MapsTo, WireInteger, WireNumber, parse_json_text

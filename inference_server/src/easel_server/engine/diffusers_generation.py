@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import torch
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 
 from easel_server.engine.add_ons.lora_layers import AdapterSet
 from easel_server.engine.device_errors import is_out_of_memory

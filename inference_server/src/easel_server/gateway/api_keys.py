@@ -16,7 +16,7 @@ from binascii import Error as Base64Error
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from easel_contract.api_keys import DIGEST_PREFIX, ApiKeyEntry, parse_api_key_entry
+from easel_contract.keys import DIGEST_PREFIX, ApiKeyEntry, parse_api_key_entry
 
 from easel_server.gateway.refusals import refuse_key, refuse_without_keys
 from easel_server.generation.request import ANONYMOUS, Customer

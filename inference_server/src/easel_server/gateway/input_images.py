@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from easel_server.gateway.inputs.fetching import InputUrls

@@ -5,7 +5,7 @@ nothing else. What is signed is ``GET``, the object and the moment when it expir
 which belongs to one customer for good (``generation/request.py``). So a link is checked before anything is looked up,
 and who guesses reaches no store.
 
-Keys (``easel_contract/link_keys.py``) come from a mounted file that all gateways of a service share, from the
+Keys (``easel_contract/keys.py``) come from a mounted file that all gateways of a service share, from the
 environment, or are this process's own.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from easel_contract import names
-from easel_contract.link_keys import MIN_LINK_KEY_CHARACTERS, parse_link_keys
+from easel_contract.keys import MIN_LINK_KEY_CHARACTERS, parse_link_keys
 
 from easel_server.gateway.refusals import refuse_link
 from easel_server.generation.job import Job

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from easel_contract.server_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig
 
 from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.refusals import NO_WORKERS_RETRY_SECONDS, RefusalError

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from easel_contract.server_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig
 
 from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.request import Customer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from easel_contract.server_config import CacheConfig
+from easel_contract.gateway_config import CacheConfig
 
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.local_cache import LocalCache
@@ -100,6 +100,13 @@ class Results:
         found = await self.find(job_id, owner)
         return await self._jobs.cancel(job_id) or found
 
+    async def abandon(self, job: Job) -> None:
+        """Ask for the end of a job that nobody waits for any more, if there still is one. Nobody hears of trouble."""
+        try:
+            await self._jobs.cancel(job.id)
+        except StoreUnavailableError as error:
+            logger.warning("%s goes on though its client has left: %s", job.id, error)
+
     async def wait(self, job: Job, timeout_seconds: float) -> Job:
         """The job once it is final, or as it is after the time-out or when this gateway ends. Images go into the cache.
 
@@ -149,7 +156,7 @@ class Results:
                     raise self._ending.refuse(job.id)
                 return ended
             if cancel:
-                await self.cancel(job.id, job.owner)
+                await self.abandon(job)
             raise refuse_to_nobody("its images were ready")
         finally:
             waiting.cancel()
@@ -165,7 +172,7 @@ class Results:
         now = await self._jobs.get(job.id)
         if now is not None and now.state is JobState.WAITING:
             if cancel:
-                await self.cancel(job.id, job.owner)
+                await self.abandon(job)
             raise refuse_for_model(failure)
 
     async def images(self, job: Job, *, has_just_ended: bool = False) -> tuple[bytes, ...]:

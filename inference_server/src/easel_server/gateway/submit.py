@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from easel_contract.add_ons import AddOnConfig
-from easel_contract.server_config import CacheScope, GatewayConfig, Priority
+from easel_contract.gateway_config import CacheScope, GatewayConfig
+from easel_contract.server_config import Priority
 from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.client_warnings import build_warning_headers

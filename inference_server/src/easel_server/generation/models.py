@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from easel_contract.gateway_config import DefaultsConfig, Reproducibility
 from easel_contract.schema import Model
-from easel_contract.server_config import DefaultsConfig, EngineKind, ModelConfig, Reproducibility, SchedulerConfig
+from easel_contract.server_config import EngineKind, ModelConfig, SchedulerConfig
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from easel_server.generation.add_ons import Feature

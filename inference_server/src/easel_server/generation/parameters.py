@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import Final, Self
 
 from easel_contract.add_ons import AddOnConfig, AddOnsConfig
+from easel_contract.gateway_config import Reproducibility
 from easel_contract.schema import Model
-from easel_contract.server_config import Reproducibility
 from pydantic import Field, model_validator
 
 from easel_server.generation.add_ons import AdapterUse, ControlPasses, ControlUse, HiresPass, Upscaling

@@ -11,8 +11,9 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final
 
+from easel_contract.gateway_config import RateLimitConfig
 from easel_contract.schema import Model
-from easel_contract.server_config import Priority, RateLimitConfig
+from easel_contract.server_config import Priority
 
 STANDARD_WEBHOOKS: Final = "whsec_"
 AGE_PATTERN: Final = re.compile(r'"?([0-9]{1,10})"?')

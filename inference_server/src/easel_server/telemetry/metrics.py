@@ -1,12 +1,7 @@
-"""The server's Prometheus metrics, by the names of ``easel_contract.metrics``. No global state: one registry each.
-
-Queue figures are the job store's, read right before they are rendered. When that is away there is no sample of
-them, rather than 0 or an old one: the reader must see that nothing is known.
-"""
+"""The server's Prometheus metrics, by the names of ``easel_contract.metrics``. No global state: one registry each."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +11,6 @@ from typing import Final, Protocol
 from easel_contract import metrics as contract
 from easel_contract.server_config import SafetyPolicy
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from easel_server.generation.job import JobState
 from easel_server.generation.models import EngineDescription
@@ -27,36 +20,9 @@ from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 from easel_server.telemetry.add_on_problems import AddOnProblems
+from easel_server.telemetry.collectors import DroppedCollector, QueueCollector, Stopwatch, StopwatchCollector
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.worker_start import WorkerStart
-
-
-class Stopwatch:
-    """Runs while at least one holder does. For one event loop or thread."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._holders = 0
-        self._started_at = 0.0
-        self._seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Time that it has run, up to now."""
-        return self._seconds + (self._clock() - self._started_at if self._holders else 0.0)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Hold it."""
-        if not self._holders:
-            self._started_at = self._clock()
-        self._holders += 1
-        try:
-            yield
-        finally:
-            self._holders -= 1
-            if not self._holders:
-                self._seconds += self._clock() - self._started_at
 
 
 class CacheResult(StrEnum):
@@ -138,114 +104,14 @@ class JobTiming:
         return self.run_seconds + self.encode_seconds
 
 
-class _QueueCollector(Collector):
-    """What the job store last said of its queue; ``depth`` is None when it is away."""
-
-    def __init__(self) -> None:
-        self.depth: QueueDepth | None = None
-        self.images: ImageUsage | None = None  # None too where nobody asks for it
-        self.is_out_of_memory: Callable[[], bool] = lambda: False
-        self.is_evicting = False
-
-    def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
-        up.add_metric([], 0 if self.depth is None else 1)
-        yield up
-        full = GaugeMetricFamily(contract.REDIS_FULL, "Whether Redis had no memory for anything new lately.")
-        full.add_metric([], int(self.is_out_of_memory()))
-        yield full
-        evicts = GaugeMetricFamily(
-            contract.REDIS_EVICTS, "Whether Redis is refused since its maxmemory-policy lets it drop keys."
-        )
-        evicts.add_metric([], int(self.is_evicting))
-        yield evicts
-        if self.depth is None:
-            return
-        yield _by_state(
-            contract.QUEUE_DEPTH,
-            "Jobs of the service, as the shared job store counts them: the same number from every pod.",
-            waiting=self.depth.waiting,
-            running=self.depth.running,
-        )
-        yield _by_state(
-            contract.BACKLOG_GPU_SECONDS,
-            "Predicted GPU-seconds of those jobs; of running ones, what is left.",
-            waiting=self.depth.waiting_gpu_seconds,
-            running=self.depth.running_gpu_seconds,
-        )
-        age = GaugeMetricFamily(
-            contract.OLDEST_WAITING_AGE_SECONDS, "Age of the oldest waiting job; 0 when nothing waits."
-        )
-        age.add_metric([], self.depth.oldest_waiting_age_seconds)
-        yield age
-        workers = GaugeMetricFamily(contract.WORKERS, "Workers that the job store has heard of lately.")
-        workers.add_metric([], self.depth.workers)
-        yield workers
-        failures = CounterMetricFamily(
-            contract.ENGINE_FAILURES_TOTAL,
-            "Attempts that an engine's error ended, as the shared job store counts them: a worker that ends forgets.",
-        )
-        failures.add_metric([], self.depth.engine_failures)
-        yield failures
-        if self.images is not None:
-            yield _build_image_store(self.images)
-
-
-def _build_image_store(usage: ImageUsage) -> GaugeMetricFamily:
-    text = "Room for the service's images, as the shared store counts it: the same numbers from every gateway."
-    gauge = GaugeMetricFamily(contract.IMAGE_STORE_BYTES, text, labels=["kind"])
-    gauge.add_metric(["used"], usage.used_bytes)
-    gauge.add_metric(["reserved"], usage.reserved_bytes)
-    gauge.add_metric(["budget"], usage.budget_bytes)
-    gauge.add_metric(["inputs"], usage.input_bytes)
-    if usage.input_budget_bytes is not None:
-        gauge.add_metric(["input_budget"], usage.input_budget_bytes)
-    return gauge
-
-
-def _by_state(name: str, text: str, *, waiting: float, running: float) -> GaugeMetricFamily:
-    gauge = GaugeMetricFamily(name, text, labels=[contract.LABEL_STATE])
-    gauge.add_metric([contract.STATE_WAITING], waiting)
-    gauge.add_metric([contract.STATE_RUNNING], running)
-    return gauge
-
-
-class _DroppedCollector(Collector):
-    """Damaged records that this process has met."""
-
-    def __init__(self, dropped: DroppedRecords) -> None:
-        self._dropped = dropped
-
-    def collect(self) -> Iterator[Metric]:
-        text = "Damaged or dangling records in Redis that were dropped, so that everything else goes on."
-        counter = CounterMetricFamily(contract.DROPPED_RECORDS_TOTAL, text, labels=["kind"])
-        for kind, count in self._dropped.counts.items():
-            counter.add_metric([kind], count)
-        yield counter
-
-
-class _StopwatchCollector(Collector):
-    """A counter of seconds that also counts what is still going on, so that its rate is smooth."""
-
-    def __init__(self, name: str, text: str, stopwatch: Stopwatch) -> None:
-        self._name = name
-        self._text = text
-        self._stopwatch = stopwatch
-
-    def collect(self) -> Iterator[Metric]:
-        counter = CounterMetricFamily(self._name, self._text)
-        counter.add_metric([], self._stopwatch.seconds)
-        yield counter
-
-
 class ServerMetrics:
     """All metrics of one process. Those of a role that the process doesn't have count, and aren't shown."""
 
     def __init__(self, *, gateway: bool, worker: bool, dropped: DroppedRecords | None = None) -> None:
         """``dropped`` is what the stores of this process count."""
         self.registry = CollectorRegistry()
-        self.registry.register(_DroppedCollector(dropped or DroppedRecords()))
-        self._queue = _QueueCollector()
+        self.registry.register(DroppedCollector(dropped or DroppedRecords()))
+        self._queue = QueueCollector()
         self.registry.register(self._queue)
         self._reading: asyncio.Task[tuple[QueueDepth, ImageUsage | None]] | None = None
         self._task_failures = Counter(
@@ -255,7 +121,9 @@ class ServerMetrics:
             registry=self.registry,
         )
         self._register_gateway(self.registry if gateway else None)
-        self._register_worker(self.registry if worker else None)
+        self._register_jobs(self.registry if worker else None)
+        self._register_engine(self.registry if worker else None)
+        self._register_add_ons(self.registry if worker else None)
 
     def _register_gateway(self, registry: CollectorRegistry | None) -> None:
         self._jobs_submitted = Counter(contract.JOBS_SUBMITTED_TOTAL, "Jobs accepted.", registry=registry)
@@ -284,7 +152,7 @@ class ServerMetrics:
         )
         self._streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
 
-    def _register_worker(self, registry: CollectorRegistry | None) -> None:
+    def _register_jobs(self, registry: CollectorRegistry | None) -> None:
         self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
         jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
         self._jobs_by_outcome = {outcome: jobs.labels(outcome) for outcome in OUTCOMES}
@@ -309,39 +177,27 @@ class ServerMetrics:
             registry=registry,
         )
         self._flagged = {policy: flagged.labels(action) for policy, action in SAFETY_ACTIONS.items()}
-        self._batch_images = Histogram(
-            contract.BATCH_IMAGES,
-            "Images that take a denoising step together, at each step.",
-            buckets=BATCH_BUCKETS,
-            registry=registry,
-        )
-        self._gather_seconds = Histogram(
-            contract.GATHER_SECONDS,
-            "Time until a job's add-ons were on this machine, of jobs that use some.",
-            buckets=contract.LATENCY_BUCKETS_SECONDS,
-            registry=registry,
-        )
-        self._gathered_bytes = Counter(
-            contract.GATHERED_BYTES_TOTAL, "Bytes of add-ons that this worker downloaded.", registry=registry
-        )
-        self._gather_failures = Counter(
-            contract.GATHER_FAILURES_TOTAL, "Jobs whose add-ons could not be had.", ["kind"], registry=registry
-        )
-        self._busy = Stopwatch()
-        self.generating = Stopwatch()
-        self.add_on_problems = AddOnProblems()
-        if registry is not None:
-            registry.register(self.add_on_problems)
-            text = "Time that this worker had a job in hand."
-            registry.register(_StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
-            text = "Time that this worker's engine was generating."
-            registry.register(_StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.generating))
         self._longest_job_seconds = 0.0
         self._longest_job = Gauge(
             contract.LONGEST_JOB_SECONDS,
             "Longest time from claimed to finished, of jobs that succeeded on this worker; 0 before the first.",
             registry=registry,
         )
+
+    def _register_engine(self, registry: CollectorRegistry | None) -> None:
+        self._batch_images = Histogram(
+            contract.BATCH_IMAGES,
+            "Images that take a denoising step together, at each step.",
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._busy = Stopwatch()
+        self.generating = Stopwatch()
+        if registry is not None:
+            text = "Time that this worker had a job in hand."
+            registry.register(StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
+            text = "Time that this worker's engine was generating."
+            registry.register(StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.generating))
         self._load = Gauge(contract.MODEL_LOAD_SECONDS, "Time it took to load the model.", registry=registry)
         self._start_phases = Gauge(
             contract.START_PHASE_SECONDS,
@@ -358,6 +214,23 @@ class ServerMetrics:
             ["engine", "device", "dtype", "model"],
             registry=registry,
         )
+
+    def _register_add_ons(self, registry: CollectorRegistry | None) -> None:
+        self._gather_seconds = Histogram(
+            contract.GATHER_SECONDS,
+            "Time until a job's add-ons were on this machine, of jobs that use some.",
+            buckets=contract.LATENCY_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self._gathered_bytes = Counter(
+            contract.GATHERED_BYTES_TOTAL, "Bytes of add-ons that this worker downloaded.", registry=registry
+        )
+        self._gather_failures = Counter(
+            contract.GATHER_FAILURES_TOTAL, "Jobs whose add-ons could not be had.", ["kind"], registry=registry
+        )
+        self.add_on_problems = AddOnProblems()
+        if registry is not None:
+            registry.register(self.add_on_problems)
 
     def count_request(self, route: str, code: int) -> None:
         """Count an answered HTTP request; ``route`` is the template, never the path as sent."""

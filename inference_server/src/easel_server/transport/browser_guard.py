@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from easel_contract.server_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 

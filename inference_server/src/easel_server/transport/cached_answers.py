@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final
 
-from easel_contract.server_config import CacheScope, GatewayConfig
+from easel_contract.gateway_config import CacheScope, GatewayConfig
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 

@@ -6,16 +6,14 @@ from typing import Any, Final
 
 from easel_contract import names
 from easel_contract.add_ons import AdapterConfig, AddOnConfig, AddOnsConfig, ControlNetConfig, UpscalerConfig
+from easel_contract.gateway_config import GatewayConfig, ResultsConfig, WebhookConfig
 from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
 from easel_contract.server_config import (
     BucketConfig,
-    GatewayConfig,
     ModelConfig,
-    ResultsConfig,
     SafetyCheckerConfig,
     ServerConfig,
     SourceConfig,
-    WebhookConfig,
     WorkerConfig,
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
-from easel_contract.server_config import DefaultsConfig, GatewayConfig
+from easel_contract.gateway_config import DefaultsConfig, GatewayConfig
 from easel_server.generation.add_ons import Feature
 from easel_server.generation.tasks import Task
 from PIL import Image

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
 from easel_server.generation.tasks import Task
 from PIL import Image
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import httpx2
 import openai
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig, RateLimitConfig, SyntheticConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig, RateLimitConfig
+from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.models import describe_model
 from easel_server.generation.samplers import SAMPLERS

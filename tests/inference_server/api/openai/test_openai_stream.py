@@ -1,5 +1,6 @@
 """Streamed images as the `openai` package reads them."""
 
+import asyncio
 import base64
 import json
 import socket
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 import pytest
+from easel_server.stores.errors import StoreUnavailableError
 
 from tests.inference_server.api.serving import wait_for
 from tests.support.client_images import encoded, halves
@@ -73,6 +75,32 @@ def test_a_client_that_leaves_its_stream_takes_its_job_with_it(images, gateway):
     [job_id] = gateway.worker.seen[before:]
     assert gateway.call(gateway.stores.jobs.wait(job_id, 10)).state == "Canceled"
     wait_for(lambda: gateway.metrics.open_streams == 0)
+
+
+@pytest.mark.parametrize("trouble", ["the job is gone", "Redis is away"])
+def test_a_stream_that_is_left_ends_in_order_whatever_became_of_its_job(images, gateway, monkeypatch, caplog, trouble):
+    before, cancelled = len(gateway.worker.seen), []
+    cancel = gateway.stores.jobs.cancel
+
+    async def fail(job_id: str) -> None:
+        await cancel(job_id)
+        cancelled.append(job_id)
+        if trouble == "Redis is away":
+            raise StoreUnavailableError("redis:6379", "cancel", "ConnectionError", "wait")
+
+    async def find_nothing(_: str) -> None:
+        return None
+
+    stream = images.generate(prompt="slow", stream=True)
+    wait_for(lambda: len(gateway.worker.seen) > before)
+    monkeypatch.setattr(gateway.stores.jobs, "cancel", fail)
+    if trouble == "the job is gone":
+        monkeypatch.setattr(gateway.stores.jobs, "get", find_nothing)
+    stream.close()
+    wait_for(lambda: gateway.metrics.open_streams == 0)
+    wait_for(lambda: cancelled == gateway.worker.seen[before:])
+    gateway.call(asyncio.sleep(0))
+    assert "Exception in ASGI application" not in caplog.text
 
 
 def test_of_two_clients_that_share_a_job_the_first_may_leave(gateway):

@@ -9,14 +9,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from easel_contract.server_config import (
-    EngineConfig,
-    EngineKind,
-    GatewayConfig,
-    LimitsConfig,
-    ModelConfig,
-    ServerConfig,
-)
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
+from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig
 from easel_server.api.playground.routes import build_page_config, build_preprocessors, read_static_files
 from easel_server.generation.add_ons import LATENT_MODES, Feature
 from easel_server.generation.models import GenerationDefaults, ModelFacts

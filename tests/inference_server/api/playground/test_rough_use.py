@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from easel_contract.server_config import GatewayConfig, SyntheticConfig
+from easel_contract.gateway_config import GatewayConfig
+from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from playwright.sync_api import Browser, Page, Route, expect
 

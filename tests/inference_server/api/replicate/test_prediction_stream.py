@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from easel_contract.server_config import GatewayConfig, LimitsConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
 
 from tests.inference_server.api.serving import MODEL, RunningGateway, wait_for
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from easel_contract.server_config import Reproducibility, StepCache
+from easel_contract.gateway_config import Reproducibility
+from easel_contract.server_config import StepCache
 from easel_server.engine.add_ons import adapters
 from easel_server.engine.add_ons.residency import Residency
 from easel_server.engine.interface import GenerationError

@@ -4,7 +4,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from easel_server.engine import loading
 from easel_server.generation.add_ons import AdapterUse, ControlMode, ControlPasses, HiresPass
 from easel_server.generation.tasks import Task

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from easel_contract.server_config import ModelConfig, Reproducibility
+from easel_contract.gateway_config import Reproducibility
+from easel_contract.server_config import ModelConfig
 from easel_server.engine import loading
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.samplers import SAMPLERS

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 import pytest
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from easel_server.engine.interface import Engine, Generation
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.tasks import Task

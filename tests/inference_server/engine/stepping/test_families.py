@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 
 from tests.inference_server.engine.stepping.running import build_engine, go_on, images_of, run_alone, take_checkpoint
 from tests.support.images import pixels_differ_by

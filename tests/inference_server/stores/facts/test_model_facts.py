@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from easel_contract.server_config import DefaultsConfig, ModelConfig
+from easel_contract.gateway_config import DefaultsConfig
+from easel_contract.server_config import ModelConfig
 from easel_server.generation.cost import CostModel, CostSums, Measurement
 from easel_server.generation.models import GenerationDefaults, ModelFacts, describe_model, read_defaults
 from easel_server.generation.samplers import SAMPLERS

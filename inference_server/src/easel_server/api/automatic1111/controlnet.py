@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 from easel_contract.add_ons import ControlNetConfig
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from easel_server.api.automatic1111.harmless import is_nothing, is_unit_off

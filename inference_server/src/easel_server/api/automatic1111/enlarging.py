@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from easel_server.api.automatic1111.harmless import is_nothing, refuse

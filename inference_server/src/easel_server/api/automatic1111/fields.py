@@ -6,7 +6,7 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Self
 
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
 from easel_server.api.automatic1111.controlnet import FIELD as CONTROLS_FIELD

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from PIL import Image, ImageFilter, ImageOps
 
 from easel_server.api.automatic1111.fields import ImageToImageBody

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from PIL import Image, UnidentifiedImageError
 
 from easel_server.api.automatic1111.fields import GenerationBody, ImageToImageBody

@@ -6,7 +6,7 @@ https://platform.openai.com/docs/api-reference/images/createEdit
 from dataclasses import dataclass
 from typing import Any, Final
 
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from fastapi import Request
 from PIL import Image, ImageOps
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from easel_contract.server_config import Priority, Reproducibility
+from easel_contract.gateway_config import Reproducibility
+from easel_contract.server_config import Priority
 from pydantic import BaseModel, ConfigDict, Field
 
 from easel_server.api.controls import ControlsField

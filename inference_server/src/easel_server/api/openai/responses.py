@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from pydantic import BaseModel
 
 from easel_server.api.context import MODEL_CREATED_AT, ApiContext

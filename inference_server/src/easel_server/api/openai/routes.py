@@ -210,8 +210,7 @@ class OpenAIHandlers:
 
         async def tidy_up() -> None:
             if is_ours:
-                job = submitted.job
-                await self._context.results.cancel(job.id, job.owner)  # no effect on one that is over
+                await self._context.results.abandon(submitted.job)  # no effect on one that is over
 
         events = self._build_events(submitted, family, is_ours=is_ours)
         _, last_words = build_openai_error(self._context.ending.refuse(submitted.job.id))

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
-from easel_contract.server_config import LimitsConfig, Priority
+from easel_contract.gateway_config import LimitsConfig
+from easel_contract.server_config import Priority
 from fastapi import Request
 from pydantic import Field
 

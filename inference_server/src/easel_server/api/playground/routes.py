@@ -4,7 +4,8 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final
 
-from easel_contract.server_config import EngineKind, GatewayConfig, LimitsConfig
+from easel_contract.gateway_config import GatewayConfig, LimitsConfig
+from easel_contract.server_config import EngineKind
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from easel_contract.server_config import LimitsConfig, Priority, Reproducibility
+from easel_contract.gateway_config import LimitsConfig, Reproducibility
+from easel_contract.server_config import Priority
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 

@@ -1,7 +1,6 @@
-"""Downloads objects of S3-compatible buckets, by obstore, as the store of images does."""
+"""Downloads objects of S3-compatible buckets."""
 
 import logging
-from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -13,14 +12,11 @@ from obstore.store import S3Store
 
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.model_files.selection import format_gib
+from easel_server.outbound.buckets import REFUSED, Timeouts, describe_error, is_bucket_missing, open_bucket
 
-CONNECT_TIMEOUT: Final = timedelta(seconds=5)
-TIMEOUT: Final = timedelta(minutes=30)  # of one try, whose body may be gigabytes
-RETRIES: Final = 3
-RETRY_TIMEOUT: Final = timedelta(minutes=1)
-DEFAULT_REGION: Final = "us-east-1"
+# A body may be gigabytes.
+TIMEOUTS: Final = Timeouts(connect_seconds=5, try_seconds=1800, retries=3, retry_seconds=60)
 PART_BYTES: Final = 8 << 20
-REASON_CHARACTERS: Final = 300
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +29,8 @@ def download_object(add_on: AddOnConfig, path: Path, max_bytes: int, *, known_ta
     bucket, _, key = add_on.source.removeprefix("s3://").partition("/")
     what = add_on.describe()
     try:
-        store = _open(add_on, bucket)
+        keys = _read_keys(add_on)
+        store = open_bucket(bucket, endpoint=add_on.endpoint, region=add_on.region, timeouts=TIMEOUTS, keys=keys)
         found = obstore.head(store, key)
         tag = str(found["e_tag"])
         if tag == known_tag:
@@ -44,15 +41,15 @@ def download_object(add_on: AddOnConfig, path: Path, max_bytes: int, *, known_ta
             )
         _write(store, key, path)
     except FileNotFoundError as error:
-        missing = f"there is no bucket {bucket}" if "NoSuchBucket" in str(error) else f"the bucket has no {key}"
+        missing = f"there is no bucket {bucket}" if is_bucket_missing(error) else f"the bucket has no {key}"
         raise GenerationError(f"{what}: {missing}; correct its uri") from error
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+    except REFUSED as error:
         raise GenerationError(
             f"{what}: access was refused; its credentials need s3:GetObject on it, check credentialsSecretName"
         ) from error
     except exceptions.BaseError as error:
         # What the client says may quote answers of hosts that whoever asked for an image has no business with.
-        logger.warning("%s: the bucket can't be read: %s", what, str(error).strip()[:REASON_CHARACTERS])
+        logger.warning("%s: the bucket can't be read: %s", what, describe_error(error))
         raise OSError(f"{what}: the bucket can't be read now; check its endpoint and the network") from error
     return tag
 
@@ -63,26 +60,11 @@ def _write(store: S3Store, key: str, path: Path) -> None:
             file.write(part)
 
 
-def _open(add_on: AddOnConfig, bucket: str) -> S3Store:
-    endpoint = add_on.endpoint or f"https://s3.{add_on.region or DEFAULT_REGION}.amazonaws.com"
-    keys = _read_keys(add_on, Path(add_on.credentials_directory)) if add_on.credentials_directory is not None else None
-    return S3Store(
-        bucket,
-        config={} if keys is None else {"access_key_id": keys[0], "secret_access_key": keys[1]},
-        endpoint=endpoint,
-        region=add_on.region or DEFAULT_REGION,
-        virtual_hosted_style_request=False,  # as the store of images says
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": CONNECT_TIMEOUT,
-            "timeout": TIMEOUT,
-            "user_agent": "easel",
-        },
-        retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
-    )
-
-
-def _read_keys(add_on: AddOnConfig, directory: Path) -> tuple[str, str]:
+def _read_keys(add_on: AddOnConfig) -> tuple[str, str] | None:
+    """None: those of the environment."""
+    if add_on.credentials_directory is None:
+        return None
+    directory = Path(add_on.credentials_directory)
     files = [directory / names.SECRET_KEY_ACCESS_KEY_ID, directory / names.SECRET_KEY_SECRET_ACCESS_KEY]
     missing = next((file.name for file in files if not file.is_file()), None)
     if missing is not None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Final
 
-from easel_contract.server_config import InputsConfig
+from easel_contract.gateway_config import InputsConfig
 
 from easel_server.gateway.inputs.turns import TooManyWaitingError, Turns
 from easel_server.gateway.refusals import refuse_field, refuse_for_fetches

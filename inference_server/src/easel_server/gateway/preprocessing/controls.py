@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from io import BytesIO
 
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 from PIL import Image, ImageOps
 
 from easel_server.gateway.input_images import RequestedSize, Size, decode_image, encode_lossless, flatten

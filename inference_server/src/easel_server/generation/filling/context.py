@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easel_contract.add_ons import AddOnsConfig
-from easel_contract.server_config import LimitsConfig
+from easel_contract.gateway_config import LimitsConfig
 
 from easel_server.generation.models import ModelFacts
 from easel_server.generation.request import InputImages

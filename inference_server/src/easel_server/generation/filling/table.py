@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 
 from easel_server.generation.filling.add_ons import (
     check_adapters,

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from easel_contract.server_config import DefaultsConfig, ModelConfig
+from easel_contract.gateway_config import DefaultsConfig
+from easel_contract.server_config import ModelConfig
 from pydantic import TypeAdapter, ValidationError
 
 from easel_server.generation.cost import CostModel

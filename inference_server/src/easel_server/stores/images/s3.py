@@ -15,10 +15,10 @@ from typing import Final, TypeVar
 import obstore
 from easel_contract.server_config import BucketConfig
 from obstore import exceptions
-from obstore.store import S3Store
 from typing_extensions import override
 
 from easel_server.generation.images import ImageReference
+from easel_server.outbound.buckets import REFUSED, Timeouts, describe_error, is_bucket_missing, open_bucket
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.images.interface import (
     ImagesGoneError,
@@ -32,13 +32,8 @@ from easel_server.stores.images.interface import (
 T = TypeVar("T")
 
 MAX_REQUESTS: Final = 16  # at a time, of one process
-CONNECT_TIMEOUT: Final = timedelta(seconds=3)
-TIMEOUT: Final = timedelta(seconds=20)  # of one try
-RETRIES: Final = 2
-RETRY_TIMEOUT: Final = timedelta(seconds=30)  # of all tries together
-DEFAULT_REGION: Final = "us-east-1"
+TIMEOUTS: Final = Timeouts(connect_seconds=3, try_seconds=20, retries=2, retry_seconds=30)
 NAME_BYTES: Final = 16  # of chance in a key: links of a public bucket must not be guessed
-REASON_CHARACTERS: Final = 300
 PROBE_SECONDS: Final = 10.0
 EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "application/octet-stream": "bin"}
 
@@ -62,7 +57,7 @@ class BucketImages(ImageStore):
         self._bucket = bucket
         self._inner = inner
         self._prefix = f"{bucket.prefix}{folder}/"
-        self._objects = _open_bucket(bucket)
+        self._objects = open_bucket(bucket.name, endpoint=bucket.endpoint, region=bucket.region, timeouts=TIMEOUTS)
         self._requests = asyncio.Semaphore(MAX_REQUESTS)
         self._problem: str | None = None
         self._probed_at_seconds = -math.inf  # on the loop's clock
@@ -163,34 +158,16 @@ class BucketImages(ImageStore):
                 self._problem = None
 
 
-def _open_bucket(bucket: BucketConfig) -> S3Store:
-    """A client that connects on first use."""
-    endpoint = bucket.endpoint or f"https://s3.{bucket.region}.amazonaws.com"
-    return S3Store(
-        bucket.name,
-        endpoint=endpoint,
-        region=bucket.region or DEFAULT_REGION,
-        virtual_hosted_style_request=False,  # names with dots have no certificate, and own servers no wildcard domain
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": CONNECT_TIMEOUT,
-            "timeout": TIMEOUT,
-            "user_agent": "easel",
-        },
-        retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
-    )
-
-
 @contextmanager
 def _translated_errors(bucket: BucketConfig, operation: str) -> Iterator[None]:
     """Turn obstore's errors into those of a store; errors that are our own bugs pass through."""
     try:
         yield
     except FileNotFoundError as error:
-        if "NoSuchBucket" not in str(error):
+        if not is_bucket_missing(error):
             raise ImagesGoneError("an image has expired") from error
         raise _unavailable(bucket, operation, error, CREATE_BUCKET) from error
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+    except REFUSED as error:
         raise _unavailable(bucket, operation, error, GIVE_ACCESS) from error
     except exceptions.GenericError as error:  # no connection, time-outs, 5xx: after the retries
         raise _unavailable(bucket, operation, error, CHECK_BUCKET) from error
@@ -198,8 +175,7 @@ def _translated_errors(bucket: BucketConfig, operation: str) -> Iterator[None]:
 
 def _unavailable(bucket: BucketConfig, operation: str, error: Exception, next_step: str) -> StoreUnavailableError:
     address = f"{bucket.endpoint or bucket.region}/{bucket.name}"
-    reason = str(error).strip().partition("\n")[0][:REASON_CHARACTERS]
-    return StoreUnavailableError(address, operation, reason, next_step, server="bucket")
+    return StoreUnavailableError(address, operation, describe_error(error), next_step, server="bucket")
 
 
 async def _gather(*awaitables: Awaitable[T]) -> list[T]:

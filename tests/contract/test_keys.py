@@ -3,8 +3,9 @@
 import hashlib
 
 import pytest
-from easel_contract.api_keys import ApiKeyEntry, parse_api_key_entry
-from easel_contract.server_config import Priority, RateLimitConfig
+from easel_contract.gateway_config import RateLimitConfig
+from easel_contract.keys import ApiKeyEntry, parse_api_key_entry
+from easel_contract.server_config import Priority
 
 KEY = "esl_live_alices-key"
 DIGEST = "sha256:" + hashlib.sha256(KEY.encode()).hexdigest()

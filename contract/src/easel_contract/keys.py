@@ -1,6 +1,7 @@
-"""What a value of the API keys' Secret may hold: a customer's keys, and what the customer may do.
+"""What the Secrets with keys may hold: API keys of customers, with what a customer may do, and the keys of links.
 
-The Secret's key is the customer's name. The value is either the keys alone, one a line, or this model as JSON:
+In that of API keys, the Secret's key is the customer's name. The value is either the keys alone, one a line, or this
+model as JSON:
 
     {"keys": ["sha256:5e88…", "esl_live_…"], "weight": 2, "rateLimit": {"requestsPerMinute": 600}}
 
@@ -13,9 +14,12 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from easel_contract.gateway_config import RateLimitConfig
 from easel_contract.schema import Model
-from easel_contract.server_config import Priority, RateLimitConfig
+from easel_contract.server_config import Priority
 
+MIN_LINK_KEY_CHARACTERS: Final = 32
+MAX_LINK_KEYS: Final = 8
 DIGEST_PREFIX: Final = "sha256:"
 DIGEST_PATTERN: Final = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -65,3 +69,13 @@ def _describe_faults(error: ValidationError) -> set[str]:
         else:
             faults.add(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
     return faults
+
+
+def parse_link_keys(text: str) -> tuple[bytes, ...]:
+    """The keys in the text of the Secret of links' keys, separated by white space: the first signs, all verify.
+
+    So that keys can change without breaking a link that is out: the new one is put last until every gateway has read
+    it, then first, and the old one goes when its last link has expired. Those that are too short to be safe are left
+    out.
+    """
+    return tuple(word.encode() for word in text.split()[:MAX_LINK_KEYS] if len(word) >= MIN_LINK_KEY_CHARACTERS)

@@ -1,0 +1,149 @@
+"""What is read when metrics are scraped, and not counted as it happens.
+
+Queue figures are the job store's, read right before they are rendered. When that is away there is no sample of
+them, rather than 0 or an old one: the reader must see that nothing is known.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from easel_contract import metrics as contract
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from easel_server.stores.dropped import DroppedRecords
+from easel_server.stores.images.interface import ImageUsage
+from easel_server.stores.jobs.interface import QueueDepth
+
+
+class Stopwatch:
+    """Runs while at least one holder does. For one event loop or thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._holders = 0
+        self._started_at = 0.0
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that it has run, up to now."""
+        return self._seconds + (self._clock() - self._started_at if self._holders else 0.0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold it."""
+        if not self._holders:
+            self._started_at = self._clock()
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._seconds += self._clock() - self._started_at
+
+
+class QueueCollector(Collector):
+    """What the job store last said of its queue; ``depth`` is None when it is away."""
+
+    def __init__(self) -> None:
+        self.depth: QueueDepth | None = None
+        self.images: ImageUsage | None = None  # None too where nobody asks for it
+        self.is_out_of_memory: Callable[[], bool] = lambda: False
+        self.is_evicting = False
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(contract.BROKER_UP, "Whether the job store (Redis or memory) answered this scrape.")
+        up.add_metric([], 0 if self.depth is None else 1)
+        yield up
+        full = GaugeMetricFamily(contract.REDIS_FULL, "Whether Redis had no memory for anything new lately.")
+        full.add_metric([], int(self.is_out_of_memory()))
+        yield full
+        evicts = GaugeMetricFamily(
+            contract.REDIS_EVICTS, "Whether Redis is refused since its maxmemory-policy lets it drop keys."
+        )
+        evicts.add_metric([], int(self.is_evicting))
+        yield evicts
+        if self.depth is None:
+            return
+        yield _by_state(
+            contract.QUEUE_DEPTH,
+            "Jobs of the service, as the shared job store counts them: the same number from every pod.",
+            waiting=self.depth.waiting,
+            running=self.depth.running,
+        )
+        yield _by_state(
+            contract.BACKLOG_GPU_SECONDS,
+            "Predicted GPU-seconds of those jobs; of running ones, what is left.",
+            waiting=self.depth.waiting_gpu_seconds,
+            running=self.depth.running_gpu_seconds,
+        )
+        age = GaugeMetricFamily(
+            contract.OLDEST_WAITING_AGE_SECONDS, "Age of the oldest waiting job; 0 when nothing waits."
+        )
+        age.add_metric([], self.depth.oldest_waiting_age_seconds)
+        yield age
+        workers = GaugeMetricFamily(contract.WORKERS, "Workers that the job store has heard of lately.")
+        workers.add_metric([], self.depth.workers)
+        yield workers
+        failures = CounterMetricFamily(
+            contract.ENGINE_FAILURES_TOTAL,
+            "Attempts that an engine's error ended, as the shared job store counts them: a worker that ends forgets.",
+        )
+        failures.add_metric([], self.depth.engine_failures)
+        yield failures
+        if self.images is not None:
+            yield _build_image_store(self.images)
+
+
+def _build_image_store(usage: ImageUsage) -> GaugeMetricFamily:
+    text = "Room for the service's images, as the shared store counts it: the same numbers from every gateway."
+    gauge = GaugeMetricFamily(contract.IMAGE_STORE_BYTES, text, labels=["kind"])
+    gauge.add_metric(["used"], usage.used_bytes)
+    gauge.add_metric(["reserved"], usage.reserved_bytes)
+    gauge.add_metric(["budget"], usage.budget_bytes)
+    gauge.add_metric(["inputs"], usage.input_bytes)
+    if usage.input_budget_bytes is not None:
+        gauge.add_metric(["input_budget"], usage.input_budget_bytes)
+    return gauge
+
+
+def _by_state(name: str, text: str, *, waiting: float, running: float) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, text, labels=[contract.LABEL_STATE])
+    gauge.add_metric([contract.STATE_WAITING], waiting)
+    gauge.add_metric([contract.STATE_RUNNING], running)
+    return gauge
+
+
+class DroppedCollector(Collector):
+    """Damaged records that this process has met."""
+
+    def __init__(self, dropped: DroppedRecords) -> None:
+        self._dropped = dropped
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        text = "Damaged or dangling records in Redis that were dropped, so that everything else goes on."
+        counter = CounterMetricFamily(contract.DROPPED_RECORDS_TOTAL, text, labels=["kind"])
+        for kind, count in self._dropped.counts.items():
+            counter.add_metric([kind], count)
+        yield counter
+
+
+class StopwatchCollector(Collector):
+    """A counter of seconds that also counts what is still going on, so that its rate is smooth."""
+
+    def __init__(self, name: str, text: str, stopwatch: Stopwatch) -> None:
+        self._name = name
+        self._text = text
+        self._stopwatch = stopwatch
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        counter = CounterMetricFamily(self._name, self._text)
+        counter.add_metric([], self._stopwatch.seconds)
+        yield counter
