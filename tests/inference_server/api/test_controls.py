@@ -244,7 +244,7 @@ def test_beside_a_second_pass_each_api_says_in_which_a_controlnet_counts(client)
         ({"model": "tile"}, None),
     ],
 )
-def test_a_union_controlnet_is_told_what_the_preprocessor_makes_or_the_client_says(client, asked, given) -> None:
+def test_a_union_controlnet_takes_what_the_preprocessor_makes_or_the_client_says(client, asked, given) -> None:
     answer = post(client, unit(**asked))
     assert answer.status_code == 200, answer.text
     text = json.loads(answer.json()["info"])["infotexts"][0]

@@ -230,7 +230,7 @@ def build_union_controlnet(denoiser: Any, kinds: int = 8) -> Any:
     """Of one network for several kinds of control images: for Stable Diffusion XL's UNet, or for Flux's transformer."""
     if isinstance(denoiser, UNet2DConditionModel):
         config = ControlNetModel.from_unet(denoiser, conditioning_channels=3).config
-        width = denoiser.config.block_out_channels[0]
+        width = config["block_out_channels"][0]
         own = {"num_control_type": kinds, "num_trans_channel": width, "num_trans_head": 2, "num_proj_channel": width}
         return _fill(ControlNetUnionModel.from_config({**config, "_class_name": "ControlNetUnionModel", **own}))
     config = {key: value for key, value in build_controlnet(denoiser).config.items() if not key.startswith("_")}

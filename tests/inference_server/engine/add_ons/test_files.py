@@ -217,7 +217,7 @@ def test_an_object_of_a_bucket_is_fetched_and_looked_at_again(tmp_path: Path, s3
         ("someone/ink", "someone/ink"),
     ],
 )
-def test_no_password_and_no_token_of_an_address_is_told_to_whoever_asks_for_its_add_on(
+def test_no_password_and_no_token_of_an_address_reaches_whoever_asks_for_its_add_on(
     tmp_path: Path, source: str, shown: str
 ) -> None:
     add_on = AddOnConfig(name="ink", source=source)

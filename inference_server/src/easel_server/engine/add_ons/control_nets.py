@@ -178,8 +178,8 @@ class SeededSamples:
             self._vae.use_slicing = is_sliced
 
         def sample() -> torch.Tensor:
-            drawn = [one.sample(generator) for one, generator in zip(each, self._generators, strict=True)]
-            return torch.stack(drawn, dim=1).flatten(0, 1)
+            samples = [one.sample(generator) for one, generator in zip(each, self._generators, strict=True)]
+            return torch.stack(samples, dim=1).flatten(0, 1)
 
         return SimpleNamespace(latent_dist=SimpleNamespace(sample=sample))
 
