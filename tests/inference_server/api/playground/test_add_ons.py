@@ -160,6 +160,24 @@ def test_a_control_net_without_an_image_of_its_own_looks_at_the_input_image(page
     assert "image" not in unit
 
 
+def test_a_control_net_beside_a_second_pass_says_in_which_it_counts(page: Page):
+    open_part(page, "ControlNet")
+    button(page, "Add a ControlNet").click()
+    choose_control_image(page, 1, build_png(64, 64))
+    expect(field(page, "In which pass")).to_be_hidden()
+    field(page, "Kind of control image (for a union net)").select_option("Depth")
+    open_part(page, "Second pass")
+    field(page, "Generate it larger in a second pass (hires fix)").check()
+    field(page, "In which pass").select_option("Low res only")
+    for side in ("Width", "Height"):
+        field(page, side).fill("64")
+    (unit,) = sent_units(page, "in the first")
+    assert (unit["hr_option"], unit["control_type"]) == ("Low res only", "Depth")
+    field(page, "Generate it larger in a second pass (hires fix)").uncheck()
+    (unit,) = sent_units(page, "in the only one")
+    assert "hr_option" not in unit
+
+
 def test_what_is_wrong_with_a_control_net_is_said_of_which_and_its_field_is_marked(page: Page):
     open_part(page, "ControlNet")
     for number in (1, 2):

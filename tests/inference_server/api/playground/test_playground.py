@@ -12,7 +12,7 @@ import pytest
 from easel_contract.gateway_config import GatewayConfig, LimitsConfig
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig
 from easel_server.api.playground.routes import build_page_config, build_preprocessors, read_static_files
-from easel_server.generation.add_ons import LATENT_MODES, Feature
+from easel_server.generation.add_ons import LATENT_MODES, ControlType, Feature
 from easel_server.generation.models import GenerationDefaults, ModelFacts
 from easel_server.generation.tasks import Task
 
@@ -106,6 +106,8 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
         "preprocessors": build_preprocessors(),
         "control_modes": ["Balanced", "My prompt is more important", "ControlNet is more important"],
         "control_fits": ["Just Resize", "Crop and Resize", "Resize and Fill"],
+        "control_types": list(ControlType),
+        "control_passes": ["Both", "Low res only", "High res only"],
         "upscalers": ["Lanczos", "Nearest"],
         "hires_upscalers": [*LATENT_MODES, "Lanczos", "Nearest"],
         "limits": {

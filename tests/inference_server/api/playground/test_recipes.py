@@ -82,7 +82,7 @@ ALL_OF_IT = (
     "Size: 256x384, Clip skip: 2, Denoising strength: 0.4, Eta DDIM: 0.2, Hires upscale: 1.5, Hires steps: 5, "
     'Hires upscaler: Lanczos, ControlNet 0: "Module: canny, Model: depth [0123abcd], Weight: 0.7, Resize Mode: Resize '
     "and Fill, Threshold A: 60, Threshold B: 90, Guidance Start: 0.1, Guidance End: 0.8, Control Mode: My prompt is "
-    'more important"'
+    'more important, Union Control Type: Soft Edge, Hr Option: High res only"'
 )
 OWN = {
     "prompt": "a lighthouse",
@@ -99,6 +99,7 @@ OWN = {
     "adapters": [{"name": "ink", "weight": 0.6, "key": "x"}],
     "controls": [
         {"name": "depth", "weight": 0.7, "start": 0.1, "end": 0.8, "mode": "My prompt is more important", "key": "x"}
+        | {"controlType": "Soft Edge", "passes": "High res only"}
     ],
 }
 
@@ -116,6 +117,8 @@ def test_a_second_pass_adapters_and_control_nets_of_a_recipe_are_filled_in(page:
     assert_fields(page, Scale="1.5", Change_in_the_second_pass="0.4", Steps_of_the_second_pass="5")
     expect(page.locator("#hires-size")).to_contain_text("The image has 384 \u00d7 576 pixels then")
     assert_fields(page, Net="depth", Weight="0.7", What_counts_for_more="My prompt is more important")
+    assert_fields(page, In_which_pass="High res only")
+    expect(field(page, "Kind of control image (for a union net)")).to_have_value("Soft Edge")
     expect(page.locator("#control-1-start")).to_have_value("0.1")
     expect(page.locator("#control-1-end")).to_have_value("0.8")
     if form == "parameters":  # what the control image was made by, its own recipe doesn't say

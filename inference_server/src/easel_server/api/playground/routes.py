@@ -24,6 +24,8 @@ from easel_server.generation.add_ons import (
     MAX_UPSCALED_SIDE_PIXELS,
     NEAREST,
     ControlMode,
+    ControlPasses,
+    ControlType,
     Feature,
 )
 from easel_server.generation.models import ModelFacts
@@ -161,6 +163,8 @@ def build_add_on_lists(live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
         "preprocessors": build_preprocessors() if has_nets else [],
         "control_modes": list(ControlMode) if has_nets else [],
         "control_fits": list(ControlFit) if has_nets else [],
+        "control_types": list(ControlType) if has_nets else [],
+        "control_passes": list(ControlPasses) if has_nets else [],
         "upscalers": [*upscalers, *modes] if has_upscale and Task.UPSCALE in facts.tasks else [],
         "hires_upscalers": [*([] if is_packed else LATENT_MODES), *modes, *upscalers] if has_hires else [],
     }

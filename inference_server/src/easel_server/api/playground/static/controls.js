@@ -21,6 +21,9 @@ export class Controls {
     document.addEventListener("input-image", () => {
       for (const unit of this.#units.filter(({ field }) => !field.image)) unit.preview();
     });
+    document.addEventListener("second-pass", () => {
+      for (const unit of this.#units) unit.showPasses();
+    });
     byId("add-control").addEventListener("click", () => {
       if (this.#units.length < this.offer.limits.max_controls) this.#add().net.focus();
     });
@@ -107,12 +110,17 @@ class Unit {
 
   constructor(number, { offer, api, readBegun }, onRemove) {
     const { control_nets: nets, preprocessors, control_modes: modes, control_fits: fits, limits } = offer;
+    const { control_types: kinds, control_passes: passes } = offer;
     Object.assign(this, { api, readBegun, title: `ControlNet ${number}`, id: (name) => `control-${number}-${name}` });
     this.offered = preprocessors;
     this.net = this.#choice("net", nets);
     this.mode = this.#choice("mode", modes);
     this.fit = this.#choice("fit", fits);
     if (fits.includes("Crop and Resize")) this.fit.value = "Crop and Resize"; // as the service does without being told
+    this.kind = this.#choice("kind", kinds);
+    this.kind.prepend(new Option("As the preprocessor makes it", "", true, true));
+    this.passes = this.#choice("passes", passes);
+    this.passesField = labelled("In which pass", this.passes);
     this.preprocessor = this.#choice("preprocessor", preprocessors.map(({ name }) => name).filter((name) => name !== NONE));
     this.preprocessor.prepend(new Option("None: it is a control image", NONE, true, true));
     this.field = new ImageField(this.id("image"), "Control image", limits, () => this.preview());
@@ -124,12 +132,14 @@ class Unit {
     this.figure = make("figure", { hidden: true }, this.seen, make("figcaption", {}, "What the net sees"));
     this.state = make("p", { class: "hint", role: "status" });
     this.preprocessor.addEventListener("change", () => { this.#showThresholds(); this.preview(); });
+    this.showPasses();
     this.element = make(
       "fieldset", { class: "unit" }, make("legend", {}, this.title),
       labelled("Net", this.net), labelled("Preprocessor", this.preprocessor), this.numbers, this.field.element, this.state,
       this.figure, this.weight.field,
       make("div", { class: "grid" }, labelled("From (share of steps)", this.start), labelled("To (share of steps)", this.end)),
       labelled("What counts for more", this.mode), labelled("Other proportions", this.fit),
+      labelled("Kind of control image (for a union net)", this.kind), this.passesField,
       button("Remove this ControlNet", onRemove, { "aria-label": `Remove ControlNet ${number}` }));
   }
 
@@ -146,6 +156,8 @@ class Unit {
       end: read(this.end),
       mode: this.mode.selectedIndex > 0 ? this.mode.value : undefined,
       resize_mode: this.fit.value === "Crop and Resize" ? undefined : this.fit.value,
+      control_type: this.kind.value || undefined,
+      hr_option: this.passesField.hidden || this.passes.selectedIndex <= 0 ? undefined : this.passes.value,
     };
     return Object.fromEntries(Object.entries(unit).filter(([, value]) => value !== undefined));
   }
@@ -158,13 +170,13 @@ class Unit {
 
   findControl(name) {
     const [a, b] = this.#thresholds.map(({ number }) => number);
-    const { net: model, preprocessor, mode, fit: resize_mode, start, end } = this;
-    const controls = { model, preprocessor, mode, resize_mode, start, end, threshold_a: a, threshold_b: b };
+    const { net: model, preprocessor, mode, fit: resize_mode, start, end, kind: control_type, passes: hr_option } = this;
+    const controls = { model, preprocessor, mode, resize_mode, start, end, control_type, hr_option, threshold_a: a, threshold_b: b };
     return { ...controls, weight: this.weight.number, image: this.field.input }[name];
   }
 
   // What of it can't be had here, in sentences.
-  fill({ model, image, preprocessor, weight, start, end, mode, resize_mode: fit, ...thresholds }) {
+  fill({ model, image, preprocessor, weight, start, end, mode, resize_mode: fit, control_type: kind, hr_option: passes, ...thresholds }) {
     this.net.value = model;
     const isKnown = !preprocessor || this.offered.some(({ name }) => name === preprocessor);
     this.preprocessor.value = isKnown ? preprocessor ?? NONE : NONE;
@@ -172,7 +184,7 @@ class Unit {
     this.weight.set(weight ?? WEIGHTS.value);
     this.start.value = start ?? 0;
     this.end.value = end ?? 1;
-    for (const [select, value] of [[this.mode, mode], [this.fit, fit]]) {
+    for (const [select, value] of [[this.mode, mode], [this.fit, fit], [this.kind, kind], [this.passes, passes]]) {
       if ([...select.options].some((option) => option.value === value)) select.value = value;
     }
     this.isFilled = Boolean(image?.startsWith?.("data:image/"));
@@ -184,6 +196,11 @@ class Unit {
     this.#asking?.abort();
     this.field.discard();
     this.element.remove();
+  }
+
+  // There is a choice beside a second pass only.
+  showPasses() {
+    this.passesField.hidden = !byId("hires").checked;
   }
 
   #choice(name, values) {

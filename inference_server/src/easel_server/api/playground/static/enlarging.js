@@ -98,6 +98,7 @@ export class Hires {
 
   #show() {
     byId("hires-fields").hidden = !byId("hires").checked;
+    document.dispatchEvent(new Event("second-pass"));
     if (!this.limits || !byId("hires").checked) return;
     const [width, height, scale] = ["width", "height", "hires-scale"].map((id) => Number(byId(id).value));
     const hint = byId("hires-size");

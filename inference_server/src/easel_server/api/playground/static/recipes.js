@@ -16,6 +16,7 @@ const MAX_ADD_ONS = 32; // of a kind that are looked at
 const NUMBER = /^-?\d{1,4}(?:\.\d{1,17})?$/;
 const CONTROL = /^ControlNet \d{1,2}$/;
 const SAID = /(\w[\w ]{0,40}): ([^,]*)/g;
+const UNIT = ["weight", "start", "end", "mode", "hr_option", "control_type"]; // of a ControlNet
 const NETWORK = /<lora:([^:<>]{1,200}):(-?[0-9.]{1,10})(?::[^<>]{0,50})?>/g;
 
 // {input, notes}; ``input`` is null where the image says nothing of how it was made. Throws ApiError and ImageError.
@@ -45,7 +46,8 @@ function fromRecipe(parameters, text) {
   if (Array.isArray(parameters.adapters)) input.loras = parameters.adapters.slice(0, MAX_ADD_ONS).filter(isNamed).map(pick("name", "weight"));
   if (Array.isArray(parameters.controls)) {
     input.controlnet = parameters.controls.slice(0, MAX_ADD_ONS).filter(isNamed)
-      .map(({ name, ...unit }) => ({ model: name, preprocessor: "none", ...pick("weight", "start", "end", "mode")(unit) }));
+      .map(({ name, passes: hr_option, controlType: control_type, ...unit }) => (
+        { model: name, preprocessor: "none", ...pick(...UNIT)({ ...unit, hr_option, control_type }) }));
   }
   if (hires && typeof hires === "object") {
     input.hires = { ...take(hires, { widthPixels: "width", heightPixels: "height" }), ...pick("upscaler", "steps", "strength")(hires) };
@@ -94,6 +96,8 @@ function readControl(text) {
     end: number("Guidance End"),
     mode: said["Control Mode"],
     resize_mode: said["Resize Mode"],
+    control_type: said["Union Control Type"],
+    hr_option: said["Hr Option"],
     threshold_a: number("Threshold A"),
     threshold_b: number("Threshold B"),
   };
