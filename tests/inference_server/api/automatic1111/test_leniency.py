@@ -284,3 +284,12 @@ def test_fields_of_txt2img_that_ask_for_nothing_are_silent_in_img2img_and_others
     assert (quiet.status_code, "Warning" in quiet.headers) == (200, False), quiet.headers
     loud = client.post("/sdapi/v1/img2img", json={**body, "enable_hr": True})
     assert json.loads(loud.json()["info"])["warnings"] == ["unknown field without effect: 'enable_hr'"]
+
+
+def test_sizes_are_rounded_to_what_the_model_takes():
+    with RunningGateway() as gateway, gateway.client() as client:
+        gateway.facts = replace(gateway.facts, defaults=replace(gateway.facts.defaults, family="Flux"))
+        answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "width": 104, "height": 96})
+        parameters = gateway.worker.claims[-1].job.parameters
+    assert (parameters.width_pixels, parameters.height_pixels) == (96, 96)
+    assert json.loads(answer.json()["info"])["warnings"][0] == "width: 104 is taken for 96, a multiple of 16"
