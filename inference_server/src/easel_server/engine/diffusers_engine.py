@@ -175,7 +175,9 @@ class DiffusersEngine:
         self._facts = ImageFacts.of(description)
         denoisers = [getattr(each, name, None) for each in (pipeline, refiner) for name in DENOISERS]
         self._stepper = Stepper(
-            (module for module in denoisers if module is not None), run_eagerly=self._preparation.eagerly
+            (module for module in denoisers if module is not None),
+            run_eagerly=self._preparation.eagerly,
+            open_layers=self._preparation.opened,
         )
         self._control_nets = ControlNets(self._pipelines, self._stepper, self._residency, locate)
         if self._control_nets.tasks and self._preparation.shares_steps:  # a step cache knows nothing of them

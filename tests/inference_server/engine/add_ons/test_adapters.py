@@ -236,6 +236,20 @@ def test_a_thousand_switches_leave_memory_and_layers_as_they_were(tmp_path: Path
     assert not any("forward" in vars(each) for each in pipeline.unet.modules() if isinstance(each, torch.nn.Linear))
 
 
+def test_what_is_laid_out_for_a_call_goes_with_the_first_of_its_jobs(tmp_path: Path) -> None:
+    engine = build_engine(build_tiny("sd15"))
+    one, other = (write_adapter(tmp_path, name, seed=seed) for seed, name in enumerate(("one", "other")))
+    generations = [begin(engine, adapter_job((style, 1.0)), [style]) for style in (one, other)]
+    plans = engine._stepper._plans._last
+    engine.step(generations)
+    [before] = plans.values()
+    engine.step(generations)
+    assert list(plans.values()) == [before]  # it serves each step
+    generations.pop().stop()
+    gc.collect()
+    assert not plans
+
+
 def test_where_neighbours_leave_no_room_a_job_waits_for_them_and_then_gets_its_own_image(tmp_path: Path) -> None:
     one, other = (write_adapter(tmp_path, name, seed=seed) for seed, name in enumerate(("one", "other")))
     room = int(1.5 * Path(one.source).stat().st_size)

@@ -1,11 +1,18 @@
 """Blocks are compiled beside the work: the same images up to rounding, no job waits for it, no harm if it fails."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+from easel_contract.server_config import Reproducibility
+
+from tests.inference_server.engine.stepping.running import build_engine
+from tests.support.tiny_engine import tiny_parameters
 
 pytestmark = pytest.mark.torch
+
+LARGE_RANK = 8
 
 
 @pytest.fixture
@@ -87,3 +94,89 @@ def test_a_denoiser_without_repeated_blocks_runs_as_it_is(torch: Any) -> None:
     compilation = BlockCompilation(torch.nn.Linear(1, 1))
     assert compilation.start() is None
     assert compilation.state is CompileState.EAGER
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_with_adapters_blocks_run_compiled_and_no_switch_compiles_anything(
+    name: str, torch: Any, tmp_path: Path
+) -> None:
+    from easel_server.engine.speed.compilation import BlockCompilation  # noqa: PLC0415  # loads torch
+    from easel_server.engine.speed.preparation import Preparation  # noqa: PLC0415  # loads torch
+    from torch._dynamo.utils import counters  # noqa: PLC0415  # loads torch
+
+    from tests.inference_server.engine.add_ons.adapters import (  # noqa: PLC0415  # loads torch
+        NEAR,
+        adapter_job,
+        distance,
+        write_adapter,
+    )
+    from tests.inference_server.engine.add_ons.adapters import run as run_jobs  # noqa: PLC0415  # loads torch
+
+    graphs_run = []
+
+    def backend(graph: Any, _: object) -> Any:
+        has_places = any("add_adapters" in str(node.target) for node in graph.graph.nodes)
+        return lambda *inputs: (graphs_run.append(has_places), graph(*inputs))[1]
+
+    pipeline = build(name)
+    compilation = BlockCompilation(getattr(pipeline, "unet", None) or pipeline.transformer, backend=backend)
+    engine = build_engine(pipeline, preparation=Preparation(compilations=(compilation,)))
+    styles = [
+        write_adapter(tmp_path, f"style-{rank}", model=name, seed=rank, rank=rank, convolutions=rank == LARGE_RANK)
+        for rank in (1, 4, LARGE_RANK)
+    ]
+    size: dict[str, Any] = {"width_pixels": 128, "height_pixels": 128}
+    jobs = [
+        tiny_parameters(**size),
+        *(adapter_job((style, 0.8), seed=seed, **size) for seed, style in enumerate(styles)),
+        adapter_job((styles[0], 1.5), (styles[2], -0.5), **size),
+    ]
+    exact = adapter_job((styles[1], 0.8), seed=1, reproducibility=Reproducibility.EXACT, **size)
+    expected = [run_jobs(engine, job, add_ons=styles)[0] for job in jobs]
+    expected_exact = run_jobs(engine, exact, add_ons=styles)
+    thread = compilation.start()
+    assert thread is not None
+    thread.join()
+    torch.compiler.set_stance("default")  # so that whatever isn't covered would be compiled, and counted
+    compiled_before = counters["stats"]["unique_graphs"]
+    graphs_run.clear()
+    alone = [run_jobs(engine, job, add_ons=styles)[0] for job in jobs]
+    assert {True, False} == set(graphs_run)
+    graphs_run.clear()
+    together = run_jobs(engine, *jobs, add_ons=styles)
+    assert {True} == set(graphs_run)
+    assert counters["stats"]["unique_graphs"] == compiled_before
+    for images in (alone, together):
+        assert max(distance(here, known) for here, known in zip(images, expected, strict=True)) <= NEAR
+    graphs_run.clear()
+    assert run_jobs(engine, exact, add_ons=styles) == expected_exact
+    assert graphs_run == []
+
+
+def test_blocks_that_cant_be_opened_run_uncompiled_with_adapters_and_compiled_without(
+    torch: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from easel_server.engine.speed.compilation import BlockCompilation, CompileState  # noqa: PLC0415  # loads torch
+    from easel_server.engine.speed.preparation import Preparation  # noqa: PLC0415  # loads torch
+
+    from tests.inference_server.engine.add_ons.adapters import adapter_job, write_adapter  # noqa: PLC0415
+    from tests.inference_server.engine.add_ons.adapters import run as run_jobs  # noqa: PLC0415  # loads torch
+
+    class Uncopied:
+        def __deepcopy__(self, _: object) -> Any:
+            raise TypeError("it can't be copied")
+
+    pipeline = build("flux")
+    pipeline.transformer.transformer_blocks[0].held = Uncopied()
+    with caplog.at_level(logging.WARNING):
+        compilation = BlockCompilation(pipeline.transformer, backend="eager")
+    assert "FluxTransformerBlock runs uncompiled with adapters: it can't be copied" in caplog.messages
+    engine = build_engine(pipeline, preparation=Preparation(compilations=(compilation,)))
+    style = write_adapter(tmp_path, "style", model="flux")
+    job = adapter_job((style, 1.0), width_pixels=128, height_pixels=128)
+    expected = run_jobs(engine, job, add_ons=[style])
+    thread = compilation.start()
+    assert thread is not None
+    thread.join()
+    assert compilation.state is CompileState.COMPILED
+    assert run_jobs(engine, job, add_ons=[style]) == expected

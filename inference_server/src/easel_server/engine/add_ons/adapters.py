@@ -11,7 +11,8 @@ from easel_contract.add_ons import AddOnConfig
 
 from easel_server.engine.add_ons.files import LocalAddOn
 from easel_server.engine.add_ons.lora_formats import AdapterFileError, LoraWeights, read_lora, takes_adapters
-from easel_server.engine.add_ons.lora_layers import Adapter, AdapterSet, adapted, combine
+from easel_server.engine.add_ons.lora_layers import Adapter, AdapterSet, combine
+from easel_server.engine.add_ons.lora_rows import adapted, plan_rows
 from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.add_ons import AdapterUse
@@ -23,17 +24,17 @@ TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3")
 class JobAdapters:
     """Those of one job: held while it is under way."""
 
-    def __init__(self, adapters: Sequence[Adapter], pipeline: Any) -> None:
+    def __init__(self, adapters: Sequence[Adapter], parts: Mapping[str, Mapping[str, torch.nn.Module]]) -> None:
+        """``parts`` are the pipeline's, each with its layers by name: itself by the empty one."""
         self.adapters = tuple(adapters)
         sets = {
             part: additions
-            for part in (*DENOISERS, *TEXT_ENCODERS)
-            if (module := getattr(pipeline, part, None)) is not None
-            and (additions := combine(adapters, part, module)) is not None
+            for part, layers in parts.items()
+            if (additions := combine(adapters, part, layers)) is not None
         }
         self._encoders = {part: additions for part, additions in sets.items() if part in TEXT_ENCODERS}
         self.denoisers: Mapping[torch.nn.Module, AdapterSet] = {
-            getattr(pipeline, part): additions for part, additions in sets.items() if part in DENOISERS
+            parts[part][""]: additions for part, additions in sets.items() if part in DENOISERS
         }
 
     @property
@@ -46,7 +47,9 @@ class JobAdapters:
         """Within, the text encoders have what the job's adapters add to them."""
         with ExitStack() as stack:
             for additions in self._encoders.values():
-                stack.enter_context(adapted([(1, additions)]))  # all rows are of this one job, however many they are
+                stack.enter_context(
+                    adapted(plan_rows([(1, additions)]))
+                )  # all rows are of this job, however many they are
             yield
 
 
@@ -58,6 +61,11 @@ class Adapters:
         self._pipeline = pipeline
         self._residency = residency
         self._locate = locate
+        self._parts = {
+            part: dict(module.named_modules())  # to look each layer up took most of a switch
+            for part in (*DENOISERS, *TEXT_ENCODERS)
+            if isinstance(module := getattr(pipeline, part, None), torch.nn.Module)
+        }
 
     @property
     def is_possible(self) -> bool:
@@ -80,7 +88,7 @@ class Adapters:
             found = self._locate(config)
             held = self._residency.hold(_build_key(use, found), partial(self._load, use, found.path))
             adapters.append(Adapter(use.name, use.weight, holds.enter_context(held)))
-        return JobAdapters(adapters, self._pipeline)
+        return JobAdapters(adapters, self._parts)
 
     def _pair(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig]) -> list[tuple[AdapterUse, AddOnConfig]]:
         if uses and not self.is_possible:

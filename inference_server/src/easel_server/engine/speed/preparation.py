@@ -9,7 +9,8 @@ and with jobs that join and leave shapes are new all the time.
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -73,6 +74,12 @@ class Preparation:
             for compilation in self._compilations:
                 stack.enter_context(compilation.eagerly())
             yield
+
+    @contextmanager
+    def opened(self) -> Iterator[Mapping[torch.nn.Module, int]]:
+        """Within, what adapters add is asked for by the number of a layer; by others' ``forward`` as they have it."""
+        with ExitStack() as stack:
+            yield ChainMap(*[stack.enter_context(each.opened()) for each in self._compilations])
 
 
 def prepare_pipeline(

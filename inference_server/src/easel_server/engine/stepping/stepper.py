@@ -29,7 +29,8 @@ import torch
 from greenlet import error as GreenletError  # noqa: N812  # it is a class
 from greenlet import getcurrent, greenlet
 
-from easel_server.engine.add_ons.lora_layers import AdapterSet, RowsLostError, adapted
+from easel_server.engine.add_ons.lora_layers import AdapterSet
+from easel_server.engine.add_ons.lora_rows import Plans, RowsLostError, adapted
 from easel_server.engine.device_errors import is_device_lost, is_out_of_memory
 from easel_server.engine.interface import StopGenerationError
 from easel_server.engine.stepping.memory import attempt, free_device_memory, release_frames
@@ -133,13 +134,17 @@ class Stepper:
         modules: Iterable[torch.nn.Module],
         *,
         run_eagerly: Callable[[], AbstractContextManager[object]] = nullcontext,
+        open_layers: Callable[[], AbstractContextManager[Mapping[torch.nn.Module, int]]] = lambda: nullcontext({}),
     ) -> None:
         """Within a SteppedCall the modules' calls pause from now on; elsewhere they run as before.
 
-        ``run_eagerly`` is entered around calls that are exact or have adapters: within it, modules must give the same
-        bytes each time, and call the ``forward`` that their layers have then.
+        ``run_eagerly`` is entered around calls that are exact: within it, modules must give the same bytes each time.
+        ``open_layers`` is entered around calls with adapters, and gives the numbers of layers that are open within
+        (``open_layers.py``); of other layers, modules must call the ``forward`` that these have then.
         """
         self._run_eagerly = run_eagerly
+        self._open_layers = open_layers
+        self._plans = Plans()
         self._alike_only: set[torch.nn.Module] = set()  # whose rows can't be told apart within: adapters must be equal
         self._forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
         self._row_limits: dict[object, int] = {}  # by the shape of a row: how many don't run out of memory
@@ -263,8 +268,8 @@ class Stepper:
             with ExitStack() as around:
                 around.enter_context(torch.inference_mode())
                 if any(call.additions is not None for call in calls):
-                    around.enter_context(self._run_eagerly())
-                    around.enter_context(adapted([(call.rows, call.additions) for call in calls]))
+                    plan = self._plans.find(module, [(call.rows, call.additions) for call in calls])
+                    around.enter_context(adapted(plan, around.enter_context(self._open_layers())))
                 return split(self._forwards[module](**merge(calls)), [call.rows for call in calls])
 
         outputs, error = attempt(call_once)
