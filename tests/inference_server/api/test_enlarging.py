@@ -40,10 +40,10 @@ def generate(client: httpx2.Client, api: str, **given: Any) -> httpx2.Response:
     return client.post("/v1/predictions", json={"input": {**SMALL, **given}}, headers={"Prefer": "wait=60"})
 
 
-def enlarge(client: httpx2.Client, api: str, **given: Any) -> httpx2.Response:
+def enlarge(client: httpx2.Client, api: str, image_url: str = DATA_URL, **given: Any) -> httpx2.Response:
     if api == "openai":
-        return client.post("/v1/images/upscales", json={"images": [{"image_url": DATA_URL}], **given})
-    body = {"input": {"image": DATA_URL, **given}}
+        return client.post("/v1/images/upscales", json={"images": [{"image_url": image_url}], **given})
+    body = {"input": {"image": image_url, **given}}
     return client.post("/v1/predictions", json=body, headers={"Prefer": "wait=60"})
 
 
@@ -127,6 +127,28 @@ def test_an_image_of_any_size_is_enlarged_without_a_prompt(
     image = image_of(enlarge(client, api, **given), client, api)
     assert image.size == size
     assert image.format == given.get("output_format", "png").upper()
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("size", [(20000, 8), (8, 20000)])
+def test_an_image_longer_than_webp_knows_is_still_an_image(
+    client: httpx2.Client, api: str, size: tuple[int, int]
+) -> None:
+    sent = io.BytesIO()
+    Image.new("RGB", size, (9, 99, 200)).save(sent, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(sent.getvalue()).decode()}"
+    image = image_of(enlarge(client, api, scale=0.25, upscaler="Nearest", image_url=url), client, api)
+    assert image.size == (size[0] // 4, size[1] // 4)
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(("first", "hires"), [("64x0", {"width": 64}), ("0x64", {"height": 64}), ("0x0", {"scale": 2})])
+def test_a_first_pass_without_a_side_is_refused_whatever_the_second_one_asks_for(
+    client: httpx2.Client, api: str, first: str, hires: dict[str, int]
+) -> None:
+    answer = generate(client, api, size=first, hires=hires)
+    assert answer.status_code in (400, 422)
+    assert "is 0 pixels" in answer.text
 
 
 def test_both_apis_enlarge_alike(client: httpx2.Client) -> None:

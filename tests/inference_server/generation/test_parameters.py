@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from easel_contract.add_ons import AdapterConfig, AddOnsConfig
+from easel_contract.add_ons import AdapterConfig, AddOnsConfig, UpscalerConfig
 from easel_contract.gateway_config import LimitsConfig
 from easel_server.api.automatic1111.fields import ImageToImageBody, TextToImageBody
 from easel_server.api.openai.fields import EditFields, ImagesBody
@@ -113,6 +113,17 @@ def test_a_jobs_add_ons_are_those_that_it_uses() -> None:
     parameters = fill_in({"prompt": "a", "adapters": [AdapterRequest("ink")]}, OFFERED)
     assert [each.name for each in list_add_ons(parameters, OFFERED.add_ons)] == ["ink"]
     assert list_add_ons(fill_in({"prompt": "a"}, OFFERED), OFFERED.add_ons) == ()
+
+
+def test_of_a_file_with_several_names_a_job_has_the_one_that_it_asked_for() -> None:
+    file = "/files/ink.safetensors"
+    add_ons = AddOnsConfig(
+        adapters=(AdapterConfig(name="ink", source=file), AdapterConfig(name="tinte", source=file)),
+        upscalers=(UpscalerConfig(name="ink x4", source=file),),
+    )
+    offered = replace(OFFERED, add_ons=add_ons)
+    parameters = fill_in({"prompt": "a", "adapters": [AdapterRequest("tinte")]}, offered)
+    assert list_add_ons(parameters, add_ons) == (add_ons.adapters[1],)
 
 
 @pytest.mark.parametrize(

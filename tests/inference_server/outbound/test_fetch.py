@@ -299,6 +299,16 @@ async def test_who_sends_a_byte_at_a_time_is_left_when_the_time_is_over() -> Non
     assert "0.3 seconds" in str(error)
 
 
+async def test_who_sends_a_byte_at_a_time_is_left_long_before_a_large_file_would_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("easel_server.outbound.fetch.PACE_SECONDS", 0.1)
+    async with serving(trickle) as (port, _):
+        error = await fail(f"http://images.example:{port}/", timeout_seconds=1800)
+    assert error.failure is FetchFailure.TOO_SLOW
+    assert "bytes in 0.1 seconds" in str(error)
+
+
 async def test_who_sends_headers_for_ever_is_left() -> None:
     async def serve(_: str, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n")

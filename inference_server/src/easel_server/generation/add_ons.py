@@ -205,7 +205,11 @@ def find_upscaled_size(size: tuple[int, int], asked: UpscalingRequest) -> tuple[
 
 
 def find_hires_size(size: tuple[int, int], asked: HiresRequest, step_pixels: int) -> tuple[int, int]:
-    """Width and height of a second pass in pixels, multiples of ``step_pixels`` unless both sides are asked for."""
+    """Width and height of a second pass in pixels, multiples of ``step_pixels`` unless both sides are asked for.
+
+    ``size``, the first pass's, may be beyond its bounds, which is for its own check to name.
+    """
+    size = max(1, size[0]), max(1, size[1])
     width, height = asked.width_pixels or 0, asked.height_pixels or 0
     if width and height:
         return width, height

@@ -5,6 +5,7 @@ each API that offers it (``api/NAME/fields.py``). Pure; no API's names, no torch
 """
 
 import hashlib
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Final, Self
 
@@ -149,9 +150,14 @@ def choose_seed(text: str) -> int:
 
 
 def list_add_ons(parameters: GenerationParameters, offered: AddOnsConfig) -> tuple[AddOnConfig, ...]:
-    """Of what a service offers, that which a job uses."""
-    keys = {each.key for each in parameters.adapters} | {each.key for each in parameters.controls}
-    keys |= {parameters.hires.key} if parameters.hires is not None else set()
-    keys |= set(parameters.upscale.keys) if parameters.upscale is not None else set()
-    known: tuple[AddOnConfig, ...] = (*offered.adapters, *offered.control_nets, *offered.upscalers)
-    return tuple(each for each in known if each.key in keys)
+    """Of what a service offers, that which a job uses: of each kind, and by its name, as one file may have several."""
+    hires, upscale = parameters.hires, parameters.upscale
+    networks = [(hires.upscaler, hires.key)] if hires is not None else []
+    if upscale is not None:
+        networks += [(upscale.upscaler, upscale.key), (upscale.second or "", upscale.second_key)]
+    of_kinds: tuple[tuple[Sequence[AddOnConfig], Collection[tuple[str, str]]], ...] = (
+        (offered.adapters, {(use.name, use.key) for use in parameters.adapters}),
+        (offered.control_nets, {(use.name, use.key) for use in parameters.controls}),
+        (offered.upscalers, networks),
+    )
+    return tuple(each for known, used in of_kinds for each in known if (each.name, each.key) in used)

@@ -30,6 +30,9 @@ from easel_server.outbound.ssrf import Network
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 SILENCE_TIMEOUT_SECONDS: Final = 15.0  # between two parts of an answer
+# Who sends a byte now and then is never silent; a file of gigabytes may take its time, at no less than this.
+PACE_SECONDS: Final = 60.0
+LEAST_PACE_BYTES: Final = 256 << 10  # in so many seconds
 MAX_REDIRECTS: Final = 5
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 ANY_HOST: Final = "*"
@@ -250,8 +253,15 @@ async def _read_body(response: httpx2.Response, host: str, write: Callable[[byte
         raise _refuse_size(host, max_bytes)
     unpack = _Gunzip() if encoding != "identity" else None
     packed_bytes = unpacked_bytes = 0
+    clock = asyncio.get_running_loop().time
+    looked_at, bytes_then = clock(), 0
     async for part in response.aiter_raw():
         packed_bytes += len(part)
+        if clock() - looked_at >= PACE_SECONDS:
+            if packed_bytes - bytes_then < LEAST_PACE_BYTES:
+                message = f"leads to {host}, which sends less than {LEAST_PACE_BYTES} bytes in {PACE_SECONDS:g} seconds"
+                raise FetchError(FetchFailure.TOO_SLOW, message)
+            looked_at, bytes_then = clock(), packed_bytes
         for unpacked in (part,) if unpack is None else unpack(part):
             unpacked_bytes += len(unpacked)
             if max(packed_bytes, unpacked_bytes) > max_bytes:

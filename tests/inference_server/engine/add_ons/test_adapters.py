@@ -11,11 +11,12 @@ from easel_contract.gateway_config import Reproducibility
 from easel_contract.server_config import StepCache
 from easel_server.engine.add_ons import adapters
 from easel_server.engine.add_ons.residency import Residency
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.interface import GatheringError, GenerationError, NonFiniteError
 from easel_server.engine.speed.preparation import Preparation
 from easel_server.engine.speed.step_cache import install_step_cache
 from easel_server.engine.speed.weights import quantize
 from easel_server.generation.add_ons import Feature
+from easel_server.worker.engine_errors import is_engine_error
 
 from tests.inference_server.engine.add_ons.adapters import (
     NEAR,
@@ -386,5 +387,18 @@ def test_an_adapter_whose_file_is_gone_fails_its_job_and_raises_nothing(tmp_path
     engine.gather(job, [style])
     Path(style.source).unlink()
     generation = begin(engine, job, [style])
-    assert isinstance(generation.error, OSError)  # what may be tried again, and then gathering says what is missing
+    # What may be tried again, and then gathering says what is missing; the engine isn't in doubt for it.
+    assert isinstance(generation.error, GatheringError)
+    assert not is_engine_error(generation.error)
     assert "style" in str(generation.error)
+
+
+def test_an_adapter_that_overflows_is_named_and_the_plain_job_beside_it_keeps_its_image(tmp_path: Path) -> None:
+    engine = build_engine(build_tiny("sd15"))
+    wild = write_adapter(tmp_path, "wild", strength=1e30)
+    plain, styled = adapter_job(seed=3), adapter_job((wild, 1.0), seed=3)
+    generations = [begin(engine, plain, []), begin(engine, styled, [wild])]
+    go_on(engine, generations)
+    assert isinstance(generations[1].error, NonFiniteError)
+    assert "adapter wild (1)" in str(generations[1].error)
+    assert distance(images_of(generations[0])[0], run(engine, plain)[0]) <= NEAR

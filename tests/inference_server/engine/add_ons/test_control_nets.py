@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import json
+import shutil
 import weakref
 from io import BytesIO
 from pathlib import Path
@@ -200,3 +202,22 @@ def test_models_without_a_pipeline_for_it_dont_say_that_they_can() -> None:
         assert Feature.CONTROL_NETS in build_engine(name).description.features
     for name in ("pixart-alpha", "lcm"):
         assert Feature.CONTROL_NETS not in build_engine(name).description.features
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"block_out_channels": [40000, 80000], "norm_num_groups": 8},
+        {"block_out_channels": "x"},
+        {"down_block_types": ["Nope", "Nope"]},
+    ],
+)
+def test_a_configuration_that_its_file_doesnt_fit_is_refused_before_it_takes_memory(nets, tmp_path, changes) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(nets["sd15"].source, folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | changes))
+    odd = AddOnConfig(name="odd", source=str(folder))
+    job = build_job(Task.TEXT_TO_IMAGE, controls=(use_of(odd),))
+    with pytest.raises(GenerationError, match="odd"):
+        build_engine("sd15").gather(job, [odd])

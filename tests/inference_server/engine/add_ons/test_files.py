@@ -1,5 +1,6 @@
 """Add-ons' files from volumes, buckets and URLs: what comes, what is refused, and with which sentence."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import obstore
 import pytest
 from easel_contract.add_ons import AddOnConfig
+from easel_server.engine.add_ons import buckets
 from easel_server.engine.add_ons.files import AddOnFiles, Bounds
 from easel_server.engine.interface import GatheringError, GenerationError
 from easel_server.engine.model_files.hub import Hub
@@ -172,27 +174,34 @@ def test_what_was_used_least_lately_makes_room(tmp_path: Path, web: WebServer) -
     assert files.find(second).path.exists()
 
 
-def test_an_object_of_a_bucket_is_fetched_and_looked_at_again(tmp_path: Path, s3_server: S3Server) -> None:
+def by_bucket(tmp_path: Path, server: S3Server) -> tuple[AddOnConfig, S3Store]:
+    """An add-on in a bucket, and what writes there."""
     secret = tmp_path / "weights-bucket"
     secret.mkdir()
     (secret / "access-key-id").write_text(ACCESS_KEY_ID)
     (secret / "secret-access-key").write_text(f"{SECRET_ACCESS_KEY}\n")
     store = S3Store(
         BUCKET,
-        endpoint=s3_server.endpoint,
+        endpoint=server.endpoint,
         region="us-east-1",
         virtual_hosted_style_request=False,
         client_options={"allow_http": True},
         config={"access_key_id": ACCESS_KEY_ID, "secret_access_key": SECRET_ACCESS_KEY},
     )
-    clock = [0.0]
-    files = build(tmp_path, clock=clock)
     add_on = AddOnConfig(
         name="ink",
         source=f"s3://{BUCKET}/loras/ink.safetensors",
-        endpoint=s3_server.endpoint,
+        endpoint=server.endpoint,
         credentials_directory=str(secret),
     )
+    return add_on, store
+
+
+def test_an_object_of_a_bucket_is_fetched_and_looked_at_again(tmp_path: Path, s3_server: S3Server) -> None:
+    add_on, store = by_bucket(tmp_path, s3_server)
+    secret = Path(add_on.credentials_directory or "")
+    clock = [0.0]
+    files = build(tmp_path, clock=clock)
     obstore.put(store, "loras/ink.safetensors", b"one")
     (first,) = files.gather([add_on])
     obstore.put(store, "loras/ink.safetensors", b"another")
@@ -245,3 +254,38 @@ def test_a_file_that_is_gone_when_its_job_begins_is_no_fault_of_the_engine(tmp_p
     with pytest.raises(GatheringError, match=r"ink \(.*can't be read") as caught:
         files.find(add_on)
     assert not is_engine_error(caught.value)
+
+
+def test_a_worker_that_dies_as_an_object_arrives_never_takes_the_former_one_for_it(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_on, store = by_bucket(tmp_path, s3_server)
+    obstore.put(store, "loras/ink.safetensors", b"former")
+    (former,) = build(tmp_path).gather([add_on])
+    obstore.put(store, "loras/ink.safetensors", b"newer")
+    with monkeypatch.context() as dying:
+
+        def die(*_: object) -> None:
+            raise SystemExit
+
+        dying.setattr(Path, "replace", die)
+        with pytest.raises(SystemExit):
+            build(tmp_path).gather([add_on])
+    (newer,) = build(tmp_path).gather([add_on])
+    assert newer.digest != former.digest
+
+
+def test_a_download_that_the_disk_has_no_room_for_leaves_nothing_on_it(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_on, store = by_bucket(tmp_path, s3_server)
+    obstore.put(store, "loras/ink.safetensors", b"weights")
+
+    def fill(_store: object, _key: str, path: Path) -> None:
+        path.write_bytes(b"wei")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(buckets, "_write", fill)
+    with pytest.raises(OSError, match="became full"):
+        build(tmp_path).gather([add_on])
+    assert list_kept(tmp_path) == []

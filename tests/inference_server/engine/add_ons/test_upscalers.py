@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from easel_contract.add_ons import UpscalerConfig
-from easel_server.engine.interface import GenerationError, StopGenerationError
+from easel_server.engine.interface import GenerationError, NonFiniteError, StopGenerationError
 from easel_server.generation.add_ons import UPSCALE_STEPS, Upscaling
 from easel_server.generation.encoding import read_description
 from easel_server.generation.parameters import GenerationParameters
@@ -173,6 +173,18 @@ def test_what_is_no_upscaler_is_refused_by_its_name(tmp_path: Path) -> None:
         config = UpscalerConfig(name="mine", source=str(source))
         with pytest.raises(GenerationError, match=sentence):
             run(image, ask(image, (100, 74), "mine", config.key), config)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_network_whose_numbers_are_no_image_is_refused_by_its_name(config: UpscalerConfig, number: float) -> None:
+    import torch  # noqa: PLC0415
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    damaged = {name: torch.full_like(tensor, number) for name, tensor in load_file(config.source).items()}
+    save_file(damaged, config.source)
+    image = build_image()
+    with pytest.raises(NonFiniteError, match="upscaler 4x gave numbers that aren't finite"):
+        run(image, ask(image, (100, 74), "4x", config.key), config)
 
 
 def test_an_image_that_would_get_too_large_on_its_way_is_refused(

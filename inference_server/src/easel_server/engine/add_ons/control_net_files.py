@@ -62,6 +62,7 @@ FAMILIES: Final[Mapping[int, str]] = MappingProxyType(
 )
 OWN_PARTS: Final = ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.", "zero_convs.")
 CHANNELS: Final = 3
+MOST_TIMES: Final = 2  # as many numbers as a file has, by its configuration
 
 
 def load_control_net(name: str, path: Path, denoiser: Any) -> Any:
@@ -100,8 +101,9 @@ def _build(name: str, kind: str, config: Mapping[str, Any], denoiser: Any, tenso
     if config and kind == UNION and TASKS_OF_UNION in tensors:
         # Beside the files of the one repository lies a configuration for the smaller of the two.
         kinds, channels = tensors[TASKS_OF_UNION].shape
-        net = maker.from_config({**config, "num_control_type": kinds, "num_trans_channel": channels})
-    elif config:
+        config = {**config, "num_control_type": kinds, "num_trans_channel": channels}
+    if config:
+        _check_size(name, maker, config, tensors)
         net = maker.from_config(dict(config))
     elif kind == KINDS["UNet2DConditionModel"]:
         net = maker.from_unet(denoiser, load_weights_from_unet=False, conditioning_channels=CHANNELS)
@@ -119,6 +121,15 @@ def _build(name: str, kind: str, config: Mapping[str, Any], denoiser: Any, tenso
         raise GenerationError(f"{name!r} is a ControlNet of another model than this one: {lack} (the first: {why})")
     net.load_state_dict({key: tensors[key] for key in own})
     return net
+
+
+def _check_size(name: str, maker: Any, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """A configuration may ask for more memory than a worker has, and its file hold a few bytes."""
+    with torch.device("meta"):
+        numbers = sum(each.numel() for each in maker.from_config(dict(config)).parameters())
+    held = sum(each.numel() for each in tensors.values())
+    if numbers > MOST_TIMES * held:
+        raise GenerationError(f"{name!r} has {held} numbers in its file, and its {CONFIG} asks for {numbers}")
 
 
 def _check_family(name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], denoiser: Any) -> None:

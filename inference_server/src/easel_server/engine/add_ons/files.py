@@ -218,23 +218,30 @@ class AddOnFiles:
                 return path
             part = path.with_name(f"{path.name}.part")
             logger.info("%s: downloading", add_on.describe())
-            if add_on.source.startswith("s3://"):
-                tag = path.with_name(f"{path.name}.etag")
-                known = tag.read_text() if tag.is_file() and path.is_file() else None
-                found = download_object(add_on, part, self._bounds.max_file_bytes, known_tag=known)
-                if found is None:
-                    return path
-                tag.write_text(found)
-            else:
-                asyncio.run(self._fetch(add_on, part))
             try:
-                _check_digest(add_on, _hash_file(part))
-            except GenerationError:
-                part.unlink()
-                raise
-            part.replace(path)
+                if not self._fill(add_on, part, path):
+                    return path
+            finally:
+                part.unlink(missing_ok=True)  # of what failed nothing stays on the disk
         self._make_room(path)
         return path
+
+    def _fill(self, add_on: AddOnConfig, part: Path, path: Path) -> bool:
+        """Download to ``part``, which becomes ``path``; False where that is what the source still holds."""
+        if not add_on.source.startswith("s3://"):
+            asyncio.run(self._fetch(add_on, part))
+            _check_digest(add_on, _hash_file(part))
+            part.replace(path)
+            return True
+        tag = path.with_name(f"{path.name}.etag")
+        known = tag.read_text() if tag.is_file() and path.is_file() else None
+        found = download_object(add_on, part, self._bounds.max_file_bytes, known_tag=known)
+        if found is None:
+            return False
+        _check_digest(add_on, _hash_file(part))
+        part.replace(path)
+        tag.write_text(found)  # behind what it is of: who dies in between fetches it once more
+        return True
 
     @contextmanager
     def _explained_disk(self, add_on: AddOnConfig) -> Iterator[None]:
