@@ -1,10 +1,12 @@
 """The files in crds/ and in the chart are what the models say, and the schema is one that Kubernetes admits."""
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
 
 import yaml
+from easel_contract.conditions import ConditionType
 from easel_contract.crd import build_crd
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,3 +36,11 @@ def _find_faults(node: dict[str, Any], path: str) -> list[str]:
         if isinstance(node.get(key), dict):
             faults += _find_faults(node[key], f"{path}[{key}]")
     return faults
+
+
+def test_columns_of_kubectl_get_name_conditions_that_there_are() -> None:
+    (version,) = build_crd()["spec"]["versions"]
+    paths = [column["jsonPath"] for column in version["additionalPrinterColumns"]]
+    named = {kind for path in paths for kind in re.findall(r'@\.type=="(\w+)"', path)}
+    assert named == {"Ready", "Progressing", "AddOnsAvailable"}
+    assert named <= set(ConditionType)

@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from easel_contract.gateway_config import DefaultsConfig, GatewayConfig, InputsConfig
 from easel_contract.server_config import ModelConfig, ServerConfig, WorkerConfig
@@ -31,6 +32,7 @@ ADD_ONS = ROOT / "docs/add-ons.md"
 MODELS = "/tmp/models"  # noqa: S108  # what the documents call it
 ELSEWHERE = "https://images.example.com"
 TIMEOUT_SECONDS = 120
+START_TIMEOUT_SECONDS = 300.0
 
 
 def list_blocks(document: Path) -> list[tuple[int, str]]:
@@ -83,7 +85,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[ServerProcess]:
-    """Started as docs/add-ons.md says, but for its port, its folder, and a host that it may fetch from."""
+    """Started as docs/add-ons.md says, but for port and folder; it may fetch from a host, and has an adapter more."""
     [block] = [block for _, block in list_blocks(ADD_ONS) if "easel-server --model" in block]
     command = block.replace("\\\n", " ").splitlines()[1].replace(MODELS, str(models))
     program, *arguments = shlex.split(command)
@@ -92,8 +94,10 @@ def server(models: Path) -> Iterator[ServerProcess]:
     gateway = GatewayConfig(inputs=inputs, defaults=DefaultsConfig(steps=2))  # which no command names
     worker = WorkerConfig(max_batch_images=1)  # nothing is measured
     config = ServerConfig(model=ModelConfig(name="any", source="/any"), gateway=gateway, worker=worker)
-    with ServerProcess(*arguments, config=config) as server:
-        yield server.wait_until_ready()
+    with ServerProcess(*arguments, "--adapter", "gone=/nowhere/gone.safetensors", config=config) as server:
+        server.wait_until_listening()
+        server.wait_for(lambda: server.ready()[0] == 200, "readiness", START_TIMEOUT_SECONDS)
+        yield server
 
 
 @pytest.mark.parametrize("block", list(list_commands()))
@@ -147,6 +151,13 @@ def test_what_the_page_of_add_ons_asks_for_is_in_the_images(server: ServerProces
     assert controls["parameters"]["controls"][0]["name"] == "canny"
     hires = run_first(blocks["Larger images"], server, tmp_path)
     assert hires["parameters"]["hires"]["upscaler"] == "sharp"
+
+
+def test_an_adapter_of_the_command_line_that_isnt_there_is_on_the_metrics_page(server: ServerProcess) -> None:
+    page = httpx2.get(f"{server.url}/metrics", timeout=10).text
+    [line] = [each for each in page.splitlines() if each.startswith("easel_add_on_unavailable{")]
+    assert 'name="gone"' in line
+    assert "/nowhere/gone.safetensors doesn't exist" in line
 
 
 def list_sections() -> Iterator[tuple[str, str]]:

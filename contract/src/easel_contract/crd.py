@@ -87,6 +87,7 @@ def _printer_columns() -> list[dict[str, Any]]:
         _column("URL", ".status.url"),
         _column("Age", ".metadata.creationTimestamp", "date"),
         _column("Rollout", '.status.conditions[?(@.type=="Progressing")].reason', priority=1),
+        _column("AddOns", '.status.conditions[?(@.type=="AddOnsAvailable")].reason', priority=1),
         _column("Scaling", ".status.scaling.reason", priority=1),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', priority=1),
     ]

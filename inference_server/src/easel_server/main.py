@@ -403,7 +403,9 @@ class Process:
             await asyncio.sleep(HOLD_AGAIN_SECONDS)
 
     async def _watch_add_ons(self) -> None:
-        await watch_add_ons(self._config.add_ons, self._settings.config_file, self._metrics.add_on_problems)
+        # A lone process may have others by its command line, and its list never changes.
+        file = None if self._serves_apis else self._settings.config_file
+        await watch_add_ons(self._config.add_ons, file, self._metrics.add_on_problems)
 
     async def _publish_facts(self, facts: ModelFacts) -> None:
         while True:
