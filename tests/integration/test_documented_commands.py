@@ -15,14 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easel_contract.server_config import (
-    DefaultsConfig,
-    GatewayConfig,
-    InputsConfig,
-    ModelConfig,
-    ServerConfig,
-    WorkerConfig,
-)
+from easel_contract.gateway_config import DefaultsConfig, GatewayConfig, InputsConfig
+from easel_contract.server_config import ModelConfig, ServerConfig, WorkerConfig
 from easel_server.generation.encoding import read_recipe_text
 from PIL import Image
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.model_files.memory import read_host_bytes
 from easel_server.generation.tasks import Task
