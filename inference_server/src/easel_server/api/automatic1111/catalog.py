@@ -20,7 +20,7 @@ from easel_server.api.automatic1111.controlnet import (
     detect,
 )
 from easel_server.api.automatic1111.enlarging import list_latent_modes, list_upscalers
-from easel_server.api.automatic1111.fields import CLIP_SKIP, build_fields, find_settings_warnings
+from easel_server.api.automatic1111.fields import build_fields
 from easel_server.api.automatic1111.harmless import (
     COLOR_CORRECTION,
     SETTINGS,
@@ -32,6 +32,7 @@ from easel_server.api.automatic1111.harmless import (
 )
 from easel_server.api.automatic1111.response_models import PngInfoAnswer, describe_refused, describe_reported
 from easel_server.api.automatic1111.samplers import list_samplers, list_schedulers
+from easel_server.api.automatic1111.settings import CLIP_SKIP, find_settings_warnings
 from easel_server.api.context import ApiContext
 from easel_server.api.links import AUTOMATIC1111_PATH, CONTROLNET_PATH
 from easel_server.api.openapi import describe_body

@@ -6,7 +6,6 @@ https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/API
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Self
 
-from easel_contract.gateway_config import Reproducibility
 from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
 from easel_server.api.automatic1111.controlnet import FIELD as CONTROLS_FIELD
@@ -15,45 +14,43 @@ from easel_server.api.automatic1111.harmless import (
     COLOR_CORRECTION,
     IMAGE_TO_IMAGE_FIELDS,
     IMAGE_TO_IMAGE_INERT,
-    INERT_SETTING,
-    SETTINGS,
     TEXT_TO_IMAGE_FIELDS,
     TEXT_TO_IMAGE_INERT,
-    VAE,
     Harmless,
     find_chance_faults,
     find_chance_warnings,
     find_faults,
     find_script_faults,
     find_unknown_warning,
-    find_vae_faults,
     is_nothing,
     refuse,
 )
 from easel_server.api.automatic1111.samplers import AUTOMATIC, SCHEDULES, choose_sampler
+from easel_server.api.automatic1111.settings import (
+    ADDED_ADAPTER,
+    CLIP_SKIP,
+    OWN_SETTINGS,
+    REPRODUCIBILITY,
+    find_settings_faults,
+    find_settings_warnings,
+    read_added_weight,
+    read_clip_skip,
+    read_eta,
+    read_format,
+    read_quality,
+    read_reproducibility,
+)
 from easel_server.api.fields import RECIPE_DESCRIPTION, ApiBody, MapsTo, RecipeField, WireInteger, WireNumber
 from easel_server.gateway.refusals import FieldFault, refuse_field, refuse_fields
 from easel_server.generation.add_ons import MAX_UPSCALE_FACTOR, AdapterRequest, HiresRequest
 from easel_server.generation.messages import truncate_repr
-from easel_server.generation.parameters import MAX_CLIP_SKIP, ImageFormat
 from easel_server.generation.prompts.networks import NETWORK, NetworkError, Networks, join_networks, split_networks
 from easel_server.generation.recipes.infotext import TEXT_NAMES
-from easel_server.generation.samplers import SAMPLERS, split_sampler
+from easel_server.generation.samplers import split_sampler
 
 RANDOM_SEED: Final = -1
 SETTING_PARAMETERS: Final = ("image_format", "quality_percent", "reproducibility", "clip_skip")
 DEFAULT_STRENGTH: Final = 0.75
-MAX_NUMBER: Final = 1e6  # of a setting; none that means anything is near it
-FORMATS: Final = {"png": ImageFormat.PNG, "jpg": ImageFormat.JPEG, "jpeg": ImageFormat.JPEG, "webp": ImageFormat.WEBP}
-REPRODUCIBILITY: Final = "reproducibility"
-CLIP_SKIP: Final = "CLIP_stop_at_last_layers"
-ETA: Final = "eta_ddim"
-ADDED_ADAPTER: Final = "sd_lora"
-ADDED_WEIGHT: Final = "extra_networks_default_multiplier"
-OWN_SETTINGS: Final = (
-    *("sd_model_checkpoint", "samples_format", "jpeg_quality", REPRODUCIBILITY),
-    *(ADDED_ADAPTER, ADDED_WEIGHT, CLIP_SKIP, ETA, COLOR_CORRECTION),
-)
 
 
 def _describe_accepted(known: Mapping[str, Harmless], inert: frozenset[str]) -> Callable[[dict[str, Any]], None]:
@@ -216,11 +213,11 @@ class GenerationBody(ApiBody):
     def given(self) -> dict[str, Any]:
         """As of any body, and what several fields make together. Raises RefusalError for a format or quality."""
         said = {
-            "image_format": self._read_format(),
-            "quality_percent": self._read_quality(),
-            "reproducibility": self._read_reproducibility(),
-            "clip_skip": self._read_clip_skip(),
-            "eta": self._read_eta(),
+            "image_format": read_format(self.settings),
+            "quality_percent": read_quality(self.settings),
+            "reproducibility": read_reproducibility(self.settings),
+            "clip_skip": read_clip_skip(self.clip_skip, self.settings),
+            "eta": read_eta(self.eta, self._sampler(), self.settings),
         }
         values = super().given() | {name: value for name, value in said.items() if value is not None}
         values |= self._read_networks(values)
@@ -242,69 +239,15 @@ class GenerationBody(ApiBody):
         adapters = found.get("adapters", values.get("adapters", ()))
         added = self.settings.get(ADDED_ADAPTER)
         if not is_nothing(added) and added not in [each.name for each in adapters]:
-            adapters = (*adapters, AdapterRequest(str(added), self._read_added_weight()))
+            adapters = (*adapters, AdapterRequest(str(added), read_added_weight(self.settings)))
         if is_nothing(self.disable_extra_networks):
             return found | ({"adapters": adapters} if adapters else {})
         return found | {"adapters": ()}
-
-    def _read_added_weight(self) -> float | None:
-        written = self.settings.get(ADDED_WEIGHT)
-        try:
-            return None if written is None or written == "" else float(written)  # type: ignore[arg-type]
-        except (TypeError, ValueError, OverflowError):
-            raise refuse_field(f"override_settings.{ADDED_WEIGHT}", f"is {truncate_repr(written)}, no number") from None
 
     def given_for(self, samplers: Sequence[str]) -> dict[str, Any]:
         """What the client said, the sampler by the name of one that the model offers. Raises RefusalError."""
         sampler = choose_sampler(self.sampler_name or self.sampler_index, self.scheduler, samplers)
         return self.given() | ({} if sampler is None else {"sampler": sampler})
-
-    def _read_quality(self) -> int | None:
-        written = self.settings.get("jpeg_quality")
-        try:
-            return None if written is None or written == "" else int(float(written))  # type: ignore[arg-type]
-        except (TypeError, ValueError, OverflowError):
-            message = f"is {truncate_repr(written)}, allowed are 0 to 100"
-            raise refuse_field("override_settings.jpeg_quality", message) from None
-
-    def _read_reproducibility(self) -> Reproducibility | None:
-        written = self.settings.get(REPRODUCIBILITY)
-        try:
-            return Reproducibility(written) if written else None  # type: ignore[arg-type]
-        except ValueError:
-            message = f"is {truncate_repr(written)}, allowed are {', '.join(Reproducibility)}"
-            raise refuse_field(f"override_settings.{REPRODUCIBILITY}", message) from None
-
-    def _read_clip_skip(self) -> int | None:
-        field, written = "clip_skip", self.clip_skip
-        if is_nothing(written):
-            field, written = f"override_settings.{CLIP_SKIP}", self.settings.get(CLIP_SKIP)
-        number = None if is_nothing(written) else _to_number(written)
-        if is_nothing(written) or (number is not None and number == int(number)):
-            return None if number is None else int(number)
-        raise refuse_field(field, f"is {truncate_repr(written)}, allowed are 1 to {MAX_CLIP_SKIP}")
-
-    def _read_eta(self) -> float | None:
-        """Of samplers that take one; what others make of it is said by ``find_chance_faults``."""
-        sampler = SAMPLERS.get(self._sampler())
-        if sampler is None or not sampler.takes_eta:
-            return None
-        if self.eta is not None:
-            return self.eta
-        written = self.settings.get(ETA)
-        number = None if is_nothing(written) else _to_number(written)
-        if number is None and not is_nothing(written):
-            raise refuse_field(f"override_settings.{ETA}", f"is {truncate_repr(written)}, allowed are 0 to 1")
-        return number
-
-    def _read_format(self) -> ImageFormat | None:
-        written = str(self.settings.get("samples_format") or "")
-        if not written:
-            return None
-        if written.lower() not in FORMATS:
-            allowed = ", ".join(FORMATS)
-            raise refuse_field("override_settings.samples_format", f"is {written[:20]!r}, allowed are {allowed}")
-        return FORMATS[written.lower()]
 
 
 class TextToImageBody(GenerationBody):
@@ -459,36 +402,11 @@ def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     return fields | ({"override_settings": chosen} if chosen else {})
 
 
-def find_settings_faults(
-    settings: Mapping[str, JsonValue], vae: str | None, *, prefix: str = ""
-) -> Iterator[FieldFault]:
-    """Settings that would change the image in ways that aren't offered; ``vae`` as of ``GenerationBody.check``."""
-    yield from find_vae_faults(settings, vae, prefix=prefix)
-    of_others = {name: harmless for name, harmless in SETTINGS.items() if name not in OWN_SETTINGS}
-    yield from find_faults(settings, of_others, prefix=prefix)
-
-
-def find_settings_warnings(settings: Mapping[str, JsonValue]) -> Iterator[str]:
-    """Settings that nobody knows."""
-    unknown = [
-        name for name in settings if name not in (*OWN_SETTINGS, *SETTINGS, VAE) and INERT_SETTING.match(name) is None
-    ]
-    yield from find_unknown_warning(unknown, kind="setting")
-
-
 def _split(field: str, prompt: str) -> Networks:
     try:
         return split_networks(prompt)
     except NetworkError as error:
         raise refuse_field(field, str(error)) from None
-
-
-def _to_number(written: JsonValue) -> float | None:
-    try:
-        number = float(written)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if abs(number) < MAX_NUMBER else None
 
 
 def _or(value: int | None, default: int) -> int:
