@@ -104,9 +104,7 @@ def test_stable_diffusion_3_says_what_it_cant_do_with_a_controlnet(nets: Any) ->
 
 @pytest.mark.parametrize("task", CLASSES)
 @pytest.mark.parametrize("name", UNIONS)
-def test_a_union_controlnet_gets_its_control_type_as_in_the_stock_pipeline(
-    name: str, task: Task, unions: Any
-) -> None:
+def test_a_union_controlnet_gets_its_control_type_as_in_the_stock_pipeline(name: str, task: Task, unions: Any) -> None:
     engine, config = build_engine(name), unions[name]
     images = {}
     for control_type, number in NUMBERS[name].items():
