@@ -41,10 +41,11 @@ import json, sys
 from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SourceConfig
 from easel_server.engine.add_ons.files import AddOnFiles
-from easel_server.engine.interface import GenerationError
+from easel_server.engine.interface import GatheringError, GenerationError
 from easel_server.engine.model_files.gathering import Gathering, gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.selection import ModelFileError
+from easel_server.engine.model_files.vae import gather_vae
 assert "torch" not in sys.modules
 for line in sys.stdin:
     asked = json.loads(line)
@@ -53,7 +54,7 @@ for line in sys.stdin:
         files = AddOnFiles(None, Hub(asked.get("token"), pauses.append))
         try:
             answer = {"path": str(files.find(AddOnConfig(name="ink", **asked["source"])).path)}
-        except (GenerationError, OSError) as error:
+        except (GatheringError, GenerationError, OSError) as error:
             answer = {"error": str(error)}
         print(json.dumps(answer | {"pauses": pauses}), flush=True)
         continue
@@ -65,6 +66,15 @@ for line in sys.stdin:
         read_pickle=lambda file: {},
         find_repository=lambda tensors: "family/config",
     )
+    if asked.get("is_vae"):
+        try:
+            vae = gather_vae(SourceConfig(**asked["source"]), how)
+            answer = {"files": vae.files, "is_single": vae.is_single, "loaded_bytes": vae.loaded_bytes}
+            answer["class"] = vae.config.get("_class_name")
+        except ModelFileError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer | {"pauses": pauses}), flush=True)
+        continue
     try:
         model = gather_model(SourceConfig(**asked["source"]), how)
         answer = {
@@ -179,10 +189,20 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     write_weights(root / "owner/files/dream v8.safetensors", dict.fromkeys(DENOISER, ("F16", [8])))
     write_weights(root / "owner/files/whole.safetensors", dict.fromkeys([*DENOISER, *TEXT], ("F16", [8])))
     (root / "owner/files/old.ckpt").write_bytes(b"PK\x03\x04")
+    for place in ("owner/vae", "owner/with-a-vae/vae"):
+        for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.fp16.safetensors"):
+            write_weights(root / place / name, dict.fromkeys(VAE, ("F16" if "fp16" in name else "F32", [1000])))
+        (root / place / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    write_repository(root / "owner/with-a-vae", *FULL)
+    write_weights(root / "owner/vae-file" / VAE_FILE, dict.fromkeys(VAE, ("F32", [1000])))
+    (root / "owner/vae-file/vae.ckpt").write_bytes(b"PK\x03\x04")
     with serve_hub(root) as server:
         yield server
 
 
+WEIGHTS = "diffusion_pytorch_model"
+VAE = ("decoder.conv_in.weight", "decoder.conv_in.bias")
+VAE_FILE = "vae-ft-mse-840000-ema-pruned.safetensors"
 DENOISER = ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight")
 TEXT = ("cond_stage_model.transformer.text_model.final_layer_norm.weight",)
 
@@ -284,6 +304,53 @@ def test_the_hubs_refusals_of_an_add_on_speak_of_its_own_fields(client: Client, 
     answer = client.ask(source, revision="v9", is_add_on=True)
     assert REFUSED_ADD_ONS[source] in answer["error"]
     assert "model.source" not in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "fetched", "loaded_bytes"),
+    [
+        ("owner/vae", {}, {"config.json", f"{WEIGHTS}.safetensors"}, 8000),
+        ("owner/vae", {"dtype": "float16"}, {"config.json", f"{WEIGHTS}.fp16.safetensors"}, 4000),
+        (
+            "owner/with-a-vae",
+            {"variant": "fp16"},
+            {"model_index.json", "vae/config.json", f"vae/{WEIGHTS}.fp16.safetensors"},
+            8000,
+        ),
+        ("owner/vae-file", {"file": VAE_FILE}, {VAE_FILE}, 8000),
+        ("owner/vae", {"file": f"{WEIGHTS}.safetensors"}, {"config.json", f"{WEIGHTS}.safetensors"}, 8000),
+    ],
+    ids=str,
+)
+def test_of_a_vae_only_what_is_loaded_is_downloaded(
+    client: Client, hub: HubServer, source: str, asked: dict[str, Any], fetched: set[str], loaded_bytes: int
+) -> None:
+    answer = client.ask(source, is_vae=True, **asked)
+    assert "error" not in answer
+    assert hub.files == fetched
+    assert (answer["is_single"], answer["loaded_bytes"]) == ("file" in asked, loaded_bytes)
+    assert answer["class"] == (None if source == "owner/vae-file" else "AutoencoderKL")
+
+
+REFUSED_VAES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gated": ("gated/vae", {}, "is gated: accept its licence on its page, then set model.vae.source.huggingFace.token"),
+    "away": (
+        "gone/vae",
+        {},
+        "VAE gone/vae: gone/vae on the Hugging Face Hub does not exist or is private: check model.v",
+    ),
+    "files alone": ("owner/vae-file", {}, "has no config.json; name one of its files in model.vae.source.huggingFace"),
+    "another file": ("owner/vae-file", {"file": "x.safetensors"}, f"has no file 'x.safetensors' (it has {VAE_FILE}"),
+    "a pickle": ("owner/vae-file", {"file": "vae.ckpt"}, "vae.ckpt is a pickle, which can hold code, and is not load"),
+    "a model": ("owner/files", {"file": "whole.safetensors"}, "is a model; name an autoencoder of the model's own"),
+    "a pipeline without one": ("owner/full", {}, "the repository has no vae/config.json"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_VAES)
+def test_refusals_of_a_vae_speak_of_its_own_fields(client: Client, case: str) -> None:
+    source, asked, sentence = REFUSED_VAES[case]
+    assert sentence in client.ask(source, is_vae=True, **asked)["error"]
 
 
 def test_an_add_ons_file_comes_from_the_hub_and_nothing_beside_it(client: Client, hub: HubServer) -> None:

@@ -16,14 +16,14 @@ An AutoencoderTiny takes latents as the denoiser has them, whatever the model's 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from easel_contract.server_config import SourceConfig
 
 from easel_server.engine.model_files.gathering import WIDTHS_BYTES, Gathering, read_tensors
-from easel_server.engine.model_files.hub import download_files, open_snapshot
+from easel_server.engine.model_files.hub import Wording, download_files, open_snapshot
 from easel_server.engine.model_files.layouts import FileKind, find_kind
 from easel_server.engine.model_files.local import list_sizes, refuse_pickle
 from easel_server.engine.model_files.selection import ModelFileError, choose_component, format_gib
@@ -39,6 +39,11 @@ VAE: Final = "vae"  # the component
 CONFIG: Final = "config.json"
 TINY: Final = "AutoencoderTiny"
 SHOWN_FILES: Final = 8
+WORDING: Final = Wording(
+    source="model.vae.source",
+    revision="model.vae.source.huggingFace.revision",
+    token="model.vae.source.huggingFace.tokenSecretName",  # noqa: S106  # a field's name
+)
 FIRST_WEIGHTS: Final = "decoder.conv_in.weight"  # of both families of names: [channels, channels of latents, 3, 3]
 PREFIXES: Final = ("first_stage_model.", "vae.")
 # As diffusers called an attention's parts before it had one class for all.
@@ -70,7 +75,7 @@ class GatheredVae:
 def gather_vae(source: SourceConfig, how: Gathering) -> GatheredVae:
     """Find or download the files. Blocks. Raises ModelFileError."""
     try:
-        return _gather(source, how)
+        return _gather(source, replace(how, hub=replace(how.hub, wording=WORDING)))
     except ModelFileError as error:
         raise ModelFileError(name_source(source, error)) from error
     except OSError as error:
