@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from easel_contract.add_ons import AddOnConfig
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 from easel_server.engine import loading
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.add_ons import HiresPass
