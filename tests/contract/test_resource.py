@@ -323,6 +323,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         ],
         "controlNets": [{"name": "canny", "source": {"s3": {"uri": "s3://studio-weights/canny.safetensors"}}}],
         "upscalers": [{"name": "x4", "source": {"url": {**BY_URL["url"], "sha256": "0" * 64}}}],
+        "preprocessors": [{"name": "depth", "source": BY_URL}],
     },
     "as many adapters as may be listed, on hosts of their own": {
         "model": MODEL,

@@ -327,11 +327,13 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_again():
 )
 def test_add_ons_are_given_on_the_command_line(given: str, source: str, file: str | None) -> None:
     arguments = ["--engine", "synthetic", "--adapter", given, "--control-net", "canny=a/canny", "--upscaler", "4x=a/4x"]
+    arguments += ["--preprocessor", "depth=a/depth"]
     add_ons = read_settings(arguments, {}).config.add_ons
     [adapter] = add_ons.adapters
     assert (adapter.source.strip(), adapter.file) == (source, file)
     assert adapter.name == given.partition("=")[0].strip()
     assert (add_ons.control_nets[0].name, add_ons.upscalers[0].source) == ("canny", "a/4x")
+    assert [each.name for each in add_ons.preprocessors] == ["depth"]
 
 
 @pytest.mark.parametrize("given", ["ink", "ink=", "=someone/ink", "ink= "])

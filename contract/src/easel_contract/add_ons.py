@@ -68,12 +68,20 @@ class UpscalerConfig(AddOnConfig):
     """A network that enlarges images."""
 
 
+class PreprocessorConfig(AddOnConfig):
+    """A network that makes control images: of an image how far each of its points is away."""
+
+
 class AddOnsConfig(Model):
     """All of a service."""
 
     adapters: tuple[AdapterConfig, ...] = Field(default=(), max_length=MAX_ADD_ONS)
     control_nets: tuple[ControlNetConfig, ...] = Field(default=(), max_length=MAX_ADD_ONS)
     upscalers: tuple[UpscalerConfig, ...] = Field(default=(), max_length=MAX_ADD_ONS)
+    # Left out where there are none: processes of the version before refuse what they don't know
+    preprocessors: tuple[PreprocessorConfig, ...] = Field(
+        default=(), max_length=MAX_ADD_ONS, exclude_if=lambda value: not value
+    )
 
     def list_adapters(self, model: str) -> tuple[AdapterConfig, ...]:
         """Those that are for a model of this name."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from socket import gethostname
 
 from easel_contract import names
-from easel_contract.add_ons import AdapterConfig, ControlNetConfig, UpscalerConfig
+from easel_contract.add_ons import AdapterConfig, ControlNetConfig, PreprocessorConfig, UpscalerConfig
 from easel_contract.gateway_config import GatewayConfig
 from easel_contract.keys import MAX_LINK_KEYS, MIN_LINK_KEY_CHARACTERS, parse_link_keys
 from easel_contract.server_config import EngineKind, ModelConfig, ServerConfig
@@ -71,7 +71,13 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
     if log_level not in LOG_LEVELS:
         raise SettingsError(f"{ENV_LOG_LEVEL}={log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
     config = _read_config(parsed.config, parsed.model, parsed.engine)
-    config = _add(config, adapters=parsed.adapter, control_nets=parsed.control_net, upscalers=parsed.upscaler)
+    config = _add(
+        config,
+        adapters=parsed.adapter,
+        control_nets=parsed.control_net,
+        upscalers=parsed.upscaler,
+        preprocessors=parsed.preprocessor,
+    )
     config = _allow(config, hosts=parsed.allowed_host, origins=parsed.allowed_origin)
     return Settings(
         role=role,
@@ -123,7 +129,12 @@ def _build_parser() -> ArgumentParser:
         "--config", type=Path, metavar="FILE", help="configuration file (JSON), as the operator writes it"
     )
     parser.add_argument("--model", metavar="SOURCE", help="a model's directory, or its id on the Hugging Face Hub")
-    for option, kind in (("adapter", "a LoRA"), ("control-net", "a ControlNet"), ("upscaler", "an upscaler")):
+    for option, kind in (
+        ("adapter", "a LoRA"),
+        ("control-net", "a ControlNet"),
+        ("upscaler", "an upscaler"),
+        ("preprocessor", "a network that makes control images"),
+    ):
         parser.add_argument(
             f"--{option}",
             action="append",
@@ -181,10 +192,15 @@ def _read_config(file: Path | None, model: str | None, engine: str | None) -> Se
 
 
 def _add(
-    config: ServerConfig, *, adapters: Sequence[str], control_nets: Sequence[str], upscalers: Sequence[str]
+    config: ServerConfig,
+    *,
+    adapters: Sequence[str],
+    control_nets: Sequence[str],
+    upscalers: Sequence[str],
+    preprocessors: Sequence[str],
 ) -> ServerConfig:
     """The configuration with add-ons of the command line besides. Raises SettingsError for what can't be read."""
-    if not (adapters or control_nets or upscalers):
+    if not (adapters or control_nets or upscalers or preprocessors):
         return config
     known = config.add_ons
     given = {
@@ -199,6 +215,10 @@ def _add(
         "upscalers": (
             *known.upscalers,
             *(UpscalerConfig.model_validate(_read_add_on("--upscaler", each)) for each in upscalers),
+        ),
+        "preprocessors": (
+            *known.preprocessors,
+            *(PreprocessorConfig.model_validate(_read_add_on("--preprocessor", each)) for each in preprocessors),
         ),
     }
     for kind, each in given.items():

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import httpx2
 import numpy as np
 import pytest
-from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
+from easel_contract.add_ons import AddOnsConfig, ControlNetConfig, PreprocessorConfig
 from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.gateway.preprocessing import PREPROCESSORS, match_colors, preprocess
-from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlUse, HiresPass
+from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlType, ControlUse, HiresPass
 from easel_server.generation.cost import control_units
 from easel_server.generation.encoding import read_description, read_recipe_text
 from easel_server.generation.recipes.infotext import read_infotext
@@ -30,7 +30,8 @@ ADD_ONS = AddOnsConfig(
         ControlNetConfig(name="control_v11p_sd15_canny", source="/weights/canny"),
         ControlNetConfig(name="tile", source="/weights/tile"),
         ControlNetConfig(name="xinsir-union", source="/weights/union"),
-    )
+    ),
+    preprocessors=(PreprocessorConfig(name="Depth_Anything", source="/weights/depth"),),
 )
 HALVES = halves((64, 64))
 ENCODED = base64.b64encode(encoded(HALVES)).decode()
@@ -147,6 +148,7 @@ def test_an_image_to_begin_with_is_the_control_image_where_none_is_given(client)
     ("changes", "field", "said"),
     [
         ({"module": "openpose"}, "module", "allowed are none, canny"),
+        ({"module": "openpose"}, "module", "recolor_intensity, Depth_Anything, or send"),
         ({"model": "depth"}, "", "allowed are control_v11p_sd15_canny, tile, xinsir-union"),
         ({"model": "None"}, "model", "a preprocessor alone changes nothing"),
         ({"threshold_a": 999}, "threshold_a", "Low Threshold of canny is allowed from 1 to 255"),
@@ -252,6 +254,30 @@ def test_a_union_controlnet_takes_what_the_preprocessor_makes_or_the_client_says
     assert "depth" in post(client, unit(union_control_type="Smell")).text
 
 
+def test_a_configured_preprocessor_is_left_to_the_worker_and_its_own_part_of_the_request(client) -> None:
+    depth = post(client, unit(model="xinsir-union", module="depth_anything"), seed=8)
+    assert depth.status_code == 200, depth.text
+    text = json.loads(depth.json()["info"])["infotexts"][0]
+    assert "Module: Depth_Anything" in text
+    assert read_infotext(text).given["controls"][0]["control_type"] == ControlType.DEPTH
+    raw = post(client, unit(model="xinsir-union", module="none", union_control_type="Depth"), seed=8)
+    assert (depth.headers["X-Cache"], raw.headers["X-Cache"]) == ("miss", "miss")  # the same image, as it was sent
+    given = {"model": "xinsir-union", "preprocessor": "Depth_Anything", "image": f"data:image/png;base64,{ENCODED}"}
+    body = {"prompt": "a cat", "size": "64x64", "num_inference_steps": 2, "seed": 8, "controlnet": [given]}
+    answer = client.post("/v1/images/generations", json=body)
+    assert answer.headers["X-Cache"] == "hit", answer.text
+
+
+def test_front_ends_are_shown_configured_preprocessors_as_of_depth(client) -> None:
+    modules = client.get("/controlnet/module_list").json()
+    assert modules["module_detail"]["Depth_Anything"] == {"model_free": False, "sliders": []}
+    types = client.get("/controlnet/control_types").json()["control_types"]
+    assert types["Depth"]["module_list"] == ["none", "Depth_Anything"]
+    assert types["Depth"]["default_option"] == "Depth_Anything"
+    assert "Depth_Anything" in types["All"]["module_list"]
+    assert "Depth_Anything" not in types["Canny"]["module_list"]
+
+
 def test_a_controlnets_passes_are_counted() -> None:
     use = ControlUse(name="tile", image_digest="0" * 64)
     job = tiny_parameters(steps=2, controls=(use,))
@@ -265,6 +291,9 @@ def test_a_controlnets_passes_are_counted() -> None:
         use = ControlUse(name="tile", image_digest="0" * 64, passes=ControlPasses(option))
         job = tiny_parameters(steps=2, controls=(use,), hires=hires)
         assert control_units(job) == pytest.approx(count * 2 * 64 * 64 / 2**20)
+    made = use.model_copy(update={"preprocessor": "depth", "preprocessor_key": "0" * 16})
+    plain, more = (control_units(tiny_parameters(steps=2, controls=(each,))) for each in (use, made))
+    assert more - plain == pytest.approx(518 * 518 / 2**20)  # what a network for depth sees
 
 
 def test_matched_colours_keep_the_images_own_lightness() -> None:

@@ -100,6 +100,7 @@ CASES: dict[str, dict[str, Any]] = {
         ],
         "controlNets": [{"name": "canny", "source": BUCKET_ADD_ON}],
         "upscalers": [{"name": "x4", "source": {"url": {"address": "https://weights.example.com/x4.safetensors"}}}],
+        "preprocessors": [{"name": "depth", "source": {"huggingFace": {"repository": "someone/depth"}}}],
     },
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},

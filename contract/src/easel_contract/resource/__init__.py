@@ -17,6 +17,7 @@ from easel_contract.resource.add_ons import (
     AddOnSpec,
     ControlNets,
     DownloadsSpec,
+    Preprocessors,
     Upscalers,
     find_stranger,
 )
@@ -91,12 +92,13 @@ class StableDiffusionServiceSpec(Model):
     adapters: Adapters
     control_nets: ControlNets
     upscalers: Upscalers
+    preprocessors: Preprocessors
     downloads: DownloadsSpec = DownloadsSpec()
 
     @property
     def add_ons(self) -> tuple[AddOnSpec, ...]:
         """All that requests may ask for beside the model."""
-        return (*self.adapters, *self.control_nets, *self.upscalers)
+        return (*self.adapters, *self.control_nets, *self.upscalers, *self.preprocessors)
 
     @property
     def hub_token_secret_name(self) -> str | None:

@@ -23,6 +23,7 @@ from easel_contract.schema import (
 )
 
 MAX_LISTED: Final = 256  # of a kind; with more, the API server would refuse the rules as too costly
+MAX_PREPROCESSORS: Final = 16
 MAX_ALLOWED_HOSTS: Final = 32
 ONE_SOURCE: Final = "exactly one of huggingFace, persistentVolumeClaim, s3 and url must be set"
 HOST_NOT_ALLOWED: Final = "the host of a source's url must be in downloads.allowedHosts, by its name or as *.DOMAIN"
@@ -140,6 +141,10 @@ class UpscalerSpec(AddOnSpec):
     """A network that enlarges images."""
 
 
+class PreprocessorSpec(AddOnSpec):
+    """A network that makes control images."""
+
+
 def _check_names(listed: tuple[AddOnSpec, ...]) -> tuple[AddOnSpec, ...]:
     names = [each.name for each in listed]
     if len(set(names)) < len(names):
@@ -179,8 +184,20 @@ Upscalers = Annotated[
 ]
 
 
+Preprocessors = Annotated[
+    tuple[PreprocessorSpec, ...],
+    Field(
+        default=(),
+        max_length=MAX_PREPROCESSORS,
+        description="Networks that make control images for ControlNets: depth, in the layout of transformers.",
+        json_schema_extra=BY_NAME,
+    ),
+    AfterValidator(_check_names),
+]
+
+
 class DownloadsSpec(Model):
-    """What workers may fetch of adapters, ControlNets and upscalers."""
+    """What workers may fetch of adapters, ControlNets, upscalers and preprocessors."""
 
     allowed_hosts: tuple[DownloadHost, ...] = Field(
         default=(),
@@ -220,4 +237,4 @@ def _hosts_rule(member: str) -> dict[str, str]:
     )
 
 
-ADD_ON_RULES: Final = tuple(_hosts_rule(member) for member in ("adapters", "controlNets", "upscalers"))
+ADD_ON_RULES: Final = tuple(_hosts_rule(member) for member in ("adapters", "controlNets", "upscalers", "preprocessors"))

@@ -92,7 +92,8 @@ async def prepare_controls(
     Raises RefusalError.
     """
     limits = context.limits
-    check_units(units, limits, names["controls"])
+    configured = [each.name for each in context.live.add_ons.preprocessors]
+    check_units(units, limits, names["controls"], configured)
     size = (
         (inputs.width_pixels, inputs.height_pixels)
         if inputs is not None

@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SchedulerConfig
+from PIL import Image
 
 from easel_server.engine.add_ons.adapters import Adapters
 from easel_server.engine.add_ons.control_nets import ControlNets
@@ -70,7 +71,7 @@ from easel_server.engine.stepping.checkpoints import (
     read_checkpoint,
 )
 from easel_server.engine.stepping.stepper import Pace, Stepper
-from easel_server.generation.add_ons import Feature
+from easel_server.generation.add_ons import ControlUse, Feature
 from easel_server.generation.families import find_family
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
@@ -252,10 +253,7 @@ class DiffusersEngine:
         gathered = self._add_on_files.gather(add_ons)
         keys = {config.key for config in add_ons}
         self._adapters.prefetch([use for use in parameters.adapters if use.key in keys], add_ons)
-        control_keys = {use.key for use in parameters.controls}
-        for config in add_ons:
-            if config.key in control_keys:
-                self._control_nets.prefetch(config)
+        self._control_nets.prefetch(parameters.controls, add_ons)
         enlarging = {key for each in (parameters.hires, parameters.upscale) if each is not None for key in each.keys}
         for config in add_ons:
             if config.key in enlarging:
@@ -319,7 +317,7 @@ class DiffusersEngine:
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], parameters)
         additions: dict[torch.nn.Module, AdapterSet] = {}
-        put = partial(self._put_add_ons, stages, parameters, inputs, add_ons, additions)
+        put = partial(self._put_add_ons, stages, parameters, inputs, add_ons, additions, {})
         run = StagesRun(parameters.steps, stages, partial(self._residency.take, put), saved)
         generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, additions)
         if not self._preparation.shares_steps:
@@ -345,6 +343,7 @@ class DiffusersEngine:
         inputs: Mapping[str, bytes],
         add_ons: Sequence[AddOnConfig],
         additions: dict[torch.nn.Module, AdapterSet],
+        made: dict[ControlUse, Image.Image],
         holds: ExitStack,
     ) -> Sequence[Stage]:
         """The stages with what a job needs beside the model, and what its adapters add in ``additions``.
@@ -354,7 +353,7 @@ class DiffusersEngine:
         """
         first, *others = stages
         control = partial(
-            self._control_nets.put_into, parameters=parameters, inputs=inputs, configs=add_ons, holds=holds
+            self._control_nets.put_into, parameters=parameters, inputs=inputs, configs=add_ons, holds=holds, made=made
         )
         first = control(first, parameters.task, parameters.first_controls)
         whole, own = [first, *others], [first.pipeline]

@@ -105,6 +105,7 @@ class ControlRequest(NamedTuple):
     passes: ControlPasses = ControlPasses.BOTH
     control_type: ControlType | None = None
     made_type: ControlType | None = None  # what its preprocessor makes, where the client doesn't say
+    preprocessor: str = ""  # a configured one, which makes its control image of the image that is sent
 
 
 class ControlUse(Model):
@@ -121,6 +122,13 @@ class ControlUse(Model):
     passes: ControlPasses = Field(default=ControlPasses.BOTH, exclude_if=lambda value: value is ControlPasses.BOTH)
     # Of its image, for a union network; others are for one kind
     control_type: ControlType | None = Field(default=None, exclude_if=lambda value: value is None)
+    preprocessor: str = Field(default="", exclude_if=lambda value: not value)  # a configured one, of the image
+    preprocessor_key: str = Field(default="", exclude_if=lambda value: not value)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the configured ones that it uses."""
+        return (self.key, self.preprocessor_key) if self.preprocessor_key else (self.key,)
 
 
 class HiresRequest(NamedTuple):

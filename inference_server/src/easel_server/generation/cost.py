@@ -51,6 +51,7 @@ CONTROL_SHARE: Final = 0.35
 ADAPTER_SECONDS: Final = 0.05
 ADAPTER_SHARE: Final = 0.05
 UPSCALED_MEGAPIXEL_SECONDS: Final = 0.3
+PREPROCESSED_PIXELS: Final = 518 * 518  # as published networks for depth see an image
 FEATURES: Final = 2 + len(AddOnWork().values)  # and the overhead, and work units
 # Sums of products of two features, and of a feature and the seconds; the names that Redis has them by.
 PRODUCTS: Final = tuple((one, other) for one in range(FEATURES) for other in range(one, FEATURES))
@@ -98,7 +99,9 @@ def control_units(parameters: GenerationParameters) -> float:
     work *= count(parameters.first_controls)
     width, height = parameters.image_size
     work += parameters.hires_steps * width * height * count(parameters.second_controls)
-    return work * parameters.images / PIXELS_PER_UNIT
+    # A preprocessor's network has about the work of a ControlNet's pass over what it is shown, once.
+    made = sum(PREPROCESSED_PIXELS for control in parameters.controls if control.preprocessor)
+    return (work * parameters.images + made) / PIXELS_PER_UNIT
 
 
 @dataclass(frozen=True)

@@ -159,5 +159,6 @@ def list_add_ons(parameters: GenerationParameters, offered: AddOnsConfig) -> tup
         (offered.adapters, {(use.name, use.key) for use in parameters.adapters}),
         (offered.control_nets, {(use.name, use.key) for use in parameters.controls}),
         (offered.upscalers, networks),
+        (offered.preprocessors, {(use.preprocessor, use.preprocessor_key) for use in parameters.controls}),
     )
     return tuple(each for known, used in of_kinds for each in known if (each.name, each.key) in used)

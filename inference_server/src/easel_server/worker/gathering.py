@@ -271,7 +271,7 @@ async def watch_add_ons(
 
 
 def _list_all(add_ons: AddOnsConfig) -> Sequence[AddOnConfig]:
-    return (*add_ons.adapters, *add_ons.control_nets, *add_ons.upscalers)
+    return (*add_ons.adapters, *add_ons.control_nets, *add_ons.upscalers, *add_ons.preprocessors)
 
 
 def _read_add_ons(file: Path | None) -> AddOnsConfig | None:

@@ -43,6 +43,7 @@ def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[R
             ("adapters", spec.adapters),
             ("controlNets", spec.control_nets),
             ("upscalers", spec.upscalers),
+            ("preprocessors", spec.preprocessors),
         )
         for each in listed
     ]

@@ -204,6 +204,7 @@ def _list_add_ons(spec: StableDiffusionServiceSpec) -> Iterator[tuple[str, AddOn
     yield from (("adapter", each) for each in configured.adapters)
     yield from (("ControlNet", each) for each in configured.control_nets)
     yield from (("upscaler", each) for each in configured.upscalers)
+    yield from (("preprocessor", each) for each in configured.preprocessors)
 
 
 def _count(listed: int) -> str:

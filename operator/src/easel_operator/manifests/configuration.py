@@ -5,7 +5,14 @@ import json
 from typing import Any, Final
 
 from easel_contract import names
-from easel_contract.add_ons import AdapterConfig, AddOnConfig, AddOnsConfig, ControlNetConfig, UpscalerConfig
+from easel_contract.add_ons import (
+    AdapterConfig,
+    AddOnConfig,
+    AddOnsConfig,
+    ControlNetConfig,
+    PreprocessorConfig,
+    UpscalerConfig,
+)
 from easel_contract.gateway_config import GatewayConfig, ResultsConfig, WebhookConfig
 from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
 from easel_contract.server_config import (
@@ -184,6 +191,7 @@ def build_add_ons(spec: StableDiffusionServiceSpec) -> AddOnsConfig:
         ),
         control_nets=tuple(ControlNetConfig(**_add_on_source(each, spec)) for each in spec.control_nets),
         upscalers=tuple(UpscalerConfig(**_add_on_source(each, spec)) for each in spec.upscalers),
+        preprocessors=tuple(PreprocessorConfig(**_add_on_source(each, spec)) for each in spec.preprocessors),
     )
 
 

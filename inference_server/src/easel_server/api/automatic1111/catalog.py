@@ -70,12 +70,12 @@ EMPTY: Final[Mapping[str, Any]] = {
     "memory": {"ram": {"error": "not reported by this service"}, "cuda": {"error": "not reported by this service"}},
 }
 # ControlNet's own, of those that the model can use: https://github.com/Mikubill/sd-webui-controlnet/wiki/API
-CONTROLNET: Final[Mapping[str, Callable[[Sequence[ControlNetConfig], int], dict[str, Any]]]] = {
-    "model_list": lambda known, _: build_model_list(known),
-    "module_list": lambda known, _: build_module_list(is_offered=bool(known)),
-    "control_types": lambda known, _: build_control_types(known),
-    "settings": lambda known, most: {"control_net_unit_count": most if known else 0},
-    "version": lambda _, __: {"version": VERSION},
+CONTROLNET: Final[Mapping[str, Callable[[Sequence[ControlNetConfig], Sequence[str], int], dict[str, Any]]]] = {
+    "model_list": lambda known, _, __: build_model_list(known),
+    "module_list": lambda known, makers, _: build_module_list(makers, is_offered=bool(known)),
+    "control_types": lambda known, makers, _: build_control_types(known, makers),
+    "settings": lambda known, _, most: {"control_net_unit_count": most if known else 0},
+    "version": lambda _, __, ___: {"version": VERSION},
 }
 # What a client may want done that isn't, and what to do instead.
 NOT_OFFERED: Final[Mapping[str, str]] = {
@@ -328,7 +328,7 @@ class CatalogHandlers:
         return JSONResponse(await self._context.decoders.run(customer.name, read))
 
     def build_control_list(
-        self, build: Callable[[Sequence[ControlNetConfig], int], dict[str, Any]]
+        self, build: Callable[[Sequence[ControlNetConfig], Sequence[str], int], dict[str, Any]]
     ) -> Callable[[Request], Awaitable[JSONResponse]]:
         """A handler of a list of ControlNets, empty where the model can't use any."""
 
@@ -337,7 +337,8 @@ class CatalogHandlers:
             self._context.keys.find_customer(request.headers.get("authorization"))
             can = Feature.CONTROL_NETS in (await self._context.model_facts()).features
             known = self._context.live.add_ons.control_nets if can else ()
-            return JSONResponse(build(known, self._context.limits.max_controls))
+            makers = [each.name for each in self._context.live.add_ons.preprocessors]
+            return JSONResponse(build(known, makers, self._context.limits.max_controls))
 
         return get_list
 
@@ -346,7 +347,8 @@ class CatalogHandlers:
         customer = self._context.keys.find_customer(request.headers.get("authorization"))
         limits = self._context.limits
         body = await read_body(request, DetectBody, limit_bytes=limits.max_body_bytes)
-        return JSONResponse(await self._context.decoders.run(customer.name, partial(detect, body, limits)))
+        makers = [each.name for each in self._context.live.add_ons.preprocessors]
+        return JSONResponse(await self._context.decoders.run(customer.name, partial(detect, body, limits, makers)))
 
     def build_constant(self, answer: Any) -> Callable[[Request], Awaitable[JSONResponse]]:
         """A handler that always gives this answer."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from easel_server.api.automatic1111.harmless import is_nothing, is_unit_off
 from easel_server.gateway.input_images import decode_base64, decode_image, encode_png, flatten
-from easel_server.gateway.preprocessing import NONE, PREPROCESSORS, find_threshold_fault, preprocess
+from easel_server.gateway.preprocessing import NONE, PREPROCESSORS, Preprocessor, find_threshold_fault, preprocess
 from easel_server.gateway.preprocessing.controls import ControlFit, ControlUnit, check_preprocessor
 from easel_server.gateway.refusals import refuse_field
 from easel_server.generation.add_ons import ControlMode, ControlPasses, ControlType
@@ -70,7 +70,8 @@ READ: Final = frozenset(
 REFUSED: Final = ("mask", "mask_image", "effective_region_mask", "ipadapter_input", "advanced_weighting")
 DETECT_RESOLUTION: Final = 512
 MAX_DETECTED: Final = 8
-CONTROL_TYPES: Final = ("Canny", "Lineart", "MLSD", "Scribble", "SoftEdge", "Tile", "Recolor")
+DEPTH: Final = "Depth"  # what configured preprocessors make
+CONTROL_TYPES: Final = ("Canny", DEPTH, "Lineart", "MLSD", "Scribble", "SoftEdge", "Tile", "Recolor")
 
 
 class DetectBody(BaseModel):
@@ -103,10 +104,15 @@ def take_units(scripts: JsonValue) -> tuple[list[tuple[str, Mapping[str, Any]]],
     return units, named
 
 
-def read_unit(field: str, given: Mapping[str, Any], known: Sequence[ControlNetConfig]) -> ControlUnit:
-    """A unit. Raises RefusalError, and for a name that there isn't leaves that to the parameters' table."""
-    module = _find_module(given.get("module"))
-    check_preprocessor(f"{field}.module", module)
+def read_unit(
+    field: str, given: Mapping[str, Any], known: Sequence[ControlNetConfig], preprocessors: Sequence[str]
+) -> ControlUnit:
+    """A unit; ``preprocessors`` are the configured ones.
+
+    Raises RefusalError, and for a name that there isn't leaves that to the parameters' table.
+    """
+    module = _find_module(given.get("module"), preprocessors)
+    check_preprocessor(f"{field}.module", module, preprocessors)
     for name in REFUSED:
         if not is_nothing(given.get(name)):
             raise refuse_field(f"{field}.{name}", "asks for something that isn't offered here; leave it out")
@@ -136,9 +142,12 @@ def read_unit(field: str, given: Mapping[str, Any], known: Sequence[ControlNetCo
     )
 
 
-def _find_module(written: Any) -> str:
+def _find_module(written: Any, preprocessors: Sequence[str] = ()) -> str:
     """A preprocessor's name, of its alias too: "invert (from white bg & black line)"."""
-    return NONE if is_nothing(written) else str(written).partition(" (")[0].lower()
+    if is_nothing(written):
+        return NONE
+    name = str(written).partition(" (")[0].lower()
+    return name if name in PREPROCESSORS else next((each for each in preprocessors if each.lower() == name), name)
 
 
 def drop_images(scripts: JsonValue) -> JsonValue:
@@ -180,7 +189,7 @@ def _choose(module: str, index: int, numbers: Mapping[str, float]) -> float | No
     """A threshold; one below 0 stands for the preprocessor's own, and so does what clients send to any, where it
     isn't one."""
     number = numbers.get(NUMBERS[3 + index], UNSET)
-    own = PREPROCESSORS[module].thresholds[index : index + 1]
+    own = PREPROCESSORS[module].thresholds[index : index + 1] if module in PREPROCESSORS else ()
     is_meant = number != UNUSED_THRESHOLD or (bool(own) and own[0].least <= number <= own[0].most)
     return number if number >= 0 and is_meant else None
 
@@ -236,8 +245,9 @@ def build_model_list(known: Sequence[ControlNetConfig]) -> dict[str, Any]:
     return {"model_list": [show_name(each) for each in known]}
 
 
-def build_module_list(*, is_offered: bool) -> dict[str, Any]:
-    """The answer of module_list: what there is, and what sliders each has."""
+def build_module_list(preprocessors: Sequence[str], *, is_offered: bool) -> dict[str, Any]:
+    """The answer of module_list: what there is, with the configured ones, and what sliders each has."""
+    offered = {**PREPROCESSORS, **{name: Preprocessor((DEPTH,)) for name in preprocessors}}
     detail = {
         name: {
             "model_free": False,
@@ -246,19 +256,20 @@ def build_module_list(*, is_offered: bool) -> dict[str, Any]:
                 for own in preprocessor.thresholds
             ],
         }
-        for name, preprocessor in (PREPROCESSORS.items() if is_offered else ())
+        for name, preprocessor in (offered.items() if is_offered else ())
     }
     return {"module_list": list(detail), "module_detail": detail}
 
 
-def build_control_types(known: Sequence[ControlNetConfig]) -> dict[str, Any]:
+def build_control_types(known: Sequence[ControlNetConfig], preprocessors: Sequence[str]) -> dict[str, Any]:
     """The answer of control_types: preprocessors by what they are for, and the models whose names say so."""
     if not known:
         return {"control_types": {}}
     shown = [show_name(each) for each in known]
-    types = {"All": _build_type(list(PREPROCESSORS), shown)}
+    types = {"All": _build_type([*PREPROCESSORS, *preprocessors], shown)}
     for kind in CONTROL_TYPES:
         modules = [NONE, *(name for name, each in PREPROCESSORS.items() if kind in each.kinds)]
+        modules += preprocessors if kind == DEPTH else ()
         types[kind] = _build_type(modules, [name for name in shown if _is_for(kind, name)])
     return {"control_types": types}
 
@@ -277,9 +288,14 @@ def _build_type(modules: list[str], models: list[str]) -> dict[str, Any]:
     }
 
 
-def detect(body: DetectBody, limits: LimitsConfig) -> dict[str, Any]:
+def detect(body: DetectBody, limits: LimitsConfig, preprocessors: Sequence[str]) -> dict[str, Any]:
     """The answer of detect: what preprocessors make of images. Takes time: run it in ``Decoders``."""
     module = _find_module(body.controlnet_module)
+    if module in (each.lower() for each in preprocessors):
+        raise refuse_field(
+            "controlnet_module",
+            f"is {truncate_repr(module)}, which workers do as part of a job; name it in a unit of one",
+        )
     check_preprocessor("controlnet_module", module)
     numbers = {"threshold_a": body.controlnet_threshold_a, "threshold_b": body.controlnet_threshold_b}
     thresholds = (_choose(module, 0, numbers), _choose(module, 1, numbers))

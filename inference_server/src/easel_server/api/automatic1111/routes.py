@@ -308,8 +308,9 @@ class Automatic1111Handlers:
         if not (given := body.units):
             return inputs, {}
         known = context.live.add_ons.control_nets
+        preprocessors = [each.name for each in context.live.add_ons.preprocessors]
         units = await context.decoders.run(
-            customer.name, lambda: [read_unit(field, unit, known) for field, unit in given]
+            customer.name, lambda: [read_unit(field, unit, known, preprocessors) for field, unit in given]
         )
         if isinstance(body, ImageToImageBody) and inputs is not None and is_part_generated(body):
             size = (inputs.width_pixels, inputs.height_pixels)

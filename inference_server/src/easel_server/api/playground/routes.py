@@ -160,7 +160,7 @@ def build_add_on_lists(live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
     return {
         "adapters": [{"name": each.name, "default_weight": each.default_weight} for each in adapters],
         "control_nets": [each.name for each in live.add_ons.control_nets] if has_nets else [],
-        "preprocessors": build_preprocessors() if has_nets else [],
+        "preprocessors": build_preprocessors(live) if has_nets else [],
         "control_modes": list(ControlMode) if has_nets else [],
         "control_fits": list(ControlFit) if has_nets else [],
         "control_types": list(ControlType) if has_nets else [],
@@ -170,9 +170,9 @@ def build_add_on_lists(live: LiveConfig, facts: ModelFacts) -> dict[str, Any]:
     }
 
 
-def build_preprocessors() -> list[dict[str, Any]]:
-    """Each with the numbers that it takes."""
-    return [
+def build_preprocessors(live: LiveConfig) -> list[dict[str, Any]]:
+    """Each with the numbers that it takes; last those with weights, which take none."""
+    own = [
         {
             "name": name,
             "thresholds": [
@@ -182,6 +182,7 @@ def build_preprocessors() -> list[dict[str, Any]]:
         }
         for name, preprocessor in PREPROCESSORS.items()
     ]
+    return own + [{"name": each.name, "thresholds": []} for each in live.add_ons.preprocessors]
 
 
 def build_input_limits(limits: LimitsConfig) -> dict[str, Any]:

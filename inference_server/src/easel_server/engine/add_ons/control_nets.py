@@ -25,6 +25,7 @@ from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.add_ons.upscalers import cut
 from easel_server.engine.arguments import list_seeds
 from easel_server.engine.diffusers_generation import Stage
+from easel_server.engine.images.preprocessors import Preprocessors
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.pipelines import TaskPipeline, find_arguments
 from easel_server.engine.stepping.stepper import Stepper
@@ -70,6 +71,7 @@ class ControlNets:
         self._stepper = stepper
         self._residency = residency
         self._locate = locate
+        self._preprocessors = Preprocessors(residency, locate)
         base = pipelines[Task.TEXT_TO_IMAGE].pipeline
         self._name = type(base).__name__
         self._denoiser = getattr(base, "unet", None) or getattr(base, "transformer", None)
@@ -79,9 +81,14 @@ class ControlNets:
         """Those for which diffusers has a pipeline with ControlNets of this model's family."""
         return tuple(task for task in self._pipelines if self._find_class(task) is not None)
 
-    def prefetch(self, config: AddOnConfig) -> None:
-        """Read it into memory, in any thread. Raises GenerationError for what is no ControlNet of this model."""
-        self._residency.prefetch(*self._find(config))
+    def prefetch(self, uses: Sequence[ControlUse], configs: Sequence[AddOnConfig]) -> None:
+        """Read a job's into memory, in any thread. Raises GenerationError for what is none, or of another model."""
+        keys, preprocessors = {use.key for use in uses}, {use.preprocessor_key for use in uses}
+        for config in configs:
+            if config.key in keys:
+                self._residency.prefetch(*self._find(config))
+            if config.key in preprocessors:
+                self._preprocessors.prefetch(config)
 
     def put_into(
         self,
@@ -92,11 +99,14 @@ class ControlNets:
         inputs: Mapping[str, bytes],
         configs: Sequence[AddOnConfig],
         holds: ExitStack,
+        made: dict[ControlUse, Image.Image],
     ) -> Stage:
         """The stage with these of the job's ControlNets; ``holds`` keeps them where they are until the job has ended.
 
-        ``task`` is what the stage does by itself, and its size is what control images are brought to. Without uses
-        the stage is as it was. Raises GenerationError, and AddOnsBusyError where there is no room now.
+        ``task`` is what the stage does by itself, and its size is what control images are brought to; ``made`` keeps
+        the job's own for its next pass, or try. Without uses the stage is as it was.
+
+        Raises GenerationError, and AddOnsBusyError where there is no room now.
         """
         if not uses:
             return stage
@@ -105,7 +115,7 @@ class ControlNets:
             raise GenerationError(f"{self._name} can't do {task} with ControlNets; it can do {able} with them")
         by_key = {config.key: config for config in configs}
         nets = [self._hold(use, by_key, holds) for use in uses]
-        images = [fit_control_image(open_control_image(use, parameters, inputs), stage.size) for use in uses]
+        images = [fit_control_image(self._make(use, parameters, inputs, by_key, made), stage.size) for use in uses]
         is_union = check_unions(uses, nets)
         numbers = [find_type_number(use, net) for use, net in zip(uses, nets, strict=True)]
         kind = self._find_class(task, is_union=is_union)
@@ -131,6 +141,25 @@ class ControlNets:
             arguments=arguments | {name: value for name, value in options.items() if value is not None},
             accepted=find_arguments(pipeline),
         )
+
+    def _make(
+        self,
+        use: ControlUse,
+        parameters: GenerationParameters,
+        inputs: Mapping[str, bytes],
+        configs: Mapping[str, AddOnConfig],
+        made: dict[ControlUse, Image.Image],
+    ) -> Image.Image:
+        """The control image, of the first pass's size."""
+        image = open_control_image(use, parameters, inputs)
+        if not use.preprocessor_key:
+            return image
+        config = configs.get(use.preprocessor_key)
+        if config is None:
+            raise GenerationError(f"the preprocessor {use.preprocessor!r} didn't come with the job; ask again")
+        if use not in made:
+            made[use] = self._preprocessors.make(config, image)
+        return made[use]
 
     def _hold(self, use: ControlUse, configs: Mapping[str, AddOnConfig], holds: ExitStack) -> Any:
         config = configs.get(use.key)

@@ -48,6 +48,7 @@ WEIGHTS_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
 WORDING: Final = Wording("it", "its source", "its revision", "spec.downloads.tokenSecretName")
 DIFFUSERS_CONFIG: Final = "config.json"
 DIFFUSERS_WEIGHTS: Final = "diffusion_pytorch_model"
+TRANSFORMERS_LAYOUT: Final = ("config.json", "preprocessor_config.json", "model.safetensors")  # a network for images
 LORA_WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 # Of a fetch: nothing but time helps.
 TRANSIENT_FAILURES: Final = frozenset({FetchFailure.UNREACHABLE, FetchFailure.TOO_SLOW})
@@ -342,6 +343,8 @@ def _choose_files(add_on: AddOnConfig, snapshot: Snapshot) -> list[str]:
         return _choose_layout(add_on, list(sizes), "")
     if LORA_WEIGHTS in sizes:
         return [LORA_WEIGHTS]
+    if all(name in sizes for name in TRANSFORMERS_LAYOUT):
+        return list(TRANSFORMERS_LAYOUT)
     weights = [name for name in sizes if name.endswith(WEIGHTS_SUFFIXES)]
     safe = [name for name in weights if name.endswith(".safetensors")] or weights
     if len(safe) != 1:

@@ -57,7 +57,8 @@ def match_colors(image: Image.Image, like: Image.Image) -> Image.Image:
 
 def find_threshold_fault(name: str, thresholds: tuple[float | None, float | None]) -> tuple[int, str] | None:
     """Which of the thresholds isn't allowed, and why."""
-    for index, (own, given) in enumerate(zip(PREPROCESSORS[name].thresholds, thresholds, strict=False)):
+    known = PREPROCESSORS.get(name, PREPROCESSORS[NONE])  # one with weights has none
+    for index, (own, given) in enumerate(zip(known.thresholds, thresholds, strict=False)):
         if given is not None and not own.least <= given <= own.most:
             return index, f"is {given:g}; {own.name} of {name} is allowed from {own.least:g} to {own.most:g}"
     return None

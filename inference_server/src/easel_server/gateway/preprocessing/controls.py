@@ -46,23 +46,28 @@ class ControlUnit:
     passes: ControlPasses = ControlPasses.BOTH
     control_type: ControlType | None = None  # of the image, for a union network; None: what the preprocessor makes
 
+    @property
+    def own_preprocessor(self) -> str:
+        """What the gateway does to its image; one with weights is the worker's work."""
+        return self.preprocessor if self.preprocessor in PREPROCESSORS else NONE
 
-def check_preprocessor(field: str, name: str) -> None:
-    """Raise RefusalError for one that isn't offered, with what there is."""
-    if name not in PREPROCESSORS:
+
+def check_preprocessor(field: str, name: str, configured: Sequence[str] = ()) -> None:
+    """Raise RefusalError for one that isn't offered, with what there is; ``configured`` are those with weights."""
+    if name not in PREPROCESSORS and name not in configured:
         raise refuse_field(
             field,
-            f"is {truncate_repr(name)}, which isn't offered here (those that need weights aren't); allowed are "
-            f"{', '.join(PREPROCESSORS)}, or send the control image itself with {NONE}",
+            f"is {truncate_repr(name)}, which isn't offered here; allowed are "
+            f"{', '.join((*PREPROCESSORS, *configured))}, or send the control image itself with {NONE}",
         )
 
 
-def check_units(units: Sequence[ControlUnit], limits: LimitsConfig, field: str) -> None:
+def check_units(units: Sequence[ControlUnit], limits: LimitsConfig, field: str, configured: Sequence[str]) -> None:
     """What can be said before any image is decoded. Raises RefusalError."""
     if len(units) > limits.max_controls:
         raise refuse_field(field, f"asks for {len(units)} ControlNets, allowed are {limits.max_controls}")
     for unit in units:
-        check_preprocessor(f"{unit.field}.{unit.preprocessor_field}", unit.preprocessor)
+        check_preprocessor(f"{unit.field}.{unit.preprocessor_field}", unit.preprocessor, configured)
         if (fault := find_threshold_fault(unit.preprocessor, unit.thresholds)) is not None:
             raise refuse_field(f"{unit.field}.{unit.threshold_fields[fault[0]]}", fault[1])
 
@@ -98,7 +103,7 @@ def add_control_images(
     inputs = inputs or InputImages(width_pixels=size[0], height_pixels=size[1], images={})
     for unit in units:
         image = fit_control(_open(unit, inputs, limits), size, unit.fit)
-        encoded.append(encode_lossless(preprocess(unit.preprocessor, image, unit.thresholds)))
+        encoded.append(encode_lossless(preprocess(unit.own_preprocessor, image, unit.thresholds)))
     inputs = replace(inputs, controls=tuple(encoded))
     for unit, digest in zip(units, inputs.control_digests, strict=True):
         requests.append(
@@ -111,7 +116,8 @@ def add_control_images(
                 unit.mode,
                 unit.passes,
                 unit.control_type,
-                PREPROCESSORS[unit.preprocessor].makes,
+                PREPROCESSORS[unit.preprocessor].makes if unit.preprocessor in PREPROCESSORS else ControlType.DEPTH,
+                "" if unit.preprocessor in PREPROCESSORS else unit.preprocessor,
             )
         )
     return inputs, tuple(requests)

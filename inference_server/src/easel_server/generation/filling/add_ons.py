@@ -50,6 +50,7 @@ def settle_controls(asked: Sequence[Any], values: Values, context: FillContext) 
     """In their order, each with the key of what its name stands for. What is beyond bounds is for the check to name."""
     has_passes = values["hires"] is not None
     known = {each.name: each for each in context.add_ons.control_nets}
+    preprocessors = {each.name: each.key for each in context.add_ons.preprocessors}
     return tuple(
         ControlUse.model_construct(
             name=each.name,
@@ -61,6 +62,8 @@ def settle_controls(asked: Sequence[Any], values: Values, context: FillContext) 
             mode=each.mode,
             passes=each.passes if has_passes else ControlPasses.BOTH,
             control_type=_find_type(each, known.get(each.name)),
+            preprocessor=each.preprocessor,
+            preprocessor_key=preprocessors.get(each.preprocessor, ""),
         )
         for each in asked
     )
@@ -83,6 +86,9 @@ def check_controls(uses: Sequence[ControlUse], values: Values, context: FillCont
     unknown = next((use.name for use in uses if not use.key), None)
     if unknown is not None:
         return refuse_name(unknown, [each.name for each in context.add_ons.control_nets], "ControlNet")
+    lost = next((use.preprocessor for use in uses if use.preprocessor and not use.preprocessor_key), None)
+    if lost is not None:
+        return refuse_name(lost, [each.name for each in context.add_ons.preprocessors], "preprocessor")
     if context.facts.defaults.traits.is_controlled_from_text_only and (fault := _find_pass_fault(uses, values)):
         return fault
     sent = context.inputs.control_digests if context.inputs is not None else ()

@@ -163,7 +163,7 @@ def _write_control(use: ControlUse) -> str:
         UNION_TYPE: None if use.control_type is None else use.control_type.value,
     }
     said = {
-        "Module": "none",
+        "Module": use.preprocessor or "none",
         "Model": use.name,
         "Weight": use.weight,
         "Guidance Start": use.start,
