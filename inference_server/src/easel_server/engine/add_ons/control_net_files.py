@@ -62,7 +62,7 @@ FAMILIES: Final[Mapping[int, str]] = MappingProxyType(
 )
 OWN_PARTS: Final = ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.", "zero_convs.")
 CHANNELS: Final = 3
-MOST_TIMES: Final = 2  # as many numbers as a file has, by its configuration
+MAX_NUMBERS_RATIO: Final = 2  # of what a configuration asks for to what its file has
 
 
 def load_control_net(name: str, path: Path, denoiser: Any) -> Any:
@@ -128,7 +128,7 @@ def _check_size(name: str, maker: Any, config: Mapping[str, Any], tensors: Mappi
     with torch.device("meta"):
         numbers = sum(each.numel() for each in maker.from_config(dict(config)).parameters())
     held = sum(each.numel() for each in tensors.values())
-    if numbers > MOST_TIMES * held:
+    if numbers > MAX_NUMBERS_RATIO * held:
         raise GenerationError(f"{name!r} has {held} numbers in its file, and its {CONFIG} asks for {numbers}")
 
 
