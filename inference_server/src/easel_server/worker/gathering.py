@@ -23,8 +23,8 @@ from easel_contract.add_ons import AddOnConfig, AddOnsConfig
 from easel_contract.server_config import ServerConfig
 from pydantic import ValidationError
 
-from easel_server.engine.add_ons.volumes import find_on_volume, is_on_volume
 from easel_server.engine.interface import Engine, GatheredAddOn, GatheringError, GenerationError, StopGenerationError
+from easel_server.engine.volumes import find_on_volume, is_on_volume
 from easel_server.stores.errors import StoreError
 from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.telemetry.add_on_problems import AddOnProblems

@@ -26,10 +26,10 @@ from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SourceConfig
 
 from easel_server.engine.add_ons.buckets import download_object
-from easel_server.engine.add_ons.volumes import SHOWN_FILES, find_on_volume, is_on_volume
 from easel_server.engine.interface import GatheredAddOn, GatheringError, GenerationError
 from easel_server.engine.model_files.hub import DISK_FULL, Hub, Snapshot, Wording, download_files, open_snapshot
 from easel_server.engine.model_files.selection import ModelFileError, format_gib
+from easel_server.engine.volumes import SHOWN_FILES, find_on_volume, is_on_volume
 from easel_server.outbound.fetch import Fetcher, FetchError, FetchFailure
 
 MAX_FILE_BYTES: Final = 8 << 30  # of one add-on: Flux' ControlNets have 6.6 GB
