@@ -1,7 +1,7 @@
 """Time that something went on, whoever held the watch."""
 
 import pytest
-from easel_server.telemetry.collectors import Stopwatch
+from easel_server.telemetry.metrics import Stopwatch
 
 
 class Clock:

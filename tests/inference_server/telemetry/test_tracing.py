@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 from easel_contract.server_config import ModelConfig, ServerConfig, TracingConfig
-from easel_server.telemetry.otlp import CLOSE_SECONDS
+from easel_server.telemetry import otlp
 from easel_server.telemetry.tracing import NO_TRACER, current_trace_id, open_span, open_tracer, to_trace_parent
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.trace import SpanKind, Tracer
@@ -119,6 +119,7 @@ def test_a_collector_that_is_away_is_waited_for_by_no_request_and_costs_little_l
         return export(self, spans)
 
     monkeypatch.setattr(OTLPSpanExporter, "export", note)
+    monkeypatch.setattr(otlp, "CLOSE_SECONDS", 0.2)
     with open_for(f"http://127.0.0.1:{free_port()}") as tracer:
         for _ in range(5000):  # more than the queue holds
             with open_span(tracer, "request"):
@@ -126,7 +127,7 @@ def test_a_collector_that_is_away_is_waited_for_by_no_request_and_costs_little_l
     assert exporting
     assert exporting.isdisjoint(before)
     for thread in set(threading.enumerate()) - before:
-        thread.join(CLOSE_SECONDS * 20)
+        thread.join(60)
         assert not thread.is_alive(), "what is left is dropped, not tried on and on"
     assert len([record for record in caplog.records if record.name.startswith("opentelemetry")]) <= 1
 

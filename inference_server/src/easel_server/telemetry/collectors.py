@@ -4,9 +4,7 @@ Queue figures are the job store's, read right before they are rendered. When tha
 them, rather than 0 or an old one: the reader must see that nothing is known.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from easel_contract import metrics as contract
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,34 +14,6 @@ from typing_extensions import override
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.images.interface import ImageUsage
 from easel_server.stores.jobs.interface import QueueDepth
-
-
-class Stopwatch:
-    """Runs while at least one holder does. For one event loop or thread."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._holders = 0
-        self._started_at = 0.0
-        self._seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Time that it has run, up to now."""
-        return self._seconds + (self._clock() - self._started_at if self._holders else 0.0)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Hold it."""
-        if not self._holders:
-            self._started_at = self._clock()
-        self._holders += 1
-        try:
-            yield
-        finally:
-            self._holders -= 1
-            if not self._holders:
-                self._seconds += self._clock() - self._started_at
 
 
 class QueueCollector(Collector):
@@ -134,16 +104,16 @@ class DroppedCollector(Collector):
         yield counter
 
 
-class StopwatchCollector(Collector):
+class SecondsCollector(Collector):
     """A counter of seconds that also counts what is still going on, so that its rate is smooth."""
 
-    def __init__(self, name: str, text: str, stopwatch: Stopwatch) -> None:
+    def __init__(self, name: str, text: str, seconds: Callable[[], float]) -> None:
         self._name = name
         self._text = text
-        self._stopwatch = stopwatch
+        self._seconds = seconds
 
     @override
     def collect(self) -> Iterator[Metric]:
         counter = CounterMetricFamily(self._name, self._text)
-        counter.add_metric([], self._stopwatch.seconds)
+        counter.add_metric([], self._seconds())
         yield counter

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,37 @@ from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
 from easel_server.telemetry.add_on_problems import AddOnProblems
-from easel_server.telemetry.collectors import DroppedCollector, QueueCollector, Stopwatch, StopwatchCollector
+from easel_server.telemetry.collectors import DroppedCollector, QueueCollector, SecondsCollector
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.worker_start import WorkerStart
+
+
+class Stopwatch:
+    """Runs while at least one holder does. For one event loop or thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._holders = 0
+        self._started_at = 0.0
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that it has run, up to now."""
+        return self._seconds + (self._clock() - self._started_at if self._holders else 0.0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold it."""
+        if not self._holders:
+            self._started_at = self._clock()
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._seconds += self._clock() - self._started_at
 
 
 class CacheResult(StrEnum):
@@ -195,9 +224,9 @@ class ServerMetrics:
         self.generating = Stopwatch()
         if registry is not None:
             text = "Time that this worker had a job in hand."
-            registry.register(StopwatchCollector(contract.BUSY_SECONDS_TOTAL, text, self._busy))
+            registry.register(SecondsCollector(contract.BUSY_SECONDS_TOTAL, text, lambda: self._busy.seconds))
             text = "Time that this worker's engine was generating."
-            registry.register(StopwatchCollector(contract.WORK_GPU_SECONDS_TOTAL, text, self.generating))
+            registry.register(SecondsCollector(contract.WORK_GPU_SECONDS_TOTAL, text, lambda: self.generating.seconds))
         self._load = Gauge(contract.MODEL_LOAD_SECONDS, "Time it took to load the model.", registry=registry)
         self._start_phases = Gauge(
             contract.START_PHASE_SECONDS,

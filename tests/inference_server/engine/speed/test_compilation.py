@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easel_contract.server_config import Reproducibility
+from easel_contract.gateway_config import Reproducibility
 
 from tests.inference_server.engine.stepping.running import build_engine
 from tests.support.tiny_engine import tiny_parameters
