@@ -103,7 +103,7 @@ def test_the_form_is_given_the_services_bounds_and_the_models_defaults():
         "features": list(Feature),
         "adapters": [],
         "control_nets": [],
-        "preprocessors": build_preprocessors(),
+        "preprocessors": build_preprocessors(build_live_config(config)),
         "control_modes": ["Balanced", "My prompt is more important", "ControlNet is more important"],
         "control_fits": ["Just Resize", "Crop and Resize", "Resize and Fill"],
         "control_types": list(ControlType),

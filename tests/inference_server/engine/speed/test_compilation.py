@@ -112,11 +112,16 @@ def test_with_adapters_blocks_run_compiled_and_no_switch_compiles_anything(
     )
     from tests.inference_server.engine.add_ons.adapters import run as run_jobs  # noqa: PLC0415  # loads torch
 
-    graphs_run = []
+    graphs_run: list[bool] = []
 
     def backend(graph: Any, _: object) -> Any:
         has_places = any("add_adapters" in str(node.target) for node in graph.graph.nodes)
-        return lambda *inputs: (graphs_run.append(has_places), graph(*inputs))[1]
+
+        def call(*inputs: Any) -> Any:
+            graphs_run.append(has_places)
+            return graph(*inputs)
+
+        return call
 
     pipeline = build(name)
     compilation = BlockCompilation(getattr(pipeline, "unet", None) or pipeline.transformer, backend=backend)
