@@ -12,6 +12,8 @@ from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, 
 from PIL import Image, PngImagePlugin
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
+from tests.inference_server.api.serving import wait_for
+from tests.support.browser import TIMEOUT_MILLISECONDS
 from tests.support.server_process import ServerProcess
 
 KEY = "a-key-of-alice"
@@ -97,6 +99,11 @@ GALLERY = """() => new Promise((resolve, reject) => {
 def stored(page: Page) -> list[dict[str, Any]]:
     """What the gallery keeps, the newest first."""
     return list(page.evaluate(GALLERY))
+
+
+def await_kept(page: Page) -> None:
+    """Until the newest one's images are kept. Playwright's own wait evaluates strings, which the page forbids."""
+    wait_for(lambda: stored(page)[0]["bytes"] > 0, TIMEOUT_MILLISECONDS / 1000)
 
 
 FORGET_IMAGES = """() => new Promise((resolve) => {

@@ -11,10 +11,10 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tests.inference_server.api.playground.page import (
     DESKTOP,
     FORGET_IMAGES,
-    GALLERY,
     KEY,
     PHONE,
     await_image,
+    await_kept,
     build_file,
     build_png,
     button,
@@ -200,7 +200,7 @@ def test_a_larger_image_that_nobody_has_any_more_is_said_so(page: Page):
     upscale(page, "gone")
     button(page, "Upscale").click()
     expect(page.locator("#facts")).to_contain_text("128 \u00d7 128")
-    page.wait_for_function(f"async () => (await ({GALLERY})())[0].bytes > 0")
+    await_kept(page)
     page.evaluate(FORGET_IMAGES)
     page.route("**/output/0", lambda route: route.fulfill(status=404, json={"detail": "its result has expired"}))
     page.reload()

@@ -6,8 +6,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tests.inference_server.api.playground.page import (
     BEYOND_DOUBLE,
     DESKTOP,
-    GALLERY,
     await_image,
+    await_kept,
     button,
     field,
     order,
@@ -67,7 +67,7 @@ def test_images_are_there_after_a_reload_though_the_service_has_forgotten_them(p
     order(page, "kept", steps=1)
     await_image(page, "kept")
     expect(page.locator("#history img")).to_be_visible()
-    page.wait_for_function(f"async () => (await ({GALLERY})())[0].bytes > 0")
+    await_kept(page)
     page.route("**/output/0", lambda route: route.abort())
     page.reload()
     page.get_by_role("list").get_by_role("button", name="kept Seed").click()

@@ -16,6 +16,7 @@ from tests.inference_server.api.playground.page import (
     order,
     stored,
 )
+from tests.inference_server.api.serving import wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -139,10 +140,10 @@ def test_the_last_of_two_files_counts_however_long_the_first_is_read(page: Page)
     open_part(page, "Input image")
     page.evaluate(HELD_IMAGES)
     input_image(page).set_input_files(build_file("first.png", build_png(64, 64)))
-    page.wait_for_function("held.length === 1")
+    wait_for(lambda: page.evaluate("held.length") == 1, 30)
     page.evaluate("const [first] = held; held.length = 0; globalThis.first = first;")
     input_image(page).set_input_files(build_file("second.png", build_png(128, 64)))
-    page.wait_for_function("held.length === 1")
+    wait_for(lambda: page.evaluate("held.length") == 1, 30)
     page.evaluate("letGo()")
     expect(page.get_by_role("img", name="second.png", exact=True)).to_be_visible()
     page.evaluate("first()")

@@ -15,9 +15,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.inference_server.api.playground.page import (
     DESKTOP,
-    GALLERY,
     KEY,
     await_image,
+    await_kept,
     button,
     field,
     order,
@@ -231,7 +231,7 @@ def test_what_is_shown_and_deleted_in_another_tab_can_still_be_upscaled(page: Pa
         field(page, side).fill("64")
     order(page, "fleeting", steps=1)
     await_image(page, "fleeting")
-    page.wait_for_function(f"async () => (await ({GALLERY})())[0].bytes > 0")
+    await_kept(page)
     other = page.context.new_page()
     other.goto(url)
     other.wait_for_selector("html[data-ready]")
@@ -263,7 +263,7 @@ def test_hundreds_of_images_stay_within_the_bounds_and_the_oldest_go_first(page:
     order(page, "one more", steps=1)
     await_image(page, "one more")
     expect(page.locator("#history-count")).to_contain_text(re.compile(r"^100 of at most 100, 1\d\d\.\d of"))
-    page.wait_for_function(f"async () => (await ({GALLERY})())[0].bytes > 0")
+    await_kept(page)
     entries = stored(page)
     assert len(entries) == 100
     assert entries[1]["bytes"] > 0
@@ -286,12 +286,12 @@ IDBObjectStore.prototype.put = function (...given) {
 def test_a_full_disk_makes_room_by_the_oldest_images(page: Page):
     order(page, "older", steps=1)
     await_image(page, "older")
-    page.wait_for_function(f"async () => (await ({GALLERY})())[0].bytes > 0")
+    await_kept(page)
     page.add_init_script(FULL_UNTIL_DELETED)
     reload(page)
     order(page, "newer", steps=1)
     await_image(page, "newer")
-    page.wait_for_function(f"async () => (await ({GALLERY})())[0].bytes > 0")
+    await_kept(page)
     assert [entry["bytes"] > 0 for entry in stored(page)] == [True, False]
     expect(page.locator("#history-refused")).to_be_hidden()
 
