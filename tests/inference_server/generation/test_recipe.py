@@ -5,6 +5,7 @@ import json
 
 import pytest
 from easel_contract.gateway_config import Reproducibility
+from easel_server.generation.add_ons import AdapterUse
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode, read_description, read_recipe_text
 from easel_server.generation.models import ModelIdentity
 from easel_server.generation.parameters import GenerationParameters, ImageFormat
@@ -205,3 +206,17 @@ def test_what_makes_the_image_another_one_is_said() -> None:
     (smaller,) = differences(recipe, IDENTITY.model_copy(update={"quantization": "Float8"}), image="a" * 64)
     assert "quantization none instead of Float8" in smaller
     assert dict(find_missing(recipe, recipe.given, {})).keys() == {"image_digest"}
+
+
+def test_an_adapter_whose_file_has_changed_since_is_said_by_its_name() -> None:
+    ink = AdapterUse(name="ink", weight=0.8, key="k1")
+    made_by = {**MAKER, "adapters": [{"name": "ink", "digest": f"sha256:{'a' * 64}"}, "nonsense", {"name": 1}]}
+    recipe = read_recipe(write_recipe(build_parameters(adapters=(ink,)), 0, maker=made_by, scheduler=SCHEDULER))
+    unchanged, changed = (IDENTITY.with_add_ons({"ink": f"sha256:{letter * 64}"}) for letter in "ab")
+    assert list(list_differences(recipe, {}, unchanged, [ink])) == []
+    assert list(list_differences(recipe, {}, IDENTITY, [ink])) == []  # no worker has said what it holds
+    assert list(list_differences(recipe, {}, changed, [])) == []  # the request leaves it out
+    (warning,) = list_differences(recipe, {}, changed, [ink])
+    assert "the file of adapter 'ink' has changed since" in warning
+    assert "sha256:" + 16 * "a" in warning
+    assert "sha256:" + 16 * "b" in warning

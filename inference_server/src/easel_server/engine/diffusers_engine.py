@@ -20,7 +20,7 @@ from easel_contract.add_ons import AddOnConfig
 from easel_contract.server_config import SchedulerConfig
 from PIL import Image
 
-from easel_server.engine.add_ons.adapters import Adapters
+from easel_server.engine.add_ons.adapters import AdapterFacts, Adapters
 from easel_server.engine.add_ons.control_nets import ControlNets
 from easel_server.engine.add_ons.enlarging import EnlargingGeneration
 from easel_server.engine.add_ons.files import AddOnFiles
@@ -317,9 +317,10 @@ class DiffusersEngine:
         if self._refiner is not None and self._refiner.takes_over(parameters):
             stages = self._refiner.add_stage(stages[0], parameters)
         additions: dict[torch.nn.Module, AdapterSet] = {}
-        put = partial(self._put_add_ons, stages, parameters, inputs, add_ons, additions, {})
+        adapter_facts: dict[str, AdapterFacts] = {}
+        put = partial(self._put_add_ons, stages, parameters, inputs, add_ons, additions, adapter_facts, {})
         run = StagesRun(parameters.steps, stages, partial(self._residency.take, put), saved)
-        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, additions)
+        generation = DiffusersGeneration(parameters, run, self._facts, subject, self._safety, additions, adapter_facts)
         if not self._preparation.shares_steps:
             generation.call.is_exact = False  # it is alone anyway, and a step cache mustn't see its images one by one
         generation.call.advance()
@@ -343,10 +344,11 @@ class DiffusersEngine:
         inputs: Mapping[str, bytes],
         add_ons: Sequence[AddOnConfig],
         additions: dict[torch.nn.Module, AdapterSet],
+        adapter_facts: dict[str, AdapterFacts],
         made: dict[ControlUse, Image.Image],
         holds: ExitStack,
     ) -> Sequence[Stage]:
-        """The stages with what a job needs beside the model, and what its adapters add in ``additions``.
+        """The stages with what a job needs beside the model, and what its adapters add and are in the two dicts.
 
         Adapters are of the model's own pipelines, whatever ControlNets or the second pass make of these, and not of
         its refiner's. Raises GenerationError, and AddOnsBusyError where there is no room now.
@@ -370,6 +372,7 @@ class DiffusersEngine:
             own.append(whole[-1].pipeline)
         adapters = self._adapters.take(parameters.adapters, add_ons, holds)
         additions |= adapters.denoisers
+        adapter_facts |= adapters.facts
         for pipeline in own:
             self._preparation.attach(pipeline, changes=adapters.prompt_key, changing=adapters.encoding)
         return whole

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 import torch
 from easel_contract.gateway_config import Reproducibility
 
+from easel_server.engine.add_ons.adapters import AdapterFacts
 from easel_server.engine.add_ons.lora_layers import AdapterSet
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.images.previews import build_preview
@@ -20,7 +21,7 @@ from easel_server.engine.stepping.stepper import SteppedCall
 from easel_server.generation.encoding import MAX_RECIPE_BYTES, encode
 from easel_server.generation.models import EngineDescription
 from easel_server.generation.parameters import GenerationParameters
-from easel_server.generation.recipes.infotext import build_metadata
+from easel_server.generation.recipes.infotext import LORA_HASHES, build_metadata, write_hashes
 from easel_server.generation.recipes.recipe import describe_maker, describe_scheduler, write_recipe
 from easel_server.generation.samplers import split_sampler
 
@@ -182,8 +183,10 @@ class DiffusersGeneration:
         subject: str,
         safety: Safety,
         additions: Mapping[torch.nn.Module, AdapterSet],
+        adapter_facts: Mapping[str, AdapterFacts],
     ) -> None:
-        """``subject`` is that of its checkpoints; ``additions`` are its adapters' once the run has taken them."""
+        """``subject`` is that of its checkpoints; the last two are of its adapters, once the run has taken them."""
+        self._adapter_facts = adapter_facts
         self._parameters = parameters
         self._run = run
         self._facts = facts
@@ -298,13 +301,17 @@ class DiffusersGeneration:
         parameters = self._parameters
         sampler, schedule = split_sampler(parameters.sampler or type(self._scheduler).__name__)
         said = {"Sampler": sampler, "Schedule type": schedule, "Seed": parameters.seed + index}
+        if self._adapter_facts:
+            said[LORA_HASHES] = write_hashes({name: each.tensors_hash for name, each in self._adapter_facts.items()})
         return build_metadata(parameters, {**said, **self._facts.texts})
 
     def _write_recipe(self, index: int) -> str:
         return write_recipe(
             self._parameters,
             index,
-            maker=self._facts.maker | ({"vaeTiles": self._run.vae_use.tiles} if self._run.vae_use.tiles else {}),
+            maker=self._facts.maker
+            | {"adapters": [{"name": name, "digest": each.digest} for name, each in self._adapter_facts.items()]}
+            | ({"vaeTiles": self._run.vae_use.tiles} if self._run.vae_use.tiles else {}),
             scheduler=describe_scheduler(type(self._scheduler).__name__, self._scheduler.config),
             max_bytes=MAX_RECIPE_BYTES.get(self._parameters.image_format),
         )

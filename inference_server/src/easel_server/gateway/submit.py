@@ -160,6 +160,8 @@ class Submitter:
         may_be_cached = is_seeded and self._results.is_cache_enabled
         now = datetime.now(UTC)
         add_ons = list_add_ons(parameters, self._live.add_ons)
+        own = facts.identity_of(model)
+        generated_by = await self._find_identity(own, add_ons)
         return Job(
             id=request.job_id,
             owner=request.customer.name,
@@ -167,7 +169,7 @@ class Submitter:
             add_ons=add_ons,
             model=model,
             # Believed; stored only with images that it generated
-            generated_by=await self._find_identity(facts.identity_of(model), add_ons),
+            generated_by=generated_by,
             submitted_at=now,
             deadline_at=now + request.deadline if request.deadline else None,
             webhook=request.webhook,
@@ -178,7 +180,7 @@ class Submitter:
             predicted_gpu_seconds=(await self._cost_model()).predict(parameters),
             wanted_previews=request.previews,
             request_id=request_id.get(),
-            request_warnings=list_warnings(request, parameters, facts.identity_of(model)),
+            request_warnings=list_warnings(request, parameters, generated_by or own),
             cache_key=digest_parameters(parameters.to_wire(), sharer) if may_be_cached else None,
         )
 

@@ -1,6 +1,9 @@
 """A LoRA changes the image of the job that asks for it, and nothing else, whoever is beside it or comes after it."""
 
 import gc
+import hashlib
+import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from easel_server.engine.speed.step_cache import install_step_cache
 from easel_server.engine.speed.weights import quantize
 from easel_server.generation.add_ons import Feature
 from easel_server.worker.engine_errors import is_engine_error
+from PIL import Image
 
 from tests.inference_server.engine.add_ons.adapters import (
     NEAR,
@@ -402,3 +406,21 @@ def test_an_adapter_that_overflows_is_named_and_the_plain_job_beside_it_keeps_it
     assert isinstance(generations[1].error, NonFiniteError)
     assert "adapter wild (1)" in str(generations[1].error)
     assert distance(images_of(generations[0])[0], run(engine, plain)[0]) <= NEAR
+
+
+def test_an_image_names_its_adapters_by_what_they_hold(tmp_path: Path) -> None:
+    engine = tiny_adapter_engine()
+    style = write_adapter(tmp_path, "style")
+    job = adapter_job((style, 0.8), steps=1)
+    [image] = run(engine, job, add_ons=[style])
+    data = Path(style.source).read_bytes()
+    tensors = data[8 + int.from_bytes(data[:8], "little") :]
+    opened: Any = Image.open(BytesIO(image))
+    short = hashlib.sha256(tensors).hexdigest()[:12]
+    assert f'Lora hashes: "style: {short}"' in opened.text["parameters"]
+    recipe = json.loads(opened.text["easel"])
+    whole = hashlib.sha256(data).hexdigest()
+    assert recipe["model"]["adapters"] == [{"name": "style", "digest": f"sha256:{whole}"}]
+    assert list(recipe["model"]["adapters"][0].values()) == ["style", engine.gather(job, [style])[0].digest]
+    [plain] = run(engine, tiny_parameters(steps=1))
+    assert "Lora hashes" not in Image.open(BytesIO(plain)).text["parameters"]  # type: ignore[attr-defined]

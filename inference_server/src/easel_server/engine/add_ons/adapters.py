@@ -4,15 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from easel_contract.add_ons import AddOnConfig
 
 from easel_server.engine.add_ons.files import LocalAddOn
 from easel_server.engine.add_ons.lora_formats import AdapterFileError, LoraWeights, read_lora, takes_adapters
-from easel_server.engine.add_ons.lora_layers import Adapter, AdapterSet, combine
-from easel_server.engine.add_ons.lora_rows import adapted, plan_rows
+from easel_server.engine.add_ons.lora_layers import Adapter, AdapterSet, adapted, combine, plan_rows
 from easel_server.engine.add_ons.residency import AddOnKey, Residency
 from easel_server.engine.interface import GenerationError
 from easel_server.generation.add_ons import AdapterUse
@@ -21,12 +20,25 @@ DENOISERS: Final = ("unet", "transformer")
 TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
+class AdapterFacts(NamedTuple):
+    """What an image says of the content of one that it was made with."""
+
+    digest: str  # of the file, "sha256:…"
+    tensors_hash: str
+
+
 class JobAdapters:
     """Those of one job: held while it is under way."""
 
-    def __init__(self, adapters: Sequence[Adapter], parts: Mapping[str, Mapping[str, torch.nn.Module]]) -> None:
-        """``parts`` are the pipeline's, each with its layers by name: itself by the empty one."""
+    def __init__(
+        self,
+        adapters: Sequence[Adapter],
+        parts: Mapping[str, Mapping[str, torch.nn.Module]],
+        facts: Mapping[str, AdapterFacts],
+    ) -> None:
+        """``parts`` are the pipeline's, each with its layers by name: itself by the empty one. ``facts``: by name."""
         self.adapters = tuple(adapters)
+        self.facts = facts
         sets = {
             part: additions
             for part, layers in parts.items()
@@ -83,12 +95,14 @@ class Adapters:
 
         Raises AddOnsBusyError where other jobs leave no room now, GenerationError for what can't be used.
         """
-        adapters = []
+        adapters, facts = [], {}
         for use, config in self._pair(uses, add_ons):
             found = self._locate(config)
             held = self._residency.hold(_build_key(use, found), partial(self._load, use, found.path))
-            adapters.append(Adapter(use.name, use.weight, holds.enter_context(held)))
-        return JobAdapters(adapters, self._parts)
+            weights = holds.enter_context(held)
+            adapters.append(Adapter(use.name, use.weight, weights))
+            facts[use.name] = AdapterFacts(found.digest, weights.tensors_hash)
+        return JobAdapters(adapters, self._parts, facts)
 
     def _pair(self, uses: Sequence[AdapterUse], add_ons: Sequence[AddOnConfig]) -> list[tuple[AdapterUse, AddOnConfig]]:
         if uses and not self.is_possible:

@@ -31,6 +31,7 @@ ALLOWED: Final = "allowed are LoRAs for linear and convolution layers, as safete
 PICKLE_SIGNS: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 SHOWN_CHARACTERS: Final = 40
 LEAST_DIMENSIONS: Final = 2  # of a layer's halves
+HEADER_LENGTH_BYTES: Final = 8  # of a safetensors file, before its header
 MAX_NAMED: Final = 3  # of a file's tensors, in a message
 
 # By a part of a tensor's name: what kind of file has it.
@@ -91,6 +92,7 @@ class LoraWeights:
 
     parts: Mapping[str, Mapping[str, LoraLayer]]
     digest: str  # of the file's content, "sha256:…"
+    tensors_hash: str  # of what is behind the header, by which AUTOMATIC1111 and sd-scripts know a LoRA
 
     @property
     def size_bytes(self) -> int:
@@ -136,7 +138,10 @@ def read_lora(file: Path, pipeline: Any) -> LoraWeights:
         raise AdapterFileError(f"{what}{_guess(tensors)}")
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return LoraWeights(parts, f"sha256:{digest}")
+        content.seek(0)
+        content.seek(HEADER_LENGTH_BYTES + int.from_bytes(content.read(HEADER_LENGTH_BYTES), "little"))
+        tensors_hash = hashlib.file_digest(content, "sha256").hexdigest()
+    return LoraWeights(parts, f"sha256:{digest}", tensors_hash)
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any] | None]:

@@ -29,8 +29,7 @@ import torch
 from greenlet import error as GreenletError  # noqa: N812  # it is a class
 from greenlet import getcurrent, greenlet
 
-from easel_server.engine.add_ons.lora_layers import AdapterSet
-from easel_server.engine.add_ons.lora_rows import Plans, RowsLostError, adapted
+from easel_server.engine.add_ons.lora_layers import AdapterSet, Plans, RowsLostError, adapted
 from easel_server.engine.device_errors import is_device_lost, is_out_of_memory
 from easel_server.engine.interface import StopGenerationError
 from easel_server.engine.stepping.memory import attempt, free_device_memory, release_frames

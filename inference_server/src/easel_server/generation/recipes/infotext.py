@@ -36,6 +36,7 @@ MAX_PAIRS: Final = 200  # that are read
 _PAIR: Final = re.compile(r'\s*(\w[\w /-]{0,80}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 LORA_HASHES: Final = "Lora hashes"  # NAME: HASH of each adapter
+LORA_HASH_CHARACTERS: Final = 12
 # What is said of the image besides its parameters, without which it is the same.
 FACTS: Final = frozenset(
     {LORA_HASHES, "Model", "Model hash", "VAE", "VAE hash", "Version", "Diffusers", "Torch", "Engine"}
@@ -99,6 +100,14 @@ def build_metadata(parameters: GenerationParameters, facts: Mapping[str, object]
     written = (f"{name}: {_quote(value)}" for name, value in (pairs | dict(facts)).items() if value is not None)
     negative = [f"{NEGATIVE} {parameters.negative_prompt}"] if parameters.negative_prompt else []
     return "\n".join([join_networks(parameters.prompt, parameters.adapters), *negative, ", ".join(written)])
+
+
+def write_hashes(hashes: Mapping[str, str]) -> str:
+    """Of adapters, by name, as AUTOMATIC1111 writes them: each the beginning of the SHA-256 of its tensors' bytes.
+
+    Those are a file's without its header, which training tools change after the training.
+    """
+    return ", ".join(f"{name}: {whole[:LORA_HASH_CHARACTERS]}" for name, whole in hashes.items())
 
 
 def _describe_enlarging(parameters: GenerationParameters) -> dict[str, object]:

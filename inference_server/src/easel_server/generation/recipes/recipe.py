@@ -176,10 +176,18 @@ def list_differences(
     recipe: Recipe, digests: Mapping[str, str], identity: ModelIdentity | None, adapters: Sequence[AdapterUse] = ()
 ) -> Iterator[str]:
     """Why the image may come out otherwise than the recipe's, in sentences; ``adapters``: those of the request."""
+    made_with_contents = _read_contents(recipe.model)
+    contents = dict(each.rsplit("@", 1) for each in identity.adapters) if identity is not None else {}
     made_with_keys = {use.name: use.key for use in recipe.given.get("adapters", ()) if isinstance(use, AdapterUse)}
     for use in adapters:
         if made_with_keys.get(use.name, "") not in ("", use.key):
             yield f"adapter {use.name!r} comes from elsewhere than the recipe's, so the image may be another"
+        before, now = made_with_contents.get(use.name), contents.get(use.name)
+        if before is not None and now is not None and before != now:
+            yield (
+                f"the file of adapter {use.name!r} has changed since: the recipe's image was made with {before[:23]}, "
+                f"and it is {now[:23]} now, so the image will be another"
+            )
     for name, digest in digests.items():
         if name in recipe.digests and recipe.digests[name] != digest:
             yield f"the recipe was of another input {name}, so the image will be another"
@@ -196,6 +204,14 @@ def list_differences(
         )
     elif differing := list(_find_other_libraries(recipe.model, identity)):
         yield f"the recipe's image was generated with {', '.join(differing)}: the image may differ a little"
+
+
+def _read_contents(model: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of a recipe's adapters by name; whatever it holds."""
+    listed = model.get("adapters")
+    known = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    pairs = [(each.get("name"), each.get("digest")) for each in known]
+    return {name: digest for name, digest in pairs if isinstance(name, str) and isinstance(digest, str)}
 
 
 def _find_other_libraries(model: Mapping[str, Any], identity: ModelIdentity) -> Iterator[str]:
