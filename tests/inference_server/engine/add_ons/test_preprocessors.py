@@ -115,6 +115,22 @@ def test_a_job_goes_on_with_the_same_control_image_from_its_checkpoint(nets: Any
     assert Image.open(BytesIO(images_of(second)[0])).tobytes() == whole
 
 
+def test_a_file_that_is_overwritten_in_place_changes_nothing_of_the_network_that_was_read(tmp_path: Path) -> None:
+    from easel_server.engine.images.preprocessors import load_depth_network  # noqa: PLC0415  # loads torch
+
+    from tests.support.tiny_models.depth import write_tiny_depth  # noqa: PLC0415  # loads torch
+
+    write_tiny_depth(tmp_path)
+    image = Image.effect_noise((64, 64), 60).convert("RGB")
+    network = load_depth_network("depth", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    with weights.open("r+b") as file:  # the same file to whoever has it open or mapped
+        file.write(bytes(weights.stat().st_size))
+    before = network.make(image)
+    write_tiny_depth(tmp_path)
+    assert before.tobytes() == load_depth_network("depth", tmp_path).make(image).tobytes()
+
+
 def test_what_is_no_network_for_depth_fails_the_job_by_its_name(nets: Any, depth: AddOnConfig, tmp_path: Path) -> None:
     engine, config = build_engine("sd15"), nets["sd15"]
     (tmp_path / "other").mkdir()

@@ -9,8 +9,15 @@ from typing import Self
 
 import pytest
 import torch
-from easel_server.engine.add_ons.residency import REMEMBER_FAILURE_SECONDS, AddOnKey, AddOnsBusyError, Residency
+from easel_server.engine.add_ons.residency import (
+    PATIENT_SECONDS,
+    REMEMBER_FAILURE_SECONDS,
+    AddOnKey,
+    AddOnsBusyError,
+    Residency,
+)
 from easel_server.engine.interface import GatheringError, GenerationError
+from easel_server.engine.stepping.stepper import SteppedCall, take_turns
 from easel_server.worker.engine_errors import is_engine_error
 
 CPU = torch.device("cpu")
@@ -175,3 +182,67 @@ def test_a_module_counts_with_its_parameters_and_buffers() -> None:
         assert residency.count_bytes() == (4 * (4 * 4) + 8, 0)
     residency.clear()
     assert residency.count_bytes() == (0, 0)
+
+
+class Job:
+    """That holds one for as long as it is told to."""
+
+    def __init__(self, files: Files, residency: Residency, name: str) -> None:
+        self.has_it = False
+        self._files, self._residency, self._name = files, residency, name
+        self.call = SteppedCall(self._run)
+        self.call.advance()
+
+    def _run(self) -> None:
+        with ExitStack() as holds:
+            self._residency.take(
+                lambda own: own.enter_context(self._residency.hold(self._name, lambda: self._files.load(self._name))),
+                holds,
+            )
+            self.has_it = True
+            while True:
+                take_turns()
+
+
+def served(*jobs: Job) -> list[bool]:
+    return [job.has_it for job in jobs]
+
+
+def step(*jobs: Job) -> None:
+    for job in jobs:
+        job.call.advance()
+
+
+def test_a_job_that_waits_for_room_reads_no_file_at_each_turn() -> None:
+    files, residency = Files(), Residency(CPU, device_bytes=10, host_bytes=0)
+    first, second = (Job(files, residency, name) for name in ("a", "b"))
+    for _ in range(20):
+        step(first, second)
+    first.call.stop()
+    step(second)
+    assert served(second) == [True]
+    assert files.read == ["a", "b", "b"]
+    second.call.stop()
+
+
+def test_who_waits_for_room_is_overtaken_for_a_while_only_and_who_is_stopped_holds_up_nobody() -> None:
+    now = [0.0]
+    files, residency = Files(), Residency(CPU, device_bytes=10, host_bytes=0, clock=lambda: now[0])
+    running, waiting, impatient = (Job(files, residency, name) for name in ("a", "b", "b"))
+    sharing = Job(files, residency, "a")
+    assert served(running, waiting, impatient, sharing) == [True, False, False, True]
+    now[0] = PATIENT_SECONDS
+    late = Job(files, residency, "a")
+    assert served(late) == [False]
+    for job in (running, sharing):
+        job.call.stop()
+    step(late, impatient)  # the room is free, and yet they aren't next
+    assert (served(late, impatient), late.call.error) == ([False, False], None)
+    step(waiting)
+    assert served(waiting) == [True]
+    waiting.call.stop()
+    impatient.call.stop()  # it was next
+    step(late)
+    assert served(late) == [True]
+    late.call.stop()
+    assert residency.count_held_bytes() == 0

@@ -19,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -39,6 +40,8 @@ ASSUMED_FREE_BYTES: Final = 2 << 30
 READERS: Final = 2  # that read add-ons at a time: each holds a file's tensors beside what it makes of them
 REMEMBER_FAILURE_SECONDS: Final = 60.0  # that a file is no add-on of this model: the same content won't become one
 MAX_FAILURES: Final = 256
+MAX_SIZES: Final = 4096  # of add-ons that were read, in bytes
+PATIENT_SECONDS: Final = 10.0  # that a job lets others have the room that it waits for, as those of one add-on share it
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,14 @@ Taken = TypeVar("Taken")
 
 class AddOnsBusyError(Exception):
     """There is no room now, since jobs under way use what is there; when they have ended, there is."""
+
+
+class _OthersFirstError(AddOnsBusyError):
+    """Somebody waits for longer."""
+
+
+# Who takes, of the job's call (greenlets have a context each); None: nobody who would wait.
+_TAKER: ContextVar[object | None] = ContextVar("_TAKER", default=None)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ class Residency:
         self._device_bytes = device_bytes
         self._host_bytes = host_bytes
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # the least recently used first
+        self._sizes: OrderedDict[Hashable, int] = OrderedDict()  # of all that were read, for a while
+        self._waiting: dict[object, float] = {}  # who waits for room, the first of them first, and since when
         self._lock = threading.RLock()
         self._clock = clock
         self._failures: OrderedDict[Hashable, tuple[str, float]] = OrderedDict()  # sentences, and until when
@@ -112,6 +125,9 @@ class Residency:
         """
         # Jobs' calls run in inference mode, and modules made in it are good for nothing outside of it.
         with self._lock, torch.inference_mode(mode=False):
+            self._check_turn()
+            if key not in self._entries and key in self._sizes:  # nobody reads a file at each turn that he waits
+                self._check_room(min(self._sizes[key], self._device_bytes))
             entry = self._entries.get(key) or self._read_now(key, load)
             if entry.size_bytes > self._device_bytes:
                 raise GenerationError(
@@ -134,20 +150,28 @@ class Residency:
         """What ``take`` gives, which enters all that a job needs into the stack that it is given; ``holds`` keeps it.
 
         All of it or nothing: where jobs under way leave no room, the job's call waits here (``take_turns``) and holds
-        nothing meanwhile. Raises GenerationError where it would wait for itself alone.
+        nothing meanwhile. One that has waited for PATIENT_SECONDS isn't overtaken any more. Raises GenerationError
+        where it would wait for itself alone.
         """
-        while True:
-            try:
-                with ExitStack() as own:
-                    taken = take(own)
-                    holds.push(own.pop_all())
-                    return taken
-            except AddOnsBusyError as error:
-                if not self.count_held_bytes():
-                    raise GenerationError(
-                        f"the add-ons of this job don't fit into memory together ({error}); ask for fewer"
-                    ) from error
-            take_turns()
+        taker = object()
+        outer = _TAKER.set(taker)
+        try:
+            while True:
+                try:
+                    with ExitStack() as own:
+                        taken = take(own)
+                        holds.push(own.pop_all())
+                        return taken
+                except AddOnsBusyError as error:
+                    if not self.count_held_bytes() and not isinstance(error, _OthersFirstError):
+                        raise GenerationError(
+                            f"the add-ons of this job don't fit into memory together ({error}); ask for fewer"
+                        ) from error
+                self._waiting.setdefault(taker, self._clock())
+                take_turns()
+        finally:
+            self._waiting.pop(taker, None)
+            _TAKER.reset(outer)
 
     def prefetch(self, key: Hashable, load: Callable[[], Movable]) -> None:
         """Read it into the host's memory, if it isn't loaded and there is room. Raises GenerationError, OSError.
@@ -224,6 +248,10 @@ class Residency:
                     self._failures.popitem(last=False)
             raise
         size = count_weight_bytes(value) if isinstance(value, torch.nn.Module) else value.size_bytes
+        with self._lock:
+            self._sizes[key] = size
+            if len(self._sizes) > MAX_SIZES:
+                self._sizes.popitem(last=False)
         return _Entry(value, size, is_on_device=self._is_one_place)
 
     def _load(self, key: Hashable, load: Callable[[], Movable]) -> Any:
@@ -242,13 +270,23 @@ class Residency:
                 f"({type(error).__name__}); whoever runs this service finds more in the worker's log"
             ) from error
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Of this size on the device. Raises AddOnsBusyError, and leaves all where it is, if that can't be had."""
+    def _check_turn(self) -> None:
+        """Raises AddOnsBusyError where a job has waited for too long to be overtaken by the one that asks."""
+        first, since = next(iter(self._waiting.items()), (None, 0.0))
+        if _TAKER.get() not in (None, first) and first is not None and self._clock() - since >= PATIENT_SECONDS:
+            raise _OthersFirstError("a job that came before waits for room")
+
+    def _check_room(self, size_bytes: int) -> None:
+        """Raises AddOnsBusyError if jobs under way leave less on the device."""
         held = self.count_held_bytes()
         if held + size_bytes > self._device_bytes:
             raise AddOnsBusyError(
                 f"jobs under way hold {_in_mib(held)} of the {_in_mib(self._device_bytes)} that add-ons may take"
             )
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Of this size on the device. Raises AddOnsBusyError, and leaves all where it is, if that can't be had."""
+        self._check_room(size_bytes)
         for key, entry in list(self._entries.items()):
             if self._count(on_device=True) + size_bytes <= self._device_bytes:
                 return

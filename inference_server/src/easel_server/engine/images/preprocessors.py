@@ -72,6 +72,8 @@ def load_depth_network(name: str, path: Path) -> DepthNetwork:
             raise GenerationError(f"is {', '.join(kinds) or 'of no known class'}; allowed is …{SUFFIX}")
         processor = AutoImageProcessor.from_pretrained(path, **local)  # type: ignore[no-untyped-call]
         model = AutoModelForDepthEstimation.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **local)
+        for each in (*model.parameters(), *model.buffers()):
+            each.data = each.data.clone()  # else they are the file's own pages, and change or go with it
         return DepthNetwork(model.eval().requires_grad_(requires_grad=False), processor)
 
     network, error = attempt(load)
