@@ -188,6 +188,38 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "tokenSecretName must be the same",
     ),
+    "a refiner and a VAE with two tokens beside a model on a volume": (
+        {
+            "model": {
+                **MODEL,
+                "refiner": {"source": {"huggingFace": {"repository": "a/b", "tokenSecretName": "one"}}},
+                "vae": {"source": {"huggingFace": {"repository": "a/c", "tokenSecretName": "two"}}},
+            },
+            "replicas": 1,
+        },
+        "tokenSecretName must be the same",
+    ),
+    "a model and a safety checker with two tokens": (
+        {
+            "model": {
+                "source": {"huggingFace": {"repository": "a/b", "tokenSecretName": "one"}},
+                "safetyChecker": {"source": {"huggingFace": {"repository": "a/c", "tokenSecretName": "two"}}},
+            },
+            "replicas": 1,
+        },
+        "tokenSecretName must be the same",
+    ),
+    "a safety checker that needs a token other than the add-ons'": (
+        {
+            "model": {
+                **MODEL,
+                "safetyChecker": {"source": {"huggingFace": {"repository": "a/c", "tokenSecretName": "hub"}}},
+            },
+            "replicas": 1,
+            "downloads": {"tokenSecretName": "other"},
+        },
+        "all is fetched with one token",
+    ),
     "a VAE from nowhere": (
         {"model": {**MODEL, "vae": {"source": {}}}, "replicas": 1},
         "exactly one of huggingFace and persistentVolumeClaim",
@@ -291,6 +323,13 @@ def test_refuses(case: str) -> None:
     spec, message = REFUSED[case]
     with pytest.raises(ValidationError, match=message):
         StableDiffusionServiceSpec.model_validate(spec)
+
+
+def test_a_field_that_is_null_is_one_that_is_left_out() -> None:
+    with pytest.raises(ValidationError, match="an empty scheduler changes nothing"):
+        StableDiffusionServiceSpec.model_validate(
+            {"model": {**MODEL, "scheduler": {"shift": None}}, "replicas": 1},  # the API server drops what is null
+        )
 
 
 ACCEPTED: dict[str, dict[str, Any]] = {

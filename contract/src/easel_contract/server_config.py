@@ -203,7 +203,7 @@ class SchedulerConfig(Model):
         is_of_others = (self.prediction_type, self.rescale_betas_zero_snr, self.timestep_spacing) != (None, None, None)
         if self.shift is not None and is_of_others:
             raise ValueError(SHIFT_ALONE)
-        if not self.model_fields_set:
+        if self.shift is None and self.sampler is None and not is_of_others:  # null is as good as left out
             raise ValueError(SETS_NOTHING)
         return self
 

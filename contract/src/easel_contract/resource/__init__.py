@@ -74,6 +74,7 @@ class StableDiffusionServiceSpec(Model):
                     ("", "self.model.source"),
                     ("!has(self.model.refiner) || ", "self.model.refiner.source"),
                     ("!has(self.model.vae) || ", "self.model.vae.source"),
+                    ("!has(self.model.safetyChecker) || ", "self.model.safetyChecker.source"),
                 )
             ),
             *ADD_ON_RULES,

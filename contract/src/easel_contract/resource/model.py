@@ -1,6 +1,7 @@
 """The model that a service serves, and where it comes from."""
 
-from typing import Annotated, Self
+from itertools import combinations
+from typing import Annotated, Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -128,6 +129,11 @@ class SafetyCheckerSpec(Model):
     )
 
 
+MODEL: Final = "model"
+# What a model consists of, by the field that names it, and where its source is in rules of the model's.
+PARTS: Final = {MODEL: "self.source"} | {part: f"self.{part}.source" for part in ("refiner", "vae", "safetyChecker")}
+
+
 class ModelSpec(Model):
     """The model that a service serves."""
 
@@ -135,13 +141,15 @@ class ModelSpec(Model):
         json_schema_extra=validations(
             *(
                 cel(
-                    f"!has(self.{part}) || !has(self.source.huggingFace) || !has(self.{part}.source.huggingFace) "
-                    "|| !has(self.source.huggingFace.tokenSecretName) "
-                    f"|| !has(self.{part}.source.huggingFace.tokenSecretName) "
-                    f"|| self.source.huggingFace.tokenSecretName == self.{part}.source.huggingFace.tokenSecretName",
-                    f"model and {part} are fetched with one token: tokenSecretName must be the same in both",
+                    "".join(f"!has(self.{part}) || " for part in (one, other) if part != MODEL)
+                    + "".join(
+                        f"!has({source}.huggingFace) || !has({source}.huggingFace.tokenSecretName) || "
+                        for source in (PARTS[one], PARTS[other])
+                    )
+                    + f"{PARTS[one]}.huggingFace.tokenSecretName == {PARTS[other]}.huggingFace.tokenSecretName",
+                    f"{one} and {other} are fetched with one token: tokenSecretName must be the same in both",
                 )
-                for part in ("refiner", "vae")
+                for one, other in combinations(PARTS, 2)
             )
         )
     )
