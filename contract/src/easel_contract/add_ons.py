@@ -10,6 +10,7 @@ from easel_contract.schema import Model
 
 MAX_ADD_ONS: Final = 512  # of a kind, in a service
 KEY_CHARACTERS: Final = 16  # 64 bits tell apart the few sources of a service
+DEFAULT_ADD_ON_FILE_BYTES: Final = 8 << 30  # Flux' ControlNets have 6.6 GB
 MAX_WEIGHT: Final = 10.0  # of an adapter, and of a ControlNet, above 0 or below
 
 

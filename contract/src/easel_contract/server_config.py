@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from easel_contract.add_ons import AddOnsConfig
+from easel_contract.add_ons import DEFAULT_ADD_ON_FILE_BYTES, AddOnsConfig
 from easel_contract.gateway_config import GatewayConfig
 from easel_contract.schema import (
     HttpBase,
@@ -95,6 +95,25 @@ class SyntheticConfig(Model):
     load_seconds: int = Field(default=0, ge=0, le=3600, description="Time that loading the model takes.")
 
 
+class AddOnMemory(Model):
+    """How much memory adapters, ControlNets and upscalers may take that are loaded beside the model."""
+
+    device_percent: int = Field(
+        default=15,
+        ge=1,
+        le=90,
+        description="Of all the GPU's memory. What isn't in use goes, the least recently used first, where another "
+        "needs its room; requests for more than that at once wait for each other.",
+    )
+    host_percent: int = Field(
+        default=25,
+        ge=1,
+        le=90,
+        description="Of the host's memory that is free once the model is loaded: keeps those that left the GPU, and "
+        "what is read ahead. On CPU it is the only place.",
+    )
+
+
 class EngineConfig(Model):
     """What a worker generates with."""
 
@@ -109,6 +128,7 @@ class EngineConfig(Model):
         description="Group keeps the weights in the host's memory and copies them to the GPU block by block, for "
         "models that don't fit; it costs speed, and as much host memory as the weights have. On GPUs only.",
     )
+    add_on_memory: AddOnMemory = AddOnMemory()
     synthetic: SyntheticConfig = SyntheticConfig()
 
 
@@ -281,6 +301,8 @@ class WorkerConfig(Model):
     max_batch_images: int | None = Field(default=None, ge=1, le=64)
     # After which a step counts as one that never ends; None: far longer than any took so far, at least five minutes.
     step_timeout_seconds: int | None = Field(default=None, ge=1, le=86_400)
+    # Of what is downloaded of one add-on: larger ones are refused
+    max_add_on_file_bytes: int = Field(default=DEFAULT_ADD_ON_FILE_BYTES, ge=1)
 
 
 class TracingConfig(Model):

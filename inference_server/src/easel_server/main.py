@@ -376,6 +376,7 @@ class Process:
                 hub_token=self._settings.hub_token,
                 engine=config.engine,
                 max_batch_images=config.worker.max_batch_images,
+                max_add_on_file_bytes=config.worker.max_add_on_file_bytes,
                 on_phase=self._start.mark,
             )
         )

@@ -1,19 +1,27 @@
-"""A worker says which add-ons on its volumes aren't there, before a request asks for one."""
+"""A worker says what lies on its volumes before a request asks for it: what isn't there, and what was written anew."""
 
 import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from easel_contract.add_ons import AdapterConfig, AddOnsConfig, ControlNetConfig
 from easel_contract.server_config import ModelConfig, ServerConfig
+from easel_server.stores.facts.add_on_contents import AddOnContents
+from easel_server.stores.facts.memory import MemoryFacts
+from easel_server.stores.jobs.interface import Claim
 from easel_server.telemetry.add_on_problems import AddOnProblems
-from easel_server.worker.gathering import watch_add_ons
+from easel_server.telemetry.metrics import ServerMetrics
+from easel_server.worker.gathering import Gatherer, watch_add_ons
+from easel_server.worker.job_run import JobRun
 
 from tests.support.eventually import eventually
+from tests.support.fake_engine import FakeEngine
+from tests.support.jobs import build_job
 
 
 @asynccontextmanager
@@ -79,3 +87,34 @@ async def test_an_add_on_that_is_added_while_a_worker_runs_is_looked_for_too(tmp
         new.write_text(json.dumps(config.to_wire()))
         new.replace(file)
         await said_of(problems, "late")
+
+
+async def test_a_file_that_was_written_anew_is_reported_though_every_request_for_it_is_cached() -> None:
+    facts, engine = MemoryFacts(lambda: datetime.now(UTC)), FakeEngine()
+    ink = AdapterConfig(name="ink", source="/loras/ink.safetensors")
+    afar = AdapterConfig(name="afar", source="someone/afar")
+    gathered = asyncio.Event()
+    gatherer = Gatherer(
+        engine,
+        ServerMetrics(gateway=False, worker=True),
+        on_gathered=lambda _: gathered.set(),
+        pause_seconds=0.0,
+        contents=AddOnContents(facts),
+    )
+    at_a_gateway = AddOnContents(facts)
+    gatherer.begin(JobRun(Claim(build_job("a").model_copy(update={"add_ons": (ink, afar)}), "token", 10.0)))
+    await gathered.wait()
+    assert await at_a_gateway.find([ink]) == {"ink": "sha256:1"}
+    watching = asyncio.create_task(gatherer.watch_contents(period_seconds=0.01))
+    try:
+        engine.digests = {"ink": "sha256:2", "afar": "sha256:2"}
+        engine.brought.clear()
+
+        async def is_known() -> bool:
+            return await at_a_gateway.find([ink]) == {"ink": "sha256:2"}
+
+        await eventually(is_known)
+        assert set(engine.brought) == {"ink"}, "the Hub isn't asked without need"
+    finally:
+        watching.cancel()
+        gatherer.close()

@@ -92,8 +92,12 @@ CASES: dict[str, dict[str, Any]] = {
     "add-ons-from-everywhere": {
         "model": HUB_MODEL,
         "replicas": 1,
-        "worker": {"gpu": {"count": 0}},
-        "downloads": {"allowedHosts": ["weights.example.com"], "tokenSecretName": "hub-token"},
+        "worker": {"gpu": {"count": 0}, "engine": {"addOnMemory": {"devicePercent": 30, "hostPercent": 50}}},
+        "downloads": {
+            "allowedHosts": ["weights.example.com"],
+            "tokenSecretName": "hub-token",
+            "maxFileBytes": 16 << 30,
+        },
         "adapters": [
             {"name": "ink", "source": {"huggingFace": {"repository": "someone/ink", "file": "ink.safetensors"}}},
             {"name": "clay", "source": VOLUME_ADD_ON, "defaultWeight": 0.7},
@@ -227,6 +231,22 @@ def test_an_adapter_on_a_new_volume_or_with_a_new_secret_replaces_workers_alone(
     assert mounts[-1]["readOnly"]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"worker": {"engine": {"addOnMemory": {"devicePercent": 30}}}}, {"downloads": {"maxFileBytes": 16 << 30}}],
+)
+def test_another_bound_of_add_ons_begins_with_new_workers_and_leaves_the_gateway_alone(changed: dict[str, Any]) -> None:
+    base: dict[str, Any] = {"model": HUB_MODEL, "replicas": 1}
+    before, after = (_by_name(_build(spec)) for spec in (base, {**base, **changed}))
+    assert {name for name in after if after[name] != before[name]} == {
+        "ConfigMap painter-config",
+        "Deployment painter-worker",
+    }
+    data = after["ConfigMap painter-config"]["data"]
+    said_to = {file: "addOnMemory" in text or "maxAddOnFileBytes" in text for file, text in data.items()}
+    assert said_to == {"gateway.json": False, "worker.json": True}
+
+
 # What servers of the release before add-ons know of their file; they refuse one that has more.
 KEYS_OF_THE_VERSION_BEFORE = {
     "": {"bucket", "engine", "gateway", "model", "namespace", "service", "tracing", "uid", "worker"},
@@ -242,6 +262,7 @@ KEYS_OF_THE_VERSION_BEFORE = {
         *("allowPickles", "configRepository", "dtype", "file", "name", "quantization", "refiner", "revision", "safety"),
         *("source", "stepCache", "variant"),
     },
+    "engine": {"compile", "kind", "offload", "synthetic"},
     "worker": {"drainSeconds", "leaseSeconds", "maxBatchImages", "stepTimeoutSeconds"},
 }
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from easel_contract.add_ons import MAX_WEIGHT
+from easel_contract.add_ons import DEFAULT_ADD_ON_FILE_BYTES, MAX_WEIGHT
 from easel_contract.gateway_config import MAX_NETWORKS, NETWORK_RULES, Network
 from easel_contract.resource.model import PATH_PATTERN, REPOSITORY_PATTERN
 from easel_contract.schema import (
@@ -214,6 +214,12 @@ class DownloadsSpec(Model):
         default=None,
         description="Secret with a Hub token under the key `token`, for gated or private repositories; all are fetched "
         "with the model's own, where that has one. Must be the same then.",
+    )
+    max_file_bytes: int = Field(
+        default=DEFAULT_ADD_ON_FILE_BYTES,
+        ge=1 << 20,
+        le=64 << 30,
+        description="Size of the largest file that is downloaded for one; of several in a repository, of all together.",
     )
 
 

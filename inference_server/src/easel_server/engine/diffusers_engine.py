@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 from easel_contract.add_ons import AddOnConfig
-from easel_contract.server_config import SchedulerConfig
+from easel_contract.server_config import AddOnMemory, SchedulerConfig
 from PIL import Image
 
 from easel_server.engine.add_ons.adapters import AdapterFacts, Adapters
@@ -160,7 +160,11 @@ class DiffusersEngine:
         self._preparation = preparation if preparation is not None else Preparation()
         self._device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
         self._pace = Pace(self._device)
-        self._residency = residency if residency is not None else Residency(self._device, *choose_budgets(self._device))
+        self._residency = (
+            residency
+            if residency is not None
+            else Residency(self._device, *choose_budgets(self._device, AddOnMemory()))
+        )
         locate = self._add_on_files.find
         self._adapters = Adapters(pipeline, self._residency, locate)
         self._prompt_limits = find_prompt_limits(pipeline)

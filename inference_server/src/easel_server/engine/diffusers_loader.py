@@ -15,11 +15,13 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]  # it ships no types
 from easel_contract import names
+from easel_contract.add_ons import DEFAULT_ADD_ON_FILE_BYTES
 from easel_contract.metrics import ColdStartPhase
 from easel_contract.server_config import DType, EngineConfig, ModelConfig, SafetyPolicy
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from easel_server.engine.add_ons.files import AddOnFiles
+from easel_server.engine.add_ons.files import AddOnFiles, Bounds
+from easel_server.engine.add_ons.residency import Residency, choose_budgets
 from easel_server.engine.diffusers_engine import DiffusersEngine
 from easel_server.engine.images.safety import take_safety
 from easel_server.engine.images.safety_models import load_safety_checker
@@ -66,6 +68,7 @@ def load(
     hub_token: str | None,
     began_seconds: float,
     max_batch_images: int | None = None,
+    max_add_on_file_bytes: int = DEFAULT_ADD_ON_FILE_BYTES,
     on_phase: Callable[[ColdStartPhase], None] = lambda _phase: None,
 ) -> DiffusersEngine:
     """The model, ready to generate. Blocks for download, reading and warm-up; call it in a thread.
@@ -110,7 +113,10 @@ def load(
         safety=safety,
         preparation=preparation,
         scheduler=config.scheduler,
-        add_on_files=AddOnFiles(find_cache_directory(ADD_ONS), Hub(hub_token)),
+        residency=Residency(device, *choose_budgets(device, engine.add_on_memory)),
+        add_on_files=AddOnFiles(
+            find_cache_directory(ADD_ONS), Hub(hub_token), Bounds(max_file_bytes=max_add_on_file_bytes)
+        ),
     )
     on_phase(ColdStartPhase.COMPILED)
     _warm_up(ready)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from easel_contract import names
+from easel_contract.add_ons import DEFAULT_ADD_ON_FILE_BYTES
 from easel_contract.metrics import ColdStartPhase
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, SyntheticConfig
 
@@ -38,6 +39,7 @@ def load_engine(
     hub_token: str | None,
     engine: EngineConfig | None = None,
     max_batch_images: int | None = None,
+    max_add_on_file_bytes: int = DEFAULT_ADD_ON_FILE_BYTES,
     on_phase: Callable[[ColdStartPhase], None] = lambda _phase: None,
 ) -> Engine:
     """The model, ready to generate. Blocks, also for importing the libraries (some seconds); call it in a thread.
@@ -64,6 +66,7 @@ def load_engine(
         hub_token=hub_token,
         began_seconds=began_seconds,
         max_batch_images=max_batch_images,
+        max_add_on_file_bytes=max_add_on_file_bytes,
         on_phase=on_phase,
     )
 

@@ -70,7 +70,7 @@ class Gatherer:
         self._tasks: dict[JobRun, asyncio.Task[None]] = {}
         self._reading: dict[JobRun, AddOnConfig] = {}  # the one that is read just now
         self._flights: dict[str, asyncio.Future[GatheredAddOn]] = {}  # add-ons on their way, by key
-        self._known: dict[str, None] = {}  # keys of add-ons that were here
+        self._known: dict[str, AddOnConfig] = {}  # add-ons that were here, by key
         self._downloaded_bytes = 0  # since it was reported
         self._far = ThreadPoolExecutor(max_workers=FAR_THREADS, thread_name_prefix="gather")
         self._near = ThreadPoolExecutor(max_workers=NEAR_THREADS, thread_name_prefix="gather-near")
@@ -133,6 +133,21 @@ class Gatherer:
         except StoreError as error:
             logger.debug("job %s: what its add-ons hold isn't reported: %s", run.job.id, error)
 
+    async def watch_contents(self, period_seconds: float = LOOK_AGAIN_SECONDS) -> None:
+        """Report what files on volumes hold by now that jobs had before, until cancelled.
+
+        A request whose image is cached asks for no file, so nobody else would find that one was written anew. What
+        has to be fetched is looked at by jobs alone: each worker asking the Hub would be a load of its own.
+        """
+        while self._contents is not None:
+            await asyncio.sleep(period_seconds)
+            for add_on in [each for each in self._known.values() if is_on_volume(each)]:
+                try:
+                    found = await asyncio.get_running_loop().run_in_executor(self._near, self._engine.bring, add_on)
+                    await self._contents.report({found.key: found.digest})
+                except (GenerationError, OSError, StoreError) as error:  # jobs will say it, and the look for what lacks
+                    logger.debug("%s isn't looked at again for now: %s", add_on.describe(), error)
+
     async def _find_error(self, run: JobRun) -> Exception | None:
         """What keeps a job from being generated."""
         deadline_seconds = time.monotonic() + self._gather_seconds
@@ -174,7 +189,7 @@ class Gatherer:
             return
         self._downloaded_bytes += flight.result().downloaded_bytes
         self._known.pop(add_on.key, None)
-        self._known[add_on.key] = None
+        self._known[add_on.key] = add_on
         if len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 

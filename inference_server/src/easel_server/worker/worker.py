@@ -142,6 +142,7 @@ class Worker:
         """
         beating = asyncio.create_task(self._heartbeats.run(), name="heartbeats")
         claiming = asyncio.create_task(self._claimer.run(), name="claiming")
+        watching = asyncio.create_task(self._gatherer.watch_contents(), name="contents")
         for part in (beating, claiming):
             part.add_done_callback(lambda _: self._has_news.set())
         try:
@@ -160,10 +161,11 @@ class Worker:
         finally:
             self._claimer.close()
             self._heartbeats.end()
+            watching.cancel()
             self._thread.close()
             self._gatherer.close()
             self._encoders.shutdown(wait=False)
-            await asyncio.wait({beating, claiming})
+            await asyncio.wait({beating, claiming, watching})
 
     # Claims
 

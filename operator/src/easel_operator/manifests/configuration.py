@@ -137,6 +137,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             drain_seconds=max(0, context.grace_seconds - DRAIN_MARGIN_SECONDS),
             max_batch_images=spec.batching.max_images,
             step_timeout_seconds=spec.batching.step_timeout_seconds,
+            max_add_on_file_bytes=spec.downloads.max_file_bytes,
         ),
         bucket=(
             BucketConfig(**results.bucket.model_dump(exclude={"credentials_secret_name"})) if results.bucket else None
@@ -235,7 +236,7 @@ def add_on_credentials_mount(secret: str) -> str:
 
 
 def _gateway_file(config: ServerConfig) -> Json:
-    return _to_file(config, {"worker": True, "engine": {"compile", "offload", "synthetic"}})
+    return _to_file(config, {"worker": True, "engine": {"compile", "offload", "add_on_memory", "synthetic"}})
 
 
 def _worker_file(config: ServerConfig) -> Json:

@@ -51,6 +51,10 @@ def stock_pixels(name: str, directory: Path, loras: list[tuple[str, float]], job
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)  # what could be trained torch multiplies in another order, even for no gradient
+            for weights in part.parameters():
+                # peft's are where the file is mapped, at multiples of 8 bytes, and MKL multiplies in another order what
+                # is at no multiple of 16: in a convolution of one pixel. Of the same numbers, memory of their own.
+                weights.data = weights.data.clone()
     image = pipeline(
         job.prompt,
         width=job.width_pixels,
@@ -85,13 +89,11 @@ def test_alone_a_job_with_loras_is_that_of_diffusers_with_peft(
 ) -> None:
     one = write_adapter(tmp_path, "a-style", model=model, form=form, seed=1, **options)
     other = write_adapter(tmp_path, "b-style", model=model, form=form, seed=2, rank=2, **options)
-    # With adapters of convolutions a number in 12,288 was seen to differ by 1 of 255; why isn't known.
-    off_by = 1 if options.get("convolutions") else 0
     for used in ([(one, 0.7)], [(one, 0.7), (other, -0.4)]):
         job = adapter_job(*used)
         [image] = run(tiny_adapter_engine(model), job, add_ons=(one, other))
         stock = stock_pixels(model, tmp_path, [(config.name, weight) for config, weight in used], job)
-        assert np.abs(pixels_of(image) - stock).max() <= off_by
+        assert np.array_equal(pixels_of(image), stock)
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl", "sd3", "flux"])

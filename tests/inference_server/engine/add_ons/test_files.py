@@ -154,7 +154,9 @@ def test_a_file_with_another_digest_than_asked_for_is_refused_and_not_kept(tmp_p
 
 def test_a_file_beyond_the_bound_is_refused(tmp_path: Path, web: WebServer) -> None:
     web.answers["/ink.safetensors"] = b"weights"
-    with pytest.raises(GenerationError, match="ink"):
+    with pytest.raises(
+        GenerationError, match=r"ink .* 6 bytes allowed; use a smaller one, or raise spec.downloads.maxFi"
+    ):
         build(tmp_path, Bounds(max_file_bytes=6)).gather([by_url(web, "/ink.safetensors")])
     assert list_kept(tmp_path) == []
 

@@ -1,6 +1,7 @@
 """The second pass: equal to the stock calls one after the other, in any company, and across workers."""
 
 import io
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from easel_server.engine.interface import Generation, StopGenerationError
 from easel_server.generation.add_ons import HiresPass
 from PIL import Image, ImageChops
 
+from tests.inference_server.engine.add_ons.adapters import NEAR, adapter_job, build_tiny, write_adapter
+from tests.inference_server.engine.stepping.running import build_engine
 from tests.support.tiny_engine import tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
@@ -47,14 +50,18 @@ def find_difference(one: Image.Image, other: Image.Image) -> float:
     return max(high for _, high in extrema)
 
 
-def call_stock(engine: Any, parameters: Any) -> Image.Image:
-    """diffusers' own pipelines, one after the other, by hand."""
-    import torch  # noqa: PLC0415
+def pipelines_of(engine: Any) -> tuple[Any, Any]:
+    """Of the first pass, and of the second."""
     from easel_server.generation.tasks import Task  # noqa: PLC0415
 
+    return engine._pipelines[Task.TEXT_TO_IMAGE].pipeline, engine._pipelines[Task.IMAGE_TO_IMAGE].pipeline
+
+
+def call_stock(base: Any, second: Any, parameters: Any) -> Image.Image:
+    """diffusers' own pipelines, one after the other, by hand."""
+    import torch  # noqa: PLC0415
+
     hires = parameters.hires
-    base = engine._pipelines[Task.TEXT_TO_IMAGE].pipeline
-    second = engine._pipelines[Task.IMAGE_TO_IMAGE].pipeline
     shared = {"prompt": parameters.prompt, "guidance_scale": parameters.guidance_scale}
     is_latent = hires.upscaler == "Latent"
     first = base(
@@ -90,7 +97,71 @@ def test_a_second_pass_is_what_the_stock_calls_give_one_after_the_other(family: 
     parameters = ask(upscaler, second_steps=6)
     image = run(engine, parameters)
     assert image.size == (128, 128)
-    assert ImageChops.difference(image, call_stock(engine, parameters)).getbbox() is None
+    assert ImageChops.difference(image, call_stock(*pipelines_of(engine), parameters)).getbbox() is None
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft
+@pytest.mark.parametrize(("family", "upscaler"), [("sd15", "Latent"), ("sdxl", "Lanczos"), ("sd3", "Lanczos")])
+def test_adapters_act_in_both_passes_as_in_stock_calls_with_peft(family: str, upscaler: str, tmp_path: Path) -> None:
+    from tests.support.tiny_models import BUILDERS  # noqa: PLC0415  # loads torch
+
+    engine: Any = build_engine(build_tiny(family))
+    style = write_adapter(tmp_path, "style", model=family)
+    plain = ask(upscaler, second_steps=6)
+    parameters = adapter_job((style, 0.8), hires=plain.hires)
+    before = run(engine, plain)
+    image = run(engine, parameters, add_ons=[style])
+    base = BUILDERS[family]()
+    base.set_progress_bar_config(disable=True)
+    second = type(pipelines_of(engine)[1])(**base.components)
+    second.set_progress_bar_config(disable=True)
+    base.load_lora_weights(tmp_path, weight_name="style.safetensors", adapter_name="style")
+    base.set_adapters(["style"], [0.8])
+    for part in base.components.values():
+        if hasattr(part, "requires_grad_"):
+            part.requires_grad_(False)  # what could be trained torch multiplies in another order
+    assert find_difference(image, call_stock(base, second, parameters)) == 0
+    assert find_difference(image, before) > NEAR
+    assert find_difference(run(engine, plain), before) == 0
+
+
+def test_adapters_act_in_both_passes_around_a_refiner_and_not_in_it(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    from tests.support.tiny_models import BUILDERS  # noqa: PLC0415  # loads torch
+
+    base, refiner = build_tiny("sdxl"), BUILDERS["sdxl-refiner"]()
+    engine: Any = build_engine(base, refiner=refiner)
+    style = write_adapter(tmp_path, "style", model="sdxl")
+    calls: list[tuple[str, bool]] = []
+    for name, unet in (("base", base.unet), ("refiner", refiner.unet)):
+        layers = [each for each in unet.modules() if isinstance(each, torch.nn.Linear)]
+        forward = engine._stepper._forwards[unet]
+
+        def note_and_run(name: str = name, layers: Any = layers, forward: Any = forward, **arguments: Any) -> Any:
+            calls.append((name, any("forward" in vars(each) for each in layers)))
+            return forward(**arguments)
+
+        engine._stepper._forwards[unet] = note_and_run
+    plain = ask("Lanczos", steps=10)
+    before = run(engine, plain)
+    assert {is_changed for _, is_changed in calls} == {False}
+    calls.clear()
+    styled = run(engine, adapter_job((style, 1.0), steps=10, hires=plain.hires), add_ons=[style])
+    assert [key for key, _ in groupby(calls)] == [("base", True), ("refiner", False), ("base", True)]
+    assert find_difference(styled, before) > NEAR
+    assert find_difference(run(engine, plain), before) == 0
+
+
+def test_second_passes_with_and_without_adapters_share_calls_and_stay_apart(tmp_path: Path) -> None:
+    engine: Any = build_engine(build_tiny("sd15"))
+    styles = [write_adapter(tmp_path, name, seed=seed) for seed, name in enumerate(("one", "other"))]
+    hires = ask().hires
+    jobs = [ask(seed=1), *(adapter_job((style, 0.8), hires=hires, seed=2) for style in styles)]
+    alone = [run(engine, job, add_ons=styles) for job in jobs]
+    together = finish(engine, *(engine.begin(job, {}, add_ons=styles) for job in jobs))
+    assert max(find_difference(one, other) for one, other in zip(alone, together, strict=True)) <= NEAR
+    assert find_difference(alone[1], alone[2]) > NEAR
 
 
 def test_flux_goes_by_pixels() -> None:

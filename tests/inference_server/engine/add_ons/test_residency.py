@@ -5,20 +5,29 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 import torch
+from easel_contract.server_config import AddOnMemory, EngineConfig, ModelConfig
+from easel_server.engine.add_ons import residency as residency_module
 from easel_server.engine.add_ons.residency import (
     PATIENT_SECONDS,
     REMEMBER_FAILURE_SECONDS,
     AddOnKey,
     AddOnsBusyError,
     Residency,
+    choose_budgets,
 )
 from easel_server.engine.interface import GatheringError, GenerationError
+from easel_server.engine.loading import load_engine
 from easel_server.engine.stepping.stepper import SteppedCall, take_turns
 from easel_server.worker.engine_errors import is_engine_error
+
+from tests.inference_server.engine.add_ons.adapters import adapter_job, begin, write_adapter
+from tests.support.tiny_engine import tiny_model_directory
 
 CPU = torch.device("cpu")
 FAR = torch.device("meta")  # a device that isn't the host's memory, on any machine
@@ -246,3 +255,31 @@ def test_who_waits_for_room_is_overtaken_for_a_while_only_and_who_is_stopped_hol
     assert served(late) == [True]
     late.call.stop()
     assert residency.count_held_bytes() == 0
+
+
+def test_budgets_are_the_configured_shares_of_the_device_and_of_the_hosts_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(residency_module, "read_free_host_bytes", lambda: 1000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80_000))
+    assert choose_budgets(torch.device("cuda"), AddOnMemory()) == (12_000, 250)
+    assert choose_budgets(torch.device("cuda"), AddOnMemory(device_percent=30, host_percent=50)) == (24_000, 500)
+    assert choose_budgets(CPU, AddOnMemory(device_percent=30, host_percent=50)) == (500, 500)
+
+
+def test_a_loaded_model_keeps_to_the_services_bounds_of_add_ons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = write_adapter(tmp_path, "style")
+    free_bytes = 2 * Path(style.source).stat().st_size
+    monkeypatch.setattr(residency_module, "read_free_host_bytes", lambda: free_bytes)
+    model = ModelConfig(name="tiny", source=str(tiny_model_directory("sd15")))
+    for percent, is_refused in ((75, False), (25, True)):
+        memory = AddOnMemory(host_percent=percent)
+        engine: Any = load_engine(
+            model, hub_token=None, engine=EngineConfig(add_on_memory=memory), max_add_on_file_bytes=1 << 20
+        )
+        error = begin(engine, adapter_job((style, 1.0)), [style]).error
+        assert (error is not None) == is_refused
+        assert not is_refused or "or raise spec.worker.engine.addOnMemory" in str(error)
+    assert engine._add_on_files._bounds.max_file_bytes == 1 << 20

@@ -16,6 +16,7 @@ from easel_server.outbound.buckets import REFUSED, Timeouts, describe_error, is_
 
 # A body may be gigabytes.
 TIMEOUTS: Final = Timeouts(connect_seconds=5, try_seconds=1800, retries=3, retry_seconds=60)
+SMALLER_OR_MORE: Final = "use a smaller one, or raise spec.downloads.maxFileBytes"
 PART_BYTES: Final = 8 << 20
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def download_object(add_on: AddOnConfig, path: Path, max_bytes: int, *, known_ta
             return None
         if found["size"] > max_bytes:
             raise GenerationError(
-                f"{what} has {format_gib(found['size'])}, allowed are {format_gib(max_bytes)}; use a smaller one"
+                f"{what} has {format_gib(found['size'])}, allowed are {format_gib(max_bytes)}; {SMALLER_OR_MORE}"
             )
         _write(store, key, path)
     except FileNotFoundError as error:

@@ -22,17 +22,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from easel_contract.add_ons import AddOnConfig
+from easel_contract.add_ons import DEFAULT_ADD_ON_FILE_BYTES, AddOnConfig
 from easel_contract.server_config import SourceConfig
 
-from easel_server.engine.add_ons.buckets import download_object
+from easel_server.engine.add_ons.buckets import SMALLER_OR_MORE, download_object
 from easel_server.engine.interface import GatheredAddOn, GatheringError, GenerationError
 from easel_server.engine.model_files.hub import DISK_FULL, Hub, Snapshot, Wording, download_files, open_snapshot
 from easel_server.engine.model_files.selection import ModelFileError, format_gib
 from easel_server.engine.volumes import SHOWN_FILES, find_on_volume, is_on_volume
 from easel_server.outbound.fetch import Fetcher, FetchError, FetchFailure
 
-MAX_FILE_BYTES: Final = 8 << 30  # of one add-on: Flux' ControlNets have 6.6 GB
 MAX_CACHE_BYTES: Final = 64 << 30  # of all that were downloaded from buckets and URLs
 DOWNLOAD_SECONDS: Final = 1800.0
 LOOK_AGAIN_SECONDS: Final = 300.0  # what a branch of the Hub or a bucket's key holds now
@@ -68,7 +67,7 @@ class LocalAddOn:
 class Bounds:
     """Of what is downloaded; times in seconds."""
 
-    max_file_bytes: int = MAX_FILE_BYTES
+    max_file_bytes: int = DEFAULT_ADD_ON_FILE_BYTES
     max_cache_bytes: int = MAX_CACHE_BYTES
     download_seconds: float = DOWNLOAD_SECONDS
     look_again_seconds: float = LOOK_AGAIN_SECONDS
@@ -268,6 +267,8 @@ class AddOnFiles:
                 await fetcher.fetch_to_file(add_on.source, part, max_bytes=self._bounds.max_file_bytes)
             except FetchError as error:
                 message = f"{add_on.describe()} {error}"
+                if error.failure is FetchFailure.TOO_LARGE:
+                    message = f"{message}; {SMALLER_OR_MORE}"
                 is_transient = error.failure in TRANSIENT_FAILURES or "answered 5" in message or "broke off" in message
                 if is_transient:
                     raise OSError(message) from error
@@ -374,7 +375,7 @@ def _list_directory(path: Path) -> list[Path]:
 
 
 def _explain_size(add_on: AddOnConfig, size: int, most: int) -> str:
-    return f"{add_on.describe()} has {format_gib(size)}, allowed are {format_gib(most)}; use a smaller one"
+    return f"{add_on.describe()} has {format_gib(size)}, allowed are {format_gib(most)}; {SMALLER_OR_MORE}"
 
 
 def _count_bytes(path: Path) -> int:

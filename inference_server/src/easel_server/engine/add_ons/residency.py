@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import torch
+from easel_contract.server_config import AddOnMemory
 
 from easel_server.engine.device_errors import is_out_of_memory
 from easel_server.engine.interface import GatheringError, GenerationError
@@ -34,8 +35,6 @@ from easel_server.engine.stepping.stepper import take_turns
 
 CPU: Final = torch.device("cpu")
 MIB: Final = 1 << 20
-DEVICE_SHARE: Final = 0.15  # a tenth of an 80 GB device holds some fifty adapters of Stable Diffusion XL
-HOST_SHARE: Final = 0.25
 ASSUMED_FREE_BYTES: Final = 2 << 30
 READERS: Final = 2  # that read add-ons at a time: each holds a file's tensors beside what it makes of them
 REMEMBER_FAILURE_SECONDS: Final = 60.0  # that a file is no add-on of this model: the same content won't become one
@@ -132,7 +131,7 @@ class Residency:
             if entry.size_bytes > self._device_bytes:
                 raise GenerationError(
                     f"{key} takes {_in_mib(entry.size_bytes)}, and add-ons may take {_in_mib(self._device_bytes)} of "
-                    "the device's memory; ask for a smaller one"
+                    "the device's memory; ask for a smaller one, or raise spec.worker.engine.addOnMemory"
                 )
             if key not in self._entries or not entry.is_on_device:
                 self._make_room(entry.size_bytes)
@@ -334,12 +333,12 @@ class Residency:
         return sum(each.size_bytes for each in self._entries.values() if each.is_on_device is on_device)
 
 
-def choose_budgets(device: torch.device) -> tuple[int, int]:
+def choose_budgets(device: torch.device, memory: AddOnMemory) -> tuple[int, int]:
     """For add-ons, in bytes: on the device, a share of all that it has; in the host's memory one of what is free."""
     free_bytes = read_free_host_bytes()
-    host_bytes = ASSUMED_FREE_BYTES if free_bytes is None else int(free_bytes * HOST_SHARE)
+    host_bytes = ASSUMED_FREE_BYTES if free_bytes is None else free_bytes * memory.host_percent // 100
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * DEVICE_SHARE), host_bytes
+        return torch.cuda.get_device_properties(device).total_memory * memory.device_percent // 100, host_bytes
     return host_bytes, host_bytes
 
 
