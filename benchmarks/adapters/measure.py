@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 from easel_contract.add_ons import AddOnConfig
+from easel_contract.server_config import AddOnMemory
 from easel_server.engine.add_ons.adapters import Adapters
 from easel_server.engine.add_ons.files import AddOnFiles
 from easel_server.engine.add_ons.residency import Residency, choose_budgets
@@ -57,7 +58,7 @@ def _build_files() -> AddOnFiles:
 def describe_adapters(pipeline: Any, configs: Sequence[AddOnConfig]) -> dict[str, Any]:
     """Size of one, and how many layers it adds to."""
     with ExitStack() as holds:
-        residency = Residency(torch.device("cpu"), *choose_budgets(torch.device("cpu")))
+        residency = Residency(torch.device("cpu"), *choose_budgets(torch.device("cpu"), AddOnMemory()))
         job = Adapters(pipeline, residency, _build_files().find).take(_uses(configs[:1]), configs[:1], holds)
         layers = {part: len(some) for each in job.adapters for part, some in each.weights.parts.items()}
         size_bytes = residency.count_bytes()[0]
@@ -71,7 +72,7 @@ def measure_switches(pipeline: Any, configs: Sequence[AddOnConfig], rounds: int)
     does while other jobs step. ``resident``: another job had it before.
     """
     device = torch.device(getattr(pipeline, "_execution_device", pipeline.device))
-    residency = Residency(device, *choose_budgets(device))
+    residency = Residency(device, *choose_budgets(device, AddOnMemory()))
     adapters = Adapters(pipeline, residency, _build_files().find)
     taken: dict[str, list[float]] = {"from_file": [], "from_ram": [], "resident": []}
 
