@@ -69,7 +69,7 @@ def test_a_second_pass_is_asked_for_with_upscaler_scale_strength_and_steps(page:
     page.reload()
     page.get_by_role("list").get_by_role("button", name="larger Seed").click()
     button(page, "Use these settings").click()
-    assert page.locator("#hires").is_checked()
+    expect(page.locator("#hires")).to_be_checked()
     for label, value in {"Scale": "1.5", "Change in the second pass": "0.5", "Steps of the second pass": "3"}.items():
         expect(field(page, label)).to_have_value(value)
     expect(page.locator("#hires-upscaler")).to_have_value("sharp")
@@ -228,6 +228,22 @@ def test_what_the_model_can_not_do_is_not_shown(page: Page):
     await_image(page, "plain")
     expect(page.locator("#upscaling")).to_be_hidden()
     expect(button(page, "Upscale")).to_have_count(0)
+
+
+def test_a_result_that_is_seen_can_be_upscaled_at_once_however_slow_the_browser_keeps_it(page: Page):
+    page.evaluate(
+        """() => {
+          const draw = window.createImageBitmap;
+          window.createImageBitmap = async (blob, ...rest) => {
+            await new Promise((resolve) => setTimeout(resolve, 1500));
+            return draw(blob, ...rest);
+          };
+        }"""
+    )
+    order(page, "slowly kept", steps=1)
+    await_image(page, "slowly kept")
+    button(page, "Upscale").click()
+    expect(page.locator("#facts")).to_contain_text("1024 \u00d7 1024")
 
 
 def test_both_are_shown_once_the_key_is_there(browser: Browser, tmp_path):

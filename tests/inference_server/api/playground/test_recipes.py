@@ -112,7 +112,7 @@ def test_a_second_pass_adapters_and_control_nets_of_a_recipe_are_filled_in(page:
     expect(page.locator("#recipe-note")).to_have_text(note)
     assert_fields(page, Prompt="a lighthouse", Negative_prompt="fog", Seed="99", Width="256", Height="384", Steps="7")
     assert_fields(page, Sampler="DDIM", Eta="0.2", Clip_skip="2", Weight_of_ink="0.6")
-    assert page.locator("#hires").is_checked()
+    expect(page.locator("#hires")).to_be_checked()
     expect(page.locator("#hires-upscaler")).to_have_value("Lanczos")
     assert_fields(page, Scale="1.5", Change_in_the_second_pass="0.4", Steps_of_the_second_pass="5")
     expect(page.locator("#hires-size")).to_contain_text("The image has 384 \u00d7 576 pixels then")

@@ -37,8 +37,11 @@ export class Jobs {
 
   // A result larger as it is. Its entry says how the image was made that it was made of.
   async upscale(entry, blob, index) {
-    if (this.isBusy) return;
     const { upscaling } = this;
+    if (this.isBusy) {
+      upscaling.say("Something is still being generated: ask again when it is there.");
+      return;
+    }
     const faults = upscaling.find();
     if (faults.length) {
       upscaling.refuse(new ApiError(422, "", faults));
@@ -169,11 +172,13 @@ export class Jobs {
     }
     await this.#note(entry, { status, seconds: metrics.predict_time, warnings: listWarnings(logs) });
     const images = await this.#fetch(entry, signal);
-    await this.#display(entry, images);
-    const count = images.length === 1 ? "1 image" : `${images.length} images`;
-    this.stage.announce(`Finished: ${count}, seed ${entry.input.seed}`);
+    const size = await measure(images[0]); // what can't be shown isn't kept
     await this.#note(entry, { thumbnail: await toThumbnail(images[0]) });
     await this.gallery.keep(entry.id, images);
+    // Last: whoever sees the images may press their buttons, which must find the job over.
+    this.#display(entry, images, size);
+    const count = images.length === 1 ? "1 image" : `${images.length} images`;
+    this.stage.announce(`Finished: ${count}, seed ${entry.input.seed}`);
   }
 
   async #note(entry, changes) {
@@ -186,9 +191,8 @@ export class Jobs {
     return Promise.all(indexes.map((index) => this.api.output(entry.id, index, signal)));
   }
 
-  async #display(entry, images) {
+  #display(entry, images, size) {
     const { input } = entry;
-    const size = await measure(images[0]);
     const more = (blob, index) => [
       ...this.upscaling.buildButton(index, images.length, () => this.upscale(entry, blob, index)),
       ...this.inputImage.buildButton(index, images.length, blob),
@@ -219,7 +223,7 @@ export class Jobs {
     try {
       const kept = (await this.gallery.read(entry.id))?.images ?? [];
       const images = kept.length ? kept : await this.#fetch(entry, undefined);
-      if (this.shown === entry) await this.#display(entry, images);
+      if (this.shown === entry) this.#display(entry, images, await measure(images[0]));
     } catch (error) {
       await this.reuse(entry);
       const again = entry.input.upscale ? "what it was made of" : "it";
