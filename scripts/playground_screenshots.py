@@ -17,7 +17,7 @@ PROMPTS = (
     "Orchard in blossom, gouache",
     "A lighthouse at dawn, oil on canvas, heavy brush strokes",
 )
-FINER = 4  # the scene is drawn so many times larger than it is shown, for smooth edges
+FINER = 4  # the scene is painted so many times larger than it is shown, for smooth edges
 SCENE = (768, 512)  # pixels
 HORIZON = 300
 DESKTOP, PHONE = 1280, 360  # wide, in pixels
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def draw_harbour() -> bytes:
-    """A PNG of a lighthouse over the sea: something to begin with, drawn here."""
+    """A PNG of a lighthouse over the sea: something to begin with, painted here."""
     width, height = (side * FINER for side in SCENE)
     horizon = HORIZON * FINER
     image = Image.new("RGB", (width, height))

@@ -213,7 +213,7 @@ def test_an_image_to_image_takes_loras_and_controlnet_too(krita: Krita) -> None:
     assert "Denoising strength: 0.7" in held.text
 
 
-@pytest.mark.parametrize("area", [0, 1], ids=["whole picture", "only masked"])
+@pytest.mark.parametrize("area", [0, 1], ids=["whole image", "only masked"])
 def test_only_what_is_selected_is_painted_anew_with_controlnet_or_without(krita: Krita, area: int) -> None:
     plain = krita.inpaint(inpaint_full_res=area, mask_blur=0)
     held = krita.inpaint(inpaint_full_res=area, mask_blur=0, alwayson_scripts=krita.unit(PAINTING))
@@ -228,15 +228,15 @@ def test_only_what_is_selected_is_painted_anew_with_controlnet_or_without(krita:
 
 def test_a_part_is_held_to_its_own_part_of_the_control_image(krita: Krita) -> None:
     """As is a control image of the painting that is cut out beforehand."""
-    drawn = Image.effect_noise(CANVAS, 90).convert("RGB")
-    elsewhere = drawn.copy()
+    noise = Image.effect_noise(CANVAS, 90).convert("RGB")
+    elsewhere = noise.copy()
     elsewhere.paste("black", (0, 0, 40, CANVAS[1]))  # far from what is selected
-    here = drawn.copy()
+    here = noise.copy()
     here.paste("black", SELECTED)
     only: dict[str, Any] = {"inpaint_full_res": 1, "mask_blur": 0}
     held, same, other = (
         krita.inpaint(**only, alwayson_scripts=krita.unit(image, module="none", resize_mode="Just Resize"))
-        for image in (drawn, elsewhere, here)
+        for image in (noise, elsewhere, here)
     )
     assert not same.differs_from(held)
     assert other.differs_from(held)

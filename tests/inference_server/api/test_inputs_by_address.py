@@ -5,14 +5,13 @@ import base64
 import gzip
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from ipaddress import ip_network
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 import pytest
 from easel_contract.add_ons import AddOnsConfig, ControlNetConfig
-from easel_contract.gateway_config import GatewayConfig, InputsConfig, LimitsConfig
+from easel_contract.gateway_config import InputsConfig
 from easel_contract.server_config import SyntheticConfig
 from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.gateway.input_images import Decoders, decode_base64
@@ -21,62 +20,20 @@ from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.tasks import Task
 from PIL import Image
 
+from tests.inference_server.api.input_hosts import CONFIG, LOOPBACK, Host
 from tests.inference_server.api.serving import MODEL, CountingMetrics, RunningGateway
 from tests.inference_server.outbound.test_guarded_transport import FakeResolver
 from tests.support.client_images import decoded, decompression_bomb, encoded, halves, with_transparent_half
 from tests.support.eventually import eventually
 from tests.support.web_hosts import Serve, answer, redirect, serving, trickle, write_forever
 
-LOOPBACK = ip_network("127.0.0.0/8")
-INPUTS = InputsConfig(allowed_hosts=("127.0.0.1",), allowed_networks=(LOOPBACK,), max_seconds=2)
-CONFIG = GatewayConfig(inputs=INPUTS, limits=LimitsConfig(max_body_bytes=1 << 20))
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-class Host:
-    """A host of images beside a gateway, on its loop: what it serves by path, and what it was asked for."""
-
-    def __init__(self, gateway: RunningGateway) -> None:
-        self._gateway = gateway
-        self._stack = AsyncExitStack()
-        self.served: dict[str, Serve] = {}
-
-        async def serve(head: str, writer: asyncio.StreamWriter) -> None:
-            await self.served.get(head.split(" ")[1], answer(b"", status="404 Not Found"))(head, writer)
-
-        port, self._heads = gateway.call(self._stack.enter_async_context(serving(serve)))
-        self.url = f"http://127.0.0.1:{port}"
-
-    @property
-    def asked(self) -> list[str]:
-        return [head.split(" ")[1] for head in self._heads]
-
-    def put(self, path: str, content: bytes) -> str:
-        """The address of an image."""
-        self.served[path] = answer(content)
-        return self.url + path
-
-    def close(self) -> None:
-        self._gateway.call(self._stack.aclose())
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[RunningGateway]:
     with RunningGateway(CONFIG) as running:
         yield running
-
-
-@pytest.fixture
-def host(gateway: RunningGateway) -> Iterator[Host]:
-    one = Host(gateway)
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def client(gateway: RunningGateway) -> Iterator[httpx2.Client]:
-    with gateway.client() as client:
-        yield client
 
 
 def edit(image: str, mask: str | None = None, **more: Any) -> tuple[str, dict[str, Any]]:

@@ -13,8 +13,8 @@ from easel_server.engine.synthetic_engine import SyntheticEngine
 from easel_server.generation.encoding import encode
 from easel_server.generation.parameters import ImageFormat
 
+from tests.inference_server.api.input_hosts import CONFIG
 from tests.inference_server.api.serving import MODEL, RunningGateway
-from tests.inference_server.api.test_inputs_by_address import CONFIG, Host
 from tests.support.client_images import decoded, encoded, halves
 
 IMAGE = halves((96, 64), "teal", "orange")
@@ -27,19 +27,6 @@ def gateway() -> Iterator[RunningGateway]:
     engine = SyntheticEngine(MODEL, SyntheticConfig(milliseconds_per_image=1))
     with RunningGateway(CONFIG, engine=engine, add_ons=ADD_ONS) as running:
         yield running
-
-
-@pytest.fixture
-def host(gateway: RunningGateway) -> Iterator[Host]:
-    one = Host(gateway)
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def client(gateway: RunningGateway) -> Iterator[httpx2.Client]:
-    with gateway.client() as client:
-        yield client
 
 
 def enlarge(image: str) -> tuple[str, dict[str, Any]]:

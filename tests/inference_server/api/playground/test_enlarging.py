@@ -233,10 +233,10 @@ def test_what_the_model_can_not_do_is_not_shown(page: Page):
 def test_a_result_that_is_seen_can_be_upscaled_at_once_however_slow_the_browser_keeps_it(page: Page):
     page.evaluate(
         """() => {
-          const draw = window.createImageBitmap;
+          const decode = window.createImageBitmap;
           window.createImageBitmap = async (blob, ...rest) => {
             await new Promise((resolve) => setTimeout(resolve, 1500));
-            return draw(blob, ...rest);
+            return decode(blob, ...rest);
           };
         }"""
     )

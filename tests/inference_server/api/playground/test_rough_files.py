@@ -65,7 +65,7 @@ def test_a_text_is_dropped_and_pasted_into_the_prompt_as_anywhere(page: Page):
     assert prompt.evaluate(HAND_OVER, ["drop", "", "", "a kite"])  # true: left to the browser
     assert prompt.evaluate(HAND_OVER, ["dragover", "", "", "a kite"])
     assert prompt.evaluate(HAND_OVER, ["paste", "", "", "a kite"])
-    # An office program's clipboard: the text, and a picture of it.
+    # An office program's clipboard: the text, and an image of it.
     assert prompt.evaluate(HAND_OVER, ["paste", "image.png", "image/png", "a kite"])
     assert not prompt.evaluate(HAND_OVER, ["paste", "image.png", "image/png", ""])
     expect(page.locator("#image-note")).to_contain_text("image.png can\u2019t be read")

@@ -59,9 +59,8 @@ class JobAdapters:
         """Within, the text encoders have what the job's adapters add to them."""
         with ExitStack() as stack:
             for additions in self._encoders.values():
-                stack.enter_context(
-                    adapted(plan_rows([(1, additions)]))
-                )  # all rows are of this job, however many they are
+                plan = plan_rows([(1, additions)])  # all rows are of this job, however many they are
+                stack.enter_context(adapted(plan))
             yield
 
 

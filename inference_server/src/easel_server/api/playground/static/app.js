@@ -188,7 +188,7 @@ document.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => {
   const file = imageIn(event.clipboardData);
   if (!file || !inputImage.isOffered) return;
-  // Office programs offer a picture of the text that was copied beside it: whoever writes wants the text.
+  // Office programs offer an image of the text that was copied beside it: whoever writes wants the text.
   const isWriting = event.target.matches?.("textarea, input") && event.clipboardData.getData("text/plain");
   if (isWriting) return;
   event.preventDefault();
