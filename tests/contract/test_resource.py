@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from easel_contract.conditions import ConditionStatus, ConditionType, Reason, build_condition
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.crd import build_structural_schema
+from easel_contract.resource import QueueOrder, ScalingSpec, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 MODEL = {"source": {"huggingFace": {"repository": "stabilityai/sdxl-turbo"}}}
@@ -51,6 +52,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "gateway": {"results": {"bucket": {"name": "images", "region": "eu-central-1", "prefix": "images"}}},
         },
         "prefix",
+    ),
+    "an order of the queue that there isn't": (
+        {"model": MODEL, "scaling": {"maxReplicas": 2, "queueOrder": "ShortestFirst"}},
+        "'FirstComeFirstServed' or 'TargetFirst'",
+    ),
+    "overtaken for more than a day": (
+        {"model": MODEL, "scaling": {"maxReplicas": 2, "maxOvertakenSeconds": 86401}},
+        "less than or equal to 86400",
+    ),
+    "a late request that earns money": (
+        {"model": MODEL, "scaling": {"maxReplicas": 2, "maxGpuSecondsPerLateRequest": -1}},
+        "greater than or equal to 0",
     ),
     "a schedule that asks for more workers than there may be": (
         {"model": MODEL, "scaling": {"maxReplicas": 2, "schedules": [{**WEEKDAYS, "minReplicas": 3}]}},
@@ -444,6 +457,23 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_accepts(case: str) -> None:
     StableDiffusionServiceSpec.model_validate(ACCEPTED[case])
+
+
+def test_what_is_unset_follows_the_cold_start_and_the_target() -> None:
+    derived = ScalingSpec(max_replicas=2, target_latency_seconds=20)
+    assert derived.queue_order is QueueOrder.TARGET_FIRST
+    assert derived.find_max_overtaken_seconds(90.0) == 130.0
+    assert derived.find_max_gpu_seconds_per_late_request(90.0) == 270.0
+    given = ScalingSpec(max_replicas=2, max_overtaken_seconds=0, max_gpu_seconds_per_late_request=0)
+    assert given.find_max_overtaken_seconds(90.0) == 0.0
+    assert given.find_max_gpu_seconds_per_late_request(90.0) == 0.0
+
+
+def test_an_operator_of_the_version_before_is_not_shown_an_order_that_nobody_set() -> None:
+    """The API server fills in what the CRD has for a default, and that operator refuses fields it doesn't know."""
+    fields = build_structural_schema(ScalingSpec)["properties"]
+    new = ("queueOrder", "maxOvertakenSeconds", "maxGpuSecondsPerLateRequest")
+    assert [name for name in new if "default" in fields[name]] == []
 
 
 def test_a_transition_time_changes_with_the_status_only() -> None:

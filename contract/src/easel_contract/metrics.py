@@ -9,6 +9,9 @@ from typing import Final
 # Read from Redis by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
 QUEUE_DEPTH: Final = "easel_queue_depth"  # gauge, label state=Waiting|Running
 BACKLOG_GPU_SECONDS: Final = "easel_backlog_gpu_seconds"  # gauge, predicted, label state=Waiting|Running (the rest)
+# The same, each job's work counted as at most what one pod can do of it within the target: a job isn't divisible.
+BOUNDED_BACKLOG_GPU_SECONDS: Final = "easel_bounded_backlog_gpu_seconds"  # gauge, label state=Waiting|Running
+OVERRUNNING_JOBS: Final = "easel_overrunning_jobs"  # gauge: that run for longer than the target, a pod each
 OLDEST_WAITING_AGE_SECONDS: Final = "easel_oldest_waiting_age_seconds"  # gauge, 0 when nothing waits
 WORKERS: Final = "easel_workers"  # gauge: workers that had a sign of life lately
 ENGINE_FAILURES_TOTAL: Final = "easel_engine_failures_total"  # counter: attempts that an engine's error ended
@@ -25,6 +28,7 @@ JOB_PHASE_SECONDS: Final = "easel_job_phase_seconds"  # histogram, worker, label
 WORK_GPU_SECONDS_TOTAL: Final = "easel_work_gpu_seconds_total"  # counter, worker: time that its GPU was busy
 BUSY_SECONDS_TOTAL: Final = "easel_worker_busy_seconds_total"  # counter, worker: its rate is the busy share
 PREDICTED_GPU_SECONDS_TOTAL: Final = "easel_predicted_gpu_seconds_total"  # counter, gateway: work that was accepted
+BOUNDED_GPU_SECONDS_TOTAL: Final = "easel_bounded_gpu_seconds_total"  # counter, gateway: of it, a target a job at most
 FLAGGED_IMAGES_TOTAL: Final = "easel_flagged_images_total"  # counter, worker, label action=flagged|blurred|refused
 BATCH_IMAGES: Final = "easel_batch_images"  # histogram, worker, at each step: images that take it together
 GATHER_SECONDS: Final = "easel_gather_seconds"  # histogram, worker: until a job's add-ons are on its machine

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from easel_contract.resource import QueueOrder
+
 from easel_operator.service_file import ServiceFile, load_service
 from easel_operator.service_history import Replay, add_arguments, load_replay
 from easel_operator.simulation.lower_bound import find_lower_bound_seconds
@@ -26,7 +28,6 @@ from easel_operator.simulation.scenario import (
 )
 from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, parse_traces, upscale, write_trace
-from easel_operator.simulation.waiting import QueueOrder
 from easel_operator.usage import INSTALL, UsageError
 
 DEFAULT_POLICY: Final = "easel"

@@ -159,6 +159,16 @@ def test_servers_without_predictions_are_reckoned_with_measured_job_lengths() ->
     assert second.arrivals.arrived_gpu_seconds == pytest.approx(80)
 
 
+def test_while_gateways_are_updated_the_work_of_those_that_bound_none_counts_as_it_is() -> None:
+    window = advance_all(
+        {"old": CounterReading(predicted_gpu_seconds=0), "new": CounterReading(None, 0.0, 0.0)},
+        {"old": CounterReading(predicted_gpu_seconds=50), "new": CounterReading(None, 300.0, 30.0)},
+    )
+    assert window.last is not None
+    assert window.last.counters.predicted_gpu_seconds == 350
+    assert window.last.counters.bounded_gpu_seconds == 80
+
+
 def submit(*totals: float | None, seconds: float = 2.0) -> Arrivals:
     """A gateway's counter at ticks that are ``seconds`` apart; None: it didn't answer."""
     observation = None

@@ -38,11 +38,15 @@ easel_queue_depth{state="Waiting"} 5.0
 easel_queue_depth{state="Running"} 2.0
 easel_backlog_gpu_seconds{state="Waiting"} 21.5
 easel_backlog_gpu_seconds{state="Running"} 1.5
+easel_bounded_backlog_gpu_seconds{state="Waiting"} 20.5
+easel_bounded_backlog_gpu_seconds{state="Running"} 1.25
+easel_overrunning_jobs 1.0
 easel_oldest_waiting_age_seconds 3.5
 easel_jobs_in_flight 1.0
 easel_longest_job_seconds 42.5
 easel_jobs_submitted_total 40.0
 easel_predicted_gpu_seconds_total 160.5
+easel_bounded_gpu_seconds_total 150.5
 easel_work_gpu_seconds_total 128.0
 easel_jobs_total{outcome="Succeeded"} 30.0
 easel_jobs_total{outcome="Failed"} 2.0
@@ -57,11 +61,12 @@ READ = PodMetrics(
     broker_up=True,
     is_redis_full=True,
     is_redis_evicting=True,
-    queue=QueueReading(5, 2, 3.5, 21.5, 1.5),
+    queue=QueueReading(5, 2, 3.5, 21.5, 1.5, 20.5, 1.25, 1),
     in_flight=1,
     counters=CounterReading(
         submitted=40,
         predicted_gpu_seconds=160.5,
+        bounded_gpu_seconds=150.5,
         finished=32,
         work_gpu_seconds=128,
         latency_buckets={1.0: 10, math.inf: 32},
@@ -190,6 +195,13 @@ def test_a_queue_that_is_not_reported_whole_is_missing_and_not_zero(text: str) -
 
 def test_absent_figures_are_missing() -> None:
     assert parse_metrics("python_info 1\n") == PodMetrics()
+
+
+def test_a_server_that_bounds_no_work_leaves_it_unknown_and_not_zero() -> None:
+    earlier = "\n".join(line for line in PAGE.splitlines() if "bounded" not in line and "overrunning" not in line)
+    read = parse_metrics(earlier)
+    assert read.queue == QueueReading(5, 2, 3.5, 21.5, 1.5)
+    assert (read.counters.predicted_gpu_seconds, read.counters.bounded_gpu_seconds) == (160.5, None)
 
 
 def test_add_ons_that_a_worker_cant_have_are_read_by_key_with_the_reason() -> None:

@@ -4,11 +4,10 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import QueueOrder, StableDiffusionServiceSpec
 from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.trace import Trace, build_trace
-from easel_operator.simulation.waiting import QueueOrder
 
 
 def build_settings(

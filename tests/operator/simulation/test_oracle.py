@@ -5,6 +5,7 @@ import math
 import random
 
 import pytest
+from easel_contract.resource import QueueOrder
 from easel_operator.simulation.lower_bound import MAX_WAIT_TARGETS, find_lower_bound_seconds, find_needed_pods
 from easel_operator.simulation.oracle.offline_plan import PlanRules, plan_offline
 from easel_operator.simulation.oracle.search import (
@@ -20,7 +21,6 @@ from easel_operator.simulation.policies.registry import build_policy
 from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.simulation import simulate
 from easel_operator.simulation.trace import Trace, build_trace
-from easel_operator.simulation.waiting import QueueOrder
 
 from tests.operator.simulation.support import ScriptedPolicy, build_bursty_trace, build_poisson_trace, build_settings
 

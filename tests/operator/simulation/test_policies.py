@@ -3,12 +3,12 @@
 import itertools
 
 import pytest
+from easel_contract.resource import QueueOrder
 from easel_operator.simulation.outcome import Outcome
 from easel_operator.simulation.policies.interface import PolicyError, parse_policy_name, split_policy_names
 from easel_operator.simulation.policies.registry import BUILDERS, build_policy
 from easel_operator.simulation.simulation import simulate
 from easel_operator.simulation.trace import Trace, build_trace
-from easel_operator.simulation.waiting import QueueOrder
 
 from tests.operator.simulation.support import build_bursty_trace, build_poisson_trace, build_settings
 

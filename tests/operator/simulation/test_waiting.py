@@ -3,10 +3,11 @@
 import random
 
 import pytest
+from easel_contract.resource import QueueOrder
 from easel_operator.simulation.policies.fixed import FixedPolicy
 from easel_operator.simulation.simulation import simulate
 from easel_operator.simulation.trace import build_trace
-from easel_operator.simulation.waiting import OrderRule, QueueOrder, Waiting
+from easel_operator.simulation.waiting import OrderRule, Waiting
 
 from tests.operator.simulation.support import ScriptedPolicy, build_settings
 

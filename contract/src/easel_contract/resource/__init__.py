@@ -23,7 +23,7 @@ from easel_contract.resource.add_ons import (
 )
 from easel_contract.resource.gateway import GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
-from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
+from easel_contract.resource.scaling import ExecutionMode, QueueOrder, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
     ColdStartStatus,
     ScalingStatus,
@@ -40,6 +40,7 @@ __all__ = [
     "ColdStartStatus",
     "ExecutionMode",
     "ModelSource",
+    "QueueOrder",
     "ResourceRequirements",
     "ResultsSpec",
     "ScalingSpec",

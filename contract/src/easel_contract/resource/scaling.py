@@ -1,12 +1,22 @@
 """How the number of workers follows the work."""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from easel_contract.cron import check_cron
 from easel_contract.schema import Model, ObjectName, TimeZone, cel, validations
+
+OVERTAKEN_TARGETS: Final = 2  # and a cold start: how long a late request is overtaken by those that are in time
+LATE_REQUEST_GPU_SECONDS: Final = 180  # and a cold start: what one late request less may cost
+
+
+class QueueOrder(StrEnum):
+    """Which of the waiting requests a free worker takes."""
+
+    FIRST_COME_FIRST_SERVED = "FirstComeFirstServed"
+    TARGET_FIRST = "TargetFirst"  # the oldest that can still finish within the target, before those that can't
 
 
 class ExecutionMode(StrEnum):
@@ -38,6 +48,13 @@ class ScheduleSpec(Model):
         return value
 
 
+def _leave_default_to_readers(schema: dict[str, Any]) -> None:
+    """Of a field that is newer than the first release: a default in the CRD would be read by every operator as if it
+    had been set, and one of the version before, still there during an update, refuses fields that it doesn't know.
+    """
+    del schema["default"]
+
+
 class ScalingSpec(Model):
     """How the number of workers follows the work."""
 
@@ -62,6 +79,28 @@ class ScalingSpec(Model):
         ge=1,
         le=86400,
         description="From submitted to finished; as few workers as let 95 % of all requests meet it.",
+    )
+    queue_order: QueueOrder = Field(
+        default=QueueOrder.TARGET_FIRST,
+        description="Which waiting request a free worker takes, within its customer's turn and priority. TargetFirst: "
+        "the oldest that can still finish within the target latency, so that a burst which is late anyway doesn't make "
+        "late what comes after it. FirstComeFirstServed: the oldest; fewer wait very long, and more are late. Unset: "
+        "TargetFirst.",
+        json_schema_extra=_leave_default_to_readers,
+    )
+    max_overtaken_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        description="With TargetFirst: a request that has waited this long is overtaken no more, by whatever is in "
+        f"time. Unset: the measured cold start and {OVERTAKEN_TARGETS} target latencies.",
+    )
+    max_gpu_seconds_per_late_request: int | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        description="No more GPU-seconds are spent on headroom than this for each late request that it saves. Unset: "
+        f"the measured cold start and {LATE_REQUEST_GPU_SECONDS} s.",
     )
     target_queue_depth: int | None = Field(
         default=None,
@@ -93,6 +132,18 @@ class ScalingSpec(Model):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ]
+
+    def find_max_overtaken_seconds(self, cold_start_seconds: float) -> float:
+        """How long a late request is overtaken by those that are in time, at this cold start."""
+        if self.max_overtaken_seconds is not None:
+            return float(self.max_overtaken_seconds)
+        return cold_start_seconds + OVERTAKEN_TARGETS * self.target_latency_seconds
+
+    def find_max_gpu_seconds_per_late_request(self, cold_start_seconds: float) -> float:
+        """What one late request less may cost, at this cold start."""
+        if self.max_gpu_seconds_per_late_request is not None:
+            return float(self.max_gpu_seconds_per_late_request)
+        return cold_start_seconds + LATE_REQUEST_GPU_SECONDS
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -23,6 +23,7 @@ class CounterReading:
 
     submitted: float | None = None  # gateway: jobs
     predicted_gpu_seconds: float | None = None  # gateway: work of the jobs submitted
+    bounded_gpu_seconds: float | None = None  # gateway: of it, at most the target a job; None from earlier ones
     finished: float | None = None  # worker: jobs that succeeded or failed
     work_gpu_seconds: float | None = None  # worker: time that its GPU was busy
     latency_buckets: Buckets = field(default_factory=dict)
@@ -119,6 +120,7 @@ def _grow(before: CounterReading, after: CounterReading) -> CounterReading:
     return CounterReading(
         submitted=_grow_counter(before.submitted, after.submitted),
         predicted_gpu_seconds=_grow_counter(before.predicted_gpu_seconds, after.predicted_gpu_seconds),
+        bounded_gpu_seconds=_grow_counter(before.bounded_gpu_seconds, after.bounded_gpu_seconds),
         finished=_grow_counter(before.finished, after.finished),
         work_gpu_seconds=_grow_counter(before.work_gpu_seconds, after.work_gpu_seconds),
         latency_buckets=_grow_buckets(before.latency_buckets, after.latency_buckets),
@@ -129,6 +131,11 @@ def _sum(parts: Sequence[CounterReading]) -> CounterReading:
     return CounterReading(
         submitted=_sum_known(part.submitted for part in parts),
         predicted_gpu_seconds=_sum_known(part.predicted_gpu_seconds for part in parts),
+        # Gateways of the release before report no bounded work; during an update theirs counts as it is.
+        bounded_gpu_seconds=_sum_known(
+            part.predicted_gpu_seconds if part.bounded_gpu_seconds is None else part.bounded_gpu_seconds
+            for part in parts
+        ),
         finished=_sum_known(part.finished for part in parts),
         work_gpu_seconds=_sum_known(part.work_gpu_seconds for part in parts),
         latency_buckets=_sum_buckets(part.latency_buckets for part in parts),

@@ -24,6 +24,10 @@ class QueueReading:
     oldest_waiting_age_seconds: float | None = None
     waiting_gpu_seconds: float | None = None  # predicted; None from servers of an earlier release
     running_gpu_seconds: float | None = None  # what is left of them
+    # The same of bounded work: of each job at most what one pod can do within the target. None from earlier releases.
+    waiting_bounded_gpu_seconds: float | None = None
+    running_bounded_gpu_seconds: float | None = None
+    overrunning: int | None = None  # jobs that have run for longer than the target: a busy pod each
 
     @property
     def depth(self) -> int:

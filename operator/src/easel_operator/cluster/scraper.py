@@ -36,6 +36,8 @@ READ_SERIES: Final = (
     metrics.REDIS_EVICTS,
     metrics.QUEUE_DEPTH,
     metrics.BACKLOG_GPU_SECONDS,
+    metrics.BOUNDED_BACKLOG_GPU_SECONDS,
+    metrics.OVERRUNNING_JOBS,
     metrics.OLDEST_WAITING_AGE_SECONDS,
     metrics.IN_FLIGHT,
     metrics.LONGEST_JOB_SECONDS,
@@ -44,6 +46,7 @@ READ_SERIES: Final = (
     metrics.ADD_ON_UNAVAILABLE,
     metrics.JOBS_SUBMITTED_TOTAL,
     metrics.PREDICTED_GPU_SECONDS_TOTAL,
+    metrics.BOUNDED_GPU_SECONDS_TOTAL,
     metrics.JOBS_TOTAL,
     metrics.WORK_GPU_SECONDS_TOTAL,
     LATENCY_BUCKET,
@@ -166,6 +169,7 @@ def parse_metrics(text: str) -> PodMetrics:
         counters=CounterReading(
             submitted=_read_value(series, metrics.JOBS_SUBMITTED_TOTAL),
             predicted_gpu_seconds=_read_value(series, metrics.PREDICTED_GPU_SECONDS_TOTAL),
+            bounded_gpu_seconds=_read_value(series, metrics.BOUNDED_GPU_SECONDS_TOTAL),
             finished=_read_finished(series),
             work_gpu_seconds=_read_value(series, metrics.WORK_GPU_SECONDS_TOTAL),
             latency_buckets=_read_buckets(series),
@@ -187,12 +191,17 @@ def _read_queue(series: Series) -> QueueReading | None:
     if waiting is None or running is None:
         return None
     waiting_gpu_seconds, running_gpu_seconds = _read_by_state(series, metrics.BACKLOG_GPU_SECONDS)
+    bounded_waiting, bounded_running = _read_by_state(series, metrics.BOUNDED_BACKLOG_GPU_SECONDS)
+    overrunning = _read_value(series, metrics.OVERRUNNING_JOBS)
     return QueueReading(
         waiting=round(waiting),
         running=round(running),
         oldest_waiting_age_seconds=_read_value(series, metrics.OLDEST_WAITING_AGE_SECONDS),
         waiting_gpu_seconds=waiting_gpu_seconds,
         running_gpu_seconds=running_gpu_seconds,
+        waiting_bounded_gpu_seconds=bounded_waiting,
+        running_bounded_gpu_seconds=bounded_running,
+        overrunning=None if overrunning is None else round(overrunning),
     )
 
 

@@ -3,10 +3,10 @@
 import random
 from dataclasses import dataclass
 
-from easel_contract.resource import ScalingSpec, StableDiffusionServiceSpec
+from easel_contract.resource import QueueOrder, ScalingSpec, StableDiffusionServiceSpec
 
 from easel_operator.decide.grace import derive_grace_seconds
-from easel_operator.simulation.waiting import OVERTAKEN_TARGETS, OrderRule, QueueOrder
+from easel_operator.simulation.waiting import OrderRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Settings:
     @property
     def order_rule(self) -> OrderRule:
         """In which order requests are taken."""
-        overtaken_seconds = self.cold_start.seconds + OVERTAKEN_TARGETS * self.target_seconds
+        overtaken_seconds = self.scaling.find_max_overtaken_seconds(self.cold_start.seconds)
         return OrderRule(self.queue_order, self.target_seconds, overtaken_seconds)
 
     @property

@@ -4,17 +4,8 @@ from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
 
-OVERTAKEN_TARGETS: Final = 2.0  # and a cold start: how long a late request is overtaken by those that are in time
-
-
-class QueueOrder(StrEnum):
-    """Which of the waiting requests a free pod takes."""
-
-    FIRST_COME_FIRST_SERVED = "FirstComeFirstServed"
-    TARGET_FIRST = "TargetFirst"  # the oldest that can still finish within the target, before those that can't
+from easel_contract.resource import QueueOrder
 
 
 @dataclass(frozen=True, slots=True)

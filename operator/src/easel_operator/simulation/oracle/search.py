@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from easel_contract.resource import QueueOrder
 
 from easel_operator.simulation.fleet import Fleet
 from easel_operator.simulation.lower_bound import MAX_WAIT_TARGETS
@@ -25,7 +26,6 @@ from easel_operator.simulation.policies.registry import ORACLE
 from easel_operator.simulation.settings import Settings
 from easel_operator.simulation.simulation import simulate
 from easel_operator.simulation.trace import Trace
-from easel_operator.simulation.waiting import QueueOrder
 
 LATE_BUDGET_PERCENT: Final = 5.0
 SLOTS_PER_TARGET: Final = 6
