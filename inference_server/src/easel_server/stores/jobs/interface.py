@@ -85,6 +85,18 @@ class JobBounds:
         return RoomBounds(self.max_image_bytes, self.max_input_bytes, is_shared=self.is_shared)
 
 
+@dataclass(frozen=True, slots=True)
+class QueueTerms:
+    """How long after its submission a job may start, and be overtaken, if its service has a target for the wait.
+
+    A job without terms is taken first come first served.
+    """
+
+    # At the latest, if it is to finish within the target; negative if one that starts at once doesn't.
+    start_within_seconds: float
+    overtaken_within_seconds: float  # by later ones of the same customer; from then on it goes first, late or not
+
+
 @dataclass(frozen=True)
 class QueuePosition:
     """What goes before a waiting job, as things stand; later work of customers who had less may still pass it."""
@@ -198,6 +210,7 @@ class JobStore(Protocol):
         answer: tuple[bytes, ...] | None = None,
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
+        terms: QueueTerms | None = None,
     ) -> SubmitReply:
         """Store a Waiting job and queue it; return the stored one if its id is known already.
 
@@ -255,8 +268,8 @@ class JobStore(Protocol):
         """
         ...
 
-    async def estimate_position(self, job: Job) -> QueuePosition:
-        """What would go before the job if it were submitted now, as ``position`` would report it."""
+    async def estimate_position(self, job: Job, terms: QueueTerms | None = None) -> QueuePosition:
+        """What would go before the job if it were submitted now with these terms, as ``position`` would report it."""
         ...
 
 

@@ -39,6 +39,7 @@ from easel_server.stores.jobs.interface import (
     QueueDepth,
     QueueFullError,
     QueuePosition,
+    QueueTerms,
     ReapReport,
     SubmitReply,
     Succeeded,
@@ -87,6 +88,7 @@ class MemoryJobs(Jobs):
         answer: tuple[bytes, ...] | None = None,
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
+        terms: QueueTerms | None = None,
     ) -> SubmitReply:
         runs, fingerprint = self._runs, job_fingerprint(job)
         known = runs.find(job.id)
@@ -215,7 +217,7 @@ class MemoryJobs(Jobs):
         return self._runs.queue.position(record.run.entry)
 
     @override
-    async def estimate_position(self, job: Job) -> QueuePosition:
+    async def estimate_position(self, job: Job, terms: QueueTerms | None = None) -> QueuePosition:
         return self._runs.queue.next_position(build_entry(self._runs.last_number + 1, job))
 
     # As workers see jobs

@@ -54,6 +54,7 @@ from easel_server.stores.jobs.interface import (
     QueueDepth,
     QueueFullError,
     QueuePosition,
+    QueueTerms,
     ReapReport,
     ServiceClosingError,
     SubmitReply,
@@ -98,6 +99,7 @@ class RedisJobs(Jobs):
         answer: tuple[bytes, ...] | None = None,
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
+        terms: QueueTerms | None = None,
     ) -> SubmitReply:
         inputs = inputs or {}
         stored_inputs, stored_answer = StoredImages(), None
@@ -184,7 +186,7 @@ class RedisJobs(Jobs):
         return QueuePosition(reply[0], int(reply[1]) / MICROSECONDS) if reply else None
 
     @override
-    async def estimate_position(self, job: Job) -> QueuePosition:
+    async def estimate_position(self, job: Job, terms: QueueTerms | None = None) -> QueuePosition:
         jobs, work_us = await self._connection.script(
             "jobs/estimate_position",
             job.owner,
