@@ -70,8 +70,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--queue-order",
         choices=[str(order) for order in QueueOrder],
-        default=str(QueueOrder.FIRST_COME_FIRST_SERVED),
-        help="TargetFirst: what can still finish within the target goes before what can't; of every policy",
+        help="of every policy, instead of the service's. TargetFirst: what can still finish within the target goes "
+        "before what can't",
     )
     parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
     parser.add_argument(
@@ -104,8 +104,7 @@ def _run(arguments: argparse.Namespace) -> str:
     if len(set(policies)) < len(policies):
         raise UsageError("--policy names one twice")
     service = load_service(arguments.service)
-    cold_start = choose_cold_start(arguments.cold_start_seconds, service)
-    settings = Settings(service.spec, cold_start, arguments.seed, QueueOrder(arguments.queue_order))
+    settings = choose_settings(arguments, service)
     scenarios = build_scenarios(settings, [parse_sweep(sweep) for sweep in arguments.sweep])
     find_oracle = _load_oracle() if ORACLE in policies else _no_oracle
     plot = _load_plot(arguments.plot) if arguments.plot else None
@@ -171,18 +170,19 @@ def _render(
     records = [result.to_record(arguments.gpu_hour_price) for result in results]
     requests = sum(len(trace) for trace in traces.values())
     seconds = max(trace.duration_seconds for trace in traces.values())
+    order = results[0].scenario.settings.scaling.queue_order
     work_gpu_hours = round(sum(trace.total_work_seconds for trace in traces.values()) / HOUR_SECONDS, 3)
     if arguments.json:
         about: dict[str, Any] = {"requests": requests, "seconds": round(seconds, 3)}
         about |= {
             "work_gpu_hours": work_gpu_hours,
-            "queue_order": arguments.queue_order,
+            "queue_order": str(order),
             **({"history": replay.to_record()} if replay else {}),
         }
         body: dict[str, Any] = {"sweep": records} if arguments.sweep else records[0]
         return json.dumps({"trace": about, "seed": arguments.seed, **body}, indent=2) + "\n"
     hours = seconds / HOUR_SECONDS
-    text = f"{requests} requests in {hours:.1f} h, {work_gpu_hours:.1f} GPU-hours of work, {arguments.queue_order}\n"
+    text = f"{requests} requests in {hours:.1f} h, {work_gpu_hours:.1f} GPU-hours of work, {order}\n"
     text += (
         f"{len(traces)} services, pods of their own for each; figures are of all together\n" if len(traces) > 1 else ""
     )
@@ -255,6 +255,13 @@ def _cut_traces(traces: Mapping[str, Trace], arguments: argparse.Namespace) -> M
             f"--from {begin:g} --until {until:g}: no request arrives then; the trace is {clock:g} to {end:g}"
         )
     return {name: part for name, part in parts.items() if part}
+
+
+def choose_settings(arguments: argparse.Namespace, service: ServiceFile) -> Settings:
+    """The service, and what was given beside it. Raises UsageError."""
+    cold_start = choose_cold_start(arguments.cold_start_seconds, service)
+    settings = Settings(service.spec, cold_start, arguments.seed)
+    return settings if arguments.queue_order is None else settings.order_by(QueueOrder(arguments.queue_order))
 
 
 def choose_cold_start(text: str | None, service: ServiceFile) -> ColdStart:

@@ -22,9 +22,9 @@ def build_settings(
     spec = {
         "model": {"source": {"huggingFace": {"repository": "some/model"}}},
         "worker": {"terminationGracePeriodSeconds": grace},
-        "scaling": {"min_replicas": 0, "max_replicas": 50, **scaling},
+        "scaling": {"min_replicas": 0, "max_replicas": 50, "queue_order": order, **scaling},
     }
-    return Settings(StableDiffusionServiceSpec.model_validate(spec), ColdStart(cold_start, spread), seed, order)
+    return Settings(StableDiffusionServiceSpec.model_validate(spec), ColdStart(cold_start, spread), seed)
 
 
 def build_poisson_trace(seconds: float, rate: float, work: float, seed: int) -> Trace:

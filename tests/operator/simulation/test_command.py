@@ -65,7 +65,7 @@ def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.Ca
         "requests": 120,
         "seconds": 551.0,
         "work_gpu_hours": 0.1,
-        "queue_order": "FirstComeFirstServed",
+        "queue_order": "TargetFirst",
     }
     assert list(reported["policies"]) == ["easel", "hpa-queue:target=1.5,downWindow=120", "fixed-2", "oracle"]
     for figures in reported["policies"].values():
@@ -81,7 +81,7 @@ def test_json_has_the_figures_of_each_policy(files: list[str], capsys: pytest.Ca
 def test_the_table_has_a_line_for_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*files, "--policy", "easel,fixed-2", "--gpu-hour-price", "2.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "120 requests in 0.2 h, 0.1 GPU-hours of work, FirstComeFirstServed"
+    assert lines[0] == "120 requests in 0.2 h, 0.1 GPU-hours of work, TargetFirst"
     assert lines[2].startswith("no plan needs less than 0.1 GPU-hours")
     assert lines[3].split()[:3] == ["policy", "late", "%"]
     assert [line.split()[0] for line in lines[4:]] == ["easel", "fixed-2"]
@@ -141,6 +141,18 @@ def test_every_policy_can_be_tried_with_late_requests_that_yield(
     for policy, figures in target_first["policies"].items():
         assert figures["late_percent"] <= max(5.0, first_come["policies"][policy]["late_percent"])
     assert target_first["policies"]["fixed-1"]["late_percent"] < first_come["policies"]["fixed-1"]["late_percent"]
+
+
+def test_requests_are_taken_in_the_services_own_order(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_option = run_json([*files, "--policy", "fixed-1", "--queue-order", "FirstComeFirstServed"], capsys)
+    ordered = tmp_path / "ordered.yaml"
+    ordered.write_text(SERVICE.replace("minReplicas", "queueOrder: FirstComeFirstServed, minReplicas"))
+    by_service = run_json([*files, "--service", str(ordered), "--policy", "fixed-1"], capsys)
+    assert by_service == by_option
+    assert by_service["trace"]["queue_order"] == "FirstComeFirstServed"
+    assert "queueOrder is the queue's" in refuse([*files, "--policy", "easel:queueOrder=TargetFirst"], capsys)
 
 
 def test_each_value_of_a_column_can_be_a_service(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """What a simulation takes from the service and the cluster, apart from the policy."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from easel_contract.resource import QueueOrder, ScalingSpec, StableDiffusionServiceSpec
 
@@ -31,13 +32,12 @@ class Settings:
     spec: StableDiffusionServiceSpec
     cold_start: ColdStart
     seed: int = 0
-    queue_order: QueueOrder = QueueOrder.FIRST_COME_FIRST_SERVED
 
     @property
     def order_rule(self) -> OrderRule:
         """In which order requests are taken."""
         overtaken_seconds = self.scaling.find_max_overtaken_seconds(self.cold_start.seconds)
-        return OrderRule(self.queue_order, self.target_seconds, overtaken_seconds)
+        return OrderRule(self.scaling.queue_order, self.target_seconds, overtaken_seconds)
 
     @property
     def scaling(self) -> ScalingSpec:
@@ -45,6 +45,11 @@ class Settings:
         if self.spec.scaling is None:
             raise ValueError("the service has spec.replicas; a simulation needs spec.scaling")
         return self.spec.scaling
+
+    def order_by(self, order: QueueOrder) -> Self:
+        """The same with another order of the queue."""
+        scaling = self.scaling.model_copy(update={"queue_order": order})
+        return replace(self, spec=self.spec.model_copy(update={"scaling": scaling}))
 
     @property
     def target_seconds(self) -> float:

@@ -121,7 +121,7 @@ def find_oracle(
     Where late requests yield, plans that reckon with it are tried, and such that
     don't: in the fluid that they plan with, a long request yields in parts.
     """
-    yields = settings.queue_order is QueueOrder.TARGET_FIRST
+    yields = settings.scaling.queue_order is QueueOrder.TARGET_FIRST
     found = [
         _find_best(_Search(trace, settings, rules or OracleRules(), lets_late_yield=lets_late_yield))
         for lets_late_yield in ((True, False) if yields else (False,))

@@ -47,6 +47,7 @@ DEFAULT_QUEUE_DEPTH: Final = 2  # requests a pod, where the service sets no targ
 SCRAPE_AGE_SECONDS: Final = 7.5  # mean age of a sample that Prometheus takes every 15 s
 MIN_TARGET: Final = 0.001
 MAX_FLEET: Final = 1000
+QUEUE_FIELDS: Final = frozenset({"queueOrder", "maxOvertakenSeconds"})
 
 
 def build_policy(text: str, settings: Settings) -> Policy:
@@ -77,7 +78,10 @@ def _build_easel(name: PolicyName, parameters: Parameters, settings: Settings) -
         autoscaler_phase_seconds=parameters.take("phase", default.autoscaler_phase_seconds),
         known_cold_start_seconds=parameters.take("knownColdStart", 0, most=MAX_SECONDS) or None,
     )
-    values = {**settings.scaling.to_wire(), **parameters.take_rest()}
+    fields = parameters.take_rest()
+    if queue := sorted(QUEUE_FIELDS & fields.keys()):
+        raise PolicyError(f"easel: {queue[0]} is the queue's, which all policies share: --service or --queue-order")
+    values = {**settings.scaling.to_wire(), **fields}
     try:
         scaling = type(settings.scaling).model_validate(values)
     except ValidationError as error:
