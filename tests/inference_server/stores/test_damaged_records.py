@@ -33,6 +33,7 @@ pytestmark = pytest.mark.redis
 
 MODELS = ("a",)
 LEASE_SECONDS = 0.1
+TARGET_SECONDS = 0.001  # every job is longer than that, and runs for longer
 HOOK = WebhookTarget(url="http://receiver.example/hook")
 CHARGE = Charge("requests:ann", amount=1000, per_minute=60_000, burst=60_000)
 BOUNDS = JobBounds(max_attempts=1000, max_image_bytes=1 << 40)
@@ -63,7 +64,8 @@ class Service:
             (claim,) = await jobs.claim("w1", lease_seconds=60, wait_seconds=0)
             await succeed(jobs, claim, (b"image",), Measurement(1.0, 2.0))
         for name in ("released", "running", "alone"):
-            await jobs.submit(build_job(name, webhook=HOOK, model="a"), flight_key=name, inputs={"digest": b"input"})
+            job = build_job(name, webhook=HOOK, model="a")
+            await jobs.submit(job, flight_key=name, inputs={"digest": b"input"}, target_seconds=TARGET_SECONDS)
         await jobs.submit(build_job("follows", owner="bob", deadline_seconds=600, model="a"), flight_key="running")
         claims = [
             await jobs.claim("w1", MODELS, lease_seconds=LEASE_SECONDS, wait_seconds=0)
@@ -87,7 +89,8 @@ class Service:
                     model=model,
                     steps=4 + number,
                 )
-                await jobs.submit(job, flight_key=name, inputs={"digest": b"input"} if number == 1 else None)
+                inputs = {"digest": b"input"} if number == 1 else None
+                await jobs.submit(job, flight_key=name, inputs=inputs, target_seconds=TARGET_SECONDS)
         await jobs.submit(build_job("joins", owner="dan", deadline_seconds=600, model="a"), flight_key="cid-0")
         assert await outbox.claim(lease_seconds=60, wait_seconds=0) is not None
         assert isinstance(self.stores.images, RedisImages)

@@ -41,6 +41,7 @@ WEIGHTS = {"ann": 1, "bob": 2, "cleo:x": 4, "dé": 1}
 MODELS = ("a", "b")
 RARELY = 0.1
 GPU_SECONDS = (0.25, 0.5, 1.0, 3.0)  # sums and shares of these are exact, so both must decide alike
+TARGETS_SECONDS = (0.75, 2.0)
 UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at", "images"}  # two clocks, other keys
 BOOKS = {"image:sums", "image:expiry", "image:holders"}  # entries go when the images do, by purge
 # About seven jobs: now and then there is no room, in the budget or in the queue.
@@ -85,6 +86,10 @@ class Pair:
         depths = [await jobs.depth() for jobs in self._stores]
         assert depths[0].waiting_gpu_seconds == pytest.approx(depths[1].waiting_gpu_seconds)
         assert depths[0].running_gpu_seconds == pytest.approx(depths[1].running_gpu_seconds)
+        assert depths[0].bounded_waiting_gpu_seconds == pytest.approx(depths[1].bounded_waiting_gpu_seconds)
+        for depth in depths:  # of what runs, how much depends on each store's own clock
+            assert -1e-6 <= depth.bounded_running_gpu_seconds <= depth.running_gpu_seconds + 1e-6
+            assert depth.overrunning <= depth.running
         assert (depths[0].waiting, depths[0].running) == (depths[1].waiting, depths[1].running)
 
     async def submit(self) -> None:
@@ -103,7 +108,10 @@ class Pair:
         flight_key = self._random.choice((None, None, "one", "two"))
         answer = (b"cached",) * job.parameters.images if self._random.random() < 0.1 else None
         inputs = {"digest": job.id.encode() * self._random.randint(0, 3)}
-        reply = await self.both("submit", job, flight_key=flight_key, inputs=inputs, answer=answer)
+        target = self._random.choice((None, *TARGETS_SECONDS))
+        reply = await self.both(
+            "submit", job, flight_key=flight_key, inputs=inputs, answer=answer, target_seconds=target
+        )
         if isinstance(reply, StoreFullError | QueueFullError):
             self.refused[type(reply)] += 1
             return

@@ -52,6 +52,17 @@ class QueueCollector(Collector):
             waiting=self.depth.waiting_gpu_seconds,
             running=self.depth.running_gpu_seconds,
         )
+        yield _by_state(
+            contract.BOUNDED_BACKLOG_GPU_SECONDS,
+            "Of them, what one pod can do of each job within the service's target at most.",
+            waiting=self.depth.bounded_waiting_gpu_seconds,
+            running=self.depth.bounded_running_gpu_seconds,
+        )
+        overrunning = GaugeMetricFamily(
+            contract.OVERRUNNING_JOBS, "Jobs that have run for longer than the service's target: each keeps a pod busy."
+        )
+        overrunning.add_metric([], self.depth.overrunning)
+        yield overrunning
         age = GaugeMetricFamily(
             contract.OLDEST_WAITING_AGE_SECONDS, "Age of the oldest waiting job; 0 when nothing waits."
         )

@@ -56,6 +56,20 @@ redis.call('HSET', prefix .. 'job:' .. leader, 'state', 'Canceled', 'finished_us
 redis.call('DEL', run)
 """
 
+END_WAITING = """
+local prefix, n = KEYS[1], ARGV[1]
+local run = prefix .. 'run:' .. n
+local owner, cost_us, leader = unpack(redis.call('HMGET', run, 'owner', 'cost_us', 'leader'))
+redis.call('HINCRBY', prefix .. 'work', 'us:1', -cost_us)
+redis.call('HINCRBY', prefix .. 'work', 'us:1:' .. owner, -cost_us)
+redis.call('ZREM', prefix .. 'waiting', n)
+redis.call('ZREM', prefix .. 'queue:1:' .. owner, n)
+redis.call('ZREM', prefix .. 'turns:1', string.rep('0', 16 - #n) .. n .. ':' .. owner)
+redis.call('HSET', prefix .. 'job:' .. leader, 'state', 'Canceled', 'finished_us', 1, 'attempts', 0, 'steps_done', 0,
+  'previews', 0)
+redis.call('DEL', run)
+"""
+
 
 @pytest.fixture
 async def stores(redis_server: RedisServer) -> AsyncIterator[Stores]:
@@ -230,3 +244,21 @@ async def test_workers_of_the_version_before_shared_steps_find_no_two_jobs_of_on
     batches = {await connection.command("HGET", connection.key(f"run:{number}"), "batch") for number in (1, 2)}
     assert len(batches) == 2
     assert None not in batches
+
+
+async def test_what_is_kept_of_long_runs_that_an_earlier_pod_released_or_ended_is_found(jobs: Jobs) -> None:
+    """Its scripts know nothing of bounded work: a sum that nobody corrects would hide work from the planner."""
+    for name in ("released", "ended"):
+        await jobs.submit(build_job(name, gpu_seconds=50), target_seconds=10)
+    assert await claim_ids(jobs) == ["released"]
+    await run_script(jobs, RELEASE, 1)
+    await run_script(jobs, END_WAITING, 2)
+    await jobs.submit(build_job("short", gpu_seconds=3), target_seconds=10)
+    await jobs.reap()
+    depth = await jobs.depth()
+    assert (depth.waiting, depth.running) == (2, 0)
+    # The released one is all of its work for them, until it is claimed again.
+    assert (depth.bounded_waiting_gpu_seconds, depth.bounded_running_gpu_seconds, depth.overrunning) == (53, 0, 0)
+    assert await claim_ids(jobs) == ["released"]
+    depth = await jobs.depth()
+    assert (depth.bounded_waiting_gpu_seconds, depth.bounded_running_gpu_seconds) == (3, 10)

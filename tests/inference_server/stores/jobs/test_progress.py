@@ -1,6 +1,7 @@
 """What travels beside a job, and how its progress and the work at large are seen; in all stores."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -215,3 +216,56 @@ async def test_half_the_progress_is_half_the_work_although_an_image_to_begin_wit
     held = await claim(jobs)
     await jobs.heartbeat(held, 2)  # of 4: workers report progress in the steps that were asked for
     assert (await jobs.depth()).running_gpu_seconds == 4.0
+
+
+# Bounded work
+
+
+async def test_a_job_counts_as_no_more_work_than_one_pod_can_do_of_it_in_time(jobs: Jobs) -> None:
+    await jobs.submit(build_job("long", gpu_seconds=600), target_seconds=30)
+    await jobs.submit(build_job("short", gpu_seconds=4), target_seconds=30)
+    await jobs.submit(build_job("of a gateway that bounds nothing", gpu_seconds=100))
+    depth = await jobs.depth()
+    assert (depth.waiting_gpu_seconds, depth.bounded_waiting_gpu_seconds) == (704, 30 + 4 + 100)
+    await jobs.cancel("long")
+    assert (await jobs.depth()).bounded_waiting_gpu_seconds == 104
+
+
+async def test_a_job_that_runs_counts_with_what_can_be_done_of_it_until_its_target_is_over(jobs: Jobs) -> None:
+    await jobs.submit(build_job("long", gpu_seconds=600, steps=4), target_seconds=30)
+    began = time.monotonic()
+    held = await claim(jobs)
+    depth = await jobs.depth()
+    assert (depth.waiting, depth.bounded_waiting_gpu_seconds) == (0, 0)
+    assert (depth.running_gpu_seconds, depth.bounded_running_gpu_seconds) == (600, 30)
+    await jobs.heartbeat(held, 2)
+    depth = await jobs.depth()
+    assert depth.running_gpu_seconds == 300
+    assert 30 - (time.monotonic() - began) - 0.001 <= depth.bounded_running_gpu_seconds < 30
+    await jobs.release(held, checkpoint=b"half done", steps_done=2)
+    depth = await jobs.depth()
+    assert (depth.bounded_waiting_gpu_seconds, depth.bounded_running_gpu_seconds) == (30, 0)
+    held = await claim(jobs)
+    assert (await jobs.depth()).bounded_running_gpu_seconds == 30, "it has 300 s to go, and 30 of them in time"
+    assert await succeed(jobs, held, IMAGES)
+    depth = await jobs.depth()
+    assert (depth.bounded_waiting_gpu_seconds, depth.bounded_running_gpu_seconds, depth.overrunning) == (0, 0, 0)
+
+
+async def test_a_job_that_runs_for_longer_than_its_target_is_overrunning_and_no_work_that_others_could_do(
+    jobs: Jobs,
+) -> None:
+    await jobs.submit(build_job("slow", gpu_seconds=0.0005, steps=4), target_seconds=0.001)
+    held = await claim(jobs)
+    assert (await jobs.depth()).overrunning == 0
+
+    async def is_overrunning() -> bool:
+        await jobs.heartbeat(held, 1)
+        return (await jobs.depth()).overrunning == 1
+
+    await eventually(is_overrunning)
+    depth = await jobs.depth()
+    assert depth.running == 1
+    assert depth.bounded_running_gpu_seconds == pytest.approx(0, abs=1e-6)
+    await jobs.retry(held, "the engine failed")
+    assert (await jobs.depth()).overrunning == 0

@@ -178,6 +178,10 @@ class QueueDepth:
     oldest_waiting_age_seconds: float  # 0 when nothing waits
     waiting_gpu_seconds: float = 0.0  # predicted
     running_gpu_seconds: float = 0.0  # predicted, what is left of it
+    # Of that, what one pod can do of each job until its target is over; of jobs without a target all of it.
+    bounded_waiting_gpu_seconds: float = 0.0
+    bounded_running_gpu_seconds: float = 0.0  # as of the jobs' claims and last heartbeats
+    overrunning: int = 0  # running jobs that had run for longer than their target at their last heartbeat
     workers: int = 0  # that were heard of lately
     engine_failures: int = 0  # attempts that were retried or failed by ``retry``, ever
 
@@ -211,6 +215,7 @@ class JobStore(Protocol):
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
         terms: QueueTerms | None = None,
+        target_seconds: float | None = None,
     ) -> SubmitReply:
         """Store a Waiting job and queue it; return the stored one if its id is known already.
 
@@ -219,7 +224,8 @@ class JobStore(Protocol):
         ``generation_warnings``, and not queued. ``inputs`` are
         the input images by digest. Room is reserved for them and for what the job's images may become. With a
         ``flight_key``, the job follows the one under way that was submitted with the same key and model, if there is
-        one: see job.py.
+        one: see job.py. ``target_seconds`` bounds what ``depth`` counts of the job's work: however many workers there
+        are, one of them does the job.
 
         Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
         its owner's earlier work, in predicted GPU-seconds over weight, would be done (start-time fair queueing:

@@ -89,6 +89,7 @@ class MemoryJobs(Jobs):
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
         terms: QueueTerms | None = None,
+        target_seconds: float | None = None,
     ) -> SubmitReply:
         runs, fingerprint = self._runs, job_fingerprint(job)
         known = runs.find(job.id)
@@ -108,7 +109,7 @@ class MemoryJobs(Jobs):
         reservation = build_reservation(job, inputs or {})
         self._books.reserve(reservation)
         record = runs.add(job, fingerprint)
-        runs.start(record, inputs or {}, flight_key, reservation)
+        runs.start(record, inputs or {}, flight_key, reservation, target_seconds)
         return SubmitReply(record.job, created=True, position=await self.position(job.id))
 
     def _check_queue(self, entry: Entry) -> None:
@@ -295,6 +296,7 @@ class MemoryJobs(Jobs):
         self._workers[run.worker or ""] = now
         run.lease_ends_at = now + run.lease
         run.steps_done = steps_done
+        run.measure_excess(now)
         if added and run.previews[-len(added) :] != added:  # else a repeated call
             run.previews = (run.previews + added)[:MAX_PREVIEWS]
         self._wakeups.notify()
@@ -370,6 +372,15 @@ class MemoryJobs(Jobs):
             oldest_waiting_age_seconds=age_seconds,
             waiting_gpu_seconds=runs.queue.gpu_seconds,
             running_gpu_seconds=sum(run.remaining_gpu_seconds for run in runs.running.values()),
+            bounded_waiting_gpu_seconds=sum(
+                run.entry.gpu_seconds if run.target_seconds is None else min(run.entry.gpu_seconds, run.target_seconds)
+                for run in runs.runs.values()
+                if run.state is JobState.WAITING
+            ),
+            bounded_running_gpu_seconds=sum(
+                run.remaining_gpu_seconds - run.excess_gpu_seconds for run in runs.running.values()
+            ),
+            overrunning=sum(run.is_overrunning for run in runs.running.values()),
             engine_failures=self._engine_failures,
             workers=sum(map(self._is_there, self._workers.values())),
         )

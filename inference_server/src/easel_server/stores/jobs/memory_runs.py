@@ -42,6 +42,9 @@ class Run:
     token: str | None = None
     lease: timedelta = timedelta()
     lease_ends_at: datetime | None = None
+    target_seconds: float | None = None  # that its work is bounded by
+    excess_gpu_seconds: float = 0.0  # while it runs: what is left of it that its worker can't do within that
+    is_overrunning: bool = False
 
     @property
     def leader(self) -> "Record":
@@ -53,6 +56,15 @@ class Run:
         """Predicted, of the steps that aren't done."""
         steps = self.leader.content.parameters.steps  # what progress is counted in, however few of them are taken
         return self.entry.gpu_seconds * max(0.0, 1 - self.steps_done / steps)
+
+    def measure_excess(self, now: datetime) -> None:
+        """Compare what is left of a running run, and how long it has run, with its target."""
+        if self.target_seconds is None or self.started_at is None:
+            return
+        elapsed_seconds = (now - self.started_at).total_seconds()
+        in_time_seconds = max(0.0, self.target_seconds - elapsed_seconds)
+        self.excess_gpu_seconds = max(0.0, self.remaining_gpu_seconds - in_time_seconds)
+        self.is_overrunning = elapsed_seconds > self.target_seconds
 
     def progress(self) -> dict[str, Any]:
         """Fields of a job that are its run's, besides the state."""
@@ -157,12 +169,17 @@ class MemoryRuns:
         return record
 
     def start(
-        self, record: Record, inputs: Mapping[str, bytes], flight_key: str | None, reservation: Reservation
+        self,
+        record: Record,
+        inputs: Mapping[str, bytes],
+        flight_key: str | None,
+        reservation: Reservation,
+        target_seconds: float | None,
     ) -> None:
         """Queue a run of its own for the job, for whose images room was reserved."""
         self.last_number += 1
         entry = build_entry(self.last_number, record.content)
-        record.run = run = Run(entry, [record], flight_key, inputs, reservation)
+        record.run = run = Run(entry, [record], flight_key, inputs, reservation, target_seconds=target_seconds)
         self.runs[entry.number] = run
         if flight_key is not None:
             self.flights.setdefault(flight_key, run)
@@ -215,6 +232,7 @@ class MemoryRuns:
             run.checkpoint = None
         if run.checkpoint is None:
             run.steps_done = 0
+        run.measure_excess(now)
         self.running[run.token] = run
         self._wakeups.notify()
         is_alone = self._is_last_attempt(run.attempts)

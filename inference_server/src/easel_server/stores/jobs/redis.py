@@ -100,6 +100,7 @@ class RedisJobs(Jobs):
         inputs: Mapping[str, bytes] | None = None,
         flight_key: str | None = None,
         terms: QueueTerms | None = None,
+        target_seconds: float | None = None,
     ) -> SubmitReply:
         inputs = inputs or {}
         stored_inputs, stored_answer = StoredImages(), None
@@ -119,6 +120,7 @@ class RedisJobs(Jobs):
             stored_inputs=stored_inputs,
             reservation=reservation,
             flight_key=flight_key,
+            target_seconds=target_seconds,
         )
         status, *rest = await self._connection.script("jobs/submit", *arguments)
         if status not in {b"queued", b"answered"} and (inputs or stored_answer):
@@ -409,16 +411,19 @@ class RedisJobs(Jobs):
 
     @override
     async def depth(self) -> QueueDepth:
-        waiting, running, age_us, workers, failures, *work_us = await self._connection.script(
+        waiting, running, age_us, workers, failures, overrunning, *work_us = await self._connection.script(
             "jobs/depth", WORKER_SEEN_SECONDS
         )
-        *waiting_us, running_us = (int(number or 0) for number in work_us)
+        waiting_us, running_us, waiting_excess_us, running_excess_us = map(int, work_us)
         return QueueDepth(
             waiting,
             running,
             int(age_us) / MICROSECONDS,
-            waiting_gpu_seconds=sum(waiting_us) / MICROSECONDS,
+            waiting_gpu_seconds=waiting_us / MICROSECONDS,
             running_gpu_seconds=running_us / MICROSECONDS,
+            bounded_waiting_gpu_seconds=max(0, waiting_us - waiting_excess_us) / MICROSECONDS,
+            bounded_running_gpu_seconds=max(0, running_us - running_excess_us) / MICROSECONDS,
+            overrunning=overrunning,
             workers=workers,
             engine_failures=failures,
         )

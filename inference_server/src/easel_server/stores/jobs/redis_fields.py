@@ -39,6 +39,7 @@ def build_submit_arguments(
     stored_inputs: StoredImages,
     reservation: Reservation,
     flight_key: str | None,
+    target_seconds: float | None,
 ) -> list[str | bytes | int]:
     """Arguments of ``lua/submit.lua``. Of input images that are in a bucket the script gets references."""
     parameters = job.parameters
@@ -79,6 +80,7 @@ def build_submit_arguments(
         write_warnings(job.generation_warnings),
         json.dumps(origin) if any(part is not None for part in origin) else "",
         parameters.family,
+        "" if target_seconds is None else max(1, round(target_seconds * MICROSECONDS)),
         len(inputs),
         *(word for item in words.items() for word in item),
         *(build_image_arguments(answer) if answer else ()),

@@ -57,6 +57,7 @@ local function claim(run)
   redis.call('ZADD', key('running'), integer(now + lease_us), run.n)
   redis.call('ZREM', deadlines_key(run.model), run.leader)
   count_work('running', rest_us)
+  note_running_excess(run, rest_us, 0)
   publish_change(run)
   add_claim(run)
 end

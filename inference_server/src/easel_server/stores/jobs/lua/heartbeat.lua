@@ -17,6 +17,7 @@ redis.call('ZADD', key('running'), integer(now + run.lease_us), n)
 run.steps_done = steps_done
 local rest_us = rest_us_of(run)
 count_work('running', rest_us - run.rest_us)
+note_running_excess(run, rest_us, now - run.started_us)
 redis.call('HSET', run_key(n), 'steps_done', steps_done, 'rest_us', rest_us)
 run.rest_us = rest_us
 

@@ -1,4 +1,4 @@
--- needs: jobs/fields
+-- needs: jobs/bounded
 -- Start-time fair queueing between owners; fair_queue.py explains the algorithm, and does the same. Runs come as
 -- load_run gives them. Every function is O(log n), and in the number of models that are waited for.
 --
@@ -106,6 +106,7 @@ end
 -- A wake-up more than there are sleepers costs them a look; one less could cost a second.
 local function add_waiting(run)
   count_work(run.priority, run.cost_us)
+  note_waiting_excess(run)
   redis.call('ZADD', key('waiting'), integer(run.priority * PRIORITY_SPAN + run.n), run.n)
   for _, wakeups in ipairs({ wakeups_key(run.model), joining_key(run.model) }) do
     if redis.call('LLEN', wakeups) < MAX_WAKEUPS then
@@ -118,6 +119,7 @@ local function remove_waiting(run)
   if redis.call('ZREM', key('waiting'), run.n) == 1 then -- else a process of the earlier version got as far as this
     count_work(run.priority, 0 - run.cost_us)
   end
+  forget_waiting_excess(run.n)
 end
 
 local function queue_run(run, now)
@@ -278,4 +280,5 @@ local function reset_schedules()
     end
   end
   redis.call('DEL', unpack(forgotten))
+  reset_excess()
 end

@@ -74,6 +74,24 @@ local function check_claims(now)
   end
 end
 
+-- Forgets what is kept of the excess of runs that are elsewhere by now.
+local function check_excess()
+  for _, n in ipairs(redis.call('HRANDFIELD', key('excess:waiting'), CHECKED)) do
+    if not redis.call('ZSCORE', key('waiting'), n) then
+      forget_waiting_excess(n)
+    end
+  end
+  local running = redis.call('HRANDFIELD', key('excess:running'), CHECKED)
+  for _, n in ipairs(redis.call('SRANDMEMBER', key('overrunning'), CHECKED)) do
+    running[#running + 1] = n
+  end
+  for _, n in ipairs(running) do
+    if not redis.call('ZSCORE', key('running'), n) then
+      forget_running_excess(n)
+    end
+  end
+end
+
 local function check_references(now)
   local models = redis.call('ZRANGE', key('models'), 0, CHECKED - 1)
   for p = 0, LAST_PRIORITY do
@@ -84,4 +102,5 @@ local function check_references(now)
     end
   end
   check_claims(now)
+  check_excess()
 end

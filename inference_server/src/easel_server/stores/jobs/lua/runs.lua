@@ -102,6 +102,7 @@ local function drop_claim(run)
   redis.call('ZREM', key('running'), run.n)
   redis.call('HDEL', key('claims'), run.token)
   count_work('running', 0 - run.rest_us)
+  forget_running_excess(run.n)
 end
 
 -- Ends a run and all its jobs.
@@ -194,6 +195,8 @@ end
 local function drop_run(n, left, now)
   note_dropped('run', n)
   redis.call('ZREM', key('running'), n)
+  forget_waiting_excess(n)
+  forget_running_excess(n)
   if redis.call('ZREM', key('waiting'), n) == 1 and IS_PRIORITY[left.priority] and number(left.cost_us) then
     count_work(left.priority, 0 - left.cost_us)
   end
