@@ -59,7 +59,7 @@ async def build_answers(role: str) -> list[bytes]:
 
 def _accept(pod: ServerMetrics, source: random.Random) -> None:
     pod.count_submitted()
-    pod.count_predicted(GPU_SECONDS)
+    pod.count_predicted(GPU_SECONDS, GPU_SECONDS)
     pod.count_cache(source.choice([CacheResult.HIT, CacheResult.MISS, CacheResult.MISS, CacheResult.SHARED]))
     route = source.choice(["/v1/images/generations", "/v1/predictions", "/v1/predictions/{prediction_id}"])
     pod.count_request(route, source.choice([200, 200, 200, 429]))

@@ -1,5 +1,6 @@
 """A gateway's live configuration where no worker says that it holds a model."""
 
+from easel_contract.gateway_config import QueueConfig
 from easel_contract.server_config import ServerConfig
 from easel_server.gateway.live_config import LiveConfig
 
@@ -9,5 +10,5 @@ async def is_held_by_nobody(key: str) -> bool:
     return False
 
 
-def build_live_config(config: ServerConfig) -> LiveConfig:
-    return LiveConfig(config, is_held_by_nobody)
+def build_live_config(config: ServerConfig, queue: QueueConfig | None = None) -> LiveConfig:
+    return LiveConfig(config, is_held_by_nobody, queue)

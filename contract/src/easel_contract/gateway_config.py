@@ -22,6 +22,9 @@ MAX_NETWORKS: Final = 64
 
 MAX_HOSTS: Final = 64
 
+ASSUMED_COLD_START_SECONDS: Final = 60  # until a start was seen
+OVERTAKEN_TARGETS: Final = 2  # and a cold start: how long a late request is overtaken by those that are in time
+
 
 NETWORK_RULES: Final = validations(
     cel("self.all(each, isIP(each) || (isCIDR(each) && cidr(each) == cidr(each).masked()))", NETWORK_SENTENCE)
@@ -41,6 +44,18 @@ class Reproducibility(StrEnum):
 
     CLOSE = "Close"  # the seed fixes it up to rounding, which differs with the size of a batch
     EXACT = "Exact"  # to the byte: the denoiser is called with as many rows each time
+
+
+class QueueOrder(StrEnum):
+    """Which of the waiting requests a free worker takes."""
+
+    FIRST_COME_FIRST_SERVED = "FirstComeFirstServed"
+    TARGET_FIRST = "TargetFirst"  # the oldest that can still finish within the target, before those that can't
+
+
+def derive_max_overtaken_seconds(cold_start_seconds: float, target_seconds: float) -> float:
+    """How long a late request is overtaken by those that are in time, where nobody says."""
+    return cold_start_seconds + OVERTAKEN_TARGETS * target_seconds
 
 
 class LimitsConfig(Model):
@@ -293,3 +308,32 @@ class GatewayConfig(Model):
     link_keys_directory: str | None = None  # what links are signed with where keys are asked for
     results: ResultsConfig = ResultsConfig()
     drain_seconds: int = Field(default=30, ge=0)  # on SIGTERM: time for open requests; their jobs go on without them
+
+
+class QueueConfig(Model):
+    """What requests wait for, and in which order: ``queue.json`` beside a gateway's configuration file.
+
+    It changes with what the operator measures, so a gateway takes it over while it runs. In a file of its own, and with
+    what isn't known ignored, it never keeps a gateway from starting that is older than the operator: an image may be
+    pinned.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    target_seconds: float | None = Field(default=None, gt=0, le=86400)  # None: first come, first served
+    order: QueueOrder = QueueOrder.TARGET_FIRST
+    max_overtaken_seconds: float | None = Field(default=None, ge=0, le=86400)
+    cold_start_seconds: float = Field(default=ASSUMED_COLD_START_SECONDS, ge=0, le=86400)  # about what was measured
+
+    @property
+    def overtaken_seconds(self) -> float | None:
+        """How long a late request is overtaken by those that are in time; None: first come first served."""
+        if self.target_seconds is None or self.order is QueueOrder.FIRST_COME_FIRST_SERVED:
+            return None
+        if self.max_overtaken_seconds is not None:
+            return self.max_overtaken_seconds
+        return derive_max_overtaken_seconds(self.cold_start_seconds, self.target_seconds)
+
+    def bound_gpu_seconds(self, gpu_seconds: float) -> float:
+        """Of a job's work, what one pod can do within the target at most."""
+        return gpu_seconds if self.target_seconds is None else min(gpu_seconds, self.target_seconds)

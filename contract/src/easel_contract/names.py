@@ -46,6 +46,7 @@ CONTAINER_NAME: Final = "server"
 CONFIG_DIRECTORY: Final = "/etc/easel"
 CONFIG_KEY_GATEWAY: Final = "gateway.json"
 CONFIG_KEY_WORKER: Final = "worker.json"
+CONFIG_KEY_QUEUE: Final = "queue.json"  # a gateway's, beside its configuration
 API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
 LINK_KEYS_DIRECTORY: Final = "/etc/easel-link-keys"
 MODEL_DIRECTORY: Final = "/models"

@@ -33,7 +33,7 @@ from easel_server.engine.loading import BATCH_CAPS, find_cache_directory, find_d
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkSigner, read_link_keys
-from easel_server.gateway.live_config import LiveConfig
+from easel_server.gateway.live_config import LiveConfig, read_queue_config
 from easel_server.gateway.results import find_image_urls
 from easel_server.generation.models import (
     EngineDescription,
@@ -168,7 +168,8 @@ class Process:
         )
         self._signer = self._build_signer()
         self._stopping = asyncio.Event()
-        self._live = LiveConfig(settings.config, partial(is_model_held, self._stores.facts))
+        queue = read_queue_config(settings.config_file)
+        self._live = LiveConfig(settings.config, partial(is_model_held, self._stores.facts), queue)
         self._ending = Ending(jobs_outlive=settings.redis_url is not None)
         self._worker: Worker | None = None
 

@@ -61,6 +61,7 @@ class CountingMetrics:
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()
         self.predicted_gpu_seconds = 0.0
+        self.bounded_gpu_seconds = 0.0
         self.open_streams = 0
 
     def count_request(self, route: str, code: int) -> None:
@@ -69,8 +70,9 @@ class CountingMetrics:
     def count_submitted(self) -> None:
         self.counts["submitted",] += 1
 
-    def count_predicted(self, gpu_seconds: float) -> None:
+    def count_predicted(self, gpu_seconds: float, bounded_gpu_seconds: float) -> None:
         self.predicted_gpu_seconds += gpu_seconds
+        self.bounded_gpu_seconds += bounded_gpu_seconds
 
     def count_streams(self, change: int) -> None:
         self.open_streams += change

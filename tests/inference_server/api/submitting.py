@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from easel_contract.gateway_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig, QueueConfig
 from easel_contract.server_config import ModelConfig, ServerConfig
 from easel_server.api.app import build_context
 from easel_server.api.openai.fields import ImagesBody
@@ -28,15 +28,17 @@ LOAD_SECONDS = 30.0
 
 
 class Submitting:
-    """A gateway's middle. Each image takes ``gpu_seconds`` by prediction."""
+    """A gateway's middle. Each job takes ``gpu_seconds`` by prediction, and ``seconds_per_unit`` of its work."""
 
     def __init__(
         self,
         config: GatewayConfig,
         *,
         gpu_seconds: float = 2.0,
+        seconds_per_unit: float = 0.0,
         result_cache: ResultCache | None = None,
         is_shared: bool = False,
+        queue: QueueConfig | None = None,
     ) -> None:
         """``is_shared``: several customers share the bounds, as with API keys."""
         self.now = datetime.now(UTC)
@@ -55,9 +57,10 @@ class Submitting:
             return self.facts
 
         async def cost_model() -> CostModel:
-            return CostModel(overhead_seconds=gpu_seconds, seconds_per_unit=0.0)
+            return CostModel(overhead_seconds=gpu_seconds, seconds_per_unit=seconds_per_unit)
 
         server_config = ServerConfig(model=ModelConfig(name=MODEL, source="/nowhere"), gateway=config)
+        self.live = build_live_config(server_config, queue)
         self.context = build_context(
             server_config,
             replace(self.stores, cache=result_cache or self.stores.cache),
@@ -65,7 +68,7 @@ class Submitting:
             cost_model=cost_model,
             keys=KeyRing(None),
             metrics=self.metrics,
-            live=build_live_config(server_config),
+            live=self.live,
             ending=Ending(jobs_outlive=True),
         )
 

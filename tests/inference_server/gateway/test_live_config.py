@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from easel_contract.gateway_config import GatewayConfig
+from easel_contract import names
+from easel_contract.gateway_config import GatewayConfig, QueueConfig
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig
-from easel_server.gateway.live_config import LiveConfig
+from easel_server.gateway.live_config import LiveConfig, read_queue_config
 
 from tests.support.eventually import eventually
 from tests.support.live_configs import build_live_config
@@ -61,6 +62,41 @@ async def test_another_model_and_another_bound_of_scaling_are_taken_over(file: P
 
         await eventually(is_taken_over)
         assert live.requested.key != key
+
+
+async def test_the_order_of_the_queue_is_taken_over_as_it_changes_and_what_is_new_in_it_is_left_alone(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following(file) as live:
+        assert live.queue.overtaken_seconds is None
+        queue = file.with_name(names.CONFIG_KEY_QUEUE)
+        write(queue, '{"targetSeconds": 20, "coldStartSeconds": 90, "ofALaterVersion": {"deep": 1}}')
+
+        async def is_taken_over() -> bool:
+            return live.queue.overtaken_seconds == 90 + 2 * 20
+
+        await eventually(is_taken_over)
+        taken = live.queue
+        write(queue, '{"targetSeconds": 20, "order": "ShortestFirst"}')
+
+        async def is_said() -> bool:
+            return "queue.json is not valid" in caplog.text
+
+        await eventually(is_said)
+        assert live.queue is taken, "requests are taken in either order"
+        write(queue, '{"targetSeconds": 20, "order": "FirstComeFirstServed"}')
+
+        async def is_first_come() -> bool:
+            return live.queue.overtaken_seconds is None
+
+        await eventually(is_first_come)
+        assert live.queue.bound_gpu_seconds(50.0) == 20.0, "a job is no more divisible in that order"
+
+
+def test_a_gateway_begins_with_the_order_that_stands_beside_its_configuration(file: Path) -> None:
+    assert read_queue_config(file) == read_queue_config(None) == QueueConfig()
+    write(file.with_name(names.CONFIG_KEY_QUEUE), '{"targetSeconds": 20, "maxOvertakenSeconds": 5}')
+    assert read_queue_config(file).overtaken_seconds == 5
 
 
 async def test_another_engine_is_another_key(file: Path) -> None:

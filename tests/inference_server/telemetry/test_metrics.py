@@ -29,6 +29,7 @@ GATEWAY_ONLY = {
     contract.INPUT_FETCHES_TOTAL,
     contract.WEBHOOKS_TOTAL,
     contract.PREDICTED_GPU_SECONDS_TOTAL,
+    contract.BOUNDED_GPU_SECONDS_TOTAL,
     contract.STREAMS,
 }
 WORKER_ONLY = {
@@ -53,6 +54,8 @@ WORKER_ONLY = {
 QUEUE = {
     contract.QUEUE_DEPTH,
     contract.BACKLOG_GPU_SECONDS,
+    contract.BOUNDED_BACKLOG_GPU_SECONDS,
+    contract.OVERRUNNING_JOBS,
     contract.OLDEST_WAITING_AGE_SECONDS,
     contract.WORKERS,
     contract.ENGINE_FAILURES_TOTAL,

@@ -1,6 +1,13 @@
 """The measured cold start: which pods count, and what is known without any."""
 
-from easel_operator.autoscaling.cold_starts import ASSUMED_SECONDS, REMEMBERED_STARTS, ColdStarts, recall_cold_starts
+from easel_contract.gateway_config import ASSUMED_COLD_START_SECONDS
+from easel_operator.autoscaling.cold_starts import (
+    ANNOUNCED_TOLERANCE,
+    REMEMBERED_STARTS,
+    ColdStarts,
+    recall_cold_starts,
+    round_for_gateways,
+)
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 
 from tests.operator.autoscaling.support import after
@@ -31,7 +38,7 @@ def test_pods_that_were_ready_when_the_operator_came_say_nothing() -> None:
 
 
 def test_until_a_start_was_seen_one_is_assumed() -> None:
-    assert ColdStarts().median_seconds == ASSUMED_SECONDS
+    assert ColdStarts().median_seconds == ASSUMED_COLD_START_SECONDS
 
 
 def test_the_last_starts_make_the_distribution() -> None:
@@ -54,3 +61,12 @@ def test_starting_pods_are_counted_on_until_they_are_overdue() -> None:
     workers = (pod("old", -700), pod("new", -20), pod("ready", -100, -10))
     counts = PodCounts(desired=4, existing=3, ready=1, starting=2, unschedulable=0, workers=workers)
     assert start_up.list_starting_ages_seconds(counts, after(0)) == [20.0, 0.0], "one more was ordered just now"
+
+
+def test_gateways_hear_of_another_cold_start_only_once_it_is_another() -> None:
+    announced = round_for_gateways(88.0, None)
+    assert announced == 90
+    assert [round_for_gateways(median, announced) for median in (75.0, 84.4, 97.0, 110.0)] == [90] * 4
+    assert round_for_gateways(90 * ANNOUNCED_TOLERANCE + 6, announced) == 120
+    assert round_for_gateways(41.0, announced) == 45
+    assert (round_for_gateways(2.0, 5.0), round_for_gateways(0.2, None)) == (5, 5), "seconds are no news"

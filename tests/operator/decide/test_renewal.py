@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 from easel_contract import names
+from easel_contract.gateway_config import QueueConfig
 from easel_operator.decide.reconcile import decide
-from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
+from easel_operator.decide.snapshot import ReconcilePlan, ScalingDecision, Snapshot
 from easel_operator.manifests.metadata import hash_json
 from easel_operator.objects import Json, ObjectKey
 
-from tests.operator.objects import OWNER, build_pod, build_service, build_snapshot, index
+from tests.operator.objects import NOW, OWNER, build_pod, build_service, build_snapshot, index
 
 CONFIG = ObjectKey("ConfigMap", OWNER.namespace, "painter-config")
 OTHER_MODEL: Json = {
@@ -36,7 +37,12 @@ def write_children(snapshot: Snapshot, changed_at: str = CHANGED) -> Snapshot:
 
 
 def find_hash(snapshot: Snapshot) -> str:
-    return hash_json(snapshot.children[CONFIG]["data"][names.CONFIG_KEY_GATEWAY])
+    data = snapshot.children[CONFIG]["data"]
+    return hash_json([data[names.CONFIG_KEY_GATEWAY], data[names.CONFIG_KEY_QUEUE]])
+
+
+def read_queue(snapshot: Snapshot) -> QueueConfig:
+    return QueueConfig.model_validate_json(snapshot.children[CONFIG]["data"][names.CONFIG_KEY_QUEUE])
 
 
 def list_pods(plan: ReconcilePlan) -> list[str]:
@@ -51,6 +57,39 @@ def test_after_an_edit_of_the_model_a_running_gateway_reads_it_at_once() -> None
     written = write_children(edited)
     assert list_pods(decide(written)) == ["painter-gateway-a"]
     assert decide(written).renewals[0].config_hash == find_hash(written) != before
+
+
+def test_after_an_edit_of_the_queues_order_running_gateways_read_it_at_once_and_none_is_rolled() -> None:
+    served = write_children(build_snapshot(pods=(build_gateway(),)), BEFORE)
+    scaling = {**served.service["spec"]["scaling"], "queueOrder": "FirstComeFirstServed"}
+    edited = replace(served, service=build_service({**served.service["spec"], "scaling": scaling}))
+    assert [child["kind"] for child in decide(edited).applies] == ["ConfigMap"]
+    assert list_pods(decide(write_children(edited))) == ["painter-gateway-a"]
+
+
+def test_a_measured_cold_start_reaches_gateways_and_the_next_that_is_about_as_long_writes_nothing() -> None:
+    def measure(written: Snapshot, *seconds: int) -> Snapshot:
+        return replace(written, scaling=ScalingDecision(2, "", NOW, cold_starts_seconds=seconds))
+
+    written = write_children(build_snapshot(pods=(build_gateway(),)))
+    assumed = read_queue(written)
+    assert assumed.overtaken_seconds == 60 + 2 * 30
+    slow = measure(written, 178)
+    assert [child["kind"] for child in decide(slow).applies] == ["ConfigMap"]
+    known = write_children(slow)
+    assert read_queue(known).overtaken_seconds == 180 + 2 * 30
+    assert decide(measure(known, 178, 190, 201)).applies == ()
+    restarted = replace(known, scaling=None, service=build_service(scaling={"coldStartsSeconds": [178, 190, 201]}))
+    assert decide(restarted).applies == (), "a restarted operator knows it by what it has written"
+    assert decide(measure(known, 20, 21, 22)).applies != ()
+
+
+def test_a_file_of_the_queue_that_cannot_be_read_is_written_anew() -> None:
+    written = write_children(build_snapshot())
+    config = written.children[CONFIG]
+    broken = {**config, "data": {**config["data"], names.CONFIG_KEY_QUEUE: '{"targetSeconds": -1'}}
+    again = write_children(replace(written, children={**written.children, CONFIG: broken}))
+    assert read_queue(again) == read_queue(written)
 
 
 def test_a_gateway_is_annotated_once() -> None:

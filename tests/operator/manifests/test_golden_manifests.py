@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from easel_contract import names
+from easel_contract.gateway_config import QueueConfig
 from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import DRAIN_MARGIN_SECONDS
@@ -244,7 +246,7 @@ def test_another_bound_of_add_ons_begins_with_new_workers_and_leaves_the_gateway
     }
     data = after["ConfigMap painter-config"]["data"]
     said_to = {file: "addOnMemory" in text or "maxAddOnFileBytes" in text for file, text in data.items()}
-    assert said_to == {"gateway.json": False, "worker.json": True}
+    assert said_to == {"gateway.json": False, "queue.json": False, "worker.json": True}
 
 
 # What servers of the release before add-ons know of their file; they refuse one that has more.
@@ -273,12 +275,38 @@ NEW = ("add-ons-from-everywhere", "a-vae-and-a-scheduler-of-its-own")
 @pytest.mark.parametrize("case", [case for case in CASES if case not in NEW])
 def test_the_file_of_a_service_that_uses_nothing_new_is_read_by_the_version_before(case: str) -> None:
     data = _by_name(_build(CASES[case]))["ConfigMap painter-config"]["data"]
-    for file in map(json.loads, data.values()):
+    for file in (json.loads(data[key]) for key in (names.CONFIG_KEY_GATEWAY, names.CONFIG_KEY_WORKER)):
         for path, known in KEYS_OF_THE_VERSION_BEFORE.items():
             section = file
             for name in filter(None, path.split(".")):
                 section = section.get(name, {})
             assert set(section) <= known, path
+
+
+@pytest.mark.parametrize(
+    ("scaling", "overtaken_seconds"),
+    [
+        ({"targetLatencySeconds": 20}, 60 + 2 * 20),
+        ({"maxOvertakenSeconds": 7}, 7),
+        ({"queueOrder": "FirstComeFirstServed"}, None),
+        (None, None),
+    ],
+)
+def test_gateways_read_the_order_beside_their_configuration_and_are_not_rolled_for_it(
+    scaling: dict[str, Any] | None, overtaken_seconds: float | None
+) -> None:
+    """In a file of its own: a gateway of the version before, or a pinned image, refuses fields that it doesn't know."""
+    plain = _by_name(_build({"model": HUB_MODEL, "scaling": {"maxReplicas": 2}}))
+    spec = {"replicas": 1} if scaling is None else {"scaling": {"maxReplicas": 2, **scaling}}
+    children = _by_name(_build({"model": HUB_MODEL, **spec}))
+    data = children["ConfigMap painter-config"]["data"]
+    assert QueueConfig.model_validate_json(data["queue.json"]).overtaken_seconds == overtaken_seconds
+    assert "arget" not in data["gateway.json"] + data["worker.json"]
+    pod = children["Deployment painter-gateway"]["spec"]["template"]
+    if scaling is not None:
+        assert pod == plain["Deployment painter-gateway"]["spec"]["template"]
+    items = next(volume for volume in pod["spec"]["volumes"] if volume["name"] == "config")["configMap"]["items"]
+    assert {"key": "queue.json", "path": "queue.json"} in items
 
 
 @pytest.mark.parametrize(

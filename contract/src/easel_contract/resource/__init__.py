@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from easel_contract.gateway_config import QueueOrder
 from easel_contract.resource.add_ons import (
     ADD_ON_RULES,
     HOST_NOT_ALLOWED,
@@ -23,7 +24,7 @@ from easel_contract.resource.add_ons import (
 )
 from easel_contract.resource.gateway import GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
-from easel_contract.resource.scaling import ExecutionMode, QueueOrder, ScalingSpec, ScheduleSpec
+from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
     ColdStartStatus,
     ScalingStatus,

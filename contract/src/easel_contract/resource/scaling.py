@@ -6,17 +6,10 @@ from typing import Annotated, Any, Final, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from easel_contract.cron import check_cron
+from easel_contract.gateway_config import OVERTAKEN_TARGETS, QueueOrder, derive_max_overtaken_seconds
 from easel_contract.schema import Model, ObjectName, TimeZone, cel, validations
 
-OVERTAKEN_TARGETS: Final = 2  # and a cold start: how long a late request is overtaken by those that are in time
 LATE_REQUEST_GPU_SECONDS: Final = 180  # and a cold start: what one late request less may cost
-
-
-class QueueOrder(StrEnum):
-    """Which of the waiting requests a free worker takes."""
-
-    FIRST_COME_FIRST_SERVED = "FirstComeFirstServed"
-    TARGET_FIRST = "TargetFirst"  # the oldest that can still finish within the target, before those that can't
 
 
 class ExecutionMode(StrEnum):
@@ -137,7 +130,7 @@ class ScalingSpec(Model):
         """How long a late request is overtaken by those that are in time, at this cold start."""
         if self.max_overtaken_seconds is not None:
             return float(self.max_overtaken_seconds)
-        return cold_start_seconds + OVERTAKEN_TARGETS * self.target_latency_seconds
+        return derive_max_overtaken_seconds(cold_start_seconds, self.target_latency_seconds)
 
     def find_max_gpu_seconds_per_late_request(self, cold_start_seconds: float) -> float:
         """What one late request less may cost, at this cold start."""

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from easel_contract.gateway_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig, QueueConfig
 
 from easel_server.gateway.live_config import LiveConfig
 from easel_server.gateway.refusals import NO_WORKERS_RETRY_SECONDS, RefusalError
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelFacts
-from easel_server.stores.jobs.interface import Jobs, QueueDepth, QueuePosition
+from easel_server.stores.jobs.interface import Jobs, QueueDepth, QueuePosition, QueueTerms
 
 DEPTH_REFRESH_SECONDS: Final = 0.25  # one look at the queue serves all requests and streams in between
 
@@ -62,6 +62,13 @@ def predict_wait_seconds(gpu_seconds_ahead: float, capacity: Capacity) -> float:
     return capacity.start_seconds + (gpu_seconds_ahead - done_by_then) / most
 
 
+def build_terms(job: Job, queue: QueueConfig) -> QueueTerms | None:
+    """On which terms a job is queued: until when it can be started in time, and be overtaken. None: by time alone."""
+    if queue.target_seconds is None or queue.overtaken_seconds is None:
+        return None
+    return QueueTerms(queue.target_seconds - job.predicted_gpu_seconds, queue.overtaken_seconds)
+
+
 class QueueEstimates:
     """Predictions from the queue as it was at most ``DEPTH_REFRESH_SECONDS`` ago."""
 
@@ -95,7 +102,7 @@ class QueueEstimates:
         wait_seconds = await self._predict(depth.waiting_gpu_seconds + self._added_gpu_seconds, depth)
         if wait_seconds <= bound_seconds:
             return  # even if everything that waits went before
-        position = await self._jobs.estimate_position(job)
+        position = await self._jobs.estimate_position(job, build_terms(job, self._live.queue))
         wait_seconds = await self._predict(position.gpu_seconds_ahead, depth)
         if wait_seconds > bound_seconds:
             raise refuse_for_wait(wait_seconds, bound_seconds)

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, Tracer
 
 from easel_server.gateway.client_warnings import build_warning_headers
 from easel_server.gateway.live_config import LiveConfig
-from easel_server.gateway.queue_estimate import QueueEstimates
+from easel_server.gateway.queue_estimate import QueueEstimates, build_terms
 from easel_server.gateway.rate_limits import Charges, build_charges
 from easel_server.gateway.refusals import (
     FieldFault,
@@ -264,6 +264,8 @@ class Submitter:
                     answer=answer.images if answer else None,
                     inputs=request.inputs.by_digest() if request.inputs else {},
                     flight_key=build_flight_key(job.cache_key, model) if job.cache_key and may_share else None,
+                    terms=build_terms(job, self._live.queue),
+                    target_seconds=self._live.queue.target_seconds,
                 )
             except QueueFullError as full:
                 await charges.refund()
@@ -277,7 +279,8 @@ class Submitter:
             await charges.refund(build_charges(request.customer, self._config, gpu_seconds=job.predicted_gpu_seconds))
         elif answer is None:
             self._metrics.count_submitted()
-            self._metrics.count_predicted(job.predicted_gpu_seconds)
+            bounded = self._live.queue.bound_gpu_seconds(job.predicted_gpu_seconds)
+            self._metrics.count_predicted(job.predicted_gpu_seconds, bounded)
             self._estimates.note_submitted(job.predicted_gpu_seconds)
         result = CacheResult.HIT if answer else CacheResult.MISS if may_share else CacheResult.BYPASS
         result = CacheResult.SHARED if reply.shared else result

@@ -74,8 +74,8 @@ class RequestMetrics(Protocol):
         """A job was submitted to the job store."""
         ...
 
-    def count_predicted(self, gpu_seconds: float) -> None:
-        """So much work was submitted to the job store."""
+    def count_predicted(self, gpu_seconds: float, bounded_gpu_seconds: float) -> None:
+        """So much work was submitted to the job store, and so much of it can one pod do within the target."""
         ...
 
     def count_cache(self, result: CacheResult) -> None:
@@ -179,6 +179,11 @@ class ServerMetrics:
         self._predicted = Counter(
             contract.PREDICTED_GPU_SECONDS_TOTAL, "Predicted GPU-seconds of jobs accepted.", registry=registry
         )
+        self._bounded = Counter(
+            contract.BOUNDED_GPU_SECONDS_TOTAL,
+            "Of them, what one pod can do of each job within the service's target at most.",
+            registry=registry,
+        )
         self._streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
 
     def _register_jobs(self, registry: CollectorRegistry | None) -> None:
@@ -269,9 +274,10 @@ class ServerMetrics:
         """Count a job that was submitted to the job store."""
         self._jobs_submitted.inc()
 
-    def count_predicted(self, gpu_seconds: float) -> None:
+    def count_predicted(self, gpu_seconds: float, bounded_gpu_seconds: float) -> None:
         """Count the work of a job that was submitted to the job store."""
         self._predicted.inc(gpu_seconds)
+        self._bounded.inc(bounded_gpu_seconds)
 
     def count_cache(self, result: CacheResult) -> None:
         """Count a request by how it met the result cache."""

@@ -5,12 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from easel_contract.gateway_config import ASSUMED_COLD_START_SECONDS
+
 from easel_operator.autoscaling.workers import StartUp, WorkerPod
 
 REMEMBERED_STARTS: Final = 20
-ASSUMED_SECONDS: Final = 60.0  # until a start was seen
 TIMEOUT_COLD_STARTS: Final = 3.0  # of the slow ones (p90): a pod that takes longer is not counted on
 MIN_TIMEOUT_SECONDS: Final = 600.0
+ANNOUNCED_STEP_SECONDS: Final = 5
+ANNOUNCED_TOLERANCE: Final = 1.25  # the median of a few starts differs by that from day to day
 MAX_SECONDS: Final = 7200.0  # a slower one says more of a broken pod than of the next
 
 
@@ -62,7 +65,7 @@ class ColdStarts:
 
     def _quantile_seconds(self, quantile: float) -> float:
         if not self.seconds:
-            return ASSUMED_SECONDS
+            return ASSUMED_COLD_START_SECONDS
         ordered = sorted(self.seconds)
         return ordered[max(0, math.ceil(quantile * len(ordered)) - 1)]
 
@@ -71,3 +74,14 @@ def recall_cold_starts(seconds: Sequence[float]) -> ColdStarts:
     """What an operator knew before its restart."""
     believable = tuple(float(each) for each in seconds if 0 < each <= MAX_SECONDS)
     return replace(ColdStarts(), seconds=believable[-REMEMBERED_STARTS:])
+
+
+def round_for_gateways(median_seconds: float, announced_seconds: float | None) -> int:
+    """The cold start as gateways hear of it: coarsely, and what they have heard for as long as that is about right, so
+    that their configuration isn't written anew with each start. They have heard ``announced_seconds``, or nothing.
+    """
+    if announced_seconds is not None and announced_seconds > 0:
+        low, high = sorted((announced_seconds, median_seconds))
+        if high <= ANNOUNCED_TOLERANCE * low or high - low <= ANNOUNCED_STEP_SECONDS:
+            return round(announced_seconds)
+    return max(1, math.ceil(median_seconds / ANNOUNCED_STEP_SECONDS)) * ANNOUNCED_STEP_SECONDS

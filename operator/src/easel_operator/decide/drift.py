@@ -147,14 +147,15 @@ def find_renewals(config_map: Json | None, wanted: Json, gateways: Iterable[PodS
     then a gateway takes jobs for a model that is no longer served; a change of the pod has it look at once. Each pod
     is annotated with the hash, and so isn't written to again before the next change.
     """
-    file = wanted["data"][names.CONFIG_KEY_GATEWAY]
-    if config_map is None or (config_map.get("data") or {}).get(names.CONFIG_KEY_GATEWAY) != file:
+    read = (names.CONFIG_KEY_GATEWAY, names.CONFIG_KEY_QUEUE)
+    files = [wanted["data"][key] for key in read]
+    if config_map is None or [(config_map.get("data") or {}).get(key) for key in read] != files:
         return ()  # it isn't written yet, and a renewal would bring the old one again
     ours = [entry for entry in config_map["metadata"].get("managedFields", ()) if _is_our_apply(entry)]
     changed_at = max([datetime.fromisoformat(entry["time"]) for entry in ours if entry.get("time")], default=None)
     if changed_at is None:
         return ()  # the API server doesn't say
-    config_hash = hash_json(file)
+    config_hash = hash_json(files)
     behind = [pod for pod in gateways if pod.created_at is not None and pod.created_at <= changed_at]
     return tuple([Renewal(pod.name, config_hash) for pod in behind if pod.live_config != config_hash])
 

@@ -9,12 +9,13 @@ from easel_contract.conditions import ConditionType, Reason
 from easel_contract.resource import ColdStartStatus, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
-from easel_operator.autoscaling.cold_starts import recall_cold_starts
+from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts, round_for_gateways
 from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pod_status import PodProblem, PodStatus, read_pods
 from easel_operator.decide.references import Reference, list_references
 from easel_operator.decide.scaling_mode import ModeDecision
 from easel_operator.decide.snapshot import ScrapeReport, Snapshot
+from easel_operator.manifests.configuration import config_map_name, read_announced_cold_start_seconds
 from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import Json, ObjectKey, find_condition, is_owned_by
 
@@ -39,6 +40,7 @@ class ServiceFacts:
     missing: tuple[Reference, ...]
     wanted_revisions: Mapping[str, str]  # what the spec asks for, by component
     is_applied: bool  # all children are as the spec asks
+    cold_start_seconds: int  # as gateways hear of it
 
     @property
     def ready_workers(self) -> int:
@@ -97,10 +99,14 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
         now=snapshot.now,
         was_asleep=_was_asleep(snapshot.service),
         was_complete=_was_complete(snapshot.service),
-        start_timeout_seconds=_recall_start_timeout_seconds(snapshot),
+        start_timeout_seconds=_recall_cold_starts(snapshot).start_up.timeout_seconds,
         missing=tuple(each for each in list_references(owner.namespace, spec) if each.key in snapshot.missing),
         wanted_revisions={},
         is_applied=False,
+        cold_start_seconds=round_for_gateways(
+            _recall_cold_starts(snapshot).median_seconds,
+            read_announced_cold_start_seconds(child("ConfigMap", config_map_name(owner))),
+        ),
     )
 
 
@@ -165,10 +171,10 @@ def _was_complete(service: Json) -> bool:
     )
 
 
-def _recall_start_timeout_seconds(snapshot: Snapshot) -> float:
+def _recall_cold_starts(snapshot: Snapshot) -> ColdStarts:
     stored: Json = snapshot.service.get("status", {}).get("scaling") or {}
     seconds = snapshot.scaling.cold_starts_seconds if snapshot.scaling else stored.get("coldStartsSeconds") or ()
-    return recall_cold_starts(seconds).start_up.timeout_seconds
+    return recall_cold_starts(seconds)
 
 
 def _has_reason(service: Json, kind: ConditionType, reason: Reason) -> bool:

@@ -72,7 +72,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     facts = read_facts(snapshot, owner, spec, mode)
     grace = _decide_grace(snapshot, facts)
     wanted = build_children(
-        ChildContext(owner, spec, snapshot.release, grace.seconds),
+        ChildContext(owner, spec, snapshot.release, grace.seconds, facts.cold_start_seconds),
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )

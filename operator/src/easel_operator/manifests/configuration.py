@@ -13,7 +13,7 @@ from easel_contract.add_ons import (
     PreprocessorConfig,
     UpscalerConfig,
 )
-from easel_contract.gateway_config import GatewayConfig, ResultsConfig, WebhookConfig
+from easel_contract.gateway_config import GatewayConfig, QueueConfig, ResultsConfig, WebhookConfig
 from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
 from easel_contract.server_config import (
     BucketConfig,
@@ -23,6 +23,7 @@ from easel_contract.server_config import (
     SourceConfig,
     WorkerConfig,
 )
+from pydantic import ValidationError
 
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, hash_json
 from easel_operator.objects import Json
@@ -42,11 +43,12 @@ def config_map_name(owner: Owner) -> str:
 
 
 def build_config_map(context: ChildContext) -> Json:
-    """The files of both roles, each with the sections that the role reads."""
+    """The files of both roles, each with the sections that the role reads, and what gateways know of the queue."""
     config = build_server_config(context)
     files = {
         names.CONFIG_KEY_GATEWAY: _gateway_file(config),
         names.CONFIG_KEY_WORKER: _worker_file(config),
+        names.CONFIG_KEY_QUEUE: _to_file(build_queue_config(context), {}),
     }
     return {
         "apiVersion": "v1",
@@ -146,6 +148,29 @@ def build_server_config(context: ChildContext) -> ServerConfig:
     )
 
 
+def build_queue_config(context: ChildContext) -> QueueConfig:
+    """In which order requests are taken. A service with a fixed number of workers has no target, and so no order."""
+    scaling = context.spec.scaling
+    if scaling is None:
+        return QueueConfig()
+    return QueueConfig(
+        target_seconds=scaling.target_latency_seconds,
+        order=scaling.queue_order,
+        max_overtaken_seconds=scaling.max_overtaken_seconds,
+        cold_start_seconds=context.cold_start_seconds,
+    )
+
+
+def read_announced_cold_start_seconds(config_map: Json | None) -> float | None:
+    """What gateways heard of the cold start; None if nothing, or nothing that can be read."""
+    file = ((config_map or {}).get("data") or {}).get(names.CONFIG_KEY_QUEUE)
+    try:
+        config = QueueConfig.model_validate_json(file or "")
+    except ValidationError:
+        return None
+    return config.cold_start_seconds if config.target_seconds is not None else None
+
+
 def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:
     model = spec.model
     hub = model.source.hugging_face
@@ -243,6 +268,6 @@ def _worker_file(config: ServerConfig) -> Json:
     return _to_file(config, {"gateway": True, "bucket": LINK_FIELDS})
 
 
-def _to_file(config: ServerConfig, left_out: dict[str, Any]) -> Json:
+def _to_file(config: ServerConfig | QueueConfig, left_out: dict[str, Any]) -> Json:
     """Without what is at its default: pods of the version before refuse a field that is new."""
     return config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True, exclude=left_out)

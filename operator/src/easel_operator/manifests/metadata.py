@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from easel_contract import names
+from easel_contract.gateway_config import ASSUMED_COLD_START_SECONDS
 from easel_contract.resource import StableDiffusionServiceSpec
 
 from easel_operator.objects import Json
@@ -40,6 +41,7 @@ class ChildContext:
     spec: StableDiffusionServiceSpec
     release: Release
     grace_seconds: int  # that a stopping worker has
+    cold_start_seconds: int = ASSUMED_COLD_START_SECONDS  # as gateways hear of it
 
 
 def build_labels(owner: Owner, component: str) -> dict[str, str]:

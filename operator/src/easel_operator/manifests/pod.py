@@ -63,8 +63,9 @@ def build_container(owner: Owner, *, role: str, image: str, resources: Json, sta
 
 
 def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: int) -> Json:
-    """A pod around one container; it sees its role's configuration file only."""
-    file = f"{role}.json"
+    """A pod around one container; it sees its role's configuration only."""
+    files = [f"{role}.json", *([names.CONFIG_KEY_QUEUE] if role == names.COMPONENT_GATEWAY else [])]
+    items = [{"key": file, "path": file} for file in files]
     return {
         "serviceAccountName": service_account_name(owner),
         "automountServiceAccountToken": False,
@@ -73,7 +74,7 @@ def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: i
         "securityContext": POD_SECURITY_CONTEXT,
         "containers": [container],
         "volumes": [
-            {"name": "config", "configMap": {"name": config_map_name(owner), "items": [{"key": file, "path": file}]}},
+            {"name": "config", "configMap": {"name": config_map_name(owner), "items": items}},
             {"name": "tmp", "emptyDir": {}},
         ],
     }
