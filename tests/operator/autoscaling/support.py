@@ -48,7 +48,14 @@ def build_arrivals(rate: float | None = None) -> Arrivals:
     if rate is None:
         return Arrivals()
     fast, slow = (MovingRate(seconds, rate, 1.0) for seconds in (60.0, 300.0))
-    return Arrivals(fast=fast, slow=slow, arrived_gpu_seconds=rate * TICK_SECONDS, arrived_seconds=TICK_SECONDS)
+    return Arrivals(
+        fast=fast,
+        slow=slow,
+        unbounded_fast=fast,
+        unbounded_slow=slow,
+        arrived_gpu_seconds=rate * TICK_SECONDS,
+        arrived_seconds=TICK_SECONDS,
+    )
 
 
 def build_growth(finished: float = 0.0, late: float = 0.0) -> CounterReading:

@@ -1,6 +1,7 @@
 """Merging pods' samples: one queue, many counters, restarts, gaps, and figures that nobody gave."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from easel_contract import names
@@ -167,6 +168,29 @@ def test_while_gateways_are_updated_the_work_of_those_that_bound_none_counts_as_
     assert window.last is not None
     assert window.last.counters.predicted_gpu_seconds == 350
     assert window.last.counters.bounded_gpu_seconds == 80
+
+
+def test_earlier_servers_that_bound_no_work_are_planned_by_all_of_it() -> None:
+    earlier = QueueReading(waiting=3, running=1, waiting_gpu_seconds=210.0, running_gpu_seconds=20.0)
+    bounded = replace(earlier, waiting_bounded_gpu_seconds=90.0, running_bounded_gpu_seconds=10.0, overrunning=0)
+    for queue, expected in ((earlier, 230.0), (bounded, 100.0)):
+        observation = observe([build_sample("a", queue=queue)], None, build_pods(), START)
+        assert observation.bounded_backlog_gpu_seconds == expected
+        assert observation.backlog_gpu_seconds == 230.0
+
+
+def test_a_job_of_many_targets_says_no_more_of_the_arrivals_than_one_of_a_target() -> None:
+    observation = None
+    for number in range(2):
+        counters = CounterReading(
+            submitted=number, predicted_gpu_seconds=600.0 * number, bounded_gpu_seconds=30.0 * number
+        )
+        at = after(2.0 * number)
+        observation = observe([build_sample("gateway", at, counters=counters)], observation, build_pods(), at)
+    assert observation is not None
+    arrivals = observation.arrivals
+    assert arrivals.arrived_gpu_seconds == arrivals.job.mean_seconds == 30.0
+    assert arrivals.unbounded_gpu_seconds_per_second == pytest.approx(20 * arrivals.gpu_seconds_per_second)
 
 
 def submit(*totals: float | None, seconds: float = 2.0) -> Arrivals:

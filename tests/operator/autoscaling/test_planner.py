@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 from easel_contract import metrics
 from easel_operator.autoscaling.counters import CounterReading, Growth, Window
+from easel_operator.autoscaling.observation import Observation, QueueReading
 from easel_operator.autoscaling.planner import to_external_values
 from easel_operator.autoscaling.signals import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS
+from easel_operator.autoscaling.work import MovingRate
 
 from tests.operator.autoscaling.support import START, Service, after, build_observation, build_pods, build_settings
 
@@ -228,6 +230,64 @@ def test_external_values_are_the_proposals_and_what_is_known() -> None:
     }
     unknown = build_observation(None)
     assert set(to_external_values(service.tick(unknown), unknown)) == {signal.metric for signal in SIGNALS}
+
+
+def observe_jobs(
+    waiting: int,
+    running: int,
+    *,
+    gpu_seconds: float,
+    bounded: float,
+    overrunning: int,
+    pods: int,
+    arrivals: float = 0.0,
+) -> Observation:
+    """Bounded work as servers report it."""
+    queue = QueueReading(waiting, running, 0.0, gpu_seconds, 0.0, bounded, 0.0, overrunning)
+    known = build_observation(waiting + running, pods=build_pods(pods), arrivals=arrivals)
+    return replace(known, queue=queue)
+
+
+def test_a_job_of_ten_targets_that_waits_asks_for_one_pod_since_more_would_not_make_it_shorter() -> None:
+    service = Service(build_settings(max_replicas=50))
+    decision = service.tick(observe_jobs(1, 0, gpu_seconds=300, bounded=30, overrunning=0, pods=0))
+    assert decision.desired_replicas == 1
+    earlier = build_observation(1, gpu_seconds=300, pods=build_pods(0), arrivals=0.0)
+    assert Service(build_settings(max_replicas=50)).tick(earlier).desired_replicas == 1  # no more pods than requests
+    crowd = observe_jobs(20, 0, gpu_seconds=6000, bounded=600, overrunning=0, pods=0)
+    assert service.tick(crowd).desired_replicas < 20
+
+
+def test_a_pod_whose_job_overruns_is_not_counted_on_for_what_waits() -> None:
+    service = Service(build_settings(max_replicas=50), desired=3)
+    waiting = observe_jobs(4, 3, gpu_seconds=320, bounded=20, overrunning=3, pods=3)
+    alone = observe_jobs(4, 0, gpu_seconds=20, bounded=20, overrunning=0, pods=0)
+    expected = 3 + Service(build_settings(max_replicas=50)).tick(alone).desired_replicas
+    decision = service.tick(waiting)
+    assert decision.proposals[QUEUE.metric] == expected > 3
+    assert "3 pods busy with jobs that run for longer than the target" in decision.sentence
+
+
+def test_arrivals_get_their_pods_beside_those_that_overrunning_jobs_keep_busy() -> None:
+    service = Service(build_settings(max_replicas=50), desired=4)
+    decision = service.tick(observe_jobs(0, 4, gpu_seconds=0, bounded=0, overrunning=2, pods=4, arrivals=3.0))
+    assert decision.proposals[LATENCY.metric] == 5
+
+
+def test_jobs_that_share_a_pod_and_overrun_are_no_more_pods_than_there_are() -> None:
+    service = Service(build_settings(max_replicas=50), desired=2)
+    shared = observe_jobs(0, 16, gpu_seconds=0, bounded=0, overrunning=16, pods=2)
+    assert service.tick(shared).desired_replicas == 2
+
+
+def test_people_s_own_autoscalers_still_see_all_of_the_work() -> None:
+    known = observe_jobs(5, 2, gpu_seconds=900, bounded=90, overrunning=1, pods=2)
+    arrivals = replace(
+        known.arrivals, unbounded_fast=MovingRate(30.0, 7.0, 1.0), unbounded_slow=MovingRate(120.0, 7.0, 1.0)
+    )
+    values = to_external_values(Service(build_settings()).tick(known), replace(known, arrivals=arrivals))
+    assert values[metrics.EXTERNAL_BACKLOG_GPU_SECONDS] == 900
+    assert values[metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND] == pytest.approx(7.0)
 
 
 def test_changed_bounds_take_effect_at_once_even_without_data() -> None:

@@ -9,7 +9,7 @@ from easel_operator.simulation.policies.fixed import FixedPolicy
 from easel_operator.simulation.policies.registry import build_policy
 from easel_operator.simulation.settings import ColdStart
 from easel_operator.simulation.simulation import MAX_OVERTIME_SECONDS, simulate
-from easel_operator.simulation.trace import build_trace
+from easel_operator.simulation.trace import Trace, build_trace
 
 from tests.operator.simulation.support import ScriptedPolicy, build_bursty_trace, build_poisson_trace, build_settings
 
@@ -179,3 +179,48 @@ def test_a_constant_load_keeps_a_constant_cost() -> None:
     outcome = simulate(trace, build_policy("fixed-5", settings), settings)
     assert outcome.gpu_hours == pytest.approx(10.0, rel=0.01)
     assert outcome.late_percent < 1
+
+
+class BoundedWork:
+    """A fixed number of pods; at each tick the fleet's sums are compared with those of its jobs, one by one."""
+
+    def __init__(self, trace: Trace, target_seconds: float) -> None:
+        self.name, self.initial_replicas, self.next_tick_at = "bounded work", 3, 1.0
+        self._trace, self._target, self.overran = trace, target_seconds, 0
+
+    def tick(self, fleet: Fleet, now: float) -> int | None:
+        self.next_tick_at = now + 7.3
+        busy = [pod for pod in (*fleet.pods.values(), *fleet.draining) if pod.job >= 0]
+        rests = [
+            max(0.0, min(self._trace.work_seconds[pod.job], self._target) - (now - pod.job_began_at)) for pod in busy
+        ]
+        overrunning = sum(now - pod.job_began_at > self._target for pod in busy)
+        arrived = sum(min(work, self._target) for work in self._trace.work_seconds[: fleet.arrived])
+        assert fleet.measure_running_bounded_seconds(now) == pytest.approx(sum(rests), abs=1e-6)
+        assert fleet.count_overrunning(now) == overrunning
+        assert fleet.arrived_bounded_seconds == pytest.approx(arrived)
+        self.overran += overrunning
+        return 3 if now % 90 < 60 else 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_a_job_counts_what_one_pod_can_do_within_the_target(seed: int) -> None:
+    source = random.Random(seed)  # noqa: S311 - replayed by its seed
+    arrivals = [(source.uniform(0, 2000), 8.0 * source.paretovariate(1.2)) for _ in range(200)]
+    trace = build_trace(arrivals, 2000)
+    settings = build_settings(seed=seed, grace=20, target_latency_seconds=30)
+    policy = BoundedWork(trace, 30.0)
+    outcome = simulate(trace, policy, settings)
+    assert outcome.jobs_handed_back, "some jobs were put back to their places"
+    assert policy.overran
+
+
+def test_a_few_jobs_that_are_much_longer_do_not_double_the_cost_of_all() -> None:
+    source = random.Random(4)  # noqa: S311 - replayed by its seed
+    trace = build_poisson_trace(12 * 3600, 0.2, 3.0, 4)
+    long = [work * (100 if source.random() < 0.01 else 1) for work in trace.work_seconds]
+    trace = build_trace(zip(trace.arrival_seconds, long, strict=True), 12 * 3600)
+    settings = build_settings(cold_start=90, grace=1800)
+    outcome = simulate(trace, build_policy("easel", settings), settings)
+    assert outcome.gpu_hours < 2.5 * trace.total_work_seconds / 3600
+    assert outcome.late_percent < 7.0

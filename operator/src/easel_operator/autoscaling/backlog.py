@@ -73,27 +73,29 @@ class Backlog:
 
 def propose_for_queue(observation: Observation, start_up: StartUp, headroom: float, scaling: ScalingSpec) -> Proposal:
     """Pods that work the backlog off in time; at least those that targetQueueDepth asks for, where it is set."""
-    queue, gpu_seconds = observation.queue, observation.backlog_gpu_seconds
+    queue, gpu_seconds = observation.queue, observation.bounded_backlog_gpu_seconds
     if queue is None or gpu_seconds is None or queue.depth == 0:
         return NOTHING
     job_seconds, arriving = observation.arrivals.job.mean_seconds, observation.arrivals.gpu_seconds_per_second
+    overrunning = observation.overrunning_pods  # which do nothing of what waits
     backlog = Backlog(
         gpu_seconds=gpu_seconds,
         arriving=EXPECTED_ARRIVALS * arriving,
-        ready=observation.pods.ready,
+        ready=observation.pods.ready - overrunning,
         starting_ages_seconds=start_up.list_starting_ages_seconds(observation.pods, observation.at),
         cold_start_seconds=start_up.cold_start_seconds,
         drain_seconds=find_drain_seconds(scaling, job_seconds, headroom),
     )
     # A request keeps one pod busy, so more pods than requests, with those to come meanwhile, are of no use.
-    requests = queue.depth + math.ceil(arriving * start_up.cold_start_seconds / job_seconds)
+    requests = queue.depth - overrunning + math.ceil(arriving * start_up.cold_start_seconds / job_seconds)
     # One more than the maximum, so that the sentence can say that more were needed.
-    by_work = max(1, min(backlog.count_pods(scaling.max_replicas + 1), requests))
+    most = scaling.max_replicas + 1
+    by_work = min(most, max(1, overrunning + min(backlog.count_pods(most), requests)))
     depth, target = queue.depth, scaling.target_queue_depth
     by_depth = math.ceil(depth / target) if target is not None else 0
     if by_depth > by_work:
         return Proposal(by_depth, f"{depth} request{'' if depth == 1 else 's'} waiting or running, {target} a pod")
-    return Proposal(by_work, f"{_figure(gpu_seconds)} GPU-seconds queued")
+    return Proposal(by_work, f"{_figure(gpu_seconds)} GPU-seconds queued{explain_overrunning(overrunning)}")
 
 
 def find_drain_seconds(scaling: ScalingSpec, job_seconds: float, headroom: float) -> float:
@@ -101,6 +103,13 @@ def find_drain_seconds(scaling: ScalingSpec, job_seconds: float, headroom: float
     target = scaling.target_latency_seconds
     slack = max(target - LONG_JOB * job_seconds, MIN_SLACK * target)
     return DRAIN_TARGETS * slack * math.exp(-DRAIN_EXPONENT * headroom)
+
+
+def explain_overrunning(pods: int) -> str:
+    """The part of a sentence that says why some pods count for nothing else; empty where there are none."""
+    if not pods:
+        return ""
+    return f", {pods} pod{'' if pods == 1 else 's'} busy with jobs that run for longer than the target"
 
 
 def _figure(gpu_seconds: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from easel_operator.autoscaling.backlog import explain_overrunning
 from easel_operator.autoscaling.counters import CounterReading, count_within
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
@@ -119,12 +120,12 @@ class OldestWait:
 def propose_for_lateness(observation: Observation, budget: ErrorBudget, wait: OldestWait, held: int) -> Proposal:
     """Pods for the work that arrives, with the headroom that the lateness so far asks for; or, where more are needed,
     for a request that waits for too long."""
-    busy = observation.arrivals.gpu_seconds_per_second
-    pods = budget.pods_for(busy, held)
+    busy, overrunning = observation.arrivals.gpu_seconds_per_second, observation.overrunning_pods
+    pods = overrunning + budget.pods_for(busy, max(0, held - overrunning))
     if wait.replicas > pods:
         age = observation.queue.oldest_waiting_age_seconds if observation.queue else None
         return Proposal(wait.replicas, f"the oldest request waits for {age or 0.0:.0f} s")
     because = f"arrivals keep {busy:.2g} pods busy"
     if budget.headroom >= 0.05:
         because += f", headroom for lateness {budget.headroom * math.pow(busy, HEADROOM_EXPONENT):.1f}"
-    return Proposal(pods, because)
+    return Proposal(pods, because + explain_overrunning(overrunning))

@@ -39,7 +39,18 @@ class QueueReading:
 
         A running request of which nothing is known is taken to be half done.
         """
-        waiting, running = self.waiting_gpu_seconds, self.running_gpu_seconds
+        return self._estimate(self.waiting_gpu_seconds, self.running_gpu_seconds, job_seconds)
+
+    def estimate_bounded_gpu_seconds(self, job_seconds: float) -> float:
+        """The same of bounded work; servers of an earlier release bound none, so theirs counts as it is."""
+        waiting, running = self.waiting_bounded_gpu_seconds, self.running_bounded_gpu_seconds
+        return self._estimate(
+            self.waiting_gpu_seconds if waiting is None else waiting,
+            self.running_gpu_seconds if running is None else running,
+            job_seconds,
+        )
+
+    def _estimate(self, waiting: float | None, running: float | None, job_seconds: float) -> float:
         return (self.waiting * job_seconds if waiting is None else waiting) + (
             self.running * job_seconds / 2 if running is None else running
         )
@@ -97,6 +108,12 @@ class Observation:
         return max(0, min(running, self.pods.ready - len(self.idle_pods)))
 
     @property
+    def overrunning_pods(self) -> int:
+        """Ready workers that are busy with a job that has run for longer than the target, and with nothing else."""
+        overrunning = self.queue.overrunning if self.queue else None
+        return min(overrunning or 0, self.busy_pods)
+
+    @property
     def latency_p95_seconds(self) -> float | None:
         """Of jobs that finished within counters.WINDOW; None if none did. Computed anew at each call."""
         return self.window.latency_quantile_seconds(LATENCY_QUANTILE)
@@ -105,6 +122,14 @@ class Observation:
     def backlog_gpu_seconds(self) -> float | None:
         """Work that waits and the rest of what runs; None if nobody could read the queue."""
         return self.queue.estimate_backlog_gpu_seconds(self.arrivals.job.mean_seconds) if self.queue else None
+
+    @property
+    def bounded_backlog_gpu_seconds(self) -> float | None:
+        """The same, each job's work counted as at most what one pod can do of it within the target.
+
+        What is beyond that no other pod can do: a job isn't divisible. A job that runs for longer is a busy pod.
+        """
+        return self.queue.estimate_bounded_gpu_seconds(self.arrivals.job.mean_seconds) if self.queue else None
 
 
 def observe(

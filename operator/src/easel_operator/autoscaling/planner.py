@@ -177,7 +177,8 @@ def to_external_values(decision: Plan, observation: Observation) -> dict[str, fl
     if observation.backlog_gpu_seconds is not None:
         values[metrics.EXTERNAL_BACKLOG_GPU_SECONDS] = observation.backlog_gpu_seconds
     if observation.arrivals.arrived_gpu_seconds is not None:
-        values[metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND] = observation.arrivals.gpu_seconds_per_second
+        arriving = observation.arrivals.unbounded_gpu_seconds_per_second
+        values[metrics.EXTERNAL_ARRIVING_GPU_SECONDS_PER_SECOND] = arriving
     if observation.latency_p95_seconds is not None:
         values[metrics.EXTERNAL_LATENCY_P95_SECONDS] = observation.latency_p95_seconds
     return values

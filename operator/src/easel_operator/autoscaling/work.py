@@ -1,4 +1,8 @@
-"""How much work arrives, in GPU-seconds a second: the number of pods that it keeps busy. And how long a job is."""
+"""How much work arrives, in GPU-seconds a second: the number of pods that it keeps busy. And how long a job is.
+
+Work is *bounded*, unless said otherwise: each job's counts as at most what one pod can do of it within the target. More
+pods do no more of it in time, and a single long job says nothing of those to come.
+"""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -64,6 +68,8 @@ class Arrivals:
 
     fast: MovingRate = field(default_factory=lambda: MovingRate(FAST_SECONDS))
     slow: MovingRate = field(default_factory=lambda: MovingRate(SLOW_SECONDS))
+    unbounded_fast: MovingRate = field(default_factory=lambda: MovingRate(FAST_SECONDS))
+    unbounded_slow: MovingRate = field(default_factory=lambda: MovingRate(SLOW_SECONDS))
     job: JobLength = field(default_factory=JobLength)
     unreported_seconds: float = 0.0  # time since a gateway last reported; its next answer covers it
     arrived_gpu_seconds: float | None = None  # within arrived_seconds, reported at this tick; None: nobody reported
@@ -75,8 +81,12 @@ class Arrivals:
 
         A burst counts at once, and is not forgotten in the next lull.
         """
-        low, high = sorted((self.fast.per_second, self.slow.per_second))
-        return WEIGHT_OF_LARGER * high + (1.0 - WEIGHT_OF_LARGER) * low
+        return _lean_to_larger(self.fast.per_second, self.slow.per_second)
+
+    @property
+    def unbounded_gpu_seconds_per_second(self) -> float:
+        """The same of all the work, however long a job is: for autoscalers that divide it among pods."""
+        return _lean_to_larger(self.unbounded_fast.per_second, self.unbounded_slow.per_second)
 
     def measure(self, growth: CounterReading | None, seconds: float) -> "Arrivals":
         """With one more tick of ``seconds``; None where there was no earlier one.
@@ -89,21 +99,30 @@ class Arrivals:
         work = growth.predicted_gpu_seconds
         if work is None and growth.submitted is not None:  # a server of an earlier release
             work = growth.submitted * job.mean_seconds
+        bounded = work if growth.bounded_gpu_seconds is None else growth.bounded_gpu_seconds
         covered = self.unreported_seconds + seconds
-        if work is None:
+        if work is None or bounded is None:
             return replace(self, job=job, unreported_seconds=covered, arrived_gpu_seconds=None)
         return Arrivals(
-            fast=self.fast.add(work, covered),
-            slow=self.slow.add(work, covered),
+            fast=self.fast.add(bounded, covered),
+            slow=self.slow.add(bounded, covered),
+            unbounded_fast=self.unbounded_fast.add(work, covered),
+            unbounded_slow=self.unbounded_slow.add(work, covered),
             job=job,
             unreported_seconds=0.0,
-            arrived_gpu_seconds=work,
+            arrived_gpu_seconds=bounded,
             arrived_seconds=covered,
         )
 
     def _measure_job(self, growth: CounterReading) -> JobLength:
-        if growth.predicted_gpu_seconds is not None and growth.submitted:
-            return self.job.add(growth.submitted, growth.predicted_gpu_seconds)
+        predicted = growth.predicted_gpu_seconds if growth.bounded_gpu_seconds is None else growth.bounded_gpu_seconds
+        if predicted is not None and growth.submitted:
+            return self.job.add(growth.submitted, predicted)
         if growth.predicted_gpu_seconds is None and growth.finished and growth.work_gpu_seconds:
             return self.job.add(growth.finished, growth.work_gpu_seconds)
         return self.job
+
+
+def _lean_to_larger(one: float, other: float) -> float:
+    low, high = sorted((one, other))
+    return WEIGHT_OF_LARGER * high + (1.0 - WEIGHT_OF_LARGER) * low

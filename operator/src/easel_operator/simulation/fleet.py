@@ -29,6 +29,7 @@ class Fleet:
     ) -> None:
         self._arrivals = trace.arrival_seconds
         self._works = trace.work_seconds
+        self._target_seconds = rule.target_seconds
         self._cold_start = cold_start
         self._grace_seconds = grace_seconds
         self._random = source
@@ -42,6 +43,8 @@ class Fleet:
         self.ready = self.starting = self.running = 0  # pods; those that drain are only among the running
         self.arrived = self.finished = 0
         self.arrived_work_seconds = self.finished_work_seconds = self.waiting_work_seconds = 0.0
+        # Bounded: of each job at most what one pod can do within the target.
+        self.arrived_bounded_seconds = self.waiting_bounded_seconds = 0.0
         self.latency_counts = [0] * (len(metrics.LATENCY_BUCKETS_SECONDS) + 1)  # by bucket, not cumulative
         self.changes = 0  # events so far
         self.cold_starts: list[float] = []  # seconds, of pods that became ready
@@ -50,7 +53,8 @@ class Fleet:
         self.zero_seconds = 0.0
         self._zero_since: float | None = 0.0
         self._present_arrivals_sum = self._left_latency_sum = 0.0
-        self._running_ends_sum = 0.0
+        self._running_ends_sum = self._short_ends_sum = 0.0
+        self._long: dict[Pod, None] = {}  # that run a job of more than a target, in the order of their beginnings
 
     def begin(self, replicas: int) -> None:
         """Pods that are ready at second 0, which no start is counted for."""
@@ -82,6 +86,15 @@ class Fleet:
         """What is left of the running jobs."""
         return max(0.0, self._running_ends_sum - self.running * now)
 
+    def measure_running_bounded_seconds(self, now: float) -> float:
+        """What is left of the running jobs within a target's time of each."""
+        short = self._short_ends_sum - (self.running - len(self._long)) * now
+        return max(0.0, short) + sum(max(0.0, self._target_seconds - (now - pod.job_began_at)) for pod in self._long)
+
+    def count_overrunning(self, now: float) -> int:
+        """Jobs that have run for longer than the target."""
+        return sum(now - pod.job_began_at > self._target_seconds for pod in self._long)
+
     def measure_oldest_waiting_seconds(self, now: float) -> float:
         """Age of the request that waits longest; 0 if none waits."""
         oldest = self.waiting.find_oldest()
@@ -97,6 +110,8 @@ class Fleet:
         self.changes += 1
         self.arrived += 1
         self.arrived_work_seconds += work
+        self.arrived_bounded_seconds += min(work, self._target_seconds)
+        self.waiting_bounded_seconds += min(work, self._target_seconds)
         self._present_arrivals_sum += self._arrivals[job]
         self.waiting_work_seconds += work
         self.waiting.add(job)
@@ -185,8 +200,13 @@ class Fleet:
         work = self._works[job]
         pod.state, pod.job, pod.job_began_at = PodState.BUSY, job, now
         self.waiting_work_seconds -= work
+        self.waiting_bounded_seconds -= min(work, self._target_seconds)
         self.running += 1
         self._running_ends_sum += now + work
+        if work > self._target_seconds:
+            self._long[pod] = None
+        else:
+            self._short_ends_sum += now + work
         self._event_serial += 1
         heapq.heappush(self._events, (now + work, self._event_serial, pod))
 
@@ -204,7 +224,12 @@ class Fleet:
 
     def _leave_job(self, pod: Pod, now: float) -> None:
         self.running -= 1
-        self._running_ends_sum -= pod.job_began_at + self._works[pod.job]
+        ends_at = pod.job_began_at + self._works[pod.job]
+        self._running_ends_sum -= ends_at
+        if pod in self._long:
+            del self._long[pod]
+        else:
+            self._short_ends_sum -= ends_at
         pod.busy_seconds += now - pod.job_began_at
         pod.job = -1
 
@@ -236,6 +261,7 @@ class Fleet:
             self.jobs_handed_back += 1
             self.waiting.put_back(job, now)
             self.waiting_work_seconds += self._works[job]
+            self.waiting_bounded_seconds += min(self._works[job], self._target_seconds)
         self.draining.discard(pod)
         self._disappear(pod, now)
         if self.waiting:

@@ -145,8 +145,15 @@ class EaselPolicy:
             oldest_waiting_age_seconds=fleet.measure_oldest_waiting_seconds(now),
             waiting_gpu_seconds=max(0.0, fleet.waiting_work_seconds),
             running_gpu_seconds=fleet.measure_running_work_seconds(now),
+            waiting_bounded_gpu_seconds=max(0.0, fleet.waiting_bounded_seconds),
+            running_bounded_gpu_seconds=fleet.measure_running_bounded_seconds(now),
+            overrunning=fleet.count_overrunning(now),
         )
-        submitted = CounterReading(submitted=fleet.arrived, predicted_gpu_seconds=fleet.arrived_work_seconds)
+        submitted = CounterReading(
+            submitted=fleet.arrived,
+            predicted_gpu_seconds=fleet.arrived_work_seconds,
+            bounded_gpu_seconds=fleet.arrived_bounded_seconds,
+        )
         done = CounterReading(
             finished=fleet.finished,
             work_gpu_seconds=fleet.finished_work_seconds,
