@@ -71,8 +71,8 @@ soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEE
 soak-faults: setup ## What clients get from a full, evicting or wiped Redis, a rolled gateway, a flood, into benchmarks/results/soak-faults.json (REV=commit: as before)
 	$(VENV)/python -m benchmarks.soak_faults $(if $(REV),--rev $(REV)) $(ONLY)
 
-bench-autoscaler: setup ## Easel against others' autoscalers on TRACES (CSV files), into benchmarks/results/autoscaler.json (OURS=1: Easel only; QUICK=1: print a part)
-	$(VENV)/python -m benchmarks.autoscaler $(if $(QUICK),--quick) $(if $(OURS),--ours) $(TRACES)
+bench-autoscaler: setup ## Easel, others' autoscalers and an oracle on TRACES (CSV) and shapes, into benchmarks/results/autoscaler.json and the pages' tables (ONLY="bursty 90/30"; ESTIMATE=1: only tell the time)
+	$(VENV)/python -m benchmarks.autoscaler $(if $(ONLY),--only "$(ONLY)") $(if $(ESTIMATE),--estimate) $(TRACES)
 
 bench-operator: setup ## The scaling loop over 1,000 services of 3 pods, into benchmarks/results/operator.json
 	$(VENV)/python -m benchmarks.scale

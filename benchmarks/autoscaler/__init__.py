@@ -1,0 +1,1 @@
+"""Easel's planner against others' autoscalers and an oracle, in the simulator."""
