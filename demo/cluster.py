@@ -131,7 +131,8 @@ def install_chart(cluster: Cluster, *values: str) -> None:
         "upgrade", "--install", RELEASE, str(ROOT / "helm/easel"), "--namespace", NAMESPACE, "--create-namespace",
         "--wait", "--timeout", "5m", *settings,
     )  # fmt: skip
-    cluster.kubectl("wait", "--for=condition=Available", "apiservice/v1beta1.external.metrics.k8s.io", "--timeout=60s")
+    for state in ("create", "condition=Available"):  # the operator registers it once it serves
+        cluster.kubectl("wait", f"--for={state}", "apiservice/v1beta1.external.metrics.k8s.io", "--timeout=60s")
 
 
 def _tool(name: str) -> str:

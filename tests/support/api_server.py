@@ -4,6 +4,7 @@ They run without a cluster: no controllers, no nodes. ``--emulated-version`` has
 gates that the named release had (KEP-4330); what it allows goes back three releases.
 """
 
+import json
 import shutil
 import ssl
 import subprocess
@@ -27,6 +28,8 @@ STOP_TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.05
 HOST = "127.0.0.1"
 TOKEN = "token-of-an-administrator"
+OPERATOR_TOKEN = "token-of-the-operator"  # of the ServiceAccount that the chart makes as release easel in easel-system
+OPERATOR_USER = "system:serviceaccount:easel-system:easel-operator"
 
 
 class ApiServers:
@@ -48,7 +51,9 @@ class ApiServers:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        (self._directory / "tokens.csv").write_text(f"{TOKEN},administrator,1,system:masters\n")
+        (self._directory / "tokens.csv").write_text(
+            f"{TOKEN},administrator,1,system:masters\n{OPERATOR_TOKEN},{OPERATOR_USER},2\n"
+        )
         client, peer = f"http://{HOST}:{self._etcd_port}", f"http://{HOST}:{find_free_port()}"
         self._start(
             "etcd",
@@ -85,6 +90,29 @@ class ApiServers:
         configuration.ssl_ca_cert = str(certificates / "apiserver.crt")
         _wait_until_ready(port, certificates / "apiserver.crt", log)
         return configuration
+
+    def start_controllers(self, configuration: Configuration, *controllers: str) -> None:
+        """kube-controller-manager with these controllers alone, such as the garbage collector."""
+        self._start(
+            "controllers",
+            *("controller-manager", f"--kubeconfig={self.write_kubeconfig(configuration)}"),
+            *(f"--controllers={','.join(controllers)}", "--leader-elect=false", "--secure-port=0"),
+        )
+
+    def write_kubeconfig(self, configuration: Configuration) -> Path:
+        """How kubectl, helm and controllers reach an API server of ours, as its administrator."""
+        path = self._directory / f"{configuration.host.rpartition(':')[2]}.kubeconfig"
+        cluster = {"server": configuration.host, "certificate-authority": configuration.ssl_ca_cert}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "tests",
+            "clusters": [{"name": "tests", "cluster": cluster}],
+            "users": [{"name": "tests", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
+        }
+        path.write_text(json.dumps(content))
+        return path
 
     def _start(self, title: str, *command: str) -> Path:
         log = self._directory / f"{title}.log"

@@ -33,21 +33,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- .Values.redis.urlSecretName | default (include "easel.redisName" .) }}
 {{- end }}
 
-{{- /*
-Whether this release owns v1beta1.external.metrics.k8s.io: nobody has it, or we already do. Another adapter's is never
-taken over. `helm template` sees no cluster and renders it.
-*/ -}}
-{{- define "easel.ownsExternalMetrics" -}}
-{{- if eq .Values.externalMetrics.mode "Auto" }}
-{{- $existing := lookup "apiregistration.k8s.io/v1" "APIService" "" "v1beta1.external.metrics.k8s.io" }}
-{{- if not $existing }}true
-{{- else }}
-{{- $annotations := $existing.metadata.annotations | default dict }}
-{{- if and (eq (index $annotations "meta.helm.sh/release-name" | default "") .Release.Name) (eq (index $annotations "meta.helm.sh/release-namespace" | default "") .Release.Namespace) }}true{{ end }}
-{{- end }}
-{{- end }}
-{{- end }}
-
 {{- define "easel.restrictedContainer" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

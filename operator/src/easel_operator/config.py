@@ -31,6 +31,8 @@ class OperatorConfig(BaseModel):
     operator_namespace: str = Field(min_length=1)  # where the operator itself runs: its Lease and certificate
     pod_name: str = "easel-operator"  # identity in the leader election and in Events
     metrics_service: str = "easel-operator"  # name of the Service in front of the external metrics API
+    external_metrics: Literal["Auto", "Disabled"] = "Auto"  # whether to register that API where nobody has
+    cluster_role: str = ""  # the installation's, with which what the operator registers is deleted
     metrics_port: int = Field(default=6443, ge=0, le=65535)
     health_port: int = Field(default=8081, ge=0, le=65535)
     scrape_interval_seconds: float = Field(default=2.0, gt=0, le=60)

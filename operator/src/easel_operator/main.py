@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import kopf
 
-from easel_operator.cluster.capabilities import probe_capabilities
+from easel_operator.cluster.capabilities import Installation, probe_capabilities
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.health_server import HealthServer
@@ -48,6 +48,7 @@ MAX_SILENCE_SECONDS: Final = 300.0  # of a watch; longer than one that is ended 
 MAX_TICK: Final = timedelta(seconds=60)
 SHUTDOWN_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 60.0
+REGISTRATION_SECONDS: Final = 5.0  # between two looks at whose the external metrics API is
 START_ATTEMPTS: Final = 20
 START_PAUSE_SECONDS: Final = 2.0
 # A tick makes many objects that live for a minute and no cycles. With Python's defaults (700, 10, 10) the collector
@@ -88,7 +89,16 @@ async def run_operator(config: OperatorConfig) -> int:
 
 
 async def _probe(client: KubernetesClient, config: OperatorConfig) -> Capabilities:
-    return await probe_capabilities(client, namespace=config.operator_namespace, metrics_service=config.metrics_service)
+    return await probe_capabilities(client, _describe_installation(config))
+
+
+def _describe_installation(config: OperatorConfig) -> Installation:
+    return Installation(
+        namespace=config.operator_namespace,
+        service=config.metrics_service,
+        is_api_wanted=config.external_metrics == "Auto",
+        cluster_role=config.cluster_role,
+    )
 
 
 async def _probe_patiently(client: KubernetesClient, config: OperatorConfig) -> Capabilities:
@@ -140,8 +150,7 @@ class Operator:
         self._metrics_endpoint = MetricsEndpoint(
             client,
             self._metrics_server,
-            namespace=config.operator_namespace,
-            service=config.metrics_service,
+            installation=_describe_installation(config),
             port=config.metrics_port,
             clock=now,
         )
@@ -216,6 +225,7 @@ class Operator:
             "list of services": self._list_services,
             "external metrics API": self._serve_metrics_api,
             "probe": self._probe_now_and_then,
+            "registration": self._keep_registered,
             "reconciler": self._reconcile,
             "references": self._references.run,
             "scaling loop": self._scale,
@@ -267,19 +277,33 @@ class Operator:
                 logger.warning("The external metrics API isn't set up, trying again: %s", error)
             await asyncio.sleep(PROBE_SECONDS)
 
+    async def _keep_registered(self) -> None:
+        """Have the external metrics API registered where that is for us to do; see MetricsEndpoint.register."""
+        while True:
+            try:
+                note = await self._metrics_endpoint.register(is_leader=self._leadership.is_leader())
+                if note != self._shared.capabilities.metrics_api_note:
+                    await self._probe_again()
+            except KubernetesError as error:
+                logger.warning("The external metrics API isn't registered, trying again: %s", error)
+            await asyncio.sleep(REGISTRATION_SECONDS)
+
     async def _probe_now_and_then(self) -> None:
         """Notice what changes about the cluster."""
         while True:
             try:
-                capabilities = await _probe(self._client, self._config)
-                if capabilities != self._shared.capabilities:
-                    logger.info("This cluster changed: %s", capabilities)
-                    self._shared.capabilities = capabilities
-                    for key, _ in self._services:
-                        self._queue.add(key)
+                await self._probe_again()
             except KubernetesError as error:
                 logger.warning("What this cluster can do isn't known anew, trying again: %s", error)
             await asyncio.sleep(PROBE_SECONDS)
+
+    async def _probe_again(self) -> None:
+        capabilities = await _probe(self._client, self._config)
+        if capabilities != self._shared.capabilities:
+            logger.info("This cluster changed: %s", capabilities)
+            self._shared.capabilities = capabilities
+            for key, _ in self._services:
+                self._queue.add(key)
 
     async def _reconcile(self) -> None:
         await self._wait_for_caches()

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from easel_operator.cluster import metrics_endpoint
+from easel_operator.cluster.capabilities import Installation
 from easel_operator.cluster.external_metrics import GROUP_VERSION, ExternalMetricsServer
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 
@@ -30,7 +31,11 @@ class Aggregation:
         self.server = ExternalMetricsServer(stale_after=timedelta(seconds=30), clock=lambda: NOW)
         self.port = find_free_port()
         self.endpoint = MetricsEndpoint(
-            self.api, self.server, namespace="easel", service="localhost", port=self.port, clock=lambda: NOW
+            self.api,
+            self.server,
+            installation=Installation("easel", "localhost", is_api_wanted=True),
+            port=self.port,
+            clock=lambda: NOW,
         )
 
     async def trust(self, *authorities: Authority, names: tuple[str, ...] = (CLIENT,)) -> None:

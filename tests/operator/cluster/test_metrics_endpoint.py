@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from easel_operator.cluster.capabilities import explain_foreign_api, probe_capabilities
+from easel_operator.cluster.capabilities import Installation, explain_foreign_api, probe_capabilities
 from easel_operator.cluster.client import ApiRefusedError
 from easel_operator.cluster.metrics_endpoint import SecretCertificateStore
 from easel_operator.cluster.serving_certificate import ensure
@@ -14,6 +14,7 @@ from tests.operator.fake_api import FakeApi
 API_SERVICE = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 NAMES = ("easel-metrics.easel.svc",)
+INSTALLATION = Installation("easel", "easel-metrics", is_api_wanted=True)
 
 
 def served_by(namespace: str, name: str) -> Json:
@@ -53,13 +54,13 @@ async def test_a_secret_that_can_t_be_read_is_made_anew() -> None:
 @pytest.mark.parametrize(
     ("api_service", "part"),
     [
-        (None, "doesn't exist"),
+        (None, "isn't registered yet"),
         (served_by("keda", "keda-operator-metrics-apiserver"), "served by keda/keda-operator-metrics-apiserver"),
         (served_by("easel", "easel-metrics"), ""),
     ],
 )
 def test_whose_the_metrics_api_is(api_service: Json | None, part: str) -> None:
-    note = explain_foreign_api(api_service, namespace="easel", service="easel-metrics")
+    note = explain_foreign_api(api_service, INSTALLATION)
     assert part in note
     assert bool(note) == bool(part)
 
@@ -78,7 +79,7 @@ async def test_an_api_server_that_refuses_zero_replicas_is_noticed() -> None:
         return None
 
     api.fault = refuse_the_second
-    capabilities = await probe_capabilities(api, namespace="easel", metrics_service="easel-metrics")
+    capabilities = await probe_capabilities(api, INSTALLATION)
     assert capabilities.is_metrics_api_ours
     assert capabilities.is_tolerance_supported
     assert not capabilities.is_scale_to_zero_supported

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 from easel_contract.resource import StableDiffusionServiceSpec
-from easel_operator.cluster.capabilities import METRICS_API_SERVICE, probe_capabilities
+from easel_operator.cluster.capabilities import METRICS_API_SERVICE, Installation, probe_capabilities
 from easel_operator.cluster.client import KubernetesClient
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import Capabilities
@@ -74,7 +74,7 @@ async def probe(client: KubernetesClient) -> Capabilities:
             "spec": {"group": group, "version": version, "service": service, **priorities},
         },
     )
-    return await probe_capabilities(client, namespace=OPERATOR_NAMESPACE, metrics_service=OPERATOR_SERVICE)
+    return await probe_capabilities(client, Installation(OPERATOR_NAMESPACE, OPERATOR_SERVICE, is_api_wanted=True))
 
 
 def read_spec(*, min_replicas: int) -> StableDiffusionServiceSpec:

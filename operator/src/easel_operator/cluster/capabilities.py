@@ -1,6 +1,7 @@
 """Finds out what this cluster can do, by asking its API server; nothing is changed."""
 
 import logging
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -14,19 +15,21 @@ METRICS_API_SERVICE: Final = "v1beta1.external.metrics.k8s.io"
 PROBE_NAME: Final = "easel-probe"
 
 
-async def probe_capabilities(client: KubernetesClient, *, namespace: str, metrics_service: str) -> Capabilities:
-    """Probe with reads and dry runs.
+@dataclass(frozen=True)
+class Installation:
+    """Who registers: the Service in front of the operator, and what the registration goes with."""
 
-    Args:
-        client: the API server.
-        namespace: the operator's own.
-        metrics_service: name of the Service in front of the operator's external metrics API.
+    namespace: str
+    service: str
+    is_api_wanted: bool  # externalMetrics.mode of the chart; where not, a registration of ours is given back
+    cluster_role: str = ""  # whose end takes the APIService along; empty: nothing does
 
-    Raises:
-        KubernetesError: the API server doesn't answer.
-    """
+
+async def probe_capabilities(client: KubernetesClient, installation: Installation) -> Capabilities:
+    """Probe with reads and dry runs. Raises KubernetesError where the API server doesn't answer."""
+    namespace = installation.namespace
     api_service = await client.get(API_SERVICES, None, METRICS_API_SERVICE)
-    note = explain_foreign_api(api_service, namespace=namespace, service=metrics_service)
+    note = explain_foreign_api(api_service, installation)
     kept = await _try_hpa(client, namespace, min_replicas=1)
     zero = await _try_hpa(client, namespace, min_replicas=0)
     behavior = (kept or {}).get("spec", {}).get("behavior", {})
@@ -38,13 +41,21 @@ async def probe_capabilities(client: KubernetesClient, *, namespace: str, metric
     )
 
 
-def explain_foreign_api(api_service: Json | None, *, namespace: str, service: str) -> str:
-    """Why the external metrics API isn't served by us; empty if it is."""
-    if api_service is None:
-        return f"APIService {METRICS_API_SERVICE} doesn't exist, so an autoscaler could read no metric"
+def is_served_by(api_service: Json, installation: Installation) -> bool:
+    """Whether an APIService leads to the installation's own Service."""
     target = api_service.get("spec", {}).get("service") or {}
-    if (target.get("namespace"), target.get("name")) == (namespace, service):
+    return (target.get("namespace"), target.get("name")) == (installation.namespace, installation.service)
+
+
+def explain_foreign_api(api_service: Json | None, installation: Installation) -> str:
+    """Why the external metrics API isn't served by us; empty if it is."""
+    if not installation.is_api_wanted:
+        return f"externalMetrics.mode is Disabled, so {METRICS_API_SERVICE} is left to other adapters"
+    if api_service is None:
+        return f"APIService {METRICS_API_SERVICE} isn't registered yet, so an autoscaler could read no metric"
+    if is_served_by(api_service, installation):
         return ""
+    target = api_service.get("spec", {}).get("service") or {}
     return (
         f"{METRICS_API_SERVICE} is served by {target.get('namespace')}/{target.get('name')}, and a cluster has only "
         "one external metrics API; it is left alone"

@@ -125,8 +125,9 @@ class KubernetesClient:
         *,
         field_manager: str = names.FIELD_MANAGER,
         subresource: str | None = None,
+        is_forced: bool = True,
     ) -> Json:
-        """Server-side apply; fields in the manifest become ours even if somebody else set them.
+        """Server-side apply; fields in the manifest become ours even if somebody else set them, where it is forced.
 
         Raises:
             KubernetesError: see ApiRefusedError.message for the server's own words.
@@ -135,7 +136,7 @@ class KubernetesClient:
         return await self.request(
             "PATCH",
             resource.path(metadata.get("namespace"), metadata["name"], subresource),
-            query={"fieldManager": field_manager, "force": "true"},
+            query={"fieldManager": field_manager, "force": "true" if is_forced else "false"},
             body=manifest,
             content_type=APPLY_PATCH,
         )
@@ -161,9 +162,15 @@ class KubernetesClient:
             content_type=MERGE_PATCH,
         )
 
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        """Delete this very object; one that is gone, or was replaced, counts as deleted. Raises KubernetesError."""
-        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(
+        self, resource: Resource, namespace: str | None, name: str, *, uid: str, version: str | None = None
+    ) -> None:
+        """Delete this very object, and with a ``version`` only while it hasn't changed since.
+
+        One that is gone, or was replaced, counts as deleted. Raises KubernetesError.
+        """
+        known = {"uid": uid} | ({"resourceVersion": version} if version is not None else {})
+        options = {"preconditions": known, "propagationPolicy": "Background"}
         try:
             await self.request("DELETE", resource.path(namespace, name), body=options)
         except ApiRefusedError as error:

@@ -1,4 +1,8 @@
-"""Keeps the external metrics API served: certificate in a Secret, CA in the APIService, trust up to date."""
+"""Keeps the external metrics API served and registered: certificate in a Secret, trust up to date, the APIService.
+
+A cluster has one APIService of this name. It is made where nobody has one, is never written while it is another's, and
+belongs to the installation's ClusterRole, so that the garbage collector removes it with that one, however it goes.
+"""
 
 import base64
 import logging
@@ -7,7 +11,9 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
-from easel_operator.cluster.capabilities import METRICS_API_SERVICE, explain_foreign_api
+from easel_contract import names
+
+from easel_operator.cluster.capabilities import METRICS_API_SERVICE, Installation, explain_foreign_api, is_served_by
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.serving_certificate import (
@@ -18,13 +24,15 @@ from easel_operator.cluster.serving_certificate import (
     ensure,
     parse_front_proxy,
 )
-from easel_operator.objects import API_SERVICES, CONFIG_MAPS, SECRETS, Json
+from easel_operator.objects import API_SERVICES, CLUSTER_ROLES, CONFIG_MAPS, SECRETS, Json
 
 logger = logging.getLogger(__name__)
 
 FRONT_PROXY_NAMESPACE: Final = "kube-system"
 FRONT_PROXY_CONFIG_MAP: Final = "extension-apiserver-authentication"
 ANY_ADDRESS: Final = ""  # every address, of IPv6 and IPv4 where the machine has them
+SETTLE_ATTEMPTS: Final = 3
+PRIORITY: Final = 100  # of the API's group and version among others; there is one of each
 
 
 class SecretCertificateStore:
@@ -74,18 +82,19 @@ class MetricsEndpoint:
         client: KubernetesClient,
         server: ExternalMetricsServer,
         *,
-        namespace: str,
-        service: str,
+        installation: Installation,
         port: int,
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._server = server
-        self._namespace = namespace
-        self._service = service
+        self._installation = installation
+        self._registration = Registration(client, installation)
         self._port = port
         self._clock = clock
-        self._store = SecretCertificateStore(client, namespace=namespace, name=f"{service}-tls")
+        self._store = SecretCertificateStore(
+            client, namespace=installation.namespace, name=f"{installation.service}-tls"
+        )
         self._serving: tuple[ServingCertificate, FrontProxy] | None = None
 
     @property
@@ -104,20 +113,130 @@ class MetricsEndpoint:
         """
         config_map = await self._client.get(CONFIG_MAPS, FRONT_PROXY_NAMESPACE, FRONT_PROXY_CONFIG_MAP)
         front_proxy = parse_front_proxy((config_map or {}).get("data") or {})
-        dns_names = build_dns_names(self._service, self._namespace)
+        dns_names = build_dns_names(self._installation.service, self._installation.namespace)
         certificate = await ensure(self._store, dns_names, self._clock())
         if (certificate, front_proxy) != self._serving:
             tls = build_tls_context(certificate, front_proxy)
             self._serving = None  # until it listens anew
             await self._server.serve(ANY_ADDRESS, self._port, tls, front_proxy)
             self._serving = (certificate, front_proxy)
-        await self._publish_ca(certificate)
 
-    async def _publish_ca(self, certificate: ServingCertificate) -> None:
-        """Write caBundle into the APIService, if that one is ours: never into another's."""
-        api_service = await self._client.get(API_SERVICES, None, METRICS_API_SERVICE)
-        if api_service is None or explain_foreign_api(api_service, namespace=self._namespace, service=self._service):
-            return
-        bundle = base64.b64encode(certificate.ca_pem).decode()
-        if api_service["spec"].get("caBundle") != bundle:
-            await self._client.merge(API_SERVICES, None, METRICS_API_SERVICE, {"spec": {"caBundle": bundle}})
+    async def register(self, *, is_leader: bool) -> str:
+        """See Registration.settle; nothing is registered before it is served, nor by a replica that doesn't lead."""
+        ca_pem = self._serving[0].ca_pem if is_leader and self._serving is not None else None
+        return await self._registration.settle(ca_pem)
+
+
+class Registration:
+    """The one APIService of the external metrics API: made where nobody has one, not written while it is another's."""
+
+    def __init__(self, client: KubernetesClient, installation: Installation) -> None:
+        self._client = client
+        self._installation = installation
+
+    async def settle(self, ca_pem: bytes | None) -> str:
+        """Register where nobody has, keep ours as it must be, give it back where it isn't wanted.
+
+        Without ``ca_pem``, by which the server is known, it is only looked at: one replica at a time writes, so that of
+        two with other settings none takes back what the other does. Returns why autoscalers aren't served by us, empty
+        if they are. Raises KubernetesError.
+        """
+        for _ in range(SETTLE_ATTEMPTS - 1):
+            try:
+                return await self._try_to_settle(ca_pem)
+            except ApiRefusedError as error:
+                if error.status != HTTPStatus.CONFLICT:  # somebody was faster, if only with the status
+                    raise
+        return await self._try_to_settle(ca_pem)
+
+    async def _try_to_settle(self, ca_pem: bytes | None) -> str:
+        live = await self._client.get(API_SERVICES, None, METRICS_API_SERVICE)
+        if ca_pem is not None:
+            owner = await self._find_owner()
+            live = await self._write(live, build_api_service(self._installation, owner, ca_pem))
+        return explain_foreign_api(live, self._installation)
+
+    async def _find_owner(self) -> Json | None:
+        name = self._installation.cluster_role
+        if not name or not self._installation.is_api_wanted:
+            return None
+        role = await self._client.get(CLUSTER_ROLES, None, name)
+        if role is None:
+            return None
+        uid = role["metadata"]["uid"]
+        return {"apiVersion": CLUSTER_ROLES.api_version, "kind": CLUSTER_ROLES.kind, "name": name, "uid": uid}
+
+    async def _write(self, live: Json | None, wanted: Json) -> Json | None:
+        """The APIService after what is to be done about it. What has changed since it was read isn't touched."""
+        if live is None:
+            if not self._installation.is_api_wanted:
+                return None
+            logger.info("Registering %s, which nobody has", METRICS_API_SERVICE)
+            # Not forced: where another adapter has come in between, the API server refuses.
+            return await self._client.apply(API_SERVICES, wanted, is_forced=False)
+        metadata = live["metadata"]
+        if is_served_by(live, self._installation) and not self._installation.is_api_wanted:
+            logger.info("Giving %s back: externalMetrics.mode is Disabled", METRICS_API_SERVICE)
+            version = metadata["resourceVersion"]
+            await self._client.delete(API_SERVICES, None, METRICS_API_SERVICE, uid=metadata["uid"], version=version)
+            return None
+        patch = build_patch(live, wanted, self._installation)
+        if patch is None:
+            return live
+        patch["metadata"] = {**patch.get("metadata", {}), "resourceVersion": metadata["resourceVersion"]}
+        return await self._client.merge(API_SERVICES, None, METRICS_API_SERVICE, patch)
+
+
+def build_api_service(installation: Installation, owner: Json | None, ca_pem: bytes) -> Json:
+    """The registration of the external metrics API."""
+    metadata: Json = {
+        "name": METRICS_API_SERVICE,
+        "labels": {names.LABEL_NAME: names.APP_NAME, names.LABEL_MANAGED_BY: names.FIELD_MANAGER},
+    }
+    if owner is not None:
+        metadata["ownerReferences"] = [owner]
+    return {
+        "apiVersion": API_SERVICES.api_version,
+        "kind": API_SERVICES.kind,
+        "metadata": metadata,
+        "spec": {
+            "group": "external.metrics.k8s.io",
+            "version": "v1beta1",
+            "groupPriorityMinimum": PRIORITY,
+            "versionPriority": PRIORITY,
+            "service": {"namespace": installation.namespace, "name": installation.service, "port": 443},
+            "caBundle": base64.b64encode(ca_pem).decode(),
+        },
+    }
+
+
+def build_patch(live: Json, wanted: Json, installation: Installation) -> Json | None:
+    """What is to be merged into an APIService: of ours what is missing, of another's that our marks go. None: nothing.
+
+    An adapter that is applied over ours takes it as it is, with our owner: it would be deleted together with us.
+    """
+    metadata = live["metadata"]
+    owners = metadata.get("ownerReferences") or []
+    labels = metadata.get("labels") or {}
+    if is_served_by(live, installation):
+        missing = [owner for owner in wanted["metadata"].get("ownerReferences", []) if owner not in owners]
+        # A ClusterRole that was made anew has another uid, and the reference to the old one would end us.
+        kept = [owner for owner in owners if not _is_ours(owner, installation) or not missing]
+        ours = wanted["metadata"]["labels"]
+        is_labelled = all(labels.get(name) == value for name, value in ours.items())
+        if not missing and is_labelled and live["spec"].get("caBundle") == wanted["spec"]["caBundle"]:
+            return None
+        return {
+            "metadata": {"labels": ours, "ownerReferences": [*kept, *missing]},
+            "spec": {"caBundle": wanted["spec"]["caBundle"]},
+        }
+    kept = [owner for owner in owners if not _is_ours(owner, installation)]
+    if kept == owners:
+        return None
+    # A label that the other has set since is its own.
+    removed = {name: None for name, value in wanted["metadata"]["labels"].items() if labels.get(name) == value}
+    return {"metadata": {"ownerReferences": kept, "labels": removed}}
+
+
+def _is_ours(owner: Json, installation: Installation) -> bool:
+    return (owner["kind"], owner["name"]) == (CLUSTER_ROLES.kind, installation.cluster_role)
