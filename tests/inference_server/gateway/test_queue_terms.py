@@ -10,7 +10,7 @@ from easel_server.generation.add_ons import HiresRequest
 from easel_server.generation.job import Job
 from easel_server.stores.jobs.interface import QueueTerms
 
-from tests.inference_server.api.submitting import Submitting
+from tests.inference_server.api.submitting import LOAD_SECONDS, Submitting
 from tests.support.jobs import build_job
 
 QUEUE = QueueConfig(target_seconds=30, cold_start_seconds=90)
@@ -97,3 +97,13 @@ async def test_a_wait_is_predicted_in_the_order_in_which_the_request_would_be_ta
     with pytest.raises(RefusalError, match="the predicted wait is 10 s"):
         await submitting.submit()
     assert asked == [QueueTerms(20, 150)]
+
+
+async def test_while_a_service_sleeps_a_wait_is_predicted_by_its_measured_cold_start() -> None:
+    """A worker measures how long it loads, and not how long its node and its image took."""
+    submitting = Submitting(GatewayConfig(max_workers=1), gpu_seconds=4, queue=QUEUE)
+    job = (await submitting.submit()).job
+    assert LOAD_SECONDS < 90
+    assert (await submitting.context.estimates.progress(job)).eta_seconds == 90 + 4
+    submitting.live.queue = QUEUE.model_copy(update={"cold_start_seconds": 5.0})
+    assert (await submitting.context.estimates.progress(job)).eta_seconds == LOAD_SECONDS + 4

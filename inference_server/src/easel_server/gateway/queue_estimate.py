@@ -142,7 +142,10 @@ class QueueEstimates:
         """Seconds until work behind what runs and this much of what waits is claimed."""
         is_idle = waiting_gpu_seconds_ahead == 0 and depth.running < depth.workers
         ahead = 0.0 if is_idle else waiting_gpu_seconds_ahead + depth.running_gpu_seconds
-        start_seconds = (await self._facts()).load_seconds
+        # The cold start has the node and the container's image in it, which a worker can't measure of itself.
+        queue = self._live.queue
+        cold_start_seconds = queue.cold_start_seconds if queue.target_seconds is not None else 0.0
+        start_seconds = max(cold_start_seconds, (await self._facts()).load_seconds)
         return predict_wait_seconds(ahead, Capacity(depth.workers, self._live.max_workers or 0, start_seconds))
 
     async def _look(self) -> QueueDepth:
