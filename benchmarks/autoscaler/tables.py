@@ -15,11 +15,11 @@ from benchmarks.autoscaler.goals import find_goal, find_missed_goals, is_budget_
 from benchmarks.autoscaler.measure import BASELINES, list_wins_over_oracle, rank
 from benchmarks.autoscaler.shapes import SHAPES
 from benchmarks.autoscaler.tasks import OURS
+from benchmarks.pages import replace_part, replace_row
 
 PAGE: Final = "docs/autoscaling.md"
 README: Final = "README.md"
-BEGIN: Final = "<!-- make bench-autoscaler: begin -->"
-END: Final = "<!-- make bench-autoscaler: end -->"
+PART: Final = "make bench-autoscaler"
 README_ROW: Final = "| GPU-hours over an offline plan that knows the future"
 NOT_MEASURED: Final = "not measured"
 
@@ -30,27 +30,8 @@ Records = Mapping[str, Mapping[str, Any]]
 def write_tables(stored: Mapping[str, Any], root: Path) -> None:
     """Into the files of a checkout. ValueError where a file has no place for them."""
     page, readme = root / PAGE, root / README
-    page.write_text(replace_part(page.read_text(), build_page(stored["cases"])))
-    readme.write_text(replace_row(readme.read_text(), build_readme_row(stored["cases"])))
-
-
-def replace_part(text: str, part: str) -> str:
-    """What stands between the two comments."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE} has no place for the tables: {BEGIN} and {END} are expected")
-    return f"{before}{BEGIN}\n\n{part}\n{END}{after}"
-
-
-def replace_row(text: str, row: str) -> str:
-    """The README's row."""
-    lines = text.split("\n")
-    places = [place for place, line in enumerate(lines) if line.startswith(README_ROW)]
-    if len(places) != 1:
-        raise ValueError(f"{README} has {len(places)} rows that begin with {README_ROW!r}; one is expected")
-    lines[places[0]] = row
-    return "\n".join(lines)
+    page.write_text(replace_part(page.read_text(), PART, build_page(stored["cases"])))
+    readme.write_text(replace_row(readme.read_text(), README_ROW, build_readme_row(stored["cases"])))
 
 
 def build_page(cases: Sequence[Case]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from easel_contract.resource import QueueOrder
+
 from benchmarks.simulator.comparison import PodLife
 from benchmarks.simulator.replay import Replayed
 
@@ -26,16 +28,17 @@ class Course:
     orders: Sequence[tuple[float, int]]  # when the Deployment was given how many pods
     pods: Sequence[PodLife]
     requests: Sequence[Replayed]
+    queue_order: str = QueueOrder.FIRST_COME_FIRST_SERVED  # all that there was when the first courses were seen
 
     @property
     def name(self) -> str:
         """What tells it from others; a later one of the same name takes its place."""
-        return f"autoscaler every {self.period_seconds} s, trace {self.seed}"
+        return f"autoscaler every {self.period_seconds} s, {self.queue_order}, trace {self.seed}"
 
     def save(self) -> Path:
         """Writes its file, over an earlier one of the same name."""
         COURSES.mkdir(exist_ok=True)
-        path = COURSES / f"period-{self.period_seconds}-s-trace-{self.seed}.json"
+        path = COURSES / f"period-{self.period_seconds}-s-{self.queue_order}-trace-{self.seed}.json"
         path.write_text(json.dumps(_round(asdict(self))) + "\n")
         return path
 

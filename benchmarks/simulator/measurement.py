@@ -10,6 +10,7 @@ from threading import Event, Thread
 from typing import Any, Final
 
 from easel_contract.conditions import Reason
+from easel_contract.resource import QueueOrder
 
 from benchmarks.record import build_provenance
 from benchmarks.simulator import orders, world
@@ -24,10 +25,11 @@ READY_POD_SECONDS: Final = 30.0
 LOAD_LOOK_SECONDS: Final = 5.0
 
 
-def run_trace(cluster: Cluster, period_seconds: int, duration_seconds: float, seed: int) -> Course:
+def run_trace(cluster: Cluster, period_seconds: int, duration_seconds: float, seed: int, order: QueueOrder) -> Course:
     """The trace, from the moment at which the service's first pod is ready. Blocks for its duration and longer."""
     requests = draw_requests(duration_seconds, seed)
-    with world.running_service(cluster) as service, forwarded(cluster, service) as url:
+    name = f"truth-{order.lower()}"
+    with world.running_service(cluster, name, queueOrder=order) as service, forwarded(cluster, service) as url:
         world.wait_for_scaling(cluster, service, Reason.FOLLOWING_DEMAND)
         with PodWatch(cluster, service) as watch, watched_load() as loads:
             watch.wait_until(
@@ -46,12 +48,13 @@ def run_trace(cluster: Cluster, period_seconds: int, duration_seconds: float, se
         orders=[(at - began_at, replicas) for at, replicas in seen.orders],
         pods=[pod.to_life(began_at) for pod in seen.pods.values()],
         requests=replayed,
+        queue_order=order,
     )
 
 
 def run_bursts(cluster: Cluster, period_seconds: int, bursts: int, reason: Reason) -> dict[str, Any]:
     """The record of bursts on a service of their own, which is scaled in the way that ``reason`` names."""
-    with world.running_service(cluster, **orders.SCALING) as service, watched_load() as loads:
+    with world.running_service(cluster, "bursts", **orders.SCALING) as service, watched_load() as loads:
         world.wait_for_scaling(cluster, service, reason)
         delays = orders.measure_orders(cluster, service, bursts=bursts, period_seconds=period_seconds)
     return {**orders.to_record(delays), "load_average": round(mean(loads), 2), "measured": build_provenance()}

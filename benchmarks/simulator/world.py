@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 from easel_contract.conditions import Reason
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import QueueOrder, StableDiffusionServiceSpec
 from easel_operator.service_file import load_service
 
 from benchmarks.simulator.workload import EngineTimes
@@ -17,7 +17,7 @@ from demo import cluster as clusters
 from demo.cluster import Cluster
 
 MANIFEST: Final = Path(__file__).parent / "service.yaml"
-NODES: Final = ("cpu-0", "gpu-0:nvidia.com/gpu=4", "gpu-1:nvidia.com/gpu=4")
+NODES: Final = ("cpu-0", "gpu-0:nvidia.com/gpu=8", "gpu-1:nvidia.com/gpu=8")  # two services of at most 8 pods
 READY_SECONDS: Final = 180
 SCALING_SECONDS: Final = 60
 
@@ -35,10 +35,10 @@ def running_cluster(hpa_sync_seconds: int) -> Iterator[Cluster]:
 
 
 @contextmanager
-def running_service(cluster: Cluster, **scaling: Any) -> Iterator[str]:
+def running_service(cluster: Cluster, name: str, **scaling: Any) -> Iterator[str]:
     """The service of the manifest with changes to its ``spec.scaling``, Ready; deleted with its pods afterwards."""
     manifest = load_manifest(scaling)
-    name = str(manifest["metadata"]["name"])
+    manifest["metadata"]["name"] = name
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
     try:
         cluster.kubectl("wait", "--for=condition=Ready", f"sds/{name}", f"--timeout={READY_SECONDS}s")
@@ -55,9 +55,12 @@ def load_manifest(scaling: Mapping[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def load_spec() -> StableDiffusionServiceSpec:
-    """The manifest's spec, validated as `easel simulate` does it."""
-    return load_service(MANIFEST).spec
+def load_spec(order: QueueOrder) -> StableDiffusionServiceSpec:
+    """The manifest's spec, validated as `easel simulate` does it, with this order of the queue."""
+    spec = load_service(MANIFEST).spec
+    if spec.scaling is None:
+        raise ValueError(f"{MANIFEST} has no spec.scaling")
+    return spec.model_copy(update={"scaling": spec.scaling.model_copy(update={"queue_order": order})})
 
 
 def read_engine_times(spec: StableDiffusionServiceSpec) -> EngineTimes:

@@ -1,12 +1,17 @@
 """What `make bench-simulator` compares: pods over time, latencies, and the goals."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from easel_contract.resource import QueueOrder
 from easel_operator.simulation.settings import ColdStart
 
+from benchmarks.pages import replace_part, replace_row
 from benchmarks.simulator import course as courses
+from benchmarks.simulator.__main__ import RESULTS
 from benchmarks.simulator.comparison import (
     Figures,
     PodLife,
@@ -19,8 +24,10 @@ from benchmarks.simulator.course import Course, load_course
 from benchmarks.simulator.replay import Replayed
 from benchmarks.simulator.report import build_record, find_cold_start
 from benchmarks.simulator.simulated import simulate_phases
+from benchmarks.simulator.tables import PAGE, PART, README, README_ROW, build_page, build_readme_row
 from benchmarks.simulator.workload import LAST_QUIET_SECONDS, STEPS, draw_requests, to_trace
 from benchmarks.simulator.world import load_spec, read_engine_times
+from demo.cluster import ROOT
 
 EVER = math.inf
 
@@ -99,12 +106,13 @@ def test_without_a_start_there_is_nothing_to_compare() -> None:
         find_cold_start(build_course([PodLife(-90, -10, EVER, EVER)], []))
 
 
-def test_a_cluster_that_does_as_the_simulator_says_meets_the_goals() -> None:
+@pytest.mark.parametrize("order", QueueOrder)
+def test_a_cluster_that_does_as_the_simulator_says_meets_the_goals(order: QueueOrder) -> None:
     """A course made of the simulator's own: one pod for each that it had at any time, and its latencies.
 
     The same phase and seed, so that it must come out alike, whatever the planner decides.
     """
-    spec = load_spec()
+    spec = load_spec(order)
     times = read_engine_times(spec)
     requests = draw_requests(300.0, seed=3)
     trace = to_trace(requests, times, 300.0)
@@ -124,3 +132,31 @@ def test_a_cluster_that_does_as_the_simulator_says_meets_the_goals() -> None:
     assert record["simulated"]["missed_goals"] == []
     assert record["simulated"]["area_ratio"] == pytest.approx(1, abs=0.01)
     assert record["simulated"]["distance_of_courses"] < 0.02
+
+
+def test_the_order_of_a_course_is_the_simulations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And tells courses apart; one that was saved without an order is of the time when there was one only."""
+    monkeypatch.setattr(courses, "COURSES", tmp_path)
+    course = build_course([], [])
+    assert course.queue_order == QueueOrder.FIRST_COME_FIRST_SERVED
+    other = replace(course, queue_order=QueueOrder.TARGET_FIRST)
+    assert (other.save(), other.name) != (course.save(), course.name)
+    scaling = load_spec(QueueOrder.TARGET_FIRST).scaling
+    assert scaling is not None
+    assert scaling.queue_order is QueueOrder.TARGET_FIRST
+
+
+def test_the_pages_say_how_far_the_simulator_was_apart() -> None:
+    """Whoever changes the result file, or a figure by hand, has to write the tables anew: --tables."""
+    records = json.loads(RESULTS.read_text())["traces"]
+    page, readme = ((ROOT / name).read_text() for name in (PAGE, README))
+    assert replace_part(page, PART, build_page(records)) == page
+    assert replace_row(readme, README_ROW, build_readme_row(list(records.values()))) == readme
+
+
+def test_a_miss_is_named_in_the_page_and_the_farthest_run_is_the_readmes() -> None:
+    records = json.loads(RESULTS.read_text())["traces"]
+    name = next(iter(records))
+    records[name]["simulated"] |= {"missed_goals": ["p95: 8.4 simulated, 10.0 on the cluster"], "p95_ratio": 0.84}
+    assert f"Missed: {name}: p95: 8.4 simulated" in build_page(records)
+    assert "p95 within 16.0 %" in build_readme_row(list(records.values()))
