@@ -115,27 +115,81 @@ def test_no_way_of_installing_can_take_the_external_metrics_api_from_another_ada
     assert {"name": "EASEL_EXTERNAL_METRICS", "value": "Disabled"} in environment
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("redis.existingSecret=team-redis", "monitoring.enabled=true"),
+        ("redis.url=redis://u:p@cache.example/0", "externalMetrics.mode=Disabled", "operator.watchNamespaces={b,a}"),
+    ],
+)
+def test_two_renders_are_equal_byte_for_byte(helm: str, settings: tuple[str, ...]) -> None:
+    first, second = render(helm, *settings), render(helm, *settings)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    unstable = ("lookup ", "randAlpha", "randNumeric", "randAscii", "randBytes", "uuidv4", "genCA", "genPriv", "now ")
+    assert [word for word in unstable if word in templates] == [], "a render that sees a cluster or a clock is another"
+
+
+def read_environment(rendered: list[dict[str, Any]]) -> dict[str, Any]:
+    """The operator's variables."""
+    (operator,) = of_kind(rendered, "Deployment")
+    entries = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {entry["name"]: entry.get("value") for entry in entries}
+
+
 def test_ones_own_redis_replaces_the_charts(helm: str) -> None:
     rendered = objects(helm, "redis.url=rediss://user:word@cache.example:6380/0")
     assert of_kind(rendered, "StatefulSet") == []
     (secret,) = of_kind(rendered, "Secret")
     assert secret["stringData"] == {"url": "rediss://user:word@cache.example:6380/0"}
+    assert read_environment(rendered)["EASEL_REDIS_SECRET"] == secret["metadata"]["name"]
 
     rendered = objects(helm, "redis.urlSecretName=my-redis")
     assert of_kind(rendered, "Secret") == []
-    (operator,) = of_kind(rendered, "Deployment")
-    (url,) = [
-        entry
-        for entry in operator["spec"]["template"]["spec"]["containers"][0]["env"]
-        if entry["name"] == "EASEL_REDIS_URL"
+    environment = read_environment(rendered)
+    assert environment["EASEL_REDIS_SECRET"] == "my-redis"
+    assert "EASEL_REDIS_ADDRESS" not in environment, "the operator keeps no password of it"
+    pods = [rule for role in of_kind(rendered, "Role") for rule in role["rules"] if "pods" in rule["resources"]]
+    assert pods == [], "nor may it delete any pod"
+
+
+def test_the_password_of_users_own_secret_reaches_the_operator(helm: str) -> None:
+    environment = read_environment(objects(helm, "redis.existingSecret=team", "redis.existingSecretPasswordKey=word"))
+    assert environment["EASEL_REDIS_PASSWORD_SECRET"] == "team"
+    assert environment["EASEL_REDIS_PASSWORD_KEY"] == "word"
+    assert environment["EASEL_REDIS_ADDRESS"] == "easel-redis.easel-system.svc:6379"
+
+
+def test_redis_waits_for_its_password_rather_than_to_start_without(helm: str) -> None:
+    rendered = objects(helm)
+    (secret,) = of_kind(rendered, "Secret")
+    assert {"data", "stringData"} & set(secret) == set()
+    (redis,) = of_kind(rendered, "StatefulSet")
+    (users,) = [volume for volume in redis["spec"]["template"]["spec"]["volumes"] if volume["name"] == "users"]
+    assert users["secret"] == {
+        "secretName": secret["metadata"]["name"],
+        "items": [{"key": "users.conf", "path": "users.conf"}],
+    }
+    (mount,) = [
+        mount["mountPath"]
+        for mount in redis["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+        if mount["name"] == "users"
     ]
-    assert url["valueFrom"]["secretKeyRef"] == {"name": "my-redis", "key": "url"}
+    assert read_redis_configuration(rendered).startswith(f"include {mount}/users.conf\n")
+    assert read_environment(rendered)["EASEL_REDIS_POD"] == f"{redis['metadata']['name']}-0"
+
+
+def read_redis_configuration(rendered: list[dict[str, Any]]) -> str:
+    (config,) = of_kind(rendered, "ConfigMap")
+    return str(config["data"]["valkey.conf"])
 
 
 def test_redis_keeps_queued_jobs_when_memory_runs_out(helm: str) -> None:
-    secret = next(item for item in of_kind(objects(helm), "Secret"))
-    assert "maxmemory-policy noeviction" in secret["stringData"]["valkey.conf"]
-    assert "appendonly yes" in secret["stringData"]["valkey.conf"]
+    configuration = read_redis_configuration(objects(helm))
+    assert "maxmemory-policy noeviction" in configuration
+    assert "appendonly yes" in configuration
 
 
 @pytest.mark.parametrize(
@@ -145,6 +199,7 @@ def test_redis_keeps_queued_jobs_when_memory_runs_out(helm: str) -> None:
         ("redis.url=http://nope", "url"),
         ("redis.maxmemory=1gb", "maxmemory"),
         ("externalMetrics.mode=Maybe", "mode"),
+        ("redis.existingSecret=team,redis.url=redis://u:p@c", "redis.existingSecret is the password of the Redis that"),
     ],
 )
 def test_a_wrong_value_is_named(helm: str, setting: str, words: str) -> None:

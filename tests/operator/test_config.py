@@ -23,4 +23,4 @@ def test_faults_name_the_variable_and_the_value() -> None:
     with pytest.raises(ConfigurationError) as caught:
         OperatorConfig.from_environment(wrong)
     assert "EASEL_METRICS_PORT: Input should be less than or equal to 65535 (value seen: '70000')" in str(caught.value)
-    assert "EASEL_REDIS_URL: Field required" in str(caught.value)
+    assert "EASEL_REDIS_SECRET: Value error, set either this or EASEL_REDIS_URL" in str(caught.value)

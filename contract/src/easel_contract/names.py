@@ -49,6 +49,7 @@ CONFIG_KEY_WORKER: Final = "worker.json"
 CONFIG_KEY_QUEUE: Final = "queue.json"  # a gateway's, beside its configuration
 API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
 LINK_KEYS_DIRECTORY: Final = "/etc/easel-link-keys"
+REDIS_DIRECTORY: Final = "/etc/easel-redis"
 MODEL_DIRECTORY: Final = "/models"
 REFINER_DIRECTORY: Final = "/refiner"
 VAE_DIRECTORY: Final = "/vae"
@@ -60,6 +61,8 @@ CACHE_DIRECTORY_OWN: Final = f"{CACHE_DIRECTORY}/easel"  # what it makes once an
 TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
 
 ENV_REDIS_URL: Final = "EASEL_REDIS_URL"
+# A file with the same URL, whose user and password count at each new connection: they change while a process runs.
+ENV_REDIS_URL_FILE: Final = "EASEL_REDIS_URL_FILE"
 ENV_WEBHOOK_SECRET: Final = "EASEL_WEBHOOK_SECRET"
 ENV_LINK_KEYS: Final = "EASEL_LINK_KEYS"
 ENV_POD_NAME: Final = "EASEL_POD_NAME"

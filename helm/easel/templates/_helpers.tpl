@@ -30,7 +30,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "easel.redisUrlSecret" -}}
-{{- .Values.redis.urlSecretName | default (include "easel.redisName" .) }}
+{{- if .Values.redis.urlSecretName }}{{ .Values.redis.urlSecretName }}{{ else if .Values.redis.url }}{{ include "easel.redisName" . }}-url{{ else }}{{ include "easel.redisName" . }}{{ end }}
 {{- end }}
 
 {{- define "easel.restrictedContainer" -}}

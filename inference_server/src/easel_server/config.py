@@ -49,6 +49,7 @@ class Settings:
     log_level: str
     pod_name: str
     redis_url: str | None = field(repr=False)
+    redis_url_file: Path | None  # whose user and password count for new connections
     webhook_secrets: tuple[str, ...] = field(repr=False)  # all sign; receivers may know any of them
     hub_token: str | None = field(repr=False)
     link_keys: str = field(default="", repr=False)  # separated by white space; the first signs
@@ -89,6 +90,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         log_level=log_level,
         pod_name=environment.get(names.ENV_POD_NAME) or gethostname(),
         redis_url=redis_url,
+        redis_url_file=Path(file) if (file := environment.get(names.ENV_REDIS_URL_FILE)) else None,
         webhook_secrets=_read_webhook_secrets(environment),
         hub_token=environment.get(names.ENV_HUB_TOKEN) or None,
         link_keys=_read_link_keys(environment),

@@ -131,6 +131,7 @@ def open_shared_stores(settings: Settings) -> Stores:
     try:
         return open_stores(
             settings.redis_url,
+            redis_url_file=settings.redis_url_file,
             namespace=config.namespace,
             service=config.service,
             uid=config.uid,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 ENVIRONMENT_PREFIX = "EASEL_"
 
@@ -26,8 +26,14 @@ class OperatorConfig(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     server_image: str = Field(min_length=1)  # image of gateways and workers that name none
-    # Where services keep their queues; goes into a Secret per service.
-    redis_url: str = Field(pattern=r"^(rediss?|unix)://")
+    # Where services keep their queues; goes into a Secret per service. Either the URL, or a Secret of the operator's
+    # namespace that has it under "url" and is read again and again.
+    redis_url: str = Field(default="", pattern=r"^$|^(rediss?|unix)://")
+    redis_secret: str = Field(default="", validate_default=True)
+    redis_address: str = Field(default="", pattern=r"^$|^[^:/@\s]+:[0-9]+$")  # of a Redis whose password we keep there
+    redis_pod: str = ""  # of that one, restarted where it lets nobody in
+    redis_password_secret: str = ""  # of users, in the same namespace, whose password that one is to have
+    redis_password_key: str = "password"  # noqa: S105 - a key of that Secret
     operator_namespace: str = Field(min_length=1)  # where the operator itself runs: its Lease and certificate
     pod_name: str = "easel-operator"  # identity in the leader election and in Events
     metrics_service: str = "easel-operator"  # name of the Service in front of the external metrics API
@@ -41,6 +47,13 @@ class OperatorConfig(BaseModel):
     reconcile_concurrency: int = Field(default=8, ge=1, le=64)  # services that are reconciled at the same time
     lease_duration_seconds: float = Field(default=15.0, ge=3)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("redis_secret")
+    @classmethod
+    def _require_one_of_both(cls, secret: str, info: ValidationInfo) -> str:
+        if bool(secret) == bool(info.data.get("redis_url")):
+            raise ValueError("set either this or EASEL_REDIS_URL")
+        return secret
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "OperatorConfig":

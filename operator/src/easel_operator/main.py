@@ -21,6 +21,7 @@ from easel_operator.cluster.informer import Informer
 from easel_operator.cluster.leadership import Leadership
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.redis.password_keeper import RedisSource
 from easel_operator.cluster.redis.service_keys import ServiceKeys
 from easel_operator.cluster.scraper import Scraper
 from easel_operator.cluster.writer import ClusterWriter
@@ -30,6 +31,7 @@ from easel_operator.handlers.cleanup import Cleanup
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
 from easel_operator.handlers.loop_guard import LoopGuard
 from easel_operator.handlers.reconciler import Reconciler
+from easel_operator.handlers.redis_upkeep import RedisUpkeep
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
@@ -136,7 +138,10 @@ class Operator:
             monotonic=time.monotonic,
         )
         self._reconciler = self._build_reconciler()
-        self._keys = ServiceKeys(config.redis_url)
+        self._keys = ServiceKeys(config.redis_url or None)
+        self._redis_upkeep = self._build_redis_upkeep()
+        if config.redis_url:
+            self._redis_upkeep.has_url.set()
         self._cleanup = Cleanup(
             client=client,
             writer=self._writer,
@@ -185,6 +190,24 @@ class Operator:
             clock=now,
         )
 
+    def _build_redis_upkeep(self) -> RedisUpkeep:
+        return RedisUpkeep(
+            client=self._client,
+            source=RedisSource(
+                namespace=self._config.operator_namespace,
+                secret=self._config.redis_secret,
+                address=self._config.redis_address,
+                password_secret=self._config.redis_password_secret,
+                password_key=self._config.redis_password_key,
+                pod=self._config.redis_pod,
+            ),
+            services=self._services,
+            keys=self._keys,
+            reconciler=self._reconciler,
+            queue=self._queue,
+            clock=now,
+        )
+
     def _build_scaling_loop(self) -> ScalingLoop:
         return ScalingLoop(
             scraper=self._scraper,
@@ -226,6 +249,7 @@ class Operator:
             "external metrics API": self._serve_metrics_api,
             "probe": self._probe_now_and_then,
             "registration": self._keep_registered,
+            **({} if self._config.redis_url else {"password of Redis": self._keep_redis}),
             "reconciler": self._reconcile,
             "references": self._references.run,
             "scaling loop": self._scale,
@@ -288,6 +312,11 @@ class Operator:
                 logger.warning("The external metrics API isn't registered, trying again: %s", error)
             await asyncio.sleep(REGISTRATION_SECONDS)
 
+    async def _keep_redis(self) -> None:
+        await self._has_listed.wait()
+        await self._leadership.wait_until_leader()
+        await self._redis_upkeep.run()
+
     async def _probe_now_and_then(self) -> None:
         """Notice what changes about the cluster."""
         while True:
@@ -308,6 +337,7 @@ class Operator:
     async def _reconcile(self) -> None:
         await self._wait_for_caches()
         await self._leadership.wait_until_leader()
+        await self._redis_upkeep.has_url.wait()
         await self._reconciler.run(self._config.reconcile_concurrency)
 
     async def _scale(self) -> None:
@@ -317,6 +347,7 @@ class Operator:
     async def _clean_up(self) -> None:
         await self._wait_for_caches()
         await self._leadership.wait_until_leader()
+        await self._redis_upkeep.has_url.wait()
         await self._cleanup.run()
 
     async def _wait_for_caches(self) -> None:

@@ -54,6 +54,29 @@ async def test_a_unix_socket_serves_scripts_blocking_calls_and_notices(tmp_path:
             await stores.close()
 
 
+@pytest.mark.redis
+async def test_a_password_that_changes_counts_for_new_connections_and_ends_none(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    with RedisServer() as server:
+        assert server.command("ACL", "SETUSER", "pod", "on", ">one", "~*", "+@all").startswith(b"+OK")
+        url = server.url.replace("redis://", "redis://pod:one@")
+        connection = RedisConnection(url, "easel:{ml/sd}:", url_file=file)
+        try:
+            await connection.ping()  # without a file, by the URL
+            assert server.command("ACL", "SETUSER", "pod", "resetpass", ">two").startswith(b"+OK")
+            await connection.ping()  # it was let in
+            file.write_text(url.replace(":one@", ":two@") + "\n")
+            assert server.command("CLIENT", "KILL", "USER", "pod").startswith(b":")
+            await connection.ping()
+            await connection.blocking_command("PING")
+            file.write_text("half a li")
+            assert server.command("CLIENT", "KILL", "USER", "pod").startswith(b":")
+            with pytest.raises(StoreUnavailableError, match=r"AuthenticationError|WRONGPASS"):
+                await connection.ping()
+        finally:
+            await connection.close()
+
+
 async def test_callers_hear_of_a_connection_that_can_not_be_made() -> None:
     pipeline = Pipeline(ConnectionPool(no_such_option=True))
     async with asyncio.timeout(TIMEOUT_SECONDS):

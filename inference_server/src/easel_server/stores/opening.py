@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from easel_contract import names
@@ -66,6 +67,7 @@ class Stores:
 def open_stores(
     redis_url: str | None,
     *,
+    redis_url_file: Path | None = None,
     namespace: str,
     service: str,
     uid: str = "",
@@ -76,6 +78,7 @@ def open_stores(
 ) -> Stores:
     """The stores of one service: in Redis, or in this process's memory without a URL. Connects on first use.
 
+    The user and the password of the URL in ``redis_url_file`` count, where there is one, at each new connection.
     ``uid`` tells it from other services that have had its name; empty outside Kubernetes.
     With a ``bucket`` images are there. Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and
     ``unix://``, and ModuleNotFoundError where Memcached is asked for and its client isn't installed.
@@ -105,7 +108,7 @@ def open_stores(
     from easel_server.stores.outbox.redis import RedisOutbox  # noqa: PLC0415
     from easel_server.stores.redis.connection import RedisConnection  # noqa: PLC0415
 
-    connection = RedisConnection(redis_url, prefix)
+    connection = RedisConnection(redis_url, prefix, url_file=redis_url_file)
     images = _open_images(bucket, RedisImages(connection, bounds.room), folder)
     jobs = RedisJobs(connection, bounds, images)
     return Stores(

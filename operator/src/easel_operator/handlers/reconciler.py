@@ -68,6 +68,10 @@ class Reconciler:
         self._clock = clock
         self._secrets_checked_at: dict[ServiceKey, datetime] = {}
 
+    def use_redis(self, url: str) -> None:
+        """From now on services are given this URL."""
+        self._release = replace(self._release, redis_url=url)
+
     async def run(self, concurrency: int) -> None:
         """Work the queue off for ever, ``concurrency`` services at a time."""
         async with asyncio.TaskGroup() as tasks:

@@ -3,6 +3,7 @@
 import base64
 import json
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 from easel_contract import names
 from easel_contract.add_ons import (
@@ -91,7 +92,7 @@ def gateway_config_hash(context: ChildContext) -> str:
     file = _gateway_file(build_server_config(context))
     started_with = {name: section for name, section in file.items() if name not in {"model", "engine", "addOns"}}
     started_with["gateway"] = {name: value for name, value in file.get("gateway", {}).items() if name != "maxWorkers"}
-    return hash_json([started_with, context.release.redis_url])
+    return hash_json([started_with, without_password(context.release.redis_url)])
 
 
 def worker_config_hash(context: ChildContext) -> str:
@@ -99,7 +100,13 @@ def worker_config_hash(context: ChildContext) -> str:
     pods, as does another add-on: jobs carry theirs, and a worker reads the list anew to look for what is on volumes."""
     file = _worker_file(build_server_config(context))
     started_with = {name: section for name, section in file.items() if name != "addOns"}
-    return hash_json([started_with, context.release.redis_url])
+    return hash_json([started_with, without_password(context.release.redis_url)])
+
+
+def without_password(url: str) -> str:
+    """A URL of Redis without user and password: those, pods take over while they run."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def build_server_config(context: ChildContext) -> ServerConfig:

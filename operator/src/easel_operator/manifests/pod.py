@@ -44,6 +44,8 @@ def build_container(owner: Owner, *, role: str, image: str, resources: Json, sta
             build_secret_env(
                 names.ENV_REDIS_URL, names.redis_secret_name(owner.name), names.SECRET_KEY_REDIS_URL, optional=False
             ),
+            # The same once more: what is in the environment stays as it was when the container started.
+            {"name": names.ENV_REDIS_URL_FILE, "value": f"{names.REDIS_DIRECTORY}/{names.SECRET_KEY_REDIS_URL}"},
         ],
         "resources": resources,
         "startupProbe": _probe(
@@ -57,6 +59,7 @@ def build_container(owner: Owner, *, role: str, image: str, resources: Json, sta
         "securityContext": CONTAINER_SECURITY_CONTEXT,
         "volumeMounts": [
             {"name": "config", "mountPath": names.CONFIG_DIRECTORY, "readOnly": True},
+            {"name": "redis", "mountPath": names.REDIS_DIRECTORY, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume's mount point inside the container
         ],
     }
@@ -75,6 +78,7 @@ def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: i
         "containers": [container],
         "volumes": [
             {"name": "config", "configMap": {"name": config_map_name(owner), "items": items}},
+            {"name": "redis", "secret": {"secretName": names.redis_secret_name(owner.name)}},
             {"name": "tmp", "emptyDir": {}},
         ],
     }

@@ -9,12 +9,15 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.errors import StoreDamagedError, StoreEvictsError, StoreOutOfMemoryError, StoreUnavailableError
@@ -110,11 +113,15 @@ class _Server:
 class RedisConnection:
     """Runs scripts and commands on the keys of one service."""
 
-    def __init__(self, url: str, prefix: str) -> None:
-        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError; connects on first use."""
+    def __init__(self, url: str, prefix: str, *, url_file: Path | None = None) -> None:
+        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError; connects on first use.
+
+        A password that changes while the process runs comes with ``url_file``: see FileCredentials.
+        """
         self._url = url
+        self._url_file = url_file
         self._prefix = prefix
-        self._home = self._server = _Server(_build_client(url))
+        self._home = self._server = _Server(_build_client(url, url_file))
         self._servers = {self._home.address: self._home}  # the one used longest ago first
         self._closing: set[asyncio.Task[None]] = set()
         self.dropped = DroppedRecords()
@@ -217,7 +224,7 @@ class RedisConnection:
         host = moved.host or self._server.client.connection_pool.connection_kwargs["host"]
         address = f"{host}:{moved.port}"
         known = self._servers.pop(address, None)
-        self._server = known or _Server(_build_client(self._url, host=host, port=moved.port))
+        self._server = known or _Server(_build_client(self._url, self._url_file, host=host, port=moved.port))
         self._servers[address] = self._server
         if len(self._servers) > MAX_SERVERS:
             self._drop(next(each for each, server in self._servers.items() if server is not self._home))
@@ -230,7 +237,32 @@ class RedisConnection:
         closing.add_done_callback(_ignore_result)
 
 
-def _build_client(url: str, **place: str | int) -> Redis:
+class FileCredentials(CredentialProvider):
+    """User and password of the URL that a file holds, read at each new connection; while it has none, of another URL.
+
+    A Secret that is mounted is renewed in place. Redis goes on with connections that it has let in, whatever becomes of
+    the password, so nothing but new connections needs the new one.
+    """
+
+    def __init__(self, file: Path, url: str) -> None:
+        self._file = file
+        self._url = url
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """(user, password), or (password,) of the default user."""
+        try:
+            parsed = parse_url(self._file.read_text().strip())
+        except (OSError, ValueError):  # not there, or not what it should be
+            parsed = parse_url(self._url)
+        user, password = str(parsed.get("username") or ""), str(parsed.get("password") or "")
+        return (user, password) if user else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """The same: the file is a few bytes long and local."""
+        return self.get_credentials()
+
+
+def _build_client(url: str, url_file: Path | None = None, **place: str | int) -> Redis:
     """A client that connects on first use. Every call of a store can be repeated, so each gets a second try."""
     pool = BlockingConnectionPool.from_url(
         url,
@@ -246,6 +278,9 @@ def _build_client(url: str, **place: str | int) -> Redis:
     if issubclass(pool.connection_class, Connection):  # over TCP; a Unix socket has nothing to keep alive
         pool.connection_kwargs["socket_keepalive"] = True
     pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
+    if url_file is not None and pool.connection_kwargs.get("password"):
+        pool.connection_kwargs |= {"username": None, "password": None}
+        pool.connection_kwargs["credential_provider"] = FileCredentials(url_file, url)
     return Redis.from_pool(pool)
 
 

@@ -41,11 +41,17 @@ class ServiceKeys:
     of a service lie on one server, and the cluster says on which.
     """
 
-    def __init__(self, url: str) -> None:
-        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError."""
+    def __init__(self, url: str | None = None) -> None:
+        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError; None until ``use`` is told one."""
         self._url = url
-        self._home = _open_client(url)
+        self._opened = _open_client(url) if url is not None else None
         self._clients: dict[tuple[str, int], Redis] = {}
+
+    async def use(self, url: str) -> None:
+        """Go on with another address or password; calls under way may fail. Raises ValueError."""
+        fresh = _open_client(url)
+        await self.close()
+        self._url, self._opened, self._clients = url, fresh, {}
 
     async def mark_closing(self, prefix: str, reason: str) -> None:
         """Have the service's processes take nothing new, and end what waits with this reason."""
@@ -87,8 +93,15 @@ class ServiceKeys:
 
     async def close(self) -> None:
         """Close the connections."""
-        for client in (self._home, *self._clients.values()):
-            await client.aclose()
+        for client in (self._opened, *self._clients.values()):
+            if client is not None:
+                await client.aclose()
+
+    @property
+    def _home(self) -> Redis:
+        if self._opened is None:
+            raise RedisUnreachableError("its address isn't known yet")
+        return self._opened
 
     async def _run(self, *words: str | int) -> Any:
         return (await self._run_where(*words))[0]
@@ -114,7 +127,7 @@ class ServiceKeys:
     def _client_at(self, host: str, moved: exceptions.MovedError) -> Redis:
         address = (host, int(moved.port))
         if address not in self._clients:
-            self._clients[address] = _open_client(self._url, host=host, port=int(moved.port))
+            self._clients[address] = _open_client(str(self._url), host=host, port=int(moved.port))
         return self._clients[address]
 
 

@@ -1,0 +1,96 @@
+"""Which passwords the installation's own Redis lets in, and what its Secret holds: values and the decision, no I/O.
+
+The Secret's ``password`` is what users set, ``url`` and ``users.conf`` follow from it. One that has been replaced is
+let in for a while longer, as pods learn of the new one when their kubelet renews what they have mounted.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+from easel_contract import names
+
+# A kubelet renews what is mounted within its sync period and its cache's, about two minutes as they are set.
+GRACE: Final = timedelta(minutes=5)
+MAX_PREVIOUS: Final = 3
+MAX_PASSWORD_CHARACTERS: Final = 512
+
+PASSWORD_KEY: Final = "password"  # noqa: S105 - a key of the Secret
+PREVIOUS_KEY: Final = "previous-passwords"  # a line each
+USERS_KEY: Final = "users.conf"  # a part of Redis' configuration
+ANNOTATION_PREVIOUS_UNTIL: Final = "easel.dev/previous-passwords-until"
+
+
+@dataclass(frozen=True)
+class SeenPassword:
+    """What is known before a decision."""
+
+    data: Mapping[str, str]  # of the Secret; empty where there is none
+    previous_until: datetime | None  # as its annotation says
+    asked_for: str | None  # by a Secret of users' own; None: they name none, or it has no usable one
+    is_asked_for: bool  # they name one
+    served: str | None  # what services were last given
+    fresh: str  # one that nobody has yet, made by chance
+    now: datetime
+
+
+@dataclass(frozen=True)
+class PasswordPlan:
+    """What is to be let in."""
+
+    password: str
+    previous: tuple[str, ...]  # newest first
+    previous_until: datetime | None  # None where there is no previous one
+
+    def to_data(self, address: str) -> dict[str, str]:
+        """Contents of the Secret, for a Redis at ``host:port``."""
+        data = {
+            PASSWORD_KEY: self.password,
+            names.SECRET_KEY_REDIS_URL: f"redis://:{quote(self.password, safe='')}@{address}",
+            USERS_KEY: f"user default on {' '.join(self.hashes)} ~* &* +@all\n",
+        }
+        return data | ({PREVIOUS_KEY: "\n".join(self.previous)} if self.previous else {})
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """As the rules of an ACL take them: a # and the SHA-256."""
+        return tuple(f"#{hash_password(word)}" for word in (self.password, *self.previous))
+
+
+def hash_password(password: str) -> str:
+    """As Redis keeps and shows it."""
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def read_password(url: str) -> str | None:
+    """The password of a Redis URL; None where it has none, or is none."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return None
+    return unquote(password) if password else None
+
+
+def clean_password(text: str | None) -> str | None:
+    """A password as users wrote it into a Secret, without the line end that editors leave; None if it is unusable."""
+    password = (text or "").strip()
+    return password if 0 < len(password) <= MAX_PASSWORD_CHARACTERS and password.isprintable() else None
+
+
+def decide_password(seen: SeenPassword) -> PasswordPlan | None:
+    """None while users name a Secret that has none, and there is no other to go on with."""
+    kept = clean_password(seen.data.get(PASSWORD_KEY))
+    password = seen.asked_for or kept or seen.served or (None if seen.is_asked_for else seen.fresh)
+    if password is None:
+        return None
+    in_force = seen.served or read_password(seen.data.get(names.SECRET_KEY_REDIS_URL, ""))
+    is_over = seen.previous_until is None or seen.previous_until <= seen.now
+    previous = [] if is_over else [line for line in seen.data.get(PREVIOUS_KEY, "").split("\n") if line]
+    until = seen.previous_until
+    if in_force is not None and in_force != password and in_force not in previous:
+        previous, until = [in_force, *previous], seen.now + GRACE
+    previous = [word for word in previous if word != password][:MAX_PREVIOUS]
+    return PasswordPlan(password, tuple(previous), until if previous else None)

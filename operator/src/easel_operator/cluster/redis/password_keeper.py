@@ -1,0 +1,223 @@
+"""Makes and keeps the password of the Redis that the chart installs, and reads the URL of one that users have.
+
+Redis is told first, then the Secret is written, then services get the URL: so nobody has a password that isn't let in.
+"""
+
+import base64
+import binascii
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from easel_contract import names
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from easel_operator.cluster.client import KubernetesClient
+from easel_operator.cluster.redis.password import (
+    ANNOTATION_PREVIOUS_UNTIL,
+    PASSWORD_KEY,
+    PREVIOUS_KEY,
+    PasswordPlan,
+    SeenPassword,
+    clean_password,
+    decide_password,
+)
+from easel_operator.objects import PODS, SECRETS, Json
+
+logger = logging.getLogger(__name__)
+
+FRESH_BYTES: Final = 24  # of chance in a password
+TIMEOUT_SECONDS: Final = 3.0
+# A Redis that lets nobody in serves nobody new; restarted, it reads the passwords of the Secret. Longer than a kubelet
+# needs for a mount, and seldom.
+RESTART_AFTER: Final = timedelta(seconds=60)
+RESTART_PAUSE: Final = timedelta(minutes=10)
+
+
+class Admission(StrEnum):
+    """What Redis said to the passwords."""
+
+    ADMITTED = "admitted"
+    REFUSED = "refused"  # it lets none of them in
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True)
+class RedisSource:
+    """Where the URL of Redis comes from: Secrets of the operator's namespace."""
+
+    namespace: str
+    secret: str  # with the URL under SECRET_KEY_REDIS_URL
+    address: str = ""  # host:port of the installation's own, whose password is kept here; empty: it is users'
+    password_secret: str = ""  # of users, whose password is followed; empty: one is made
+    password_key: str = PASSWORD_KEY
+    pod: str = ""  # the installation's own
+
+
+class PasswordKeeper:
+    """One per process; only the replica that leads may use it."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        source: RedisSource,
+        *,
+        find_served: Callable[[], Awaitable[str | None]],
+        clock: Callable[[], datetime],
+    ) -> None:
+        """``find_served`` says which password services were given before this process began."""
+        self._client = client
+        self._source = source
+        self._find_served = find_served
+        self._clock = clock
+        self._served: str | None = None
+        self._known: tuple[str, ...] = ()  # that were let in, newest first
+        self._refused_since: datetime | None = None
+        self._restarted_at: datetime | None = None
+
+    async def look(self) -> str | None:
+        """Put right what isn't, and return the URL that services are to have; None while there is none.
+
+        Raises KubernetesError.
+        """
+        secret = await self._client.get(SECRETS, self._source.namespace, self._source.secret)
+        data = _decode((secret or {}).get("data") or {})
+        if not self._source.address:
+            return self._check_url(data.get(names.SECRET_KEY_REDIS_URL, "").strip())
+        plan = decide_password(await self._gather(secret, data))
+        if plan is None:
+            logger.warning(
+                "Secret %s/%s has no usable password under %s, and Redis waits for it",
+                *(self._source.namespace, self._source.password_secret, self._source.password_key),
+            )
+            return None
+        # The last is a Redis that somebody left without any password.
+        candidates = dict.fromkeys((plan.password, *plan.previous, *self._known, *_read_passwords(data), None))
+        admission = await self._admit(plan, tuple(candidates))
+        wanted = plan.to_data(self._source.address)
+        until = plan.previous_until.isoformat() if plan.previous_until else None
+        if {name: data.get(name) for name in (*wanted, PREVIOUS_KEY)} != {PREVIOUS_KEY: None, **wanted}:
+            await self._write(wanted, until)
+        if self._served not in (None, plan.password):
+            logger.info("Redis has another password; the one before is let in until %s", until)
+        self._served = plan.password
+        self._known = (plan.password, *plan.previous)
+        await self._restart_if_refused(admission)
+        return wanted[names.SECRET_KEY_REDIS_URL]
+
+    def _check_url(self, url: str) -> str | None:
+        if url.startswith(("redis://", "rediss://", "unix://")):
+            return url
+        logger.warning(
+            "Secret %s/%s has no address of a Redis under %s, such as rediss://user:password@host:6380/0",
+            *(self._source.namespace, self._source.secret, names.SECRET_KEY_REDIS_URL),
+        )
+        return None
+
+    async def _gather(self, secret: Json | None, data: Mapping[str, str]) -> SeenPassword:
+        source = self._source
+        asked_for = None
+        if source.password_secret:
+            theirs = await self._client.get(SECRETS, source.namespace, source.password_secret)
+            asked_for = clean_password(_decode((theirs or {}).get("data") or {}).get(source.password_key))
+        if self._served is None:
+            self._served = await self._find_served()
+        annotations = (secret or {}).get("metadata", {}).get("annotations") or {}
+        return SeenPassword(
+            data=data,
+            previous_until=_read_time(annotations.get(ANNOTATION_PREVIOUS_UNTIL)),
+            asked_for=asked_for,
+            is_asked_for=bool(source.password_secret),
+            served=self._served,
+            fresh=secrets.token_urlsafe(FRESH_BYTES),
+            now=self._clock(),
+        )
+
+    async def _write(self, wanted: Mapping[str, str], until: str | None) -> None:
+        metadata: Json = {"namespace": self._source.namespace, "name": self._source.secret}
+        if until is not None:
+            metadata["annotations"] = {ANNOTATION_PREVIOUS_UNTIL: until}
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in wanted.items()}
+        body = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
+        await self._client.apply(SECRETS, body)
+
+    async def _admit(self, plan: PasswordPlan, candidates: tuple[str | None, ...]) -> Admission:
+        """Have Redis let in what the plan says and nothing else, with the first of the candidates that it lets in."""
+        for password in candidates:
+            try:
+                await self._set_passwords(plan, password)
+            except (exceptions.AuthenticationError, exceptions.AuthorizationError):
+                continue
+            except (exceptions.RedisError, OSError, TimeoutError) as error:
+                logger.info("Redis at %s isn't told its passwords yet: %s", self._source.address, error)
+                return Admission.UNREACHABLE
+            return Admission.ADMITTED
+        return Admission.REFUSED
+
+    async def _set_passwords(self, plan: PasswordPlan, password: str | None) -> None:
+        host, _, port = self._source.address.rpartition(":")
+        redis = Redis(
+            host=host,
+            port=int(port),
+            password=password,
+            protocol=2,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), retries=0),
+        )
+        async with redis:
+            reply = await redis.execute_command("ACL GETUSER", "default")  # type: ignore[no-untyped-call] # not annotated
+            present = {f"#{digest}" for digest in reply["passwords"]}
+            if present != set(plan.hashes):
+                # Connections that were let in stay; one command, so that there is no moment without a password.
+                await redis.execute_command("ACL SETUSER", "default", "on", "resetpass", *plan.hashes)  # type: ignore[no-untyped-call] # not annotated
+
+    async def _restart_if_refused(self, admission: Admission) -> None:
+        now = self._clock()
+        if admission is not Admission.REFUSED:
+            self._refused_since = None
+            return
+        self._refused_since = self._refused_since or now
+        is_paused = self._restarted_at is not None and now - self._restarted_at < RESTART_PAUSE
+        if now - self._refused_since < RESTART_AFTER or is_paused:
+            return
+        pod = await self._client.get(PODS, self._source.namespace, self._source.pod)
+        if pod is not None:
+            logger.warning("Pod %s lets no password in that is known, and is restarted", self._source.pod)
+            await self._client.delete(PODS, self._source.namespace, self._source.pod, uid=pod["metadata"]["uid"])
+        self._refused_since, self._restarted_at = None, now
+
+
+def read_url(secret: Json) -> str:
+    """The URL that a Secret holds; empty where it holds none."""
+    return _decode(secret.get("data") or {}).get(names.SECRET_KEY_REDIS_URL, "").strip()
+
+
+def _read_passwords(data: Mapping[str, str]) -> tuple[str, ...]:
+    words = (data.get(PASSWORD_KEY, ""), *data.get(PREVIOUS_KEY, "").split("\n"))
+    return tuple(word for word in words if word)
+
+
+def _decode(data: Mapping[str, str]) -> dict[str, str]:
+    """A Secret's values as text; those that are none are left out."""
+    found: dict[str, str] = {}
+    for name, value in data.items():
+        try:
+            found[name] = base64.b64decode(value, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    return found
+
+
+def _read_time(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text or "")
+    except ValueError:
+        return None

@@ -1,0 +1,124 @@
+"""Another password of Redis reaches every service, and no pod ends for it."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from easel_contract import names
+from easel_operator.cluster.client import ApiUnreachableError
+from easel_operator.cluster.redis.password_keeper import RedisSource
+from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys
+from easel_operator.handlers.redis_upkeep import RedisUpkeep
+from easel_operator.objects import Json
+
+from tests.operator.fake_api import FakeApi
+from tests.operator.handlers.test_reconciler import Bench
+from tests.operator.objects import NOW, OWNER, build_service
+from tests.support.eventually import eventually
+
+INSTALLATIONS = "/api/v1/namespaces/easel-system/secrets/easel-redis"
+SERVICES = f"/api/v1/namespaces/{OWNER.namespace}/secrets/{names.redis_secret_name(OWNER.name)}"
+DEPLOYMENTS = [
+    f"/apis/apps/v1/namespaces/{OWNER.namespace}/deployments/painter-{role}" for role in ("gateway", "worker")
+]
+
+
+class Upkeep:
+    """The loop beside a reconciler; Redis itself is away, which keeps nobody from agreeing on a password."""
+
+    def __init__(self, source: RedisSource) -> None:
+        self.bench = Bench(FakeApi())
+        self.bench.submit(build_service())
+        self.keys = ServiceKeys()
+        self.loop = RedisUpkeep(
+            client=self.bench.api,
+            source=source,
+            services=self.bench.services,
+            keys=self.keys,
+            reconciler=self.bench.reconciler,
+            queue=self.bench.queue,
+            clock=lambda: NOW,
+            look_seconds=0.01,
+        )
+
+    def set(self, **data: str) -> None:
+        encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+        self.bench.api.store(INSTALLATIONS, {"metadata": {"name": "easel-redis"}, "data": encoded})
+
+    def read_url(self) -> str:
+        """What the service was given."""
+        return base64.b64decode(self.bench.api.objects[SERVICES]["data"]["url"]).decode()
+
+    async def has_reached_the_service(self, part: str) -> None:
+        async def has_part() -> bool:
+            self.bench.reconciler._secrets_checked_at.clear()  # the clock stands still
+            await self.bench.settle()
+            return part in self.read_url()
+
+        await eventually(has_part)
+
+    def read_templates(self) -> list[Json]:
+        return [self.bench.api.objects[path]["spec"]["template"] for path in DEPLOYMENTS]
+
+
+@contextlib.asynccontextmanager
+async def running(source: RedisSource) -> AsyncIterator[Upkeep]:
+    upkeep = Upkeep(source)
+    task = asyncio.create_task(upkeep.loop.run())
+    try:
+        yield upkeep
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await upkeep.keys.close()
+
+
+async def test_another_password_reaches_every_service_and_rolls_no_pod() -> None:
+    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+        await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
+        await upkeep.bench.settle()
+        before = upkeep.read_templates()
+        upkeep.set(password="another")
+        await upkeep.has_reached_the_service(":another@127.0.0.1:1")
+        assert upkeep.read_templates() == before
+
+
+async def test_another_address_of_users_own_redis_rolls_pods_and_another_password_does_not() -> None:
+    async with running(RedisSource("easel-system", "easel-redis")) as upkeep:
+        upkeep.set(url="redis://u:one@a.example:6379/0")
+        await upkeep.has_reached_the_service("one@a.example")
+        before = upkeep.read_templates()
+        upkeep.set(url="redis://u:two@a.example:6379/0")
+        await upkeep.has_reached_the_service("two@a.example")
+        assert upkeep.read_templates() == before
+        upkeep.set(url="redis://u:two@b.example:6379/0")
+        await upkeep.has_reached_the_service("two@b.example")
+        assert all(after != known for after, known in zip(upkeep.read_templates(), before, strict=True))
+
+
+async def test_nothing_is_said_of_redis_before_it_is_known_where_it_is() -> None:
+    async with running(RedisSource("easel-system", "nowhere")) as upkeep:
+        with pytest.raises(RedisUnreachableError, match="isn't known yet"):
+            await upkeep.keys.count_work("easel:{a/b/c}:")
+        assert not upkeep.loop.has_url.is_set()
+
+
+async def test_an_api_server_that_is_away_only_delays_the_upkeep() -> None:
+    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+        refused = []
+
+        def refuse(method: str, path: str) -> Exception | None:
+            refused.append(path)
+            return ApiUnreachableError(method, path, TimeoutError())
+
+        upkeep.bench.api.fault = refuse
+
+        async def has_been_refused() -> bool:
+            return len(refused) > 1
+
+        await eventually(has_been_refused)
+        upkeep.bench.api.fault = lambda _method, _path: None
+        await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
