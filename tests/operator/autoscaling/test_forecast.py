@@ -4,9 +4,13 @@ import math
 import random
 from collections.abc import Callable
 
-from easel_operator.autoscaling.forecast import DAY, TREND, Forecast, propose_for_forecast
+from easel_contract.resource import ScalingSpec
+from easel_operator.autoscaling.forecast.forecast import Forecast, ForecastInput, propose_for_forecast
+from easel_operator.autoscaling.forecast.rates import DAY, TREND
 from easel_operator.autoscaling.headroom import ErrorBudget
+from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.work import Arrivals
+from easel_operator.autoscaling.workers import StartUp
 
 from tests.operator.autoscaling.support import after, build_arrivals
 
@@ -27,8 +31,13 @@ def watch(rate_at: Callable[[float], float], days: float, *, blind: bool = False
             arrived_gpu_seconds=None if blind else rate_at(seconds) * TICK,
             arrived_seconds=TICK,
         )
-        forecast = forecast.watch(reported, after(seconds), LEAD)
+        forecast = forecast.watch(reported, after(seconds), LEAD, 30.0)
     return forecast, arrivals
+
+
+def propose(forecast: Forecast, held: int, arrivals: Arrivals, seconds: float) -> Proposal:
+    given = ForecastInput(after(seconds), StartUp(LEAD, 900.0, LEAD), arrivals, ScalingSpec(max_replicas=50))
+    return propose_for_forecast(forecast, ErrorBudget(), held, given)
 
 
 def ramp(seconds: float) -> float:
@@ -49,44 +58,44 @@ def draw_minutes(source: random.Random) -> Callable[[float], float]:
 
 def test_a_steady_ramp_is_foreseen_by_its_trend() -> None:
     forecast, _ = watch(ramp, 0.5)
-    assert forecast.judgement.find_best() == TREND
+    assert forecast.rates.judgement.find_best() == TREND
     forecast, arrivals = watch(ramp, (18 * 2400 + 1200 + 700) / DAY_SECONDS)  # on the way up
-    proposal = propose_for_forecast(forecast, ErrorBudget(), 0, arrivals, after(43900 + 1200), LEAD)
+    proposal = propose(forecast, 0, arrivals, 43900 + 1200)
     assert proposal.replicas > arrivals.gpu_seconds_per_second
     assert "busy pods expected" in proposal.because
 
 
 def test_a_daily_peak_is_foreseen_from_earlier_days() -> None:
     forecast, _ = watch(morning, 4.2)
-    assert forecast.judgement.find_best() == DAY
+    assert forecast.rates.judgement.find_best() == DAY
     before = 4 * DAY_SECONDS + 3 * 3600 - 240
     forecast, arrivals = watch(morning, before / DAY_SECONDS)
     assert arrivals.gpu_seconds_per_second < 1
-    assert propose_for_forecast(forecast, ErrorBudget(), 1, arrivals, after(before), LEAD).replicas >= 5
+    assert propose(forecast, 1, arrivals, before).replicas >= 5
 
 
 def test_chance_is_not_foreseen() -> None:
     for seed in range(3):
         source = random.Random(seed)  # noqa: S311 - replayed by its seed
         forecast, arrivals = watch(draw_minutes(source), 1)
-        assert propose_for_forecast(forecast, ErrorBudget(), 0, arrivals, after(DAY_SECONDS), LEAD).replicas == 0, seed
+        assert propose(forecast, 0, arrivals, DAY_SECONDS).replicas == 0, seed
 
 
 def test_a_constant_rate_needs_no_forecast() -> None:
     forecast, arrivals = watch(lambda _: 3.0, 0.3)
-    assert propose_for_forecast(forecast, ErrorBudget(), 3, arrivals, after(0.3 * DAY_SECONDS), LEAD).replicas == 0
+    assert propose(forecast, 3, arrivals, 0.3 * DAY_SECONDS).replicas == 0
 
 
 def test_minutes_that_nobody_saw_are_neither_learned_nor_judged() -> None:
     forecast, _ = watch(ramp, 0.2, blind=True)
-    assert forecast.recent == ()
-    assert forecast.judgement.minutes == 0
-    assert not any(forecast.day)
+    assert forecast.rates.recent == ()
+    assert forecast.rates.judgement.minutes == 0
+    assert forecast.rates.day == Forecast().rates.day
 
 
 def test_a_clock_that_jumps_drops_what_was_said_and_goes_on() -> None:
     forecast, arrivals = watch(ramp, 0.1)
     for jump in (-DAY_SECONDS, DAY_SECONDS):
-        jumped = forecast.watch(arrivals, after(0.1 * DAY_SECONDS + jump), LEAD)
-        assert jumped.said == ()
-        assert all(math.isfinite(loss) for loss in jumped.judgement.losses.values())
+        jumped = forecast.watch(arrivals, after(0.1 * DAY_SECONDS + jump), LEAD, 30.0)
+        assert jumped.rates.said == ()
+        assert all(math.isfinite(loss) for loss in jumped.rates.judgement.losses.values())

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 from easel_contract import metrics
+from easel_operator.autoscaling import planner
 from easel_operator.autoscaling.counters import CounterReading, Growth, Window
 from easel_operator.autoscaling.observation import Observation, QueueReading
 from easel_operator.autoscaling.planner import to_external_values
+from easel_operator.autoscaling.proposal import NOTHING, Proposal
 from easel_operator.autoscaling.signals import FORECAST, LATENCY, QUEUE, SCHEDULE, SIGNALS
 from easel_operator.autoscaling.work import MovingRate
 
@@ -214,6 +216,23 @@ def test_a_schedule_is_a_floor_whose_pods_are_ordered_a_cold_start_ahead() -> No
 def test_a_forecast_that_has_not_proved_itself_asks_for_nothing() -> None:
     service = Service(build_settings())
     assert service.run(build_observation(3, arrivals=3.0), 600).proposals[FORECAST.metric] == 0
+
+
+def test_pods_for_a_foreseen_burst_are_not_kept_as_others_are_when_it_does_not_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = Proposal(0, "900 GPU-seconds expected at 12:00 UTC", passing=7)
+    service = Service(build_settings(scale_down_after_seconds=600))
+    given = {"by_forecast": asked}
+    signals = tuple(
+        replace(signal, propose=lambda _: given["by_forecast"]) if signal is FORECAST else signal for signal in SIGNALS
+    )
+    monkeypatch.setattr(planner, "SIGNALS", signals)
+    decision = service.run(build_observation(0), 60)
+    assert decision.desired_replicas == decision.proposals[FORECAST.metric] == 7
+    assert decision.sentence.startswith("7 pods: 900 GPU-seconds expected at 12:00 UTC")
+    given["by_forecast"] = NOTHING
+    assert service.tick(build_observation(0)).desired_replicas == 1
 
 
 def test_external_values_are_the_proposals_and_what_is_known() -> None:

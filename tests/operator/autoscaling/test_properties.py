@@ -5,7 +5,7 @@ from random import Random
 
 from easel_contract.resource import ScalingSpec, ScheduleSpec
 from easel_operator.autoscaling.cold_starts import REMEMBERED_STARTS
-from easel_operator.autoscaling.forecast import MAX_LEAD_MINUTES
+from easel_operator.autoscaling.forecast.rates import MAX_LEAD_MINUTES
 from easel_operator.autoscaling.observation import Observation, QueueReading, observe
 from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state, plan
 from hypothesis import given, settings
@@ -153,7 +153,7 @@ def test_the_memory_of_a_service_is_bounded(spec: ScalingSpec, sequence: list[Ob
     seeded = 3  # pods of before maxReplicas was lowered: one number more to remember
     state, _ = carry(spec, sequence, seeded=seeded)
     assert all(len(window.recommendations) <= max(spec.max_replicas, seeded) + 1 for window in state.windows.values())
-    assert len(state.forecast.said) <= MAX_LEAD_MINUTES + 1
+    assert len(state.forecast.rates.said) <= MAX_LEAD_MINUTES + 1
     assert len(state.cold_starts.seconds) <= REMEMBERED_STARTS
 
 

@@ -38,7 +38,9 @@ class ColdStarts:
     @property
     def start_up(self) -> StartUp:
         """What to expect of the pods that start now."""
-        return StartUp(self.median_seconds, max(MIN_TIMEOUT_SECONDS, TIMEOUT_COLD_STARTS * self.slow_seconds))
+        slow_seconds = self.slow_seconds
+        timeout_seconds = max(MIN_TIMEOUT_SECONDS, TIMEOUT_COLD_STARTS * slow_seconds)
+        return StartUp(self.median_seconds, timeout_seconds, slow_seconds)
 
     def measure(self, workers: Iterable[WorkerPod]) -> "ColdStarts":
         """With the pods of one more tick.

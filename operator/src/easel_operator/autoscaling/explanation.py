@@ -30,7 +30,7 @@ def explain_missing_data(desired: int, observation: Observation) -> str:
 def _explain_number(
     desired: int, strongest: Proposal, pods: PodCounts, scaling: ScalingSpec, delay: ScaleDownDelay
 ) -> str:
-    wanted, because = strongest.replicas, strongest.because
+    wanted, because = strongest.most, strongest.because
     if wanted == 0:
         because = "nothing waits or runs"
     if desired == wanted:

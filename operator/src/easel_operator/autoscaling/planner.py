@@ -27,7 +27,7 @@ from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
 from easel_operator.autoscaling.explanation import explain, explain_missing_data
-from easel_operator.autoscaling.forecast import Forecast
+from easel_operator.autoscaling.forecast.forecast import Forecast
 from easel_operator.autoscaling.headroom import (
     FIRST_HEADROOM,
     MAX_WAIT_TARGETS,
@@ -85,7 +85,9 @@ class PlannerState:
             self,
             cold_starts=cold_starts,
             budget=self.budget.learn(observation.growth, scaling.target_latency_seconds, seconds),
-            forecast=self.forecast.watch(observation.arrivals, observation.at, lead_seconds),
+            forecast=self.forecast.watch(
+                observation.arrivals, observation.at, lead_seconds, scaling.target_latency_seconds
+            ),
             loading_since=(self.loading_since or observation.at) if pods.starting and not pods.ready else None,
             rolling_since=(self.rolling_since or observation.at) if pods.is_rolling_out else None,
         )
@@ -153,17 +155,20 @@ def plan(observation: Observation, state: PlannerState, scaling: ScalingSpec, no
     floor = max(_floor(state, delay, has_work=has_work, now=now), observation.busy_pods)
     rolling = state.proposals if _is_recent(state.rolling_since, now, ROLLOUT_TIMEOUT) else {}
     proposals = _bound(
-        {name: max(min(window.replicas, limit), rolling.get(name, 0)) for name, window in windows.items()},
+        {
+            name: max(min(max(window.replicas, wanted[name].passing), limit), rolling.get(name, 0))
+            for name, window in windows.items()
+        },
         floor,
         scaling,
     )
     desired = max(proposals.values())
-    strongest = max(wanted.values(), key=lambda proposal: proposal.replicas)
+    strongest = max(wanted.values(), key=lambda proposal: proposal.most)
     return Plan(
         desired_replicas=desired,
         proposals=proposals,
         sentence=explain(desired, strongest, observation.pods, scaling, delay),
-        is_limited_by_capacity=limit < min(strongest.replicas, scaling.max_replicas),
+        is_limited_by_capacity=limit < min(strongest.most, scaling.max_replicas),
         data_at=now,
         state=replace(state, proposals=proposals, windows=windows),
     )

@@ -10,7 +10,7 @@ from typing import Final
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.backlog import propose_for_queue
-from easel_operator.autoscaling.forecast import Forecast, propose_for_forecast
+from easel_operator.autoscaling.forecast.forecast import Forecast, ForecastInput, propose_for_forecast
 from easel_operator.autoscaling.headroom import (
     ErrorBudget,
     OldestWait,
@@ -64,9 +64,7 @@ FORECAST: Final = Signal(
         given.forecast,
         given.budget,
         given.desired_replicas,
-        given.observation.arrivals,
-        given.observation.at,
-        given.start_up.cold_start_seconds,
+        ForecastInput(given.observation.at, given.start_up, given.observation.arrivals, given.scaling),
     ),
     is_by_arrivals=True,
 )

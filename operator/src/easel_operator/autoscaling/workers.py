@@ -33,6 +33,7 @@ class StartUp:
 
     cold_start_seconds: float
     timeout_seconds: float
+    slow_seconds: float  # what nine of ten starts stay below
 
     def list_starting_ages_seconds(self, pods: PodCounts, now: datetime) -> list[float]:
         """Of the pods that can be counted on, oldest first; 0 for each that was only ordered, or of unknown age."""
