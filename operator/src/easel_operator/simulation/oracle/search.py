@@ -11,6 +11,7 @@ Without the cap, requests that come alone at night would best be left waiting fo
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 import numpy as np
@@ -121,13 +122,26 @@ def find_oracle(
     Where late requests yield, plans that reckon with it are tried, and such that
     don't: in the fluid that they plan with, a long request yields in parts.
     """
-    yields = settings.scaling.queue_order is QueueOrder.TARGET_FIRST
     found = [
-        _find_best(_Search(trace, settings, rules or OracleRules(), lets_late_yield=lets_late_yield))
-        for lets_late_yield in ((True, False) if yields else (False,))
+        _find_best(_Search(trace, settings, rules or OracleRules(), kind)) for kind in _list_kinds(trace, settings)
     ]
     search, best = min(found, key=lambda pair: pair[0].rank(pair[1]))
     return best.outcome if timeline_step_seconds is None else search.replay(best.pods, timeline_step_seconds)
+
+
+class _Kind(Enum):
+    """What a plan reckons with."""
+
+    NOBODY_YIELDS = auto()
+    LATE_YIELD = auto()
+    LONG_YIELD = auto()  # and those that take longer than the target are done when pods would idle
+
+
+def _list_kinds(trace: Trace, settings: Settings) -> Sequence[_Kind]:
+    if settings.scaling.queue_order is QueueOrder.FIRST_COME_FIRST_SERVED:
+        return (_Kind.NOBODY_YIELDS,)
+    has_long = max(trace.work_seconds, default=0.0) > settings.target_seconds
+    return (_Kind.LATE_YIELD, _Kind.NOBODY_YIELDS, *((_Kind.LONG_YIELD,) if has_long else ()))
 
 
 def _find_best(search: "_Search") -> "tuple[_Search, _Candidate]":
@@ -151,12 +165,18 @@ class _Candidate:
 class _Search:
     """Plans and their replays."""
 
-    def __init__(self, trace: Trace, settings: Settings, rules: OracleRules, *, lets_late_yield: bool) -> None:
+    def __init__(self, trace: Trace, settings: Settings, rules: OracleRules, kind: _Kind) -> None:
         self._trace, self._settings, self._rules = trace, settings, rules
-        self._lets_late_yield = lets_late_yield
+        self._lets_late_yield = kind is not _Kind.NOBODY_YIELDS
         target = settings.target_seconds
         self._longest_wait_seconds = rules.longest_wait_targets * target
-        self.slots = cut_into_slots(trace, target / SLOTS_PER_TARGET, self._longest_wait_seconds, target)
+        self.slots = cut_into_slots(
+            trace,
+            target / SLOTS_PER_TARGET,
+            self._longest_wait_seconds,
+            target,
+            is_long_planned=kind is not _Kind.LONG_YIELD,
+        )
         work = sum(min(seconds, target) for seconds in trace.work_seconds)
         self.ample_slots = max(1, math.floor((target - work / max(1, len(trace))) / self.slots.slot_seconds))
 

@@ -28,11 +28,20 @@ class Episode:
     end: int
 
 
-def cut_into_slots(trace: Trace, slot_seconds: float, tail_seconds: float, whole_seconds: float = math.inf) -> Slots:
+def cut_into_slots(
+    trace: Trace,
+    slot_seconds: float,
+    tail_seconds: float,
+    whole_seconds: float = math.inf,
+    *,
+    is_long_planned: bool = True,
+) -> Slots:
     """``tail_seconds`` of empty slots follow the trace, for what its last requests still need.
 
     Of a request that takes longer than ``whole_seconds`` the rest comes bit by bit, as one pod can do it: however many
     pods there are, they can't share it. If it is not to take longer it is late whatever is done, and isn't counted.
+    Without ``is_long_planned`` it counts as one slot of a pod, which has to be there: where late requests yield, it may
+    be done when pods would idle.
     """
     arrivals = np.asarray(trace.arrival_seconds, dtype=np.float64)
     works = np.asarray(trace.work_seconds, dtype=np.float64)
@@ -40,8 +49,9 @@ def cut_into_slots(trace: Trace, slot_seconds: float, tail_seconds: float, whole
     last = float((arrivals[long] + works[long]).max(initial=trace.duration_seconds))
     count = math.ceil((last + tail_seconds) / slot_seconds) + 1
     index = (arrivals // slot_seconds).astype(np.int64)
-    work = np.bincount(index, weights=np.minimum(works, whole_seconds), minlength=count).astype(np.float64)
-    for at in long:
+    planned = np.where(works <= whole_seconds, works, whole_seconds if is_long_planned else slot_seconds)
+    work = np.bincount(index, weights=planned, minlength=count).astype(np.float64)
+    for at in long if is_long_planned else ():
         begin, rest = int((arrivals[at] + whole_seconds) // slot_seconds), works[at] - whole_seconds
         full = int(rest // slot_seconds)
         work[begin : begin + full] += slot_seconds
