@@ -49,7 +49,7 @@ class PasswordPlan:
         """Contents of the Secret, for a Redis at ``host:port``."""
         data = {
             PASSWORD_KEY: self.password,
-            names.SECRET_KEY_REDIS_URL: f"redis://:{quote(self.password, safe='')}@{address}",
+            names.SECRET_KEY_REDIS_URL: f"redis://:{quote(self.password, safe='')}@{address}/0",
             USERS_KEY: f"user default on {' '.join(self.hashes)} ~* &* +@all\n",
         }
         return data | ({PREVIOUS_KEY: "\n".join(self.previous)} if self.previous else {})

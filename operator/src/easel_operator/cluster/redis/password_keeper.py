@@ -79,6 +79,7 @@ class PasswordKeeper:
         self._clock = clock
         self._served: str | None = None
         self._known: tuple[str, ...] = ()  # that were let in, newest first
+        self._is_away = False  # as the log has it
         self._refused_since: datetime | None = None
         self._restarted_at: datetime | None = None
 
@@ -156,8 +157,11 @@ class PasswordKeeper:
             except (exceptions.AuthenticationError, exceptions.AuthorizationError):
                 continue
             except (exceptions.RedisError, OSError, TimeoutError) as error:
-                logger.info("Redis at %s isn't told its passwords yet: %s", self._source.address, error)
+                if not self._is_away:
+                    logger.info("Redis at %s isn't told its passwords yet: %s", self._source.address, error)
+                self._is_away = True
                 return Admission.UNREACHABLE
+            self._is_away = False
             return Admission.ADMITTED
         return Admission.REFUSED
 
