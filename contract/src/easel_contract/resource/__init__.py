@@ -24,6 +24,7 @@ from easel_contract.resource.add_ons import (
 )
 from easel_contract.resource.gateway import GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
+from easel_contract.resource.pod_template import PodTemplate
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
     ColdStartStatus,
@@ -41,6 +42,7 @@ __all__ = [
     "ColdStartStatus",
     "ExecutionMode",
     "ModelSource",
+    "PodTemplate",
     "QueueOrder",
     "ResourceRequirements",
     "ResultsSpec",
@@ -50,6 +52,7 @@ __all__ = [
     "StableDiffusionServiceSpec",
     "StableDiffusionServiceStatus",
     "TerminationStatus",
+    "WorkerSpec",
 ]
 
 

@@ -10,7 +10,7 @@ from easel_contract import names
 from easel_contract.resource import ResourceRequirements, ResultsSpec
 
 from easel_operator.manifests.configuration import config_map_name
-from easel_operator.manifests.metadata import Owner
+from easel_operator.manifests.metadata import ChildContext, Owner
 from easel_operator.objects import Json
 
 POD_SECURITY_CONTEXT: Final[Json] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -29,11 +29,17 @@ def service_account_name(owner: Owner) -> str:
     return owner.name
 
 
-def build_container(owner: Owner, *, role: str, image: str, resources: Json, start_seconds: int) -> Json:
-    """The server's container in a role (``gateway`` or ``worker``), which has ``start_seconds`` to come up."""
+def build_container(
+    context: ChildContext, *, role: str, image: str | None, resources: Json, start_seconds: int
+) -> Json:
+    """The server's container in a role (``gateway`` or ``worker``), which has ``start_seconds`` to come up; without an
+    image of its own it has the release's."""
+    owner, release = context.owner, context.release
+    policy = None if image is not None else release.server_image_pull_policy
     return {
         "name": names.CONTAINER_NAME,
-        "image": image,
+        "image": image or release.server_image,
+        **({} if policy is None else {"imagePullPolicy": policy}),
         "args": [
             *("--role", role, "--config", f"{names.CONFIG_DIRECTORY}/{role}.json"),
             *("--host", "0.0.0.0", "--metrics-port", str(names.METRICS_PORT)),  # noqa: S104 - the pod's own address
