@@ -186,7 +186,12 @@ class Operator:
             children=self._children,
             shared=self._shared,
             queue=self._queue,
-            release=Release(server_image=self._config.server_image, redis_url=self._config.redis_url),
+            release=Release(
+                server_image=self._config.server_image,
+                redis_url=self._config.redis_url,
+                server_image_pull_policy=self._config.server_image_pull_policy,
+                defaults=self._config.service_defaults,
+            ),
             clock=now,
         )
 

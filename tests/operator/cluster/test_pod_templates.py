@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 from easel_contract.conditions import Reason
-from easel_contract.resource import PodTemplate, StableDiffusionServiceSpec
+from easel_contract.resource import ServiceDefaults, StableDiffusionServiceSpec
 from easel_contract.resource.pod_template import MERGE_KEYS
 from easel_operator.cluster.client import KubernetesClient
 from easel_operator.cluster.object_store import ObjectStore
@@ -140,16 +140,17 @@ async def client(api_server: Configuration) -> AsyncIterator[KubernetesClient]:
     await made.close()
 
 
-def build(name: str, spec: Json, **release: Any) -> tuple[Json, ...]:
+def build(name: str, spec: Json, defaults: Json | None = None) -> tuple[Json, ...]:
     owner = replace(OWNER, namespace="default", name=name)
     read = StableDiffusionServiceSpec.model_validate({"model": HUB_MODEL, "replicas": 1, **spec})
-    context = ChildContext(owner, read, replace(RELEASE, **release), 60)
+    context = ChildContext(owner, read, replace(RELEASE, defaults=ServiceDefaults.model_validate(defaults or {})), 60)
     return build_children(context, has_hpa=False, is_tolerance_supported=True)
 
 
-def deployment(name: str, overlay: Json, **release: Any) -> Json:
+def deployment(name: str, overlay: Json, default: Json | None = None) -> Json:
     """The gateways', which have a spread constraint of Easel's own."""
-    children = build(name, {"gateway": {"podTemplate": {"spec": overlay}}}, **release)
+    defaults = {"gateway": {"podTemplate": {"spec": default}}} if default is not None else None
+    children = build(name, {"gateway": {"podTemplate": {"spec": overlay}}}, defaults)
     return next(child for child in children if child["metadata"]["name"] == f"{name}-gateway")
 
 
@@ -203,8 +204,7 @@ async def test_two_overlays_are_merged_as_the_api_server_merges_strategic_patche
         stored = await client.request(
             "PATCH", DEPLOYMENTS.path("default", f"{name}-gateway"), body=patch, content_type=STRATEGIC_PATCH
         )
-    default = PodTemplate(spec=overlays[0])
-    ours = deployment(f"{name}-ours", overlays[1], gateway_pod_template=default)
+    ours = deployment(f"{name}-ours", overlays[1], overlays[0])
     applied = await client.apply(DEPLOYMENTS, ours)
     assert _sorted(applied) == _sorted(stored), json.dumps(overlays)
 
@@ -237,7 +237,7 @@ async def test_a_variable_that_comes_from_elsewhere_now_is_no_error(client: Kube
     first = {"containers": [{"name": "server", "env": [{"name": "A", "value": "1"}]}]}
     field = {"fieldRef": {"fieldPath": "metadata.name"}}
     second = {"containers": [{"name": "server", "env": [{"name": "A", "valueFrom": field}]}]}
-    both = deployment("either", second, gateway_pod_template=PodTemplate(spec=first))
+    both = deployment("either", second, first)
     kept = await client.apply(DEPLOYMENTS, both)
     variables = {each["name"]: each for each in kept["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert "value" not in variables["A"]

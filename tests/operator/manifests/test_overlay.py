@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from easel_contract.resource import PodTemplate, StableDiffusionServiceSpec
+from easel_contract.resource import ServiceDefaults, StableDiffusionServiceSpec
 from easel_contract.resource.pod_template import find_refusals
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.metadata import ChildContext
@@ -16,11 +16,12 @@ TAINTS_OF_GPUS = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSc
 SPOT = {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}
 
 
-def build(spec: dict[str, Any], **release: Any) -> dict[str, dict[str, Any]]:
+def build(spec: dict[str, Any], defaults: dict[str, Any] | None = None, **release: Any) -> dict[str, dict[str, Any]]:
     """The pod templates by role."""
     scale = {} if "scaling" in spec else {"replicas": 1}
     read = StableDiffusionServiceSpec.model_validate({"model": HUB_MODEL, **scale, **spec})
-    context = ChildContext(OWNER, read, replace(RELEASE, **release), 60)
+    known = ServiceDefaults.model_validate(defaults or {})
+    context = ChildContext(OWNER, read, replace(RELEASE, defaults=known, **release), 60)
     children = build_children(context, has_hpa=False, is_tolerance_supported=True)
     deployments = [child for child in children if child["kind"] == "Deployment"]
     return {child["metadata"]["name"].removeprefix("painter-"): child["spec"]["template"] for child in deployments}
@@ -28,10 +29,6 @@ def build(spec: dict[str, Any], **release: Any) -> dict[str, dict[str, Any]]:
 
 def overlay(spec: dict[str, Any], **metadata: dict[str, str]) -> dict[str, Any]:
     return {"podTemplate": {"metadata": metadata, "spec": spec}}
-
-
-def template(spec: dict[str, Any], **metadata: dict[str, str]) -> PodTemplate:
-    return PodTemplate.model_validate({"metadata": metadata, "spec": spec})
 
 
 def named(entries: list[dict[str, Any]], key: str = "name") -> dict[str, dict[str, Any]]:
@@ -63,7 +60,7 @@ def test_what_a_team_adds_stands_beside_what_easel_needs() -> None:
 
 
 def test_a_service_without_an_overlay_keeps_its_pods_when_the_installation_has_no_defaults() -> None:
-    assert build({}, worker_pod_template=template({}))["worker"] == build({})["worker"]
+    assert build({}, {"gateway": {"podTemplate": {}}, "worker": None})["worker"] == build({})["worker"]
 
 
 def test_an_overlay_replaces_the_pods_of_its_role_alone() -> None:
@@ -76,7 +73,7 @@ def test_an_overlay_replaces_the_pods_of_its_role_alone() -> None:
 
 
 def test_a_service_has_the_last_word_over_the_installations_defaults() -> None:
-    defaults = template(
+    defaults = overlay(
         {
             "nodeSelector": {"pool": "gpu", "zone": "a"},
             "schedulerName": "volcano",
@@ -93,7 +90,7 @@ def test_a_service_has_the_last_word_over_the_installations_defaults() -> None:
         },
         labels={"cost-centre": "art"},
     )
-    built = build({"worker": {"nodeSelector": {"pool": "mine"}, **own}}, worker_pod_template=defaults)["worker"]
+    built = build({"worker": {"nodeSelector": {"pool": "mine"}, **own}}, {"worker": defaults})["worker"]
     assert built["spec"]["nodeSelector"] == {"pool": "mine", "zone": "a"}
     assert built["spec"]["schedulerName"] == "default-scheduler"
     assert (built["metadata"]["labels"]["cost-centre"], built["metadata"]["labels"]["tier"]) == ("art", "two")
@@ -103,7 +100,7 @@ def test_a_service_has_the_last_word_over_the_installations_defaults() -> None:
 
 
 def test_a_service_can_take_away_a_default_that_it_does_not_want() -> None:
-    defaults = template(
+    defaults = overlay(
         {
             "runtimeClassName": "nvidia",
             "nodeSelector": {"pool": "gpu"},
@@ -119,7 +116,7 @@ def test_a_service_can_take_away_a_default_that_it_does_not_want() -> None:
             "volumes": [{"name": "ca", "$patch": "delete"}],
         }
     )
-    spec = build({"worker": own}, worker_pod_template=defaults)["worker"]["spec"]
+    spec = build({"worker": own}, {"worker": defaults})["worker"]["spec"]
     assert "runtimeClassName" not in spec
     assert spec["nodeSelector"] == {"disk": "fast"}
     assert [each["name"] for each in spec["containers"]] == ["server"]
@@ -137,7 +134,7 @@ def test_a_service_can_take_away_a_default_that_it_does_not_want() -> None:
 def test_workers_tolerate_the_taint_of_their_gpus_whatever_else_replaces_what(
     worker: dict[str, Any], others: list[dict[str, Any]]
 ) -> None:
-    spec = build({"worker": worker}, worker_pod_template=template({"tolerations": [SPOT]}))["worker"]["spec"]
+    spec = build({"worker": worker}, {"worker": overlay({"tolerations": [SPOT]})})["worker"]["spec"]
     assert spec["tolerations"] == [TAINTS_OF_GPUS, *others]
 
 
@@ -152,16 +149,16 @@ def test_scratch_room_can_lie_elsewhere() -> None:
 def test_pods_of_one_service_are_spread_though_the_default_cannot_name_it() -> None:
     zone = {"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
     mine = {**zone, "topologyKey": "rack", "labelSelector": {"matchLabels": {"a": "b"}}}
-    both = template({"topologySpreadConstraints": [zone, mine]})
-    built = build({}, worker_pod_template=both, gateway_pod_template=both)
+    both = overlay({"topologySpreadConstraints": [zone, mine]})
+    built = build({}, {"gateway": both, "worker": both})
     for role in ("gateway", "worker"):
         constraints = named(built[role]["spec"]["topologySpreadConstraints"], "topologyKey")
         assert constraints["zone"]["labelSelector"] == {
             "matchLabels": {"easel.dev/service": "painter", "app.kubernetes.io/component": role}
         }
         assert constraints["rack"]["labelSelector"] == {"matchLabels": {"a": "b"}}
-    assert "labelSelector" not in both.spec["topologySpreadConstraints"][0], (
-        "the next service has a selector of its own"
+    assert "labelSelector" not in both["podTemplate"]["spec"]["topologySpreadConstraints"][0], (
+        "the next one has its own"
     )
 
 
@@ -203,3 +200,27 @@ def test_nothing_that_easel_puts_into_its_pods_can_be_overlaid_by_mistake(case: 
         for volume in built["spec"]["volumes"]:
             is_refused = bool(list(find_refusals({"volumes": [volume]})))
             assert is_refused == (volume["name"] not in {"tmp", "cache"}), volume["name"]
+
+
+@pytest.mark.parametrize(
+    ("own", "resources"),
+    [
+        ({}, {"requests": {"cpu": "500m", "memory": "8Gi"}, "limits": {"memory": "16Gi"}}),
+        ({"requests": {"cpu": "250m"}}, {"requests": {"cpu": "250m", "memory": "8Gi"}, "limits": {"memory": "16Gi"}}),
+        ({"limits": {"memory": "4Gi"}}, {"requests": {"cpu": "500m"}, "limits": {"memory": "4Gi"}}),
+    ],
+)
+def test_default_resources_are_for_what_a_service_does_not_name(own: dict[str, Any], resources: dict[str, Any]) -> None:
+    """With its own limit of memory and the default request, the API server would refuse the pods."""
+    default = {"resources": {"requests": {"cpu": "500m", "memory": "8Gi"}, "limits": {"memory": "16Gi"}}}
+    worker = {"gpu": {"count": 0}, "resources": own}
+    built = build({"worker": worker, "gateway": {"resources": own}}, {"worker": default, "gateway": default})
+    for role in ("gateway", "worker"):
+        assert built[role]["spec"]["containers"][0]["resources"] == resources
+
+
+def test_gpus_are_counted_beside_the_default_resources() -> None:
+    built = build({"worker": {"gpu": {"count": 2}}}, {"worker": {"resources": {"limits": {"memory": "16Gi"}}}})
+    assert built["worker"]["spec"]["containers"][0]["resources"] == {
+        "limits": {"memory": "16Gi", "nvidia.com/gpu": "2"}
+    }

@@ -32,7 +32,7 @@ from easel_contract.resource.status import (
     StableDiffusionServiceStatus,
     TerminationStatus,
 )
-from easel_contract.resource.worker import BatchingSpec, ResourceRequirements, WorkerSpec
+from easel_contract.resource.worker import BatchingSpec, ResourceRequirements, RoleDefaults, ServiceDefaults, WorkerSpec
 from easel_contract.schema import Model, cel, validations
 from easel_contract.server_config import TracingConfig
 
@@ -46,9 +46,11 @@ __all__ = [
     "QueueOrder",
     "ResourceRequirements",
     "ResultsSpec",
+    "RoleDefaults",
     "ScalingSpec",
     "ScalingStatus",
     "ScheduleSpec",
+    "ServiceDefaults",
     "StableDiffusionServiceSpec",
     "StableDiffusionServiceStatus",
     "TerminationStatus",

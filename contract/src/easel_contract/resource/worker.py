@@ -1,4 +1,5 @@
-"""The pods that generate: their GPUs, their resources, where they may run; and how they batch."""
+"""The pods that generate: their GPUs, their resources, where they may run; how they batch; and what an installation
+gives the pods of all its services, below what each says itself."""
 
 from typing import Final, Literal, Self
 
@@ -136,3 +137,31 @@ class BatchingSpec(Model):
         description="After which a denoising step counts as one that never ends: the worker's pod is restarted, and "
         "others repeat its requests. Unset: 20 times the longest so far, at least 300.",
     )
+
+
+class RoleDefaults(Model):
+    """For the gateways, or the workers, of all services."""
+
+    resources: ResourceRequirements = Field(
+        default=ResourceRequirements(), description="Of Easel's container, for resources that a service doesn't name."
+    )
+    pod_template: PodTemplate | None = Field(default=None, description="Merged below the service's own.")
+
+
+class ServiceDefaults(Model):
+    """The chart's value ``defaults``."""
+
+    gateway: RoleDefaults = RoleDefaults()
+    worker: RoleDefaults = RoleDefaults()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: object) -> object:
+        """An empty value in a chart is an empty map, or null where somebody has taken the default away."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            role: {name: each for name, each in said.items() if each} if isinstance(said, dict) else said
+            for role, said in value.items()
+            if said
+        }

@@ -55,7 +55,7 @@ def _build_gateway_template(context: ChildContext) -> Json:
         },
         "spec": _build_gateway_pod_spec(context),
     }
-    overlays = (context.release.gateway_pod_template, context.spec.gateway.pod_template)
+    overlays = (context.release.defaults.gateway.pod_template, context.spec.gateway.pod_template)
     return apply_overlays(template, overlays, pod_selector=build_pod_selector(owner, names.COMPONENT_GATEWAY))
 
 
@@ -65,7 +65,7 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
         context,
         role=names.COMPONENT_GATEWAY,
         image=gateway.image,
-        resources=to_resources(gateway.resources),
+        resources=to_resources(gateway.resources, context.release.defaults.gateway),
         start_seconds=START_SECONDS,
     )
     container["ports"].insert(0, build_port(names.HTTP_PORT_NAME, names.HTTP_PORT))

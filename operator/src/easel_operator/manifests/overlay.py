@@ -15,8 +15,8 @@ from easel_operator.objects import Json
 # Entries of these have members of which only one may be set: an overlay's entry replaces the other whole.
 REPLACED_ENTRIES: Final = frozenset({"env", "volumes", "resourceClaims"})
 ANNOTATION_DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"  # that kubectl logs and exec take
-# The API server drops these where they are false or 0 (their Go field is no pointer), or puts its default there, so that
-# a manifest with them would never seem applied. Of others false and 0 say something.
+# The API server drops these where they are false or 0 (their Go field is no pointer), or puts its default there, so
+# that a manifest with them would never seem applied. Of others false and 0 say something.
 DROPPED_WHERE_EMPTY: Final = frozenset(
     {
         *("hostNetwork", "hostPID", "hostIPC", "stdin", "stdinOnce", "tty", "readOnly", "hostPort"),

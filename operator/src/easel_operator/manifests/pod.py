@@ -7,7 +7,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import ResourceRequirements, ResultsSpec
+from easel_contract.resource import ResourceRequirements, ResultsSpec, RoleDefaults
 
 from easel_operator.manifests.configuration import config_map_name
 from easel_operator.manifests.metadata import ChildContext, Owner
@@ -109,10 +109,16 @@ def build_bucket_env(results: ResultsSpec) -> list[Json]:
     ]
 
 
-def to_resources(requirements: ResourceRequirements) -> Json:
-    """core/v1 ResourceRequirements without empty members."""
-    wire = requirements.to_wire()
-    return {section: amounts for section, amounts in wire.items() if amounts}
+def to_resources(requirements: ResourceRequirements, defaults: RoleDefaults) -> Json:
+    """core/v1 ResourceRequirements without empty members. The installation's defaults are for what the service names
+    neither as a request nor as a limit: a default request above the service's own limit would be refused."""
+    said, default = requirements.to_wire(), defaults.resources.to_wire()
+    named = {name for amounts in said.values() for name in amounts}
+    merged = {
+        section: {name: amount for name, amount in default[section].items() if name not in named} | amounts
+        for section, amounts in said.items()
+    }
+    return {section: amounts for section, amounts in merged.items() if amounts}
 
 
 def build_port(name: str, number: int) -> Json:

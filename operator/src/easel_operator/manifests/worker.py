@@ -85,7 +85,7 @@ def _build_worker_template(context: ChildContext) -> Json:
             },
             "spec": _build_worker_pod_spec(context),
         },
-        (context.release.worker_pod_template, _build_placement(context.spec.worker), worker.pod_template),
+        (context.release.defaults.worker.pod_template, _build_placement(context.spec.worker), worker.pod_template),
         pod_selector=build_pod_selector(owner, names.COMPONENT_WORKER),
     )
     if worker.gpu.count > 0:  # whatever else pods tolerate, they tolerate the taint of their GPUs
@@ -123,7 +123,7 @@ def _build_worker_pod_spec(context: ChildContext) -> Json:
 
 def _build_worker_resources(context: ChildContext) -> Json:
     worker = context.spec.worker
-    resources = to_resources(worker.resources)
+    resources = to_resources(worker.resources, context.release.defaults.worker)
     if worker.gpu.count > 0:  # for extended resources the request follows the limit
         resources["limits"] = {**resources.get("limits", {}), worker.gpu.resource_name: str(worker.gpu.count)}
     return resources
