@@ -12,6 +12,7 @@ from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.objects import SERVICES_OF_EASEL, Json, Resource
 from kubernetes.aio.client import Configuration
 
+from tests.contract.test_pod_template import ACCEPTED_OVERLAYS, REFUSED_OVERLAYS
 from tests.contract.test_resource import ACCEPTED, MODEL, REFUSED
 from tests.support.api_server import ApiServers
 from tests.support.eventually import eventually
@@ -73,12 +74,13 @@ def build(spec: Json, name: str = "painter") -> Json:
 
 async def test_what_cannot_work_is_refused_at_apply_and_what_can_is_not(client: KubernetesClient) -> None:
     """One server, every case: starting it is what takes the time."""
-    refusals = {case: await find_refusal(client, spec) for case, (spec, _) in REFUSED.items()}
+    refusals = {case: await find_refusal(client, spec) for case, (spec, _) in (REFUSED | REFUSED_OVERLAYS).items()}
     assert {case for case, refusal in refusals.items() if refusal is None} == SAID_BY_THE_OPERATOR
     for refusal in filter(None, refusals.values()):
-        by_apply = ("field not declared", "duplicate entries for key")  # before it is looked at as a resource
+        # Before it is looked at as a resource.
+        by_apply = ("field not declared", "duplicate entries for key", "key field", "expected list")
         assert refusal.status == 422 or any(text in refusal.message for text in by_apply), str(refusal)
-    for case, spec in ACCEPTED.items():
+    for case, spec in (ACCEPTED | ACCEPTED_OVERLAYS).items():
         kept = await client.apply(SERVICES_OF_EASEL, build(spec, "accepted"))
         assert kept["metadata"]["uid"], case
         await client.delete(SERVICES_OF_EASEL, "default", "accepted", uid=kept["metadata"]["uid"])
@@ -113,9 +115,14 @@ async def test_a_name_that_children_cannot_have_is_refused_with_the_reason(
         ("a bucket whose address holds a password", "belong in a Secret"),
         ("GPUs that are counted twice", "gpu.count says how many"),
         ("an adapter from a host that nobody allowed", "must be in downloads.allowedHosts, by its name or as"),
+        ("image of Easel's container", "worker.image and gateway.image say it"),
+        ("variable EASEL_X", "begin with EASEL_"),
+        ("label easel.dev/service", "selectors go by them"),
+        ("a volume called config", "choose another name"),
+        ("tolerations in two places", "keep one of them"),
         ("an adapter that prompts can't name: 'ink:1'", "a name that <lora:NAME:1> can carry"),
     ],
 )
 async def test_the_sentence_says_what_to_write(case: str, sentence: str, client: KubernetesClient) -> None:
     with pytest.raises(ApiRefusedError, match=sentence):
-        await client.apply(SERVICES_OF_EASEL, build(REFUSED[case][0]))
+        await client.apply(SERVICES_OF_EASEL, build((REFUSED | REFUSED_OVERLAYS)[case][0]))

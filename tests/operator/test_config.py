@@ -24,3 +24,28 @@ def test_faults_name_the_variable_and_the_value() -> None:
         OperatorConfig.from_environment(wrong)
     assert "EASEL_METRICS_PORT: Input should be less than or equal to 65535 (value seen: '70000')" in str(caught.value)
     assert "EASEL_REDIS_SECRET: Value error, set either this or EASEL_REDIS_URL" in str(caught.value)
+
+def test_defaults_for_all_services_are_json_and_null_is_a_default_that_was_taken_away() -> None:
+    text = '{"worker": {"resources": null, "podTemplate": {"spec": {"runtimeClassName": "nvidia"}}}, "gateway": {}}'
+    config = OperatorConfig.from_environment({**REQUIRED, "EASEL_SERVICE_DEFAULTS": text})
+    template = config.service_defaults.worker.pod_template
+    assert template is not None
+    assert template.spec == {"runtimeClassName": "nvidia"}
+    assert config.service_defaults.gateway.pod_template is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "EASEL_SERVICE_DEFAULTS: Invalid JSON"),
+        (
+            '{"worker": {"podTemplate": {"spec": {"restartPolicy": "Never"}}}}',
+            "restartPolicy can't be in a podTemplate",
+        ),
+        ('{"workers": {"podTemplate": {"spec": {}}}}', "EASEL_SERVICE_DEFAULTS: workers: Extra inputs"),
+    ],
+)
+def test_defaults_that_would_break_every_service_end_the_operator_with_a_sentence(text: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        OperatorConfig.from_environment({**REQUIRED, "EASEL_SERVICE_DEFAULTS": text})
+    assert words in str(caught.value)

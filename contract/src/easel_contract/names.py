@@ -67,6 +67,7 @@ ENV_WEBHOOK_SECRET: Final = "EASEL_WEBHOOK_SECRET"
 ENV_LINK_KEYS: Final = "EASEL_LINK_KEYS"
 ENV_POD_NAME: Final = "EASEL_POD_NAME"
 ENV_CACHE_DIRECTORY: Final = "EASEL_CACHE_DIR"  # where a worker keeps what it makes once and reads at later starts
+ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # huggingface_hub reads this name
 ENV_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"  # clients of buckets read these names
 ENV_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"

@@ -35,6 +35,8 @@ def build_reference() -> str:
 
 
 def _rows(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return  # the fields are another resource's, and those that the CRD knows are refused
     required = schema.get("required", ())
     for name, child in schema.get("properties", {}).items():
         here = f"{path}.{name}"

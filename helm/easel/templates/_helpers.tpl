@@ -20,8 +20,40 @@ app.kubernetes.io/name: easel
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* REPOSITORY@DIGEST, or REPOSITORY:TAG; of a mirror where one is named. */ -}}
 {{- define "easel.image" -}}
-{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- $repository := .image.repository }}
+{{- with .root.Values.imageRegistry | default (dig "imageRegistry" "" (.root.Values.global | default dict)) }}
+{{- /* What comes before the first slash is a registry if it has a dot or a port, or is localhost. */}}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") }}
+{{- end }}
+{{- $repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- /* The operator's EASEL_SERVICE_DEFAULTS: the values, with imagePullSecrets among the pods' own. */ -}}
+{{- define "easel.serviceDefaults" -}}
+{{- $defaults := dict }}
+{{- range $role := list "gateway" "worker" }}
+{{- $said := deepCopy (index ($.Values.defaults | default dict) $role | default dict) }}
+{{- if $.Values.imagePullSecrets }}
+{{- $template := $said.podTemplate | default dict }}
+{{- $spec := $template.spec | default dict }}
+{{- $secrets := concat $.Values.imagePullSecrets ($spec.imagePullSecrets | default list) | uniq }}
+{{- $_ := set $spec "imagePullSecrets" $secrets }}
+{{- $_ := set $template "spec" $spec }}
+{{- $_ := set $said "podTemplate" $template }}
+{{- end }}
+{{- $kept := dict }}
+{{- range $name, $value := $said }}{{ if $value }}{{ $_ := set $kept $name $value }}{{ end }}{{ end }}
+{{- if $kept }}{{ $_ := set $defaults $role $kept }}{{ end }}
+{{- end }}
+{{- if $defaults }}{{ toJson $defaults }}{{ end }}
+{{- end }}
+
+{{- /* Whether the cluster assigns users to pods and refuses those that name one. */ -}}
+{{- define "easel.assignsUsers" -}}
+{{- $platform := .Values.platform | default "Auto" }}
+{{- if or (eq $platform "OpenShift") (and (eq $platform "Auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}true{{ end }}
 {{- end }}
 
 {{- /* Whether the chart runs Redis itself. */ -}}

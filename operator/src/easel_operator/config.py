@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from easel_contract.resource import ServiceDefaults
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, ValidationInfo, field_validator
 
 ENVIRONMENT_PREFIX = "EASEL_"
 
@@ -13,7 +14,8 @@ class ConfigurationError(Exception):
 
     def __init__(self, error: ValidationError) -> None:
         lines = [
-            f"{ENVIRONMENT_PREFIX}{str(issue['loc'][0]).upper()}: {issue['msg']} (value seen: {issue.get('input')!r})"
+            f"{ENVIRONMENT_PREFIX}{str(issue['loc'][0]).upper()}: {_name_place(issue['loc'][1:])}{issue['msg']} "
+            f"(value seen: {issue.get('input')!r})"
             for issue in error.errors()
             if issue["loc"]
         ]
@@ -26,6 +28,8 @@ class OperatorConfig(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     server_image: str = Field(min_length=1)  # image of gateways and workers that name none
+    server_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None  # of that image
+    service_defaults: Json[ServiceDefaults] = ServiceDefaults()  # JSON: the chart's value defaults
     # Where services keep their queues; goes into a Secret per service. Either the URL, or a Secret of the operator's
     # namespace that has it under "url" and is read again and again.
     redis_url: str = Field(default="", pattern=r"^$|^(rediss?|unix)://")
@@ -73,6 +77,11 @@ class OperatorConfig(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigurationError(error) from error
+
+
+def _name_place(path: tuple[int | str, ...]) -> str:
+    """Where in a variable that holds JSON."""
+    return f"{'.'.join(map(str, path))}: " if path else ""
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -125,7 +125,12 @@ class Operator:
         self._queue = WorkQueue()
         self._services = ServiceStore(on_change=self._queue.add)
         self._children = ObjectStore(on_change=self._queue.add)
-        self._references = ReferenceLookups(self._client, on_change=self._queue.add, monotonic=time.monotonic)
+        self._references = ReferenceLookups(
+            self._client,
+            defaults=config.service_defaults,
+            on_change=self._queue.add,
+            monotonic=time.monotonic,
+        )
         self._has_listed = asyncio.Event()
         self._informers = self._build_informers()
         self._writer = ClusterWriter(client, self._children, pod_name=config.pod_name, clock=now)
@@ -186,7 +191,12 @@ class Operator:
             children=self._children,
             shared=self._shared,
             queue=self._queue,
-            release=Release(server_image=self._config.server_image, redis_url=self._config.redis_url),
+            release=Release(
+                server_image=self._config.server_image,
+                redis_url=self._config.redis_url,
+                server_image_pull_policy=self._config.server_image_pull_policy,
+                defaults=self._config.service_defaults,
+            ),
             clock=now,
         )
 

@@ -14,6 +14,7 @@ from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import DRAIN_MARGIN_SECONDS
 from easel_operator.manifests.metadata import ChildContext
 
+from tests.contract.test_pod_template import ACCEPTED_OVERLAYS
 from tests.operator.objects import HUB_MODEL, OWNER, RELEASE
 
 VOLUME_ADD_ON: dict[str, Any] = {"persistentVolumeClaim": {"claimName": "loras", "path": "clay (v2).safetensors"}}
@@ -108,6 +109,7 @@ CASES: dict[str, dict[str, Any]] = {
         "upscalers": [{"name": "x4", "source": {"url": {"address": "https://weights.example.com/x4.safetensors"}}}],
         "preprocessors": [{"name": "depth", "source": {"huggingFace": {"repository": "someone/depth"}}}],
     },
+    "with-overlays-of-its-pods": ACCEPTED_OVERLAYS["what platform teams need"],
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},
         "replicas": 2,

@@ -24,6 +24,7 @@ from easel_contract.resource.add_ons import (
 )
 from easel_contract.resource.gateway import GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
+from easel_contract.resource.pod_template import PodTemplate
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
     ColdStartStatus,
@@ -31,7 +32,7 @@ from easel_contract.resource.status import (
     StableDiffusionServiceStatus,
     TerminationStatus,
 )
-from easel_contract.resource.worker import BatchingSpec, ResourceRequirements, WorkerSpec
+from easel_contract.resource.worker import BatchingSpec, ResourceRequirements, RoleDefaults, ServiceDefaults, WorkerSpec
 from easel_contract.schema import Model, cel, validations
 from easel_contract.server_config import TracingConfig
 
@@ -41,15 +42,19 @@ __all__ = [
     "ColdStartStatus",
     "ExecutionMode",
     "ModelSource",
+    "PodTemplate",
     "QueueOrder",
     "ResourceRequirements",
     "ResultsSpec",
+    "RoleDefaults",
     "ScalingSpec",
     "ScalingStatus",
     "ScheduleSpec",
+    "ServiceDefaults",
     "StableDiffusionServiceSpec",
     "StableDiffusionServiceStatus",
     "TerminationStatus",
+    "WorkerSpec",
 ]
 
 

@@ -14,6 +14,7 @@ from easel_contract.gateway_config import (
     ResultsConfig,
     WebhookConfig,
 )
+from easel_contract.resource.pod_template import POD_TEMPLATE_DESCRIPTION, PodTemplate
 from easel_contract.resource.worker import IMAGE_DESCRIPTION, ResourceRequirements
 from easel_contract.schema import Model, ObjectName, Word
 from easel_contract.server_config import BucketConfig
@@ -53,6 +54,7 @@ class GatewaySpec(Model):
     image: Word | None = Field(default=None, description=IMAGE_DESCRIPTION)
     replicas: int = Field(default=2, ge=1, le=100, description="Gateway pods; two survive the loss of a node.")
     resources: ResourceRequirements = ResourceRequirements()
+    pod_template: PodTemplate | None = Field(default=None, description=POD_TEMPLATE_DESCRIPTION)
     termination_grace_period_seconds: int = Field(
         default=620,
         ge=20,

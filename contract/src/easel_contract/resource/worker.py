@@ -1,13 +1,16 @@
-"""The pods that generate: their GPUs, their resources, where they may run; and how they batch."""
+"""The pods that generate: their GPUs, their resources, where they may run; how they batch; and what an installation
+gives the pods of all its services, below what each says itself."""
 
 from typing import Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from easel_contract.resource.pod_template import POD_TEMPLATE_DESCRIPTION, PodTemplate
 from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
 from easel_contract.server_config import EngineConfig
 
 IMAGE_DESCRIPTION: Final = "Container image; the operator's own release if unset."
+TOLERATIONS_SENTENCE: Final = "tolerations and podTemplate.spec.tolerations say the same: keep one of them"
 
 
 class Toleration(Model):
@@ -72,7 +75,12 @@ class WorkerSpec(Model):
                 "has(self.resources.limits) ? self.resources.limits : {}]"
                 ".all(each, !(self.gpu.resourceName in each))",
                 "resources must not have the GPU's resource: gpu.count says how many",
-            )
+            ),
+            cel(
+                "!has(self.tolerations) || size(self.tolerations) == 0 || !has(self.podTemplate) "
+                "|| !has(self.podTemplate.spec) || !has(self.podTemplate.spec.tolerations)",
+                TOLERATIONS_SENTENCE,
+            ),
         )
     )
 
@@ -90,6 +98,7 @@ class WorkerSpec(Model):
     tolerations: tuple[Toleration, ...] = Field(
         default=(), max_length=32, description="Besides the one for the GPU resource's own taint."
     )
+    pod_template: PodTemplate | None = Field(default=None, description=POD_TEMPLATE_DESCRIPTION)
     termination_grace_period_seconds: int | None = Field(
         default=None,
         ge=5,
@@ -102,6 +111,12 @@ class WorkerSpec(Model):
     def _counts_gpus_once(self) -> Self:
         if self.gpu.resource_name in {*self.resources.requests, *self.resources.limits}:
             raise ValueError(f"resources must not have {self.gpu.resource_name}: gpu.count says how many")
+        return self
+
+    @model_validator(mode="after")
+    def _tolerates_once(self) -> Self:
+        if self.tolerations and self.pod_template is not None and "tolerations" in self.pod_template.spec:
+            raise ValueError(TOLERATIONS_SENTENCE)
         return self
 
 
@@ -122,3 +137,31 @@ class BatchingSpec(Model):
         description="After which a denoising step counts as one that never ends: the worker's pod is restarted, and "
         "others repeat its requests. Unset: 20 times the longest so far, at least 300.",
     )
+
+
+class RoleDefaults(Model):
+    """For the gateways, or the workers, of all services."""
+
+    resources: ResourceRequirements = Field(
+        default=ResourceRequirements(), description="Of Easel's container, for resources that a service doesn't name."
+    )
+    pod_template: PodTemplate | None = Field(default=None, description="Merged below the service's own.")
+
+
+class ServiceDefaults(Model):
+    """The chart's value ``defaults``."""
+
+    gateway: RoleDefaults = RoleDefaults()
+    worker: RoleDefaults = RoleDefaults()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: object) -> object:
+        """An empty value in a chart is an empty map, or null where somebody has taken the default away."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            role: {name: each for name, each in said.items() if each} if isinstance(said, dict) else said
+            for role, said in value.items()
+            if said
+        }

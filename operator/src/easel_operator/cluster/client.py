@@ -48,7 +48,15 @@ class ApiRefusedError(KubernetesError):
     @property
     def is_transient(self) -> bool:
         """Whether the same request may succeed later without anyone acting."""
+        if self.is_of_another_type:
+            return False
         return self.status == HTTPStatus.TOO_MANY_REQUESTS or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
+    def is_of_another_type(self) -> bool:
+        """Whether a manifest has fields that its kind doesn't, or of other types: server-side apply answers 500 then,
+        though it is no error of the server's."""
+        return self.message.startswith("failed to create typed patch object")
 
     @property
     def is_another_object(self) -> bool:

@@ -103,7 +103,8 @@ class ClusterWriter:
         except ApiRefusedError as error:
             if error.is_transient or error.is_another_object:  # by now: look again
                 raise
-            message = f"{key} can't be written, the API server says: {error.message}; {_advise_on_refusal(error)}"
+            advice = _advise_on_refusal(error, manifest["metadata"]["labels"].get(names.LABEL_COMPONENT, ""))
+            message = f"{key} can't be written, the API server says: {error.message}; {advice}"
             return ApplyFailure(key, Reason.APPLY_FAILED, message)
         self._store.put(trim(answer, resource))
         return None
@@ -274,7 +275,9 @@ class ClusterWriter:
             logger.warning("Event %s of %s/%s wasn't recorded: %s", event.reason, owner.namespace, owner.name, error)
 
 
-def _advise_on_refusal(error: ApiRefusedError) -> str:
+def _advise_on_refusal(error: ApiRefusedError, component: str) -> str:
+    if error.is_of_another_type:  # all else that goes into a pod was checked before
+        return f"correct spec.{component}.podTemplate, or the installation's default of it"
     if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
         return "correct the spec"
     if "cannot " in error.message and error.status == HTTPStatus.FORBIDDEN:

@@ -76,7 +76,7 @@ def _is_same_quantity(live: object, wanted: object) -> bool:
 
 def parse_quantity(value: object) -> Decimal | None:
     """A resource.Quantity as a number; None for anything else, booleans among it."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     match = QUANTITY.match(str(value))
     if match is None:

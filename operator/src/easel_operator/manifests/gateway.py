@@ -13,6 +13,7 @@ from easel_operator.manifests.metadata import (
     build_pod_selector,
     with_revision,
 )
+from easel_operator.manifests.overlay import apply_overlays
 from easel_operator.manifests.pod import (
     build_bucket_env,
     build_container,
@@ -39,26 +40,32 @@ def build_gateway_deployment(context: ChildContext) -> Json:
             "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_GATEWAY)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 3,
-            "template": with_revision(
-                {
-                    "metadata": {
-                        "labels": build_labels(owner, names.COMPONENT_GATEWAY),
-                        "annotations": {names.ANNOTATION_CONFIG_HASH: gateway_config_hash(context)},
-                    },
-                    "spec": _build_gateway_pod_spec(context),
-                }
-            ),
+            "template": with_revision(_build_gateway_template(context)),
         },
     }
+
+
+def _build_gateway_template(context: ChildContext) -> Json:
+    """Easel's own pod, over it the installation's defaults, over them what the service asks for."""
+    owner = context.owner
+    template = {
+        "metadata": {
+            "labels": build_labels(owner, names.COMPONENT_GATEWAY),
+            "annotations": {names.ANNOTATION_CONFIG_HASH: gateway_config_hash(context)},
+        },
+        "spec": _build_gateway_pod_spec(context),
+    }
+    overlays = (context.release.defaults.gateway.pod_template, context.spec.gateway.pod_template)
+    return apply_overlays(template, overlays, pod_selector=build_pod_selector(owner, names.COMPONENT_GATEWAY))
 
 
 def _build_gateway_pod_spec(context: ChildContext) -> Json:
     owner, gateway = context.owner, context.spec.gateway
     container = build_container(
-        owner,
+        context,
         role=names.COMPONENT_GATEWAY,
-        image=gateway.image or context.release.server_image,
-        resources=to_resources(gateway.resources),
+        image=gateway.image,
+        resources=to_resources(gateway.resources, context.release.defaults.gateway),
         start_seconds=START_SECONDS,
     )
     container["ports"].insert(0, build_port(names.HTTP_PORT_NAME, names.HTTP_PORT))

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from easel_contract import names
 from easel_contract.gateway_config import ASSUMED_COLD_START_SECONDS
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import ServiceDefaults, StableDiffusionServiceSpec
 
 from easel_operator.objects import Json
 
@@ -31,6 +31,8 @@ class Release:
 
     server_image: str
     redis_url: str
+    server_image_pull_policy: str | None = None  # of server_image alone; None: as Kubernetes decides by the tag
+    defaults: ServiceDefaults = field(default_factory=ServiceDefaults)
 
 
 @dataclass(frozen=True)

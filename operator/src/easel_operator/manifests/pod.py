@@ -7,10 +7,10 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import ResourceRequirements, ResultsSpec
+from easel_contract.resource import ResourceRequirements, ResultsSpec, RoleDefaults
 
 from easel_operator.manifests.configuration import config_map_name
-from easel_operator.manifests.metadata import Owner
+from easel_operator.manifests.metadata import ChildContext, Owner
 from easel_operator.objects import Json
 
 POD_SECURITY_CONTEXT: Final[Json] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -29,11 +29,17 @@ def service_account_name(owner: Owner) -> str:
     return owner.name
 
 
-def build_container(owner: Owner, *, role: str, image: str, resources: Json, start_seconds: int) -> Json:
-    """The server's container in a role (``gateway`` or ``worker``), which has ``start_seconds`` to come up."""
+def build_container(
+    context: ChildContext, *, role: str, image: str | None, resources: Json, start_seconds: int
+) -> Json:
+    """The server's container in a role (``gateway`` or ``worker``), which has ``start_seconds`` to come up; without an
+    image of its own it has the release's."""
+    owner, release = context.owner, context.release
+    policy = None if image is not None else release.server_image_pull_policy
     return {
         "name": names.CONTAINER_NAME,
-        "image": image,
+        "image": image or release.server_image,
+        **({} if policy is None else {"imagePullPolicy": policy}),
         "args": [
             *("--role", role, "--config", f"{names.CONFIG_DIRECTORY}/{role}.json"),
             *("--host", "0.0.0.0", "--metrics-port", str(names.METRICS_PORT)),  # noqa: S104 - the pod's own address
@@ -103,10 +109,16 @@ def build_bucket_env(results: ResultsSpec) -> list[Json]:
     ]
 
 
-def to_resources(requirements: ResourceRequirements) -> Json:
-    """core/v1 ResourceRequirements without empty members."""
-    wire = requirements.to_wire()
-    return {section: amounts for section, amounts in wire.items() if amounts}
+def to_resources(requirements: ResourceRequirements, defaults: RoleDefaults) -> Json:
+    """core/v1 ResourceRequirements without empty members. The installation's defaults are for what the service names
+    neither as a request nor as a limit: a default request above the service's own limit would be refused."""
+    said, default = requirements.to_wire(), defaults.resources.to_wire()
+    named = {name for amounts in said.values() for name in amounts}
+    merged = {
+        section: {name: amount for name, amount in default[section].items() if name not in named} | amounts
+        for section, amounts in said.items()
+    }
+    return {section: amounts for section, amounts in merged.items() if amounts}
 
 
 def build_port(name: str, number: int) -> Json:

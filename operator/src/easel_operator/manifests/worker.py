@@ -4,7 +4,7 @@ import json
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import PodTemplate, StableDiffusionServiceSpec, WorkerSpec
 
 from easel_operator.manifests.configuration import add_on_credentials_mount, add_on_mount, worker_config_hash
 from easel_operator.manifests.metadata import (
@@ -16,6 +16,7 @@ from easel_operator.manifests.metadata import (
     hash_json,
     with_revision,
 )
+from easel_operator.manifests.overlay import apply_overlays
 from easel_operator.manifests.pod import (
     build_bucket_env,
     build_container,
@@ -26,8 +27,6 @@ from easel_operator.manifests.pod import (
 from easel_operator.objects import Json
 
 START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet ends a pod
-ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
-
 
 # Volumes and where they are, by the field of the model that names them.
 MODEL_MOUNTS: Final = {
@@ -47,26 +46,13 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
             scale subresource): the field is then not sent, so that it isn't ours to reset.
     """
     owner = context.owner
-    labels = build_labels(owner, names.COMPONENT_WORKER)
     spec: Json = {
         "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_WORKER)},
         # A surplus pod would wait for a GPU that may not exist, and the roll-out with it: one pod makes room first.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "progressDeadlineSeconds": START_SECONDS,
         "revisionHistoryLimit": 3,
-        "template": with_revision(
-            {
-                "metadata": {
-                    "labels": labels,
-                    "annotations": {
-                        names.ANNOTATION_CONFIG_HASH: worker_config_hash(context),
-                        # Of pods of an earlier revision it says how to go back.
-                        names.ANNOTATION_MODEL: describe_model(context.spec),
-                    },
-                },
-                "spec": _build_worker_pod_spec(context),
-            }
-        ),
+        "template": with_revision(_build_worker_template(context)),
     }
     if replicas is not None:
         spec["replicas"] = replicas
@@ -84,12 +70,47 @@ def describe_model(spec: StableDiffusionServiceSpec) -> str:
     return json.dumps(wire, separators=(",", ":"), sort_keys=True)
 
 
-def _build_worker_pod_spec(context: ChildContext) -> Json:
+def _build_worker_template(context: ChildContext) -> Json:
+    """Easel's own pod, over it the installation's defaults, over them what the service asks for."""
     owner, worker = context.owner, context.spec.worker
+    template = apply_overlays(
+        {
+            "metadata": {
+                "labels": build_labels(owner, names.COMPONENT_WORKER),
+                "annotations": {
+                    names.ANNOTATION_CONFIG_HASH: worker_config_hash(context),
+                    # Of pods of an earlier revision it says how to go back.
+                    names.ANNOTATION_MODEL: describe_model(context.spec),
+                },
+            },
+            "spec": _build_worker_pod_spec(context),
+        },
+        (context.release.defaults.worker.pod_template, _build_placement(context.spec.worker), worker.pod_template),
+        pod_selector=build_pod_selector(owner, names.COMPONENT_WORKER),
+    )
+    if worker.gpu.count > 0:  # whatever else pods tolerate, they tolerate the taint of their GPUs
+        gpu_nodes = {"key": worker.gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}
+        others = template["spec"].get("tolerations", ())
+        template["spec"]["tolerations"] = [gpu_nodes, *(each for each in others if each != gpu_nodes)]
+    return template
+
+
+def _build_placement(worker: WorkerSpec) -> PodTemplate | None:
+    """The fields of the resource that say where workers may run, as an overlay."""
+    placement: Json = {}
+    if worker.tolerations:
+        placement["tolerations"] = [toleration.to_wire() for toleration in worker.tolerations]
+    if worker.node_selector:
+        placement["nodeSelector"] = worker.node_selector
+    return PodTemplate(spec=placement) if placement else None
+
+
+def _build_worker_pod_spec(context: ChildContext) -> Json:
+    owner = context.owner
     container = build_container(
-        owner,
+        context,
         role=names.COMPONENT_WORKER,
-        image=worker.image or context.release.server_image,
+        image=context.spec.worker.image,
         resources=_build_worker_resources(context),
         start_seconds=START_SECONDS,
     )
@@ -97,20 +118,12 @@ def _build_worker_pod_spec(context: ChildContext) -> Json:
     pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=context.grace_seconds)
     _add_model(context, container, pod)
     _add_add_ons(context.spec, container, pod)
-    tolerations = [toleration.to_wire() for toleration in worker.tolerations]
-    if worker.gpu.count > 0:
-        gpu_nodes = {"key": worker.gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}
-        tolerations = [gpu_nodes, *(each for each in tolerations if each != gpu_nodes)]
-    if tolerations:
-        pod["tolerations"] = tolerations
-    if worker.node_selector:
-        pod["nodeSelector"] = worker.node_selector
     return pod
 
 
 def _build_worker_resources(context: ChildContext) -> Json:
     worker = context.spec.worker
-    resources = to_resources(worker.resources)
+    resources = to_resources(worker.resources, context.release.defaults.worker)
     if worker.gpu.count > 0:  # for extended resources the request follows the limit
         resources["limits"] = {**resources.get("limits", {}), worker.gpu.resource_name: str(worker.gpu.count)}
     return resources
@@ -121,7 +134,7 @@ def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
     what it downloads and makes, which outlives the container, and with a claim the pod."""
     sources = [(*MODEL_MOUNTS[field], source) for field, source in context.spec.model.sources.items()]
     # Libraries write small files there even when the model lies on a volume.
-    container["env"].append({"name": ENV_HUB_CACHE, "value": names.CACHE_DIRECTORY})
+    container["env"].append({"name": names.ENV_HUB_CACHE, "value": names.CACHE_DIRECTORY})
     container["env"].append({"name": names.ENV_CACHE_DIRECTORY, "value": names.CACHE_DIRECTORY_OWN})
     container["volumeMounts"].append({"name": "cache", "mountPath": names.CACHE_DIRECTORY})
     cache_claim = context.spec.worker.cache_claim_name

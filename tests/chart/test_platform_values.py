@@ -1,0 +1,116 @@
+"""What a platform team sets once for all services: defaults of their pods, registry, digests, OpenShift."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from easel_operator.config import OperatorConfig
+
+from tests.chart.test_chart import CHART, helm, objects, of_kind, render
+
+__all__ = ["helm"]  # the fixture
+
+pytestmark = pytest.mark.cluster  # helm comes with the embedded cluster's binary
+
+DIGEST = f"sha256:{'0a1b' * 16}"
+
+
+def with_values(helm: str, directory: Path, values: dict[str, Any], *words: str) -> list[dict[str, Any]]:
+    file = directory / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    command = [helm, "template", "easel", str(CHART), "--namespace", "easel-system", "--values", str(file), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+def read_environment(rendered: list[dict[str, Any]]) -> dict[str, str]:
+    (operator,) = of_kind(rendered, "Deployment")
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value", "x") for each in container["env"]}
+
+
+def read_config(rendered: list[dict[str, Any]]) -> OperatorConfig:
+    """As the operator reads it."""
+    return OperatorConfig.from_environment({**read_environment(rendered), "EASEL_REDIS_URL": "redis://r"})
+
+
+def list_images(rendered: list[dict[str, Any]]) -> list[str]:
+    workloads = [*of_kind(rendered, "Deployment"), *of_kind(rendered, "StatefulSet")]
+    images = [each["image"] for item in workloads for each in item["spec"]["template"]["spec"]["containers"]]
+    return [*images, read_environment(rendered)["EASEL_SERVER_IMAGE"]]
+
+
+def test_defaults_of_all_services_reach_the_operator_as_they_were_written(helm: str, tmp_path: Path) -> None:
+    worker = {
+        "resources": {"requests": {"memory": "8Gi"}},
+        "podTemplate": {
+            "metadata": {"labels": {"cost-centre": "art"}, "annotations": {"quote": 'it\'s "so"\nand so'}},
+            "spec": {"tolerations": [{"key": "spot", "operator": "Exists"}], "hostNetwork": False},
+        },
+    }
+    defaults = read_config(with_values(helm, tmp_path, {"defaults": {"worker": worker}})).service_defaults
+    assert defaults.worker.pod_template is not None
+    assert defaults.worker.pod_template.model_dump(mode="json") == worker["podTemplate"]
+    assert defaults.worker.resources.requests == {"memory": "8Gi"}
+    assert defaults.gateway.pod_template is None
+
+
+def test_an_installation_without_defaults_gives_pods_nothing(helm: str) -> None:
+    rendered = objects(helm)
+    assert "EASEL_SERVICE_DEFAULTS" not in read_environment(rendered)
+    assert read_config(rendered).server_image_pull_policy == "IfNotPresent"
+
+
+def test_pull_secrets_reach_gateways_and_workers_too(helm: str, tmp_path: Path) -> None:
+    own = {"podTemplate": {"spec": {"imagePullSecrets": [{"name": "extra"}, {"name": "registry"}]}}}
+    values = {"imagePullSecrets": [{"name": "registry"}], "defaults": {"worker": own}}
+    defaults = json.loads(read_environment(with_values(helm, tmp_path, values))["EASEL_SERVICE_DEFAULTS"])
+    secrets = {role: said["podTemplate"]["spec"]["imagePullSecrets"] for role, said in defaults.items()}
+    assert secrets == {"gateway": [{"name": "registry"}], "worker": [{"name": "registry"}, {"name": "extra"}]}
+
+
+@pytest.mark.parametrize("name", ["imageRegistry", "global.imageRegistry"])
+def test_one_value_takes_every_image_from_a_mirror(name: str, helm: str) -> None:
+    images = list_images(objects(helm, f"{name}=mirror.example:5000/hub"))
+    assert sorted(image.rsplit(":", 1)[0] for image in images) == [
+        "mirror.example:5000/hub/easel-dev/easel-operator",
+        "mirror.example:5000/hub/easel-dev/easel-server",
+        "mirror.example:5000/hub/valkey/valkey",
+    ]
+
+
+def test_a_repository_without_a_registry_keeps_all_of_its_name_at_the_mirror(helm: str) -> None:
+    images = list_images(objects(helm, "imageRegistry=mirror.example", "server.image.repository=team/easel-server"))
+    assert any(image.startswith("mirror.example/team/easel-server:") for image in images)
+
+
+def test_digests_decide_in_place_of_tags(helm: str) -> None:
+    settings = [f"{part}.image.digest={DIGEST}" for part in ("operator", "server", "redis")]
+    images = list_images(objects(helm, "server.image.tag=ignored", *settings))
+    assert [image.partition("@")[2] for image in images] == [DIGEST] * 3
+    assert not any("ignored" in image for image in images)
+    refused = render(helm, "server.image.digest=latest")
+    assert refused.returncode != 0
+    assert "digest" in refused.stderr
+
+
+def test_where_the_platform_assigns_users_no_pod_names_one(helm: str, tmp_path: Path) -> None:
+    """OpenShift refuses pods that name a user outside of the namespace's range, and gives each one of it."""
+    seen = with_values(helm, tmp_path, {}, "--api-versions", "security.openshift.io/v1")
+    for rendered, is_named in ((objects(helm), True), (objects(helm, "platform=OpenShift"), False), (seen, False)):
+        workloads = [*of_kind(rendered, "Deployment"), *of_kind(rendered, "StatefulSet")]
+        contexts = [item["spec"]["template"]["spec"]["securityContext"] for item in workloads]
+        assert len(contexts) == 2
+        for context in contexts:
+            assert context["runAsNonRoot"] is True
+            assert bool({"runAsUser", "runAsGroup", "fsGroup"} & context.keys()) is is_named
+
+
+def test_a_default_that_is_no_overlay_is_refused_before_it_is_installed(helm: str) -> None:
+    refused = render(helm, "defaults.worker.podTemplate.containers[0].name=x")
+    assert refused.returncode != 0
+    assert "podTemplate" in refused.stderr
