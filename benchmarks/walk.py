@@ -33,6 +33,7 @@ from urllib.error import URLError
 
 import aiohttp
 from easel_contract import names
+from easel_contract.resource import ServiceDefaults
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper
@@ -334,7 +335,7 @@ async def walk_reconcile(tracer: Tracer) -> Walk:
         client=api,
         writer=ClusterWriter(api, children, pod_name="operator-a", clock=clock),
         services=services,
-        references=ReferenceLookups(api, on_change=queue.add, monotonic=time.monotonic),
+        references=ReferenceLookups(api, defaults=ServiceDefaults(), on_change=queue.add, monotonic=time.monotonic),
         children=children,
         shared=SharedState(CAPABLE),
         queue=queue,

@@ -125,7 +125,12 @@ class Operator:
         self._queue = WorkQueue()
         self._services = ServiceStore(on_change=self._queue.add)
         self._children = ObjectStore(on_change=self._queue.add)
-        self._references = ReferenceLookups(self._client, on_change=self._queue.add, monotonic=time.monotonic)
+        self._references = ReferenceLookups(
+            self._client,
+            defaults=config.service_defaults,
+            on_change=self._queue.add,
+            monotonic=time.monotonic,
+        )
         self._has_listed = asyncio.Event()
         self._informers = self._build_informers()
         self._writer = ClusterWriter(client, self._children, pod_name=config.pod_name, clock=now)

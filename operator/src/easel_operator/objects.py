@@ -60,6 +60,7 @@ EVENTS: Final = Resource("Event", "events.k8s.io/v1", "events")
 LEASES: Final = Resource("Lease", "coordination.k8s.io/v1", "leases")
 API_SERVICES: Final = Resource("APIService", "apiregistration.k8s.io/v1", "apiservices")
 CLUSTER_ROLES: Final = Resource("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles")
+SERVICE_ACCOUNTS: Final = Resource("ServiceAccount", "v1", "serviceaccounts")
 CONFIG_MAPS: Final = Resource("ConfigMap", "v1", "configmaps")
 SECRETS: Final = Resource("Secret", "v1", "secrets")
 PERSISTENT_VOLUME_CLAIMS: Final = Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
@@ -68,7 +69,7 @@ HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalp
 
 # The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
 CHILD_RESOURCES: Final = (
-    Resource("ServiceAccount", "v1", "serviceaccounts"),
+    SERVICE_ACCOUNTS,
     SECRETS,
     CONFIG_MAPS,
     Resource("Service", "v1", "services"),

@@ -37,7 +37,7 @@ def unplaced() -> Json:
         (unplaced(), "waits for a node"),
         (
             starting(containerStatuses=[build_container_status(waiting="ContainerCreating")]),
-            "pulls its image or mounts its volumes",
+            "pulls its images, mounts its volumes or runs its init containers",
         ),
         (starting(), "has started and isn't ready yet"),
     ],

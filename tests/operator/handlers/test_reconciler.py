@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 from easel_contract import names
+from easel_contract.resource import ServiceDefaults
 from easel_operator.cluster.client import ApiRefusedError, ApiUnreachableError, KubernetesError
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
@@ -45,7 +46,9 @@ class Bench:
         self.shared = SharedState(CAPABLE)
         self.services = ServiceStore(on_change=self.queue.add)
         self.children = ObjectStore(on_change=self.queue.add)
-        self.references = ReferenceLookups(api, on_change=self.queue.add, monotonic=lambda: 0.0)
+        self.references = ReferenceLookups(
+            api, defaults=ServiceDefaults(), on_change=self.queue.add, monotonic=lambda: 0.0
+        )
         self.reconciler = Reconciler(
             client=api,
             writer=ClusterWriter(api, self.children, pod_name="operator-a", clock=lambda: NOW),

@@ -100,7 +100,11 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
         was_asleep=_was_asleep(snapshot.service),
         was_complete=_was_complete(snapshot.service),
         start_timeout_seconds=_recall_cold_starts(snapshot).start_up.timeout_seconds,
-        missing=tuple(each for each in list_references(owner.namespace, spec) if each.key in snapshot.missing),
+        missing=tuple(
+            each
+            for each in list_references(owner.namespace, spec, snapshot.release.defaults)
+            if each.key in snapshot.missing
+        ),
         wanted_revisions={},
         is_applied=False,
         cold_start_seconds=round_for_gateways(

@@ -102,15 +102,16 @@ def _advise(text: str) -> Advise:
 
 def _advise_on_taint(match: re.Match[str], needs: PodNeeds) -> str:
     taint = f" {match['taint']}" if match["taint"] else ""
-    if needs.component == "worker":
-        return f"Add a toleration of the taint{taint} to spec.worker.tolerations, or add nodes without it."
-    return f"Add nodes without the taint{taint}: gateways tolerate none."
+    field = "worker.tolerations" if needs.component == "worker" else "gateway.podTemplate.spec.tolerations"
+    return f"Add a toleration of the taint{taint} to spec.{field}, or add nodes without it."
 
 
 def _advise_on_selector(_: re.Match[str], needs: PodNeeds) -> str:
-    if needs.component == "worker":
-        return "Correct spec.worker.nodeSelector, or label the nodes that are meant."
-    return "Add nodes that the cluster's admission plugins allow for these pods."
+    field = "spec.worker.nodeSelector and " if needs.component == "worker" else ""
+    return (
+        f"Correct {field}spec.{needs.component}.podTemplate.spec (nodeSelector, affinity), its default in the "
+        "installation, or label the nodes that are meant."
+    )
 
 
 # The most definite first: a volume that doesn't exist stops a pod on every node.
@@ -196,7 +197,8 @@ ADMISSION_RULES: Final[tuple[Rule, ...]] = (
         Reason.POD_SECURITY_VIOLATED,
         lambda match, _: (
             f"Something has changed the pods so that they violate {match['level']}, which Easel's own satisfy: see "
-            "what the cluster's webhooks add, or change the namespace's label pod-security.kubernetes.io/enforce."
+            "what podTemplate and the cluster's webhooks add, or change the namespace's label "
+            "pod-security.kubernetes.io/enforce."
         ),
     ),
     (
@@ -217,6 +219,20 @@ ADMISSION_RULES: Final[tuple[Rule, ...]] = (
     (
         re.compile(r'serviceaccount "(?P<name>[^"]+)" not found'),
         Reason.PODS_REFUSED,
-        lambda match, _: f"ServiceAccount {match['name']} is gone; the operator makes it anew.",
+        lambda match, needs: (
+            f"ServiceAccount {match['name']} is gone; the operator makes it anew, unless "
+            f"spec.{needs.component}.podTemplate names one of yours."
+        ),
+    ),
+    (
+        re.compile(
+            r"(?P<kind>PriorityClass) with name (?P<name>\S+) was found"
+            r'|(?P<kind2>RuntimeClass) "(?P<name2>[^"]+)" not found'
+        ),
+        Reason.PODS_REFUSED,
+        lambda match, needs: (
+            f"Create {match['kind'] or match['kind2']} {match['name'] or match['name2']}, or correct "
+            f"spec.{needs.component}.podTemplate, or the installation's default of it."
+        ),
     ),
 )

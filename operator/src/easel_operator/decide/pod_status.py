@@ -24,7 +24,7 @@ class StartPhase(StrEnum):
     """How far a pod that isn't ready has come, in words."""
 
     PLACING = "waits for a node"
-    PREPARING = "pulls its image or mounts its volumes"
+    PREPARING = "pulls its images, mounts its volumes or runs its init containers"
     LOADING = "has started and isn't ready yet"
 
 
@@ -118,7 +118,8 @@ def _read_phase(pod: Json) -> StartPhase:
     if not pod.get("spec", {}).get("nodeName"):
         return StartPhase.PLACING
     statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
-    has_begun = any("running" in status.get("state", {}) or status.get("restartCount") for status in statuses)
+    own = [status for status in statuses if status.get("name") == names.CONTAINER_NAME]
+    has_begun = any("running" in status.get("state", {}) or status.get("restartCount") for status in own)
     return StartPhase.LOADING if has_begun else StartPhase.PREPARING
 
 
@@ -142,22 +143,49 @@ def _read_deletion_cost(pod: Json) -> int | None:
 
 
 def _find_problem(pod: Json, now: datetime) -> PodProblem | None:
+    """What ails the pod: first Easel's own container, then those that overlays, or others, have put beside it."""
     statuses: list[Json] = pod.get("status", {}).get("containerStatuses") or []
+    beside: list[Json] = pod.get("status", {}).get("initContainerStatuses") or []
     server = next((status for status in statuses if status.get("name") == names.CONTAINER_NAME), None)
-    if server is None:
-        return None
+    beside += [status for status in statuses if status is not server]
+    problem = None if server is None else _find_start_problem(pod, server) or _find_crash(pod, server, now)
+    return problem or next(filter(None, (_find_problem_beside(pod, status) for status in beside)), None)
+
+
+def _find_start_problem(pod: Json, status: Json) -> PodProblem | None:
+    """Why a container can't be started."""
     name = pod["metadata"]["name"]
-    waiting: Json = server.get("state", {}).get("waiting") or {}
+    waiting: Json = status.get("state", {}).get("waiting") or {}
     reason, detail = str(waiting.get("reason", "")), str(waiting.get("message", ""))
     if reason in IMAGE_REASONS:
         advice = "check the image's name and that the nodes may pull it"
         return PodProblem(
-            Reason.IMAGE_PULL_FAILED, _text(f"Pod {name} can't pull {server.get('image')}: {detail}", advice)
+            Reason.IMAGE_PULL_FAILED, _text(f"Pod {name} can't pull {status.get('image')}: {detail}", advice)
         )
     if reason in CREATE_REASONS:
         advice = "check the Secrets, ConfigMaps and volumes that the resource names"
-        return PodProblem(_unavailable(pod), _text(f"Pod {name} can't start its container: {detail or reason}", advice))
-    return _find_crash(pod, server, now)
+        container = "its container" if status.get("name") == names.CONTAINER_NAME else f"container {status.get('name')}"
+        return PodProblem(_unavailable(pod), _text(f"Pod {name} can't start {container}: {detail or reason}", advice))
+    return None
+
+
+def _find_problem_beside(pod: Json, status: Json) -> PodProblem | None:
+    """Why a container that isn't Easel's keeps the pod from being ready; one that is done has no trouble any more."""
+    if status.get("ready"):
+        return None
+    ended: Json | None = status.get("lastState", {}).get("terminated")
+    is_looping = (status.get("state", {}).get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+    if not is_looping or ended is None:
+        return _find_start_problem(pod, status)
+    name, container, code = pod["metadata"]["name"], status.get("name"), ended.get("exitCode")
+    said = str(ended.get("message") or ended.get("reason") or "it left no message").strip()
+    component = pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, "")
+    advice = (
+        f"see kubectl logs {name} -c {container}, and correct spec.{component}.podTemplate, the installation's default "
+        "of it, or what injects the container"
+    )
+    what = f"Container {container} of pod {name}, which isn't Easel's, keeps ending (exit code {code}): {said}"
+    return PodProblem(Reason.CRASH_LOOP, _text(what, advice))
 
 
 def _find_crash(pod: Json, server: Json, now: datetime) -> PodProblem | None:

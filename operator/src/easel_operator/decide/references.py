@@ -1,11 +1,21 @@
 """The objects that a spec names and users make: which there are, and what to say of one that doesn't exist."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from easel_contract import names
-from easel_contract.resource import AddOnSource, StableDiffusionServiceSpec
+from easel_contract.resource import AddOnSource, ServiceDefaults, StableDiffusionServiceSpec
 
-from easel_operator.objects import PERSISTENT_VOLUME_CLAIMS, SECRETS, ObjectKey
+from easel_operator.manifests.overlay import merge_specs
+from easel_operator.objects import (
+    CONFIG_MAPS,
+    PERSISTENT_VOLUME_CLAIMS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    Json,
+    ObjectKey,
+    Resource,
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -22,8 +32,59 @@ class Reference:
         return f"{self.key} doesn't exist, so no new {self.component} pod can start; create it, or correct {self.field}"
 
 
-def list_references(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[Reference, ...]:
-    """Every Secret and PersistentVolumeClaim that the spec names, in an order that doesn't change."""
+def list_references(
+    namespace: str, spec: StableDiffusionServiceSpec, defaults: ServiceDefaults
+) -> tuple[Reference, ...]:
+    """Every object that the spec names, or its pods' overlays, in an order that doesn't change."""
+    return (*_list_of_spec(namespace, spec), *_list_of_overlays(namespace, spec, defaults))
+
+
+def _list_of_overlays(
+    namespace: str, spec: StableDiffusionServiceSpec, defaults: ServiceDefaults
+) -> Iterator[Reference]:
+    roles = (
+        (names.COMPONENT_GATEWAY, defaults.gateway.pod_template, spec.gateway.pod_template),
+        (names.COMPONENT_WORKER, defaults.worker.pod_template, spec.worker.pod_template),
+    )
+    for component, default, own in roles:
+        pod = merge_specs((default, own))
+        found = {*_list_in_volumes(pod), *_list_in_containers(pod)}
+        if account := pod.get("serviceAccountName"):
+            found.add((SERVICE_ACCOUNTS.kind, account))
+        own_names = str(own.spec) if own is not None else ""
+        for kind, name in sorted(found):
+            place = f"spec.{component}.podTemplate"
+            if f"'{name}'" not in own_names:
+                place = f"the installation's defaults.{component}.podTemplate"
+            yield Reference(ObjectKey(kind, namespace, name), place, component)
+
+
+def _list_in_volumes(pod: Json) -> Iterator[tuple[str, str]]:
+    for volume in pod.get("volumes") or ():
+        sources = [volume, *((volume.get("projected") or {}).get("sources") or ())]
+        for source in sources:
+            yield from _read_reference(source.get("secret"), SECRETS, "secretName" if source is volume else "name")
+            yield from _read_reference(source.get("configMap"), CONFIG_MAPS, "name")
+            yield from _read_reference(source.get("persistentVolumeClaim"), PERSISTENT_VOLUME_CLAIMS, "claimName")
+
+
+def _list_in_containers(pod: Json) -> Iterator[tuple[str, str]]:
+    for container in (*(pod.get("initContainers") or ()), *(pod.get("containers") or ())):
+        for variable in container.get("env") or ():
+            source = variable.get("valueFrom") or {}
+            yield from _read_reference(source.get("secretKeyRef"), SECRETS, "name")
+            yield from _read_reference(source.get("configMapKeyRef"), CONFIG_MAPS, "name")
+        for source in container.get("envFrom") or ():
+            yield from _read_reference(source.get("secretRef"), SECRETS, "name")
+            yield from _read_reference(source.get("configMapRef"), CONFIG_MAPS, "name")
+
+
+def _read_reference(source: Json | None, resource: Resource, member: str) -> Iterator[tuple[str, str]]:
+    if source and source.get(member) and not source.get("optional"):
+        yield resource.kind, source[member]
+
+
+def _list_of_spec(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[Reference, ...]:
     gateway, bucket = spec.gateway, spec.gateway.results.bucket
     sources = [(f"spec.model.{field}", source) for field, source in spec.model.sources.items()]
     secrets = [

@@ -1,4 +1,5 @@
-"""Looks whether the Secrets and PersistentVolumeClaims that services name exist; their contents aren't asked for.
+"""Looks whether the Secrets, PersistentVolumeClaims and the like that services name exist; their contents aren't asked
+for.
 
 They are looked up one by one, never listed or watched, which would need the right to read everybody's. A pod that waits
 for a volume of one that is missing says nothing of it in its status, so that nobody else would report it.
@@ -11,28 +12,44 @@ from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Final
 
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import ServiceDefaults, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.decide.references import list_references
-from easel_operator.objects import PERSISTENT_VOLUME_CLAIMS, SECRETS, Json, ObjectKey, ServiceKey
+from easel_operator.objects import (
+    CONFIG_MAPS,
+    PERSISTENT_VOLUME_CLAIMS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    Json,
+    ObjectKey,
+    ServiceKey,
+)
 
 logger = logging.getLogger(__name__)
 
 # One round over all references takes this long, or as long as the most requests a second allow.
 ROUND_SECONDS: Final = 5.0
 MAX_LOOKUPS_PER_SECOND: Final = 20
-RESOURCES: Final = {resource.kind: resource for resource in (SECRETS, PERSISTENT_VOLUME_CLAIMS)}
+RESOURCES: Final = {
+    resource.kind: resource for resource in (SECRETS, PERSISTENT_VOLUME_CLAIMS, CONFIG_MAPS, SERVICE_ACCOUNTS)
+}
 
 
 class ReferenceLookups:
     """What exists of what services name. ``on_change`` is called with each service that news concern."""
 
     def __init__(
-        self, client: KubernetesClient, *, on_change: Callable[[ServiceKey], None], monotonic: Callable[[], float]
+        self,
+        client: KubernetesClient,
+        *,
+        defaults: ServiceDefaults,
+        on_change: Callable[[ServiceKey], None],
+        monotonic: Callable[[], float],
     ) -> None:
         self._client = client
+        self._defaults = defaults
         self._on_change = on_change
         self._monotonic = monotonic
         self._named_by: dict[ObjectKey, set[ServiceKey]] = {}
@@ -42,7 +59,7 @@ class ReferenceLookups:
     async def check(self, service_key: ServiceKey, service: Json) -> None:
         """Look up what the service names and wasn't looked up within the last round; what it doesn't name any more is
         forgotten. Never raises: what can't be looked up is believed to be as it was."""
-        named = _list_names(service_key, service)
+        named = self._list_names(service_key, service)
         self._forget_all_but(service_key, named)
         now = self._monotonic()
         for key in named:
@@ -97,11 +114,10 @@ class ReferenceLookups:
                 self._looked_at.pop(key, None)
                 self.missing -= {key}
 
-
-def _list_names(service_key: ServiceKey, service: Json) -> tuple[ObjectKey, ...]:
-    try:
-        spec = StableDiffusionServiceSpec.model_validate(service.get("spec", {}))
-    except ValidationError:
-        return ()
-    references = list_references(service_key.namespace, spec)
-    return tuple(dict.fromkeys(reference.key for reference in references))
+    def _list_names(self, service_key: ServiceKey, service: Json) -> tuple[ObjectKey, ...]:
+        try:
+            spec = StableDiffusionServiceSpec.model_validate(service.get("spec", {}))
+        except ValidationError:
+            return ()
+        references = list_references(service_key.namespace, spec, self._defaults)
+        return tuple(dict.fromkeys(reference.key for reference in references))

@@ -55,6 +55,14 @@ def apply_overlays(template: Json, overlays: Iterable[PodTemplate | None], *, po
     return {"metadata": {**metadata, "labels": labels, "annotations": annotations}, "spec": spec}
 
 
+def merge_specs(overlays: Iterable[PodTemplate | None]) -> Json:
+    """What overlays say of the pods' spec together, the last one above all."""
+    merged: Json = {}
+    for overlay in overlays:
+        merged = merged if overlay is None else _merge_members(merged, overlay.spec, ())
+    return merged
+
+
 def _merge_members(below: Json, above: Json, path: tuple[str, ...]) -> Json:
     """Members of a map: null takes one away, ``$patch: replace`` all that were there."""
     is_replaced = above.get(DIRECTIVE) == "replace"
