@@ -35,7 +35,7 @@ def read_environment(rendered: list[dict[str, Any]]) -> dict[str, str]:
 
 def read_config(rendered: list[dict[str, Any]]) -> OperatorConfig:
     """As the operator reads it."""
-    return OperatorConfig.from_environment({**read_environment(rendered), "EASEL_REDIS_URL": "redis://r"})
+    return OperatorConfig.from_environment(read_environment(rendered))
 
 
 def list_images(rendered: list[dict[str, Any]]) -> list[str]:

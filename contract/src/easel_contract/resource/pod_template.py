@@ -60,10 +60,16 @@ OWN_ENV: Final = (names.ENV_HUB_CACHE, names.ENV_HUB_TOKEN, names.ENV_ACCESS_KEY
 OWN_PORTS: Final = (names.HTTP_PORT, names.METRICS_PORT)
 OWN_PORT_NAMES: Final = (names.HTTP_PORT_NAME, names.METRICS_PORT_NAME)
 # Scratch room may lie elsewhere: of the volumes tmp and cache an overlay may say what they are.
-OWN_VOLUMES: Final = ("config", "model", "refiner", "vae", "safety-checker", "api-keys", "link-keys")
+OWN_VOLUMES: Final = ("config", "model", "refiner", "vae", "safety-checker", "api-keys", "link-keys", "redis")
 OWN_VOLUME_PREFIX: Final = "add-on-"
 OWN_DIRECTORIES: Final = (
-    *(names.CONFIG_DIRECTORY, names.API_KEYS_DIRECTORY, names.LINK_KEYS_DIRECTORY, names.ADD_ON_CREDENTIALS_DIRECTORY),
+    *(
+        names.CONFIG_DIRECTORY,
+        names.API_KEYS_DIRECTORY,
+        names.LINK_KEYS_DIRECTORY,
+        names.REDIS_DIRECTORY,
+        names.ADD_ON_CREDENTIALS_DIRECTORY,
+    ),
     *(names.MODEL_DIRECTORY, names.REFINER_DIRECTORY, names.VAE_DIRECTORY, names.SAFETY_CHECKER_DIRECTORY),
     names.ADD_ONS_DIRECTORY,
 )
