@@ -19,7 +19,7 @@ from easel_server.generation.request import WebhookTarget
 from easel_server.stores.files.interface import FileDescription
 from easel_server.stores.images.interface import ImagesGoneError
 from easel_server.stores.images.redis import RedisImages
-from easel_server.stores.jobs.interface import Claim, JobBounds, JobConflictError
+from easel_server.stores.jobs.interface import Claim, JobBounds, JobConflictError, QueueTerms
 from easel_server.stores.limits.interface import Charge
 from easel_server.stores.opening import Stores, open_stores
 from redis.asyncio import Redis
@@ -37,6 +37,7 @@ TARGET_SECONDS = 0.001  # every job is longer than that, and runs for longer
 HOOK = WebhookTarget(url="http://receiver.example/hook")
 CHARGE = Charge("requests:ann", amount=1000, per_minute=60_000, burst=60_000)
 BOUNDS = JobBounds(max_attempts=1000, max_image_bytes=1 << 40)
+TERMS = (QueueTerms(-1.0, 600.0), QueueTerms(600.0, 1200.0), QueueTerms(-1.0, 600.0))  # late, in time, late
 GARBAGE = b"\xffgarbage"
 # Jobs of which each field is damaged; the others are like one of them.
 ONE_OF_EACH = {"done", "running", "released", "ann-1", "cid-0", "joins"}
@@ -90,7 +91,8 @@ class Service:
                     steps=4 + number,
                 )
                 inputs = {"digest": b"input"} if number == 1 else None
-                await jobs.submit(job, flight_key=name, inputs=inputs, target_seconds=TARGET_SECONDS)
+                terms = TERMS[number]
+                await jobs.submit(job, flight_key=name, inputs=inputs, target_seconds=TARGET_SECONDS, terms=terms)
         await jobs.submit(build_job("joins", owner="dan", deadline_seconds=600, model="a"), flight_key="cid-0")
         assert await outbox.claim(lease_seconds=60, wait_seconds=0) is not None
         assert isinstance(self.stores.images, RedisImages)

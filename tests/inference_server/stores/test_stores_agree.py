@@ -4,13 +4,13 @@ import dataclasses
 import random
 import uuid
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 from easel_contract import names
 from easel_contract.server_config import Priority
-from easel_server.generation.job import Job
+from easel_server.generation.job import Job, JobState
 from easel_server.stores.errors import StoreError
 from easel_server.stores.images.interface import StoreFullError
 from easel_server.stores.jobs import memory_runs, redis
@@ -23,18 +23,27 @@ from easel_server.stores.jobs.interface import (
     Joining,
     QueueFullError,
     QueuePosition,
+    QueueTerms,
 )
 from easel_server.stores.jobs.memory import MemoryJobs
+from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.opening import open_memory_stores, open_stores
 from redis.asyncio import Redis
+from typing_extensions import override
 
 from tests.support.jobs import build_identity, build_job
+from tests.support.movable_clock import MovableClock
 from tests.support.redis_server import RedisServer
 from tests.support.stored_images import image_store_of, read_images, succeed
 
 pytestmark = pytest.mark.redis
 
 SEEDS = range(12)
+LATE_SEEDS = range(6)
+LATE_STEPS = 300
+TERMS = tuple(QueueTerms(start_within, 20.0) for start_within in (-1.0, 1.0, 3.0, 9.0))  # of one service
+# While its configuration changes, and gateways of the version before are still there.
+MIXED_TERMS = (None, *TERMS, QueueTerms(2.0, 0.0), QueueTerms(4.0, 3.0), QueueTerms(9.0, 60.0))
 STEPS = 200
 OWNERS = ("ann", "bob", "cleo:x", "dé")
 WEIGHTS = {"ann": 1, "bob": 2, "cleo:x": 4, "dé": 1}
@@ -46,10 +55,17 @@ UNSHARED = {"submitted_at", "started_at", "finished_at", "deadline_at", "images"
 BOOKS = {"image:sums", "image:expiry", "image:holders"}  # entries go when the images do, by purge
 # About seven jobs: now and then there is no room, in the budget or in the queue.
 BOUNDS = JobBounds(max_image_bytes=200_000, max_input_bytes=40, max_queue_depth=4, is_shared=True)
+AMPLE_BOUNDS = JobBounds(max_image_bytes=1 << 30)
+
+Operation = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Pair:
     """Does the same to both, and compares what they say."""
+
+    owners: tuple[str, ...] = OWNERS
+    models: tuple[str | None, ...] = (None, *MODELS, *MODELS)
+    priorities = tuple(Priority)
 
     def __init__(self, generator: random.Random, memory: Jobs, redis: Jobs) -> None:
         self._random = generator
@@ -63,11 +79,17 @@ class Pair:
         assert comparable(one) == comparable(other), f"{operation}{arguments}"
         return one
 
-    async def step(self) -> None:
-        operations = [self.submit] * 4 + [self.claim] * 3 + [self.finish] * 3
+    def choose_terms(self) -> QueueTerms | None:
+        return None
+
+    def operations(self) -> list[Operation]:
+        operations: list[Operation] = [self.submit] * 4 + [self.claim] * 3 + [self.finish] * 3
         operations += [self.cancel, self.heartbeat, self.heartbeat, self.release, self.retry, self.remove_data]
         operations += [self.serve_one_model_only] if self._random.random() < RARELY else []
-        await self._random.choice(operations)()
+        return operations
+
+    async def step(self) -> None:
+        await self._random.choice(self.operations())()
         if self._ids:
             job_id = self._random.choice(self._ids)
             job = await self.both("get", job_id)
@@ -93,25 +115,24 @@ class Pair:
         assert (depths[0].waiting, depths[0].running) == (depths[1].waiting, depths[1].running)
 
     async def submit(self) -> None:
-        owner = self._random.choice(OWNERS)
+        owner = self._random.choice(self.owners)
         job = build_job(
             f"job-{len(self._ids)}",
             owner=owner,
             weight=WEIGHTS[owner],
-            priority=self._random.choice(list(Priority)),
+            priority=self._random.choice(self.priorities),
             gpu_seconds=self._random.choice(GPU_SECONDS),
             images=self._random.randint(1, 3),
             width_pixels=self._random.choice((64, 128)),
-            model=self._random.choice((None, *MODELS, *MODELS)),
+            model=self._random.choice(self.models),
         )
-        await self.both("estimate_position", job)
+        terms = self.choose_terms()
+        await self.both("estimate_position", job, terms)
         flight_key = self._random.choice((None, None, "one", "two"))
         answer = (b"cached",) * job.parameters.images if self._random.random() < 0.1 else None
         inputs = {"digest": job.id.encode() * self._random.randint(0, 3)}
-        target = self._random.choice((None, *TARGETS_SECONDS))
-        reply = await self.both(
-            "submit", job, flight_key=flight_key, inputs=inputs, answer=answer, target_seconds=target
-        )
+        options = {"target_seconds": self._random.choice((None, *TARGETS_SECONDS)), "terms": terms}
+        reply = await self.both("submit", job, flight_key=flight_key, inputs=inputs, answer=answer, **options)
         if isinstance(reply, StoreFullError | QueueFullError):
             self.refused[type(reply)] += 1
             return
@@ -209,6 +230,53 @@ class Pair:
             await self.both("reap")
 
 
+class LatePair(Pair):
+    """Many jobs of few, of which some are late, and some become late as time goes by."""
+
+    owners = OWNERS[:2]
+    models = (None, None, None, "a")
+    priorities = (Priority.NORMAL, Priority.NORMAL, Priority.NORMAL, Priority.HIGH)
+
+    def __init__(
+        self,
+        generator: random.Random,
+        memory: Jobs,
+        redis: Jobs,
+        clock: MovableClock,
+        terms: tuple[QueueTerms | None, ...],
+    ) -> None:
+        super().__init__(generator, memory, redis)
+        self._clock = clock
+        self._terms = terms
+        self.overtook = 0
+
+    @override
+    def choose_terms(self) -> QueueTerms | None:
+        return self._random.choice(self._terms)
+
+    @override
+    def operations(self) -> list[Operation]:
+        return [*super().operations(), *[self.submit] * 8, *[self.claim] * 6, *[self.wait] * 4]
+
+    async def wait(self) -> None:
+        await self._clock.move(self._random.choice((0.25, 0.5, 1.0)))
+
+    @override
+    async def claim(self) -> None:
+        held = len(self._claims)
+        await super().claim()
+        memory = self._stores[0]
+        assert isinstance(memory, MemoryJobs)
+        waiting = [run.entry for run in memory._runs.runs.values() if run.state == JobState.WAITING]
+        for claim, _ in self._claims[held:]:
+            taken = memory._runs.running[claim.token].entry
+            self.overtook += any(
+                (entry.owner, entry.priority, entry.model) == (taken.owner, taken.priority, taken.model)
+                and entry < taken
+                for entry in waiting
+            )
+
+
 async def answer_of(call: Awaitable[Any]) -> Any:
     """What it returns, or raises for want of room."""
     try:
@@ -254,11 +322,40 @@ async def test_memory_and_redis_answer_alike_and_leave_nothing_behind(seed: int,
         await shared.jobs.claim("w1", MODELS, lease_seconds=1, wait_seconds=0)  # empties the lists of wake-ups
     finally:
         await shared.close()
-    # Counters and sums of a bounded size; nothing that grows with the jobs that were.
-    staying = await keys_that_stay(redis_server, names.redis_prefix(namespace, "sd"))
+    await expect_nothing_left(redis_server, namespace, memory.jobs)
+
+
+@pytest.mark.parametrize("terms", [TERMS, MIXED_TERMS], ids=["one", "mixed"])
+@pytest.mark.parametrize("seed", LATE_SEEDS)
+async def test_memory_and_redis_let_late_jobs_yield_alike_and_leave_nothing_behind(
+    seed: int, terms: tuple[QueueTerms | None, ...], redis_server: RedisServer
+) -> None:
+    namespace, clock = uuid.uuid4().hex, MovableClock()
+    shared = open_stores(redis_server.url, namespace=namespace, service="sd", bounds=AMPLE_BOUNDS)
+    memory = open_memory_stores(AMPLE_BOUNDS, clock=clock)
+    assert isinstance(shared.jobs, RedisJobs)
+    pair = LatePair(random.Random(seed), memory.jobs, shared.jobs, clock, terms)  # noqa: S311
+    try:
+        with clock.shown(shared.jobs):
+            await clock.move()
+            for _ in range(LATE_STEPS):
+                await pair.step()
+            assert pair.overtook, "nobody was late: this says nothing of them"
+            await clock.move(1.0)
+            await pair.end_everything()
+            await shared.jobs.claim("w1", MODELS, lease_seconds=1, wait_seconds=0)
+            await clock.hide()
+    finally:
+        await shared.close()
+    await expect_nothing_left(redis_server, namespace, memory.jobs)
+
+
+async def expect_nothing_left(server: RedisServer, namespace: str, memory: Jobs) -> None:
+    """Counters and sums of a bounded size; nothing that grows with the jobs that were."""
+    staying = await keys_that_stay(server, names.redis_prefix(namespace, "sd"))
     assert staying - BOOKS == {"sequence", "workers", "engine_failures"}
-    assert isinstance(memory.jobs, MemoryJobs)
-    assert what_memory_keeps(memory.jobs) == {"records", "_workers"}  # these go by time
+    assert isinstance(memory, MemoryJobs)
+    assert what_memory_keeps(memory) == {"records", "_workers"}  # these go by time
 
 
 def what_memory_keeps(jobs: MemoryJobs) -> set[str]:

@@ -12,13 +12,19 @@ charge is refunded.
 Models have schedules of their own since they have workers of their own: those of one may be far behind those of
 another, and no virtual time suits both. Who holds several models takes, of their first entries, the one that is least
 ahead of its schedule's virtual time, and the oldest of those. Work for no model in particular may be taken by anybody.
+
+Which of its entries an owner's turn takes: the oldest while it can still finish within its target (``start_by``), and
+once it has been overtaken for as long as it may be (``first_from``); until then the oldest that can still finish in
+time, if there is one. So work that is late anyway makes nobody behind it late, and waits for a bounded time. An entry
+is overtaken no more once it and all before it have waited that long. What costs whom how much is the same either way.
 """
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
@@ -29,9 +35,11 @@ from easel_server.stores.jobs.interface import QueuePosition
 PRIORITIES: Final = (Priority.HIGH, Priority.NORMAL, Priority.LOW)  # in the order in which they are served
 BATCH_OWNERS: Final = 16  # of these, from the first in the schedule, entries are looked at that may share a batch,
 BATCH_ENTRIES: Final = 16  # and this many of each
+LATE_ENTRIES: Final = 500  # are passed at the most by one look for a timely entry; if there is none, the oldest goes
 POSITION_OWNERS: Final = 100  # others that are looked at one by one for a position; of those behind, no more is known
 RANK_DECIMALS: Final = 6  # beyond these, a difference is rounding
 ANY_MODEL: Final = ""  # of work that anybody may take
+LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, order=True)
@@ -46,11 +54,21 @@ class Entry:
     batch_key: str = field(compare=False, default="")
     images: int = field(compare=False, default=1)
     model: str = field(compare=False, default=ANY_MODEL)
+    start_by: datetime | None = field(compare=False, default=None)  # None: first come first served
+    first_from: datetime = field(compare=False, default=LONG_AGO)
 
     @property
     def charge(self) -> float:
         """Virtual time that it takes."""
         return self.gpu_seconds / self.weight
+
+    def is_timely(self, now: datetime) -> bool:
+        """Whether it has a target, and can still finish within it."""
+        return self.start_by is not None and now <= self.start_by
+
+    def is_overtaken(self, now: datetime) -> bool:
+        """Whether later entries of its owner that are timely go before it."""
+        return self.start_by is not None and self.start_by < now < self.first_from
 
 
 @dataclass
@@ -61,6 +79,7 @@ class _Schedule:
     tags: dict[str, float] = field(default_factory=dict)  # where the next entry of an owner starts, if that is later
     queues: dict[str, list[Entry]] = field(default_factory=dict)  # by number; none is empty
     released: list[Entry] = field(default_factory=list)  # were taken before; by number
+    late: dict[str, int] = field(default_factory=dict)  # none of an owner's entries up to this number is timely
 
     def start_tag(self, owner: str) -> float:
         return max(self.virtual_time, self.tags.get(owner, 0.0))
@@ -70,13 +89,44 @@ class _Schedule:
         return sorted(self.queues, key=lambda owner: (self.start_tag(owner), self.queues[owner][0].number))
 
     def next(self) -> tuple[float, Entry] | None:
-        """What is next, and how far ahead of the virtual time it is."""
+        """The oldest entry of whose turn it is, and how far ahead of the virtual time it is."""
         if self.released:
             return -math.inf, self.released[0]
         if not self.queues:
             return None
         first = min(self.queues, key=lambda owner: (self.start_tag(owner), self.queues[owner][0].number))
         return self.start_tag(first) - self.virtual_time, self.queues[first][0]
+
+    def pick(self, oldest: Entry, now: datetime) -> Entry:
+        """What a turn takes if this is next: the entry itself, or another one of its owner."""
+        if self.released or not oldest.is_overtaken(now):
+            return oldest
+        for entry in islice(self._after_late(oldest.owner), LATE_ENTRIES):
+            if entry.is_timely(now):
+                return entry
+            self.late[oldest.owner] = entry.number
+        return oldest
+
+    def in_turn(self, owner: str, now: datetime) -> list[Entry]:
+        """Of an owner's entries those that turns would take first; BATCH_ENTRIES of them, and of its timely ones."""
+        oldest = self.queues[owner][:BATCH_ENTRIES]
+        overtaken = next((index for index, entry in enumerate(oldest) if entry.is_overtaken(now)), len(oldest))
+        first, rest = oldest[:overtaken], oldest[overtaken:]
+        if not rest:
+            return first
+        behind = (entry for entry in self._after_late(owner) if entry >= rest[0])
+        timely = [entry for entry in islice(behind, BATCH_ENTRIES) if entry.is_timely(now)]
+        return [*first, *timely, *(entry for entry in rest if entry not in timely)][:BATCH_ENTRIES]
+
+    def _after_late(self, owner: str) -> Iterator[Entry]:
+        """An owner's entries behind those that are known not to be timely."""
+        queue = self.queues[owner]
+        return islice(queue, bisect_right(queue, self.late.get(owner, 0), key=lambda entry: entry.number), None)
+
+    def look_again(self, entry: Entry) -> None:
+        """Forget that an entry isn't timely."""
+        if self.late.get(entry.owner, 0) >= entry.number:
+            self.late[entry.owner] = entry.number - 1
 
     def charge(self, owner: str, amount: float) -> None:
         self.tags[owner] = self.start_tag(owner) + amount
@@ -89,6 +139,7 @@ class _Schedule:
             return False
         if not queue:
             del self.queues[entry.owner]
+            self.late.pop(entry.owner, None)
         return True
 
     def entries(self) -> Iterator[Entry]:
@@ -119,7 +170,9 @@ class FairQueue:
 
     def add(self, entry: Entry) -> None:
         """Schedule new work."""
-        insort(self._schedule_of(entry).queues.setdefault(entry.owner, []), entry)
+        schedule = self._schedule_of(entry)
+        insort(schedule.queues.setdefault(entry.owner, []), entry)
+        schedule.look_again(entry)
         self._entries[entry.number] = entry
 
     def release(self, entry: Entry) -> None:
@@ -127,24 +180,35 @@ class FairQueue:
         insort(self._schedule_of(entry).released, entry)
         self._entries[entry.number] = entry
 
-    def next(self, models: Iterable[str] = ()) -> Entry | None:
+    def extend(self, entry: Entry, start_by: datetime) -> Entry:
+        """Let an entry that waits start later; the entry as it is now."""
+        schedule, extended = self._schedule_of(entry), replace(entry, start_by=start_by)
+        for entries in (schedule.released, schedule.queues.get(entry.owner, [])):
+            if _remove(entries, entry):
+                insort(entries, extended)
+        schedule.look_again(extended)
+        self._entries[entry.number] = extended
+        return extended
+
+    def next(self, now: datetime, models: Iterable[str] = ()) -> Entry | None:
         """What is next for who holds these models; it stays in the schedule."""
         held = {*models, ANY_MODEL}
         for priority in PRIORITIES:
             schedules = [self._schedules[priority, model] for model in held if (priority, model) in self._schedules]
             first = min(filter(None, (schedule.next() for schedule in schedules)), default=None)
             if first is not None:
-                return first[1]
+                return self._schedule_of(first[1]).pick(first[1], now)
         return None
 
-    def take(self, entry: Entry) -> None:
-        """Take an entry that waits. The virtual time moves only if it was next, not if it joins a batch."""
+    def take(self, entry: Entry, *, in_turn: bool = True) -> None:
+        """Take an entry that waits. The virtual time moves only if its owner's turn took it, not if it joins a batch
+        out of turn.
+        """
         schedule = self._schedule_of(entry)
         if _remove(schedule.released, entry):
             del self._entries[entry.number]
             return
-        first = schedule.next()
-        if first is not None and first[1] == entry:
+        if in_turn or ((first := schedule.next()) is not None and first[1] == entry):
             schedule.virtual_time = schedule.start_tag(entry.owner)
         schedule.drop(entry)
         schedule.charge(entry.owner, entry.charge)
@@ -163,33 +227,34 @@ class FairQueue:
         """Forget who had how much: nothing waits and nothing runs, which ends a busy period."""
         self._schedules.clear()
 
-    def batch_candidates(self, first: Entry) -> list[Entry]:
+    def batch_candidates(self, first: Entry, now: datetime) -> list[Entry]:
         """Entries of the same priority, model and batch key that wait, in schedule order."""
         schedule = self._schedule_of(first)
         found = [(-1.0, entry) for entry in schedule.released[:BATCH_ENTRIES]]
         for owner in schedule.owners()[:BATCH_OWNERS]:
             tag = schedule.start_tag(owner)
-            for entry in islice(schedule.queues[owner], BATCH_ENTRIES):
+            for entry in schedule.in_turn(owner, now):
                 found.append((tag, entry))
                 tag += entry.charge
         return [entry for _, entry in sorted(found) if entry.batch_key == first.batch_key and entry != first]
 
-    def position(self, entry: Entry) -> QueuePosition:
+    def position(self, entry: Entry, now: datetime) -> QueuePosition:
         """What goes before an entry that waits, as things stand: all work of higher priorities, and its own model's.
 
-        Exact if each owner's entries take equally long; else an owner's work counts as evenly spread over its entries.
+        Exact if each owner's entries take equally long and have equal terms; else an owner's work counts as evenly
+        spread over its entries, and those that came before a timely one as late.
         """
         before = self._before(entry.priority)
         schedule = self._schedule_of(entry)
         if entry in schedule.released:
             return _add(before, schedule.released[: schedule.released.index(entry)])
-        rank = bisect_left(schedule.queues[entry.owner], entry)
+        rank = _count_before(schedule.queues[entry.owner], entry, now)
         return _position_in(schedule, entry, rank, _add(before, schedule.released))
 
-    def next_position(self, entry: Entry) -> QueuePosition:
+    def next_position(self, entry: Entry, now: datetime) -> QueuePosition:
         """What would go before an entry that came next, whose number is larger than any other."""
         schedule = self._schedule_of(entry)
-        rank = len(schedule.queues.get(entry.owner, ()))
+        rank = _count_before(schedule.queues.get(entry.owner, []), entry, now)
         return _position_in(schedule, entry, rank, _add(self._before(entry.priority), schedule.released))
 
     def count_waiting(self, owner: str, model: str) -> int:
@@ -227,8 +292,26 @@ class FairQueue:
         return position
 
 
+def _count_before(queue: list[Entry], entry: Entry, now: datetime) -> int:
+    """How many of an owner's entries its turns would take before this one of them, or one that comes next.
+
+    First come those that have waited for their bound, then those that are timely, then the others. With equal terms
+    each kind stands together: first the first, then the others, then the timely ones.
+    """
+    rank = bisect_left(queue, entry)
+    if entry.start_by is None or (entry.is_timely(now) and (rank == 0 or queue[0].is_timely(now))):
+        return rank
+    waited = bisect_left(queue, 1, key=lambda other: now < other.first_from)
+    if rank < waited:
+        return rank
+    timely = bisect_left(queue, 1, lo=waited, key=lambda other: other.is_timely(now))
+    if entry.is_timely(now):
+        return waited + max(0, rank - timely)
+    return rank + max(0, len(queue) - max(timely, rank + 1))
+
+
 def _position_in(schedule: _Schedule, entry: Entry, rank: int, before: QueuePosition) -> QueuePosition:
-    """What goes before the entry at this rank of its owner's queue, besides what is known to go before it."""
+    """What goes before the entry, before which so many of its owner's go, besides what is known to go before it."""
     own = schedule.queues.get(entry.owner, [])
     own_seconds = sum(other.gpu_seconds for other in own) * rank / len(own) if own else 0.0
     count, gpu_seconds = before.jobs_ahead + rank, before.gpu_seconds_ahead + own_seconds

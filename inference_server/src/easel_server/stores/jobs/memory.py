@@ -103,13 +103,13 @@ class MemoryJobs(Jobs):
         flight = runs.flights.get(flight_key) if flight_key is not None else None
         if flight is not None and flight.entry.model == model_of(job) and len(flight.members) <= MAX_FOLLOWERS:
             record = runs.add(job, fingerprint)
-            runs.join(record, flight)
+            runs.join(record, flight, terms)
             return SubmitReply(record.job, created=True, shared=True)
-        self._check_queue(build_entry(runs.last_number + 1, job))
+        self._check_queue(build_entry(runs.last_number + 1, job, self._clock()))
         reservation = build_reservation(job, inputs or {})
         self._books.reserve(reservation)
         record = runs.add(job, fingerprint)
-        runs.start(record, inputs or {}, flight_key, reservation, target_seconds)
+        runs.start(record, inputs or {}, flight_key, reservation, target_seconds, terms)
         return SubmitReply(record.job, created=True, position=await self.position(job.id))
 
     def _check_queue(self, entry: Entry) -> None:
@@ -215,11 +215,12 @@ class MemoryJobs(Jobs):
         record = self._runs.find(job_id)
         if record is None or record.run is None or record.run.state is not JobState.WAITING:
             return None
-        return self._runs.queue.position(record.run.entry)
+        return self._runs.queue.position(record.run.entry, self._clock())
 
     @override
     async def estimate_position(self, job: Job, terms: QueueTerms | None = None) -> QueuePosition:
-        return self._runs.queue.next_position(build_entry(self._runs.last_number + 1, job))
+        now = self._clock()
+        return self._runs.queue.next_position(build_entry(self._runs.last_number + 1, job, now, terms), now)
 
     # As workers see jobs
 
@@ -238,8 +239,11 @@ class MemoryJobs(Jobs):
     ) -> tuple[Claim, ...]:
         def claim_now() -> tuple[Claim, ...] | None:
             self._workers[worker] = self._clock()
-            entries = self._choose(models, max_jobs, max_images, max_images_of, joining)
-            return tuple(self._runs.claim(self._runs.runs[entry.number], worker, lease_seconds) for entry in entries)
+            chosen = self._choose(models, max_jobs, max_images, max_images_of, joining)
+            return tuple(
+                self._runs.claim(self._runs.runs[entry.number], worker, lease_seconds, in_turn=in_turn)
+                for entry, in_turn in chosen
+            )
 
         return await self._wakeups.wait_for(lambda: claim_now() or None, wait_seconds) or ()
 
@@ -250,21 +254,21 @@ class MemoryJobs(Jobs):
         max_images: int,
         max_images_of: Mapping[str, int],
         joining: Joining | None,
-    ) -> Iterator[Entry]:
-        """Each is to be claimed before the next is asked for."""
+    ) -> Iterator[tuple[Entry, bool]]:
+        """Entries, and whether each is next in turn. Each is to be claimed before the next is asked for."""
         runs, jobs, images = self._runs, 0, 0
         first = self._next(models)
         while joining is not None and first is not None and jobs < max_jobs and runs.may_join(first, joining):
             if images + first.images > max_images:
                 return
             jobs, images = jobs + 1, images + first.images
-            yield first
+            yield first, True
             first = self._next(models)
         if joining is not None or first is None:
             return
         is_alone = runs.is_alone(runs.runs[first.number])
-        others = [] if is_alone or max_jobs == 1 else runs.queue.batch_candidates(first)
-        yield first
+        others = [] if is_alone or max_jobs == 1 else runs.queue.batch_candidates(first, self._clock())
+        yield first, True
         jobs, images = 1, first.images
         most = max_images_of.get(first.batch_key, max_images)
         for entry in others:
@@ -273,14 +277,14 @@ class MemoryJobs(Jobs):
                 return
             if images + entry.images > most or runs.is_alone(run) or not runs.is_in_time(run):
                 continue
-            yield entry
+            yield entry, False
             jobs, images = jobs + 1, images + entry.images
 
     def _next(self, models: Sequence[str]) -> Entry | None:
-        runs = self._runs
-        first = runs.queue.next(models)
+        runs, now = self._runs, self._clock()
+        first = runs.queue.next(now, models)
         while first is not None and not runs.is_in_time(runs.runs[first.number]):
-            first = runs.queue.next(models)
+            first = runs.queue.next(now, models)
         return first
 
     @override

@@ -17,7 +17,7 @@ from easel_server.generation.models import ModelIdentity
 from easel_server.stores.images.interface import Reservation, StoredImages
 from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import ANY_MODEL, PRIORITIES, Entry, FairQueue
-from easel_server.stores.jobs.interface import MODEL_UNSERVED_SECONDS, Claim, JobBounds, Joining
+from easel_server.stores.jobs.interface import MODEL_UNSERVED_SECONDS, Claim, JobBounds, Joining, QueueTerms
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
 
 
@@ -107,9 +107,9 @@ class Record:
         return self.content.deadline_at is not None and self.content.deadline_at <= now
 
 
-def build_entry(number: int, job: Job) -> Entry:
-    """The place in the queue of a job of its own."""
-    return Entry(
+def build_entry(number: int, job: Job, now: datetime, terms: QueueTerms | None = None) -> Entry:
+    """The place in the queue of a job of its own, submitted now."""
+    entry = Entry(
         number,
         job.owner,
         job.priority,
@@ -119,6 +119,14 @@ def build_entry(number: int, job: Job) -> Entry:
         job.parameters.images,
         model_of(job),
     )
+    if terms is None:
+        return entry
+    first_from = now + timedelta(seconds=terms.overtaken_within_seconds)
+    return replace(entry, start_by=_start_by(now, terms), first_from=first_from)
+
+
+def _start_by(now: datetime, terms: QueueTerms) -> datetime:
+    return now + timedelta(seconds=terms.start_within_seconds)
 
 
 def model_of(job: Job) -> str:
@@ -175,10 +183,11 @@ class MemoryRuns:
         flight_key: str | None,
         reservation: Reservation,
         target_seconds: float | None,
+        terms: QueueTerms | None,
     ) -> None:
         """Queue a run of its own for the job, for whose images room was reserved."""
         self.last_number += 1
-        entry = build_entry(self.last_number, record.content)
+        entry = build_entry(self.last_number, record.content, self._clock(), terms)
         record.run = run = Run(entry, [record], flight_key, inputs, reservation, target_seconds=target_seconds)
         self.runs[entry.number] = run
         if flight_key is not None:
@@ -187,10 +196,18 @@ class MemoryRuns:
         self.queue.add(entry)
         self._wakeups.notify()
 
-    def join(self, record: Record, run: Run) -> None:
-        """Let the job follow a run that is under way; one that waits goes with the higher priority of the two."""
+    def join(self, record: Record, run: Run, terms: QueueTerms | None) -> None:
+        """Let the job follow a run that is under way; one that waits goes with the higher priority of the two, and is
+        timely as long as the last of its jobs is.
+        """
         record.run = run
         run.members.append(record)
+        start_by = run.entry.start_by
+        if terms is not None and start_by is not None and (latest := _start_by(self._clock(), terms)) > start_by:
+            if run.state is JobState.WAITING:
+                run.entry = self.queue.extend(run.entry, latest)
+            else:
+                run.entry = replace(run.entry, start_by=latest)
         priority: Priority = record.content.priority
         if run.state is JobState.WAITING and PRIORITIES.index(priority) < PRIORITIES.index(run.entry.priority):
             self.queue.remove(run.entry)
@@ -217,10 +234,10 @@ class MemoryRuns:
         is_lower = PRIORITIES.index(entry.priority) > PRIORITIES.index(joining.priority)
         return entry.batch_key == joining.batch_key and not is_lower and not self.is_alone(self.runs[entry.number])
 
-    def claim(self, run: Run, worker: str, lease_seconds: float) -> Claim:
-        """Waiting → Running."""
+    def claim(self, run: Run, worker: str, lease_seconds: float, *, in_turn: bool) -> Claim:
+        """Waiting → Running, in its owner's turn or out of turn in a batch."""
         now = self._clock()
-        self.queue.take(run.entry)
+        self.queue.take(run.entry, in_turn=in_turn)
         run.token = secrets.token_hex(16)
         run.lease = timedelta(seconds=lease_seconds)
         run.lease_ends_at = now + run.lease

@@ -70,6 +70,7 @@ from easel_server.stores.jobs.redis_fields import (
     to_job,
     to_queued_job,
     to_values,
+    write_terms,
     write_warnings,
 )
 from easel_server.stores.redis.connection import MICROSECONDS, MILLISECONDS, RedisConnection
@@ -121,6 +122,7 @@ class RedisJobs(Jobs):
             reservation=reservation,
             flight_key=flight_key,
             target_seconds=target_seconds,
+            terms=terms,
         )
         status, *rest = await self._connection.script("jobs/submit", *arguments)
         if status not in {b"queued", b"answered"} and (inputs or stored_answer):
@@ -195,6 +197,7 @@ class RedisJobs(Jobs):
             PRIORITIES.index(job.priority),
             job.weight,
             job.model.key if job.model else "",
+            write_terms(terms)[0],
         )
         return QueuePosition(jobs, int(work_us) / MICROSECONDS)
 

@@ -17,7 +17,7 @@ from easel_server.generation.job import Job, JobState, job_fingerprint
 from easel_server.generation.models import ModelIdentity, RequestedModel
 from easel_server.stores.images.interface import Reservation, StoredImages
 from easel_server.stores.jobs.fair_queue import PRIORITIES
-from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds
+from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds, QueueTerms
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.stores.redis.connection import MICROSECONDS
 
@@ -40,6 +40,7 @@ def build_submit_arguments(
     reservation: Reservation,
     flight_key: str | None,
     target_seconds: float | None,
+    terms: QueueTerms | None,
 ) -> list[str | bytes | int]:
     """Arguments of ``lua/submit.lua``. Of input images that are in a bucket the script gets references."""
     parameters = job.parameters
@@ -81,10 +82,18 @@ def build_submit_arguments(
         json.dumps(origin) if any(part is not None for part in origin) else "",
         parameters.family,
         "" if target_seconds is None else max(1, round(target_seconds * MICROSECONDS)),
+        *write_terms(terms),
         len(inputs),
         *(word for item in words.items() for word in item),
         *(build_image_arguments(answer) if answer else ()),
     ]
+
+
+def write_terms(terms: QueueTerms | None) -> tuple[int | str, int | str]:
+    """Microseconds within which a job may start, and be overtaken; empty for none."""
+    if terms is None:
+        return "", ""
+    return round(terms.start_within_seconds * MICROSECONDS), round(terms.overtaken_within_seconds * MICROSECONDS)
 
 
 def build_image_arguments(images: StoredImages) -> list[str | bytes]:

@@ -62,26 +62,62 @@ local function claim(run)
   add_claim(run)
 end
 
+-- What says whether a run joins a batch, and when.
+local function load_candidate(n)
+  local size, cost_us, weight, start_by_us, first_from_us =
+    unpack(redis.call('HMGET', run_key(n or ''), 'size', 'cost_us', 'weight', 'start_by_us', 'first_from_us'))
+  return { n = n, size = size, cost_us = cost_us, weight = weight, start_by_us = start_by_us, first_from_us = first_from_us }
+end
+
+-- Of an owner's runs those that turns would take first.
+local function candidates_in_turn(s, owner)
+  local first, rest, last = {}, {}, 0
+  for _, n in ipairs(redis.call('ZRANGE', queue_key(s, owner), 0, BATCH_ENTRIES - 1)) do
+    local candidate = load_candidate(n)
+    if #rest > 0 or is_overtaken(candidate, now) then
+      rest[#rest + 1] = candidate
+    else
+      first[#first + 1], last = candidate, number(n, last)
+    end
+  end
+  if #rest == 0 then
+    return first
+  end
+  local behind = '(' .. integer(math.max(last, late_until(s, owner)))
+  local is_listed = {}
+  for _, n in ipairs(redis.call('ZRANGE', queue_key(s, owner), behind, '+inf', 'BYSCORE', 'LIMIT', 0, BATCH_ENTRIES)) do
+    local candidate = load_candidate(n)
+    if is_timely(candidate, now) then
+      first[#first + 1], is_listed[n] = candidate, true
+    end
+  end
+  for _, candidate in ipairs(rest) do
+    if not is_listed[candidate.n] then
+      first[#first + 1] = candidate
+    end
+  end
+  return { unpack(first, 1, BATCH_ENTRIES) }
+end
+
 -- Runs of the same priority, model and size, in schedule order.
 local function batch_candidates(first)
   local found = {}
-  local function consider(n, tag)
-    local size, cost_us, weight = unpack(redis.call('HMGET', run_key(n or ''), 'size', 'cost_us', 'weight'))
-    if size == first.size and n ~= first.n then
-      found[#found + 1] = { n = n, tag = tag }
+  local function consider(candidate, tag)
+    if candidate.size == first.size and candidate.n ~= first.n then
+      found[#found + 1] = { n = candidate.n, tag = tag }
     end
-    return number(cost_us) and tag + cost_us / math.max(1, number(weight, 1)) or tag
+    return number(candidate.cost_us) and tag + candidate.cost_us / math.max(1, number(candidate.weight, 1)) or tag
   end
   local s = schedule_of(first.priority, first.model)
   local schedule = schedule_key(s)
   for _, place in ipairs(redis.call('ZRANGE', schedule, '-inf', RELEASED, 'BYSCORE', 'LIMIT', 0, BATCH_ENTRIES)) do
-    consider(number_of(place), -1)
+    consider(load_candidate(number_of(place)), -1)
   end
   local places = redis.call('ZRANGE', schedule, '(' .. RELEASED, '+inf', 'BYSCORE', 'LIMIT', 0, BATCH_OWNERS, 'WITHSCORES')
   for index = 1, #places, 2 do
     local tag = tonumber(places[index + 1])
-    for _, n in ipairs(redis.call('ZRANGE', queue_key(s, owner_of(places[index])), 0, BATCH_ENTRIES - 1)) do
-      tag = consider(n, tag)
+    for _, candidate in ipairs(candidates_in_turn(s, owner_of(places[index]))) do
+      tag = consider(candidate, tag)
     end
   end
   table.sort(found, function(a, b)
@@ -104,16 +140,32 @@ local function find_place_run(n, place, s)
   end
 end
 
+-- The run that the owner at a place takes its turn with; as find_place_run, and the place that is to be dropped if there is
+-- none.
+local function find_turn_run(place, s)
+  local n = number_of(place)
+  local run = n and find_place_run(n, place, s)
+  if not run or run.given_back or not is_overtaken(run, now) then
+    return run, place
+  end
+  local timely = find_timely(s, run.owner, now)
+  if not timely then
+    return run, place
+  end
+  local own_place = place_of(timely, run.owner)
+  return find_place_run(timely, own_place, s), own_place
+end
+
 local function next_run()
   local place, s, model = find_next(models, schedules)
   while place do
-    local n = number_of(place)
-    local run = n and find_place_run(n, place, s)
+    local run, own_place = find_turn_run(place, s)
     if not run then
-      drop_place(place, s, model)
+      drop_place(own_place, s, model)
     elseif run.model and not is_held[run.model] then -- a process of the earlier version released it
       reschedule_released(run, place, s, now)
     elseif is_in_time(run, now, deadline_error) then
+      run.place = place
       return run
     end
     place, s, model = find_next(models, schedules)

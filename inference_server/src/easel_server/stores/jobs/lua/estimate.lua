@@ -12,9 +12,52 @@ local function mean_us(s, owner)
   return math.max(1, sum / math.max(1, count)), count
 end
 
--- {jobs ahead, microseconds of predicted work ahead} of the run with number n, which stands at this rank of its owner's
--- queue; or of one that comes next, if n is nil. Every argument but n and rank is needed if the run was released.
-local function estimate_position(p, model, owner, weight, rank, n)
+-- How many of an owner's runs its turns would take before the one with this rank and these terms; see _count_before in
+-- fair_queue.py.
+local function count_before(s, owner, rank, run, now)
+  if not number(run.start_by_us) then
+    return rank
+  end
+  local function terms_at(index)
+    local n = redis.call('ZRANGE', queue_key(s, owner), index, index)[1]
+    local start_by_us, first_from_us = unpack(redis.call('HMGET', run_key(n or ''), 'start_by_us', 'first_from_us'))
+    return { start_by_us = start_by_us, first_from_us = first_from_us }
+  end
+  local count = redis.call('ZCARD', queue_key(s, owner))
+  local function find_first(low, is_so)
+    local high = count
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      if is_so(terms_at(middle)) then
+        high = middle
+      else
+        low = middle + 1
+      end
+    end
+    return low
+  end
+  local is_own_timely = is_timely(run, now)
+  if is_own_timely and (rank == 0 or is_timely(terms_at(0), now)) then
+    return rank
+  end
+  local waited = find_first(0, function(other)
+    return now < number(other.first_from_us, 0)
+  end)
+  if rank < waited then
+    return rank
+  end
+  local timely = find_first(waited, function(other)
+    return is_timely(other, now)
+  end)
+  if is_own_timely then
+    return waited + math.max(0, rank - timely)
+  end
+  return rank + math.max(0, count - math.max(timely, rank + 1))
+end
+
+-- {jobs ahead, microseconds of predicted work ahead} of the run with number n, before which so many of its owner's queue
+-- go; or of one that comes next, if n is nil. Every argument but n and before is needed if the run was released.
+local function estimate_position(p, model, owner, weight, own_before, n)
   local s = schedule_of(p, model)
   local jobs = redis.call('ZCOUNT', key('waiting'), '-inf', '(' .. integer(p * PRIORITY_SPAN))
   local work_us = 0
@@ -30,8 +73,8 @@ local function estimate_position(p, model, owner, weight, rank, n)
     jobs, work_us = jobs + 1, work_us + number(other and redis.call('HGET', run_key(other), 'cost_us'), 0)
   end
 
-  local own_us = rank > 0 and mean_us(s, owner) * rank or 0
-  jobs, work_us = jobs + rank, work_us + own_us
+  local own_us = own_before > 0 and mean_us(s, owner) * own_before or 0
+  jobs, work_us = jobs + own_before, work_us + own_us
   local tag = start_tag(s, owner, model) + own_us / weight
   local places = redis.call('ZRANGE', schedule_key(s), '(' .. RELEASED, number_text(tag + ROUNDING_US), 'BYSCORE',
     'LIMIT', 0, POSITION_OWNERS, 'WITHSCORES')

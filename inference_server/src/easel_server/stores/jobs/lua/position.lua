@@ -8,4 +8,5 @@ if not run or run.state ~= 'Waiting' then
 end
 local s = schedule_of(run.priority, run.model)
 local rank = redis.call('ZRANK', queue_key(s, run.owner), n)
-return estimate_position(tonumber(run.priority), run.model, run.owner, run.weight, rank or 0, n)
+local own_before = rank and count_before(s, run.owner, rank, run, now_us()) or 0
+return estimate_position(tonumber(run.priority), run.model, run.owner, run.weight, own_before, n)

@@ -7,13 +7,15 @@
 -- scripts of that version don't touch: they couldn't follow.
 --
 -- Fields of <prefix>work, microseconds of predicted work: us:<p> of a priority's waiting runs, us:<s>:<owner> of an
--- owner's in its queue, us:running what is left of running ones.
+-- owner's in its queue, us:running what is left of running ones. And late:<s>:<owner>, up to which number none of an
+-- owner's runs in its queue can finish within its target any more.
 
 local LAST_PRIORITY = 2
 local NUMBER_DIGITS = 16
 local PRIORITY_SPAN = 2 ^ 44 -- scores of <prefix>waiting are p * PRIORITY_SPAN + n, so that each priority can be counted
 local MAX_WAKEUPS = 100
 local RELEASED = '-inf'
+local LATE_ENTRIES, LATE_CHUNK = 500, 20 -- passed by one look for a timely run, as in fair_queue.py
 
 -- The name of the schedule of a priority and a model; no model is nil.
 local function schedule_of(p, model)
@@ -82,6 +84,55 @@ local function count_waiting(owner, model)
   return count
 end
 
+-- Whether a run has a target, and can still finish within it.
+local function is_timely(run, now)
+  local start_by = number(run.start_by_us)
+  return start_by and now <= start_by
+end
+
+-- Whether later runs of its owner that are timely go before it.
+local function is_overtaken(run, now)
+  local start_by = number(run.start_by_us)
+  return start_by and start_by < now and now < number(run.first_from_us, 0)
+end
+
+local function late_field(s, owner)
+  return 'late:' .. s .. ':' .. owner
+end
+
+local function late_until(s, owner)
+  return number(redis.call('HGET', key('work'), late_field(s, owner)), 0)
+end
+
+-- The oldest of an owner's runs that is timely. Those before it are passed once, since they stay late.
+local function find_timely(s, owner, now)
+  local known = late_until(s, owner)
+  local late, looks, found = known, 0, nil
+  while not found and looks < LATE_ENTRIES do
+    local chunk = redis.call('ZRANGE', queue_key(s, owner), '(' .. integer(late), '+inf', 'BYSCORE', 'LIMIT', 0, LATE_CHUNK)
+    for _, n in ipairs(chunk) do
+      if is_timely({ start_by_us = redis.call('HGET', run_key(n), 'start_by_us') }, now) then
+        found = n
+        break
+      end
+      late = number(n, late)
+    end
+    looks = #chunk == LATE_CHUNK and looks + LATE_CHUNK or LATE_ENTRIES
+  end
+  if late ~= known then
+    redis.call('HSET', key('work'), late_field(s, owner), integer(late))
+  end
+  return found
+end
+
+-- Forgets that a run isn't timely.
+local function look_again(run)
+  local s = schedule_of(run.priority, run.model)
+  if late_until(s, run.owner) >= tonumber(run.n) then
+    redis.call('HSET', key('work'), late_field(s, run.owner), integer(run.n - 1))
+  end
+end
+
 local function count_work(field, difference_us)
   redis.call('HINCRBY', key('work'), 'us:' .. field, integer(difference_us))
 end
@@ -92,7 +143,7 @@ local function schedule_owner(s, owner, tag)
   if oldest then
     redis.call('ZADD', schedule_key(s), number_text(tag), place_of(oldest, owner))
   else
-    redis.call('HDEL', key('work'), 'us:' .. s .. ':' .. owner)
+    redis.call('HDEL', key('work'), 'us:' .. s .. ':' .. owner, late_field(s, owner))
   end
 end
 
@@ -203,7 +254,8 @@ local function unschedule_run(s, run)
   count_work(s .. ':' .. owner, 0 - run.cost_us)
 end
 
--- Takes a run that waits. The virtual time moves only if it was next, not if it joins a batch.
+-- Takes a run that waits. The virtual time moves only if its owner's turn took it, whose place it then has, not if it
+-- joins a batch out of turn.
 local function take_run(run)
   local s, owner = schedule_of(run.priority, run.model), run.owner
   remove_waiting(run)
@@ -213,7 +265,7 @@ local function take_run(run)
     return
   end
   local tag = start_tag(s, owner, run.model)
-  if redis.call('ZRANGE', schedule_key(s), 0, 0)[1] == place_of(run.n, owner) then
+  if redis.call('ZRANGE', schedule_key(s), 0, 0)[1] == (run.place or place_of(run.n, owner)) then
     redis.call('HSET', virtual_key(run.model), s, number_text(tag))
   end
   unschedule_run(s, run)

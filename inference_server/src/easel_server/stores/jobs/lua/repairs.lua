@@ -18,6 +18,7 @@ local function restore_place(run)
   local was_first = oldest_of(s, owner)
   if redis.call('ZADD', queue_key(s, owner), run.n, run.n) == 1 then
     note_dropped('place', run.n)
+    look_again(run)
     count_work(s .. ':' .. owner, run.cost_us)
   end
   local first = oldest_of(s, owner)

@@ -81,6 +81,17 @@ local function end_orphan(id, now)
   make_final(id, ORPHAN, 'Failed', now, ORPHAN_ERROR)
 end
 
+-- Lets a run be timely as long as a job that joined it is; nothing if either of them has no target.
+local function extend_run(run, start_by)
+  if start_by and start_by > number(run.start_by_us, start_by) then
+    run.start_by_us = integer(start_by)
+    redis.call('HSET', run_key(run.n), 'start_by_us', run.start_by_us)
+    if run.state == 'Waiting' then
+      look_again(run)
+    end
+  end
+end
+
 -- Lets a run that waits go with the priority of a job that joined it, if that is higher.
 local function lift_run(run, priority, now)
   if run.state == 'Waiting' and priority < run.priority then
@@ -89,6 +100,7 @@ local function lift_run(run, priority, now)
     redis.call('HSET', run_key(run.n), 'priority', priority)
     run.priority = priority
     queue_run(run, now)
+    look_again(run)
   end
 end
 
