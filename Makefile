@@ -18,6 +18,7 @@ check: setup ## Format, lint, types, generated files (changes nothing)
 	$(VENV)/ruff check .
 	@$(MAKE) --no-print-directory types
 	$(VENV)/python scripts/write_crds.py --check
+	$(VENV)/python scripts/write_values.py --check
 	cd devcluster && { ! command -v go >/dev/null || { test -z "$$(gofmt -l .)" && go vet ./...; }; }
 
 types:
@@ -27,6 +28,7 @@ fix: setup ## Format and repair what can be repaired
 	$(VENV)/ruff format .
 	$(VENV)/ruff check --fix .
 	$(VENV)/python scripts/write_crds.py
+	$(VENV)/python scripts/write_values.py
 
 test: setup ## All tests: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }
@@ -80,8 +82,9 @@ bench-operator: setup ## The scaling loop over 1,000 services of 3 pods, into be
 bench-simulator: setup ## One trace on an embedded cluster and in the simulator, and the time to an order (AGAIN=1: simulate only)
 	$(VENV)/python -m benchmarks.simulator $(if $(AGAIN),--again)
 
-crds: setup ## Write crds/ and the chart's copy from the pydantic models
+crds: setup ## Write crds/ and the chart's copy from the pydantic models, and the table of the chart's values
 	$(VENV)/python scripts/write_crds.py
+	$(VENV)/python scripts/write_values.py
 
 lock: setup ## Lock dependencies, Python's and npm's, as names, versions and hashes
 	scripts/lock.sh

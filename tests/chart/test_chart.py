@@ -192,12 +192,35 @@ def test_redis_keeps_queued_jobs_when_memory_runs_out(helm: str) -> None:
     assert "appendonly yes" in configuration
 
 
+@pytest.mark.parametrize("settings", [(), ("redis.url=redis://u:p@c/0",), ("monitoring.enabled=true",)])
+def test_helm_s_own_linter_finds_nothing(helm: str, settings: tuple[str, ...]) -> None:
+    words = [helm, "lint", "--strict", str(CHART), *(word for setting in settings for word in ("--set", setting))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert not {"[INFO]", "[WARNING]", "[ERROR]"} & set(done.stdout.split()), done.stdout
+
+
+def test_the_chart_s_icon_is_where_it_says() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["icon"].endswith("/helm/easel/icon.svg")
+    assert (CHART / "icon.svg").read_text().startswith("<svg ")
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
         ("operator.replicas=0", "operator"),
         ("redis.url=http://nope", "url"),
         ("redis.maxmemory=1gb", "maxmemory"),
+        ("redis.maxMemory=1Gi", "redis.maxMemory is 1Gi: write a number of bytes with kb, mb or gb"),
+        ("redis.maxMemory=2gb", "Redis would be killed before it refuses what is too much"),
+        ("redis.maxMemory=4096MB", "Redis would be killed before it refuses what is too much"),
+        ("redis.persistence.size=8GB", "redis.persistence.size is 8GB, which is no quantity of Kubernetes"),
+        ("redis.persistence.size=8GB", "such as 8Gi"),
+        ("operator.resources.limits.memory=512MB", "operator.resources.limits.memory is 512MB"),
+        ("operator.resources.limits.memory=512MB", "such as 512Mi"),
+        ("redis.resources.requests.memory=half a gig", "no quantity of Kubernetes"),
+        ("defaults.worker.resources.limits.memory=32 gb", "such as 32Gi"),
         ("externalMetrics.mode=Maybe", "mode"),
         ("redis.existingSecret=team,redis.url=redis://u:p@c", "redis.existingSecret is the password of the Redis that"),
     ],
@@ -206,3 +229,28 @@ def test_a_wrong_value_is_named(helm: str, setting: str, words: str) -> None:
     done = render(helm, setting)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "redis.maxMemory=512MB",
+        "redis.maxMemory=1073741824",
+        "redis.persistence.size=1.5Ti",
+        "operator.resources.limits.cpu=1500m",
+        "operator.resources.limits.memory=1e9",
+        "redis.resources=null",
+    ],
+)
+def test_what_kubernetes_and_redis_take_the_chart_takes(helm: str, setting: str) -> None:
+    done = render(helm, setting)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_number_of_bytes_in_a_file_of_values_stays_one(helm: str, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text("redis: {maxMemory: 1073741824}\n")
+    words = [helm, "template", "easel", str(CHART), "--namespace", "easel-system", "--values", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "maxmemory 1073741824\n" in done.stdout

@@ -25,6 +25,7 @@ def test_faults_name_the_variable_and_the_value() -> None:
     assert "EASEL_METRICS_PORT: Input should be less than or equal to 65535 (value seen: '70000')" in str(caught.value)
     assert "EASEL_REDIS_SECRET: Value error, set either this or EASEL_REDIS_URL" in str(caught.value)
 
+
 def test_defaults_for_all_services_are_json_and_null_is_a_default_that_was_taken_away() -> None:
     text = '{"worker": {"resources": null, "podTemplate": {"spec": {"runtimeClassName": "nvidia"}}}, "gateway": {}}'
     config = OperatorConfig.from_environment({**REQUIRED, "EASEL_SERVICE_DEFAULTS": text})

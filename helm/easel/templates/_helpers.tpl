@@ -61,6 +61,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if not (or .Values.redis.url .Values.redis.urlSecretName) }}true{{ end }}
 {{- end }}
 
+{{- /* A number in a file of values is a float to Helm, and would be printed as one. */ -}}
+{{- define "easel.redisMaxMemory" -}}
+{{- if kindIs "string" .Values.redis.maxMemory }}{{ .Values.redis.maxMemory }}{{ else }}{{ int64 .Values.redis.maxMemory }}{{ end }}
+{{- end }}
+
 {{- define "easel.redisUrlSecret" -}}
 {{- if .Values.redis.urlSecretName }}{{ .Values.redis.urlSecretName }}{{ else if .Values.redis.url }}{{ include "easel.redisName" . }}-url{{ else }}{{ include "easel.redisName" . }}{{ end }}
 {{- end }}

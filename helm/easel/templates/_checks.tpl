@@ -1,0 +1,50 @@
+{{- /*
+What a schema could only refuse with a pattern, refused with a sentence. Called once, where the operator is rendered.
+*/ -}}
+{{- define "easel.check" -}}
+{{- include "easel.checkResources" (dict "name" "operator.resources" "value" .Values.operator.resources) }}
+{{- range $role, $defaults := .Values.defaults }}
+{{- include "easel.checkResources" (dict "name" (printf "defaults.%s.resources" $role) "value" ($defaults | default dict).resources) }}
+{{- end }}
+{{- if include "easel.ownRedis" . }}
+{{- $redis := .Values.redis }}
+{{- include "easel.checkResources" (dict "name" "redis.resources" "value" $redis.resources) }}
+{{- include "easel.checkQuantity" (dict "name" "redis.persistence.size" "value" $redis.persistence.size) }}
+{{- $maxMemory := include "easel.redisMaxMemory" . }}
+{{- if not (regexMatch "^(?i)[1-9][0-9]*([kmg]b?)?$" $maxMemory) }}
+{{- fail (printf "redis.maxMemory is %s: write a number of bytes with kb, mb or gb, such as 1gb, as Redis' own configuration has it" $maxMemory) }}
+{{- end }}
+{{- $limit := dig "limits" "memory" "" ($redis.resources | default dict) | toString }}
+{{- $bytes := include "easel.bytes" $maxMemory | trim }}
+{{- $limitBytes := include "easel.bytes" $limit | trim }}
+{{- if and $bytes $limitBytes (ge (int64 $bytes) (int64 $limitBytes)) }}
+{{- fail (printf "redis.maxMemory is %s and redis.resources.limits.memory %s: Redis would be killed before it refuses what is too much; leave a half of the limit for copies that it makes while it writes" $maxMemory $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "easel.checkResources" -}}
+{{- range $section, $amounts := .value }}
+{{- range $resource, $amount := $amounts }}
+{{- include "easel.checkQuantity" (dict "name" (printf "%s.%s.%s" $.name $section $resource) "value" $amount) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "easel.checkQuantity" -}}
+{{- $value := toString .value }}
+{{- if not (regexMatch "^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?$" $value) }}
+{{- $meant := regexReplaceAll "^([0-9.]+) ?[kK][bB]?$" $value "${1}Ki" }}
+{{- $meant = regexReplaceAll "^([0-9.]+) ?([MGTPmgtp])[iI]?[bB]?$" $meant "${1}${2}i" | replace "mi" "Mi" | replace "gi" "Gi" | replace "ti" "Ti" | replace "pi" "Pi" }}
+{{- if eq $meant $value }}{{ $meant = "8Gi" }}{{ end }}
+{{- fail (printf "%s is %s, which is no quantity of Kubernetes: write a number with Ki, Mi, Gi or Ti, such as %s" .name $value $meant) }}
+{{- end }}
+{{- end }}
+
+{{- /* Of a quantity of Kubernetes or of Redis; empty for those with a fraction. */ -}}
+{{- define "easel.bytes" -}}
+{{- $number := regexFind "^[0-9]+" . }}
+{{- $unit := regexReplaceAll "^[0-9]+" . "" | lower | replace "b" "i" }}
+{{- $units := dict "" 1 "k" 1000 "ki" 1024 "m" 1000000 "mi" 1048576 "g" 1000000000 "gi" 1073741824 "t" 1000000000000 "ti" 1099511627776 }}
+{{- if and $number (hasKey $units $unit) }}{{ mul (int64 $number) (int64 (index $units $unit)) }}{{ end }}
+{{- end }}
