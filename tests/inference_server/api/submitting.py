@@ -17,7 +17,7 @@ from easel_server.generation.models import GenerationDefaults, ModelFacts, Model
 from easel_server.generation.request import Customer, GenerationRequest
 from easel_server.stores.cache.interface import ResultCache
 from easel_server.stores.jobs.interface import JobBounds
-from easel_server.stores.opening import open_memory_stores
+from easel_server.stores.opening import Stores, open_memory_stores
 
 from tests.inference_server.api.serving import IDENTITY, MODEL, CountingMetrics
 from tests.support.live_configs import build_live_config
@@ -39,11 +39,12 @@ class Submitting:
         result_cache: ResultCache | None = None,
         is_shared: bool = False,
         queue: QueueConfig | None = None,
+        stores: Stores | None = None,
     ) -> None:
-        """``is_shared``: several customers share the bounds, as with API keys."""
+        """``is_shared``: several customers share the bounds, as with API keys. ``stores`` in place of its own."""
         self.now = datetime.now(UTC)
         bounds = JobBounds(max_queue_depth=config.limits.max_queue_depth, is_shared=is_shared)
-        self.stores = open_memory_stores(bounds, clock=lambda: self.now)
+        self.stores = stores or open_memory_stores(bounds, clock=lambda: self.now)
         self.metrics = CountingMetrics()
         self._numbers = itertools.count()
         self.facts = ModelFacts(
