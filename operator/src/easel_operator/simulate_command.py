@@ -5,12 +5,13 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from easel_contract.resource import QueueOrder
 
+from easel_operator.model_costs import parse_pool
 from easel_operator.service_file import ServiceFile, load_service
 from easel_operator.service_history import Replay, add_arguments, load_replay
 from easel_operator.simulation.lower_bound import find_lower_bound_seconds
@@ -27,7 +28,16 @@ from easel_operator.simulation.scenario import (
     run_scenario,
 )
 from easel_operator.simulation.settings import ColdStart, Settings
-from easel_operator.simulation.trace import Trace, TraceError, cut, parse_trace, parse_traces, upscale, write_trace
+from easel_operator.simulation.trace import (
+    Trace,
+    TraceError,
+    cut,
+    merge_traces,
+    parse_trace,
+    parse_traces,
+    upscale,
+    write_trace,
+)
 from easel_operator.usage import INSTALL, UsageError
 
 DEFAULT_POLICY: Final = "easel"
@@ -36,6 +46,7 @@ HOUR_SECONDS: Final = 3600.0
 PLOT_SUFFIXES: Final = (".png", ".html")
 MAX_UPSCALE: Final = 10_000
 COLD_START_NUMBERS: Final = 3
+POOL: Final = "pool"
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,6 +62,17 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_arguments(parser)
     parser.add_argument(
         "--split-by", metavar="COLUMN", help="of --trace: each value of this column, such as model, is another service"
+    )
+    parser.add_argument(
+        "--pool",
+        metavar="GPU[:RAM]",
+        help="with --split-by: one set of pods for all, each with so many models in its GPU's memory and in its RAM",
+    )
+    parser.add_argument(
+        "--model-costs",
+        metavar="SWITCH:LOAD|FILE.csv",
+        help="with --pool: seconds from RAM into the GPU's memory, and from disk; or a file with columns model, "
+        "switch_seconds, load_seconds",
     )
     parser.add_argument("--save-trace", type=Path, metavar="FILE.csv", help="keep what --from-prometheus found")
     parser.add_argument("--service", type=Path, required=True, metavar="FILE.yaml", help="a StableDiffusionService")
@@ -109,16 +131,37 @@ def _run(arguments: argparse.Namespace) -> str:
     find_oracle = _load_oracle() if ORACLE in policies else _no_oracle
     plot = _load_plot(arguments.plot) if arguments.plot else None
     traces, replay = load_traces(arguments, service)
-    if plot and len(traces) > 1:
+    if plot and len(traces) > 1 and not arguments.pool:
         raise UsageError(
             f"--plot shows one service, --split-by {arguments.split_by} gives {len(traces)}; leave one out"
         )
     duration_seconds = max(trace.duration_seconds for trace in traces.values())
     step = max(1.0, duration_seconds / PLOT_SAMPLES) if plot else None
+    traces, scenarios = _pool_services(arguments, traces, scenarios, policies)
     results = [_run_services(traces, scenario, policies, find_oracle, step) for scenario in scenarios]
     if plot:
         plot(next(iter(traces.values())), settings.target_seconds, results[0].together, arguments.plot)
     return _render(arguments, traces, replay, results)
+
+
+def _pool_services(
+    arguments: argparse.Namespace,
+    traces: Mapping[str, Trace],
+    scenarios: list[Scenario],
+    policies: Sequence[str],
+) -> tuple[Mapping[str, Trace], list[Scenario]]:
+    """With --pool: one service, whose pods change between the models. Raises UsageError."""
+    if arguments.pool is None and arguments.model_costs is None:
+        return traces, scenarios
+    if arguments.pool is None or arguments.model_costs is None or arguments.split_by is None:
+        raise UsageError(
+            "--pool, --model-costs and --split-by go together: the column says which model a request needs"
+        )
+    if ORACLE in policies:
+        raise UsageError("--pool: the oracle plans for pods that have their model; leave one out")
+    pool = parse_pool(arguments.pool, arguments.model_costs, list(traces))
+    pooled = [replace(scenario, settings=replace(scenario.settings, pool=pool)) for scenario in scenarios]
+    return {POOL: merge_traces(list(traces.values()))}, pooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +229,7 @@ def _render(
     text += (
         f"{len(traces)} services, pods of their own for each; figures are of all together\n" if len(traces) > 1 else ""
     )
+    text += f"one pool of pods for all models: {arguments.pool}, {arguments.model_costs}\n" if arguments.pool else ""
     text += f"{replay.describe()}\n" if replay else ""
     for result, record in zip(results, records, strict=True):
         title = "".join(f"{key} {value:g}, " for key, value in result.scenario.values.items())

@@ -51,6 +51,11 @@ def run_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+def render(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
 def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -105,6 +110,43 @@ def test_a_seed_replays_everything(files: list[str], capsys: pytest.CaptureFixtu
     assert first == again
     assert first["trace"]["requests"] == 360
     assert first["policies"] != other["policies"]
+
+
+def test_a_pool_of_pods_serves_all_models_at_the_price_of_changing_between_them(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = [*files, "--split-by", "model", "--policy", "fixed-1,easel"]
+    sets = run_json(split, capsys)
+    both = run_json([*split, "--pool", "2", "--model-costs", "3:20"], capsys)
+    one = run_json([*split, "--pool", "1:1", "--model-costs", "3:20"], capsys)
+    costs = tmp_path / "costs.csv"
+    costs.write_text("model,switch_seconds,load_seconds\nm1,3,20\nm0,3,20\n")
+    by_file = run_json([*split, "--pool", "1:1", "--model-costs", str(costs)], capsys)
+    assert one == by_file
+    assert sets["trace"] == both["trace"]
+    assert both["policies"]["fixed-1"]["gpu_hours"] < 0.6 * sets["policies"]["fixed-1"]["gpu_hours"]
+    assert one["policies"]["fixed-1"]["p95_seconds"] > both["policies"]["fixed-1"]["p95_seconds"]
+    assert "one pool of pods for all models" in render([*split, "--pool", "2", "--model-costs", "3:20"], capsys)
+
+
+def test_a_pool_that_can_not_be_is_refused(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = [*files, "--split-by", "model"]
+    costs = tmp_path / "costs.csv"
+    costs.write_text("model,switch_seconds,load_seconds\nm0,3,20\n")
+    assert "says nothing of m1" in refuse([*split, "--pool", "2", "--model-costs", str(costs)], capsys)
+    costs.write_text("model,load_seconds\nm0,20\n")
+    assert "no column 'switch_seconds'" in refuse([*split, "--pool", "2", "--model-costs", str(costs)], capsys)
+    costs.write_text("model,switch_seconds,load_seconds\nm0,3\n")
+    assert "costs.csv:2" in refuse([*split, "--pool", "2", "--model-costs", str(costs)], capsys)
+    assert "can't read" in refuse([*split, "--pool", "2", "--model-costs", "none.csv"], capsys)
+    assert "SWITCH:LOAD" in refuse([*split, "--pool", "2", "--model-costs", "3:-20"], capsys)
+    assert "1 to 1000 models" in refuse([*split, "--pool", "0:4", "--model-costs", "3:20"], capsys)
+    assert "go together" in refuse([*split, "--pool", "2"], capsys)
+    assert "go together" in refuse([*files, "--pool", "2", "--model-costs", "3:20"], capsys)
+    pooled = [*split, "--pool", "2", "--model-costs", "3:20"]
+    assert "the oracle plans for pods that have their model" in refuse([*pooled, "--policy", "oracle"], capsys)
 
 
 def test_a_part_of_the_trace_can_be_looked_at(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

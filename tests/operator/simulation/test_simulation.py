@@ -2,14 +2,16 @@
 
 import dataclasses
 import random
+from dataclasses import replace
 
 import pytest
 from easel_operator.simulation.fleet import Fleet
+from easel_operator.simulation.pod import LoadedModels, ModelCosts, Pool
 from easel_operator.simulation.policies.fixed import FixedPolicy
 from easel_operator.simulation.policies.registry import build_policy
 from easel_operator.simulation.settings import ColdStart
 from easel_operator.simulation.simulation import MAX_OVERTIME_SECONDS, simulate
-from easel_operator.simulation.trace import Trace, build_trace
+from easel_operator.simulation.trace import Trace, build_trace, merge_traces
 
 from tests.operator.simulation.support import ScriptedPolicy, build_bursty_trace, build_poisson_trace, build_settings
 
@@ -224,3 +226,24 @@ def test_a_few_jobs_that_are_much_longer_do_not_double_the_cost_of_all() -> None
     outcome = simulate(trace, build_policy("easel", settings), settings)
     assert outcome.gpu_hours < 2.5 * trace.total_work_seconds / 3600
     assert outcome.late_percent < 7.0
+
+
+def build_pool(in_gpu: int, in_ram: int) -> Pool:
+    return Pool(in_gpu, in_ram, (ModelCosts(2.0, 20.0),) * 3)
+
+
+def test_the_least_recently_used_model_leaves_the_gpu_for_ram_and_then_ram() -> None:
+    loaded = LoadedModels(build_pool(in_gpu=1, in_ram=1))
+    assert [loaded.use(model) for model in (0, 0, 1, 0, 1, 2, 1, 0)] == [0, 0, 20, 2, 2, 20, 2, 20]
+
+
+def test_a_pools_job_takes_its_work_and_the_change_to_its_model() -> None:
+    """Two pods, three models: each pod keeps one, and the third has to be loaded over one of them."""
+    trace = merge_traces([build_trace([(at, 4.0) for at in ats], 400.0) for ats in ((0, 100), (1, 101), (200,))])
+    settings = replace(build_settings(), pool=build_pool(in_gpu=1, in_ram=0))
+    outcome = simulate(trace, ScriptedPolicy(2, []), settings)
+    assert outcome.latencies_seconds == pytest.approx([4, 4, 4, 4, 24])
+    kept = replace(settings, pool=build_pool(in_gpu=2, in_ram=0))
+    alone = simulate(trace, ScriptedPolicy(1, []), kept)
+    assert alone.latencies_seconds == pytest.approx([4, 27, 4, 7, 24])
+    assert alone.gpu_hours == pytest.approx(400 / 3600)

@@ -10,7 +10,7 @@ from typing import Final
 
 from easel_contract import metrics
 
-from easel_operator.simulation.pod import Pod, PodState
+from easel_operator.simulation.pod import LoadedModels, Pod, PodState, Pool
 from easel_operator.simulation.settings import ColdStart
 from easel_operator.simulation.trace import Trace
 from easel_operator.simulation.waiting import OrderRule, Waiting
@@ -19,14 +19,22 @@ COST_IF_IDLE: Final = -100  # controller.kubernetes.io/pod-deletion-cost of a po
 
 
 class Fleet:
-    """One queue, pods that run one job at a time; the pod that idled longest takes the next.
+    """One queue, pods that run one job at a time; the pod that idled longest takes the next, in a pool the one of those
+    that change to its model soonest.
 
     All times are seconds since the beginning. The attributes are for reading only.
     """
 
     def __init__(
-        self, trace: Trace, cold_start: ColdStart, rule: OrderRule, grace_seconds: float, source: random.Random
+        self,
+        trace: Trace,
+        cold_start: ColdStart,
+        rule: OrderRule,
+        grace_seconds: float,
+        source: random.Random,
+        pool: Pool | None = None,
     ) -> None:
+        self._models, self._pool = trace.models, pool
         self._arrivals = trace.arrival_seconds
         self._works = trace.work_seconds
         self._target_seconds = rule.target_seconds
@@ -115,7 +123,7 @@ class Fleet:
         self._present_arrivals_sum += self._arrivals[job]
         self.waiting_work_seconds += work
         self.waiting.add(job)
-        pod = self._take_idle()
+        pod = self._take_idle(job)
         if pod is not None:
             self._start_next(pod, now)
 
@@ -169,6 +177,7 @@ class Fleet:
     def _create(self, now: float) -> Pod:
         self._event_serial += 1
         pod = Pod(self._event_serial, self._random.random(), now)
+        pod.models = None if self._pool is None else LoadedModels(self._pool)
         self.pods[pod.serial] = pod
         if self._zero_since is not None:
             self.zero_seconds += now - self._zero_since
@@ -188,12 +197,22 @@ class Fleet:
             pod.state = PodState.IDLE
             self._idle.append(pod)
 
-    def _take_idle(self) -> Pod | None:
+    def _take_idle(self, job: int) -> Pod | None:
+        if self._pool is not None:
+            return self._take_nearest(self._models[job])
         while self._idle:
             pod = self._idle.popleft()
             if pod.state is PodState.IDLE:
                 return pod
         return None
+
+    def _take_nearest(self, model: int) -> Pod | None:
+        """In a pool: of the idle ones that change to a model soonest, the one that idled longest."""
+        self._idle = deque(pod for pod in self._idle if pod.state is PodState.IDLE)
+        nearest = min(self._idle, key=lambda pod: pod.models.find_seconds(model) if pod.models else 0.0, default=None)
+        if nearest is not None:
+            self._idle.remove(nearest)
+        return nearest
 
     def _start_next(self, pod: Pod, now: float) -> None:
         job = self.waiting.take(now)
@@ -201,6 +220,8 @@ class Fleet:
         pod.state, pod.job, pod.job_began_at = PodState.BUSY, job, now
         self.waiting_work_seconds -= work
         self.waiting_bounded_seconds -= min(work, self._target_seconds)
+        work += 0.0 if pod.models is None else pod.models.use(self._models[job])
+        pod.job_seconds = work
         self.running += 1
         self._running_ends_sum += now + work
         if work > self._target_seconds:
@@ -216,7 +237,7 @@ class Fleet:
         self.changes += 1
         self.finished_at[job] = now
         self.finished += 1
-        self.finished_work_seconds += self._works[job]
+        self.finished_work_seconds += pod.job_seconds
         self.latency_counts[bisect_left(metrics.LATENCY_BUCKETS_SECONDS, latency)] += 1
         self._present_arrivals_sum -= self._arrivals[job]
         self._left_latency_sum += latency
@@ -224,7 +245,7 @@ class Fleet:
 
     def _leave_job(self, pod: Pod, now: float) -> None:
         self.running -= 1
-        ends_at = pod.job_began_at + self._works[pod.job]
+        ends_at = pod.job_began_at + pod.job_seconds
         self._running_ends_sum -= ends_at
         if pod in self._long:
             del self._long[pod]
@@ -247,13 +268,13 @@ class Fleet:
         self.busy_pods_killed += 1
         pod.state = PodState.DRAINING
         self.draining.add(pod)
-        if pod.job_began_at + self._works[pod.job] > now + self._grace_seconds:
+        if pod.job_began_at + pod.job_seconds > now + self._grace_seconds:
             self._schedule(now + self._grace_seconds, pod)
 
     def _end_draining(self, pod: Pod, now: float) -> None:
         """Its job's end, or the end of its grace: then the job goes back to its place, to be done anew."""
         job = pod.job
-        if now >= pod.job_began_at + self._works[job]:
+        if now >= pod.job_began_at + pod.job_seconds:
             self._finish(pod, now)
         else:
             self._leave_job(pod, now)
@@ -265,7 +286,7 @@ class Fleet:
         self.draining.discard(pod)
         self._disappear(pod, now)
         if self.waiting:
-            idle = self._take_idle()
+            idle = self._take_idle(job)
             if idle is not None:
                 self._start_next(idle, now)
 

@@ -1,6 +1,8 @@
-"""One worker pod of the simulation, and which pods a ReplicaSet removes first."""
+"""One worker pod of the simulation, the models that it holds, and which pods a ReplicaSet removes first."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -14,6 +16,59 @@ class PodState(IntEnum):
     GONE = 4
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCosts:
+    """What a pod takes to change to a model, before its job begins."""
+
+    switch_seconds: float  # from the pod's RAM into the GPU's memory
+    load_seconds: float  # from disk or the network
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Pods that serve every model: how many each holds, and what it costs to change to another."""
+
+    in_gpu: int  # models in a GPU's memory at a time, 1 or more
+    in_ram: int  # besides, in the pod's RAM
+    costs: Sequence[ModelCosts]  # by model
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest change there is."""
+        return max((max(cost.switch_seconds, cost.load_seconds) for cost in self.costs), default=0.0)
+
+
+class LoadedModels:
+    """Of one pod of a pool: the least recently used model leaves the GPU's memory for RAM, and RAM altogether."""
+
+    __slots__ = ("_in_gpu", "_in_ram", "_pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._in_gpu: list[int] = []  # the least recently used first
+        self._in_ram: list[int] = []
+
+    def find_seconds(self, model: int) -> float:
+        """What a job of this model would wait for. A new pod's first model is part of its cold start."""
+        if model in self._in_gpu or not self._in_gpu:
+            return 0.0
+        costs = self._pool.costs[model]
+        return costs.switch_seconds if model in self._in_ram else costs.load_seconds
+
+    def use(self, model: int) -> float:
+        """Change to a model: seconds that it takes."""
+        seconds = self.find_seconds(model)
+        for place in (self._in_gpu, self._in_ram):
+            if model in place:
+                place.remove(model)
+        self._in_gpu.append(model)
+        if len(self._in_gpu) > self._pool.in_gpu:
+            self._in_ram.append(self._in_gpu.pop(0))
+        if len(self._in_ram) > self._pool.in_ram:
+            del self._in_ram[0]
+        return seconds
+
+
 class Pod:
     """Mutable, since millions of events touch it."""
 
@@ -23,6 +78,8 @@ class Pod:
         "deletion_cost",
         "job",
         "job_began_at",
+        "job_seconds",
+        "models",
         "ready_at",
         "serial",
         "state",
@@ -37,6 +94,8 @@ class Pod:
         self.state = PodState.STARTING
         self.job = -1  # index of the request that it works on; -1: none
         self.job_began_at = 0.0
+        self.job_seconds = 0.0  # that it takes here: its work, and the change to its model
+        self.models: LoadedModels | None = None  # None: the service's only one
         self.busy_seconds = 0.0  # of jobs that ended
         self.deletion_cost = 0
 

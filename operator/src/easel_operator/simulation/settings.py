@@ -7,6 +7,7 @@ from typing import Self
 from easel_contract.resource import QueueOrder, ScalingSpec, StableDiffusionServiceSpec
 
 from easel_operator.decide.grace import derive_grace_seconds
+from easel_operator.simulation.pod import Pool
 from easel_operator.simulation.waiting import OrderRule
 
 
@@ -32,6 +33,7 @@ class Settings:
     spec: StableDiffusionServiceSpec
     cold_start: ColdStart
     seed: int = 0
+    pool: Pool | None = None  # None: one model, which every pod loads while it starts
 
     @property
     def order_rule(self) -> OrderRule:

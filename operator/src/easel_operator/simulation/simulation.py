@@ -28,9 +28,10 @@ def simulate(
         settings: the service, cold starts and the seed.
         timeline_step_seconds: sample the course of things at this step; not at all if None.
     """
-    grace_seconds = settings.find_grace_seconds(max(trace.work_seconds, default=0.0))
+    change_seconds = 0.0 if settings.pool is None else settings.pool.longest_seconds
+    grace_seconds = settings.find_grace_seconds(max(trace.work_seconds, default=0.0) + change_seconds)
     source = random.Random(settings.seed)  # noqa: S311 - replayed by its seed
-    fleet = Fleet(trace, settings.cold_start, settings.order_rule, grace_seconds, source)
+    fleet = Fleet(trace, settings.cold_start, settings.order_rule, grace_seconds, source, settings.pool)
     fleet.begin(policy.initial_replicas)
     timeline = None if timeline_step_seconds is None else Timeline(timeline_step_seconds)
     ended_at = _run(trace, policy, fleet, timeline)

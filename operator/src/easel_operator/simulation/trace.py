@@ -27,6 +27,7 @@ class Trace:
     work_seconds: Sequence[float]
     duration_seconds: float  # the time that is simulated at least: to the last arrival, or to the end of a cut
     begins_at: float = 0.0  # what the file's clock says at second 0
+    models: Sequence[int] = ()  # by request, for a pool; empty where there is one model
 
     def __len__(self) -> int:
         return len(self.arrival_seconds)
@@ -96,6 +97,22 @@ def _part(rows: Sequence[tuple[float, float, str]], source: str) -> dict[str, Tr
     if len(parts) > MAX_SERVICES:
         raise TraceError(f"{source}: {len(parts)} different values; a service each, {MAX_SERVICES} are allowed")
     return {part: build_trace(parts[part], last - first, first) for part in sorted(parts)}
+
+
+def merge_traces(traces: Sequence[Trace]) -> Trace:
+    """All requests of one clock in one trace, each with the index of the trace that it is from as its model."""
+    rows = sorted(
+        (arrival, work, model)
+        for model, trace in enumerate(traces)
+        for arrival, work in zip(trace.arrival_seconds, trace.work_seconds, strict=True)
+    )
+    return Trace(
+        tuple(arrival for arrival, _, _ in rows),
+        tuple(work for _, work, _ in rows),
+        max(trace.duration_seconds for trace in traces),
+        min(trace.begins_at for trace in traces),
+        tuple(model for _, _, model in rows),
+    )
 
 
 def write_trace(trace: Trace, file: TextIO) -> None:
