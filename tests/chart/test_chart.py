@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from easel_contract.crd import build_crd
+from easel_contract.resource import StableDiffusionServiceSpec
 
 from demo.cluster import devcluster_binary
 
@@ -127,7 +128,7 @@ def test_two_renders_are_equal_byte_for_byte(helm: str, settings: tuple[str, ...
     first, second = render(helm, *settings), render(helm, *settings)
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
-    templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*.*"))
     unstable = ("lookup ", "randAlpha", "randNumeric", "randAscii", "randBytes", "uuidv4", "genCA", "genPriv", "now ")
     assert [word for word in unstable if word in templates] == [], "a render that sees a cluster or a clock is another"
 
@@ -254,3 +255,17 @@ def test_a_number_of_bytes_in_a_file_of_values_stays_one(helm: str, tmp_path: Pa
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "maxmemory 1073741824\n" in done.stdout
+
+
+def test_helm_test_asks_for_an_image_where_the_operator_looks_and_nowhere_else(helm: str) -> None:
+    def hooks(*settings: str) -> list[dict[str, Any]]:
+        found = objects(helm, *settings)
+        return [item for item in found if item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+
+    assert {item["kind"] for item in hooks()} == {"StableDiffusionService", "Pod"}
+    assert hooks("operator.watchNamespaces={team-a}") == []
+    watched = hooks("operator.watchNamespaces={team-a,easel-system}")
+    (service,) = of_kind(watched, "StableDiffusionService")
+    StableDiffusionServiceSpec.model_validate(service["spec"])
+    (pod,) = of_kind(watched, "Pod")
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
