@@ -129,6 +129,17 @@ def test_what_keeps_a_job_from_beginning_is_said_while_it_waits(page: Page):
     expect(page.locator("#progress-note")).to_be_hidden()
 
 
+def test_a_place_in_the_queue_that_falls_back_is_said_to_be_others_turn(page: Page):
+    """Requests that can still be in time go before one that can't."""
+    places = [WAITING | {"queue_position": ahead + 1, "jobs_ahead": ahead} for ahead in (3, 2, 5)]
+    events = "".join(f"event: progress\ndata: {json.dumps(place)}\n\n" for place in places)
+    page.route("**/stream?progress=true", lambda route: route.fulfill(body=events, content_type="text/event-stream"))
+    order(page, "late", steps=1)
+    expect(page.locator("#progress-text")).to_have_text("Number 6 in the queue · 5 ahead, others go first for now")
+    page.unroute("**/stream?progress=true")
+    await_image(page, "late")
+
+
 WAITING = {
     "status": "starting",
     "queue_position": 1,

@@ -34,7 +34,7 @@ export class Stage {
   begin({ width, height }, place = { index: 0, count: 1 }, { inShares = false, verb = "Generating" } = {}) {
     this.#reset();
     this.#place(place);
-    Object.assign(this, { inShares, verb });
+    Object.assign(this, { inShares, verb, leastAhead: Infinity });
     const waiting = document.createElement("div");
     waiting.className = "waiting";
     waiting.style.setProperty("--ratio", width && height ? width / height : 1);
@@ -54,12 +54,18 @@ export class Stage {
       bar.max = steps;
       bar.value = done;
     } else bar.removeAttribute("value");
-    const place = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead`;
+    const place = ahead === undefined || ahead === null ? "Waiting" : ahead === 0 ? "Next in the queue" : `Number ${position} in the queue · ${ahead} ahead${this.#isPassed(ahead) ? ", others go first for now" : ""}`;
     const waiting = workers === 0 ? `${describeSleep(eta)} · ${place}` : place;
     const step = this.inShares ? `${this.verb}, ${Math.round((100 * done) / steps)} %` : `Step ${done} of ${steps}`;
     this.#count(this.batch + (isGenerating ? step : waiting), eta);
     document.title = `${isGenerating ? `${Math.round((100 * done) / steps)} %` : "Waiting"} – ${TITLE}`;
     this.#announceProgress(isGenerating, waiting, done, steps);
+  }
+
+  // Whether requests were put before this one since it came: a place that falls back would look like a fault.
+  #isPassed(ahead) {
+    this.leastAhead = Math.min(this.leastAhead, ahead);
+    return ahead > this.leastAhead;
   }
 
   // ``text`` with the seconds that are left of ``eta``.
