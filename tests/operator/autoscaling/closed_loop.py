@@ -11,11 +11,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from easel_contract import metrics
-from easel_contract.resource import ScalingSpec
+from easel_contract.resource import QueueOrder, ScalingSpec
 from easel_operator.autoscaling.counters import CounterReading
-from easel_operator.autoscaling.headroom import FIRST_HEADROOM
 from easel_operator.autoscaling.observation import Observation, PodSample, QueueReading, observe
 from easel_operator.autoscaling.planner import Plan, begin_state, plan
+from easel_operator.autoscaling.replay.bank import Bank
+from easel_operator.autoscaling.replay.choice import Choice
+from easel_operator.autoscaling.replay.feed import build_load
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 
 from tests.operator.autoscaling.support import START, after, build_sample
@@ -48,9 +50,9 @@ class ClosedLoop:
         seed: int,
         room: int = 1000,
         is_paced: bool = False,
-        headroom: float = FIRST_HEADROOM,
+        choice: Choice | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = settings.model_copy(update={"queue_order": QueueOrder.FIRST_COME_FIRST_SERVED})
         self.random = random.Random(seed)  # noqa: S311 - a simulation, replayed by its seed
         self.service_seconds = service_seconds
         self.cold_start_seconds = cold_start_seconds
@@ -64,7 +66,9 @@ class ClosedLoop:
         self.waiting: deque[float] = deque()
         self.submitted = 0
         self.has_data = True
-        self.history = begin_state(1, START, headroom=headroom)
+        self.history = begin_state(1, START)
+        self.bank = Bank(self.settings, cold_start_seconds)
+        self.fixed_choice = choice  # None: what is found by replay
         self.observation: Observation | None = None
         self.decision: Plan | None = None
         self.desired: list[tuple[float, int]] = []
@@ -159,9 +163,18 @@ class ClosedLoop:
         )
         counts = PodCounts(self.replicas, existing, ready, existing - ready - unschedulable, unschedulable, workers)
         self.observation = observe(self._samples(), self.observation, counts, now)
-        self.decision = plan(self.observation, self.history, self.settings, now)
+        choice = self._replay() if self.fixed_choice is None else self.fixed_choice
+        self.decision = plan(self.observation, self.history, self.settings, now, choice)
         self.history = self.decision.state
         self.desired.append((self.seconds, self.decision.desired_replicas))
+
+    def _replay(self) -> Choice:
+        assert self.observation is not None
+        self.bank.follow(self.settings, self.history.cold_starts.median_seconds)
+        load = build_load(self.observation, self.history.foreknown_replicas, self.settings.target_latency_seconds)
+        if load is not None:
+            self.bank.watch(load)
+        return self.bank.choice
 
     def _autoscale(self) -> None:
         if self.decision is None:

@@ -10,12 +10,15 @@ from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.counters import CounterReading
 from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample, QueueReading, observe
 from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state, plan
+from easel_operator.autoscaling.replay.choice import Choice
+from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.work import Arrivals, MovingRate
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 TICK_SECONDS = 2.5
 COLD_START_SECONDS = 60
+NO_HEADROOM = Choice(Setting(0.0, 0.2, 3.0))
 
 
 def after(seconds: float) -> datetime:
@@ -114,19 +117,19 @@ def build_sample(
 
 
 class Service:
-    """A service that is planned tick by tick, with the history carried along; it has learned to need no headroom."""
+    """A service that is planned tick by tick, with the history carried along; it needs no headroom."""
 
     def __init__(
         self, settings: ScalingSpec, *, desired: int | None = None, cold_start: int = COLD_START_SECONDS
     ) -> None:
         self.settings = settings
-        self.history: PlannerState = begin_state(desired, START, cold_starts_seconds=(cold_start,), headroom=0.0)
+        self.history: PlannerState = begin_state(desired, START, cold_starts_seconds=(cold_start,))
         self.seconds = 0.0
 
     def tick(self, observation: Observation, *, seconds: float = TICK_SECONDS) -> Plan:
         self.seconds += seconds
         now = after(self.seconds)
-        decision = plan(replace(observation, at=now), self.history, self.settings, now)
+        decision = plan(replace(observation, at=now), self.history, self.settings, now, NO_HEADROOM)
         self.history = decision.state
         return decision
 

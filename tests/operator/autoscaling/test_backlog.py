@@ -1,12 +1,32 @@
 """Pods for a backlog, against the definition written out, and what it means for a user."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from easel_operator.autoscaling.backlog import Backlog
+from easel_operator.autoscaling.backlog import count_pods
 from hypothesis import given
 from hypothesis import strategies as st
 
 MOST = 40
+
+
+@dataclass(frozen=True)
+class Backlog:
+    gpu_seconds: float
+    arriving: float
+    ready: int
+    starting_ages_seconds: Sequence[float]
+    cold_start_seconds: float
+    drain_seconds: float
+
+    def count_pods(self, most: int) -> int:
+        rests = [max(0.0, self.cold_start_seconds - age) for age in self.starting_ages_seconds]
+        return count_pods(
+            self.gpu_seconds, self.arriving, self.ready, rests, self.cold_start_seconds, self.drain_seconds, most
+        )
+
+
 BACKLOGS = st.builds(
     Backlog,
     gpu_seconds=st.floats(0, 2000),

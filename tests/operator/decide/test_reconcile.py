@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from easel_contract import names
+from easel_contract.resource import HeadroomStatus
 from easel_operator.decide.reconcile import decide
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport, Snapshot
 from easel_operator.objects import Json, ObjectKey, to_object_key
 
 from tests.operator.objects import HUB_MODEL, NOW, OWNER, build_pod, build_service, build_snapshot, index
 
+HEADROOM = HeadroomStatus(margin_percent=75, hold_seconds=12, last_pod_seconds=600, reason="margin 0.75: the cheapest")
 FIXED = {"model": HUB_MODEL, "replicas": 3}
 WORKER_KEY = ObjectKey("Deployment", OWNER.namespace, "painter-worker")
 
@@ -31,7 +33,7 @@ def converge(snapshot: Snapshot) -> Snapshot:
 
 def test_a_recommendation_is_an_event_of_its_own_and_moves_nothing() -> None:
     spec = {"model": HUB_MODEL, "scaling": {"maxReplicas": 8, "mode": "Recommend"}}
-    decision = ScalingDecision(4, "4 pods: 38 GPU-seconds queued", NOW, (61,), 40)
+    decision = ScalingDecision(4, "4 pods: 38 GPU-seconds queued", NOW, (61,), HEADROOM)
     plan = decide(build_snapshot(build_service(spec), scaling=decision))
     assert [event.note for event in plan.events if event.reason == "ScalingRecommendation"] == [decision.sentence]
     assert "HorizontalPodAutoscaler" not in [child["kind"] for child in plan.applies]
@@ -39,7 +41,7 @@ def test_a_recommendation_is_an_event_of_its_own_and_moves_nothing() -> None:
     assert "replicas" not in workers["spec"]
     assert plan.status_patch is not None
     stored = plan.status_patch["status"]["scaling"]
-    assert (stored["coldStartsSeconds"], stored["latenessMarginPercent"]) == ([61], 40)
+    assert (stored["coldStartsSeconds"], stored["headroom"]) == ([61], HEADROOM.to_wire())
     active = next(each for each in plan.status_patch["status"]["conditions"] if each["type"] == "ScalingActive")
     assert (active["status"], active["reason"]) == ("False", "Recommending")
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from easel_contract import names
-from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource import HeadroomStatus, StableDiffusionServiceSpec
 from easel_operator.autoscaling.planner import Plan, begin_state
+from easel_operator.autoscaling.replay.bank import Memory
+from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 from easel_operator.decide.pod_status import read_pods
-from easel_operator.decide.scaling import build_decision, count_pods, recall_planner_state
+from easel_operator.decide.scaling import build_decision, count_pods, recall_headroom, recall_planner_state
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScalingDecision
 from easel_operator.objects import Json
@@ -19,13 +21,22 @@ from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, build_pod, build_ser
 
 DISABLED = {"status": {"conditions": [{"type": "ScalingActive", "status": "False", "reason": "ScalingDisabled"}]}}
 WORKING = {"status": {"conditions": [{"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound"}]}}
+HEADROOM = HeadroomStatus(
+    margin_percent=75,
+    hold_seconds=12,
+    last_pod_seconds=600,
+    reason="margin 0.75: the cheapest of 48",
+    seen_minutes=36 * 60,
+    debt_requests=12,
+    debt_of_requests=900,
+)
 PLAN = Plan(
     desired_replicas=4,
     proposals={},
     sentence="4 pods",
     is_limited_by_capacity=False,
     data_at=NOW,
-    state=begin_state(4, NOW, cold_starts_seconds=(61, 75), headroom=0.4),
+    state=begin_state(4, NOW, cold_starts_seconds=(61, 75)),
 )
 
 # situation → (mode, current replicas, autoscaler, desired, what the operator writes)
@@ -73,23 +84,24 @@ def test_pods_are_counted_by_what_they_can_do() -> None:
 
 def test_the_same_number_is_no_news_after_a_restart() -> None:
     service = build_service(scaling={"desiredReplicas": 4})
-    assert build_decision(service, None, PLAN, NOW) is None
+    assert build_decision(service, None, PLAN, HEADROOM, NOW) is None
 
 
 def test_another_number_is_news() -> None:
     known = ScalingDecision(4, "4 pods", NOW)
     later = datetime(2026, 11, 23, 13, 0, 1, 500, tzinfo=UTC)
-    news = build_decision(build_service(), known, replace(PLAN, desired_replicas=5, sentence="5 pods"), later)
-    assert news == ScalingDecision(5, "5 pods", later.replace(microsecond=0), (61, 75), 40)
+    news = build_decision(build_service(), known, replace(PLAN, desired_replicas=5, sentence="5 pods"), HEADROOM, later)
+    assert news == ScalingDecision(5, "5 pods", later.replace(microsecond=0), (61, 75), HEADROOM)
 
 
 def test_the_planner_begins_where_it_left_off() -> None:
     deployment = {"spec": {"replicas": 2}}
-    stored = {"desiredReplicas": 6, "coldStartsSeconds": [61, 75], "latenessMarginPercent": 40}
-    history = recall_planner_state(build_service(scaling=stored), deployment, NOW)
+    stored = {"desiredReplicas": 6, "coldStartsSeconds": [61, 75], "headroom": HEADROOM.to_wire()}
+    service = build_service(scaling=stored)
+    history = recall_planner_state(service, deployment, NOW)
     assert history.desired_replicas == 6
     assert list(history.cold_starts.seconds) == [61.0, 75.0]
-    assert history.budget.headroom == 0.4
+    assert recall_headroom(service, 60.0) == Memory(Setting(0.75, 0.2, 10.0), 36 * 3600.0, 12.0, 900.0)
 
 
 def test_the_planner_begins_with_what_the_deployment_has_where_nothing_is_stored() -> None:

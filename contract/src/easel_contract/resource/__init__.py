@@ -28,6 +28,7 @@ from easel_contract.resource.pod_template import PodTemplate
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
     ColdStartStatus,
+    HeadroomStatus,
     ScalingStatus,
     StableDiffusionServiceStatus,
     TerminationStatus,
@@ -41,6 +42,7 @@ __all__ = [
     "AddOnSpec",
     "ColdStartStatus",
     "ExecutionMode",
+    "HeadroomStatus",
     "ModelSource",
     "PodTemplate",
     "QueueOrder",

@@ -8,6 +8,25 @@ from easel_contract.conditions import Condition
 from easel_contract.schema import Model
 
 
+class HeadroomStatus(Model):
+    """The headroom in use, as it was found by replay; and what a restarted operator needs to go on with it."""
+
+    margin_percent: int = Field(
+        ge=-100, le=10000, description="Workers on top of the busy ones, in percent of a worker where one is busy."
+    )
+    hold_seconds: int = Field(ge=0, description="Without need of it, before a worker is scaled down.")
+    last_pod_seconds: int = Field(ge=0, description="Without any request, before the last one is.")
+    reason: str = Field(description="Why this one, with its figures.")
+    advice: str = Field(
+        default="", description="What would help where too many requests are late; empty where that isn't so."
+    )
+    seen_minutes: int = Field(default=0, ge=0, description="Of arrivals that it was found by.")
+    debt_requests: int = Field(
+        default=0, description="Late requests of the last week or so beyond what was planned; negative: fewer."
+    )
+    debt_of_requests: int = Field(default=0, ge=0, description="Of so many.")
+
+
 class ScalingStatus(Model):
     """The last scaling decision that changed the number of workers."""
 
@@ -19,13 +38,7 @@ class ScalingStatus(Model):
         max_length=20,
         description="From creation to Ready, of the workers that were started last; what a restarted operator knows.",
     )
-    lateness_margin_percent: int = Field(
-        default=0,
-        ge=0,
-        le=1000,
-        description="Headroom that the share of late requests has asked for so far, in percent of a worker where one "
-        "is busy.",
-    )
+    headroom: HeadroomStatus | None = None
 
 
 class ColdStartStatus(Model):

@@ -14,7 +14,6 @@ one would be ready: so a backlog isn't ordered twice while the first pods load.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from easel_contract.resource import ScalingSpec
@@ -24,73 +23,103 @@ from easel_operator.autoscaling.proposal import NOTHING, Proposal
 from easel_operator.autoscaling.workers import StartUp
 
 EXPECTED_ARRIVALS: Final = 0.7  # of the measured rate, which is an upper mean: what comes orders its own pods
-DRAIN_TARGETS: Final = 2.0  # of the time that a request may wait: time to work off what is left, at no headroom
-DRAIN_EXPONENT: Final = 0.15  # by which the headroom for lateness shortens it
+DRAIN_TARGETS: Final = 2.0  # of the time that a request may wait: time to work off what is left, at no margin
+DRAIN_EXPONENT: Final = 0.15  # by which the margin shortens it
 LONG_JOB: Final = 2.0  # mean jobs: what few jobs exceed
 ROUNDING: Final = 1e-9
 MIN_SLACK: Final = 0.25  # of the target that a job is let wait, however long jobs are
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What is to be worked off, and by whom."""
+def count_pods(
+    gpu_seconds: float,
+    arriving: float,
+    ready: int,
+    rests: Sequence[float],
+    cold_start_seconds: float,
+    drain_seconds: float,
+    most: int,
+) -> int:
+    """The pods to keep or to order; ``most`` if that many aren't enough.
 
-    gpu_seconds: float
-    arriving: float  # GPU-seconds per second that are expected
-    ready: int
-    starting_ages_seconds: Sequence[float]  # oldest first
-    cold_start_seconds: float
-    drain_seconds: float
+    Plain numbers, since the shadow fleets (replay/) count them thousands of times a second.
 
-    def count_pods(self, most: int) -> int:
-        """The pods to keep or to order; ``most`` if that many aren't enough."""
-        rests = [0.0] * min(self.ready, most)
-        rests += [max(0.0, self.cold_start_seconds - age) for age in self.starting_ages_seconds[: most - len(rests)]]
-        ordered = self._count_ordered(rests, most)
-        return ordered if ordered >= len(rests) else max(ordered, self._count_kept(rests))
-
-    def _count_kept(self, rests: Sequence[float]) -> int:
-        done_before = 0.0  # sum of the rests of the pods before this one
-        for pods, last in enumerate((0.0, *rests)):
-            left = self.gpu_seconds + self.arriving * last - max(0, pods - 1) * last + done_before
-            if self._is_enough(pods, left):
-                return pods
-            done_before += last
-        return len(rests)
-
-    def _count_ordered(self, rests: Sequence[float], most: int) -> int:
-        left = self.gpu_seconds + self.arriving * self.cold_start_seconds
-        for pods in range(most):
-            if self._is_enough(pods, left):
-                return pods
-            if pods < len(rests):
-                left -= self.cold_start_seconds - rests[pods]
-        return most
-
-    def _is_enough(self, pods: int, left: float) -> bool:
-        return pods >= self.arriving + max(0.0, left) / self.drain_seconds - ROUNDING
+    Args:
+        gpu_seconds: the backlog.
+        arriving: GPU-seconds per second that are expected.
+        ready: pods that are.
+        rests: seconds until each starting pod is ready, the soonest first.
+        cold_start_seconds: of a pod that is ordered now.
+        drain_seconds: time in which what the last of them finds is to be worked off.
+        most: the largest answer.
+    """
+    ordered = _count_ordered(
+        gpu_seconds + arriving * cold_start_seconds, arriving, ready, rests, cold_start_seconds, drain_seconds
+    )
+    if ordered < ready + len(rests):
+        ordered = max(ordered, _count_kept(gpu_seconds, arriving, ready, rests, drain_seconds))
+    return min(ordered, most)
 
 
-def propose_for_queue(observation: Observation, start_up: StartUp, headroom: float, scaling: ScalingSpec) -> Proposal:
+def _count_ordered(
+    left: float, arriving: float, ready: int, rests: Sequence[float], cold_start_seconds: float, drain_seconds: float
+) -> int:
+    """``left``: of the backlog, and what comes meanwhile, a cold start from now if no pod works."""
+    # Each of the ready ones takes as much of it, so what is enough of them is one division.
+    pods = max(
+        math.ceil(arriving - ROUNDING),
+        math.ceil((arriving + left / drain_seconds - ROUNDING) / (1.0 + cold_start_seconds / drain_seconds)),
+    )
+    if pods <= ready:
+        return pods
+    left -= cold_start_seconds * ready
+    pods = ready
+    for rest in rests:
+        left -= cold_start_seconds - rest
+        pods += 1
+        if pods >= arriving + max(0.0, left) / drain_seconds - ROUNDING:
+            return pods
+    return max(pods, math.ceil(arriving + max(0.0, left) / drain_seconds - ROUNDING))
+
+
+def _count_kept(gpu_seconds: float, arriving: float, ready: int, rests: Sequence[float], drain_seconds: float) -> int:
+    pods = math.ceil(arriving + gpu_seconds / drain_seconds - ROUNDING)
+    if pods <= ready:
+        return pods
+    pods, done_before = ready, 0.0  # sum of the rests of the pods before this one
+    for last in rests:
+        pods += 1
+        left = gpu_seconds + arriving * last - (pods - 1) * last + done_before
+        if pods >= arriving + max(0.0, left) / drain_seconds - ROUNDING:
+            return pods
+        done_before += last
+    return pods
+
+
+def propose_for_queue(observation: Observation, start_up: StartUp, margin: float, scaling: ScalingSpec) -> Proposal:
     """Pods that work the backlog off in time; at least those that targetQueueDepth asks for, where it is set."""
     queue, gpu_seconds = observation.queue, observation.bounded_backlog_gpu_seconds
     if queue is None or gpu_seconds is None or queue.depth == 0:
         return NOTHING
     job_seconds, arriving = observation.arrivals.job.mean_seconds, observation.arrivals.gpu_seconds_per_second
     overrunning = observation.overrunning_pods  # which do nothing of what waits
-    backlog = Backlog(
-        gpu_seconds=gpu_seconds,
-        arriving=EXPECTED_ARRIVALS * arriving,
-        ready=observation.pods.ready - overrunning,
-        starting_ages_seconds=start_up.list_starting_ages_seconds(observation.pods, observation.at),
-        cold_start_seconds=start_up.cold_start_seconds,
-        drain_seconds=find_drain_seconds(scaling, job_seconds, headroom),
-    )
+    rests = [
+        max(0.0, start_up.cold_start_seconds - age)
+        for age in start_up.list_starting_ages_seconds(observation.pods, observation.at)
+    ]
     # A request keeps one pod busy, so more pods than requests, with those to come meanwhile, are of no use.
     requests = queue.depth - overrunning + math.ceil(arriving * start_up.cold_start_seconds / job_seconds)
     # One more than the maximum, so that the sentence can say that more were needed.
     most = scaling.max_replicas + 1
-    by_work = min(most, max(1, overrunning + min(backlog.count_pods(most), requests)))
+    pods = count_pods(
+        gpu_seconds,
+        EXPECTED_ARRIVALS * arriving,
+        observation.pods.ready - overrunning,
+        rests,
+        start_up.cold_start_seconds,
+        find_drain_seconds(scaling.target_latency_seconds, job_seconds, margin),
+        most,
+    )
+    by_work = min(most, max(1, overrunning + min(pods, requests)))
     depth, target = queue.depth, scaling.target_queue_depth
     by_depth = math.ceil(depth / target) if target is not None else 0
     if by_depth > by_work:
@@ -98,11 +127,10 @@ def propose_for_queue(observation: Observation, start_up: StartUp, headroom: flo
     return Proposal(by_work, f"{_figure(gpu_seconds)} GPU-seconds queued{explain_overrunning(overrunning)}")
 
 
-def find_drain_seconds(scaling: ScalingSpec, job_seconds: float, headroom: float) -> float:
+def find_drain_seconds(target_seconds: float, job_seconds: float, margin: float) -> float:
     """Time in which the backlog that new pods find is to be worked off."""
-    target = scaling.target_latency_seconds
-    slack = max(target - LONG_JOB * job_seconds, MIN_SLACK * target)
-    return DRAIN_TARGETS * slack * math.exp(-DRAIN_EXPONENT * headroom)
+    slack = max(target_seconds - LONG_JOB * job_seconds, MIN_SLACK * target_seconds)
+    return DRAIN_TARGETS * slack * math.exp(-DRAIN_EXPONENT * margin)
 
 
 def explain_overrunning(pods: int) -> str:

@@ -4,6 +4,7 @@ from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
+from easel_operator.autoscaling.replay.choice import Basis, Choice
 from easel_operator.autoscaling.scale_down import ScaleDownDelay
 from easel_operator.autoscaling.workers import PodCounts
 
@@ -25,6 +26,27 @@ def explain_missing_data(desired: int, observation: Observation) -> str:
         f"{_count(desired)} held: the queue's depth is unknown; "
         f"{observation.pods_answering} of {observation.pods_scraped} pods answer /metrics{redis}"
     )
+
+
+def explain_choice(choice: Choice) -> str:
+    """Such as: margin 1.5: the cheapest of 81 that kept 4 % late over the last 36 h."""
+    margin, tally = f"margin {choice.setting.margin:g}", choice.tally
+    if choice.basis is Basis.RECALLED:
+        return f"{margin}: as before the restart"
+    if tally is None:
+        return f"{margin}: too few requests were seen yet to choose by"
+    seen = _describe_time(choice.seen_seconds)
+    if choice.basis is Basis.BUDGET:
+        share = f"{100 * choice.budget:.2g} %"
+        return f"{margin}: the cheapest of {choice.settings} that kept {share} late over the last {seen}"
+    return (
+        f"{margin}: {100 * tally.late_share:.2g} % late over the last {seen}, since less of it would cost more than "
+        f"{choice.price_seconds:.0f} GPU-seconds a request"
+    )
+
+
+def _describe_time(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
 
 
 def _explain_number(

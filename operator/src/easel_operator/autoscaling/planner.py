@@ -26,28 +26,25 @@ from easel_contract import metrics
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
-from easel_operator.autoscaling.explanation import explain, explain_missing_data
+from easel_operator.autoscaling.explanation import explain, explain_choice, explain_missing_data
 from easel_operator.autoscaling.forecast.forecast import Forecast
-from easel_operator.autoscaling.headroom import (
-    FIRST_HEADROOM,
-    MAX_WAIT_TARGETS,
-    ErrorBudget,
-    OldestWait,
-)
+from easel_operator.autoscaling.headroom import MAX_WAIT_TARGETS, OldestWait
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
+from easel_operator.autoscaling.replay.choice import Choice
 from easel_operator.autoscaling.scale_down import (
     Recommendation,
     ScaleDownDelay,
     StabilizationWindow,
     find_scale_down_delay,
 )
-from easel_operator.autoscaling.signals import FLOOR, SIGNALS, SignalInput
+from easel_operator.autoscaling.signals import FLOOR, SCHEDULE, SIGNALS, SignalInput
 from easel_operator.autoscaling.workers import PodCounts
 
 LOADING_TIMEOUT: Final = timedelta(minutes=10)
 ROLLOUT_TIMEOUT: Final = timedelta(minutes=30)  # one that takes longer is stuck, and no reason to keep idle pods
 MAX_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
+UNSEEN: Final = Choice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +57,10 @@ class PlannerState:
     proposals: Mapping[str, int] = field(default_factory=dict)  # the last guarded ones
     windows: Mapping[str, StabilizationWindow] = field(default_factory=dict)
     cold_starts: ColdStarts = field(default_factory=ColdStarts)
-    budget: ErrorBudget = field(default_factory=ErrorBudget)
     oldest_wait: OldestWait = field(default_factory=OldestWait)
     forecast: Forecast = field(default_factory=Forecast)
     data_at: datetime | None = None
+    foreknown_replicas: int = 0  # that schedules and bursts at known times asked for at the last tick
 
     @property
     def desired_replicas(self) -> int:
@@ -76,15 +73,13 @@ class PlannerState:
         return replace(self, windows=windows, last_work_at=self.last_work_at + pause)
 
     def learn(self, observation: Observation, scaling: ScalingSpec) -> "PlannerState":
-        """With what one more tick shows of cold starts, lateness and arrivals; whether or not the queue was read."""
+        """With what one more tick shows of cold starts and arrivals; whether or not the queue was read."""
         pods = observation.pods
         cold_starts = self.cold_starts.measure(pods.workers)
         lead_seconds = cold_starts.median_seconds
-        seconds = observation.elapsed_seconds or 0.0
         return replace(
             self,
             cold_starts=cold_starts,
-            budget=self.budget.learn(observation.growth, scaling.target_latency_seconds, seconds),
             forecast=self.forecast.watch(
                 observation.arrivals, observation.at, lead_seconds, scaling.target_latency_seconds
             ),
@@ -110,7 +105,6 @@ def begin_state(
     now: datetime,
     *,
     cold_starts_seconds: Sequence[float] = (),
-    headroom: float = FIRST_HEADROOM,
 ) -> PlannerState:
     """PlannerState of a service first seen at ``now``: a new one, or any after a restart of the operator.
 
@@ -119,7 +113,6 @@ def begin_state(
             else None. It is kept as if it had been proposed just now.
         now: the present.
         cold_starts_seconds: what status.scaling says of earlier starts.
-        headroom: likewise, of what the late jobs taught.
     """
     seeded = desired_replicas or 0
     return PlannerState(
@@ -127,23 +120,25 @@ def begin_state(
         proposals={**{signal.metric: 0 for signal in SIGNALS}, FLOOR.metric: seeded},
         windows={FLOOR.metric: StabilizationWindow((Recommendation(seeded, now),))},
         cold_starts=recall_cold_starts(cold_starts_seconds),
-        budget=ErrorBudget(headroom),
     )
 
 
-def plan(observation: Observation, state: PlannerState, scaling: ScalingSpec, now: datetime) -> Plan:
-    """Decide the number of workers of one service at one tick."""
+def plan(
+    observation: Observation, state: PlannerState, scaling: ScalingSpec, now: datetime, choice: Choice = UNSEEN
+) -> Plan:
+    """Decide the number of workers of one service at one tick, with the headroom that was chosen by replay."""
     state = state.postpone(_measure_unwatched(observation)).learn(observation, scaling)
     if observation.queue is None:
         return _hold_without_data(observation, state, scaling)
-    delay = find_scale_down_delay(state.cold_starts, state.budget, scaling)
-    wanted, oldest_wait = _propose(observation, state, scaling)
+    delay = find_scale_down_delay(state.cold_starts, choice.setting, scaling)
+    wanted, oldest_wait = _propose(observation, state, scaling, choice)
     has_work = observation.queue.depth > 0 or _has_finished(observation)
     state = replace(
         state,
         oldest_wait=oldest_wait,
         last_work_at=now if has_work or _is_recent(state.loading_since, now, LOADING_TIMEOUT) else state.last_work_at,
         data_at=now,
+        foreknown_replicas=max(wanted[SCHEDULE.metric].replicas, *(proposal.passing for proposal in wanted.values())),
     )
     limit = _capacity_limit(observation.pods, scaling)
     windows = {
@@ -167,7 +162,7 @@ def plan(observation: Observation, state: PlannerState, scaling: ScalingSpec, no
     return Plan(
         desired_replicas=desired,
         proposals=proposals,
-        sentence=explain(desired, strongest, observation.pods, scaling, delay),
+        sentence=f"{explain(desired, strongest, observation.pods, scaling, delay)}; {explain_choice(choice)}",
         is_limited_by_capacity=limit < min(strongest.most, scaling.max_replicas),
         data_at=now,
         state=replace(state, proposals=proposals, windows=windows),
@@ -190,7 +185,7 @@ def to_external_values(decision: Plan, observation: Observation) -> dict[str, fl
 
 
 def _propose(
-    observation: Observation, state: PlannerState, scaling: ScalingSpec
+    observation: Observation, state: PlannerState, scaling: ScalingSpec, choice: Choice
 ) -> tuple[dict[str, Proposal], OldestWait]:
     """What each signal asks for, unguarded."""
     desired, start_up = state.desired_replicas, state.cold_starts.start_up
@@ -200,7 +195,7 @@ def _propose(
         observation=observation,
         scaling=scaling,
         start_up=start_up,
-        budget=state.budget,
+        margin=choice.setting.margin,
         oldest_wait=oldest_wait,
         forecast=state.forecast,
         desired_replicas=desired,

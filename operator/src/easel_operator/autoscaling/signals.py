@@ -11,11 +11,7 @@ from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.backlog import propose_for_queue
 from easel_operator.autoscaling.forecast.forecast import Forecast, ForecastInput, propose_for_forecast
-from easel_operator.autoscaling.headroom import (
-    ErrorBudget,
-    OldestWait,
-    propose_for_lateness,
-)
+from easel_operator.autoscaling.headroom import OldestWait, propose_for_lateness
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.schedules import propose_for_schedules
@@ -29,7 +25,7 @@ class SignalInput:
     observation: Observation
     scaling: ScalingSpec
     start_up: StartUp
-    budget: ErrorBudget
+    margin: float  # headroom, in pods where one is busy
     oldest_wait: OldestWait
     forecast: Forecast
     desired_replicas: int  # the last decision
@@ -49,12 +45,12 @@ class Signal:
 QUEUE: Final = Signal(
     "queue",
     "easel_replicas_for_queue",
-    lambda given: propose_for_queue(given.observation, given.start_up, given.budget.headroom, given.scaling),
+    lambda given: propose_for_queue(given.observation, given.start_up, given.margin, given.scaling),
 )
 LATENCY: Final = Signal(
     "latency",
     "easel_replicas_for_latency",
-    lambda given: propose_for_lateness(given.observation, given.budget, given.oldest_wait, given.desired_replicas),
+    lambda given: propose_for_lateness(given.observation, given.margin, given.oldest_wait, given.desired_replicas),
     is_by_arrivals=True,
 )
 FORECAST: Final = Signal(
@@ -62,7 +58,7 @@ FORECAST: Final = Signal(
     "easel_replicas_for_forecast",
     lambda given: propose_for_forecast(
         given.forecast,
-        given.budget,
+        given.margin,
         given.desired_replicas,
         ForecastInput(given.observation.at, given.start_up, given.observation.arrivals, given.scaling),
     ),

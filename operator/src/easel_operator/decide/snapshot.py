@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from easel_contract.conditions import Reason
-from easel_contract.resource import ColdStartStatus
+from easel_contract.resource import ColdStartStatus, HeadroomStatus
 
 from easel_operator.decide.drift import Renewal
 from easel_operator.manifests.metadata import Release
@@ -32,7 +32,7 @@ class ScalingDecision:
     decided_at: datetime
     # What a restarted operator couldn't measure at once:
     cold_starts_seconds: tuple[int, ...] = ()
-    lateness_margin_percent: int = 0
+    headroom: HeadroomStatus | None = None
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def build_scaling_status(service: Json, decision: ScalingDecision | None) -> Jso
         reason=decision.sentence,
         decided_at=decision.decided_at,
         cold_starts_seconds=decision.cold_starts_seconds,
-        lateness_margin_percent=decision.lateness_margin_percent,
+        headroom=decision.headroom,
     )
     return status.to_wire()
 

@@ -12,11 +12,13 @@ from datetime import datetime
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import ColdStartStatus, StableDiffusionServiceSpec
+from easel_contract.resource import ColdStartStatus, ScalingSpec, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
 from easel_operator.autoscaling.planner import Plan, PlannerState, plan, to_external_values
+from easel_operator.autoscaling.replay.bank import Bank
+from easel_operator.autoscaling.replay.feed import build_load
 from easel_operator.cluster.client import KubernetesError
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
@@ -27,6 +29,7 @@ from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pod_status import PodStatus, read_pods
 from easel_operator.decide.scaling import (
     build_decision,
+    build_headroom_status,
     build_scrape_report,
     count_pods,
     decide_deletion_costs,
@@ -35,6 +38,7 @@ from easel_operator.decide.scaling import (
     find_longest_job_seconds,
     find_waiting_since,
     guess_data_seen_at,
+    recall_headroom,
     recall_planner_state,
 )
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
@@ -59,6 +63,7 @@ class ServiceState:
     uid: str
     data_seen_at: datetime
     planner: PlannerState
+    bank: Bank | None = None  # None: nothing was planned yet
     longest_job_seconds: int = 0
     cold_start: ColdStartStatus | None = None
     add_on_problems: Mapping[str, str] | None = None  # by key; None: no worker has said yet
@@ -233,7 +238,8 @@ class ScalingLoop:
                 _forget_series(key)  # a figure that stays would lie
                 state.is_shown = False
             return None
-        decision = plan(observation, state.planner, spec.scaling, now)
+        bank = self._replay(tick, observation, spec.scaling)
+        decision = plan(observation, state.planner, spec.scaling, now, bank.choice)
         state.planner, state.is_shown = decision.state, True
         DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.desired_replicas)
         for signal, replicas in decision.proposals.items():
@@ -243,7 +249,7 @@ class ScalingLoop:
         values = to_external_values(decision, observation)
         mode = decide_mode(spec, self._shared.capabilities).mode
         own_replicas = decide_scale(mode, tick.deployment, tick.autoscaler, decision.desired_replicas)
-        self._report_decision(tick, decision, now)
+        self._report_decision(tick, decision, bank, now)
         costs: Mapping[str, int | None] = {}
         if mode is not ScalingMode.RECOMMEND:
             costs = decide_deletion_costs(
@@ -261,10 +267,24 @@ class ScalingLoop:
             replicas=own_replicas,
         )
 
-    def _report_decision(self, tick: ServiceTick, decision: Plan, now: datetime) -> None:
+    @staticmethod
+    def _replay(tick: ServiceTick, observation: Observation, scaling: ScalingSpec) -> Bank:
+        """Let the shadow fleets see what came, and do the part of their work that is due."""
+        state = tick.state
+        cold_start_seconds = state.planner.cold_starts.median_seconds
+        if state.bank is None:
+            state.bank = Bank(scaling, cold_start_seconds, recall_headroom(tick.service, cold_start_seconds))
+        state.bank.follow(scaling, cold_start_seconds)
+        load = build_load(observation, state.planner.foreknown_replicas, scaling.target_latency_seconds)
+        if load is not None:
+            state.bank.watch(load)
+        return state.bank
+
+    def _report_decision(self, tick: ServiceTick, decision: Plan, bank: Bank, now: datetime) -> None:
         key = tick.key
         known = self._shared.decisions.get(key)
-        news = build_decision(tick.service, known, decision, now)
+        headroom = build_headroom_status(bank, decision.state.cold_starts.median_seconds)
+        news = build_decision(tick.service, known, decision, headroom, now)
         if news is not None and news is not known:
             logger.info("%s: %s", key, news.sentence)
             self._shared.decisions[key] = news

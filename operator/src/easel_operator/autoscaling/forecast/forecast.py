@@ -16,7 +16,7 @@ from easel_operator.autoscaling.forecast.bursts import (
     Recurrence,
 )
 from easel_operator.autoscaling.forecast.rates import NAMES, STEP_SECONDS, Rates
-from easel_operator.autoscaling.headroom import ErrorBudget
+from easel_operator.autoscaling.headroom import pods_for
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.work import Arrivals
 from easel_operator.autoscaling.workers import StartUp
@@ -58,15 +58,15 @@ class ForecastInput:
     scaling: ScalingSpec
 
 
-def propose_for_forecast(forecast: Forecast, budget: ErrorBudget, held: int, given: ForecastInput) -> Proposal:
+def propose_for_forecast(forecast: Forecast, margin: float, held: int, given: ForecastInput) -> Proposal:
     """Pods for the work that a proven candidate expects a cold start from now, and for a burst that is due."""
-    by_rate, by_burst = _propose_for_rate(forecast.rates, budget, held, given), _find_due(forecast.bursts, given)
+    by_rate, by_burst = _propose_for_rate(forecast.rates, margin, held, given), _find_due(forecast.bursts, given)
     if by_burst is None or by_burst.passing <= by_rate.replicas:
         return by_rate
     return replace(by_burst, replicas=by_rate.replicas)
 
 
-def _propose_for_rate(rates: Rates, budget: ErrorBudget, held: int, given: ForecastInput) -> Proposal:
+def _propose_for_rate(rates: Rates, margin: float, held: int, given: ForecastInput) -> Proposal:
     best = rates.judgement.find_best()
     if best is None:
         return NONE
@@ -75,7 +75,7 @@ def _propose_for_rate(rates: Rates, budget: ErrorBudget, held: int, given: Forec
     expected = rates.predict(best, given.arrivals.gpu_seconds_per_second, minute, lead_seconds)
     at = (given.now + timedelta(seconds=lead_seconds)).astimezone(UTC)
     because = f"{expected:.2g} busy pods expected at {at:%H:%M} UTC by {NAMES[best]}"
-    return Proposal(budget.pods_for(expected, held), because)
+    return Proposal(pods_for(expected, margin, held), because)
 
 
 def _find_due(bursts: Bursts, given: ForecastInput) -> Proposal | None:
