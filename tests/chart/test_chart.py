@@ -269,3 +269,17 @@ def test_helm_test_asks_for_an_image_where_the_operator_looks_and_nowhere_else(h
     StableDiffusionServiceSpec.model_validate(service["spec"])
     (pod,) = of_kind(watched, "Pod")
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_the_operator_asks_a_prometheus_only_where_one_is_named(helm: str) -> None:
+    def environment(*settings: str) -> dict[str, Any]:
+        deployments = of_kind(objects(helm, *settings), "Deployment")
+        (operator,) = (item for item in deployments if item["metadata"]["name"].endswith("operator"))
+        return {item["name"]: item for item in operator["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+    assert not [name for name in environment() if "PROMETHEUS" in name]
+    named = environment("operator.prometheus.url=http://prometheus:9090", "operator.prometheus.tokenSecretName=reader")
+    assert named["EASEL_PROMETHEUS_URL"]["value"] == "http://prometheus:9090"
+    # A Secret that is missing must not keep the operator from starting.
+    reference = {"name": "reader", "key": "token", "optional": True}
+    assert named["EASEL_PROMETHEUS_TOKEN"]["valueFrom"] == {"secretKeyRef": reference}

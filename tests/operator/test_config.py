@@ -50,3 +50,13 @@ def test_defaults_that_would_break_every_service_end_the_operator_with_a_sentenc
     with pytest.raises(ConfigurationError) as caught:
         OperatorConfig.from_environment({**REQUIRED, "EASEL_SERVICE_DEFAULTS": text})
     assert words in str(caught.value)
+
+
+def test_the_past_is_read_from_a_prometheus_only_where_one_is_named_and_its_token_is_not_shown() -> None:
+    assert OperatorConfig.from_environment(REQUIRED).prometheus_url == ""
+    named = {"EASEL_PROMETHEUS_URL": "https://prometheus.monitoring:9090", "EASEL_PROMETHEUS_TOKEN": "s3cret"}
+    config = OperatorConfig.from_environment({**REQUIRED, **named})
+    assert (config.prometheus_url, config.prometheus_token) == tuple(named.values())
+    assert "s3cret" not in repr(config)
+    with pytest.raises(ConfigurationError, match="EASEL_PROMETHEUS_URL"):
+        OperatorConfig.from_environment({**REQUIRED, "EASEL_PROMETHEUS_URL": "prometheus:9090"})

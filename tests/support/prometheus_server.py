@@ -20,6 +20,7 @@ SCRAPE_INTERVAL = "1s"
 class PrometheusServer:
     """Scrapes targets every second. ``scrapes``: a job's name → its static_configs. ``web``: its web configuration.
 
+    ``past``: what it has already, in OpenMetrics with times.
     ``settings``: a job's name → what else its scrape_config says. ``rules``: a file of rules.
     """
 
@@ -30,6 +31,7 @@ class PrometheusServer:
         *,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         rules: Mapping[str, Any] | None = None,
+        past: str | None = None,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="easel-prometheus-")
         self._folder = Path(self._directory.name)
@@ -43,6 +45,10 @@ class PrometheusServer:
         (self._folder / "prometheus.yml").write_text(json.dumps(configuration))
         (self._folder / "rules.yml").write_text(json.dumps(rules or {"groups": []}))
         (self._folder / "web.yml").write_text(json.dumps(web or {}))
+        if past is not None:
+            (self._folder / "past").write_text(past)
+            words = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--quiet", "past", "data"]
+            subprocess.run(words, cwd=self._folder, check=True)
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]

@@ -46,6 +46,9 @@ class OperatorConfig(BaseModel):
     metrics_port: int = Field(default=6443, ge=0, le=65535)
     health_port: int = Field(default=8081, ge=0, le=65535)
     scrape_interval_seconds: float = Field(default=2.0, gt=0, le=60)
+    # Of which the past of the services is read after a restart; not at all if empty.
+    prometheus_url: str = Field(default="", pattern=r"^$|^https?://")
+    prometheus_token: str = Field(default="", repr=False)  # sent to it as a bearer token
     watch_namespaces: tuple[str, ...] = ()  # comma-separated in the environment; empty: the whole cluster
     resync_interval_seconds: float = Field(default=120.0, ge=1)  # every service is looked at anew this often
     reconcile_concurrency: int = Field(default=8, ge=1, le=64)  # services that are reconciled at the same time

@@ -21,15 +21,17 @@ from easel_operator.cluster.informer import Informer
 from easel_operator.cluster.leadership import Leadership
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.prometheus import Prometheus
 from easel_operator.cluster.redis.password_keeper import RedisSource
 from easel_operator.cluster.redis.service_keys import ServiceKeys
 from easel_operator.cluster.scraper import Scraper
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.config import ConfigurationError, OperatorConfig
+from easel_operator.config import ENVIRONMENT_PREFIX, ConfigurationError, OperatorConfig
 from easel_operator.decide.snapshot import Capabilities
 from easel_operator.handlers.cleanup import Cleanup
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
 from easel_operator.handlers.loop_guard import LoopGuard
+from easel_operator.handlers.past_reader import MAX_ANSWER_BYTES, PastReader
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
 from easel_operator.handlers.references import ReferenceLookups
@@ -231,6 +233,12 @@ class Operator:
             clock=now,
         )
 
+    async def _read_pasts(self) -> None:
+        url = f"{ENVIRONMENT_PREFIX}PROMETHEUS_URL"
+        token = self._config.prometheus_token or None
+        server = Prometheus(self._config.prometheus_url, token=token, named_by=url, max_answer_bytes=MAX_ANSWER_BYTES)
+        await PastReader(server, self._scaling_loop, clock=now, monotonic=time.monotonic).run()
+
     async def run(self) -> int:
         """Run every loop. The first that ends, ends all: 0 after a signal, 1 after anything else.
 
@@ -264,6 +272,7 @@ class Operator:
             "references": self._references.run,
             "scaling loop": self._scale,
             "cleanup": self._clean_up,
+            **({"past of services": self._read_pasts} if self._config.prometheus_url else {}),
         }
         return {
             **{name: self._guard.keep_going(name, loop) for name, loop in guarded.items()},

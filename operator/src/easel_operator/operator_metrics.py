@@ -32,6 +32,11 @@ PROPOSED_REPLICAS: Final = Gauge(
     "Workers that one signal asks for; the largest is easel_operator_desired_replicas.",
     ["namespace", "service", "signal"],
 )
+HISTORY_READS: Final = Counter(
+    "easel_operator_history_reads",
+    "Services whose past was asked for in Prometheus after a restart: read, empty (nothing there), or failed.",
+    ["outcome"],
+)
 SWEPT_KEYS: Final = Counter(
     "easel_operator_swept_keys", "Keys in Redis that deleted services had left, and that a sweep deleted."
 )

@@ -10,10 +10,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from easel_contract import metrics, names
+from easel_contract import metrics
 
 from easel_operator.service_file import ServiceFile
-from easel_operator.simulation.history import History, HistoryError, HistorySummary, format_labels
+from easel_operator.simulation.history import (
+    COUNTERS,
+    History,
+    HistoryError,
+    HistorySummary,
+    format_labels,
+    select_gateways,
+)
 from easel_operator.simulation.trace import Trace
 from easel_operator.usage import INSTALL, UsageError
 
@@ -26,7 +33,6 @@ MAX_SECONDS: Final = 366 * 86400
 DEFAULT_NAMESPACE: Final = "default"  # kubectl's
 READINGS_A_QUERY: Final = 50_000  # of both counters: some 4 MB of JSON
 MAX_READINGS: Final = 20_000_000
-COUNTERS: Final = f'__name__=~"{metrics.JOBS_SUBMITTED_TOTAL}|{metrics.PREDICTED_GPU_SECONDS_TOTAL}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,7 @@ def build_selector(service: ServiceFile) -> str:
             f"--service: {service.path}: metadata.name is {name!r} and metadata.namespace {namespace!r}; names as "
             "Kubernetes has them are expected, or --prometheus-selector"
         )
-    # A pod's name: the Deployment's, the ReplicaSet's hash, five characters. Of long names Kubernetes cuts the hash.
-    return f'namespace="{namespace}",pod=~"{names.gateway_name(name)}-?[a-z0-9]+(-[a-z0-9]+)?"'
+    return select_gateways(namespace, name)
 
 
 async def _read_history(server: "Prometheus", selector: str, last_seconds: int, now: float) -> History:

@@ -131,13 +131,13 @@ async def test_without_a_token_a_refusal_names_the_variable(serve: Serve) -> Non
     assert "EASEL_PROMETHEUS_TOKEN is not set; it holds a bearer token" in await refuse(await serve(answer))
 
 
-async def test_an_answer_is_bounded_in_size(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1 << 16)
-
+async def test_an_answer_is_bounded_in_size(serve: Serve) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=" " * (1 << 18))
 
-    assert "answered with more than 65536 bytes" in await refuse(await serve(answer))
+    async with Prometheus(await serve(answer), max_answer_bytes=1 << 16) as prometheus:
+        with pytest.raises(PrometheusError, match="answered with more than 65536 bytes"):
+            await prometheus.query("up", 1764000000.5)
 
 
 async def test_an_answer_is_bounded_in_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,21 +46,31 @@ class _Answer(BaseModel):
 class Prometheus:
     """A server's HTTP API. Use it as an async context manager."""
 
-    def __init__(self, url: str, *, token: str | None = None) -> None:
-        """``url`` may have a path and ``user:password@``. ``token``: sent as a bearer token. Raises PrometheusError."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        named_by: str = "--from-prometheus",
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        """``url`` may have a path and ``user:password@``. ``token``: sent as a bearer token. ``named_by``: where the
+        user gave the URL, for messages. Raises PrometheusError.
+        """
         try:
             parsed = URL(url)
         except ValueError as error:
-            raise PrometheusError(f"--from-prometheus: not a URL: {error}") from None
+            raise PrometheusError(f"{named_by}: not a URL: {error}") from None
         self._shown = parsed.with_user(None) if parsed.host else parsed  # nobody's password belongs in a message
         if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.query or parsed.fragment:
-            raise PrometheusError(f"--from-prometheus is {self._shown}; http(s)://HOST[:PORT][/PATH] is expected")
+            raise PrometheusError(f"{named_by} is {self._shown}; http(s)://HOST[:PORT][/PATH] is expected")
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
             raise PrometheusError(f"{TOKEN_VARIABLE} holds blanks or signs that no HTTP header may have")
         if token and parsed.user:
             raise PrometheusError(f"{TOKEN_VARIABLE} is set and the URL has a user: which of them counts?")
         self._url = parsed / "api/v1/query"
         self._token = token
+        self._max_answer_bytes = max_answer_bytes
         self._session: aiohttp.ClientSession | None = None
         self.warnings: list[str] = []  # what the server warned of: its answers may lack something
 
@@ -122,7 +132,7 @@ class Prometheus:
                 target = response.headers.get("Location", "nowhere")[:SHOWN_CHARACTERS]
                 raise PrometheusError(f"{self._shown} redirects to {target}: give the URL of Prometheus itself")
             try:
-                return response.status, await read_bounded(response, MAX_ANSWER_BYTES)
+                return response.status, await read_bounded(response, self._max_answer_bytes)
             except ValueError as error:
                 raise PrometheusError(f"{self._shown} {error}") from None
 

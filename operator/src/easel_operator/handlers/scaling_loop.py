@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -15,6 +15,7 @@ from easel_contract import names
 from easel_contract.resource import ColdStartStatus, ScalingSpec, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
+from easel_operator.autoscaling.forecast.past import PastStep, replay_forecast
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
 from easel_operator.autoscaling.planner import Plan, PlannerState, plan, to_external_values
 from easel_operator.autoscaling.replay.bank import Bank
@@ -69,9 +70,20 @@ class ServiceState:
     add_on_problems: Mapping[str, str] | None = None  # by key; None: no worker has said yet
     waiting_since: datetime | None = None  # requests wait, and no worker is ready
     observation: Observation | None = None
+    is_past_known: bool = False  # whether take_past gave what there is
     is_shown: bool = False  # whether what the planner asks for is among the metrics
     spec: StableDiffusionServiceSpec | None = None
     spec_generation: int = -1
+
+
+@dataclass(frozen=True)
+class PastWanted:
+    """A service whose past before the operator's start isn't known, and what to see it by."""
+
+    key: ServiceKey
+    uid: str
+    cold_start_seconds: float
+    target_seconds: float
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,28 @@ class ScalingLoop:
             ticks = [tasks.create_task(self._tick_service(key, service)) for key, service in self._services]
         self._forget_all_but({key for tick in ticks if (key := tick.result()) is not None})
         self.ticked_at = self._clock()
+
+    def list_wanted_pasts(self) -> list[PastWanted]:
+        """Services that are scaled, and whose past nobody gave yet."""
+        return [
+            PastWanted(
+                key, state.uid, state.planner.cold_starts.median_seconds, state.spec.scaling.target_latency_seconds
+            )
+            for key, state in self._states.items()
+            if state.spec is not None and state.spec.scaling is not None and not state.is_past_known
+        ]
+
+    async def take_past(self, wanted: PastWanted, steps: Sequence[PastStep]) -> None:
+        """What a service's gateways accepted until now. It takes seconds, in a thread, while the ticks go on."""
+        forecast = None
+        if any(step.jobs for step in steps):
+            forecast = await asyncio.to_thread(replay_forecast, steps, wanted.cold_start_seconds, wanted.target_seconds)
+        state = self._states.get(wanted.key)
+        if state is None or state.uid != wanted.uid:
+            return
+        state.is_past_known = True
+        if forecast is not None:
+            state.planner = replace(state.planner, forecast=forecast)
 
     async def _tick_service(self, key: ServiceKey, service: Json) -> ServiceKey | None:
         """One service in its tick; its key while there are pods to follow. What goes wrong with it is its own affair:

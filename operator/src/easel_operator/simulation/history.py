@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from easel_contract import metrics
+from easel_contract import metrics, names
 
 from easel_operator.simulation.trace import MAX_WORK_SECONDS, Trace, build_trace
 
@@ -22,6 +22,7 @@ MAX_REQUESTS: Final = 5_000_000
 METRIC: Final = "__name__"
 POD_LABELS: Final = ("namespace", "pod")
 INSTANCE_LABEL: Final = "instance"
+COUNTERS: Final = f'__name__=~"{metrics.JOBS_SUBMITTED_TOTAL}|{metrics.PREDICTED_GPU_SECONDS_TOTAL}"'
 
 Labels = frozenset[tuple[str, str]]
 
@@ -70,6 +71,12 @@ class _Pod:
     last: Reading
 
 
+def select_gateways(namespace: str, name: str) -> str:
+    """The labels that Prometheus usually gives to a service's gateways, as a selector's inside."""
+    # A pod's name: the Deployment's, the ReplicaSet's hash, five characters. Of long names Kubernetes cuts the hash.
+    return f'namespace="{namespace}",pod=~"{names.gateway_name(name)}-?[a-z0-9]+(-[a-z0-9]+)?"'
+
+
 class History:
     """Takes series window by window, in the order of time, and keeps only what grew."""
 
@@ -103,6 +110,11 @@ class History:
             )
         seconds = self._last_seconds - self._first_seconds
         return HistorySummary(len(self._pods), self._readings, seconds, self._longest_pause_seconds)
+
+    def take_growths(self) -> list[Growth]:
+        """What was accepted since this was last called, for those who make no trace of it: it is forgotten here."""
+        taken, self._growths, self._requests = self._growths, [], 0
+        return taken
 
     def build_trace(self, source: random.Random) -> Trace:
         """The requests, from the first reading to the last. Raises HistoryError if there are none."""

@@ -36,7 +36,7 @@ CHANCE_SECONDS: Final = 2 * DAY_SECONDS  # of the mean rate of bursts
 QUIET_COLD_STARTS: Final = 3.0  # without any work: no pod is left then
 MIN_QUIET_SECONDS: Final = 300.0
 HEADROOM_EXPONENT: Final = 0.3
-MAX_TICK_SECONDS: Final = 30.0  # of a longer one nobody knows when within it a burst came
+MAX_TICK_SECONDS: Final = 60.0  # of a longer one nobody knows when within it a burst came
 LEAST_DEVIATION_SECONDS: Final = 2.0
 PAUSE_SECONDS: Final = 4.0 * TOLERANCE_SECONDS  # from one burst to the next: load that stays is none
 

@@ -23,6 +23,7 @@ STEP_SECONDS: Final = 60.0
 TREND_MINUTES: Final = 10
 MAX_GROWTH: Final = 2.0  # of the present rate, that a trend may foresee
 LEVEL_MINUTES: Final = 60
+MAX_MISSED_MINUTES: Final = 3  # that are taken to have been as the one before
 LEVEL_RANGE: Final = (0.5, 2.0)  # today against earlier days
 MAX_LEAD_MINUTES: Final = 30
 PUNISHED_QUANTILE: Final = 0.8
@@ -152,9 +153,10 @@ class Rates:
 
     def _turn(self, minute: int, present: float, lead_seconds: float) -> "Rates":
         """The minute is over: learn and judge it, and say what the minute a lead from now will bring."""
-        is_next, is_seen = minute == self.minute + 1, self.filling_seconds >= STEP_SECONDS / 2
+        missed = minute - self.minute - 1
+        is_known = 0 <= missed <= MAX_MISSED_MINUTES and self.filling_seconds >= STEP_SECONDS / 2
         turned = replace(self, minute=minute, filling_gpu_seconds=0.0, filling_seconds=0.0)
-        if not (is_next and is_seen):
+        if not is_known:
             return replace(turned, recent=(), said=())
         rate = self.filling_gpu_seconds / self.filling_seconds
         judgement = self.judgement
@@ -163,7 +165,7 @@ class Rates:
                 judgement = judgement.add(said.rates, rate)
         turned = replace(
             turned,
-            recent=(*self.recent, rate)[-LEVEL_MINUTES:],
+            recent=(*self.recent, rate, *[rate] * missed)[-LEVEL_MINUTES:],
             hour=self.hour.learn(self.minute, rate),
             day=self.day.learn(self.minute, rate),
             week=self.week.learn(self.minute, rate),
@@ -172,7 +174,7 @@ class Rates:
         lead = min(math.ceil(lead_seconds / STEP_SECONDS), MAX_LEAD_MINUTES)
         rates = {name: turned.predict(name, present, minute, lead_seconds) for name in NAMES}
         rates |= {PRESENT: present, MEAN: sum(turned.recent) / len(turned.recent)}
-        pending = tuple(said for said in self.said if said.minute > self.minute)
+        pending = tuple(said for said in self.said if said.minute >= minute)
         return replace(turned, said=(*pending, Said(minute + lead, rates))[-MAX_LEAD_MINUTES - 1 :])
 
     def _predict_by_trend(self, present: float, lead: int) -> float:
