@@ -15,8 +15,8 @@ The first four are Replicate's (https://replicate.com/docs/topics/predictions/st
 on any other, so ``progress`` is sent to those only who ask for it. In it, ``status`` is a prediction's;
 ``queue_position`` (1 is next), ``jobs_ahead`` and ``workers`` (that take work now: 0 while the service sleeps) are null
 unless it waits, and a place may fall back: others that can still be in time, or whose customers had less, go first;
-``eta_seconds`` is as things stand, and null if no worker will generate it, or if it is over. A preview's address gives a
-PNG, and is good while the prediction runs.
+``eta_seconds`` is as things stand, and null if no worker will generate it, or if it is over. A preview's address gives
+a PNG, and is good while the prediction runs.
 
 A stream begins with the state of things, so a client that was cut off misses nothing. One that says where it was
 (``Last-Event-ID``) doesn't get an image twice, and gets 204, which ends a browser's attempts, if it had seen the end.
