@@ -253,7 +253,6 @@ def test_a_folder_holds_about_a_dozen_files(package: Path) -> None:
 MIN_LINES = 40
 # Small files with one reader that stay, and why.
 SMALL_FILES = {
-    "easel_operator/manifests/children.py": "the list of children, with which golden tests begin",
     "easel_operator/cli.py": "the console script of `easel`",
     "easel_operator/simulation/policies/fixed.py": "one policy a file",
     "easel_server/generation/families/flux.py": "one family a file",

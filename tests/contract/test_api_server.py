@@ -12,6 +12,7 @@ from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.objects import SERVICES_OF_EASEL, Json, Resource
 from kubernetes.aio.client import Configuration
 
+from tests.contract.exposure_cases import ACCEPTED_WAYS_IN, REFUSED_WAYS_IN
 from tests.contract.test_pod_template import ACCEPTED_OVERLAYS, REFUSED_OVERLAYS
 from tests.contract.test_resource import ACCEPTED, MODEL, REFUSED
 from tests.support.api_server import ApiServers
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.cluster
 
 CRDS = Resource("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions")
 OLDEST_RELEASE = "1.34"
+ALL_REFUSED = REFUSED | REFUSED_OVERLAYS | REFUSED_WAYS_IN
 # What only a program can say: whether a month has such a day, and which names a database has.
 SAID_BY_THE_OPERATOR = {
     "a schedule that never begins",
@@ -74,13 +76,13 @@ def build(spec: Json, name: str = "painter") -> Json:
 
 async def test_what_cannot_work_is_refused_at_apply_and_what_can_is_not(client: KubernetesClient) -> None:
     """One server, every case: starting it is what takes the time."""
-    refusals = {case: await find_refusal(client, spec) for case, (spec, _) in (REFUSED | REFUSED_OVERLAYS).items()}
+    refusals = {case: await find_refusal(client, spec) for case, (spec, _) in ALL_REFUSED.items()}
     assert {case for case, refusal in refusals.items() if refusal is None} == SAID_BY_THE_OPERATOR
     for refusal in filter(None, refusals.values()):
         # Before it is looked at as a resource.
         by_apply = ("field not declared", "duplicate entries for key", "key field", "expected list")
         assert refusal.status == 422 or any(text in refusal.message for text in by_apply), str(refusal)
-    for case, spec in (ACCEPTED | ACCEPTED_OVERLAYS).items():
+    for case, spec in (ACCEPTED | ACCEPTED_OVERLAYS | ACCEPTED_WAYS_IN).items():
         kept = await client.apply(SERVICES_OF_EASEL, build(spec, "accepted"))
         assert kept["metadata"]["uid"], case
         await client.delete(SERVICES_OF_EASEL, "default", "accepted", uid=kept["metadata"]["uid"])
@@ -120,9 +122,11 @@ async def test_a_name_that_children_cannot_have_is_refused_with_the_reason(
         ("label easel.dev/service", "selectors go by them"),
         ("a volume called config", "choose another name"),
         ("tolerations in two places", "keep one of them"),
+        ("clients' addresses behind a ClusterIP", "needs type NodePort or LoadBalancer"),
+        ("an Ingress for *", "must be a host's name in lower case"),
         ("an adapter that prompts can't name: 'ink:1'", "a name that <lora:NAME:1> can carry"),
     ],
 )
 async def test_the_sentence_says_what_to_write(case: str, sentence: str, client: KubernetesClient) -> None:
     with pytest.raises(ApiRefusedError, match=sentence):
-        await client.apply(SERVICES_OF_EASEL, build((REFUSED | REFUSED_OVERLAYS)[case][0]))
+        await client.apply(SERVICES_OF_EASEL, build(ALL_REFUSED[case][0]))

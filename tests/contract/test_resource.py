@@ -9,6 +9,8 @@ from easel_contract.crd import build_structural_schema
 from easel_contract.resource import QueueOrder, ScalingSpec, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
+from tests.contract.exposure_cases import ACCEPTED_WAYS_IN, REFUSED_WAYS_IN
+
 MODEL = {"source": {"huggingFace": {"repository": "stabilityai/sdxl-turbo"}}}
 
 WEEKDAYS = {"name": "weekdays", "cron": "0 8 * * mon-fri", "durationMinutes": 60, "minReplicas": 2}
@@ -331,9 +333,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", REFUSED | REFUSED_WAYS_IN)
 def test_refuses(case: str) -> None:
-    spec, message = REFUSED[case]
+    spec, message = (REFUSED | REFUSED_WAYS_IN)[case]
     with pytest.raises(ValidationError, match=message):
         StableDiffusionServiceSpec.model_validate(spec)
 
@@ -454,9 +456,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", ACCEPTED)
+@pytest.mark.parametrize("case", ACCEPTED | ACCEPTED_WAYS_IN)
 def test_accepts(case: str) -> None:
-    StableDiffusionServiceSpec.model_validate(ACCEPTED[case])
+    StableDiffusionServiceSpec.model_validate((ACCEPTED | ACCEPTED_WAYS_IN)[case])
 
 
 def test_what_is_unset_follows_the_cold_start_and_the_target() -> None:

@@ -302,7 +302,8 @@ class GatewayConfig(Model):
     webhook: WebhookConfig = WebhookConfig()
     inputs: InputsConfig = InputsConfig()
     public_url: PublicUrl = None
-    allowed_hosts: AllowedHosts = ()
+    # A service's own names, those of its ways in from outside, and those that its users have listed.
+    allowed_hosts: tuple[HostName, ...] = Field(default=(), max_length=128)
     allowed_origins: AllowedOrigins = ()
     api_keys_directory: str | None = None  # one file a key, named for its owner; None: no key is asked for
     link_keys_directory: str | None = None  # what links are signed with where keys are asked for

@@ -88,6 +88,11 @@ HostName = build_text_type(
     "must be a host's name without scheme and port, such as images.example.com, *.example.com, or * for any",
     max_length=253,
 )
+ServedHost = build_text_type(
+    r"([*][.])?[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*",
+    "must be a host's name in lower case, such as images.example.com or *.example.com",
+    max_length=253,
+)
 HttpUrl = build_text_type(
     f"https?://{HOST_PATTERN}(:{PORT_PATTERN})?(/[^\\s?#]*)?",
     "must be http:// or https://, a host, a port of 1 to 65535 where it needs one, and perhaps a path: no user name, "

@@ -67,6 +67,10 @@ PERSISTENT_VOLUME_CLAIMS: Final = Resource("PersistentVolumeClaim", "v1", "persi
 DEPLOYMENTS: Final = Resource("Deployment", "apps/v1", "deployments")
 HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
 
+# Kinds that not every cluster has; where one isn't served, a service that asks for it is told so in its conditions.
+HTTP_ROUTES: Final = Resource("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes")
+OPTIONAL_RESOURCES: Final = (HTTP_ROUTES,)
+
 # The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
 CHILD_RESOURCES: Final = (
     SERVICE_ACCOUNTS,
@@ -76,6 +80,8 @@ CHILD_RESOURCES: Final = (
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     DEPLOYMENTS,
     HPAS,
+    Resource("Ingress", "networking.k8s.io/v1", "ingresses"),
+    *OPTIONAL_RESOURCES,
 )
 RESOURCE_BY_KIND: Final = {resource.kind: resource for resource in CHILD_RESOURCES}
 

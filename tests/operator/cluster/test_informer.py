@@ -10,7 +10,7 @@ from easel_contract import names
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.cluster.informer import Informer, trim
 from easel_operator.cluster.object_store import ObjectStore
-from easel_operator.objects import CONFIG_MAPS, DEPLOYMENTS, PODS, SECRETS, Json, ObjectKey
+from easel_operator.objects import CONFIG_MAPS, DEPLOYMENTS, HTTP_ROUTES, PODS, SECRETS, Json, ObjectKey, Resource
 from kubernetes.aio.client import Configuration
 
 from tests.operator.fake_api import FakeApi
@@ -25,9 +25,9 @@ def pod(name: str, version: int = 0) -> Json:
 
 
 @asynccontextmanager
-async def run_informer(api: KubernetesClient) -> AsyncIterator[tuple[Informer, ObjectStore]]:
+async def run_informer(api: KubernetesClient, resource: Resource = PODS) -> AsyncIterator[tuple[Informer, ObjectStore]]:
     store = ObjectStore(on_change=lambda _: None)
-    informer = Informer(api, PODS, store, namespace="ns", monotonic=lambda: 0.0)
+    informer = Informer(api, resource, store, namespace="ns", monotonic=lambda: 0.0)
     task = asyncio.create_task(informer.run())
     try:
         yield informer, store
@@ -55,6 +55,15 @@ async def test_it_lists_and_then_follows_the_watch() -> None:
 
 async def lacks(store: ObjectStore, name: str) -> bool:
     return not await has(store, name)
+
+
+@pytest.mark.parametrize(("resource", "is_synced"), [(HTTP_ROUTES, True), (PODS, False)])
+async def test_a_kind_that_not_every_cluster_has_keeps_nothing_waiting(resource: Resource, is_synced: bool) -> None:
+    api = FakeApi(fault=lambda method, path: ApiRefusedError(method, path, 404, "NotFound", "page not found"))
+    async with run_informer(api, resource) as (informer, _):
+        await eventually(lambda: asyncio.sleep(0, bool(api.requests)))
+        await asyncio.sleep(0)
+        assert informer.is_synced.is_set() is is_synced
 
 
 async def test_a_watch_that_ends_is_continued_without_a_list() -> None:

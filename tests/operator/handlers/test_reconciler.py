@@ -31,6 +31,7 @@ CHILDREN = {
     "/apis/apps/v1/namespaces/studio/deployments/painter-gateway",
     "/apis/apps/v1/namespaces/studio/deployments/painter-worker",
     "/apis/policy/v1/namespaces/studio/poddisruptionbudgets/painter-gateway",
+    "/apis/policy/v1/namespaces/studio/poddisruptionbudgets/painter-worker",
     "/apis/autoscaling/v2/namespaces/studio/horizontalpodautoscalers/painter-worker",
 }
 

@@ -109,6 +109,30 @@ CASES: dict[str, dict[str, Any]] = {
         "upscalers": [{"name": "x4", "source": {"url": {"address": "https://weights.example.com/x4.safetensors"}}}],
         "preprocessors": [{"name": "depth", "source": {"huggingFace": {"repository": "someone/depth"}}}],
     },
+    "reached-from-outside": {
+        "model": HUB_MODEL,
+        "replicas": 4,
+        "worker": {"gpu": {"count": 0}, "disruptionBudget": {"maxUnavailable": "25%"}},
+        "gateway": {
+            "service": {
+                "type": "LoadBalancer",
+                "annotations": {"service.example/internal": "true"},
+                "loadBalancerClass": "example.com/inner",
+                "loadBalancerSourceRanges": ["10.0.0.0/8", "192.0.2.7"],
+                "externalTrafficPolicy": "Local",
+            },
+            "ingress": {
+                "className": "nginx",
+                "hosts": ["images.example.com", "*.images.example.com"],
+                "tlsSecretName": "images-tls",
+                "annotations": {"cert-manager.io/cluster-issuer": "letsencrypt"},
+            },
+            "httpRoute": {
+                "parentRefs": [{"name": "public", "namespace": "gateways", "sectionName": "https"}],
+                "hosts": ["art.example.com"],
+            },
+        },
+    },
     "with-overlays-of-its-pods": ACCEPTED_OVERLAYS["what platform teams need"],
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},

@@ -32,7 +32,14 @@ from easel_contract.resource.status import (
     StableDiffusionServiceStatus,
     TerminationStatus,
 )
-from easel_contract.resource.worker import BatchingSpec, ResourceRequirements, RoleDefaults, ServiceDefaults, WorkerSpec
+from easel_contract.resource.worker import (
+    BatchingSpec,
+    DisruptionBudget,
+    ResourceRequirements,
+    RoleDefaults,
+    ServiceDefaults,
+    WorkerSpec,
+)
 from easel_contract.schema import Model, cel, validations
 from easel_contract.server_config import TracingConfig
 
@@ -40,6 +47,7 @@ __all__ = [
     "AddOnSource",
     "AddOnSpec",
     "ColdStartStatus",
+    "DisruptionBudget",
     "ExecutionMode",
     "ModelSource",
     "PodTemplate",

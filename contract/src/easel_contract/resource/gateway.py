@@ -14,8 +14,9 @@ from easel_contract.gateway_config import (
     ResultsConfig,
     WebhookConfig,
 )
+from easel_contract.resource.exposure import GatewayService, HttpRouteSpec, IngressSpec
 from easel_contract.resource.pod_template import POD_TEMPLATE_DESCRIPTION, PodTemplate
-from easel_contract.resource.worker import IMAGE_DESCRIPTION, ResourceRequirements
+from easel_contract.resource.worker import IMAGE_DESCRIPTION, DisruptionBudget, ResourceRequirements
 from easel_contract.schema import Model, ObjectName, Word
 from easel_contract.server_config import BucketConfig
 
@@ -55,6 +56,12 @@ class GatewaySpec(Model):
     replicas: int = Field(default=2, ge=1, le=100, description="Gateway pods; two survive the loss of a node.")
     resources: ResourceRequirements = ResourceRequirements()
     pod_template: PodTemplate | None = Field(default=None, description=POD_TEMPLATE_DESCRIPTION)
+    disruption_budget: DisruptionBudget | None = None
+    service: GatewayService | None = Field(default=None, description="Unset: ClusterIP, without annotations.")
+    ingress: IngressSpec | None = Field(default=None, description="Unset: none.")
+    http_route: HttpRouteSpec | None = Field(
+        default=None, description="Needs the Gateway API (gateway.networking.k8s.io/v1) in the cluster. Unset: none."
+    )
     termination_grace_period_seconds: int = Field(
         default=620,
         ge=20,
@@ -84,3 +91,9 @@ class GatewaySpec(Model):
     cache: CacheConfig = CacheConfig()
     webhook: WebhookSpec = WebhookSpec()
     inputs: InputsConfig = InputsConfig()
+
+    @property
+    def served_hosts(self) -> tuple[str, ...]:
+        """The names that lead here from outside of the cluster."""
+        routes = (self.ingress, self.http_route)
+        return tuple(dict.fromkeys(host for route in routes if route is not None for host in route.hosts))

@@ -1,9 +1,9 @@
 """The pods that generate: their GPUs, their resources, where they may run; how they batch; and what an installation
 gives the pods of all its services, below what each says itself."""
 
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
 from easel_contract.resource.pod_template import POD_TEMPLATE_DESCRIPTION, PodTemplate
 from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
@@ -49,6 +49,21 @@ class ResourceRequirements(Model):
 
     requests: dict[str, Quantity] = Field(default_factory=dict, description="What the scheduler sets aside.")
     limits: dict[str, Quantity] = Field(default_factory=dict, description="What the pod can't exceed.")
+
+
+MAX_UNAVAILABLE_PATTERN: Final = "^([1-9][0-9]?|100)%$"
+
+
+class DisruptionBudget(Model):
+    """How many pods the drain of nodes may take away at once; of a single pod there is no budget."""
+
+    max_unavailable: Annotated[
+        Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=MAX_UNAVAILABLE_PATTERN)],
+        Field(union_mode="left_to_right"),
+        WithJsonSchema(
+            {"x-kubernetes-int-or-string": True, "minimum": 1, "maxLength": 4, "pattern": MAX_UNAVAILABLE_PATTERN}
+        ),
+    ] = Field(default=1, description="A number of pods, or a share of them such as 25%.")
 
 
 class GpuSpec(Model):
@@ -98,6 +113,7 @@ class WorkerSpec(Model):
     tolerations: tuple[Toleration, ...] = Field(
         default=(), max_length=32, description="Besides the one for the GPU resource's own taint."
     )
+    disruption_budget: DisruptionBudget | None = None
     pod_template: PodTemplate | None = Field(default=None, description=POD_TEMPLATE_DESCRIPTION)
     termination_grace_period_seconds: int | None = Field(
         default=None,

@@ -7,7 +7,7 @@ from typing import Final
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.decide.snapshot import Capabilities
-from easel_operator.objects import API_SERVICES, HPAS, Json
+from easel_operator.objects import API_SERVICES, HPAS, OPTIONAL_RESOURCES, Json, Resource
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,19 @@ async def probe_capabilities(client: KubernetesClient, installation: Installatio
         metrics_api_note=note,
         is_scale_to_zero_supported=zero is not None,
         is_tolerance_supported="tolerance" in behavior.get("scaleUp", {}),
+        unserved_kinds=frozenset([each.kind for each in OPTIONAL_RESOURCES if not await is_served(client, each)]),
     )
+
+
+async def is_served(client: KubernetesClient, resource: Resource) -> bool:
+    """Whether the cluster has a kind, by the API server's own list of its group. Raises KubernetesError."""
+    try:
+        found = await client.request("GET", f"/apis/{resource.api_version}")
+    except ApiRefusedError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return False
+        raise
+    return any(each.get("name") == resource.plural for each in found.get("resources") or ())
 
 
 def is_served_by(api_service: Json, installation: Installation) -> bool:

@@ -11,7 +11,7 @@ from easel_contract import names
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError, sleep_with_jitter
 from easel_operator.cluster.object_store import ObjectStore
-from easel_operator.objects import Json, Resource
+from easel_operator.objects import OPTIONAL_RESOURCES, Json, Resource
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ WATCH_SECONDS: Final = 300  # the server ends a watch after this long, and the n
 RELIST_SECONDS: Final = 1800.0  # a list now and then heals whatever a watch may have missed
 FIRST_BACKOFF_SECONDS: Final = 0.5
 MAX_BACKOFF_SECONDS: Final = 30.0
+UNSERVED_SECONDS: Final = 60.0  # until a kind that the cluster didn't have is looked for again
 POD_ANNOTATIONS: Final = (
     names.ANNOTATION_DELETION_COST,
     names.ANNOTATION_REVISION,
@@ -64,6 +65,9 @@ class Informer:
                 await self._watch_until_relist(await self._list())
                 continue
             except ApiRefusedError as error:
+                if error.status == HTTPStatus.NOT_FOUND and self._resource in OPTIONAL_RESOURCES:
+                    await self._wait_until_served()
+                    continue
                 if error.status == HTTPStatus.GONE:
                     logger.info("Listing %s anew: the watch fell behind", self)
                 else:
@@ -73,6 +77,12 @@ class Informer:
             # After 410 too: a server that drops its watchers is one that can't bear a list from each at once.
             await sleep_with_jitter(self._backoff_seconds, random())  # noqa: S311 - spreads load, guards nothing
             self._backoff_seconds = min(self._backoff_seconds * 2, MAX_BACKOFF_SECONDS)
+
+    async def _wait_until_served(self) -> None:
+        """Of a kind that the cluster doesn't have, there is nothing to know; look again later."""
+        self._heard_at = self._monotonic()
+        self.is_synced.set()
+        await asyncio.sleep(UNSERVED_SECONDS)
 
     async def _list(self) -> str:
         found, version = await self._client.list_all(

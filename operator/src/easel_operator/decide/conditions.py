@@ -13,7 +13,7 @@ from easel_operator.decide.placement import PodNeeds, explain_refused, explain_u
 from easel_operator.decide.pod_status import PodStatus, StartPhase
 from easel_operator.decide.scaling_mode import ScalingMode, is_scaling_disabled
 from easel_operator.decide.snapshot import ApplyFailure
-from easel_operator.manifests.gateway import service_url
+from easel_operator.manifests.exposure import service_url
 from easel_operator.manifests.worker import build_worker_pod_selector_text, describe_model
 from easel_operator.objects import Json, find_condition
 

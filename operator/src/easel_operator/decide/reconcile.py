@@ -76,11 +76,13 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )
+    unserved = [child for child in wanted if child["kind"] in snapshot.capabilities.unserved_kinds]
+    wanted = tuple(child for child in wanted if child not in unserved)
     config = next(child for child in wanted if child["kind"] == "ConfigMap")
     creates = _find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else ()
     conflicts = _find_conflicts(snapshot, (*creates, *wanted))
     applies = tuple(child for child in wanted if _needs_apply(snapshot, child))
-    failures = (*conflicts, *snapshot.failures)
+    failures = (*conflicts, *map(_report_unserved, unserved), *snapshot.failures)
     facts = replace(facts, wanted_revisions=_read_revisions(wanted), is_applied=not (creates or applies or failures))
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
@@ -163,6 +165,14 @@ def describe_conflict(key: ObjectKey, live: Json, owner: Owner) -> str:
         f"{key} exists and isn't owned by this service, so it is left alone and nothing else is written; delete or "
         f"rename it, or give this {names.KIND} another name."
     )
+
+
+def _report_unserved(child: Json) -> ApplyFailure:
+    message = (
+        f"{to_object_key(child)} can't be made, as this cluster doesn't have {child['apiVersion']} {child['kind']}: "
+        "install its CRDs, or take it out of the spec. It is looked for every minute."
+    )
+    return ApplyFailure(to_object_key(child), Reason.APPLY_FAILED, message)
 
 
 def _find_deletes(

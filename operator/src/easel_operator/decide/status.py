@@ -14,7 +14,7 @@ from easel_operator.decide.facts import ServiceFacts
 from easel_operator.decide.grace import GraceDecision
 from easel_operator.decide.snapshot import EventPlan, EventType, ScalingDecision
 from easel_operator.manifests.configuration import build_add_ons
-from easel_operator.manifests.gateway import service_url
+from easel_operator.manifests.exposure import service_url
 from easel_operator.manifests.worker import build_worker_pod_selector_text
 from easel_operator.objects import Json, find_condition
 

@@ -114,7 +114,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
     owner, spec = context.owner, context.spec
     gateway, worker = spec.gateway, spec.worker
     results = gateway.results
-    # What the Service is called inside the cluster; a domain of its own is for users to allow.
+    # What the Service is called inside the cluster; of names outside, those of its Ingress and those that users allow.
     hosts = [owner.name, f"{owner.name}.{owner.namespace}"]
     hosts += [f"{hosts[-1]}.svc", f"{hosts[-1]}.svc.{CLUSTER_DOMAIN}"]
     return ServerConfig(
@@ -137,7 +137,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             inputs=gateway.inputs,
             public_url=gateway.public_url,
             drain_seconds=max(0, gateway.termination_grace_period_seconds - STOP_DELAY_SECONDS - DRAIN_MARGIN_SECONDS),
-            allowed_hosts=(*hosts, *gateway.allowed_hosts),
+            allowed_hosts=(*hosts, *gateway.allowed_hosts, *gateway.served_hosts),
             allowed_origins=gateway.allowed_origins,
             api_keys_directory=names.API_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,
             link_keys_directory=names.LINK_KEYS_DIRECTORY if gateway.api_keys_secret_name else None,

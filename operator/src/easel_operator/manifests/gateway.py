@@ -1,4 +1,4 @@
-"""The gateway Deployment, the Service in front of it, and what keeps both available."""
+"""The gateway Deployment, and the identity of all pods."""
 
 from typing import Final
 
@@ -103,28 +103,6 @@ def _spread(owner: Owner) -> Json:
     }
 
 
-def build_service(context: ChildContext) -> Json:
-    """The address that clients use: the gateways only, since workers pull their work."""
-    owner = context.owner
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": build_metadata(owner, owner.name, names.COMPONENT_GATEWAY),
-        "spec": {
-            "type": "ClusterIP",
-            "selector": build_pod_selector(owner, names.COMPONENT_GATEWAY),
-            "ports": [
-                {
-                    "name": names.HTTP_PORT_NAME,
-                    "port": names.SERVICE_PORT,
-                    "targetPort": names.HTTP_PORT_NAME,
-                    "protocol": "TCP",
-                }
-            ],
-        },
-    }
-
-
 def build_service_account(context: ChildContext) -> Json:
     """The pods' identity; it is given no rights, and pods mount no token of it."""
     owner = context.owner
@@ -134,22 +112,3 @@ def build_service_account(context: ChildContext) -> Json:
         "metadata": build_metadata(owner, service_account_name(owner), "identity"),
         "automountServiceAccountToken": False,
     }
-
-
-def build_gateway_disruption_budget(context: ChildContext) -> Json:
-    """Lets a node be drained while one gateway at a time is away."""
-    owner = context.owner
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": build_metadata(owner, names.gateway_name(owner.name), names.COMPONENT_GATEWAY),
-        "spec": {
-            "maxUnavailable": 1,
-            "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_GATEWAY)},
-        },
-    }
-
-
-def service_url(owner: Owner) -> str:
-    """Where clients inside the cluster reach the service."""
-    return f"http://{owner.name}.{owner.namespace}.svc"

@@ -7,10 +7,10 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import ResourceRequirements, ResultsSpec, RoleDefaults
+from easel_contract.resource import DisruptionBudget, ResourceRequirements, ResultsSpec, RoleDefaults
 
 from easel_operator.manifests.configuration import config_map_name
-from easel_operator.manifests.metadata import ChildContext, Owner
+from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, build_pod_selector
 from easel_operator.objects import Json
 
 POD_SECURITY_CONTEXT: Final[Json] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -119,6 +119,21 @@ def to_resources(requirements: ResourceRequirements, defaults: RoleDefaults) -> 
         for section, amounts in said.items()
     }
     return {section: amounts for section, amounts in merged.items() if amounts}
+
+
+def build_disruption_budget(owner: Owner, *, name: str, component: str, budget: DisruptionBudget | None) -> Json:
+    """Lets nodes be drained while so many of a component's pods are away. One that isn't ready anyway never keeps its
+    node from being drained."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": build_metadata(owner, name, component),
+        "spec": {
+            "maxUnavailable": (budget or DisruptionBudget()).max_unavailable,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": build_pod_selector(owner, component)},
+        },
+    }
 
 
 def build_port(name: str, number: int) -> Json:

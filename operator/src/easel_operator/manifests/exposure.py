@@ -1,0 +1,76 @@
+"""How clients reach the gateways: the Service, and the ways to it from outside the cluster."""
+
+from easel_contract import names
+from easel_contract.resource.exposure import GatewayService, HttpRouteSpec, IngressSpec
+
+from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, build_pod_selector
+from easel_operator.objects import HTTP_ROUTES, Json
+
+
+def build_service(context: ChildContext) -> Json:
+    """The address that clients use: the gateways only, since workers pull their work."""
+    owner = context.owner
+    asked = context.spec.gateway.service or GatewayService()
+    port = {
+        "name": names.HTTP_PORT_NAME,
+        "port": names.SERVICE_PORT,
+        "targetPort": names.HTTP_PORT_NAME,
+        "protocol": "TCP",
+    }
+    spec = {"type": asked.type, "selector": build_pod_selector(owner, names.COMPONENT_GATEWAY), "ports": [port]}
+    more = asked.to_wire()
+    fields = ("loadBalancerClass", "loadBalancerSourceRanges", "externalTrafficPolicy")
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _build_metadata(owner, asked.annotations),
+        "spec": {**spec, **{field: more[field] for field in fields if field in more}},
+    }
+
+
+def build_ingress(context: ChildContext, ingress: IngressSpec) -> Json:
+    """Each host, whatever the path, to the Service."""
+    owner = context.owner
+    service = {"name": owner.name, "port": {"name": names.HTTP_PORT_NAME}}
+    paths = [{"path": "/", "pathType": "Prefix", "backend": {"service": service}}]
+    spec: Json = {"rules": [{"host": host, "http": {"paths": paths}} for host in ingress.hosts]}
+    if ingress.class_name is not None:
+        spec["ingressClassName"] = ingress.class_name
+    if ingress.tls_secret_name is not None:
+        spec["tls"] = [{"hosts": list(ingress.hosts), "secretName": ingress.tls_secret_name}]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": _build_metadata(owner, ingress.annotations),
+        "spec": spec,
+    }
+
+
+def build_http_route(context: ChildContext, route: HttpRouteSpec) -> Json:
+    """The same by the Gateway API; TLS ends at the Gateway's listener."""
+    owner = context.owner
+    return {
+        "apiVersion": HTTP_ROUTES.api_version,
+        "kind": HTTP_ROUTES.kind,
+        "metadata": _build_metadata(owner, route.annotations),
+        "spec": {
+            "parentRefs": [parent.to_wire() for parent in route.parent_refs],
+            "hostnames": list(route.hosts),
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                    "backendRefs": [{"name": owner.name, "port": names.SERVICE_PORT}],
+                }
+            ],
+        },
+    }
+
+
+def service_url(owner: Owner) -> str:
+    """Where clients inside the cluster reach the service."""
+    return f"http://{owner.name}.{owner.namespace}.svc"
+
+
+def _build_metadata(owner: Owner, annotations: dict[str, str]) -> Json:
+    metadata = build_metadata(owner, owner.name, names.COMPONENT_GATEWAY)
+    return {**metadata, "annotations": annotations} if annotations else metadata

@@ -1,0 +1,59 @@
+"""What a service is told of ways in that its cluster doesn't have, and which names it may be called by."""
+
+import json
+from dataclasses import replace
+
+from easel_contract.conditions import Reason
+from easel_contract.resource import StableDiffusionServiceSpec
+from easel_operator.decide.reconcile import decide
+from easel_operator.manifests.configuration import build_config_map
+from easel_operator.manifests.metadata import ChildContext
+from easel_operator.objects import Json
+
+from tests.operator.decide.test_conditions import FIXED, GATEWAY, WORKER, build_running, find
+from tests.operator.objects import CAPABLE, HUB_MODEL, OWNER, RELEASE, build_service, build_snapshot
+
+ROUTE = {"httpRoute": {"parentRefs": [{"name": "public"}], "hosts": ["images.example.com"]}}
+NO_ROUTES = replace(CAPABLE, unserved_kinds=frozenset({"HTTPRoute"}))
+
+
+def test_a_cluster_without_the_gateway_api_is_said_and_everything_else_is_made() -> None:
+    plan = decide(build_snapshot(build_service({**FIXED, "gateway": ROUTE}), capabilities=NO_ROUTES))
+    assert "HTTPRoute" not in {child["kind"] for child in plan.applies}
+    assert {"Service", "Deployment"} <= {child["kind"] for child in plan.applies}
+    progressing = find(plan, "Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("False", Reason.APPLY_FAILED)
+    assert "doesn't have gateway.networking.k8s.io/v1 HTTPRoute: install its CRDs" in progressing["message"]
+
+
+def test_a_service_that_runs_is_ready_inside_the_cluster_meanwhile() -> None:
+    service = build_service({**FIXED, "gateway": ROUTE})
+    snapshot = replace(build_running(service, GATEWAY, WORKER), capabilities=NO_ROUTES)
+    ready = find(decide(snapshot), "Ready")
+    assert ready["status"] == "True"
+    assert "HTTPRoute" in ready["message"]
+
+
+def test_services_that_ask_for_no_route_are_not_concerned() -> None:
+    snapshot = replace(build_running(build_service(FIXED), GATEWAY, WORKER), capabilities=NO_ROUTES)
+    assert find(decide(snapshot), "Ready")["reason"] == Reason.AVAILABLE
+
+
+def list_allowed(gateway: Json) -> list[str]:
+    spec = StableDiffusionServiceSpec.model_validate({"model": HUB_MODEL, "replicas": 1, "gateway": gateway})
+    files = build_config_map(ChildContext(OWNER, spec, RELEASE, 60))["data"]
+    hosts: list[str] = json.loads(files["gateway.json"])["gateway"]["allowedHosts"]
+    return hosts
+
+
+def test_a_service_may_be_called_by_the_names_that_lead_to_it_without_listing_them_twice() -> None:
+    ingress = {"hosts": ["a.example", "images.example.com"]}
+    own = list_allowed({})
+    assert list_allowed({"ingress": ingress, **ROUTE}) == [*own, "a.example", "images.example.com"]
+
+
+def test_as_many_names_as_the_resource_takes_are_no_fault_of_the_operators() -> None:
+    listed = [f"h{number}.example" for number in range(64)]
+    served = {"hosts": [f"i{number}.example" for number in range(16)]}
+    route = {"httpRoute": {"parentRefs": [{"name": "public"}], "hosts": [f"r{number}.example" for number in range(16)]}}
+    assert len(list_allowed({"allowedHosts": listed, "ingress": served, **route})) == 4 + 64 + 32
