@@ -19,7 +19,7 @@ from easel_server.generation.request import WebhookTarget
 from easel_server.stores.files.interface import FileDescription
 from easel_server.stores.images.interface import ImagesGoneError
 from easel_server.stores.images.redis import RedisImages
-from easel_server.stores.jobs.interface import Claim, JobBounds, JobConflictError, QueueTerms
+from easel_server.stores.jobs.interface import Claim, JobBounds, JobConflictError, Joining, QueueTerms
 from easel_server.stores.limits.interface import Charge
 from easel_server.stores.opening import Stores, open_stores
 from redis.asyncio import Redis
@@ -93,6 +93,9 @@ class Service:
                 inputs = {"digest": b"input"} if number == 1 else None
                 terms = TERMS[number]
                 await jobs.submit(job, flight_key=name, inputs=inputs, target_seconds=TARGET_SECONDS, terms=terms)
+            if owner == "ann":  # a look that passes late ones
+                joining = Joining("1x1", Priority.LOW)
+                assert await jobs.claim("w1", lease_seconds=60, wait_seconds=0, joining=joining) == ()
         await jobs.submit(build_job("joins", owner="dan", deadline_seconds=600, model="a"), flight_key="cid-0")
         assert await outbox.claim(lease_seconds=60, wait_seconds=0) is not None
         assert isinstance(self.stores.images, RedisImages)

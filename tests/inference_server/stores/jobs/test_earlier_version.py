@@ -10,7 +10,7 @@ from easel_contract.server_config import ModelConfig, Priority
 from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.facts.model_facts import SharedModelFacts, publish_facts
-from easel_server.stores.jobs.interface import JobBounds, Jobs, Joining, ReapReport
+from easel_server.stores.jobs.interface import Canceled, Claim, JobBounds, Jobs, Joining, QueueTerms, ReapReport
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.opening import Stores, open_stores
 from redis.asyncio import Redis
@@ -69,6 +69,30 @@ redis.call('HSET', prefix .. 'job:' .. leader, 'state', 'Canceled', 'finished_us
   'previews', 0)
 redis.call('DEL', run)
 """
+# How a worker of the version before the order of a target takes an owner's oldest run,
+# one that asks for no model.
+TAKE = """
+local prefix, n = KEYS[1], ARGV[1]
+local run = prefix .. 'run:' .. n
+local owner, cost_us = unpack(redis.call('HMGET', run, 'owner', 'cost_us'))
+redis.call('ZREM', prefix .. 'waiting', n)
+redis.call('HINCRBY', prefix .. 'work', 'us:1', -cost_us)
+redis.call('HINCRBY', prefix .. 'work', 'us:1:' .. owner, -cost_us)
+redis.call('ZREM', prefix .. 'turns:1', string.rep('0', 16 - #n) .. n .. ':' .. owner)
+redis.call('ZREM', prefix .. 'queue:1:' .. owner, n)
+redis.call('HSET', run, 'state', 'Running', 'attempts', 1, 'worker', 'old', 'started_us', 1, 'steps_done', 0,
+  'token', 'old', 'lease_us', 60000000, 'max_attempts', 3, 'rest_us', cost_us)
+redis.call('HSET', prefix .. 'claims', 'old', n)
+redis.call('ZADD', prefix .. 'running', 1e18, n)
+redis.call('HINCRBY', prefix .. 'work', 'us:running', cost_us)
+local oldest = redis.call('ZRANGE', prefix .. 'queue:1:' .. owner, 0, 0)[1]
+if oldest then
+  redis.call('ZADD', prefix .. 'turns:1', cost_us, string.rep('0', 16 - #oldest) .. oldest .. ':' .. owner)
+else
+  redis.call('HDEL', prefix .. 'work', 'us:1:' .. owner)
+end
+"""
+IN_TIME, LATE = QueueTerms(3600.0, 7200.0), QueueTerms(-1.0, 7200.0)
 
 
 @pytest.fixture
@@ -262,3 +286,37 @@ async def test_what_is_kept_of_long_runs_that_an_earlier_pod_released_or_ended_i
     assert await claim_ids(jobs) == ["released"]
     depth = await jobs.depth()
     assert (depth.bounded_waiting_gpu_seconds, depth.bounded_running_gpu_seconds) == (3, 10)
+
+
+async def test_a_worker_of_the_version_before_takes_the_oldest_and_the_others_keep_their_order(
+    jobs: Jobs,
+) -> None:
+    """It knows of no target: what it takes is taken once, and what is behind is neither lost nor held up."""
+    for name, terms in (("late-0", LATE), ("timely-0", IN_TIME), ("late-1", LATE), ("timely-1", IN_TIME)):
+        await jobs.submit(build_job(name), terms=terms)
+    assert await claim_ids(jobs) == ["timely-0"]
+    await run_script(jobs, TAKE, 1)
+    assert (await job_of(jobs, "late-0")).state == JobState.RUNNING
+    assert [await claim_ids(jobs) for _ in range(3)] == [["timely-1"], ["late-1"], []]
+    assert await jobs.finish(Claim(await job_of(jobs, "late-0"), "old", 60.0), Canceled())
+
+
+async def test_a_worker_of_the_version_before_takes_what_the_others_know_to_be_in_time(jobs: Jobs) -> None:
+    await jobs.submit(build_job("late"), terms=LATE)
+    for number in range(2):
+        await jobs.submit(build_job(f"timely-{number}", height_pixels=128), terms=IN_TIME)
+    joining = Joining("64x64", Priority.NORMAL)
+    assert await jobs.claim("w", lease_seconds=LONG_SECONDS, wait_seconds=0, joining=joining) == (), "it has looked"
+    for number in (1, 2):
+        await run_script(jobs, TAKE, number)
+    assert [await claim_ids(jobs) for _ in range(2)] == [["timely-1"], []]
+
+
+async def test_what_gateways_of_the_version_before_queued_is_served_as_it_came(jobs: Jobs) -> None:
+    """Among jobs that have a target: it waits behind those that are in time, and overtakes nobody."""
+    for name, terms in (("old-0", None), ("late", LATE), ("old-1", None), ("timely", IN_TIME)):
+        await jobs.submit(build_job(name), terms=terms)
+    assert isinstance(jobs, RedisJobs)
+    stored = await jobs._connection.command("HKEYS", jobs._connection.key("run:1"))
+    assert not {b"start_by_us", b"first_from_us"} & set(stored)
+    assert [(await claim_ids(jobs))[0] for _ in range(4)] == ["old-0", "timely", "late", "old-1"]
