@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -79,7 +79,10 @@ bench-autoscaler: setup ## Easel, others' autoscalers and an oracle on TRACES (C
 bench-operator: setup ## The scaling loop over 1,000 services of 3 pods, into benchmarks/results/operator.json
 	$(VENV)/python -m benchmarks.scale
 
-bench-simulator: setup ## One trace on an embedded cluster and in the simulator, and the time to an order (AGAIN=1: simulate only)
+bench-planner: setup ## The planner's tick with and without its bank of shadow fleets, and memory at 1,000 services, into benchmarks/results/planner.json
+	$(VENV)/python -m benchmarks.planner
+
+bench-simulator: setup ## Traces on an embedded cluster and in the simulator, and the time to an order (AGAIN=1: simulate only)
 	$(VENV)/python -m benchmarks.simulator $(if $(AGAIN),--again)
 
 crds: setup ## Write crds/ and the chart's copy from the pydantic models, and the table of the chart's values
