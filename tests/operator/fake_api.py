@@ -50,6 +50,8 @@ class FakeApi(KubernetesClient):
         if error is not None:
             raise error
         await asyncio.sleep(0)
+        if (query or {}).get("dryRun"):
+            return dict(body)
         return self._answer(method, path, body, content_type)
 
     def _answer(self, method: str, path: str, body: Any, content_type: str) -> Json:

@@ -31,6 +31,7 @@ from easel_operator.decide.snapshot import Capabilities
 from easel_operator.handlers.cleanup import Cleanup
 from easel_operator.handlers.kopf_handlers import build_registry, build_settings
 from easel_operator.handlers.loop_guard import LoopGuard
+from easel_operator.handlers.metrics_api_upkeep import MetricsApiUpkeep
 from easel_operator.handlers.past_reader import MAX_ANSWER_BYTES, PastReader
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
@@ -51,8 +52,6 @@ METRICS_STALE_AFTER: Final = timedelta(seconds=30)
 MAX_SILENCE_SECONDS: Final = 300.0  # of a watch; longer than one that is ended and begun anew on schedule
 MAX_TICK: Final = timedelta(seconds=60)
 SHUTDOWN_SECONDS: Final = 10.0
-PROBE_SECONDS: Final = 60.0
-REGISTRATION_SECONDS: Final = 5.0  # between two looks at whose the external metrics API is
 START_ATTEMPTS: Final = 20
 START_PAUSE_SECONDS: Final = 2.0
 # A tick makes many objects that live for a minute and no cycles. With Python's defaults (700, 10, 10) the collector
@@ -166,6 +165,15 @@ class Operator:
             port=config.metrics_port,
             clock=now,
         )
+        self._metrics_api_upkeep = MetricsApiUpkeep(
+            client=client,
+            endpoint=self._metrics_endpoint,
+            installation=_describe_installation(config),
+            shared=shared,
+            services=self._services,
+            queue=self._queue,
+            is_leader=self._leadership.is_leader,
+        )
         self._scaling_loop = self._build_scaling_loop()
         self._health_server = HealthServer(
             alive={
@@ -264,9 +272,9 @@ class Operator:
         guarded: dict[str, Callable[[], Awaitable[None]]] = {
             **{f"watch of {informer}": informer.run for informer in self._informers},
             "list of services": self._list_services,
-            "external metrics API": self._serve_metrics_api,
-            "probe": self._probe_now_and_then,
-            "registration": self._keep_registered,
+            "external metrics API": self._metrics_api_upkeep.keep_served,
+            "probe": self._metrics_api_upkeep.keep_probing,
+            "registration": self._metrics_api_upkeep.keep_registered,
             **({} if self._config.redis_url else {"password of Redis": self._keep_redis}),
             "reconciler": self._reconcile,
             "references": self._references.run,
@@ -311,47 +319,10 @@ class Operator:
         ]
         return [body for bodies, _ in lists for body in bodies], lists[0][1]
 
-    async def _serve_metrics_api(self) -> None:
-        """Serve the metrics API, with a fresh certificate."""
-        while True:
-            try:
-                await self._metrics_endpoint.refresh()
-            except (KubernetesError, ValueError, RuntimeError, OSError) as error:
-                logger.warning("The external metrics API isn't set up, trying again: %s", error)
-            await asyncio.sleep(PROBE_SECONDS)
-
-    async def _keep_registered(self) -> None:
-        """Have the external metrics API registered where that is for us to do; see MetricsEndpoint.register."""
-        while True:
-            try:
-                note = await self._metrics_endpoint.register(is_leader=self._leadership.is_leader())
-                if note != self._shared.capabilities.metrics_api_note:
-                    await self._probe_again()
-            except KubernetesError as error:
-                logger.warning("The external metrics API isn't registered, trying again: %s", error)
-            await asyncio.sleep(REGISTRATION_SECONDS)
-
     async def _keep_redis(self) -> None:
         await self._has_listed.wait()
         await self._leadership.wait_until_leader()
         await self._redis_upkeep.run()
-
-    async def _probe_now_and_then(self) -> None:
-        """Notice what changes about the cluster."""
-        while True:
-            try:
-                await self._probe_again()
-            except KubernetesError as error:
-                logger.warning("What this cluster can do isn't known anew, trying again: %s", error)
-            await asyncio.sleep(PROBE_SECONDS)
-
-    async def _probe_again(self) -> None:
-        capabilities = await _probe(self._client, self._config)
-        if capabilities != self._shared.capabilities:
-            logger.info("This cluster changed: %s", capabilities)
-            self._shared.capabilities = capabilities
-            for key, _ in self._services:
-                self._queue.add(key)
 
     async def _reconcile(self) -> None:
         await self._wait_for_caches()

@@ -73,7 +73,6 @@ async def test_an_api_server_that_refuses_zero_replicas_is_noticed() -> None:
     def refuse_the_second(method: str, path: str) -> Exception | None:
         if path.endswith("horizontalpodautoscalers"):
             probed.append(path)
-            api.objects = {key: body for key, body in api.objects.items() if key == API_SERVICE}  # a dry run
             if len(probed) == 2:
                 return ApiRefusedError(method, path, 422, "Invalid", "minReplicas: must be greater than or equal to 1")
         return None
