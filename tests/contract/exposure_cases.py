@@ -38,6 +38,14 @@ REFUSED_WAYS_IN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a route to no Gateway": (of_gateway(httpRoute={"hosts": ["a.example"], "parentRefs": []}), "parentRefs"),
     "a budget that keeps nodes from being drained": (of_gateway(disruptionBudget={"maxUnavailable": 0}), "greater"),
+    "more gateways at least than at most": (
+        of_gateway(autoscaling={"minReplicas": 3, "maxReplicas": 2}),
+        "minReplicas must not be greater than maxReplicas",
+    ),
+    "gateways between two and one, as the defaults have it": (
+        of_gateway(autoscaling={"maxReplicas": 1}),
+        "minReplicas must not be greater than maxReplicas",
+    ),
     "a budget of nothing in a hundred": (of_gateway(disruptionBudget={"maxUnavailable": "0%"}), "match pattern"),
 }
 
@@ -48,5 +56,6 @@ ACCEPTED_WAYS_IN: dict[str, dict[str, Any]] = {
         httpRoute={"hosts": ["c.example"], "parentRefs": [{"name": "public", "sectionName": "https"}]},
         disruptionBudget={"maxUnavailable": "100%"},
     ),
+    "gateways by their CPU": of_gateway(autoscaling={"minReplicas": 1, "maxReplicas": 1, "targetCpu": "1.5"}),
     "a number of pods": of_gateway(disruptionBudget={"maxUnavailable": 3}),
 }

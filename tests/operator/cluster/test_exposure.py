@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from easel_operator.cluster.capabilities import is_served
 from easel_operator.cluster.client import KubernetesClient
-from easel_operator.objects import HTTP_ROUTES, RESOURCE_BY_KIND, Json, Resource, to_object_key
+from easel_operator.decide.snapshot import Handover
+from easel_operator.objects import DEPLOYMENTS, HTTP_ROUTES, RESOURCE_BY_KIND, Json, Resource, to_object_key
 from kubernetes.aio.client import Configuration
 
 from tests.operator.cluster.test_pod_templates import build, find_drifted, write
@@ -106,3 +107,35 @@ async def test_a_budget_can_be_a_share_and_then_a_number(budget: str, client: Ku
         assert live is not None
         assert live["spec"]["maxUnavailable"] == most
         assert await find_drifted(client, children) == []
+
+
+async def test_an_autoscaler_of_gateways_takes_over_their_number_and_gives_it_to_the_resource_again(
+    client: KubernetesClient,
+) -> None:
+    """The number survives each step: a Deployment whose replicas nobody sends any more would fall to 1."""
+
+    async def count() -> int:
+        live = await client.get(DEPLOYMENTS, "default", "many-gateway")
+        assert live is not None
+        return int(live["spec"]["replicas"])
+
+    fixed = build("many", {"gateway": {"replicas": 5}})
+    scaled = build("many", {"gateway": {"replicas": 5, "autoscaling": {"maxReplicas": 9, "targetCpu": "0.25"}}})
+    assert await write(client, fixed) == ()
+    (deployment,) = [
+        child for child in scaled if child["metadata"]["name"] == "many-gateway" and "template" in child["spec"]
+    ]
+    handover = Handover(to_object_key(deployment), 5)
+    assert await write(client, scaled, handovers=(handover,)) == ()
+    assert await count() == 5
+    assert await find_drifted(client, scaled) == []
+    await client.apply(DEPLOYMENTS, replicas_of_a_stranger(7), field_manager="hpa", subresource="scale")
+    assert await count() == 7
+    assert await find_drifted(client, scaled) == [], "the autoscaler's number is nobody else's affair"
+    assert await write(client, fixed) == ()
+    assert await count() == 5
+
+
+def replicas_of_a_stranger(replicas: int) -> Json:
+    metadata = {"namespace": "default", "name": "many-gateway"}
+    return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": replicas}}

@@ -15,7 +15,7 @@ from easel_operator.cluster.client import KubernetesClient
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.drift import is_applied
-from easel_operator.decide.snapshot import ApplyFailure, ReconcilePlan
+from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.metadata import ChildContext
 from easel_operator.manifests.overlay import REPLACED_ENTRIES
@@ -154,11 +154,13 @@ def deployment(name: str, overlay: Json, default: Json | None = None) -> Json:
     return next(child for child in children if child["metadata"]["name"] == f"{name}-gateway")
 
 
-async def write(client: KubernetesClient, children: tuple[Json, ...]) -> tuple[ApplyFailure, ...]:
+async def write(
+    client: KubernetesClient, children: tuple[Json, ...], *, handovers: tuple[Handover, ...] = ()
+) -> tuple[ApplyFailure, ...]:
     """As a reconcile does."""
     owner = replace(OWNER, namespace="default", name=children[0]["metadata"]["name"])
     writer = ClusterWriter(client, ObjectStore(lambda _: None), pod_name="a", clock=lambda: datetime.now(UTC))
-    return await writer.write_children(owner, ReconcilePlan(applies=children))
+    return await writer.write_children(owner, ReconcilePlan(handovers=handovers, applies=children))
 
 
 async def find_drifted(client: KubernetesClient, children: tuple[Json, ...]) -> list[str]:

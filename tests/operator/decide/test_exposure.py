@@ -8,7 +8,7 @@ from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.decide.reconcile import decide
 from easel_operator.manifests.configuration import build_config_map
 from easel_operator.manifests.metadata import ChildContext
-from easel_operator.objects import Json
+from easel_operator.objects import Json, ObjectKey
 
 from tests.operator.decide.test_conditions import FIXED, GATEWAY, WORKER, build_running, find
 from tests.operator.objects import CAPABLE, HUB_MODEL, OWNER, RELEASE, build_service, build_snapshot
@@ -57,3 +57,27 @@ def test_as_many_names_as_the_resource_takes_are_no_fault_of_the_operators() -> 
     served = {"hosts": [f"i{number}.example" for number in range(16)]}
     route = {"httpRoute": {"parentRefs": [{"name": "public"}], "hosts": [f"r{number}.example" for number in range(16)]}}
     assert len(list_allowed({"allowedHosts": listed, "ingress": served, **route})) == 4 + 64 + 32
+
+
+def test_a_stranger_with_the_name_of_the_workers_leaves_the_gateways_their_autoscaler() -> None:
+    spec = {"model": HUB_MODEL, "scaling": {"maxReplicas": 8}, "gateway": {"autoscaling": {"maxReplicas": 4}}}
+    snapshot = build_running(build_service(spec), GATEWAY, WORKER)
+    autoscalers = {key for key in snapshot.children if key.kind == "HorizontalPodAutoscaler"}
+    assert {key.name for key in autoscalers} == {"painter-gateway", "painter-worker"}
+    key = ObjectKey("Deployment", "studio", "painter-worker")
+    stranger = {**snapshot.children[key], "metadata": {**snapshot.children[key]["metadata"], "ownerReferences": []}}
+    plan = decide(replace(snapshot, children={**snapshot.children, key: stranger}))
+    assert [each.name for each in plan.deletes] == ["painter-worker"]
+
+
+def test_the_number_of_gateways_is_handed_over_before_an_autoscaler_takes_it() -> None:
+    before = build_running(build_service(FIXED), GATEWAY, WORKER)
+    key = ObjectKey("Deployment", "studio", "painter-gateway")
+    live = before.children[key]
+    ours = {"manager": "easel-operator", "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    live = {**live, "metadata": {**live["metadata"], "managedFields": [ours]}}
+    after = build_service({**FIXED, "gateway": {"autoscaling": {"maxReplicas": 4}}})
+    plan = decide(replace(before, service=after, children={**before.children, key: live}))
+    assert [(each.key.name, each.replicas) for each in plan.handovers] == [("painter-gateway", 2)]
+    applied = next(child for child in plan.applies if child["kind"] == "Deployment")
+    assert "replicas" not in applied["spec"]

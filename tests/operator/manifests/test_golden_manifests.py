@@ -114,6 +114,7 @@ CASES: dict[str, dict[str, Any]] = {
         "replicas": 4,
         "worker": {"gpu": {"count": 0}, "disruptionBudget": {"maxUnavailable": "25%"}},
         "gateway": {
+            "autoscaling": {"minReplicas": 2, "maxReplicas": 6, "targetCpu": "750m"},
             "service": {
                 "type": "LoadBalancer",
                 "annotations": {"service.example/internal": "true"},

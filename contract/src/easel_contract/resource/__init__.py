@@ -22,7 +22,7 @@ from easel_contract.resource.add_ons import (
     Upscalers,
     find_stranger,
 )
-from easel_contract.resource.gateway import GatewaySpec, ResultsSpec
+from easel_contract.resource.gateway import GatewayAutoscaling, GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
 from easel_contract.resource.pod_template import PodTemplate
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
@@ -50,6 +50,7 @@ __all__ = [
     "ColdStartStatus",
     "DisruptionBudget",
     "ExecutionMode",
+    "GatewayAutoscaling",
     "HeadroomStatus",
     "ModelSource",
     "PodTemplate",

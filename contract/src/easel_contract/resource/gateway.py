@@ -1,6 +1,8 @@
 """The pods that speak HTTP with clients, and what they allow, keep and notify of."""
 
-from pydantic import Field
+from typing import Final, Self
+
+from pydantic import ConfigDict, Field, model_validator
 
 from easel_contract.gateway_config import (
     AllowedHosts,
@@ -17,7 +19,7 @@ from easel_contract.gateway_config import (
 from easel_contract.resource.exposure import GatewayService, HttpRouteSpec, IngressSpec
 from easel_contract.resource.pod_template import POD_TEMPLATE_DESCRIPTION, PodTemplate
 from easel_contract.resource.worker import IMAGE_DESCRIPTION, DisruptionBudget, ResourceRequirements
-from easel_contract.schema import Model, ObjectName, Word
+from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
 from easel_contract.server_config import BucketConfig
 
 
@@ -49,11 +51,40 @@ class ResultsSpec(ResultsConfig):
     )
 
 
+MIN_ABOVE_MAX: Final = "minReplicas must not be greater than maxReplicas"
+
+
+class GatewayAutoscaling(Model):
+    """How many gateways there are, by the CPU that they use: a HorizontalPodAutoscaler of their own."""
+
+    model_config = ConfigDict(json_schema_extra=validations(cel("self.minReplicas <= self.maxReplicas", MIN_ABOVE_MAX)))
+
+    min_replicas: int = Field(default=2, ge=1, le=100, description="Gateways at least.")
+    max_replicas: int = Field(ge=1, le=100, description="Gateways at most.")
+    target_cpu: Quantity = Field(
+        default="500m",
+        description="CPU of one gateway, on average, that the autoscaler aims at. It needs the resource metrics API "
+        "(metrics-server), and no requests.",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(MIN_ABOVE_MAX)
+        return self
+
+
 class GatewaySpec(Model):
     """The pods that speak HTTP with clients."""
 
     image: Word | None = Field(default=None, description=IMAGE_DESCRIPTION)
-    replicas: int = Field(default=2, ge=1, le=100, description="Gateway pods; two survive the loss of a node.")
+    replicas: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="Gateway pods, unless autoscaling says how many; two survive the loss of a node.",
+    )
+    autoscaling: GatewayAutoscaling | None = Field(default=None, description="Unset: as many as replicas says.")
     resources: ResourceRequirements = ResourceRequirements()
     pod_template: PodTemplate | None = Field(default=None, description=POD_TEMPLATE_DESCRIPTION)
     disruption_budget: DisruptionBudget | None = None

@@ -113,9 +113,10 @@ def _check_guards(facts: ServiceFacts) -> ConditionState | None:
 def _check_gateways(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> ConditionState | None:
     if any(gateway.is_ready for gateway in facts.gateways):
         return None
+    wanted = replicas_of(facts.gateway_deployment) or facts.spec.gateway.replicas
     return _find_cause(facts, names.COMPONENT_GATEWAY, failures) or no(
         Reason.GATEWAY_UNAVAILABLE,
-        f"None of {facts.spec.gateway.replicas} gateway pods is ready{_why_not_ready(facts, names.COMPONENT_GATEWAY)}.",
+        f"None of {wanted} gateway pods is ready{_why_not_ready(facts, names.COMPONENT_GATEWAY)}.",
     )
 
 
@@ -441,7 +442,8 @@ def _find_obstacle(facts: ServiceFacts, component: str) -> ConditionState | None
 
 def _needs_of(facts: ServiceFacts, component: str) -> PodNeeds:
     if component == names.COMPONENT_GATEWAY:
-        return PodNeeds(component, "spec.gateway.replicas")
+        is_autoscaled = facts.spec.gateway.autoscaling is not None
+        return PodNeeds(component, f"spec.gateway.{'autoscaling.maxReplicas' if is_autoscaled else 'replicas'}")
     volume, gpu = facts.spec.model.source.persistent_volume_claim, facts.spec.worker.gpu
     return PodNeeds(
         component,

@@ -48,7 +48,7 @@ from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import build_links_secret
 from easel_operator.manifests.metadata import ChildContext, Owner, read_revision
 from easel_operator.manifests.worker import build_worker_deployment
-from easel_operator.objects import SECRETS, Json, ObjectKey, is_owned_by, to_object_key
+from easel_operator.objects import DEPLOYMENTS, HPAS, SECRETS, Json, ObjectKey, is_owned_by, to_object_key
 
 
 def decide(snapshot: Snapshot) -> ReconcilePlan:
@@ -185,10 +185,9 @@ def _find_deletes(
         for key, live in snapshot.children.items()
         if is_owned_by(live, owner.uid) and "deletionTimestamp" not in live["metadata"]
     }
-    if conflicts:
-        workers = names.worker_name(owner.name)
-        is_target_taken = any(each.key.kind == "Deployment" and each.key.name == workers for each in conflicts)
-        return tuple(sorted(key for key in ours if is_target_taken and key.kind == "HorizontalPodAutoscaler"))
+    if conflicts:  # an autoscaler has the name of its Deployment
+        taken = {each.key.name for each in conflicts if each.key.kind == DEPLOYMENTS.kind}
+        return tuple(sorted(key for key in ours if key.kind == HPAS.kind and key.name in taken))
     # Secrets stay: links that are out open again if keys are switched off and on.
     kept = {to_object_key(child) for child in wanted} | {key for key in ours if key.kind == SECRETS.kind}
     return tuple(sorted(ours - kept))

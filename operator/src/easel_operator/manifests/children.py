@@ -5,7 +5,7 @@ from easel_contract import names
 from easel_operator.manifests.configuration import build_config_map, build_redis_secret
 from easel_operator.manifests.exposure import build_http_route, build_ingress, build_service
 from easel_operator.manifests.gateway import build_gateway_deployment, build_service_account
-from easel_operator.manifests.hpa import build_hpa
+from easel_operator.manifests.hpa import build_gateway_hpa, build_hpa
 from easel_operator.manifests.metadata import ChildContext, with_applied_hash
 from easel_operator.manifests.pod import build_disruption_budget
 from easel_operator.manifests.worker import build_worker_deployment
@@ -30,6 +30,8 @@ def build_children(context: ChildContext, *, has_hpa: bool, is_tolerance_support
         build_worker_deployment(context, replicas=spec.replicas),
     ]
     children += _build_budgets(context)
+    if spec.gateway.autoscaling is not None:
+        children.append(build_gateway_hpa(context, spec.gateway.autoscaling))
     if spec.gateway.ingress is not None:
         children.append(build_ingress(context, spec.gateway.ingress))
     if spec.gateway.http_route is not None:
@@ -45,9 +47,10 @@ def _build_budgets(context: ChildContext) -> list[Json]:
     """Budgets of what may have several pods: with a single one, there is nothing that stays while it is away."""
     owner, gateway, worker = context.owner, context.spec.gateway, context.spec.worker
     scaling = context.spec.scaling
+    most_gateways = gateway.autoscaling.max_replicas if gateway.autoscaling is not None else gateway.replicas
     most_workers = scaling.max_replicas if scaling is not None else context.spec.replicas or 0
     budgets = (
-        (names.gateway_name(owner.name), names.COMPONENT_GATEWAY, gateway.disruption_budget, gateway.replicas),
+        (names.gateway_name(owner.name), names.COMPONENT_GATEWAY, gateway.disruption_budget, most_gateways),
         (names.worker_name(owner.name), names.COMPONENT_WORKER, worker.disruption_budget, most_workers),
     )
     return [

@@ -30,13 +30,14 @@ START_SECONDS: Final = 60
 
 def build_gateway_deployment(context: ChildContext) -> Json:
     """The gateway Deployment; a roll-out never has fewer gateways than asked for."""
-    owner = context.owner
+    owner, gateway = context.owner, context.spec.gateway
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": build_metadata(owner, names.gateway_name(owner.name), names.COMPONENT_GATEWAY),
         "spec": {
-            "replicas": context.spec.gateway.replicas,
+            # Where an autoscaler writes it, it isn't sent, so that it isn't ours to reset.
+            **({} if gateway.autoscaling is not None else {"replicas": gateway.replicas}),
             "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_GATEWAY)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 3,

@@ -1,4 +1,4 @@
-"""The HorizontalPodAutoscaler that turns the operator's proposals into pods.
+"""The HorizontalPodAutoscaler that turns the operator's proposals into workers, and that of the gateways.
 
 Each signal is an External metric whose value is a number of pods; with AverageValue 1 the controller's answer is
 ceil(value / 1): the proposal exactly, whatever number of pods is ready. It takes the largest.
@@ -8,7 +8,7 @@ https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autosca
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import ScalingSpec
+from easel_contract.resource import GatewayAutoscaling, ScalingSpec
 
 from easel_operator.autoscaling.signals import SIGNALS
 from easel_operator.manifests.metadata import ChildContext, build_metadata
@@ -59,5 +59,23 @@ def build_hpa(context: ChildContext, scaling: ScalingSpec, *, is_tolerance_suppo
                 if signal.is_in_hpa(scaling)
             ],
             "behavior": {"scaleUp": rules, "scaleDown": rules},
+        },
+    }
+
+
+def build_gateway_hpa(context: ChildContext, autoscaling: GatewayAutoscaling) -> Json:
+    """The gateway Deployment's autoscaler: by CPU, at the cluster's own pace."""
+    owner, wire = context.owner, autoscaling.to_wire()
+    name = names.gateway_name(owner.name)
+    target = {"type": "AverageValue", "averageValue": wire["targetCpu"]}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": build_metadata(owner, name, names.COMPONENT_GATEWAY),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "minReplicas": autoscaling.min_replicas,
+            "maxReplicas": autoscaling.max_replicas,
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
         },
     }
