@@ -229,7 +229,8 @@ class JobStore(Protocol):
 
         Customers share the workers by weight: a job's place among those of its priority is the virtual time at which
         its owner's earlier work, in predicted GPU-seconds over weight, would be done (start-time fair queueing:
-        https://doi.org/10.1109/90.649569). What an owner cancels is not held against it.
+        https://doi.org/10.1109/90.649569). What an owner cancels is not held against it. Which of its jobs an owner's
+        turn takes depends on their ``terms``: the oldest, or the oldest that is in time; see fair_queue.py.
         Raises QueueFullError, StoreFullError, ServiceClosingError, and JobConflictError when the known job differs in
         owner, parameters or webhook (so a seed that a gateway chooses for a client's id must be derived from that id).
         """
@@ -270,7 +271,8 @@ class JobStore(Protocol):
     async def position(self, job_id: str) -> QueuePosition | None:
         """What goes before the job; None if it doesn't wait. A follower's is its leader's.
 
-        Work of a higher priority counts whatever its model, work of the job's own priority if it has its model.
+        Work of a higher priority counts whatever its model, work of the job's own priority if it has its model. Of
+        the owner's own work that counts which its turns would take before it now: a late job falls behind later ones.
         """
         ...
 
