@@ -37,6 +37,44 @@ HISTORY_READS: Final = Counter(
     "Services whose past was asked for in Prometheus after a restart: read, empty (nothing there), or failed.",
     ["outcome"],
 )
+HEADROOM_MARGIN: Final = Gauge(
+    "easel_operator_headroom_margin",
+    "Workers on top of the busy ones, where one is busy, as chosen by replay.",
+    ["namespace", "service"],
+)
+HEADROOM_HOLD_COLD_STARTS: Final = Gauge(
+    "easel_operator_headroom_hold_cold_starts",
+    "Cold starts without need of it, before a worker is scaled down, as chosen by replay.",
+    ["namespace", "service"],
+)
+HEADROOM_LAST_POD_COLD_STARTS: Final = Gauge(
+    "easel_operator_headroom_last_pod_cold_starts",
+    "Cold starts without any request, before the last worker is scaled down, as chosen by replay.",
+    ["namespace", "service"],
+)
+HEADROOM_LATE_RATIO: Final = Gauge(
+    "easel_operator_headroom_late_ratio",
+    "Share of late requests, 0 to 1, that the choice had in the replay of the last 36 hours.",
+    ["namespace", "service"],
+)
+HEADROOM_PODS: Final = Gauge(
+    "easel_operator_headroom_pods",
+    "Workers on average that the choice had in the replay of the last 36 hours.",
+    ["namespace", "service"],
+)
+LATE_DEBT: Final = Gauge(
+    "easel_operator_late_debt_requests",
+    "Late requests of the last week or so beyond what was planned; negative: fewer.",
+    ["namespace", "service"],
+)
+OF_HEADROOM: Final = (
+    HEADROOM_MARGIN,
+    HEADROOM_HOLD_COLD_STARTS,
+    HEADROOM_LAST_POD_COLD_STARTS,
+    HEADROOM_LATE_RATIO,
+    HEADROOM_PODS,
+    LATE_DEBT,
+)
 SWEPT_KEYS: Final = Counter(
     "easel_operator_swept_keys", "Keys in Redis that deleted services had left, and that a sweep deleted."
 )

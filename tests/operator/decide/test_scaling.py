@@ -11,8 +11,9 @@ from easel_operator.autoscaling.planner import Plan, begin_state
 from easel_operator.autoscaling.replay.bank import Memory
 from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
+from easel_operator.decide.headroom import build_headroom_events, recall_headroom
 from easel_operator.decide.pod_status import read_pods
-from easel_operator.decide.scaling import build_decision, count_pods, recall_headroom, recall_planner_state
+from easel_operator.decide.scaling import build_decision, count_pods, recall_planner_state
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScalingDecision
 from easel_operator.objects import Json
@@ -158,3 +159,27 @@ def test_a_recommendation_has_no_autoscaler() -> None:
         {"model": HUB_MODEL, "scaling": {"maxReplicas": 8, "mode": "Recommend"}}
     )
     assert decide_mode(spec, CAPABLE).mode is ScalingMode.RECOMMEND
+
+
+def test_advice_that_comes_up_is_news_although_the_number_of_workers_stays() -> None:
+    known = ScalingDecision(4, "4 pods", NOW, headroom=HEADROOM)
+    advised = HEADROOM.model_copy(update={"advice": "9 % of requests are late"})
+    assert build_decision(build_service(), known, PLAN, HEADROOM, NOW) is known
+    news = build_decision(build_service(), known, PLAN, advised, NOW)
+    assert news is not None
+    assert news.headroom == advised
+    stored = build_service(scaling={"desiredReplicas": 4, "headroom": HEADROOM.to_wire()})
+    events = build_headroom_events(stored, news)
+    assert [(event.reason, event.note) for event in events] == [("LateBudgetExceeded", "9 % of requests are late")]
+    told = build_service(scaling={"desiredReplicas": 4, "headroom": advised.to_wire()})
+    assert build_headroom_events(told, news) == ()
+    assert build_decision(told, None, PLAN, advised, NOW) is None, "nor is it after a restart"
+
+
+def test_what_a_later_release_stores_of_headroom_is_still_understood() -> None:
+    stored = {"desiredReplicas": 6, "headroom": {**HEADROOM.to_wire(), "somethingNew": 3}}
+    assert recall_headroom(build_service(scaling=stored), 60.0) == Memory(
+        Setting(0.75, 0.2, 10.0), 36 * 3600.0, 12.0, 900.0
+    )
+    assert recall_headroom(build_service(scaling={"headroom": {"marginPercent": "much"}}), 60.0) is None
+    assert recall_headroom(build_service(scaling={"latenessMarginPercent": 40}), 60.0) is None

@@ -16,6 +16,12 @@ class HeadroomStatus(Model):
     )
     hold_seconds: int = Field(ge=0, description="Without need of it, before a worker is scaled down.")
     last_pod_seconds: int = Field(ge=0, description="Without any request, before the last one is.")
+    expected_arrivals_percent: int = Field(
+        default=70,
+        ge=0,
+        le=100,
+        description="Of the arriving work, that workers for a backlog are ordered for beside it.",
+    )
     reason: str = Field(description="Why this one, with its figures.")
     advice: str = Field(
         default="", description="What would help where too many requests are late; empty where that isn't so."

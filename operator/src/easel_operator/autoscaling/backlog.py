@@ -20,9 +20,9 @@ from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import NOTHING, Proposal
+from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.workers import StartUp
 
-EXPECTED_ARRIVALS: Final = 0.7  # of the measured rate, which is an upper mean: what comes orders its own pods
 DRAIN_TARGETS: Final = 2.0  # of the time that a request may wait: time to work off what is left, at no margin
 DRAIN_EXPONENT: Final = 0.15  # by which the margin shortens it
 LONG_JOB: Final = 2.0  # mean jobs: what few jobs exceed
@@ -95,7 +95,7 @@ def _count_kept(gpu_seconds: float, arriving: float, ready: int, rests: Sequence
     return pods
 
 
-def propose_for_queue(observation: Observation, start_up: StartUp, margin: float, scaling: ScalingSpec) -> Proposal:
+def propose_for_queue(observation: Observation, start_up: StartUp, setting: Setting, scaling: ScalingSpec) -> Proposal:
     """Pods that work the backlog off in time; at least those that targetQueueDepth asks for, where it is set."""
     queue, gpu_seconds = observation.queue, observation.bounded_backlog_gpu_seconds
     if queue is None or gpu_seconds is None or queue.depth == 0:
@@ -112,11 +112,11 @@ def propose_for_queue(observation: Observation, start_up: StartUp, margin: float
     most = scaling.max_replicas + 1
     pods = count_pods(
         gpu_seconds,
-        EXPECTED_ARRIVALS * arriving,
+        setting.expected_arrivals * arriving,
         observation.pods.ready - overrunning,
         rests,
         start_up.cold_start_seconds,
-        find_drain_seconds(scaling.target_latency_seconds, job_seconds, margin),
+        find_drain_seconds(scaling.target_latency_seconds, job_seconds, setting.margin),
         most,
     )
     by_work = min(most, max(1, overrunning + min(pods, requests)))

@@ -2,6 +2,7 @@
 
 from easel_contract.resource import ScalingSpec
 
+from easel_operator.autoscaling.headroom import LATE_BUDGET
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.replay.choice import Basis, Choice
@@ -42,6 +43,24 @@ def explain_choice(choice: Choice) -> str:
     return (
         f"{margin}: {100 * tally.late_share:.2g} % late over the last {seen}, since less of it would cost more than "
         f"{choice.price_seconds:.0f} GPU-seconds a request"
+    )
+
+
+def advise(choice: Choice, cold_start_seconds: float) -> str:
+    """What would help where the error budget isn't kept since that is too dear; empty where it is kept."""
+    tally, best = choice.tally, choice.keeping
+    if choice.basis is not Basis.PRICE or tally is None or tally.keeps(LATE_BUDGET):
+        return ""
+    late = f"{100 * tally.late_share:.2g} % of requests are late, more than {100 * LATE_BUDGET:g} %"
+    start = f"a shorter cold start (it takes {cold_start_seconds:.0f} s)"
+    helps = f"minReplicas where requests come by chance, a schedule where their times are known, or {start}"
+    if best is None or best.late >= tally.late:
+        return f"{late}, and no headroom that was tried keeps that. What helps: {helps}."
+    price = (best.gpu_seconds - tally.gpu_seconds) / (tally.late - best.late)
+    return (
+        f"{late}. With fewer late ones {best.gpu_seconds / tally.gpu_seconds:.2g} times the GPU time would be used, "
+        f"{price:.0f} GPU-seconds for each late request less, and {choice.price_seconds:.0f} are allowed. What helps: "
+        f"{helps}; or to pay it, maxGpuSecondsPerLateRequest."
     )
 
 

@@ -195,7 +195,7 @@ def _propose(
         observation=observation,
         scaling=scaling,
         start_up=start_up,
-        margin=choice.setting.margin,
+        setting=choice.setting,
         oldest_wait=oldest_wait,
         forecast=state.forecast,
         desired_replicas=desired,

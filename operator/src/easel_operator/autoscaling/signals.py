@@ -14,6 +14,7 @@ from easel_operator.autoscaling.forecast.forecast import Forecast, ForecastInput
 from easel_operator.autoscaling.headroom import OldestWait, propose_for_lateness
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
+from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.schedules import propose_for_schedules
 from easel_operator.autoscaling.workers import StartUp
 
@@ -25,7 +26,7 @@ class SignalInput:
     observation: Observation
     scaling: ScalingSpec
     start_up: StartUp
-    margin: float  # headroom, in pods where one is busy
+    setting: Setting  # the headroom in use
     oldest_wait: OldestWait
     forecast: Forecast
     desired_replicas: int  # the last decision
@@ -45,12 +46,14 @@ class Signal:
 QUEUE: Final = Signal(
     "queue",
     "easel_replicas_for_queue",
-    lambda given: propose_for_queue(given.observation, given.start_up, given.margin, given.scaling),
+    lambda given: propose_for_queue(given.observation, given.start_up, given.setting, given.scaling),
 )
 LATENCY: Final = Signal(
     "latency",
     "easel_replicas_for_latency",
-    lambda given: propose_for_lateness(given.observation, given.margin, given.oldest_wait, given.desired_replicas),
+    lambda given: propose_for_lateness(
+        given.observation, given.setting.margin, given.oldest_wait, given.desired_replicas
+    ),
     is_by_arrivals=True,
 )
 FORECAST: Final = Signal(
@@ -58,7 +61,7 @@ FORECAST: Final = Signal(
     "easel_replicas_for_forecast",
     lambda given: propose_for_forecast(
         given.forecast,
-        given.margin,
+        given.setting.margin,
         given.desired_replicas,
         ForecastInput(given.observation.at, given.start_up, given.observation.arrivals, given.scaling),
     ),

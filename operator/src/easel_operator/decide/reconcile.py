@@ -31,6 +31,7 @@ from easel_operator.decide.grace import (
     decide_grace,
     recall_longest_job_seconds,
 )
+from easel_operator.decide.headroom import build_headroom_events
 from easel_operator.decide.pod_status import read_pods
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
@@ -108,6 +109,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         renewals=find_renewals(snapshot.children.get(to_object_key(config)), config, facts.gateways),
         status_patch=build_status_patch(service, status),
         events=(
+            *build_headroom_events(service, decision),
             *build_scaling_events(service, decision, is_carried_out=mode.mode is not ScalingMode.RECOMMEND),
             *build_condition_events(previous, conditions),
             *build_grace_events(service, grace),

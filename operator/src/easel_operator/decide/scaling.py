@@ -6,16 +6,13 @@ from typing import Final
 
 from easel_contract.metrics import ColdStartPhase
 from easel_contract.resource import ColdStartStatus, HeadroomStatus
-from pydantic import ValidationError
 
-from easel_operator.autoscaling.explanation import explain_choice
 from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample
 from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state
-from easel_operator.autoscaling.replay.bank import Bank, Memory
-from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 from easel_operator.decide.facts import recall_scrape, replicas_of
 from easel_operator.decide.grace import round_job_seconds
+from easel_operator.decide.headroom import is_advised_before
 from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport
 from easel_operator.objects import Json
@@ -119,45 +116,14 @@ def recall_planner_state(service: Json, deployment: Json | None, now: datetime) 
     )
 
 
-def recall_headroom(service: Json, cold_start_seconds: float) -> Memory | None:
-    """What was found by replay before a restart; None where nothing is stored, or nothing that makes sense."""
-    try:
-        stored = HeadroomStatus.model_validate((service.get("status", {}).get("scaling") or {})["headroom"])
-    except (KeyError, ValidationError):
-        return None
-    return Memory(
-        Setting(
-            stored.margin_percent / 100,
-            max(1.0, stored.hold_seconds) / cold_start_seconds,
-            max(1.0, stored.last_pod_seconds) / cold_start_seconds,
-        ),
-        seen_seconds=60.0 * stored.seen_minutes,
-        debt_jobs=float(stored.debt_requests),
-        debt_of_jobs=float(stored.debt_of_requests),
-    )
-
-
-def build_headroom_status(bank: Bank, cold_start_seconds: float) -> HeadroomStatus:
-    """What is in use, and what a restart needs."""
-    memory, setting = bank.memory, bank.choice.setting
-    return HeadroomStatus(
-        margin_percent=round(100 * setting.margin),
-        hold_seconds=round(setting.hold_cold_starts * cold_start_seconds),
-        last_pod_seconds=round(setting.last_pod_cold_starts * cold_start_seconds),
-        reason=explain_choice(bank.choice),
-        seen_minutes=round(memory.seen_seconds / 60),
-        debt_requests=round(memory.debt_jobs),
-        debt_of_requests=round(memory.debt_of_jobs),
-    )
-
-
 def build_decision(
-    service: Json, known: ScalingDecision | None, plan: Plan, headroom: HeadroomStatus | None, now: datetime
+    service: Json, known: ScalingDecision | None, plan: Plan, headroom: HeadroomStatus, now: datetime
 ) -> ScalingDecision | None:
-    """The decision to report; the known one as long as the number of workers stays, so that status changes seldom."""
+    """The decision to report; the known one as long as the number of workers stays, and what is advised, so that status
+    changes seldom."""
     stored: int | None = (service.get("status", {}).get("scaling") or {}).get("desiredReplicas")
     last = known.desired_replicas if known is not None else stored
-    if plan.desired_replicas == last:
+    if plan.desired_replicas == last and bool(headroom.advice) == is_advised_before(service, known):
         return known
     return ScalingDecision(
         desired_replicas=plan.desired_replicas,

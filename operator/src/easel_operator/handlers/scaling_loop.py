@@ -19,6 +19,7 @@ from easel_operator.autoscaling.forecast.past import PastStep, replay_forecast
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
 from easel_operator.autoscaling.planner import Plan, PlannerState, plan, to_external_values
 from easel_operator.autoscaling.replay.bank import Bank
+from easel_operator.autoscaling.replay.choice import Choice
 from easel_operator.autoscaling.replay.feed import build_load
 from easel_operator.cluster.client import KubernetesError
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
@@ -27,10 +28,10 @@ from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.facts import recall_cold_start
 from easel_operator.decide.grace import recall_longest_job_seconds
+from easel_operator.decide.headroom import build_headroom_status, recall_headroom
 from easel_operator.decide.pod_status import PodStatus, read_pods
 from easel_operator.decide.scaling import (
     build_decision,
-    build_headroom_status,
     build_scrape_report,
     count_pods,
     decide_deletion_costs,
@@ -39,7 +40,6 @@ from easel_operator.decide.scaling import (
     find_longest_job_seconds,
     find_waiting_since,
     guess_data_seen_at,
-    recall_headroom,
     recall_planner_state,
 )
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
@@ -48,7 +48,20 @@ from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.logs import logged_for
 from easel_operator.objects import Json, ObjectKey, ServiceKey, is_owned_by
-from easel_operator.operator_metrics import DESIRED_REPLICAS, FAULTS, PROPOSED_REPLICAS, TICK_FAILURES, TICK_SECONDS
+from easel_operator.operator_metrics import (
+    DESIRED_REPLICAS,
+    FAULTS,
+    HEADROOM_HOLD_COLD_STARTS,
+    HEADROOM_LAST_POD_COLD_STARTS,
+    HEADROOM_LATE_RATIO,
+    HEADROOM_MARGIN,
+    HEADROOM_PODS,
+    LATE_DEBT,
+    OF_HEADROOM,
+    PROPOSED_REPLICAS,
+    TICK_FAILURES,
+    TICK_SECONDS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +78,7 @@ class ServiceState:
     data_seen_at: datetime
     planner: PlannerState
     bank: Bank | None = None  # None: nothing was planned yet
+    shown_choice: Choice | None = None
     longest_job_seconds: int = 0
     cold_start: ColdStartStatus | None = None
     add_on_problems: Mapping[str, str] | None = None  # by key; None: no worker has said yet
@@ -315,14 +329,29 @@ class ScalingLoop:
         return state.bank
 
     def _report_decision(self, tick: ServiceTick, decision: Plan, bank: Bank, now: datetime) -> None:
-        key = tick.key
+        key, state, choice = tick.key, tick.state, bank.choice
         known = self._shared.decisions.get(key)
-        headroom = build_headroom_status(bank, decision.state.cold_starts.median_seconds)
+        if known is not None and known.desired_replicas == decision.desired_replicas and choice is state.shown_choice:
+            return
+        state.shown_choice = choice
+        self._show_choice(key, bank)
+        headroom = build_headroom_status(bank, tick.service, decision.state.cold_starts.median_seconds)
         news = build_decision(tick.service, known, decision, headroom, now)
         if news is not None and news is not known:
             logger.info("%s: %s", key, news.sentence)
             self._shared.decisions[key] = news
             self._on_finding(key)
+
+    @staticmethod
+    def _show_choice(key: ServiceKey, bank: Bank) -> None:
+        choice, labels = bank.choice, (key.namespace, key.name)
+        HEADROOM_MARGIN.labels(*labels).set(choice.setting.margin)
+        HEADROOM_HOLD_COLD_STARTS.labels(*labels).set(choice.setting.hold_cold_starts)
+        HEADROOM_LAST_POD_COLD_STARTS.labels(*labels).set(choice.setting.last_pod_cold_starts)
+        LATE_DEBT.labels(*labels).set(bank.memory.debt_jobs)
+        if choice.tally is not None:
+            HEADROOM_LATE_RATIO.labels(*labels).set(choice.tally.late_share)
+            HEADROOM_PODS.labels(*labels).set(choice.mean_pods)
 
     def _report_scrape(self, key: ServiceKey, report: ScrapeReport) -> None:
         if self._shared.scrapes.get(key) != report:
@@ -363,8 +392,8 @@ class ScalingLoop:
 
 def _forget_series(key: ServiceKey) -> None:
     labels = {"namespace": key.namespace, "service": key.name}
-    DESIRED_REPLICAS.remove_by_labels(labels)
-    PROPOSED_REPLICAS.remove_by_labels(labels)
+    for series in (DESIRED_REPLICAS, PROPOSED_REPLICAS, *OF_HEADROOM):
+        series.remove_by_labels(labels)
 
 
 def _to_target(pod: PodStatus) -> ScrapeTarget:

@@ -24,6 +24,7 @@ CHUNK_SECONDS: Final = 120.0
 SPREAD_SECONDS: Final = 100.0  # over which the shadows' work on a chunk is spread
 MAX_STEP_SECONDS: Final = 15.0  # of one load: what took longer wasn't watched
 PIECE_SECONDS: Final = 4.0  # a load of a longer time is taken to have come evenly
+CHOICE_SECONDS: Final = 600.0  # between two choices
 MEMORY_SECONDS: Final = 36 * 3600.0
 DEBT_MEMORY_SECONDS: Final = 7 * 86400.0
 MIN_JOBS: Final = 30  # before anything is chosen
@@ -110,6 +111,7 @@ class Bank:
         self._ran = 0  # of the shadows, through the chunk
         self._team = 1
         self._unplaced_jobs = 0.0  # parts of a job
+        self._chosen_at = 0.0
         self._debt_jobs = self._debt_of_jobs = 0.0
         self._pace = Pace()
         self._queue: QueueState | None = None
@@ -127,6 +129,11 @@ class Bank:
         """What to keep over a restart."""
         seen = min(MEMORY_SECONDS, max(self._seen_seconds, self._recalled_seconds))
         return Memory(self._choice.setting, seen, self._debt_jobs, self._debt_of_jobs)
+
+    @property
+    def pace(self) -> Pace:
+        """How fast pods are."""
+        return self._pace
 
     @property
     def steps(self) -> int:
@@ -244,9 +251,11 @@ class Bank:
         self._ran = max(self._ran, due)
         if self._ran == len(self._shadows):
             self._chunk = []
-            self._choose()
+            if self._now - self._chosen_at >= CHOICE_SECONDS:
+                self._choose()
 
     def _choose(self) -> None:
+        self._chosen_at = self._now
         if self._seen_jobs < MIN_JOBS or self._seen_seconds < MIN_SEEN_SECONDS:
             return
         tallies = self.tallies
@@ -265,6 +274,7 @@ class Bank:
             basis=Basis.BUDGET if tallies[best].keeps(budget) else Basis.PRICE,
             settings=len(tallies),
             seen_seconds=min(self._seen_seconds, MEMORY_SECONDS),
+            summed_seconds=MEMORY_SECONDS * (1.0 - math.exp(-self._seen_seconds / MEMORY_SECONDS)),
             tally=tallies[best],
             budget=budget,
             price_seconds=price,
@@ -299,9 +309,10 @@ def _group(look: Look, team: int) -> Look:
 def _find_nearest(settings: Sequence[Setting], wanted: Setting) -> int:
     """The index of the setting that is most like another."""
 
-    def distance(setting: Setting) -> tuple[float, float, float]:
+    def distance(setting: Setting) -> tuple[float, float, float, float]:
         return (
             abs(setting.margin - wanted.margin),
+            abs(setting.expected_arrivals - wanted.expected_arrivals),
             abs(math.log(setting.hold_cold_starts / wanted.hold_cold_starts)),
             abs(math.log(setting.last_pod_cold_starts / wanted.last_pod_cold_starts)),
         )

@@ -58,10 +58,16 @@ class Choice:
     basis: Basis = Basis.FIRST
     settings: int = 0  # that were tried
     seen_seconds: float = 0.0  # of arrivals behind it
+    summed_seconds: float = 1.0  # likewise, as they fade in the sums
     tally: Tally | None = None  # of the setting
     budget: float = AIM  # the share of late jobs that was aimed at
     price_seconds: float = 0.0  # GPU-seconds that a late request less may cost
     keeping: Tally | None = None  # of the cheapest setting that keeps the budget; None: no setting does
+
+    @property
+    def mean_pods(self) -> float:
+        """That the setting had over the time behind it; 0 until anything was chosen."""
+        return 0.0 if self.tally is None else self.tally.gpu_seconds / self.summed_seconds
 
 
 def find_budget(debt_jobs: float, jobs: float) -> float:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from easel_contract.resource import ScalingSpec
 
-from easel_operator.autoscaling.backlog import EXPECTED_ARRIVALS, count_pods, find_drain_seconds
+from easel_operator.autoscaling.backlog import count_pods, find_drain_seconds
 from easel_operator.autoscaling.headroom import MAX_GROWTH, MAX_WAIT_TARGETS, SETTLING, pods_for
 from easel_operator.autoscaling.replay.setting import Setting
 
@@ -270,7 +270,7 @@ class Shadow:
         depth = self._waiting_jobs + running - over
         pods = count_pods(
             self._waiting_gpu_seconds + max(0.0, rest),
-            EXPECTED_ARRIVALS * look.busy_pods,
+            self.setting.expected_arrivals * look.busy_pods,
             max(0, len(self._free_at) * self._team - over),
             [at - look.at for at in self._starting for _ in range(self._team)],
             cold_start,

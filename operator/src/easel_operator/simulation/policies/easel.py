@@ -64,7 +64,7 @@ class EaselPolicy:
         self._memory = Memory()
         known = settings.known_cold_start_seconds
         self._history = begin_state(initial, BEGIN, cold_starts_seconds=() if known is None else (known,))
-        self._bank = Bank(scaling, self._history.cold_starts.median_seconds)
+        self.bank = Bank(scaling, self._history.cold_starts.median_seconds)
         self._observation: Observation | None = None
         self._published: Mapping[str, int | None] = {}
         self._workers: dict[int, WorkerPod] = {}
@@ -108,11 +108,11 @@ class EaselPolicy:
             workers=self._list_workers(fleet),
         )
         self._observation = observe(self._scrape(fleet, at, now), self._observation, pods, at)
-        self._bank.follow(self._scaling, self._history.cold_starts.median_seconds)
+        self.bank.follow(self._scaling, self._history.cold_starts.median_seconds)
         load = build_load(self._observation, self._history.foreknown_replicas, self._scaling.target_latency_seconds)
         if load is not None:
-            self._bank.watch(load)
-        self.plan = plan(self._observation, self._history, self._scaling, at, self._bank.choice)
+            self.bank.watch(load)
+        self.plan = plan(self._observation, self._history, self._scaling, at, self.bank.choice)
         self._history = self.plan.state
         # The operator publishes raw figures too; its autoscalers read the proposals only.
         self._published = {name: replicas * 1000 for name, replicas in self.plan.proposals.items()}
