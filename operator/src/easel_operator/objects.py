@@ -59,6 +59,7 @@ PODS: Final = Resource("Pod", "v1", "pods")
 EVENTS: Final = Resource("Event", "events.k8s.io/v1", "events")
 LEASES: Final = Resource("Lease", "coordination.k8s.io/v1", "leases")
 API_SERVICES: Final = Resource("APIService", "apiregistration.k8s.io/v1", "apiservices")
+SERVICES: Final = Resource("Service", "v1", "services")
 CLUSTER_ROLES: Final = Resource("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles")
 SERVICE_ACCOUNTS: Final = Resource("ServiceAccount", "v1", "serviceaccounts")
 CONFIG_MAPS: Final = Resource("ConfigMap", "v1", "configmaps")
@@ -76,7 +77,7 @@ CHILD_RESOURCES: Final = (
     SERVICE_ACCOUNTS,
     SECRETS,
     CONFIG_MAPS,
-    Resource("Service", "v1", "services"),
+    SERVICES,
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     DEPLOYMENTS,
     HPAS,

@@ -12,6 +12,7 @@ from easel_operator.objects import Json
 from tests.operator.fake_api import FakeApi
 
 API_SERVICE = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io"
+SECRET = "/api/v1/namespaces/easel/secrets/easel-metrics-tls"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 NAMES = ("easel-metrics.easel.svc",)
 INSTALLATION = Installation("easel", "easel-metrics", is_api_wanted=True)
@@ -27,26 +28,32 @@ def served_by(namespace: str, name: str) -> Json:
 
 async def test_replicas_share_one_certificate() -> None:
     api = FakeApi()
-    first, second = (SecretCertificateStore(api, namespace="easel", name="tls") for _ in range(2))
+    first, second = (SecretCertificateStore(api, namespace="easel", service="easel-metrics") for _ in range(2))
     assert await ensure(first, NAMES, NOW) == await ensure(second, NAMES, NOW)
     assert len(api.writes) == 1
 
 
 async def test_of_two_replicas_that_make_one_at_once_the_slower_takes_the_faster_s() -> None:
     api = FakeApi()
-    first, second = (SecretCertificateStore(api, namespace="easel", name="tls") for _ in range(2))
+    first, second = (SecretCertificateStore(api, namespace="easel", service="easel-metrics") for _ in range(2))
     assert await second.read() is None
     made = await ensure(first, NAMES, NOW)
     assert not await second.replace(made), "created meanwhile"
     assert await ensure(second, NAMES, NOW) == made
 
 
+async def test_the_certificate_s_key_goes_with_the_service_that_it_is_for() -> None:
+    api = FakeApi()
+    service = api.store("/api/v1/namespaces/easel/services/easel-metrics", {"metadata": {"name": "easel-metrics"}})
+    await ensure(SecretCertificateStore(api, namespace="easel", service="easel-metrics"), NAMES, NOW)
+    (owner,) = api.objects[SECRET]["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Service", service["metadata"]["uid"])
+
+
 async def test_a_secret_that_can_t_be_read_is_made_anew() -> None:
     api = FakeApi()
-    api.store(
-        "/api/v1/namespaces/easel/secrets/tls", {"metadata": {"name": "tls"}, "data": {"tls.crt": "bm9uc2Vuc2U="}}
-    )
-    store = SecretCertificateStore(api, namespace="easel", name="tls")
+    api.store(SECRET, {"metadata": {"name": "easel-metrics-tls"}, "data": {"tls.crt": "bm9uc2Vuc2U="}})
+    store = SecretCertificateStore(api, namespace="easel", service="easel-metrics")
     made = await ensure(store, NAMES, NOW)
     assert await store.read() == made
 

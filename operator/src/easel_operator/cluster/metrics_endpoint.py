@@ -24,7 +24,7 @@ from easel_operator.cluster.serving_certificate import (
     ensure,
     parse_front_proxy,
 )
-from easel_operator.objects import API_SERVICES, CLUSTER_ROLES, CONFIG_MAPS, SECRETS, Json
+from easel_operator.objects import API_SERVICES, CLUSTER_ROLES, CONFIG_MAPS, SECRETS, SERVICES, Json
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,12 @@ PRIORITY: Final = 100  # of the API's group and version among others; there is o
 class SecretCertificateStore:
     """CertificateStore in a Secret of the operator's namespace, shared by its replicas."""
 
-    def __init__(self, client: KubernetesClient, *, namespace: str, name: str) -> None:
+    def __init__(self, client: KubernetesClient, *, namespace: str, service: str) -> None:
+        """``service`` is the one that the certificate is for; the Secret is deleted with it."""
         self._client = client
         self._namespace = namespace
-        self._name = name
+        self._service = service
+        self._name = f"{service}-tls"
         self._version: str | None = None
 
     async def read(self) -> ServingCertificate | None:
@@ -59,6 +61,10 @@ class SecretCertificateStore:
     async def replace(self, certificate: ServingCertificate) -> bool:
         """Store it over what read() last gave; False if another replica was faster."""
         metadata: Json = {"namespace": self._namespace, "name": self._name}
+        service = await self._client.get(SERVICES, self._namespace, self._service)
+        if service is not None:
+            owner = {"apiVersion": "v1", "kind": "Service", "name": self._service, "uid": service["metadata"]["uid"]}
+            metadata["ownerReferences"] = [owner]
         body: Json = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata}
         body["data"] = certificate.to_secret_data()
         try:
@@ -92,9 +98,7 @@ class MetricsEndpoint:
         self._registration = Registration(client, installation)
         self._port = port
         self._clock = clock
-        self._store = SecretCertificateStore(
-            client, namespace=installation.namespace, name=f"{installation.service}-tls"
-        )
+        self._store = SecretCertificateStore(client, namespace=installation.namespace, service=installation.service)
         self._serving: tuple[ServingCertificate, FrontProxy] | None = None
 
     @property
