@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from easel_contract import names
 from easel_operator.config import OperatorConfig
 
 from tests.chart.test_chart import CHART, helm, objects, of_kind, render
@@ -114,3 +115,10 @@ def test_a_default_that_is_no_overlay_is_refused_before_it_is_installed(helm: st
     refused = render(helm, "defaults.worker.podTemplate.containers[0].name=x")
     assert refused.returncode != 0
     assert "podTemplate" in refused.stderr
+
+
+def test_the_operators_pods_carry_the_labels_that_services_network_policies_admit(helm: str) -> None:
+    (operator,) = of_kind(objects(helm), "Deployment")
+    labels = operator["spec"]["template"]["metadata"]["labels"]
+    assert labels[names.LABEL_NAME] == names.APP_NAME
+    assert labels[names.LABEL_COMPONENT] == names.COMPONENT_OPERATOR

@@ -46,6 +46,7 @@ REFUSED_WAYS_IN: dict[str, tuple[dict[str, Any], str]] = {
         of_gateway(autoscaling={"maxReplicas": 1}),
         "minReplicas must not be greater than maxReplicas",
     ),
+    "a policy that lets no client through": ({**of_gateway(), "networkPolicy": {"clients": []}}, "at least 1"),
     "a budget of nothing in a hundred": (of_gateway(disruptionBudget={"maxUnavailable": "0%"}), "match pattern"),
 }
 
@@ -57,5 +58,13 @@ ACCEPTED_WAYS_IN: dict[str, dict[str, Any]] = {
         disruptionBudget={"maxUnavailable": "100%"},
     ),
     "gateways by their CPU": of_gateway(autoscaling={"minReplicas": 1, "maxReplicas": 1, "targetCpu": "1.5"}),
+    "a policy with clients and monitors": {
+        **of_gateway(),
+        "networkPolicy": {
+            "clients": [{"namespaceSelector": {"matchLabels": {"team": "art"}}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}],
+            "monitors": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        },
+    },
+    "a policy for anybody's calls": {**of_gateway(), "networkPolicy": {}},
     "a number of pods": of_gateway(disruptionBudget={"maxUnavailable": 3}),
 }

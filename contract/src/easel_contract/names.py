@@ -22,6 +22,8 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 APP_NAME: Final = "easel"
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_WORKER: Final = "worker"
+COMPONENT_OPERATOR: Final = "operator"  # of the chart's pods
+LABEL_NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"  # which every namespace has
 
 # On pod templates: a change of the rendered configuration changes the hash, which rolls the pods.
 ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"

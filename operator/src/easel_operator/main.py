@@ -204,6 +204,7 @@ class Operator:
             release=Release(
                 server_image=self._config.server_image,
                 redis_url=self._config.redis_url,
+                operator_namespace=self._config.operator_namespace,
                 server_image_pull_policy=self._config.server_image_pull_policy,
                 defaults=self._config.service_defaults,
             ),

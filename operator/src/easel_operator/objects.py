@@ -82,6 +82,7 @@ CHILD_RESOURCES: Final = (
     DEPLOYMENTS,
     HPAS,
     Resource("Ingress", "networking.k8s.io/v1", "ingresses"),
+    Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
     *OPTIONAL_RESOURCES,
 )
 RESOURCE_BY_KIND: Final = {resource.kind: resource for resource in CHILD_RESOURCES}

@@ -139,3 +139,18 @@ async def test_an_autoscaler_of_gateways_takes_over_their_number_and_gives_it_to
 def replicas_of_a_stranger(replicas: int) -> Json:
     metadata = {"namespace": "default", "name": "many-gateway"}
     return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": replicas}}
+
+
+async def test_policies_are_written_once_and_what_is_no_peer_is_said(client: KubernetesClient) -> None:
+    named: Json = {
+        "networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "monitors": [{"podSelector": {}}]}
+    }
+    open_to_all: Json = {"networkPolicy": {}}
+    for spec in (named, open_to_all):
+        children = build("guarded", spec)
+        assert [child["kind"] for child in children].count("NetworkPolicy") == 2
+        assert await write(client, children) == ()
+        assert await find_drifted(client, children) == []
+    (failure,) = await write(client, build("unguarded", {"networkPolicy": {"clients": [{"pods": "all"}]}}))
+    assert failure.key.name == "unguarded-gateway"
+    assert "pods: field not declared in schema; correct the spec" in failure.message

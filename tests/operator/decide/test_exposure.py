@@ -6,6 +6,7 @@ from dataclasses import replace
 from easel_contract.conditions import Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.decide.reconcile import decide
+from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import build_config_map
 from easel_operator.manifests.metadata import ChildContext
 from easel_operator.objects import Json, ObjectKey
@@ -81,3 +82,31 @@ def test_the_number_of_gateways_is_handed_over_before_an_autoscaler_takes_it() -
     assert [(each.key.name, each.replicas) for each in plan.handovers] == [("painter-gateway", 2)]
     applied = next(child for child in plan.applies if child["kind"] == "Deployment")
     assert "replicas" not in applied["spec"]
+
+
+def read_rules(policy: Json) -> dict[str, dict[str, list[Json] | None]]:
+    """By role: which port is open to whom; None is anybody."""
+    spec = StableDiffusionServiceSpec.model_validate({"model": HUB_MODEL, "replicas": 1, "networkPolicy": policy})
+    context = ChildContext(OWNER, spec, replace(RELEASE, operator_namespace="easel-system"), 60)
+    children = build_children(context, has_hpa=False, is_tolerance_supported=True)
+    return {
+        child["metadata"]["name"].removeprefix("painter-"): {
+            rule["ports"][0]["port"]: rule.get("from") for rule in child["spec"]["ingress"]
+        }
+        for child in children
+        if child["kind"] == "NetworkPolicy"
+    }
+
+
+def test_a_policy_lets_clients_to_gateways_and_the_operator_and_monitors_to_metrics_and_nobody_else() -> None:
+    clients: list[Json] = [{"namespaceSelector": {"matchLabels": {"team": "art"}}}]
+    monitors: list[Json] = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "easel-system"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "easel", "app.kubernetes.io/component": "operator"}},
+    }
+    assert read_rules({"clients": clients, "monitors": monitors}) == {
+        "gateway": {"http": clients, "metrics": [operator, *monitors]},
+        "worker": {"metrics": [operator, *monitors]},
+    }
+    assert read_rules({})["gateway"] == {"http": None, "metrics": [operator]}, "anybody may call, not anybody may read"

@@ -22,6 +22,7 @@ from easel_contract.resource.add_ons import (
     Upscalers,
     find_stranger,
 )
+from easel_contract.resource.exposure import NetworkPolicySpec
 from easel_contract.resource.gateway import GatewayAutoscaling, GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
 from easel_contract.resource.pod_template import PodTemplate
@@ -104,6 +105,7 @@ class StableDiffusionServiceSpec(Model):
     batching: BatchingSpec = BatchingSpec()
     gateway: GatewaySpec = GatewaySpec()
     tracing: TracingConfig = TracingConfig()
+    network_policy: NetworkPolicySpec | None = Field(default=None, description="Unset: none.")
     replicas: int | None = Field(
         default=None, ge=0, le=1000, description="A fixed number of workers; `kubectl scale` writes it."
     )

@@ -1,8 +1,8 @@
 """How clients reach the gateways: the Service, and the way to it from outside the cluster."""
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from easel_contract import names
 from easel_contract.gateway_config import NETWORK_RULES, Network
@@ -32,6 +32,27 @@ ServedHosts = Annotated[tuple[ServedHost, ...], Field(min_length=1, max_length=1
 OF_LOAD_BALANCERS: Final = ("loadBalancerClass", "loadBalancerSourceRanges")
 LOAD_BALANCER_SENTENCE: Final = f"{' and '.join(OF_LOAD_BALANCERS)} need type LoadBalancer"
 EXTERNAL_SENTENCE: Final = "externalTrafficPolicy needs type NodePort or LoadBalancer"
+
+
+PEERS_DESCRIPTION: Final = "Peers as in a NetworkPolicy's `from`: namespaceSelector, podSelector, ipBlock."
+Peers = Annotated[
+    tuple[
+        Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})], ...
+    ],
+    Field(max_length=32),
+]
+
+
+class NetworkPolicySpec(Model):
+    """Who may reach the pods, where the cluster enforces NetworkPolicies: the gateways their clients, both roles the
+    operator and whoever reads metrics, and nobody else. What pods may reach is left alone."""
+
+    clients: Peers | None = Field(
+        default=None, min_length=1, description=f"Who may call the gateways. {PEERS_DESCRIPTION} Unset: anybody."
+    )
+    monitors: Peers = Field(
+        default=(), description=f"Who may read the pods' metrics, beside the operator. {PEERS_DESCRIPTION}"
+    )
 
 
 class GatewayService(Model):

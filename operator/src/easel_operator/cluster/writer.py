@@ -103,7 +103,7 @@ class ClusterWriter:
         except ApiRefusedError as error:
             if error.is_transient or error.is_another_object:  # by now: look again
                 raise
-            advice = _advise_on_refusal(error, manifest["metadata"]["labels"].get(names.LABEL_COMPONENT, ""))
+            advice = _advise_on_refusal(error, manifest)
             message = f"{key} can't be written, the API server says: {error.message}; {advice}"
             return ApplyFailure(key, Reason.APPLY_FAILED, message)
         self._store.put(trim(answer, resource))
@@ -275,10 +275,11 @@ class ClusterWriter:
             logger.warning("Event %s of %s/%s wasn't recorded: %s", event.reason, owner.namespace, owner.name, error)
 
 
-def _advise_on_refusal(error: ApiRefusedError, component: str) -> str:
-    if error.is_of_another_type:  # all else that goes into a pod was checked before
+def _advise_on_refusal(error: ApiRefusedError, manifest: Json) -> str:
+    if error.is_of_another_type and manifest["kind"] == DEPLOYMENTS.kind:  # all else of a pod was checked before
+        component = manifest["metadata"]["labels"][names.LABEL_COMPONENT]
         return f"correct spec.{component}.podTemplate, or the installation's default of it"
-    if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+    if error.status == HTTPStatus.UNPROCESSABLE_ENTITY or error.is_of_another_type:
         return "correct the spec"
     if "cannot " in error.message and error.status == HTTPStatus.FORBIDDEN:
         return "give the operator's ServiceAccount this right, as the chart does"

@@ -3,7 +3,7 @@
 from easel_contract import names
 
 from easel_operator.manifests.configuration import build_config_map, build_redis_secret
-from easel_operator.manifests.exposure import build_http_route, build_ingress, build_service
+from easel_operator.manifests.exposure import build_http_route, build_ingress, build_network_policies, build_service
 from easel_operator.manifests.gateway import build_gateway_deployment, build_service_account
 from easel_operator.manifests.hpa import build_gateway_hpa, build_hpa
 from easel_operator.manifests.metadata import ChildContext, with_applied_hash
@@ -32,6 +32,8 @@ def build_children(context: ChildContext, *, has_hpa: bool, is_tolerance_support
     children += _build_budgets(context)
     if spec.gateway.autoscaling is not None:
         children.append(build_gateway_hpa(context, spec.gateway.autoscaling))
+    if spec.network_policy is not None:
+        children += build_network_policies(context, spec.network_policy)
     if spec.gateway.ingress is not None:
         children.append(build_ingress(context, spec.gateway.ingress))
     if spec.gateway.http_route is not None:

@@ -1,7 +1,9 @@
-"""How clients reach the gateways: the Service, and the ways to it from outside the cluster."""
+"""How clients reach the gateways: the Service, the ways to it from outside the cluster, and who is let through."""
+
+from collections.abc import Iterable
 
 from easel_contract import names
-from easel_contract.resource.exposure import GatewayService, HttpRouteSpec, IngressSpec
+from easel_contract.resource.exposure import GatewayService, HttpRouteSpec, IngressSpec, NetworkPolicySpec
 
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, build_pod_selector
 from easel_operator.objects import HTTP_ROUTES, Json
@@ -64,6 +66,41 @@ def build_http_route(context: ChildContext, route: HttpRouteSpec) -> Json:
             ],
         },
     }
+
+
+def build_network_policies(context: ChildContext, policy: NetworkPolicySpec) -> list[Json]:
+    """One a role. Workers pull their work, so that nobody calls them but for metrics; kubelets' probes need no rule."""
+    metrics = _allow((*_list_operators(context), *policy.monitors), names.METRICS_PORT_NAME)
+    calls = _allow(policy.clients, names.HTTP_PORT_NAME)
+    owner = context.owner
+    return [
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": build_metadata(owner, name, component),
+            "spec": {
+                "podSelector": {"matchLabels": build_pod_selector(owner, component)},
+                "policyTypes": ["Ingress"],
+                "ingress": rules,
+            },
+        }
+        for name, component, rules in (
+            (names.gateway_name(owner.name), names.COMPONENT_GATEWAY, [calls, metrics]),
+            (names.worker_name(owner.name), names.COMPONENT_WORKER, [metrics]),
+        )
+    ]
+
+
+def _list_operators(context: ChildContext) -> list[Json]:
+    pods = {names.LABEL_NAME: names.APP_NAME, names.LABEL_COMPONENT: names.COMPONENT_OPERATOR}
+    namespace = {names.LABEL_NAMESPACE_NAME: context.release.operator_namespace}
+    return [{"namespaceSelector": {"matchLabels": namespace}, "podSelector": {"matchLabels": pods}}]
+
+
+def _allow(peers: Iterable[Json] | None, port: str) -> Json:
+    """A rule for a port; peers None is anybody."""
+    rule: Json = {"ports": [{"port": port, "protocol": "TCP"}]}
+    return rule if peers is None else {"from": list(peers), **rule}
 
 
 def service_url(owner: Owner) -> str:

@@ -31,6 +31,7 @@ class Release:
 
     server_image: str
     redis_url: str
+    operator_namespace: str = ""  # where its pods come from
     server_image_pull_policy: str | None = None  # of server_image alone; None: as Kubernetes decides by the tag
     defaults: ServiceDefaults = field(default_factory=ServiceDefaults)
 
