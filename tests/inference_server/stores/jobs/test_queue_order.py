@@ -81,6 +81,18 @@ async def test_a_flood_gains_nothing_by_being_in_time_and_loses_nothing_by_being
     assert owners == Counter(flood=5, other=15)
 
 
+async def test_who_comes_later_gains_nothing_on_a_customer_whose_late_work_yields(jobs: Jobs) -> None:
+    """Time goes on in the schedule with what overtakes, too; else a newcomer would have had nothing since it began."""
+    await submit(jobs, "steady-late", LATE, owner="steady")
+    for number in range(40):
+        await submit(jobs, f"steady-{number}", IN_TIME, owner="steady")
+    await claim_ids(jobs, 20)
+    for number in range(20):
+        await submit(jobs, f"newcomer-{number}", IN_TIME, owner="newcomer")
+    owners = Counter(job_id.split("-")[0] for job_id in await claim_ids(jobs, 20))
+    assert owners == Counter(steady=10, newcomer=10)
+
+
 async def test_a_higher_priority_goes_first_however_late_it_is(jobs: Jobs) -> None:
     await submit(jobs, "low", IN_TIME, priority=Priority.LOW)
     await submit(jobs, "normal", IN_TIME)
