@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from easel_contract import metrics
-from easel_operator.autoscaling.forecast.past import replay_forecast
+from easel_contract.resource import ScalingSpec
+from easel_operator.autoscaling.replay.past import PastTerms, replay_past
+from easel_operator.autoscaling.workers import StartUp
 from easel_operator.cluster.prometheus import Prometheus
 from easel_operator.handlers.past_reader import read_past
 from easel_operator.handlers.scaling_loop import PastWanted
@@ -16,7 +18,8 @@ from tests.support.prometheus_server import PrometheusServer
 HOURS, SCRAPE_SECONDS = 40, 30
 BATCH_JOBS, JOB_SECONDS = 120, 5.0
 RESTARTED_HOURS_AGO = 10
-WANTED = PastWanted(ServiceKey("art", "sdxl"), "a-uid", 90.0, 30.0)
+TERMS = PastTerms(ScalingSpec(max_replicas=50, target_latency_seconds=30), StartUp(90.0, 600.0, 90.0), None)
+WANTED = PastWanted(ServiceKey("art", "sdxl"), "a-uid", TERMS)
 
 
 def write_past(end: int) -> str:
@@ -58,13 +61,15 @@ async def test_the_batches_of_the_last_days_are_read_and_the_next_is_foreseen(
     assert len(batches) in {HOURS - 1, HOURS}
     assert all(step.until % 3600 <= 60 for step in batches)
     assert sum(step.seconds for step in steps) == pytest.approx(HOURS * 3600, abs=600)
-    bursts = replay_forecast(steps, WANTED.cold_start_seconds, WANTED.target_seconds).bursts
+    forecast, bank = replay_past(steps, TERMS)
+    bursts = forecast.bursts
     (hourly,) = (each for each in bursts.recurrences if bursts.is_proved(each))
     following = datetime.fromtimestamp(end, UTC).replace(minute=0, second=0) + timedelta(hours=1)
     assert hourly.due_at == pytest.approx(following.timestamp(), abs=60)
+    assert bank.choice.seen_seconds == pytest.approx(36 * 3600, rel=0.02), "the shadow fleets lived through it too"
 
 
 async def test_another_service_s_past_is_not_taken_for_its_own(prometheus: PrometheusServer, end: int) -> None:
-    other = PastWanted(ServiceKey("art", "sdxl-two"), "another", 90.0, 30.0)
+    other = PastWanted(ServiceKey("art", "sdxl-two"), "another", TERMS)
     async with Prometheus(prometheus.url) as server:
         assert await read_past(server, other, datetime.fromtimestamp(end, UTC)) == []

@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from easel_contract import metrics
+from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.forecast.forecast import Forecast
-from easel_operator.autoscaling.forecast.past import PastStep, replay_forecast
+from easel_operator.autoscaling.replay.choice import Basis
+from easel_operator.autoscaling.replay.past import PastStep, PastTerms, replay_past
+from easel_operator.autoscaling.workers import StartUp
 from easel_operator.cluster.prometheus import Prometheus, PrometheusError
 from easel_operator.handlers import past_reader
-from easel_operator.handlers.past_reader import MAX_ATTEMPTS, RETRY_SECONDS, STRETCHES, Past, PastReader
+from easel_operator.handlers.past_reader import MAX_ATTEMPTS, RETRY_SECONDS, STRETCHES, Past, PastReader, read_past
 from easel_operator.operator_metrics import HISTORY_READS
 from easel_operator.simulation.history import MAX_REQUESTS, Growth, Series
 
@@ -110,6 +113,22 @@ async def test_a_restarted_operator_foresees_the_batch_of_the_next_full_hour() -
     assert restarted.forecast.bursts.recurrences, "and kept"
 
 
+async def test_a_restarted_operator_has_its_shadow_fleets_live_through_the_last_days(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(past_reader, "STRETCHES", STRETCHES[-1:])
+    restarted = Restarted(FakePrometheus(list_hours(48)))
+    await restarted.bench.tick()
+    first = restarted.bench.loop._states[KEY].bank
+    assert first is not None
+    assert first.choice.basis is Basis.FIRST
+    await restarted.reader.read_all()
+    second = restarted.bench.loop._states[KEY].bank
+    assert second is not None
+    assert second.choice.basis in {Basis.BUDGET, Basis.PRICE}
+    assert second.choice.seen_seconds == pytest.approx(36 * HOUR, rel=0.02)
+
+
 async def test_what_is_read_covers_two_weeks_in_queries_of_bounded_size() -> None:
     restarted = Restarted(FakePrometheus(list_hours(3)))
     await restarted.bench.tick()
@@ -171,13 +190,12 @@ async def test_a_service_without_a_past_is_asked_for_once_and_keeps_what_it_lear
     assert restarted.forecast is learned
 
 
-@pytest.mark.usefixtures("short")
 async def test_a_service_of_more_requests_than_a_trace_may_have_has_a_past_too() -> None:
-    server = FakePrometheus(list_hours(48), jobs=MAX_REQUESTS // 10)
-    restarted, before = Restarted(server), count("read")
+    restarted = Restarted(FakePrometheus(list_hours(48), jobs=MAX_REQUESTS // 10))
     await restarted.bench.tick()
-    await restarted.reader.read_all()
-    assert count("read") == before + 1
+    (wanted,) = restarted.bench.loop.list_wanted_pasts()
+    steps = await read_past(restarted.server, wanted, LATER)
+    assert sum(step.jobs for step in steps) > 4 * MAX_REQUESTS
 
 
 @pytest.mark.usefixtures("short")
@@ -218,7 +236,12 @@ def test_a_replayed_past_and_a_watched_one_foresee_the_same() -> None:
         PastStep((begin + timedelta(seconds=at)).timestamp(), 15.0, *((200, 1000.0) if at % 3600 == 0 else (0, 0.0)))
         for at in range(15, 12 * 3600, 15)
     ]
-    whole = replay_forecast(steps, 90.0, 30.0)
+    terms = PastTerms(ScalingSpec(max_replicas=50, target_latency_seconds=30), StartUp(90.0, 600.0, 90.0), None)
+    whole, bank = replay_past(steps, terms)
     assert [each.period_seconds for each in whole.bursts.recurrences if whole.bursts.is_proved(each)] == [HOUR]
-    longer = replay_forecast([step._replace(gpu_seconds=10 * step.gpu_seconds) for step in steps], 90.0, 30.0)
+    assert bank.choice.basis is not Basis.FIRST
+    assert min(tally.late for tally in bank.tallies) < 0.7 * max(tally.jobs for tally in bank.tallies), (
+        "what was foreseen was in time in the shadow fleets too"
+    )
+    longer, _ = replay_past([step._replace(gpu_seconds=10 * step.gpu_seconds) for step in steps], terms)
     assert longer.bursts.recurrences[0].gpu_seconds == pytest.approx(200 * 30.0, rel=0.1), "of a job at most a target"

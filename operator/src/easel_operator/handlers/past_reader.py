@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
-from easel_operator.autoscaling.forecast.past import PastStep
+from easel_operator.autoscaling.replay.past import PastStep
 from easel_operator.cluster.prometheus import Prometheus, PrometheusError
 from easel_operator.handlers.scaling_loop import PastWanted, ScalingLoop
 from easel_operator.logs import logged_for

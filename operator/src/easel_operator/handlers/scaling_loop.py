@@ -15,12 +15,12 @@ from easel_contract import names
 from easel_contract.resource import ColdStartStatus, ScalingSpec, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
-from easel_operator.autoscaling.forecast.past import PastStep, replay_forecast
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
 from easel_operator.autoscaling.planner import Plan, PlannerState, plan, to_external_values
 from easel_operator.autoscaling.replay.bank import Bank
 from easel_operator.autoscaling.replay.choice import Choice
 from easel_operator.autoscaling.replay.feed import build_load
+from easel_operator.autoscaling.replay.past import PastStep, PastTerms, replay_past
 from easel_operator.cluster.client import KubernetesError
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
@@ -96,8 +96,7 @@ class PastWanted:
 
     key: ServiceKey
     uid: str
-    cold_start_seconds: float
-    target_seconds: float
+    terms: PastTerms
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,13 @@ class ScalingLoop:
         """Services that are scaled, and whose past nobody gave yet."""
         return [
             PastWanted(
-                key, state.uid, state.planner.cold_starts.median_seconds, state.spec.scaling.target_latency_seconds
+                key,
+                state.uid,
+                PastTerms(
+                    state.spec.scaling,
+                    state.planner.cold_starts.start_up,
+                    None if state.bank is None else state.bank.memory,
+                ),
             )
             for key, state in self._states.items()
             if state.spec is not None and state.spec.scaling is not None and not state.is_past_known
@@ -182,14 +187,15 @@ class ScalingLoop:
 
     async def take_past(self, wanted: PastWanted, steps: Sequence[PastStep]) -> None:
         """What a service's gateways accepted until now. It takes seconds, in a thread, while the ticks go on."""
-        forecast = None
+        replayed = None
         if any(step.jobs for step in steps):
-            forecast = await asyncio.to_thread(replay_forecast, steps, wanted.cold_start_seconds, wanted.target_seconds)
+            replayed = await asyncio.to_thread(replay_past, steps, wanted.terms)
         state = self._states.get(wanted.key)
         if state is None or state.uid != wanted.uid:
             return
         state.is_past_known = True
-        if forecast is not None:
+        if replayed is not None:
+            forecast, state.bank = replayed
             state.planner = replace(state.planner, forecast=forecast)
 
     async def _tick_service(self, key: ServiceKey, service: Json) -> ServiceKey | None:

@@ -37,6 +37,9 @@ QUIET_COLD_STARTS: Final = 3.0  # without any work: no pod is left then
 MIN_QUIET_SECONDS: Final = 300.0
 HEADROOM_EXPONENT: Final = 0.3
 MAX_TICK_SECONDS: Final = 60.0  # of a longer one nobody knows when within it a burst came
+# A tick of some seconds is one that came late, of a service that was seen idle before: what is new came just now.
+SHORT_TICK_SECONDS: Final = 2.0
+LONG_TICK_SECONDS: Final = 10.0
 LEAST_DEVIATION_SECONDS: Final = 2.0
 PAUSE_SECONDS: Final = 4.0 * TOLERANCE_SECONDS  # from one burst to the next: load that stays is none
 
@@ -172,7 +175,8 @@ class Bursts:
         if left <= 0 and not bucket.is_burst:
             return replace(self, bucket=Bucket()) if bucket.gpu_seconds else self
         if not bucket.gpu_seconds:
-            bucket = Bucket(began_at=at - seconds / 2, base=self.base.per_second)
+            came_seconds_ago = seconds if seconds > LONG_TICK_SECONDS else min(seconds, SHORT_TICK_SECONDS)
+            bucket = Bucket(began_at=at - came_seconds_ago / 2, base=self.base.per_second)
         bucket = replace(
             bucket,
             gpu_seconds=max(left, LEAST_LEFT),

@@ -21,7 +21,8 @@ from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.work import Arrivals
 from easel_operator.autoscaling.workers import StartUp
 
-ORDER_SECONDS: Final = 20.0  # from a proposal to a pod's creation: the cluster's autoscaler looks every 15 s
+ORDER_SECONDS: Final = 16.0  # from a proposal to a pod's creation: the cluster's autoscaler looks every 15 s
+SHARE_IN_TIME: Final = 0.96  # of a burst's work: one in twenty requests may be late
 MIN_SLACK: Final = 0.25  # of the target, for a burst's jobs but the last
 NONE: Final = Proposal(0, "no forecast has proved better than the present")
 
@@ -60,7 +61,7 @@ class ForecastInput:
 
 def propose_for_forecast(forecast: Forecast, margin: float, held: int, given: ForecastInput) -> Proposal:
     """Pods for the work that a proven candidate expects a cold start from now, and for a burst that is due."""
-    by_rate, by_burst = _propose_for_rate(forecast.rates, margin, held, given), _find_due(forecast.bursts, given)
+    by_rate, by_burst = _propose_for_rate(forecast.rates, margin, held, given), find_due_burst(forecast.bursts, given)
     if by_burst is None or by_burst.passing <= by_rate.replicas:
         return by_rate
     return replace(by_burst, replicas=by_rate.replicas)
@@ -78,7 +79,7 @@ def _propose_for_rate(rates: Rates, margin: float, held: int, given: ForecastInp
     return Proposal(pods_for(expected, margin, held), because)
 
 
-def _find_due(bursts: Bursts, given: ForecastInput) -> Proposal | None:
+def find_due_burst(bursts: Bursts, given: ForecastInput) -> Proposal | None:
     """The most pods that a recurrence asks for which may come within a cold start."""
     now = given.now.timestamp()
     lead_seconds = given.start_up.slow_seconds + ORDER_SECONDS
@@ -105,7 +106,7 @@ def _count_pods(recurrence: Recurrence, bursts: Bursts, given: ForecastInput) ->
     target = given.scaling.target_latency_seconds
     job_seconds = min(given.arrivals.job.mean_seconds, target)
     here = bursts.bucket.arrived_gpu_seconds if bursts.bucket.is_burst else 0.0
-    expected = recurrence.gpu_seconds + recurrence.spread_gpu_seconds - here
+    expected = SHARE_IN_TIME * recurrence.gpu_seconds + recurrence.spread_gpu_seconds - here
     if expected <= 0:
         return 0
     pods = expected / max(target - job_seconds / 2, MIN_SLACK * target)
