@@ -1,6 +1,8 @@
 """The chart as Helm renders it: what an administrator would check before installing it."""
 
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,21 @@ def read_redis_configuration(rendered: list[dict[str, Any]]) -> str:
     return str(config["data"]["valkey.conf"])
 
 
+def test_another_version_of_the_chart_alone_does_not_restart_redis(helm: str, tmp_path: Path) -> None:
+    later = tmp_path / "easel"
+    shutil.copytree(CHART, later)
+    description = (later / "Chart.yaml").read_text()
+    (later / "Chart.yaml").write_text(
+        re.sub(r"^(version|appVersion): .*$", r"\1: 7.7.7", description, flags=re.MULTILINE)
+    )
+    words = [helm, "template", "easel", str(later), "--namespace", "easel-system"]
+    rendered = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    (now,) = of_kind(objects(helm), "StatefulSet")
+    (then,) = of_kind([item for item in yaml.safe_load_all(rendered) if item], "StatefulSet")
+    assert then["metadata"]["labels"]["app.kubernetes.io/version"] == "7.7.7"
+    assert then["spec"] == now["spec"]
+
+
 def test_redis_keeps_queued_jobs_when_memory_runs_out(helm: str) -> None:
     configuration = read_redis_configuration(objects(helm))
     assert "maxmemory-policy noeviction" in configuration
@@ -223,6 +240,7 @@ def test_the_chart_s_icon_is_where_it_says() -> None:
         ("redis.resources.requests.memory=half a gig", "no quantity of Kubernetes"),
         ("defaults.worker.resources.limits.memory=32 gb", "such as 32Gi"),
         ("externalMetrics.mode=Maybe", "mode"),
+        ("helmTest.enabled=true,operator.watchNamespaces={a}", "easel-system, where the operator doesn't look"),
         ("redis.existingSecret=team,redis.url=redis://u:p@c", "redis.existingSecret is the password of the Redis that"),
     ],
 )
@@ -257,14 +275,15 @@ def test_a_number_of_bytes_in_a_file_of_values_stays_one(helm: str, tmp_path: Pa
     assert "maxmemory 1073741824\n" in done.stdout
 
 
-def test_helm_test_asks_for_an_image_where_the_operator_looks_and_nowhere_else(helm: str) -> None:
-    def hooks(*settings: str) -> list[dict[str, Any]]:
-        found = objects(helm, *settings)
-        return [item for item in found if item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
-
-    assert {item["kind"] for item in hooks()} == {"StableDiffusionService", "Pod"}
-    assert hooks("operator.watchNamespaces={team-a}") == []
-    watched = hooks("operator.watchNamespaces={team-a,easel-system}")
+def test_what_helm_test_runs_is_rendered_only_where_it_is_asked_for(helm: str) -> None:
+    """What is rendered may be applied by kubectl, which knows no hooks: the service would stay."""
+    assert [item["kind"] for item in objects(helm) if "helm.sh/hook" in item["metadata"].get("annotations", {})] == []
+    watched = [
+        item
+        for item in objects(helm, "helmTest.enabled=true", "operator.watchNamespaces={team-a,easel-system}")
+        if item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+    ]
+    assert {item["kind"] for item in watched} == {"StableDiffusionService", "Pod"}
     (service,) = of_kind(watched, "StableDiffusionService")
     StableDiffusionServiceSpec.model_validate(service["spec"])
     (pod,) = of_kind(watched, "Pod")

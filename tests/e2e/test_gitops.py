@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import openai
 
-from demo.cluster import NAMESPACE, RELEASE
+from demo.cluster import NAMESPACE, RELEASE, ROOT
 from demo.load import forwarded
 from tests.e2e.waiting import Services, tiny, wait_until
 
@@ -15,6 +15,9 @@ SYNTHETIC = {"kind": "Synthetic", "synthetic": {"millisecondsPerStep": 1, "milli
 
 
 def test_helm_test_makes_an_image(services: Services) -> None:
+    chart = str(ROOT / "helm/easel")
+    words = ("upgrade", RELEASE, chart, "--namespace", NAMESPACE, "--reset-then-reuse-values", "--wait")
+    services.cluster.helm(*words, "--set", "helmTest.enabled=true")
     said = services.cluster.helm("test", RELEASE, "--namespace", NAMESPACE, "--logs", "--timeout", "5m")
     assert "An image of " in said
     assert "Failed" not in said
