@@ -21,13 +21,10 @@ from easel_server.generation.job import Job, JobState
 from easel_server.generation.models import ModelIdentity
 from easel_server.stores.errors import StoreDamagedError, StoreUnavailableError
 from easel_server.stores.images.interface import (
-    FullReason,
     ImagesGoneError,
     ImageStore,
-    ImageUsage,
     Reservation,
     StoredImages,
-    StoreFullError,
     UnusedImages,
     build_reservation,
 )
@@ -41,22 +38,18 @@ from easel_server.stores.jobs.interface import (
     NO_BOUNDS,
     RUNNING_GRACE_SECONDS,
     WORKER_SEEN_SECONDS,
-    Canceled,
     Claim,
     Failed,
     HeartbeatReply,
     JobBounds,
-    JobConflictError,
     JobPage,
     Jobs,
     Joining,
     Outcome,
     QueueDepth,
-    QueueFullError,
     QueuePosition,
     QueueTerms,
     ReapReport,
-    ServiceClosingError,
     SubmitReply,
     Succeeded,
 )
@@ -65,8 +58,11 @@ from easel_server.stores.jobs.redis_fields import (
     build_image_arguments,
     build_submit_arguments,
     damage_named,
+    describe_outcome,
     is_orphan,
+    raise_refusal,
     read_references,
+    to_depth,
     to_job,
     to_queued_job,
     to_values,
@@ -127,7 +123,7 @@ class RedisJobs(Jobs):
         status, *rest = await self._connection.script("jobs/submit", *arguments)
         if status not in {b"queued", b"answered"} and (inputs or stored_answer):
             await self._delete(stored_inputs, stored_answer or StoredImages())
-        _raise_refusal(status, rest, job, reservation, self._bounds)
+        raise_refusal(status, rest, job, reservation, self._bounds)
         if status == b"queued":
             submitted_us, jobs, work_us = map(int, rest)
             position = QueuePosition(jobs, work_us / MICROSECONDS)
@@ -358,7 +354,7 @@ class RedisJobs(Jobs):
         measured: Measurement | None = None,
         generated_by: ModelIdentity | None = None,
     ) -> bool:
-        state, error, steps_done, images = _describe_outcome(claim.job, outcome)
+        state, error, steps_done, images = describe_outcome(claim.job, outcome)
         warnings = outcome.warnings if isinstance(outcome, Succeeded) else ()
         sums, add_ons, identity = ("", ""), "", ""
         if state is JobState.SUCCEEDED:
@@ -414,22 +410,7 @@ class RedisJobs(Jobs):
 
     @override
     async def depth(self) -> QueueDepth:
-        waiting, running, age_us, workers, failures, overrunning, *work_us = await self._connection.script(
-            "jobs/depth", WORKER_SEEN_SECONDS
-        )
-        waiting_us, running_us, waiting_excess_us, running_excess_us = map(int, work_us)
-        return QueueDepth(
-            waiting,
-            running,
-            int(age_us) / MICROSECONDS,
-            waiting_gpu_seconds=waiting_us / MICROSECONDS,
-            running_gpu_seconds=running_us / MICROSECONDS,
-            bounded_waiting_gpu_seconds=max(0, waiting_us - waiting_excess_us) / MICROSECONDS,
-            bounded_running_gpu_seconds=max(0, running_us - running_excess_us) / MICROSECONDS,
-            overrunning=overrunning,
-            workers=workers,
-            engine_failures=failures,
-        )
+        return to_depth(await self._connection.script("jobs/depth", WORKER_SEEN_SECONDS))
 
     @override
     async def cost_sums(self) -> CostSums:
@@ -449,42 +430,3 @@ class RedisJobs(Jobs):
     async def close(self) -> None:
         """End the subscription. The connection is closed by whoever opened it."""
         await self._changed_jobs.close()
-
-
-def _raise_refusal(status: bytes, rest: Sequence[Any], job: Job, reservation: Reservation, bounds: JobBounds) -> None:
-    """If a submit was refused: by the reply of its script."""
-    match status:
-        case b"conflict":
-            raise JobConflictError(job.client_id or job.id)
-        case b"closing":
-            raise ServiceClosingError(rest[0].decode())
-        case b"full":
-            depth, held, owners = rest
-            raise QueueFullError(depth, held, owners, bounds)
-        case b"no_room":
-            raise _build_full_error(reservation, bounds, rest)
-
-
-def _build_full_error(reservation: Reservation, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:
-    reason, used, reserved, expiry_us, inputs, held = figures
-    usage = ImageUsage(
-        int(used),
-        int(reserved),
-        bounds.max_image_bytes,
-        next_expiry_seconds=int(expiry_us) / MICROSECONDS if int(expiry_us) >= 0 else None,
-        input_bytes=int(inputs),
-        input_budget_bytes=bounds.max_input_bytes,
-    )
-    full = FullReason(reason.decode())
-    max_jobs = bounds.max_bucket_jobs if full is FullReason.JOBS else None
-    return StoreFullError(reservation, usage, full, held_bytes=int(held), max_jobs=max_jobs)
-
-
-def _describe_outcome(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, StoredImages]:
-    match outcome:
-        case Succeeded(images=images):
-            return JobState.SUCCEEDED, "", job.parameters.steps, images
-        case Failed(error):
-            return JobState.FAILED, error, "", StoredImages()
-        case Canceled():
-            return JobState.CANCELED, "", "", StoredImages()

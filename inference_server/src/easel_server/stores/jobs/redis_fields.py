@@ -1,4 +1,4 @@
-"""A job as fields of a Redis hash, and back. Times are integers in microseconds since the epoch.
+"""A job as fields of a Redis hash, and back; what scripts are told and reply. Times are microseconds since the epoch.
 
 What the submitter determined is one JSON document, ``content``; beside it stand what the store determines and what
 scripts read, and what processes of the earlier version don't know: they refuse a document with unknown fields.
@@ -15,9 +15,21 @@ from typing import Any, Final
 from easel_server.generation.images import MEDIA_TYPES, ImageReference
 from easel_server.generation.job import Job, JobState, job_fingerprint
 from easel_server.generation.models import ModelIdentity, RequestedModel
-from easel_server.stores.images.interface import Reservation, StoredImages
+from easel_server.stores.images.interface import FullReason, ImageUsage, Reservation, StoredImages, StoreFullError
 from easel_server.stores.jobs.fair_queue import PRIORITIES
-from easel_server.stores.jobs.interface import MAX_FOLLOWERS, JobBounds, QueueTerms
+from easel_server.stores.jobs.interface import (
+    MAX_FOLLOWERS,
+    Canceled,
+    Failed,
+    JobBounds,
+    JobConflictError,
+    Outcome,
+    QueueDepth,
+    QueueFullError,
+    QueueTerms,
+    ServiceClosingError,
+    Succeeded,
+)
 from easel_server.stores.outbox.interface import Delivery
 from easel_server.stores.redis.connection import MICROSECONDS
 
@@ -123,6 +135,64 @@ def read_references(text: bytes) -> tuple[ImageReference, ...]:
 def write_warnings(warnings: Sequence[str]) -> str:
     """As JSON; empty if there are none."""
     return json.dumps(warnings) if warnings else ""
+
+
+def raise_refusal(status: bytes, rest: Sequence[Any], job: Job, reservation: Reservation, bounds: JobBounds) -> None:
+    """If ``lua/submit.lua`` refused the job. Raises what ``JobStore.submit`` raises."""
+    match status:
+        case b"conflict":
+            raise JobConflictError(job.client_id or job.id)
+        case b"closing":
+            raise ServiceClosingError(rest[0].decode())
+        case b"full":
+            depth, held, owners = rest
+            raise QueueFullError(depth, held, owners, bounds)
+        case b"no_room":
+            raise _build_full_error(reservation, bounds, rest)
+
+
+def _build_full_error(reservation: Reservation, bounds: JobBounds, figures: Sequence[bytes]) -> StoreFullError:
+    reason, used, reserved, expiry_us, inputs, held = figures
+    usage = ImageUsage(
+        int(used),
+        int(reserved),
+        bounds.max_image_bytes,
+        next_expiry_seconds=int(expiry_us) / MICROSECONDS if int(expiry_us) >= 0 else None,
+        input_bytes=int(inputs),
+        input_budget_bytes=bounds.max_input_bytes,
+    )
+    full = FullReason(reason.decode())
+    max_jobs = bounds.max_bucket_jobs if full is FullReason.JOBS else None
+    return StoreFullError(reservation, usage, full, held_bytes=int(held), max_jobs=max_jobs)
+
+
+def describe_outcome(job: Job, outcome: Outcome) -> tuple[JobState, str, int | str, StoredImages]:
+    """What ``lua/finish.lua`` is told: the state, the error, steps that are done (both '' for none), the images."""
+    match outcome:
+        case Succeeded(images=images):
+            return JobState.SUCCEEDED, "", job.parameters.steps, images
+        case Failed(error):
+            return JobState.FAILED, error, "", StoredImages()
+        case Canceled():
+            return JobState.CANCELED, "", "", StoredImages()
+
+
+def to_depth(reply: Sequence[Any]) -> QueueDepth:
+    """The reply of ``lua/depth.lua``."""
+    waiting, running, age_us, workers, failures, overrunning, *work_us = reply
+    waiting_us, running_us, waiting_excess_us, running_excess_us = map(int, work_us)
+    return QueueDepth(
+        waiting,
+        running,
+        int(age_us) / MICROSECONDS,
+        waiting_gpu_seconds=waiting_us / MICROSECONDS,
+        running_gpu_seconds=running_us / MICROSECONDS,
+        bounded_waiting_gpu_seconds=max(0, waiting_us - waiting_excess_us) / MICROSECONDS,
+        bounded_running_gpu_seconds=max(0, running_us - running_excess_us) / MICROSECONDS,
+        overrunning=overrunning,
+        workers=workers,
+        engine_failures=failures,
+    )
 
 
 def to_values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
