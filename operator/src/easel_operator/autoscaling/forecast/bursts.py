@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from easel_operator.autoscaling.headroom import pods_for
 from easel_operator.autoscaling.work import MovingRate
 
 HOUR_SECONDS: Final = 3600.0
@@ -35,7 +36,7 @@ BASE_SECONDS: Final = 300.0  # time constant of the load that a burst comes on t
 CHANCE_SECONDS: Final = 2 * DAY_SECONDS  # of the mean rate of bursts
 QUIET_COLD_STARTS: Final = 3.0  # without any work: no pod is left then
 MIN_QUIET_SECONDS: Final = 300.0
-HEADROOM_EXPONENT: Final = 0.3
+PRESENT_MARGIN: Final = 1.0  # head-room of the pods that are taken to be there
 MAX_TICK_SECONDS: Final = 60.0  # of a longer one nobody knows when within it a burst came
 # A tick of some seconds is one that came late, of a service that was seen idle before: what is new came just now.
 SHORT_TICK_SECONDS: Final = 2.0
@@ -138,8 +139,7 @@ class Bursts:
         """Pods that the load of late keeps, head-room included; 0 after a longer silence."""
         if at - self.worked_at > quiet_seconds:
             return 0.0
-        rate = self.base.per_second
-        return float(max(1, math.ceil(rate + rate**HEADROOM_EXPONENT - 0.3)))
+        return float(max(1, pods_for(self.base.per_second, PRESENT_MARGIN, 0)))
 
     def is_proved(self, recurrence: Recurrence) -> bool:
         """Whether it is used."""
