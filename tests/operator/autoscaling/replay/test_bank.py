@@ -1,6 +1,7 @@
 """What the bank finds for a service, what it costs, and that nothing takes it off its feet."""
 
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from easel_contract.resource import ScalingSpec
@@ -122,6 +123,28 @@ def test_pods_that_are_slower_than_predicted_are_slow_in_the_shadows() -> None:
         backlog += 20.0 - 2 * 12.0 * 5 / 6
         bank.watch(Load(12.0, 4.0, 20.0, 1.7, 5.0, queue=QueueState(2, 100, backlog)))
     assert bank.pace.seconds_per_gpu_second == pytest.approx(1.2, abs=0.03)
+
+
+def test_a_setting_that_is_late_in_fact_is_left_although_its_shadow_is_not() -> None:
+    bank = Bank(build_scaling(), COLD_START_SECONDS)
+    used: list[Setting] = []
+    for load in to_loads(draw_steady(1.0, 4 * HOUR), 4 * HOUR):
+        late = load.jobs if bank.choice.setting.margin < 1.0 else 0.0
+        bank.watch(replace(load, finished=load.jobs, late=late))
+        if not used or used[-1] != bank.choice.setting:
+            used.append(bank.choice.setting)
+    assert used[0] == FIRST_SETTING
+    assert used[-1].margin >= 1.0
+    assert len(used) < 10, "cheaper ones aren't tried one after the other"
+
+
+def test_what_is_only_recommended_is_not_judged_by_what_happens() -> None:
+    loads = list(to_loads(draw_steady(1.0, 2 * HOUR), 2 * HOUR))
+    banks = [Bank(build_scaling(mode="Recommend"), COLD_START_SECONDS) for _ in range(2)]
+    for load in loads:
+        banks[0].watch(load)
+        banks[1].watch(replace(load, finished=load.jobs, late=load.jobs))
+    assert banks[0].choice == banks[1].choice
 
 
 def test_a_queue_that_is_empty_now_and_then_says_nothing_of_the_pace() -> None:

@@ -34,7 +34,7 @@ def test_where_no_setting_keeps_the_budget_the_price_decides_how_late_it_gets() 
 
 
 def test_a_setting_that_is_hardly_better_is_no_reason_to_change() -> None:
-    assert choose([FAIR, replace(FAIR, gpu_seconds=14_500)], 0, AIM, PRICE) == 0
+    assert choose([FAIR, replace(FAIR, gpu_seconds=14_700)], 0, AIM, PRICE) == 0
     assert choose([FAIR, replace(FAIR, gpu_seconds=13_500)], 0, AIM, PRICE) == 1
     assert choose([replace(FAIR, late=60), replace(FAIR, gpu_seconds=15_100)], 0, AIM, PRICE) == 1
 

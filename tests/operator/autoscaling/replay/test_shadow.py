@@ -87,7 +87,7 @@ def test_a_shadow_costs_and_is_late_as_the_planner_with_its_setting_is(
     policy.bank = Bank(service.scaling, COLD_START_SECONDS, Memory(setting, 0.0))  # type: ignore[attr-defined]
     outcome = simulate(build_trace(requests, seconds), policy, service)
     tally = policy.bank.tallies[0]  # type: ignore[attr-defined]
-    # The last minutes aren't replayed yet, and the real service began with a pod. Without any headroom a pod more or less
-    # for a moment makes many late: lateness is compared in points.
+    # The last minutes aren't replayed yet, and the real service began with a pod. Lateness is compared in points: with
+    # no headroom a pod more or less for a moment makes many late.
     assert tally.gpu_seconds == pytest.approx(outcome.gpu_hours * HOUR, rel=0.06)
     assert tally.late_share == pytest.approx(outcome.late_percent / 100, abs=0.035)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from easel_contract.resource import QueueOrder, ScalingSpec
+from easel_contract.resource import ExecutionMode, QueueOrder, ScalingSpec
 
 from easel_operator.autoscaling.replay.choice import AIM, Basis, Choice, Tally, choose, find_budget, find_cheapest
 from easel_operator.autoscaling.replay.setting import Setting, list_settings
@@ -111,7 +111,11 @@ class Bank:
         self._ran = 0  # of the shadows, through the chunk
         self._team = 1
         self._unplaced_jobs = 0.0  # parts of a job
-        self._chosen_at = 0.0
+        self._chosen_at: float | None = None
+        self._chunk_seconds = 0.0
+        self._in_use = 0  # the setting in use when the chunk began to run
+        self._in_fact: float | None = None  # share of late jobs in it; None: unknown
+        self._replayed = 0.0, 0.0  # what its shadow had done, and how much of that late, before it ran
         self._debt_jobs = self._debt_of_jobs = 0.0
         self._pace = Pace()
         self._queue: QueueState | None = None
@@ -162,7 +166,8 @@ class Bank:
 
     def watch(self, load: Load) -> None:
         """One tick. It takes in what came, and does a part of the work that is due."""
-        self._learn_debt(load)
+        if self._terms.scaling.mode is ExecutionMode.AUTOMATIC:
+            self._learn_debt(load)
         before, self._queue = self._queue, load.queue
         if not 0.0 < load.seconds <= MAX_STEP_SECONDS:
             return
@@ -186,6 +191,7 @@ class Bank:
         self._seen_seconds = self._seen_jobs = 0.0
         self._recalled_seconds = 0.0 if memory is None else min(memory.seen_seconds, RECALLED_SECONDS)
         self._chunk, self._looks, self._ran, self._team = [], [], 0, 1
+        self._late_jobs = self._finished_jobs = 0.0  # in fact, since the chunk before began to run
         self._chunk_began_at = self._looked_at = self._now
         present = Choice().setting if memory is None else memory.setting
         self._present = _find_nearest(settings, present)
@@ -195,6 +201,8 @@ class Bank:
         kept = math.exp(-max(0.0, load.seconds) / DEBT_MEMORY_SECONDS)
         self._debt_jobs = self._debt_jobs * kept + load.late - AIM * load.finished
         self._debt_of_jobs = self._debt_of_jobs * kept + load.finished
+        self._late_jobs += load.late
+        self._finished_jobs += load.finished
 
     def _place(self, load: Load) -> None:
         """Batches of what came. Parts of a job wait for their other parts."""
@@ -237,6 +245,9 @@ class Bank:
                 shadow.regroup(team)
         self._chunk = [_group(look, team) for look in self._looks] if team > 1 else self._looks
         self._looks, self._ran = [], 0
+        self._in_fact = self._late_jobs / self._finished_jobs if self._finished_jobs > 0 else None
+        self._late_jobs = self._finished_jobs = 0.0
+        self._in_use = self._present
         self._chunk_seconds, self._chunk_began_at = self._now - self._chunk_began_at, self._now
         for shadow in self._shadows:
             shadow.follow(self._terms)
@@ -245,19 +256,34 @@ class Bank:
         """As many shadows as are due by now; and when the last one has run, choose."""
         due = math.ceil(len(self._shadows) * min(1.0, (self._now - self._chunk_began_at) / SPREAD_SECONDS))
         kept = math.exp(-self._chunk_seconds / MEMORY_SECONDS)
-        for shadow in self._shadows[self._ran : due]:
+        for index in range(self._ran, due):
+            shadow = self._shadows[index]
             shadow.forget(kept)
+            if index == self._in_use:
+                self._replayed = shadow.done, shadow.late
             shadow.run(self._chunk)
         self._ran = max(self._ran, due)
         if self._ran == len(self._shadows):
             self._chunk = []
-            if self._now - self._chosen_at >= CHOICE_SECONDS:
-                self._choose()
+            self._correct()
+            self._choose()
+
+    def _correct(self) -> None:
+        """What happened in fact counts for the setting in use, and for all cheaper ones: they can't be better."""
+        used = self._shadows[self._in_use]
+        done, late = used.done - self._replayed[0], used.late - self._replayed[1]
+        if self._in_fact is None or done <= 0:
+            return
+        missed = self._in_fact * done - late
+        for shadow in self._shadows:
+            if shadow.gpu_seconds <= used.gpu_seconds:
+                shadow.late = min(max(shadow.late + missed, 0.0), shadow.done)
 
     def _choose(self) -> None:
-        self._chosen_at = self._now
-        if self._seen_jobs < MIN_JOBS or self._seen_seconds < MIN_SEEN_SECONDS:
+        is_due = self._chosen_at is None or self._now - self._chosen_at >= CHOICE_SECONDS
+        if not is_due or self._seen_jobs < MIN_JOBS or self._seen_seconds < MIN_SEEN_SECONDS:
             return
+        self._chosen_at = self._now
         tallies = self.tallies
         budget = find_budget(self._debt_jobs, self._debt_of_jobs)
         price = self._terms.scaling.find_max_gpu_seconds_per_late_request(self._terms.cold_start_seconds)

@@ -16,7 +16,7 @@ USED_BUDGET: Final = 0.9  # aim below the limit by as much as tomorrow differs f
 AIM: Final = USED_BUDGET * LATE_BUDGET
 DEBT_GAIN: Final = 2.0
 BUDGET_RANGE: Final = (0.5, 1.6)  # of the budget aimed at, that the debt of real lateness may make of it
-MIN_GAIN: Final = 0.05  # for which another setting is taken
+MIN_GAIN: Final = 0.03  # for which another setting is taken
 
 
 @dataclass(frozen=True, slots=True)

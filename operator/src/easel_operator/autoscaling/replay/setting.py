@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
-from easel_contract.resource import QueueOrder, ScalingSpec
+from easel_contract.resource import ScalingSpec
 
 MARGINS: Final = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 # Pairs of both times, in cold starts: each of the others is as good as one of these with another margin.
@@ -12,9 +12,9 @@ TIMES_COLD_STARTS: Final = ((0.2, 0.2), (0.2, 10.0), (0.67, 1.0), (2.0, 1.0))
 # For load that comes and goes within minutes.
 LONG_TIMES_COLD_STARTS: Final = (8.0, 1.0)
 LONG_TIMES_MARGINS: Final = (0.0, 0.5, 1.0, 2.0)
-# Where late requests yield, what comes while pods start is served beside the backlog.
-YIELDING_EXPECTED_ARRIVALS: Final = 0.35
-YIELDING_MARGINS: Final = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+# What comes while pods start may well be served beside the backlog, above all where late requests yield.
+LOW_EXPECTED_ARRIVALS: Final = 0.35
+LOW_EXPECTED_MARGINS: Final = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_SECONDS: Final = 10.0
 
 
@@ -53,9 +53,8 @@ def list_settings(scaling: ScalingSpec) -> tuple[Setting, ...]:
     is_last_fixed = scaling.scale_to_zero_after_seconds is not None or scaling.min_replicas > 0
     tried = [Setting(margin, *times) for margin, times in itertools.product(MARGINS, TIMES_COLD_STARTS)]
     tried += [Setting(margin, *LONG_TIMES_COLD_STARTS) for margin in LONG_TIMES_MARGINS]
-    if scaling.queue_order is QueueOrder.TARGET_FIRST:
-        shortest = TIMES_COLD_STARTS[0]
-        tried += [Setting(margin, *shortest, YIELDING_EXPECTED_ARRIVALS) for margin in YIELDING_MARGINS]
+    shortest = TIMES_COLD_STARTS[0]
+    tried += [Setting(margin, *shortest, LOW_EXPECTED_ARRIVALS) for margin in LOW_EXPECTED_MARGINS]
     first = FIRST_SETTING
     return tuple(
         dict.fromkeys(
