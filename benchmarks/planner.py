@@ -158,7 +158,7 @@ def measure_memory(services: int, traced: int, seconds: float) -> dict[str, Any]
 def _drop_banks(policies: Sequence[EaselPolicy]) -> None:
     """In a function of its own, so that no name keeps one of them alive."""
     for policy in policies:
-        del policy._bank
+        del policy.bank
 
 
 def _describe(spent: Sequence[float]) -> dict[str, float]:

@@ -28,9 +28,9 @@ SIMULATOR: Final = (
 )
 ORACLES: Final = "easel_operator.simulation.oracle.search"
 OURS_ALONE: Final = "easel_operator.simulation.policies.easel"  # what it imports, the planner, no other policy runs
-OURS_COST: Final = (0.25, 0.09)  # processor seconds: for 1,000 requests, and for a simulated hour
+OURS_COST: Final = (0.3, 0.1)  # processor seconds: for 1,000 requests, and for a simulated hour
 OTHERS_COST: Final = (0.012, 0.006)
-ORACLE_COST: Final = (0.6, 1.0)
+ORACLE_COST: Final = (0.35, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
