@@ -39,11 +39,12 @@ def build_page(cases: Sequence[Case]) -> str:
     of_traces = [case for case in cases if case["load"] != SHAPE]
     of_shapes = [case for case in cases if case["load"] == SHAPE]
     lines: list[str] = []
+    newest = max((case["measured"]["date"] for case in cases), default="")
     for order in QueueOrder:
-        rows = list(_list_traces(of_traces, order))
+        rows = list(_list_traces(of_traces, order, newest))
         if rows:
             lines += [f"**{order}** (all in this order, the oracle too)", "", *TRACE_HEAD, *rows, ""]
-            lines += [*_list_summary(of_traces, order), ""]
+            lines += [*_list_summary([case for case in of_traces if _is_of(case, newest)], order), ""]
     systems = list(_list_systems(of_traces))
     if systems:
         lines += ["**Systems** (Easel with its default, the others in the order of arrival as they come)", ""]
@@ -54,7 +55,7 @@ def build_page(cases: Sequence[Case]) -> str:
             "",
         ]
         lines += [*SHAPE_HEAD, *_list_shapes(of_shapes), ""]
-    return "\n".join([*lines, _say_when(cases), ""])
+    return "\n".join([*lines, _say_when(cases, newest), ""])
 
 
 TRACE_HEAD: Final = (
@@ -73,7 +74,7 @@ SHAPE_HEAD: Final = (
 )
 
 
-def _list_traces(cases: Sequence[Case], order: str) -> Iterator[str]:
+def _list_traces(cases: Sequence[Case], order: str, newest: str) -> Iterator[str]:
     for case in sorted(cases, key=_place):
         records = case["orders"].get(order)
         if not records:
@@ -82,8 +83,9 @@ def _list_traces(cases: Sequence[Case], order: str) -> Iterator[str]:
         goal = find_goal(case, order)
         over = f"{ours['gpu_hours_over_oracle']:.2f}{'' if goal is None else f', goal {goal:g}'}"
         yield (
-            f"| {_name(case)} | {case['cold_start_seconds']} s | {case['target_seconds']} s | {_late(ours)} "
-            f"| {ours['worst_hour_late_percent']:.0f} % | {_seconds(ours['p99_seconds'])} "
+            f"| {_name(case)}{'' if _is_of(case, newest) else ' *'} | {case['cold_start_seconds']} s "
+            f"| {case['target_seconds']} s | {_late(ours)} | {ours['worst_hour_late_percent']:.0f} % "
+            f"| {_seconds(ours['p99_seconds'])} "
             f"| {_seconds(ours['max_seconds'])} | {ours['gpu_hours']:.1f} | {over} ({_late(oracle)}) "
             f"| {ours['starts']} | `{best['policy']}` {_late(best)}, {best['gpu_hours']:.1f} |"
         )
@@ -221,6 +223,13 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} s"
 
 
-def _say_when(cases: Sequence[Case]) -> str:
+def _is_of(case: Case, date: str) -> bool:
+    return bool(case["measured"]["date"] == date)
+
+
+def _say_when(cases: Sequence[Case], newest: str) -> str:
+    """Rows of an earlier day have an asterisk: planner, oracle and simulator may have been others."""
     moments = sorted({(case["measured"]["date"], case["measured"]["commit"]) for case in cases})
-    return "Measured: " + ", ".join(f"{date} at `{commit}`" for date, commit in moments) + "."
+    now = ", ".join(f"`{commit}`" for date, commit in moments if date == newest)
+    before = ", ".join(f"{date} at `{commit}`" for date, commit in moments if date != newest)
+    return f"Measured {newest} at {now}" + (f"; rows with * {before}, in no count." if before else ".")

@@ -50,7 +50,7 @@ def test_everybody_is_measured_under_both_orders_beside_an_oracle_of_the_same(ca
     assert json.loads(json.dumps(whole)) == whole
     table = build_page([{**whole, "measured": {"date": "2026-11-27", "commit": "0123456"}}])
     assert all(f"**{order}**" in table for order in ORDERS)
-    assert "2026-11-27 at `0123456`" in table
+    assert "Measured 2026-11-27 at `0123456`." in table
 
 
 def test_a_simulation_that_was_made_is_not_made_again_unless_something_is_different(
@@ -173,3 +173,23 @@ def test_a_page_without_a_place_for_its_table_is_not_overwritten(tmp_path: Path)
     with pytest.raises(ValueError, match="has no place for the figures of make bench-autoscaler"):
         write_tables({"cases": []}, tmp_path)
     assert (tmp_path / PAGE).read_text() == "no comment\n"
+
+
+def test_a_row_of_an_earlier_day_is_marked_and_in_no_count() -> None:
+    records = {"oracle": build_record(4.0, 10.0), OURS: build_record(4.9, 12.0), "hpa-queue": build_record(4.0, 20.0)}
+    new, old = (
+        {
+            "trace": "trace.csv",
+            "load": "x1",
+            "cold_start_seconds": cold_start,
+            "target_seconds": 30,
+            "orders": {QueueOrder.TARGET_FIRST: records},
+            "measured": {"date": date, "commit": commit},
+        }
+        for cold_start, date, commit in ((90, "2026-11-27", "new"), (30, "2026-11-25", "old"))
+    )
+    page = build_page([new, old])
+    assert "| trace x1 | 90 s |" in page
+    assert "| trace x1 * | 30 s |" in page
+    assert "The oracle keeps 5 % in 1 of 1 cases" in page
+    assert "Measured 2026-11-27 at `new`; rows with * 2026-11-25 at `old`, in no count." in page
