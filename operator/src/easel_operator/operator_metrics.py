@@ -7,6 +7,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from easel_operator.autoscaling.replay.choice import Choice
+
 RECONCILES: Final = Counter("easel_operator_reconciles", "Reconciliations of services.", ["outcome"])
 RECONCILE_SECONDS: Final = Histogram("easel_operator_reconcile_seconds", "Time that one reconciliation took.")
 QUEUE_LENGTH: Final = Gauge("easel_operator_queue_length", "Services that wait to be reconciled.")
@@ -67,14 +69,6 @@ LATE_DEBT: Final = Gauge(
     "Late requests of the last week or so beyond what was planned; negative: fewer.",
     ["namespace", "service"],
 )
-OF_HEADROOM: Final = (
-    HEADROOM_MARGIN,
-    HEADROOM_HOLD_COLD_STARTS,
-    HEADROOM_LAST_POD_COLD_STARTS,
-    HEADROOM_LATE_RATIO,
-    HEADROOM_PODS,
-    LATE_DEBT,
-)
 SWEPT_KEYS: Final = Counter(
     "easel_operator_swept_keys", "Keys in Redis that deleted services had left, and that a sweep deleted."
 )
@@ -104,3 +98,30 @@ class _WritesCollector(Collector):
 
 WRITES: Final = _WritesCollector()
 REGISTRY.register(WRITES)
+
+
+def show_headroom(namespace: str, service: str, choice: Choice, debt_jobs: float) -> None:
+    """The setting that a service uses; what it came to in the replay, once it was chosen by that."""
+    labels = (namespace, service)
+    HEADROOM_MARGIN.labels(*labels).set(choice.setting.margin)
+    HEADROOM_HOLD_COLD_STARTS.labels(*labels).set(choice.setting.hold_cold_starts)
+    HEADROOM_LAST_POD_COLD_STARTS.labels(*labels).set(choice.setting.last_pod_cold_starts)
+    LATE_DEBT.labels(*labels).set(debt_jobs)
+    if choice.tally is not None:
+        HEADROOM_LATE_RATIO.labels(*labels).set(choice.tally.late_share)
+        HEADROOM_PODS.labels(*labels).set(choice.mean_pods)
+
+
+def forget_service(namespace: str, service: str) -> None:
+    """Take away what was said of a service that isn't scaled any more: a figure that stays would lie."""
+    for series in (
+        DESIRED_REPLICAS,
+        PROPOSED_REPLICAS,
+        HEADROOM_MARGIN,
+        HEADROOM_HOLD_COLD_STARTS,
+        HEADROOM_LAST_POD_COLD_STARTS,
+        HEADROOM_LATE_RATIO,
+        HEADROOM_PODS,
+        LATE_DEBT,
+    ):
+        series.remove_by_labels({"namespace": namespace, "service": service})

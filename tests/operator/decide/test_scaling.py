@@ -11,11 +11,11 @@ from easel_operator.autoscaling.planner import Plan, begin_state
 from easel_operator.autoscaling.replay.bank import Memory
 from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
-from easel_operator.decide.headroom import build_headroom_events, recall_headroom
 from easel_operator.decide.pod_status import read_pods
-from easel_operator.decide.scaling import build_decision, count_pods, recall_planner_state
+from easel_operator.decide.scaling import build_decision, count_pods, recall_headroom, recall_planner_state
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
 from easel_operator.decide.snapshot import ScalingDecision
+from easel_operator.decide.status import build_headroom_events
 from easel_operator.objects import Json
 
 from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, build_pod, build_service, build_unschedulable_pod

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from easel_contract import names
 from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading
+from easel_operator.autoscaling.replay.setting import FIRST_SETTING
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.scraper import Scraper, ScrapeTarget
@@ -370,6 +371,7 @@ async def test_figures_of_a_service_that_nobody_scales_any_more_are_gone() -> No
     await bench.tick()
     assert read_replicas("easel_operator_desired_replicas") == 4
     assert read_replicas("easel_operator_proposed_replicas", signal="easel_replicas_for_queue") is not None
+    assert read_replicas("easel_operator_headroom_margin") == FIRST_SETTING.margin
     fixed = build_service({"model": HUB_MODEL, "replicas": 2})
     fixed["metadata"] |= {"generation": 4, "resourceVersion": "1001"}
     bench.services.put(fixed)
@@ -377,6 +379,7 @@ async def test_figures_of_a_service_that_nobody_scales_any_more_are_gone() -> No
     await bench.tick()
     assert read_replicas("easel_operator_desired_replicas") is None
     assert read_replicas("easel_operator_proposed_replicas", signal="easel_replicas_for_queue") is None
+    assert read_replicas("easel_operator_headroom_margin") is None
 
 
 async def test_figures_of_a_service_that_is_gone_are_gone() -> None:

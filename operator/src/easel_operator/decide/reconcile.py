@@ -31,13 +31,13 @@ from easel_operator.decide.grace import (
     decide_grace,
     recall_longest_job_seconds,
 )
-from easel_operator.decide.headroom import build_headroom_events
 from easel_operator.decide.pod_status import read_pods
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
     build_condition_events,
     build_conditions,
+    build_headroom_events,
     build_scaling_events,
     build_scaling_status,
     build_status,

@@ -6,13 +6,16 @@ from typing import Final
 
 from easel_contract.metrics import ColdStartPhase
 from easel_contract.resource import ColdStartStatus, HeadroomStatus
+from pydantic import ValidationError
 
+from easel_operator.autoscaling.explanation import advise, explain_choice
 from easel_operator.autoscaling.observation import Observation, PodMetrics, PodSample
 from easel_operator.autoscaling.planner import Plan, PlannerState, begin_state
+from easel_operator.autoscaling.replay.bank import Bank, Memory
+from easel_operator.autoscaling.replay.setting import Setting
 from easel_operator.autoscaling.workers import PodCounts, WorkerPod
 from easel_operator.decide.facts import recall_scrape, replicas_of
 from easel_operator.decide.grace import round_job_seconds
-from easel_operator.decide.headroom import is_advised_before
 from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.snapshot import ScalingDecision, ScrapeReport
 from easel_operator.objects import Json
@@ -116,6 +119,55 @@ def recall_planner_state(service: Json, deployment: Json | None, now: datetime) 
     )
 
 
+def recall_headroom(service: Json, cold_start_seconds: float) -> Memory | None:
+    """What was found by replay before a restart; None where nothing is stored, or nothing that makes sense."""
+    known = {field.alias or name for name, field in HeadroomStatus.model_fields.items()}
+    values = {
+        name: value for name, value in _read_headroom(service).items() if name in known
+    }  # a later release says more
+    try:
+        stored = HeadroomStatus.model_validate(values)
+    except ValidationError:
+        return None
+    return Memory(
+        Setting(
+            stored.margin_percent / 100,
+            max(1.0, stored.hold_seconds) / cold_start_seconds,
+            max(1.0, stored.last_pod_seconds) / cold_start_seconds,
+            stored.expected_arrivals_percent / 100,
+        ),
+        seen_seconds=60.0 * stored.seen_minutes,
+        debt_jobs=float(stored.debt_requests),
+        debt_of_jobs=float(stored.debt_of_requests),
+    )
+
+
+def build_headroom_status(bank: Bank, service: Json, cold_start_seconds: float) -> HeadroomStatus:
+    """The setting in use. Until one was chosen anew after a restart, what was advised before it stands."""
+    memory, choice = bank.memory, bank.choice
+    advice = str(_read_headroom(service).get("advice", ""))
+    if choice.tally is not None:
+        advice = advise(choice, cold_start_seconds)
+    return HeadroomStatus(
+        margin_percent=round(100 * choice.setting.margin),
+        hold_seconds=round(choice.setting.hold_cold_starts * cold_start_seconds),
+        last_pod_seconds=round(choice.setting.last_pod_cold_starts * cold_start_seconds),
+        expected_arrivals_percent=round(100 * choice.setting.expected_arrivals),
+        reason=explain_choice(choice),
+        advice=advice,
+        seen_minutes=round(memory.seen_seconds / 60),
+        debt_requests=round(memory.debt_jobs),
+        debt_of_requests=round(memory.debt_of_jobs),
+    )
+
+
+def is_advised_before(service: Json, known: ScalingDecision | None) -> bool:
+    """Whether it was said already that the error budget isn't kept."""
+    if known is not None and known.headroom is not None:
+        return bool(known.headroom.advice)
+    return bool(_read_headroom(service).get("advice"))
+
+
 def build_decision(
     service: Json, known: ScalingDecision | None, plan: Plan, headroom: HeadroomStatus, now: datetime
 ) -> ScalingDecision | None:
@@ -196,3 +248,8 @@ def _between(begin: datetime | None, end: datetime | None) -> int | None:
 def _round_phase(phases: Mapping[str, float], phase: ColdStartPhase) -> int | None:
     seconds = phases.get(phase)
     return None if seconds is None else min(MAX_PHASE_SECONDS, round(seconds))
+
+
+def _read_headroom(service: Json) -> Json:
+    stored: Json = (service.get("status", {}).get("scaling") or {}).get("headroom") or {}
+    return stored

@@ -159,6 +159,15 @@ def _became(status: ConditionStatus, before: Condition | None, conditions: tuple
     return ready is not None and ready.status is status and (before is None or before.status is not status)
 
 
+def build_headroom_events(service: Json, decision: ScalingDecision | None) -> tuple[EventPlan, ...]:
+    """An event when the error budget turns out to cost too much; the status keeps the advice while it holds."""
+    headroom = None if decision is None else decision.headroom
+    stored: Json = (service.get("status", {}).get("scaling") or {}).get("headroom") or {}
+    if headroom is None or not headroom.advice or stored.get("advice"):
+        return ()
+    return (EventPlan(EventType.NORMAL, "LateBudgetExceeded", "Scale", headroom.advice),)
+
+
 def build_scaling_events(
     service: Json, decision: ScalingDecision | None, *, is_carried_out: bool
 ) -> tuple[EventPlan, ...]:

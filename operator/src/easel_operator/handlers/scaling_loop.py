@@ -28,10 +28,10 @@ from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.facts import recall_cold_start
 from easel_operator.decide.grace import recall_longest_job_seconds
-from easel_operator.decide.headroom import build_headroom_status, recall_headroom
 from easel_operator.decide.pod_status import PodStatus, read_pods
 from easel_operator.decide.scaling import (
     build_decision,
+    build_headroom_status,
     build_scrape_report,
     count_pods,
     decide_deletion_costs,
@@ -40,6 +40,7 @@ from easel_operator.decide.scaling import (
     find_longest_job_seconds,
     find_waiting_since,
     guess_data_seen_at,
+    recall_headroom,
     recall_planner_state,
 )
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode, decide_scale
@@ -51,16 +52,11 @@ from easel_operator.objects import Json, ObjectKey, ServiceKey, is_owned_by
 from easel_operator.operator_metrics import (
     DESIRED_REPLICAS,
     FAULTS,
-    HEADROOM_HOLD_COLD_STARTS,
-    HEADROOM_LAST_POD_COLD_STARTS,
-    HEADROOM_LATE_RATIO,
-    HEADROOM_MARGIN,
-    HEADROOM_PODS,
-    LATE_DEBT,
-    OF_HEADROOM,
     PROPOSED_REPLICAS,
     TICK_FAILURES,
     TICK_SECONDS,
+    forget_service,
+    show_headroom,
 )
 
 logger = logging.getLogger(__name__)
@@ -210,7 +206,7 @@ class ScalingLoop:
                 logger.exception("%s: it wasn't scaled at this tick, and begins anew with what its status says", key)
                 FAULTS.labels("scaling").inc()
                 self._states.pop(key, None)
-                _forget_series(key)
+                forget_service(key.namespace, key.name)
                 return key
 
     async def _scale_service(self, key: ServiceKey, service: Json) -> bool:
@@ -289,7 +285,7 @@ class ScalingLoop:
             self._metrics_server.forget(key.namespace, key.name)
             self._shared.decisions.pop(key, None)
             if state.is_shown:
-                _forget_series(key)  # a figure that stays would lie
+                forget_service(key.namespace, key.name)  # a figure that stays would lie
                 state.is_shown = False
             return None
         bank = self._replay(tick, observation, spec.scaling)
@@ -340,24 +336,13 @@ class ScalingLoop:
         if known is not None and known.desired_replicas == decision.desired_replicas and choice is state.shown_choice:
             return
         state.shown_choice = choice
-        self._show_choice(key, bank)
+        show_headroom(key.namespace, key.name, choice, bank.memory.debt_jobs)
         headroom = build_headroom_status(bank, tick.service, decision.state.cold_starts.median_seconds)
         news = build_decision(tick.service, known, decision, headroom, now)
         if news is not None and news is not known:
             logger.info("%s: %s", key, news.sentence)
             self._shared.decisions[key] = news
             self._on_finding(key)
-
-    @staticmethod
-    def _show_choice(key: ServiceKey, bank: Bank) -> None:
-        choice, labels = bank.choice, (key.namespace, key.name)
-        HEADROOM_MARGIN.labels(*labels).set(choice.setting.margin)
-        HEADROOM_HOLD_COLD_STARTS.labels(*labels).set(choice.setting.hold_cold_starts)
-        HEADROOM_LAST_POD_COLD_STARTS.labels(*labels).set(choice.setting.last_pod_cold_starts)
-        LATE_DEBT.labels(*labels).set(bank.memory.debt_jobs)
-        if choice.tally is not None:
-            HEADROOM_LATE_RATIO.labels(*labels).set(choice.tally.late_share)
-            HEADROOM_PODS.labels(*labels).set(choice.mean_pods)
 
     def _report_scrape(self, key: ServiceKey, report: ScrapeReport) -> None:
         if self._shared.scrapes.get(key) != report:
@@ -393,13 +378,7 @@ class ScalingLoop:
         for key in self._states.keys() - keys:
             del self._states[key]
             self._metrics_server.forget(key.namespace, key.name)
-            _forget_series(key)
-
-
-def _forget_series(key: ServiceKey) -> None:
-    labels = {"namespace": key.namespace, "service": key.name}
-    for series in (DESIRED_REPLICAS, PROPOSED_REPLICAS, *OF_HEADROOM):
-        series.remove_by_labels(labels)
+            forget_service(key.namespace, key.name)
 
 
 def _to_target(pod: PodStatus) -> ScrapeTarget:

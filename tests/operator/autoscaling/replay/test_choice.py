@@ -18,9 +18,9 @@ def test_the_cheapest_that_keeps_the_budget_is_taken() -> None:
 
 
 def test_where_fewer_late_requests_cost_more_than_the_price_they_are_not_bought() -> None:
-    dear = replace(FAIR, gpu_seconds=10_000 + 51 * PRICE)
-    assert choose([LEAN, dear], None, AIM, PRICE) == 0
-    assert choose([LEAN, dear], None, AIM, 2 * PRICE) == 1
+    costly = replace(FAIR, gpu_seconds=10_000 + 51 * PRICE)
+    assert choose([LEAN, costly], None, AIM, PRICE) == 0
+    assert choose([LEAN, costly], None, AIM, 2 * PRICE) == 1
 
 
 def test_headroom_beyond_the_budget_is_never_bought_however_high_the_price() -> None:
@@ -54,18 +54,18 @@ def test_the_sentence_says_which_setting_and_why() -> None:
     assert advise(CHOSEN, 90.0) == ""
 
 
-def test_a_budget_that_is_too_dear_is_said_with_its_price_and_what_would_help() -> None:
-    dear = replace(CHOSEN, basis=Basis.PRICE, tally=LEAN, keeping=RICH)
-    assert explain_choice(dear) == (
+def test_a_budget_that_costs_too_much_is_said_with_its_price_and_what_would_help() -> None:
+    costly = replace(CHOSEN, basis=Basis.PRICE, tally=LEAN, keeping=RICH)
+    assert explain_choice(costly) == (
         "margin 1.5: 9 % late over the last 36 h, since less of it would cost more than 270 GPU-seconds a request"
     )
-    assert advise(dear, 90.0) == (
+    assert advise(costly, 90.0) == (
         "9 % of requests are late, more than 5 %. With fewer late ones 4 times the GPU time would be used, "
         "353 GPU-seconds for each late request less, and 270 are allowed. What helps: minReplicas where requests come "
         "by chance, a schedule where their times are known, or a shorter cold start (it takes 90 s); or to pay it, "
         "maxGpuSecondsPerLateRequest."
     )
-    assert "no headroom that was tried keeps that" in advise(replace(dear, keeping=None), 90.0)
+    assert "no headroom that was tried keeps that" in advise(replace(costly, keeping=None), 90.0)
 
 
 def test_what_the_user_sets_is_not_varied() -> None:
