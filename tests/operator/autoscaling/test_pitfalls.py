@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from easel_contract.resource import QueueOrder
 from easel_operator.autoscaling.observation import Observation, QueueReading, observe
 from easel_operator.autoscaling.signals import LATENCY, QUEUE
 
@@ -158,6 +159,18 @@ def test_a_stuck_queue_is_late_although_nothing_finishes() -> None:
     assert decision.proposals[LATENCY.metric] == 6
     assert decision.sentence.startswith("6 pods: the oldest request waits for 180 s, ")
     assert service.run(stuck(20, ready=6), 120).proposals[LATENCY.metric] == 0
+
+
+@pytest.mark.parametrize(
+    ("order", "pods"),
+    [(QueueOrder.TARGET_FIRST, 0), (QueueOrder.FIRST_COME_FIRST_SERVED, 8)],
+    ids=["yields", "in order"],
+)
+def test_a_late_request_that_yields_for_as_long_as_it_may_asks_for_no_pods(order: QueueOrder, pods: int) -> None:
+    settings = build_settings(max_replicas=50, max_overtaken_seconds=3600, queue_order=order)
+    service = Service(settings, cold_start=60)
+    assert service.run(stuck(1800, ready=4), 120).proposals[LATENCY.metric] == pods
+    assert service.run(stuck(3700, ready=4), 120).proposals[LATENCY.metric] > 4, "from then on it goes first"
 
 
 def test_an_old_request_orders_no_more_pods_while_the_first_ones_load() -> None:

@@ -304,6 +304,16 @@ def test_jobs_that_share_a_pod_and_overrun_are_no_more_pods_than_there_are() -> 
     assert service.tick(shared).desired_replicas == 2
 
 
+def test_a_batch_that_overruns_on_one_pod_is_not_a_pod_for_each_of_its_jobs() -> None:
+    """Eight on one of eight pods: the seven others go on with what waits."""
+    batch = observe_jobs(4, 15, gpu_seconds=100, bounded=100, overrunning=8, pods=8)
+    alone = observe_jobs(4, 8, gpu_seconds=100, bounded=100, overrunning=8, pods=8)
+    assert batch.overrunning_pods == 5, "two jobs a pod, as far as anybody knows"
+    assert alone.overrunning_pods == 8
+    decisions = [Service(build_settings(max_replicas=50), desired=8).tick(each) for each in (batch, alone)]
+    assert decisions[0].proposals[QUEUE.metric] < decisions[1].proposals[QUEUE.metric]
+
+
 def test_people_s_own_autoscalers_still_see_all_of_the_work() -> None:
     known = observe_jobs(5, 2, gpu_seconds=900, bounded=90, overrunning=1, pods=2)
     arrivals = replace(

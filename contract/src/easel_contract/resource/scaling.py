@@ -127,7 +127,9 @@ class ScalingSpec(Model):
     ]
 
     def find_max_overtaken_seconds(self, cold_start_seconds: float) -> float:
-        """How long a late request is overtaken by those that are in time, at this cold start."""
+        """How long a late request is overtaken by those that are in time, at this cold start; 0 where none is."""
+        if self.queue_order is QueueOrder.FIRST_COME_FIRST_SERVED:
+            return 0.0
         if self.max_overtaken_seconds is not None:
             return float(self.max_overtaken_seconds)
         return derive_max_overtaken_seconds(cold_start_seconds, self.target_latency_seconds)

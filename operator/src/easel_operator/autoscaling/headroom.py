@@ -25,6 +25,15 @@ MAX_GROWTH: Final = 2.0  # of the ready pods, per step, while the oldest request
 SETTLING: Final = timedelta(seconds=60)
 
 
+def find_longest_wait_seconds(target_seconds: float, cold_start_seconds: float, overtaken_seconds: float) -> float:
+    """What the oldest request may wait before pods are asked for because of it.
+
+    A late one that yields for ``overtaken_seconds`` waits because it was told to, not for want of pods; 0 where
+    none does.
+    """
+    return max(MAX_WAIT_TARGETS * target_seconds + cold_start_seconds, overtaken_seconds)
+
+
 def pods_for(busy_pods: float, margin: float, held: int) -> int:
     """Pods to have for arrivals that keep ``busy_pods`` busy, where ``held`` are there or ordered.
 

@@ -3,6 +3,7 @@
 A missing figure is never a zero: an outage that reads as "no work" would release every worker.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -109,9 +110,16 @@ class Observation:
 
     @property
     def overrunning_pods(self) -> int:
-        """Ready workers that are busy with a job that has run for longer than the target, and with nothing else."""
+        """Ready workers that are busy with jobs that have run for longer than the target, and with nothing else.
+
+        Jobs that share a worker overrun together: it is one pod, however many they are. Who shares nobody says, so as
+        many are taken to be on each as on the mean of all busy ones.
+        """
         overrunning = self.queue.overrunning if self.queue else None
-        return min(overrunning or 0, self.busy_pods)
+        if self.queue is None or not overrunning or not self.busy_pods:
+            return 0
+        jobs_a_pod = max(1.0, self.queue.running / self.busy_pods)
+        return min(math.ceil(overrunning / jobs_a_pod), self.busy_pods)
 
     @property
     def latency_p95_seconds(self) -> float | None:

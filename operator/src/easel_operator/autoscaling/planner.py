@@ -28,7 +28,7 @@ from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
 from easel_operator.autoscaling.explanation import explain, explain_choice, explain_missing_data
 from easel_operator.autoscaling.forecast.forecast import Forecast
-from easel_operator.autoscaling.headroom import MAX_WAIT_TARGETS, OldestWait
+from easel_operator.autoscaling.headroom import OldestWait, find_longest_wait_seconds
 from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.replay.choice import Choice
@@ -189,7 +189,10 @@ def _propose(
 ) -> tuple[dict[str, Proposal], OldestWait]:
     """What each signal asks for, unguarded."""
     desired, start_up = state.desired_replicas, state.cold_starts.start_up
-    longest_seconds = MAX_WAIT_TARGETS * scaling.target_latency_seconds + start_up.cold_start_seconds
+    overtaken_seconds = scaling.find_max_overtaken_seconds(start_up.cold_start_seconds)
+    longest_seconds = find_longest_wait_seconds(
+        scaling.target_latency_seconds, start_up.cold_start_seconds, overtaken_seconds
+    )
     oldest_wait = state.oldest_wait.watch(observation, longest_seconds, start_up)
     given = SignalInput(
         observation=observation,

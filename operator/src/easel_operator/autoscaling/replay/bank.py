@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from easel_contract.resource import ExecutionMode, QueueOrder, ScalingSpec
+from easel_contract.resource import ExecutionMode, ScalingSpec
 
 from easel_operator.autoscaling.replay.choice import AIM, Basis, Choice, Tally, choose, find_budget, find_cheapest
 from easel_operator.autoscaling.replay.setting import Setting, list_settings
@@ -309,8 +309,7 @@ class Bank:
 
 
 def _build_terms(scaling: ScalingSpec, cold_start_seconds: float) -> Terms:
-    is_in_order = scaling.queue_order is QueueOrder.FIRST_COME_FIRST_SERVED
-    overtaken_seconds = 0.0 if is_in_order else scaling.find_max_overtaken_seconds(cold_start_seconds)
+    overtaken_seconds = scaling.find_max_overtaken_seconds(cold_start_seconds)
     return Terms(scaling, cold_start_seconds, float(scaling.target_latency_seconds), overtaken_seconds)
 
 

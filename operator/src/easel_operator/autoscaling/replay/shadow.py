@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.backlog import count_pods, find_drain_seconds
-from easel_operator.autoscaling.headroom import MAX_GROWTH, MAX_WAIT_TARGETS, SETTLING, pods_for
+from easel_operator.autoscaling.headroom import MAX_GROWTH, SETTLING, find_longest_wait_seconds, pods_for
 from easel_operator.autoscaling.replay.setting import Setting
 
 LOADING_SECONDS: Final = 600.0
@@ -283,7 +283,8 @@ class Shadow:
     def _watch_oldest(self, now: float, target: float) -> int:
         """As headroom.OldestWait."""
         oldest = self._overdue[0][0] if self._overdue else self._timely[0][0] if self._timely else now
-        longest = MAX_WAIT_TARGETS * target + self._terms.cold_start_seconds
+        terms = self._terms
+        longest = find_longest_wait_seconds(target, terms.cold_start_seconds, terms.max_overtaken_seconds)
         if now - oldest <= longest:
             self._asked_at, self._asked_pods = -math.inf, 0
         elif self._starting:
