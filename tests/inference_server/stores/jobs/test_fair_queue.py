@@ -185,13 +185,14 @@ class TimedHistory:
         self._taken: list[Entry] = []
         self._released: set[int] = set()
         self._bounds = bounds
-        self._added = 0
+        self._all: list[Entry] = []
         self.overtook = 0
 
     def add(self, owner: str, priority: Priority, start_within: float | None, _: int) -> None:
-        self._added += 1
-        entry = build_entry(self._added, owner, 1.0, 1, priority)
-        entry = with_terms(entry, self.now, start_within, self._bounds[self._added % len(self._bounds)])
+        number = len(self._all) + 1
+        entry = build_entry(number, owner, 1.0, 1, priority)
+        entry = with_terms(entry, self.now, start_within, self._bounds[number % len(self._bounds)])
+        self._all.append(entry)
         self.queue.add(entry)
         self.waiting[entry.number] = entry
 
@@ -229,8 +230,18 @@ class TimedHistory:
             assert not any(other.is_timely(self.now) for other in overtaken)
             if len(self._bounds) == 1:
                 assert all(self.now < other.first_from for other in overtaken if other.start_by is not None)
-        elif entry.is_overtaken(self.now):
+        elif entry.start_by is not None and entry.start_by < self.now < self._bound_of(entry):
             assert not any(other.is_timely(self.now) for other in own)
+
+    def _bound_of(self, entry: Entry) -> datetime:
+        """When it is overtaken no more: by its own bound, or by one that came later and is shorter."""
+        return min(
+            each.first_from
+            for each in self._all
+            if each >= entry
+            and (each.owner, each.priority) == (entry.owner, entry.priority)
+            and each.start_by is not None
+        )
 
     def release(self, *arguments: Any) -> None:
         if self._taken:

@@ -220,6 +220,50 @@ async def test_a_job_is_in_time_up_to_its_last_moment_overtaken_from_then_on_and
     assert await claim_ids(jobs, 3) == ["new-3", "new-4", "new-5"]
 
 
+async def test_a_shorter_bound_holds_although_older_jobs_came_with_a_longer_one(moving: Moving) -> None:
+    """Whoever shortens it does so since requests wait for too long: what comes then isn't held up by theirs."""
+    jobs, clock = moving.jobs, moving.clock
+    for number in range(3):
+        await submit(jobs, f"old-{number}", QueueTerms(-1.0, 86_400.0))
+    await submit(jobs, "short", QueueTerms(-1.0, 60.0))
+    for number in range(4):
+        await submit(jobs, f"timely-{number}", QueueTerms(3600.0, 60.0))
+    await clock.move(59.0)
+    assert await claim_ids(jobs, 2) == ["timely-0", "timely-1"]
+    await clock.move(1.0)
+    found = [await jobs.position(name) for name in ("old-0", "old-2", "short", "timely-2", "timely-3")]
+    assert [position and position.jobs_ahead for position in found] == [0, 2, 3, 4, 5]
+    assert await claim_batch(jobs, 2) == ["old-0", "old-1"]
+    assert await claim_ids(jobs, 4) == ["old-2", "short", "timely-2", "timely-3"]
+    for name in ("old", "late"):
+        await submit(jobs, name, QueueTerms(-1.0, 86_400.0))
+    await submit(jobs, "timely", QueueTerms(3600.0, 86_400.0))
+    assert await claim_ids(jobs, 3) == ["timely", "old", "late"], "nothing is left of the shorter one"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_bounds_jobs_came_with_a_shorter_one_than_before_holds_from_then_on(seed: int) -> None:
+    chance, clock = random.Random(seed), MovableClock()  # noqa: S311
+    jobs, seconds, first_from = open_memory_stores(JobBounds(), clock=clock).jobs, 0.0, dict[str, float]()
+    overtook = 0
+    for step in range(300):
+        bound = 5000.0 if step < 100 else 60.0
+        for _ in range(chance.choice((0, 1, 2))):
+            name = f"{len(first_from):04}-{step}"
+            await submit(jobs, name, QueueTerms(chance.choice((-1.0, 20.0, 40.0)), bound), gpu_seconds=2.0)
+            first_from[name] = seconds + bound
+        for claimed in await jobs.claim("w", lease_seconds=9999, wait_seconds=0):
+            name = claimed.job.id
+            del first_from[name]
+            overtaken = [other for other in first_from if other < name]
+            overtook += len(overtaken)
+            assert [other for other in overtaken if first_from[other] <= seconds] == [], f"seed {seed}, {name}"
+        step_seconds = chance.choice((1.0, 3.0))
+        await clock.move(step_seconds)
+        seconds += step_seconds
+    assert overtook, "nobody was overtaken: this says nothing of bounds"
+
+
 async def test_a_burst_that_is_lost_makes_nobody_behind_it_late(moving: Moving) -> None:
     """One worker, three seconds a job, a target of thirty; a hundred at once, then one every four seconds."""
     work, target = 3.0, 30.0

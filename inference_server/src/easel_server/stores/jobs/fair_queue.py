@@ -16,7 +16,8 @@ ahead of its schedule's virtual time, and the oldest of those. Work for no model
 Which of its entries an owner's turn takes: the oldest while it can still finish within its target (``start_by``), and
 once it has been overtaken for as long as it may be (``first_from``); until then the oldest that can still finish in
 time, if there is one. So work that is late anyway makes nobody behind it late, and waits for a bounded time. An entry
-is overtaken no more once it and all before it have waited that long. What costs whom how much is the same either way.
+is overtaken no more once it has waited that long, and those before it, though their bounds be longer, go then too. What
+costs whom how much is the same either way.
 """
 
 import math
@@ -66,10 +67,6 @@ class Entry:
         """Whether it has a target, and can still finish within it."""
         return self.start_by is not None and now <= self.start_by
 
-    def is_overtaken(self, now: datetime) -> bool:
-        """Whether later entries of its owner that are timely go before it."""
-        return self.start_by is not None and self.start_by < now < self.first_from
-
 
 @dataclass
 class _Schedule:
@@ -79,6 +76,8 @@ class _Schedule:
     tags: dict[str, float] = field(default_factory=dict)  # where the next entry of an owner starts, if that is later
     queues: dict[str, list[Entry]] = field(default_factory=dict)  # by number; none is empty
     released: list[Entry] = field(default_factory=list)  # were taken before; by number
+    # An owner's entry whose bound is over first; from then on those before it are overtaken no more, either.
+    bounds: dict[str, Entry] = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)  # none of an owner's entries up to this number is timely
 
     def start_tag(self, owner: str) -> float:
@@ -99,7 +98,7 @@ class _Schedule:
 
     def pick(self, oldest: Entry, now: datetime) -> Entry:
         """What a turn takes if this is next: the entry itself, or another one of its owner."""
-        if self.released or not oldest.is_overtaken(now):
+        if self.released or not self._is_overtaken(oldest, now):
             return oldest
         for entry in islice(self._after_late(oldest.owner), LATE_ENTRIES):
             if entry.is_timely(now):
@@ -110,7 +109,7 @@ class _Schedule:
     def in_turn(self, owner: str, now: datetime) -> list[Entry]:
         """Of an owner's entries those that turns would take first; BATCH_ENTRIES of them, and of its timely ones."""
         oldest = self.queues[owner][:BATCH_ENTRIES]
-        overtaken = next((index for index, entry in enumerate(oldest) if entry.is_overtaken(now)), len(oldest))
+        overtaken = next((index for index, entry in enumerate(oldest) if self._is_overtaken(entry, now)), len(oldest))
         first, rest = oldest[:overtaken], oldest[overtaken:]
         if not rest:
             return first
@@ -122,6 +121,44 @@ class _Schedule:
         """An owner's entries behind those that are known not to be timely."""
         queue = self.queues[owner]
         return islice(queue, bisect_right(queue, self.late.get(owner, 0), key=lambda entry: entry.number), None)
+
+    def _is_overtaken(self, entry: Entry, now: datetime) -> bool:
+        """Whether later entries of its owner that are timely go before it."""
+        if entry.start_by is None or not entry.start_by < now < entry.first_from:
+            return False
+        soonest = self.bounds.get(entry.owner)
+        return soonest is None or soonest < entry or now < soonest.first_from
+
+    def add(self, entry: Entry) -> None:
+        queue = self.queues.setdefault(entry.owner, [])
+        insort(queue, entry)
+        self.look_again(entry)
+        if entry.start_by is None or queue[0] == entry:
+            return
+        soonest = self.bounds.get(entry.owner)
+        if soonest is None or soonest < queue[0] or (soonest < entry and entry.first_from <= soonest.first_from):
+            self.bounds[entry.owner] = entry
+
+    def count_before(self, entry: Entry, now: datetime) -> int:
+        """How many of its owner's entries its turns would take before this one of them, or one that comes next.
+
+        First come those that have waited for their bound, then those that are timely, then the others. With equal terms
+        each kind stands together: first the first, then the others, then the timely ones.
+        """
+        queue = self.queues.get(entry.owner, [])
+        rank = bisect_left(queue, entry)
+        if entry.start_by is None or (entry.is_timely(now) and (rank == 0 or queue[0].is_timely(now))):
+            return rank
+        waited = bisect_left(queue, 1, key=lambda other: now < other.first_from)
+        soonest = self.bounds.get(entry.owner)
+        if soonest is not None and soonest.first_from <= now:
+            waited = max(waited, bisect_right(queue, soonest))
+        if rank < waited:
+            return rank
+        timely = bisect_left(queue, 1, lo=waited, key=lambda other: other.is_timely(now))
+        if entry.is_timely(now):
+            return waited + max(0, rank - timely)
+        return rank + max(0, len(queue) - max(timely, rank + 1))
 
     def look_again(self, entry: Entry) -> None:
         """Forget that an entry isn't timely."""
@@ -140,6 +177,7 @@ class _Schedule:
         if not queue:
             del self.queues[entry.owner]
             self.late.pop(entry.owner, None)
+            self.bounds.pop(entry.owner, None)
         return True
 
     def entries(self) -> Iterator[Entry]:
@@ -170,9 +208,7 @@ class FairQueue:
 
     def add(self, entry: Entry) -> None:
         """Schedule new work."""
-        schedule = self._schedule_of(entry)
-        insort(schedule.queues.setdefault(entry.owner, []), entry)
-        schedule.look_again(entry)
+        self._schedule_of(entry).add(entry)
         self._entries[entry.number] = entry
 
     def release(self, entry: Entry) -> None:
@@ -248,13 +284,13 @@ class FairQueue:
         schedule = self._schedule_of(entry)
         if entry in schedule.released:
             return _add(before, schedule.released[: schedule.released.index(entry)])
-        rank = _count_before(schedule.queues[entry.owner], entry, now)
+        rank = schedule.count_before(entry, now)
         return _position_in(schedule, entry, rank, _add(before, schedule.released))
 
     def next_position(self, entry: Entry, now: datetime) -> QueuePosition:
         """What would go before an entry that came next, whose number is larger than any other."""
         schedule = self._schedule_of(entry)
-        rank = _count_before(schedule.queues.get(entry.owner, []), entry, now)
+        rank = schedule.count_before(entry, now)
         return _position_in(schedule, entry, rank, _add(self._before(entry.priority), schedule.released))
 
     def count_waiting(self, owner: str, model: str) -> int:
@@ -290,24 +326,6 @@ class FairQueue:
             if other in higher:
                 position = _add(position, schedule.entries())
         return position
-
-
-def _count_before(queue: list[Entry], entry: Entry, now: datetime) -> int:
-    """How many of an owner's entries its turns would take before this one of them, or one that comes next.
-
-    First come those that have waited for their bound, then those that are timely, then the others. With equal terms
-    each kind stands together: first the first, then the others, then the timely ones.
-    """
-    rank = bisect_left(queue, entry)
-    if entry.start_by is None or (entry.is_timely(now) and (rank == 0 or queue[0].is_timely(now))):
-        return rank
-    waited = bisect_left(queue, 1, key=lambda other: now < other.first_from)
-    if rank < waited:
-        return rank
-    timely = bisect_left(queue, 1, lo=waited, key=lambda other: other.is_timely(now))
-    if entry.is_timely(now):
-        return waited + max(0, rank - timely)
-    return rank + max(0, len(queue) - max(timely, rank + 1))
 
 
 def _position_in(schedule: _Schedule, entry: Entry, rank: int, before: QueuePosition) -> QueuePosition:

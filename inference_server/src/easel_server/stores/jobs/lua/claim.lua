@@ -74,7 +74,7 @@ local function candidates_in_turn(s, owner)
   local first, rest, last = {}, {}, 0
   for _, n in ipairs(redis.call('ZRANGE', queue_key(s, owner), 0, BATCH_ENTRIES - 1)) do
     local candidate = load_candidate(n)
-    if #rest > 0 or is_overtaken(candidate, now) then
+    if #rest > 0 or is_overtaken(s, candidate, owner, now) then
       rest[#rest + 1] = candidate
     else
       first[#first + 1], last = candidate, number(n, last)
@@ -145,7 +145,7 @@ end
 local function find_turn_run(place, s)
   local n = number_of(place)
   local run = n and find_place_run(n, place, s)
-  if not run or run.given_back or not is_overtaken(run, now) then
+  if not run or run.given_back or not is_overtaken(s, run, run.owner, now) then
     return run, place
   end
   local timely = find_timely(s, run.owner, now)

@@ -12,7 +12,7 @@ local function mean_us(s, owner)
   return math.max(1, sum / math.max(1, count)), count
 end
 
--- How many of an owner's runs its turns would take before the one with this rank and these terms; see _count_before in
+-- How many of an owner's runs its turns would take before the one with this rank and these terms; see count_before in
 -- fair_queue.py.
 local function count_before(s, owner, rank, run, now)
   if not number(run.start_by_us) then
@@ -24,7 +24,7 @@ local function count_before(s, owner, rank, run, now)
     return { start_by_us = start_by_us, first_from_us = first_from_us }
   end
   local count = redis.call('ZCARD', queue_key(s, owner))
-  local function find_first(low, is_so)
+  local function find_index(low, is_so)
     local high = count
     while low < high do
       local middle = math.floor((low + high) / 2)
@@ -40,13 +40,17 @@ local function count_before(s, owner, rank, run, now)
   if is_own_timely and (rank == 0 or is_timely(terms_at(0), now)) then
     return rank
   end
-  local waited = find_first(0, function(other)
+  local waited = find_index(0, function(other)
     return now < number(other.first_from_us, 0)
   end)
+  local first, from_us = find_first(s, owner)
+  if first and from_us and from_us <= now then
+    waited = math.max(waited, redis.call('ZCOUNT', queue_key(s, owner), '-inf', integer(first)))
+  end
   if rank < waited then
     return rank
   end
-  local timely = find_first(waited, function(other)
+  local timely = find_index(waited, function(other)
     return is_timely(other, now)
   end)
   if is_own_timely then

@@ -22,7 +22,7 @@
 --   <prefix>queue:<s>:<owner> zset   n -> n, what waits of one owner and wasn't released
 --   <prefix>tags:<s>         zset    owner -> where its next start tag is, if that is later than the virtual time
 --   <prefix>virtual          hash    s -> virtual time; virtual/models holds those of schedules of models
---   <prefix>work             hash    sums over what waits and runs, and what is known to be late (see queue.lua)
+--   <prefix>work             hash    sums over what waits and runs, and what is known to be late or yields (see queue.lua)
 --   <prefix>workers          zset    worker -> when it was last heard of
 --   <prefix>engine_failures  string  attempts that an engine's error ended
 --   <prefix>costs            hash    decayed sums over finished jobs, see cost.py

@@ -8,7 +8,8 @@
 --
 -- Fields of <prefix>work, microseconds of predicted work: us:<p> of a priority's waiting runs, us:<s>:<owner> of an
 -- owner's in its queue, us:running what is left of running ones. And late:<s>:<owner>, up to which number none of an
--- owner's runs in its queue can finish within its target any more.
+-- owner's runs in its queue can finish within its target any more. And first:<s>:<owner>, "<n> <microseconds>": from then
+-- on none of an owner's runs up to that number is overtaken, whatever bound it came with itself.
 
 local LAST_PRIORITY = 2
 local NUMBER_DIGITS = 16
@@ -90,14 +91,41 @@ local function is_timely(run, now)
   return start_by and now <= start_by
 end
 
--- Whether later runs of its owner that are timely go before it.
-local function is_overtaken(run, now)
-  local start_by = number(run.start_by_us)
-  return start_by and start_by < now and now < number(run.first_from_us, 0)
-end
-
 local function late_field(s, owner)
   return 'late:' .. s .. ':' .. owner
+end
+
+local function first_field(s, owner)
+  return 'first:' .. s .. ':' .. owner
+end
+
+-- Up to which number none of an owner's runs is overtaken any more, and from when on; nothing if there is none.
+local function find_first(s, owner)
+  local n, from_us = string.match(redis.call('HGET', key('work'), first_field(s, owner)) or '', '^(%d+) (%d+)$')
+  return number(n), number(from_us)
+end
+
+-- Whether later runs of its owner that are timely go before it.
+local function is_overtaken(s, run, owner, now)
+  local start_by = number(run.start_by_us)
+  if not (start_by and start_by < now and now < number(run.first_from_us, 0)) then
+    return false
+  end
+  local n, from_us = find_first(s, owner)
+  return not (n and from_us and tonumber(run.n) <= n and from_us <= now)
+end
+
+-- Keeps the soonest bound, if this run behind the oldest has it: else older ones that came with longer bounds would hold it
+-- up for as long as theirs. As FairQueue does.
+local function note_bound(s, run, oldest)
+  local first_from_us = number(run.first_from_us)
+  if not first_from_us then
+    return
+  end
+  local n, from_us = find_first(s, run.owner)
+  if not (n and from_us) or n < tonumber(oldest) or (n < tonumber(run.n) and first_from_us <= from_us) then
+    redis.call('HSET', key('work'), first_field(s, run.owner), run.n .. ' ' .. integer(first_from_us))
+  end
 end
 
 local function late_until(s, owner)
@@ -143,7 +171,7 @@ local function schedule_owner(s, owner, tag)
   if oldest then
     redis.call('ZADD', schedule_key(s), number_text(tag), place_of(oldest, owner))
   else
-    redis.call('HDEL', key('work'), 'us:' .. s .. ':' .. owner, late_field(s, owner))
+    redis.call('HDEL', key('work'), 'us:' .. s .. ':' .. owner, late_field(s, owner), first_field(s, owner))
   end
 end
 
@@ -180,7 +208,7 @@ local function queue_run(run, now)
   redis.call('ZADD', queue_key(s, owner), run.n, run.n)
   local oldest, second = unpack(redis.call('ZRANGE', queue_key(s, owner), 0, 1))
   if oldest ~= run.n then
-    return
+    return note_bound(s, run, number(oldest, 0))
   end
   if second then
     redis.call('ZREM', schedule_key(s), place_of(second, owner))

@@ -66,6 +66,7 @@ if refusal then
 end
 
 local start_by = start_within_us and now + start_within_us
+local first_from_us = start_by and integer(now + overtaken_within_us)
 
 local n = integer(redis.call('INCR', key('sequence')))
 if redis.call('HLEN', run_key(n)) > 0 or redis.call('LLEN', key('images:' .. n)) > 0 then
@@ -144,7 +145,7 @@ if target_us and not is_answered then
 end
 if start_by and not is_answered then
   add_run_field('start_by_us', integer(start_by))
-  add_run_field('first_from_us', integer(now + overtaken_within_us))
+  add_run_field('first_from_us', first_from_us)
 end
 if flight ~= '' and not is_answered and redis.call('SET', key('flight:' .. flight), n, 'NX') then
   add_run_field('flight', flight)
@@ -173,7 +174,7 @@ if is_answered then
 end
 local priority = tonumber(ARGV[9])
 queue_run({ n = n, priority = ARGV[9], model = model, owner = owner, cost_us = ARGV[10], weight = ARGV[11],
-  target_us = target_us }, now)
+  target_us = target_us, first_from_us = first_from_us }, now)
 local s = schedule_of(ARGV[9], model)
 local rank = redis.call('ZCARD', queue_key(s, owner)) - 1
 local own_before = count_before(s, owner, rank, { start_by_us = start_by }, now)
