@@ -13,7 +13,7 @@ from easel_server.generation.request import WebhookTarget
 from easel_server.stores.cache.interface import CachedImages
 from easel_server.stores.errors import StoreEvictsError, StoreOutOfMemoryError, StoreUnavailableError
 from easel_server.stores.jobs import changes
-from easel_server.stores.jobs.interface import Claim, Failed, HeartbeatReply, JobBounds, Jobs
+from easel_server.stores.jobs.interface import Claim, Failed, HeartbeatReply, JobBounds, Jobs, QueueTerms
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.limits.interface import Charge
 from easel_server.stores.opening import Stores, open_stores
@@ -286,9 +286,15 @@ async def test_a_user_limited_to_its_service_needs_no_more_and_sees_no_other(
     job = await asyncio.wait_for(waiting, 10)
     assert job is not None
     assert await read_images(stores.jobs, "a") == (b"image",)
-    await stores.jobs.submit(build_job("b"))
-    await stores.jobs.release(await claim(stores.jobs))
-    await stores.jobs.cancel("b")
+    for name in ("b", "c"):
+        await stores.jobs.submit(build_job(name), terms=QueueTerms(-1.0, 60.0), target_seconds=0.000_001)
+    overrunning = await claim(stores.jobs)
+    await stores.jobs.heartbeat(overrunning, 1)
+    assert (await stores.jobs.depth()).overrunning == 1
+    await stores.jobs.reap()
+    await stores.jobs.release(overrunning)
+    for name in ("b", "c"):
+        await stores.jobs.cancel(name)
     delivery = await stores.outbox.claim(lease_seconds=60, wait_seconds=1)
     assert delivery is not None
     await stores.outbox.postpone(delivery, 1)

@@ -5,6 +5,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -239,6 +240,55 @@ async def test_a_shorter_bound_holds_although_older_jobs_came_with_a_longer_one(
         await submit(jobs, name, QueueTerms(-1.0, 86_400.0))
     await submit(jobs, "timely", QueueTerms(3600.0, 86_400.0))
     assert await claim_ids(jobs, 3) == ["timely", "old", "late"], "nothing is left of the shorter one"
+
+
+@pytest.mark.parametrize("joining", [None, SMALL], ids=["idle", "joining"])
+async def test_behind_thousands_that_nobody_waits_for_any_more_the_next_is_found(
+    moving: Moving, joining: Joining | None
+) -> None:
+    """A lost burst of clients with a deadline."""
+    jobs = moving.jobs
+    for number in range(450):
+        job = build_job(f"burst-{number}")
+        job = job.model_copy(update={"deadline_at": job.submitted_at + timedelta(seconds=10)})
+        await jobs.submit(job, terms=QueueTerms(5.0, BOUND_SECONDS))
+    await moving.clock.move(20.0)
+    await submit(jobs, "timely", IN_TIME)
+    await submit(jobs, "behind", LATE)
+    assert await claim_batch(jobs, 1, joining=joining) == ["timely"]
+    assert await claim_batch(jobs, 1, joining=joining) == ["behind"]
+    assert await claim_nothing(jobs)
+
+
+@pytest.mark.redis
+async def test_one_call_of_redis_ends_a_bounded_number_of_jobs_that_nobody_waits_for(redis_server: RedisServer) -> None:
+    """Else all others would wait while it ends a burst that is lost: a second for ten thousand."""
+    stores, clock = (
+        open_stores(redis_server.url, namespace=uuid.uuid4().hex, service="sd", bounds=JobBounds()),
+        MovableClock(),
+    )
+    jobs = stores.jobs
+    assert isinstance(jobs, RedisJobs)
+    ended: list[int] = []
+    script = jobs._connection.script
+
+    async def watch(name: str, *arguments: Any) -> Any:
+        before = (await jobs.depth()).waiting if name == "jobs/claim" else 0
+        reply = await script(name, *arguments)
+        if name == "jobs/claim":
+            ended.append(before - (await jobs.depth()).waiting)
+        return reply
+
+    with clock.shown(jobs), pytest.MonkeyPatch.context() as patch:
+        await clock.move()
+        for number in range(450):
+            job = build_job(f"burst-{number}")
+            await jobs.submit(job.model_copy(update={"deadline_at": job.submitted_at + timedelta(seconds=10)}))
+        await clock.move(20.0)
+        patch.setattr(jobs._connection, "script", watch)
+        assert await claim_nothing(jobs)
+    assert ended == [100, 100, 100, 100, 50]
+    await stores.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

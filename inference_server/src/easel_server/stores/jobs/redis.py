@@ -74,6 +74,7 @@ from easel_server.stores.redis.wakeups import BLOCK_SECONDS, RETRY_SECONDS, wait
 
 INPUT_MEDIA_TYPE: Final = "application/octet-stream"  # for workers alone, which look at the bytes
 JOINING_DELAY_SECONDS: Final = 0.01  # that workers which have nothing to do are ahead of those that have room
+CLAIM_AGAIN: Final = b"again"  # see lua/claim.lua
 REAP_LIMIT: Final = 100  # jobs a call, so that a script never holds the server for long
 
 
@@ -267,20 +268,23 @@ class RedisJobs(Jobs):
         token = secrets.token_hex(16)
         wakeups = ["bell", *(f"bell/{model}" for model in models)]
 
+        arguments = (
+            token,
+            worker,
+            round(lease_seconds * MICROSECONDS),
+            self._bounds.max_attempts,
+            messages.DEADLINE_PASSED,
+            max_jobs,
+            max_images,
+            " ".join(f"{size} {images}" for size, images in max_images_of.items()),
+            *((joining.batch_key, PRIORITIES.index(joining.priority)) if joining else ("", "")),
+            *models,
+        )
+
         async def claim_now() -> tuple[Claim, ...] | None:
-            reply = await self._connection.script(
-                "jobs/claim",
-                token,
-                worker,
-                round(lease_seconds * MICROSECONDS),
-                self._bounds.max_attempts,
-                messages.DEADLINE_PASSED,
-                max_jobs,
-                max_images,
-                " ".join(f"{size} {images}" for size, images in max_images_of.items()),
-                *((joining.batch_key, PRIORITIES.index(joining.priority)) if joining else ("", "")),
-                *models,
-            )
+            reply = await self._connection.script("jobs/claim", *arguments)
+            while reply == CLAIM_AGAIN:
+                reply = await self._connection.script("jobs/claim", *arguments)
             claims = [await self._read_claim(entry, lease_seconds) for entry in reply]
             return tuple(claim for claim in claims if claim is not None) or None
 

@@ -6,7 +6,7 @@
 --   <prefix>excess          hash  the sums of the next two: waiting, running
 --   <prefix>excess:waiting  hash  n -> microseconds; of runs that have any
 --   <prefix>excess:running  hash  n -> microseconds, as of its claim or last heartbeat
---   <prefix>overrunning     set   n of running runs that had run for longer than the target at their last heartbeat
+--   <prefix>overrunning     hash  n -> 1; of running runs that had run for longer than the target at their last heartbeat
 
 local function keep_excess(state, n, excess_us)
   local before_us = number(redis.call('HGET', key('excess:' .. state), n), 0)
@@ -37,7 +37,7 @@ local function note_running_excess(run, rest_us, elapsed_us)
   if target_us then
     keep_excess('running', run.n, math.max(0, rest_us - math.max(0, target_us - elapsed_us)))
     if elapsed_us > target_us then
-      redis.call('SADD', key('overrunning'), run.n)
+      redis.call('HSET', key('overrunning'), run.n, 1)
     end
   end
 end
@@ -48,7 +48,7 @@ end
 
 local function forget_running_excess(n)
   keep_excess('running', n, 0)
-  redis.call('SREM', key('overrunning'), n)
+  redis.call('HDEL', key('overrunning'), n)
 end
 
 local function reset_excess()

@@ -3,12 +3,14 @@
 -- ARGV: token, worker, lease_us, max_attempts, error for a passed deadline, max_jobs, max_images, bounds of sizes that have
 -- others ("<size> <images> ..."), size and lowest priority of what joins others ('' for a worker that has none), models.
 -- Returns a list of {token, job, inputs, whether they are references to a bucket (1 or 0), how many inputs it had,
--- checkpoint ('' for none)}; empty if nothing waits for a worker that holds these models, or nothing that may join.
+-- checkpoint ('' for none)}; empty if nothing waits for a worker that holds these models, or nothing that may join; AGAIN if
+-- there may be something behind the many that nobody waits for any more: others get their turn in between.
 -- Claims are allowed when memory is short: finished jobs are what frees it.
 local token, worker, lease_us, max_attempts, deadline_error = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local max_jobs, max_images, bounds = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local joined_size, lowest_priority = ARGV[9], tonumber(ARGV[10])
 local FIRST_MODEL = 11
+local AGAIN, MAX_ENDED = 'again', 100 -- runs whose deadline passed, or that are damaged, which one call ends
 local BATCH_OWNERS, BATCH_ENTRIES = 16, 16 -- looked at for a batch, as in fair_queue.py
 
 local now = now_us()
@@ -156,9 +158,11 @@ local function find_turn_run(place, s)
   return find_place_run(timely, own_place, s), own_place
 end
 
+local ended = 0
+
 local function next_run()
   local place, s, model = find_next(models, schedules)
-  while place do
+  while place and ended < MAX_ENDED do
     local run, own_place = find_turn_run(place, s)
     if not run then
       drop_place(own_place, s, model)
@@ -168,6 +172,7 @@ local function next_run()
       run.place = place
       return run
     end
+    ended = ended + 1
     place, s, model = find_next(models, schedules)
   end
 end
@@ -202,14 +207,18 @@ if joined_size ~= '' then
     claim(run)
     run = next_run()
   end
-  if #claims == 0 then
+  if #claims == 0 and ended >= MAX_ENDED then
+    return AGAIN
+  elseif #claims == 0 then
     delete_wakeups(joining_key)
   end
   return claims
 end
 
 local first = next_run()
-if not first then
+if not first and ended >= MAX_ENDED then
+  return AGAIN
+elseif not first then
   delete_wakeups(wakeups_key)
   delete_wakeups(joining_key)
   return claims

@@ -21,7 +21,7 @@ local waiting_us = 0
 for p = 0, LAST_PRIORITY do
   waiting_us = waiting_us + math.max(0, number(redis.call('HGET', key('work'), 'us:' .. p), 0))
 end
-local reply = { waiting, running, integer(age_us), workers, failures, redis.call('SCARD', key('overrunning')) }
+local reply = { waiting, running, integer(age_us), workers, failures, redis.call('HLEN', key('overrunning')) }
 local running_us = number(redis.call('HGET', key('work'), 'us:running'), 0)
 local excess = redis.call('HMGET', key('excess'), 'waiting', 'running')
 for _, work_us in ipairs({ waiting_us, running_us, number(excess[1], 0), number(excess[2], 0) }) do

@@ -83,7 +83,7 @@ local function check_excess()
     end
   end
   local running = redis.call('HRANDFIELD', key('excess:running'), CHECKED)
-  for _, n in ipairs(redis.call('SRANDMEMBER', key('overrunning'), CHECKED)) do
+  for _, n in ipairs(redis.call('HRANDFIELD', key('overrunning'), CHECKED)) do
     running[#running + 1] = n
   end
   for _, n in ipairs(running) do
