@@ -156,7 +156,7 @@ def test_a_queue_that_is_empty_now_and_then_says_nothing_of_the_pace() -> None:
 
 LARGE = {"max_replicas": 1000}
 HOSTILE: dict[str, tuple[Requests, dict[str, int]]] = {
-    "a million at once": (
+    "ten thousand at once, ten times": (
         [(10.0 * minute, 4.0) for minute in range(10) for _ in range(10_000)],
         {"max_replicas": 1000},
     ),

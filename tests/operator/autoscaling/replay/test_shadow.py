@@ -13,7 +13,7 @@ from easel_operator.simulation.policies.registry import build_policy
 from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.simulation import simulate
 from easel_operator.simulation.trace import Trace
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.operator.autoscaling.replay.support import (
@@ -45,13 +45,17 @@ def build_service(order: QueueOrder, **scaling: int) -> Settings:
     gaps=st.lists(st.sampled_from([0.1, 0.7, 3.3, 11.3, 61.9]), min_size=1, max_size=60),
     works=st.lists(st.sampled_from([0.3, 2.9, 7.7, 23.3, 44.1]), min_size=60, max_size=60),
     order=st.sampled_from(ORDERS),
+    longest=st.sampled_from([0, 20, 40, 400]),
 )
+@example(
+    1, [0.1, 0.1, 27.8, *[1.0] * 57], [29.0, 29.5, *[1.0] * 58], QueueOrder.TARGET_FIRST, 40
+)  # overtaken till then
 def test_requests_are_taken_as_the_queue_takes_them(
-    pods: int, gaps: list[float], works: list[float], order: QueueOrder
+    pods: int, gaps: list[float], works: list[float], order: QueueOrder, longest: int
 ) -> None:
     ends = [sum(gaps[: number + 1]) for number in range(len(gaps))]
     requests = list(zip(ends, works, strict=False))
-    service = build_service(order, min_replicas=pods, max_replicas=pods)
+    service = build_service(order, min_replicas=pods, max_replicas=pods, max_overtaken_seconds=longest)
     seconds = ends[-1] + 3000.0
     outcome = simulate(build_trace(requests, seconds), FixedPolicy(pods), service)
     overtaken = service.order_rule.max_overtaken_seconds if order is QueueOrder.TARGET_FIRST else 0.0
@@ -69,6 +73,7 @@ def test_requests_are_taken_as_the_queue_takes_them(
 LOADS = {
     "steady": (draw_steady(0.2, 4 * HOUR), 4 * HOUR),
     "busy": (draw_steady(2.0, 2 * HOUR), 2 * HOUR),
+    "long": (draw_steady(0.05, 6 * HOUR, work=18.0), 6 * HOUR),
     "bursts": (draw_bursts(8 * HOUR, seed=5), 8 * HOUR),
 }
 

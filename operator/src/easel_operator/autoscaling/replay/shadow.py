@@ -17,6 +17,7 @@ from easel_operator.autoscaling.headroom import MAX_GROWTH, SETTLING, find_longe
 from easel_operator.autoscaling.replay.setting import Setting
 
 LOADING_SECONDS: Final = 600.0
+LONG_HOLD_SECONDS: Final = 30.0  # in which what a moment's work asked for is still kept when the next look is
 NOTHING_ARRIVES: Final = 1e-3  # busy pods
 SETTLING_SECONDS: Final = SETTLING.total_seconds()
 
@@ -143,7 +144,7 @@ class Shadow:
                 self._arrive(look.batches, target)
             if self._waiting_jobs:
                 serve(look.at, target)
-            if look.is_carried_out or self._waiting_jobs:
+            if look.is_carried_out or self._waiting_jobs or (look.batches and self._hold_seconds >= LONG_HOLD_SECONDS):
                 self._decide(look, target)
                 self.steps += 1
             elif look.busy_pods > NOTHING_ARRIVES:  # a rate that was higher for a moment keeps pods, too
