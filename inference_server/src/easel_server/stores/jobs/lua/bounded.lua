@@ -17,7 +17,7 @@ local function keep_excess(state, n, excess_us)
   else
     redis.call('HDEL', key('excess:' .. state), n)
   end
-  if redis.call('EXISTS', key('excess:' .. state)) == 1 then
+  if redis.call('HLEN', key('excess:' .. state)) > 0 then
     redis.call('HINCRBY', key('excess'), state, integer(excess_us - before_us))
   else
     redis.call('HDEL', key('excess'), state)

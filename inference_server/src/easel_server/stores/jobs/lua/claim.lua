@@ -45,7 +45,7 @@ end
 
 local function claim(run)
   take_run(run)
-  if run.has_checkpoint and redis.call('EXISTS', key('checkpoint:' .. run.n)) == 0 then
+  if run.has_checkpoint and redis.call('STRLEN', key('checkpoint:' .. run.n)) == 0 then
     drop_checkpoint(run)
   end
   run.token = token .. '.' .. (#claims + 1)
