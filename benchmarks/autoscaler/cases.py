@@ -11,7 +11,6 @@ from easel_contract.resource import QueueOrder, StableDiffusionServiceSpec
 from easel_operator.simulation.settings import ColdStart, Settings
 from easel_operator.simulation.trace import Trace, cut, parse_trace, upscale
 
-from benchmarks.autoscaler import shapes
 from benchmarks.autoscaler.shapes import SHAPES
 
 SEED: Final = 1
@@ -98,7 +97,7 @@ def build_settings(case: Case, order: QueueOrder) -> Settings:
     """The defaults, scaling to zero; nothing of a user's but target and maximum."""
     scaling = {
         "minReplicas": 0,
-        "maxReplicas": shapes.MAX_REPLICAS if case.is_shape else MAX_REPLICAS,
+        "maxReplicas": SHAPES[case.trace].max_replicas if case.is_shape else MAX_REPLICAS,
         "targetLatencySeconds": case.target_seconds,
         "queueOrder": order,
     }

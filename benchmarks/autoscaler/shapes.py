@@ -26,6 +26,7 @@ class Shape:
     draw: Callable[[random.Random], Requests]
     goal_gpu_hours: float | None  # None: nothing was promised
     goal_late_percent: float | None = None  # None: lateness can't be cured there, or isn't the point
+    max_replicas: int = MAX_REPLICAS
 
     def build(self) -> Trace:
         """The requests."""
@@ -99,5 +100,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "one an hour": Shape("one request an hour by chance, for ten days; 5 s each", _draw_hourly, 10),
     "step": Shape("one request in 5 s for two hours, then ten times as many for two; 5 s each", _draw_step, 30),
     "constant": Shape("4 requests a second for four hours; 5 s each: 20 pods", _draw_constant, 91),
-    "steep start": Shape("from 4 to 32 requests a second in 7 minutes, 25 in all; 2 s each", _draw_steep, None),
+    "steep start": Shape(
+        "from 4 to 32 requests a second in 7 minutes, 25 in all; 2 s each", _draw_steep, None, max_replicas=100
+    ),
 }

@@ -51,7 +51,8 @@ def build_page(cases: Sequence[Case]) -> str:
         lines += [*SYSTEM_HEAD, *systems, ""]
     if of_shapes:
         lines += [
-            "**Shapes** (cold start 90 s, target 30 s, at most 50 pods; the others have their defaults; bold: missed)",
+            "**Shapes** (cold start 90 s, target 30 s, at most 50 pods, 100 for the steep start; the others have their "
+            "defaults; bold: missed)",
             "",
         ]
         lines += [*SHAPE_HEAD, *_list_shapes(of_shapes), ""]
