@@ -36,7 +36,7 @@ BASE_SECONDS: Final = 300.0  # time constant of the load that a burst comes on t
 CHANCE_SECONDS: Final = 2 * DAY_SECONDS  # of the mean rate of bursts
 QUIET_COLD_STARTS: Final = 3.0  # without any work: no pod is left then
 MIN_QUIET_SECONDS: Final = 300.0
-PRESENT_MARGIN: Final = 1.0  # head-room of the pods that are taken to be there
+PRESENT_MARGIN: Final = 1.0  # headroom of the pods that are taken to be there
 MAX_TICK_SECONDS: Final = 60.0  # of a longer one nobody knows when within it a burst came
 # A tick of some seconds is one that came late, of a service that was seen idle before: what is new came just now.
 SHORT_TICK_SECONDS: Final = 2.0
@@ -136,7 +136,7 @@ class Bursts:
         )
 
     def count_present_pods(self, at: float, quiet_seconds: float) -> float:
-        """Pods that the load of late keeps, head-room included; 0 after a longer silence."""
+        """Pods that the load of late keeps, headroom included; 0 after a longer silence."""
         if at - self.worked_at > quiet_seconds:
             return 0.0
         return float(max(1, pods_for(self.base.per_second, PRESENT_MARGIN, 0)))
