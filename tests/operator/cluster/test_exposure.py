@@ -1,16 +1,12 @@
 """Service, Ingress, HTTPRoute and budgets on a real API server: applied once, changed, and taken away."""
 
-from collections.abc import AsyncIterator, Iterator
-
 import pytest
 from easel_operator.cluster.capabilities import is_served
 from easel_operator.cluster.client import KubernetesClient
 from easel_operator.decide.snapshot import Handover
 from easel_operator.objects import DEPLOYMENTS, HTTP_ROUTES, RESOURCE_BY_KIND, Json, Resource, to_object_key
-from kubernetes.aio.client import Configuration
 
 from tests.operator.cluster.test_pod_templates import build, find_drifted, write
-from tests.support.api_server import ApiServers
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.cluster
@@ -29,19 +25,6 @@ WAYS_IN: Json = {
     "httpRoute": {"parentRefs": [PARENT], "hosts": ["c.example"]},
     "disruptionBudget": {"maxUnavailable": "50%"},
 }
-
-
-@pytest.fixture(scope="module")
-def api_server() -> Iterator[Configuration]:
-    with ApiServers() as servers:
-        yield servers.start("1.34")
-
-
-@pytest.fixture
-async def client(api_server: Configuration) -> AsyncIterator[KubernetesClient]:
-    made = KubernetesClient(api_server)
-    yield made
-    await made.close()
 
 
 def build_route_crd() -> Json:

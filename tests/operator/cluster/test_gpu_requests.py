@@ -1,15 +1,12 @@
 """How workers ask for GPUs, whoever makes them, on a real API server; and resources that a ResourceQuota asks for."""
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.objects import PODS, SERVICE_ACCOUNTS, Json, Resource
-from kubernetes.aio.client import Configuration
 
 from tests.operator.cluster.test_pod_templates import build, find_drifted, write
-from tests.support.api_server import ApiServers
 
 pytestmark = pytest.mark.cluster
 
@@ -19,19 +16,6 @@ DEFAULTS: Json = {
     "worker": {"resources": {"requests": {"cpu": "1", "memory": "8Gi"}, "limits": {"cpu": "4", "memory": "16Gi"}}},
     "gateway": {"resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}}},
 }
-
-
-@pytest.fixture(scope="module")
-def api_server() -> Iterator[Configuration]:
-    with ApiServers() as servers:
-        yield servers.start("1.34")
-
-
-@pytest.fixture
-async def client(api_server: Configuration) -> AsyncIterator[KubernetesClient]:
-    made = KubernetesClient(api_server)
-    yield made
-    await made.close()
 
 
 def read_worker(children: tuple[Json, ...]) -> Json:

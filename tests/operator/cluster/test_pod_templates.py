@@ -1,7 +1,7 @@
 """Overlays of the pods on a real API server: merged by its rules, applied once, and gone when they are taken away."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
@@ -131,13 +131,6 @@ PARTS: tuple[Json, ...] = (
 def api_server(request: pytest.FixtureRequest) -> Iterator[Configuration]:
     with ApiServers() as servers:
         yield servers.start(request.param)
-
-
-@pytest.fixture
-async def client(api_server: Configuration) -> AsyncIterator[KubernetesClient]:
-    made = KubernetesClient(api_server)
-    yield made
-    await made.close()
 
 
 def build(name: str, spec: Json, defaults: Json | None = None) -> tuple[Json, ...]:

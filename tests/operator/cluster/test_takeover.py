@@ -1,6 +1,6 @@
 """Whatever another hand sets in a child, the child can be applied again: on a real API server, by its own rules."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -29,13 +29,6 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 def api_server() -> Iterator[Configuration]:
     with ApiServers() as servers:
         yield servers.start("1.36")
-
-
-@pytest.fixture
-async def client(api_server: Configuration) -> AsyncIterator[KubernetesClient]:
-    made = KubernetesClient(api_server)
-    yield made
-    await made.close()
 
 
 class Bench:
