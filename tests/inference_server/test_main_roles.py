@@ -161,8 +161,9 @@ def test_a_worker_that_is_asked_to_end_finishes_its_job_first(system):
     prediction = system.predict({"input": {"prompt": "a cat", "num_inference_steps": 100}})
     wait_for(lambda: system.look(prediction)["status"] == "processing")
     system.worker.terminate()
-    system.worker.wait_for(lambda: system.worker.ready()[1]["reason"] == "Draining", "draining", 10)
     assert system.worker.wait() == 0
+    # Its log, not /readyz, which is gone with it: on a busy machine the job is over before anybody asks.
+    assert any(line["message"].startswith("draining") for line in system.worker.log)
     assert system.look(prediction)["status"] == "succeeded"
     assert system.worker.errors == ""
 
