@@ -47,7 +47,7 @@ def explain_choice(choice: Choice) -> str:
 
 
 def advise(choice: Choice, cold_start_seconds: float) -> str:
-    """What would help where the error budget isn't kept since that is too dear; empty where it is kept."""
+    """What would help where the error budget isn't kept since that costs too much; empty where it is kept."""
     tally, best = choice.tally, choice.keeping
     if choice.basis is not Basis.PRICE or tally is None or tally.keeps(LATE_BUDGET):
         return ""

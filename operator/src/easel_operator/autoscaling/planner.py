@@ -33,6 +33,7 @@ from easel_operator.autoscaling.observation import Observation
 from easel_operator.autoscaling.proposal import Proposal
 from easel_operator.autoscaling.replay.choice import Choice
 from easel_operator.autoscaling.scale_down import (
+    LOADING_TIMEOUT,
     Recommendation,
     ScaleDownDelay,
     StabilizationWindow,
@@ -41,7 +42,6 @@ from easel_operator.autoscaling.scale_down import (
 from easel_operator.autoscaling.signals import FLOOR, SCHEDULE, SIGNALS, SignalInput
 from easel_operator.autoscaling.workers import PodCounts
 
-LOADING_TIMEOUT: Final = timedelta(minutes=10)
 ROLLOUT_TIMEOUT: Final = timedelta(minutes=30)  # one that takes longer is stuck, and no reason to keep idle pods
 MAX_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
 UNSEEN: Final = Choice()

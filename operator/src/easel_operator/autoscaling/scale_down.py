@@ -6,11 +6,14 @@ that, or some of them: how many pay is found by replay (replay/), unless the use
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.cold_starts import ColdStarts
 from easel_operator.autoscaling.replay.setting import Setting
+
+LOADING_TIMEOUT: Final = timedelta(minutes=10)  # for so long, pods that all still load don't count as without need
 
 
 @dataclass(frozen=True, slots=True)

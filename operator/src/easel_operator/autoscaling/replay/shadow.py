@@ -15,10 +15,11 @@ from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.backlog import count_pods, find_drain_seconds
 from easel_operator.autoscaling.headroom import MAX_GROWTH, SETTLING, find_longest_wait_seconds, pods_for
 from easel_operator.autoscaling.replay.setting import Setting
+from easel_operator.autoscaling.scale_down import LOADING_TIMEOUT
 
-LOADING_SECONDS: Final = 600.0
 LONG_HOLD_SECONDS: Final = 30.0  # in which what a moment's work asked for is still kept when the next look is
 NOTHING_ARRIVES: Final = 1e-3  # busy pods
+LOADING_SECONDS: Final = LOADING_TIMEOUT.total_seconds()
 SETTLING_SECONDS: Final = SETTLING.total_seconds()
 
 
@@ -296,12 +297,10 @@ class Shadow:
         return self._asked_pods
 
     def _keep_awake(self, now: float, *, has_work: bool) -> None:
-        if not self._starting or self._free_at:
-            self._loading_since = math.inf
-        elif self._loading_since > now:
-            self._loading_since = now
-        is_loading = now - self._loading_since < LOADING_SECONDS if self._loading_since <= now else False
-        self._last_work_at = now if has_work or is_loading else max(self._last_work_at, self._last_end)
+        is_loading = bool(self._starting) and not self._free_at
+        self._loading_since = min(self._loading_since, now) if is_loading else math.inf
+        is_kept = has_work or (is_loading and now - self._loading_since < LOADING_SECONDS)
+        self._last_work_at = now if is_kept else max(self._last_work_at, self._last_end)
 
     def _scale(self, now: float) -> None:
         """Starting pods go first, then idle ones; busy ones stay."""
