@@ -32,7 +32,7 @@ fix: setup ## Format and repair what can be repaired
 
 test: setup ## All tests: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }
-	$(VENV)/pytest
+	scripts/test.sh
 
 # Two processes, each with its own servers: much of the time is spent on waiting for real ones. A file stays together.
 test-fast: setup ## Tests without a cluster, torch, a browser and the soak, under two minutes
