@@ -11,6 +11,7 @@ from easel_operator.cluster.client import ApiUnreachableError
 from easel_operator.cluster.redis.password_keeper import RedisSource
 from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
+from easel_operator.manifests.redis_user import derive_password
 from easel_operator.objects import Json
 
 from tests.operator.fake_api import FakeApi
@@ -19,6 +20,7 @@ from tests.operator.objects import NOW, OWNER, build_service
 from tests.support.eventually import eventually
 
 INSTALLATIONS = "/api/v1/namespaces/easel-system/secrets/easel-redis"
+KEYS = "/api/v1/namespaces/easel-system/secrets/easel-redis-service-users"
 SERVICES = f"/api/v1/namespaces/{OWNER.namespace}/secrets/{names.redis_secret_name(OWNER.name)}"
 DEPLOYMENTS = [
     f"/apis/apps/v1/namespaces/{OWNER.namespace}/deployments/painter-{role}" for role in ("gateway", "worker")
@@ -76,13 +78,15 @@ async def running(source: RedisSource) -> AsyncIterator[Upkeep]:
         await upkeep.keys.close()
 
 
-async def test_another_password_reaches_every_service_and_rolls_no_pod() -> None:
+async def test_another_key_of_passwords_reaches_every_service_and_rolls_no_pod() -> None:
     async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
         await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
         await upkeep.bench.settle()
         before = upkeep.read_templates()
-        upkeep.set(password="another")
-        await upkeep.has_reached_the_service(":another@127.0.0.1:1")
+        key = base64.b64encode(b"another").decode()
+        upkeep.bench.api.store(KEYS, {"metadata": {"name": "easel-redis-service-users"}, "data": {"key": key}})
+        prefix = names.redis_prefix(OWNER.namespace, OWNER.name, OWNER.uid)
+        await upkeep.has_reached_the_service(f":{derive_password('another', prefix)}@127.0.0.1:1")
         assert upkeep.read_templates() == before
 
 
