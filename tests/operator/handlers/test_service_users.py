@@ -383,11 +383,17 @@ async def test_a_user_goes_although_its_service_was_deleted_while_the_operator_w
 
 
 async def test_a_service_that_is_new_is_let_in_before_the_next_look(installation: Installation) -> None:
+    policies = "/apis/networking.k8s.io/v1/namespaces/easel-system/networkpolicies"
+    charts = {"namespace": "easel-system", "name": "easel-redis"}
+    spec = {"podSelector": {}, "ingress": [{"ports": [{"port": "redis"}]}]}
+    installation.bench.api.store(f"{policies}/easel-redis", {"metadata": charts, "spec": spec})
     await installation.install()
     installation.upkeep._look_seconds = 0.01
     installation.add_other()
-    await installation.upkeep._admit_new_services()
+    await installation.upkeep._await_next_look()
     assert name_user(OTHERS) in installation.list_users()
+    (rule,) = installation.bench.api.objects[f"{policies}/easel-redis-services"]["spec"]["ingress"]
+    assert len(rule["from"]) == 2, "by the NetworkPolicy too"
 
 
 async def test_services_of_the_version_before_go_on_with_the_shared_password_meanwhile(

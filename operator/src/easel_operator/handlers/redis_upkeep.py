@@ -15,10 +15,12 @@ from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSo
 from easel_operator.cluster.redis.service_keys import ServiceKeys
 from easel_operator.cluster.redis.service_users import ServiceUsers
 from easel_operator.decide.deletion import find_prefix
+from easel_operator.decide.drift import is_applied
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.work_queue import WorkQueue
-from easel_operator.objects import SECRETS
+from easel_operator.manifests.redis_policy import build_redis_policy, name_policy
+from easel_operator.objects import NETWORK_POLICIES, SECRETS
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class RedisUpkeep:
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._client = client
+        self._source = source
         self._services = services
         self._keys = keys
         self._reconciler = reconciler
@@ -57,18 +60,19 @@ class RedisUpkeep:
             clock=clock,
         )
         self._access: tuple[str, str, str] | None = None  # URL, key and refusal, as services were last told
+        self._reaching: set[str] = set()  # prefixes of services whose pods the NetworkPolicy lets in
         self.has_url = asyncio.Event()  # nothing is reconciled before services can be told where Redis is
 
     async def run(self) -> None:
         """Look again and again. Services must have been listed."""
-        while True:
+        for step in itertools.cycle((self._look, self._await_next_look)):
             try:
-                await self._look()
+                await step()
             except (KubernetesError, ValueError) as error:
                 logger.warning("The password of Redis isn't looked after, trying again: %s", error)
-            await self._admit_new_services()
 
     async def _look(self) -> None:
+        await self._let_pods_reach_redis()
         await self._users.read_key()
         prefixes = self._list_prefixes()
         url = await self._keeper.look(self._users.list_lines(prefixes))
@@ -77,14 +81,27 @@ class RedisUpkeep:
         await self._users.admit(url, prefixes)
         await self._take_over(url)
 
-    async def _admit_new_services(self) -> None:
-        """Until the next look."""
+    async def _await_next_look(self) -> None:
+        """Let new services in meanwhile."""
         step_seconds = min(NEWS_SECONDS, self._look_seconds)
         for _ in range(round(self._look_seconds / step_seconds)):
             await asyncio.sleep(step_seconds)
             prefixes = self._list_prefixes()
+            if not prefixes <= self._reaching:
+                await self._let_pods_reach_redis()
             if self._access is not None and self._users.lack(prefixes):
                 await self._users.admit(self._access[0], prefixes)
+
+    async def _let_pods_reach_redis(self) -> None:
+        """Where the chart's policy keeps everybody else out."""
+        self._reaching = self._list_prefixes()
+        namespace, name = self._source.namespace, self._source.secret
+        charts = await self._client.get(NETWORK_POLICIES, namespace, name) if self._source.address else None
+        if charts is None:
+            return
+        wanted = build_redis_policy(charts, [key for key, _ in self._services])
+        if not is_applied(await self._client.get(NETWORK_POLICIES, namespace, name_policy(name)), wanted):
+            await self._client.apply(NETWORK_POLICIES, wanted)
 
     def _list_prefixes(self) -> set[str]:
         return {find_prefix(service) for _, service in self._services}
