@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from easel_contract import names
 from easel_contract.conditions import ConditionType
+from easel_operator.cluster.redis import service_users
 from easel_operator.cluster.redis.password_keeper import RedisSource
 from easel_operator.cluster.redis.service_keys import ServiceKeys
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
@@ -394,6 +395,22 @@ async def test_a_service_that_is_new_is_let_in_before_the_next_look(installation
     assert name_user(OTHERS) in installation.list_users()
     (rule,) = installation.bench.api.objects[f"{policies}/easel-redis-services"]["spec"]["ingress"]
     assert len(rule["from"]) == 2, "by the NetworkPolicy too"
+
+
+async def test_services_that_have_no_room_in_the_secret_are_let_in_too_and_the_log_says_so_once(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service_users, "MAX_LINES_BYTES", 600)
+    installation.add_other()
+    with caplog.at_level(logging.WARNING):
+        await installation.install()
+        await installation.look()
+    assert installation.read("easel-redis", "users.conf").count("user easel:") == 1
+    assert installation.lets_in(installation.read_url())
+    assert caplog.text.count("1 of 2 services have no room") == 1
+    installation.redis.restart()
+    await installation.look()
+    assert installation.list_users() == {"default", name_user(PREFIX), name_user(OTHERS)}
 
 
 async def test_services_of_the_version_before_go_on_with_the_shared_password_meanwhile(

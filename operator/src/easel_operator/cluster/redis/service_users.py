@@ -97,6 +97,7 @@ class ServiceUsers:
         self._made: dict[str, tuple[str, ...]] = {}  # rules by prefix, as this Redis has them
         self._run_id = ""  # of the process that was told
         self._is_away = False  # as the log has it
+        self._is_too_long = False  # the same
         # Of a Redis of users' own nothing is known before it has answered once: services share its user until then.
         self._refusal = "" if is_ours else "it hasn't been asked yet"
 
@@ -154,12 +155,15 @@ class ServiceUsers:
             line = f"user {name_user(prefix)} {' '.join(build_rules(prefix, self._key))}\n"
             size += len(line)
             if size > MAX_LINES_BYTES:
-                logger.warning(
-                    "%d of %d services have no room in the Secret: after a restart of Redis they wait for the operator",
-                    *(len(prefixes) - len(lines), len(prefixes)),
-                )
                 break
             lines.append(line)
+        left_out = len(prefixes) - len(lines)
+        if left_out and not self._is_too_long:
+            logger.warning(
+                "%d of %d services have no room in the Secret: after a restart of Redis they wait for the operator",
+                *(left_out, len(prefixes)),
+            )
+        self._is_too_long = left_out > 0
         return "".join(lines)
 
     async def admit(self, url: str, prefixes: Collection[str]) -> None:
