@@ -184,6 +184,20 @@ def test_redis_waits_for_its_password_rather_than_to_start_without(helm: str) ->
     assert read_environment(rendered)["EASEL_REDIS_POD"] == f"{redis['metadata']['name']}-0"
 
 
+def test_redis_is_reached_by_no_pod_for_a_label_that_anybody_may_set(helm: str) -> None:
+    """Services' pods are let in by the policy that the operator keeps beside this one."""
+    (policy,) = [
+        each
+        for each in of_kind(objects(helm), "NetworkPolicy")
+        if each["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "redis"
+    ]
+    assert policy["metadata"]["name"] == read_environment(objects(helm))["EASEL_REDIS_SECRET"], "the operator finds it"
+    (rule,) = policy["spec"]["ingress"]
+    (source,) = rule["from"]
+    assert "namespaceSelector" not in source
+    assert source["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+
+
 def read_redis_configuration(rendered: list[dict[str, Any]]) -> str:
     (config,) = of_kind(rendered, "ConfigMap")
     return str(config["data"]["valkey.conf"])

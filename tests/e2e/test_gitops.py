@@ -11,6 +11,7 @@ from demo.load import forwarded
 from tests.e2e.waiting import Services, tiny, wait_until
 
 SECRET = ("secret", "easel-redis", "-n", NAMESPACE)
+KEYS = ("secret", "easel-redis-service-users", "-n", NAMESPACE)
 SYNTHETIC = {"kind": "Synthetic", "synthetic": {"millisecondsPerStep": 1, "millisecondsPerImage": 1}}
 
 
@@ -46,9 +47,11 @@ def test_another_password_and_a_lost_one_cost_no_image_and_no_pod(services: Serv
             assert client.images.generate(prompt=prompt, size="256x256").data
 
         make_image("before")
+        given = read_served(services, name)
         services.cluster.kubectl("patch", *SECRET, "-p", json.dumps({"stringData": {"password": "another-one"}}))
-        wait_until(lambda: read_served(services, name), lambda url: ":another-one@" in url, "told", 60)
-        make_image("after another password")
+        services.cluster.kubectl("patch", *KEYS, "-p", json.dumps({"stringData": {"key": "another-one"}}))
+        wait_until(lambda: read_served(services, name), lambda url: url != given, "told", 60)
+        make_image("after other passwords")
         restart_redis(services)
         wait_until(succeeds(lambda: make_image("after Redis came back with it")), bool, "an image", 120)
 

@@ -28,6 +28,7 @@ class ConditionType(StrEnum):
     SCALING_ACTIVE = "ScalingActive"  # the number of workers follows the work
     CAPACITY_AVAILABLE = "CapacityAvailable"  # the cluster takes the pods that are wanted
     ADD_ONS_AVAILABLE = "AddOnsAvailable"  # requests can have each add-on; only of services that have some
+    REDIS_USER = "RedisUser"  # the service has a user of its own in Redis; only said where it couldn't be made
     # What kstatus reads (Flux, Helm, kpt): True only while something is up.
     RECONCILING = "Reconciling"  # the pods don't follow the newest spec yet
     STALLED = "Stalled"  # they won't until somebody acts
@@ -75,6 +76,8 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     # AddOnsAvailable
     ADD_ON_UNAVAILABLE = "AddOnUnavailable"
+    # RedisUser
+    SHARED_USER = "SharedUser"
     # ScalingActive
     FOLLOWING_DEMAND = "FollowingDemand"
     FIXED_REPLICAS = "FixedReplicas"

@@ -99,7 +99,7 @@ REDIS_FIELD_CLOSING_REASON: Final = "reason"
 REDIS_KEYS_OF_WORK: Final = ("waiting", "running", "outbox")  # sorted sets, empty once nobody waits for anything
 
 # What a service's Redis user must be allowed to do on its prefix, as words of an ACL rule. Scripts are checked by what
-# they call; INFO is asked for the eviction policy.
+# they call; INFO memory has the eviction policy. CLIENT TRACKING would let it follow the names of others' keys.
 REDIS_ACL_COMMANDS: Final = (
     "+@connection",
     "+@hash",
@@ -115,7 +115,8 @@ REDIS_ACL_COMMANDS: Final = (
     "+time",
     "+unsubscribe",
     "-@dangerous",
-    "+info",
+    "-client",
+    "+info|memory",
 )
 
 

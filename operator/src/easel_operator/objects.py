@@ -73,6 +73,7 @@ HTTP_ROUTES: Final = Resource("HTTPRoute", "gateway.networking.k8s.io/v1", "http
 OPTIONAL_RESOURCES: Final = (HTTP_ROUTES,)
 
 # The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
+NETWORK_POLICIES: Final = Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 CHILD_RESOURCES: Final = (
     SERVICE_ACCOUNTS,
     SECRETS,
@@ -82,7 +83,7 @@ CHILD_RESOURCES: Final = (
     DEPLOYMENTS,
     HPAS,
     Resource("Ingress", "networking.k8s.io/v1", "ingresses"),
-    Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
+    NETWORK_POLICIES,
     *OPTIONAL_RESOURCES,
 )
 RESOURCE_BY_KIND: Final = {resource.kind: resource for resource in CHILD_RESOURCES}

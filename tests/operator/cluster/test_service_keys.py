@@ -6,6 +6,7 @@ import pytest
 from easel_contract import names
 from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys
 from easel_operator.decide.deletion import WorkLeft
+from easel_operator.manifests.redis_user import name_user
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_stores
 
@@ -68,3 +69,19 @@ async def test_a_user_with_the_documented_commands_alone_may_clean_up() -> None:
             assert await keys.read_registry("c") == {}
         finally:
             await keys.close()
+
+
+async def test_a_service_that_is_forgotten_leaves_no_user_behind() -> None:
+    """One that was deleted while no operator ran, in a Redis whose other users aren't the operator's."""
+    with RedisServer() as server:
+        prefix = names.redis_prefix("ml", "sd", "u")
+        for user in (name_user(prefix), "somebody"):
+            assert server.command("ACL", "SETUSER", user, "on").startswith(b"+OK")
+        keys = ServiceKeys(server.url)
+        try:
+            await keys.forget("c", prefix)
+        finally:
+            await keys.close()
+        users = server.command("ACL", "USERS")
+        assert name_user(prefix).encode() not in users
+        assert b"somebody" in users

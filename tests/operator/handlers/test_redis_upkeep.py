@@ -11,14 +11,16 @@ from easel_operator.cluster.client import ApiUnreachableError
 from easel_operator.cluster.redis.password_keeper import RedisSource
 from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
+from easel_operator.manifests.redis_user import derive_password
 from easel_operator.objects import Json
 
 from tests.operator.fake_api import FakeApi
-from tests.operator.handlers.test_reconciler import Bench
+from tests.operator.handlers.test_reconciler import KEY, Bench
 from tests.operator.objects import NOW, OWNER, build_service
 from tests.support.eventually import eventually
 
 INSTALLATIONS = "/api/v1/namespaces/easel-system/secrets/easel-redis"
+KEYS = "/api/v1/namespaces/easel-system/secrets/easel-redis-service-users"
 SERVICES = f"/api/v1/namespaces/{OWNER.namespace}/secrets/{names.redis_secret_name(OWNER.name)}"
 DEPLOYMENTS = [
     f"/apis/apps/v1/namespaces/{OWNER.namespace}/deployments/painter-{role}" for role in ("gateway", "worker")
@@ -76,13 +78,15 @@ async def running(source: RedisSource) -> AsyncIterator[Upkeep]:
         await upkeep.keys.close()
 
 
-async def test_another_password_reaches_every_service_and_rolls_no_pod() -> None:
+async def test_another_key_of_passwords_reaches_every_service_and_rolls_no_pod() -> None:
     async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
         await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
         await upkeep.bench.settle()
         before = upkeep.read_templates()
-        upkeep.set(password="another")
-        await upkeep.has_reached_the_service(":another@127.0.0.1:1")
+        key = base64.b64encode(b"another").decode()
+        upkeep.bench.api.store(KEYS, {"metadata": {"name": "easel-redis-service-users"}, "data": {"key": key}})
+        prefix = names.redis_prefix(OWNER.namespace, OWNER.name, OWNER.uid)
+        await upkeep.has_reached_the_service(f":{derive_password('another', prefix)}@127.0.0.1:1")
         assert upkeep.read_templates() == before
 
 
@@ -122,3 +126,70 @@ async def test_an_api_server_that_is_away_only_delays_the_upkeep() -> None:
         await eventually(has_been_refused)
         upkeep.bench.api.fault = lambda _method, _path: None
         await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
+
+
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/easel-system/networkpolicies"
+
+
+def store_charts_policy(upkeep: Upkeep) -> None:
+    spec = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "redis"}},
+        "ingress": [{"ports": [{"port": "redis"}], "from": [{"podSelector": {"matchLabels": {"operator": "s"}}}]}],
+    }
+    metadata = {"namespace": "easel-system", "name": "easel-redis", "uid": "policy-uid"}
+    upkeep.bench.api.store(f"{POLICIES}/easel-redis", {"metadata": metadata, "spec": spec})
+
+
+def lets_in(policy: Json, namespace: str, **labels: str) -> bool:
+    """Whether a pod of this namespace reaches Redis by the operator's policy."""
+    labels = {f"easel.dev/{key}" if key == "service" else f"app.kubernetes.io/{key}": v for key, v in labels.items()}
+    return any(
+        source["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+        and all(labels.get(each["key"]) in each["values"] for each in source["podSelector"]["matchExpressions"])
+        for rule in policy["spec"]["ingress"]
+        for source in rule["from"]
+    )
+
+
+async def test_pods_of_services_reach_redis_and_no_pod_elsewhere_does_by_a_label() -> None:
+    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+        store_charts_policy(upkeep)
+
+        async def is_there() -> Json | None:
+            return upkeep.bench.api.objects.get(f"{POLICIES}/easel-redis-services")
+
+        policy = await eventually(is_there)
+        assert policy is not None
+        assert policy["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/component": "redis"}}
+        assert [rule["ports"] for rule in policy["spec"]["ingress"]] == [[{"port": "redis"}]]
+        for role in ("gateway", "worker"):
+            assert lets_in(policy, OWNER.namespace, service=OWNER.name, component=role)
+        assert not lets_in(policy, "elsewhere", service=OWNER.name, component="worker")
+        assert not lets_in(policy, OWNER.namespace, service="nobody", component="worker")
+        assert not lets_in(policy, OWNER.namespace, component="worker")
+        assert policy["metadata"]["ownerReferences"][0]["uid"] == "policy-uid", "it goes with the chart's"
+
+
+async def test_the_last_service_that_goes_leaves_nobody_who_reaches_redis() -> None:
+    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+        store_charts_policy(upkeep)
+
+        async def is_there() -> bool:
+            return f"{POLICIES}/easel-redis-services" in upkeep.bench.api.objects
+
+        await eventually(is_there)
+        upkeep.bench.services.forget(KEY)
+
+        async def is_empty() -> bool:
+            policy = upkeep.bench.api.objects[f"{POLICIES}/easel-redis-services"]
+            return policy["spec"]["ingress"] == [] and policy["spec"]["policyTypes"] == ["Ingress"]
+
+        await eventually(is_empty)
+        writes = [path for _, path in upkeep.bench.api.writes if path.startswith(POLICIES)]
+        assert len(writes) == 2, "once for each change"
+
+
+async def test_without_the_charts_policy_there_is_none_of_the_operators() -> None:
+    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+        await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
+        assert [path for _, path in upkeep.bench.api.writes if path.startswith(POLICIES)] == []

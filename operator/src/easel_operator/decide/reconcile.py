@@ -43,6 +43,7 @@ from easel_operator.decide.status import (
     build_status,
     build_status_patch,
     decide_add_ons_available,
+    decide_redis_user,
     read_conditions,
 )
 from easel_operator.manifests.children import build_children
@@ -88,7 +89,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
     conditions = build_conditions(
-        _decide_conditions(facts, failures, service),
+        _decide_conditions(facts, failures, snapshot),
         previous,
         generation=generation,
         is_rolled_out=facts.is_rolled_out,
@@ -119,10 +120,11 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
 
 
 def _decide_conditions(
-    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], service: Json
+    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], snapshot: Snapshot
 ) -> dict[ConditionType, ConditionState]:
     progressing = decide_progressing(facts, failures)
-    add_ons = decide_add_ons_available(facts, service)
+    add_ons = decide_add_ons_available(facts, snapshot.service)
+    redis_user = decide_redis_user(snapshot.release.redis_users_refusal)
     return {
         ConditionType.READY: decide_ready(facts, failures),
         ConditionType.PROGRESSING: progressing,
@@ -132,6 +134,7 @@ def _decide_conditions(
         ConditionType.RECONCILING: decide_reconciling(progressing),
         ConditionType.STALLED: decide_stalled(progressing),
         **({} if add_ons is None else {ConditionType.ADD_ONS_AVAILABLE: add_ons}),
+        **({} if redis_user is None else {ConditionType.REDIS_USER: redis_user}),
     }
 
 
@@ -303,7 +306,7 @@ def _report_only(
         ConditionType.RECONCILING: decide_reconciling(progressing),
         ConditionType.STALLED: decide_stalled(progressing),
     }
-    everywhere = set(ConditionType) - {ConditionType.ADD_ONS_AVAILABLE}
+    everywhere = set(ConditionType) - {ConditionType.ADD_ONS_AVAILABLE, ConditionType.REDIS_USER}
     states = {**dict.fromkeys(everywhere, waiting), **states, **news}
     generation = service["metadata"].get("generation", 0)
     built = build_conditions(states, previous, generation=generation, is_rolled_out=False, now=now)

@@ -207,6 +207,19 @@ def decide_add_ons_available(facts: ServiceFacts, service: Json) -> ConditionSta
     )
 
 
+def decide_redis_user(refusal: str) -> ConditionState | None:
+    """That a service shares its user of Redis with others; None where it has its own, or nobody said it should."""
+    if not refusal:
+        return None
+    return no(
+        Reason.SHARED_USER,
+        "The service works, and logs into Redis with the user that all services share, so that one that is broken "
+        f"into can read and disturb the others. Redis took no user for it: {refusal}. Give the user in Redis' URL the "
+        "right to the commands ACL and INFO (+acl +info), or have the chart install a Redis; it is tried again every "
+        "few seconds.",
+    )
+
+
 def _list_add_ons(spec: StableDiffusionServiceSpec) -> Iterator[tuple[str, AddOnConfig]]:
     """Each with what it is called by its kind."""
     configured = build_add_ons(spec)

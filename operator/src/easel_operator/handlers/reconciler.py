@@ -68,9 +68,11 @@ class Reconciler:
         self._clock = clock
         self._secrets_checked_at: dict[ServiceKey, datetime] = {}
 
-    def use_redis(self, url: str) -> None:
-        """From now on services are given this URL."""
-        self._release = replace(self._release, redis_url=url)
+    def use_redis(self, url: str, users_key: str = "", users_refusal: str = "") -> None:
+        """From now on services are given this URL, with a user of their own if there is a key (see Release)."""
+        self._release = replace(
+            self._release, redis_url=url, redis_users_key=users_key, redis_users_refusal=users_refusal
+        )
 
     async def run(self, concurrency: int) -> None:
         """Work the queue off for ever, ``concurrency`` services at a time."""

@@ -1,4 +1,4 @@
-"""Has Redis, its Secret and all services agree on its address and password, for ever."""
+"""Has Redis, its Secret and all services agree on its address, users and passwords, for ever."""
 
 import asyncio
 import itertools
@@ -13,14 +13,19 @@ from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.redis.password import read_password
 from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource, read_url
 from easel_operator.cluster.redis.service_keys import ServiceKeys
+from easel_operator.cluster.redis.service_users import ServiceUsers
+from easel_operator.decide.deletion import find_prefix
+from easel_operator.decide.drift import is_applied
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.work_queue import WorkQueue
-from easel_operator.objects import SECRETS
+from easel_operator.manifests.redis_policy import build_redis_policy, name_policy
+from easel_operator.objects import NETWORK_POLICIES, SECRETS
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 5.0
+NEWS_SECONDS: Final = 0.25  # a new service's pods need longer than that to start
 MAX_SECRETS_ASKED: Final = 5
 
 
@@ -40,30 +45,75 @@ class RedisUpkeep:
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._client = client
+        self._source = source
         self._services = services
         self._keys = keys
         self._reconciler = reconciler
         self._queue = queue
         self._look_seconds = look_seconds
         self._keeper = PasswordKeeper(client, source, find_served=self._find_served, clock=clock)
-        self._url: str | None = None
+        self._users = ServiceUsers(
+            client,
+            namespace=source.namespace,
+            secret=f"{source.secret}-service-users",
+            is_ours=bool(source.address),
+            clock=clock,
+        )
+        self._access: tuple[str, str, str] | None = None  # URL, key and refusal, as services were last told
+        self._reaching: set[str] = set()  # prefixes of services whose pods the NetworkPolicy lets in
         self.has_url = asyncio.Event()  # nothing is reconciled before services can be told where Redis is
 
     async def run(self) -> None:
         """Look again and again. Services must have been listed."""
-        while True:
+        for step in itertools.cycle((self._look, self._await_next_look)):
             try:
-                await self._take_over(await self._keeper.look())
+                await step()
             except (KubernetesError, ValueError) as error:
                 logger.warning("The password of Redis isn't looked after, trying again: %s", error)
-            await asyncio.sleep(self._look_seconds)
 
-    async def _take_over(self, url: str | None) -> None:
-        if url is None or url == self._url:
+    async def _look(self) -> None:
+        await self._let_pods_reach_redis()
+        await self._users.read_key()
+        prefixes = self._list_prefixes()
+        url = await self._keeper.look(self._users.list_lines(prefixes))
+        if url is None:
             return
-        await self._keys.use(url)
-        self._reconciler.use_redis(url)
-        self._url = url
+        await self._users.admit(url, prefixes)
+        await self._take_over(url)
+
+    async def _await_next_look(self) -> None:
+        """Let new services in meanwhile."""
+        step_seconds = min(NEWS_SECONDS, self._look_seconds)
+        for _ in range(round(self._look_seconds / step_seconds)):
+            await asyncio.sleep(step_seconds)
+            prefixes = self._list_prefixes()
+            if not prefixes <= self._reaching:
+                await self._let_pods_reach_redis()
+            if self._access is not None and self._users.lack(prefixes):
+                await self._users.admit(self._access[0], prefixes)
+
+    async def _let_pods_reach_redis(self) -> None:
+        """Where the chart's policy keeps everybody else out."""
+        self._reaching = self._list_prefixes()
+        namespace, name = self._source.namespace, self._source.secret
+        charts = await self._client.get(NETWORK_POLICIES, namespace, name) if self._source.address else None
+        if charts is None:
+            return
+        wanted = build_redis_policy(charts, [key for key, _ in self._services])
+        if not is_applied(await self._client.get(NETWORK_POLICIES, namespace, name_policy(name)), wanted):
+            await self._client.apply(NETWORK_POLICIES, wanted)
+
+    def _list_prefixes(self) -> set[str]:
+        return {find_prefix(service) for _, service in self._services}
+
+    async def _take_over(self, url: str) -> None:
+        access = (url, self._users.key, self._users.refusal)
+        if access == self._access:
+            return
+        if self._access is None or self._access[0] != url:
+            await self._keys.use(url)
+        self._reconciler.use_redis(*access)
+        self._access = access
         self.has_url.set()
         for key, _ in self._services:
             self._queue.add(key)

@@ -27,6 +27,7 @@ from easel_contract.server_config import (
 from pydantic import ValidationError
 
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, hash_json
+from easel_operator.manifests.redis_user import build_user_url
 from easel_operator.objects import Json
 
 # Between the end of draining and the SIGKILL: time to release the jobs that are left and to close connections.
@@ -61,7 +62,10 @@ def build_config_map(context: ChildContext) -> Json:
 
 def build_redis_secret(context: ChildContext) -> Json:
     """The address of Redis, with its password: kept out of ConfigMaps and pod specs."""
-    encoded = base64.b64encode(context.release.redis_url.encode()).decode()
+    url, owner, key = context.release.redis_url, context.owner, context.release.redis_users_key
+    if key:
+        url = build_user_url(url, key, names.redis_prefix(owner.namespace, owner.name, owner.uid))
+    encoded = base64.b64encode(url.encode()).decode()
     return {
         "apiVersion": "v1",
         "kind": "Secret",

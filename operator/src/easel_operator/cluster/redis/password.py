@@ -4,6 +4,8 @@ The Secret's ``password`` is what users set, ``url`` and ``users.conf`` follow f
 let in for a while longer, as pods learn of the new one when their kubelet renews what they have mounted.
 """
 
+import base64
+import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from easel_contract import names
+
+from easel_operator.objects import Json
 
 # A kubelet renews what is mounted within its sync period and its cache's, about two minutes as they are set.
 GRACE: Final = timedelta(minutes=5)
@@ -45,12 +49,12 @@ class PasswordPlan:
     previous: tuple[str, ...]  # newest first
     previous_until: datetime | None  # None where there is no previous one
 
-    def to_data(self, address: str) -> dict[str, str]:
-        """Contents of the Secret, for a Redis at ``host:port``."""
+    def to_data(self, address: str, service_users: str = "") -> dict[str, str]:
+        """Contents of the Secret, for a Redis at ``host:port``; ``service_users`` are more lines of its users."""
         data = {
             PASSWORD_KEY: self.password,
             names.SECRET_KEY_REDIS_URL: f"redis://:{quote(self.password, safe='')}@{address}/0",
-            USERS_KEY: f"user default on {' '.join(self.hashes)} ~* &* +@all\n",
+            USERS_KEY: f"user default on {' '.join(self.hashes)} ~* &* +@all\n{service_users}",
         }
         return data | ({PREVIOUS_KEY: "\n".join(self.previous)} if self.previous else {})
 
@@ -66,12 +70,12 @@ def hash_password(password: str) -> str:
 
 
 def read_password(url: str) -> str | None:
-    """The password of a Redis URL; None where it has none, or is none."""
+    """The default user's password in a Redis URL; None where it has none, is another user's, or is no URL."""
     try:
-        password = urlsplit(url).password
+        parts = urlsplit(url)
     except ValueError:
         return None
-    return unquote(password) if password else None
+    return unquote(parts.password) if parts.password and parts.username in (None, "", "default") else None
 
 
 def clean_password(text: str | None) -> str | None:
@@ -94,3 +98,22 @@ def decide_password(seen: SeenPassword) -> PasswordPlan | None:
         previous, until = [in_force, *previous], seen.now + GRACE
     previous = [word for word in previous if word != password][:MAX_PREVIOUS]
     return PasswordPlan(password, tuple(previous), until if previous else None)
+
+
+def read_secret_data(secret: Json | None) -> dict[str, str]:
+    """A Secret's values as text; those that are none are left out."""
+    found: dict[str, str] = {}
+    for name, value in ((secret or {}).get("data") or {}).items():
+        try:
+            found[name] = base64.b64decode(value, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    return found
+
+
+def read_time(text: str | None) -> datetime | None:
+    """Of an annotation; None where it is none."""
+    try:
+        return datetime.fromisoformat(text or "")
+    except ValueError:
+        return None

@@ -4,7 +4,6 @@ Redis is told first, then the Secret is written, then services get the URL: so n
 """
 
 import base64
-import binascii
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +27,8 @@ from easel_operator.cluster.redis.password import (
     SeenPassword,
     clean_password,
     decide_password,
+    read_secret_data,
+    read_time,
 )
 from easel_operator.objects import PODS, SECRETS, Json
 
@@ -83,13 +84,13 @@ class PasswordKeeper:
         self._refused_since: datetime | None = None
         self._restarted_at: datetime | None = None
 
-    async def look(self) -> str | None:
-        """Put right what isn't, and return the URL that services are to have; None while there is none.
+    async def look(self, service_users: str = "") -> str | None:
+        """Put right what isn't, and return the URL with the password; None while there is none.
 
-        Raises KubernetesError.
+        Redis' configuration gets the lines ``service_users`` as well. Raises KubernetesError.
         """
         secret = await self._client.get(SECRETS, self._source.namespace, self._source.secret)
-        data = _decode((secret or {}).get("data") or {})
+        data = read_secret_data(secret)
         if not self._source.address:
             return self._check_url(data.get(names.SECRET_KEY_REDIS_URL, "").strip())
         plan = decide_password(await self._gather(secret, data))
@@ -102,7 +103,7 @@ class PasswordKeeper:
         # The last is a Redis that somebody left without any password.
         candidates = dict.fromkeys((plan.password, *plan.previous, *self._known, *_read_passwords(data), None))
         admission = await self._admit(plan, tuple(candidates))
-        wanted = plan.to_data(self._source.address)
+        wanted = plan.to_data(self._source.address, service_users)
         until = plan.previous_until.isoformat() if plan.previous_until else None
         if {name: data.get(name) for name in (*wanted, PREVIOUS_KEY)} != {PREVIOUS_KEY: None, **wanted}:
             await self._write(wanted, until)
@@ -127,13 +128,13 @@ class PasswordKeeper:
         asked_for = None
         if source.password_secret:
             theirs = await self._client.get(SECRETS, source.namespace, source.password_secret)
-            asked_for = clean_password(_decode((theirs or {}).get("data") or {}).get(source.password_key))
+            asked_for = clean_password(read_secret_data(theirs).get(source.password_key))
         if self._served is None:
             self._served = await self._find_served()
         annotations = (secret or {}).get("metadata", {}).get("annotations") or {}
         return SeenPassword(
             data=data,
-            previous_until=_read_time(annotations.get(ANNOTATION_PREVIOUS_UNTIL)),
+            previous_until=read_time(annotations.get(ANNOTATION_PREVIOUS_UNTIL)),
             asked_for=asked_for,
             is_asked_for=bool(source.password_secret),
             served=self._served,
@@ -201,27 +202,9 @@ class PasswordKeeper:
 
 def read_url(secret: Json) -> str:
     """The URL that a Secret holds; empty where it holds none."""
-    return _decode(secret.get("data") or {}).get(names.SECRET_KEY_REDIS_URL, "").strip()
+    return read_secret_data(secret).get(names.SECRET_KEY_REDIS_URL, "").strip()
 
 
 def _read_passwords(data: Mapping[str, str]) -> tuple[str, ...]:
     words = (data.get(PASSWORD_KEY, ""), *data.get(PREVIOUS_KEY, "").split("\n"))
     return tuple(word for word in words if word)
-
-
-def _decode(data: Mapping[str, str]) -> dict[str, str]:
-    """A Secret's values as text; those that are none are left out."""
-    found: dict[str, str] = {}
-    for name, value in data.items():
-        try:
-            found[name] = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            continue
-    return found
-
-
-def _read_time(text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text or "")
-    except ValueError:
-        return None

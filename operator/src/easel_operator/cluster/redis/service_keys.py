@@ -5,7 +5,7 @@ The only place of the operator that talks to Redis. Values of jobs are never rea
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from easel_contract import names
@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from easel_operator.decide.deletion import WorkLeft
+from easel_operator.manifests.redis_user import name_user
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 REPLY_TIMEOUT_SECONDS: Final = 5.0
@@ -76,9 +77,17 @@ class ServiceKeys:
         return deleted
 
     async def forget(self, cluster_uid: str, prefix: str) -> None:
-        """Nothing is left of the service: delete its mark, and its entry in the registry."""
+        """Nothing is left of the service: delete its mark, its user, and its entry in the registry."""
         await self._run("UNLINK", prefix + names.REDIS_KEY_CLOSING)
+        await self._delete_user(prefix)
         await self._run("HDEL", names.redis_registry_key(cluster_uid), prefix)
+
+    async def _delete_user(self, prefix: str) -> None:
+        """Of a service that was deleted while nobody looked; where users aren't ours to make, there is none."""
+        client = self._home
+        async with _translated_errors():
+            with suppress(exceptions.ResponseError):
+                await client.execute_command("ACL DELUSER", name_user(prefix))  # type: ignore[no-untyped-call] # not annotated
 
     async def register(self, cluster_uid: str, services: Mapping[str, str]) -> None:
         """Note services, NAMESPACE/NAME by prefix, so that their keys are found whatever becomes of them."""

@@ -1,0 +1,233 @@
+"""Each service's own user in Redis: made when it appears, deleted when it is gone, said again to a Redis that forgot.
+
+Redis is told before services are given a URL with it. A Redis of users' own may refuse; services share its user then.
+"""
+
+import base64
+import logging
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from easel_contract import names
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from easel_operator.cluster.client import KubernetesClient
+from easel_operator.cluster.redis.password import (
+    ANNOTATION_PREVIOUS_UNTIL,
+    GRACE,
+    clean_password,
+    hash_password,
+    read_secret_data,
+    read_time,
+)
+from easel_operator.manifests.redis_user import derive_password, name_user
+from easel_operator.objects import SECRETS, Json
+
+logger = logging.getLogger(__name__)
+
+FRESH_BYTES: Final = 32  # of chance in a key
+TIMEOUT_SECONDS: Final = 3.0
+BATCH: Final = 500  # users that one round trip makes or deletes
+MAX_LINES_BYTES: Final = 900 * 1024  # of a Secret, which may have 1 MiB in all
+USER_PREFIX: Final = "easel:{"  # with which every service's user begins
+
+KEY: Final = "key"
+KEY_IN_FORCE: Final = "key-in-force"  # by which services were last given passwords
+PREVIOUS_KEY: Final = "previous-key"
+ANNOTATION_REFUSAL: Final = "easel.dev/redis-users-refused"  # why users' own Redis takes none; it outlives a restart
+
+
+@dataclass(frozen=True)
+class UserKey:
+    """From which passwords are derived, and until when those of the one before are let in."""
+
+    current: str
+    previous: str | None = None
+    previous_until: datetime | None = None
+
+    def to_hashes(self, prefix: str) -> tuple[str, ...]:
+        """Of a service's passwords, as the rules of an ACL take them."""
+        keys = (self.current, *((self.previous,) if self.previous else ()))
+        return tuple(f"#{hash_password(derive_password(key, prefix))}" for key in keys)
+
+    def to_data(self) -> dict[str, str]:
+        """Contents of the Secret."""
+        data = {KEY: self.current, KEY_IN_FORCE: self.current}
+        return data | ({PREVIOUS_KEY: self.previous} if self.previous else {})
+
+
+def decide_key(
+    data: Mapping[str, str], until: datetime | None, *, known: str | None, fresh: str, now: datetime
+) -> UserKey:
+    """By what the Secret has: one without ``key`` asks for another; one that is lost comes back as it was ``known``."""
+    in_force = known or data.get(KEY_IN_FORCE)
+    current = clean_password(data.get(KEY)) or (fresh if data else in_force or fresh)
+    previous = data.get(PREVIOUS_KEY) if until is not None and until > now else None
+    if in_force is not None and in_force not in (current, previous):
+        previous, until = in_force, now + GRACE
+    if previous is None or previous == current:
+        return UserKey(current)
+    return UserKey(current, previous, until)
+
+
+def build_rules(prefix: str, key: UserKey) -> tuple[str, ...]:
+    """What a service's user may do, as words of an ACL: its commands, on its keys and channels."""
+    return ("on", *key.to_hashes(prefix), f"~{prefix}*", f"&{prefix}*", *names.REDIS_ACL_COMMANDS)
+
+
+class ServiceUsers:
+    """One per process; only the replica that leads may use it."""
+
+    def __init__(
+        self, client: KubernetesClient, *, namespace: str, secret: str, is_ours: bool, clock: Callable[[], datetime]
+    ) -> None:
+        """``secret`` is the one that the key is kept in; ``is_ours``: nobody else makes users in this Redis."""
+        self._client = client
+        self._namespace = namespace
+        self._secret = secret
+        self._is_ours = is_ours
+        self._clock = clock
+        self._key: UserKey | None = None
+        self._made: dict[str, tuple[str, ...]] = {}  # rules by prefix, as this Redis has them
+        self._run_id = ""  # of the process that was told
+        self._is_away = False  # as the log has it
+        self._is_too_long = False  # the same
+        # Of a Redis of users' own nothing is known before it has answered once: services share its user until then.
+        self._refusal = "" if is_ours else "it hasn't been asked yet"
+
+    @property
+    def key(self) -> str:
+        """From which services' passwords are derived; empty while they share the operator's user."""
+        return self._key.current if self._key is not None and not self._refusal else ""
+
+    @property
+    def refusal(self) -> str:
+        """Why services share a user; empty while each has its own."""
+        return self._refusal
+
+    def lack(self, prefixes: Collection[str]) -> bool:
+        """Whether one of these services has no user yet that it should have."""
+        return not self._refusal and not self._made.keys() >= set(prefixes)
+
+    async def read_key(self) -> None:
+        """Learn of the key, and keep it. Raises KubernetesError."""
+        secret = await self._client.get(SECRETS, self._namespace, self._secret)
+        annotations = (secret or {}).get("metadata", {}).get("annotations") or {}
+        data = read_secret_data(secret)
+        is_first = self._key is None
+        known = self._key.current if self._key is not None else None
+        until = read_time(annotations.get(ANNOTATION_PREVIOUS_UNTIL))
+        fresh = secrets.token_urlsafe(FRESH_BYTES)
+        key = decide_key(data, until, known=known, fresh=fresh, now=self._clock())
+        if known not in (None, key.current):
+            logger.info(
+                "Services get other passwords of Redis; the ones before are let in until %s", key.previous_until
+            )
+        if is_first and not self._is_ours and KEY in data:
+            self._refusal = annotations.get(ANNOTATION_REFUSAL, "")
+        self._key = key
+        if data != key.to_data() or annotations.get(ANNOTATION_REFUSAL, "") != self._refusal:
+            await self._write(key)
+
+    async def _write(self, key: UserKey) -> None:
+        annotations = {
+            **({ANNOTATION_PREVIOUS_UNTIL: key.previous_until.isoformat()} if key.previous_until else {}),
+            **({ANNOTATION_REFUSAL: self._refusal} if self._refusal else {}),
+        }
+        metadata: Json = {"namespace": self._namespace, "name": self._secret, "annotations": annotations}
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in key.to_data().items()}
+        body = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
+        await self._client.apply(SECRETS, body)
+
+    def list_lines(self, prefixes: Collection[str]) -> str:
+        """For the configuration of Redis, so that it lets services in after a restart without the operator."""
+        if self._key is None:
+            return ""
+        lines: list[str] = []
+        size = 0
+        for prefix in sorted(prefixes):
+            line = f"user {name_user(prefix)} {' '.join(build_rules(prefix, self._key))}\n"
+            size += len(line)
+            if size > MAX_LINES_BYTES:
+                break
+            lines.append(line)
+        left_out = len(prefixes) - len(lines)
+        if left_out and not self._is_too_long:
+            logger.warning(
+                "%d of %d services have no room in the Secret: after a restart of Redis they wait for the operator",
+                *(left_out, len(prefixes)),
+            )
+        self._is_too_long = left_out > 0
+        return "".join(lines)
+
+    async def admit(self, url: str, prefixes: Collection[str]) -> None:
+        """Have Redis let in exactly these services, each as its own user. What fails is tried again."""
+        if self._key is None:
+            return
+        redis = Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=True,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), retries=0),
+        )
+        refusal = self._refusal
+        try:
+            async with redis:
+                refusal = await self._look(redis, {prefix: build_rules(prefix, self._key) for prefix in prefixes})
+        except exceptions.ResponseError as error:
+            refusal = f"{type(error).__name__}: {error}"
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            if not self._is_away:
+                logger.info("Redis isn't told the users of services yet: %s", error)
+            self._is_away = True
+            return
+        self._is_away = False
+        if refusal and refusal != self._refusal:
+            logger.warning("Services share one user of Redis: %s", refusal)
+        self._refusal = refusal
+
+    async def _look(self, redis: Redis, wanted: Mapping[str, tuple[str, ...]]) -> str:
+        """Why this Redis is one where services share a user; empty once all have their own."""
+        server: dict[str, Any] = await redis.info("server")
+        if server.get("redis_mode") == "cluster":
+            return "it is a Redis Cluster, each of whose servers would have to be told"
+        if self._run_id != server.get("run_id"):  # restarted, or another took over
+            self._run_id, self._made = str(server.get("run_id")), {}
+        present: list[str] = await redis.execute_command("ACL USERS")  # type: ignore[no-untyped-call] # not annotated
+        known = set(present)
+        news = {
+            prefix: rules
+            for prefix, rules in wanted.items()
+            if self._made.get(prefix) != rules or name_user(prefix) not in known
+        }
+        await self._make(redis, news)
+        users = {name_user(prefix) for prefix in wanted}
+        stale = {name_user(prefix) for prefix in self._made} - users
+        if self._is_ours:
+            stale |= {user for user in present if user.startswith(USER_PREFIX)} - users
+        for batch in _split(sorted(stale)):
+            await redis.execute_command("ACL DELUSER", *batch)  # type: ignore[no-untyped-call] # not annotated
+        self._made = {prefix: rules for prefix, rules in self._made.items() if prefix in wanted}
+        return ""
+
+    async def _make(self, redis: Redis, news: Mapping[str, tuple[str, ...]]) -> None:
+        """One command a user, so that there is no moment without a right; connections that were let in stay."""
+        for batch in _split(list(news)):
+            pipeline = redis.pipeline(transaction=False)
+            for prefix in batch:
+                pipeline.execute_command("ACL SETUSER", name_user(prefix), "reset", *news[prefix])
+            await pipeline.execute()
+            self._made |= {prefix: news[prefix] for prefix in batch}
+
+
+def _split(items: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
