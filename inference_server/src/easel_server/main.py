@@ -13,6 +13,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,7 +46,7 @@ from easel_server.generation.models import (
     read_defaults,
 )
 from easel_server.outbound.guarded_transport import GuardedTransport
-from easel_server.start import EXIT_SETTINGS, report_end
+from easel_server.start import ENDING_SIGNALS, EXIT_SETTINGS, report_end
 from easel_server.stores.errors import StoreError, StoreUnavailableError
 from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.facts.batch_profiles import share_profiles, take_profiles
@@ -116,6 +117,8 @@ def _fill(settings: Settings) -> int:
     from easel_server.engine.model_cache.filling import fill_cache  # noqa: PLC0415  # a gateway needs no Hub's client
     from easel_server.engine.model_files.selection import ModelFileError  # noqa: PLC0415
 
+    for number in ENDING_SIGNALS:  # with 0 its Job would be taken for done, and without a handler process 1 stays
+        signal.signal(number, lambda ending, _frame: os._exit(128 + ending))
     configure_logging(settings.log_level.upper())
     try:
         fill_cache(settings.config.model, hub_token=settings.hub_token)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -169,6 +170,19 @@ def test_of_two_jobs_with_one_claim_the_second_waits_and_downloads_nothing(hub: 
         assert finish(start_fill(other, hub.address, tmp_path / "first"))[0] == 0
         (volume / "easel" / f"{'a' * 16}.json").rename(volume / "easel" / f"{RECORD}.json")
     assert finish(second)[0] == 0
+
+
+def test_a_job_whose_node_is_drained_is_not_taken_for_done(hub: HubServer, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    config = write_config(volume)
+    (volume / "easel").mkdir()
+    with (volume / "easel" / f"{RECORD}.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = start_fill(config, hub.address, tmp_path / "job")
+        assert waiting.stdout is not None
+        assert any("waiting for it" in line for line in waiting.stdout)
+        waiting.terminate()
+        assert finish(waiting)[0] == 128 + signal.SIGTERM  # by a handler, which process 1 needs
 
 
 def test_a_cache_that_lost_a_file_is_filled_again(hub: HubServer, tmp_path: Path) -> None:
