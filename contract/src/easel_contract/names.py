@@ -22,6 +22,7 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 APP_NAME: Final = "easel"
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_WORKER: Final = "worker"
+COMPONENT_MODEL_CACHE: Final = "model-cache"  # the claim, and the Job that fills it
 COMPONENT_OPERATOR: Final = "operator"  # of the chart's pods
 LABEL_NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"  # which every namespace has
 
@@ -30,6 +31,7 @@ ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
 # On pods: the template that they were made of, and the model of its spec, as JSON.
 ANNOTATION_REVISION: Final = "easel.dev/revision"
 ANNOTATION_MODEL: Final = "easel.dev/model"
+ANNOTATION_MODEL_CACHE: Final = "easel.dev/model-cache"  # likewise, and of the Job that fills it: the cache's record
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
 # On running gateway pods: the configuration to which their kubelet was last asked to renew their mounted file.
 ANNOTATION_LIVE_CONFIG: Final = "easel.dev/live-config"
@@ -58,6 +60,7 @@ VAE_DIRECTORY: Final = "/vae"
 ADD_ONS_DIRECTORY: Final = "/add-ons"  # of a worker: claims, each under its name
 ADD_ON_CREDENTIALS_DIRECTORY: Final = "/etc/easel-add-ons"  # likewise: Secrets with keys of buckets
 SAFETY_CHECKER_DIRECTORY: Final = "/safety-checker"
+MODEL_CACHE_DIRECTORY: Final = "/model-cache"  # of a worker, read-only; of the Job that fills it
 CACHE_DIRECTORY: Final = "/cache"  # of a worker: what libraries download
 CACHE_DIRECTORY_OWN: Final = f"{CACHE_DIRECTORY}/easel"  # what it makes once and reads at later starts
 TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
@@ -138,6 +141,11 @@ def gateway_name(service: str) -> str:
 def worker_name(service: str) -> str:
     """Name of the worker Deployment of a service, and of its HorizontalPodAutoscaler."""
     return f"{service}-worker"
+
+
+def model_cache_name(service: str) -> str:
+    """Name of the claim that keeps a service's model, and how the names of the Jobs that fill it begin."""
+    return f"{service}-models"
 
 
 def redis_secret_name(service: str) -> str:

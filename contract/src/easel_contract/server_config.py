@@ -228,6 +228,15 @@ class SchedulerConfig(Model):
         return self
 
 
+class ModelCacheConfig(Model):
+    """A volume that workers read repositories of the Hub from, and download nothing of the model beside it."""
+
+    directory: str = Field(min_length=1)  # holds the Hub client's own layout under hub/, and records of what was filled
+    # Of the record that says which commits stand for the revisions; None: filled by others, whose refs say it.
+    record: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
+    is_on_gpu: bool = True  # which number formats may be loaded, as whoever fills it sees no GPU
+
+
 class ModelConfig(SourceConfig):
     """Which pipeline to load."""
 
@@ -242,6 +251,7 @@ class ModelConfig(SourceConfig):
     refiner: SourceConfig | None = None  # takes over the last steps
     vae: SourceConfig | None = None  # in place of the model's own autoencoder
     scheduler: SchedulerConfig | None = None  # how it is denoised, where its files say otherwise
+    cache: ModelCacheConfig | None = None  # None: each worker downloads for itself
 
 
 class BucketConfig(Model):

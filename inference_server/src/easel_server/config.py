@@ -30,6 +30,7 @@ class Role(StrEnum):
     ALL = "all"  # gateway and worker in one; without Redis the queue is in memory
     GATEWAY = "gateway"
     WORKER = "worker"
+    MODEL_CACHE = "model-cache"  # brings what workers load onto a volume, and ends
 
 
 class SettingsError(Exception):
@@ -63,7 +64,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
     parsed = _build_parser().parse_args(arguments)
     role = Role(parsed.role)
     redis_url = environment.get(names.ENV_REDIS_URL) or None
-    if role is not Role.ALL and redis_url is None:
+    if role in {Role.GATEWAY, Role.WORKER} and redis_url is None:
         raise SettingsError(
             f"role {role} needs a Redis that it shares with the other role: set {names.ENV_REDIS_URL}, such as "
             "redis://localhost:6379/0, or start with --role all, which needs none"

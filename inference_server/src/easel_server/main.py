@@ -5,12 +5,15 @@ role      serves                     runs                                 on SIG
 gateway   the APIs and the probes    reaper, webhook deliverer            finishes open requests
 worker    the probes                 reaper, the model, then the worker   finishes its job or releases it
 all       the APIs and the probes    all of these                         the first, then the second
+
+The role model-cache serves nothing: it fills the model's cache and ends.
 """
 
 import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -43,7 +46,7 @@ from easel_server.generation.models import (
     read_defaults,
 )
 from easel_server.outbound.guarded_transport import GuardedTransport
-from easel_server.start import EXIT_SETTINGS, report_end
+from easel_server.start import ENDING_SIGNALS, EXIT_SETTINGS, report_end
 from easel_server.stores.errors import StoreError, StoreUnavailableError
 from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.facts.batch_profiles import share_profiles, take_profiles
@@ -89,7 +92,9 @@ logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, start: WorkerStart) -> int:
-    """Serve until a signal; the exit code. ``start`` measures a worker's."""
+    """Serve until a signal, or fill the model's cache; the exit code. ``start`` measures a worker's."""
+    if settings.role is Role.MODEL_CACHE:
+        return _fill(settings)
     try:
         with (
             open_tracer(settings.config, role=settings.role, instance=settings.pod_name) as tracer,
@@ -105,6 +110,25 @@ def serve(settings: Settings, start: WorkerStart) -> int:
         has_loaded = isinstance(error, EngineFailedError)
         return names.EXIT_ENGINE_FAILED if has_loaded else names.EXIT_MODEL_LOAD_FAILED
     return 0
+
+
+def _fill(settings: Settings) -> int:
+    """Fill the model's cache; the exit code."""
+    from easel_server.engine.model_cache.filling import fill_cache  # noqa: PLC0415  # a gateway needs no Hub's client
+    from easel_server.engine.model_files.selection import ModelFileError  # noqa: PLC0415
+
+    for number in ENDING_SIGNALS:  # with 0 its Job would be taken for done, and without a handler process 1 stays
+        signal.signal(number, lambda ending, _frame: os._exit(128 + ending))
+    configure_logging(settings.log_level.upper())
+    try:
+        fill_cache(settings.config.model, hub_token=settings.hub_token)
+    except ModelFileError as error:
+        report_end(f"model {settings.config.model.name}: {error}", Path(names.TERMINATION_MESSAGE_PATH))
+    except OSError as error:
+        report_end(f"the model cache can't be filled: {error}", Path(names.TERMINATION_MESSAGE_PATH))
+    else:
+        return 0
+    return names.EXIT_MODEL_LOAD_FAILED
 
 
 def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

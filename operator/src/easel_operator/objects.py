@@ -66,6 +66,7 @@ CONFIG_MAPS: Final = Resource("ConfigMap", "v1", "configmaps")
 SECRETS: Final = Resource("Secret", "v1", "secrets")
 PERSISTENT_VOLUME_CLAIMS: Final = Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
 DEPLOYMENTS: Final = Resource("Deployment", "apps/v1", "deployments")
+JOBS: Final = Resource("Job", "batch/v1", "jobs")
 HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
 
 # Kinds that not every cluster has; where one isn't served, a service that asks for it is told so in its conditions.
@@ -78,6 +79,8 @@ CHILD_RESOURCES: Final = (
     SERVICE_ACCOUNTS,
     SECRETS,
     CONFIG_MAPS,
+    PERSISTENT_VOLUME_CLAIMS,
+    JOBS,
     SERVICES,
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     DEPLOYMENTS,

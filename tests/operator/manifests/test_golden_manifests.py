@@ -109,6 +109,13 @@ CASES: dict[str, dict[str, Any]] = {
         "upscalers": [{"name": "x4", "source": {"url": {"address": "https://weights.example.com/x4.safetensors"}}}],
         "preprocessors": [{"name": "depth", "source": {"huggingFace": {"repository": "someone/depth"}}}],
     },
+    "cached-for-all-workers": {
+        "model": {
+            "source": {"huggingFace": {"repository": "stabilityai/sdxl-turbo", "tokenSecretName": "hub-token"}},
+            "cache": {"size": "40Gi", "storageClassName": "shared-files"},
+        },
+        "replicas": 2,
+    },
     "reached-from-outside": {
         "model": HUB_MODEL,
         "replicas": 4,
@@ -296,7 +303,7 @@ KEYS_OF_THE_VERSION_BEFORE = {
 }
 
 
-NEW = ("add-ons-from-everywhere", "a-vae-and-a-scheduler-of-its-own")
+NEW = ("add-ons-from-everywhere", "cached-for-all-workers", "a-vae-and-a-scheduler-of-its-own")
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in NEW])

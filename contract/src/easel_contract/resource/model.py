@@ -1,17 +1,25 @@
 """The model that a service serves, and where it comes from."""
 
+from enum import StrEnum
 from itertools import combinations
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from easel_contract.schema import Model, ObjectName, Word, cel, validations
+from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
 from easel_contract.server_config import DType, Quantization, SafetyPolicy, SchedulerConfig, StepCache
 
 REPOSITORY_PATTERN = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
 # Of a file or a directory below a root: users' files have blanks and brackets in their names; nothing is hidden, and
 # nothing leads out.
 PATH_PATTERN = r"[^/.\s][^/\n\r]*(/[^/.\s][^/\n\r]*)*"
+
+
+CLAIM_SENTENCE: Final = "a cache is on a claim that exists (claimName) or on one of the service's own (size): set one"
+FILL_SENTENCE: Final = "fill: Never needs claimName, since a claim of the service's own begins empty"
+CLASS_SENTENCE: Final = "storageClassName is of a claim that is made, and claimName names one that exists"
+CACHES_NOTHING: Final = "a cache keeps repositories of the Hub, and this model has none: leave cache out"
+AccessMode = Literal["ReadWriteMany", "ReadWriteOnce", "ReadOnlyMany"]
 
 
 class HuggingFaceSource(Model):
@@ -129,6 +137,71 @@ class SafetyCheckerSpec(Model):
     )
 
 
+class CacheFill(StrEnum):
+    """Who fills a cache of models."""
+
+    JOB = "Job"  # Easel's own, once for each model
+    NEVER = "Never"  # somebody else, beforehand: nothing is downloaded by anybody
+
+
+class ModelCacheSpec(Model):
+    """A claim with repositories of the Hub, filled once and read by all workers."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.claimName) != has(self.size)",
+                CLAIM_SENTENCE,
+            ),
+            cel(
+                "has(self.claimName) || self.fill == 'Job'",
+                FILL_SENTENCE,
+            ),
+            cel(
+                "!has(self.claimName) || !has(self.storageClassName)",
+                CLASS_SENTENCE,
+            ),
+        )
+    )
+
+    claim_name: ObjectName | None = Field(
+        default=None,
+        description="A PersistentVolumeClaim of the namespace, which services may share: what one has fetched, another "
+        "with the same repository doesn't. Writable for the image's user, or for podTemplate's fsGroup.",
+    )
+    size: Quantity | None = Field(
+        default=None,
+        description="A claim of the service's own, of this size, which goes with the service. It may grow where the "
+        "storage class lets it.",
+    )
+    storage_class_name: ObjectName | None = Field(
+        default=None, description="Of the service's own claim; the cluster's default if unset."
+    )
+    access_modes: tuple[AccessMode, ...] = Field(
+        default=("ReadWriteMany",),
+        min_length=1,
+        max_length=3,
+        description="Of the service's own claim. ReadWriteOnce keeps all workers on one node; with ReadOnlyMany "
+        "beside it, storage that can be read on many nodes is written on one first.",
+    )
+    fill: CacheFill = Field(
+        default=CacheFill.JOB,
+        description="Job: before workers of a new model start, a Job fetches it and compares it with the Hub's "
+        "hashes, holding no GPU; until then those of the old one go on. Never: claimName has it already, in the Hub "
+        "client's layout under hub/, as `hf download --cache-dir` writes it.",
+    )
+
+    @model_validator(mode="after")
+    def _is_one_claim(self) -> Self:
+        if (self.claim_name is None) == (self.size is None):
+            raise ValueError(CLAIM_SENTENCE)
+        if self.claim_name is None and self.fill is CacheFill.NEVER:
+            raise ValueError(FILL_SENTENCE)
+        if self.claim_name is not None and self.storage_class_name is not None:
+            raise ValueError(CLASS_SENTENCE)
+        return self
+
+
 MODEL: Final = "model"
 # What a model consists of, by the field that names it, and where its source is in rules of the model's.
 PARTS: Final = {MODEL: "self.source"} | {part: f"self.{part}.source" for part in ("refiner", "vae", "safetyChecker")}
@@ -150,7 +223,15 @@ class ModelSpec(Model):
                     f"{one} and {other} are fetched with one token: tokenSecretName must be the same in both",
                 )
                 for one, other in combinations(PARTS, 2)
-            )
+            ),
+            cel(
+                "!has(self.cache) || "
+                + " || ".join(
+                    ("" if part == MODEL else f"has(self.{part}) && ") + f"has({source}.huggingFace)"
+                    for part, source in PARTS.items()
+                ),
+                CACHES_NOTHING,
+            ),
         )
     )
 
@@ -210,6 +291,12 @@ class ModelSpec(Model):
         "StableDiffusionSafetyChecker, or an image classifier of transformers, in safetensors.",
     )
 
+    cache: ModelCacheSpec | None = Field(
+        default=None,
+        description="Keeps what is fetched of the Hub for this model, its refiner, VAE and checker, so that a second "
+        "pod downloads nothing. Unset: each worker fetches for itself, or into worker.cacheClaimName.",
+    )
+
     @property
     def sources(self) -> dict[str, ModelSource]:
         """Of all that the model consists of, by the field of the model that names it; the model's own is ``source``."""
@@ -225,4 +312,10 @@ class ModelSpec(Model):
             raise ValueError(
                 "all of a model is fetched with one token: tokenSecretName must be the same in all sources"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_something_to_cache(self) -> Self:
+        if self.cache is not None and all(each.hugging_face is None for each in self.sources.values()):
+            raise ValueError(CACHES_NOTHING)
         return self

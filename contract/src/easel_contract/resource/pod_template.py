@@ -60,7 +60,9 @@ OWN_ENV: Final = (names.ENV_HUB_CACHE, names.ENV_HUB_TOKEN, names.ENV_ACCESS_KEY
 OWN_PORTS: Final = (names.HTTP_PORT, names.METRICS_PORT)
 OWN_PORT_NAMES: Final = (names.HTTP_PORT_NAME, names.METRICS_PORT_NAME)
 # Scratch room may lie elsewhere: of the volumes tmp and cache an overlay may say what they are.
-OWN_VOLUMES: Final = ("config", "model", "refiner", "vae", "safety-checker", "api-keys", "link-keys", "redis")
+OWN_VOLUMES: Final = (
+    *("config", "model", "refiner", "vae", "safety-checker", "model-cache", "api-keys", "link-keys", "redis"),
+)
 OWN_VOLUME_PREFIX: Final = "add-on-"
 OWN_DIRECTORIES: Final = (
     *(
@@ -71,6 +73,7 @@ OWN_DIRECTORIES: Final = (
         names.ADD_ON_CREDENTIALS_DIRECTORY,
     ),
     *(names.MODEL_DIRECTORY, names.REFINER_DIRECTORY, names.VAE_DIRECTORY, names.SAFETY_CHECKER_DIRECTORY),
+    names.MODEL_CACHE_DIRECTORY,
     names.ADD_ONS_DIRECTORY,
 )
 OWN_MOUNTS: Final = ("/tmp", names.CACHE_DIRECTORY)  # noqa: S108 - below them others may be mounted

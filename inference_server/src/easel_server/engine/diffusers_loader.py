@@ -34,6 +34,7 @@ from easel_server.engine.interface import (
     generate_alone,
 )
 from easel_server.engine.loading import ADD_ONS, BATCH_CAPS, find_cache_directory
+from easel_server.engine.model_cache.record import open_cache
 from easel_server.engine.model_files.gathering import gather_model
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.pipelines import LoadedPipeline, build_gathering, load_pipeline, load_refiner
@@ -83,7 +84,7 @@ def load(
     device = PartialState().device
     dtype = choose_dtype(config, device)
     try:
-        how = build_gathering(config, dtype, Hub(hub_token))
+        how = build_gathering(config, dtype, open_cache(config.cache, hub_token))
         model = gather_model(config, how)
         vae = gather_vae(config.vae, how) if config.vae is not None else None
         first = torch.device("cpu") if is_placed_late(config, engine) else device

@@ -138,6 +138,8 @@ def _check_workers(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) -> C
         )
     # What can't be written may still leave a worker to wake; what its pods lack doesn't.
     cause = _find_cause(facts, names.COMPONENT_WORKER, failures if wanted != 0 else ())
+    if cause is None and facts.model_fetch is not None and facts.worker_deployment is None:
+        return no(Reason.LOADING, facts.model_fetch.message)
     return cause or _check_waking(facts) or (None if wanted == 0 else _say_workers_unavailable(facts))
 
 
@@ -244,6 +246,9 @@ def _find_cause(facts: ServiceFacts, component: str, failures: tuple[ApplyFailur
     problem = find_problem(_newest(facts, component) or facts.pods_of(component))
     if problem is not None:
         return no(problem.reason, problem.message)
+    fetch = facts.model_fetch
+    if component == names.COMPONENT_WORKER and fetch is not None and fetch.problem is not None:
+        return no(fetch.problem.reason, fetch.problem.message)
     missing = next((each for each in facts.missing if each.component == component), None)
     return no(Reason.REFERENCE_MISSING, f"{missing.describe()}.") if missing else None
 
@@ -288,6 +293,12 @@ def decide_model_loaded(facts: ServiceFacts) -> ConditionState:
         return yes(Reason.LOADED, "Every ready worker holds the model.")
     if facts.workers:
         return no(Reason.LOADING, "The workers are being placed, or are fetching and loading the model.")
+    return _say_why_nobody_holds_it(facts)
+
+
+def _say_why_nobody_holds_it(facts: ServiceFacts) -> ConditionState:
+    if facts.model_fetch is not None:
+        return no(Reason.LOADING, facts.model_fetch.message)
     if facts.wanted_workers == 0:
         return no(Reason.SCALED_TO_ZERO, "No worker runs, so none holds the model.")
     return unknown("No worker pod exists yet.")
@@ -308,6 +319,7 @@ def decide_progressing(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) 
     return (
         _check_newest_pods(facts)
         or _check_deadlines(deployments)
+        or (yes(Reason.ROLLING_OUT, facts.model_fetch.message) if facts.model_fetch is not None else None)
         or yes(Reason.ROLLING_OUT, f"Pods are being replaced or started: {', '.join(moving) or 'all'}.")
     )
 

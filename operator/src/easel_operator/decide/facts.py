@@ -21,6 +21,14 @@ from easel_operator.objects import Json, ObjectKey, find_condition, is_owned_by
 
 
 @dataclass(frozen=True)
+class ModelFetch:
+    """A cache that isn't filled yet."""
+
+    message: str
+    problem: PodProblem | None  # what keeps it from being filled until somebody acts
+
+
+@dataclass(frozen=True)
 class ServiceFacts:
     """What the conditions of one service are decided from."""
 
@@ -41,6 +49,7 @@ class ServiceFacts:
     wanted_revisions: Mapping[str, str]  # what the spec asks for, by component
     is_applied: bool  # all children are as the spec asks
     cold_start_seconds: int  # as gateways hear of it
+    model_fetch: ModelFetch | None = None  # while workers of the wanted model wait for its cache
 
     @property
     def ready_workers(self) -> int:

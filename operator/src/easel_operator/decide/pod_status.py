@@ -104,13 +104,16 @@ def read_pod(pod: Json, now: datetime) -> PodStatus:
 
 
 def _is_of_deployment(pod: Json, component: str) -> bool:
-    """Whether a ReplicaSet of the service's Deployment made the pod; labels alone can be anybody's.
+    """Whether the service's Deployment (by a ReplicaSet) or its cache's Job made the pod; labels can be anybody's.
 
     The Deployment controller names a ReplicaSet by its Deployment and the hash of its template.
     """
     labels = pod["metadata"]["labels"]
-    expected = f"{labels[names.LABEL_SERVICE]}-{component}-{labels.get(names.LABEL_TEMPLATE_HASH)}"
     references = pod["metadata"].get("ownerReferences") or []
+    if component == names.COMPONENT_MODEL_CACHE:
+        begin = f"{names.model_cache_name(labels[names.LABEL_SERVICE])}-"
+        return any(each.get("kind") == "Job" and str(each.get("name")).startswith(begin) for each in references)
+    expected = f"{labels[names.LABEL_SERVICE]}-{component}-{labels.get(names.LABEL_TEMPLATE_HASH)}"
     return any(each.get("kind") == "ReplicaSet" and each.get("name") == expected for each in references)
 
 

@@ -31,6 +31,7 @@ from easel_operator.decide.grace import (
     decide_grace,
     recall_longest_job_seconds,
 )
+from easel_operator.decide.model_cache import find_model_fetch, is_held_back
 from easel_operator.decide.pod_status import read_pods
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
@@ -83,9 +84,17 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     config = next(child for child in wanted if child["kind"] == "ConfigMap")
     creates = _find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else ()
     conflicts = _find_conflicts(snapshot, (*creates, *wanted))
-    applies = tuple(child for child in wanted if _needs_apply(snapshot, child))
+    fetch = find_model_fetch(snapshot, owner, wanted)
+    applies = tuple(
+        child for child in wanted if _needs_apply(snapshot, child) and not is_held_back(child, snapshot, fetch)
+    )
     failures = (*conflicts, *map(_report_unserved, unserved), *snapshot.failures)
-    facts = replace(facts, wanted_revisions=_read_revisions(wanted), is_applied=not (creates or applies or failures))
+    facts = replace(
+        facts,
+        wanted_revisions=_read_revisions(wanted),
+        is_applied=not (creates or applies or failures or fetch),
+        model_fetch=fetch,
+    )
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
     conditions = build_conditions(

@@ -136,6 +136,8 @@ def _list_of_spec(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[Ref
         for field, source in add_ons
         if source.persistent_volume_claim is not None
     ]
+    if spec.model.cache is not None and spec.model.cache.claim_name is not None:
+        claims.append((spec.model.cache.claim_name, "spec.model.cache.claimName"))
     if spec.worker.cache_claim_name is not None:
         claims.append((spec.worker.cache_claim_name, "spec.worker.cacheClaimName"))
     found += [

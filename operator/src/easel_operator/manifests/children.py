@@ -7,6 +7,7 @@ from easel_operator.manifests.exposure import build_http_route, build_ingress, b
 from easel_operator.manifests.gateway import build_gateway_deployment, build_service_account
 from easel_operator.manifests.hpa import build_gateway_hpa, build_hpa
 from easel_operator.manifests.metadata import ChildContext, with_applied_hash
+from easel_operator.manifests.model_cache import build_model_cache
 from easel_operator.manifests.pod import build_disruption_budget
 from easel_operator.manifests.worker import build_worker_deployment
 from easel_operator.objects import Json
@@ -25,6 +26,7 @@ def build_children(context: ChildContext, *, has_hpa: bool, is_tolerance_support
         build_service_account(context),
         build_redis_secret(context),
         build_config_map(context),
+        *build_model_cache(context),
         build_service(context),
         build_gateway_deployment(context),
         build_worker_deployment(context, replicas=spec.replicas),

@@ -16,8 +16,10 @@ from easel_contract.add_ons import (
 )
 from easel_contract.gateway_config import GatewayConfig, QueueConfig, ResultsConfig, WebhookConfig
 from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
+from easel_contract.resource.model import CacheFill
 from easel_contract.server_config import (
     BucketConfig,
+    ModelCacheConfig,
     ModelConfig,
     SafetyCheckerConfig,
     ServerConfig,
@@ -125,7 +127,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
         namespace=owner.namespace,
         service=owner.name,
         uid=owner.uid,
-        model=_model_config(owner, spec),
+        model=_model_config(owner, spec).model_copy(update={"cache": _cache_config(context)}),
         add_ons=build_add_ons(spec),
         engine=worker.engine,
         gateway=GatewayConfig(
@@ -180,6 +182,30 @@ def read_announced_cold_start_seconds(config_map: Json | None) -> float | None:
     except ValidationError:
         return None
     return config.cold_start_seconds if config.target_seconds is not None else None
+
+
+def hash_record(context: ChildContext) -> str:
+    """What a cache's record is called: it changes with what is fetched, and services that fetch the same share it."""
+    model = context.spec.model
+    wanted = {field: source.to_wire() for field, source in model.sources.items()}
+    choices = [model.dtype, model.safety, model.allow_pickles, model.config_repository]
+    return hash_json([wanted, choices, _is_on_gpu(context.spec)])
+
+
+def _is_on_gpu(spec: StableDiffusionServiceSpec) -> bool:
+    overlay = spec.worker.pod_template
+    return spec.worker.gpu.count > 0 or (overlay is not None and "resourceClaims" in overlay.spec)
+
+
+def _cache_config(context: ChildContext) -> ModelCacheConfig | None:
+    cache = context.spec.model.cache
+    if cache is None:
+        return None
+    return ModelCacheConfig(
+        directory=names.MODEL_CACHE_DIRECTORY,
+        record=hash_record(context) if cache.fill is CacheFill.JOB else None,
+        is_on_gpu=_is_on_gpu(context.spec),
+    )
 
 
 def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig:
@@ -272,7 +298,9 @@ def add_on_credentials_mount(secret: str) -> str:
 
 
 def _gateway_file(config: ServerConfig) -> Json:
-    return _to_file(config, {"worker": True, "engine": {"compile", "offload", "add_on_memory", "synthetic"}})
+    return _to_file(
+        config, {"worker": True, "model": {"cache"}, "engine": {"compile", "offload", "add_on_memory", "synthetic"}}
+    )
 
 
 def _worker_file(config: ServerConfig) -> Json:

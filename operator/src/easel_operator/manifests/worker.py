@@ -6,7 +6,12 @@ from typing import Final
 from easel_contract import names
 from easel_contract.resource import PodTemplate, StableDiffusionServiceSpec, WorkerSpec
 
-from easel_operator.manifests.configuration import add_on_credentials_mount, add_on_mount, worker_config_hash
+from easel_operator.manifests.configuration import (
+    add_on_credentials_mount,
+    add_on_mount,
+    hash_record,
+    worker_config_hash,
+)
 from easel_operator.manifests.metadata import (
     ChildContext,
     Owner,
@@ -16,6 +21,7 @@ from easel_operator.manifests.metadata import (
     hash_json,
     with_revision,
 )
+from easel_operator.manifests.model_cache import mount_cache
 from easel_operator.manifests.overlay import apply_overlays
 from easel_operator.manifests.pod import (
     build_bucket_env,
@@ -81,6 +87,7 @@ def _build_worker_template(context: ChildContext) -> Json:
                     names.ANNOTATION_CONFIG_HASH: worker_config_hash(context),
                     # Of pods of an earlier revision it says how to go back.
                     names.ANNOTATION_MODEL: describe_model(context.spec),
+                    **({names.ANNOTATION_MODEL_CACHE: hash_record(context)} if context.spec.model.cache else {}),
                 },
             },
             "spec": _build_worker_pod_spec(context),
@@ -145,6 +152,7 @@ def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
             claim = {"claimName": volume.claim_name, "readOnly": True}
             container["volumeMounts"].append({"name": name, "mountPath": directory, "readOnly": True})
             pod["volumes"].append({"name": name, "persistentVolumeClaim": claim})
+    mount_cache(context, container, pod, is_written=False)
     token = context.spec.hub_token_secret_name
     if token is not None:
         container["env"].append(

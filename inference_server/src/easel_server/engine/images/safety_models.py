@@ -16,7 +16,8 @@ from PIL import Image
 
 from easel_server.engine.images.safety import CHECKED_AT_ONCE, NamedChecker, SafetyChecker
 from easel_server.engine.interface import ModelLoadError
-from easel_server.engine.model_files.hub import Hub, download_files, open_snapshot
+from easel_server.engine.model_files.gathering import gather_checker
+from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.selection import ModelFileError
 
 DIFFUSERS_CHECKER: Final = "StableDiffusionSafetyChecker"
@@ -66,7 +67,7 @@ def load_safety_checker(config: SafetyCheckerConfig, hub: Hub, device: torch.dev
 
 
 def _load(config: SafetyCheckerConfig, hub: Hub, device: torch.device) -> NamedChecker:
-    directory = _bring(config, hub)
+    directory = gather_checker(config, hub)
     described = _read(directory / CONFIG)
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     if DIFFUSERS_CHECKER in described.get("architectures", ()):
@@ -100,18 +101,6 @@ def choose_labels(names: Mapping[Any, str], wanted: Sequence[str]) -> list[int]:
     if not chosen:
         raise ValueError(f"none of its labels is known to say unsafe: {shown}; list some in model.safetyChecker.labels")
     return chosen
-
-
-def _bring(config: SafetyCheckerConfig, hub: Hub) -> Path:
-    if config.source.startswith("/"):
-        return Path(config.source)
-    snapshot = open_snapshot(config, hub)
-    weights = [name for name in snapshot.sizes if name.endswith(".safetensors") and "/" not in name]
-    if not weights:
-        raise ModelFileError(f"{config.source} holds no weights in safetensors")
-    described = [name for name in snapshot.sizes if name.endswith(".json") and "/" not in name]
-    download_files(config, snapshot, hub, [*weights, *described])
-    return snapshot.directory
 
 
 def _read(file: Path) -> dict[str, Any]:

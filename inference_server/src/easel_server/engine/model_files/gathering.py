@@ -1,11 +1,11 @@
 """From a model's source to the files that are to be loaded, all of them here, whole, and known by their sizes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from easel_contract.server_config import SourceConfig
+from easel_contract.server_config import ModelConfig, SafetyPolicy, SourceConfig
 
 from easel_server.engine.model_files.hub import Hub, download_files, download_pipeline, open_snapshot, read_index
 from easel_server.engine.model_files.layouts import Layout, find_layout
@@ -22,6 +22,9 @@ from easel_server.generation.models import MODEL_INDEX
 
 WIDTHS_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 SHOWN_FILES: Final = 12
+VAE: Final = "vae"  # components
+SAFETY_CHECKER: Final = "safety_checker"
+SHARED_WITH_REFINER: Final = ("text_encoder_2", "tokenizer_2", VAE)
 
 ReadPickle = Callable[[Path], Mapping[str, TensorFacts]]
 FindRepository = Callable[[Mapping[str, TensorFacts]], str]
@@ -60,6 +63,43 @@ class Gathering:
     find_repository: FindRepository  # where the configuration of a single file's family is
     skipped: frozenset[str] = frozenset()  # components that the pipeline gets from another, or that aren't used
     wants_checker: bool = False  # a safety checker is asked for, not only welcome
+
+
+def build_gathering(
+    config: ModelConfig, dtype: str, hub: Hub, *, read_pickle: ReadPickle, find_repository: FindRepository
+) -> Gathering:
+    """How the model's files are looked for, to become of this number format."""
+    return Gathering(
+        dtype=dtype,
+        allow_pickles=config.allow_pickles,
+        config_repository=config.config_repository,
+        hub=hub,
+        read_pickle=read_pickle,
+        find_repository=find_repository,
+        # A gigabyte that would be thrown away.
+        skipped=frozenset({SAFETY_CHECKER} if config.safety is SafetyPolicy.OFF or config.safety_checker else ())
+        | ({VAE} if config.vae is not None else set()),
+        wants_checker=config.safety not in {None, SafetyPolicy.OFF} and config.safety_checker is None,
+    )
+
+
+def gather_refiner(source: SourceConfig, how: Gathering) -> GatheredModel:
+    """The files of a model that shares parts with the base model; its configuration is another than the base model's,
+    which the service may have named. Blocks. Raises ModelFileError."""
+    return gather_model(source, replace(how, config_repository=None, skipped=frozenset(SHARED_WITH_REFINER)))
+
+
+def gather_checker(source: SourceConfig, hub: Hub) -> Path:
+    """The directory of a safety checker. Blocks. Raises ModelFileError."""
+    if source.source.startswith("/"):
+        return Path(source.source)
+    snapshot = open_snapshot(source, hub)
+    weights = [name for name in snapshot.sizes if name.endswith(".safetensors") and "/" not in name]
+    if not weights:
+        raise ModelFileError(f"{source.source} holds no weights in safetensors")
+    described = [name for name in snapshot.sizes if name.endswith(".json") and "/" not in name]
+    download_files(source, snapshot, hub, [*weights, *described])
+    return snapshot.directory
 
 
 def gather_model(source: SourceConfig, how: Gathering) -> GatheredModel:

@@ -62,6 +62,22 @@ class Hub:
     token: str | None
     pause: Callable[[float], None] = time.sleep  # called with the seconds between attempts
     wording: Wording = Wording()
+    directory: Path | None = None  # where files are kept; None: in the client's own place
+    # Of a directory that was filled before, which commit stands for a source, by ``name_revision`` (for others, as its
+    # refs say): nothing is asked of the Hub then.
+    filled: Mapping[str, str] | None = None
+    # Called with all files of a commit that are needed, here or not, before those that are missing are brought.
+    on_needed: Callable[[SourceConfig, "Snapshot", tuple[str, ...]], None] = lambda _source, _snapshot, _files: None
+
+    @property
+    def cache(self) -> Path:
+        """Where files are."""
+        return Path(constants.HF_HUB_CACHE) if self.directory is None else self.directory
+
+
+def name_revision(source: SourceConfig) -> str:
+    """What a record calls a revision: ``REPOSITORY@REVISION``."""
+    return f"{source.source}@{source.revision or constants.DEFAULT_REVISION}"
 
 
 @dataclass(frozen=True)
@@ -83,11 +99,16 @@ def open_snapshot(source: SourceConfig, hub: Hub) -> Snapshot:
     def look() -> Snapshot:
         directory = Path(
             snapshot_download(
-                source.source, revision=source.revision, token=hub.token or False, allow_patterns=[MODEL_INDEX]
+                source.source,
+                revision=(hub.filled or {}).get(name_revision(source), source.revision),
+                token=hub.token or False,
+                allow_patterns=[MODEL_INDEX],
+                cache_dir=hub.cache,
+                local_files_only=hub.filled is not None,
             )
         )
         try:
-            tree = get_cached_repo_tree(source.source, revision=directory.name)
+            tree = get_cached_repo_tree(source.source, revision=directory.name, cache_dir=hub.cache)
         except CachedRepoTreeNotFoundError:  # filled by an older client: what is here is all that is known
             return Snapshot(directory, list_sizes(directory))
         return Snapshot(directory, {file.path: file.size for file in tree})
@@ -121,10 +142,12 @@ def download_pipeline(
 
 def download_files(source: SourceConfig, snapshot: Snapshot, hub: Hub, files: Iterable[str]) -> None:
     """Bring files of a commit that aren't here yet; what an earlier attempt began is gone on with."""
-    missing = {file: snapshot.sizes[file] for file in files if not (snapshot.directory / file).is_file()}
+    needed = tuple(files)
+    hub.on_needed(source, snapshot, needed)
+    missing = {file: snapshot.sizes[file] for file in needed if not (snapshot.directory / file).is_file()}
     if not missing:
         return
-    if constants.is_offline_mode():
+    if hub.filled is not None or constants.is_offline_mode():
         raise ModelFileError(_explain_offline(source, missing, hub))
     _check_disk(source, missing, snapshot.directory, hub)
     logger.info("%s: downloading %s in %d files", source.source, format_gib(sum(missing.values())), len(missing))
@@ -134,7 +157,11 @@ def download_files(source: SourceConfig, snapshot: Snapshot, hub: Hub, files: It
         source,
         hub,
         lambda: snapshot_download(
-            source.source, revision=snapshot.commit, token=hub.token or False, allow_patterns=patterns
+            source.source,
+            revision=snapshot.commit,
+            token=hub.token or False,
+            allow_patterns=patterns,
+            cache_dir=hub.cache,
         ),
     )
 
@@ -195,10 +222,11 @@ def _explain(source: SourceConfig, error: Exception, hub: Hub) -> str | None:
             return f"{source.source} on the Hugging Face Hub {sentence}"
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return (
-                f"the disk with the Hub's cache ({constants.HF_HUB_CACHE}) became full while {source.source} was "
-                f"downloaded; give the pod more ephemeral storage, or put {words.subject} on a volume"
+                f"the disk with the Hub's cache ({hub.cache}) became full while {source.source} was "
+                f"downloaded; {_advise_on_room(hub)}"
             )
-    if constants.is_offline_mode() and isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
+    is_offline = hub.filled is not None or constants.is_offline_mode()
+    if is_offline and isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
         return _explain_offline(source, {}, hub)
     return None
 
@@ -208,8 +236,13 @@ def _explain_offline(source: SourceConfig, missing: Mapping[str, int], hub: Hub)
     if missing:
         shown = ", ".join(list(missing)[:SHOWN_FILES])
         what = f"{len(missing)} files ({format_gib(sum(missing.values()))}: {shown})"
+    if hub.filled is not None:
+        return (
+            f"of {source.source} the model cache {hub.cache} lacks {what}; fill it with `hf download --cache-dir`, or "
+            "let Easel's Job do it (model.cache.fill: Job)"
+        )
     return (
-        f"HF_HUB_OFFLINE is set, and of {source.source} the cache {constants.HF_HUB_CACHE} lacks {what}; fill it "
+        f"HF_HUB_OFFLINE is set, and of {source.source} the cache {hub.cache} lacks {what}; fill it "
         f"with `hf download` where there is network, unset HF_HUB_OFFLINE, or put {hub.wording.subject} on a volume"
     )
 
@@ -230,10 +263,15 @@ def _check_disk(source: SourceConfig, missing: Mapping[str, int], directory: Pat
     free = shutil.disk_usage(next(each for each in (directory, *directory.parents) if each.exists())).free
     if needed > free:
         raise ModelFileError(
-            f"{source.source} needs {format_gib(needed)} on the disk with the Hub's cache ({constants.HF_HUB_CACHE}), "
-            f"and {format_gib(free)} are free; give the pod more ephemeral storage, or put {hub.wording.subject} on a "
-            "volume"
+            f"{source.source} needs {format_gib(needed)} on the disk with the Hub's cache ({hub.cache}), "
+            f"and {format_gib(free)} are free; {_advise_on_room(hub)}"
         )
+
+
+def _advise_on_room(hub: Hub) -> str:
+    if hub.directory is not None:
+        return "make the claim of model.cache larger"
+    return f"give the pod more ephemeral storage, or put {hub.wording.subject} on a volume"
 
 
 def _token_advice(hub: Hub) -> str:

@@ -13,10 +13,17 @@ from diffusers.pipelines.auto_pipeline import (
     AUTO_INPAINT_PIPELINES_MAPPING,
     AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 )
-from easel_contract.server_config import ModelConfig, SafetyPolicy, SourceConfig
+from easel_contract.server_config import ModelConfig, SourceConfig
 
+from easel_server.engine.model_files import gathering
 from easel_server.engine.model_files.content_hash import hash_content
-from easel_server.engine.model_files.gathering import GatheredModel, Gathering, gather_model
+from easel_server.engine.model_files.gathering import (
+    SHARED_WITH_REFINER,
+    VAE,
+    GatheredModel,
+    Gathering,
+    gather_refiner,
+)
 from easel_server.engine.model_files.hub import Hub, read_index
 from easel_server.engine.model_files.layouts import rename
 from easel_server.engine.model_files.memory import read_free_host_bytes
@@ -30,7 +37,6 @@ from easel_server.engine.model_files.single_file import (
 )
 from easel_server.engine.model_files.vae import (
     ADVICE,
-    VAE,
     GatheredVae,
     digest_files,
     explain_misfit,
@@ -40,9 +46,7 @@ from easel_server.engine.model_files.vae import (
 )
 from easel_server.generation.models import MODEL_INDEX
 
-SAFETY_CHECKER: Final = "safety_checker"
 REFINER_CLASS: Final = "StableDiffusionXLImg2ImgPipeline"
-SHARED_WITH_REFINER: Final = ("text_encoder_2", "tokenizer_2", "vae")
 # Weights are read straight to these, and summed up there. Others have no 64-bit integers for sums, or load by copies.
 DIRECT_DEVICES: Final = frozenset({"cpu", "cuda", "xpu"})
 
@@ -64,18 +68,8 @@ class LoadedVae(NamedTuple):
 
 def build_gathering(config: ModelConfig, dtype: torch.dtype, hub: Hub) -> Gathering:
     """How the model's and its refiner's files are looked for."""
-    return Gathering(
-        dtype=str(dtype).removeprefix("torch."),
-        allow_pickles=config.allow_pickles,
-        config_repository=config.config_repository,
-        hub=hub,
-        read_pickle=read_pickle,
-        find_repository=find_repository,
-        # A gigabyte that would be thrown away.
-        skipped=frozenset({SAFETY_CHECKER} if config.safety is SafetyPolicy.OFF or config.safety_checker else ())
-        | ({VAE} if config.vae is not None else set()),
-        wants_checker=config.safety not in {None, SafetyPolicy.OFF} and config.safety_checker is None,
-    )
+    name = str(dtype).removeprefix("torch.")
+    return gathering.build_gathering(config, name, hub, read_pickle=read_pickle, find_repository=find_repository)
 
 
 def load_pipeline(
@@ -162,7 +156,7 @@ def load_refiner(
             f"{', '.join(sorted(set(SHARED_WITH_REFINER) - shared.keys()))}); leave model.refiner unset"
         )
     try:
-        model = gather_model(source, _for_refiner(how))
+        model = gather_refiner(source, how)
         class_name = read_index(model.directory).get("_class_name")
         if class_name != REFINER_CLASS:
             raise ModelFileError(
@@ -171,11 +165,6 @@ def load_refiner(
         return _load(source.source, model, device, dtype, shared, allow_pickles=how.allow_pickles)
     except ModelFileError as error:
         raise ModelFileError(f"refiner {source.source}: {error}") from error
-
-
-def _for_refiner(how: Gathering) -> Gathering:
-    # Its configuration is another than the model's, which the service may have named.
-    return replace(how, config_repository=None, skipped=frozenset(SHARED_WITH_REFINER))
 
 
 def explain_class(class_name: str, directory: Path) -> str | None:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from easel_contract.server_config import SourceConfig
 
-from easel_server.engine.model_files.gathering import WIDTHS_BYTES, Gathering, read_tensors
+from easel_server.engine.model_files.gathering import VAE, WIDTHS_BYTES, Gathering, read_tensors
 from easel_server.engine.model_files.hub import Wording, download_files, open_snapshot
 from easel_server.engine.model_files.layouts import FileKind, find_kind
 from easel_server.engine.model_files.local import list_sizes, refuse_pickle
@@ -35,7 +35,6 @@ from easel_server.engine.model_files.weight_files import (
 )
 from easel_server.generation.models import MODEL_INDEX
 
-VAE: Final = "vae"  # the component
 CONFIG: Final = "config.json"
 TINY: Final = "AutoencoderTiny"
 SHOWN_FILES: Final = 8
