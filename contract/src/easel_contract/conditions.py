@@ -65,6 +65,7 @@ class Reason(StrEnum):
     # Progressing
     ROLLING_OUT = "RollingOut"
     COMPLETE = "Complete"
+    PAUSED = "Paused"  # by rollout.paused: some pods are of an earlier spec
     DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     # ModelLoaded
     LOADED = "Loaded"

@@ -30,6 +30,11 @@ ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
 # On pods: the template that they were made of, and the model of its spec, as JSON.
 ANNOTATION_REVISION: Final = "easel.dev/revision"
 ANNOTATION_MODEL: Final = "easel.dev/model"
+# Of a worker Deployment: the installation's release, and a hash of the spec's part, that its template was made of; and
+# which of the two changed last.
+ANNOTATION_RELEASE: Final = "easel.dev/release"
+ANNOTATION_WORKER_SPEC: Final = "easel.dev/worker-spec"
+ANNOTATION_ROLLOUT_CAUSE: Final = "easel.dev/rollout-cause"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
 # On running gateway pods: the configuration to which their kubelet was last asked to renew their mounted file.
 ANNOTATION_LIVE_CONFIG: Final = "easel.dev/live-config"
