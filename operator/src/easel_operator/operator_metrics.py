@@ -14,7 +14,8 @@ RECONCILE_SECONDS: Final = Histogram("easel_operator_reconcile_seconds", "Time t
 QUEUE_LENGTH: Final = Gauge("easel_operator_queue_length", "Services that wait to be reconciled.")
 ROLLOUT_SERVICES: Final = Gauge(
     "easel_operator_rollout_services",
-    "Services by how they stand to the installation's release: current, moving, waiting for their turn, held by users.",
+    "Services by how they stand to the installation's release: current, moving, failed, waiting for "
+    "their turn, held by users.",
     ["stage"],
 )
 SERVICES: Final = Gauge("easel_operator_services", "Services that the operator knows.")

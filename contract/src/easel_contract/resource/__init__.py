@@ -26,7 +26,14 @@ from easel_contract.resource.exposure import NetworkPolicySpec
 from easel_contract.resource.gateway import GatewayAutoscaling, GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
 from easel_contract.resource.pod_template import PodTemplate
-from easel_contract.resource.rollout import MAX_REVISIONS, RevisionStatus, RolloutHold, RolloutSpec, RolloutStatus
+from easel_contract.resource.rollout import (
+    MAX_REVISIONS,
+    OnFailure,
+    RevisionStatus,
+    RolloutHold,
+    RolloutSpec,
+    RolloutStatus,
+)
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
     ColdStartStatus,
@@ -56,6 +63,7 @@ __all__ = [
     "GatewayAutoscaling",
     "HeadroomStatus",
     "ModelSource",
+    "OnFailure",
     "PodTemplate",
     "QueueOrder",
     "ResourceRequirements",

@@ -10,6 +10,13 @@ from easel_contract.schema import Model
 MAX_REVISIONS: Final = 10
 
 
+class OnFailure(StrEnum):
+    """What follows where no worker of a new revision becomes ready within its time."""
+
+    ROLLBACK = "Rollback"  # the last good revision runs again, and is what clients are served by
+    HOLD = "Hold"  # the new one goes on being tried
+
+
 class RolloutSpec(Model):
     """How changes of what the workers run are carried out."""
 
@@ -22,6 +29,14 @@ class RolloutSpec(Model):
         default=False,
         description="Replace no worker, as a Deployment's `paused`: for whatever reason, and in the midst of a "
         "roll-out too. Requests for a model that was changed meanwhile wait as long.",
+    )
+    deadline_seconds: int = Field(
+        default=1800, ge=60, le=86_400, description="For a new worker to become ready, before a roll-out has failed."
+    )
+    on_failure: OnFailure = Field(
+        default=OnFailure.ROLLBACK,
+        description="`Rollback`: run what ran before, with its model, until the spec or the release changes. `Hold`: "
+        "go on trying. A worker that no node has room for is no failure.",
     )
 
 

@@ -32,6 +32,7 @@ from easel_operator.decide.grace import (
     recall_longest_job_seconds,
 )
 from easel_operator.decide.pod_status import read_pods
+from easel_operator.decide.rollouts.going_back import GoingBack, decide_last_good, find_way_back
 from easel_operator.decide.rollouts.turns import choose_release, decide_rollout
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
@@ -74,11 +75,17 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     mode = decide_mode(spec, snapshot.capabilities)
     facts = read_facts(snapshot, owner, spec, mode)
     release = choose_release(facts, snapshot.release, has_turn=snapshot.has_turn)
+    back = find_way_back(service, facts, spec, (release, snapshot.release))
+    if back is not None:
+        spec, release, facts = back.spec, back.release, replace(facts, spec=back.spec)
     grace = _decide_grace(snapshot, facts, release)
-    context = ChildContext(owner, spec, release, grace.seconds, facts.cold_start_seconds)
-    rollout = decide_rollout(facts, context, snapshot.release, has_turn=snapshot.has_turn)
+    context = ChildContext(
+        owner, spec, release, grace.seconds, facts.cold_start_seconds, failed="" if back is None else back.failed
+    )
+    rollout = decide_rollout(facts, context, snapshot.release, has_turn=snapshot.has_turn, back=back)
+    last_good = decide_last_good(service, facts.worker_deployment, is_changing=rollout.is_changing)
     wanted = build_children(
-        replace(context, rollout_cause=rollout.cause),
+        replace(context, rollout_cause=rollout.cause, last_good=last_good),
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )
@@ -94,7 +101,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
     conditions = build_conditions(
-        _decide_conditions(facts, failures, service),
+        _decide_conditions(facts, failures, service, back),
         previous,
         generation=generation,
         is_rolled_out=facts.is_rolled_out,
@@ -134,9 +141,11 @@ def _keep_waiting(wanted: tuple[Json, ...], live: Json | None) -> tuple[Json, ..
 
 
 def _decide_conditions(
-    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], service: Json
+    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], service: Json, back: GoingBack | None
 ) -> dict[ConditionType, ConditionState]:
     progressing = decide_progressing(facts, failures)
+    if back is not None and not failures:
+        progressing = no(Reason.ROLLED_BACK, back.message)
     add_ons = decide_add_ons_available(facts, service)
     return {
         ConditionType.READY: decide_ready(facts, failures),

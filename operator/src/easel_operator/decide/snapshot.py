@@ -110,6 +110,7 @@ class Stage(StrEnum):
 
     CURRENT = "current"  # it has it, or its roll-out is of its own making
     MOVING = "moving"  # its pods are being replaced by those of the release
+    FAILED = "failed"  # it went back from the release, and keeps its turn
     WAITING = "waiting"  # for its turn
     HELD = "held"  # pinned or paused
 

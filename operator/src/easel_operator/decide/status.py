@@ -37,6 +37,7 @@ ALARMING_REASONS = frozenset(
         Reason.APPLY_FAILED,
         Reason.OPERATOR_FAULT,
         Reason.DEADLINE_EXCEEDED,
+        Reason.ROLLED_BACK,
         Reason.MODEL_LOAD_FAILED,
         Reason.ENGINE_FAILED,
         Reason.CRASH_LOOP,

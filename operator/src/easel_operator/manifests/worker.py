@@ -27,6 +27,8 @@ from easel_operator.manifests.pod import (
 )
 from easel_operator.objects import Json
 
+# Of annotations, which Kubernetes takes 256 KiB of. A spec with a larger overlay has no way back.
+MAX_RUNS_CHARACTERS: Final = 65_536
 START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet ends a pod
 
 # Volumes and where they are, by the field of the model that names them.
@@ -51,10 +53,11 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
         "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_WORKER)},
         # A surplus pod would wait for a GPU that may not exist, and the roll-out with it: one pod makes room first.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
-        "progressDeadlineSeconds": START_SECONDS,
+        "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,
         "revisionHistoryLimit": 3,
         "template": with_revision(_build_worker_template(context)),
     }
+    runs = describe_runs(context.spec, context.release)
     if context.spec.rollout.paused:
         spec["paused"] = True
     if replicas is not None:
@@ -67,6 +70,9 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
             "annotations": {
                 names.ANNOTATION_RELEASE: describe_release(context.release),
                 names.ANNOTATION_WORKER_SPEC: hash_worker_spec(context.spec),
+                **({names.ANNOTATION_RUNS: runs} if len(runs) <= MAX_RUNS_CHARACTERS else {}),
+                **({names.ANNOTATION_LAST_GOOD: context.last_good} if context.last_good else {}),
+                **({names.ANNOTATION_FAILED: context.failed} if context.failed else {}),
                 **({names.ANNOTATION_ROLLOUT_CAUSE: context.rollout_cause} if context.rollout_cause else {}),
             },
         },
@@ -80,14 +86,26 @@ def describe_release(release: Release) -> str:
     return json.dumps(wire, separators=(",", ":"), sort_keys=True)
 
 
+def describe_runs(spec: StableDiffusionServiceSpec, release: Release) -> str:
+    """What workers run, as JSON from which it can be run again: parts of the spec without defaults, and the image."""
+    wire = _describe_worker_spec(spec, {"model", "worker", "batching"})
+    runs = {"spec": wire, "image": release.server_image, "pullPolicy": release.server_image_pull_policy}
+    return json.dumps(runs, separators=(",", ":"), sort_keys=True)
+
+
+def _describe_worker_spec(spec: StableDiffusionServiceSpec, fields: set[str]) -> Json:
+    wire: Json = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=fields)
+    derived = {"disruptionBudget", "terminationGracePeriodSeconds"}  # not the pods' own; and seen from the pods
+    wire["worker"] = {name: value for name, value in wire.get("worker", {}).items() if name not in derived}
+    return wire
+
+
 def hash_worker_spec(spec: StableDiffusionServiceSpec) -> str:
     """Changes with what a spec says of worker pods, beside what the hash of their configuration has.
 
     Defaults are left out: a field that comes with another version of the operator changes nothing.
     """
-    wire = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"model", "worker"})
-    derived = {"disruptionBudget", "terminationGracePeriodSeconds"}  # not the pods' own; and seen from the pods
-    wire["worker"] = {name: value for name, value in wire.get("worker", {}).items() if name not in derived}
+    wire = _describe_worker_spec(spec, {"model", "worker"})
     bucket = spec.gateway.results.bucket
     names_of_secrets = [spec.hub_token_secret_name, bucket.credentials_secret_name if bucket else None]
     return hash_json([wire, names_of_secrets, *_list_add_on_volumes(spec)])

@@ -22,6 +22,7 @@ from easel_contract.resource import (
 
 from easel_operator.decide.conditions import is_settled
 from easel_operator.decide.facts import ServiceFacts, has_earlier_pods, replicas_of
+from easel_operator.decide.rollouts.going_back import GoingBack
 from easel_operator.decide.snapshot import Stage, Standing
 from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_server_image
 from easel_operator.manifests.worker import build_worker_deployment, hash_worker_spec
@@ -40,7 +41,7 @@ def grant_turns(
     which is no good is met by ``max_services`` services and no more.
     """
     waiting = {key: each.rank for key, each in standings.items() if each.stage is Stage.WAITING}
-    moving = sum(each.stage is Stage.MOVING for each in standings.values())
+    moving = sum(each.stage in {Stage.MOVING, Stage.FAILED} for each in standings.values())
     kept = granted & waiting.keys()
     free = max(0, max_services - moving - len(kept))
     order = sorted(waiting.keys() - kept, key=lambda key: (waiting[key], key))
@@ -56,6 +57,7 @@ class RolloutDecision:
     keeps_deployment: bool  # the worker Deployment is left as it is, and waits
     standing: Standing
     status: RolloutStatus | None
+    is_changing: bool = False  # workers are about to be replaced
 
 
 def choose_release(facts: ServiceFacts, release: Release, *, has_turn: bool) -> Release:
@@ -66,7 +68,9 @@ def choose_release(facts: ServiceFacts, release: Release, *, has_turn: bool) -> 
     return _read_release(live, facts.spec, release)
 
 
-def decide_rollout(facts: ServiceFacts, context: ChildContext, newest: Release, *, has_turn: bool) -> RolloutDecision:
+def decide_rollout(
+    facts: ServiceFacts, context: ChildContext, newest: Release, *, has_turn: bool, back: GoingBack | None
+) -> RolloutDecision:
     """Whether the worker Deployment of ``context`` is written now.
 
     Args:
@@ -74,6 +78,7 @@ def decide_rollout(facts: ServiceFacts, context: ChildContext, newest: Release, 
         context: with the release that ``choose_release`` gave.
         newest: the installation's release.
         has_turn: whether the service may take it.
+        back: where the service went back to its last good revision.
     """
     live = facts.worker_deployment
     if live is None:
@@ -82,6 +87,17 @@ def decide_rollout(facts: ServiceFacts, context: ChildContext, newest: Release, 
     is_free = has_turn and hold is RolloutHold.WAITING
     built = build_worker_deployment(context, replicas=facts.spec.replicas)
     cause = _decide_cause(live, built)
+    is_changing = read_revision(live) != read_revision(built)
+    if back is not None:
+        stage = Stage.FAILED if back.is_of_release else Stage.CURRENT
+        return RolloutDecision(
+            context.release,
+            cause,
+            keeps_deployment=False,
+            standing=Standing(stage),
+            status=None,
+            is_changing=is_changing,
+        )
     keeps = not is_free and _is_only_of_release(facts, live, built, context)
     is_behind = keeps or (context.release != newest and _uses_release(facts.spec))
     if is_behind:
@@ -100,6 +116,7 @@ def decide_rollout(facts: ServiceFacts, context: ChildContext, newest: Release, 
         keeps_deployment=False,
         standing=Standing(Stage.MOVING if is_moving else Stage.CURRENT),
         status=None,
+        is_changing=is_changing,
     )
 
 
