@@ -33,6 +33,7 @@ from easel_contract.resource.rollout import (
     RolloutHold,
     RolloutSpec,
     RolloutStatus,
+    Surge,
 )
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
@@ -79,6 +80,7 @@ __all__ = [
     "ServiceDefaults",
     "StableDiffusionServiceSpec",
     "StableDiffusionServiceStatus",
+    "Surge",
     "TerminationStatus",
     "WorkerSpec",
 ]

@@ -17,6 +17,13 @@ class OnFailure(StrEnum):
     HOLD = "Hold"  # the new one goes on being tried
 
 
+class Surge(StrEnum):
+    """Whether a roll-out starts a new worker before it ends an earlier one."""
+
+    WHERE_SPARE = "WhereSpare"  # there is a node for it
+    NEVER = "Never"
+
+
 class RolloutSpec(Model):
     """How changes of what the workers run are carried out."""
 
@@ -29,6 +36,12 @@ class RolloutSpec(Model):
         default=False,
         description="Replace no worker, as a Deployment's `paused`: for whatever reason, and in the midst of a "
         "roll-out too. Requests for a model that was changed meanwhile wait as long.",
+    )
+    surge: Surge = Field(
+        default=Surge.WHERE_SPARE,
+        description="Whether a new worker is started before an earlier one ends: `WhereSpare`, while the cluster has a "
+        "node for it and no claim must be shared, else one makes room first. A cluster autoscaler may order a node for "
+        "it; `Never` keeps to the GPUs that the service has.",
     )
     deadline_seconds: int = Field(
         default=1800, ge=60, le=86_400, description="For a new worker to become ready, before a roll-out has failed."

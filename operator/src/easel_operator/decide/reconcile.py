@@ -33,7 +33,7 @@ from easel_operator.decide.grace import (
 )
 from easel_operator.decide.pod_status import read_pods
 from easel_operator.decide.rollouts.going_back import GoingBack, decide_last_good, find_way_back
-from easel_operator.decide.rollouts.turns import choose_release, decide_rollout
+from easel_operator.decide.rollouts.turns import choose_release, decide_rollout, decide_surge
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
@@ -85,7 +85,12 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     rollout = decide_rollout(facts, context, snapshot.release, has_turn=snapshot.has_turn, back=back)
     last_good = decide_last_good(service, facts.worker_deployment, is_changing=rollout.is_changing)
     wanted = build_children(
-        replace(context, rollout_cause=rollout.cause, last_good=last_good),
+        replace(
+            context,
+            rollout_cause=rollout.cause,
+            last_good=last_good,
+            is_surging=decide_surge(facts, is_changing=rollout.is_changing),
+        ),
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )

@@ -46,6 +46,7 @@ class ChildContext:
     grace_seconds: int  # that a stopping worker has
     cold_start_seconds: int = ASSUMED_COLD_START_SECONDS  # as gateways hear of it
     last_good: str = ""  # as describe_runs() has it; empty: none
+    is_surging: bool = False  # a roll-out starts a worker before it ends one
     failed: str = ""  # digest of what was tried in vain; empty: nothing
     rollout_cause: str = ""  # what the workers' template changed for last; empty: nothing since they exist
 

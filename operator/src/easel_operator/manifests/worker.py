@@ -29,6 +29,8 @@ from easel_operator.objects import Json
 
 # Of annotations, which Kubernetes takes 256 KiB of. A spec with a larger overlay has no way back.
 MAX_RUNS_CHARACTERS: Final = 65_536
+SURGE: Final[Json] = {"maxSurge": 1, "maxUnavailable": 0}
+IN_PLACE: Final[Json] = {"maxSurge": 0, "maxUnavailable": 1}
 START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet ends a pod
 
 # Volumes and where they are, by the field of the model that names them.
@@ -51,8 +53,8 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
     owner = context.owner
     spec: Json = {
         "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_WORKER)},
-        # A surplus pod would wait for a GPU that may not exist, and the roll-out with it: one pod makes room first.
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        # Where no GPU is spare, a surplus pod would wait for one, and the roll-out with it: one pod makes room first.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": SURGE if context.is_surging else IN_PLACE},
         "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,
         "revisionHistoryLimit": 3,
         "template": with_revision(_build_worker_template(context)),

@@ -18,6 +18,7 @@ from easel_contract.resource import (
     RolloutHold,
     RolloutStatus,
     StableDiffusionServiceSpec,
+    Surge,
 )
 
 from easel_operator.decide.conditions import is_settled
@@ -25,8 +26,8 @@ from easel_operator.decide.facts import ServiceFacts, has_earlier_pods, replicas
 from easel_operator.decide.rollouts.going_back import GoingBack
 from easel_operator.decide.snapshot import Stage, Standing
 from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_server_image
-from easel_operator.manifests.worker import build_worker_deployment, hash_worker_spec
-from easel_operator.objects import Json, ServiceKey
+from easel_operator.manifests.worker import SURGE, build_worker_deployment, hash_worker_spec
+from easel_operator.objects import Json, ServiceKey, find_condition
 
 CAUSE_RELEASE: Final = "Release"
 CAUSE_SPEC: Final = "Spec"
@@ -117,6 +118,38 @@ def decide_rollout(
         standing=Standing(Stage.MOVING if is_moving else Stage.CURRENT),
         status=None,
         is_changing=is_changing,
+    )
+
+
+def decide_surge(facts: ServiceFacts, *, is_changing: bool) -> bool:
+    """Whether the worker Deployment starts a pod before it ends one.
+
+    Each roll-out begins so where it may; once a new pod finds no place, it goes on in place to its end, which the live
+    strategy remembers. Between roll-outs that one stays as it is, since another would be a write for nothing.
+    """
+    live, spec = facts.worker_deployment, facts.spec
+    if spec.rollout.surge is Surge.NEVER or _has_claims(spec):
+        return False
+    if live is None or is_changing:
+        return True
+    strategy = live["spec"].get("strategy", {}).get("rollingUpdate", {})
+    is_surging = bool(strategy.get("maxSurge") == SURGE["maxSurge"])
+    if not is_surging or not has_earlier_pods(live):
+        return is_surging
+    refused = find_condition(live, "ReplicaFailure")
+    newest = [pod for pod in facts.workers if pod.revision == read_revision(live)]
+    return not any(pod.unschedulable_message for pod in newest) and (refused is None or refused["status"] != "True")
+
+
+def _has_claims(spec: StableDiffusionServiceSpec) -> bool:
+    """Whether workers mount claims that two nodes may not have at once: a second pod would wait for ever, on a node."""
+    template = spec.worker.pod_template
+    volumes = template.spec.get("volumes") or () if template is not None else ()
+    return (
+        spec.worker.cache_claim_name is not None
+        or any(each.persistent_volume_claim is not None for each in spec.model.sources.values())
+        or any(each.source.persistent_volume_claim is not None for each in spec.add_ons)
+        or any("persistentVolumeClaim" in each for each in volumes)
     )
 
 
