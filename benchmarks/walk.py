@@ -42,7 +42,7 @@ from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.handlers.shared_state import SharedState
+from easel_operator.handlers.shared_state import RolloutTurns, SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.objects import SERVICES_OF_EASEL, Json
 from easel_server.config import read_settings
@@ -339,6 +339,7 @@ async def walk_reconcile(tracer: Tracer) -> Walk:
         children=children,
         shared=SharedState(CAPABLE),
         queue=queue,
+        turns=RolloutTurns(max_services=5, count_services=lambda: len(services), on_turn=queue.add),
         release=RELEASE,
         clock=clock,
     )

@@ -66,6 +66,13 @@ def test_an_installation_without_defaults_gives_pods_nothing(helm: str) -> None:
     assert read_config(rendered).server_image_pull_policy == "IfNotPresent"
 
 
+@pytest.mark.parametrize(("values", "most"), [({}, 5), ({"rollout": {"maxServicesAtOnce": 0}}, 0)])
+def test_how_many_services_a_release_reaches_at_once_is_a_value_of_the_chart(
+    helm: str, tmp_path: Path, values: dict[str, Any], most: int
+) -> None:
+    assert read_config(with_values(helm, tmp_path, values)).rollout_max_services_at_once == most
+
+
 def test_pull_secrets_reach_gateways_and_workers_too(helm: str, tmp_path: Path) -> None:
     own = {"podTemplate": {"spec": {"imagePullSecrets": [{"name": "extra"}, {"name": "registry"}]}}}
     values = {"imagePullSecrets": [{"name": "registry"}], "defaults": {"worker": own}}

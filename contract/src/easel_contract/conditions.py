@@ -66,6 +66,8 @@ class Reason(StrEnum):
     # Progressing
     ROLLING_OUT = "RollingOut"
     COMPLETE = "Complete"
+    PAUSED = "Paused"  # by rollout.paused: some pods are of an earlier spec
+    ROLLED_BACK = "RolledBack"  # to the last good revision: no worker of the newest became ready within its time
     DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     # ModelLoaded
     LOADED = "Loaded"

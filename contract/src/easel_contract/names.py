@@ -32,6 +32,15 @@ ANNOTATION_CONFIG_HASH: Final = "easel.dev/config-hash"
 ANNOTATION_REVISION: Final = "easel.dev/revision"
 ANNOTATION_MODEL: Final = "easel.dev/model"
 ANNOTATION_MODEL_CACHE: Final = "easel.dev/model-cache"  # likewise, and of the Job that fills it: the cache's record
+# Of a worker Deployment: the installation's release, and a hash of the spec's part, that its template was made of; and
+# which of the two changed last.
+ANNOTATION_RELEASE: Final = "easel.dev/release"
+ANNOTATION_WORKER_SPEC: Final = "easel.dev/worker-spec"
+ANNOTATION_ROLLOUT_CAUSE: Final = "easel.dev/rollout-cause"
+# And the way back: what it runs, what it ran when a worker was last ready, and a digest of what failed since.
+ANNOTATION_RUNS: Final = "easel.dev/runs"
+ANNOTATION_LAST_GOOD: Final = "easel.dev/last-good"
+ANNOTATION_FAILED: Final = "easel.dev/failed"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
 # On running gateway pods: the configuration to which their kubelet was last asked to renew their mounted file.
 ANNOTATION_LIVE_CONFIG: Final = "easel.dev/live-config"

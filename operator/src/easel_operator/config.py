@@ -52,6 +52,8 @@ class OperatorConfig(BaseModel):
     watch_namespaces: tuple[str, ...] = ()  # comma-separated in the environment; empty: the whole cluster
     resync_interval_seconds: float = Field(default=120.0, ge=1)  # every service is looked at anew this often
     reconcile_concurrency: int = Field(default=8, ge=1, le=64)  # services that are reconciled at the same time
+    # Services whose workers a newer release of the installation replaces at the same time; 0: none.
+    rollout_max_services_at_once: int = Field(default=5, ge=0)
     lease_duration_seconds: float = Field(default=15.0, ge=3)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -38,7 +38,7 @@ from easel_operator.handlers.redis_upkeep import RedisUpkeep
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.handlers.shared_state import SharedState
+from easel_operator.handlers.shared_state import RolloutTurns, SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import configure_logging
 from easel_operator.manifests.metadata import Release
@@ -201,6 +201,11 @@ class Operator:
             children=self._children,
             shared=self._shared,
             queue=self._queue,
+            turns=RolloutTurns(
+                max_services=self._config.rollout_max_services_at_once,
+                count_services=lambda: len(self._services),
+                on_turn=self._queue.add,
+            ),
             release=Release(
                 server_image=self._config.server_image,
                 redis_url=self._config.redis_url,

@@ -12,6 +12,12 @@ from easel_operator.autoscaling.replay.choice import Choice
 RECONCILES: Final = Counter("easel_operator_reconciles", "Reconciliations of services.", ["outcome"])
 RECONCILE_SECONDS: Final = Histogram("easel_operator_reconcile_seconds", "Time that one reconciliation took.")
 QUEUE_LENGTH: Final = Gauge("easel_operator_queue_length", "Services that wait to be reconciled.")
+ROLLOUT_SERVICES: Final = Gauge(
+    "easel_operator_rollout_services",
+    "Services by how they stand to the installation's release: current, moving, failed, waiting for "
+    "their turn, held by users.",
+    ["stage"],
+)
 SERVICES: Final = Gauge("easel_operator_services", "Services that the operator knows.")
 TICK_SECONDS: Final = Histogram("easel_operator_scaling_tick_seconds", "Time that one tick of the scaling loop took.")
 TICK_FAILURES: Final = Counter(

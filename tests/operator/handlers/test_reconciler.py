@@ -13,8 +13,9 @@ from easel_operator.decide.snapshot import ScrapeReport
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.handlers.shared_state import SharedState
+from easel_operator.handlers.shared_state import RolloutTurns, SharedState
 from easel_operator.handlers.work_queue import WorkQueue
+from easel_operator.manifests.metadata import Release
 from easel_operator.objects import CHILD_RESOURCES, SERVICES_OF_EASEL, Json, ObjectKey, to_service_key
 
 from tests.operator.fake_api import FakeApi, Fault
@@ -41,7 +42,7 @@ KINDS = {resource.plural: resource.kind for resource in CHILD_RESOURCES}
 class Bench:
     """A reconciler with everything around it."""
 
-    def __init__(self, api: FakeApi) -> None:
+    def __init__(self, api: FakeApi, release: Release = RELEASE) -> None:
         self.api = api
         self.queue = WorkQueue()
         self.shared = SharedState(CAPABLE)
@@ -58,7 +59,8 @@ class Bench:
             children=self.children,
             shared=self.shared,
             queue=self.queue,
-            release=RELEASE,
+            turns=RolloutTurns(max_services=5, count_services=lambda: len(self.services), on_turn=self.queue.add),
+            release=release,
             clock=lambda: NOW,
         )
 

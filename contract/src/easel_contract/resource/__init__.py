@@ -26,6 +26,15 @@ from easel_contract.resource.exposure import NetworkPolicySpec
 from easel_contract.resource.gateway import GatewayAutoscaling, GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
 from easel_contract.resource.pod_template import PodTemplate
+from easel_contract.resource.rollout import (
+    MAX_REVISIONS,
+    OnFailure,
+    RevisionStatus,
+    RolloutHold,
+    RolloutSpec,
+    RolloutStatus,
+    Surge,
+)
 from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, ScheduleSpec
 from easel_contract.resource.status import (
     ColdStartStatus,
@@ -46,6 +55,7 @@ from easel_contract.schema import Model, cel, validations
 from easel_contract.server_config import TracingConfig
 
 __all__ = [
+    "MAX_REVISIONS",
     "AddOnSource",
     "AddOnSpec",
     "ColdStartStatus",
@@ -54,17 +64,23 @@ __all__ = [
     "GatewayAutoscaling",
     "HeadroomStatus",
     "ModelSource",
+    "OnFailure",
     "PodTemplate",
     "QueueOrder",
     "ResourceRequirements",
     "ResultsSpec",
+    "RevisionStatus",
     "RoleDefaults",
+    "RolloutHold",
+    "RolloutSpec",
+    "RolloutStatus",
     "ScalingSpec",
     "ScalingStatus",
     "ScheduleSpec",
     "ServiceDefaults",
     "StableDiffusionServiceSpec",
     "StableDiffusionServiceStatus",
+    "Surge",
     "TerminationStatus",
     "WorkerSpec",
 ]
@@ -110,6 +126,7 @@ class StableDiffusionServiceSpec(Model):
         default=None, ge=0, le=1000, description="A fixed number of workers; `kubectl scale` writes it."
     )
     scaling: ScalingSpec | None = None
+    rollout: RolloutSpec = RolloutSpec()
     adapters: Adapters
     control_nets: ControlNets
     upscalers: Upscalers

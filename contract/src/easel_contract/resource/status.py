@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from easel_contract.conditions import Condition
+from easel_contract.resource.rollout import MAX_REVISIONS, RevisionStatus, RolloutStatus
 from easel_contract.schema import Model
 
 
@@ -87,6 +88,12 @@ class StableDiffusionServiceStatus(Model):
     scaling: ScalingStatus | None = None
     termination: TerminationStatus | None = None
     cold_start: ColdStartStatus | None = None
+    rollout: RolloutStatus | None = Field(
+        default=None, description="Set while the installation has a newer release than the service."
+    )
+    revisions: tuple[RevisionStatus, ...] = Field(
+        default=(), max_length=MAX_REVISIONS, description="What the workers ran, the newest last."
+    )
     conditions: Annotated[
         tuple[Condition, ...],
         Field(default=(), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),

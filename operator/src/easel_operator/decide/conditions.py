@@ -316,11 +316,22 @@ def decide_progressing(facts: ServiceFacts, failures: tuple[ApplyFailure, ...]) 
     moving = [str(each["metadata"]["name"]) for each in deployments if not is_settled(each)]
     if facts.is_rolled_out and (facts.was_complete or not moving):
         return yes(Reason.COMPLETE, "All pods are those that the spec asks for.")
+    if facts.spec.rollout.paused and not facts.is_rolled_out:
+        return yes(Reason.PAUSED, _say_paused(facts))
     return (
         _check_newest_pods(facts)
         or _check_deadlines(deployments)
         or (yes(Reason.ROLLING_OUT, facts.model_fetch.message) if facts.model_fetch is not None else None)
         or yes(Reason.ROLLING_OUT, f"Pods are being replaced or started: {', '.join(moving) or 'all'}.")
+    )
+
+
+def _say_paused(facts: ServiceFacts) -> str:
+    wanted = facts.wanted_revisions.get(names.COMPONENT_WORKER)
+    earlier = sum(pod.revision != wanted for pod in facts.workers)
+    return (
+        f"{earlier} of {len(facts.workers)} workers are of an earlier revision and stay, as spec.rollout.paused is "
+        "set; requests for a model that only the newest one has wait."
     )
 
 

@@ -33,12 +33,15 @@ from easel_operator.decide.grace import (
 )
 from easel_operator.decide.model_cache import find_model_fetch, is_held_back
 from easel_operator.decide.pod_status import read_pods
+from easel_operator.decide.rollouts.going_back import GoingBack, decide_last_good, find_way_back
+from easel_operator.decide.rollouts.turns import choose_release, decide_rollout, decide_surge
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
     build_condition_events,
     build_conditions,
     build_headroom_events,
+    build_revisions,
     build_scaling_events,
     build_scaling_status,
     build_status,
@@ -49,7 +52,7 @@ from easel_operator.decide.status import (
 )
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import build_links_secret
-from easel_operator.manifests.metadata import ChildContext, Owner, read_revision
+from easel_operator.manifests.metadata import ChildContext, Owner, Release, read_revision
 from easel_operator.manifests.worker import build_worker_deployment
 from easel_operator.objects import DEPLOYMENTS, HPAS, SECRETS, Json, ObjectKey, is_owned_by, to_object_key
 
@@ -73,12 +76,27 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     owner = read_owner(service)
     mode = decide_mode(spec, snapshot.capabilities)
     facts = read_facts(snapshot, owner, spec, mode)
-    grace = _decide_grace(snapshot, facts)
+    release = choose_release(facts, snapshot.release, has_turn=snapshot.has_turn)
+    back = find_way_back(service, facts, spec, (release, snapshot.release))
+    if back is not None:
+        spec, release, facts = back.spec, back.release, replace(facts, spec=back.spec)
+    grace = _decide_grace(snapshot, facts, release)
+    context = ChildContext(
+        owner, spec, release, grace.seconds, facts.cold_start_seconds, failed="" if back is None else back.failed
+    )
+    rollout = decide_rollout(facts, context, snapshot.release, has_turn=snapshot.has_turn, back=back)
+    last_good = decide_last_good(service, facts.worker_deployment, is_changing=rollout.is_changing)
     wanted = build_children(
-        ChildContext(owner, spec, snapshot.release, grace.seconds, facts.cold_start_seconds),
+        replace(
+            context,
+            rollout_cause=rollout.cause,
+            last_good=last_good,
+            is_surging=decide_surge(facts, is_changing=rollout.is_changing),
+        ),
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
     )
+    wanted = _keep_waiting(wanted, facts.worker_deployment if rollout.keeps_deployment else None)
     unserved = [child for child in wanted if child["kind"] in snapshot.capabilities.unserved_kinds]
     wanted = tuple(child for child in wanted if child not in unserved)
     config = next(child for child in wanted if child["kind"] == "ConfigMap")
@@ -98,13 +116,14 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
     conditions = build_conditions(
-        _decide_conditions(facts, failures, snapshot),
+        _decide_conditions(facts, failures, snapshot, back),
         previous,
         generation=generation,
         is_rolled_out=facts.is_rolled_out,
         now=snapshot.now,
     )
-    status = build_status(facts, conditions, grace, generation=generation).to_wire()
+    revisions = build_revisions(service, facts)
+    status = build_status(facts, conditions, grace, rollout.status, revisions, generation=generation).to_wire()
     decision = snapshot.scaling if spec.scaling is not None else None
     scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
     if scaling_status is not None:
@@ -125,13 +144,23 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
             *build_grace_events(service, grace),
         ),
         look_again_at=_find_next_look(facts),
+        standing=rollout.standing,
     )
 
 
+def _keep_waiting(wanted: tuple[Json, ...], live: Json | None) -> tuple[Json, ...]:
+    """With the Deployment as it is in place of the wanted one, where it is to wait."""
+    if live is None:
+        return wanted
+    return tuple(live if to_object_key(child) == to_object_key(live) else child for child in wanted)
+
+
 def _decide_conditions(
-    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], snapshot: Snapshot
+    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], snapshot: Snapshot, back: GoingBack | None
 ) -> dict[ConditionType, ConditionState]:
     progressing = decide_progressing(facts, failures)
+    if back is not None and not failures:
+        progressing = no(Reason.ROLLED_BACK, back.message)
     add_ons = decide_add_ons_available(facts, snapshot.service)
     redis_user = decide_redis_user(snapshot.release.redis_users_refusal)
     return {
@@ -215,9 +244,9 @@ def _read_revisions(wanted: tuple[Json, ...]) -> dict[str, str]:
     }
 
 
-def _decide_grace(snapshot: Snapshot, facts: ServiceFacts) -> GraceDecision:
+def _decide_grace(snapshot: Snapshot, facts: ServiceFacts, release: Release) -> GraceDecision:
     def build_template(seconds: int) -> Json:
-        context = ChildContext(facts.owner, facts.spec, snapshot.release, seconds)
+        context = ChildContext(facts.owner, facts.spec, release, seconds)
         template: Json = build_worker_deployment(context, replicas=None)["spec"]["template"]
         return template
 
@@ -244,6 +273,8 @@ def _add_finalizer(service: Json) -> tuple[str, ...] | None:
 
 def _needs_apply(snapshot: Snapshot, wanted: Json) -> bool:
     live = snapshot.children.get(to_object_key(wanted))
+    if live is wanted:
+        return False  # it waits
     if live is not None and "deletionTimestamp" in live["metadata"]:
         return False  # its end is an event of its own, after which it is made anew
     return not is_applied(live, wanted)

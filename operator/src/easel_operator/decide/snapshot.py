@@ -73,6 +73,7 @@ class Snapshot:
     scaling: ScalingDecision | None = None  # None: none since the operator started
     scrape: ScrapeReport | None = None  # None: no pod was asked since the operator started
     failures: tuple[ApplyFailure, ...] = ()
+    has_turn: bool = True  # whether the service may take a newer release of the installation
     missing: frozenset[ObjectKey] = frozenset()  # objects that the spec names and that don't exist
 
 
@@ -104,6 +105,24 @@ class Handover:
     replicas: int
 
 
+class Stage(StrEnum):
+    """How a service stands to the installation's release."""
+
+    CURRENT = "current"  # it has it, or its roll-out is of its own making
+    MOVING = "moving"  # its pods are being replaced by those of the release
+    FAILED = "failed"  # it went back from the release, and keeps its turn
+    WAITING = "waiting"  # for its turn
+    HELD = "held"  # pinned or paused
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A service's stage, and where it stands among those that wait: the lowest rank goes first."""
+
+    stage: Stage = Stage.CURRENT
+    rank: tuple[int, int] = (0, 0)
+
+
 @dataclass(frozen=True)
 class ReconcilePlan:
     """What to do about one service, in this order."""
@@ -118,3 +137,4 @@ class ReconcilePlan:
     status_patch: Json | None = None  # merge patch of /status; None: nothing changed
     events: tuple[EventPlan, ...] = ()
     look_again_at: datetime | None = None  # when time alone changes the status
+    standing: Standing = Standing()

@@ -4,9 +4,17 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
+from easel_contract import names
 from easel_contract.add_ons import AddOnConfig
 from easel_contract.conditions import Condition, ConditionStatus, ConditionType, Reason, build_condition
-from easel_contract.resource import ScalingStatus, StableDiffusionServiceSpec, StableDiffusionServiceStatus
+from easel_contract.resource import (
+    MAX_REVISIONS,
+    RevisionStatus,
+    RolloutStatus,
+    ScalingStatus,
+    StableDiffusionServiceSpec,
+    StableDiffusionServiceStatus,
+)
 from pydantic import ValidationError
 
 from easel_operator.decide.conditions import ConditionState, no, unknown, yes
@@ -15,6 +23,7 @@ from easel_operator.decide.grace import GraceDecision
 from easel_operator.decide.snapshot import EventPlan, EventType, ScalingDecision
 from easel_operator.manifests.configuration import build_add_ons
 from easel_operator.manifests.exposure import service_url
+from easel_operator.manifests.metadata import read_revision, read_server_image
 from easel_operator.manifests.worker import build_worker_pod_selector_text
 from easel_operator.objects import Json, find_condition
 
@@ -28,6 +37,7 @@ ALARMING_REASONS = frozenset(
         Reason.APPLY_FAILED,
         Reason.OPERATOR_FAULT,
         Reason.DEADLINE_EXCEEDED,
+        Reason.ROLLED_BACK,
         Reason.MODEL_LOAD_FAILED,
         Reason.ENGINE_FAILED,
         Reason.CRASH_LOOP,
@@ -51,7 +61,13 @@ TRUE_OF_PODS = frozenset({ConditionType.READY, ConditionType.MODEL_LOADED, Condi
 
 
 def build_status(
-    facts: ServiceFacts, conditions: tuple[Condition, ...], grace: GraceDecision, *, generation: int
+    facts: ServiceFacts,
+    conditions: tuple[Condition, ...],
+    grace: GraceDecision,
+    rollout: RolloutStatus | None,
+    revisions: tuple[RevisionStatus, ...],
+    *,
+    generation: int,
 ) -> StableDiffusionServiceStatus:
     """The status of a service whose spec is valid, without the scaling loop's part (status.scaling)."""
     return StableDiffusionServiceStatus(
@@ -62,6 +78,8 @@ def build_status(
         url=service_url(facts.owner),
         termination=grace.to_status(),
         cold_start=facts.scrape.cold_start,
+        rollout=rollout,
+        revisions=revisions,
         conditions=conditions,
     )
 
@@ -240,3 +258,33 @@ def _recall(service: Json) -> ConditionState | None:
     if last is None or last.get("observedGeneration") != generation or last["reason"] not in set(Reason):
         return None
     return ConditionState(ConditionStatus(last["status"]), Reason(last["reason"]), last.get("message", ""))
+
+
+def read_revisions(service: Json) -> tuple[RevisionStatus, ...]:
+    """The stored history; none if another version wrote what this one can't read."""
+    stored = service.get("status", {}).get("revisions") or []
+    try:
+        return tuple(RevisionStatus.model_validate(each) for each in stored)
+    except ValidationError:
+        return ()
+
+
+def build_revisions(service: Json, facts: ServiceFacts) -> tuple[RevisionStatus, ...]:
+    """The history with what the worker Deployment has now: another entry where that is news, however it came about."""
+    live, known = facts.worker_deployment, read_revisions(service)
+    revision = read_revision(live) if live is not None else ""
+    if live is None or not revision:
+        return known
+    if not known or known[-1].revision != revision:
+        template = live["spec"]["template"]
+        model = template["metadata"]["annotations"].get(names.ANNOTATION_MODEL, "")
+        number = known[-1].number + 1 if known else 1
+        known = (
+            *known,
+            RevisionStatus(
+                number=number, revision=revision, image=read_server_image(live) or "", model=model, since=facts.now
+            ),
+        )
+    if known[-1].ready_at is None and any(pod.is_ready and pod.revision == revision for pod in facts.workers):
+        known = (*known[:-1], known[-1].model_copy(update={"ready_at": facts.now}))
+    return known[-MAX_REVISIONS:]

@@ -15,10 +15,10 @@ from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.reconcile import decide, read_owner, report_fault
-from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
+from easel_operator.decide.snapshot import ReconcilePlan, Snapshot, Standing
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.handlers.shared_state import SharedState
+from easel_operator.handlers.shared_state import RolloutTurns, SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import logged_for
 from easel_operator.manifests.metadata import Release
@@ -54,6 +54,7 @@ class Reconciler:
         children: ObjectStore,
         shared: SharedState,
         queue: WorkQueue,
+        turns: RolloutTurns,
         release: Release,
         clock: Callable[[], datetime],
     ) -> None:
@@ -64,6 +65,7 @@ class Reconciler:
         self._children = children
         self._shared = shared
         self._queue = queue
+        self._turns = turns
         self._release = release
         self._clock = clock
         self._secrets_checked_at: dict[ServiceKey, datetime] = {}
@@ -139,6 +141,7 @@ class Reconciler:
         service = self._services.get(key)
         if service is None:
             return
+        self._turns.report(key, Standing())  # what nobody can look at keeps no others waiting
         try:
             plan = report_fault(service, error, self._clock().replace(microsecond=0))
             await self._write_report(service, plan)
@@ -170,6 +173,7 @@ class Reconciler:
             plan = decide(replace(self._gather(key, snapshot.service), failures=failures))
         if plan.renewals:
             await self._writer.write_renewals(key.namespace, plan.renewals)
+        self._turns.report(key, plan.standing)
         await self._write_report(snapshot.service, plan)
         at = plan.look_again_at
         self._queue.add_later(key, (at - self._clock()).total_seconds() if at is not None else None)
@@ -211,11 +215,13 @@ class Reconciler:
             now=self._clock().replace(microsecond=0),  # metav1.Time has whole seconds
             scaling=self._shared.decisions.get(key),
             scrape=self._shared.scrapes.get(key),
+            has_turn=self._turns.has_turn(key),
             missing=self._references.missing,
         )
 
     def _forget(self, key: ServiceKey) -> None:
         self._shared.forget(key)
+        self._turns.forget(key)
         self._references.forget(key)
         self._queue.add_later(key, None)
         self._secrets_checked_at.pop(key, None)

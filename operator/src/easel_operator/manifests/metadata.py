@@ -48,6 +48,10 @@ class ChildContext:
     release: Release
     grace_seconds: int  # that a stopping worker has
     cold_start_seconds: int = ASSUMED_COLD_START_SECONDS  # as gateways hear of it
+    last_good: str = ""  # as describe_runs() has it; empty: none
+    is_surging: bool = False  # a roll-out starts a worker before it ends one
+    failed: str = ""  # digest of what was tried in vain; empty: nothing
+    rollout_cause: str = ""  # what the workers' template changed for last; empty: nothing since they exist
 
 
 def build_labels(owner: Owner, component: str) -> dict[str, str]:
@@ -107,5 +111,12 @@ def with_revision(template: Json) -> Json:
 
 def read_revision(deployment: Json) -> str:
     """The revision that a Deployment's pods are made of; empty where its template has none."""
-    annotations: Json = deployment["spec"]["template"].get("metadata", {}).get("annotations") or {}
+    template: Json = deployment["spec"].get("template", {})
+    annotations: Json = template.get("metadata", {}).get("annotations") or {}
     return str(annotations.get(names.ANNOTATION_REVISION, ""))
+
+
+def read_server_image(deployment: Json) -> str | None:
+    """The image of Easel's own container in a Deployment's pods."""
+    containers = deployment["spec"].get("template", {}).get("spec", {}).get("containers", ())
+    return next((each.get("image") for each in containers if each["name"] == names.CONTAINER_NAME), None)

@@ -15,6 +15,7 @@ from easel_operator.manifests.configuration import (
 from easel_operator.manifests.metadata import (
     ChildContext,
     Owner,
+    Release,
     build_labels,
     build_metadata,
     build_pod_selector,
@@ -32,6 +33,10 @@ from easel_operator.manifests.pod import (
 )
 from easel_operator.objects import Json
 
+# Of annotations, which Kubernetes takes 256 KiB of. A spec with a larger overlay has no way back.
+MAX_RUNS_CHARACTERS: Final = 65_536
+SURGE: Final[Json] = {"maxSurge": 1, "maxUnavailable": 0}
+IN_PLACE: Final[Json] = {"maxSurge": 0, "maxUnavailable": 1}
 START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet ends a pod
 
 # Volumes and where they are, by the field of the model that names them.
@@ -54,20 +59,64 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
     owner = context.owner
     spec: Json = {
         "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_WORKER)},
-        # A surplus pod would wait for a GPU that may not exist, and the roll-out with it: one pod makes room first.
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
-        "progressDeadlineSeconds": START_SECONDS,
+        # Where no GPU is spare, a surplus pod would wait for one, and the roll-out with it: one pod makes room first.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": SURGE if context.is_surging else IN_PLACE},
+        "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,
         "revisionHistoryLimit": 3,
         "template": with_revision(_build_worker_template(context)),
     }
+    runs = describe_runs(context.spec, context.release)
+    if context.spec.rollout.paused:
+        spec["paused"] = True
     if replicas is not None:
         spec["replicas"] = replicas
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": build_metadata(owner, names.worker_name(owner.name), names.COMPONENT_WORKER),
+        "metadata": {
+            **build_metadata(owner, names.worker_name(owner.name), names.COMPONENT_WORKER),
+            "annotations": {
+                names.ANNOTATION_RELEASE: describe_release(context.release),
+                names.ANNOTATION_WORKER_SPEC: hash_worker_spec(context.spec),
+                **({names.ANNOTATION_RUNS: runs} if len(runs) <= MAX_RUNS_CHARACTERS else {}),
+                **({names.ANNOTATION_LAST_GOOD: context.last_good} if context.last_good else {}),
+                **({names.ANNOTATION_FAILED: context.failed} if context.failed else {}),
+                **({names.ANNOTATION_ROLLOUT_CAUSE: context.rollout_cause} if context.rollout_cause else {}),
+            },
+        },
         "spec": spec,
     }
+
+
+def describe_release(release: Release) -> str:
+    """What a Deployment remembers of the release that it has, as JSON: its image and how that is pulled."""
+    wire = {"image": release.server_image, "pullPolicy": release.server_image_pull_policy}
+    return json.dumps(wire, separators=(",", ":"), sort_keys=True)
+
+
+def describe_runs(spec: StableDiffusionServiceSpec, release: Release) -> str:
+    """What workers run, as JSON from which it can be run again: parts of the spec without defaults, and the image."""
+    wire = _describe_worker_spec(spec, {"model", "worker", "batching"})
+    runs = {"spec": wire, "image": release.server_image, "pullPolicy": release.server_image_pull_policy}
+    return json.dumps(runs, separators=(",", ":"), sort_keys=True)
+
+
+def _describe_worker_spec(spec: StableDiffusionServiceSpec, fields: set[str]) -> Json:
+    wire: Json = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=fields)
+    derived = {"disruptionBudget", "terminationGracePeriodSeconds"}  # not the pods' own; and seen from the pods
+    wire["worker"] = {name: value for name, value in wire.get("worker", {}).items() if name not in derived}
+    return wire
+
+
+def hash_worker_spec(spec: StableDiffusionServiceSpec) -> str:
+    """Changes with what a spec says of worker pods, beside what the hash of their configuration has.
+
+    Defaults are left out: a field that comes with another version of the operator changes nothing.
+    """
+    wire = _describe_worker_spec(spec, {"model", "worker"})
+    bucket = spec.gateway.results.bucket
+    names_of_secrets = [spec.hub_token_secret_name, bucket.credentials_secret_name if bucket else None]
+    return hash_json([wire, names_of_secrets, *_list_add_on_volumes(spec)])
 
 
 def describe_model(spec: StableDiffusionServiceSpec) -> str:
@@ -168,18 +217,20 @@ def build_worker_pod_selector_text(owner: Owner) -> str:
 
 def _add_add_ons(spec: StableDiffusionServiceSpec, container: Json, pod: Json) -> None:
     """Mount the claims and the buckets' credentials that add-ons name, each once, whichever of them name it."""
-    sources = [each.source for each in spec.add_ons]
-    claims = {each.persistent_volume_claim.claim_name for each in sources if each.persistent_volume_claim is not None}
-    secrets = {each.s3.credentials_secret_name for each in sources if each.s3 is not None} - {None}
+    claims, secrets = _list_add_on_volumes(spec)
     mounts = [
-        (add_on_mount(claim), {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        for claim in sorted(claims)
+        (add_on_mount(claim), {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}) for claim in claims
     ]
-    mounts += [
-        (add_on_credentials_mount(secret), {"secret": {"secretName": secret}})
-        for secret in sorted(filter(None, secrets))
-    ]
+    mounts += [(add_on_credentials_mount(secret), {"secret": {"secretName": secret}}) for secret in secrets]
     for directory, volume in mounts:
         name = f"add-on-{hash_json(directory)}"  # a claim's name may be longer than a volume's, and have dots
         container["volumeMounts"].append({"name": name, "mountPath": directory, "readOnly": True})
         pod["volumes"].append({"name": name, **volume})
+
+
+def _list_add_on_volumes(spec: StableDiffusionServiceSpec) -> tuple[list[str], list[str]]:
+    """The claims that add-ons lie on, and the Secrets with the credentials of their buckets."""
+    sources = [each.source for each in spec.add_ons]
+    claims = {each.persistent_volume_claim.claim_name for each in sources if each.persistent_volume_claim is not None}
+    secrets = {each.s3.credentials_secret_name for each in sources if each.s3 is not None}
+    return sorted(claims), sorted(each for each in secrets if each is not None)

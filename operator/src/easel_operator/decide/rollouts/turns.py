@@ -1,0 +1,240 @@
+"""Who gets the installation's release when: services take a newer one in turns, a few at a time.
+
+The release is what the installation gives to all services: the server's image, the overlays of all pods, and how this
+operator builds them. A change of it would replace every worker of every namespace at once. What a service's own spec
+changes is carried out at once, with the release that the service has.
+
+All of it is read from the worker Deployments (annotations ``easel.dev/release``, ``…/worker-spec``,
+``…/rollout-cause``), so that a restarted operator goes on where the one before was.
+"""
+
+import json
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from typing import Final
+
+from easel_contract import names
+from easel_contract.resource import (
+    RolloutHold,
+    RolloutStatus,
+    StableDiffusionServiceSpec,
+    Surge,
+)
+
+from easel_operator.decide.conditions import is_settled
+from easel_operator.decide.facts import ServiceFacts, has_earlier_pods, replicas_of
+from easel_operator.decide.rollouts.going_back import GoingBack
+from easel_operator.decide.snapshot import Stage, Standing
+from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_server_image
+from easel_operator.manifests.worker import SURGE, build_worker_deployment, hash_worker_spec
+from easel_operator.objects import Json, ServiceKey, find_condition
+
+CAUSE_RELEASE: Final = "Release"
+CAUSE_SPEC: Final = "Spec"
+
+
+def grant_turns(
+    standings: Mapping[ServiceKey, Standing], granted: Set[ServiceKey], max_services: int
+) -> frozenset[ServiceKey]:
+    """The waiting services that may take the release now, those among them that had been ``granted`` it already.
+
+    A service that moves counts until its pods are there: one that doesn't come up keeps its turn, so that a release
+    which is no good is met by ``max_services`` services and no more.
+    """
+    waiting = {key: each.rank for key, each in standings.items() if each.stage is Stage.WAITING}
+    moving = sum(each.stage in {Stage.MOVING, Stage.FAILED} for each in standings.values())
+    kept = granted & waiting.keys()
+    free = max(0, max_services - moving - len(kept))
+    order = sorted(waiting.keys() - kept, key=lambda key: (waiting[key], key))
+    return frozenset({*kept, *order[:free]})
+
+
+@dataclass(frozen=True)
+class RolloutDecision:
+    """What a service's children are built from, and how it stands."""
+
+    release: Release  # that its pods have, or are to have now
+    cause: str  # of the last change of the workers' template
+    keeps_deployment: bool  # the worker Deployment is left as it is, and waits
+    standing: Standing
+    status: RolloutStatus | None
+    is_changing: bool = False  # workers are about to be replaced
+
+
+def choose_release(facts: ServiceFacts, release: Release, *, has_turn: bool) -> Release:
+    """The installation's release, or the one that the service has while it has no turn."""
+    live = facts.worker_deployment
+    if live is None or (has_turn and _find_hold(facts.spec) is RolloutHold.WAITING):
+        return release
+    return _read_release(live, facts.spec, release)
+
+
+def decide_rollout(
+    facts: ServiceFacts, context: ChildContext, newest: Release, *, has_turn: bool, back: GoingBack | None
+) -> RolloutDecision:
+    """Whether the worker Deployment of ``context`` is written now.
+
+    Args:
+        facts: the service and its pods.
+        context: with the release that ``choose_release`` gave.
+        newest: the installation's release.
+        has_turn: whether the service may take it.
+        back: where the service went back to its last good revision.
+    """
+    live = facts.worker_deployment
+    if live is None:
+        return RolloutDecision(newest, "", keeps_deployment=False, standing=Standing(), status=None)
+    hold = _find_hold(facts.spec)
+    is_free = has_turn and hold is RolloutHold.WAITING
+    built = build_worker_deployment(context, replicas=facts.spec.replicas)
+    cause = _decide_cause(live, built)
+    is_changing = read_revision(live) != read_revision(built)
+    if back is not None:
+        stage = Stage.FAILED if back.is_of_release else Stage.CURRENT
+        return RolloutDecision(
+            context.release,
+            cause,
+            keeps_deployment=False,
+            standing=Standing(stage),
+            status=None,
+            is_changing=is_changing,
+        )
+    keeps = not is_free and _is_only_of_release(facts, live, built, context)
+    is_behind = keeps or (context.release != newest and _uses_release(facts.spec))
+    if is_behind:
+        stage = Stage.WAITING if hold is RolloutHold.WAITING else Stage.HELD
+        return RolloutDecision(
+            context.release,
+            cause,
+            keeps,
+            Standing(stage, _rank(facts)),
+            _say_held(context.release, newest, hold),
+        )
+    is_moving = cause == CAUSE_RELEASE and not facts.spec.rollout.paused and _is_moving(facts, live, built)
+    return RolloutDecision(
+        context.release,
+        cause,
+        keeps_deployment=False,
+        standing=Standing(Stage.MOVING if is_moving else Stage.CURRENT),
+        status=None,
+        is_changing=is_changing,
+    )
+
+
+def decide_surge(facts: ServiceFacts, *, is_changing: bool) -> bool:
+    """Whether the worker Deployment starts a pod before it ends one.
+
+    Each roll-out begins so where it may; once a new pod finds no place, it goes on in place to its end, which the live
+    strategy remembers. Between roll-outs that one stays as it is, since another would be a write for nothing.
+    """
+    live, spec = facts.worker_deployment, facts.spec
+    if spec.rollout.surge is Surge.NEVER or _has_claims(spec):
+        return False
+    if live is None or is_changing:
+        return True
+    strategy = live["spec"].get("strategy", {}).get("rollingUpdate", {})
+    is_surging = bool(strategy.get("maxSurge") == SURGE["maxSurge"])
+    if not is_surging or not has_earlier_pods(live):
+        return is_surging
+    refused = find_condition(live, "ReplicaFailure")
+    newest = [pod for pod in facts.workers if pod.revision == read_revision(live)]
+    return not any(pod.unschedulable_message for pod in newest) and (refused is None or refused["status"] != "True")
+
+
+def _has_claims(spec: StableDiffusionServiceSpec) -> bool:
+    """Whether workers mount claims that two nodes may not have at once: a second pod would wait for ever, on a node."""
+    template = spec.worker.pod_template
+    volumes = template.spec.get("volumes") or () if template is not None else ()
+    return (
+        spec.worker.cache_claim_name is not None
+        or any(each.persistent_volume_claim is not None for each in spec.model.sources.values())
+        or any(each.source.persistent_volume_claim is not None for each in spec.add_ons)
+        or any("persistentVolumeClaim" in each for each in volumes)
+    )
+
+
+def _find_hold(spec: StableDiffusionServiceSpec) -> RolloutHold:
+    if spec.rollout.paused:
+        return RolloutHold.PAUSED
+    return RolloutHold.PINNED if spec.rollout.pinned else RolloutHold.WAITING
+
+
+def _uses_release(spec: StableDiffusionServiceSpec) -> bool:
+    return spec.worker.image is None or spec.gateway.image is None
+
+
+def _read_release(live: Json, spec: StableDiffusionServiceSpec, newest: Release) -> Release:
+    """The release that a Deployment has; one of an operator that wrote no annotation is seen from its container."""
+    stored = _annotations(live).get(names.ANNOTATION_RELEASE)
+    if stored:
+        known: Json = json.loads(stored)
+        return replace(newest, server_image=known["image"], server_image_pull_policy=known["pullPolicy"])
+    image = read_server_image(live)
+    return newest if image is None or spec.worker.image is not None else replace(newest, server_image=image)
+
+
+def _annotations(live: Json) -> dict[str, str]:
+    return live["metadata"].get("annotations") or {}
+
+
+def _decide_cause(live: Json, built: Json) -> str:
+    before, after = _annotations(live), built["metadata"]["annotations"]
+    if read_revision(live) == read_revision(built):
+        return before.get(names.ANNOTATION_ROLLOUT_CAUSE, "")
+    is_of_spec = before.get(names.ANNOTATION_WORKER_SPEC) not in {None, after[names.ANNOTATION_WORKER_SPEC]}
+    is_of_release = before.get(names.ANNOTATION_RELEASE) != after[names.ANNOTATION_RELEASE]
+    return CAUSE_SPEC if is_of_spec and not is_of_release else CAUSE_RELEASE
+
+
+def _is_only_of_release(facts: ServiceFacts, live: Json, built: Json, context: ChildContext) -> bool:
+    """Whether writing the Deployment would replace workers for no change of the spec, nor of what they must know to
+    work (where Redis is), nor of how many there are."""
+    if read_revision(live) == read_revision(built):
+        return False
+    template = live["spec"]["template"]
+    hashes = [
+        each["metadata"].get("annotations", {}).get(names.ANNOTATION_CONFIG_HASH)
+        for each in (template, built["spec"]["template"])
+    ]
+    if hashes[0] != hashes[1] or not _is_of_this_spec(facts, live):
+        return False
+    if facts.spec.replicas not in {None, replicas_of(live)}:
+        return False
+    if bool(live["spec"].get("paused")) != facts.spec.rollout.paused:
+        return False
+    grace = template.get("spec", {}).get("terminationGracePeriodSeconds", context.grace_seconds)
+    same_grace = build_worker_deployment(replace(context, grace_seconds=grace), replicas=None)
+    return read_revision(live) != read_revision(same_grace)
+
+
+def _is_of_this_spec(facts: ServiceFacts, live: Json) -> bool:
+    stored = _annotations(live).get(names.ANNOTATION_WORKER_SPEC)
+    return facts.was_complete if stored is None else stored == hash_worker_spec(facts.spec)
+
+
+def _is_moving(facts: ServiceFacts, live: Json, built: Json) -> bool:
+    if read_revision(live) != read_revision(built):
+        return True
+    both = [each for each in (live, facts.gateway_deployment) if each is not None]
+    return any(has_earlier_pods(each) or not is_settled(each) for each in both)
+
+
+def _rank(facts: ServiceFacts) -> tuple[int, int]:
+    """Those that show whether a release is good go first, with few workers before many; then those that sleep, which
+    show nothing; last those that serve nobody anyway, which would keep a turn and show nothing either."""
+    wanted = facts.wanted_workers or 0
+    if facts.ready_workers:
+        return (0, facts.ready_workers)
+    return (1, 0) if wanted == 0 else (2, wanted)
+
+
+def _say_held(has: Release, newest: Release, hold: RolloutHold) -> RolloutStatus:
+    what = "how pods are built" if has.server_image == newest.server_image else f"image {newest.server_image}"
+    why = {
+        RolloutHold.WAITING: "its turn comes when others have it (rollout.maxServicesAtOnce of the installation)",
+        RolloutHold.PINNED: "rollout.pinned keeps it from that",
+        RolloutHold.PAUSED: "rollout.paused keeps it from that",
+    }
+    return RolloutStatus(
+        hold=hold, message=f"The workers run image {has.server_image}; the installation has {what}, and {why[hold]}."
+    )
