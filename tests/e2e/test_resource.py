@@ -169,16 +169,21 @@ def test_a_deleted_service_answers_its_waiters_and_the_next_of_its_name_inherits
         assert second.status_code == 201, second.text
 
 
-def test_a_redis_that_is_gone_does_not_keep_a_deleted_service(services: Services) -> None:
+def test_what_a_redis_that_is_gone_keeps_of_a_deleted_service_is_said(services: Services) -> None:
     kubectl = services.cluster.kubectl
     name = services.apply(tiny("let-go", replicas=0, scaling=None))
     services.wait_for(name, "Progressing", "True", "Complete")
     kubectl("scale", "statefulset/easel-redis", "-n", NAMESPACE, "--replicas=0")
     try:
-        kubectl("delete", "sds", name, "--timeout=90s")
+        kubectl("delete", "sds", name, "--timeout=20s")
+        events = wait_until(
+            lambda: services.cluster.get("events", "--field-selector", "reason=CleanupIncomplete")["items"],
+            bool,
+            "the event",
+            90,
+        )
     finally:
         kubectl("scale", "statefulset/easel-redis", "-n", NAMESPACE, "--replicas=1")
-    events = services.cluster.get("events", "--field-selector", "reason=CleanupIncomplete")["items"]
     assert [event["involvedObject"]["name"] for event in events] == [name]
 
 
@@ -189,9 +194,9 @@ def test_a_namespace_with_a_service_can_be_deleted(services: Services) -> None:
     service = tiny("guest", replicas=0, scaling=None, gateway__terminationGracePeriodSeconds=20)
     kubectl("apply", "-n", "passing", "-f", "-", stdin=json.dumps(service))
     wait_until(
-        lambda: services.cluster.get("sds", "guest", "-n", "passing")["metadata"].get("finalizers", []),
-        lambda found: "easel.dev/cleanup" in found,
-        "the finalizer",
+        lambda: services.cluster.get("deployments", "-n", "passing")["items"],
+        lambda found: len(found) == 2,
+        "the service's children",
         60,
     )
     kubectl("delete", "namespace", "passing", "--timeout=90s")

@@ -46,7 +46,7 @@ ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  
 ANNOTATION_LIVE_CONFIG: Final = "easel.dev/live-config"
 LABEL_TEMPLATE_HASH: Final = "pod-template-hash"  # the Deployment controller names a ReplicaSet by it
 
-# On a service: it goes once its waiters are answered and its keys in Redis are deleted.
+# On services of earlier releases. Nobody sets it any more: it would keep a service for ever while no operator runs.
 FINALIZER: Final = f"{API_GROUP}/cleanup"
 
 HTTP_PORT: Final = 8080

@@ -109,6 +109,11 @@ def to_owner_key(body: Json) -> ServiceKey | None:
     return ServiceKey(body["metadata"].get("namespace", ""), service) if service else None
 
 
+def is_living(service: Json) -> bool:
+    """Whether a service isn't on its way out."""
+    return "deletionTimestamp" not in service["metadata"]
+
+
 def is_owned_by(body: Json, uid: str) -> bool:
     """Whether the object's controller is the one with this uid."""
     references = body["metadata"].get("ownerReferences", [])

@@ -14,10 +14,10 @@ from easel_operator.decide.deletion import (
     decide_ending,
     find_orphans,
     find_prefix,
-    is_ending,
-    remove_finalizer,
+    recall_service,
 )
-from easel_operator.objects import Json
+from easel_operator.decide.reconcile import find_surplus_finalizer
+from easel_operator.objects import Json, ServiceKey
 
 from tests.operator.objects import HUB_MODEL, OWNER, build_service
 
@@ -50,26 +50,31 @@ def test_jobs_that_no_pod_is_left_to_end_are_not_waited_for() -> None:
     assert ending(0.0, WorkLeft(3, 0, 0), has_pods=False) is EndingStep.DELETE_KEYS
 
 
-def test_a_redis_that_is_away_keeps_the_resource_for_half_a_minute() -> None:
+def test_a_redis_that_is_away_is_waited_for_half_a_minute() -> None:
     assert ending(UNREACHABLE_SECONDS - 1, None) is EndingStep.WAIT
     assert ending(UNREACHABLE_SECONDS, None) is EndingStep.GIVE_UP
     assert ending(UNREACHABLE_SECONDS, None, has_pods=False) is EndingStep.GIVE_UP
 
 
-def test_the_finalizers_of_others_stay() -> None:
+def test_the_finalizers_of_others_stay_and_that_of_earlier_releases_goes() -> None:
     service = build_service()
+    assert find_surplus_finalizer(service) is None
+    service["metadata"]["finalizers"] = ["theirs"]
+    assert find_surplus_finalizer(service) is None
     service["metadata"]["finalizers"] = ["theirs", FINALIZER]
-    assert remove_finalizer(service) == ("theirs",)
+    assert find_surplus_finalizer(service) == ("theirs",)
 
 
-def test_only_a_deleted_service_that_waits_for_the_operator_is_ended() -> None:
+def test_what_another_finalizer_keeps_is_ended_as_soon_as_it_is_deleted() -> None:
     service = build_service()
-    service["metadata"]["finalizers"] = [FINALIZER]
-    assert not is_ending(service)
-    service["metadata"]["deletionTimestamp"] = "2026-11-26T12:00:00Z"
-    assert is_ending(service)
-    service["metadata"]["finalizers"] = ["foregroundDeletion"]
-    assert not is_ending(service)
+    service["metadata"] |= {"finalizers": ["foregroundDeletion"], "deletionTimestamp": "2026-11-26T12:00:00Z"}
+    assert find_orphans({PREFIX: "studio/painter"}, [service], ()) == {PREFIX: ServiceKey("studio", "painter")}
+
+
+def test_the_registry_knows_whose_keys_they_were() -> None:
+    recalled = recall_service(PREFIX, ServiceKey(OWNER.namespace, OWNER.name))
+    assert find_prefix(recalled) == PREFIX
+    assert recalled["metadata"]["uid"] == OWNER.uid
 
 
 def test_an_orphan_is_of_no_living_service_and_of_a_namespace_that_is_watched() -> None:
@@ -81,10 +86,11 @@ def test_an_orphan_is_of_no_living_service_and_of_a_namespace_that_is_watched() 
     living: list[Json] = [build_service()]
     assert find_prefix(living[0]) == PREFIX
     assert find_orphans(registry, living, ()) == {
-        "easel:{studio/painter/older}:": ("studio", "painter"),
-        "easel:{art/gone/u}:": ("art", "gone"),
+        "easel:{studio/painter/older}:": ServiceKey("studio", "painter"),
+        "easel:{art/gone/u}:": ServiceKey("art", "gone"),
     }
-    assert find_orphans(registry, living, ("studio",)) == {"easel:{studio/painter/older}:": ("studio", "painter")}
+    of_studio = {"easel:{studio/painter/older}:": ServiceKey("studio", "painter")}
+    assert find_orphans(registry, living, ("studio",)) == of_studio
 
 
 def test_events_say_what_is_left_and_where() -> None:

@@ -3,12 +3,12 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 from easel_contract import names
-from easel_contract.names import FINALIZER
+from easel_contract.names import redis_prefix
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.redis.service_keys import ServiceKeys
 from easel_operator.cluster.writer import ClusterWriter
@@ -16,7 +16,7 @@ from easel_operator.decide import deletion
 from easel_operator.decide.deletion import REASON, find_prefix
 from easel_operator.handlers.cleanup import Cleanup
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL, Json
+from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL, Json, ServiceKey
 from easel_server.stores.jobs.interface import JobBounds, ServiceClosingError
 from easel_server.stores.jobs.reaper import reap_forever
 from easel_server.stores.opening import Stores, open_stores
@@ -53,7 +53,7 @@ class Bench:
             look_seconds=LOOK_SECONDS,
         )
         service = build_service()
-        service["metadata"] |= {"uid": self.owner.uid, "finalizers": [FINALIZER]}
+        service["metadata"] |= {"uid": self.owner.uid}
         self.services.put(self.api.store(PATH, service))
         self.stores = self.open_stores(url, self.owner.uid)
 
@@ -63,31 +63,24 @@ class Bench:
 
     @property
     def prefix(self) -> str:
-        return find_prefix(self.api.objects[PATH])
-
-    @property
-    def finalizers(self) -> list[str]:
-        finalizers: list[str] = self.api.objects[PATH]["metadata"]["finalizers"]
-        return finalizers
+        return redis_prefix(self.owner.namespace, self.owner.name, self.owner.uid)
 
     @property
     def events(self) -> list[Json]:
         return [body for path, body in self.api.objects.items() if "/events/" in path]
 
     def delete(self) -> None:
-        """As ``kubectl delete`` does: the finalizer keeps the resource."""
-        service = self.api.objects[PATH]
-        deleted = {**service["metadata"], "deletionTimestamp": "2026-11-26T12:00:00Z"}
-        self.services.put(self.api.store(PATH, {**service, "metadata": deleted}))
+        """As ``kubectl delete`` does, and the watch says so."""
+        self.services.observe("DELETED", self.api.objects.pop(PATH))
+
+    async def is_seen(self) -> bool:
+        return self.prefix in self.cleanup._seen
 
     def add_pod(self) -> None:
         self.children.put({"kind": "Pod", **build_pod(names.COMPONENT_GATEWAY)})
 
-    async def is_let_go(self) -> bool:
-        return FINALIZER not in self.finalizers
-
-    async def has_no_ending(self) -> bool:
-        return not self.cleanup._endings
+    async def is_ended(self) -> bool:
+        return self.prefix not in self.cleanup._seen
 
     @asynccontextmanager
     async def running(self, *, gateway: bool) -> AsyncIterator[None]:
@@ -99,6 +92,7 @@ class Bench:
                 self.stores.jobs, self.stores.ping, list, grace_seconds=1, period_seconds=LOOK_SECONDS
             )
             tasks.append(asyncio.create_task(reaping))
+        await eventually(self.is_seen)
         try:
             yield
         finally:
@@ -106,6 +100,25 @@ class Bench:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+    @asynccontextmanager
+    async def restarted(self, url: str) -> AsyncIterator[None]:
+        """Another operator's cleanup, which knows what the cluster and Redis say."""
+        self.cleanup = Cleanup(
+            client=self.api,
+            writer=ClusterWriter(self.api, self.children, pod_name="operator-b", clock=lambda: NOW),
+            services=self.services,
+            children=self.children,
+            keys=ServiceKeys(url),
+            look_seconds=LOOK_SECONDS,
+        )
+        running = asyncio.create_task(self.cleanup.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            await self.cleanup._keys.close()
 
     async def close(self) -> None:
         await self.stores.close()
@@ -141,8 +154,7 @@ async def test_waiters_hear_that_the_service_was_deleted_and_then_its_keys_are_g
         assert [ended.error for task in waiting if (ended := await task)] == [REASON] * 3
         with pytest.raises(ServiceClosingError):
             await jobs.submit(build_job("new"))
-        await eventually(bench.is_let_go)
-        await eventually(bench.has_no_ending)  # though the watch hasn't said yet that it is gone
+        await eventually(bench.is_ended)
     assert await keys_of(bench) - {"closing"} == set()
     assert [event["reason"] for event in bench.events] == ["CleanedUp"]
 
@@ -151,7 +163,7 @@ async def test_the_next_service_of_that_name_sees_nothing(bench: Bench, redis_se
     await bench.stores.jobs.submit(build_job("a"))
     async with bench.running(gateway=False):
         bench.delete()
-        await eventually(bench.is_let_go)
+        await eventually(bench.is_ended)
     following = bench.open_stores(redis_server.url, str(uuid.uuid4()))
     try:
         assert (await following.jobs.submit(build_job("a"))).created
@@ -164,11 +176,11 @@ async def test_without_pods_nobody_is_waited_for(bench: Bench) -> None:
     await bench.stores.jobs.submit(build_job("a"))
     async with bench.running(gateway=False):
         bench.delete()
-        await eventually(bench.is_let_go, timeout_seconds=5)
+        await eventually(bench.is_ended, timeout_seconds=5)
     assert "1 waiting" in bench.events[0]["note"]
 
 
-async def test_a_redis_that_is_gone_does_not_keep_the_resource(
+async def test_what_a_redis_that_is_gone_kept_is_deleted_when_it_is_back(
     own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "UNREACHABLE_SECONDS", 0.5)
@@ -179,43 +191,55 @@ async def test_a_redis_that_is_gone_does_not_keep_the_resource(
             await bench.stores.jobs.submit(build_job("a"))
             own_server.kill()
             bench.delete()
-            await eventually(bench.is_let_go, timeout_seconds=20)
+            await eventually(bench.is_ended, timeout_seconds=20)
         (event,) = bench.events
         assert (event["reason"], event["type"]) == ("CleanupIncomplete", "Warning")
         assert bench.prefix in event["note"]
-        # Redis is back, with what it had, and the resource is gone.
-        own_server.start()
-        with suppress(KeyError):
-            bench.services.forget(next(key for key, _ in bench.services))
-        prefix = bench.prefix
-        del bench.api.objects[PATH]
-        await eventually(lambda: is_swept(bench, prefix), timeout_seconds=20)
+        own_server.start()  # with what it had
+        async with bench.restarted(own_server.url):
+            await eventually(lambda: is_swept(bench, bench.prefix), timeout_seconds=20)
     finally:
         await bench.close()
 
 
-async def test_many_services_that_are_deleted_while_redis_is_gone_are_let_go_together(
-    own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+async def test_a_service_that_is_deleted_while_no_operator_runs_leaves_nothing_and_its_waiters_hear(
+    bench: Bench, redis_server: RedisServer
 ) -> None:
-    monkeypatch.setattr(deletion, "UNREACHABLE_SECONDS", 0.5)
-    bench = Bench(own_server.url)
-    own_server.kill()
-    paths = []
-    for number in range(60):
-        service = build_service()
-        service["metadata"] |= {"name": f"s{number}", "uid": str(uuid.uuid4()), "finalizers": [FINALIZER]}
-        service["metadata"]["deletionTimestamp"] = "2026-11-26T12:00:00Z"
-        paths.append(SERVICES_OF_EASEL.path(OWNER.namespace, f"s{number}"))
-        bench.services.put(bench.api.store(paths[-1], service))
+    jobs = bench.stores.jobs
+    async with bench.running(gateway=False):
+        await eventually(lambda: is_registered(bench))
+    await jobs.submit(build_job("a"))
+    bench.delete()  # nothing keeps it
+    waiting = asyncio.create_task(jobs.wait("a", 20))
+    reaping = asyncio.create_task(reap_forever(jobs, bench.stores.ping, list, grace_seconds=1, period_seconds=0.05))
+    bench.add_pod()  # in its grace period
+    async with bench.restarted(redis_server.url):
+        ended = await waiting
+        assert ended is not None
+        assert ended.error == REASON
+        await eventually(lambda: is_swept(bench, bench.prefix))
+    reaping.cancel()
+    assert await keys_of(bench) == set()
+    assert [event["reason"] for event in bench.events] == ["CleanedUp"], "once, whoever looks again"
 
-    async def are_let_go() -> bool:
-        return all(bench.api.objects[path]["metadata"]["finalizers"] == [] for path in paths)
 
-    try:
-        async with bench.running(gateway=False):
-            await eventually(are_let_go, timeout_seconds=10)
-    finally:
-        await bench.close()
+async def test_an_operator_that_is_killed_while_a_service_ends_is_followed_by_one_that_ends_it(
+    bench: Bench, redis_server: RedisServer
+) -> None:
+    await bench.stores.jobs.submit(build_job("a"))
+    async with bench.running(gateway=False):
+        await eventually(lambda: is_registered(bench))
+        bench.add_pod()  # which ends no job, so that the end takes its time
+        bench.delete()
+        await eventually(lambda: is_closing(bench))
+    bench.children.remove(next(iter(bench.children.of(ServiceKey(OWNER.namespace, OWNER.name)))))
+    async with bench.restarted(redis_server.url):
+        await eventually(lambda: is_swept(bench, bench.prefix))
+    assert await keys_of(bench) == set()
+
+
+async def is_closing(bench: Bench) -> bool:
+    return "closing" in await keys_of(bench)
 
 
 async def is_registered(bench: Bench) -> bool:
@@ -234,7 +258,7 @@ async def test_a_full_redis_can_be_cleaned_up(own_server: RedisServer) -> None:
         own_server.command("CONFIG", "SET", "maxmemory", "1")
         async with bench.running(gateway=False):
             bench.delete()
-            await eventually(bench.is_let_go, timeout_seconds=10)
+            await eventually(bench.is_ended, timeout_seconds=10)
         assert await keys_of(bench) - {"closing"} == set()
     finally:
         await bench.close()

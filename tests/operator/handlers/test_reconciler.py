@@ -93,36 +93,38 @@ async def test_a_new_service_gets_its_children_and_its_status() -> None:
     assert len(bench.api.objects[PATH]["status"]["conditions"]) == 7
 
 
-async def test_a_service_has_its_finalizer_before_its_first_child() -> None:
+async def test_nothing_keeps_a_service_that_is_deleted_while_no_operator_runs() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    assert not bench.api.objects[PATH]["metadata"].get("finalizers")
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_the_finalizer_of_an_earlier_release_goes_and_others_stay(*, is_deleted: bool) -> None:
     bench = Bench(FakeApi())
     service = build_service()
-    service["metadata"]["finalizers"] = ["theirs"]
+    service["metadata"]["finalizers"] = ["theirs", names.FINALIZER]
+    if is_deleted:
+        service["metadata"]["deletionTimestamp"] = "2026-11-26T12:00:00Z"
     bench.submit(service)
     await bench.settle()
-    assert bench.api.objects[PATH]["metadata"]["finalizers"] == ["theirs", names.FINALIZER]
-    assert bench.api.writes[0] == ("PATCH", PATH)
+    assert bench.api.objects[PATH]["metadata"]["finalizers"] == ["theirs"]
+    assert bench.child_paths() == (set() if is_deleted else CHILDREN)
 
 
-async def test_children_of_a_service_that_may_not_have_a_finalizer_are_made_all_the_same() -> None:
+async def test_a_service_is_served_though_its_earlier_finalizer_may_not_be_taken_away() -> None:
     def refuse(method: str, path: str) -> Exception | None:
         return (
             ApiRefusedError(method, path, 403, "Forbidden", "no patch") if (method, path) == ("PATCH", PATH) else None
         )
 
     bench = Bench(FakeApi(refuse))
-    bench.submit(build_service())
+    service = build_service()
+    service["metadata"]["finalizers"] = [names.FINALIZER]
+    bench.submit(service)
     assert await bench.reconciler.reconcile(KEY)
     assert bench.child_paths() == CHILDREN
-
-
-async def test_a_service_that_changed_meanwhile_is_looked_at_again() -> None:
-    def refuse(method: str, path: str) -> Exception | None:
-        return ApiRefusedError(method, path, 409, "Conflict", "changed") if (method, path) == ("PATCH", PATH) else None
-
-    bench = Bench(FakeApi(refuse))
-    bench.submit(build_service())
-    assert not await bench.reconciler.reconcile(KEY), "worth another try"
-    assert bench.child_paths() == set()
 
 
 async def test_a_restart_writes_nothing() -> None:

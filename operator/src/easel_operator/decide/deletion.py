@@ -1,7 +1,7 @@
 """What becomes of a deleted service's jobs and keys in Redis, and how long that may take.
 
-The finalizer keeps the resource, and with it the pods, until whoever waits has been answered and the keys are deleted.
-It never keeps them longer than the bounds below: the sweep of ``handlers/cleanup.py`` deletes what is left then.
+Nothing keeps the resource for it: services are registered in Redis while they live, and one that is registered and
+lives no more is ended by its prefix alone. Its pods answer who waits, in the time that they have to stop.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from easel_contract.resource import StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.decide.snapshot import EventPlan, EventType
-from easel_operator.objects import Json
+from easel_operator.objects import Json, ServiceKey, is_living
 
 REASON: Final = "the service was deleted"  # clients read it as their job's error
 
@@ -57,8 +57,8 @@ class EndingStep(StrEnum):
     """What to do next."""
 
     WAIT = "Wait"  # and look again
-    DELETE_KEYS = "DeleteKeys"  # and then let the resource go
-    GIVE_UP = "GiveUp"  # let the resource go, and leave its keys to the sweep
+    DELETE_KEYS = "DeleteKeys"
+    GIVE_UP = "GiveUp"  # for now: leave its keys to the sweep
 
 
 def decide_ending(ending: Ending) -> EndingStep:
@@ -71,34 +71,29 @@ def decide_ending(ending: Ending) -> EndingStep:
     return EndingStep.WAIT
 
 
-def is_ending(service: Json) -> bool:
-    """Whether the service is deleted, and waits for the operator."""
-    metadata = service["metadata"]
-    return "deletionTimestamp" in metadata and names.FINALIZER in metadata.get("finalizers", [])
-
-
-def remove_finalizer(service: Json) -> tuple[str, ...]:
-    """All finalizers but ours."""
-    return tuple(name for name in service["metadata"].get("finalizers", []) if name != names.FINALIZER)
-
-
 def find_prefix(service: Json) -> str:
     """The service's prefix in Redis."""
     metadata = service["metadata"]
     return names.redis_prefix(metadata["namespace"], metadata["name"], metadata["uid"])
 
 
+def recall_service(prefix: str, key: ServiceKey) -> Json:
+    """What the registry says of a service of which nothing else is known."""
+    uid = prefix.removesuffix("}:").rpartition("/")[2]
+    return {"metadata": {"namespace": key.namespace, "name": key.name, "uid": uid}}
+
+
 def find_orphans(
     registry: Mapping[str, str], services: Iterable[Json], watched_namespaces: tuple[str, ...]
-) -> dict[str, tuple[str, str]]:
+) -> dict[str, ServiceKey]:
     """Registered prefixes of no service that lives, with the namespace and name that each had.
 
     Services of namespaces that aren't watched are another operator's, and never orphans.
     """
-    living = set(map(find_prefix, services))
+    living = {find_prefix(service) for service in services if is_living(service)}
     places = {prefix: place.partition("/") for prefix, place in registry.items() if prefix not in living}
     return {
-        prefix: (namespace, name)
+        prefix: ServiceKey(namespace, name)
         for prefix, (namespace, _, name) in places.items()
         if not watched_namespaces or namespace in watched_namespaces
     }

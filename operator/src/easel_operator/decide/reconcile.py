@@ -54,21 +54,22 @@ from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import build_links_secret
 from easel_operator.manifests.metadata import ChildContext, Owner, Release, read_revision
 from easel_operator.manifests.worker import build_worker_deployment
-from easel_operator.objects import DEPLOYMENTS, HPAS, SECRETS, Json, ObjectKey, is_owned_by, to_object_key
+from easel_operator.objects import DEPLOYMENTS, HPAS, SECRETS, Json, ObjectKey, is_living, is_owned_by, to_object_key
 
 
 def decide(snapshot: Snapshot) -> ReconcilePlan:
     """What to write for one service; an empty plan when the cluster is as it should be."""
     service = snapshot.service
-    if "deletionTimestamp" in service["metadata"]:
+    surplus = find_surplus_finalizer(service)
+    if not is_living(service):
         # Children follow through their owner references, and what is being collected must not be made anew. What the
         # service has in Redis is cleaned up by handlers/cleanup.py.
-        return ReconcilePlan()
+        return ReconcilePlan(finalizers=surplus)
     try:
         spec = StableDiffusionServiceSpec.model_validate(service.get("spec", {}))
     except ValidationError as error:
-        return _report_invalid_spec(snapshot, error)
-    return _decide_valid(snapshot, spec)
+        return replace(_report_invalid_spec(snapshot, error), finalizers=surplus)
+    return replace(_decide_valid(snapshot, spec), finalizers=surplus)
 
 
 def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> ReconcilePlan:
@@ -129,7 +130,6 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     if scaling_status is not None:
         status["scaling"] = scaling_status
     return ReconcilePlan(
-        finalizers=None if conflicts else _add_finalizer(service),
         handovers=() if conflicts else tuple(_find_handovers(snapshot, applies)),
         creates=() if conflicts else creates,
         applies=() if conflicts else applies,
@@ -265,10 +265,12 @@ def read_owner(service: Json) -> Owner:
     return Owner(metadata["namespace"], metadata["name"], metadata["uid"])
 
 
-def _add_finalizer(service: Json) -> tuple[str, ...] | None:
-    """All finalizers of a service that hasn't ours yet (see ``deletion.py``); None if it has."""
+def find_surplus_finalizer(service: Json) -> tuple[str, ...] | None:
+    """All finalizers but that of earlier releases, which keeps a service while no operator runs; None without it."""
     finalizers = service["metadata"].get("finalizers", [])
-    return None if names.FINALIZER in finalizers else (*finalizers, names.FINALIZER)
+    if names.FINALIZER not in finalizers:
+        return None
+    return tuple(name for name in finalizers if name != names.FINALIZER)
 
 
 def _needs_apply(snapshot: Snapshot, wanted: Json) -> bool:

@@ -127,7 +127,7 @@ class Standing:
 class ReconcilePlan:
     """What to do about one service, in this order."""
 
-    finalizers: tuple[str, ...] | None = None  # all that the service shall have; None: it has them
+    finalizers: tuple[str, ...] | None = None  # all that the service shall have; None: they stay
     handovers: tuple[Handover, ...] = ()
     creates: tuple[Json, ...] = ()  # Secrets that are made once, with a random key, and never changed after
     applies: tuple[Json, ...] = ()

@@ -1,7 +1,8 @@
-"""Ends deleted services: their waiters are answered, their keys in Redis deleted, and only then the resource goes.
+"""Ends deleted services: their waiters are answered, and then their keys in Redis deleted.
 
-What Redis didn't allow at that time is done by a sweep: services are registered in Redis while they live, and keys of
-those that don't any more are deleted. Runs on the leading replica. What to do is decided in ``decide/deletion.py``.
+Services are registered in Redis while they live, and nothing keeps the resource: what was seen or registered and lives
+no more is ended, whether it went while an operator ran or not. What Redis didn't allow at that time is done by a sweep.
+Runs on the leading replica. What to do is decided in ``decide/deletion.py``.
 """
 
 import asyncio
@@ -25,13 +26,11 @@ from easel_operator.decide.deletion import (
     decide_ending,
     find_orphans,
     find_prefix,
-    is_ending,
-    remove_finalizer,
+    recall_service,
 )
 from easel_operator.decide.reconcile import read_owner
-from easel_operator.decide.snapshot import EventPlan
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL, Json, to_service_key
+from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL, Json, ServiceKey, is_living, to_service_key
 from easel_operator.operator_metrics import FAULTS, SWEPT_KEYS
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,9 @@ class Cleanup:
         self._monotonic = monotonic
         self._look_seconds = look_seconds
         self._deletions = asyncio.Semaphore(MAX_DELETIONS)
-        self._endings: dict[str, asyncio.Task[None]] = {}  # by uid
+        self._seen: dict[str, Json] = {}  # services by prefix that lived at the last look, or wait for their end
+        self._endings: dict[str, asyncio.Task[None]] = {}  # by prefix
+        self._ended: set[str] = set()  # prefixes that are still registered, for their last pods may write for a while
         self._registered: set[str] = set()  # prefixes
         self._swept_at: float | None = None
 
@@ -80,25 +81,34 @@ class Cleanup:
 
     async def _end_services(self) -> None:
         while True:
-            self._endings = {uid: task for uid, task in self._endings.items() if not task.done()}
-            for _, service in self._services:
-                uid = service["metadata"]["uid"]
-                if is_ending(service) and uid not in self._endings:
-                    self._endings[uid] = asyncio.create_task(self._end_safely(service), name=f"end of {uid}")
+            self._endings = {prefix: task for prefix, task in self._endings.items() if not task.done()}
+            living = {find_prefix(service): service for _, service in self._services if is_living(service)}
+            for prefix, service in self._seen.items():
+                if prefix not in living and prefix not in self._endings:
+                    ending = self._end_safely(prefix, service)
+                    self._endings[prefix] = asyncio.create_task(ending, name=f"end of {prefix}")
+            self._seen.update(living)
             await asyncio.sleep(self._look_seconds)
 
-    async def _end_safely(self, service: Json) -> None:
+    async def _end_safely(self, prefix: str, service: Json) -> None:
         """One service's end; what goes wrong with it is its own affair, and it is begun again at the next look."""
         try:
-            await self.end(service)
+            if not await self._is_living(prefix, to_service_key(service)):
+                await self.end(service)
+                self._seen.pop(prefix, None)
         except KubernetesError as error:
             logger.warning("The end of %s failed, trying again: %s", to_service_key(service), error)
         except Exception:
             FAULTS.labels("cleanup").inc()
             logger.exception("A fault in the end of %s, trying again", to_service_key(service))
 
+    async def _is_living(self, prefix: str, key: ServiceKey) -> bool:
+        """Whether the service is there, by the API server's own word: the watch may be behind."""
+        live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
+        return live is not None and is_living(live) and find_prefix(live) == prefix
+
     async def end(self, service: Json) -> None:
-        """See one deleted service to its end. Raises KubernetesError if the resource couldn't be let go."""
+        """See one deleted service to its end; what Redis doesn't allow is left to the sweep."""
         prefix, started_at = find_prefix(service), self._monotonic()
         busy_at: float | None = None  # when somebody was last seen to wait
         while True:
@@ -109,12 +119,16 @@ class Cleanup:
             ending = Ending(now - started_at, work, quiet_seconds, has_pods=self._has_pods(service))
             step = decide_ending(ending)
             if step is EndingStep.DELETE_KEYS:
-                error = await self._try_to_delete(prefix)
+                deleted, error = await self._try_to_delete(prefix)
                 if not error:
-                    return await self._let_go(service, build_ended_event(service, work))
+                    self._ended.add(prefix)
+                    if deleted:  # else an operator before has done it, and said so
+                        await self._writer.write_event(read_owner(service), build_ended_event(service, work))
+                    return
                 step = decide_ending(replace(ending, work=None))
             if step is EndingStep.GIVE_UP:
-                return await self._let_go(service, build_left_event(service, error))
+                await self._writer.write_event(read_owner(service), build_left_event(service, error))
+                return
             await asyncio.sleep(self._look_seconds)
 
     async def _look(self, prefix: str) -> tuple[WorkLeft | None, str]:
@@ -129,13 +143,12 @@ class Cleanup:
         except RedisUnreachableError as error:
             return None, str(error)
 
-    async def _try_to_delete(self, prefix: str) -> str:
-        """Why it didn't succeed; empty if it did."""
+    async def _try_to_delete(self, prefix: str) -> tuple[int, str]:
+        """How many keys there were, and why it didn't succeed; empty if it did."""
         try:
-            await self._delete(prefix)
+            return await self._delete(prefix), ""
         except RedisUnreachableError as error:
-            return str(error)
-        return ""
+            return 0, str(error)
 
     def _has_pods(self, service: Json) -> bool:
         """Whether a process runs that ends the jobs; ready or not, it does."""
@@ -150,18 +163,6 @@ class Cleanup:
                 return await self._keys.delete_keys(prefix)
         except TimeoutError:
             raise RedisUnreachableError(f"not all keys were deleted within {DELETE_SECONDS:.0f} s") from None
-
-    async def _let_go(self, service: Json, event: EventPlan) -> None:
-        """Take the finalizer away, if it is still there. First the event: a namespace that is going takes none."""
-        key = to_service_key(service)
-        live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
-        if live is None or live["metadata"]["uid"] != service["metadata"]["uid"] or not is_ending(live):
-            return
-        logger.info("%s: %s", key, event.note)
-        await self._writer.write_event(read_owner(service), event)
-        written = await self._writer.write_finalizers(live, remove_finalizer(live))
-        if written is not None:
-            self._services.put(written)  # ahead of the watch, or its end would be begun again
 
     async def _keep_registry(self) -> None:
         cluster_uid: str | None = None
@@ -187,26 +188,34 @@ class Cleanup:
         return str(namespace["metadata"]["uid"]) if namespace is not None else CLUSTER_NAMESPACE
 
     async def _register(self, cluster_uid: str) -> None:
-        living = {find_prefix(service): f"{key.namespace}/{key.name}" for key, service in self._services}
+        living = {
+            find_prefix(service): f"{key.namespace}/{key.name}" for key, service in self._services if is_living(service)
+        }
         news = {prefix: place for prefix, place in living.items() if prefix not in self._registered}
         await self._keys.register(cluster_uid, news)
         self._registered = set(living)
 
     async def sweep(self, cluster_uid: str) -> None:
-        """Delete what services have left that live no more. Raises RedisUnreachableError and KubernetesError.
+        """Have services ended that live no more, and delete what is left of those that were.
+
+        Raises RedisUnreachableError and KubernetesError.
 
         A service stays registered until a sweep finds nothing of it: its last pods may write for a while.
         """
         registry = await self._keys.read_registry(cluster_uid)
         self._registered &= set(registry)  # else what a wiped Redis has forgotten would never come back
         services = [service for _, service in self._services]
-        for prefix, (namespace, name) in find_orphans(registry, services, self._watched_namespaces).items():
-            live = await self._client.get(SERVICES_OF_EASEL, namespace, name)
-            if live is not None and find_prefix(live) == prefix:
-                continue  # the watch is behind
-            deleted = await self._delete(prefix)
-            SWEPT_KEYS.inc(deleted)
-            if deleted:
-                logger.info("%d keys were left of the deleted service %s/%s, and are deleted", deleted, namespace, name)
-            else:
-                await self._keys.forget(cluster_uid, prefix)
+        for prefix, key in find_orphans(registry, services, self._watched_namespaces).items():
+            if prefix not in self._ended:
+                self._seen.setdefault(prefix, recall_service(prefix, key))
+            elif not await self._is_living(prefix, key):
+                await self._sweep_rest(cluster_uid, prefix, key)
+
+    async def _sweep_rest(self, cluster_uid: str, prefix: str, key: ServiceKey) -> None:
+        deleted = await self._delete(prefix)
+        SWEPT_KEYS.inc(deleted)
+        if deleted:
+            logger.info("%d keys were left of the deleted service %s, and are deleted", deleted, key)
+        else:
+            await self._keys.forget(cluster_uid, prefix)
+            self._ended.discard(prefix)

@@ -191,14 +191,13 @@ class Reconciler:
             await self._writer.write_event(owner, event)
 
     async def _write_finalizers(self, service: Json, finalizers: tuple[str, ...]) -> bool:
-        """Before any child: what a pod has written is cleaned up for certain. False: the service has changed since."""
+        """Take away what an earlier release has set. False: the service has changed since."""
         try:
             written = await self._writer.write_finalizers(service, finalizers)
         except ApiRefusedError as error:
             if error.is_transient:
                 raise
-            # Of rights that an older installation doesn't have. The sweep cleans up all the same.
-            logger.warning("%s is served without a finalizer: %s", to_service_key(service), error)
+            logger.warning("%s is served, and keeps its finalizer: %s", to_service_key(service), error)
             return True
         if written is not None:
             self._services.put(written)
