@@ -126,7 +126,7 @@ def install_chart(cluster: Cluster, *values: str) -> None:
     """``helm upgrade --install`` of the chart, until its pods are ready. ``values`` are --set arguments."""
     settings = [word for value in values for word in ("--set", value)]
     if cluster.kind != "kubeconfig":
-        settings += ["--set-string", "redis.persistence.storageClassName="]
+        settings += ["--set-string", "redis.persistence.storageClassName=", "--set", "operator.replicas=1"]
     cluster.helm(
         "upgrade", "--install", RELEASE, str(ROOT / "helm/easel"), "--namespace", NAMESPACE, "--create-namespace",
         "--wait", "--timeout", "5m", *settings,

@@ -316,3 +316,46 @@ def test_the_operator_asks_a_prometheus_only_where_one_is_named(helm: str) -> No
     # A Secret that is missing must not keep the operator from starting.
     reference = {"name": "reader", "key": "token", "optional": True}
     assert named["EASEL_PROMETHEUS_TOKEN"]["valueFrom"] == {"secretKeyRef": reference}
+
+
+def test_two_operators_by_default_which_no_drain_takes_together(helm: str) -> None:
+    rendered = objects(helm)
+    (operator,) = of_kind(rendered, "Deployment")
+    assert operator["spec"]["replicas"] == 2
+    pod = operator["spec"]["template"]["spec"]
+    labels = operator["spec"]["template"]["metadata"]["labels"]
+    assert [each["topologyKey"] for each in pod["topologySpreadConstraints"]] == [
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    ]
+    for constraint in pod["topologySpreadConstraints"]:
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway", "one node is enough"
+        assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
+    (budget,) = [
+        each for each in of_kind(rendered, "PodDisruptionBudget") if each["metadata"]["name"].endswith("operator")
+    ]
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["selector"] == operator["spec"]["selector"]
+    assert "priorityClassName" not in pod
+
+    (important,) = of_kind(objects(helm, "operator.priorityClassName=system-cluster-critical"), "Deployment")
+    assert important["spec"]["template"]["spec"]["priorityClassName"] == "system-cluster-critical"
+    alone = of_kind(objects(helm, "operator.replicas=1"), "PodDisruptionBudget")
+    assert not any(each["metadata"]["name"].endswith("operator") for each in alone), "a drain would wait for ever"
+
+
+def test_the_operator_knows_its_own_deployment_and_may_ask_for_it(helm: str) -> None:
+    rendered = objects(helm)
+    (operator,) = of_kind(rendered, "Deployment")
+    name = operator["metadata"]["name"]
+    environment = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "EASEL_DEPLOYMENT", "value": name} in environment
+    (role,) = [each for each in of_kind(rendered, "Role") if each["metadata"]["name"] == name]
+    rules = {
+        (group, resource): rule
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert rules["apps", "deployments"]["resourceNames"] == [name]
+    assert rules["discovery.k8s.io", "endpointslices"]["verbs"] == ["list"]

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     """One word for why a condition has its status; the message says the rest."""
 
     PENDING = "Pending"  # not looked at yet
+    OPERATOR_GONE = "OperatorGone"  # nobody looks any more: the operator was uninstalled, or scaled to none
     # Ready
     AVAILABLE = "Available"
     SCALED_TO_ZERO = "ScaledToZero"

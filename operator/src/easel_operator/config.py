@@ -42,6 +42,7 @@ class OperatorConfig(BaseModel):
     pod_name: str = "easel-operator"  # identity in the leader election and in Events
     metrics_service: str = "easel-operator"  # name of the Service in front of the external metrics API
     external_metrics: Literal["Auto", "Disabled"] = "Auto"  # whether to register that API where nobody has
+    deployment: str = ""  # the operator's own; where it is gone or wants no pods, services are told at the end
     cluster_role: str = ""  # the installation's, with which what the operator registers is deleted
     metrics_port: int = Field(default=6443, ge=0, le=65535)
     health_port: int = Field(default=8081, ge=0, le=65535)
@@ -54,7 +55,7 @@ class OperatorConfig(BaseModel):
     reconcile_concurrency: int = Field(default=8, ge=1, le=64)  # services that are reconciled at the same time
     # Services whose workers a newer release of the installation replaces at the same time; 0: none.
     rollout_max_services_at_once: int = Field(default=5, ge=0)
-    lease_duration_seconds: float = Field(default=15.0, ge=3)
+    lease_duration_seconds: float = Field(default=10.0, ge=3)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("redis_secret")

@@ -29,7 +29,7 @@ from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.config import ENVIRONMENT_PREFIX, ConfigurationError, OperatorConfig
 from easel_operator.decide.snapshot import Capabilities
 from easel_operator.handlers.cleanup import Cleanup
-from easel_operator.handlers.kopf_handlers import build_registry, build_settings
+from easel_operator.handlers.farewell import Farewell
 from easel_operator.handlers.loop_guard import LoopGuard
 from easel_operator.handlers.metrics_api_upkeep import MetricsApiUpkeep
 from easel_operator.handlers.past_reader import MAX_ANSWER_BYTES, PastReader
@@ -37,7 +37,7 @@ from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
-from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.handlers.service_store import ServiceStore, build_registry, build_settings
 from easel_operator.handlers.shared_state import RolloutTurns, SharedState
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import configure_logging
@@ -174,6 +174,17 @@ class Operator:
             queue=self._queue,
             is_leader=self._leadership.is_leader,
         )
+        self._farewell = Farewell(
+            client=client,
+            writer=self._writer,
+            services=self._services,
+            endpoint=self._metrics_endpoint,
+            leadership=self._leadership,
+            namespace=config.operator_namespace,
+            deployment=config.deployment,
+            pod_name=config.pod_name,
+            clock=now,
+        )
         self._scaling_loop = self._build_scaling_loop()
         self._health_server = HealthServer(
             alive={
@@ -271,7 +282,7 @@ class Operator:
         try:
             done, _ = await asyncio.wait([*loops, watch], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await self._shut_down(loops, watch, kopf_stop)
+            await self._shut_down(loops, watch, kopf_stop, is_stopped=stop.is_set())
         return _judge(done, is_stopped=stop.is_set())
 
     def _loops(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -352,12 +363,20 @@ class Operator:
             await informer.is_synced.wait()
 
     async def _shut_down(
-        self, loops: list["asyncio.Task[None]"], watch: "asyncio.Task[None]", kopf_stop: asyncio.Event
+        self,
+        loops: list["asyncio.Task[None]"],
+        watch: "asyncio.Task[None]",
+        kopf_stop: asyncio.Event,
+        *,
+        is_stopped: bool,
     ) -> None:
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops, timeout=SHUTDOWN_SECONDS)
-        await self._leadership.release()
+        if is_stopped:
+            await self._farewell.say()
+        else:
+            await self._leadership.release()
         kopf_stop.set()
         await asyncio.wait([watch], timeout=SHUTDOWN_SECONDS)
         await self._metrics_server.close()

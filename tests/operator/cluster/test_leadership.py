@@ -149,3 +149,26 @@ async def test_a_fault_of_our_own_costs_the_lease_only_when_its_deadline_has_pas
     clock.seconds += DURATION_SECONDS
     with pytest.raises(LeadershipLostError):
         await asyncio.wait_for(running, 5)
+
+
+async def test_a_standby_looks_again_at_the_moment_when_the_lease_expires() -> None:
+    """Not at its next turn: of a fail-over's 15 s at the most, that would be another second or two."""
+    api, clock = FakeApi(), Clock()
+    seconds = 10.0
+    holder, standby = (
+        Leadership(
+            api,
+            namespace="easel",
+            identity=identity,
+            duration_seconds=seconds,
+            clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+            monotonic=clock,
+        )
+        for identity in ("a", "b")
+    )
+    assert await holder._try()
+    assert not await standby._try()
+    assert standby._find_pause(seconds / 5) == 1.0, "a lease that is released is seen within a second"
+    clock.seconds = seconds - 0.25
+    assert not await standby._try()
+    assert standby._find_pause(seconds / 5) == 0.25

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_NAME: Final = "easel-operator"
 RENEWALS_PER_DURATION: Final = 5  # how many tries to renew fit into a lease
+STANDBY_LOOK_SECONDS: Final = 1.0  # between two looks of who waits: a lease that was released is taken that soon
+SHORTEST_PAUSE_SECONDS: Final = 0.05
 # The holder ends before others may take over, so that never two replicas write.
 DEADLINE_FRACTION: Final = 2 / 3
 
@@ -71,7 +73,14 @@ class Leadership:
                     self._acquired.set()
             elif self._acquired.is_set():
                 self._check_deadline(self._monotonic() - renewed_at)
-            await asyncio.sleep(pause_seconds)
+            await asyncio.sleep(self._find_pause(pause_seconds))
+
+    def _find_pause(self, pause_seconds: float) -> float:
+        """Until the next try: who waits looks again at the very moment when the lease expires."""
+        if self._acquired.is_set() or self._seen_record is None:
+            return pause_seconds
+        expires_in = self._seen_at + self._read_duration(self._seen_record) - self._monotonic()
+        return max(SHORTEST_PAUSE_SECONDS, min(pause_seconds, STANDBY_LOOK_SECONDS, expires_in))
 
     def _check_deadline(self, age_seconds: float) -> None:
         if age_seconds > self._duration_seconds * DEADLINE_FRACTION:
@@ -131,8 +140,12 @@ class Leadership:
         holder = record.get("holderIdentity")
         if holder in (None, "", self._identity):
             return True
-        duration_seconds: float = record.get("leaseDurationSeconds", self._duration_seconds)
-        return self._monotonic() - self._seen_at > duration_seconds
+        return self._monotonic() - self._seen_at > self._read_duration(record)
+
+    def _read_duration(self, record: Json) -> float:
+        """For how long a record holds, by its own word."""
+        seconds: float = record.get("leaseDurationSeconds", self._duration_seconds)
+        return seconds
 
     async def _create(self) -> None:
         body = {

@@ -24,7 +24,7 @@ from easel_operator.cluster.serving_certificate import (
     ensure,
     parse_front_proxy,
 )
-from easel_operator.objects import API_SERVICES, CLUSTER_ROLES, CONFIG_MAPS, SECRETS, SERVICES, Json
+from easel_operator.objects import API_SERVICES, CLUSTER_ROLES, CONFIG_MAPS, ENDPOINT_SLICES, SECRETS, SERVICES, Json
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,20 @@ class MetricsEndpoint:
         ca_pem = self._serving[0].ca_pem if is_leader and self._serving is not None else None
         return await self._registration.settle(ca_pem)
 
+    async def give_back(self) -> None:
+        """See Registration.give_back."""
+        await self._registration.give_back()
+
+    async def is_served_by_others(self, pod_name: str) -> bool:
+        """Whether another replica is ready to answer. Raises KubernetesError."""
+        selector = f"kubernetes.io/service-name={self._installation.service}"
+        slices, _ = await self._client.list_all(ENDPOINT_SLICES, self._installation.namespace, label_selector=selector)
+        return any(
+            endpoint.get("conditions", {}).get("ready") and (endpoint.get("targetRef") or {}).get("name") != pod_name
+            for each in slices
+            for endpoint in each.get("endpoints") or ()
+        )
+
 
 class Registration:
     """The one APIService of the external metrics API: made where nobody has one, not written while it is another's."""
@@ -152,6 +166,20 @@ class Registration:
                 if error.status != HTTPStatus.CONFLICT:  # somebody was faster, if only with the status
                     raise
         return await self._try_to_settle(ca_pem)
+
+    async def give_back(self) -> None:
+        """Delete the registration if it is ours: without a server it keeps every namespace of the cluster from being
+        deleted. Raises KubernetesError."""
+        live = await self._client.get(API_SERVICES, None, METRICS_API_SERVICE)
+        if live is not None and is_served_by(live, self._installation):
+            logger.info("Giving %s back: no operator is left to serve it", METRICS_API_SERVICE)
+            await self._delete(live)
+
+    async def _delete(self, live: Json) -> None:
+        """This very version of it."""
+        metadata = live["metadata"]
+        version = metadata["resourceVersion"]
+        await self._client.delete(API_SERVICES, None, METRICS_API_SERVICE, uid=metadata["uid"], version=version)
 
     async def _try_to_settle(self, ca_pem: bytes | None) -> str:
         live = await self._client.get(API_SERVICES, None, METRICS_API_SERVICE)
@@ -181,8 +209,7 @@ class Registration:
         metadata = live["metadata"]
         if is_served_by(live, self._installation) and not self._installation.is_api_wanted:
             logger.info("Giving %s back: externalMetrics.mode is Disabled", METRICS_API_SERVICE)
-            version = metadata["resourceVersion"]
-            await self._client.delete(API_SERVICES, None, METRICS_API_SERVICE, uid=metadata["uid"], version=version)
+            await self._delete(live)
             return None
         patch = build_patch(live, wanted, self._installation)
         if patch is None:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from easel_contract import names
-from easel_contract.conditions import ConditionType, Reason
+from easel_contract.conditions import ConditionStatus, ConditionType, Reason, build_condition
 from easel_contract.resource import StableDiffusionServiceSpec
 from pydantic import ValidationError
 
@@ -333,6 +334,39 @@ def report_fault(service: Json, error: Exception, now: datetime) -> ReconcilePla
         "traceback; please report it.",
     )
     return _report_only(service, {ConditionType.PROGRESSING: problem}, unknown("Not looked at yet."), now)
+
+
+WATCHED_CONDITIONS: Final = (
+    ConditionType.READY,
+    ConditionType.MODEL_LOADED,
+    ConditionType.SCALING_ACTIVE,
+    ConditionType.CAPACITY_AVAILABLE,
+)
+
+
+def report_gone(service: Json, now: datetime) -> ReconcilePlan:
+    """Say that nobody looks at the service any more: what was said of its pods may be false at any moment.
+
+    An empty plan where it has been said, and of a service that nobody has looked at yet.
+    """
+    previous = read_conditions(service)
+    gone = ConditionState(
+        ConditionStatus.UNKNOWN,
+        Reason.OPERATOR_GONE,
+        "The operator was uninstalled or scaled to none. What runs goes on running; nobody follows the spec, mends or "
+        "scales, and this status isn't kept up. It is once an operator is installed again.",
+    )
+    said = [
+        build_condition(
+            kind, gone.status, gone.reason, gone.message, previous=old, generation=old.observed_generation, now=now
+        )
+        if kind in WATCHED_CONDITIONS
+        else old
+        for kind, old in previous.items()
+    ]
+    wire = [condition.to_wire() for condition in said]
+    patch = build_status_patch(service, {**service.get("status", {}), "conditions": wire}) if said else None
+    return ReconcilePlan(status_patch=patch)
 
 
 def _report_only(

@@ -1,17 +1,26 @@
 """The services that kopf's watch has delivered, held equal to the API server by a list of our own now and then.
 
+kopf only watches, by its low-level event handler, without finalizers, annotations or progress in the resource: it then
+writes nothing by itself, and a restart doesn't either. What to do is decided elsewhere.
+
 A watch can fall silent without closing, and after a reconnection kopf doesn't report deletions that it missed
 (kopf#957, #1145). The list heals both, and counts what the watch failed to deliver, for the health check. The watch
 goes on while a list is read, so versions decide which of the two is believed (see object_store.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import kopf
+from easel_contract import names
 
 from easel_operator.cluster.object_store import Tombstones, is_after
 from easel_operator.objects import Json, ServiceKey, is_outdated, to_service_key
 
 # In two lists running, so that a list that overtakes the watch by a moment isn't taken for a broken watch.
 MISSED_LISTS_BEFORE_UNHEALTHY = 2
+WATCH_SECONDS: Final = 300  # a whole number: the API server refuses "300.0"
+CONNECT_SECONDS: Final = 10.0
 
 
 class ServiceStore:
@@ -84,3 +93,31 @@ class ServiceStore:
         if self._lists_with_misses < MISSED_LISTS_BEFORE_UNHEALTHY:
             return None
         return f"the last {self._lists_with_misses} lists of services had changes that the watch didn't deliver"
+
+
+def build_registry(services: ServiceStore) -> kopf.OperatorRegistry:
+    """kopf's handlers: one for logging in, one for the services' events."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry, id="login")
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        # The second imports the whole synchronous client, so it is kept for kubeconfigs, outside of pods.
+        return kopf.login_with_service_account(**kwargs) or kopf.login_via_client(**kwargs)
+
+    @kopf.on.event(names.API_GROUP, names.API_VERSION, names.PLURAL, registry=registry, id="services")
+    async def observe_service(event: kopf.RawEvent, **_: Any) -> None:
+        services.observe(event["type"], dict(event["object"]))
+
+    return registry
+
+
+def build_settings() -> kopf.OperatorSettings:
+    """kopf's settings: each against one of its known traps."""
+    settings = kopf.OperatorSettings()
+    settings.peering.standalone = True  # replicas take turns by a Lease; peering can freeze on a ghost (kopf#734)
+    settings.posting.enabled = False  # events are ours to choose
+    settings.scanning.disabled = True  # no rights to list CRDs and namespaces are needed
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.client_timeout = WATCH_SECONDS + 60
+    settings.watching.connect_timeout = CONNECT_SECONDS
+    return settings
