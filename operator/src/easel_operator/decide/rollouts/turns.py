@@ -23,6 +23,7 @@ from easel_contract.resource import (
 
 from easel_operator.decide.conditions import is_settled
 from easel_operator.decide.facts import ServiceFacts, has_earlier_pods, replicas_of
+from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.rollouts.going_back import GoingBack
 from easel_operator.decide.snapshot import Stage, Standing
 from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_server_image
@@ -90,7 +91,8 @@ def decide_rollout(
     cause = _decide_cause(live, built)
     is_changing = read_revision(live) != read_revision(built)
     if back is not None:
-        stage = Stage.FAILED if back.is_of_release else Stage.CURRENT
+        # A pin frees the turn: what fails for a reason of its own needn't keep the others waiting.
+        stage = _stage_of(hold, Stage.FAILED) if back.is_of_release else Stage.CURRENT
         return RolloutDecision(
             context.release,
             cause,
@@ -102,12 +104,11 @@ def decide_rollout(
     keeps = not is_free and _is_only_of_release(facts, live, built, context)
     is_behind = keeps or (context.release != newest and _uses_release(facts.spec))
     if is_behind:
-        stage = Stage.WAITING if hold is RolloutHold.WAITING else Stage.HELD
         return RolloutDecision(
             context.release,
             cause,
             keeps,
-            Standing(stage, _rank(facts)),
+            Standing(_stage_of(hold, Stage.WAITING), _rank(facts)),
             _say_held(context.release, newest, hold),
         )
     is_moving = cause == CAUSE_RELEASE and not facts.spec.rollout.paused and _is_moving(facts, live, built)
@@ -215,8 +216,22 @@ def _is_of_this_spec(facts: ServiceFacts, live: Json) -> bool:
 def _is_moving(facts: ServiceFacts, live: Json, built: Json) -> bool:
     if read_revision(live) != read_revision(built):
         return True
-    both = [each for each in (live, facts.gateway_deployment) if each is not None]
-    return any(has_earlier_pods(each) or not is_settled(each) for each in both)
+    both = ((live, facts.workers), (facts.gateway_deployment, facts.gateways))
+    return any(has_earlier_pods(each) or not _has_shown(each, pods) for each, pods in both if each is not None)
+
+
+def _has_shown(deployment: Json, pods: tuple[PodStatus, ...]) -> bool:
+    """Whether a Deployment without earlier pods has shown that its template works, or can't: nodes are full.
+
+    Not all of its pods: those of a service that asks for more GPUs than there are would never all be there.
+    """
+    newest = [pod for pod in pods if pod.revision == read_revision(deployment)]
+    has_no_place = bool(newest) and all(pod.unschedulable_message for pod in newest)
+    return is_settled(deployment) or has_no_place or any(pod.is_ready for pod in newest)
+
+
+def _stage_of(hold: RolloutHold, stage: Stage) -> Stage:
+    return stage if hold is RolloutHold.WAITING else Stage.HELD
 
 
 def _rank(facts: ServiceFacts) -> tuple[int, int]:
