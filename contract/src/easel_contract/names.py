@@ -41,6 +41,8 @@ ANNOTATION_ROLLOUT_CAUSE: Final = "easel.dev/rollout-cause"
 ANNOTATION_RUNS: Final = "easel.dev/runs"
 ANNOTATION_LAST_GOOD: Final = "easel.dev/last-good"
 ANNOTATION_FAILED: Final = "easel.dev/failed"
+# Which earlier revision it runs, by its number. Its ReplicaSets have all of these too: that is the history.
+ANNOTATION_TO_REVISION: Final = "easel.dev/to-revision"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
 # On running gateway pods: the configuration to which their kubelet was last asked to renew their mounted file.
 ANNOTATION_LIVE_CONFIG: Final = "easel.dev/live-config"

@@ -68,6 +68,7 @@ SECRETS: Final = Resource("Secret", "v1", "secrets")
 PERSISTENT_VOLUME_CLAIMS: Final = Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
 DEPLOYMENTS: Final = Resource("Deployment", "apps/v1", "deployments")
 JOBS: Final = Resource("Job", "batch/v1", "jobs")
+REPLICA_SETS: Final = Resource("ReplicaSet", "apps/v1", "replicasets")  # never watched: the history of a Deployment
 HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
 
 # Kinds that not every cluster has; where one isn't served, a service that asks for it is told so in its conditions.

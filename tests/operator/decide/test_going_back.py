@@ -147,6 +147,13 @@ def test_a_release_that_fails_is_gone_back_from_once_and_its_turn_is_kept_so_tha
     assert decide(mended).standing.stage is Stage.WAITING, "the next release is another matter"
 
 
+def test_pinning_a_service_that_a_release_failed_at_lets_the_others_have_it() -> None:
+    failing = overdue(carry_out(upgrade(begin(), has_turn=True)), crashed(1, "no CUDA"))
+    pinned = decide(edit(carry_out(replace(failing, has_turn=False)), rollout={"pinned": True}))
+    assert pinned.standing.stage is Stage.HELD
+    assert pinned.applies == ()
+
+
 def test_what_is_remembered_can_be_read_by_people() -> None:
     runs = find_deployment(begin(), "worker")["metadata"]["annotations"][names.ANNOTATION_RUNS]
     assert json.loads(runs) == {

@@ -4,12 +4,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from easel_contract.resource import StableDiffusionServiceSpec
+from easel_operator.decide.facts import read_facts
 from easel_operator.decide.reconcile import decide
+from easel_operator.decide.scaling_mode import ModeDecision, ScalingMode
 from easel_operator.decide.snapshot import Snapshot
+from easel_operator.objects import ObjectKey
 
 from tests.operator.decide.test_rollouts import begin, carry_out, edit, find_deployment, roll
 from tests.operator.decide.test_waves import WORKERS
-from tests.operator.objects import HUB_MODEL, build_pod, build_unschedulable_pod
+from tests.operator.objects import HUB_MODEL, OWNER, build_pod, build_unschedulable_pod
 
 SURGE = {"maxSurge": 1, "maxUnavailable": 0}
 IN_PLACE = {"maxSurge": 0, "maxUnavailable": 1}
@@ -55,9 +59,30 @@ def test_a_quota_that_refuses_one_worker_more_has_the_roll_out_go_on_in_place() 
 @pytest.mark.parametrize(
     "spec", [{"rollout": {"surge": "Never"}}, {"worker": {"cacheClaimName": "cache"}}, {"model": VOLUME}]
 )
-def test_workers_that_share_a_claim_or_may_never_surge_are_replaced_in_place(spec: dict[str, Any]) -> None:
+def test_workers_whose_claim_one_node_has_at_a_time_or_that_may_never_surge_are_replaced_in_place(
+    spec: dict[str, Any],
+) -> None:
     begun = carry_out(edit(begin(**{"model": HUB_MODEL, **spec}), batching={"maxImages": 2}))
     assert strategy(begun) == IN_PLACE
+
+
+@pytest.mark.parametrize(
+    ("spec", "claim"), [({"worker": {"cacheClaimName": "cache"}}, "cache"), ({"model": VOLUME}, "weights")]
+)
+def test_workers_whose_claim_many_nodes_may_have_are_replaced_with_a_surge(spec: dict[str, Any], claim: str) -> None:
+    shared = frozenset({ObjectKey("PersistentVolumeClaim", "studio", claim)})
+    snapshot = replace(begin(**{"model": HUB_MODEL, **spec}), shared_claims=shared)
+    assert strategy(carry_out(edit(snapshot, batching={"maxImages": 2}))) == SURGE
+
+
+@pytest.mark.parametrize(("modes", "is_exclusive"), [(["ReadWriteOnce"], True), (["ReadWriteMany"], False)])
+def test_a_model_cache_of_the_services_own_is_judged_by_its_access_modes(
+    modes: list[str], *, is_exclusive: bool
+) -> None:
+    cached = {**HUB_MODEL, "cache": {"size": "10Gi", "accessModes": modes}}
+    spec = StableDiffusionServiceSpec.model_validate({"model": cached, "replicas": 2})
+    mode = ModeDecision(ScalingMode.FIXED)
+    assert read_facts(begin(), OWNER, spec, mode).has_exclusive_claims is is_exclusive
 
 
 def test_a_service_of_an_earlier_operator_is_left_as_it_is_until_its_next_roll_out() -> None:

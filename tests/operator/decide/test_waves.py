@@ -14,8 +14,8 @@ from easel_operator.manifests.metadata import Release
 from easel_operator.objects import Json, ObjectKey, ServiceKey, find_condition
 
 from tests.operator.decide.test_conditions import find
-from tests.operator.decide.test_rollouts import begin, carry_out, edit, find_deployment, roll
-from tests.operator.objects import HUB_MODEL, RELEASE, build_pod, settle
+from tests.operator.decide.test_rollouts import begin, carry_out, edit, find_deployment, roll, stamp
+from tests.operator.objects import HUB_MODEL, RELEASE, build_pod, build_unschedulable_pod, settle
 
 NEWER = replace(RELEASE, server_image="registry.example/easel-server:0.2.0")
 WORKERS = ObjectKey("Deployment", "studio", "painter-worker")
@@ -214,3 +214,29 @@ def test_a_small_service_that_serves_goes_before_a_large_one_and_one_that_shows_
     ranks.append(decide(broken).standing.rank)
     assert ranks == sorted(ranks)
     assert len(set(ranks)) == 4
+
+
+def moved(workers: int, *, placed: int) -> Snapshot:
+    """A service of three workers under a newer release, whose earlier pods are gone: so many of the new ones have a
+    node, and the rest find none."""
+    begun = carry_out(upgrade(begin(), has_turn=True))
+    waiting = roll(begun, "worker", old=0, new=workers, ready=placed, pod=build_unschedulable_pod("w-new"))
+    gateways = {GATEWAYS: settle(find_deployment(begun, "gateway"), 3)}
+    pods = [
+        stamp(build_pod("worker", pod["metadata"]["name"]), find_deployment(begun, "worker"))
+        if pod["metadata"]["name"] in {f"new-{number}" for number in range(placed)}
+        else pod
+        for pod in waiting.pods
+    ]
+    return replace(waiting, children={**waiting.children, **gateways}, pods=tuple(pods))
+
+
+@pytest.mark.parametrize("placed", [0, 1])
+def test_a_service_that_asks_for_more_gpus_than_there_are_gives_its_turn_to_the_next(placed: int) -> None:
+    assert decide(moved(3, placed=placed)).standing.stage is Stage.CURRENT
+
+
+def test_a_service_whose_new_workers_have_a_node_and_are_not_ready_keeps_its_turn() -> None:
+    begun = carry_out(upgrade(begin(), has_turn=True))
+    starting = roll(begun, "worker", old=0, new=3, ready=0, pod=build_pod("worker", is_ready=False))
+    assert decide(starting).standing.stage is Stage.MOVING

@@ -1,6 +1,7 @@
 """A fleet under an operator of a newer release, against an API server in memory: how many services move at once, also
 after the operator was restarted in the midst of it."""
 
+import pytest
 from easel_operator.decide.snapshot import Stage, Standing
 from easel_operator.handlers.shared_state import RolloutTurns
 from easel_operator.objects import SERVICES_OF_EASEL, ServiceKey, to_service_key
@@ -8,10 +9,11 @@ from easel_operator.objects import SERVICES_OF_EASEL, ServiceKey, to_service_key
 from tests.operator.decide.test_waves import NEWER, image_of
 from tests.operator.fake_api import FakeApi
 from tests.operator.handlers.test_reconciler import Bench
-from tests.operator.objects import HUB_MODEL, build_service, settle
+from tests.operator.objects import HUB_MODEL, RELEASE, build_service, settle
 
 NAMES = [f"painter-{number:02}" for number in range(12)]
 MOST = 5  # as the bench allows
+UNWATCHED = ("/secrets/", "/events/", "/replicasets/", "/persistentvolumeclaims/")
 
 
 def deployment_path(name: str, role: str) -> str:
@@ -33,7 +35,7 @@ def start(api: FakeApi, **changes: object) -> Bench:
     for path, body in sorted(api.objects.items()):
         if path in {SERVICES_OF_EASEL.path("studio", name) for name in NAMES}:
             bench.services.put(body)
-        elif "/secrets/" not in path and "/events/" not in path:
+        elif not any(each in path for each in UNWATCHED):
             bench.children.put(body)
     return bench
 
@@ -125,3 +127,40 @@ def test_nobody_has_a_turn_before_every_service_was_looked_at() -> None:
     assert called == [], "the other one moves already"
     turns.report(second, Standing(Stage.CURRENT))
     assert (called, turns.has_turn(first), turns.has_turn(second)) == ([first], True, False)
+
+
+async def test_a_service_that_names_a_revision_is_brought_back_to_it_from_its_replica_set() -> None:
+    api = await run_old_release()
+    name = NAMES[0]
+    path, workers = SERVICES_OF_EASEL.path("studio", name), deployment_path(name, "worker")
+    old = api.objects[workers]
+    bench = start(api, release=NEWER)
+    await work_off(bench)
+    assert image_of(api.objects[workers]) == NEWER.server_image
+    owner = {"uid": old["metadata"]["uid"], "controller": True}
+    kept = {"annotations": old["metadata"]["annotations"], "ownerReferences": [owner], "name": "old"}
+    collection = workers.replace(f"deployments/{name}-worker", "replicasets")
+    api.store(f"{collection}/old", {"metadata": kept, "spec": {"template": old["spec"]["template"]}})
+    service = api.objects[path]
+    bench.services.put(api.store(path, {**service, "spec": {**service["spec"], "rollout": {"toRevision": 1}}}))
+    await work_off(bench)
+    assert image_of(api.objects[workers]) == RELEASE.server_image
+    api.requests.clear()
+    bench = start(api, release=NEWER)
+    await work_off(bench)
+    assert image_of(api.objects[workers]) == RELEASE.server_image, "a restarted operator keeps it there"
+    assert not [path for _, path in api.requests if "replicasets" in path], "and needn't look for it again"
+
+
+@pytest.mark.parametrize(("modes", "surge"), [(["ReadWriteOnce"], 0), (["ReadOnlyMany"], 1)])
+async def test_workers_of_a_mounted_model_surge_where_the_claim_is_for_many_nodes(modes: list[str], surge: int) -> None:
+    api = FakeApi()
+    store_fleet(api)
+    path = SERVICES_OF_EASEL.path("studio", NAMES[0])
+    mounted = {"source": {"persistentVolumeClaim": {"claimName": "weights"}}}
+    api.store(path, {**api.objects[path], "spec": {"model": mounted, "replicas": 2}})
+    claim = {"metadata": {"namespace": "studio", "name": "weights"}, "spec": {"accessModes": modes}}
+    api.store("/api/v1/namespaces/studio/persistentvolumeclaims/weights", claim)
+    await work_off(start(api))
+    strategy = api.objects[deployment_path(NAMES[0], "worker")]["spec"]["strategy"]["rollingUpdate"]
+    assert strategy == {"maxSurge": surge, "maxUnavailable": 1 - surge}

@@ -37,11 +37,17 @@ class RolloutSpec(Model):
         description="Replace no worker, as a Deployment's `paused`: for whatever reason, and in the midst of a "
         "roll-out too. Requests for a model that was changed meanwhile wait as long.",
     )
+    to_revision: int | None = Field(
+        default=None,
+        ge=1,
+        description="Run what this revision of `status.revisions` ran: its model, `worker`, `batching` and release, "
+        "whatever the rest of the spec and the installation say of them. Without it they count again.",
+    )
     surge: Surge = Field(
         default=Surge.WHERE_SPARE,
         description="Whether a new worker is started before an earlier one ends: `WhereSpare`, while the cluster has a "
-        "node for it and no claim must be shared, else one makes room first. A cluster autoscaler may order a node for "
-        "it; `Never` keeps to the GPUs that the service has.",
+        "node for it (and workers mount no claim that one node has at a time), else one makes room first. A cluster "
+        "autoscaler may order a node for it; `Never` keeps to the GPUs that the service has.",
     )
     deadline_seconds: int = Field(
         default=1800, ge=60, le=86_400, description="For a new worker to become ready, before a roll-out has failed."
@@ -59,10 +65,11 @@ class RolloutHold(StrEnum):
     WAITING = "Waiting"  # for its turn
     PINNED = "Pinned"
     PAUSED = "Paused"
+    REVISION = "Revision"  # it runs an earlier revision, as it was told to
 
 
 class RolloutStatus(Model):
-    """That the installation has a newer release than the service."""
+    """That the service runs something else than the spec and the installation's release together say."""
 
     hold: RolloutHold
     message: str = Field(description="What it has, what it is to have, and what it waits for.")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts, round_for_gateways
 from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pod_status import PodProblem, PodStatus, read_pods
-from easel_operator.decide.references import Reference, list_references
+from easel_operator.decide.references import SHARED_MODES, Reference, list_references
 from easel_operator.decide.scaling_mode import ModeDecision
 from easel_operator.decide.snapshot import ScrapeReport, Snapshot
 from easel_operator.manifests.configuration import config_map_name, read_announced_cold_start_seconds
@@ -46,6 +46,7 @@ class ServiceFacts:
     was_complete: bool  # the last status said of this generation that its pods are there
     start_timeout_seconds: float  # after which a waking service is no longer believed to wake
     missing: tuple[Reference, ...]
+    has_exclusive_claims: bool  # workers mount one that may be on one node only: a second pod would wait there for ever
     wanted_revisions: Mapping[str, str]  # what the spec asks for, by component
     is_applied: bool  # all children are as the spec asks
     cold_start_seconds: int  # as gateways hear of it
@@ -114,12 +115,25 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
             for each in list_references(owner.namespace, spec, snapshot.release.defaults)
             if each.key in snapshot.missing
         ),
+        has_exclusive_claims=_has_exclusive_claims(snapshot, owner, spec),
         wanted_revisions={},
         is_applied=False,
         cold_start_seconds=round_for_gateways(
             _recall_cold_starts(snapshot).median_seconds,
             read_announced_cold_start_seconds(child("ConfigMap", config_map_name(owner))),
         ),
+    )
+
+
+def _has_exclusive_claims(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpec) -> bool:
+    cache = spec.model.cache
+    if cache is not None and cache.claim_name is None and SHARED_MODES.isdisjoint(cache.access_modes):
+        return True
+    return any(
+        each.key.kind == "PersistentVolumeClaim"
+        and each.component == names.COMPONENT_WORKER
+        and each.key not in snapshot.shared_claims
+        for each in list_references(owner.namespace, spec, snapshot.release.defaults)
     )
 
 

@@ -1,7 +1,7 @@
 """From a snapshot of one service to the plan of what to write: start reading here."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -34,8 +34,8 @@ from easel_operator.decide.grace import (
 )
 from easel_operator.decide.model_cache import find_model_fetch, is_held_back
 from easel_operator.decide.pod_status import read_pods
-from easel_operator.decide.rollouts.going_back import GoingBack, decide_last_good, find_way_back
-from easel_operator.decide.rollouts.turns import choose_release, decide_rollout, decide_surge
+from easel_operator.decide.rollouts.going_back import GoingBack, decide_last_good, find_way_back, take_earlier
+from easel_operator.decide.rollouts.turns import RolloutDecision, choose_release, decide_rollout, decide_surge, say_lost
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
@@ -78,13 +78,17 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     owner = read_owner(service)
     mode = decide_mode(spec, snapshot.capabilities)
     facts = read_facts(snapshot, owner, spec, mode)
-    release = choose_release(facts, snapshot.release, has_turn=snapshot.has_turn)
-    back = find_way_back(service, facts, spec, (release, snapshot.release))
-    if back is not None:
-        spec, release, facts = back.spec, back.release, replace(facts, spec=back.spec)
-    grace = _decide_grace(snapshot, facts, release)
+    source = _choose_source(snapshot, facts)
+    spec, back, facts = source.spec, source.back, replace(facts, spec=source.spec)
+    grace = _decide_grace(snapshot, facts, source.release)
     context = ChildContext(
-        owner, spec, release, grace.seconds, facts.cold_start_seconds, failed="" if back is None else back.failed
+        owner,
+        spec,
+        source.release,
+        grace.seconds,
+        facts.cold_start_seconds,
+        to_revision=source.to_revision,
+        failed="" if back is None else back.failed,
     )
     rollout = decide_rollout(facts, context, snapshot.release, has_turn=snapshot.has_turn, back=back)
     last_good = decide_last_good(service, facts.worker_deployment, is_changing=rollout.is_changing)
@@ -125,13 +129,14 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         now=snapshot.now,
     )
     revisions = build_revisions(service, facts)
-    status = build_status(facts, conditions, grace, rollout.status, revisions, generation=generation).to_wire()
+    said = say_lost(spec) if source.is_lost else rollout.status
+    status = build_status(facts, conditions, grace, said, revisions, generation=generation).to_wire()
     decision = snapshot.scaling if spec.scaling is not None else None
     scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
     if scaling_status is not None:
         status["scaling"] = scaling_status
     return ReconcilePlan(
-        handovers=() if conflicts else tuple(_find_handovers(snapshot, applies)),
+        handovers=() if conflicts else (*_find_handovers(snapshot, applies), *_scale_waiting(facts, rollout)),
         creates=() if conflicts else creates,
         applies=() if conflicts else applies,
         deletes=_find_deletes(snapshot, wanted, conflicts),
@@ -147,6 +152,42 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
         look_again_at=_find_next_look(facts),
         standing=rollout.standing,
     )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the children are built from."""
+
+    spec: StableDiffusionServiceSpec
+    release: Release
+    back: GoingBack | None
+    to_revision: int | None  # that the spec names, and that is there
+    is_lost: bool  # it names one that isn't
+
+
+def _choose_source(snapshot: Snapshot, facts: ServiceFacts) -> _Source:
+    """The spec and the release, or those of an earlier revision: one that is asked for, or the last good one."""
+    spec, newest = facts.spec, snapshot.release
+    releases: tuple[Release, ...] = (choose_release(facts, newest, has_turn=snapshot.has_turn), newest)
+    wanted = spec.rollout.to_revision
+    earlier = None
+    if wanted is not None and facts.worker_deployment is not None:
+        earlier = take_earlier(spec, newest, snapshot.earlier_runs)
+    if earlier is not None:
+        spec, releases = earlier[0], earlier[1:]
+    to_revision = wanted if earlier is not None else None
+    back = find_way_back(snapshot.service, facts, spec, releases)
+    is_lost = wanted is not None and earlier is None
+    if back is None:
+        return _Source(spec, releases[0], None, to_revision, is_lost)
+    return _Source(back.spec, back.release, back, to_revision, is_lost)
+
+
+def _scale_waiting(facts: ServiceFacts, rollout: RolloutDecision) -> Iterator[Handover]:
+    """The number of workers of a Deployment that keeps all else of an earlier release."""
+    live, replicas = facts.worker_deployment, facts.spec.replicas
+    if rollout.keeps_deployment and live is not None and replicas not in {None, replicas_of(live)}:
+        yield Handover(to_object_key(live), replicas or 0)
 
 
 def _keep_waiting(wanted: tuple[Json, ...], live: Json | None) -> tuple[Json, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from easel_contract import names
 from easel_contract.resource import AddOnSource, ServiceDefaults, StableDiffusionServiceSpec
@@ -30,6 +31,14 @@ class Reference:
     def describe(self) -> str:
         """That it is missing, and what to do."""
         return f"{self.key} doesn't exist, so no new {self.component} pod can start; create it, or correct {self.field}"
+
+
+SHARED_MODES: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})
+
+
+def is_shared_claim(claim: Json) -> bool:
+    """Whether pods on several nodes may have a PersistentVolumeClaim at once."""
+    return not SHARED_MODES.isdisjoint(claim.get("spec", {}).get("accessModes") or ())
 
 
 def list_references(

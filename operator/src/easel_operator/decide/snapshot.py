@@ -74,6 +74,8 @@ class Snapshot:
     scrape: ScrapeReport | None = None  # None: no pod was asked since the operator started
     failures: tuple[ApplyFailure, ...] = ()
     has_turn: bool = True  # whether the service may take a newer release of the installation
+    earlier_runs: str = ""  # of the revision that spec.rollout.toRevision names, as describe_runs() has it; empty: lost
+    shared_claims: frozenset[ObjectKey] = frozenset()  # that pods on several nodes may have at once
     missing: frozenset[ObjectKey] = frozenset()  # objects that the spec names and that don't exist
 
 
@@ -96,9 +98,8 @@ class EventPlan:
 
 @dataclass(frozen=True)
 class Handover:
-    """A Deployment whose current number of replicas another field manager must own before we stop sending it.
-
-    Otherwise the API server would reset a field that nobody sends any more to its default, 1 pod.
+    """A Deployment whose number of replicas another field manager is to own: before we stop sending it, as the API
+    server would reset a field that nobody sends any more to its default, 1 pod; or while all else of it stays.
     """
 
     key: ObjectKey

@@ -15,6 +15,7 @@ from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.reconcile import decide, read_owner, report_fault
+from easel_operator.decide.rollouts.history import RevisionQuery, find_runs, read_runs
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot, Standing
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
@@ -23,6 +24,8 @@ from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import logged_for
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import (
+    DEPLOYMENTS,
+    REPLICA_SETS,
     RESOURCE_BY_KIND,
     SECRETS,
     SERVICES_OF_EASEL,
@@ -69,6 +72,7 @@ class Reconciler:
         self._release = release
         self._clock = clock
         self._secrets_checked_at: dict[ServiceKey, datetime] = {}
+        self._earlier_runs: dict[ServiceKey, str] = {}
 
     def use_redis(self, url: str, users_key: str = "", users_refusal: str = "") -> None:
         """From now on services are given this URL, with a user of their own if there is a key (see Release)."""
@@ -122,6 +126,7 @@ class Reconciler:
             return True
         await self._check_secrets(key, service)
         await self._references.check(key, service)
+        await self._find_earlier_runs(key, service)
         snapshot = self._gather(key, service)
         plan = decide(snapshot)
         if plan.finalizers is not None or plan.creates or plan.applies or plan.deletes:
@@ -215,7 +220,9 @@ class Reconciler:
             scaling=self._shared.decisions.get(key),
             scrape=self._shared.scrapes.get(key),
             has_turn=self._turns.has_turn(key),
+            earlier_runs=self._earlier_runs.get(key, ""),
             missing=self._references.missing,
+            shared_claims=self._references.shared_claims,
         )
 
     def _forget(self, key: ServiceKey) -> None:
@@ -224,8 +231,23 @@ class Reconciler:
         self._references.forget(key)
         self._queue.add_later(key, None)
         self._secrets_checked_at.pop(key, None)
+        self._earlier_runs.pop(key, None)
         for secret in _own_secrets(key, with_links=True):  # they aren't watched, so nobody else reports their end
             self._children.remove(secret)
+
+    async def _find_earlier_runs(self, key: ServiceKey, service: Json) -> None:
+        """What the revision ran that the service is to go back to: its ReplicaSets have it, which aren't watched and
+        are listed only while the Deployment isn't there yet."""
+        live = self._children.get(ObjectKey(DEPLOYMENTS.kind, key.namespace, names.worker_name(key.name)))
+        runs = find_runs(service, live)
+        if isinstance(runs, RevisionQuery):
+            selector = f"{names.LABEL_SERVICE}={key.name},{names.LABEL_COMPONENT}={names.COMPONENT_WORKER}"
+            found, _ = await self._client.list_all(REPLICA_SETS, key.namespace, label_selector=selector)
+            runs = read_runs(found, runs)
+        if runs:
+            self._earlier_runs[key] = runs
+        else:
+            self._earlier_runs.pop(key, None)
 
     async def _check_secrets(self, key: ServiceKey, service: Json) -> None:
         now, checked_at = self._clock(), self._secrets_checked_at.get(key)

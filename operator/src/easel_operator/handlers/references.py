@@ -1,5 +1,5 @@
-"""Looks whether the Secrets, PersistentVolumeClaims and the like that services name exist; their contents aren't asked
-for.
+"""Looks whether the Secrets, PersistentVolumeClaims and the like that services name exist; of their contents, how many
+nodes may have a claim is asked for, and nothing else.
 
 They are looked up one by one, never listed or watched, which would need the right to read everybody's. A pod that waits
 for a volume of one that is missing says nothing of it in its status, so that nobody else would report it.
@@ -16,7 +16,7 @@ from easel_contract.resource import ServiceDefaults, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
-from easel_operator.decide.references import list_references
+from easel_operator.decide.references import is_shared_claim, list_references
 from easel_operator.objects import (
     CONFIG_MAPS,
     PERSISTENT_VOLUME_CLAIMS,
@@ -55,6 +55,7 @@ class ReferenceLookups:
         self._named_by: dict[ObjectKey, set[ServiceKey]] = {}
         self._looked_at: dict[ObjectKey, float] = {}
         self.missing: frozenset[ObjectKey] = frozenset()
+        self.shared_claims: frozenset[ObjectKey] = frozenset()  # that pods on several nodes may have at once
 
     async def check(self, service_key: ServiceKey, service: Json) -> None:
         """Look up what the service names and wasn't looked up within the last round; what it doesn't name any more is
@@ -91,7 +92,7 @@ class ReferenceLookups:
     async def _look_up(self, key: ObjectKey) -> bool:
         """Whether there is news of an object."""
         try:
-            exists = await self._client.exists(RESOURCES[key.kind], key.namespace, key.name)
+            exists, is_shared = await self._ask(key)
         except KubernetesError as error:
             is_forbidden = isinstance(error, ApiRefusedError) and error.status == HTTPStatus.FORBIDDEN
             # An installation with fewer rights says so once a start, and the pods' own words have to do.
@@ -102,9 +103,17 @@ class ReferenceLookups:
         if key not in self._named_by:
             return False  # it was forgotten meanwhile
         self._looked_at[key] = self._monotonic()
-        is_news = exists is (key in self.missing)
+        is_news = exists is (key in self.missing) or is_shared is not (key in self.shared_claims)
+        self.shared_claims = self.shared_claims | {key} if is_shared else self.shared_claims - {key}
         self.missing = self.missing - {key} if exists else self.missing | {key}
         return is_news
+
+    async def _ask(self, key: ObjectKey) -> tuple[bool, bool]:
+        """Whether an object exists, and whether it is a claim that several nodes may have at once."""
+        if key.kind != PERSISTENT_VOLUME_CLAIMS.kind:
+            return await self._client.exists(RESOURCES[key.kind], key.namespace, key.name), False
+        claim = await self._client.get(PERSISTENT_VOLUME_CLAIMS, key.namespace, key.name)
+        return claim is not None, claim is not None and is_shared_claim(claim)
 
     def _forget_all_but(self, service_key: ServiceKey, named: Collection[ObjectKey]) -> None:
         for key in [key for key, services in self._named_by.items() if service_key in services and key not in named]:
@@ -113,6 +122,7 @@ class ReferenceLookups:
                 del self._named_by[key]
                 self._looked_at.pop(key, None)
                 self.missing -= {key}
+                self.shared_claims -= {key}
 
     def _list_names(self, service_key: ServiceKey, service: Json) -> tuple[ObjectKey, ...]:
         try:

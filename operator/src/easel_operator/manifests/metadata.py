@@ -50,6 +50,7 @@ class ChildContext:
     cold_start_seconds: int = ASSUMED_COLD_START_SECONDS  # as gateways hear of it
     last_good: str = ""  # as describe_runs() has it; empty: none
     is_surging: bool = False  # a roll-out starts a worker before it ends one
+    to_revision: int | None = None  # of the history, that the workers are to run again
     failed: str = ""  # digest of what was tried in vain; empty: nothing
     rollout_cause: str = ""  # what the workers' template changed for last; empty: nothing since they exist
 

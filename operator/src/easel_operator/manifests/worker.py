@@ -4,7 +4,7 @@ import json
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import PodTemplate, StableDiffusionServiceSpec, WorkerSpec
+from easel_contract.resource import MAX_REVISIONS, PodTemplate, StableDiffusionServiceSpec, WorkerSpec
 
 from easel_operator.manifests.configuration import (
     add_on_credentials_mount,
@@ -62,7 +62,7 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
         # Where no GPU is spare, a surplus pod would wait for one, and the roll-out with it: one pod makes room first.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": SURGE if context.is_surging else IN_PLACE},
         "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,
-        "revisionHistoryLimit": 3,
+        "revisionHistoryLimit": MAX_REVISIONS,
         "template": with_revision(_build_worker_template(context)),
     }
     runs = describe_runs(context.spec, context.release)
@@ -81,6 +81,7 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
                 **({names.ANNOTATION_RUNS: runs} if len(runs) <= MAX_RUNS_CHARACTERS else {}),
                 **({names.ANNOTATION_LAST_GOOD: context.last_good} if context.last_good else {}),
                 **({names.ANNOTATION_FAILED: context.failed} if context.failed else {}),
+                **({names.ANNOTATION_TO_REVISION: str(context.to_revision)} if context.to_revision else {}),
                 **({names.ANNOTATION_ROLLOUT_CAUSE: context.rollout_cause} if context.rollout_cause else {}),
             },
         },

@@ -1,4 +1,5 @@
-"""Back to the last good revision, where a newer one doesn't become ready within its time.
+"""Back to an earlier revision: the last good one, where a newer one doesn't become ready within its time, or the one
+that ``spec.rollout.toRevision`` names.
 
 What goes back is what the workers run (``model``, ``worker`` and ``batching`` of the spec, and the release), and with
 it what gateways are told of it: the pods' template alone would leave workers of one model behind gateways of another.
@@ -37,6 +38,21 @@ class GoingBack:
     message: str
 
 
+def take_earlier(
+    spec: StableDiffusionServiceSpec, release: Release, runs: str
+) -> tuple[StableDiffusionServiceSpec, Release] | None:
+    """Spec and release with what an earlier revision ran; None where ``runs`` is empty, or doesn't go with the rest.
+
+    Args:
+        spec: what is asked for.
+        release: the installation's.
+        runs: of that revision, as describe_runs() has it.
+    """
+    known: Json = json.loads(runs) if runs else {}
+    earlier = _restore(spec, known["spec"]) if known else None
+    return None if earlier is None else (earlier, _restore_release(release, known))
+
+
 def find_way_back(
     service: Json, facts: ServiceFacts, spec: StableDiffusionServiceSpec, releases: tuple[Release, ...]
 ) -> GoingBack | None:
@@ -65,7 +81,7 @@ def _go_back(
     service: Json, facts: ServiceFacts, spec: StableDiffusionServiceSpec, release: Release, good: Json
 ) -> GoingBack | None:
     earlier = _restore(spec, good["spec"])
-    before = replace(release, server_image=good["image"], server_image_pull_policy=good["pullPolicy"])
+    before = _restore_release(release, good)
     tried = digest_of(spec, release)
     if earlier is None or digest_of(earlier, before) == tried:
         return None
@@ -122,6 +138,10 @@ def _restore(spec: StableDiffusionServiceSpec, good: Json) -> StableDiffusionSer
         return StableDiffusionServiceSpec.model_validate({**kept, **good, "worker": worker})
     except ValidationError:
         return None
+
+
+def _restore_release(release: Release, known: Json) -> Release:
+    return replace(release, server_image=known["image"], server_image_pull_policy=known["pullPolicy"])
 
 
 def _recall(service: Json) -> str:

@@ -22,11 +22,12 @@ from easel_contract.resource import (
 )
 
 from easel_operator.decide.conditions import is_settled
-from easel_operator.decide.facts import ServiceFacts, has_earlier_pods, replicas_of
+from easel_operator.decide.facts import ServiceFacts, has_earlier_pods
+from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.rollouts.going_back import GoingBack
 from easel_operator.decide.snapshot import Stage, Standing
 from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_server_image
-from easel_operator.manifests.worker import SURGE, build_worker_deployment, hash_worker_spec
+from easel_operator.manifests.worker import SURGE, build_worker_deployment, describe_model, hash_worker_spec
 from easel_operator.objects import Json, ServiceKey, find_condition
 
 CAUSE_RELEASE: Final = "Release"
@@ -87,10 +88,12 @@ def decide_rollout(
     hold = _find_hold(facts.spec)
     is_free = has_turn and hold is RolloutHold.WAITING
     built = build_worker_deployment(context, replicas=facts.spec.replicas)
-    cause = _decide_cause(live, built)
+    is_going = read_going(live) != (context.to_revision or 0)  # to an earlier revision, or away from one
+    cause = CAUSE_SPEC if is_going else _decide_cause(live, built)
     is_changing = read_revision(live) != read_revision(built)
     if back is not None:
-        stage = Stage.FAILED if back.is_of_release else Stage.CURRENT
+        # A pin frees the turn: what fails for a reason of its own needn't keep the others waiting.
+        stage = _stage_of(hold, Stage.FAILED) if back.is_of_release else Stage.CURRENT
         return RolloutDecision(
             context.release,
             cause,
@@ -99,16 +102,20 @@ def decide_rollout(
             status=None,
             is_changing=is_changing,
         )
-    keeps = not is_free and _is_only_of_release(facts, live, built, context)
+    keeps = not (is_free or is_going) and _is_only_of_release(facts, live, built, context)
+    if context.to_revision is not None:
+        standing, said = Standing(Stage.HELD), _say_earlier(context)
+        changes = is_changing and not keeps
+        return RolloutDecision(context.release, cause, keeps, standing, said, is_changing=changes)
     is_behind = keeps or (context.release != newest and _uses_release(facts.spec))
     if is_behind:
-        stage = Stage.WAITING if hold is RolloutHold.WAITING else Stage.HELD
         return RolloutDecision(
             context.release,
             cause,
             keeps,
-            Standing(stage, _rank(facts)),
+            Standing(_stage_of(hold, Stage.WAITING), _rank(facts)),
             _say_held(context.release, newest, hold),
+            is_changing=is_changing and not keeps,
         )
     is_moving = cause == CAUSE_RELEASE and not facts.spec.rollout.paused and _is_moving(facts, live, built)
     return RolloutDecision(
@@ -128,7 +135,7 @@ def decide_surge(facts: ServiceFacts, *, is_changing: bool) -> bool:
     strategy remembers. Between roll-outs that one stays as it is, since another would be a write for nothing.
     """
     live, spec = facts.worker_deployment, facts.spec
-    if spec.rollout.surge is Surge.NEVER or _has_claims(spec):
+    if spec.rollout.surge is Surge.NEVER or facts.has_exclusive_claims:
         return False
     if live is None or is_changing:
         return True
@@ -141,22 +148,36 @@ def decide_surge(facts: ServiceFacts, *, is_changing: bool) -> bool:
     return not any(pod.unschedulable_message for pod in newest) and (refused is None or refused["status"] != "True")
 
 
-def _has_claims(spec: StableDiffusionServiceSpec) -> bool:
-    """Whether workers mount claims that two nodes may not have at once: a second pod would wait for ever, on a node."""
-    template = spec.worker.pod_template
-    volumes = template.spec.get("volumes") or () if template is not None else ()
-    return (
-        spec.worker.cache_claim_name is not None
-        or any(each.persistent_volume_claim is not None for each in spec.model.sources.values())
-        or any(each.source.persistent_volume_claim is not None for each in spec.add_ons)
-        or any("persistentVolumeClaim" in each for each in volumes)
-    )
+def read_going(live: Json) -> int:
+    """The number of the earlier revision that a worker Deployment was told to run; 0: none."""
+    return int(_annotations(live).get(names.ANNOTATION_TO_REVISION, 0))
 
 
 def _find_hold(spec: StableDiffusionServiceSpec) -> RolloutHold:
     if spec.rollout.paused:
         return RolloutHold.PAUSED
+    if spec.rollout.to_revision is not None:
+        return RolloutHold.REVISION
     return RolloutHold.PINNED if spec.rollout.pinned else RolloutHold.WAITING
+
+
+def _say_earlier(context: ChildContext) -> RolloutStatus:
+    """What a service that was told to go back runs."""
+    message = (
+        f"The workers run revision {context.to_revision}, by spec.rollout.toRevision: image "
+        f"{context.release.server_image}, model {describe_model(context.spec)}. Take toRevision out of the spec to "
+        "have its model, worker and batching, and the installation's release, count again."
+    )
+    return RolloutStatus(hold=RolloutHold.REVISION, message=message)
+
+
+def say_lost(spec: StableDiffusionServiceSpec) -> RolloutStatus:
+    """That the revision to go back to isn't there."""
+    message = (
+        f"Revision {spec.rollout.to_revision}, which spec.rollout.toRevision names, isn't kept or doesn't go with the "
+        "rest of the spec, so the spec counts as it is. Name another one of status.revisions, or none."
+    )
+    return RolloutStatus(hold=RolloutHold.REVISION, message=message)
 
 
 def _uses_release(spec: StableDiffusionServiceSpec) -> bool:
@@ -188,7 +209,7 @@ def _decide_cause(live: Json, built: Json) -> str:
 
 def _is_only_of_release(facts: ServiceFacts, live: Json, built: Json, context: ChildContext) -> bool:
     """Whether writing the Deployment would replace workers for no change of the spec, nor of what they must know to
-    work (where Redis is), nor of how many there are."""
+    work (where Redis is)."""
     if read_revision(live) == read_revision(built):
         return False
     template = live["spec"]["template"]
@@ -197,8 +218,6 @@ def _is_only_of_release(facts: ServiceFacts, live: Json, built: Json, context: C
         for each in (template, built["spec"]["template"])
     ]
     if hashes[0] != hashes[1] or not _is_of_this_spec(facts, live):
-        return False
-    if facts.spec.replicas not in {None, replicas_of(live)}:
         return False
     if bool(live["spec"].get("paused")) != facts.spec.rollout.paused:
         return False
@@ -215,8 +234,22 @@ def _is_of_this_spec(facts: ServiceFacts, live: Json) -> bool:
 def _is_moving(facts: ServiceFacts, live: Json, built: Json) -> bool:
     if read_revision(live) != read_revision(built):
         return True
-    both = [each for each in (live, facts.gateway_deployment) if each is not None]
-    return any(has_earlier_pods(each) or not is_settled(each) for each in both)
+    both = ((live, facts.workers), (facts.gateway_deployment, facts.gateways))
+    return any(has_earlier_pods(each) or not _has_shown(each, pods) for each, pods in both if each is not None)
+
+
+def _has_shown(deployment: Json, pods: tuple[PodStatus, ...]) -> bool:
+    """Whether a Deployment without earlier pods has shown that its template works, or can't: nodes are full.
+
+    Not all of its pods: those of a service that asks for more GPUs than there are would never all be there.
+    """
+    newest = [pod for pod in pods if pod.revision == read_revision(deployment)]
+    has_no_place = bool(newest) and all(pod.unschedulable_message for pod in newest)
+    return is_settled(deployment) or has_no_place or any(pod.is_ready for pod in newest)
+
+
+def _stage_of(hold: RolloutHold, stage: Stage) -> Stage:
+    return stage if hold is RolloutHold.WAITING else Stage.HELD
 
 
 def _rank(facts: ServiceFacts) -> tuple[int, int]:
@@ -234,6 +267,7 @@ def _say_held(has: Release, newest: Release, hold: RolloutHold) -> RolloutStatus
         RolloutHold.WAITING: "its turn comes when others have it (rollout.maxServicesAtOnce of the installation)",
         RolloutHold.PINNED: "rollout.pinned keeps it from that",
         RolloutHold.PAUSED: "rollout.paused keeps it from that",
+        RolloutHold.REVISION: "rollout.toRevision keeps it from that",
     }
     return RolloutStatus(
         hold=hold, message=f"The workers run image {has.server_image}; the installation has {what}, and {why[hold]}."
