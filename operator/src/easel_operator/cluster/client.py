@@ -5,7 +5,8 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from easel_contract import names
@@ -77,6 +78,9 @@ class KubernetesClient:
     def __init__(self, configuration: client.Configuration) -> None:
         configuration.connection_pool_maxsize = CONNECTIONS
         configuration.retries = None  # what is worth repeating, and when, is decided by the callers
+        # Left to aiohttp, the proxy and ~/.netrc are looked up anew for each request, in two hops through threads.
+        configuration.proxy = configuration.proxy or find_proxy(configuration.host)
+        configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._rest = client.ApiClient(configuration).rest_client
 
@@ -261,6 +265,14 @@ class KubernetesClient:
         )
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+def find_proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL (HTTPS_PROXY, but for what NO_PROXY has), or None."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 async def _read_until_silent(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
