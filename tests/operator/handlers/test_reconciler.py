@@ -2,11 +2,13 @@
 
 import asyncio
 from random import Random
+from typing import Any
 
 import pytest
 from easel_contract import names
 from easel_contract.resource import ServiceDefaults
 from easel_operator.cluster.client import ApiRefusedError, ApiUnreachableError, KubernetesError
+from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.snapshot import ScrapeReport
@@ -91,6 +93,65 @@ async def test_a_new_service_gets_its_children_and_its_status() -> None:
     await bench.settle()
     assert bench.child_paths() == CHILDREN
     assert len(bench.api.objects[PATH]["status"]["conditions"]) == 7
+
+
+async def test_a_new_service_costs_one_look_at_each_name_and_one_write_of_each_object() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.queue.get()
+
+    await bench.reconciler.reconcile(KEY)
+
+    looks = [path for method, path in bench.api.requests if method == "GET"]
+    written = [path for method, path in bench.api.requests if method != "GET"]
+    assert sorted(looks) == sorted([PATH, *CHILDREN])
+    assert sorted(written) == sorted([*CHILDREN, f"{PATH}/status"])
+
+
+async def test_the_children_that_the_operator_wrote_do_not_wake_it() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    key = await bench.queue.get()
+
+    await bench.reconciler.reconcile(key)
+    bench.queue.done(key)
+    await bench.queue.get()  # by its status
+    bench.queue.done(key)
+    for path in CHILDREN:  # as the watches will deliver it
+        resource = next(each for each in CHILD_RESOURCES if f"/{each.plural}/" in path)
+        bench.children.put(trim(bench.api.objects[path], resource))
+    bench.services.put(bench.api.objects[PATH])
+
+    assert len(bench.queue) == 0
+
+
+async def test_who_takes_a_name_between_our_look_and_our_write_keeps_it() -> None:
+    class FasterStranger(FakeApi):
+        """Makes the ConfigMap just before we do; what differs is refused where it isn't forced."""
+
+        async def request(self, method: str, path: str, **rest: Any) -> Json:
+            is_forced = (rest.get("query") or {}).get("force") == "true"
+            if method == "PATCH" and path == taken and not is_forced and not self.objects.get(taken):
+                self.store(taken, stranger)
+                raise ApiRefusedError(method, path, 409, "Conflict", 'conflict with "kubectl": .data.mine')
+            return await super().request(method, path, **rest)
+
+    taken = "/api/v1/namespaces/studio/configmaps/painter-config"
+    stranger = {
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "studio", "name": "painter-config", "uid": "uid-of-a-stranger"},
+        "data": {"mine": "yes"},
+    }
+    bench = Bench(FasterStranger())
+    bench.submit(build_service())
+
+    with pytest.raises(ApiRefusedError):
+        await bench.reconciler.reconcile(KEY)
+    assert not await bench.reconciler.reconcile(KEY)
+
+    assert bench.api.objects[taken]["data"] == {"mine": "yes"}
+    conditions = {each["type"]: each for each in bench.api.objects[PATH]["status"]["conditions"]}
+    assert conditions["Ready"]["reason"] == "ChildConflict"
 
 
 async def test_nothing_keeps_a_service_that_is_deleted_while_no_operator_runs() -> None:

@@ -76,15 +76,25 @@ class ObjectStore:
 
     def put(self, body: Json) -> None:
         """Take a version; an older one than is known, or the same, changes nothing."""
+        owner = self._take(body)
+        if owner is not None:
+            self._on_change(owner)
+
+    def put_quietly(self, body: Json) -> None:
+        """Take a version that its owner is being decided on with, such as the answer to a write: nobody is told."""
+        self._take(body)
+
+    def _take(self, body: Json) -> ServiceKey | None:
+        """The owner to whom this is news; None if it is to nobody."""
         key = to_object_key(body)
         if is_outdated(body, self._objects.get(key)) or self._tombstones.cover(body):
-            return
+            return None
         self._detach(key)
         self._objects[key] = body
         owner = to_owner_key(body)
         if owner is not None:
             self._by_owner.setdefault(owner, set()).add(key)
-            self._on_change(owner)
+        return owner
 
     def delete(self, body: Json) -> None:
         """Take the report of a deletion; that of an object which another of its name has replaced changes nothing."""

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from secrets import token_hex
@@ -55,8 +55,15 @@ class ClusterWriter:
         self._clock = clock
         self.writes = 0
 
-    async def write_children(self, owner: Owner, plan: ReconcilePlan) -> tuple[ApplyFailure, ...]:
+    async def write_children(
+        self, owner: Owner, plan: ReconcilePlan, seen: Mapping[ObjectKey, Json]
+    ) -> tuple[ApplyFailure, ...]:
         """Apply and delete children; a child that is refused is reported and the others still written.
+
+        Args:
+            owner: the service.
+            plan: what to write.
+            seen: every object that has the name of one that is to be applied, as it was looked at for this plan.
 
         Raises:
             KubernetesError: the API server doesn't answer or is overloaded; try again later.
@@ -64,7 +71,7 @@ class ClusterWriter:
         for handover in plan.handovers:
             await self._hand_over(handover)
         made = [await self._create_secret(owner, manifest) for manifest in plan.creates]
-        made += [await self._apply_child(owner, manifest) for manifest in plan.applies]
+        made += [await self._apply_child(owner, manifest, seen) for manifest in plan.applies]
         failures = [failure for failure in made if failure is not None]
         for key in plan.deletes:
             await self._delete_child(key)
@@ -86,16 +93,16 @@ class ClusterWriter:
                 message = f"{key} can't be made, the API server says: {error.message}; correct the spec or its quota"
                 return ApplyFailure(key, Reason.APPLY_FAILED, message)
             self.writes += 1
-        self._store.put(trim(live, SECRETS))
+        self._store.put_quietly(trim(live, SECRETS))
         return None
 
-    async def _apply_child(self, owner: Owner, manifest: Json) -> ApplyFailure | None:
+    async def _apply_child(self, owner: Owner, manifest: Json, seen: Mapping[ObjectKey, Json]) -> ApplyFailure | None:
         key = to_object_key(manifest)
         resource = RESOURCE_BY_KIND[key.kind]
-        # Only what carries our label is watched, so a name that looks free may be taken.
+        # Only what carries our label is watched; what else has the name was looked at for this plan.
         live = self._store.get(key)
         if live is None or not is_owned_by(live, owner.uid):
-            live = await self._client.get(resource, key.namespace, key.name)
+            live = seen.get(key)
         if live is not None and not is_owned_by(live, owner.uid):
             return ApplyFailure(key, Reason.CHILD_CONFLICT, describe_conflict(key, live, owner))
         try:
@@ -106,7 +113,7 @@ class ClusterWriter:
             advice = _advise_on_refusal(error, manifest)
             message = f"{key} can't be written, the API server says: {error.message}; {advice}"
             return ApplyFailure(key, Reason.APPLY_FAILED, message)
-        self._store.put(trim(answer, resource))
+        self._store.put_quietly(trim(answer, resource))
         return None
 
     async def _apply_over_others(self, owner: Owner, resource: Resource, manifest: Json, live: Json | None) -> Json:
@@ -116,7 +123,8 @@ class ClusterWriter:
         changed at all and carries no pods is made anew. Raises ApiRefusedError where none of it helps.
         """
         if live is None:
-            return await self._apply(resource, manifest)
+            # Not forced: what somebody else gave this name since it was looked for isn't taken from them.
+            return await self._apply(resource, manifest, is_forced=False)
         manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": live["metadata"]["uid"]}}
         for takes_all in (False, True):
             try:
@@ -132,8 +140,8 @@ class ClusterWriter:
                 raise
         return await self._make_anew(owner, resource, manifest)
 
-    async def _apply(self, resource: Resource, manifest: Json) -> Json:
-        answer = await self._client.apply(resource, manifest)
+    async def _apply(self, resource: Resource, manifest: Json, *, is_forced: bool = True) -> Json:
+        answer = await self._client.apply(resource, manifest, is_forced=is_forced)
         self.writes += 1
         return answer
 

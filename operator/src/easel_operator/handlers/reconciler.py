@@ -124,7 +124,7 @@ class Reconciler:
         if service is None:
             self._forget(key)
             return True
-        await self._check_secrets(key, service)
+        absent = await self._check_secrets(key, service)
         await self._references.check(key, service)
         await self._find_earlier_runs(key, service)
         snapshot = self._gather(key, service)
@@ -135,9 +135,11 @@ class Reconciler:
             if live is None:
                 self._services.forget(key)
                 return True
-            self._services.put(live)
-            snapshot = await self._find_taken_names(replace(snapshot, service=live), plan)
-            plan = decide(snapshot)
+            self._services.put_quietly(live)
+            taken = await self._find_taken_names(snapshot, plan, absent)
+            if taken or live["metadata"]["resourceVersion"] != service["metadata"]["resourceVersion"]:
+                snapshot = replace(snapshot, service=live, children={**snapshot.children, **taken})
+                plan = decide(snapshot)
         return await self._write(key, snapshot, plan)
 
     async def _report_fault(self, key: ServiceKey, error: Exception) -> None:
@@ -153,29 +155,30 @@ class Reconciler:
         except Exception:
             logger.exception("Nor could the status of %s say so", key)
 
-    async def _find_taken_names(self, snapshot: Snapshot, plan: ReconcilePlan) -> Snapshot:
-        """The snapshot with what has a name that a new child is to have: it isn't watched without our label.
+    async def _find_taken_names(
+        self, snapshot: Snapshot, plan: ReconcilePlan, absent: frozenset[ObjectKey]
+    ) -> dict[ObjectKey, Json]:
+        """What has a name that a new child is to have, but for those known to be ``absent``: it isn't watched without
+        our label.
 
         All are looked at before the first is written, as one that is taken stops the others too.
         """
-        found: dict[ObjectKey, Json] = {}
-        for manifest in (*plan.creates, *plan.applies):
-            key = to_object_key(manifest)
-            if key not in snapshot.children:
-                resource = RESOURCE_BY_KIND[key.kind]
-                live = await self._client.get(resource, key.namespace, key.name)
-                if live is not None:
-                    found[key] = trim(live, resource)
-        return replace(snapshot, children={**snapshot.children, **found}) if found else snapshot
+        keys = [to_object_key(manifest) for manifest in (*plan.creates, *plan.applies)]
+        unseen = [key for key in keys if key not in snapshot.children and key not in absent]
+        looks = [self._client.get(RESOURCE_BY_KIND[key.kind], key.namespace, key.name) for key in unseen]
+        found = zip(unseen, await asyncio.gather(*looks), strict=True)
+        return {key: trim(live, RESOURCE_BY_KIND[key.kind]) for key, live in found if live is not None}
 
     async def _write(self, key: ServiceKey, snapshot: Snapshot, plan: ReconcilePlan) -> bool:
         owner = read_owner(snapshot.service)
         if plan.finalizers is not None and not await self._write_finalizers(snapshot.service, plan.finalizers):
             return False
-        failures = await self._writer.write_children(owner, plan)
+        failures = await self._writer.write_children(owner, plan, snapshot.children)
         if plan.creates or plan.applies:
             # The status is said of what was written, not of what was there before.
             plan = decide(replace(self._gather(key, snapshot.service), failures=failures))
+            if plan.creates or plan.applies:  # what was answered isn't what was asked for: others write too
+                self._queue.add(key)
         if plan.renewals:
             await self._writer.write_renewals(key.namespace, plan.renewals)
         self._turns.report(key, plan.standing)
@@ -249,18 +252,22 @@ class Reconciler:
         else:
             self._earlier_runs.pop(key, None)
 
-    async def _check_secrets(self, key: ServiceKey, service: Json) -> None:
+    async def _check_secrets(self, key: ServiceKey, service: Json) -> frozenset[ObjectKey]:
+        """Read the service's own Secrets, unless that was a moment ago; those that were found not to be there."""
         now, checked_at = self._clock(), self._secrets_checked_at.get(key)
         if checked_at is not None and (now - checked_at).total_seconds() < SECRET_CHECK_SECONDS:
-            return
+            return frozenset()
+        absent = set()
         has_keys = bool((service.get("spec", {}).get("gateway") or {}).get("apiKeysSecretName"))
         for secret in _own_secrets(key, with_links=has_keys):
             body = await self._client.get(SECRETS, secret.namespace, secret.name)
             if body is None:
+                absent.add(secret)
                 self._children.remove(secret)
             else:
-                self._children.put(trim(body, SECRETS))
+                self._children.put_quietly(trim(body, SECRETS))
         self._secrets_checked_at[key] = now
+        return frozenset(absent)
 
 
 def _own_secrets(key: ServiceKey, *, with_links: bool) -> tuple[ObjectKey, ...]:

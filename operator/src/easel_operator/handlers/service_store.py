@@ -55,11 +55,16 @@ class ServiceStore:
 
     def put(self, body: Json) -> None:
         """Take a version; an older one than is known, the same, or one of a deleted service changes nothing."""
+        if self.put_quietly(body):
+            self._on_change(to_service_key(body))
+
+    def put_quietly(self, body: Json) -> bool:
+        """Take a version that is being decided on already: nobody is told. Whether it was newer than what was known."""
         key = to_service_key(body)
         if is_outdated(body, self._services.get(key)) or self._tombstones.cover(body):
-            return
+            return False
         self._services[key] = body
-        self._on_change(key)
+        return True
 
     def forget(self, key: ServiceKey) -> None:
         """Drop a service that the API server says is gone."""
