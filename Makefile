@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
+.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-scaling-loop bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -76,7 +76,10 @@ soak-faults: setup ## What clients get from a full, evicting or wiped Redis, a r
 bench-autoscaler: setup ## Easel, others' autoscalers and an oracle on TRACES (CSV) and shapes, into benchmarks/results/autoscaler.json and the pages' tables (ONLY="bursty 90/30"; ESTIMATE=1: only tell the time)
 	$(VENV)/python -m benchmarks.autoscaler $(if $(ONLY),--only "$(ONLY)") $(if $(ESTIMATE),--estimate) $(TRACES)
 
-bench-operator: setup ## The scaling loop over 1,000 services of 3 pods, into benchmarks/results/operator.json
+bench-operator: setup ## The operator with 1,000 and 5,000 services beside a bare client, on a real control plane, into benchmarks/results/operator.json (ONLY="1000"; QUICK=1)
+	$(VENV)/python -m benchmarks.control_plane $(if $(QUICK),--quick --dry) $(ONLY)
+
+bench-scaling-loop: setup ## The scaling loop over 1,000 services of 3 pods, into benchmarks/results/scaling-loop.json
 	$(VENV)/python -m benchmarks.scale
 
 bench-planner: setup ## The planner's tick with and without its bank of shadow fleets, and memory at 1,000 services, into benchmarks/results/planner.json

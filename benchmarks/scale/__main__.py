@@ -1,4 +1,4 @@
-"""``make bench-operator``: the scaling loop over 1,000 services of 3 pods, into benchmarks/results/operator.json.
+"""``make bench-scaling-loop``: the scaling loop over 1,000 services of 3 pods, into results/scaling-loop.json.
 
 The operator's real scraper, planner and loop run in this process, against 3,000 real HTTP endpoints on the loopback
 interface that other processes serve. Only this process's processor time counts; of the operator, the watches and the
@@ -35,7 +35,7 @@ from benchmarks.server.processes import ROOT, resident_mib
 from benchmarks.server.samples import percentile
 from tests.operator.fake_api import FakeApi
 
-RESULTS = ROOT / "benchmarks/results/operator.json"
+RESULTS = ROOT / "benchmarks/results/scaling-loop.json"
 PROCESSES = 2  # that play workers; one more plays the gateways
 PROBE_SECONDS = 0.01  # how often the event loop is asked whether it still answers
 CAPABLE = Capabilities(

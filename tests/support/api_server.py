@@ -73,7 +73,12 @@ class ApiServers:
         self._stack.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def start(self, release: str) -> Configuration:
+    @property
+    def directory(self) -> Path:
+        """Where their files are, for as long as they run."""
+        return self._directory
+
+    def start(self, release: str, *flags: str) -> Configuration:
         """An API server that acts as ``release`` (1.36), with nothing stored; how to reach it once it answers."""
         port, certificates = find_free_port(), self._directory / release
         log = self._start(
@@ -84,6 +89,7 @@ class ApiServers:
             *("--service-cluster-ip-range=10.96.0.0/24", "--authorization-mode=RBAC", "--anonymous-auth=true"),
             *("--service-account-issuer=https://tests", f"--service-account-key-file={self._key}"),
             *(f"--service-account-signing-key-file={self._key}", f"--token-auth-file={self._directory}/tokens.csv"),
+            *flags,
         )
         configuration = Configuration(host=f"https://{HOST}:{port}")
         configuration.api_key = {"BearerToken": f"Bearer {TOKEN}"}
@@ -91,12 +97,13 @@ class ApiServers:
         _wait_until_ready(port, certificates / "apiserver.crt", log)
         return configuration
 
-    def start_controllers(self, configuration: Configuration, *controllers: str) -> None:
+    def start_controllers(self, configuration: Configuration, *controllers: str, flags: tuple[str, ...] = ()) -> None:
         """kube-controller-manager with these controllers alone, such as the garbage collector."""
         self._start(
             "controllers",
             *("controller-manager", f"--kubeconfig={self.write_kubeconfig(configuration)}"),
             *(f"--controllers={','.join(controllers)}", "--leader-elect=false", "--secure-port=0"),
+            *flags,
         )
 
     def write_kubeconfig(self, configuration: Configuration) -> Path:
