@@ -37,6 +37,9 @@ class HubServer:
     requests: list[str] = field(default_factory=list)
     cut_once: set[str] = field(default_factory=set)  # files whose first download breaks off at half of them
     has_large_files: bool = False  # weights are called by their sha256, as the Hub's own storage of large files does
+    held: dict[str, threading.Event] = field(
+        default_factory=dict
+    )  # files that go on behind their first half once it is set
     damaged: dict[str, list[int]] = field(default_factory=dict)  # of files, the bytes that come wrong, one a time
 
     def forget(self) -> None:
@@ -135,6 +138,10 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if counted is not None:
             self.hub.sent_bytes[counted] = self.hub.sent_bytes.get(counted, 0) + len(body)
+        if counted in self.hub.held:
+            self.wfile.write(body[: len(body) // 2])
+            self.hub.held[counted].wait()
+            body = body[len(body) // 2 :]
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name

@@ -48,6 +48,11 @@ REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
 INPUT_FETCHES_TOTAL: Final = "easel_input_fetches_total"  # counter, gateway, label result: images by their address
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
 TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw
+# Of the Job that fills a model's cache, which serves nothing else.
+MODEL_CACHE_BYTES: Final = "easel_model_cache_bytes"  # gauge, label state=needed|fetched|verified
+STATE_NEEDED: Final = "needed"  # as far as is known: a part's files are listed when it is looked at
+STATE_FETCHED: Final = "fetched"
+STATE_VERIFIED: Final = "verified"
 ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model
 
 LABEL_PHASE: Final = "phase"

@@ -115,13 +115,17 @@ def serve(settings: Settings, start: WorkerStart) -> int:
 def _fill(settings: Settings) -> int:
     """Fill the model's cache; the exit code."""
     from easel_server.engine.model_cache.filling import fill_cache  # noqa: PLC0415  # a gateway needs no Hub's client
+    from easel_server.engine.model_cache.progress import Progress, serve_progress  # noqa: PLC0415
     from easel_server.engine.model_files.selection import ModelFileError  # noqa: PLC0415
 
     for number in ENDING_SIGNALS:  # with 0 its Job would be taken for done, and without a handler process 1 stays
         signal.signal(number, lambda ending, _frame: os._exit(128 + ending))
     configure_logging(settings.log_level.upper())
+    progress = Progress()
     try:
-        fill_cache(settings.config.model, hub_token=settings.hub_token)
+        if settings.metrics_port is not None:
+            serve_progress(progress, host=settings.host, port=settings.metrics_port)
+        fill_cache(settings.config.model, progress, hub_token=settings.hub_token)
     except ModelFileError as error:
         report_end(f"model {settings.config.model.name}: {error}", Path(names.TERMINATION_MESSAGE_PATH))
     except OSError as error:

@@ -6,15 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from easel_contract import names
+from easel_contract import metrics, names
+from easel_server.engine.model_cache.filling import find_damaged
+from easel_server.engine.model_cache.progress import Progress
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.inference_server.engine.test_hub import CONFIGURATION, FULL, HALF, UNET, write_repository, write_weights
+from tests.support.eventually import eventually
 from tests.support.hub_server import COMMIT, TOKEN, HubServer, serve_hub
+from tests.support.redis_server import find_free_port
 
 RECORD = "0123456789abcdef"
 NOWHERE = "http://127.0.0.1:9"
@@ -75,9 +82,9 @@ def start(arguments: list[str], address: str, home: Path, **environment: str) ->
     )
 
 
-def start_fill(config: Path, address: str, home: Path, **environment: str) -> subprocess.Popen[str]:
+def start_fill(config: Path, address: str, home: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
     """The command of the Job's container."""
-    arguments = ["-m", "easel_server.start", "--role", "model-cache", "--config", str(config)]
+    arguments = ["-m", "easel_server.start", "--role", "model-cache", "--config", str(config), *more]
     return start(arguments, address, home, **environment)
 
 
@@ -153,6 +160,54 @@ def test_a_job_that_begins_anew_goes_on_where_the_one_before_it_ended(hub: HubSe
     hub.forget()
     assert finish(start_fill(config, hub.address, tmp_path / "second"))[0] == 0
     assert load(config, NOWHERE, tmp_path / "worker")["commit"] == COMMIT
+
+
+def read_progress(port: int) -> dict[str, int]:
+    """Bytes by state, as the operator reads them; none before the process listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            page = answer.read().decode()
+    except OSError:
+        return {}
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    return {each.labels["state"]: round(each.value) for each in samples if each.name == metrics.MODEL_CACHE_BYTES}
+
+
+async def test_how_far_a_download_is_can_be_read_while_it_goes_on(hub: HubServer, tmp_path: Path) -> None:
+    held = f"owner/model/{HALF[0]}"
+    go_on = hub.held[held] = threading.Event()
+    port = find_free_port()
+    config = write_config(tmp_path / "volume")
+    job = start_fill(config, hub.address, tmp_path / "job", "--metrics-port", str(port))
+    size = (hub.root / held).stat().st_size
+
+    async def meet_half_way() -> dict[str, int] | None:
+        found = read_progress(port)
+        return found if found and found["needed"] - size <= found["fetched"] < found["needed"] else None
+
+    try:
+        met = await eventually(meet_half_way)
+    finally:
+        go_on.set()
+    assert finish(job)[0] == 0
+    record = json.loads((tmp_path / "volume" / "easel" / f"{RECORD}.json").read_text())
+    assert met is not None
+    assert met["needed"] == sum(record["files"].values())
+    assert met["verified"] == 0
+
+
+def test_bytes_of_a_file_that_is_being_received_count_as_fetched(tmp_path: Path) -> None:
+    progress = Progress()
+    assert progress.measure() == {}
+    needed = progress.begin(tmp_path)
+    repository = tmp_path / "models--owner--model"
+    for folder in ("blobs", "snapshots"):
+        (repository / folder).mkdir(parents=True)
+    needed.sizes = {repository / "snapshots" / name: 100 for name in ("here", "on-its-way")}
+    (repository / "snapshots" / "here").write_bytes(bytes(100))
+    (repository / "blobs" / "abc.incomplete").write_bytes(bytes(30))
+    assert list(find_damaged(needed.sizes, progress)) == [repository / "snapshots" / "on-its-way"]
+    assert progress.measure() == {"needed": 200, "fetched": 130, "verified": 100}
 
 
 def test_of_two_jobs_with_one_claim_the_second_waits_and_downloads_nothing(hub: HubServer, tmp_path: Path) -> None:

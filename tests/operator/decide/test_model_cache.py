@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from easel_contract import names
+from easel_operator.decide.model_cache import read_progress
 from easel_operator.decide.reconcile import decide
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
 from easel_operator.objects import Json
@@ -102,6 +103,28 @@ def test_a_fetch_that_goes_well_is_no_failure() -> None:
     loaded, ready = find(plan, "ModelLoaded"), find(plan, "Ready")
     assert (loaded["reason"], ready["reason"]) == ("Loading", "Loading")
     assert "fetches the model into its cache" in ready["message"]
+
+
+def test_who_waits_for_a_download_reads_how_far_it_is() -> None:
+    fetching = begin_cached()
+    pods = (build_fetching_pod(find_job(fetching)), build_pod("gateway"))
+    progress = read_progress({"needed": 34e9, "fetched": 17.1e9, "verified": 0})
+    plan = decide(replace(fetching, pods=pods, fetch=progress))
+    assert plan.status_patch is not None
+    assert plan.status_patch["status"]["modelCache"] == {
+        "neededBytes": 34_000_000_000,
+        "fetchedBytes": 17_000_000_000,
+        "verifiedBytes": 0,
+    }
+    assert "17.0 of 34.0 GB are there (50 %)" in find(plan, "Ready")["message"]
+    done = decide(replace(complete(fetching), pods=pods, fetch=progress))
+    assert done.status_patch is not None
+    assert "modelCache" not in done.status_patch["status"]
+
+
+def test_a_job_that_doesnt_know_yet_what_it_needs_says_nothing() -> None:
+    assert read_progress({}) is None
+    assert read_progress({"needed": 0, "fetched": 0}) is None
 
 
 def test_a_cache_that_others_fill_has_no_job_and_holds_nobody_up() -> None:

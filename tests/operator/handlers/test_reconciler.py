@@ -11,7 +11,7 @@ from easel_operator.cluster.client import ApiRefusedError, ApiUnreachableError, 
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.snapshot import ScrapeReport
+from easel_operator.decide.snapshot import FetchProgress, ScrapeReport
 from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
@@ -221,6 +221,24 @@ async def test_a_longer_job_gives_a_sleeping_service_more_time_to_stop_and_a_run
     seconds, reported = read()
     assert (seconds, reported["longestJobSeconds"]) == (240, 300)
     assert "480 s follow" in reported["advice"]
+
+
+async def test_how_far_a_models_download_is_stands_in_the_status_until_its_job_is_done() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service({"model": {**HUB_MODEL, "cache": {"claimName": "models"}}, "replicas": 1}))
+    await bench.settle()
+    path, job = next((path, body) for path, body in bench.api.objects.items() if "/jobs/" in path)
+    pod = build_pod(names.COMPONENT_MODEL_CACHE, f"{job['metadata']['name']}-x", is_ready=False)
+    pod["metadata"]["ownerReferences"] = [{"kind": "Job", "name": job["metadata"]["name"]}]
+    bench.children.put({"kind": "Pod", **pod})
+    bench.shared.fetches[KEY] = FetchProgress(needed_bytes=200, fetched_bytes=150, verified_bytes=10)
+    await bench.settle()
+    expected = {"neededBytes": 200, "fetchedBytes": 150, "verifiedBytes": 10}
+    assert bench.api.objects[PATH]["status"]["modelCache"] == expected
+    done = {**job, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    bench.children.put(bench.api.store(path, done))
+    await bench.settle()
+    assert not bench.api.objects[PATH]["status"].get("modelCache")
 
 
 async def test_a_service_that_is_gone_gets_no_children() -> None:

@@ -37,6 +37,7 @@ class FakeScraper(Scraper):
 
     def __init__(self) -> None:
         self.depth: int | None = 0
+        self.fetched = 0.0  # of a Job that fills a model's cache
         self.running: set[str] = set()  # workers that say that they run a job
         self.is_broker_up = True
         self.longest_job_seconds: float | None = None
@@ -64,11 +65,13 @@ class FakeScraper(Scraper):
 class Bench:
     """A scaling loop with everything around it."""
 
-    def __init__(self, capabilities: Capabilities = CAPABLE, *, is_leader: bool = True) -> None:
+    def __init__(
+        self, capabilities: Capabilities = CAPABLE, *, is_leader: bool = True, scraper: FakeScraper | None = None
+    ) -> None:
         self.now = NOW
         self.reported: list[ServiceKey] = []
         self.api = FakeApi()
-        self.scraper = FakeScraper()
+        self.scraper = scraper or FakeScraper()
         self.services = ServiceStore(on_change=lambda _: None)
         self.children = ObjectStore(on_change=lambda _: None)
         self.shared = SharedState(capabilities)
@@ -140,6 +143,35 @@ async def test_a_decision_is_reported_and_carries_its_figures() -> None:
     assert "7 requests" in decision.sentence
     assert KEY in bench.reported
     assert bench.api.writes == [], "the cluster's autoscaler acts, not the operator"
+
+
+class FetchingScraper(FakeScraper):
+    """The pod of a Job that fills a model's cache."""
+
+    def _answer(self, target: ScrapeTarget) -> PodSample:
+        if target.component != names.COMPONENT_MODEL_CACHE:
+            return super()._answer(target)
+        figures = PodMetrics(model_cache_bytes={"needed": 34e9, "fetched": self.fetched, "verified": 0})
+        return PodSample(target.pod_name, target.component, NOW, figures)
+
+
+async def test_a_download_is_followed_before_there_are_workers_and_said_twenty_times() -> None:
+    bench = Bench(scraper=FetchingScraper())
+    pod = build_pod(names.COMPONENT_MODEL_CACHE, "painter-model-0123456789-x", is_ready=False)
+    pod["metadata"]["ownerReferences"] = [{"kind": "Job", "name": f"{names.model_cache_name(KEY.name)}-0123456789"}]
+    bench.services.put(build_service(SERVICE))
+    bench.children.put({"kind": "Pod", **pod})
+    told = []
+    for megabytes in range(0, 34_001, 100):
+        bench.scraper.fetched = megabytes * 1e6
+        await bench.loop.tick()
+        told.append(bench.shared.fetches[KEY].fetched_bytes)
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0, 34_000_000_000)
+    assert len(set(told)) == len(bench.reported) == 21
+    bench.children.delete({"kind": "Pod", **pod})
+    await bench.loop.tick()
+    assert KEY not in bench.shared.fetches
 
 
 def build_other_service() -> Json:

@@ -39,6 +39,7 @@ from easel_contract.resource.scaling import ExecutionMode, ScalingSpec, Schedule
 from easel_contract.resource.status import (
     ColdStartStatus,
     HeadroomStatus,
+    ModelCacheStatus,
     ScalingStatus,
     StableDiffusionServiceStatus,
     TerminationStatus,
@@ -63,6 +64,7 @@ __all__ = [
     "ExecutionMode",
     "GatewayAutoscaling",
     "HeadroomStatus",
+    "ModelCacheStatus",
     "ModelSource",
     "OnFailure",
     "PodTemplate",

@@ -77,6 +77,14 @@ class TerminationStatus(Model):
     advice: str = Field(default="", description="What to do where the longest job doesn't fit; empty where it does.")
 
 
+class ModelCacheStatus(Model):
+    """How far the Job is that fills the model's cache, in steps of a twentieth."""
+
+    needed_bytes: int = Field(ge=0, description="Of all files that are known to be needed; it may still grow.")
+    fetched_bytes: int = Field(ge=0, description="Of them, what is in the cache.")
+    verified_bytes: int = Field(ge=0, description="Of these, what was compared with the Hub's sizes and hashes.")
+
+
 class StableDiffusionServiceStatus(Model):
     """What the operator last saw."""
 
@@ -88,6 +96,9 @@ class StableDiffusionServiceStatus(Model):
     scaling: ScalingStatus | None = None
     termination: TerminationStatus | None = None
     cold_start: ColdStartStatus | None = None
+    model_cache: ModelCacheStatus | None = Field(
+        default=None, description="Set while workers wait for the model's cache to be filled."
+    )
     rollout: RolloutStatus | None = Field(
         default=None, description="Set while the installation has a newer release than the service."
     )

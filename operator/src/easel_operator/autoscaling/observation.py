@@ -71,6 +71,7 @@ class PodMetrics:
     start_phases: Mapping[str, float] = field(default_factory=dict)  # seconds of a worker's start, by ColdStartPhase
     restarts: int = 0  # workers that ended before, in the same container
     add_on_problems: Mapping[str, str] = field(default_factory=dict)  # what can't be used, by key: why
+    model_cache_bytes: Mapping[str, float] = field(default_factory=dict)  # of a Job that fills a cache, by state
 
 
 @dataclass(frozen=True, slots=True)

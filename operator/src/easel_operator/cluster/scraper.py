@@ -43,6 +43,7 @@ READ_SERIES: Final = (
     metrics.LONGEST_JOB_SECONDS,
     metrics.START_PHASE_SECONDS,
     metrics.RESTARTS,
+    metrics.MODEL_CACHE_BYTES,
     metrics.ADD_ON_UNAVAILABLE,
     metrics.JOBS_SUBMITTED_TOTAL,
     metrics.PREDICTED_GPU_SECONDS_TOTAL,
@@ -165,6 +166,11 @@ def parse_metrics(text: str) -> PodMetrics:
             labels[metrics.LABEL_KEY]: labels.get(metrics.LABEL_MESSAGE, "")
             for labels, value in series.get(metrics.ADD_ON_UNAVAILABLE, ())
             if labels.get(metrics.LABEL_KEY) and value >= 1
+        },
+        model_cache_bytes={
+            labels[metrics.LABEL_STATE]: value
+            for labels, value in series.get(metrics.MODEL_CACHE_BYTES, ())
+            if metrics.LABEL_STATE in labels
         },
         counters=CounterReading(
             submitted=_read_value(series, metrics.JOBS_SUBMITTED_TOTAL),

@@ -14,7 +14,7 @@ from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.pod_status import PodProblem, PodStatus, read_pods
 from easel_operator.decide.references import SHARED_MODES, Reference, list_references
 from easel_operator.decide.scaling_mode import ModeDecision
-from easel_operator.decide.snapshot import ScrapeReport, Snapshot
+from easel_operator.decide.snapshot import FetchProgress, ScrapeReport, Snapshot
 from easel_operator.manifests.configuration import config_map_name, read_announced_cold_start_seconds
 from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import Json, ObjectKey, find_condition, is_owned_by
@@ -26,6 +26,7 @@ class ModelFetch:
 
     message: str
     problem: PodProblem | None  # what keeps it from being filled until somebody acts
+    progress: FetchProgress | None = None  # None: its Job hasn't said yet
 
 
 @dataclass(frozen=True)

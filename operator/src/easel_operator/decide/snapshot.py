@@ -52,6 +52,15 @@ class ScrapeReport:
 
 
 @dataclass(frozen=True)
+class FetchProgress:
+    """How far the Job that fills a model's cache is, in bytes; in steps, so that not each byte is written down."""
+
+    needed_bytes: int
+    fetched_bytes: int
+    verified_bytes: int
+
+
+@dataclass(frozen=True)
 class ApplyFailure:
     """A child that couldn't be written."""
 
@@ -72,6 +81,7 @@ class Snapshot:
     now: datetime
     scaling: ScalingDecision | None = None  # None: none since the operator started
     scrape: ScrapeReport | None = None  # None: no pod was asked since the operator started
+    fetch: FetchProgress | None = None  # None: no Job fills a cache, or it hasn't said yet
     failures: tuple[ApplyFailure, ...] = ()
     has_turn: bool = True  # whether the service may take a newer release of the installation
     earlier_runs: str = ""  # of the revision that spec.rollout.toRevision names, as describe_runs() has it; empty: lost

@@ -9,6 +9,7 @@ from easel_contract.add_ons import AddOnConfig
 from easel_contract.conditions import Condition, ConditionStatus, ConditionType, Reason, build_condition
 from easel_contract.resource import (
     MAX_REVISIONS,
+    ModelCacheStatus,
     RevisionStatus,
     RolloutStatus,
     ScalingStatus,
@@ -78,9 +79,21 @@ def build_status(
         url=service_url(facts.owner),
         termination=grace.to_status(),
         cold_start=facts.scrape.cold_start,
+        model_cache=_build_model_cache(facts),
         rollout=rollout,
         revisions=revisions,
         conditions=conditions,
+    )
+
+
+def _build_model_cache(facts: ServiceFacts) -> ModelCacheStatus | None:
+    progress = None if facts.model_fetch is None else facts.model_fetch.progress
+    if progress is None:
+        return None
+    return ModelCacheStatus(
+        needed_bytes=progress.needed_bytes,
+        fetched_bytes=progress.fetched_bytes,
+        verified_bytes=progress.verified_bytes,
     )
 
 

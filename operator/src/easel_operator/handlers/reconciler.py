@@ -222,6 +222,7 @@ class Reconciler:
             now=self._clock().replace(microsecond=0),  # metav1.Time has whole seconds
             scaling=self._shared.decisions.get(key),
             scrape=self._shared.scrapes.get(key),
+            fetch=self._shared.fetches.get(key),
             has_turn=self._turns.has_turn(key),
             earlier_runs=self._earlier_runs.get(key, ""),
             missing=self._references.missing,

@@ -28,6 +28,7 @@ from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.facts import recall_cold_start
 from easel_operator.decide.grace import recall_longest_job_seconds
+from easel_operator.decide.model_cache import read_progress
 from easel_operator.decide.pod_status import PodStatus, read_pods
 from easel_operator.decide.scaling import (
     build_decision,
@@ -212,6 +213,7 @@ class ScalingLoop:
     async def _scale_service(self, key: ServiceKey, service: Json) -> bool:
         """Ask, plan and act; False if there are no pods to follow."""
         tick = self._gather(key, service)
+        await self._follow_fetch(key)
         if tick is None:
             return False
         # A pod that has an address and still loads answers nothing, which is no harm.
@@ -221,6 +223,22 @@ class ScalingLoop:
         if actions is not None:
             await self._apply(actions)
         return True
+
+    async def _follow_fetch(self, key: ServiceKey) -> None:
+        """How far the Job is that fills the model's cache, for which workers wait; it is said while there is a Job."""
+        bodies = [body for child, body in self._children.of(key).items() if child.kind == "Pod"]
+        pods = read_pods(bodies, names.COMPONENT_MODEL_CACHE, self._clock())
+        asked = [_to_target(pod) for pod in pods if pod.address is not None]
+        samples = await self._scraper.scrape(asked) if asked else ()
+        found = [read_progress(sample.metrics.model_cache_bytes) for sample in samples if sample.metrics is not None]
+        known = self._shared.fetches.get(key)
+        progress = next(filter(None, found), known if pods else None)  # one that doesn't answer is no news
+        if progress is None:
+            self._shared.fetches.pop(key, None)
+        else:
+            self._shared.fetches[key] = progress
+        if progress != known:
+            self._on_finding(key)
 
     def _gather(self, key: ServiceKey, service: Json) -> ServiceTick | None:
         """The service's pods; None until its own worker Deployment exists, with whose size the planner begins.

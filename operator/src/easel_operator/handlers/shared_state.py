@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from easel_operator.decide.rollouts.turns import grant_turns
-from easel_operator.decide.snapshot import Capabilities, ScalingDecision, ScrapeReport, Stage, Standing
+from easel_operator.decide.snapshot import Capabilities, FetchProgress, ScalingDecision, ScrapeReport, Stage, Standing
 from easel_operator.objects import ServiceKey
 from easel_operator.operator_metrics import ROLLOUT_SERVICES
 
@@ -16,11 +16,13 @@ class SharedState:
         self.capabilities = capabilities
         self.decisions: dict[ServiceKey, ScalingDecision] = {}
         self.scrapes: dict[ServiceKey, ScrapeReport] = {}
+        self.fetches: dict[ServiceKey, FetchProgress] = {}
 
     def forget(self, key: ServiceKey) -> None:
         """Drop a service that is gone."""
         self.decisions.pop(key, None)
         self.scrapes.pop(key, None)
+        self.fetches.pop(key, None)
 
 
 class RolloutTurns:

@@ -21,7 +21,7 @@ from easel_operator.manifests.metadata import (
     hash_json,
 )
 from easel_operator.manifests.overlay import apply_overlays
-from easel_operator.manifests.pod import CONTAINER_SECURITY_CONTEXT, build_pod_spec, build_secret_env
+from easel_operator.manifests.pod import CONTAINER_SECURITY_CONTEXT, build_pod_spec, build_port, build_secret_env
 from easel_operator.objects import Json
 
 # What the Job takes of the workers' overlays: how it gets its image, who it is, and how it reaches the Hub; not where
@@ -93,7 +93,11 @@ def _build_template(context: ChildContext) -> Json:
     container: Json = {
         "name": names.CONTAINER_NAME,
         "image": worker.image or release.server_image,
-        "args": ["--role", "model-cache", "--config", f"{names.CONFIG_DIRECTORY}/{names.COMPONENT_WORKER}.json"],
+        "args": [
+            *("--role", "model-cache", "--config", f"{names.CONFIG_DIRECTORY}/{names.COMPONENT_WORKER}.json"),
+            *("--host", "0.0.0.0", "--metrics-port", str(names.METRICS_PORT)),  # noqa: S104 - the pod's own address
+        ],
+        "ports": [build_port(names.METRICS_PORT_NAME, names.METRICS_PORT)],
         "env": [{"name": names.ENV_HUB_CACHE, "value": "/tmp/hub"}],  # noqa: S108  # small files of the client's own
         "resources": RESOURCES,
         "terminationMessagePath": names.TERMINATION_MESSAGE_PATH,

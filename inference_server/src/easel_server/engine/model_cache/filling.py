@@ -10,12 +10,12 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from easel_contract.server_config import DType, ModelCacheConfig, ModelConfig, SafetyPolicy, SourceConfig
+from easel_contract.server_config import DType, ModelCacheConfig, ModelConfig, SafetyPolicy
 
+from easel_server.engine.model_cache.progress import Progress
 from easel_server.engine.model_cache.record import HUB, CacheRecord, read_record, record_path, write_record
 from easel_server.engine.model_files.gathering import (
     build_gathering,
@@ -23,7 +23,7 @@ from easel_server.engine.model_files.gathering import (
     gather_model,
     gather_refiner,
 )
-from easel_server.engine.model_files.hub import Hub, Snapshot, name_revision
+from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.selection import ModelFileError
 from easel_server.engine.model_files.vae import gather_vae
 from easel_server.engine.model_files.weight_files import TensorFacts
@@ -35,30 +35,13 @@ AUTO_ON_CPU: Final = ("float32",)
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Needed:
-    """All that a model was found to need; it grows while its parts are looked at. Other threads may read it."""
-
-    root: Path  # of the Hub client's layout
-    commits: dict[str, str] = field(default_factory=dict)
-    sizes: dict[Path, int] = field(default_factory=dict)  # of files in snapshots
-
-    def add(self, source: SourceConfig, snapshot: Snapshot, files: tuple[str, ...]) -> None:
-        """As the Hub's ``on_needed``."""
-        self.commits[name_revision(source)] = snapshot.commit
-        self.sizes |= {snapshot.directory / file: snapshot.sizes[file] for file in files}
-
-    def to_record(self) -> CacheRecord:
-        """What workers read."""
-        files = {str(file.relative_to(self.root)): size for file, size in self.sizes.items()}
-        return CacheRecord(commits=dict(self.commits), files=files)
-
-
-def fill_cache(config: ModelConfig, *, hub_token: str | None, hub: Hub | None = None) -> CacheRecord:
+def fill_cache(
+    config: ModelConfig, progress: Progress, *, hub_token: str | None, hub: Hub | None = None
+) -> CacheRecord:
     """Bring what the model's workers load, and compare it with the Hub's hashes. Blocks, also for another that does it.
 
-    ``hub`` is how the Hub is asked, for tests of its pauses. Raises ModelFileError, and OSError for a volume that can't
-    be written.
+    ``progress`` is kept up while it works; ``hub`` is how the Hub is asked, for tests of its pauses.
+    Raises ModelFileError, and OSError for a volume that can't be written.
     """
     cache = config.cache
     if cache is None or cache.record is None:
@@ -68,24 +51,24 @@ def fill_cache(config: ModelConfig, *, hub_token: str | None, hub: Hub | None = 
         if known is not None:
             logger.info("the model cache has %d files already; nothing is downloaded", len(known.files))
             return known
-        record = _fill(config, cache, hub or Hub(hub_token))
+        record = _fill(config, cache, hub or Hub(hub_token), progress)
         write_record(cache, cache.record, record)
     logger.info("the model cache is filled: %d files, %d bytes", len(record.files), sum(record.files.values()))
     return record
 
 
-def _fill(config: ModelConfig, cache: ModelCacheConfig, hub: Hub) -> CacheRecord:
+def _fill(config: ModelConfig, cache: ModelCacheConfig, hub: Hub, progress: Progress) -> CacheRecord:
     root = (Path(cache.directory) / HUB).resolve()
     for _ in range(2):
-        needed = Needed(root)
+        needed = progress.begin(root)
         try:
             _gather_all(config, Hub(hub.token, hub.pause, directory=root, on_needed=needed.add), cache)
         except ModelFileError:  # whose files may be damaged where they are looked into
-            damaged = [file for file in find_damaged(needed.sizes) if file.is_file()]
+            damaged = [file for file in find_damaged(needed.sizes, progress) if file.is_file()]
             if not damaged:
                 raise
         else:
-            damaged = list(find_damaged(needed.sizes))
+            damaged = list(find_damaged(needed.sizes, progress))
             if not damaged:
                 return needed.to_record()
         for file in damaged:
@@ -115,16 +98,23 @@ def choose_dtypes(dtype: DType, *, is_on_gpu: bool) -> tuple[str, ...]:
     return AUTO_ON_GPU if is_on_gpu else AUTO_ON_CPU
 
 
-def find_damaged(sizes: Mapping[Path, int]) -> Iterator[Path]:
+def find_damaged(sizes: Mapping[Path, int], progress: Progress) -> Iterator[Path]:
     """Of files in snapshots, those that don't have their length, or of large ones the Hub's sha256."""
+    progress.verified_bytes = 0
     for file, size in sizes.items():
-        blob = file.resolve()
-        if not blob.is_file() or blob.stat().st_size != size:
+        if _is_whole(file.resolve(), size):
+            progress.verified_bytes += size
+        else:
             yield file
-        elif SHA256_NAME.fullmatch(blob.name):
-            with blob.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != blob.name:
-                    yield file
+
+
+def _is_whole(blob: Path, size: int) -> bool:
+    if not blob.is_file() or blob.stat().st_size != size:
+        return False
+    if not SHA256_NAME.fullmatch(blob.name):
+        return True
+    with blob.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == blob.name
 
 
 @contextmanager
