@@ -96,9 +96,10 @@ def running_plane() -> Iterator[Plane]:
         audit_log = servers.directory / "audit.log"
         front_proxy = servers.directory / "front-proxy.crt"
         front_proxy.write_text(build_authority("front-proxy").pem)
+        # Blocking, or what a part of the measurement asks for would be written down in the next one's time.
         configuration = servers.start(
             RELEASE,
-            *(f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}", "--audit-log-mode=batch"),
+            *(f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}", "--audit-log-mode=blocking"),
             *(f"--requestheader-client-ca-file={front_proxy}", "--requestheader-username-headers=X-Remote-User"),
             "--requestheader-group-headers=X-Remote-Group",
         )
