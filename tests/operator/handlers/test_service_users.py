@@ -17,7 +17,7 @@ from easel_contract import names
 from easel_contract.conditions import ConditionType
 from easel_operator.cluster.redis import service_users
 from easel_operator.cluster.redis.password_keeper import RedisSource
-from easel_operator.cluster.redis.service_keys import ServiceKeys
+from easel_operator.cluster.redis.service_keys import CLUSTER_NAMESPACE, ServiceKeys
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
 from easel_operator.manifests.redis_user import name_user
 from easel_operator.objects import Json, find_condition
@@ -395,6 +395,19 @@ async def test_a_user_goes_although_its_service_was_deleted_while_the_operator_w
     installation.start_operator()
     await installation.upkeep._look()
     assert installation.list_users() == {"default", name_user(OTHERS)}
+
+
+async def test_the_pods_of_a_deleted_service_are_let_in_until_nothing_is_left_of_it(installation: Installation) -> None:
+    """Else clients that wait would never hear how their jobs ended."""
+    await installation.install()
+    await installation.keys.register(CLUSTER_NAMESPACE, {PREFIX: "studio/painter"})
+    installation.bench.services.forget(KEY)
+    for _ in range(2):
+        installation.start_operator()
+        await installation.upkeep._look()
+        assert name_user(PREFIX) in installation.list_users()
+    await installation.keys.forget(CLUSTER_NAMESPACE, PREFIX)
+    assert installation.list_users() == {"default"}
 
 
 async def test_a_service_that_is_new_is_let_in_before_the_next_look(installation: Installation) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.object_store import ObjectStore
-from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys
+from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys, fetch_cluster_uid
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.deletion import (
     REASON,
@@ -30,7 +30,7 @@ from easel_operator.decide.deletion import (
 )
 from easel_operator.decide.reconcile import read_owner
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL, Json, ServiceKey, is_living, to_service_key
+from easel_operator.objects import SERVICES_OF_EASEL, Json, ServiceKey, is_living, to_service_key
 from easel_operator.operator_metrics import FAULTS, SWEPT_KEYS
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ SWEEP_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 10.0  # of what isn't registered or swept since Redis is away
 DELETE_SECONDS: Final = 60.0  # for the keys of one service; more are left to the next sweep
 MAX_DELETIONS: Final = 8  # services whose keys are deleted at the same time
-CLUSTER_NAMESPACE: Final = "kube-system"  # its uid is the cluster's, by custom
 
 
 class Cleanup:
@@ -169,7 +168,7 @@ class Cleanup:
         while True:
             pause_seconds = self._look_seconds
             try:
-                cluster_uid = cluster_uid or await self._fetch_cluster_uid()
+                cluster_uid = cluster_uid or await fetch_cluster_uid(self._client)
                 if self._swept_at is None or self._monotonic() - self._swept_at >= SWEEP_SECONDS:
                     await self.sweep(cluster_uid)
                     self._swept_at = self._monotonic()
@@ -182,10 +181,6 @@ class Cleanup:
                 logger.exception("What deleted services left in Redis isn't looked for now, trying again")
                 pause_seconds = RETRY_SECONDS
             await asyncio.sleep(pause_seconds)
-
-    async def _fetch_cluster_uid(self) -> str:
-        namespace = await self._client.get(NAMESPACES, None, CLUSTER_NAMESPACE)
-        return str(namespace["metadata"]["uid"]) if namespace is not None else CLUSTER_NAMESPACE
 
     async def _register(self, cluster_uid: str) -> None:
         living = {

@@ -12,7 +12,7 @@ from easel_contract import names
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.redis.password import read_password
 from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource, read_url
-from easel_operator.cluster.redis.service_keys import ServiceKeys
+from easel_operator.cluster.redis.service_keys import ServiceKeys, fetch_cluster_uid
 from easel_operator.cluster.redis.service_users import ServiceUsers
 from easel_operator.decide.deletion import find_prefix
 from easel_operator.decide.drift import is_applied
@@ -59,6 +59,7 @@ class RedisUpkeep:
             is_ours=bool(source.address),
             clock=clock,
         )
+        self._registry = ""  # the key of Redis under which this cluster's services are noted while they live and end
         self._access: tuple[str, str, str] | None = None  # URL, key and refusal, as services were last told
         self._reaching: set[str] = set()  # prefixes of services whose pods the NetworkPolicy lets in
         self.has_url = asyncio.Event()  # nothing is reconciled before services can be told where Redis is
@@ -78,7 +79,8 @@ class RedisUpkeep:
         url = await self._keeper.look(self._users.list_lines(prefixes))
         if url is None:
             return
-        await self._users.admit(url, prefixes)
+        self._registry = self._registry or names.redis_registry_key(await fetch_cluster_uid(self._client))
+        await self._users.admit(url, prefixes, self._registry)
         await self._take_over(url)
 
     async def _await_next_look(self) -> None:
@@ -90,7 +92,7 @@ class RedisUpkeep:
             if not prefixes <= self._reaching:
                 await self._let_pods_reach_redis()
             if self._access is not None and self._users.lack(prefixes):
-                await self._users.admit(self._access[0], prefixes)
+                await self._users.admit(self._access[0], prefixes, self._registry)
 
     async def _let_pods_reach_redis(self) -> None:
         """Where the chart's policy keeps everybody else out."""

@@ -14,9 +14,12 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from easel_operator.cluster.client import KubernetesClient
 from easel_operator.decide.deletion import WorkLeft
 from easel_operator.manifests.redis_user import name_user
+from easel_operator.objects import NAMESPACES
 
+CLUSTER_NAMESPACE: Final = "kube-system"  # its uid is the cluster's, by custom
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 REPLY_TIMEOUT_SECONDS: Final = 5.0
 MAX_CONNECTIONS: Final = 32  # that many services may end at once
@@ -33,6 +36,12 @@ return redis.call('HSET', KEYS[1], unpack(ARGV))"""
 
 class RedisUnreachableError(Exception):
     """Redis didn't do what it was asked for; the message has its words, and no password."""
+
+
+async def fetch_cluster_uid(client: KubernetesClient) -> str:
+    """By which clusters that share a Redis are told apart there. Raises KubernetesError."""
+    namespace = await client.get(NAMESPACES, None, CLUSTER_NAMESPACE)
+    return str(namespace["metadata"]["uid"]) if namespace is not None else CLUSTER_NAMESPACE
 
 
 class ServiceKeys:

@@ -166,8 +166,12 @@ class ServiceUsers:
         self._is_too_long = left_out > 0
         return "".join(lines)
 
-    async def admit(self, url: str, prefixes: Collection[str]) -> None:
-        """Have Redis let in exactly these services, each as its own user. What fails is tried again."""
+    async def admit(self, url: str, prefixes: Collection[str], registry: str) -> None:
+        """Have Redis let in these services, each as its own user. What fails is tried again.
+
+        Of others only those stay that are still in ``registry`` (a key of Redis): the pods of a deleted service tell
+        its waiters how their jobs end, and its user goes when nothing is left of it (``ServiceKeys.forget``).
+        """
         if self._key is None:
             return
         redis = Redis.from_url(
@@ -181,7 +185,9 @@ class ServiceUsers:
         refusal = self._refusal
         try:
             async with redis:
-                refusal = await self._look(redis, {prefix: build_rules(prefix, self._key) for prefix in prefixes})
+                refusal = await self._look(
+                    redis, {prefix: build_rules(prefix, self._key) for prefix in prefixes}, registry
+                )
         except exceptions.ResponseError as error:
             refusal = f"{type(error).__name__}: {error}"
         except (exceptions.RedisError, OSError, TimeoutError) as error:
@@ -194,7 +200,7 @@ class ServiceUsers:
             logger.warning("Services share one user of Redis: %s", refusal)
         self._refusal = refusal
 
-    async def _look(self, redis: Redis, wanted: Mapping[str, tuple[str, ...]]) -> str:
+    async def _look(self, redis: Redis, wanted: Mapping[str, tuple[str, ...]], registry: str) -> str:
         """Why this Redis is one where services share a user; empty once all have their own."""
         server: dict[str, Any] = await redis.info("server")
         if server.get("redis_mode") == "cluster":
@@ -209,7 +215,8 @@ class ServiceUsers:
             if self._made.get(prefix) != rules or name_user(prefix) not in known
         }
         await self._make(redis, news)
-        users = {name_user(prefix) for prefix in wanted}
+        ending = [str(prefix) for prefix in await redis.hkeys(registry)]
+        users = {name_user(prefix) for prefix in (*wanted, *ending)}
         stale = {name_user(prefix) for prefix in self._made} - users
         if self._is_ours:
             stale |= {user for user in present if user.startswith(USER_PREFIX)} - users
