@@ -41,7 +41,9 @@ def test_a_roll_out_that_fails_says_who_serves_and_how_to_go_back(services: Serv
     wait_with_kubectl(services, name, timeout_seconds=120)
     services.apply(tiny("half-way", **TWO, model__source__persistentVolumeClaim__path="not-there"))
     ready = services.wait_for(name, "Ready", "True", "ServingPreviousRevision")
-    assert "1 of 2 worker pods still serve the previous revision" in ready["message"]
+    assert "2 of 2 worker pods still serve the previous revision" in ready["message"], (
+        "the new one came before an old one went"
+    )
     assert '"path":"sd15"' in ready["message"], "how to go back"
     assert services.condition(name, "Stalled")["status"] == "True"
     assert services.condition(name, "ModelLoaded")["reason"] == "ModelLoadFailed"
