@@ -186,6 +186,22 @@ async def test_with_the_switch_the_slot_is_given_back_and_another_adapter_can_be
     assert "externalMetrics.mode is Disabled" in await Registration(operator, DISABLED).settle(CA)
 
 
+async def test_the_slot_is_given_back_although_somebody_writes_its_status_meanwhile(
+    operator: OperatorsClient, admin: KubernetesClient
+) -> None:
+    await Registration(operator, OURS).settle(CA)
+    touches = iter(["once"])
+
+    async def touch(method: str) -> None:
+        if method == "DELETE" and (word := next(touches, None)):
+            patch = {"metadata": {"annotations": {"example.com/touched": word}}}
+            await admin.merge(API_SERVICES, None, METRICS_API_SERVICE, patch)
+
+    operator.before = touch
+    await Registration(operator, DISABLED).settle(CA)
+    assert await read(admin) is None
+
+
 async def test_what_is_given_back_is_left_where_another_adapter_has_just_taken_it(
     operator: OperatorsClient, admin: KubernetesClient
 ) -> None:

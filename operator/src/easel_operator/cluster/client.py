@@ -179,14 +179,16 @@ class KubernetesClient:
     ) -> None:
         """Delete this very object, and with a ``version`` only while it hasn't changed since.
 
-        One that is gone, or was replaced, counts as deleted. Raises KubernetesError.
+        One that is gone counts as deleted, and so does one that was replaced; with a ``version`` that is a refusal
+        (409), like a change. Raises KubernetesError.
         """
         known = {"uid": uid} | ({"resourceVersion": version} if version is not None else {})
         options = {"preconditions": known, "propagationPolicy": "Background"}
         try:
             await self.request("DELETE", resource.path(namespace, name), body=options)
         except ApiRefusedError as error:
-            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            is_replaced = error.status == HTTPStatus.CONFLICT and version is None
+            if error.status != HTTPStatus.NOT_FOUND and not is_replaced:
                 raise
 
     async def request(

@@ -6,10 +6,10 @@ belongs to the installation's ClusterRole, so that the garbage collector removes
 
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 
 from easel_contract import names
 
@@ -32,6 +32,7 @@ FRONT_PROXY_NAMESPACE: Final = "kube-system"
 FRONT_PROXY_CONFIG_MAP: Final = "extension-apiserver-authentication"
 ANY_ADDRESS: Final = ""  # every address, of IPv6 and IPv4 where the machine has them
 SETTLE_ATTEMPTS: Final = 3
+T = TypeVar("T")
 PRIORITY: Final = 100  # of the API's group and version among others; there is one of each
 
 
@@ -159,17 +160,14 @@ class Registration:
         two with other settings none takes back what the other does. Returns why autoscalers aren't served by us, empty
         if they are. Raises KubernetesError.
         """
-        for _ in range(SETTLE_ATTEMPTS - 1):
-            try:
-                return await self._try_to_settle(ca_pem)
-            except ApiRefusedError as error:
-                if error.status != HTTPStatus.CONFLICT:  # somebody was faster, if only with the status
-                    raise
-        return await self._try_to_settle(ca_pem)
+        return await _insist(lambda: self._try_to_settle(ca_pem))
 
     async def give_back(self) -> None:
         """Delete the registration if it is ours: without a server it keeps every namespace of the cluster from being
         deleted. Raises KubernetesError."""
+        await _insist(self._try_to_give_back)
+
+    async def _try_to_give_back(self) -> None:
         live = await self._client.get(API_SERVICES, None, METRICS_API_SERVICE)
         if live is not None and is_served_by(live, self._installation):
             logger.info("Giving %s back: no operator is left to serve it", METRICS_API_SERVICE)
@@ -216,6 +214,17 @@ class Registration:
             return live
         patch["metadata"] = {**patch.get("metadata", {}), "resourceVersion": metadata["resourceVersion"]}
         return await self._client.merge(API_SERVICES, None, METRICS_API_SERVICE, patch)
+
+
+async def _insist(step: Callable[[], Awaitable[T]]) -> T:
+    """Again where somebody was faster, if only with the status."""
+    for _ in range(SETTLE_ATTEMPTS - 1):
+        try:
+            return await step()
+        except ApiRefusedError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+    return await step()
 
 
 def build_api_service(installation: Installation, owner: Json | None, ca_pem: bytes) -> Json:
