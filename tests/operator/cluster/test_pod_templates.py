@@ -153,7 +153,12 @@ async def write(
     """As a reconcile does."""
     owner = replace(OWNER, namespace="default", name=children[0]["metadata"]["name"])
     writer = ClusterWriter(client, ObjectStore(lambda _: None), pod_name="a", clock=lambda: datetime.now(UTC))
-    return await writer.write_children(owner, ReconcilePlan(handovers=handovers, applies=children))
+    seen = {}
+    for child in children:
+        key = to_object_key(child)
+        if (live := await client.get(RESOURCE_BY_KIND[key.kind], key.namespace, key.name)) is not None:
+            seen[key] = live
+    return await writer.write_children(owner, ReconcilePlan(handovers=handovers, applies=children), seen)
 
 
 async def find_drifted(client: KubernetesClient, children: tuple[Json, ...]) -> list[str]:

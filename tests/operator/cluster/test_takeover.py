@@ -48,7 +48,7 @@ class Bench:
 
     async def apply(self, children: tuple[Json, ...]) -> None:
         """As a reconcile does; none may be refused."""
-        assert await self.writer.write_children(self.owner, ReconcilePlan(applies=children)) == ()
+        assert await self.writer.write_children(self.owner, ReconcilePlan(applies=children), {}) == ()
 
     async def read(self, child: Json) -> Json:
         """The child as it is stored."""
@@ -179,7 +179,7 @@ async def test_an_object_that_took_the_name_since_it_was_looked_at_is_not_writte
     named = {"namespace": "default", "name": config["metadata"]["name"]}
     await client.create(resource, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": named})
     with pytest.raises(ApiRefusedError) as refused:
-        await bench.writer.write_children(bench.owner, ReconcilePlan(applies=(config,)))
+        await bench.writer.write_children(bench.owner, ReconcilePlan(applies=(config,)), {})
     assert refused.value.is_another_object
     assert "data" not in await bench.read(config)
 
