@@ -130,3 +130,39 @@ async def test_a_name_that_children_cannot_have_is_refused_with_the_reason(
 async def test_the_sentence_says_what_to_write(case: str, sentence: str, client: KubernetesClient) -> None:
     with pytest.raises(ApiRefusedError, match=sentence):
         await client.apply(SERVICES_OF_EASEL, build(ALL_REFUSED[case][0]))
+
+
+async def test_a_service_is_the_same_one_under_either_version(client: KubernetesClient) -> None:
+    """Written as v1beta1 by a team, read and given a status as v1alpha1 by the operator, edited under both."""
+    beta, alpha = (
+        Resource(names.KIND, f"{names.API_GROUP}/{version}", names.PLURAL) for version in names.SERVED_API_VERSIONS
+    )
+    spec = {"model": MODEL, "replicas": 1}
+    made = await client.apply(beta, build(spec, "either") | {"apiVersion": beta.api_version})
+    try:
+        uid = made["metadata"]["uid"]
+        assert made["apiVersion"] == beta.api_version
+        status = {"status": {"url": "http://either"}}
+        await client.merge(alpha, "default", "either", status, subresource="status")
+        edited = await client.apply(alpha, build(spec | {"replicas": 2}, "either"))
+        assert (edited["metadata"]["uid"], edited["spec"]["replicas"]) == (uid, 2)
+        edited = await client.apply(beta, build(spec, "either") | {"apiVersion": beta.api_version})
+        assert edited["spec"] == made["spec"]
+        assert edited["status"]["url"] == "http://either"
+    finally:
+        await client.delete(beta, "default", "either", uid=made["metadata"]["uid"])
+
+
+async def test_a_cluster_can_go_back_to_a_definition_without_the_newer_version(client: KubernetesClient) -> None:
+    """As `helm rollback` does: the API server refuses to forget a version that something is stored in."""
+    made = await client.apply(SERVICES_OF_EASEL, build({"model": MODEL, "replicas": 1}, "stays"))
+    try:
+        before = build_crd()
+        before["spec"]["versions"] = [each for each in before["spec"]["versions"] if each["name"] == names.API_VERSION]
+        await client.apply(CRDS, before)
+        await client.apply(CRDS, build_crd())
+        kept = await client.get(SERVICES_OF_EASEL, "default", "stays")
+        assert kept is not None
+        assert kept["metadata"]["uid"] == made["metadata"]["uid"]
+    finally:
+        await client.delete(SERVICES_OF_EASEL, "default", "stays", uid=made["metadata"]["uid"])

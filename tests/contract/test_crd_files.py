@@ -1,5 +1,6 @@
 """The files in crds/ and in the chart are what the models say, and the schema is one that Kubernetes admits."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -38,8 +39,36 @@ def _find_faults(node: dict[str, Any], path: str) -> list[str]:
     return faults
 
 
+def test_versions_differ_in_name_only_since_nothing_converts_them() -> None:
+    first, *others = build_crd()["spec"]["versions"]
+    assert (first["name"], [other["name"] for other in others]) == ("v1beta1", ["v1alpha1"])
+    for other in others:
+        assert _drop_descriptions(other["schema"]) == _drop_descriptions(first["schema"])
+        different = {"name", "schema", "storage"}
+        assert {key: other[key] for key in other.keys() - different} == {
+            key: first[key] for key in first.keys() - different
+        }
+
+
+def _drop_descriptions(node: Any) -> Any:
+    """Of fields, not a field of that name, whose value is a schema."""
+    if isinstance(node, dict):
+        kept = {key: value for key, value in node.items() if key != "description" or isinstance(value, dict)}
+        return {key: _drop_descriptions(value) for key, value in kept.items()}
+    return [_drop_descriptions(each) for each in node] if isinstance(node, list) else node
+
+
+def test_what_every_release_can_read_is_what_is_stored() -> None:
+    assert [version["name"] for version in build_crd()["spec"]["versions"] if version["storage"]] == ["v1alpha1"]
+
+
+def test_the_definition_fits_the_annotation_of_kubectl_apply() -> None:
+    annotation = json.dumps(build_crd(), separators=(",", ":"))
+    assert len(annotation) < 256 * 1024 * 9 // 10, "kubectl apply, and Argo CD by default, keep it in an annotation"
+
+
 def test_columns_of_kubectl_get_name_conditions_that_there_are() -> None:
-    (version,) = build_crd()["spec"]["versions"]
+    version = build_crd()["spec"]["versions"][0]
     paths = [column["jsonPath"] for column in version["additionalPrinterColumns"]]
     named = {kind for path in paths for kind in re.findall(r'@\.type=="(\w+)"', path)}
     assert named == {"Ready", "Progressing", "AddOnsAvailable"}

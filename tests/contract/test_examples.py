@@ -31,6 +31,7 @@ def test_a_service_in_an_example_is_valid(file: Path) -> None:
     services = [document for document in _documents(file) if document["kind"] == names.KIND]
     assert services or file.stem == "network-policies"
     for service in services:
+        assert service["apiVersion"] == f"{names.API_GROUP}/{names.SERVED_API_VERSIONS[0]}"
         StableDiffusionServiceSpec.model_validate(service["spec"])
 
 

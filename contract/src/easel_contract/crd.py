@@ -93,12 +93,37 @@ def _printer_columns() -> list[dict[str, Any]]:
     ]
 
 
-def build_crd() -> dict[str, Any]:
-    """The whole CustomResourceDefinition, ready to be written as YAML."""
-    version = {
-        "name": names.API_VERSION,
+def _build_object_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "Stable Diffusion behind an HTTP API, on GPU workers whose number follows the work.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object", "properties": {"name": NAME_SCHEMA}},
+            "spec": build_structural_schema(StableDiffusionServiceSpec),
+            "status": build_structural_schema(StableDiffusionServiceStatus),
+        },
+        **validations(NAME_RULE),
+    }
+
+
+def _drop_descriptions(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: _drop_descriptions(value)
+            for key, value in node.items()
+            if not (key == "description" and isinstance(value, str))
+        }
+    return [_drop_descriptions(each) for each in node] if isinstance(node, list) else node
+
+
+def _build_version(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
         "served": True,
-        "storage": True,
+        "storage": name == names.API_VERSION,
         "subresources": {
             "status": {},
             "scale": {
@@ -108,22 +133,20 @@ def build_crd() -> dict[str, Any]:
             },
         },
         "additionalPrinterColumns": _printer_columns(),
-        "schema": {
-            "openAPIV3Schema": {
-                "type": "object",
-                "description": "Stable Diffusion behind an HTTP API, on GPU workers whose number follows the work.",
-                "required": ["spec"],
-                "properties": {
-                    "apiVersion": {"type": "string"},
-                    "kind": {"type": "string"},
-                    "metadata": {"type": "object", "properties": {"name": NAME_SCHEMA}},
-                    "spec": build_structural_schema(StableDiffusionServiceSpec),
-                    "status": build_structural_schema(StableDiffusionServiceStatus),
-                },
-                **validations(NAME_RULE),
-            }
-        },
+        "schema": {"openAPIV3Schema": schema},
     }
+
+
+def build_crd() -> dict[str, Any]:
+    """The whole CustomResourceDefinition, ready to be written as YAML.
+
+    All versions have one schema. Only the first says what fields mean, which is what ``kubectl explain`` reads: with
+    the sentences twice the definition would soon be larger than the annotation that ``kubectl apply`` keeps (256 KiB).
+    """
+    schema = _build_object_schema()
+    first, *others = names.SERVED_API_VERSIONS
+    bare = _drop_descriptions(schema) | {"description": f"As {names.API_GROUP}/{first}, under an earlier name."}
+    versions = [_build_version(first, schema), *(_build_version(other, bare) for other in others)]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -139,6 +162,6 @@ def build_crd() -> dict[str, Any]:
                 "shortNames": list(names.SHORT_NAMES),
                 "categories": [names.CATEGORY],
             },
-            "versions": [version],
+            "versions": versions,
         },
     }

@@ -5,7 +5,9 @@ from typing import Final
 DISTRIBUTION: Final = "easel-serving"  # on package indexes, where "easel" is somebody else's library
 
 API_GROUP: Final = "easel.dev"
-API_VERSION: Final = "v1alpha1"
+API_VERSION: Final = "v1alpha1"  # what is stored, and what the operator reads and writes: the version of every release
+# All that the API server takes, the one to write in files first. They differ in name only, so it converts by itself.
+SERVED_API_VERSIONS: Final = ("v1beta1", API_VERSION)
 KIND: Final = "StableDiffusionService"
 PLURAL: Final = "stablediffusionservices"
 SINGULAR: Final = "stablediffusionservice"

@@ -15,8 +15,8 @@ BOUNDS = {"minimum": "≥ {}", "maximum": "≤ {}", "maxLength": "at most {} cha
 
 def build_reference() -> str:
     """The whole document."""
-    (version,) = build_crd()["spec"]["versions"]
-    root = version["schema"]["openAPIV3Schema"]
+    described, *_ = build_crd()["spec"]["versions"]
+    root = described["schema"]["openAPIV3Schema"]
     properties = root["properties"]
     parts = [INTRODUCTION]
     for section in ("metadata", "spec", "status"):

@@ -47,7 +47,7 @@ def ask_flux(service: Json) -> str:
     https://github.com/fluxcd/pkg/blob/main/runtime/cel/status_evaluator.go
     """
     (rules,) = yaml.safe_load((EXAMPLES / "flux.yaml").read_text())["spec"]["healthCheckExprs"]
-    assert (rules["apiVersion"], rules["kind"]) == (f"{names.API_GROUP}/{names.API_VERSION}", names.KIND)
+    assert (rules["apiVersion"], rules["kind"]) == (f"{names.API_GROUP}/{names.SERVED_API_VERSIONS[0]}", names.KIND)
     observed = service.get("status", {}).get("observedGeneration")
     if observed is not None and observed != service["metadata"]["generation"]:
         return "InProgress"

@@ -13,7 +13,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: beside}
 ---
-apiVersion: easel.dev/v1alpha1
+apiVersion: easel.dev/v1beta1
 kind: StableDiffusionService
 metadata: {name: sdxl}
 spec:
