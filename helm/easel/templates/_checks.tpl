@@ -2,6 +2,10 @@
 What a schema could only refuse with a pattern, refused with a sentence. Called once, where the operator is rendered.
 */ -}}
 {{- define "easel.check" -}}
+{{- $account := .Values.operator.serviceAccount | default dict }}
+{{- if and (not (dig "create" true $account)) (not $account.name) }}
+{{- fail "operator.serviceAccount.create is false: name the one that is there in operator.serviceAccount.name" }}
+{{- end }}
 {{- include "easel.checkResources" (dict "name" "operator.resources" "value" .Values.operator.resources) }}
 {{- range $role, $defaults := .Values.defaults }}
 {{- include "easel.checkResources" (dict "name" (printf "defaults.%s.resources" $role) "value" ($defaults | default dict).resources) }}

@@ -1,5 +1,5 @@
 {{- define "easel.fullname" -}}
-{{- if contains "easel" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-easel" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride }}{{ else if contains "easel" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-easel" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "easel.redisName" -}}
@@ -13,6 +13,23 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: easel
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "easel.operatorAccount" -}}
+{{- $account := .Values.operator.serviceAccount | default dict }}
+{{- $account.name | default (printf "%s-operator" (include "easel.fullname" .)) }}
+{{- end }}
+
+{{- /* Where a pod of the chart may run, and how it finds names: of the values of operator, or of redis. */ -}}
+{{- define "easel.podPlacement" -}}
+{{- range $field := list "priorityClassName" "runtimeClassName" "dnsPolicy" "dnsConfig" "hostAliases" "nodeSelector" "tolerations" "affinity" }}
+{{- with index $ $field }}
+{{ dict $field . | toYaml }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "easel.selector" -}}
