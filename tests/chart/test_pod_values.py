@@ -40,7 +40,7 @@ def test_a_pod_goes_where_its_platform_says_and_keeps_the_labels_that_it_is_foun
 
 
 def test_the_operator_has_what_else_its_platform_gives_it(helm: str, tmp_path: Path) -> None:
-    said = {
+    said: dict[str, Any] = {
         "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "volumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
         "volumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/company"}],
