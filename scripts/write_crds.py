@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from easel_contract.crd import build_crd
-from easel_contract.reference import build_reference
+from easel_contract.crd.reference import build_reference
 
 ROOT = Path(__file__).parent.parent
 # The second is the chart's copy: Helm reads nothing outside of a chart.

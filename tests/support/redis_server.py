@@ -31,13 +31,17 @@ class RedisServer:
         assert self._process is not None, "not running"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         assert self._process is None, "already running"
         with (self._directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     "redis-server",
-                    *("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._directory)),
+                    *("--bind", "127.0.0.1", *self._listen(), "--dir", str(self._directory)),
                     *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
                     *self._arguments,
                 ],
@@ -69,6 +73,13 @@ class RedisServer:
             connection.sendall(" ".join(words).encode() + b"\r\n")
             return connection.recv(65536)
 
+    def _listen(self) -> tuple[str, ...]:
+        return "--port", str(self.port)
+
+    def _is_answering(self) -> bool:
+        """One that asks for a password first is there, too."""
+        return self.command("PING").startswith((b"+PONG", b"-NOAUTH"))
+
     def _await_pong(self) -> None:
         assert self._process is not None
         give_up_at = time.monotonic() + START_TIMEOUT_SECONDS
@@ -76,7 +87,7 @@ class RedisServer:
             if self._process.poll() is not None:
                 break
             try:
-                if self.command("PING").startswith(b"+PONG"):
+                if self._is_answering():
                     return
             except OSError:
                 pass  # not listening yet

@@ -94,6 +94,7 @@ ENV_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 SECRET_KEY_HUB_TOKEN: Final = "token"
 SECRET_KEY_WEBHOOK: Final = "signing-secret"
 SECRET_KEY_REDIS_URL: Final = "url"
+SECRET_KEY_AUTHORITIES: Final = "ca.crt"  # beside it, where Redis has a certificate of an authority of its own
 SECRET_KEY_LINKS: Final = "keys"
 SECRET_KEY_ACCESS_KEY_ID: Final = "access-key-id"
 SECRET_KEY_SECRET_ACCESS_KEY: Final = "secret-access-key"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from easel_contract.redis_url import URL_PATTERN
 from easel_contract.resource import ServiceDefaults
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, ValidationInfo, field_validator
 
@@ -32,8 +33,9 @@ class OperatorConfig(BaseModel):
     service_defaults: Json[ServiceDefaults] = ServiceDefaults()  # JSON: the chart's value defaults
     # Where services keep their queues; goes into a Secret per service. Either the URL, or a Secret of the operator's
     # namespace that has it under "url" and is read again and again.
-    redis_url: str = Field(default="", pattern=r"^$|^(rediss?|unix)://")
+    redis_url: str = Field(default="", pattern=URL_PATTERN)
     redis_secret: str = Field(default="", validate_default=True)
+    redis_ca_file: str = ""  # of authorities in PEM, by which servers are believed that speak TLS; services get it, too
     redis_address: str = Field(default="", pattern=r"^$|^[^:/@\s]+:[0-9]+$")  # of a Redis whose password we keep there
     redis_pod: str = ""  # of that one, restarted where it lets nobody in
     redis_password_secret: str = ""  # of users, in the same namespace, whose password that one is to have

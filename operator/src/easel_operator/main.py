@@ -237,6 +237,7 @@ class Operator:
                 password_secret=self._config.redis_password_secret,
                 password_key=self._config.redis_password_key,
                 pod=self._config.redis_pod,
+                ca_file=self._config.redis_ca_file,
             ),
             services=self._services,
             keys=self._keys,

@@ -289,8 +289,12 @@ class LateConnection:
     def __init__(self, made: asyncio.Event) -> None:
         self._made = made
         self.is_open = False
+        self.is_connected = False
 
     async def send_packed_command(self, _: object) -> None:
+        """Never reached."""
+
+    async def connect(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         await self._made.wait()

@@ -140,7 +140,7 @@ def own_server() -> Iterator[RedisServer]:
 
 async def keys_of(bench: Bench) -> set[str]:
     """What is stored under the service's prefix, without it."""
-    client = bench.keys._home
+    client = await bench.keys._find_home()
     return {key.decode().removeprefix(bench.prefix) async for key in client.scan_iter(f"{bench.prefix}*", count=1000)}
 
 
@@ -293,7 +293,7 @@ async def test_a_registry_that_redis_lost_is_written_anew(bench: Bench) -> None:
 
 async def test_a_prefix_is_taken_literally(bench: Bench) -> None:
     """A name can't hold them, but a pattern that isn't escaped would delete other services' keys."""
-    client = bench.keys._home
+    client = await bench.keys._find_home()
     await client.set("easel:{a/b[12]/u}:x", "1")
     await client.set("easel:{a/b1/u}:x", "1")
     assert await bench.keys.delete_keys("easel:{a/b[12]/u}:") == 1

@@ -80,8 +80,8 @@ def open_stores(
 
     The user and the password of the URL in ``redis_url_file`` count, where there is one, at each new connection.
     ``uid`` tells it from other services that have had its name; empty outside Kubernetes.
-    With a ``bucket`` images are there. Raises ValueError for a URL that is none of ``redis://``, ``rediss://`` and
-    ``unix://``, and ModuleNotFoundError where Memcached is asked for and its client isn't installed.
+    With a ``bucket`` images are there. Raises ValueError for a URL that isn't as ``easel_contract.redis_url``
+    says, and ModuleNotFoundError where Memcached is asked for and its client isn't installed.
     """
     prefix = names.redis_prefix(namespace, service, uid)
     folder = "/".join(filter(None, (namespace, service, uid)))

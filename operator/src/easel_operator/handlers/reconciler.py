@@ -74,10 +74,14 @@ class Reconciler:
         self._secrets_checked_at: dict[ServiceKey, datetime] = {}
         self._earlier_runs: dict[ServiceKey, str] = {}
 
-    def use_redis(self, url: str, users_key: str = "", users_refusal: str = "") -> None:
+    def use_redis(self, url: str, authorities: str = "", users_key: str = "", users_refusal: str = "") -> None:
         """From now on services are given this URL, with a user of their own if there is a key (see Release)."""
         self._release = replace(
-            self._release, redis_url=url, redis_users_key=users_key, redis_users_refusal=users_refusal
+            self._release,
+            redis_url=url,
+            redis_authorities=authorities,
+            redis_users_key=users_key,
+            redis_users_refusal=users_refusal,
         )
 
     async def run(self, concurrency: int) -> None:

@@ -5,9 +5,11 @@ import itertools
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from easel_contract import names
+from easel_contract.redis_url import add_certificate_authority
 
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.redis.password import read_password
@@ -60,7 +62,8 @@ class RedisUpkeep:
             clock=clock,
         )
         self._registry = ""  # the key of Redis under which this cluster's services are noted while they live and end
-        self._access: tuple[str, str, str] | None = None  # URL, key and refusal, as services were last told
+        self._access: tuple[str, str, str, str] | None = None  # as services were last told: see _take_over
+        self._own_url = ""  # as this process uses it
         self._reaching: set[str] = set()  # prefixes of services whose pods the NetworkPolicy lets in
         self.has_url = asyncio.Event()  # nothing is reconciled before services can be told where Redis is
 
@@ -69,8 +72,8 @@ class RedisUpkeep:
         for step in itertools.cycle((self._look, self._await_next_look)):
             try:
                 await step()
-            except (KubernetesError, ValueError) as error:
-                logger.warning("The password of Redis isn't looked after, trying again: %s", error)
+            except (KubernetesError, ValueError, OSError) as error:
+                logger.warning("The address and password of Redis aren't looked after, trying again: %s", error)
 
     async def _look(self) -> None:
         await self._let_pods_reach_redis()
@@ -80,8 +83,15 @@ class RedisUpkeep:
         if url is None:
             return
         self._registry = self._registry or names.redis_registry_key(await fetch_cluster_uid(self._client))
-        await self._users.admit(url, prefixes, self._registry)
-        await self._take_over(url)
+        own_url, authorities = url, _read_authorities(self._source.ca_file)
+        if authorities:
+            own_url = add_certificate_authority(url, self._source.ca_file)
+            url = add_certificate_authority(url, f"{names.REDIS_DIRECTORY}/{names.SECRET_KEY_AUTHORITIES}")
+        await self._users.admit(own_url, prefixes, self._registry)
+        if own_url != self._own_url:
+            await self._keys.use(own_url)
+            self._own_url = own_url
+        self._take_over(url, authorities)
 
     async def _await_next_look(self) -> None:
         """Let new services in meanwhile."""
@@ -92,7 +102,7 @@ class RedisUpkeep:
             if not prefixes <= self._reaching:
                 await self._let_pods_reach_redis()
             if self._access is not None and self._users.lack(prefixes):
-                await self._users.admit(self._access[0], prefixes, self._registry)
+                await self._users.admit(self._own_url, prefixes, self._registry)
 
     async def _let_pods_reach_redis(self) -> None:
         """Where the chart's policy keeps everybody else out."""
@@ -108,12 +118,10 @@ class RedisUpkeep:
     def _list_prefixes(self) -> set[str]:
         return {find_prefix(service) for _, service in self._services}
 
-    async def _take_over(self, url: str) -> None:
-        access = (url, self._users.key, self._users.refusal)
+    def _take_over(self, url: str, authorities: str) -> None:
+        access = (url, authorities, self._users.key, self._users.refusal)
         if access == self._access:
             return
-        if self._access is None or self._access[0] != url:
-            await self._keys.use(url)
         self._reconciler.use_redis(*access)
         self._access = access
         self.has_url.set()
@@ -127,3 +135,8 @@ class RedisUpkeep:
             if secret is not None and (password := read_password(read_url(secret))):
                 return password
         return None
+
+
+def _read_authorities(file: str) -> str:
+    """PEM; empty without a file. Raises OSError."""
+    return Path(file).read_text(encoding="ascii") if file else ""

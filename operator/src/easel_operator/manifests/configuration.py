@@ -3,7 +3,6 @@
 import base64
 import json
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from easel_contract import names
 from easel_contract.add_ons import (
@@ -15,6 +14,7 @@ from easel_contract.add_ons import (
     UpscalerConfig,
 )
 from easel_contract.gateway_config import GatewayConfig, QueueConfig, ResultsConfig, WebhookConfig
+from easel_contract.redis_url import replace_login
 from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
 from easel_contract.resource.model import CacheFill
 from easel_contract.server_config import (
@@ -67,13 +67,15 @@ def build_redis_secret(context: ChildContext) -> Json:
     url, owner, key = context.release.redis_url, context.owner, context.release.redis_users_key
     if key:
         url = build_user_url(url, key, names.redis_prefix(owner.namespace, owner.name, owner.uid))
-    encoded = base64.b64encode(url.encode()).decode()
+    texts = {names.SECRET_KEY_REDIS_URL: url}
+    if context.release.redis_authorities:
+        texts[names.SECRET_KEY_AUTHORITIES] = context.release.redis_authorities
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
         "metadata": build_metadata(context.owner, names.redis_secret_name(context.owner.name), "redis"),
-        "data": {names.SECRET_KEY_REDIS_URL: encoded},
+        "data": {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()},
     }
 
 
@@ -98,7 +100,7 @@ def gateway_config_hash(context: ChildContext) -> str:
     file = _gateway_file(build_server_config(context))
     started_with = {name: section for name, section in file.items() if name not in {"model", "engine", "addOns"}}
     started_with["gateway"] = {name: value for name, value in file.get("gateway", {}).items() if name != "maxWorkers"}
-    return hash_json([started_with, without_password(context.release.redis_url)])
+    return hash_json([started_with, replace_login(context.release.redis_url, "")])
 
 
 def worker_config_hash(context: ChildContext) -> str:
@@ -106,13 +108,7 @@ def worker_config_hash(context: ChildContext) -> str:
     pods, as does another add-on: jobs carry theirs, and a worker reads the list anew to look for what is on volumes."""
     file = _worker_file(build_server_config(context))
     started_with = {name: section for name, section in file.items() if name != "addOns"}
-    return hash_json([started_with, without_password(context.release.redis_url)])
-
-
-def without_password(url: str) -> str:
-    """A URL of Redis without user and password: those, pods take over while they run."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return hash_json([started_with, replace_login(context.release.redis_url, "")])
 
 
 def build_server_config(context: ChildContext) -> ServerConfig:

@@ -33,6 +33,7 @@ class Release:
     redis_url: str
     # From which each service's password of Redis is derived; empty: services log in as the URL says.
     redis_users_key: str = field(default="", repr=False)
+    redis_authorities: str = ""  # PEM, by which pods believe it; empty: by those of their image
     redis_users_refusal: str = ""  # why they do, where each was to have a user of its own
     operator_namespace: str = ""  # where its pods come from
     server_image_pull_policy: str | None = None  # of server_image alone; None: as Kubernetes decides by the tag

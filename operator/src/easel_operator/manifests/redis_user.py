@@ -6,7 +6,9 @@ reading a Secret of anybody, and another key is another password for all.
 
 import base64
 import hmac
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
+
+from easel_contract.redis_url import replace_login
 
 
 def name_user(prefix: str) -> str:
@@ -22,6 +24,4 @@ def derive_password(key: str, prefix: str) -> str:
 
 def build_user_url(url: str, key: str, prefix: str) -> str:
     """The URL of a Redis with the service's user and password in place of those that it has."""
-    parts = urlsplit(url)
-    login = f"{quote(name_user(prefix), safe='')}:{derive_password(key, prefix)}"
-    return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))
+    return replace_login(url, f"{quote(name_user(prefix), safe='')}:{derive_password(key, prefix)}")

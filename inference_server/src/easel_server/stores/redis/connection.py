@@ -1,7 +1,8 @@
 """The connection to Redis or Valkey: scripts go in, replies or StoreUnavailableError come out.
 
 A Redis Cluster needs no other client: a service's keys all lie in one slot, so they are on one server at a time, and
-the cluster says where (MOVED). That server is used until it is away; then the URL's is asked again.
+the cluster says where (MOVED). That server is used until it is away; then the URL's is asked again. Where the URL names
+Sentinels, each new connection leads to the server that is the master then.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from easel_contract.redis_url import parse_sentinel_url
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.connection import parse_url
@@ -24,6 +26,7 @@ from easel_server.stores.errors import StoreDamagedError, StoreEvictsError, Stor
 from easel_server.stores.redis.errors import LOST, WAIT_FOR_REDIS, find_damaged_key, translated_errors
 from easel_server.stores.redis.pipeline import CANCEL_AGAIN_SECONDS, Pipeline
 from easel_server.stores.redis.scripts import load_script
+from easel_server.stores.redis.sentinel import Sentinels, use_sentinels
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 REPLY_TIMEOUT_SECONDS: Final = 5.0
@@ -62,7 +65,8 @@ class _Server:
         self._left: set[asyncio.Future[Any]] = set()  # calls whose callers were cancelled, under way to their end
         self.pipeline = Pipeline(client.connection_pool)
         settings = client.connection_pool.connection_kwargs
-        self.address = str(settings["path"]) if "path" in settings else f"{settings['host']}:{settings['port']}"
+        self._sentinels: Sentinels | None = settings.get("connection_pool")
+        self.address = _describe_address(settings)
 
     async def check_policy(self) -> None:
         """Return if this server may be used; looks now and then. Raises StoreEvictsError and redis-py's errors."""
@@ -108,13 +112,15 @@ class _Server:
             await asyncio.wait(self._left, timeout=CANCEL_AGAIN_SECONDS)
         await self.client.aclose()
         await self.client.connection_pool.disconnect()
+        if self._sentinels is not None:
+            await self._sentinels.close()
 
 
 class RedisConnection:
     """Runs scripts and commands on the keys of one service."""
 
     def __init__(self, url: str, prefix: str, *, url_file: Path | None = None) -> None:
-        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError; connects on first use.
+        """``url`` is as ``easel_contract.redis_url`` says, else ValueError; connects on first use.
 
         A password that changes while the process runs comes with ``url_file``: see FileCredentials.
         """
@@ -128,7 +134,7 @@ class RedisConnection:
 
     @property
     def address(self) -> str:
-        """host:port or the socket's path of the server in use, without credentials."""
+        """host:port, the socket's path or the Sentinels of the server in use, without credentials."""
         return self._server.address
 
     @property
@@ -251,9 +257,9 @@ class FileCredentials(CredentialProvider):
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         """(user, password), or (password,) of the default user."""
         try:
-            parsed = parse_url(self._file.read_text().strip())
+            parsed = parse_url(_find_server_url(self._file.read_text().strip()))
         except (OSError, ValueError):  # not there, or not what it should be
-            parsed = parse_url(self._url)
+            parsed = parse_url(_find_server_url(self._url))
         user, password = str(parsed.get("username") or ""), str(parsed.get("password") or "")
         return (user, password) if user else (password,)
 
@@ -265,7 +271,7 @@ class FileCredentials(CredentialProvider):
 def _build_client(url: str, url_file: Path | None = None, **place: str | int) -> Redis:
     """A client that connects on first use. Every call of a store can be repeated, so each gets a second try."""
     pool = BlockingConnectionPool.from_url(
-        url,
+        _find_server_url(url),
         max_connections=MAX_CONNECTIONS,
         timeout=POOL_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -277,11 +283,25 @@ def _build_client(url: str, url_file: Path | None = None, **place: str | int) ->
     )
     if issubclass(pool.connection_class, Connection):  # over TCP; a Unix socket has nothing to keep alive
         pool.connection_kwargs["socket_keepalive"] = True
+    if (sentinel_url := parse_sentinel_url(url)) is not None:
+        pool.connection_class = use_sentinels(sentinel_url, pool.connection_kwargs)
     pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
     if url_file is not None and pool.connection_kwargs.get("password"):
         pool.connection_kwargs |= {"username": None, "password": None}
         pool.connection_kwargs["credential_provider"] = FileCredentials(url_file, url)
     return Redis.from_pool(pool)
+
+
+def _find_server_url(url: str) -> str:
+    """As redis-py reads it. Raises ValueError."""
+    sentinel_url = parse_sentinel_url(url)
+    return sentinel_url.server_url if sentinel_url is not None else url
+
+
+def _describe_address(settings: dict[str, Any]) -> str:
+    if "connection_pool" in settings:
+        return str(settings["connection_pool"])
+    return str(settings["path"]) if "path" in settings else f"{settings['host']}:{settings['port']}"
 
 
 def _build_deletion(key: str) -> Callable[[_Server], Awaitable[Any]]:

@@ -196,6 +196,7 @@ class Pipeline:
 
 async def _ping(connection: AbstractConnection) -> None:
     try:
+        await connection.connect()  # type: ignore[no-untyped-call] # not annotated
         await connection.send_command("PING", check_health=False)
         await connection.read_response()
     finally:
@@ -231,6 +232,8 @@ async def _exchange(connection: AbstractConnection, batch: list[_Command]) -> Ex
 
 
 async def _exchange_once(connection: AbstractConnection, commands: list[_Command]) -> None:
+    if not connection.is_connected:
+        await connection.connect()  # type: ignore[no-untyped-call] # which asks Sentinels where; sending alone would not
     # hiredis packs a script's arguments ten times as fast as redis-py's asyncio connection does.
     await connection.send_packed_command([pack_command(command.words) for command in commands])
     for command in commands:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from easel_contract import names
+from easel_contract.redis_url import EXAMPLES
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -30,6 +31,7 @@ from easel_operator.cluster.redis.password import (
     read_secret_data,
     read_time,
 )
+from easel_operator.cluster.redis.servers import check_url
 from easel_operator.objects import PODS, SECRETS, Json
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class RedisSource:
     password_secret: str = ""  # of users, whose password is followed; empty: one is made
     password_key: str = PASSWORD_KEY
     pod: str = ""  # the installation's own
+    ca_file: str = ""  # of authorities in PEM, by which the servers are believed; empty: by the system's
 
 
 class PasswordKeeper:
@@ -115,13 +118,15 @@ class PasswordKeeper:
         return wanted[names.SECRET_KEY_REDIS_URL]
 
     def _check_url(self, url: str) -> str | None:
-        if url.startswith(("redis://", "rediss://", "unix://")):
-            return url
-        logger.warning(
-            "Secret %s/%s has no address of a Redis under %s, such as rediss://user:password@host:6380/0",
-            *(self._source.namespace, self._source.secret, names.SECRET_KEY_REDIS_URL),
-        )
-        return None
+        try:
+            check_url(url)
+        except ValueError as error:
+            logger.warning(
+                "Secret %s/%s has no address of a Redis under %s, %s: %s",
+                *(self._source.namespace, self._source.secret, names.SECRET_KEY_REDIS_URL, EXAMPLES, error),
+            )
+            return None
+        return url
 
     async def _gather(self, secret: Json | None, data: Mapping[str, str]) -> SeenPassword:
         source = self._source

@@ -10,18 +10,15 @@ from typing import Any, Final
 
 from easel_contract import names
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
 from easel_operator.cluster.client import KubernetesClient
+from easel_operator.cluster.redis.servers import check_url, find_servers, is_no_master, open_server
 from easel_operator.decide.deletion import WorkLeft
 from easel_operator.manifests.redis_user import name_user
 from easel_operator.objects import NAMESPACES
 
 CLUSTER_NAMESPACE: Final = "kube-system"  # its uid is the cluster's, by custom
-CONNECT_TIMEOUT_SECONDS: Final = 3.0
-REPLY_TIMEOUT_SECONDS: Final = 5.0
 MAX_CONNECTIONS: Final = 32  # that many services may end at once
 MAX_REDIRECTS: Final = 5
 SCAN_BATCH: Final = 1000  # keys that one SCAN looks at
@@ -48,20 +45,24 @@ class ServiceKeys:
     """One per process; connects on first use.
 
     Every method raises RedisUnreachableError, and may be repeated then. A Redis Cluster needs no other client: all keys
-    of a service lie on one server, and the cluster says on which.
+    of a service lie on one server, and the cluster says on which. Sentinels are asked for the master at first use, and
+    again once it is away.
     """
 
     def __init__(self, url: str | None = None) -> None:
-        """``url`` is ``redis://``, ``rediss://`` or ``unix://``, else ValueError; None until ``use`` is told one."""
+        """``url`` is as ``easel_contract.redis_url`` says, else ValueError; None until ``use`` is told one."""
+        if url is not None:
+            check_url(url)
         self._url = url
-        self._opened = _open_client(url) if url is not None else None
+        self._server_url = ""  # of the one in use
+        self._opened: Redis | None = None
         self._clients: dict[tuple[str, int], Redis] = {}
 
     async def use(self, url: str) -> None:
         """Go on with another address or password; calls under way may fail. Raises ValueError."""
-        fresh = _open_client(url)
-        await self.close()
-        self._url, self._opened, self._clients = url, fresh, {}
+        check_url(url)
+        await self._let_go()
+        self._url = url
 
     async def mark_closing(self, prefix: str, reason: str) -> None:
         """Have the service's processes take nothing new, and end what waits with this reason."""
@@ -78,7 +79,7 @@ class ServiceKeys:
         mark = (prefix + names.REDIS_KEY_CLOSING).encode()
         deleted = 0
         client = await self._find_client(prefix)
-        async with _translated_errors():
+        async with self._translated_errors():
             async for keys in _scan(client, prefix):
                 doomed = [key for key in keys if key != mark]
                 if doomed:
@@ -93,8 +94,8 @@ class ServiceKeys:
 
     async def _delete_user(self, prefix: str) -> None:
         """Of a service that was deleted while nobody looked; where users aren't ours to make, there is none."""
-        client = self._home
-        async with _translated_errors():
+        async with self._translated_errors():
+            client = await self._find_home()
             with suppress(exceptions.ResponseError):
                 await client.execute_command("ACL DELUSER", name_user(prefix))  # type: ignore[no-untyped-call] # not annotated
 
@@ -111,14 +112,24 @@ class ServiceKeys:
 
     async def close(self) -> None:
         """Close the connections."""
-        for client in (self._opened, *self._clients.values()):
-            if client is not None:
-                await client.aclose()
+        await self._let_go()
 
-    @property
-    def _home(self) -> Redis:
-        if self._opened is None:
+    async def _let_go(self) -> None:
+        """Of all servers: the next call asks anew which there are."""
+        clients = [client for client in (self._opened, *self._clients.values()) if client is not None]
+        self._opened, self._clients = None, {}
+        for client in clients:
+            await client.aclose()
+
+    async def _find_home(self) -> Redis:
+        if self._url is None:
             raise RedisUnreachableError("its address isn't known yet")
+        if self._opened is None:
+            server_url = (await find_servers(self._url))[0]
+            # Somebody else may have been faster meanwhile.
+            if self._opened is None:
+                self._server_url = server_url
+                self._opened = open_server(server_url, max_connections=MAX_CONNECTIONS, retries=1)
         return self._opened
 
     async def _run(self, *words: str | int) -> Any:
@@ -126,13 +137,13 @@ class ServiceKeys:
 
     async def _run_where(self, *words: str | int) -> tuple[Any, Redis]:
         """The reply of the server that has the key, and that server's client."""
-        client = self._home
-        async with _translated_errors():
+        async with self._translated_errors():
+            client = home = await self._find_home()
             for _ in range(MAX_REDIRECTS):
                 try:
                     reply = await client.execute_command(*words)  # type: ignore[no-untyped-call] # not annotated
                 except exceptions.MovedError as moved:
-                    client = self._client_at(moved.host or self._home.connection_pool.connection_kwargs["host"], moved)
+                    client = self._client_at(moved.host or home.connection_pool.connection_kwargs["host"], moved)
                 else:
                     return reply, client
         raise RedisUnreachableError(f"{MAX_REDIRECTS} redirections between the servers of a cluster")
@@ -145,21 +156,18 @@ class ServiceKeys:
     def _client_at(self, host: str, moved: exceptions.MovedError) -> Redis:
         address = (host, int(moved.port))
         if address not in self._clients:
-            self._clients[address] = _open_client(str(self._url), host=host, port=int(moved.port))
+            place = {"host": host, "port": int(moved.port)}
+            self._clients[address] = open_server(self._server_url, max_connections=MAX_CONNECTIONS, retries=1, **place)
         return self._clients[address]
 
-
-def _open_client(url: str, **place: str | int) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=REPLY_TIMEOUT_SECONDS,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=REPLY_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), retries=1),
-    )
-    pool.connection_kwargs.update(place)  # after the URL's, which would win otherwise
-    return Redis.from_pool(pool)
+    @asynccontextmanager
+    async def _translated_errors(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (exceptions.RedisError, OSError, TimeoutError, ValueError) as error:
+            if is_no_master(error):
+                await self._let_go()
+            raise RedisUnreachableError(f"{type(error).__name__}: {error}") from error
 
 
 async def _scan(client: Redis, prefix: str) -> AsyncIterator[list[bytes]]:
@@ -169,11 +177,3 @@ async def _scan(client: Redis, prefix: str) -> AsyncIterator[list[bytes]]:
         yield [key for key in keys if isinstance(key, bytes)]
         if not cursor:
             return
-
-
-@asynccontextmanager
-async def _translated_errors() -> AsyncIterator[None]:
-    try:
-        yield
-    except (exceptions.RedisError, OSError, TimeoutError) as error:
-        raise RedisUnreachableError(f"{type(error).__name__}: {error}") from error

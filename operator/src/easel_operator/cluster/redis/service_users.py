@@ -1,21 +1,20 @@
 """Each service's own user in Redis: made when it appears, deleted when it is gone, said again to a Redis that forgot.
 
 Redis is told before services are given a URL with it. A Redis of users' own may refuse; services share its user then.
+Where there are replicas each is told, since users aren't replicated: the one that becomes the master lets services in.
 """
 
 import base64
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from easel_contract import names
 from redis import exceptions
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from easel_operator.cluster.client import KubernetesClient
 from easel_operator.cluster.redis.password import (
@@ -26,13 +25,13 @@ from easel_operator.cluster.redis.password import (
     read_secret_data,
     read_time,
 )
+from easel_operator.cluster.redis.servers import find_servers, open_server
 from easel_operator.manifests.redis_user import derive_password, name_user
 from easel_operator.objects import SECRETS, Json
 
 logger = logging.getLogger(__name__)
 
 FRESH_BYTES: Final = 32  # of chance in a key
-TIMEOUT_SECONDS: Final = 3.0
 BATCH: Final = 500  # users that one round trip makes or deletes
 MAX_LINES_BYTES: Final = 900 * 1024  # of a Secret, which may have 1 MiB in all
 USER_PREFIX: Final = "easel:{"  # with which every service's user begins
@@ -60,6 +59,14 @@ class UserKey:
         """Contents of the Secret."""
         data = {KEY: self.current, KEY_IN_FORCE: self.current}
         return data | ({PREVIOUS_KEY: self.previous} if self.previous else {})
+
+
+@dataclass
+class _Admitted:
+    """What one server was told."""
+
+    run_id: str = ""  # of the process
+    made: dict[str, tuple[str, ...]] = field(default_factory=dict)  # rules by prefix
 
 
 def decide_key(
@@ -94,8 +101,7 @@ class ServiceUsers:
         self._is_ours = is_ours
         self._clock = clock
         self._key: UserKey | None = None
-        self._made: dict[str, tuple[str, ...]] = {}  # rules by prefix, as this Redis has them
-        self._run_id = ""  # of the process that was told
+        self._admitted: dict[str, _Admitted] = {}  # by the server's URL, the master first
         self._is_away = False  # as the log has it
         self._is_too_long = False  # the same
         # Of a Redis of users' own nothing is known before it has answered once: services share its user until then.
@@ -113,7 +119,8 @@ class ServiceUsers:
 
     def lack(self, prefixes: Collection[str]) -> bool:
         """Whether one of these services has no user yet that it should have."""
-        return not self._refusal and not self._made.keys() >= set(prefixes)
+        admitted = next(iter(self._admitted.values()), _Admitted())
+        return not self._refusal and not admitted.made.keys() >= set(prefixes)
 
     async def read_key(self) -> None:
         """Learn of the key, and keep it. Raises KubernetesError."""
@@ -174,20 +181,11 @@ class ServiceUsers:
         """
         if self._key is None:
             return
-        redis = Redis.from_url(
-            url,
-            protocol=2,
-            decode_responses=True,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), retries=0),
-        )
-        refusal = self._refusal
+        rules = {prefix: build_rules(prefix, self._key) for prefix in prefixes}
         try:
-            async with redis:
-                refusal = await self._look(
-                    redis, {prefix: build_rules(prefix, self._key) for prefix in prefixes}, registry
-                )
+            master, *replicas = await find_servers(url)
+            self._admitted = {server: self._admitted.get(server, _Admitted()) for server in (master, *replicas)}
+            refusal = await self._admit_on(master, rules, registry)
         except exceptions.ResponseError as error:
             refusal = f"{type(error).__name__}: {error}"
         except (exceptions.RedisError, OSError, TimeoutError) as error:
@@ -199,40 +197,58 @@ class ServiceUsers:
         if refusal and refusal != self._refusal:
             logger.warning("Services share one user of Redis: %s", refusal)
         self._refusal = refusal
+        for replica in () if refusal else replicas:
+            await self._admit_on_replica(replica, rules, registry)
 
-    async def _look(self, redis: Redis, wanted: Mapping[str, tuple[str, ...]], registry: str) -> str:
+    async def _admit_on_replica(self, url: str, rules: Mapping[str, tuple[str, ...]], registry: str) -> None:
+        """It serves nobody yet; one that can't be told is told again."""
+        try:
+            await self._admit_on(url, rules, registry)
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            if self._admitted[url].run_id:  # said once
+                logger.info("A replica of Redis isn't told the users of services: %s", error)
+            self._admitted[url] = _Admitted()
+
+    async def _admit_on(self, url: str, rules: Mapping[str, tuple[str, ...]], registry: str) -> str:
+        async with open_server(url, decode_responses=True) as redis:
+            return await self._look(redis, self._admitted[url], rules, registry)
+
+    async def _look(
+        self, redis: Redis, admitted: _Admitted, wanted: Mapping[str, tuple[str, ...]], registry: str
+    ) -> str:
         """Why this Redis is one where services share a user; empty once all have their own."""
         server: dict[str, Any] = await redis.info("server")
         if server.get("redis_mode") == "cluster":
             return "it is a Redis Cluster, each of whose servers would have to be told"
-        if self._run_id != server.get("run_id"):  # restarted, or another took over
-            self._run_id, self._made = str(server.get("run_id")), {}
+        if admitted.run_id != server.get("run_id"):  # restarted, or another process listens there
+            admitted.run_id, admitted.made = str(server.get("run_id")), {}
         present: list[str] = await redis.execute_command("ACL USERS")  # type: ignore[no-untyped-call] # not annotated
         known = set(present)
         news = {
             prefix: rules
             for prefix, rules in wanted.items()
-            if self._made.get(prefix) != rules or name_user(prefix) not in known
+            if admitted.made.get(prefix) != rules or name_user(prefix) not in known
         }
-        await self._make(redis, news)
+        await _make(redis, admitted, news)
         ending = [str(prefix) for prefix in await redis.hkeys(registry)]
         users = {name_user(prefix) for prefix in (*wanted, *ending)}
-        stale = {name_user(prefix) for prefix in self._made} - users
+        stale = {name_user(prefix) for prefix in admitted.made} - users
         if self._is_ours:
             stale |= {user for user in present if user.startswith(USER_PREFIX)} - users
         for batch in _split(sorted(stale)):
             await redis.execute_command("ACL DELUSER", *batch)  # type: ignore[no-untyped-call] # not annotated
-        self._made = {prefix: rules for prefix, rules in self._made.items() if prefix in wanted}
+        admitted.made = {prefix: rules for prefix, rules in admitted.made.items() if prefix in wanted}
         return ""
 
-    async def _make(self, redis: Redis, news: Mapping[str, tuple[str, ...]]) -> None:
-        """One command a user, so that there is no moment without a right; connections that were let in stay."""
-        for batch in _split(list(news)):
-            pipeline = redis.pipeline(transaction=False)
-            for prefix in batch:
-                pipeline.execute_command("ACL SETUSER", name_user(prefix), "reset", *news[prefix])
-            await pipeline.execute()
-            self._made |= {prefix: news[prefix] for prefix in batch}
+
+async def _make(redis: Redis, admitted: _Admitted, news: Mapping[str, tuple[str, ...]]) -> None:
+    """One command a user, so that there is no moment without a right; connections that were let in stay."""
+    for batch in _split(list(news)):
+        pipeline = redis.pipeline(transaction=False)
+        for prefix in batch:
+            pipeline.execute_command("ACL SETUSER", name_user(prefix), "reset", *news[prefix])
+        await pipeline.execute()
+        admitted.made |= {prefix: news[prefix] for prefix in batch}
 
 
 def _split(items: list[str]) -> Iterator[list[str]]:
