@@ -28,6 +28,7 @@ OPERATOR_NAMESPACE: Final = "easel-system"
 METRICS_SERVICE: Final = "easel-operator"
 ABSENT_CONTROLLERS: Final = ("replicaset-controller", "horizontal-pod-autoscaler-controller")
 CONTROLLERS: Final = ("*", *(f"-{name}" for name in ABSENT_CONTROLLERS))
+ADDRESSES: Final = "10.96.0.0/16"  # of Services: a /24 is full with 254 of them
 CONNECTIONS: Final = 64
 ESTABLISHED_SECONDS: Final = 60.0
 JSON: Final = "application/json"
@@ -101,7 +102,7 @@ def running_plane() -> Iterator[Plane]:
             RELEASE,
             *(f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}", "--audit-log-mode=blocking"),
             *(f"--requestheader-client-ca-file={front_proxy}", "--requestheader-username-headers=X-Remote-User"),
-            "--requestheader-group-headers=X-Remote-Group",
+            *("--requestheader-group-headers=X-Remote-Group", f"--service-cluster-ip-range={ADDRESSES}"),
         )
         servers.start_controllers(configuration, *CONTROLLERS, flags=("--kube-api-qps=100", "--kube-api-burst=200"))
         ca = Path(str(configuration.ssl_ca_cert))

@@ -26,7 +26,7 @@ class FakeApi(KubernetesClient):
         self.fault = fault
         self.managed_at = ""  # the time that applies are said to have been made at; empty: none is said
         self.watches: list[asyncio.Queue[Json | Exception | None]] = []
-        self._versions = count(1)
+        self._versions = count(2)  # as etcd
 
     @property
     def writes(self) -> list[tuple[str, str]]:
@@ -66,6 +66,8 @@ class FakeApi(KubernetesClient):
     def _apply(self, path: str, body: Json) -> Json:
         """Replace all but the status; another spec is another generation."""
         known = self.objects.get(path, {})
+        if known and (version := body["metadata"].get("resourceVersion")) is not None:
+            self._refuse_unless(path, "resourceVersion", version)
         generation = known.get("metadata", {}).get("generation", 0) + (known.get("spec") != body.get("spec"))
         kept = {key: value for key, value in known.items() if key == "status"}
         metadata = {**body["metadata"], "generation": generation}

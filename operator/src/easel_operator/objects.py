@@ -77,19 +77,18 @@ OPTIONAL_RESOURCES: Final = (HTTP_ROUTES,)
 
 # The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
 NETWORK_POLICIES: Final = Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
+POD_MAKERS: Final = (JOBS, DEPLOYMENTS, HPAS)  # what costs nodes and GPUs
 CHILD_RESOURCES: Final = (
     SERVICE_ACCOUNTS,
     SECRETS,
     CONFIG_MAPS,
     PERSISTENT_VOLUME_CLAIMS,
-    JOBS,
     SERVICES,
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
-    DEPLOYMENTS,
-    HPAS,
     Resource("Ingress", "networking.k8s.io/v1", "ingresses"),
     NETWORK_POLICIES,
     *OPTIONAL_RESOURCES,
+    *POD_MAKERS,
 )
 RESOURCE_BY_KIND: Final = {resource.kind: resource for resource in CHILD_RESOURCES}
 

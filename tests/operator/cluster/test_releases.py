@@ -4,17 +4,21 @@ Which release has which gate: pkg/features/kube_features.go of Kubernetes. 1.33 
 """
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import pytest
+from easel_contract.conditions import Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.cluster.capabilities import METRICS_API_SERVICE, Installation, probe_capabilities
 from easel_operator.cluster.client import KubernetesClient
+from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
-from easel_operator.decide.snapshot import Capabilities
+from easel_operator.decide.snapshot import Capabilities, ReconcilePlan
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.metadata import ChildContext, Owner
-from easel_operator.objects import API_SERVICES, HPAS, Json
+from easel_operator.objects import API_SERVICES, HPAS, RESOURCE_BY_KIND, Json
 from kubernetes.aio.client import Configuration
 
 from tests.operator.objects import HUB_MODEL, RELEASE
@@ -129,3 +133,23 @@ async def test_a_service_that_may_sleep_is_scaled_by_whom_the_release_allows(
     else:
         assert autoscalers == []
         assert "HPAScaleToZero" in decide_mode(spec, capabilities).explanation
+
+
+async def test_what_has_a_childs_name_is_left_as_it_is_and_named(client: KubernetesClient) -> None:
+    """A child that isn't there is applied with a version that no object has; see NO_VERSION."""
+    owner = replace(OWNER, name="taken")
+    spec = {"model": HUB_MODEL, "scaling": {"maxReplicas": 3}}
+    context = ChildContext(owner, StableDiffusionServiceSpec.model_validate(spec), RELEASE, 60)
+    writer = ClusterWriter(client, ObjectStore(lambda _: None), pod_name="a", clock=lambda: datetime.now(UTC))
+    for child in build_children(context, has_hpa=True, is_tolerance_supported=False):
+        resource = RESOURCE_BY_KIND[child["kind"]]
+        metadata = {"namespace": "default", "name": child["metadata"]["name"]}
+        theirs = await client.apply(resource, {**child, "metadata": metadata}, field_manager="kubectl")
+
+        failures = await writer.write_children(owner, ReconcilePlan(applies=(child,)), {})
+
+        assert [failure.reason for failure in failures] == [Reason.CHILD_CONFLICT], child["kind"]
+        assert await client.get(resource, "default", metadata["name"]) == theirs
+        await client.delete(resource, "default", metadata["name"], uid=theirs["metadata"]["uid"])
+        assert await writer.write_children(owner, ReconcilePlan(applies=(child,)), {}) == ()
+        assert await writer.write_children(owner, ReconcilePlan(applies=(child,)), {}) == (), "it is ours"

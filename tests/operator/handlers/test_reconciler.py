@@ -38,6 +38,7 @@ CHILDREN = {
     "/apis/autoscaling/v2/namespaces/studio/horizontalpodautoscalers/painter-worker",
 }
 
+POD_MAKERS = {path for path in CHILDREN if "/deployments/" in path or "autoscalers" in path}
 KINDS = {resource.plural: resource.kind for resource in CHILD_RESOURCES}
 
 
@@ -95,7 +96,7 @@ async def test_a_new_service_gets_its_children_and_its_status() -> None:
     assert len(bench.api.objects[PATH]["status"]["conditions"]) == 7
 
 
-async def test_a_new_service_costs_one_look_at_each_name_and_one_write_of_each_object() -> None:
+async def test_a_new_service_costs_a_look_at_what_makes_pods_and_one_write_of_each_object() -> None:
     bench = Bench(FakeApi())
     bench.submit(build_service())
     await bench.queue.get()
@@ -104,7 +105,7 @@ async def test_a_new_service_costs_one_look_at_each_name_and_one_write_of_each_o
 
     looks = [path for method, path in bench.api.requests if method == "GET"]
     written = [path for method, path in bench.api.requests if method != "GET"]
-    assert sorted(looks) == sorted([PATH, *CHILDREN])
+    assert sorted(looks) == sorted([PATH, *POD_MAKERS])
     assert sorted(written) == sorted([*CHILDREN, f"{PATH}/status"])
 
 
@@ -127,31 +128,56 @@ async def test_the_children_that_the_operator_wrote_do_not_wake_it() -> None:
 
 async def test_who_takes_a_name_between_our_look_and_our_write_keeps_it() -> None:
     class FasterStranger(FakeApi):
-        """Makes the ConfigMap just before we do; what differs is refused where it isn't forced."""
+        """Makes the Deployment just before we do."""
 
         async def request(self, method: str, path: str, **rest: Any) -> Json:
-            is_forced = (rest.get("query") or {}).get("force") == "true"
-            if method == "PATCH" and path == taken and not is_forced and not self.objects.get(taken):
+            if method == "PATCH" and path == taken and not self.objects.get(taken):
                 self.store(taken, stranger)
-                raise ApiRefusedError(method, path, 409, "Conflict", 'conflict with "kubectl": .data.mine')
             return await super().request(method, path, **rest)
 
-    taken = "/api/v1/namespaces/studio/configmaps/painter-config"
+    taken = "/apis/apps/v1/namespaces/studio/deployments/painter-gateway"
     stranger = {
-        "kind": "ConfigMap",
-        "metadata": {"namespace": "studio", "name": "painter-config", "uid": "uid-of-a-stranger"},
-        "data": {"mine": "yes"},
+        "kind": "Deployment",
+        "metadata": {"namespace": "studio", "name": "painter-gateway", "uid": "uid-of-a-stranger"},
+        "spec": {"replicas": 7},
     }
     bench = Bench(FasterStranger())
     bench.submit(build_service())
 
-    with pytest.raises(ApiRefusedError):
-        await bench.reconciler.reconcile(KEY)
     assert not await bench.reconciler.reconcile(KEY)
 
-    assert bench.api.objects[taken]["data"] == {"mine": "yes"}
+    assert bench.api.objects[taken]["spec"] == {"replicas": 7}
+    assert bench.child_paths() & POD_MAKERS == {taken}
     conditions = {each["type"]: each for each in bench.api.objects[PATH]["status"]["conditions"]}
     assert conditions["Ready"]["reason"] == "ChildConflict"
+
+
+async def test_a_change_of_a_service_asks_for_nothing_before_its_children_are_written() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    edited = build_service({"model": {**HUB_MODEL, "dtype": "Float16"}, "scaling": {"maxReplicas": 8}})
+    bench.submit({**edited, "status": bench.api.objects[PATH]["status"]})
+    bench.api.requests.clear()
+
+    await bench.reconciler.reconcile(KEY)
+
+    assert {method for method, _ in bench.api.requests} == {"PATCH"}
+    written = [path.rsplit("/", 1)[1] for _, path in bench.api.requests]
+    assert (written[0], *written[-2:]) == ("painter-config", "painter-worker", "status")
+
+
+async def test_a_child_that_the_watch_has_not_delivered_yet_is_applied_over() -> None:
+    bench = Bench(FakeApi())
+    bench.submit(build_service())
+    await bench.settle()
+    for path in CHILDREN:
+        bench.children.remove(ObjectKey(KINDS[path.split("/")[-2]], "studio", path.split("/")[-1]))
+
+    assert await bench.reconciler.reconcile(KEY)
+
+    conditions = {each["type"]: each for each in bench.api.objects[PATH]["status"]["conditions"]}
+    assert conditions["Progressing"]["reason"] != "ChildConflict"
 
 
 async def test_nothing_keeps_a_service_that_is_deleted_while_no_operator_runs() -> None:
@@ -253,14 +279,16 @@ TAKEN = sorted(CHILDREN)
 
 
 @pytest.mark.parametrize("taken", TAKEN)
-async def test_a_name_that_is_taken_stops_all_of_the_service_and_is_left_alone(taken: str) -> None:
+async def test_a_name_that_is_taken_stops_the_service_and_is_left_alone(taken: str) -> None:
     bench = Bench(FakeApi())
     _, plural, name = taken.rsplit("/", 2)
     kind = KINDS[plural]
     theirs = bench.api.store(taken, {"kind": kind, "metadata": {"namespace": "studio", "name": name}})
     bench.submit(build_service())
     assert not await bench.reconciler.reconcile(KEY), "worth another try"
-    assert bench.child_paths() == {taken}, "no GPU worker, and nothing else, is made"
+    made = bench.child_paths() - {taken}
+    assert not made & POD_MAKERS, "no pod is made"
+    assert not made or taken not in POD_MAKERS, "nothing at all, where the name of what makes pods is taken"
     assert bench.api.objects[taken] == theirs
     conditions = {each["type"]: each for each in bench.api.objects[PATH]["status"]["conditions"]}
     for kind_of_condition in ("Ready", "Progressing"):
@@ -418,7 +446,7 @@ async def test_a_service_that_meets_a_fault_says_so_and_the_others_are_looked_af
 
 async def test_what_an_admission_webhook_says_at_length_is_cut_to_what_condition_and_event_take() -> None:
     def refuse_workers(method: str, path: str) -> Exception | None:
-        if method == "PATCH" and path.endswith("painter-worker"):
+        if method == "PATCH" and path.endswith("deployments/painter-worker"):
             return ApiRefusedError(method, path, 403, "Forbidden", "no: " + "é" * 33_000)
         return None
 

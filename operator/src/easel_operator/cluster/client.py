@@ -60,6 +60,11 @@ class ApiRefusedError(KubernetesError):
         return self.message.startswith("failed to create typed patch object")
 
     @property
+    def is_conflict(self) -> bool:
+        """Whether the object is there though it shouldn't, or isn't the version that was sent."""
+        return self.status == HTTPStatus.CONFLICT
+
+    @property
     def is_another_object(self) -> bool:
         """Whether the object isn't the one with the uid that was sent: it was made anew, or is gone."""
         return self.status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT) or "metadata.uid" in self.fields

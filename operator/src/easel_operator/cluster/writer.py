@@ -40,6 +40,8 @@ HANDOVER_MANAGER: Final = f"{names.FIELD_MANAGER}-handover"
 MAX_NOTE_BYTES: Final = 1024  # what events.k8s.io allows
 LINK_KEY_BYTES: Final = 32
 MADE_ANEW: Final = frozenset({"ConfigMap", "Secret"})  # kinds that users can make immutable
+# No object has it, as etcd's first write gets 2: what is applied with it is made, or refused (409) where it is there.
+NO_VERSION: Final = "1"
 REPORTING_CONTROLLER: Final = f"{names.API_GROUP}/operator"
 
 
@@ -60,6 +62,8 @@ class ClusterWriter:
     ) -> tuple[ApplyFailure, ...]:
         """Apply and delete children; a child that is refused is reported and the others still written.
 
+        One whose name is taken ends it: what comes after it isn't applied.
+
         Args:
             owner: the service.
             plan: what to write.
@@ -71,8 +75,13 @@ class ClusterWriter:
         for handover in plan.handovers:
             await self._hand_over(handover)
         made = [await self._create_secret(owner, manifest) for manifest in plan.creates]
-        made += [await self._apply_child(owner, manifest, seen) for manifest in plan.applies]
         failures = [failure for failure in made if failure is not None]
+        for manifest in plan.applies:
+            failure = await self._apply_child(owner, manifest, seen)
+            if failure is not None:
+                failures.append(failure)
+                if failure.reason is Reason.CHILD_CONFLICT:
+                    break
         for key in plan.deletes:
             await self._delete_child(key)
         return tuple(failures)
@@ -103,28 +112,42 @@ class ClusterWriter:
         live = self._store.get(key)
         if live is None or not is_owned_by(live, owner.uid):
             live = seen.get(key)
-        if live is not None and not is_owned_by(live, owner.uid):
-            return ApplyFailure(key, Reason.CHILD_CONFLICT, describe_conflict(key, live, owner))
         try:
-            answer = await self._apply_over_others(owner, resource, manifest, live)
+            answer = await self._write_child(owner, resource, manifest, live)
         except ApiRefusedError as error:
             if error.is_transient or error.is_another_object:  # by now: look again
                 raise
             advice = _advise_on_refusal(error, manifest)
             message = f"{key} can't be written, the API server says: {error.message}; {advice}"
             return ApplyFailure(key, Reason.APPLY_FAILED, message)
+        if isinstance(answer, ApplyFailure):
+            return answer
         self._store.put_quietly(trim(answer, resource))
         return None
 
-    async def _apply_over_others(self, owner: Owner, resource: Resource, manifest: Json, live: Json | None) -> Json:
+    async def _write_child(
+        self, owner: Owner, resource: Resource, manifest: Json, live: Json | None
+    ) -> Json | ApplyFailure:
+        """Make it where it isn't ``live``, or apply it over what is ours; what is somebody else's isn't touched."""
+        key = to_object_key(manifest)
+        if live is None:
+            metadata = {**manifest["metadata"], "resourceVersion": NO_VERSION}
+            try:
+                return await self._apply(resource, {**manifest, "metadata": metadata}, is_forced=False)
+            except ApiRefusedError as error:
+                live = await self._client.get(resource, key.namespace, key.name) if error.is_conflict else None
+                if live is None:
+                    raise
+        if not is_owned_by(live, owner.uid):
+            return ApplyFailure(key, Reason.CHILD_CONFLICT, describe_conflict(key, live, owner))
+        return await self._apply_over_others(owner, resource, manifest, live)
+
+    async def _apply_over_others(self, owner: Owner, resource: Resource, manifest: Json, live: Json) -> Json:
         """Apply this very object; what others have set in it and excludes what we set becomes ours, and so goes.
 
         First those fields alone that the API server named, then all that others have set in the spec; what can't be
         changed at all and carries no pods is made anew. Raises ApiRefusedError where none of it helps.
         """
-        if live is None:
-            # Not forced: what somebody else gave this name since it was looked for isn't taken from them.
-            return await self._apply(resource, manifest, is_forced=False)
         manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": live["metadata"]["uid"]}}
         for takes_all in (False, True):
             try:

@@ -55,7 +55,19 @@ from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import build_links_secret
 from easel_operator.manifests.metadata import ChildContext, Owner, Release, read_revision
 from easel_operator.manifests.worker import build_worker_deployment
-from easel_operator.objects import DEPLOYMENTS, HPAS, SECRETS, Json, ObjectKey, is_living, is_owned_by, to_object_key
+from easel_operator.objects import (
+    CHILD_RESOURCES,
+    DEPLOYMENTS,
+    HPAS,
+    SECRETS,
+    Json,
+    ObjectKey,
+    is_living,
+    is_owned_by,
+    to_object_key,
+)
+
+APPLY_ORDER: Final = {resource.kind: place for place, resource in enumerate(CHILD_RESOURCES)}
 
 
 def decide(snapshot: Snapshot) -> ReconcilePlan:
@@ -109,9 +121,8 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     creates = _find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else ()
     conflicts = _find_conflicts(snapshot, (*creates, *wanted))
     fetch = find_model_fetch(snapshot, owner, wanted)
-    applies = tuple(
-        child for child in wanted if _needs_apply(snapshot, child) and not is_held_back(child, snapshot, fetch)
-    )
+    due = [child for child in wanted if _needs_apply(snapshot, child) and not is_held_back(child, snapshot, fetch)]
+    applies = tuple(sorted(due, key=lambda child: APPLY_ORDER[child["kind"]]))
     failures = (*conflicts, *map(_report_unserved, unserved), *snapshot.failures)
     facts = replace(
         facts,

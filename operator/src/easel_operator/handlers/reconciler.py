@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from easel_contract import names
@@ -25,6 +25,7 @@ from easel_operator.logs import logged_for
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import (
     DEPLOYMENTS,
+    POD_MAKERS,
     REPLICA_SETS,
     RESOURCE_BY_KIND,
     SECRETS,
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 # Secrets are never listed or watched, which would let the operator read everybody's: our own is read at a reconcile, at
 # most this often. A lost one is found with the next sign of life of any other child, or at the resync.
 SECRET_CHECK_SECONDS: Final = 5.0
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Reconciler:
@@ -128,23 +130,25 @@ class Reconciler:
         if service is None:
             self._forget(key)
             return True
-        absent = await self._check_secrets(key, service)
+        await self._read_unknown_secrets(key, service)
         await self._references.check(key, service)
         await self._find_earlier_runs(key, service)
         snapshot = self._gather(key, service)
         plan = decide(snapshot)
-        if plan.finalizers is not None or plan.creates or plan.applies or plan.deletes:
+        if plan.finalizers is not None or plan.creates or _find_new(snapshot, plan):
             # The watch may be behind: children of a service that is gone must not be made anew.
             live = await self._client.get(SERVICES_OF_EASEL, key.namespace, key.name)
             if live is None:
                 self._services.forget(key)
                 return True
             self._services.put_quietly(live)
-            taken = await self._find_taken_names(snapshot, plan, absent)
+            taken = await self._find_taken_names(snapshot, plan)
             if taken or live["metadata"]["resourceVersion"] != service["metadata"]["resourceVersion"]:
                 snapshot = replace(snapshot, service=live, children={**snapshot.children, **taken})
                 plan = decide(snapshot)
-        return await self._write(key, snapshot, plan)
+        is_settled = await self._write(key, snapshot, plan)
+        await self._check_secrets(key, service)
+        return is_settled
 
     async def _report_fault(self, key: ServiceKey, error: Exception) -> None:
         RECONCILES.labels("fault").inc()
@@ -159,18 +163,15 @@ class Reconciler:
         except Exception:
             logger.exception("Nor could the status of %s say so", key)
 
-    async def _find_taken_names(
-        self, snapshot: Snapshot, plan: ReconcilePlan, absent: frozenset[ObjectKey]
-    ) -> dict[ObjectKey, Json]:
-        """What has a name that a new child is to have, but for those known to be ``absent``: it isn't watched without
-        our label.
+    async def _find_taken_names(self, snapshot: Snapshot, plan: ReconcilePlan) -> dict[ObjectKey, Json]:
+        """What has a name that something new which makes pods is to have: it isn't watched without our label.
 
-        All are looked at before the first is written, as one that is taken stops the others too.
+        They are looked at before the first is written, as one that is taken stops the others too. Whoever has the name
+        of a child that is written before these is found by writing, which leaves theirs alone and ends there.
         """
-        keys = [to_object_key(manifest) for manifest in (*plan.creates, *plan.applies)]
-        unseen = [key for key in keys if key not in snapshot.children and key not in absent]
-        looks = [self._client.get(RESOURCE_BY_KIND[key.kind], key.namespace, key.name) for key in unseen]
-        found = zip(unseen, await asyncio.gather(*looks), strict=True)
+        new = [key for key in _find_new(snapshot, plan) if RESOURCE_BY_KIND[key.kind] in POD_MAKERS]
+        looks = [self._client.get(RESOURCE_BY_KIND[key.kind], key.namespace, key.name) for key in new]
+        found = zip(new, await asyncio.gather(*looks), strict=True)
         return {key: trim(live, RESOURCE_BY_KIND[key.kind]) for key, live in found if live is not None}
 
     async def _write(self, key: ServiceKey, snapshot: Snapshot, plan: ReconcilePlan) -> bool:
@@ -181,7 +182,7 @@ class Reconciler:
         if plan.creates or plan.applies:
             # The status is said of what was written, not of what was there before.
             plan = decide(replace(self._gather(key, snapshot.service), failures=failures))
-            if plan.creates or plan.applies:  # what was answered isn't what was asked for: others write too
+            if not failures and (plan.creates or plan.applies):  # the answer isn't what was asked for: others write too
                 self._queue.add(key)
         if plan.renewals:
             await self._writer.write_renewals(key.namespace, plan.renewals)
@@ -257,22 +258,37 @@ class Reconciler:
         else:
             self._earlier_runs.pop(key, None)
 
-    async def _check_secrets(self, key: ServiceKey, service: Json) -> frozenset[ObjectKey]:
-        """Read the service's own Secrets, unless that was a moment ago; those that were found not to be there."""
-        now, checked_at = self._clock(), self._secrets_checked_at.get(key)
-        if checked_at is not None and (now - checked_at).total_seconds() < SECRET_CHECK_SECONDS:
-            return frozenset()
-        absent = set()
-        has_keys = bool((service.get("spec", {}).get("gateway") or {}).get("apiKeysSecretName"))
-        for secret in _own_secrets(key, with_links=has_keys):
+    async def _read_unknown_secrets(self, key: ServiceKey, service: Json) -> None:
+        """After a restart, say; a service that has nothing yet has none, and if it has, writing finds it."""
+        if self._children.of(key) and any(self._children.get(each) is None for each in _list_secrets(key, service)):
+            await self._read_secrets(key, service, self._children.put_quietly)
+        self._secrets_checked_at.setdefault(key, self._clock())
+
+    async def _check_secrets(self, key: ServiceKey, service: Json) -> None:
+        """Read the service's own Secrets, unless that was a moment ago; it is woken where there is news of them."""
+        if (self._clock() - self._secrets_checked_at.get(key, NEVER)).total_seconds() >= SECRET_CHECK_SECONDS:
+            await self._read_secrets(key, service, self._children.put)
+
+    async def _read_secrets(self, key: ServiceKey, service: Json, take: Callable[[Json], None]) -> None:
+        self._secrets_checked_at[key] = self._clock()
+        for secret in _list_secrets(key, service):
             body = await self._client.get(SECRETS, secret.namespace, secret.name)
             if body is None:
-                absent.add(secret)
                 self._children.remove(secret)
             else:
-                self._children.put_quietly(trim(body, SECRETS))
-        self._secrets_checked_at[key] = now
-        return frozenset(absent)
+                take(trim(body, SECRETS))
+
+
+def _find_new(snapshot: Snapshot, plan: ReconcilePlan) -> list[ObjectKey]:
+    """The children that the plan makes."""
+    keys = [to_object_key(manifest) for manifest in (*plan.creates, *plan.applies)]
+    return [key for key in keys if key not in snapshot.children]
+
+
+def _list_secrets(key: ServiceKey, service: Json) -> tuple[ObjectKey, ...]:
+    """Those that the service is to have."""
+    has_keys = bool((service.get("spec", {}).get("gateway") or {}).get("apiKeysSecretName"))
+    return _own_secrets(key, with_links=has_keys)
 
 
 def _own_secrets(key: ServiceKey, *, with_links: bool) -> tuple[ObjectKey, ...]:
