@@ -52,6 +52,7 @@ async def measure_operator(plane: Plane, operator: OperatorProcess, prepared: Pr
     await operator.wait_until_quiet()
     async with connected(plane, TOKEN) as client, following_statuses(client) as statuses:
         line, cpu_before = plane.count_lines(), operator.cpu_seconds()
+        reconciles_before = (await operator.read_figures())["easel_operator_reconciles_total"]
         idle_mib, started = operator.resident_mib(), time.perf_counter()
         await for_each(name_services(services), lambda name: create_service(client, name))
         watching = asyncio.create_task(operator.watch_over())
@@ -61,10 +62,12 @@ async def measure_operator(plane: Plane, operator: OperatorProcess, prepared: Pr
         seconds, cpu = time.perf_counter() - started, operator.cpu_seconds() - cpu_before
     await operator.wait_until_quiet()
     requests = plane.count_requests(line)
+    reconciles = (await operator.read_figures())["easel_operator_reconciles_total"] - reconciles_before
     return {
         "seconds": round(seconds, 2),
         "cpu_milliseconds_per_service": round(cpu / services * 1e3, 2),
         "cpu_milliseconds_per_service_until_quiet": round((operator.cpu_seconds() - cpu_before) / services * 1e3, 2),
+        "reconciles_per_service": round(reconciles / services, 3),
         "writes_per_service": round(count_writes(requests) / services, 3),
         "requests_per_service": round(requests.total() / services, 3),
         "requests": dict(sorted(requests.items())),
@@ -175,6 +178,7 @@ async def measure_restart(plane: Plane, operator: OperatorProcess, services: int
     await operator.wait_for_reconciles(services)
     steady = time.perf_counter() - started
     cpu = operator.cpu_seconds()
+    await operator.wait_until_quiet()  # of what it writes later than that, none is to be missed
     requests = plane.count_requests(line)
     return {
         "ready_seconds": round(ready, 2),

@@ -346,6 +346,7 @@ class Operator:
         await self._wait_for_caches()
         await self._leadership.wait_until_leader()
         await self._redis_upkeep.has_url.wait()
+        await self._metrics_api_upkeep.wait_until_settled()
         await self._reconciler.run(self._config.reconcile_concurrency)
 
     async def _scale(self) -> None:

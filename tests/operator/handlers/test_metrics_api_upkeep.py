@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -14,12 +15,12 @@ from easel_operator.cluster.external_metrics import ExternalMetricsServer
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 from easel_operator.handlers import metrics_api_upkeep
 from easel_operator.handlers.metrics_api_upkeep import MetricsApiUpkeep
-from easel_operator.objects import Json, ObjectKey
+from easel_operator.objects import RESOURCE_BY_KIND, Json, ObjectKey
 
 from tests.operator.fake_api import FakeApi
 from tests.operator.handlers.test_reconciler import KEY, PATH, Bench
 from tests.operator.metrics_api.support import NOW, build_authority
-from tests.operator.objects import OWNER, build_service
+from tests.operator.objects import CAPABLE, OWNER, build_service
 from tests.support.eventually import eventually
 from tests.support.redis_server import find_free_port
 
@@ -31,12 +32,15 @@ HPA = f"/apis/autoscaling/v2/namespaces/{OWNER.namespace}/horizontalpodautoscale
 class Upkeep:
     """The loops beside a reconciler, on an API server in memory and a real TLS server."""
 
-    def __init__(self, *, is_api_wanted: bool = True) -> None:
-        self.bench = Bench(FakeApi())
+    def __init__(self, *, is_api_wanted: bool = True, api: FakeApi | None = None) -> None:
+        self.bench = Bench(api or FakeApi())
         self.api = self.bench.api
         trust = {"requestheader-client-ca-file": build_authority("ca").pem, "requestheader-allowed-names": "[]"}
         self.api.store(CONFIG_MAP, {"metadata": {"name": "extension-apiserver-authentication"}, "data": trust})
-        self.bench.submit(build_service())
+        if api is None:
+            self.bench.submit(build_service())
+        else:
+            self.bench.services.put(api.objects[PATH])
         self.server = ExternalMetricsServer(stale_after=timedelta(seconds=30), clock=lambda: NOW)
         installation = Installation("easel", "easel-metrics", is_api_wanted=is_api_wanted)
         self.loops = MetricsApiUpkeep(
@@ -98,6 +102,7 @@ async def running(upkeep: Upkeep) -> AsyncIterator[Upkeep]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_endpoint, "ANY_ADDRESS", "127.0.0.1")
     monkeypatch.setattr(metrics_api_upkeep, "REGISTRATION_SECONDS", 0.02)
+    monkeypatch.setattr(metrics_api_upkeep, "FIRST_LOOKS_SECONDS", 0.02)
 
 
 async def test_an_adapter_that_takes_the_api_has_the_operator_scale_by_itself_until_it_is_gone() -> None:
@@ -149,3 +154,35 @@ async def test_an_api_server_that_refuses_the_registration_is_asked_again() -> N
 
         await eventually(is_ours)
         assert len(refused) == 3
+
+
+async def test_a_restart_takes_no_autoscaler_away_until_the_api_is_registered_again() -> None:
+    """The operator of before has given the registration back, as one does that ends without another replica."""
+    before = Upkeep()
+    async with running(before):
+        await asyncio.wait_for(before.loops.wait_until_settled(), 20)
+    await before.bench.settle()
+    assert HPA in before.api.objects
+    del before.api.objects[API_SERVICE]
+    after = Upkeep(api=before.api)
+    after.bench.shared.capabilities = replace(CAPABLE, is_metrics_api_ours=False, metrics_api_note="nobody has it")
+    for body in before.api.objects.values():
+        if body.get("kind") in RESOURCE_BY_KIND:
+            after.bench.children.put_quietly(body)
+
+    async with running(after):
+        await after.loops.wait_until_settled()
+        before.api.requests.clear()
+        await after.bench.reconciler.reconcile(KEY)
+
+    assert before.api.writes == []
+    assert HPA in before.api.objects
+
+
+async def test_services_do_not_wait_for_ever_for_an_api_that_cannot_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_api_upkeep, "SETTLE_SECONDS", 0.05)
+    upkeep = Upkeep()
+    upkeep.api.store(CONFIG_MAP, {"metadata": {"name": "extension-apiserver-authentication"}, "data": {}})
+    async with running(upkeep):
+        await asyncio.wait_for(upkeep.loops.wait_until_settled(), 20)
+    assert API_SERVICE not in upkeep.api.objects

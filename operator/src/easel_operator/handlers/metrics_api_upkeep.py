@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from easel_operator.cluster.capabilities import Installation, probe_capabilities
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 PROBE_SECONDS: Final = 60.0
 REGISTRATION_SECONDS: Final = 5.0  # between two looks at whose the API is
+FIRST_LOOKS_SECONDS: Final = 0.2  # likewise, at the start
+SETTLE_SECONDS: Final = 10.0  # to be registered at the start; after that, services are looked at as things are
 
 
 class MetricsApiUpkeep:
@@ -39,6 +42,18 @@ class MetricsApiUpkeep:
         self._services = services
         self._queue = queue
         self._is_leader = is_leader
+        self._is_settled = asyncio.Event()
+
+    async def wait_until_settled(self) -> None:
+        """Return once it is known whose the API is, of one that the leader registers if nobody has; SETTLE_SECONDS at
+        the most.
+
+        The operator of before may have given the registration back as it ended. Who decides before it is back takes all
+        autoscalers away, to make them anew a moment later.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._is_settled.wait()
 
     async def keep_served(self) -> None:
         """Serve, with a fresh certificate."""
@@ -56,9 +71,11 @@ class MetricsApiUpkeep:
                 note = await self._endpoint.register(is_leader=self._is_leader())
                 if note != self._shared.capabilities.metrics_api_note:
                     await self._probe()
+                if not note or (self._is_leader() and self._endpoint.is_serving):
+                    self._is_settled.set()
             except KubernetesError as error:
                 logger.warning("The external metrics API isn't registered, trying again: %s", error)
-            await asyncio.sleep(REGISTRATION_SECONDS)
+            await asyncio.sleep(REGISTRATION_SECONDS if self._is_settled.is_set() else FIRST_LOOKS_SECONDS)
 
     async def keep_probing(self) -> None:
         """Notice what changes about the cluster."""
