@@ -124,9 +124,10 @@ def stop(state: Path) -> str:
 
 def install_chart(cluster: Cluster, *values: str) -> None:
     """``helm upgrade --install`` of the chart, until its pods are ready. ``values`` are --set arguments."""
-    settings = [word for value in values for word in ("--set", value)]
+    settings: list[str] = []
     if cluster.kind != "kubeconfig":
         settings += ["--set-string", "redis.persistence.storageClassName=", "--set", "operator.replicas=1"]
+    settings += [word for value in values for word in ("--set", value)]
     cluster.helm(
         "upgrade", "--install", RELEASE, str(ROOT / "helm/easel"), "--namespace", NAMESPACE, "--create-namespace",
         "--wait", "--timeout", "5m", *settings,
@@ -157,17 +158,18 @@ def _start_embedded(state: Path, models: Path, hpa_sync_seconds: int, nodes: Seq
 def _image_map() -> str:
     """Which command stands for which image: the chart's pod specs run unchanged, as processes of this checkout."""
     search_path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    modules = os.environ.get("PYTHONPATH", "")  # of a checkout beside the one that the environment was made for
     return textwrap.dedent(f"""\
         images:
         - name: ghcr.io/easel-dev/easel-operator
           entrypoint: [easel-operator]
           user: 65532
-          env: {{PATH: "{search_path}", PYTHONUNBUFFERED: "1"}}
+          env: {{PATH: "{search_path}", PYTHONPATH: "{modules}", PYTHONUNBUFFERED: "1"}}
         - name: ghcr.io/easel-dev/easel-server
           entrypoint: [easel-server]
           user: 65532
           # No cgroups here, so a pod's CPU limit can't be read from them.
-          env: {{PATH: "{search_path}", PYTHONUNBUFFERED: "1", EASEL_TORCH_THREADS: "1"}}
+          env: {{PATH: "{search_path}", PYTHONPATH: "{modules}", PYTHONUNBUFFERED: "1", EASEL_TORCH_THREADS: "1"}}
         - name: docker.io/valkey/valkey
           entrypoint: [redis-server]
           user: 999

@@ -1,7 +1,7 @@
 """The operator's configuration, read once from the environment. Nothing else reads environment variables."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 from easel_contract.redis_url import URL_PATTERN
 from easel_contract.resource import ServiceDefaults
@@ -23,52 +23,20 @@ class ConfigurationError(Exception):
         super().__init__("the operator's environment is not valid; set these variables:\n" + "\n".join(lines))
 
 
-class OperatorConfig(BaseModel):
-    """One field per variable: ``server_image`` is read from ``EASEL_SERVER_IMAGE``."""
+class InstallationConfig(BaseModel):
+    """What everything that runs of an installation is told; a subclass has one field per variable of its own."""
 
     model_config = ConfigDict(frozen=True)
 
-    server_image: str = Field(min_length=1)  # image of gateways and workers that name none
-    server_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None  # of that image
-    service_defaults: Json[ServiceDefaults] = ServiceDefaults()  # JSON: the chart's value defaults
-    # Where services keep their queues; goes into a Secret per service. Either the URL, or a Secret of the operator's
-    # namespace that has it under "url" and is read again and again.
-    redis_url: str = Field(default="", pattern=URL_PATTERN)
-    redis_secret: str = Field(default="", validate_default=True)
-    redis_ca_file: str = ""  # of authorities in PEM, by which servers are believed that speak TLS; services get it, too
-    redis_address: str = Field(default="", pattern=r"^$|^[^:/@\s]+:[0-9]+$")  # of a Redis whose password we keep there
-    redis_pod: str = ""  # of that one, restarted where it lets nobody in
-    redis_password_secret: str = ""  # of users, in the same namespace, whose password that one is to have
-    redis_password_key: str = "password"  # noqa: S105 - a key of that Secret
     operator_namespace: str = Field(min_length=1)  # where the operator itself runs: its Lease and certificate
     pod_name: str = "easel-operator"  # identity in the leader election and in Events
     metrics_service: str = "easel-operator"  # name of the Service in front of the external metrics API
-    external_metrics: Literal["Auto", "Disabled"] = "Auto"  # whether to register that API where nobody has
     deployment: str = ""  # the operator's own; where it is gone or wants no pods, services are told at the end
-    cluster_role: str = ""  # the installation's, with which what the operator registers is deleted
-    metrics_port: int = Field(default=6443, ge=0, le=65535)
-    health_port: int = Field(default=8081, ge=0, le=65535)
-    scrape_interval_seconds: float = Field(default=2.0, gt=0, le=60)
-    # Of which the past of the services is read after a restart; not at all if empty.
-    prometheus_url: str = Field(default="", pattern=r"^$|^https?://")
-    prometheus_token: str = Field(default="", repr=False)  # sent to it as a bearer token
     watch_namespaces: tuple[str, ...] = ()  # comma-separated in the environment; empty: the whole cluster
-    resync_interval_seconds: float = Field(default=120.0, ge=1)  # every service is looked at anew this often
-    reconcile_concurrency: int = Field(default=8, ge=1, le=64)  # services that are reconciled at the same time
-    # Services whose workers a newer release of the installation replaces at the same time; 0: none.
-    rollout_max_services_at_once: int = Field(default=5, ge=0)
-    lease_duration_seconds: float = Field(default=10.0, ge=3)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("redis_secret")
     @classmethod
-    def _require_one_of_both(cls, secret: str, info: ValidationInfo) -> str:
-        if bool(secret) == bool(info.data.get("redis_url")):
-            raise ValueError("set either this or EASEL_REDIS_URL")
-        return secret
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "OperatorConfig":
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the variables that are set and not empty.
 
         Raises:
@@ -85,6 +53,49 @@ class OperatorConfig(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigurationError(error) from error
+
+
+class FarewellConfig(InstallationConfig):
+    """Of ``easel-operator farewell``, the Job before an uninstallation."""
+
+    farewell_job: str = Field(min_length=1)  # its own name
+
+
+class OperatorConfig(InstallationConfig):
+    """One field per variable: ``server_image`` is read from ``EASEL_SERVER_IMAGE``."""
+
+    server_image: str = Field(min_length=1)  # image of gateways and workers that name none
+    server_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None  # of that image
+    service_defaults: Json[ServiceDefaults] = ServiceDefaults()  # JSON: the chart's value defaults
+    # Where services keep their queues; goes into a Secret per service. Either the URL, or a Secret of the operator's
+    # namespace that has it under "url" and is read again and again.
+    redis_url: str = Field(default="", pattern=URL_PATTERN)
+    redis_secret: str = Field(default="", validate_default=True)
+    redis_ca_file: str = ""  # of authorities in PEM, by which servers are believed that speak TLS; services get it, too
+    redis_address: str = Field(default="", pattern=r"^$|^[^:/@\s]+:[0-9]+$")  # of a Redis whose password we keep there
+    redis_pod: str = ""  # of that one, restarted where it lets nobody in
+    redis_password_secret: str = ""  # of users, in the same namespace, whose password that one is to have
+    redis_password_key: str = "password"  # noqa: S105 - a key of that Secret
+    external_metrics: Literal["Auto", "Disabled"] = "Auto"  # whether to register that API where nobody has
+    cluster_role: str = ""  # the installation's, with which what the operator registers is deleted
+    metrics_port: int = Field(default=6443, ge=0, le=65535)
+    health_port: int = Field(default=8081, ge=0, le=65535)
+    scrape_interval_seconds: float = Field(default=2.0, gt=0, le=60)
+    # Of which the past of the services is read after a restart; not at all if empty.
+    prometheus_url: str = Field(default="", pattern=r"^$|^https?://")
+    prometheus_token: str = Field(default="", repr=False)  # sent to it as a bearer token
+    resync_interval_seconds: float = Field(default=120.0, ge=1)  # every service is looked at anew this often
+    reconcile_concurrency: int = Field(default=8, ge=1, le=64)  # services that are reconciled at the same time
+    # Services whose workers a newer release of the installation replaces at the same time; 0: none.
+    rollout_max_services_at_once: int = Field(default=5, ge=0)
+    lease_duration_seconds: float = Field(default=10.0, ge=3)
+
+    @field_validator("redis_secret")
+    @classmethod
+    def _require_one_of_both(cls, secret: str, info: ValidationInfo) -> str:
+        if bool(secret) == bool(info.data.get("redis_url")):
+            raise ValueError("set either this or EASEL_REDIS_URL")
+        return secret
 
 
 def _name_place(path: tuple[int | str, ...]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import kopf
 
+from easel_operator import farewell_command
 from easel_operator.cluster.capabilities import Installation, probe_capabilities
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.external_metrics import ExternalMetricsServer
@@ -29,7 +30,8 @@ from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.config import ENVIRONMENT_PREFIX, ConfigurationError, OperatorConfig
 from easel_operator.decide.snapshot import Capabilities
 from easel_operator.handlers.cleanup import Cleanup
-from easel_operator.handlers.farewell import Farewell
+from easel_operator.handlers.ending.farewell import Farewell
+from easel_operator.handlers.ending.last_words import LastWords
 from easel_operator.handlers.loop_guard import LoopGuard
 from easel_operator.handlers.metrics_api_upkeep import MetricsApiUpkeep
 from easel_operator.handlers.past_reader import MAX_ANSWER_BYTES, PastReader
@@ -60,7 +62,13 @@ GARBAGE_COLLECTION_THRESHOLDS: Final = (20_000, 20, 10)
 
 
 def main() -> None:
-    """Run until SIGTERM; exit status 1 after a bug or a lost leadership, so that Kubernetes starts a new one."""
+    """Run until SIGTERM; exit status 1 after a bug or a lost leadership, so that Kubernetes starts a new one.
+
+    ``easel-operator farewell`` is another program, which runs to its end.
+    """
+    if sys.argv[1:] == ["farewell"]:
+        farewell_command.main()
+        return
     try:
         config = OperatorConfig.from_environment(os.environ)
     except ConfigurationError as error:
@@ -176,14 +184,13 @@ class Operator:
         )
         self._farewell = Farewell(
             client=client,
-            writer=self._writer,
+            last_words=LastWords(self._writer, give_back=self._metrics_endpoint.give_back, clock=now),
             services=self._services,
             endpoint=self._metrics_endpoint,
             leadership=self._leadership,
             namespace=config.operator_namespace,
             deployment=config.deployment,
             pod_name=config.pod_name,
-            clock=now,
         )
         self._scaling_loop = self._build_scaling_loop()
         self._health_server = HealthServer(

@@ -2,23 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from datetime import datetime
 from typing import Final
 
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.leadership import Leadership
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
-from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.reconcile import read_owner, report_gone
+from easel_operator.handlers.ending.last_words import LastWords
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.objects import DEPLOYMENTS, Json, is_living
+from easel_operator.objects import DEPLOYMENTS, is_living
 
 logger = logging.getLogger(__name__)
 
 ASK_SECONDS: Final = 5.0  # for each question to an API server that may be away
-REPORT_SECONDS: Final = 25.0  # for the last status of all services
-MAX_WRITES: Final = 16  # at the same time
 # Those who route learn of a pod's end later than the pod does; and of replicas that end together each must know so.
 SERVE_ON_SECONDS: Final = 5.0
 
@@ -30,26 +25,24 @@ class Farewell:
         self,
         *,
         client: KubernetesClient,
-        writer: ClusterWriter,
+        last_words: LastWords,
         services: ServiceStore,
         endpoint: MetricsEndpoint,
         leadership: Leadership,
         namespace: str,
         deployment: str,
         pod_name: str,
-        clock: Callable[[], datetime],
         serve_on_seconds: float = SERVE_ON_SECONDS,
     ) -> None:
         """``deployment`` is the operator's own; empty where it isn't known, and then no end is for good."""
         self._client = client
-        self._writer = writer
+        self._last_words = last_words
         self._services = services
         self._endpoint = endpoint
         self._leadership = leadership
         self._namespace = namespace
         self._deployment = deployment
         self._pod_name = pod_name
-        self._clock = clock
         self._serve_on_seconds = serve_on_seconds
 
     async def say(self) -> None:
@@ -69,8 +62,8 @@ class Farewell:
             return
         # The lease is kept: another replica, about to be told to end, must not write over it.
         if self._leadership.is_leader():
-            await self._report_to_services()
-        await self._give_back()
+            await self._last_words.report_to([service for _, service in self._services])
+        await self._last_words.give_back()
 
     async def _is_for_good(self) -> bool:
         """Whether the Deployment is gone, or going, or wants no pods."""
@@ -78,27 +71,6 @@ class Farewell:
             return False
         live = await self._client.get(DEPLOYMENTS, self._namespace, self._deployment)
         return live is None or not is_living(live) or live.get("spec", {}).get("replicas") == 0
-
-    async def _report_to_services(self) -> None:
-        slots = asyncio.Semaphore(MAX_WRITES)
-        services = [service for _, service in self._services if is_living(service)]
-        try:
-            async with asyncio.timeout(REPORT_SECONDS):
-                reported = await asyncio.gather(*(self._report_to(service, slots) for service in services))
-            logger.info("Told %d of %d services that no operator is left", sum(reported), len(services))
-        except TimeoutError:
-            logger.warning("Not all of %d services could be told that no operator is left", len(services))
-
-    async def _report_to(self, service: Json, slots: asyncio.Semaphore) -> bool:
-        plan = report_gone(service, self._clock().replace(microsecond=0))
-        if plan.status_patch is None:
-            return True
-        async with slots:
-            try:
-                return await self._writer.write_status(read_owner(service), plan.status_patch) is not None
-            except KubernetesError as error:
-                logger.warning("%s goes on saying what was true: %s", service["metadata"]["name"], error)
-                return False
 
     async def _serve_on(self) -> None:
         """Answer autoscalers for a moment; then, if nobody else does, give the registration back.
@@ -115,11 +87,4 @@ class Farewell:
         except (KubernetesError, TimeoutError) as error:
             logger.warning("Whether others serve the external metrics API isn't known; it stays registered: %s", error)
             return
-        await self._give_back()
-
-    async def _give_back(self) -> None:
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                await self._endpoint.give_back()
-        except (KubernetesError, TimeoutError) as error:
-            logger.warning("The external metrics API stays registered: %s", error)
+        await self._last_words.give_back()

@@ -11,7 +11,8 @@ from easel_operator.cluster.leadership import Leadership
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.status import read_conditions
-from easel_operator.handlers.farewell import Farewell
+from easel_operator.handlers.ending.farewell import Farewell
+from easel_operator.handlers.ending.last_words import LastWords
 from easel_operator.objects import API_SERVICES, DEPLOYMENTS, ENDPOINT_SLICES, LEASES, Json
 
 from tests.operator.fake_api import FakeApi
@@ -41,16 +42,16 @@ class Ending:
             bench.api, namespace="easel", identity=identity, duration_seconds=5, clock=lambda: NOW, monotonic=float
         )
         endpoint = ServedEndpoint(bench.api, None, installation=OURS, port=0, clock=lambda: NOW)  # type: ignore[arg-type]
+        writer = ClusterWriter(bench.api, bench.children, pod_name=identity, clock=lambda: NOW)
         self.farewell = Farewell(
             client=bench.api,
-            writer=ClusterWriter(bench.api, bench.children, pod_name=identity, clock=lambda: NOW),
+            last_words=LastWords(writer, give_back=endpoint.give_back, clock=lambda: NOW),
             services=bench.services,
             endpoint=endpoint,
             leadership=self.leadership,
             namespace="easel",
             deployment="easel-operator",
             pod_name=identity,
-            clock=lambda: NOW,
             serve_on_seconds=0,
         )
 
