@@ -2,13 +2,17 @@
 
 A repository is a directory ``OWNER/NAME`` below the root; its one commit is ``COMMIT``. Some owners' repositories
 answer as the Hub does for what can't be had.
+
+``python -m tests.support.hub_server HOST ROOT`` is one for another network: it prints its address, then each request,
+and takes a HubServer's fields as JSON, a line each, until its input ends.
 """
 
 import hashlib
 import json
 import re
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +45,8 @@ class HubServer:
         default_factory=dict
     )  # files that go on behind their first half once it is set
     damaged: dict[str, list[int]] = field(default_factory=dict)  # of files, the bytes that come wrong, one a time
+    claimed_bytes: dict[str, int] = field(default_factory=dict)  # of files that are said to be larger than they are
+    on_request: Callable[[str], None] = lambda _request: None
 
     def forget(self) -> None:
         """Begin to count anew."""
@@ -62,6 +68,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path).lstrip("/")
         self.hub.requests.append(f"{self.command} /{path}")
+        self.hub.on_request(self.hub.requests[-1])
         owner = path.removeprefix("api/models/").split("/")[0]
         if owner in REFUSALS:
             self._answer(REFUSALS[owner][0], {"X-Error-Code": REFUSALS[owner][1]})
@@ -85,16 +92,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _list(self, repository: str) -> None:
         root = self.hub.root / repository
-        files = [file for file in sorted(root.rglob("*")) if file.is_file()]
+        files = {file.relative_to(root).as_posix(): file for file in sorted(root.rglob("*")) if file.is_file()}
         self._answer_json(
             [
                 {
                     "type": "file",
-                    "path": file.relative_to(root).as_posix(),
-                    "size": file.stat().st_size,
+                    "path": name,
+                    "size": self.hub.claimed_bytes.get(f"{repository}/{name}", file.stat().st_size),
                     "oid": self._tag(file),
                 }
-                for file in files
+                for name, file in files.items()
             ]
         )
 
@@ -155,15 +162,36 @@ def tag(file: Path) -> str:
 
 
 @contextmanager
-def serve_hub(root: Path) -> Iterator[HubServer]:
+def serve_hub(root: Path, *, host: str = "127.0.0.1") -> Iterator[HubServer]:
     """A Hub with the repositories below ``root``."""
     hub = HubServer(root)
     handler = type("BoundHandler", (Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer((host, 0), handler) as server:
         server.daemon_threads = True
-        hub.address = f"http://127.0.0.1:{server.server_port}"
+        hub.address = f"http://{host}:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield hub
         server.shutdown()
         thread.join()
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    host, root = sys.argv[1:]
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    with serve_hub(Path(root), host=host) as hub:
+        hub.has_large_files = True
+        hub.on_request = say
+        say(hub.address)
+        for line in sys.stdin:
+            for name, value in json.loads(line).items():
+                setattr(hub, name, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ import pytest
 from easel_contract.server_config import (
     DType,
     EngineKind,
+    ModelCacheConfig,
     ModelConfig,
     Quantization,
     SchedulerConfig,
@@ -125,6 +126,11 @@ def test_each_refiner_makes_another_model() -> None:
 def test_what_a_model_may_be_loaded_from_changes_no_pixels() -> None:
     allowed = MODEL.model_copy(update={"allow_pickles": True})
     assert model_key(allowed, EngineKind.DIFFUSERS) == model_key(MODEL, EngineKind.DIFFUSERS)
+
+
+def test_workers_with_a_cache_take_the_jobs_of_gateways_that_hear_of_none() -> None:
+    cached = MODEL.model_copy(update={"cache": ModelCacheConfig(directory="/model-cache", record="0123456789")})
+    assert model_key(cached, EngineKind.DIFFUSERS) == model_key(MODEL, EngineKind.DIFFUSERS)
 
 
 def test_a_model_that_is_renamed_stays_the_same_and_another_engine_is_another() -> None:

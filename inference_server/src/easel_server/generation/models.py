@@ -92,11 +92,12 @@ class ModelIdentity(Model):
 def model_key(model: ModelConfig, engine: EngineKind) -> str:
     """Equal for gateways and workers that are configured for the same model.
 
-    Its name makes no difference, and neither does what a model may be loaded from.
+    Its name makes no difference, and neither does what a model may be loaded from, nor where its files are kept, of
+    which gateways hear nothing.
     """
     parts = {"source": model.source, "revision": model.revision, "dtype": model.dtype, "engine": engine}
     # What is unset isn't in the key, so that a field that is added changes the key of nobody who doesn't use it.
-    added = model.model_dump(mode="json", exclude={*parts, "name", "allow_pickles"}, exclude_none=True)
+    added = model.model_dump(mode="json", exclude={*parts, "name", "allow_pickles", "cache"}, exclude_none=True)
     return _digest(parts | added)[:MODEL_KEY_CHARACTERS]
 
 
