@@ -73,6 +73,13 @@ def test_how_many_services_a_release_reaches_at_once_is_a_value_of_the_chart(
     assert read_config(with_values(helm, tmp_path, values)).rollout_max_services_at_once == most
 
 
+def test_how_the_hub_is_reached_is_a_value_for_all_services(helm: str, tmp_path: Path) -> None:
+    proxy = {"secretName": "way-out", "exceptions": [".example.com"]}
+    downloads = {"hubEndpoint": "https://hub.example.com", "proxy": proxy, "offline": None}
+    defaults = read_config(with_values(helm, tmp_path, {"defaults": {"downloads": downloads}})).service_defaults
+    assert defaults.downloads.to_wire() == {"hubEndpoint": "https://hub.example.com", "proxy": proxy}
+
+
 def test_pull_secrets_reach_gateways_and_workers_too(helm: str, tmp_path: Path) -> None:
     own = {"podTemplate": {"spec": {"imagePullSecrets": [{"name": "extra"}, {"name": "registry"}]}}}
     values = {"imagePullSecrets": [{"name": "registry"}], "defaults": {"worker": own}}

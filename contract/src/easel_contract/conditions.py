@@ -76,6 +76,7 @@ class Reason(StrEnum):
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     ENGINE_FAILED = "EngineFailed"  # a GPU that failed under way: its worker starts anew
     CRASH_LOOP = "CrashLoop"
+    EVICTED = "Evicted"  # by the kubelet: a pod used more scratch room than it has, or its node ran out of something
     IMAGE_PULL_FAILED = "ImagePullFailed"
     # AddOnsAvailable
     ADD_ON_UNAVAILABLE = "AddOnUnavailable"

@@ -87,11 +87,16 @@ ENV_POD_NAME: Final = "EASEL_POD_NAME"
 ENV_CACHE_DIRECTORY: Final = "EASEL_CACHE_DIR"  # where a worker keeps what it makes once and reads at later starts
 ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # huggingface_hub reads this name
+ENV_HUB_ENDPOINT: Final = "HF_ENDPOINT"
+ENV_HUB_OFFLINE: Final = "HF_HUB_OFFLINE"
+ENV_PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY")
+ENV_NO_PROXY: Final = "NO_PROXY"
 ENV_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"  # clients of buckets read these names
 ENV_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 
 # Keys inside Secrets that users make and services refer to.
 SECRET_KEY_HUB_TOKEN: Final = "token"
+SECRET_KEY_PROXY: Final = "proxy"
 SECRET_KEY_WEBHOOK: Final = "signing-secret"
 SECRET_KEY_REDIS_URL: Final = "url"
 SECRET_KEY_AUTHORITIES: Final = "ca.crt"  # beside it, where Redis has a certificate of an authority of its own

@@ -64,6 +64,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- range $name, $value := $said }}{{ if $value }}{{ $_ := set $kept $name $value }}{{ end }}{{ end }}
 {{- if $kept }}{{ $_ := set $defaults $role $kept }}{{ end }}
 {{- end }}
+{{- with (.Values.defaults | default dict).downloads }}{{ $_ := set $defaults "downloads" . }}{{ end }}
 {{- if $defaults }}{{ toJson $defaults }}{{ end }}
 {{- end }}
 

@@ -115,6 +115,10 @@ CASES: dict[str, dict[str, Any]] = {
             "cache": {"size": "40Gi", "storageClassName": "shared-files"},
         },
         "replicas": 2,
+        "downloads": {
+            "hubEndpoint": "https://hub.example.com/mirror",
+            "proxy": {"secretName": "way-out", "exceptions": [".example.com", "10.0.0.0/8"]},
+        },
     },
     "reached-from-outside": {
         "model": HUB_MODEL,
@@ -145,8 +149,13 @@ CASES: dict[str, dict[str, Any]] = {
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},
         "replicas": 2,
-        "worker": {"gpu": {"count": 0}, "terminationGracePeriodSeconds": 5, "image": "registry.example/own:1"},
-        "gateway": {"replicas": 1},
+        "worker": {
+            "gpu": {"count": 0},
+            "terminationGracePeriodSeconds": 5,
+            "image": "registry.example/own:1",
+            "scratch": {"tmp": "4Gi", "cache": "40Gi"},
+        },
+        "gateway": {"replicas": 1, "scratch": {"tmp": "512Mi"}},
     },
 }
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from easel_contract.add_ons import DEFAULT_ADD_ON_FILE_BYTES, MAX_WEIGHT
 from easel_contract.gateway_config import MAX_NETWORKS, NETWORK_RULES, Network
+from easel_contract.resource.egress import EgressSpec
 from easel_contract.resource.model import PATH_PATTERN, REPOSITORY_PATTERN
 from easel_contract.schema import (
     AddOnName,
@@ -196,8 +197,8 @@ Preprocessors = Annotated[
 ]
 
 
-class DownloadsSpec(Model):
-    """What workers may fetch of adapters, ControlNets, upscalers and preprocessors."""
+class DownloadsSpec(EgressSpec):
+    """How workers get to the Hub, and what they may fetch of adapters, ControlNets, upscalers and preprocessors."""
 
     allowed_hosts: tuple[DownloadHost, ...] = Field(
         default=(),

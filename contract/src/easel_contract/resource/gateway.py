@@ -18,7 +18,7 @@ from easel_contract.gateway_config import (
 )
 from easel_contract.resource.exposure import GatewayService, HttpRouteSpec, IngressSpec
 from easel_contract.resource.pod_template import POD_TEMPLATE_DESCRIPTION, PodTemplate
-from easel_contract.resource.worker import IMAGE_DESCRIPTION, DisruptionBudget, ResourceRequirements
+from easel_contract.resource.worker import IMAGE_DESCRIPTION, DisruptionBudget, GatewayScratchSpec, ResourceRequirements
 from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
 from easel_contract.server_config import BucketConfig
 
@@ -85,6 +85,7 @@ class GatewaySpec(Model):
         description="Gateway pods, unless autoscaling says how many; two survive the loss of a node.",
     )
     autoscaling: GatewayAutoscaling | None = Field(default=None, description="Unset: as many as replicas says.")
+    scratch: GatewayScratchSpec | None = None
     resources: ResourceRequirements = ResourceRequirements()
     pod_template: PodTemplate | None = Field(default=None, description=POD_TEMPLATE_DESCRIPTION)
     disruption_budget: DisruptionBudget | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
+from easel_contract.resource.egress import EgressSpec
 from easel_contract.resource.pod_template import POD_TEMPLATE_DESCRIPTION, PodTemplate
 from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
 from easel_contract.server_config import EngineConfig
@@ -49,6 +50,23 @@ class ResourceRequirements(Model):
 
     requests: dict[str, Quantity] = Field(default_factory=dict, description="What the scheduler sets aside.")
     limits: dict[str, Quantity] = Field(default_factory=dict, description="What the pod can't exceed.")
+
+
+class GatewayScratchSpec(Model):
+    """Scratch room on the node's disk; above it the kubelet evicts the pod."""
+
+    tmp: Quantity | None = Field(default=None, description="Of /tmp, such as uploads under way. Unset: 2Gi.")
+
+
+class WorkerScratchSpec(Model):
+    """Scratch room on the node's disk; above it the kubelet evicts the pod."""
+
+    tmp: Quantity | None = Field(default=None, description="Of /tmp, of the cache's Job too. Unset: 10Gi.")
+    cache: Quantity | None = Field(
+        default=None,
+        description="Of what a worker downloads (models and add-ons without a claim) and compiles, where "
+        "cacheClaimName doesn't keep it. Unset: 200Gi.",
+    )
 
 
 MAX_UNAVAILABLE_PATTERN: Final = "^([1-9][0-9]?|100)%$"
@@ -108,6 +126,7 @@ class WorkerSpec(Model):
         "compiled code, measured batch sizes) for the workers after it; ReadWriteMany where they are on several nodes, "
         "and writable for the image's user. Unset: each pod has its own, which goes with it.",
     )
+    scratch: WorkerScratchSpec | None = None
     resources: ResourceRequirements = ResourceRequirements()
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes to run on.")
     tolerations: tuple[Toleration, ...] = Field(
@@ -169,6 +188,7 @@ class ServiceDefaults(Model):
 
     gateway: RoleDefaults = RoleDefaults()
     worker: RoleDefaults = RoleDefaults()
+    downloads: EgressSpec = EgressSpec()
 
     @model_validator(mode="before")
     @classmethod

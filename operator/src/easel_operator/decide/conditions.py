@@ -8,7 +8,7 @@ from easel_contract import names
 from easel_contract.conditions import ConditionStatus, Reason
 
 from easel_operator.autoscaling.signals import FLOOR
-from easel_operator.decide.facts import ServiceFacts, find_problem, replicas_of
+from easel_operator.decide.facts import ServiceFacts, find_eviction, find_problem, replicas_of
 from easel_operator.decide.placement import PodNeeds, explain_refused, explain_unschedulable, quote
 from easel_operator.decide.pod_status import PodStatus, StartPhase
 from easel_operator.decide.scaling_mode import ScalingMode, is_scaling_disabled
@@ -244,6 +244,7 @@ def _find_cause(facts: ServiceFacts, component: str, failures: tuple[ApplyFailur
     if failures:
         return no(failures[0].reason, failures[0].message)
     problem = find_problem(_newest(facts, component) or facts.pods_of(component))
+    problem = problem or find_eviction(facts, component)
     if problem is not None:
         return no(problem.reason, problem.message)
     fetch = facts.model_fetch

@@ -1,7 +1,7 @@
 """The snapshot, read once: the parsed resource, its pods' facts and its main children. Conditions look at this."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from easel_contract import names
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts, round_for_gateways
 from easel_operator.decide.grace import recall_longest_job_seconds
-from easel_operator.decide.pod_status import PodProblem, PodStatus, read_pods
+from easel_operator.decide.pod_status import Eviction, PodProblem, PodStatus, read_evictions, read_pods
 from easel_operator.decide.references import SHARED_MODES, Reference, list_references
 from easel_operator.decide.scaling_mode import ModeDecision
 from easel_operator.decide.snapshot import FetchProgress, ScrapeReport, Snapshot
@@ -51,6 +51,7 @@ class ServiceFacts:
     wanted_revisions: Mapping[str, str]  # what the spec asks for, by component
     is_applied: bool  # all children are as the spec asks
     cold_start_seconds: int  # as gateways hear of it
+    evictions: Mapping[str, tuple[Eviction, ...]] = field(default_factory=dict)  # by component
     model_fetch: ModelFetch | None = None  # while workers of the wanted model wait for its cache
 
     @property
@@ -119,6 +120,10 @@ def read_facts(snapshot: Snapshot, owner: Owner, spec: StableDiffusionServiceSpe
         has_exclusive_claims=_has_exclusive_claims(snapshot, owner, spec),
         wanted_revisions={},
         is_applied=False,
+        evictions={
+            component: read_evictions(snapshot.pods, component, snapshot.now)
+            for component in (names.COMPONENT_GATEWAY, names.COMPONENT_WORKER)
+        },
         cold_start_seconds=round_for_gateways(
             _recall_cold_starts(snapshot).median_seconds,
             read_announced_cold_start_seconds(child("ConfigMap", config_map_name(owner))),
@@ -142,6 +147,17 @@ def find_problem(pods: tuple[PodStatus, ...]) -> PodProblem | None:
     """The first pod's problem, by name, so that the message doesn't jump between pods."""
     problems = [(pod.name, pod.problem) for pod in pods if pod.problem is not None]
     return min(problems, key=lambda each: each[0])[1] if problems else None
+
+
+def find_eviction(facts: ServiceFacts, component: str) -> PodProblem | None:
+    """Why the kubelet ended the wanted revision's newest evicted pod, until one that was made after it is ready."""
+    wanted = facts.wanted_revisions.get(component)
+    newest = next((each for each in facts.evictions.get(component, ()) if wanted in (None, each.revision)), None)
+    if newest is None:
+        return None
+    ready = [pod.created_at for pod in facts.pods_of(component) if pod.is_ready and pod.created_at is not None]
+    is_replaced = newest.created_at is None or any(created_at > newest.created_at for created_at in ready)
+    return None if is_replaced else newest.problem
 
 
 def replicas_of(deployment: Json | None) -> int | None:

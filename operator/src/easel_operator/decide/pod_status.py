@@ -17,6 +17,8 @@ CREATE_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContaine
 CRASH_LOOP_RESTARTS: Final = 3
 SECOND_END_RESTARTS: Final = 2
 CRASH_LOOP_MEMORY: Final = timedelta(minutes=5)
+EVICTED: Final = "Evicted"  # the kubelet's word
+EVICTION_MEMORY: Final = timedelta(hours=1)
 MAX_MESSAGE_CHARACTERS: Final = 1024
 
 
@@ -57,6 +59,60 @@ class PodStatus:
     model: str = ""  # spec.model of that time, as JSON
     live_config: str = ""  # hash of the configuration that its files were last renewed to; empty if they never were
     phase: StartPhase | None = None  # None once it is ready
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """A pod that the kubelet ended; others take its place, and it stays as a record."""
+
+    problem: PodProblem
+    created_at: datetime | None  # the pod
+    revision: str  # as PodStatus has it
+
+
+def read_evictions(pods: Iterable[Json], component: str, now: datetime) -> tuple[Eviction, ...]:
+    """A component's evictions of late, the newest pod's first."""
+    evicted = [
+        pod
+        for pod in pods
+        if pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT) == component
+        and _is_of_deployment(pod, component)
+        and pod.get("status", {}).get("reason") == EVICTED
+        and now - (_read_evicted_at(pod) or now) < EVICTION_MEMORY
+    ]
+    evicted.sort(key=lambda pod: (str(pod["metadata"].get("creationTimestamp")), pod["metadata"]["name"]), reverse=True)
+    return tuple(
+        Eviction(
+            problem=PodProblem(Reason.EVICTED, _explain_eviction(pod, component)),
+            created_at=_read_time(pod["metadata"].get("creationTimestamp")),
+            revision=str((pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_REVISION, "")),
+        )
+        for pod in evicted
+    )
+
+
+def _read_evicted_at(pod: Json) -> datetime | None:
+    condition = find_condition(pod, "DisruptionTarget")
+    return _read_time(condition.get("lastTransitionTime") if condition else pod["metadata"].get("creationTimestamp"))
+
+
+def _explain_eviction(pod: Json, component: str) -> str:
+    """What the kubelet said, and which field would have kept the pod."""
+    said = str(pod["status"].get("message") or "the kubelet left no message").strip()
+    role = names.COMPONENT_GATEWAY if component == names.COMPONENT_GATEWAY else names.COMPONENT_WORKER
+    on_claim = "" if role == names.COMPONENT_GATEWAY else ", or keep the model on a claim (spec.model.cache)"
+    if 'volume "cache"' in said:
+        advice = f"raise spec.worker.scratch.cache{on_claim}"
+    elif 'volume "tmp"' in said:
+        advice = f"raise spec.{role}.scratch.tmp"
+    elif "limit" in said:
+        advice = f"raise spec.{role}.resources.limits.ephemeral-storage, or that of the volume that it names{on_claim}"
+    else:
+        advice = (
+            "its node ran out: ask for what pods use in "
+            f"spec.{role}.resources.requests, so that they are placed where it is{on_claim}"
+        )
+    return _text(f"Pod {pod['metadata']['name']} was evicted: {said}", advice)
 
 
 def read_pods(pods: Iterable[Json], component: str, now: datetime) -> tuple[PodStatus, ...]:

@@ -45,7 +45,19 @@ def list_references(
     namespace: str, spec: StableDiffusionServiceSpec, defaults: ServiceDefaults
 ) -> tuple[Reference, ...]:
     """Every object that the spec names, or its pods' overlays, in an order that doesn't change."""
-    return (*_list_of_spec(namespace, spec), *_list_of_overlays(namespace, spec, defaults))
+    return (
+        *_list_of_spec(namespace, spec),
+        *_list_of_egress(namespace, spec, defaults),
+        *_list_of_overlays(namespace, spec, defaults),
+    )
+
+
+def _list_of_egress(namespace: str, spec: StableDiffusionServiceSpec, defaults: ServiceDefaults) -> Iterator[Reference]:
+    proxy = spec.downloads.over(defaults.downloads).proxy
+    if proxy is not None and proxy.secret_name is not None:
+        place = "spec" if spec.downloads.proxy is not None else "the installation's defaults"
+        field = f"{place}.downloads.proxy.secretName"
+        yield Reference(ObjectKey(SECRETS.kind, namespace, proxy.secret_name), field, names.COMPONENT_WORKER)
 
 
 def _list_of_overlays(

@@ -42,6 +42,7 @@ ALARMING_REASONS = frozenset(
         Reason.MODEL_LOAD_FAILED,
         Reason.ENGINE_FAILED,
         Reason.CRASH_LOOP,
+        Reason.EVICTED,
         Reason.IMAGE_PULL_FAILED,
         Reason.METRICS_UNAVAILABLE,
         Reason.ADD_ON_UNAVAILABLE,

@@ -15,10 +15,12 @@ from easel_operator.manifests.metadata import (
 )
 from easel_operator.manifests.overlay import apply_overlays
 from easel_operator.manifests.pod import (
+    GATEWAY_TMP,
     build_bucket_env,
     build_container,
     build_pod_spec,
     build_port,
+    build_scratch,
     build_secret_env,
     service_account_name,
     to_resources,
@@ -73,7 +75,11 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
     container["env"] += build_bucket_env(gateway.results)
     container["lifecycle"] = {"preStop": {"sleep": {"seconds": STOP_DELAY_SECONDS}}}
     pod = build_pod_spec(
-        owner, container, role=names.COMPONENT_GATEWAY, grace_seconds=gateway.termination_grace_period_seconds
+        owner,
+        container,
+        role=names.COMPONENT_GATEWAY,
+        grace_seconds=gateway.termination_grace_period_seconds,
+        tmp=build_scratch("tmp", gateway.scratch, default=GATEWAY_TMP),
     )
     pod["topologySpreadConstraints"] = [_spread(owner)]
     if gateway.api_keys_secret_name is not None:

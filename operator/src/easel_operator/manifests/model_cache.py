@@ -21,7 +21,15 @@ from easel_operator.manifests.metadata import (
     hash_json,
 )
 from easel_operator.manifests.overlay import apply_overlays
-from easel_operator.manifests.pod import CONTAINER_SECURITY_CONTEXT, build_pod_spec, build_port, build_secret_env
+from easel_operator.manifests.pod import (
+    CONTAINER_SECURITY_CONTEXT,
+    WORKER_TMP,
+    build_egress_env,
+    build_pod_spec,
+    build_port,
+    build_scratch,
+    build_secret_env,
+)
 from easel_operator.objects import Json
 
 # What the Job takes of the workers' overlays: how it gets its image, who it is, and how it reaches the Hub; not where
@@ -114,7 +122,9 @@ def _build_template(context: ChildContext) -> Json:
         container["env"].append(
             build_secret_env(names.ENV_HUB_TOKEN, token, names.SECRET_KEY_HUB_TOKEN, optional=False)
         )
-    pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=5)
+    container["env"] += build_egress_env(context)
+    tmp = build_scratch("tmp", worker.scratch, default=WORKER_TMP)
+    pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=5, tmp=tmp)
     pod["restartPolicy"] = "OnFailure"
     pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "redis"]
     mount_cache(context, container, pod, is_written=True)

@@ -8,8 +8,11 @@ from typing import Final
 
 from easel_contract import names
 from easel_contract.resource import DisruptionBudget, ResourceRequirements, ResultsSpec, RoleDefaults
+from easel_contract.resource.egress import EgressSpec
+from easel_contract.resource.worker import GatewayScratchSpec, WorkerScratchSpec
+from easel_contract.schema import Quantity
 
-from easel_operator.manifests.configuration import config_map_name
+from easel_operator.manifests.configuration import CLUSTER_DOMAIN, config_map_name
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, build_pod_selector
 from easel_operator.objects import Json
 
@@ -19,6 +22,12 @@ CONTAINER_SECURITY_CONTEXT: Final[Json] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+# Of scratch room that the resource says nothing of: above all that is known to be needed.
+GATEWAY_TMP: Final = "2Gi"
+WORKER_TMP: Final = "10Gi"
+WORKER_CACHE: Final = "200Gi"  # of which add-ons take 64Gi at the most
+# The pod itself, and the cluster's Services, such as a collector of traces: a proxy outside doesn't know them.
+NEVER_PROXIED: Final = ("localhost", "127.0.0.1", "::1", ".svc", f".{CLUSTER_DOMAIN}")
 READINESS_PERIOD_SECONDS: Final = 2
 LIVENESS_PERIOD_SECONDS: Final = 10
 STARTUP_PERIOD_SECONDS: Final = 1  # a pod is not asked for readiness before its start-up probe answered
@@ -71,8 +80,8 @@ def build_container(
     }
 
 
-def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: int) -> Json:
-    """A pod around one container; it sees its role's configuration only."""
+def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: int, tmp: Json) -> Json:
+    """A pod around one container; it sees its role's configuration only, and has the volume ``tmp`` for the rest."""
     files = [f"{role}.json", *([names.CONFIG_KEY_QUEUE] if role == names.COMPONENT_GATEWAY else [])]
     items = [{"key": file, "path": file} for file in files]
     return {
@@ -85,9 +94,15 @@ def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: i
         "volumes": [
             {"name": "config", "configMap": {"name": config_map_name(owner), "items": items}},
             {"name": "redis", "secret": {"secretName": names.redis_secret_name(owner.name)}},
-            {"name": "tmp", "emptyDir": {}},
+            tmp,
         ],
     }
+
+
+def build_scratch(name: str, said: GatewayScratchSpec | WorkerScratchSpec | None, *, default: str) -> Json:
+    """A volume on the node's disk: a pod that writes more is evicted, and its neighbours keep their room."""
+    size: Quantity | None = getattr(said, name, None)
+    return {"name": name, "emptyDir": {"sizeLimit": default if size is None else str(size)}}
 
 
 def build_secret_env(variable: str, secret: str, key: str, *, optional: bool) -> Json:
@@ -96,6 +111,30 @@ def build_secret_env(variable: str, secret: str, key: str, *, optional: bool) ->
     if optional:
         reference["optional"] = True
     return {"name": variable, "valueFrom": {"secretKeyRef": reference}}
+
+
+def read_egress(context: ChildContext) -> EgressSpec:
+    """How the service's pods get to the Hub: what it says itself, else the installation's default."""
+    return context.spec.downloads.over(context.release.defaults.downloads)
+
+
+def build_egress_env(context: ChildContext) -> list[Json]:
+    """The variables by which the clients of the Hub and of buckets know mirror and proxy; none where none is set."""
+    egress = read_egress(context)
+    env: list[Json] = []
+    if egress.hub_endpoint is not None:
+        env.append({"name": names.ENV_HUB_ENDPOINT, "value": egress.hub_endpoint})
+    if egress.offline:
+        env.append({"name": names.ENV_HUB_OFFLINE, "value": "1"})
+    if (proxy := egress.proxy) is not None:
+        env += [
+            {"name": name, "value": proxy.address}
+            if proxy.secret_name is None
+            else build_secret_env(name, proxy.secret_name, names.SECRET_KEY_PROXY, optional=False)
+            for name in names.ENV_PROXIES
+        ]
+        env.append({"name": names.ENV_NO_PROXY, "value": ",".join((*NEVER_PROXIED, *proxy.exceptions))})
+    return env
 
 
 def build_bucket_env(results: ResultsSpec) -> list[Json]:

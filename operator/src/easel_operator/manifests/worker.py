@@ -5,6 +5,7 @@ from typing import Final
 
 from easel_contract import names
 from easel_contract.resource import MAX_REVISIONS, PodTemplate, StableDiffusionServiceSpec, WorkerSpec
+from easel_contract.resource.egress import EgressSpec
 
 from easel_operator.manifests.configuration import (
     add_on_credentials_mount,
@@ -25,9 +26,13 @@ from easel_operator.manifests.metadata import (
 from easel_operator.manifests.model_cache import mount_cache
 from easel_operator.manifests.overlay import apply_overlays
 from easel_operator.manifests.pod import (
+    WORKER_CACHE,
+    WORKER_TMP,
     build_bucket_env,
     build_container,
+    build_egress_env,
     build_pod_spec,
+    build_scratch,
     build_secret_env,
     to_resources,
 )
@@ -117,7 +122,8 @@ def hash_worker_spec(spec: StableDiffusionServiceSpec) -> str:
     wire = _describe_worker_spec(spec, {"model", "worker"})
     bucket = spec.gateway.results.bucket
     names_of_secrets = [spec.hub_token_secret_name, bucket.credentials_secret_name if bucket else None]
-    return hash_json([wire, names_of_secrets, *_list_add_on_volumes(spec)])
+    egress = spec.downloads.model_dump(mode="json", include=set(EgressSpec.model_fields), exclude_none=True)
+    return hash_json([wire, names_of_secrets, *_list_add_on_volumes(spec), *([egress] if egress else [])])
 
 
 def describe_model(spec: StableDiffusionServiceSpec) -> str:
@@ -171,8 +177,9 @@ def _build_worker_pod_spec(context: ChildContext) -> Json:
         resources=_build_worker_resources(context),
         start_seconds=START_SECONDS,
     )
-    container["env"] += build_bucket_env(context.spec.gateway.results)
-    pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=context.grace_seconds)
+    container["env"] += build_bucket_env(context.spec.gateway.results) + build_egress_env(context)
+    tmp = build_scratch("tmp", context.spec.worker.scratch, default=WORKER_TMP)
+    pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=context.grace_seconds, tmp=tmp)
     _add_model(context, container, pod)
     _add_add_ons(context.spec, container, pod)
     return pod
@@ -195,8 +202,11 @@ def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
     container["env"].append({"name": names.ENV_CACHE_DIRECTORY, "value": names.CACHE_DIRECTORY_OWN})
     container["volumeMounts"].append({"name": "cache", "mountPath": names.CACHE_DIRECTORY})
     cache_claim = context.spec.worker.cache_claim_name
-    place: Json = {"persistentVolumeClaim": {"claimName": cache_claim}} if cache_claim else {"emptyDir": {}}
-    pod["volumes"].append({"name": "cache", **place})
+    pod["volumes"].append(
+        {"name": "cache", "persistentVolumeClaim": {"claimName": cache_claim}}
+        if cache_claim
+        else build_scratch("cache", context.spec.worker.scratch, default=WORKER_CACHE)
+    )
     for name, directory, source in sources:
         if (volume := source.persistent_volume_claim) is not None:
             claim = {"claimName": volume.claim_name, "readOnly": True}

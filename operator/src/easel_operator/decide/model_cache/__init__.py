@@ -11,7 +11,7 @@ from typing import Final
 from easel_contract import metrics, names
 
 from easel_operator.decide.facts import ModelFetch, find_problem
-from easel_operator.decide.pod_status import read_pods
+from easel_operator.decide.pod_status import read_evictions, read_pods
 from easel_operator.decide.snapshot import FetchProgress, Snapshot
 from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import DEPLOYMENTS, HPAS, JOBS, Json, ObjectKey, find_condition, is_owned_by, to_object_key
@@ -43,7 +43,8 @@ def find_model_fetch(snapshot: Snapshot, owner: Owner, wanted: tuple[Json, ...])
     if complete is not None and complete["status"] == "True":
         return None
     pods = read_pods(snapshot.pods, names.COMPONENT_MODEL_CACHE, snapshot.now)
-    problem = find_problem(pods)
+    evictions = read_evictions(snapshot.pods, names.COMPONENT_MODEL_CACHE, snapshot.now)
+    problem = find_problem(pods) or next((each.problem for each in evictions), None)
     name = job["metadata"]["name"]
     progress = snapshot.fetch if pods else None
     begun = f"Job {name} fetches the model into its cache{_describe(progress)}"
