@@ -175,7 +175,7 @@ class MetricsReader(threading.Thread):
 
     async def _ask(self) -> None:
         configuration = Configuration()
-        await kubeconfigs.load_kube_config(str(self._cluster.kubeconfig), client_configuration=configuration)  # type: ignore[no-untyped-call] # not annotated
+        await kubeconfigs.load_kube_config(str(self._cluster.kubeconfig), client_configuration=configuration)
         client = KubernetesClient(configuration)
         began = answered = time.monotonic()
         path, _, query = self._path.partition("?")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from easel_contract.resource import ScalingSpec
 from easel_operator.autoscaling.explanation import advise
-from easel_operator.autoscaling.replay.bank import Bank, Load, Memory, QueueState
+from easel_operator.autoscaling.replay.bank import Bank, Load, Memory, QueueState, _build_batch
 from easel_operator.autoscaling.replay.choice import Basis
 from easel_operator.autoscaling.replay.setting import FIRST_SETTING, Setting, list_settings
 from hypothesis import given, settings
@@ -213,6 +213,11 @@ SPECS = st.builds(
     scale_down_after_seconds=st.sampled_from([None, 0, 60]),
     max_overtaken_seconds=st.sampled_from([None, 0, 10]),
 )
+
+
+def test_jobs_that_take_next_to_no_time_are_one_parcel() -> None:
+    batch = _build_batch(0.0, 7, 5e-324, 1.0, 30.0)
+    assert (batch.parcels, batch.jobs) == (1, 7.0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -243,7 +243,8 @@ def _explain_offline(source: SourceConfig, missing: Mapping[str, int], hub: Hub)
         )
     return (
         f"HF_HUB_OFFLINE is set, and of {source.source} the cache {hub.cache} lacks {what}; fill it "
-        f"with `hf download` where there is network, unset HF_HUB_OFFLINE (downloads.offline), or put {hub.wording.subject} on a volume"
+        f"with `hf download` where there is network, unset HF_HUB_OFFLINE (downloads.offline), or put "
+        f"{hub.wording.subject} on a volume"
     )
 
 

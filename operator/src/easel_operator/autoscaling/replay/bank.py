@@ -315,7 +315,8 @@ def _build_terms(scaling: ScalingSpec, cold_start_seconds: float) -> Terms:
 
 def _build_batch(at: float, jobs: int, job_seconds: float, pace: float, target_seconds: float) -> Batch:
     taken = job_seconds * pace
-    in_parcel = max(1, math.floor(SHORT_JOB_TARGETS * target_seconds / taken)) if taken > 0 else jobs
+    # At most all of them: jobs that take next to no time would be more in a parcel than a number can say.
+    in_parcel = max(1, math.floor(min(jobs, SHORT_JOB_TARGETS * target_seconds / taken))) if taken > 0 else jobs
     parcels = math.ceil(jobs / in_parcel)
     each = jobs / parcels
     return Batch(at, parcels, each * taken, each, each * min(job_seconds, target_seconds))
