@@ -132,8 +132,8 @@ class Operator:
         self._shared = shared
         self._guard = LoopGuard(monotonic=time.monotonic)
         self._queue = WorkQueue()
-        self._services = ServiceStore(on_change=self._queue.add)
-        self._children = ObjectStore(on_change=self._queue.add)
+        self._services = ServiceStore(on_change=self._queue.add, on_status=self._queue.add_soon)
+        self._children = ObjectStore(on_change=self._queue.add_soon)
         self._references = ReferenceLookups(
             self._client,
             defaults=config.service_defaults,

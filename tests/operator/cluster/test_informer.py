@@ -10,7 +10,7 @@ from easel_contract import names
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.cluster.informer import Informer, trim
 from easel_operator.cluster.object_store import ObjectStore
-from easel_operator.objects import CONFIG_MAPS, DEPLOYMENTS, HTTP_ROUTES, PODS, SECRETS, Json, ObjectKey, Resource
+from easel_operator.objects import CONFIG_MAPS, DEPLOYMENTS, HPAS, HTTP_ROUTES, PODS, SECRETS, Json, ObjectKey, Resource
 from kubernetes.aio.client import Configuration
 
 from tests.operator.fake_api import FakeApi
@@ -169,3 +169,7 @@ def test_only_what_decisions_look_at_is_kept() -> None:
     assert trim(body, DEPLOYMENTS)["metadata"]["managedFields"] == managed[:1]
     assert trim(body, CONFIG_MAPS)["metadata"]["managedFields"] == managed[:1]
     assert "managedFields" not in trim(body, SECRETS)["metadata"]
+    body["status"] = {"currentReplicas": 2, "conditions": [{"type": "AbleToScale"}]}
+    assert "status" not in trim(body, CONFIG_MAPS)
+    assert trim(body, DEPLOYMENTS)["status"] == body["status"]
+    assert trim(body, HPAS)["status"] == {"conditions": [{"type": "AbleToScale"}]}, "figures change every 15 s"

@@ -103,3 +103,13 @@ def test_a_late_report_of_a_deletion_leaves_the_object_that_took_the_name() -> N
     store.put(pod(5, uid="2"))
     store.delete(pod(4, uid="1"))
     assert store.get(KEY) == pod(5, uid="2")
+
+
+def test_a_version_that_says_nothing_new_is_kept_and_no_news() -> None:
+    store, reported = build_store()
+    store.put(pod(1))
+    store.put(pod(2))
+    assert store.get(KEY) == pod(2)
+    assert reported == [OWNER]
+    store.put({**pod(3), "status": {"phase": "Running"}})
+    assert reported == [OWNER, OWNER]

@@ -295,6 +295,9 @@ async def test_a_name_that_is_taken_stops_the_service_and_is_left_alone(taken: s
         condition = conditions[kind_of_condition]
         assert (condition["reason"], condition["status"]) == ("ChildConflict", "False")
         assert f"{kind} studio/{name} exists" in condition["message"]
+    bench.api.requests.clear()
+    assert not await bench.reconciler.reconcile(KEY)
+    assert bench.api.writes == [], "nothing is tried while it is taken"
     del bench.api.objects[taken]
     await bench.settle()
     assert bench.child_paths() == CHILDREN, "once the name is free, all is made"

@@ -138,3 +138,17 @@ def test_deletions_are_remembered_up_to_a_bound() -> None:
     for number in range(MAX_TOMBSTONES + 500):
         store.observe("DELETED", body("a", number, uid=str(number)))
     assert len(store._tombstones._versions) == MAX_TOMBSTONES
+
+
+def test_another_status_is_told_apart_from_another_spec() -> None:
+    changed: list[ServiceKey] = []
+    said: list[ServiceKey] = []
+    store = ServiceStore(on_change=changed.append, on_status=said.append)
+    store.observe(None, body("a", 1))
+    store.observe("MODIFIED", {**body("a", 2), "status": {"observedGeneration": 1}})
+    assert (changed, said) == ([A], [A])
+    store.observe("MODIFIED", {**body("a", 3, generation=2), "status": {"observedGeneration": 1}})
+    annotated = body("a", 4, generation=2)
+    annotated["metadata"]["annotations"] = {"theirs": "1"}
+    store.observe("MODIFIED", annotated)
+    assert (changed, said) == ([A, A, A], [A])

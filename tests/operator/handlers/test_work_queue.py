@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+from easel_operator.handlers import work_queue
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.objects import ServiceKey
 
@@ -51,3 +53,27 @@ async def test_a_failed_key_comes_back_by_itself() -> None:
     queue.retry(A)
     async with asyncio.timeout(2):
         assert await queue.get() == A
+
+
+async def test_what_is_to_be_looked_at_soon_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "SOON_SECONDS", 0.01)
+    queue = WorkQueue()
+    for _ in range(3):
+        queue.add_soon(A)
+    assert len(queue) == 0
+    assert await asyncio.wait_for(queue.get(), 5) == A
+    queue.done(A)
+    queue.add_soon(B)
+    assert await asyncio.wait_for(queue.get(), 5) == B
+    assert len(queue) == 0
+
+
+async def test_a_change_does_not_wait_for_what_is_looked_at_soon_and_takes_it_along() -> None:
+    queue = WorkQueue()
+    queue.add_soon(A)
+    queue.add(A)
+    assert queue._ready.get_nowait() == A
+    queue.add_soon(B)
+    queue._ready.put_nowait(B)
+    assert await queue.get() == B
+    assert B not in queue._soon, "it is worked on with all that is known"

@@ -28,6 +28,9 @@ POD_ANNOTATIONS: Final = (
 )
 MANAGED_KINDS: Final = frozenset({"Deployment", "ConfigMap"})  # who writes the replicas, and when we last wrote
 
+# Of other kinds no status is read, and one that changes is no news; nor are an autoscaler's figures, each 15 s others.
+STATUS_KINDS: Final = frozenset({"Deployment", "Job", "Pod", "HorizontalPodAutoscaler"})
+
 
 class Informer:
     """One kind in one namespace, or in all."""
@@ -134,6 +137,10 @@ def trim(body: Json, resource: Resource) -> Json:
     kept = {"apiVersion": resource.api_version, "kind": resource.kind, **body, "metadata": metadata}
     if resource.kind in MANAGED_KINDS:
         metadata["managedFields"] = [entry for entry in managed if entry.get("manager") == names.FIELD_MANAGER]
+    if resource.kind not in STATUS_KINDS:
+        kept.pop("status", None)
+    if resource.kind == "HorizontalPodAutoscaler" and "status" in kept:
+        kept["status"] = {"conditions": kept["status"].get("conditions") or []}
     if resource.kind == "Secret" and metadata["name"].endswith(names.links_secret_name("")):
         kept.pop("data", None)  # it is only ever asked whether it is there
     if resource.kind == "Pod":

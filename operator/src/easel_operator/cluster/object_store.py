@@ -54,6 +54,11 @@ def is_after(body: Json, list_version: str) -> bool:
     return version.isdecimal() and list_version.isdecimal() and is_newer(version, list_version)
 
 
+def _without_version(body: Json) -> Json:
+    metadata = {name: value for name, value in body["metadata"].items() if name != "resourceVersion"}
+    return {**body, "metadata": metadata}
+
+
 class ObjectStore:
     """Objects of all kinds that carry a service's label."""
 
@@ -87,7 +92,11 @@ class ObjectStore:
     def _take(self, body: Json) -> ServiceKey | None:
         """The owner to whom this is news; None if it is to nobody."""
         key = to_object_key(body)
-        if is_outdated(body, self._objects.get(key)) or self._tombstones.cover(body):
+        known = self._objects.get(key)
+        if is_outdated(body, known) or self._tombstones.cover(body):
+            return None
+        if known is not None and _without_version(known) == _without_version(body):
+            self._objects[key] = body  # what changed isn't among what is kept of it
             return None
         self._detach(key)
         self._objects[key] = body

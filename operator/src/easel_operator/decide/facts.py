@@ -189,7 +189,9 @@ def recall_cold_start(service: Json) -> ColdStartStatus | None:
 
 
 def has_earlier_pods(deployment: Json) -> bool:
-    """Whether pods of an earlier template are left, or the newest one hasn't been looked at."""
+    """Whether pods of an earlier template are left, or the newest one hasn't been looked at; the first has none."""
+    if deployment["metadata"].get("generation") == 1:
+        return False
     status: Json = deployment.get("status", {})
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
         return True

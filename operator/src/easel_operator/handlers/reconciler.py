@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from easel_contract import names
+from easel_contract.conditions import ConditionType, Reason
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
@@ -24,6 +25,7 @@ from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import logged_for
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import (
+    CHILD_RESOURCES,
     DEPLOYMENTS,
     POD_MAKERS,
     REPLICA_SETS,
@@ -33,6 +35,7 @@ from easel_operator.objects import (
     Json,
     ObjectKey,
     ServiceKey,
+    find_condition,
     to_object_key,
     to_service_key,
 )
@@ -167,9 +170,13 @@ class Reconciler:
         """What has a name that something new which makes pods is to have: it isn't watched without our label.
 
         They are looked at before the first is written, as one that is taken stops the others too. Whoever has the name
-        of a child that is written before these is found by writing, which leaves theirs alone and ends there.
+        of a child that is written before these is found by writing, which leaves theirs alone and ends there; once the
+        status says so, all are looked at, and nothing is tried.
         """
-        new = [key for key in _find_new(snapshot, plan) if RESOURCE_BY_KIND[key.kind] in POD_MAKERS]
+        progressing = find_condition(snapshot.service, ConditionType.PROGRESSING)
+        is_stopped = progressing is not None and progressing["reason"] == Reason.CHILD_CONFLICT
+        kinds = {resource.kind for resource in (CHILD_RESOURCES if is_stopped else POD_MAKERS)}
+        new = [key for key in _find_new(snapshot, plan) if key.kind in kinds]
         looks = [self._client.get(RESOURCE_BY_KIND[key.kind], key.namespace, key.name) for key in new]
         found = zip(new, await asyncio.gather(*looks), strict=True)
         return {key: trim(live, RESOURCE_BY_KIND[key.kind]) for key, live in found if live is not None}

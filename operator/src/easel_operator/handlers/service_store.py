@@ -21,13 +21,20 @@ from easel_operator.objects import Json, ServiceKey, is_outdated, to_service_key
 MISSED_LISTS_BEFORE_UNHEALTHY = 2
 WATCH_SECONDS: Final = 300  # a whole number: the API server refuses "300.0"
 CONNECT_SECONDS: Final = 10.0
+WRITTEN_BY_SERVER: Final = frozenset({"resourceVersion", "managedFields"})
 
 
 class ServiceStore:
-    """StableDiffusionServices by key. ``on_change`` is called with the key of each that appeared, changed or went."""
+    """StableDiffusionServices by key. ``on_change`` is called with the key of each that appeared, changed or went.
 
-    def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
+    ``on_status`` is called instead where nothing but the status changed, which mostly is our own word.
+    """
+
+    def __init__(
+        self, on_change: Callable[[ServiceKey], None], on_status: Callable[[ServiceKey], None] | None = None
+    ) -> None:
         self._on_change = on_change
+        self._on_status = on_status or on_change
         self._services: dict[ServiceKey, Json] = {}
         self._tombstones = Tombstones()
         self._lists_with_misses = 0
@@ -55,8 +62,10 @@ class ServiceStore:
 
     def put(self, body: Json) -> None:
         """Take a version; an older one than is known, the same, or one of a deleted service changes nothing."""
+        known = self._services.get(to_service_key(body))
         if self.put_quietly(body):
-            self._on_change(to_service_key(body))
+            is_status = known is not None and _without_status(known) == _without_status(body)
+            (self._on_status if is_status else self._on_change)(to_service_key(body))
 
     def put_quietly(self, body: Json) -> bool:
         """Take a version that is being decided on already: nobody is told. Whether it was newer than what was known."""
@@ -100,6 +109,12 @@ class ServiceStore:
         return f"the last {self._lists_with_misses} lists of services had changes that the watch didn't deliver"
 
 
+def _without_status(service: Json) -> Json:
+    """What users write."""
+    metadata = {name: value for name, value in service["metadata"].items() if name not in WRITTEN_BY_SERVER}
+    return {**service, "status": None, "metadata": metadata}
+
+
 def build_registry(services: ServiceStore) -> kopf.OperatorRegistry:
     """kopf's handlers: one for logging in, one for the services' events."""
     registry = kopf.OperatorRegistry()
@@ -116,11 +131,28 @@ def build_registry(services: ServiceStore) -> kopf.OperatorRegistry:
     return registry
 
 
+class NoMemory(kopf.DiffBaseStorage):
+    """Instead of kopf's memory of what it has seen last in the resource, for handlers that we don't have: to look for
+    it, kopf copies each service three times at each event."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing to compare."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing seen."""
+        return
+
+    def store(self, **_: Any) -> None:
+        """Nothing to keep."""
+
+
 def build_settings() -> kopf.OperatorSettings:
     """kopf's settings: each against one of its known traps."""
     settings = kopf.OperatorSettings()
     settings.peering.standalone = True  # replicas take turns by a Lease; peering can freeze on a ghost (kopf#734)
     settings.posting.enabled = False  # events are ours to choose
+    settings.persistence.diffbase_storage = NoMemory()
     settings.scanning.disabled = True  # no rights to list CRDs and namespaces are needed
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 60

@@ -8,6 +8,7 @@ from easel_operator.objects import ServiceKey
 
 FIRST_DELAY_SECONDS: Final = 0.5
 MAX_DELAY_SECONDS: Final = 60.0
+SOON_SECONDS: Final = 0.25  # a new Deployment's controllers write its status several times within
 
 
 class WorkQueue:
@@ -21,17 +22,27 @@ class WorkQueue:
         self._failures: dict[ServiceKey, int] = {}
         self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
         self._alarms: dict[ServiceKey, asyncio.TimerHandle] = {}
+        self._soon: dict[ServiceKey, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, key: ServiceKey) -> None:
-        """Have the key worked on soon."""
+        """Have the key worked on at once."""
         if key in self._working:
             self._dirty.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.put_nowait(key)
+
+    def add_soon(self, key: ServiceKey) -> None:
+        """Have the key worked on within SOON_SECONDS, together with whatever else comes until then."""
+        if key not in self._soon and key not in self._waiting:
+            self._soon[key] = asyncio.get_running_loop().call_later(SOON_SECONDS, self._add_soon_now, key)
+
+    def _add_soon_now(self, key: ServiceKey) -> None:
+        self._soon.pop(key, None)
+        self.add(key)
 
     def add_later(self, key: ServiceKey, delay_seconds: float | None) -> None:
         """Have the key worked on after a delay, whatever happens until then; the latest call counts, None ends it."""
@@ -50,6 +61,9 @@ class WorkQueue:
         key = await self._ready.get()
         self._waiting.discard(key)
         self._working.add(key)
+        soon = self._soon.pop(key, None)
+        if soon is not None:
+            soon.cancel()  # what was to be looked at soon is looked at now
         return key
 
     def done(self, key: ServiceKey) -> None:
