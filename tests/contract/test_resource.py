@@ -237,7 +237,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a VAE from nowhere": (
         {"model": {**MODEL, "vae": {"source": {}}}, "replicas": 1},
-        "exactly one of huggingFace and persistentVolumeClaim",
+        "exactly one of huggingFace, persistentVolumeClaim and image",
     ),
     "a shift of a model that predicts velocity": (
         {"model": {**MODEL, "scheduler": {"shift": 3, "predictionType": "VPrediction"}}, "replicas": 1},

@@ -31,7 +31,7 @@ def shared_claim(cluster: Cluster) -> Iterator[str]:
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": SHARED}, "spec": spec}
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(claim))
     yield SHARED
-    cluster.kubectl("delete", "pvc", SHARED)
+    cluster.kubectl("delete", "pvc", SHARED, "--wait=false")  # once its last pod is gone
 
 
 def cached(name: str, hub: ClusterHub, *, repository: str = "tiny/sd15", **changes: Any) -> dict[str, Any]:

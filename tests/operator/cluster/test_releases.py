@@ -1,6 +1,6 @@
-"""Kubernetes' releases differ in two feature gates; real API servers that act as each are put the operator's questions.
+"""Kubernetes' releases differ in feature gates; real API servers that act as each are put the operator's questions.
 
-Which release has which gate: pkg/features/kube_features.go of Kubernetes. 1.33 has both as 1.34 has.
+Which release has which gate: pkg/features/kube_features.go of Kubernetes. 1.33 has them as 1.34 has.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -11,14 +11,15 @@ import pytest
 from easel_contract.conditions import Reason
 from easel_contract.resource import StableDiffusionServiceSpec
 from easel_operator.cluster.capabilities import METRICS_API_SERVICE, Installation, probe_capabilities
-from easel_operator.cluster.client import KubernetesClient
+from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
+from easel_operator.decide.drift import is_applied
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import Capabilities, ReconcilePlan
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.metadata import ChildContext, Owner
-from easel_operator.objects import API_SERVICES, HPAS, RESOURCE_BY_KIND, Json
+from easel_operator.objects import API_SERVICES, DEPLOYMENTS, HPAS, RESOURCE_BY_KIND, Json
 from kubernetes.aio.client import Configuration
 
 from tests.operator.objects import HUB_MODEL, RELEASE
@@ -36,13 +37,14 @@ class Gates:
 
     has_tolerance: bool  # HPAConfigurableTolerance: alpha in 1.33, beta in 1.35, always on from 1.37
     has_zero: bool  # HPAScaleToZero: alpha in 1.16, beta in 1.37
+    has_image_volumes: bool  # ImageVolume: alpha in 1.31, beta in 1.33, on from 1.35
 
 
 RELEASES = {
-    "1.34": Gates(has_tolerance=False, has_zero=False),
-    "1.35": Gates(has_tolerance=True, has_zero=False),
-    "1.36": Gates(has_tolerance=True, has_zero=False),
-    "1.37": Gates(has_tolerance=True, has_zero=True),
+    "1.34": Gates(has_tolerance=False, has_zero=False, has_image_volumes=False),
+    "1.35": Gates(has_tolerance=True, has_zero=False, has_image_volumes=True),
+    "1.36": Gates(has_tolerance=True, has_zero=False, has_image_volumes=True),
+    "1.37": Gates(has_tolerance=True, has_zero=True, has_image_volumes=True),
 }
 
 
@@ -101,7 +103,11 @@ async def test_the_operator_finds_out_what_the_release_has(
 ) -> None:
     capabilities = await probe(client)
     assert capabilities.is_metrics_api_ours
-    found = Gates(capabilities.is_tolerance_supported, capabilities.is_scale_to_zero_supported)
+    found = Gates(
+        capabilities.is_tolerance_supported,
+        capabilities.is_scale_to_zero_supported,
+        capabilities.is_image_volume_supported,
+    )
     assert found == release[1]
 
 
@@ -153,3 +159,19 @@ async def test_what_has_a_childs_name_is_left_as_it_is_and_named(client: Kuberne
         await client.delete(resource, "default", metadata["name"], uid=theirs["metadata"]["uid"])
         assert await writer.write_children(owner, ReconcilePlan(applies=(child,)), {}) == ()
         assert await writer.write_children(owner, ReconcilePlan(applies=(child,)), {}) == (), "it is ours"
+
+
+async def test_workers_with_a_model_in_an_image_are_kept_as_they_were_sent(
+    client: KubernetesClient, release: tuple[Configuration, Gates]
+) -> None:
+    """Where the release drops the image, it refuses the volume that is left without a kind; the probe foresees it."""
+    source = {"image": {"reference": "registry.example/models/sdxl:1", "path": "sdxl"}}
+    spec = StableDiffusionServiceSpec.model_validate({"model": {"source": source}, "replicas": 1})
+    context = ChildContext(OWNER, spec, RELEASE, grace_seconds=60)
+    children = build_children(context, has_hpa=False, is_tolerance_supported=True)
+    workers = next(child for child in children if child["metadata"]["name"] == "painter-worker")
+    if release[1].has_image_volumes:
+        assert is_applied(await client.apply(DEPLOYMENTS, workers), workers)
+    else:
+        with pytest.raises(ApiRefusedError, match=r"spec\.template\.spec\.volumes"):
+            await client.apply(DEPLOYMENTS, workers)

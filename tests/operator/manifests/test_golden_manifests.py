@@ -146,6 +146,15 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
     "with-overlays-of-its-pods": ACCEPTED_OVERLAYS["what platform teams need"],
+    "from-an-image-of-a-registry": {
+        "model": {
+            "source": {"image": {"reference": "registry.example/models/sdxl@sha256:0c8a", "path": "sdxl"}},
+            "refiner": {
+                "source": {"image": {"reference": "registry.example/models/refiner:1", "pullPolicy": "Always"}}
+            },
+        },
+        "replicas": 2,
+    },
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},
         "replicas": 2,

@@ -85,25 +85,58 @@ class VolumeSource(Model):
     )
 
 
+class ImageSource(Model):
+    """A pipeline in diffusers' layout, or a single file, in an OCI image or artifact of a registry, which nodes pull
+    and keep as they do with images of containers; mounted read-only (core/v1 ImageVolumeSource)."""
+
+    reference: Word = Field(
+        description="As of a container's image, best by its digest: registry.example/models/sdxl@sha256:…; pulled with "
+        "the pod's imagePullSecrets."
+    )
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="Unset: Always for the tag latest, else IfNotPresent."
+    )
+    path: str = Field(
+        default="",
+        max_length=1024,
+        pattern=f"^({PATH_PATTERN})?$",
+        description="Inside the image, as of a persistentVolumeClaim; the image's root if empty.",
+    )
+
+
+ONE_SOURCE: Final = "exactly one of huggingFace, persistentVolumeClaim and image must be set"
+
+
 class ModelSource(Model):
     """Where the model comes from: exactly one member."""
 
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "has(self.huggingFace) != has(self.persistentVolumeClaim)",
-                "exactly one of huggingFace and persistentVolumeClaim must be set",
+                "[has(self.huggingFace), has(self.persistentVolumeClaim), has(self.image)]"
+                ".filter(each, each).size() == 1",
+                ONE_SOURCE,
             )
         )
     )
 
     hugging_face: HuggingFaceSource | None = None
     persistent_volume_claim: VolumeSource | None = None
+    image: ImageSource | None = Field(
+        default=None,
+        description="Needs image volumes in the cluster: on from Kubernetes 1.35 where the container runtime has them.",
+    )
+
+    @property
+    def path(self) -> str:
+        """Where it is inside its volume; empty for its root, and for what has none."""
+        volume = self.persistent_volume_claim or self.image
+        return volume.path if volume is not None else ""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.hugging_face is None) == (self.persistent_volume_claim is None):
-            raise ValueError("exactly one of huggingFace and persistentVolumeClaim must be set")
+        if [self.hugging_face, self.persistent_volume_claim, self.image].count(None) != 2:
+            raise ValueError(ONE_SOURCE)
         return self
 
 

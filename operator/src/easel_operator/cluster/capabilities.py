@@ -7,7 +7,7 @@ from typing import Final
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
 from easel_operator.decide.snapshot import Capabilities
-from easel_operator.objects import API_SERVICES, HPAS, OPTIONAL_RESOURCES, Json, Resource
+from easel_operator.objects import API_SERVICES, DEPLOYMENTS, HPAS, OPTIONAL_RESOURCES, Json, Resource
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ async def probe_capabilities(client: KubernetesClient, installation: Installatio
         metrics_api_note=note,
         is_scale_to_zero_supported=zero is not None,
         is_tolerance_supported="tolerance" in behavior.get("scaleUp", {}),
+        is_image_volume_supported=await _takes_image_volumes(client, namespace),
         unserved_kinds=frozenset([each.kind for each in OPTIONAL_RESOURCES if not await is_served(client, each)]),
     )
 
@@ -104,3 +105,26 @@ async def _try_hpa(client: KubernetesClient, namespace: str, *, min_replicas: in
             raise
         logger.info("This API server refuses an autoscaler with minReplicas %d: %s", min_replicas, error.message)
         return None
+
+
+async def _takes_image_volumes(client: KubernetesClient, namespace: str) -> bool:
+    """Whether a pod's volume may be an image. Without the feature the API server drops that, and then misses a volume's
+    kind. What refuses the probe for another reason, such as a policy, says nothing about it. A dry run."""
+    labels = {"app": PROBE_NAME}
+    container = {"name": PROBE_NAME, "image": PROBE_NAME}
+    volume = {"name": PROBE_NAME, "image": {"reference": PROBE_NAME}}
+    body = {
+        "apiVersion": DEPLOYMENTS.api_version,
+        "kind": DEPLOYMENTS.kind,
+        "metadata": {"namespace": namespace, "name": PROBE_NAME},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container], "volumes": [volume]}},
+        },
+    }
+    try:
+        await client.request("POST", DEPLOYMENTS.path(namespace), query={"dryRun": "All"}, body=body)
+    except ApiRefusedError as error:
+        return not (error.status == HTTPStatus.UNPROCESSABLE_ENTITY and ".volumes[0]" in error.message)
+    return True

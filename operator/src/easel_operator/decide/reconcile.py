@@ -121,9 +121,17 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     creates = _find_creates(snapshot, owner) if spec.gateway.api_keys_secret_name else ()
     conflicts = _find_conflicts(snapshot, (*creates, *wanted))
     fetch = find_model_fetch(snapshot, owner, wanted)
-    due = [child for child in wanted if _needs_apply(snapshot, child) and not is_held_back(child, snapshot, fetch)]
+    refused = tuple(_find_unmountable(snapshot, wanted))
+    kept_back = {each.key for each in refused}
+    due = [
+        child
+        for child in wanted
+        if _needs_apply(snapshot, child)
+        and to_object_key(child) not in kept_back
+        and not is_held_back(child, snapshot, fetch)
+    ]
     applies = tuple(sorted(due, key=lambda child: APPLY_ORDER[child["kind"]]))
-    failures = (*conflicts, *map(_report_unserved, unserved), *snapshot.failures)
+    failures = (*conflicts, *map(_report_unserved, unserved), *refused, *snapshot.failures)
     facts = replace(
         facts,
         wanted_revisions=_read_revisions(wanted),
@@ -269,6 +277,24 @@ def _report_unserved(child: Json) -> ApplyFailure:
         "install its CRDs, or take it out of the spec. It is looked for every minute."
     )
     return ApplyFailure(to_object_key(child), Reason.APPLY_FAILED, message)
+
+
+def _find_unmountable(snapshot: Snapshot, wanted: tuple[Json, ...]) -> Iterator[ApplyFailure]:
+    """Deployments with a volume that this cluster's API server would drop; the pods that run go on."""
+    if snapshot.capabilities.is_image_volume_supported:
+        return
+    for child in wanted:
+        if child["kind"] != DEPLOYMENTS.kind:
+            continue
+        images = [each["name"] for each in child["spec"]["template"]["spec"]["volumes"] if "image" in each]
+        if images:
+            message = (
+                f"{to_object_key(child)} can't be made: this cluster doesn't take an image as a volume (volume "
+                f"{images[0]}). Kubernetes does from 1.35, and from 1.31 with the feature gate ImageVolume, where the "
+                "container runtime does, too; else put the model on a claim (model.source.persistentVolumeClaim, or "
+                "model.cache). It is asked for every minute."
+            )
+            yield ApplyFailure(to_object_key(child), Reason.APPLY_FAILED, message)
 
 
 def _find_deletes(

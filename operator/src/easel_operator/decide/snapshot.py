@@ -21,6 +21,7 @@ class Capabilities:
     metrics_api_note: str  # when it isn't ours: whose it is
     is_scale_to_zero_supported: bool  # the API server admits an autoscaler with minReplicas 0 (HPAScaleToZero)
     is_tolerance_supported: bool  # the API server keeps behavior.*.tolerance (HPAConfigurableTolerance)
+    is_image_volume_supported: bool = True  # the API server keeps volumes[].image of pods (ImageVolume)
     unserved_kinds: frozenset[str] = frozenset()  # of the kinds that not every cluster has, those that this one hasn't
 
 

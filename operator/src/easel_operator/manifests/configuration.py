@@ -235,10 +235,10 @@ def _model_config(owner: Owner, spec: StableDiffusionServiceSpec) -> ModelConfig
 
 def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
     """The fields of a SourceConfig."""
-    hub, volume = source.hugging_face, source.persistent_volume_claim
+    hub = source.hugging_face
     if hub is not None:
         return {"source": hub.repository, "revision": hub.revision, "variant": hub.variant, "file": hub.file}
-    return {"source": f"{mount}/{volume.path}" if volume and volume.path else mount}
+    return {"source": f"{mount}/{source.path}" if source.path else mount}
 
 
 def build_add_ons(spec: StableDiffusionServiceSpec) -> AddOnsConfig:

@@ -4,7 +4,7 @@ import json
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import MAX_REVISIONS, PodTemplate, StableDiffusionServiceSpec, WorkerSpec
+from easel_contract.resource import MAX_REVISIONS, ModelSource, PodTemplate, StableDiffusionServiceSpec, WorkerSpec
 from easel_contract.resource.egress import EgressSpec
 
 from easel_operator.manifests.configuration import (
@@ -208,16 +208,25 @@ def _add_model(context: ChildContext, container: Json, pod: Json) -> None:
         else build_scratch("cache", context.spec.worker.scratch, default=WORKER_CACHE)
     )
     for name, directory, source in sources:
-        if (volume := source.persistent_volume_claim) is not None:
-            claim = {"claimName": volume.claim_name, "readOnly": True}
+        if (volume := _build_model_volume(source)) is not None:
             container["volumeMounts"].append({"name": name, "mountPath": directory, "readOnly": True})
-            pod["volumes"].append({"name": name, "persistentVolumeClaim": claim})
+            pod["volumes"].append({"name": name, **volume})
     mount_cache(context, container, pod, is_written=False)
     token = context.spec.hub_token_secret_name
     if token is not None:
         container["env"].append(
             build_secret_env(names.ENV_HUB_TOKEN, token, names.SECRET_KEY_HUB_TOKEN, optional=False)
         )
+
+
+def _build_model_volume(source: ModelSource) -> Json | None:
+    """The volume that a source is on; None for what is downloaded."""
+    if (claim := source.persistent_volume_claim) is not None:
+        return {"persistentVolumeClaim": {"claimName": claim.claim_name, "readOnly": True}}
+    if (image := source.image) is not None:
+        policy = {} if image.pull_policy is None else {"pullPolicy": image.pull_policy}
+        return {"image": {"reference": image.reference, **policy}}
+    return None
 
 
 def build_worker_pod_selector_text(owner: Owner) -> str:
