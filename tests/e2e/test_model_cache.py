@@ -143,12 +143,3 @@ def test_a_model_that_does_not_fit_the_claim_is_not_begun(services: Services, hu
     assert "make the claim of model.cache larger" in loaded["message"]
     assert hub.downloads[WEIGHTS] == 0
     hub.behave(claimed_bytes={})
-
-
-def test_a_worker_that_outgrows_its_scratch_room_is_said_to_be_evicted(services: Services, hub: ClusterHub) -> None:
-    name = services.apply(cached("outgrown", hub, replicas=1, model__cache=None, worker__scratch={"cache": "1Mi"}))
-    loaded = services.wait_for(name, "ModelLoaded", "False", "Evicted", timeout_seconds=180)
-    assert 'volume "cache" exceeds the limit "1Mi"' in loaded["message"]
-    assert "raise spec.worker.scratch.cache" in loaded["message"]
-    services.apply(cached("outgrown", hub, replicas=1, model__cache=None))
-    services.wait_for(name, "Ready", "True", timeout_seconds=180)
