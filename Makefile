@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-scaling-loop bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
+.PHONY: help setup check types lint-chart fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-scaling-loop bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -23,6 +23,9 @@ check: setup ## Format, lint, types, generated files (changes nothing)
 
 types:
 	$(VENV)/mypy $(PYTHON_SOURCES)
+
+lint-chart: setup ## kube-score over the chart and the children of services; builds kube-score the first time, a minute
+	$(VENV)/python -m scripts.lint_chart
 
 fix: setup ## Format and repair what can be repaired
 	$(VENV)/ruff format .

@@ -29,6 +29,7 @@ from easel_operator.manifests.pod import (
     build_port,
     build_scratch,
     build_secret_env,
+    to_resources,
 )
 from easel_operator.objects import Json
 
@@ -43,6 +44,7 @@ NAME_CHARACTERS: Final = 10
 # A Hub that is away comes back: the kubelet tries again every five minutes at the most, and what is there stays.
 BACKOFF_LIMIT: Final = 10_000
 RESOURCES: Final[Json] = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
+LIMITED_AS_WORKERS: Final = frozenset({"cpu", "ephemeral-storage"})
 
 
 def claim_name(owner: Owner, cache: ModelCacheSpec) -> str:
@@ -107,7 +109,7 @@ def _build_template(context: ChildContext) -> Json:
         ],
         "ports": [build_port(names.METRICS_PORT_NAME, names.METRICS_PORT)],
         "env": [{"name": names.ENV_HUB_CACHE, "value": "/tmp/hub"}],  # noqa: S108  # small files of the client's own
-        "resources": RESOURCES,
+        "resources": _build_resources(context),
         "terminationMessagePath": names.TERMINATION_MESSAGE_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": CONTAINER_SECURITY_CONTEXT,
@@ -139,6 +141,19 @@ def _build_template(context: ChildContext) -> Json:
         _keep_overlays((release.defaults.worker.pod_template, worker.pod_template)),
         pod_selector=build_pod_selector(owner, names.COMPONENT_MODEL_CACHE),
     )
+
+
+def _build_resources(context: ChildContext) -> Json:
+    """Easel's own, with the workers' where a ResourceQuota may ask for a limit that they don't have."""
+    workers = to_resources(context.spec.worker.resources, context.release.defaults.worker)
+    limits = {name: amount for name, amount in workers.get("limits", {}).items() if name in LIMITED_AS_WORKERS}
+    if not limits:
+        return RESOURCES
+    requests = {name: workers.get("requests", {}).get(name, amount) for name, amount in limits.items()}
+    return {
+        "requests": {**RESOURCES["requests"], **requests},
+        "limits": {**RESOURCES["limits"], **limits},
+    }
 
 
 def _keep_overlays(overlays: Iterable[PodTemplate | None]) -> list[PodTemplate]:
