@@ -234,6 +234,7 @@ FULLER_FOLDERS = {
     "easel_operator/autoscaling": 14,
     "easel_operator/cluster": 15,
     "easel_operator/decide": 13,
+    "easel_operator/manifests": 13,  # a child a file
     "easel_operator/simulation": 15,
 }
 

@@ -264,7 +264,7 @@ PublicUrl = Annotated[
     HttpOrigin | None,
     Field(
         description="Where clients reach the service, such as https://images.example.com: the beginning of links in "
-        "answers and webhooks. Unset: the host that a request called.",
+        "answers and webhooks. Unset: the first host of an Ingress with TLS, else the host that a request called.",
     ),
 ]
 

@@ -73,7 +73,9 @@ HPAS: Final = Resource("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalp
 
 # Kinds that not every cluster has; where one isn't served, a service that asks for it is told so in its conditions.
 HTTP_ROUTES: Final = Resource("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes")
-OPTIONAL_RESOURCES: Final = (HTTP_ROUTES,)
+POD_MONITORS: Final = Resource("PodMonitor", "monitoring.coreos.com/v1", "podmonitors")
+PROMETHEUS_RULES: Final = Resource("PrometheusRule", "monitoring.coreos.com/v1", "prometheusrules")
+OPTIONAL_RESOURCES: Final = (HTTP_ROUTES, POD_MONITORS, PROMETHEUS_RULES)
 
 # The kinds that a service may own, in the order in which they are applied: what pods need comes before the pods.
 NETWORK_POLICIES: Final = Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")

@@ -1,13 +1,24 @@
 """Service, Ingress, HTTPRoute and budgets on a real API server: applied once, changed, and taken away."""
 
 import pytest
+import yaml
 from easel_operator.cluster.capabilities import is_served
 from easel_operator.cluster.client import KubernetesClient
 from easel_operator.decide.snapshot import Handover
-from easel_operator.objects import DEPLOYMENTS, HTTP_ROUTES, RESOURCE_BY_KIND, Json, Resource, to_object_key
+from easel_operator.objects import (
+    DEPLOYMENTS,
+    HTTP_ROUTES,
+    POD_MONITORS,
+    PROMETHEUS_RULES,
+    RESOURCE_BY_KIND,
+    Json,
+    Resource,
+    to_object_key,
+)
 
 from tests.operator.cluster.test_pod_templates import build, find_drifted, write
 from tests.support.eventually import eventually
+from tests.support.go_module import fetch_module
 
 pytestmark = pytest.mark.cluster
 
@@ -27,41 +38,68 @@ WAYS_IN: Json = {
 }
 
 
-def build_route_crd() -> Json:
-    """As much of the Gateway API as a route needs: its own controller and schema are somebody else's."""
-    group, version = HTTP_ROUTES.api_version.split("/")
+def read_route_crd() -> Json:
+    """The Gateway API's own, with its schema and its rules."""
+    folder = fetch_module("sigs.k8s.io/gateway-api", "v1.4.0") / "config/crd/standard"
+    crd: Json = yaml.safe_load((folder / "gateway.networking.k8s.io_httproutes.yaml").read_text())
+    return crd
+
+
+def build_open_crd(resource: Resource) -> Json:
+    """A stand-in for a kind of the Prometheus operator, which takes any spec: no module has the real one's schema."""
+    group, version = resource.api_version.split("/")
     spec = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     schema = {"type": "object", "properties": {"spec": spec}}
     return {
         "apiVersion": CRDS.api_version,
         "kind": CRDS.kind,
-        "metadata": {
-            "name": f"{HTTP_ROUTES.plural}.{group}",
-            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/2466"},
-        },
+        "metadata": {"name": f"{resource.plural}.{group}"},
         "spec": {
             "group": group,
             "scope": "Namespaced",
-            "names": {"kind": HTTP_ROUTES.kind, "plural": HTTP_ROUTES.plural},
+            "names": {"kind": resource.kind, "plural": resource.plural},
             "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
         },
     }
 
 
+async def install(client: KubernetesClient, resource: Resource, crd: Json) -> None:
+    await client.apply(CRDS, crd)
+    await eventually(lambda: is_served(client, resource))
+
+
 async def test_whether_the_cluster_has_the_gateway_api_is_seen_when_it_comes(client: KubernetesClient) -> None:
     assert await is_served(client, HTTP_ROUTES) is False
-    await client.apply(CRDS, build_route_crd())
-    await eventually(lambda: is_served(client, HTTP_ROUTES))
+    await install(client, HTTP_ROUTES, read_route_crd())
 
 
 async def test_every_way_in_is_written_once(client: KubernetesClient) -> None:
-    await client.apply(CRDS, build_route_crd())
-    await eventually(lambda: is_served(client, HTTP_ROUTES))
+    await install(client, HTTP_ROUTES, read_route_crd())
     children = build("ways", {"gateway": WAYS_IN, "worker": {"disruptionBudget": {"maxUnavailable": 2}}, "replicas": 4})
     kinds = [child["kind"] for child in children]
     assert [kinds.count(kind) for kind in ("Ingress", "HTTPRoute", "PodDisruptionBudget")] == [1, 1, 2]
     assert await write(client, children) == ()
     assert await find_drifted(client, children) == []
+
+
+async def test_a_route_that_the_gateway_api_refuses_is_said(client: KubernetesClient) -> None:
+    await install(client, HTTP_ROUTES, read_route_crd())
+    twice = [{"name": "public"}, {"name": "public"}]
+    children = build("refused", {"gateway": {"httpRoute": {"parentRefs": twice, "hosts": ["c.example"]}}})
+    (failure,) = await write(client, children)
+    assert failure.key.kind == "HTTPRoute"
+    assert "sectionName or port must be unique" in failure.message
+
+
+async def test_monitors_and_alerts_are_written_once(client: KubernetesClient) -> None:
+    for resource in (POD_MONITORS, PROMETHEUS_RULES):
+        await install(client, resource, build_open_crd(resource))
+    watched = build("watched", {"monitoring": {"labels": {"release": "prometheus"}}})
+    assert await write(client, watched) == ()
+    assert await find_drifted(client, watched) == []
+    live = await client.get(POD_MONITORS, "default", "watched")
+    assert live is not None
+    assert live["metadata"]["labels"]["release"] == "prometheus"
 
 
 async def test_a_service_goes_back_into_the_cluster(client: KubernetesClient) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import cast
 
 from easel_contract.conditions import Reason
 from easel_contract.resource import StableDiffusionServiceSpec
@@ -38,6 +39,32 @@ def test_a_service_that_runs_is_ready_inside_the_cluster_meanwhile() -> None:
 def test_services_that_ask_for_no_route_are_not_concerned() -> None:
     snapshot = replace(build_running(build_service(FIXED), GATEWAY, WORKER), capabilities=NO_ROUTES)
     assert find(decide(snapshot), "Ready")["reason"] == Reason.AVAILABLE
+
+
+def test_a_cluster_without_the_prometheus_operator_is_said_and_everything_else_is_made() -> None:
+    kinds = frozenset({"PodMonitor", "PrometheusRule"})
+    service = build_service({**FIXED, "monitoring": {}})
+    plan = decide(build_snapshot(service, capabilities=replace(CAPABLE, unserved_kinds=kinds)))
+    made = {child["kind"] for child in plan.applies}
+    assert not made & kinds
+    assert "Deployment" in made
+    assert "doesn't have monitoring.coreos.com/v1 PodMonitor: install its CRDs" in find(plan, "Progressing")["message"]
+    assert kinds <= {child["kind"] for child in decide(build_snapshot(service)).applies}
+
+
+def read_public_url(gateway: Json) -> str | None:
+    spec = StableDiffusionServiceSpec.model_validate({"model": HUB_MODEL, "replicas": 1, "gateway": gateway})
+    files = build_config_map(ChildContext(OWNER, spec, RELEASE, 60))["data"]
+    return cast("str | None", json.loads(files["gateway.json"]).get("gateway", {}).get("publicUrl"))
+
+
+def test_links_begin_with_the_host_of_an_ingress_that_ends_tls_unless_another_is_named() -> None:
+    ingress = {"hosts": ["*.b.example", "a.example"], "tlsSecretName": "tls"}
+    assert read_public_url({"ingress": ingress}) == "https://a.example"
+    assert read_public_url({"ingress": ingress, "publicUrl": "https://c.example"}) == "https://c.example"
+    assert read_public_url({"ingress": {"hosts": ["*.b.example"], "tlsSecretName": "tls"}}) is None
+    assert read_public_url({"ingress": {"hosts": ["a.example"]}}) is None, "as it was called"
+    assert read_public_url(ROUTE) is None, "whether the Gateway ends TLS, the route doesn't say"
 
 
 def list_allowed(gateway: Json) -> list[str]:

@@ -158,7 +158,10 @@ async def test_the_life_goes_through_what_an_operator_writes() -> None:
     subresources = {path.rpartition("/")[2] for _, path in world.api.writes}
     made = {kind for method, kind in written if method == "PATCH"}
     # Of a Gateway API, and of models that are cached, there is none in this life.
-    assert {each.plural for each in CHILD_RESOURCES} - made <= {"httproutes", "jobs", "persistentvolumeclaims"}
+    assert {each.plural for each in CHILD_RESOURCES} - made <= {
+        *("httproutes", "podmonitors", "prometheusrules"),
+        *("jobs", "persistentvolumeclaims"),
+    }
     assert ("DELETE", "horizontalpodautoscalers") in written
     assert {"status", "scale"} <= subresources
     assert world.redis.keys == {"easel:{studio/taken/uid-taken}:"}

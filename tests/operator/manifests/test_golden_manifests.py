@@ -27,6 +27,11 @@ BUCKET_ADD_ON: dict[str, Any] = {
 }
 
 CASES: dict[str, dict[str, Any]] = {
+    "watched-by-prometheus": {
+        "model": HUB_MODEL,
+        "scaling": {"maxReplicas": 4, "targetLatencySeconds": 20},
+        "monitoring": {"labels": {"release": "prometheus"}, "intervalSeconds": 30},
+    },
     "scaling-from-the-hub": {
         "model": {
             "source": {

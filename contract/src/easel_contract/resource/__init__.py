@@ -25,6 +25,7 @@ from easel_contract.resource.add_ons import (
 from easel_contract.resource.exposure import NetworkPolicySpec
 from easel_contract.resource.gateway import GatewayAutoscaling, GatewaySpec, ResultsSpec
 from easel_contract.resource.model import ModelSource, ModelSpec
+from easel_contract.resource.monitoring import MonitoringSpec
 from easel_contract.resource.pod_template import PodTemplate
 from easel_contract.resource.rollout import (
     MAX_REVISIONS,
@@ -124,6 +125,7 @@ class StableDiffusionServiceSpec(Model):
     gateway: GatewaySpec = GatewaySpec()
     tracing: TracingConfig = TracingConfig()
     network_policy: NetworkPolicySpec | None = Field(default=None, description="Unset: none.")
+    monitoring: MonitoringSpec | None = Field(default=None, description="Unset: none.")
     replicas: int | None = Field(
         default=None, ge=0, le=1000, description="A fixed number of workers; `kubectl scale` writes it."
     )

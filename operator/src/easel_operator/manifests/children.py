@@ -8,6 +8,7 @@ from easel_operator.manifests.gateway import build_gateway_deployment, build_ser
 from easel_operator.manifests.hpa import build_gateway_hpa, build_hpa
 from easel_operator.manifests.metadata import ChildContext, with_applied_hash
 from easel_operator.manifests.model_cache import build_model_cache
+from easel_operator.manifests.monitoring import build_monitoring
 from easel_operator.manifests.pod import build_disruption_budget
 from easel_operator.manifests.worker import build_worker_deployment
 from easel_operator.objects import Json
@@ -40,6 +41,8 @@ def build_children(context: ChildContext, *, has_hpa: bool, is_tolerance_support
         children.append(build_ingress(context, spec.gateway.ingress))
     if spec.gateway.http_route is not None:
         children.append(build_http_route(context, spec.gateway.http_route))
+    if spec.monitoring is not None:
+        children += build_monitoring(context, spec.monitoring)
     if has_hpa and spec.scaling is not None:
         children.append(
             build_hpa(context, spec.scaling, is_tolerance_supported=is_tolerance_supported),

@@ -137,7 +137,7 @@ def build_server_config(context: ChildContext) -> ServerConfig:
             cache=gateway.cache,
             webhook=WebhookConfig(allowed_networks=gateway.webhook.allowed_networks),
             inputs=gateway.inputs,
-            public_url=gateway.public_url,
+            public_url=gateway.public_url or gateway.secured_url,
             drain_seconds=max(0, gateway.termination_grace_period_seconds - STOP_DELAY_SECONDS - DRAIN_MARGIN_SECONDS),
             allowed_hosts=(*hosts, *gateway.allowed_hosts, *gateway.served_hosts),
             allowed_origins=gateway.allowed_origins,
