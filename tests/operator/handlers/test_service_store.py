@@ -140,7 +140,7 @@ def test_deletions_are_remembered_up_to_a_bound() -> None:
     assert len(store._tombstones._versions) == MAX_TOMBSTONES
 
 
-def test_another_status_is_told_apart_from_another_spec() -> None:
+def test_another_status_is_no_other_spec() -> None:
     changed: list[ServiceKey] = []
     said: list[ServiceKey] = []
     store = ServiceStore(on_change=changed.append, on_status=said.append)

@@ -132,8 +132,8 @@ class GatewaySpec(Model):
 
     @property
     def secured_url(self) -> str | None:
-        """Where clients outside of the cluster reach it, if its Ingress ends TLS: gateways see plain HTTP then, and can't
-        tell. None where nothing is known of TLS, or no host has a name of its own."""
+        """Where clients outside of the cluster reach it, if its Ingress ends TLS: gateways see plain HTTP then, and
+        can't tell. None where nothing is known of TLS, or no host has a name of its own."""
         if self.ingress is None or self.ingress.tls_secret_name is None:
             return None
         return next((f"https://{host}" for host in self.ingress.hosts if not host.startswith("*")), None)

@@ -68,10 +68,11 @@ class MetricsApiUpkeep:
         """Register where that is for us to do (see Registration.settle), and tell services when it changes hands."""
         while True:
             try:
+                could_register = self._is_leader() and self._endpoint.is_serving  # it may begin to serve meanwhile
                 note = await self._endpoint.register(is_leader=self._is_leader())
                 if note != self._shared.capabilities.metrics_api_note:
                     await self._probe()
-                if not note or (self._is_leader() and self._endpoint.is_serving):
+                if not note or could_register:
                     self._is_settled.set()
             except KubernetesError as error:
                 logger.warning("The external metrics API isn't registered, trying again: %s", error)
