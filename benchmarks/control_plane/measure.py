@@ -60,6 +60,7 @@ async def measure_operator(plane: Plane, operator: OperatorProcess, prepared: Pr
         watching.cancel()
         await wait_for_children(client, prepared, services)
         seconds, cpu = time.perf_counter() - started, operator.cpu_seconds() - cpu_before
+    made = plane.count_requests(line)
     await operator.wait_until_quiet()
     requests = plane.count_requests(line)
     reconciles = (await operator.read_figures())["easel_operator_reconciles_total"] - reconciles_before
@@ -68,7 +69,8 @@ async def measure_operator(plane: Plane, operator: OperatorProcess, prepared: Pr
         "cpu_milliseconds_per_service": round(cpu / services * 1e3, 2),
         "cpu_milliseconds_per_service_until_quiet": round((operator.cpu_seconds() - cpu_before) / services * 1e3, 2),
         "reconciles_per_service": round(reconciles / services, 3),
-        "writes_per_service": round(count_writes(requests) / services, 3),
+        "writes_per_service": round(count_writes(made) / services, 3),
+        "writes_per_service_until_quiet": round(count_writes(requests) / services, 3),
         "requests_per_service": round(requests.total() / services, 3),
         "requests": dict(sorted(requests.items())),
         "resident_mib_before": round(idle_mib, 1),

@@ -495,3 +495,10 @@ def test_a_transition_time_changes_with_the_status_only() -> None:
         start,
         later,
     ]
+
+
+def test_what_a_spec_leaves_out_is_shared_by_all_that_do() -> None:
+    """pydantic copies a default that holds a dict, at each of the operator's thousands of validations a minute."""
+    spec = {"model": {"source": {"huggingFace": {"repository": "a/b"}}}, "replicas": 1}
+    one, another = (StableDiffusionServiceSpec.model_validate(spec) for _ in range(2))
+    assert one.worker is another.worker

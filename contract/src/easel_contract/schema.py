@@ -6,7 +6,7 @@ what to write instead; a bare pattern would only be quoted. The same check holds
 
 import re
 from ipaddress import ip_interface
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -17,6 +17,10 @@ class Model(BaseModel):
     """A frozen value; unknown fields are errors, so a typo is reported, not ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself: nobody changes it, and pydantic would copy each default that holds a dict at each validation."""
+        return self
 
     def to_wire(self) -> dict[str, Any]:
         """This value as JSON-ready data with the names used on the wire; unset optional fields are left out."""

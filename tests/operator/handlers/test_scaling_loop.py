@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from easel_contract import names
@@ -15,7 +16,7 @@ from easel_operator.cluster.scraper import Scraper, ScrapeTarget
 from easel_operator.cluster.writer import ClusterWriter
 from easel_operator.decide.pod_status import read_pods
 from easel_operator.decide.snapshot import Capabilities, ScalingDecision
-from easel_operator.handlers.scaling_loop import ScalingLoop
+from easel_operator.handlers.scaling_loop import SERVICES_BETWEEN_OTHERS, ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.objects import DEPLOYMENTS, PODS, Json, ServiceKey, to_service_key
@@ -428,3 +429,30 @@ def test_writes_are_a_counter_and_keep_their_older_name() -> None:
     page = generate_latest().decode()
     assert "# TYPE easel_operator_api_writes_total counter" in page
     assert "# TYPE easel_operator_api_writes gauge" in page
+
+
+async def test_a_tick_over_many_services_lets_others_have_their_turn_in_between() -> None:
+    bench = Bench()
+    ticked: list[ServiceKey] = []
+    seen: list[int] = []
+
+    async def tick_service(key: ServiceKey, _service: Json) -> None:
+        ticked.append(key)
+
+    async def look() -> None:
+        while True:
+            seen.append(len(ticked))
+            await asyncio.sleep(0)
+
+    for number in range(10 * SERVICES_BETWEEN_OTHERS):
+        service = build_service()
+        metadata = {**service["metadata"], "name": f"painter-{number}", "uid": f"uid-{number}"}
+        bench.services.put({**service, "metadata": metadata})
+    bench.loop._tick_service = tick_service  # type: ignore[method-assign, assignment]
+    looking = asyncio.create_task(look())
+    await bench.loop.tick()
+    looking.cancel()
+    await asyncio.wait([looking])
+
+    most = max(later - earlier for earlier, later in pairwise(seen))
+    assert most <= 2 * SERVICES_BETWEEN_OTHERS

@@ -186,8 +186,8 @@ class Bank:
 
     def _begin(self, memory: Memory | None) -> None:
         settings = list_settings(self._terms.scaling)
-        pods = self._terms.scaling.min_replicas
-        self._shadows = [Shadow(setting, self._terms, pods, self._now) for setting in settings]
+        self._fleet: list[Shadow] | None = None
+        self._began_at, self._first_terms = self._now, self._terms
         self._seen_seconds = self._seen_jobs = 0.0
         self._recalled_seconds = 0.0 if memory is None else min(memory.seen_seconds, RECALLED_SECONDS)
         self._chunk, self._looks, self._ran, self._team = [], [], 0, 1
@@ -196,6 +196,15 @@ class Bank:
         present = Choice().setting if memory is None else memory.setting
         self._present = _find_nearest(settings, present)
         self._choice = Choice(present, Basis.FIRST if memory is None else Basis.RECALLED, len(settings))
+
+    @property
+    def _shadows(self) -> list[Shadow]:
+        """Made when there is something for them to run through: a service without pods needs none."""
+        if self._fleet is None:
+            terms = self._first_terms
+            pods, settings = terms.scaling.min_replicas, list_settings(terms.scaling)
+            self._fleet = [Shadow(setting, terms, pods, self._began_at) for setting in settings]
+        return self._fleet
 
     def _learn_debt(self, load: Load) -> None:
         kept = math.exp(-max(0.0, load.seconds) / DEBT_MEMORY_SECONDS)
