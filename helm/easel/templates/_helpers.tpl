@@ -6,6 +6,10 @@
 {{ include "easel.fullname" . }}-redis
 {{- end }}
 
+{{- define "easel.metricsCertificate" -}}
+{{ include "easel.fullname" . }}-metrics-certificate
+{{- end }}
+
 {{- define "easel.labels" -}}
 app.kubernetes.io/name: easel
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -76,6 +76,7 @@ class OperatorConfig(InstallationConfig):
     redis_pod: str = ""  # of that one, restarted where it lets nobody in
     redis_password_secret: str = ""  # of users, in the same namespace, whose password that one is to have
     redis_password_key: str = "password"  # noqa: S105 - a key of that Secret
+    metrics_certificate_secret: str = ""  # of cert-manager, with its certificate; empty: the operator makes one
     external_metrics: Literal["Auto", "Disabled"] = "Auto"  # whether to register that API where nobody has
     cluster_role: str = ""  # the installation's, with which what the operator registers is deleted
     metrics_port: int = Field(default=6443, ge=0, le=65535)

@@ -109,6 +109,7 @@ def _describe_installation(config: OperatorConfig) -> Installation:
         service=config.metrics_service,
         is_api_wanted=config.external_metrics == "Auto",
         cluster_role=config.cluster_role,
+        certificate_secret=config.metrics_certificate_secret,
     )
 
 

@@ -22,6 +22,7 @@ class Installation:
     namespace: str
     service: str
     is_api_wanted: bool  # externalMetrics.mode of the chart; where not, a registration of ours is given back
+    certificate_secret: str = ""  # where another makes the certificate that is served; empty: the operator does
     cluster_role: str = ""  # whose end takes the APIService along; empty: nothing does
 
 

@@ -23,6 +23,7 @@ from easel_operator.cluster.serving_certificate import (
     build_tls_context,
     ensure,
     parse_front_proxy,
+    read_issued,
 )
 from easel_operator.objects import API_SERVICES, CLUSTER_ROLES, CONFIG_MAPS, ENDPOINT_SLICES, SECRETS, SERVICES, Json
 
@@ -112,19 +113,31 @@ class MetricsEndpoint:
 
         Raises:
             KubernetesError: the API server doesn't answer, or refuses.
-            ValueError: the cluster has no aggregation layer to trust.
+            ValueError: the cluster has no aggregation layer to trust, or cert-manager no certificate for us.
             RuntimeError: another installation writes the same Secret.
             OSError: the port is taken, or the certificate or the CA can't be used for TLS.
         """
         config_map = await self._client.get(CONFIG_MAPS, FRONT_PROXY_NAMESPACE, FRONT_PROXY_CONFIG_MAP)
         front_proxy = parse_front_proxy((config_map or {}).get("data") or {})
         dns_names = build_dns_names(self._installation.service, self._installation.namespace)
-        certificate = await ensure(self._store, dns_names, self._clock())
+        certificate = await self._find_certificate(dns_names)
         if (certificate, front_proxy) != self._serving:
             tls = build_tls_context(certificate, front_proxy)
             self._serving = None  # until it listens anew
             await self._server.serve(ANY_ADDRESS, self._port, tls, front_proxy)
             self._serving = (certificate, front_proxy)
+
+    async def _find_certificate(self, dns_names: tuple[str, ...]) -> ServingCertificate:
+        name, namespace = self._installation.certificate_secret, self._installation.namespace
+        if not name:
+            return await ensure(self._store, dns_names, self._clock())
+        secret = await self._client.get(SECRETS, namespace, name)
+        if secret is None:
+            raise ValueError(
+                f"Secret {namespace}/{name} isn't there yet: see why cert-manager hasn't made the certificate "
+                f"(kubectl describe certificate -n {namespace}), or set certManager.enabled=false"
+            )
+        return read_issued(f"Secret {namespace}/{name}", secret.get("data") or {}, dns_names, self._clock())
 
     async def register(self, *, is_leader: bool) -> str:
         """See Registration.settle; nothing is registered before it is served, nor by a replica that doesn't lead."""

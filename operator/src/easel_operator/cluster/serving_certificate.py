@@ -45,7 +45,9 @@ class ServingCertificate:
     certificate_pem: bytes
     key_pem: bytes
     ca_pem: bytes  # the APIService's caBundle
-    ca_key_pem: bytes  # signs the next certificate, so that a renewal leaves the caBundle alone
+    ca_key_pem: (
+        bytes  # signs the next certificate, so that a renewal leaves the caBundle alone; empty: not ours to sign
+    )
 
     def is_due_for_renewal(self, dns_names: Sequence[str], now: datetime) -> bool:
         """Whether a third of its life or less is left, or it isn't for these names."""
@@ -120,6 +122,28 @@ async def ensure(store: CertificateStore, dns_names: Sequence[str], now: datetim
         f"the serving certificate for {dns_names[0]} could not be stored: another writer was faster "
         f"{MAX_ATTEMPTS} times; look for a second installation that writes the same Secret"
     )
+
+
+def read_issued(secret: str, data: Mapping[str, str], dns_names: Sequence[str], now: datetime) -> ServingCertificate:
+    """A certificate that another makes and renews, such as cert-manager, from a Secret's ``data``.
+
+    Raises ValueError that names the Secret where it has no authority, is of another pair, for other names, or expired:
+    kube-apiserver would refuse it, and what is served already is better.
+    """
+    try:
+        certificate_pem, key_pem, ca_pem = (_decode(data, name) for name in (CERTIFICATE_KEY, PRIVATE_KEY_KEY, CA_KEY))
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        x509.load_pem_x509_certificates(ca_pem)
+        if certificate.public_key() != serialization.load_pem_private_key(key_pem, password=None).public_key():
+            raise ValueError(f"{CERTIFICATE_KEY} belongs to another key")
+        if dns_names[0] not in _read_dns_names(certificate):
+            raise ValueError(f"it is for {sorted(_read_dns_names(certificate))}, not for {dns_names[0]}")
+        if certificate.not_valid_after_utc <= now:
+            raise ValueError(f"it ended on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        reason = str(error).removesuffix("; delete it")
+        raise ValueError(f"the certificate in {secret} can't be served: {reason}; look at its Certificate") from error
+    return ServingCertificate(certificate_pem, key_pem, ca_pem, b"")
 
 
 def build_serving_certificate(
