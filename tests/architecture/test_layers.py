@@ -65,9 +65,12 @@ def test_only_the_engine_knows_torch() -> None:
 
 
 def test_only_the_stores_know_redis_memcached_and_buckets() -> None:
-    """And one file of the engine reads weights from buckets; all are opened in one place."""
+    """And two files of the engine read weights from buckets; all are opened in one place."""
     assert importers(SERVER, {"redis", "emcache"}, outside=("stores/",)) == []
-    users = ("outbound/buckets.py", "stores/images/s3.py", "engine/add_ons/buckets.py")
+    users = (
+        *("outbound/buckets.py", "stores/images/s3.py"),
+        *("engine/add_ons/buckets.py", "engine/model_cache/copying.py"),
+    )
     assert importers(SERVER, {"obstore"}, outside=users) == []
 
 

@@ -235,9 +235,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "all is fetched with one token",
     ),
+    "a model in a bucket without a cache": (
+        {"model": {"source": {"s3": {"uri": "s3://models/sdxl"}}}, "replicas": 1},
+        "copied by the Job of model.cache",
+    ),
+    "a VAE in a bucket that nobody copies": (
+        {
+            "model": {
+                **MODEL,
+                "vae": {"source": {"s3": {"uri": "s3://models/vae"}}},
+                "cache": {"claimName": "models", "fill": "Never"},
+            },
+            "replicas": 1,
+        },
+        "copied by the Job of model.cache",
+    ),
+    "a bucket with a slash at the end of the prefix": (
+        {"model": {"source": {"s3": {"uri": "s3://models/sdxl/"}}, "cache": {"size": "1Gi"}}, "replicas": 1},
+        "without a slash at its end",
+    ),
     "a VAE from nowhere": (
         {"model": {**MODEL, "vae": {"source": {}}}, "replicas": 1},
-        "exactly one of huggingFace, persistentVolumeClaim and image",
+        "exactly one of huggingFace, persistentVolumeClaim, image and s3",
     ),
     "a shift of a model that predicts velocity": (
         {"model": {**MODEL, "scheduler": {"shift": 3, "predictionType": "VPrediction"}}, "replicas": 1},

@@ -21,7 +21,7 @@ from tests.e2e.waiting import Services, tiny, wait_until
     [
         ({"scaling__minReplicas": 5}, "minReplicas must not be greater than maxReplicas"),
         ({"replicas": 2}, "exactly one of replicas (a fixed number) and scaling must be set"),
-        ({"model__source": {}}, "exactly one of huggingFace, persistentVolumeClaim and image must be set"),
+        ({"model__source": {}}, "exactly one of huggingFace, persistentVolumeClaim, image and s3 must be set"),
         ({"model__dtype": "Int4"}, 'Unsupported value: "Int4": supported values: "Auto"'),
         ({"scaling__maxReplicas": 0}, "should be greater than or equal to 1"),
         ({"worker__gpus": 2}, 'unknown field "spec.worker.gpus"'),

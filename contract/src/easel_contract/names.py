@@ -74,6 +74,7 @@ ADD_ONS_DIRECTORY: Final = "/add-ons"  # of a worker: claims, each under its nam
 ADD_ON_CREDENTIALS_DIRECTORY: Final = "/etc/easel-add-ons"  # likewise: Secrets with keys of buckets
 SAFETY_CHECKER_DIRECTORY: Final = "/safety-checker"
 MODEL_CACHE_DIRECTORY: Final = "/model-cache"  # of a worker, read-only; of the Job that fills it
+MODEL_COPIES_DIRECTORY: Final = "s3"  # below it: copies of buckets
 CACHE_DIRECTORY: Final = "/cache"  # of a worker: what libraries download
 CACHE_DIRECTORY_OWN: Final = f"{CACHE_DIRECTORY}/easel"  # what it makes once and reads at later starts
 TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"

@@ -123,6 +123,11 @@ BucketKey = build_text_type(
     "must be s3://BUCKET/KEY, such as s3://studio-weights/loras/ink.safetensors",
     max_length=1024,
 )
+BucketPrefix = build_text_type(
+    r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s/][^\s]*[^\s/]",
+    "must be s3://BUCKET/PREFIX without a slash at its end, such as s3://studio-models/sdxl-1.0",
+    max_length=1024,
+)
 HttpsUrl = build_text_type(
     r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/[^\s#]*",
     "must be https://, a host and a path, such as https://weights.example.com/ink.safetensors: no user name, no "

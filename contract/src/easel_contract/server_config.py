@@ -228,12 +228,23 @@ class SchedulerConfig(Model):
         return self
 
 
+class BucketCopyConfig(Model):
+    """Objects of a bucket that a cache holds a copy of."""
+
+    uri: str = Field(pattern=r"^s3://[^/]+/.+$")  # all below it
+    endpoint: str | None = None  # where it isn't AWS
+    region: str | None = None
+    credentials_directory: str | None = None  # of the Job's; None: its own identity
+    name: str = Field(pattern=r"^[0-9a-f]{8,64}$")  # of the directory below s3/
+
+
 class ModelCacheConfig(Model):
     """A volume that workers read repositories of the Hub from, and download nothing of the model beside it."""
 
     directory: str = Field(min_length=1)  # holds the Hub client's own layout under hub/, and records of what was filled
     # Of the record that says which commits stand for the revisions; None: filled by others, whose refs say it.
     record: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
+    copies: tuple[BucketCopyConfig, ...] = ()
     is_on_gpu: bool = True  # which number formats may be loaded, as whoever fills it sees no GPU
 
 

@@ -160,6 +160,19 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "replicas": 2,
     },
+    "copied-from-a-bucket": {
+        "model": {
+            "source": {
+                "s3": {
+                    "uri": "s3://studio-models/sdxl-1.0",
+                    "region": "eu-central-1",
+                    "credentialsSecretName": "weights-bucket",
+                }
+            },
+            "cache": {"claimName": "models"},
+        },
+        "replicas": 2,
+    },
     "fixed-on-cpu-from-a-volume": {
         "model": {"source": {"persistentVolumeClaim": {"claimName": "models", "path": "tiny"}}, "dtype": "Float32"},
         "replicas": 2,
@@ -326,7 +339,7 @@ KEYS_OF_THE_VERSION_BEFORE = {
 }
 
 
-NEW = ("add-ons-from-everywhere", "cached-for-all-workers", "a-vae-and-a-scheduler-of-its-own")
+NEW = ("add-ons-from-everywhere", "cached-for-all-workers", "copied-from-a-bucket", "a-vae-and-a-scheduler-of-its-own")
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in NEW])

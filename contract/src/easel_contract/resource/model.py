@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, validations
+from easel_contract.schema import BucketPrefix, HttpOrigin, Model, ObjectName, Quantity, Word, cel, validations
 from easel_contract.server_config import DType, Quantization, SafetyPolicy, SchedulerConfig, StepCache
 
 REPOSITORY_PATTERN = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
@@ -18,7 +18,7 @@ PATH_PATTERN = r"[^/.\s][^/\n\r]*(/[^/.\s][^/\n\r]*)*"
 CLAIM_SENTENCE: Final = "a cache is on a claim that exists (claimName) or on one of the service's own (size): set one"
 FILL_SENTENCE: Final = "fill: Never needs claimName, since a claim of the service's own begins empty"
 CLASS_SENTENCE: Final = "storageClassName is of a claim that is made, and claimName names one that exists"
-CACHES_NOTHING: Final = "a cache keeps repositories of the Hub, and this model has none: leave cache out"
+CACHES_NOTHING: Final = "a cache keeps what is on the Hub or in a bucket, and of this model nothing is: leave cache out"
 AccessMode = Literal["ReadWriteMany", "ReadWriteOnce", "ReadOnlyMany"]
 
 
@@ -104,7 +104,24 @@ class ImageSource(Model):
     )
 
 
-ONE_SOURCE: Final = "exactly one of huggingFace, persistentVolumeClaim and image must be set"
+class BucketSource(Model):
+    """A pipeline in diffusers' layout, or a single file, in an S3-compatible bucket; model.cache's Job copies it."""
+
+    uri: BucketPrefix = Field(
+        description="s3://BUCKET/PREFIX: all objects below PREFIX/. What is copied once isn't looked for again: "
+        "another version is another prefix."
+    )
+    endpoint: HttpOrigin | None = Field(default=None, description="Of the bucket's server; AWS if unset.")
+    region: Word | None = Field(default=None, description="Of the bucket; us-east-1 if unset.")
+    credentials_secret_name: ObjectName | None = Field(
+        default=None,
+        description="Secret with `access-key-id` and `secret-access-key`, for the Job alone. Unset: the identity of "
+        "the Job's ServiceAccount, which is the workers'.",
+    )
+
+
+ONE_SOURCE: Final = "exactly one of huggingFace, persistentVolumeClaim, image and s3 must be set"
+NEEDS_A_JOB: Final = "what lies in a bucket is copied by the Job of model.cache: set cache, with fill: Job"
 
 
 class ModelSource(Model):
@@ -113,7 +130,7 @@ class ModelSource(Model):
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "[has(self.huggingFace), has(self.persistentVolumeClaim), has(self.image)]"
+                "[has(self.huggingFace), has(self.persistentVolumeClaim), has(self.image), has(self.s3)]"
                 ".filter(each, each).size() == 1",
                 ONE_SOURCE,
             )
@@ -127,6 +144,8 @@ class ModelSource(Model):
         description="Needs image volumes in the cluster: on from Kubernetes 1.35 where the container runtime has them.",
     )
 
+    s3: BucketSource | None = None
+
     @property
     def path(self) -> str:
         """Where it is inside its volume; empty for its root, and for what has none."""
@@ -135,7 +154,7 @@ class ModelSource(Model):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if [self.hugging_face, self.persistent_volume_claim, self.image].count(None) != 2:
+        if [self.hugging_face, self.persistent_volume_claim, self.image, self.s3].count(None) != 3:
             raise ValueError(ONE_SOURCE)
         return self
 
@@ -260,10 +279,20 @@ class ModelSpec(Model):
             cel(
                 "!has(self.cache) || "
                 + " || ".join(
-                    ("" if part == MODEL else f"has(self.{part}) && ") + f"has({source}.huggingFace)"
+                    ("" if part == MODEL else f"has(self.{part}) && ")
+                    + f"(has({source}.huggingFace) || has({source}.s3))"
                     for part, source in PARTS.items()
                 ),
                 CACHES_NOTHING,
+            ),
+            cel(
+                "(has(self.cache) && self.cache.fill == 'Job') || ("
+                + " && ".join(
+                    f"!has({source}.s3)" if part == MODEL else f"(!has(self.{part}) || !has({source}.s3))"
+                    for part, source in PARTS.items()
+                )
+                + ")",
+                NEEDS_A_JOB,
             ),
         )
     )
@@ -349,6 +378,9 @@ class ModelSpec(Model):
 
     @model_validator(mode="after")
     def _has_something_to_cache(self) -> Self:
-        if self.cache is not None and all(each.hugging_face is None for each in self.sources.values()):
+        sources = self.sources.values()
+        if self.cache is not None and all(each.hugging_face is None and each.s3 is None for each in sources):
             raise ValueError(CACHES_NOTHING)
+        if any(each.s3 is not None for each in sources) and (self.cache is None or self.cache.fill is CacheFill.NEVER):
+            raise ValueError(NEEDS_A_JOB)
         return self

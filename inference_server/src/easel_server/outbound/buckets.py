@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
+from easel_contract import names
 from obstore import exceptions
 from obstore.store import S3Store
 
@@ -45,6 +47,20 @@ def open_bucket(
         },
         retry_config={"max_retries": timeouts.retries, "retry_timeout": timedelta(seconds=timeouts.retry_seconds)},
     )
+
+
+def read_keys(directory: str | None) -> tuple[str, str] | None:
+    """An access key's id and secret, from a Secret that is mounted there; None for no directory.
+
+    Raises KeyError with the name of a file that isn't there.
+    """
+    if directory is None:
+        return None
+    files = [Path(directory) / names.SECRET_KEY_ACCESS_KEY_ID, Path(directory) / names.SECRET_KEY_SECRET_ACCESS_KEY]
+    missing = next((file.name for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise KeyError(missing)
+    return files[0].read_text().strip(), files[1].read_text().strip()
 
 
 def is_bucket_missing(error: FileNotFoundError) -> bool:

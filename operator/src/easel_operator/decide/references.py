@@ -117,6 +117,11 @@ def _list_of_spec(namespace: str, spec: StableDiffusionServiceSpec) -> tuple[Ref
         for field, source in sources
         if source.hugging_face is not None
     ]
+    secrets += [
+        (source.s3.credentials_secret_name, f"{field}.s3.credentialsSecretName", names.COMPONENT_WORKER)
+        for field, source in sources
+        if source.s3 is not None
+    ]
     if spec.downloads.token_secret_name is not None:
         secrets.append((spec.downloads.token_secret_name, "spec.downloads.tokenSecretName", names.COMPONENT_WORKER))
     add_ons: list[tuple[str, AddOnSource]] = [

@@ -16,9 +16,10 @@ from easel_contract.add_ons import (
 from easel_contract.gateway_config import GatewayConfig, QueueConfig, ResultsConfig, WebhookConfig
 from easel_contract.redis_url import replace_login
 from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
-from easel_contract.resource.model import CacheFill
+from easel_contract.resource.model import BucketSource, CacheFill
 from easel_contract.server_config import (
     BucketConfig,
+    BucketCopyConfig,
     ModelCacheConfig,
     ModelConfig,
     SafetyCheckerConfig,
@@ -200,6 +201,20 @@ def _cache_config(context: ChildContext) -> ModelCacheConfig | None:
     return ModelCacheConfig(
         directory=names.MODEL_CACHE_DIRECTORY,
         record=hash_record(context) if cache.fill is CacheFill.JOB else None,
+        copies=tuple(
+            BucketCopyConfig(
+                uri=each.uri,
+                endpoint=each.endpoint,
+                region=each.region,
+                credentials_directory=(
+                    None
+                    if each.credentials_secret_name is None
+                    else add_on_credentials_mount(each.credentials_secret_name)
+                ),
+                name=_name_copy(each),
+            )
+            for each in list_buckets(context.spec)
+        ),
         is_on_gpu=_is_on_gpu(context.spec),
     )
 
@@ -238,7 +253,20 @@ def _source_config(source: ModelSource, mount: str) -> dict[str, Any]:
     hub = source.hugging_face
     if hub is not None:
         return {"source": hub.repository, "revision": hub.revision, "variant": hub.variant, "file": hub.file}
+    if (bucket := source.s3) is not None:
+        return {"source": f"{names.MODEL_CACHE_DIRECTORY}/{names.MODEL_COPIES_DIRECTORY}/{_name_copy(bucket)}"}
     return {"source": f"{mount}/{source.path}" if source.path else mount}
+
+
+def _name_copy(bucket: BucketSource) -> str:
+    """Of the directory that a bucket's objects are copied to: services with the same share it."""
+    return hash_json([bucket.uri, bucket.endpoint])
+
+
+def list_buckets(spec: StableDiffusionServiceSpec) -> tuple[BucketSource, ...]:
+    """The buckets that the model's parts lie in, each once."""
+    found = {_name_copy(each.s3): each.s3 for each in spec.model.sources.values() if each.s3 is not None}
+    return tuple(found.values())
 
 
 def build_add_ons(spec: StableDiffusionServiceSpec) -> AddOnsConfig:

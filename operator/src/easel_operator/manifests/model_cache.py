@@ -11,7 +11,7 @@ from easel_contract.resource import PodTemplate
 from easel_contract.resource.model import CacheFill, ModelCacheSpec
 from easel_contract.resource.pod_template import PodTemplateMetadata
 
-from easel_operator.manifests.configuration import hash_record
+from easel_operator.manifests.configuration import add_on_credentials_mount, hash_record, list_buckets
 from easel_operator.manifests.metadata import (
     ChildContext,
     Owner,
@@ -130,6 +130,12 @@ def _build_template(context: ChildContext) -> Json:
     pod["restartPolicy"] = "OnFailure"
     pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "redis"]
     mount_cache(context, container, pod, is_written=True)
+    secrets = {each.credentials_secret_name for each in list_buckets(context.spec)}
+    for secret in sorted(each for each in secrets if each is not None):
+        directory = add_on_credentials_mount(secret)
+        name = f"add-on-{hash_json(directory)}"
+        container["volumeMounts"].append({"name": name, "mountPath": directory, "readOnly": True})
+        pod["volumes"].append({"name": name, "secret": {"secretName": secret}})
     return apply_overlays(
         {
             "metadata": {

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Final
 
 import obstore
-from easel_contract import names
 from easel_contract.add_ons import AddOnConfig
 from obstore import exceptions
 from obstore.store import S3Store
 
 from easel_server.engine.interface import GenerationError
 from easel_server.engine.model_files.selection import format_gib
-from easel_server.outbound.buckets import REFUSED, Timeouts, describe_error, is_bucket_missing, open_bucket
+from easel_server.outbound.buckets import REFUSED, Timeouts, describe_error, is_bucket_missing, open_bucket, read_keys
 
 # A body may be gigabytes.
 TIMEOUTS: Final = Timeouts(connect_seconds=5, try_seconds=1800, retries=3, retry_seconds=60)
@@ -63,11 +62,8 @@ def _write(store: S3Store, key: str, path: Path) -> None:
 
 def _read_keys(add_on: AddOnConfig) -> tuple[str, str] | None:
     """None: those of the environment."""
-    if add_on.credentials_directory is None:
-        return None
-    directory = Path(add_on.credentials_directory)
-    files = [directory / names.SECRET_KEY_ACCESS_KEY_ID, directory / names.SECRET_KEY_SECRET_ACCESS_KEY]
-    missing = next((file.name for file in files if not file.is_file()), None)
-    if missing is not None:
-        raise GenerationError(f"{add_on.describe()}: the Secret {directory.name} has no key {missing}")
-    return files[0].read_text().strip(), files[1].read_text().strip()
+    try:
+        return read_keys(add_on.credentials_directory)
+    except KeyError as error:
+        secret = Path(str(add_on.credentials_directory)).name
+        raise GenerationError(f"{add_on.describe()}: the Secret {secret} has no key {error.args[0]}") from error

@@ -15,6 +15,7 @@ from typing import Final
 
 from easel_contract.server_config import DType, ModelCacheConfig, ModelConfig, SafetyPolicy
 
+from easel_server.engine.model_cache.copying import copy_objects
 from easel_server.engine.model_cache.progress import Progress
 from easel_server.engine.model_cache.record import HUB, CacheRecord, read_record, record_path, write_record
 from easel_server.engine.model_files.gathering import (
@@ -49,11 +50,15 @@ def fill_cache(
     with hold(record_path(cache, cache.record).with_suffix(".lock")):
         known = read_record(cache, cache.record)
         if known is not None:
-            logger.info("the model cache has %d files already; nothing is downloaded", len(known.files))
+            logger.info(
+                "the model cache has %d files already; nothing is downloaded",
+                len(known.list_sizes(Path(cache.directory))),
+            )
             return known
         record = _fill(config, cache, hub or Hub(hub_token), progress)
         write_record(cache, cache.record, record)
-    logger.info("the model cache is filled: %d files, %d bytes", len(record.files), sum(record.files.values()))
+    sizes = record.list_sizes(Path(cache.directory))
+    logger.info("the model cache is filled: %d files, %d bytes", len(sizes), sum(sizes.values()))
     return record
 
 
@@ -61,6 +66,10 @@ def _fill(config: ModelConfig, cache: ModelCacheConfig, hub: Hub, progress: Prog
     root = (Path(cache.directory) / HUB).resolve()
     for _ in range(2):
         needed = progress.begin(root)
+        for copy in cache.copies:
+            with hold(record_path(cache, copy.name).with_suffix(".lock")):
+                copy_objects(copy, cache, needed)
+        needed.are_copied = True
         try:
             _gather_all(config, Hub(hub.token, hub.pause, directory=root, on_needed=needed.add), cache)
         except ModelFileError:  # whose files may be damaged where they are looked into

@@ -1,5 +1,6 @@
 """How far a model's cache is: in bytes, measured when somebody asks, and served to the operator as metrics."""
 
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ class Needed:
     root: Path  # of the Hub client's layout
     commits: dict[str, str] = field(default_factory=dict)
     sizes: dict[Path, int] = field(default_factory=dict)  # of files in snapshots
+    copies: dict[Path, int] = field(default_factory=dict)  # of objects of buckets
+    are_copied: bool = False  # all of these, in their whole length
 
     def add(self, source: SourceConfig, snapshot: Snapshot, files: tuple[str, ...]) -> None:
         """As the Hub's ``on_needed``."""
@@ -31,10 +34,15 @@ class Needed:
         # Another dictionary, since a thread that measures may be walking over this one.
         self.sizes = self.sizes | {snapshot.directory / file: snapshot.sizes[file] for file in files}
 
+    def add_copies(self, sizes: dict[Path, int]) -> None:
+        """Of another bucket."""
+        self.copies = self.copies | sizes
+
     def to_record(self) -> CacheRecord:
         """What workers read."""
         files = {str(file.relative_to(self.root)): size for file, size in self.sizes.items()}
-        return CacheRecord(commits=dict(self.commits), files=files)
+        copies = {str(file.relative_to(self.root.parent)): size for file, size in self.copies.items()}
+        return CacheRecord(commits=dict(self.commits), files=files, copies=copies)
 
 
 @dataclass
@@ -52,18 +60,20 @@ class Progress:
 
     def measure(self) -> dict[str, int]:
         """Bytes by state: needed as far as is known, of them here, of these compared with the Hub's hashes."""
-        if self.needed is None or not self.needed.sizes:
+        if self.needed is None or not (self.needed.sizes or self.needed.copies):
             return {}
-        sizes, root = self.needed.sizes, self.needed.root
-        total = sum(sizes.values())
-        here = sum(size for file, size in sizes.items() if file.is_file())
+        sizes, copies, root = self.needed.sizes, self.needed.copies, self.needed.root
+        total = sum(sizes.values()) + sum(copies.values())
+        here = sum(size for file, size in (sizes | copies).items() if file.is_file())
         repositories = {file.relative_to(root).parts[0] for file in sizes}
         parts = [part for part in root.glob(PARTIAL) if part.relative_to(root).parts[0] in repositories]
+        parts += [part for file in copies for part in file.parent.glob(f".{glob.escape(file.name)}.*.part")]
         fetched = min(total, here + sum(map(_read_size, parts)))
+        verified = self.verified_bytes + (sum(copies.values()) if self.needed.are_copied else 0)
         return {
             metrics.STATE_NEEDED: total,
             metrics.STATE_FETCHED: fetched,
-            metrics.STATE_VERIFIED: min(self.verified_bytes, fetched),
+            metrics.STATE_VERIFIED: min(verified, fetched),
         }
 
 

@@ -4,11 +4,11 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from easel_contract.schema import Model
 from easel_contract.server_config import ModelCacheConfig
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from easel_server.engine.model_files.hub import Hub
 from easel_server.engine.model_files.selection import ModelFileError
@@ -20,8 +20,20 @@ RECORDS: Final = "easel"
 class CacheRecord(Model):
     """A model that is whole."""
 
-    commits: Mapping[str, str]  # by REPOSITORY@REVISION
-    files: Mapping[str, int] = Field(min_length=1)  # bytes, by the path below hub/
+    commits: Mapping[str, str] = Field(default_factory=dict)  # by REPOSITORY@REVISION
+    files: Mapping[str, int] = Field(default_factory=dict)  # bytes, by the path below hub/
+    copies: Mapping[str, int] = Field(default_factory=dict)  # of objects of buckets: bytes, by the path below the cache
+
+    @model_validator(mode="after")
+    def _has_some(self) -> Self:
+        if not self.files and not self.copies:
+            raise ValueError("a record without files")
+        return self
+
+    def list_sizes(self, directory: Path) -> dict[Path, int]:
+        """Of all files of a cache in ``directory``."""
+        files = {directory / HUB / name: size for name, size in self.files.items()}
+        return files | {directory / name: size for name, size in self.copies.items()}
 
 
 def record_path(cache: ModelCacheConfig, record: str) -> Path:
@@ -33,10 +45,11 @@ def read_record(cache: ModelCacheConfig, record: str) -> CacheRecord | None:
     """The record, if the model is whole: None where there is none, or a file isn't there in its whole length."""
     try:
         found = CacheRecord.model_validate_json(record_path(cache, record).read_bytes())
-        sizes = {name: (Path(cache.directory) / HUB / name).stat().st_size for name in found.files}
+        wanted = found.list_sizes(Path(cache.directory))
+        sizes = {file: file.stat().st_size for file in wanted}
     except (OSError, ValidationError):
         return None
-    return found if sizes == found.files else None
+    return found if sizes == wanted else None
 
 
 def write_record(cache: ModelCacheConfig, record: str, content: CacheRecord) -> None:
@@ -44,7 +57,7 @@ def write_record(cache: ModelCacheConfig, record: str, content: CacheRecord) -> 
     path = record_path(cache, record)
     written = path.with_suffix(f".{os.getpid()}.tmp")
     with written.open("w", encoding="utf-8") as file:
-        json.dump(content.to_wire(), file, indent=1, sort_keys=True)
+        json.dump({name: each for name, each in content.to_wire().items() if each}, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     written.replace(path)
