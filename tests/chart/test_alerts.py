@@ -46,3 +46,44 @@ def test_an_add_on_that_two_workers_cant_have_is_one_alert_whatever_the_reason_r
 def test_an_add_on_that_is_there_again_is_no_alert(tmp_path: Path) -> None:
     series = {f'easel_add_on_unavailable{{{LABELS},pod="a",message="gone"}}': "1x3 _x6"}
     run_alerts(tmp_path, series, [], "EaselAddOnUnavailable")
+
+
+REDIS = 'server="easel-redis:6379"'
+REDIS_LABELS = {"server": "easel-redis:6379"}
+
+
+def test_a_redis_that_is_nearly_full_is_an_alert_before_it_refuses(tmp_path: Path) -> None:
+    series = {
+        f"easel_operator_redis_memory_bytes{{{REDIS}}}": "950x10",
+        f"easel_operator_redis_max_memory_bytes{{{REDIS}}}": "1000x10",
+        'easel_operator_redis_memory_bytes{server="boundless"}': "950x10",
+        'easel_operator_redis_max_memory_bytes{server="boundless"}': "0x10",
+        'easel_operator_redis_memory_bytes{server="roomy"}': "500x10",
+        'easel_operator_redis_max_memory_bytes{server="roomy"}': "1000x10",
+    }
+    annotations = {
+        "summary": "Redis at easel-redis:6379 has used 95% of its maxmemory.",
+        "description": "Beyond it new requests of all services are refused (507). docs/redis.md says how to give it "
+        "more.",
+    }
+    alert = {"exp_labels": {**REDIS_LABELS, "severity": "warning"}, "exp_annotations": annotations}
+    run_alerts(tmp_path, series, [alert], "EaselRedisMemoryLow")
+
+
+def test_a_redis_that_cannot_write_its_files_is_an_alert(tmp_path: Path) -> None:
+    annotations = {
+        "summary": "Redis at easel-redis:6379 can't write its files, and may refuse every write.",
+        "description": "Its log says why. Most often its volume is full; docs/redis.md says how to give it a larger "
+        "one.",
+    }
+    alert = {"exp_labels": {**REDIS_LABELS, "severity": "critical"}, "exp_annotations": annotations}
+    series = {f"easel_operator_redis_persistence_failed{{{REDIS}}}": "0x5 1x5"}
+    run_alerts(tmp_path, series, [alert], "EaselRedisNotPersisted")
+
+
+def test_a_replica_that_is_lost_in_a_fail_over_is_an_alert_and_the_fail_over_itself_is_none(tmp_path: Path) -> None:
+    annotations = {"summary": "Redis has 1 replicas, fewer than within the last hour."}
+    alert = {"exp_labels": {"severity": "warning"}, "exp_annotations": annotations}
+    old, new = ('easel_operator_redis_replicas{server="a"}', 'easel_operator_redis_replicas{server="b"}')
+    run_alerts(tmp_path, {old: "2x3 stale", new: "_x3 1x7"}, [alert], "EaselRedisReplicaMissing")
+    run_alerts(tmp_path, {old: "2x3 stale", new: "_x3 2x7"}, [], "EaselRedisReplicaMissing")

@@ -27,6 +27,11 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        return self._directory
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, "not running"
         return self._process.pid

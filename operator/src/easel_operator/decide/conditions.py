@@ -85,8 +85,9 @@ def _check_redis_memory(facts: ServiceFacts) -> ConditionState | None:
         return None
     return no(
         Reason.REDIS_FULL,
-        "Redis has used its maxmemory, so new requests are refused (507); those under way go on. Raise its maxmemory, "
-        "or lower gateway.results and gateway.cache of the services that share it.",
+        "Redis has used its maxmemory, so new requests are refused (507); those under way go on. Raise its maxmemory "
+        "(of the chart's own redis.maxMemory, and redis.resources with it), or lower gateway.results and gateway.cache "
+        "of the services that share it.",
     )
 
 

@@ -12,6 +12,7 @@ from easel_contract import names
 from easel_contract.redis_url import add_certificate_authority
 
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
+from easel_operator.cluster.redis.figures import REDIS_FIGURES
 from easel_operator.cluster.redis.password import read_password
 from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource, read_url
 from easel_operator.cluster.redis.service_keys import ServiceKeys, fetch_cluster_uid
@@ -92,6 +93,7 @@ class RedisUpkeep:
             await self._keys.use(own_url)
             self._own_url = own_url
         self._take_over(url, authorities)
+        await REDIS_FIGURES.look(own_url)
 
     async def _await_next_look(self) -> None:
         """Let new services in meanwhile."""
