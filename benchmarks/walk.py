@@ -43,6 +43,7 @@ from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import RolloutTurns, SharedState
+from easel_operator.handlers.tenancy.secrets_access import SecretsAccess
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.objects import SERVICES_OF_EASEL, Json
 from easel_server.config import read_settings
@@ -331,11 +332,21 @@ async def walk_reconcile(tracer: Tracer) -> Walk:
     """From the news of a new service to its children and its status, against an API server in memory."""
     clock, queue, api = Clock(), WorkQueue(), FakeApi()
     services, children = ServiceStore(on_change=queue.add), ObjectStore(on_change=queue.add)
+    access = SecretsAccess(
+        api,
+        services,
+        role="",
+        account="easel-operator",
+        account_namespace="easel",
+        monotonic=time.monotonic,
+        resync_seconds=120,
+    )
     reconciler = Reconciler(
         client=api,
         writer=ClusterWriter(api, children, pod_name="operator-a", clock=clock),
         services=services,
         references=ReferenceLookups(api, defaults=ServiceDefaults(), on_change=queue.add, monotonic=time.monotonic),
+        access=access,
         children=children,
         shared=SharedState(CAPABLE),
         queue=queue,

@@ -103,11 +103,61 @@ def test_pods_satisfy_the_restricted_pod_security_standard(helm: str) -> None:
 
 
 def test_the_operator_may_do_what_it_needs_and_no_more(helm: str) -> None:
-    rules = [rule for role in of_kind(objects(helm), "ClusterRole") for rule in role["rules"]]
+    rendered = objects(helm)
+    rules = [rule for role in of_kind(rendered, "ClusterRole") for rule in role["rules"]]
     assert all("*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]] for rule in rules)
     on_secrets = [rule["verbs"] for rule in rules if "secrets" in rule["resources"]]
     assert on_secrets, "the operator writes Secrets"
     assert not any({"list", "watch"} & set(verbs) for verbs in on_secrets), "it must not read everybody's"
+
+
+def find_bound(rendered: list[dict[str, Any]], kind: str) -> dict[str | None, set[str]]:
+    """The operator's ClusterRoles by the namespace that they are bound in."""
+    found: dict[str | None, set[str]] = {}
+    for binding in of_kind(rendered, kind):
+        if binding["roleRef"]["kind"] == "ClusterRole":
+            found.setdefault(binding["metadata"].get("namespace"), set()).add(binding["roleRef"]["name"])
+    return found
+
+
+def test_nobody_is_bound_to_secrets_in_the_whole_cluster(helm: str) -> None:
+    """The operator binds itself where services live, to one role alone."""
+    rendered = objects(helm)
+    assert find_bound(rendered, "ClusterRoleBinding") == {None: {"easel-operator", "easel-operator-services"}}
+    assert find_bound(rendered, "RoleBinding") == {}
+    roles = {each["metadata"]["name"]: each["rules"] for each in of_kind(rendered, "ClusterRole")}
+    with_secrets = {name for name, rules in roles.items() for rule in rules if "secrets" in rule["resources"]}
+    assert with_secrets == {"easel-operator-secrets"}
+    on_rbac = [rule for rule in roles["easel-operator"] if "rbac.authorization.k8s.io" in rule["apiGroups"]]
+    for rule in on_rbac:
+        if rule["verbs"] != ["get"]:
+            assert rule["resourceNames"] == ["easel-operator-secrets"]
+    environment = read_environment(rendered)
+    assert environment["EASEL_SECRETS_ROLE"] == "easel-operator-secrets"
+    assert environment["EASEL_SERVICE_ACCOUNT"] == "easel-operator"
+
+
+def test_watched_namespaces_narrow_the_rights(helm: str) -> None:
+    rendered = objects(helm, "operator.watchNamespaces={team-b,team-a,team-b}")
+    assert find_bound(rendered, "ClusterRoleBinding") == {None: {"easel-operator"}}
+    both = {"easel-operator-services", "easel-operator-watched-secrets"}
+    assert find_bound(rendered, "RoleBinding") == {"team-a": both, "team-b": both}
+    (role,) = [each for each in of_kind(rendered, "ClusterRole") if each["metadata"]["name"] == "easel-operator"]
+    unnamed = {
+        (resource, verb)
+        for rule in role["rules"]
+        if "resourceNames" not in rule
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    # To see services that nobody looks after, and to say so to their team.
+    services = "stablediffusionservices"
+    assert unnamed == {(services, "get"), (services, "list"), ("events", "create")}
+    verbs = {verb for rule in role["rules"] for verb in rule["verbs"]}
+    assert "bind" not in verbs
+    assert "EASEL_SECRETS_ROLE" not in read_environment(rendered)
+    names = {(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in rendered}
+    assert len(names) == len(rendered)
 
 
 def test_no_way_of_installing_can_take_the_external_metrics_api_from_another_adapter(helm: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from easel_contract import names
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient
-from easel_operator.objects import Json
+from easel_operator.objects import SELF_ACCESS_REVIEWS, Json
 
 Fault = Callable[[str, str], Exception | None]  # (method, path) → what the request raises
 
@@ -50,6 +50,8 @@ class FakeApi(KubernetesClient):
         if error is not None:
             raise error
         await asyncio.sleep(0)
+        if path == SELF_ACCESS_REVIEWS.path(None):
+            return {**body, "status": {"allowed": True}}
         if (query or {}).get("dryRun"):
             return dict(body)
         return self._answer(method, path, body, content_type)

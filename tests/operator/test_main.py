@@ -6,7 +6,7 @@ import contextlib
 from easel_operator.config import OperatorConfig
 from easel_operator.handlers.shared_state import SharedState
 from easel_operator.main import Operator
-from easel_operator.objects import SERVICES_OF_EASEL
+from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL
 from prometheus_client import REGISTRY
 
 from tests.operator.fake_api import FakeApi
@@ -31,11 +31,14 @@ def count_faults(where: str) -> float:
 async def test_answers_that_nobody_foresaw_end_no_loop_and_afterwards_the_operator_does_its_work() -> None:
     api = FakeApi(lambda _method, path: KeyError(f"nobody thought of {path}"))
     service = api.store(SERVICES_OF_EASEL.path(OWNER.namespace, OWNER.name), build_service())
+    api.store(NAMESPACES.path(None, OWNER.namespace), {"metadata": {"name": OWNER.namespace}})
     operator = Operator(CONFIG, api, SharedState(CAPABLE))
     loops = operator._loops()
     before = {name: count_faults(name) for name in loops}
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
-    waiting = {"reconciler", "scaling loop", "cleanup", "references"}  # for the caches, and for something to look up
+    # For the namespaces, for the caches, for something to look up, for the lead.
+    waiting = {name for name in loops if name.startswith("watch of ")}
+    waiting |= {"list of services", "reconciler", "scaling loop", "cleanup", "references", "services outside"}
 
     async def have_all_failed() -> bool:
         return all(count_faults(name) > before[name] for name in loops.keys() - waiting)

@@ -79,6 +79,8 @@ class OperatorConfig(InstallationConfig):
     metrics_certificate_secret: str = ""  # of cert-manager, with its certificate; empty: the operator makes one
     external_metrics: Literal["Auto", "Disabled"] = "Auto"  # whether to register that API where nobody has
     cluster_role: str = ""  # the installation's, with which what the operator registers is deleted
+    service_account: str = ""  # the operator's own
+    secrets_role: str = ""  # a ClusterRole that it binds itself to where services live; empty: its rights are enough
     metrics_port: int = Field(default=6443, ge=0, le=65535)
     health_port: int = Field(default=8081, ge=0, le=65535)
     scrape_interval_seconds: float = Field(default=2.0, gt=0, le=60)

@@ -9,9 +9,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
-
-import kopf
 
 from easel_operator import farewell_command
 from easel_operator.cluster.capabilities import Installation, probe_capabilities
@@ -39,12 +38,16 @@ from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.scaling_loop import ScalingLoop
-from easel_operator.handlers.service_store import ServiceStore, build_registry, build_settings
+from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import RolloutTurns, SharedState
+from easel_operator.handlers.tenancy.outside_services import OutsideServices
+from easel_operator.handlers.tenancy.secrets_access import SecretsAccess
+from easel_operator.handlers.tenancy.service_watch import ServiceWatch
+from easel_operator.handlers.tenancy.watched_namespaces import WatchedNamespaces
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import configure_logging
 from easel_operator.manifests.metadata import Release
-from easel_operator.objects import CHILD_RESOURCES, PODS, SECRETS, SERVICES_OF_EASEL, Json
+from easel_operator.objects import CHILD_RESOURCES, PODS, SECRETS
 from easel_operator.operator_metrics import IS_LEADER, QUEUE_LENGTH, SERVICES, WRITES
 
 logger = logging.getLogger("easel_operator")
@@ -141,8 +144,26 @@ class Operator:
             on_change=self._queue.add,
             monotonic=time.monotonic,
         )
-        self._has_listed = asyncio.Event()
+        self._stop = asyncio.Event()
         self._informers = self._build_informers()
+        self._namespaces = WatchedNamespaces(client, config.watch_namespaces, is_listed=self._is_listed)
+        self._service_watch = ServiceWatch(
+            client,
+            self._services,
+            self._namespaces,
+            identity=config.pod_name,
+            resync_seconds=config.resync_interval_seconds,
+            on_start=self._listen_for_signals,
+        )
+        self._access = SecretsAccess(
+            client,
+            self._services,
+            role=config.secrets_role,
+            account=config.service_account,
+            account_namespace=config.operator_namespace,
+            monotonic=time.monotonic,
+            resync_seconds=config.resync_interval_seconds,
+        )
         self._writer = ClusterWriter(client, self._children, pod_name=config.pod_name, clock=now)
         self._leadership = Leadership(
             client,
@@ -217,6 +238,7 @@ class Operator:
             writer=self._writer,
             services=self._services,
             references=self._references,
+            access=self._access,
             children=self._children,
             shared=self._shared,
             queue=self._queue,
@@ -254,6 +276,15 @@ class Operator:
             clock=now,
         )
 
+    def _build_outside_services(self) -> OutsideServices:
+        return OutsideServices(
+            self._client,
+            self._writer,
+            wanted=self._config.watch_namespaces,
+            namespace=self._config.operator_namespace,
+            is_leader=self._leadership.is_leader,
+        )
+
     def _build_scaling_loop(self) -> ScalingLoop:
         return ScalingLoop(
             scraper=self._scraper,
@@ -284,10 +315,11 @@ class Operator:
         WRITES.count = lambda: self._writer.writes
         IS_LEADER.set_function(self._leadership.is_leader)
         await self._health_server.serve(self._config.health_port)
-        stop, kopf_ready, kopf_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        stop, kopf_stop = self._stop, asyncio.Event()
+        self._listen_for_signals()
         loops = [asyncio.create_task(loop, name=name) for name, loop in self._loops().items()]
-        loops.append(asyncio.create_task(_stop_on_signal(stop, kopf_ready), name="signals"))
-        watch = asyncio.create_task(self._watch_services(kopf_ready, kopf_stop), name="kopf")
+        loops.append(asyncio.create_task(_wait_for(stop), name="signals"))
+        watch = asyncio.create_task(self._service_watch.watch(kopf_stop), name="kopf")
         try:
             done, _ = await asyncio.wait([*loops, watch], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -296,8 +328,8 @@ class Operator:
 
     def _loops(self) -> dict[str, Coroutine[Any, Any, None]]:
         guarded: dict[str, Callable[[], Awaitable[None]]] = {
-            **{f"watch of {informer}": informer.run for informer in self._informers},
-            "list of services": self._list_services,
+            **{f"watch of {informer}": partial(self._inform, informer) for informer in self._informers},
+            "list of services": self._service_watch.keep_listing,
             "external metrics API": self._metrics_api_upkeep.keep_served,
             "probe": self._metrics_api_upkeep.keep_probing,
             "registration": self._metrics_api_upkeep.keep_registered,
@@ -306,6 +338,8 @@ class Operator:
             "references": self._references.run,
             "scaling loop": self._scale,
             "cleanup": self._clean_up,
+            **({"rights to Secrets": self._keep_access} if self._config.secrets_role else {}),
+            **(self._namespace_loops() if self._config.watch_namespaces else {}),
             **({"past of services": self._read_pasts} if self._config.prometheus_url else {}),
         }
         return {
@@ -313,40 +347,23 @@ class Operator:
             "leadership": self._leadership.run(),
         }
 
-    async def _watch_services(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
-        namespaces = self._config.watch_namespaces
-        await kopf.operator(
-            registry=build_registry(self._services),
-            settings=build_settings(),
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            standalone=True,
-            # Named, or kopf would look the user up, and a container's user id has no name.
-            identity=self._config.pod_name,  # type: ignore[arg-type] # a NewType of str that kopf doesn't export
-            ready_flag=ready,
-            stop_flag=stop,
-        )
+    def _namespace_loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {"namespaces": self._namespaces.run, "services outside": self._build_outside_services().run}
 
-    async def _list_services(self) -> None:
-        """List at the start, and now and then; see ServiceStore."""
-        while True:
-            try:
-                self._services.replace_all(*await self._fetch_services())
-                self._has_listed.set()
-            except KubernetesError as error:
-                logger.warning("Listing services failed, the watch goes on: %s", error)
-            await asyncio.sleep(self._config.resync_interval_seconds if self._has_listed.is_set() else 1)
+    def _is_listed(self, namespace: str) -> bool:
+        return all(informer.is_synced.is_set() for informer in self._informers if informer.namespace == namespace)
 
-    async def _fetch_services(self) -> tuple[list[Json], str]:
-        """All services, and the version of the first list: what came after that one is newer than some of them."""
-        lists = [
-            await self._client.list_all(SERVICES_OF_EASEL, namespace)
-            for namespace in self._config.watch_namespaces or (None,)
-        ]
-        return [body for bodies, _ in lists for body in bodies], lists[0][1]
+    async def _inform(self, informer: Informer) -> None:
+        await self._namespaces.wait_until_readable(informer.namespace)
+        await informer.run()
+
+    async def _keep_access(self) -> None:
+        await self._service_watch.has_listed.wait()
+        await self._leadership.wait_until_leader()
+        await self._access.run()
 
     async def _keep_redis(self) -> None:
-        await self._has_listed.wait()
+        await self._service_watch.has_listed.wait()
         await self._leadership.wait_until_leader()
         await self._redis_upkeep.run()
 
@@ -368,9 +385,11 @@ class Operator:
         await self._cleanup.run()
 
     async def _wait_for_caches(self) -> None:
-        await self._has_listed.wait()
-        for informer in self._informers:
-            await informer.is_synced.wait()
+        await self._service_watch.has_listed.wait()
+        await self._namespaces.is_settled.wait()
+        if self._namespaces.is_cluster_wide:  # else those that are there are listed by now
+            for informer in self._informers:
+                await informer.is_synced.wait()
 
     async def _shut_down(
         self,
@@ -394,6 +413,11 @@ class Operator:
         await self._scraper.close()
         await self._keys.close()
 
+    def _listen_for_signals(self) -> None:
+        """kopf sets handlers of its own when it begins; ours come after, so that our loops end before kopf does."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+
     def _check_watches(self) -> str | None:
         silent = [informer for informer in self._informers if informer.silent_seconds() > MAX_SILENCE_SECONDS]
         if silent:
@@ -408,8 +432,11 @@ class Operator:
         return f"the last tick was {age.total_seconds():.0f} s ago" if age > MAX_TICK else None
 
     def _check_synced(self) -> str | None:
-        waiting = [str(informer) for informer in self._informers if not informer.is_synced.is_set()]
-        if not self._has_listed.is_set():
+        informers = self._informers if self._namespaces.is_cluster_wide else ()
+        waiting = [str(informer) for informer in informers if not informer.is_synced.is_set()]
+        if not self._namespaces.is_settled.is_set():
+            waiting.append("namespaces")
+        if not self._service_watch.has_listed.is_set():
             waiting.append("services")
         return f"not listed yet: {', '.join(waiting)}" if waiting else None
 
@@ -419,12 +446,8 @@ class Operator:
         return "not serving yet"
 
 
-async def _stop_on_signal(stop: asyncio.Event, kopf_ready: asyncio.Event) -> None:
-    # kopf installs handlers of its own when it starts; ours come after, so that our loops end before kopf does.
-    await kopf_ready.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+async def _wait_for(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _judge(done: set["asyncio.Task[None]"], *, is_stopped: bool) -> int:

@@ -78,6 +78,15 @@ LATE_DEBT: Final = Gauge(
 SWEPT_KEYS: Final = Counter(
     "easel_operator_swept_keys", "Keys in Redis that deleted services had left, and that a sweep deleted."
 )
+WATCHED_NAMESPACES: Final = Gauge(
+    "easel_operator_watched_namespaces",
+    "Namespaces of operator.watchNamespaces by what is known of them: Watched, Missing, Forbidden (no rights there), …",
+    ["state"],
+)
+OUTSIDE_SERVICES: Final = Gauge(
+    "easel_operator_outside_services",
+    "Services outside of operator.watchNamespaces that no operator has looked at since their spec changed.",
+)
 IS_LEADER: Final = Gauge("easel_operator_is_leader", "1 on the replica that writes.")
 
 

@@ -16,9 +16,17 @@ from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import RolloutTurns, SharedState
+from easel_operator.handlers.tenancy.secrets_access import SecretsAccess
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.manifests.metadata import Release
-from easel_operator.objects import CHILD_RESOURCES, SERVICES_OF_EASEL, Json, ObjectKey, to_service_key
+from easel_operator.objects import (
+    CHILD_RESOURCES,
+    SERVICES_OF_EASEL,
+    Json,
+    ObjectKey,
+    find_condition,
+    to_service_key,
+)
 
 from tests.operator.fake_api import FakeApi, Fault
 from tests.operator.objects import CAPABLE, HUB_MODEL, NOW, OWNER, RELEASE, build_pod, build_service, settle
@@ -54,11 +62,21 @@ class Bench:
         self.references = ReferenceLookups(
             api, defaults=ServiceDefaults(), on_change=self.queue.add, monotonic=lambda: 0.0
         )
+        self.access = SecretsAccess(
+            api,
+            self.services,
+            role="",
+            account="easel-operator",
+            account_namespace="easel",
+            monotonic=lambda: 0.0,
+            resync_seconds=120,
+        )
         self.reconciler = Reconciler(
             client=api,
             writer=ClusterWriter(api, self.children, pod_name="operator-a", clock=lambda: NOW),
             services=self.services,
             references=self.references,
+            access=self.access,
             children=self.children,
             shared=self.shared,
             queue=self.queue,
@@ -567,3 +585,27 @@ async def test_a_gateway_that_may_not_be_annotated_holds_nothing_up() -> None:
     assert await bench.reconciler.reconcile(KEY)
     assert ("PATCH", path) in bench.api.writes
     assert bench.api.objects[PATH]["status"]["observedGeneration"] == 3
+
+
+async def test_a_service_whose_secrets_may_not_be_read_says_so_and_recovers() -> None:
+    bench = Bench(FakeApi(_refuse_secrets))
+    bench.submit(build_service())
+    with pytest.raises(ApiRefusedError):
+        await bench.reconciler.reconcile(KEY)
+    progressing = find_condition(bench.api.objects[PATH], "Progressing")
+    assert progressing is not None
+    assert (progressing["status"], progressing["reason"]) == ("False", "ApplyFailed")
+    assert "no right to Secrets in this namespace" in progressing["message"]
+    assert "it may not: it can't" in progressing["message"]
+    bench.api.fault = lambda _method, _path: None
+    bench.services.put(bench.api.objects[PATH])
+    await bench.settle()
+    progressing = find_condition(bench.api.objects[PATH], "Progressing")
+    assert progressing is not None
+    assert progressing["reason"] != "ApplyFailed"
+
+
+def _refuse_secrets(method: str, path: str) -> Exception | None:
+    if "/secrets/" not in path:
+        return None
+    return ApiRefusedError(method, path, 403, "Forbidden", "it may not: it can't")

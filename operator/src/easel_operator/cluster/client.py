@@ -123,10 +123,14 @@ class KubernetesClient:
         return "deletionTimestamp" not in body["metadata"]
 
     async def list_all(
-        self, resource: Resource, namespace: str | None, *, label_selector: str = ""
+        self, resource: Resource, namespace: str | None, *, label_selector: str = "", name: str = ""
     ) -> tuple[list[Json], str]:
-        """All objects of a kind, read in pages, and the version to watch from. Raises KubernetesError."""
+        """All objects of a kind, read in pages, and the version to watch from. Raises KubernetesError.
+
+        With a ``name``, those of that name in all namespaces: a right to list may be given for one name alone.
+        """
         query = {"limit": str(LIST_PAGE_SIZE)} | ({"labelSelector": label_selector} if label_selector else {})
+        query |= {"fieldSelector": f"metadata.name={name}"} if name else {}
         found: list[Json] = []
         while True:
             page = await self.request("GET", resource.path(namespace), query=query)

@@ -57,6 +57,11 @@ class Informer:
     def __str__(self) -> str:
         return f"{self._resource.plural} in {self._namespace or 'all namespaces'}"
 
+    @property
+    def namespace(self) -> str | None:
+        """Where; None: everywhere."""
+        return self._namespace
+
     def silent_seconds(self) -> float:
         """Time since the API server last said anything: a list, an event, a bookmark, the end of a watch."""
         return self._monotonic() - self._heard_at
@@ -71,6 +76,8 @@ class Informer:
                 if error.status == HTTPStatus.NOT_FOUND and self._resource in OPTIONAL_RESOURCES:
                     await self._wait_until_served()
                     continue
+                if error.status == HTTPStatus.FORBIDDEN:
+                    self._heard_at = self._monotonic()  # an answer too: the namespace is gone, or rights in it
                 if error.status == HTTPStatus.GONE:
                     logger.info("Listing %s anew: the watch fell behind", self)
                 else:

@@ -414,6 +414,16 @@ def report_fault(service: Json, error: Exception, now: datetime) -> ReconcilePla
     return _report_only(service, {ConditionType.PROGRESSING: problem}, unknown("Not looked at yet."), now)
 
 
+def report_forbidden(service: Json, message: str, now: datetime) -> ReconcilePlan:
+    """Say that the operator may not read or write the service's Secrets, in the API server's own words."""
+    problem = no(
+        Reason.APPLY_FAILED,
+        f"The operator has no right to Secrets in this namespace, and this spec isn't carried out until it has: "
+        f"{message}. Apply the chart again, or see whether a policy of the cluster refuses the operator's RoleBinding.",
+    )
+    return _report_only(service, {ConditionType.PROGRESSING: problem}, unknown("Not looked at yet."), now)
+
+
 WATCHED_CONDITIONS: Final = (
     ConditionType.READY,
     ConditionType.MODEL_LOADED,

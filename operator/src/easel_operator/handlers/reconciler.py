@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Final
 
 from easel_contract import names
@@ -15,12 +16,13 @@ from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, Kub
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.reconcile import decide, read_owner, report_fault
+from easel_operator.decide.reconcile import decide, read_owner, report_fault, report_forbidden
 from easel_operator.decide.rollouts.history import RevisionQuery, find_runs, read_runs
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot, Standing
 from easel_operator.handlers.references import ReferenceLookups
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.shared_state import RolloutTurns, SharedState
+from easel_operator.handlers.tenancy.secrets_access import SecretsAccess
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import logged_for
 from easel_operator.manifests.metadata import Release
@@ -59,6 +61,7 @@ class Reconciler:
         writer: ClusterWriter,
         services: ServiceStore,
         references: ReferenceLookups,
+        access: SecretsAccess,
         children: ObjectStore,
         shared: SharedState,
         queue: WorkQueue,
@@ -70,6 +73,7 @@ class Reconciler:
         self._writer = writer
         self._services = services
         self._references = references
+        self._access = access
         self._children = children
         self._shared = shared
         self._queue = queue
@@ -133,6 +137,19 @@ class Reconciler:
         if service is None:
             self._forget(key)
             return True
+        try:
+            await self._access.grant(key.namespace)
+            return await self._bring_about(key, service)
+        except ApiRefusedError as error:
+            if error.status == HTTPStatus.FORBIDDEN and SECRETS.plural in error.message:
+                self._access.doubt(key.namespace)
+                await self._write_report(service, report_forbidden(service, error.message, self._now()))
+            raise
+
+    def _now(self) -> datetime:
+        return self._clock().replace(microsecond=0)  # metav1.Time has whole seconds
+
+    async def _bring_about(self, key: ServiceKey, service: Json) -> bool:
         await self._read_unknown_secrets(key, service)
         await self._references.check(key, service)
         await self._find_earlier_runs(key, service)
@@ -161,7 +178,7 @@ class Reconciler:
             return
         self._turns.report(key, Standing())  # what nobody can look at keeps no others waiting
         try:
-            plan = report_fault(service, error, self._clock().replace(microsecond=0))
+            plan = report_fault(service, error, self._now())
             await self._write_report(service, plan)
         except Exception:
             logger.exception("Nor could the status of %s say so", key)
@@ -186,6 +203,8 @@ class Reconciler:
         if plan.finalizers is not None and not await self._write_finalizers(snapshot.service, plan.finalizers):
             return False
         failures = await self._writer.write_children(owner, plan, snapshot.children)
+        if any(failure.key.kind == SECRETS.kind for failure in failures):
+            self._access.doubt(key.namespace)
         if plan.creates or plan.applies:
             # The status is said of what was written, not of what was there before.
             plan = decide(replace(self._gather(key, snapshot.service), failures=failures))
@@ -231,7 +250,7 @@ class Reconciler:
             pods=tuple(body for child, body in sorted(owned.items()) if child.kind == "Pod"),
             capabilities=self._shared.capabilities,
             release=self._release,
-            now=self._clock().replace(microsecond=0),  # metav1.Time has whole seconds
+            now=self._now(),
             scaling=self._shared.decisions.get(key),
             scrape=self._shared.scrapes.get(key),
             fetch=self._shared.fetches.get(key),
