@@ -117,8 +117,12 @@ class Installation:
         ports = {f"EASEL_{name}_PORT": str(find_free_port()) for name in ("METRICS", "HEALTH")}
         return found | ports | {"EASEL_LOG_LEVEL": "INFO"}
 
+    def make_token(self) -> str:
+        """Of the operator's ServiceAccount."""
+        return self.run("create", "token", self._account, "--namespace", self.namespace).strip()
+
     def _write_kubeconfig(self) -> Path:
-        token = self.run("create", "token", self._account, "--namespace", self.namespace).strip()
+        token = self.make_token()
         content: Mapping[str, Any] = json.loads(self._kubeconfig.read_text())
         path = self._directory / f"{self.release}.kubeconfig"
         path.write_text(json.dumps({**content, "users": [{"name": "tests", "user": {"token": token}}]}))

@@ -268,6 +268,7 @@ class Operator:
                 password_key=self._config.redis_password_key,
                 pod=self._config.redis_pod,
                 ca_file=self._config.redis_ca_file,
+                service=self._config.metrics_service,
             ),
             services=self._services,
             keys=self._keys,
@@ -283,6 +284,7 @@ class Operator:
             wanted=self._config.watch_namespaces,
             namespace=self._config.operator_namespace,
             is_leader=self._leadership.is_leader,
+            look_seconds=self._config.resync_interval_seconds,
         )
 
     def _build_scaling_loop(self) -> ScalingLoop:

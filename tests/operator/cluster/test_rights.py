@@ -7,19 +7,27 @@ never asked for isn't granted, but for what is listed here with its reason.
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from easel_contract import names
+from easel_operator.cluster.capabilities import METRICS_API_SERVICE
 from easel_operator.cluster.client import KubernetesClient
+from easel_operator.cluster.rights import may
 from easel_operator.objects import (
+    API_SERVICES,
     CONFIG_MAPS,
     DEPLOYMENTS,
+    EVENTS,
     HPAS,
     HTTP_ROUTES,
     JOBS,
+    LEASES,
     NAMESPACES,
     PODS,
     ROLE_BINDINGS,
@@ -27,6 +35,7 @@ from easel_operator.objects import (
     SERVICES_OF_EASEL,
     Json,
     Resource,
+    find_condition,
 )
 from kubernetes.aio.client import Configuration
 
@@ -279,6 +288,16 @@ async def has_replicas(team: Team, count: int) -> bool:
     return live is not None and live["spec"]["replicas"] == count
 
 
+@asynccontextmanager
+async def logged_in(site: Site, installation: Installation) -> AsyncIterator[KubernetesClient]:
+    """With the rights of the operator."""
+    configuration = copy(site.configuration)
+    configuration.api_key = {"BearerToken": f"Bearer {installation.make_token()}"}
+    client = KubernetesClient(configuration)
+    yield client
+    await client.close()
+
+
 async def test_a_life_uses_what_is_granted_and_is_refused_nothing(
     site: Site, admin: KubernetesClient, redis: RedisServer
 ) -> None:
@@ -294,9 +313,13 @@ async def test_a_life_uses_what_is_granted_and_is_refused_nothing(
         installation.install()
         installation.start()
         await live_a_life(admin, team, installation)
-        assert await team.get(ROLE_BINDINGS, SECRETS_BINDING) is not None
-        await team.remove(SERVICES_OF_EASEL, "painter")
-        await team.wait_until_gone(ROLE_BINDINGS, SECRETS_BINDING)
+        async with logged_in(site, installation) as operator:
+            assert await may(operator, "get", SECRETS, team.namespace)
+            assert not await may(operator, "list", SECRETS, team.namespace)
+            assert not await may(operator, "get", SECRETS, "default"), "no service lives there"
+            await team.remove(SERVICES_OF_EASEL, "painter")
+            await team.wait_until_gone(ROLE_BINDINGS, SECRETS_BINDING)
+            await eventually(partial(may_not, operator, team.namespace))
         assert installation.stop() == 0
         events = site.read_audit(installation.user)
         refused = [event for event in events if event["responseStatus"]["code"] == 403]
@@ -308,7 +331,104 @@ async def test_a_life_uses_what_is_granted_and_is_refused_nothing(
     assert {(right.resource, right.verb) for right in unused} == set(UNUSED_AND_GRANTED)
 
 
+async def may_not(operator: KubernetesClient, namespace: str) -> bool:
+    return not await may(operator, "get", SECRETS, namespace)
+
+
 def is_used(right: Right, used: set[Right]) -> bool:
     """What is granted by name in the whole cluster is used wherever the object is."""
     places = {"cluster": ("cluster", "services", "own"), "services": ("services", "cluster"), "own": ("own",)}
     return any(Right(place, right.resource, right.verb) in used for place in places[right.where])
+
+
+SOON = {"EASEL_RESYNC_INTERVAL_SECONDS": "2"}
+SCALED: Json = {"model": HUB_MODEL, "scaling": {"minReplicas": 1, "maxReplicas": 2}}
+
+
+def find_event(events: list[Json], reason: str) -> Json | None:
+    return next((event for event in events if event["reason"] == reason), None)
+
+
+async def test_two_releases_share_a_cluster_each_in_its_own_namespaces(
+    site: Site, admin: KubernetesClient, redis: RedisServer
+) -> None:
+    """The one has a namespace that goes and comes back. Nobody looks after a service outside of both."""
+    other_redis = RedisServer()
+    other_redis.start()
+    teams = {name: Team(admin, name) for name in ("team-b", "team-c", "team-d", "elsewhere")}
+    for team in teams.values():
+        await team.come()
+    where = (site.servers, site.kubeconfig)
+    address, other_address = (f"127.0.0.1:{each.port}" for each in (redis, other_redis))
+    with (
+        Installation(*where, release="easel", namespace=OPERATOR_NAMESPACE, redis_address=address) as first,
+        Installation(*where, release="easel-c", namespace="easel-c", redis_address=other_address) as second,
+    ):
+        first_values = ("operator.watchNamespaces={team-b,team-d}",)
+        first.install(*first_values)
+        second.install("operator.watchNamespaces={team-c}", "crd.install=false")
+        namespace = await admin.get(NAMESPACES, None, "team-d")
+        assert namespace is not None
+        await admin.delete(NAMESPACES, None, "team-d", uid=namespace["metadata"]["uid"])
+
+        async def is_gone() -> bool:
+            return await admin.get(NAMESPACES, None, "team-d") is None
+
+        await eventually(is_gone, WAIT_SECONDS)
+        first.start(**SOON)
+
+        async def is_registered() -> bool:
+            return await admin.get(API_SERVICES, None, METRICS_API_SERVICE) is not None
+
+        await eventually(is_registered, WAIT_SECONDS)
+        second.start(**SOON)
+        for name in ("team-b", "team-c", "elsewhere"):
+            await teams[name].submit("painter", SCALED)
+
+        # One has the external metrics API, the other scales by itself and says so.
+        ones = await teams["team-b"].wait_until_carried_out("painter")
+        others = await teams["team-c"].wait_until_carried_out("painter")
+        assert await teams["team-b"].wait_for(HPAS, "painter-worker")
+        assert find_condition(ones, "ScalingActive") is not None
+        scaling = find_condition(others, "ScalingActive")
+        assert scaling is not None
+        assert scaling["reason"] == "DirectScaling"
+        assert f"{METRICS_API_SERVICE} is served by {OPERATOR_NAMESPACE}/easel-metrics" in scaling["message"]
+        for each in (first, second):
+            assert await admin.get(LEASES, each.namespace, "easel-operator") is not None
+
+        # A service outside of both: its team reads why nothing happens.
+        async def is_warned() -> Json | None:
+            events, _ = await admin.list_all(EVENTS, "elsewhere")
+            return find_event(events, "NotWatched")
+
+        warned = await eventually(is_warned, WAIT_SECONDS)
+        assert warned is not None
+        assert "add it to the chart's operator.watchNamespaces" in warned["note"]
+        lost = await teams["elsewhere"].get(SERVICES_OF_EASEL, "painter")
+        assert lost is not None
+        assert "status" not in lost
+
+        # A namespace that is missing is said, and watched when it is back and has been bound.
+        assert "Namespace team-d of operator.watchNamespaces doesn't exist" in first.log
+        await teams["team-d"].come()
+        first.install(*first_values)
+        await teams["team-d"].submit("late", SCALED)
+        await teams["team-d"].wait_until_carried_out("late")
+
+        async with logged_in(site, first) as operator:
+            assert await may(operator, "get", SECRETS, "team-b")
+            for place in ("team-c", "elsewhere", "kube-system"):
+                for verb, resource in (("get", SECRETS), ("list", PODS), ("patch", DEPLOYMENTS)):
+                    assert not await may(operator, verb, resource, place), (verb, resource, place)
+        assert (first.stop(), second.stop()) == (0, 0)
+        for each, own in ((first, "team-b"), (second, "team-c")):
+            events = [event for event in site.read_audit(each.user) if event["responseStatus"]["code"] == 403]
+            assert events == [], own
+        written = {
+            (event.get("objectRef") or {}).get("namespace")
+            for event in site.read_audit(second.user)
+            if event["verb"] not in ("get", "list", "watch") and event["objectRef"]["resource"] != "events"
+        }
+        assert written <= {None, "easel-c", "team-c"}
+    other_redis.close()

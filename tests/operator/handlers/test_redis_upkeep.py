@@ -193,3 +193,27 @@ async def test_without_the_charts_policy_there_is_none_of_the_operators() -> Non
     async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
         await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
         assert [path for _, path in upkeep.bench.api.writes if path.startswith(POLICIES)] == []
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_the_key_of_passwords_goes_with_the_installation_whose_redis_goes(is_ours: bool) -> None:
+    """With a Redis of users' own it stays: what runs goes on with those passwords until Easel comes back."""
+    source = RedisSource(
+        "easel-system", "easel-redis", address="127.0.0.1:1" if is_ours else "", service="easel-metrics"
+    )
+    async with running(source) as upkeep:
+        metadata = {"name": "easel-metrics", "uid": "uid-of-the-service"}
+        upkeep.bench.api.store("/api/v1/namespaces/easel-system/services/easel-metrics", {"metadata": metadata})
+        data = {"key": base64.b64encode(b"of an earlier release").decode()}
+        upkeep.bench.api.store(KEYS, {"metadata": {"name": "easel-redis-service-users"}, "data": data})
+
+        async def is_kept() -> list[Json] | None:
+            secret = upkeep.bench.api.objects[KEYS]
+            is_written = "key-in-force" in secret["data"]
+            return [secret["metadata"]] if is_written else None
+
+        found = await eventually(is_kept)
+        assert found is not None
+        owners = found[0].get("ownerReferences", [])
+        wanted = [{"apiVersion": "v1", "kind": "Service", **metadata}]
+        assert owners == (wanted if is_ours else [])

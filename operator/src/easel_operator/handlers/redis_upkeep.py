@@ -60,6 +60,7 @@ class RedisUpkeep:
             namespace=source.namespace,
             secret=f"{source.secret}-service-users",
             is_ours=bool(source.address),
+            service=source.service if source.address else "",
             clock=clock,
         )
         self._registry = ""  # the key of Redis under which this cluster's services are noted while they live and end

@@ -38,7 +38,9 @@ class Cluster(FakeApi):
 
 def build(api: KubernetesClient) -> OutsideServices:
     writer = ClusterWriter(api, ObjectStore(on_change=lambda _: None), pod_name="a", clock=lambda: NOW)
-    return OutsideServices(api, writer, wanted=("team-a", "team-b"), namespace="easel-system", is_leader=lambda: True)
+    return OutsideServices(
+        api, writer, wanted=("team-a", "team-b"), namespace="easel-system", is_leader=lambda: True, look_seconds=0
+    )
 
 
 async def test_its_team_reads_in_an_event_why_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:

@@ -63,6 +63,7 @@ class RedisSource:
     password_key: str = PASSWORD_KEY
     pod: str = ""  # the installation's own
     ca_file: str = ""  # of authorities in PEM, by which the servers are believed; empty: by the system's
+    service: str = ""  # of the chart, with which what is kept of the installation's own Redis goes; empty: nothing does
 
 
 class PasswordKeeper:

@@ -26,8 +26,9 @@ from easel_operator.cluster.redis.password import (
     read_time,
 )
 from easel_operator.cluster.redis.servers import find_servers, open_server
+from easel_operator.decide.drift import contains
 from easel_operator.manifests.redis_user import derive_password, name_user
-from easel_operator.objects import SECRETS, Json
+from easel_operator.objects import SECRETS, SERVICES, Json
 
 logger = logging.getLogger(__name__)
 
@@ -92,16 +93,26 @@ class ServiceUsers:
     """One per process; only the replica that leads may use it."""
 
     def __init__(
-        self, client: KubernetesClient, *, namespace: str, secret: str, is_ours: bool, clock: Callable[[], datetime]
+        self,
+        client: KubernetesClient,
+        *,
+        namespace: str,
+        secret: str,
+        is_ours: bool,
+        clock: Callable[[], datetime],
+        service: str = "",
     ) -> None:
-        """``secret`` is the one that the key is kept in; ``is_ours``: nobody else makes users in this Redis."""
+        """``secret`` is the one that the key is kept in; ``is_ours``: nobody else makes users in this Redis;
+        ``service``: a Service of the chart with which the Secret goes; empty: it stays."""
         self._client = client
         self._namespace = namespace
         self._secret = secret
         self._is_ours = is_ours
+        self._service = service
         self._clock = clock
         self._key: UserKey | None = None
         self._admitted: dict[str, _Admitted] = {}  # by the server's URL, the master first
+        self._owners: list[Json] = []
         self._is_away = False  # as the log has it
         self._is_too_long = False  # the same
         # Of a Redis of users' own nothing is known before it has answered once: services share its user until then.
@@ -139,15 +150,27 @@ class ServiceUsers:
         if is_first and not self._is_ours and KEY in data:
             self._refusal = annotations.get(ANNOTATION_REFUSAL, "")
         self._key = key
-        if data != key.to_data() or annotations.get(ANNOTATION_REFUSAL, "") != self._refusal:
-            await self._write(key)
+        owners = await self._find_owners()
+        is_owned = contains((secret or {}).get("metadata", {}).get("ownerReferences") or [], owners)
+        if data != key.to_data() or annotations.get(ANNOTATION_REFUSAL, "") != self._refusal or not is_owned:
+            await self._write(key, owners)
 
-    async def _write(self, key: UserKey) -> None:
+    async def _find_owners(self) -> list[Json]:
+        """Looked for once; a Service that was made anew is found by the next operator."""
+        if self._service and not self._owners:
+            live = await self._client.get(SERVICES, self._namespace, self._service)
+            uid = live["metadata"]["uid"] if live is not None else None
+            owner = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "name": self._service, "uid": uid}
+            self._owners = [owner] if uid else []
+        return self._owners
+
+    async def _write(self, key: UserKey, owners: list[Json]) -> None:
         annotations = {
             **({ANNOTATION_PREVIOUS_UNTIL: key.previous_until.isoformat()} if key.previous_until else {}),
             **({ANNOTATION_REFUSAL: self._refusal} if self._refusal else {}),
         }
         metadata: Json = {"namespace": self._namespace, "name": self._secret, "annotations": annotations}
+        metadata |= {"ownerReferences": owners} if owners else {}
         data = {name: base64.b64encode(value.encode()).decode() for name, value in key.to_data().items()}
         body = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
         await self._client.apply(SECRETS, body)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.writer import ClusterWriter
@@ -14,8 +13,6 @@ from easel_operator.objects import SERVICES_OF_EASEL, ServiceKey, to_service_key
 from easel_operator.operator_metrics import OUTSIDE_SERVICES
 
 logger = logging.getLogger(__name__)
-
-LOOK_SECONDS: Final = 60.0
 
 
 class OutsideServices:
@@ -29,7 +26,7 @@ class OutsideServices:
         wanted: tuple[str, ...],
         namespace: str,
         is_leader: Callable[[], bool],
-        look_seconds: float = LOOK_SECONDS,
+        look_seconds: float,
     ) -> None:
         """``wanted``: namespaces that are to be watched, there or not; ``namespace``: the operator's own."""
         self._client = client

@@ -61,6 +61,7 @@ class ServiceWatch:
                     raise
                 logger.warning("The watch of services begins anew: %s", error)
                 await asyncio.sleep(RESTART_PAUSE_SECONDS)
+                continue
             finally:
                 for task in (others, stopped):
                     task.cancel()
