@@ -18,7 +18,6 @@ import pytest
 from easel_contract import names
 from easel_operator.cluster.capabilities import METRICS_API_SERVICE
 from easel_operator.cluster.client import KubernetesClient
-from easel_operator.cluster.rights import may
 from easel_operator.objects import (
     API_SERVICES,
     CONFIG_MAPS,
@@ -314,9 +313,9 @@ async def test_a_life_uses_what_is_granted_and_is_refused_nothing(
         installation.start()
         await live_a_life(admin, team, installation)
         async with logged_in(site, installation) as operator:
-            assert await may(operator, "get", SECRETS, team.namespace)
-            assert not await may(operator, "list", SECRETS, team.namespace)
-            assert not await may(operator, "get", SECRETS, "default"), "no service lives there"
+            assert await operator.may("get", SECRETS, team.namespace)
+            assert not await operator.may("list", SECRETS, team.namespace)
+            assert not await operator.may("get", SECRETS, "default"), "no service lives there"
             await team.remove(SERVICES_OF_EASEL, "painter")
             await team.wait_until_gone(ROLE_BINDINGS, SECRETS_BINDING)
             await eventually(partial(may_not, operator, team.namespace))
@@ -332,7 +331,7 @@ async def test_a_life_uses_what_is_granted_and_is_refused_nothing(
 
 
 async def may_not(operator: KubernetesClient, namespace: str) -> bool:
-    return not await may(operator, "get", SECRETS, namespace)
+    return not await operator.may("get", SECRETS, namespace)
 
 
 def is_used(right: Right, used: set[Right]) -> bool:
@@ -417,10 +416,10 @@ async def test_two_releases_share_a_cluster_each_in_its_own_namespaces(
         await teams["team-d"].wait_until_carried_out("late")
 
         async with logged_in(site, first) as operator:
-            assert await may(operator, "get", SECRETS, "team-b")
+            assert await operator.may("get", SECRETS, "team-b")
             for place in ("team-c", "elsewhere", "kube-system"):
                 for verb, resource in (("get", SECRETS), ("list", PODS), ("patch", DEPLOYMENTS)):
-                    assert not await may(operator, verb, resource, place), (verb, resource, place)
+                    assert not await operator.may(verb, resource, place), (verb, resource, place)
         assert (first.stop(), second.stop()) == (0, 0)
         for each, own in ((first, "team-b"), (second, "team-c")):
             events = [event for event in site.read_audit(each.user) if event["responseStatus"]["code"] == 403]

@@ -13,7 +13,7 @@ from easel_contract import names
 from easel_contract.conditions import MAX_MESSAGE_BYTES, shorten
 from kubernetes.aio import client, config
 
-from easel_operator.objects import Json, Resource
+from easel_operator.objects import SELF_ACCESS_REVIEWS, Json, Resource
 
 REQUEST_TIMEOUT_SECONDS: Final = 30
 CONNECTIONS: Final = 64
@@ -199,6 +199,18 @@ class KubernetesClient:
             is_replaced = error.status == HTTPStatus.CONFLICT and version is None
             if error.status != HTTPStatus.NOT_FOUND and not is_replaced:
                 raise
+
+    async def may(self, verb: str, resource: Resource, namespace: str) -> bool:
+        """Whether we have a right to every object of a kind in a namespace. Needs no right. Raises KubernetesError."""
+        group = resource.api_version.rpartition("/")[0]
+        asked = {"verb": verb, "group": group, "resource": resource.plural, "namespace": namespace}
+        body = {
+            "apiVersion": SELF_ACCESS_REVIEWS.api_version,
+            "kind": SELF_ACCESS_REVIEWS.kind,
+            "spec": {"resourceAttributes": asked},
+        }
+        answer = await self.request("POST", SELF_ACCESS_REVIEWS.path(None), body=body)
+        return bool(answer.get("status", {}).get("allowed"))
 
     async def request(
         self,

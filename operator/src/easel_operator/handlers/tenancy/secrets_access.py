@@ -12,10 +12,8 @@ from http import HTTPStatus
 from typing import Final
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
-from easel_operator.cluster.rights import may
-from easel_operator.decide.tenancy import plan_bindings
+from easel_operator.decide.tenancy.bindings import build_secrets_binding, plan_bindings
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.manifests.secrets_binding import build_secrets_binding
 from easel_operator.objects import CLUSTER_ROLES, ROLE_BINDINGS, SECRETS, Json
 
 logger = logging.getLogger(__name__)
@@ -113,7 +111,7 @@ class SecretsAccess:
         namespace = binding["metadata"]["namespace"]
         await self._client.apply(ROLE_BINDINGS, binding)
         for _ in range(EFFECT_ATTEMPTS):
-            if await may(self._client, "get", SECRETS, namespace):
+            if await self._client.may("get", SECRETS, namespace):
                 break
             await asyncio.sleep(EFFECT_PAUSE_SECONDS)
         self._granted.add(namespace)

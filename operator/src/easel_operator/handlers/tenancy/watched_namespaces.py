@@ -11,7 +11,6 @@ from http import HTTPStatus
 from typing import Final
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
-from easel_operator.cluster.rights import may
 from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL
 from easel_operator.operator_metrics import WATCHED_NAMESPACES
 
@@ -103,7 +102,7 @@ class WatchedNamespaces:
     async def _judge(self, name: str) -> NamespaceState:
         if not await self._exists(name):
             return NamespaceState.MISSING
-        if not await may(self._client, "watch", SERVICES_OF_EASEL, name):
+        if not await self._client.may("watch", SERVICES_OF_EASEL, name):
             return NamespaceState.FORBIDDEN
         return NamespaceState.WATCHED if self._is_listed(name) else NamespaceState.LISTING
 

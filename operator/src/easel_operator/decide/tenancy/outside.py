@@ -1,33 +1,11 @@
-"""Which namespaces the operator needs Secrets of, and which services no operator looks after. Pure."""
+"""Services outside of the namespaces that are watched. Pure."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 
-from easel_operator.decide.drift import contains
 from easel_operator.decide.snapshot import EventPlan, EventType
 from easel_operator.objects import Json, ServiceKey, is_living, to_service_key
 
 MAX_NAMED = 5  # namespaces in one sentence
-
-
-@dataclass(frozen=True)
-class BindingPlan:
-    """What is to be done about the bindings of all namespaces."""
-
-    applies: tuple[str, ...]  # namespaces whose binding is missing, or isn't as it must be
-    deletes: tuple[Json, ...]  # live ones of namespaces without services
-    kept: frozenset[str]  # namespaces whose binding is as it must be
-
-
-def plan_bindings(wanted: Mapping[str, Json], live: Iterable[Json]) -> BindingPlan:
-    """``wanted``: manifests by namespace; ``live``: all bindings of that name, in whatever namespace."""
-    found = {body["metadata"]["namespace"]: body for body in live}
-    kept = frozenset(namespace for namespace, body in wanted.items() if contains(found.get(namespace), body))
-    return BindingPlan(
-        applies=tuple(sorted(wanted.keys() - kept)),
-        deletes=tuple(body for namespace, body in sorted(found.items()) if namespace not in wanted),
-        kept=kept,
-    )
 
 
 def find_unattended(services: Iterable[Json], watched: Collection[str]) -> dict[ServiceKey, tuple[str, int]]:
