@@ -39,6 +39,7 @@ from easel_operator.objects import (
 from kubernetes.aio.client import Configuration
 
 from tests.operator.cluster.test_exposure import CRDS, build_route_crd
+from tests.operator.metrics_api.support import build_authority
 from tests.operator.objects import HUB_MODEL
 from tests.support.api_server import ApiServers
 from tests.support.eventually import eventually
@@ -64,6 +65,18 @@ UNUSED_AND_GRANTED = {
     ("clusterroles", "bind"): "the API server asks for it where a binding is made",
     ("endpointslices", "list"): "asked only by the last operator of several that ends while the Deployment stays",
 }
+
+
+def write_front_proxy(directory: Path) -> tuple[str, ...]:
+    """As every cluster has it whose API server passes requests on to others."""
+    (directory / "front-proxy.pem").write_text(build_authority("front-proxy").pem)
+    return (
+        f"--requestheader-client-ca-file={directory / 'front-proxy.pem'}",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+    )
 
 
 def write_audit_policy(directory: Path) -> tuple[str, ...]:
@@ -97,7 +110,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with ApiServers() as servers:
-        configuration = servers.start("1.37", *write_audit_policy(servers.directory))
+        flags = (*write_audit_policy(servers.directory), *write_front_proxy(servers.directory))
+        configuration = servers.start("1.37", *flags)
         kubeconfig = servers.write_kubeconfig(configuration)
         servers.start_controllers(configuration, *CONTROLLERS)
         yield Site(servers, configuration, kubeconfig)
