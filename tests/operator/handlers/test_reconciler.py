@@ -588,17 +588,19 @@ async def test_a_gateway_that_may_not_be_annotated_holds_nothing_up() -> None:
 
 
 async def test_a_service_whose_secrets_may_not_be_read_says_so_and_recovers() -> None:
-    bench = Bench(FakeApi(_refuse_secrets))
+    bench = Bench(FakeApi())
     bench.submit(build_service())
+    await bench.settle()
+    bench.api.fault = _refuse_secrets
+    bench.reconciler._secrets_checked_at.clear()
     with pytest.raises(ApiRefusedError):
         await bench.reconciler.reconcile(KEY)
     progressing = find_condition(bench.api.objects[PATH], "Progressing")
     assert progressing is not None
     assert (progressing["status"], progressing["reason"]) == ("False", "ApplyFailed")
     assert "no right to Secrets in this namespace" in progressing["message"]
-    assert "it may not: it can't" in progressing["message"]
+    assert 'cannot get resource "secrets"' in progressing["message"]
     bench.api.fault = lambda _method, _path: None
-    bench.services.put(bench.api.objects[PATH])
     await bench.settle()
     progressing = find_condition(bench.api.objects[PATH], "Progressing")
     assert progressing is not None
@@ -608,4 +610,4 @@ async def test_a_service_whose_secrets_may_not_be_read_says_so_and_recovers() ->
 def _refuse_secrets(method: str, path: str) -> Exception | None:
     if "/secrets/" not in path:
         return None
-    return ApiRefusedError(method, path, 403, "Forbidden", "it may not: it can't")
+    return ApiRefusedError(method, path, 403, "Forbidden", 'User "operator" cannot get resource "secrets"')
