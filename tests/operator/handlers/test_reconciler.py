@@ -1,6 +1,7 @@
 """Gather, decide and apply against an API server in memory: convergence, idempotence, conflicts, faults."""
 
 import asyncio
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -592,7 +593,7 @@ async def test_a_service_whose_secrets_may_not_be_read_says_so_and_recovers() ->
     bench.submit(build_service())
     await bench.settle()
     bench.api.fault = _refuse_secrets
-    bench.reconciler._secrets_checked_at.clear()
+    bench.reconciler._secrets_checked_at[KEY] = NOW - timedelta(minutes=1)
     with pytest.raises(ApiRefusedError):
         await bench.reconciler.reconcile(KEY)
     progressing = find_condition(bench.api.objects[PATH], "Progressing")
