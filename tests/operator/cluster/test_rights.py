@@ -65,6 +65,7 @@ UNUSED_AND_GRANTED = {
     ("pods", "get"): "the same",
     ("stablediffusionservices/finalizers", "update"): "admission asks for it where an owner is named that blocks",
     ("clusterroles", "bind"): "the API server asks for it where a binding is made",
+    ("secrets", "update"): "a certificate that is about to expire is replaced",
     ("deployments", "patch"): "the own one's, by the Job before an uninstallation",
     ("jobs", "get"): "that Job itself",
     ("pods", "list"): "the operators that it waits for",
@@ -276,11 +277,21 @@ async def live_a_life(admin: KubernetesClient, team: Team, installation: Install
     jobs, _ = await admin.list_all(JOBS, team.namespace)
     assert len(jobs) == 1
 
-    # Somebody makes immutable what the operator writes, with other contents.
-    for resource, name in ((CONFIG_MAPS, "painter-config"), (SECRETS, "painter-redis")):
-        await admin.merge(resource, team.namespace, name, {"immutable": True})
+    # Another service finds a name taken, and so looks at all of them.
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": team.namespace, "name": "taken-config"},
+    }
+    await admin.apply(CONFIG_MAPS, stranger, field_manager="team")
+    await team.submit("taken", REACHED)
 
-    # A finalizer of an earlier release; another model; other exposure. Then less and less of everything.
+    # Somebody makes immutable what the operator writes, with other contents, while pods run.
+    await put_pods_to_work(admin, team, "painter")
+    await admin.merge(CONFIG_MAPS, team.namespace, "painter-config", {"immutable": True})
+    await admin.merge(SECRETS, team.namespace, "painter-redis", {"immutable": True, "data": {"url": "bm9uZQ=="}})
+
+    # A finalizer of an earlier release, other limits. Then less of everything.
     patch = {"metadata": {"finalizers": [names.FINALIZER]}}
     await admin.merge(SERVICES_OF_EASEL, team.namespace, "painter", patch)
     await team.submit("painter", {**REACHED, "gateway": {**REACHED["gateway"], "limits": {"maxImages": 2}}})
@@ -337,7 +348,8 @@ async def test_a_life_uses_what_is_granted_and_is_refused_nothing(
             assert await operator.may("get", SECRETS, team.namespace)
             assert not await operator.may("list", SECRETS, team.namespace)
             assert not await operator.may("get", SECRETS, "default"), "no service lives there"
-            await team.remove(SERVICES_OF_EASEL, "painter")
+            for name in ("painter", "taken"):
+                await team.remove(SERVICES_OF_EASEL, name)
             await team.wait_until_gone(ROLE_BINDINGS, SECRETS_BINDING)
             await eventually(partial(may_not, operator, team.namespace))
         assert installation.stop() == 0
