@@ -266,7 +266,7 @@ def describe_conflict(key: ObjectKey, live: Json, owner: Owner) -> str:
     if earlier:
         return f"{key} belongs to a deleted service of the same name; it is made anew once that one is collected."
     return (
-        f"{key} exists and isn't owned by this service, so it is left alone and nothing else is written; delete or "
+        f"{key} exists and isn't owned by this service, so it is left alone and no pods are made; delete or "
         f"rename it, or give this {names.KIND} another name."
     )
 
