@@ -106,6 +106,11 @@ class ApiServers:
             *flags,
         )
 
+    def start_scheduler(self, configuration: Configuration) -> None:
+        """kube-scheduler: pods are bound to nodes, and nothing runs there."""
+        kubeconfig = self.write_kubeconfig(configuration)
+        self._start("scheduler", "scheduler", f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--secure-port=0")
+
     def write_kubeconfig(self, configuration: Configuration) -> Path:
         """How kubectl, helm and controllers reach an API server of ours, as its administrator."""
         path = self._directory / f"{configuration.host.rpartition(':')[2]}.kubeconfig"

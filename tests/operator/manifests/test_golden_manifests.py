@@ -197,6 +197,21 @@ def test_manifests_are_as_reviewed(case: str) -> None:
     assert rendered == golden.read_text()
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case != "with-overlays-of-its-pods"])
+def test_no_pod_names_a_user_so_that_a_platform_can_assign_one(case: str) -> None:
+    """As OpenShift does; what an overlay names is its author's."""
+    templates = [each["spec"]["template"] for each in _build(CASES[case]) if each["kind"] in {"Deployment", "Job"}]
+    contexts = [
+        part.get("securityContext", {})
+        for template in templates
+        for part in (template["spec"], *template["spec"]["containers"], *template["spec"].get("initContainers", ()))
+    ]
+    assert len(contexts) >= 4
+    assert not any(
+        {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"} & context.keys() for context in contexts
+    )
+
+
 def test_a_change_to_the_gateway_leaves_the_workers_alone() -> None:
     before = _by_name(_build({"model": HUB_MODEL, "replicas": 1}))
     after = _by_name(_build({"model": HUB_MODEL, "replicas": 1, "gateway": {"limits": {"maxImages": 2}}}))
