@@ -88,7 +88,7 @@ async def test_a_route_that_the_gateway_api_refuses_is_said(client: KubernetesCl
     children = build("refused", {"gateway": {"httpRoute": {"parentRefs": twice, "hosts": ["c.example"]}}})
     (failure,) = await write(client, children)
     assert failure.key.kind == "HTTPRoute"
-    assert "sectionName or port must be unique" in failure.message
+    assert "sectionName must be unique" in failure.message
 
 
 async def test_monitors_and_alerts_are_written_once(client: KubernetesClient) -> None:
