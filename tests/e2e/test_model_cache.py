@@ -35,9 +35,9 @@ def shared_claim(cluster: Cluster) -> Iterator[str]:
 
 
 def cached(name: str, hub: ClusterHub, *, repository: str = "tiny/sd15", **changes: Any) -> dict[str, Any]:
-    """A service of a repository of the Hub, with a cache; two workers."""
+    """A service of a repository of the Hub, with a cache; one worker."""
     service = {
-        "replicas": 2,
+        "replicas": 1,
         "scaling": None,
         "model__source": {"huggingFace": {"repository": repository}},
         "model__cache": {"size": "1Gi"},
@@ -65,13 +65,13 @@ def test_the_job_fetches_each_file_once_and_workers_ask_the_hub_for_nothing(
     services.wait_for(name, "Ready", "True", timeout_seconds=180)
     assert find_job(services, name)["status"]["succeeded"] == 1
     assert hub.downloads[WEIGHTS] == 1
-    assert set(hub.downloads.values()) == {1}, "two workers, and the Job alone has fetched"
+    assert set(hub.downloads.values()) == {1}, "the Job has fetched, and the worker hasn't"
     services.wait_for(name, "ModelLoaded", "True")
     status = services.cluster.get("sds", name)["status"]
     assert "modelCache" not in status, "it is whole"
 
     hub.forget()
-    services.apply(cached("cached", hub, replicas=3))
+    services.apply(cached("cached", hub, replicas=2))
     wait_until(lambda: len([pod for pod in services.pods(name, "worker") if is_ready(pod)]), (3).__eq__, "three", 120)
     assert hub.requests == []
     with forwarded(services.cluster, name) as url:
@@ -90,7 +90,7 @@ def test_the_job_fetches_each_file_once_and_workers_ask_the_hub_for_nothing(
 def test_a_second_service_on_the_claim_downloads_nothing_and_the_claim_outlives_both(
     services: Services, hub: ClusterHub, shared_claim: str
 ) -> None:
-    on_claim: dict[str, Any] = {"model__cache": {"claimName": shared_claim}, "replicas": 1}
+    on_claim: dict[str, Any] = {"model__cache": {"claimName": shared_claim}}
     first = services.apply(cached("first", hub, **on_claim))
     services.wait_for(first, "Ready", "True", timeout_seconds=180)
     hub.forget()
@@ -126,7 +126,7 @@ def test_a_job_without_a_token_says_which_field_wants_one(services: Services, hu
 
 def test_a_file_that_comes_damaged_is_never_loaded_and_is_named(services: Services, hub: ClusterHub) -> None:
     hub.behave(damaged={f"other/sd15/{WEIGHTS}": [1000] * 100})
-    name = services.apply(cached("damaged", hub, repository="other/sd15", replicas=1))
+    name = services.apply(cached("damaged", hub, repository="other/sd15"))
     loaded = services.wait_for(name, "ModelLoaded", "False", "ModelLoadFailed", timeout_seconds=120)
     assert "diffusion_pytorch_model.safetensors came damaged twice" in loaded["message"]
     assert "check the proxy or the mirror" in loaded["message"]
@@ -138,7 +138,7 @@ def test_a_file_that_comes_damaged_is_never_loaded_and_is_named(services: Servic
 def test_a_model_that_does_not_fit_the_claim_is_not_begun(services: Services, hub: ClusterHub) -> None:
     hub.behave(claimed_bytes={f"other/sd15/{WEIGHTS}": 10**16})
     hub.forget()
-    name = services.apply(cached("too-large", hub, repository="other/sd15", replicas=1))
+    name = services.apply(cached("too-large", hub, repository="other/sd15"))
     loaded = services.wait_for(name, "ModelLoaded", "False", "ModelLoadFailed", timeout_seconds=120)
     assert "make the claim of model.cache larger" in loaded["message"]
     assert hub.downloads[WEIGHTS] == 0
