@@ -129,6 +129,19 @@ async def test_services_don_t_say_ready_after_the_operator_is_gone_for_good(way:
     assert ending.holder == "operator-a", "another replica, about to end, must not write over it"
 
 
+@pytest.mark.parametrize(("refused", "is_said"), [({DEPLOYMENT, LEASE, SLICE}, True), ({DEPLOYMENT}, False)])
+async def test_rights_that_are_gone_altogether_are_an_end_for_good_too(refused: set[str], *, is_said: bool) -> None:
+    """As where the operator's namespace is deleted; a right that was never given is none."""
+    ending = await Ending.begin(replicas=2)
+    ending.say_who_is_ready("operator-a", "operator-b")
+    ending.api.fault = lambda method, path: (
+        ApiRefusedError(method, path, 403, "Forbidden", "not allowed") if path in refused else None
+    )
+    await ending.farewell.say()
+    assert (ending.read_status()["Ready"] == ("Unknown", "OperatorGone")) == is_said
+    assert (REGISTRATION not in ending.api.objects) == is_said
+
+
 async def test_a_replica_that_does_not_lead_says_nothing_of_services() -> None:
     ending = await Ending.begin(replicas=0)
     before = ending.read_status()

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import Final
 
-from easel_operator.cluster.client import KubernetesClient, KubernetesError
-from easel_operator.cluster.leadership import Leadership
+from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
+from easel_operator.cluster.leadership import LEASE_NAME, Leadership
 from easel_operator.cluster.metrics_endpoint import MetricsEndpoint
 from easel_operator.handlers.ending.last_words import LastWords
 from easel_operator.handlers.service_store import ServiceStore
-from easel_operator.objects import DEPLOYMENTS, is_living
+from easel_operator.objects import DEPLOYMENTS, LEASES, is_living
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +67,24 @@ class Farewell:
         await self._last_words.give_back()
 
     async def _is_for_good(self) -> bool:
-        """Whether the Deployment is gone, or going, or wants no pods."""
+        """Whether the Deployment is gone, or going, or wants no pods; or the right to ask is gone with the rest."""
         if not self._deployment:
             return False
-        live = await self._client.get(DEPLOYMENTS, self._namespace, self._deployment)
+        try:
+            live = await self._client.get(DEPLOYMENTS, self._namespace, self._deployment)
+        except ApiRefusedError as error:
+            # Where its namespace is deleted, the Role may go before the Deployment. Without the Lease nobody can lead.
+            if error.status != HTTPStatus.FORBIDDEN or not await self._is_forbidden_to_lead():
+                raise
+            return True
         return live is None or not is_living(live) or live.get("spec", {}).get("replicas") == 0
+
+    async def _is_forbidden_to_lead(self) -> bool:
+        try:
+            await self._client.get(LEASES, self._namespace, LEASE_NAME)
+        except ApiRefusedError as error:
+            return error.status == HTTPStatus.FORBIDDEN
+        return False
 
     async def _serve_on(self) -> None:
         """Answer autoscalers for a moment; then, if nobody else does, give the registration back.
