@@ -7,7 +7,7 @@ import pytest
 
 from demo import cluster as clusters
 from demo.cluster import Cluster
-from tests.e2e.operators.living import SETTINGS, World
+from tests.e2e.operators.living import SETTINGS, World, list_objects
 
 NODES = ("cpu-0", "operator-0", "operator-1")
 
@@ -28,7 +28,7 @@ def bare_cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def world(bare_cluster: Cluster) -> World:
     """With the chart and two services that are served."""
-    world = World(bare_cluster)
+    world = World(bare_cluster, list_objects(bare_cluster))
     clusters.install_chart(bare_cluster, *SETTINGS)
     world.apply_services()
     return world

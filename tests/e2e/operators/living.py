@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+from easel_contract import names
 from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from kubernetes.aio import config as kubeconfigs
 from kubernetes.aio.client import Configuration
@@ -24,6 +25,9 @@ SCALED, FIXED = "scaled", "fixed"
 ASK_SECONDS = 0.5  # between two questions
 PATIENCE_SECONDS = 3.0  # with an answer; an autoscaler has 30 s
 LEADING_SECONDS = 15.0  # within which another leads
+PASSING = {"Event", "PodMetrics", "NodeMetrics", "ComponentStatus"}
+
+Found = set[tuple[str, str]]
 
 
 def build_service(name: str, namespace: str = "default", **spec: Any) -> dict[str, Any]:
@@ -43,11 +47,24 @@ def build_service(name: str, namespace: str = "default", **spec: Any) -> dict[st
     }
 
 
+def list_objects(cluster: Cluster) -> Found:
+    """Kind and name of all that there is and isn't a service's."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    listed = cluster.get(",".join(kinds), "-A", "--ignore-not-found")["items"]
+    return {
+        (item["kind"], item["metadata"]["name"])
+        for item in listed
+        if item["kind"] not in PASSING and names.LABEL_SERVICE not in item["metadata"].get("labels", {})
+    }
+
+
 class World:
     """The cluster as those see it who use it."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, before: Found) -> None:
+        """``before``: what there was without the chart."""
         self.cluster = cluster
+        self.before = before
 
     def apply(self, service: dict[str, Any]) -> None:
         """``kubectl apply``."""
@@ -95,6 +112,10 @@ class World:
             if "deletionTimestamp" not in pod["metadata"]
             and any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
         }
+
+    def count_restarts(self, pod: str) -> int:
+        """How often an operator was started again."""
+        return int(self.cluster.get("pod", pod, "-n", NAMESPACE)["status"]["containerStatuses"][0]["restartCount"])
 
     def change_number(self, replicas: int) -> None:
         """Another spec of the service whose number is fixed."""

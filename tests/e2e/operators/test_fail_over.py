@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 pytestmark = pytest.mark.embedded
 
 AFTERWARDS_SECONDS = 30.0  # for as long it is watched how metrics are served
+AUTOSCALER_SECONDS = 15.0  # between two of its looks by default: shorter gaps cost it one at the most
 
 
 @dataclass
@@ -54,15 +55,20 @@ def watch_fail_over(world: World, leader: str, fault: Callable[[], object], what
     return FailOver(leads, works, reader.answers)
 
 
-def test_a_frozen_leader_is_replaced_and_writes_nothing_when_it_wakes(two_operators: World) -> None:
+def test_a_frozen_leader_is_replaced_and_begins_anew_when_it_wakes(two_operators: World) -> None:
     world = two_operators
     leader = world.read_leader()
+    starts = world.count_restarts(leader)
     try:
         seen = watch_fail_over(world, leader, lambda: send(leader, signal.SIGSTOP), "frozen")
     finally:
         send(leader, signal.SIGCONT)
     assert seen.works_after_seconds < LEADING_SECONDS
+    assert seen.answers.longest_gap_seconds < AUTOSCALER_SECONDS
     assert world.read_leader() != leader
+    wait_until(
+        lambda: world.count_restarts(leader), lambda seen: seen == starts + 1, "it ends, having lost its lease", 60
+    )
     world.wait_for_ready(FIXED, "True")
 
 
@@ -75,6 +81,7 @@ def test_the_leader_is_lost_with_its_node(two_operators: World) -> None:
     finally:
         world.use_node("restart", node)
     assert seen.works_after_seconds < LEADING_SECONDS
+    assert seen.answers.longest_gap_seconds < AUTOSCALER_SECONDS
 
 
 def test_a_killed_leader_is_back_or_replaced(two_operators: World) -> None:
@@ -93,3 +100,4 @@ def test_a_killed_leader_is_back_or_replaced(two_operators: World) -> None:
     logger.info("killed: works after %.1f s, by %s; %s", works, world.read_leader(), reader.answers.describe())
     logger.info("%s", reader.answers.failed)
     assert works < LEADING_SECONDS
+    assert reader.answers.longest_gap_seconds < AUTOSCALER_SECONDS
