@@ -41,6 +41,8 @@ class ApiServers:
         self._etcd_port = find_free_port()
         self._binary = ""
         self._key = self._directory / "service-account.key"
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, tuple[str, ...]] = {}
 
     def __enter__(self) -> Self:
         made = subprocess.run([ROOT / "devcluster/binary.sh"], stdout=subprocess.PIPE, text=True, check=True)
@@ -126,12 +128,24 @@ class ApiServers:
         path.write_text(json.dumps(content))
         return path
 
+    def kill(self, title: str) -> None:
+        """SIGKILL to ``etcd``, ``apiserver-RELEASE`` or ``controllers``. What it has stored stays."""
+        _end(self._running[title])
+
+    def resume(self, title: str) -> None:
+        """Start again what was killed, as it was started before; it answers some time later."""
+        self._run(title)
+
     def _start(self, title: str, *command: str) -> Path:
+        self._commands[title] = command
+        return self._run(title)
+
+    def _run(self, title: str) -> Path:
         log = self._directory / f"{title}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [self._binary, "component", *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
+        command = [self._binary, "component", *self._commands[title]]
+        with log.open("ab") as output:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self._running[title] = process
         self._stack.callback(_end, process)
         return log
 
