@@ -86,17 +86,20 @@ def make_models(directory: Path) -> None:
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def start(state: Path, *, hpa_sync_seconds: int = 15, nodes: Sequence[str] = NODES) -> Cluster:
+def start(
+    state: Path, *, hpa_sync_seconds: int = 15, nodes: Sequence[str] = NODES, network_policies: bool = False
+) -> Cluster:
     """A cluster of the kind that CLUSTER names, with volumes for Redis and the tiny models. Idempotent.
 
-    ``hpa_sync_seconds`` and ``nodes`` are for the embedded one; the others have their own.
+    ``hpa_sync_seconds``, ``nodes`` and ``network_policies``, whether they are enforced, are for the embedded one; the
+    others have their own.
     """
     kind = os.environ.get("CLUSTER", "embedded")
     state.mkdir(parents=True, exist_ok=True)
     models = state / "models"
     make_models(models)
     if kind == "embedded":
-        cluster = _start_embedded(state, models, hpa_sync_seconds, nodes)
+        cluster = _start_embedded(state, models, hpa_sync_seconds, nodes, network_policies=network_policies)
     elif kind == "kind":
         cluster = _start_kind(state, models)
     elif kind == "kubeconfig":
@@ -143,13 +146,16 @@ def _tool(name: str) -> str:
     return path
 
 
-def _start_embedded(state: Path, models: Path, hpa_sync_seconds: int, nodes: Sequence[str]) -> Cluster:
+def _start_embedded(
+    state: Path, models: Path, hpa_sync_seconds: int, nodes: Sequence[str], *, network_policies: bool
+) -> Cluster:
     binary = devcluster_binary()
     images = state / "images.yaml"
     images.write_text(_image_map())
     run(
         binary, "up", "--state-dir", state / "cluster", "--images", images,
         "--hpa-sync-period", f"{hpa_sync_seconds}s", *(word for node in nodes for word in ("--node", node)),
+        *(["--network-policies"] if network_policies else []),
     )  # fmt: skip
     tools = Path(binary).parent
     return Cluster("embedded", state / "cluster/kubeconfig", str(tools / "kubectl"), str(tools / "helm"), models, state)

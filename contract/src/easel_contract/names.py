@@ -26,6 +26,7 @@ COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_WORKER: Final = "worker"
 COMPONENT_MODEL_CACHE: Final = "model-cache"  # the claim, and the Job that fills it
 COMPONENT_OPERATOR: Final = "operator"  # of the chart's pods
+COMPONENT_REDIS: Final = "redis"  # the same
 LABEL_NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"  # which every namespace has
 
 # On pod templates: a change of the rendered configuration changes the hash, which rolls the pods.
@@ -58,6 +59,7 @@ HTTP_PORT_NAME: Final = "http"
 METRICS_PORT: Final = 9090  # metrics and probes of a pod: a port that no Service and no Ingress leads to
 METRICS_PORT_NAME: Final = "metrics"
 SERVICE_PORT: Final = 80
+REDIS_PORT: Final = 6379  # of the one that the chart installs
 
 CONTAINER_NAME: Final = "server"
 CONFIG_DIRECTORY: Final = "/etc/easel"

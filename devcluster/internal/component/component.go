@@ -20,6 +20,7 @@ import (
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 
 	"github.com/easel-dev/easel/devcluster/internal/node"
+	"github.com/easel-dev/easel/devcluster/internal/policy"
 )
 
 // Run runs the named component with its own flags until it ends, and returns the exit code.
@@ -41,6 +42,8 @@ func Run(name string, args []string) int {
 		cmd = proxy.NewProxyCommand()
 	case "kubelet":
 		cmd = node.NewCommand()
+	case "network-policies":
+		cmd = policy.NewCommand()
 	default:
 		fmt.Fprintf(os.Stderr, "devcluster: no component %q\n", name)
 		return 2

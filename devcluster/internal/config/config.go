@@ -63,6 +63,7 @@ type Config struct {
 	HostAddress            string        `json:"hostAddress"` // where the host reaches the API server
 	Nodes                  []Node        `json:"nodes"`
 	SimulatedNodes         int           `json:"simulatedNodes"`
+	NetworkPolicies        bool          `json:"networkPolicies"`      // enforced
 	ImagesFile             string        `json:"imagesFile,omitempty"` // as the user named it; for messages
 	HPASyncPeriod          time.Duration `json:"hpaSyncPeriod"`
 	NodeMonitorGracePeriod time.Duration `json:"nodeMonitorGracePeriod"`

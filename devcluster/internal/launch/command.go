@@ -59,6 +59,7 @@ func upCommand(stateDir stateDirFlag) *cobra.Command {
 	flags.DurationVar(&options.nodeMonitorGracePeriod, "node-monitor-grace-period", 20*time.Second, "how long a silent node stays Ready")
 	flags.DurationVar(&options.podEvictionTimeout, "pod-eviction-timeout", 30*time.Second,
 		"how long pods stay bound to a node that is not Ready (300s in a real cluster)")
+	flags.BoolVar(&options.networkPolicies, "network-policies", false, "enforce NetworkPolicies (needs iptables and ipset)")
 	flags.IntVar(&options.simulatedNodes, "simulated-nodes", 0, "nodes whose pods only claim to run, for scale tests")
 	return cmd
 }

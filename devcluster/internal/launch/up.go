@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 	"github.com/easel-dev/easel/devcluster/internal/image"
 	"github.com/easel-dev/easel/devcluster/internal/metrics"
 	"github.com/easel-dev/easel/devcluster/internal/pki"
+	"github.com/easel-dev/easel/devcluster/internal/policy"
 	"github.com/easel-dev/easel/devcluster/internal/supervisor"
 )
 
@@ -29,6 +31,7 @@ type upOptions struct {
 	nodes                                                     []string
 	hpaSyncPeriod, nodeMonitorGracePeriod, podEvictionTimeout time.Duration
 	simulatedNodes                                            int
+	networkPolicies                                           bool
 }
 
 func up(dir string, options upOptions) error {
@@ -37,7 +40,7 @@ func up(dir string, options upOptions) error {
 		printAccess(dir)
 		return nil
 	}
-	if err := checkPrograms(); err != nil {
+	if err := checkPrograms(options); err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -70,8 +73,12 @@ func printAccess(dir string) {
 }
 
 // checkPrograms names what is missing before anything is started.
-func checkPrograms() error {
-	for program, debian := range map[string]string{"nft": "nftables", "mount": "mount", "umount": "mount"} {
+func checkPrograms(options upOptions) error {
+	needed := map[string]string{"nft": "nftables", "mount": "mount", "umount": "mount"}
+	if options.networkPolicies {
+		maps.Copy(needed, policy.Programs)
+	}
+	for program, debian := range needed {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%s is not on PATH: install it (Debian package %s)", program, debian)
 		}
@@ -102,7 +109,8 @@ func prepare(dir string, options upOptions, address string) (*config.Config, err
 	}
 	cluster := &config.Config{
 		StateDir: dir, HostAddress: address, Nodes: nodes, SimulatedNodes: options.simulatedNodes, ImagesFile: options.images,
-		HPASyncPeriod: options.hpaSyncPeriod, NodeMonitorGracePeriod: options.nodeMonitorGracePeriod, PodEvictionTimeout: options.podEvictionTimeout,
+		NetworkPolicies: options.networkPolicies,
+		HPASyncPeriod:   options.hpaSyncPeriod, NodeMonitorGracePeriod: options.nodeMonitorGracePeriod, PodEvictionTimeout: options.podEvictionTimeout,
 	}
 	for _, name := range []string{"log", "kubeconfigs", "nodes", "volumes"} {
 		if err := os.MkdirAll(cluster.Path(name), 0o755); err != nil {

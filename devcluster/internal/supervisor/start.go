@@ -19,6 +19,7 @@ import (
 	"github.com/easel-dev/easel/devcluster/internal/config"
 	"github.com/easel-dev/easel/devcluster/internal/dns"
 	"github.com/easel-dev/easel/devcluster/internal/metrics"
+	"github.com/easel-dev/easel/devcluster/internal/policy"
 	"github.com/easel-dev/easel/devcluster/internal/volume"
 )
 
@@ -123,7 +124,15 @@ func (s *Supervisor) startNodes(ctx context.Context, clients *clients) error {
 	if err != nil {
 		return err
 	}
-	return s.phase("Services", func() error { return s.wait(ctx, canReachService) })
+	if err := s.phase("Services", func() error { return s.wait(ctx, canReachService) }); err != nil || !c.NetworkPolicies {
+		return err
+	}
+	return s.phase("network policies", func() error {
+		if err := s.components.start("network-policies", "network-policies", 0, "--state-dir="+c.StateDir); err != nil {
+			return err
+		}
+		return s.wait(ctx, policy.IsEnforced)
+	})
 }
 
 func (s *Supervisor) startKubelet(name string) error {

@@ -35,7 +35,8 @@ EXTERNAL_SENTENCE: Final = "externalTrafficPolicy needs type NodePort or LoadBal
 
 
 PEERS_DESCRIPTION: Final = "Peers as in a NetworkPolicy's `from`: namespaceSelector, podSelector, ipBlock."
-Peers = Annotated[
+# The API server checks them, as part of the NetworkPolicy.
+PartsOfPolicy = Annotated[
     tuple[
         Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})], ...
     ],
@@ -44,14 +45,19 @@ Peers = Annotated[
 
 
 class NetworkPolicySpec(Model):
-    """Who may reach the pods, where the cluster enforces NetworkPolicies: the gateways their clients, both roles the
-    operator and whoever reads metrics, and nobody else. What pods may reach is left alone."""
+    """Who may reach the pods, where the cluster enforces NetworkPolicies: the gateways their clients, all pods the
+    operator and whoever reads metrics, and nobody else. Where pods may go is left alone unless `egress` says so."""
 
-    clients: Peers | None = Field(
+    clients: PartsOfPolicy | None = Field(
         default=None, min_length=1, description=f"Who may call the gateways. {PEERS_DESCRIPTION} Unset: anybody."
     )
-    monitors: Peers = Field(
+    monitors: PartsOfPolicy = Field(
         default=(), description=f"Who may read the pods' metrics, beside the operator. {PEERS_DESCRIPTION}"
+    )
+    egress: PartsOfPolicy | None = Field(
+        default=None,
+        description="Where pods may go beside DNS and the Redis that the chart installs: the Hub, buckets, webhooks, "
+        "collectors, a Redis of your own. Rules as in a NetworkPolicy's `egress`: to, ports. Unset: anywhere.",
     )
 
 

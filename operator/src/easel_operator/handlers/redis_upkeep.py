@@ -1,6 +1,7 @@
 """Has Redis, its Secret and all services agree on its address, users and passwords, for ever."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from easel_operator.cluster.client import KubernetesClient, KubernetesError
 from easel_operator.cluster.redis.figures import REDIS_FIGURES
 from easel_operator.cluster.redis.password import read_password
 from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource, read_url
-from easel_operator.cluster.redis.service_keys import ServiceKeys, fetch_cluster_uid
+from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys, fetch_cluster_uid
 from easel_operator.cluster.redis.service_users import ServiceUsers
 from easel_operator.decide.deletion import find_prefix
 from easel_operator.decide.drift import is_applied
@@ -23,7 +24,7 @@ from easel_operator.handlers.reconciler import Reconciler
 from easel_operator.handlers.service_store import ServiceStore
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.manifests.redis_policy import build_redis_policy, name_policy
-from easel_operator.objects import NETWORK_POLICIES, SECRETS
+from easel_operator.objects import NETWORK_POLICIES, SECRETS, ServiceKey
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class RedisUpkeep:
             service=source.service if source.address else "",
             clock=clock,
         )
-        self._registry = ""  # the key of Redis under which this cluster's services are noted while they live and end
+        self._cluster_uid = ""  # by which this cluster's services are noted in Redis while they live and end
+        self._noted: set[ServiceKey] = set()  # as far as Redis has told
         self._access: tuple[str, str, str, str] | None = None  # as services were last told: see _take_over
         self._own_url = ""  # as this process uses it
         self._reaching: set[str] = set()  # prefixes of services whose pods the NetworkPolicy lets in
@@ -78,21 +80,22 @@ class RedisUpkeep:
                 logger.warning("The address and password of Redis aren't looked after, trying again: %s", error)
 
     async def _look(self) -> None:
-        await self._let_pods_reach_redis()
         await self._users.read_key()
         prefixes = self._list_prefixes()
         url = await self._keeper.look(self._users.list_lines(prefixes))
         if url is None:
             return
-        self._registry = self._registry or names.redis_registry_key(await fetch_cluster_uid(self._client))
+        self._cluster_uid = self._cluster_uid or await fetch_cluster_uid(self._client)
         own_url, authorities = url, _read_authorities(self._source.ca_file)
         if authorities:
             own_url = add_certificate_authority(url, self._source.ca_file)
             url = add_certificate_authority(url, f"{names.REDIS_DIRECTORY}/{names.SECRET_KEY_AUTHORITIES}")
-        await self._users.admit(own_url, prefixes, self._registry)
+        await self._users.admit(own_url, prefixes, names.redis_registry_key(self._cluster_uid))
         if own_url != self._own_url:
             await self._keys.use(own_url)
             self._own_url = own_url
+        await self._read_noted()
+        await self._let_pods_reach_redis()
         self._take_over(url, authorities)
         await REDIS_FIGURES.look(own_url)
 
@@ -105,18 +108,28 @@ class RedisUpkeep:
             if not prefixes <= self._reaching:
                 await self._let_pods_reach_redis()
             if self._access is not None and self._users.lack(prefixes):
-                await self._users.admit(self._own_url, prefixes, self._registry)
+                await self._users.admit(self._own_url, prefixes, names.redis_registry_key(self._cluster_uid))
 
     async def _let_pods_reach_redis(self) -> None:
-        """Where the chart's policy keeps everybody else out."""
+        """Where the chart's policy keeps everybody else out.
+
+        Those of a deleted service, too, until nothing is left of it: they tell its waiters how their jobs end.
+        """
         self._reaching = self._list_prefixes()
         namespace, name = self._source.namespace, self._source.secret
         charts = await self._client.get(NETWORK_POLICIES, namespace, name) if self._source.address else None
         if charts is None:
             return
-        wanted = build_redis_policy(charts, [key for key, _ in self._services])
+        wanted = build_redis_policy(charts, self._noted | {key for key, _ in self._services})
         if not is_applied(await self._client.get(NETWORK_POLICIES, namespace, name_policy(name)), wanted):
             await self._client.apply(NETWORK_POLICIES, wanted)
+
+    async def _read_noted(self) -> None:
+        """While Redis is away, what it said last counts."""
+        with contextlib.suppress(RedisUnreachableError):
+            registry = await self._keys.read_registry(self._cluster_uid)
+            places = (place.partition("/") for place in registry.values())
+            self._noted = {ServiceKey(namespace, name) for namespace, _, name in places}
 
     def _list_prefixes(self) -> set[str]:
         return {find_prefix(service) for _, service in self._services}

@@ -1,12 +1,19 @@
 """How clients reach the gateways: the Service, the ways to it from outside the cluster, and who is let through."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from easel_contract import names
 from easel_contract.resource.exposure import GatewayService, HttpRouteSpec, IngressSpec, NetworkPolicySpec
+from easel_contract.resource.model import CacheFill
 
 from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, build_pod_selector
 from easel_operator.objects import HTTP_ROUTES, Json
+
+# To any address: what answers may be a pod, the node or an address of the link. 5353: the pods of OpenShift's.
+DNS: Final[Json] = {
+    "ports": [{"port": port, "protocol": protocol} for port in (53, 5353) for protocol in ("UDP", "TCP")]
+}
 
 
 def build_service(context: ChildContext) -> Json:
@@ -69,30 +76,47 @@ def build_http_route(context: ChildContext, route: HttpRouteSpec) -> Json:
 
 
 def build_network_policies(context: ChildContext, policy: NetworkPolicySpec) -> list[Json]:
-    """One a role. Workers pull their work, so that nobody calls them but for metrics; kubelets' probes need no rule."""
-    metrics = _allow((*_list_operators(context), *policy.monitors), names.METRICS_PORT_NAME)
+    """One a role, and one for the Job that fills the model's cache. Nobody calls pods but for metrics, except gateways;
+    kubelets' probes need no rule."""
+    owner, cache = context.owner, context.spec.model.cache
+    metrics = _allow((*_find_chart_pods(context, names.COMPONENT_OPERATOR), *policy.monitors), names.METRICS_PORT_NAME)
     calls = _allow(policy.clients, names.HTTP_PORT_NAME)
-    owner = context.owner
-    return [
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": build_metadata(owner, name, component),
-            "spec": {
-                "podSelector": {"matchLabels": build_pod_selector(owner, component)},
-                "policyTypes": ["Ingress"],
-                "ingress": rules,
-            },
-        }
-        for name, component, rules in (
-            (names.gateway_name(owner.name), names.COMPONENT_GATEWAY, [calls, metrics]),
-            (names.worker_name(owner.name), names.COMPONENT_WORKER, [metrics]),
-        )
+    redis = _find_chart_pods(context, names.COMPONENT_REDIS)
+    to_redis: list[Json] = [{"to": redis, "ports": [{"port": names.REDIS_PORT, "protocol": "TCP"}]}]
+    gateway, worker, job = names.COMPONENT_GATEWAY, names.COMPONENT_WORKER, names.COMPONENT_MODEL_CACHE
+    policies = [
+        _build_policy(
+            owner, names.gateway_name(owner.name), gateway, [calls, metrics], _allow_egress(policy, to_redis)
+        ),
+        _build_policy(owner, names.worker_name(owner.name), worker, [metrics], _allow_egress(policy, to_redis)),
     ]
+    if cache is not None and cache.fill is CacheFill.JOB:
+        name = names.model_cache_name(owner.name)
+        policies.append(_build_policy(owner, name, job, [metrics], _allow_egress(policy, [])))
+    return policies
 
 
-def _list_operators(context: ChildContext) -> list[Json]:
-    pods = {names.LABEL_NAME: names.APP_NAME, names.LABEL_COMPONENT: names.COMPONENT_OPERATOR}
+def _build_policy(owner: Owner, name: str, component: str, ingress: list[Json], egress: list[Json] | None) -> Json:
+    """Without egress rules pods may go anywhere."""
+    selector = {"matchLabels": build_pod_selector(owner, component)}
+    spec: Json = {"podSelector": selector, "policyTypes": ["Ingress"], "ingress": ingress}
+    if egress is not None:
+        spec |= {"policyTypes": ["Ingress", "Egress"], "egress": egress}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": build_metadata(owner, name, component),
+        "spec": spec,
+    }
+
+
+def _allow_egress(policy: NetworkPolicySpec, needed: list[Json]) -> list[Json] | None:
+    return None if policy.egress is None else [DNS, *needed, *policy.egress]
+
+
+def _find_chart_pods(context: ChildContext, component: str) -> list[Json]:
+    """Peers: pods of the chart, wherever it is installed."""
+    pods = {names.LABEL_NAME: names.APP_NAME, names.LABEL_COMPONENT: component}
     namespace = {names.LABEL_NAMESPACE_NAME: context.release.operator_namespace}
     return [{"namespaceSelector": {"matchLabels": namespace}, "podSelector": {"matchLabels": pods}}]
 
