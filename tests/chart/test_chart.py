@@ -248,6 +248,29 @@ def test_redis_is_reached_by_no_pod_for_a_label_that_anybody_may_set(helm: str) 
     assert source["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
 
 
+def find_policy(rendered: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    found = [each["spec"] for each in of_kind(rendered, "NetworkPolicy") if each["metadata"]["name"] == name]
+    return found[0] if found else None
+
+
+def test_the_operator_has_a_policy_where_it_is_asked_for(helm: str) -> None:
+    assert find_policy(objects(helm), "easel-operator") is None
+    assert find_policy(objects(helm, "networkPolicy.operator=null"), "easel-operator") is None, "values of an earlier chart"
+    on = "networkPolicy.operator.enabled=true"
+    policy = find_policy(objects(helm, on), "easel-operator")
+    assert policy is not None
+    assert [rule["ports"] for rule in policy["ingress"]] == [[{"port": "metrics-api"}]]
+    ports = [[each["port"] for each in rule["ports"]] for rule in policy["egress"]]
+    assert ports == [[53, 53, 5353, 5353], [443, 6443], ["metrics"], ["redis"]]
+    team = ["monitors[0].namespaceSelector.matchLabels.team=see", "egress[0].ports[0].port=9090"]
+    url = "redis.url=redis://r.example:6380/0"
+    policy = find_policy(objects(helm, on, url, *(f"networkPolicy.operator.{each}" for each in team)), "easel-operator")
+    assert policy is not None
+    assert policy["ingress"][1]["from"] == [{"namespaceSelector": {"matchLabels": {"team": "see"}}}]
+    assert policy["egress"][-1] == {"ports": [{"port": 9090}]}
+    assert "redis" not in str(policy["egress"]), "it is your own"
+
+
 def read_redis_configuration(rendered: list[dict[str, Any]]) -> str:
     (config,) = of_kind(rendered, "ConfigMap")
     return str(config["data"]["valkey.conf"])

@@ -66,5 +66,7 @@ ACCEPTED_WAYS_IN: dict[str, dict[str, Any]] = {
         },
     },
     "a policy for anybody's calls": {**of_gateway(), "networkPolicy": {}},
+    "a policy with a way out": {**of_gateway(), "networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}},
+    "a policy without one": {**of_gateway(), "networkPolicy": {"egress": []}},
     "a number of pods": of_gateway(disruptionBudget={"maxUnavailable": 3}),
 }

@@ -111,17 +111,20 @@ def test_the_number_of_gateways_is_handed_over_before_an_autoscaler_takes_it() -
     assert "replicas" not in applied["spec"]
 
 
-def read_rules(policy: Json) -> dict[str, dict[str, list[Json] | None]]:
-    """By role: which port is open to whom; None is anybody."""
-    spec = StableDiffusionServiceSpec.model_validate({"model": HUB_MODEL, "replicas": 1, "networkPolicy": policy})
+def build_policies(policy: Json, model: Json = HUB_MODEL) -> dict[str, Json]:
+    """By role."""
+    spec = StableDiffusionServiceSpec.model_validate({"model": model, "replicas": 1, "networkPolicy": policy})
     context = ChildContext(OWNER, spec, replace(RELEASE, operator_namespace="easel-system"), 60)
     children = build_children(context, has_hpa=False, is_tolerance_supported=True)
+    policies = [child for child in children if child["kind"] == "NetworkPolicy"]
+    return {each["metadata"]["name"].removeprefix("painter-"): each["spec"] for each in policies}
+
+
+def read_rules(policy: Json) -> dict[str, dict[str, list[Json] | None]]:
+    """By role: which port is open to whom; None is anybody."""
     return {
-        child["metadata"]["name"].removeprefix("painter-"): {
-            rule["ports"][0]["port"]: rule.get("from") for rule in child["spec"]["ingress"]
-        }
-        for child in children
-        if child["kind"] == "NetworkPolicy"
+        role: {rule["ports"][0]["port"]: rule.get("from") for rule in spec["ingress"]}
+        for role, spec in build_policies(policy).items()
     }
 
 
@@ -137,3 +140,32 @@ def test_a_policy_lets_clients_to_gateways_and_the_operator_and_monitors_to_metr
         "worker": {"metrics": [operator, *monitors]},
     }
     assert read_rules({})["gateway"] == {"http": None, "metrics": [operator]}, "anybody may call, not anybody may read"
+
+
+def test_where_pods_may_go_is_left_alone_until_a_rule_is_set() -> None:
+    assert {tuple(spec["policyTypes"]) for spec in build_policies({}).values()} == {("Ingress",)}
+
+
+def test_with_egress_rules_pods_go_to_dns_and_redis_and_where_the_rules_say() -> None:
+    hub: Json = {"ports": [{"port": 443}], "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}
+    for spec in build_policies({"egress": [hub]}).values():
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        dns, redis, own = spec["egress"]
+        assert {(each["port"], each["protocol"]) for each in dns["ports"]} >= {(53, "UDP"), (53, "TCP")}
+        assert [each["port"] for each in redis["ports"]] == [6379]
+        (charts,) = redis["to"]
+        assert charts["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "easel-system"}}
+        assert charts["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "redis"
+        assert own == hub
+
+
+def test_the_job_that_fills_a_models_cache_has_a_policy_and_no_way_to_redis() -> None:
+    cached = {**HUB_MODEL, "cache": {"size": "1Gi"}}
+    policies = build_policies({"egress": []}, cached)
+    assert policies.keys() == {"gateway", "worker", "models"}
+    job = policies["models"]
+    assert job["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "model-cache"
+    assert [rule["ports"][0]["port"] for rule in job["ingress"]] == ["metrics"], "the operator reads its progress"
+    assert [rule["ports"][0]["port"] for rule in job["egress"]] == [53]
+    held = {**HUB_MODEL, "cache": {"claimName": "models", "fill": "Never"}}
+    assert build_policies({}, held).keys() == {"gateway", "worker"}

@@ -399,29 +399,46 @@ async def test_a_user_goes_although_its_service_was_deleted_while_the_operator_w
 
 async def test_the_pods_of_a_deleted_service_are_let_in_until_nothing_is_left_of_it(installation: Installation) -> None:
     """Else clients that wait would never hear how their jobs ended."""
+    store_charts_policy(installation)
     await installation.install()
+    before = list_sources(installation)
+    assert before
     await installation.keys.register(CLUSTER_NAMESPACE, {PREFIX: "studio/painter"})
     installation.bench.services.forget(KEY)
     for _ in range(2):
         installation.start_operator()
         await installation.upkeep._look()
         assert name_user(PREFIX) in installation.list_users()
+        assert list_sources(installation) == before, "by the NetworkPolicy too"
     await installation.keys.forget(CLUSTER_NAMESPACE, PREFIX)
     assert installation.list_users() == {"default"}
+    await installation.upkeep._look()
+    assert list_sources(installation) == []
+
+
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/easel-system/networkpolicies"
+
+
+def store_charts_policy(installation: Installation) -> None:
+    charts = {"namespace": "easel-system", "name": "easel-redis", "uid": "policy-uid"}
+    spec = {"podSelector": {}, "ingress": [{"ports": [{"port": "redis"}]}]}
+    installation.bench.api.store(f"{POLICIES}/easel-redis", {"metadata": charts, "spec": spec})
+
+
+def list_sources(installation: Installation) -> list[Json]:
+    """Whom the operator's policy lets in."""
+    rules = installation.bench.api.objects[f"{POLICIES}/easel-redis-services"]["spec"]["ingress"]
+    return [source for rule in rules for source in rule["from"]]
 
 
 async def test_a_service_that_is_new_is_let_in_before_the_next_look(installation: Installation) -> None:
-    policies = "/apis/networking.k8s.io/v1/namespaces/easel-system/networkpolicies"
-    charts = {"namespace": "easel-system", "name": "easel-redis"}
-    spec = {"podSelector": {}, "ingress": [{"ports": [{"port": "redis"}]}]}
-    installation.bench.api.store(f"{policies}/easel-redis", {"metadata": charts, "spec": spec})
+    store_charts_policy(installation)
     await installation.install()
     installation.upkeep._look_seconds = 0.01
     installation.add_other()
     await installation.upkeep._await_next_look()
     assert name_user(OTHERS) in installation.list_users()
-    (rule,) = installation.bench.api.objects[f"{policies}/easel-redis-services"]["spec"]["ingress"]
-    assert len(rule["from"]) == 2, "by the NetworkPolicy too"
+    assert len(list_sources(installation)) == 2, "by the NetworkPolicy too"
 
 
 async def test_services_that_have_no_room_in_the_secret_are_let_in_too_and_the_log_says_so_once(
