@@ -255,7 +255,9 @@ def find_policy(rendered: list[dict[str, Any]], name: str) -> dict[str, Any] | N
 
 def test_the_operator_has_a_policy_where_it_is_asked_for(helm: str) -> None:
     assert find_policy(objects(helm), "easel-operator") is None
-    assert find_policy(objects(helm, "networkPolicy.operator=null"), "easel-operator") is None, "values of an earlier chart"
+    assert find_policy(objects(helm, "networkPolicy.operator=null"), "easel-operator") is None, (
+        "values of an earlier chart"
+    )
     on = "networkPolicy.operator.enabled=true"
     policy = find_policy(objects(helm, on), "easel-operator")
     assert policy is not None

@@ -68,7 +68,10 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut"
     COMPLETE = "Complete"
     PAUSED = "Paused"  # by rollout.paused: some pods are of an earlier spec
-    ROLLED_BACK = "RolledBack"  # to the last good revision: no worker of the newest became ready within its time
+    ROLLED_BACK = "RolledBack"  # to the last good revision: the newest had no ready worker in time, or did worse
+    CANARY_WAITING = "CanaryWaiting"  # a new revision waits for workers of the stable one to be compared with
+    CANARY_RUNNING = "CanaryRunning"  # a new revision is tried on a share of the jobs
+    CANARY_FAILED = "CanaryFailed"  # it did worse than the stable one, and stays at its share (rollout.onFailure Hold)
     DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     # ModelLoaded
     LOADED = "Loaded"

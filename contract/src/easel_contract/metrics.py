@@ -35,6 +35,8 @@ GATHER_SECONDS: Final = "easel_gather_seconds"  # histogram, worker: until a job
 GATHERED_BYTES_TOTAL: Final = "easel_gathered_bytes_total"  # counter, worker: downloaded of add-ons
 GATHER_FAILURES_TOTAL: Final = "easel_gather_failures_total"  # counter, worker, label kind=permanent|transient|…
 ADD_ON_UNAVAILABLE: Final = "easel_add_on_unavailable"  # gauge 1, worker, labels name, key, message: can't be used
+FAILED_ATTEMPTS_TOTAL: Final = "easel_failed_attempts_total"  # counter, worker: jobs that failed on it, or are retried
+JOB_WORKER_SECONDS: Final = "easel_job_worker_seconds"  # histogram, worker: claimed to finished, of succeeded jobs
 LONGEST_JOB_SECONDS: Final = "easel_longest_job_seconds"  # gauge, worker: claimed to finished, of succeeded jobs
 START_PHASE_SECONDS: Final = "easel_worker_start_phase_seconds"  # gauge, worker, label phase: of its last start
 RESTARTS: Final = "easel_worker_restarts"  # gauge, worker: workers that ended before, in the same container
@@ -78,6 +80,10 @@ STATE_RUNNING: Final = "Running"
 LATENCY_BUCKETS_SECONDS: Final = (
     0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0,
 )  # fmt: skip
+
+# Of JOB_WORKER_SECONDS: each a quarter longer than the one before, so that two revisions of a worker can be told apart
+# by a quantile. From 0.1 to about 600 seconds.
+WORKER_BUCKETS_SECONDS: Final = tuple(round(0.1 * 1.25**power, 3) for power in range(40))
 
 # external.metrics.k8s.io, selected by the label LABEL_SERVICE: raw figures for people's own autoscalers. The proposals
 # that the HorizontalPodAutoscaler reads are named in the operator's list of signals.

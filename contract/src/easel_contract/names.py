@@ -44,6 +44,7 @@ ANNOTATION_ROLLOUT_CAUSE: Final = "easel.dev/rollout-cause"
 ANNOTATION_RUNS: Final = "easel.dev/runs"
 ANNOTATION_LAST_GOOD: Final = "easel.dev/last-good"
 ANNOTATION_FAILED: Final = "easel.dev/failed"
+ANNOTATION_CANARY: Final = "easel.dev/canary"  # the step of a canary, as JSON; and how the last one ended
 # Which earlier revision it runs, by its number. Its ReplicaSets have all of these too: that is the history.
 ANNOTATION_TO_REVISION: Final = "easel.dev/to-revision"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"  # the ReplicaSet controller reads it
@@ -65,6 +66,7 @@ CONTAINER_NAME: Final = "server"
 CONFIG_DIRECTORY: Final = "/etc/easel"
 CONFIG_KEY_GATEWAY: Final = "gateway.json"
 CONFIG_KEY_WORKER: Final = "worker.json"
+CONFIG_KEY_OTHER_WORKER: Final = "worker-b.json"  # of the workers' other revision while a canary runs; and from then on
 CONFIG_KEY_QUEUE: Final = "queue.json"  # a gateway's, beside its configuration
 API_KEYS_DIRECTORY: Final = "/etc/easel-api-keys"
 LINK_KEYS_DIRECTORY: Final = "/etc/easel-link-keys"

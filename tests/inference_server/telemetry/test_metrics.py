@@ -40,6 +40,8 @@ WORKER_ONLY = {
     contract.FLAGGED_IMAGES_TOTAL,
     contract.IN_FLIGHT,
     contract.JOBS_TOTAL,
+    contract.FAILED_ATTEMPTS_TOTAL,
+    contract.JOB_WORKER_SECONDS,
     contract.JOB_LATENCY_SECONDS,
     contract.JOB_PHASE_SECONDS,
     contract.LONGEST_JOB_SECONDS,
@@ -206,6 +208,8 @@ async def test_jobs_are_counted_by_outcome_and_only_successes_are_timed() -> Non
     assert samples[contract.JOBS_TOTAL, (("outcome", "Succeeded"),)] == 1
     assert samples[contract.LONGEST_JOB_SECONDS, ()] == 2.5, "what a worker that stops needs: not the wait before it"
     assert samples[contract.JOBS_TOTAL, (("outcome", "Failed"),)] == 1
+    assert samples[contract.FAILED_ATTEMPTS_TOTAL, ()] == 1
+    assert samples[contract.JOB_WORKER_SECONDS + "_sum", ()] == 2.5
     assert samples[contract.JOBS_TOTAL, (("outcome", "Canceled"),)] == 0
     assert samples[contract.JOB_LATENCY_SECONDS + "_sum", ()] == 7.5
     assert samples[contract.JOB_LATENCY_SECONDS + "_bucket", (("le", "7.5"),)] == 1

@@ -29,6 +29,10 @@ from easel_contract.resource.monitoring import MonitoringSpec
 from easel_contract.resource.pod_template import PodTemplate
 from easel_contract.resource.rollout import (
     MAX_REVISIONS,
+    CanaryFigures,
+    CanaryPhase,
+    CanarySpec,
+    CanaryStatus,
     OnFailure,
     RevisionStatus,
     RolloutHold,
@@ -60,6 +64,10 @@ __all__ = [
     "MAX_REVISIONS",
     "AddOnSource",
     "AddOnSpec",
+    "CanaryFigures",
+    "CanaryPhase",
+    "CanarySpec",
+    "CanaryStatus",
     "ColdStartStatus",
     "DisruptionBudget",
     "ExecutionMode",
@@ -92,6 +100,12 @@ __all__ = [
 SAME_TOKEN: Final = "all is fetched with one token: downloads.tokenSecretName must be the model's, where that has one"  # noqa: S105
 
 
+CANARY_OF_ONE: Final = (
+    "a canary runs beside a worker of the stable revision: allow two workers (replicas or scaling.maxReplicas), let "
+    "rollout.surge be WhereSpare, or leave rollout.canary out"
+)
+
+
 class StableDiffusionServiceSpec(Model):
     """What a team asks for."""
 
@@ -114,6 +128,11 @@ class StableDiffusionServiceSpec(Model):
                     ("!has(self.model.vae) || ", "self.model.vae.source"),
                     ("!has(self.model.safetyChecker) || ", "self.model.safetyChecker.source"),
                 )
+            ),
+            cel(
+                "!has(self.rollout) || !has(self.rollout.canary) || !has(self.rollout.surge) || self.rollout.surge != "
+                "'Never' || (has(self.replicas) ? self.replicas != 1 : self.scaling.maxReplicas > 1)",
+                CANARY_OF_ONE,
             ),
             *ADD_ON_RULES,
         )
@@ -153,6 +172,13 @@ class StableDiffusionServiceSpec(Model):
     def _exactly_one(self) -> Self:
         if (self.replicas is None) == (self.scaling is None):
             raise ValueError("exactly one of replicas (a fixed number) and scaling must be set")
+        return self
+
+    @model_validator(mode="after")
+    def _has_room_for_a_canary(self) -> Self:
+        most = self.scaling.max_replicas if self.scaling is not None else self.replicas
+        if self.rollout.canary is not None and self.rollout.surge is Surge.NEVER and most == 1:
+            raise ValueError(CANARY_OF_ONE)
         return self
 
     @model_validator(mode="after")

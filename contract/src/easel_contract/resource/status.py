@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from easel_contract.conditions import Condition
-from easel_contract.resource.rollout import MAX_REVISIONS, RevisionStatus, RolloutStatus
+from easel_contract.resource.rollout import MAX_REVISIONS, CanaryStatus, RevisionStatus, RolloutStatus
 from easel_contract.schema import Model
 
 
@@ -101,6 +101,9 @@ class StableDiffusionServiceStatus(Model):
     )
     rollout: RolloutStatus | None = Field(
         default=None, description="Set while the installation has a newer release than the service."
+    )
+    canary: CanaryStatus | None = Field(
+        default=None, description="Set while a new revision is tried, see rollout.canary."
     )
     revisions: tuple[RevisionStatus, ...] = Field(
         default=(), max_length=MAX_REVISIONS, description="What the workers ran, the newest last."

@@ -190,6 +190,17 @@ class ServerMetrics:
         self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
         jobs = Counter(contract.JOBS_TOTAL, "Jobs completed by this worker.", ["outcome"], registry=registry)
         self._jobs_by_outcome = {outcome: jobs.labels(outcome) for outcome in OUTCOMES}
+        self._failed_attempts = Counter(
+            contract.FAILED_ATTEMPTS_TOTAL,
+            "Jobs that failed on this worker, whether they ended so or another attempt is made.",
+            registry=registry,
+        )
+        self._worker_seconds = Histogram(
+            contract.JOB_WORKER_SECONDS,
+            "Time from claimed to finished, of succeeded jobs.",
+            buckets=contract.WORKER_BUCKETS_SECONDS,
+            registry=registry,
+        )
         self._latency = Histogram(
             contract.JOB_LATENCY_SECONDS,
             "Time from submitted to finished, of succeeded jobs.",
@@ -344,8 +355,11 @@ class ServerMetrics:
     def count_job(self, state: JobState, timing: JobTiming) -> None:
         """Count a job that this worker completed; failed and canceled ones don't blur the latency."""
         self._jobs_by_outcome[state].inc()
+        if state is JobState.FAILED:
+            self._failed_attempts.inc()
         if state != JobState.SUCCEEDED:
             return
+        self._worker_seconds.observe(timing.worker_seconds)
         self._latency.observe(timing.total_seconds)
         self._by_phase[PHASE_QUEUE].observe(timing.queue_seconds)
         self._by_phase[PHASE_LOAD].observe(timing.load_seconds)
@@ -353,6 +367,10 @@ class ServerMetrics:
         self._by_phase[PHASE_ENCODE].observe(timing.encode_seconds)
         self._longest_job_seconds = max(self._longest_job_seconds, timing.worker_seconds)
         self._longest_job.set(self._longest_job_seconds)
+
+    def count_retry(self) -> None:
+        """Count a job that failed here and was released for another attempt, wherever that is made."""
+        self._failed_attempts.inc()
 
     def watch_memory(self, is_out_of_memory: Callable[[], bool]) -> None:
         """What says at each scrape whether the stores' server had no memory lately."""

@@ -180,6 +180,7 @@ class Reporter:
             pause_seconds = min(2 * pause_seconds, self._retries.limit_seconds)
         self._outages.note_answer()
         if state is JobState.WAITING:
+            self._metrics.count_retry()
             logger.info("job %s: released for another attempt", run.job.id)
             return
         if state is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from easel_operator.autoscaling.counters import CounterReading, Window, advance
+from easel_operator.autoscaling.counters import Buckets, CounterReading, Window, advance
 from easel_operator.autoscaling.work import Arrivals
 from easel_operator.autoscaling.workers import PodCounts
 
@@ -58,6 +58,15 @@ class QueueReading:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptReading:
+    """What a worker did since its process began: what two revisions are compared by."""
+
+    succeeded: float
+    failed: float  # whether the job ended so, or was released for another attempt
+    durations: Buckets = field(default_factory=dict)  # claimed to finished, of those that succeeded
+
+
+@dataclass(frozen=True, slots=True)
 class PodMetrics:
     """The figures of one pod's /metrics that Easel reads; None where the pod gave none, NaN or nonsense."""
 
@@ -65,6 +74,7 @@ class PodMetrics:
     queue: QueueReading | None = None
     in_flight: int | None = None  # jobs on this worker
     counters: CounterReading = field(default_factory=CounterReading)
+    attempts: AttemptReading | None = None  # None of gateways, and of workers of an earlier release
     longest_job_seconds: float | None = None  # that succeeded on this worker, from claimed to finished
     is_redis_full: bool = False
     is_redis_evicting: bool = False  # Redis is refused, since it may drop what it keeps

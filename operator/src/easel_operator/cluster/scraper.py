@@ -16,7 +16,7 @@ from easel_contract.conditions import shorten
 from yarl import URL
 
 from easel_operator.autoscaling.counters import CounterReading
-from easel_operator.autoscaling.observation import PodMetrics, PodSample, QueueReading
+from easel_operator.autoscaling.observation import AttemptReading, PodMetrics, PodSample, QueueReading
 from easel_operator.cluster.bounded_body import read_bounded
 from easel_operator.cluster.exposition import Series, read_series
 from easel_operator.operator_metrics import FAULTS, MALFORMED_PAGES
@@ -29,6 +29,7 @@ MAX_PROBLEM_BYTES: Final = 500
 MAX_REMEMBERED_PODS: Final = 1000  # with a malformed page; more of them aren't logged
 
 LATENCY_BUCKET: Final = f"{metrics.JOB_LATENCY_SECONDS}_bucket"
+WORKER_BUCKET: Final = f"{metrics.JOB_WORKER_SECONDS}_bucket"
 FINISHED_OUTCOMES: Final = ("Succeeded", "Failed")  # what was cancelled says nothing of a pod's capacity
 READ_SERIES: Final = (
     metrics.BROKER_UP,
@@ -50,7 +51,9 @@ READ_SERIES: Final = (
     metrics.BOUNDED_GPU_SECONDS_TOTAL,
     metrics.JOBS_TOTAL,
     metrics.WORK_GPU_SECONDS_TOTAL,
+    metrics.FAILED_ATTEMPTS_TOTAL,
     LATENCY_BUCKET,
+    WORKER_BUCKET,
 )
 
 
@@ -178,8 +181,9 @@ def parse_metrics(text: str) -> PodMetrics:
             bounded_gpu_seconds=_read_value(series, metrics.BOUNDED_GPU_SECONDS_TOTAL),
             finished=_read_finished(series),
             work_gpu_seconds=_read_value(series, metrics.WORK_GPU_SECONDS_TOTAL),
-            latency_buckets=_read_buckets(series),
+            latency_buckets=_read_buckets(series, LATENCY_BUCKET),
         ),
+        attempts=_read_attempts(series),
     )
 
 
@@ -222,10 +226,18 @@ def _read_finished(series: Series) -> float | None:
     return sum(known) if known else None
 
 
-def _read_buckets(series: Series) -> dict[float, float]:
+def _read_attempts(series: Series) -> AttemptReading | None:
+    succeeded = _read_value(series, metrics.JOBS_TOTAL, outcome="Succeeded")
+    failed = _read_value(series, metrics.FAILED_ATTEMPTS_TOTAL)
+    if succeeded is None or failed is None:
+        return None
+    return AttemptReading(succeeded, failed, _read_buckets(series, WORKER_BUCKET))
+
+
+def _read_buckets(series: Series, name: str) -> dict[float, float]:
     buckets: dict[float, float] = defaultdict(float)
-    for labels, value in series.get(LATENCY_BUCKET, ()):
+    for labels, value in series.get(name, ()):
         if "le" not in labels or math.isnan(bound := float(labels["le"])):
-            raise ValueError(f"{LATENCY_BUCKET} with labels {dict(labels)} has no upper bound le")
+            raise ValueError(f"{name} with labels {dict(labels)} has no upper bound le")
         buckets[bound] += value
     return dict(buckets)

@@ -1,7 +1,7 @@
 """From a snapshot of one service to the plan of what to write: start reading here."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -27,15 +27,20 @@ from easel_operator.decide.conditions import (
 from easel_operator.decide.drift import find_renewals, is_applied
 from easel_operator.decide.facts import ServiceFacts, read_facts, replicas_of
 from easel_operator.decide.grace import (
-    GraceDecision,
     build_grace_events,
-    decide_grace,
-    recall_longest_job_seconds,
 )
 from easel_operator.decide.model_cache import find_model_fetch, is_held_back
 from easel_operator.decide.pod_status import read_pods
-from easel_operator.decide.rollouts.going_back import GoingBack, decide_last_good, find_way_back, take_earlier
-from easel_operator.decide.rollouts.turns import RolloutDecision, choose_release, decide_rollout, decide_surge, say_lost
+from easel_operator.decide.rollouts.canary import Canary, explain_none
+from easel_operator.decide.rollouts.canary_report import (
+    build_canary_events,
+    build_canary_status,
+    decide_canary_progressing,
+)
+from easel_operator.decide.rollouts.going_back import decide_last_good
+from easel_operator.decide.rollouts.source import Source, build_stable_context, choose_source, prepare
+from easel_operator.decide.rollouts.surge import decide_surge
+from easel_operator.decide.rollouts.turns import RolloutDecision, decide_rollout, say_lost
 from easel_operator.decide.scaling_mode import ScalingMode, decide_mode
 from easel_operator.decide.snapshot import ApplyFailure, Handover, ReconcilePlan, Snapshot
 from easel_operator.decide.status import (
@@ -53,8 +58,7 @@ from easel_operator.decide.status import (
 )
 from easel_operator.manifests.children import build_children
 from easel_operator.manifests.configuration import build_links_secret
-from easel_operator.manifests.metadata import ChildContext, Owner, Release, read_revision
-from easel_operator.manifests.worker import build_worker_deployment
+from easel_operator.manifests.metadata import Owner, read_revision
 from easel_operator.objects import (
     CHILD_RESOURCES,
     DEPLOYMENTS,
@@ -90,29 +94,26 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     owner = read_owner(service)
     mode = decide_mode(spec, snapshot.capabilities)
     facts = read_facts(snapshot, owner, spec, mode)
-    source = _choose_source(snapshot, facts)
-    spec, back, facts = source.spec, source.back, replace(facts, spec=source.spec)
-    grace = _decide_grace(snapshot, facts, source.release)
-    context = ChildContext(
-        owner,
-        spec,
-        source.release,
-        grace.seconds,
-        facts.cold_start_seconds,
-        to_revision=source.to_revision,
-        failed="" if back is None else back.failed,
+    source, facts, grace, context = prepare(snapshot, facts, choose_source(snapshot, facts))
+    spec = source.spec
+    rollout = decide_rollout(
+        facts,
+        context,
+        snapshot.release,
+        has_turn=snapshot.has_turn,
+        back=source.back,
+        is_called_off=source.is_called_off,
     )
-    rollout = decide_rollout(facts, context, snapshot.release, has_turn=snapshot.has_turn, back=back)
     last_good = decide_last_good(service, facts.worker_deployment, is_changing=rollout.is_changing)
+    context = replace(context, rollout_cause=rollout.cause, last_good=last_good)
+    if not context.is_on_trial:
+        is_surging = decide_surge(facts, is_changing=rollout.is_changing) and not source.is_called_off
+        context = replace(context, is_surging=is_surging)
     wanted = build_children(
-        replace(
-            context,
-            rollout_cause=rollout.cause,
-            last_good=last_good,
-            is_surging=decide_surge(facts, is_changing=rollout.is_changing),
-        ),
+        build_stable_context(context, source),
         has_hpa=mode.mode is ScalingMode.AUTOSCALER,
         is_tolerance_supported=snapshot.capabilities.is_tolerance_supported,
+        trial=context if context.is_on_trial else None,
     )
     wanted = _keep_waiting(wanted, facts.worker_deployment if rollout.keeps_deployment else None)
     unserved = [child for child in wanted if child["kind"] in snapshot.capabilities.unserved_kinds]
@@ -141,7 +142,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     generation = service["metadata"].get("generation", 0)
     previous = read_conditions(service)
     conditions = build_conditions(
-        _decide_conditions(facts, failures, snapshot, back),
+        _decide_conditions(facts, failures, snapshot, source),
         previous,
         generation=generation,
         is_rolled_out=facts.is_rolled_out,
@@ -149,7 +150,8 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     )
     revisions = build_revisions(service, facts)
     said = say_lost(spec) if source.is_lost else rollout.status
-    status = build_status(facts, conditions, grace, said, revisions, generation=generation).to_wire()
+    canary = build_canary_status(service, facts, source.canary)
+    status = build_status(facts, conditions, grace, said, revisions, canary, generation=generation).to_wire()
     decision = snapshot.scaling if spec.scaling is not None else None
     scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
     if scaling_status is not None:
@@ -167,39 +169,11 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
             *build_scaling_events(service, decision, is_carried_out=mode.mode is not ScalingMode.RECOMMEND),
             *build_condition_events(previous, conditions),
             *build_grace_events(service, grace),
+            *build_canary_events(service, facts.worker_deployment, canary, source.canary),
         ),
-        look_again_at=_find_next_look(facts),
+        look_again_at=_find_next_look(facts, source.canary),
         standing=rollout.standing,
     )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What the children are built from."""
-
-    spec: StableDiffusionServiceSpec
-    release: Release
-    back: GoingBack | None
-    to_revision: int | None  # that the spec names, and that is there
-    is_lost: bool  # it names one that isn't
-
-
-def _choose_source(snapshot: Snapshot, facts: ServiceFacts) -> _Source:
-    """The spec and the release, or those of an earlier revision: one that is asked for, or the last good one."""
-    spec, newest = facts.spec, snapshot.release
-    releases: tuple[Release, ...] = (choose_release(facts, newest, has_turn=snapshot.has_turn), newest)
-    wanted = spec.rollout.to_revision
-    earlier = None
-    if wanted is not None and facts.worker_deployment is not None:
-        earlier = take_earlier(spec, newest, snapshot.earlier_runs)
-    if earlier is not None:
-        spec, releases = earlier[0], earlier[1:]
-    to_revision = wanted if earlier is not None else None
-    back = find_way_back(snapshot.service, facts, spec, releases)
-    is_lost = wanted is not None and earlier is None
-    if back is None:
-        return _Source(spec, releases[0], None, to_revision, is_lost)
-    return _Source(back.spec, back.release, back, to_revision, is_lost)
 
 
 def _scale_waiting(facts: ServiceFacts, rollout: RolloutDecision) -> Iterator[Handover]:
@@ -217,11 +191,14 @@ def _keep_waiting(wanted: tuple[Json, ...], live: Json | None) -> tuple[Json, ..
 
 
 def _decide_conditions(
-    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], snapshot: Snapshot, back: GoingBack | None
+    facts: ServiceFacts, failures: tuple[ApplyFailure, ...], snapshot: Snapshot, source: Source
 ) -> dict[ConditionType, ConditionState]:
     progressing = decide_progressing(facts, failures)
-    if back is not None and not failures:
-        progressing = no(Reason.ROLLED_BACK, back.message)
+    if source.back is not None and not failures:
+        progressing = no(Reason.ROLLED_BACK, source.back.message)
+    elif not failures:
+        none = explain_none(facts.worker_deployment, source.spec, source.release)
+        progressing = decide_canary_progressing(facts, source.canary, none, progressing)
     add_ons = decide_add_ons_available(facts, snapshot.service)
     redis_user = decide_redis_user(snapshot.release.redis_users_refusal)
     return {
@@ -237,13 +214,12 @@ def _decide_conditions(
     }
 
 
-def _find_next_look(facts: ServiceFacts) -> datetime | None:
-    """When a service that wakes up will have taken too long."""
+def _find_next_look(facts: ServiceFacts, canary: Canary | None) -> datetime | None:
+    """When a service that wakes up will have taken too long, or a canary's step has."""
     since = find_waking_since(facts)
-    if since is None:
-        return None
-    late_at = since + timedelta(seconds=facts.start_timeout_seconds + 1)
-    return late_at if late_at > facts.now else None
+    late_at = None if since is None else since + timedelta(seconds=facts.start_timeout_seconds + 1)
+    looks = [late_at, None if canary is None else canary.look_again_at]
+    return min((at for at in looks if at is not None and at > facts.now), default=None)
 
 
 def _find_conflicts(snapshot: Snapshot, wanted: tuple[Json, ...]) -> tuple[ApplyFailure, ...]:
@@ -321,21 +297,6 @@ def _read_revisions(wanted: tuple[Json, ...]) -> dict[str, str]:
         for child in wanted
         if child["kind"] == "Deployment"
     }
-
-
-def _decide_grace(snapshot: Snapshot, facts: ServiceFacts, release: Release) -> GraceDecision:
-    def build_template(seconds: int) -> Json:
-        context = ChildContext(facts.owner, facts.spec, release, seconds)
-        template: Json = build_worker_deployment(context, replicas=None)["spec"]["template"]
-        return template
-
-    return decide_grace(
-        facts.spec.worker.termination_grace_period_seconds,
-        max(facts.scrape.longest_job_seconds, recall_longest_job_seconds(snapshot.service)),
-        facts.worker_deployment,
-        build_template,
-        has_workers=bool(facts.workers),
-    )
 
 
 def read_owner(service: Json) -> Owner:

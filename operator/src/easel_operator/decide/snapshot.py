@@ -9,6 +9,7 @@ from easel_contract.conditions import Reason
 from easel_contract.resource import ColdStartStatus, HeadroomStatus
 
 from easel_operator.decide.drift import Renewal
+from easel_operator.decide.rollouts.tally import Tally
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import Json, ObjectKey
 
@@ -81,6 +82,7 @@ class Snapshot:
     release: Release
     now: datetime
     scaling: ScalingDecision | None = None  # None: none since the operator started
+    tally: Tally | None = None  # of a canary's step; None: none is followed
     scrape: ScrapeReport | None = None  # None: no pod was asked since the operator started
     fetch: FetchProgress | None = None  # None: no Job fills a cache, or it hasn't said yet
     failures: tuple[ApplyFailure, ...] = ()

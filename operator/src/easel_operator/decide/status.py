@@ -9,6 +9,7 @@ from easel_contract.add_ons import AddOnConfig
 from easel_contract.conditions import Condition, ConditionStatus, ConditionType, Reason, build_condition
 from easel_contract.resource import (
     MAX_REVISIONS,
+    CanaryStatus,
     ModelCacheStatus,
     RevisionStatus,
     RolloutStatus,
@@ -39,6 +40,7 @@ ALARMING_REASONS = frozenset(
         Reason.OPERATOR_FAULT,
         Reason.DEADLINE_EXCEEDED,
         Reason.ROLLED_BACK,
+        Reason.CANARY_FAILED,
         Reason.MODEL_LOAD_FAILED,
         Reason.ENGINE_FAILED,
         Reason.CRASH_LOOP,
@@ -68,6 +70,7 @@ def build_status(
     grace: GraceDecision,
     rollout: RolloutStatus | None,
     revisions: tuple[RevisionStatus, ...],
+    canary: CanaryStatus | None,
     *,
     generation: int,
 ) -> StableDiffusionServiceStatus:
@@ -82,6 +85,7 @@ def build_status(
         cold_start=facts.scrape.cold_start,
         model_cache=_build_model_cache(facts),
         rollout=rollout,
+        canary=canary,
         revisions=revisions,
         conditions=conditions,
     )

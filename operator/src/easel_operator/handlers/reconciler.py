@@ -252,6 +252,7 @@ class Reconciler:
             release=self._release,
             now=self._now(),
             scaling=self._shared.decisions.get(key),
+            tally=self._shared.tallies.get(key),
             scrape=self._shared.scrapes.get(key),
             fetch=self._shared.fetches.get(key),
             has_turn=self._turns.has_turn(key),

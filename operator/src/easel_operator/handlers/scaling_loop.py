@@ -30,6 +30,9 @@ from easel_operator.decide.facts import recall_cold_start
 from easel_operator.decide.grace import recall_longest_job_seconds
 from easel_operator.decide.model_cache import read_progress
 from easel_operator.decide.pod_status import PodStatus, read_pods
+from easel_operator.decide.rollouts.canary import recall_tally
+from easel_operator.decide.rollouts.record import read_step
+from easel_operator.decide.rollouts.tally import Watch, follow
 from easel_operator.decide.scaling import (
     build_decision,
     build_headroom_status,
@@ -84,6 +87,7 @@ class ServiceState:
     add_on_problems: Mapping[str, str] | None = None  # by key; None: no worker has said yet
     waiting_since: datetime | None = None  # requests wait, and no worker is ready
     observation: Observation | None = None
+    canary: Watch | None = None  # of a canary's step
     is_past_known: bool = False  # whether take_past gave what there is
     is_shown: bool = False  # whether what the planner asks for is among the metrics
     spec: StableDiffusionServiceSpec | None = None
@@ -226,6 +230,7 @@ class ScalingLoop:
         # A pod that has an address and still loads answers nothing, which is no harm.
         pods = [pod for pod in (*tick.gateways, *tick.workers) if pod.address is not None]
         samples = await self._scraper.scrape([_to_target(pod) for pod in pods])
+        self._follow_canary(tick, samples)
         actions = self._decide(tick, samples, self._clock())
         if actions is not None:
             await self._apply(actions)
@@ -245,6 +250,26 @@ class ScalingLoop:
         else:
             self._shared.fetches[key] = progress
         if progress != known:
+            self._on_finding(key)
+
+    def _follow_canary(self, tick: ServiceTick, samples: Sequence[PodSample]) -> None:
+        """What the workers of both revisions did since the last tick, while a new one is on trial."""
+        key, state = tick.key, tick.state
+        step = read_step(tick.deployment)
+        if step is None:
+            state.canary = None
+            self._shared.tallies.pop(key, None)
+            return
+        readings = {each.pod_name: each.metrics.attempts for each in samples if each.metrics is not None}
+        state.canary = follow(
+            state.canary,
+            step,
+            recall_tally(tick.service),
+            {pod: attempts for pod, attempts in readings.items() if attempts is not None},
+            {worker.name: worker.revision for worker in tick.workers},
+        )
+        if self._shared.tallies.get(key) != state.canary.tally:
+            self._shared.tallies[key] = state.canary.tally
             self._on_finding(key)
 
     def _gather(self, key: ServiceKey, service: Json) -> ServiceTick | None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
+from easel_operator.decide.rollouts.tally import Tally
 from easel_operator.decide.rollouts.turns import grant_turns
 from easel_operator.decide.snapshot import Capabilities, FetchProgress, ScalingDecision, ScrapeReport, Stage, Standing
 from easel_operator.objects import ServiceKey
@@ -17,12 +18,14 @@ class SharedState:
         self.decisions: dict[ServiceKey, ScalingDecision] = {}
         self.scrapes: dict[ServiceKey, ScrapeReport] = {}
         self.fetches: dict[ServiceKey, FetchProgress] = {}
+        self.tallies: dict[ServiceKey, Tally] = {}
 
     def forget(self, key: ServiceKey) -> None:
         """Drop a service that is gone."""
         self.decisions.pop(key, None)
         self.scrapes.pop(key, None)
         self.fetches.pop(key, None)
+        self.tallies.pop(key, None)
 
 
 class RolloutTurns:

@@ -14,11 +14,14 @@ from easel_operator.manifests.worker import build_worker_deployment
 from easel_operator.objects import Json
 
 
-def build_children(context: ChildContext, *, has_hpa: bool, is_tolerance_supported: bool) -> tuple[Json, ...]:
+def build_children(
+    context: ChildContext, *, has_hpa: bool, is_tolerance_supported: bool, trial: ChildContext | None = None
+) -> tuple[Json, ...]:
     """Manifests for server-side apply, what pods need before the pods.
 
     Args:
         context: the service and the installation.
+        trial: the same of the worker Deployment, where some of its pods try what the others don't run.
         has_hpa: whether a HorizontalPodAutoscaler scales the workers; needs ``spec.scaling``.
         is_tolerance_supported: see build_hpa.
     """
@@ -26,11 +29,11 @@ def build_children(context: ChildContext, *, has_hpa: bool, is_tolerance_support
     children = [
         build_service_account(context),
         build_redis_secret(context),
-        build_config_map(context),
+        build_config_map(context, trial),
         *build_model_cache(context),
         build_service(context),
         build_gateway_deployment(context),
-        build_worker_deployment(context, replicas=spec.replicas),
+        build_worker_deployment(trial or context, replicas=spec.replicas),
     ]
     children += _build_budgets(context)
     if spec.gateway.autoscaling is not None:

@@ -47,14 +47,18 @@ def config_map_name(owner: Owner) -> str:
     return f"{owner.name}-config"
 
 
-def build_config_map(context: ChildContext) -> Json:
-    """The files of both roles, each with the sections that the role reads, and what gateways know of the queue."""
+def build_config_map(context: ChildContext, trial: ChildContext | None = None) -> Json:
+    """The files of both roles, each with the sections that the role reads, and what gateways know of the queue; and
+    that of workers that are on ``trial``."""
     config = build_server_config(context)
     files = {
         names.CONFIG_KEY_GATEWAY: _gateway_file(config),
         names.CONFIG_KEY_WORKER: _worker_file(config),
         names.CONFIG_KEY_QUEUE: _to_file(build_queue_config(context), {}),
+        context.worker_file: _worker_file(config),
     }
+    if trial is not None:
+        files[trial.worker_file] = _worker_file(build_server_config(trial))
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

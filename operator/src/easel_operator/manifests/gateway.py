@@ -77,7 +77,7 @@ def _build_gateway_pod_spec(context: ChildContext) -> Json:
     pod = build_pod_spec(
         owner,
         container,
-        role=names.COMPONENT_GATEWAY,
+        files={file: file for file in (names.CONFIG_KEY_GATEWAY, names.CONFIG_KEY_QUEUE)},
         grace_seconds=gateway.termination_grace_period_seconds,
         tmp=build_scratch("tmp", gateway.scratch, default=GATEWAY_TMP),
     )

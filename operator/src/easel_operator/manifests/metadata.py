@@ -14,6 +14,7 @@ from easel_operator.objects import Json
 # Hash of the manifest that was applied; while it stands, a field that the operator no longer sends can't be left over.
 ANNOTATION_APPLIED_HASH: Final = "easel.dev/applied-hash"
 HASH_CHARACTERS: Final = 16
+CONFIG_VOLUME: Final = "config"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class ChildContext:
     is_surging: bool = False  # a roll-out starts a worker before it ends one
     to_revision: int | None = None  # of the history, that the workers are to run again
     failed: str = ""  # digest of what was tried in vain; empty: nothing
+    max_unavailable: int | None = None  # workers that a roll-out ends at once; None: as many as it has to
+    canary: str = ""  # of the worker Deployment's annotation; empty: none
+    is_on_trial: bool = False  # the roll-out stops where its strategy says, and goes on when told to
+    worker_file: str = names.CONFIG_KEY_WORKER  # of the ConfigMap, that workers have their configuration from
     rollout_cause: str = ""  # what the workers' template changed for last; empty: nothing since they exist
 
 
@@ -116,6 +121,14 @@ def read_revision(deployment: Json) -> str:
     template: Json = deployment["spec"].get("template", {})
     annotations: Json = template.get("metadata", {}).get("annotations") or {}
     return str(annotations.get(names.ANNOTATION_REVISION, ""))
+
+
+def read_worker_file(deployment: Json) -> str:
+    """Which file of the ConfigMap a worker Deployment's pods have."""
+    volumes = deployment["spec"].get("template", {}).get("spec", {}).get("volumes", ())
+    for items in (each.get("configMap", {}).get("items", ()) for each in volumes if each["name"] == CONFIG_VOLUME):
+        return next((str(item["key"]) for item in items), names.CONFIG_KEY_WORKER)
+    return names.CONFIG_KEY_WORKER
 
 
 def read_server_image(deployment: Json) -> str | None:

@@ -125,8 +125,9 @@ def _build_template(context: ChildContext) -> Json:
             build_secret_env(names.ENV_HUB_TOKEN, token, names.SECRET_KEY_HUB_TOKEN, optional=False)
         )
     container["env"] += build_egress_env(context)
+    files = {names.CONFIG_KEY_WORKER: names.CONFIG_KEY_WORKER}
     tmp = build_scratch("tmp", worker.scratch, default=WORKER_TMP)
-    pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=5, tmp=tmp)
+    pod = build_pod_spec(owner, container, files=files, grace_seconds=5, tmp=tmp)
     pod["restartPolicy"] = "OnFailure"
     pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "redis"]
     mount_cache(context, container, pod, is_written=True)

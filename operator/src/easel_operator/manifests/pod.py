@@ -4,6 +4,7 @@ The security context satisfies the Restricted profile of
 https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from easel_contract import names
@@ -13,7 +14,7 @@ from easel_contract.resource.worker import GatewayScratchSpec, WorkerScratchSpec
 from easel_contract.schema import Quantity
 
 from easel_operator.manifests.configuration import CLUSTER_DOMAIN, config_map_name
-from easel_operator.manifests.metadata import ChildContext, Owner, build_metadata, build_pod_selector
+from easel_operator.manifests.metadata import CONFIG_VOLUME, ChildContext, Owner, build_metadata, build_pod_selector
 from easel_operator.objects import Json
 
 POD_SECURITY_CONTEXT: Final[Json] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -73,17 +74,17 @@ def build_container(
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": CONTAINER_SECURITY_CONTEXT,
         "volumeMounts": [
-            {"name": "config", "mountPath": names.CONFIG_DIRECTORY, "readOnly": True},
+            {"name": CONFIG_VOLUME, "mountPath": names.CONFIG_DIRECTORY, "readOnly": True},
             {"name": "redis", "mountPath": names.REDIS_DIRECTORY, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume's mount point inside the container
         ],
     }
 
 
-def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: int, tmp: Json) -> Json:
-    """A pod around one container; it sees its role's configuration only, and has the volume ``tmp`` for the rest."""
-    files = [f"{role}.json", *([names.CONFIG_KEY_QUEUE] if role == names.COMPONENT_GATEWAY else [])]
-    items = [{"key": file, "path": file} for file in files]
+def build_pod_spec(owner: Owner, container: Json, *, files: Mapping[str, str], grace_seconds: int, tmp: Json) -> Json:
+    """A pod around one container; it sees its role's configuration only: ``files`` are keys of the ConfigMap, by their
+    names in the pod. It has the volume ``tmp`` for the rest."""
+    items = [{"key": key, "path": path} for path, key in files.items()]
     return {
         "serviceAccountName": service_account_name(owner),
         "automountServiceAccountToken": False,
@@ -92,7 +93,7 @@ def build_pod_spec(owner: Owner, container: Json, *, role: str, grace_seconds: i
         "securityContext": POD_SECURITY_CONTEXT,
         "containers": [container],
         "volumes": [
-            {"name": "config", "configMap": {"name": config_map_name(owner), "items": items}},
+            {"name": CONFIG_VOLUME, "configMap": {"name": config_map_name(owner), "items": items}},
             {"name": "redis", "secret": {"secretName": names.redis_secret_name(owner.name)}},
             tmp,
         ],

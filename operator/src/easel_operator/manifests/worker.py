@@ -42,6 +42,9 @@ from easel_operator.objects import Json
 MAX_RUNS_CHARACTERS: Final = 65_536
 SURGE: Final[Json] = {"maxSurge": 1, "maxUnavailable": 0}
 IN_PLACE: Final[Json] = {"maxSurge": 0, "maxUnavailable": 1}
+# A canary's workers never get "available" to the Deployment controller, so that it ends no more of the others than
+# maxUnavailable says. Their readiness, by which everybody else goes, is as ever. The deadline has to be later.
+TRIAL_SECONDS: Final = 315_360_000  # ten years
 START_SECONDS: Final = 1800  # time to fetch and load a large model before the kubelet ends a pod
 
 # Volumes and where they are, by the field of the model that names them.
@@ -65,12 +68,14 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
     spec: Json = {
         "selector": {"matchLabels": build_pod_selector(owner, names.COMPONENT_WORKER)},
         # Where no GPU is spare, a surplus pod would wait for one, and the roll-out with it: one pod makes room first.
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": SURGE if context.is_surging else IN_PLACE},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": _build_strategy(context)},
         "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,
         "revisionHistoryLimit": MAX_REVISIONS,
         "template": with_revision(_build_worker_template(context)),
     }
     runs = describe_runs(context.spec, context.release)
+    if context.is_on_trial:
+        spec |= {"minReadySeconds": TRIAL_SECONDS, "progressDeadlineSeconds": TRIAL_SECONDS + 1}
     if context.spec.rollout.paused:
         spec["paused"] = True
     if replicas is not None:
@@ -86,12 +91,18 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
                 **({names.ANNOTATION_RUNS: runs} if len(runs) <= MAX_RUNS_CHARACTERS else {}),
                 **({names.ANNOTATION_LAST_GOOD: context.last_good} if context.last_good else {}),
                 **({names.ANNOTATION_FAILED: context.failed} if context.failed else {}),
+                **({names.ANNOTATION_CANARY: context.canary} if context.canary else {}),
                 **({names.ANNOTATION_TO_REVISION: str(context.to_revision)} if context.to_revision else {}),
                 **({names.ANNOTATION_ROLLOUT_CAUSE: context.rollout_cause} if context.rollout_cause else {}),
             },
         },
         "spec": spec,
     }
+
+
+def _build_strategy(context: ChildContext) -> Json:
+    usual = SURGE if context.is_surging else IN_PLACE
+    return usual if context.max_unavailable is None else {**usual, "maxUnavailable": context.max_unavailable}
 
 
 def describe_release(release: Release) -> str:
@@ -178,8 +189,13 @@ def _build_worker_pod_spec(context: ChildContext) -> Json:
         start_seconds=START_SECONDS,
     )
     container["env"] += build_bucket_env(context.spec.gateway.results) + build_egress_env(context)
-    tmp = build_scratch("tmp", context.spec.worker.scratch, default=WORKER_TMP)
-    pod = build_pod_spec(owner, container, role=names.COMPONENT_WORKER, grace_seconds=context.grace_seconds, tmp=tmp)
+    pod = build_pod_spec(
+        owner,
+        container,
+        files={names.CONFIG_KEY_WORKER: context.worker_file},
+        grace_seconds=context.grace_seconds,
+        tmp=build_scratch("tmp", context.spec.worker.scratch, default=WORKER_TMP),
+    )
     _add_model(context, container, pod)
     _add_add_ons(context.spec, container, pod)
     return pod

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from easel_operator.decide.facts import ServiceFacts, find_problem
 from easel_operator.decide.pod_status import StartPhase
+from easel_operator.decide.rollouts.record import Outcome, read_record, read_trial
 from easel_operator.decide.status import read_revisions
 from easel_operator.manifests.metadata import Release, hash_json, read_revision
 from easel_operator.manifests.worker import describe_runs
@@ -73,21 +74,45 @@ def find_way_back(
     for release in releases if good else ():
         tried = digest_of(spec, release)
         if annotations.get(names.ANNOTATION_FAILED) == tried or _fails_now(service, facts, live, spec, release):
-            return _go_back(service, facts, spec, release, json.loads(good))
+            return go_back(service, facts, spec, release, said=_recall_canary(live, tried))
     return None
 
 
-def _go_back(
-    service: Json, facts: ServiceFacts, spec: StableDiffusionServiceSpec, release: Release, good: Json
+def go_back(
+    service: Json,
+    facts: ServiceFacts,
+    spec: StableDiffusionServiceSpec,
+    release: Release,
+    *,
+    said: str = "",
 ) -> GoingBack | None:
-    earlier = _restore(spec, good["spec"])
-    before = _restore_release(release, good)
-    tried = digest_of(spec, release)
-    if earlier is None or digest_of(earlier, before) == tried:
+    """To the last good revision; None if there is none that goes with the rest of the spec, or if it is this one.
+
+    Args:
+        service: with its history.
+        facts: its pods and Deployments.
+        spec: what failed.
+        release: likewise.
+        said: the figures by which it failed as a canary; empty where it did otherwise.
+    """
+    live = facts.worker_deployment or {}
+    text: str = (live.get("metadata", {}).get("annotations") or {}).get(names.ANNOTATION_LAST_GOOD, "")
+    good: Json = json.loads(text or "{}")
+    earlier = _restore(spec, good["spec"]) if good else None
+    if earlier is None:
+        return None
+    before, tried = _restore_release(release, good), digest_of(spec, release)
+    if digest_of(earlier, before) == tried:
         return None
     is_of_release = before != release and describe_runs(earlier, release) == describe_runs(spec, release)
-    message = _recall(service) or _say(facts, good, spec, release, is_of_release=is_of_release)
+    message = (not said and _recall(service)) or _say(facts, good, spec, release, said, is_of_release=is_of_release)
     return GoingBack(earlier, before, tried, is_of_release, message)
+
+
+def _recall_canary(live: Json, tried: str) -> str:
+    """By what figures it failed as a canary; empty where it didn't."""
+    record = read_record(live)
+    return record.said if record is not None and (record.digest, record.outcome) == (tried, Outcome.FAILED) else ""
 
 
 def digest_of(spec: StableDiffusionServiceSpec, release: Release) -> str:
@@ -102,6 +127,8 @@ def decide_last_good(service: Json, live: Json | None, *, is_changing: bool) -> 
         return ""
     annotations = live["metadata"].get("annotations") or {}
     kept: str = annotations.get(names.ANNOTATION_LAST_GOOD, "")
+    if read_trial(live) is not None:
+        return kept  # a ready worker makes no canary good
     last = next(iter(read_revisions(service)[-1:]), None)
     is_good = last is not None and last.revision == read_revision(live) and last.ready_at is not None
     return annotations.get(names.ANNOTATION_RUNS, kept) if is_changing and is_good else kept
@@ -156,15 +183,26 @@ def _recall(service: Json) -> str:
 
 
 def _say(
-    facts: ServiceFacts, good: Json, spec: StableDiffusionServiceSpec, release: Release, *, is_of_release: bool
+    facts: ServiceFacts,
+    good: Json,
+    spec: StableDiffusionServiceSpec,
+    release: Release,
+    said: str,
+    *,
+    is_of_release: bool,
 ) -> str:
-    seconds = spec.rollout.deadline_seconds
+    """What failed, by what was ``said`` of it as a canary or else by its time, and what follows."""
     what = f"Image {release.server_image} of the installation" if is_of_release else "What the spec asks workers to run"
     step = "take that release back" if is_of_release else "correct the spec"
     problem = find_problem(facts.workers)
     met = f" ({problem.message.rstrip('.')})" if problem is not None else ""
+    failed = (
+        f"did worse than the stable revision beside it. {said}. So"
+        if said
+        else f"had no ready worker within {spec.rollout.deadline_seconds} s{met}, so"
+    )
     model = json.dumps(good["spec"].get("model", {}), separators=(",", ":"))
     return (
-        f"{what} had no ready worker within {seconds} s{met}, so the service runs its last good revision again: image "
-        f"{good['image']}, model {model}. To go on, {step}, or have it tried again with spec.rollout.onFailure Hold."
+        f"{what} {failed} the service runs its last good revision again: image {good['image']}, model {model}. To go "
+        f"on, {step}, or have it tried again with spec.rollout.onFailure Hold."
     )

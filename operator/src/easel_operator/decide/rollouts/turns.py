@@ -14,21 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import (
-    RolloutHold,
-    RolloutStatus,
-    StableDiffusionServiceSpec,
-    Surge,
-)
+from easel_contract.resource import RolloutHold, RolloutStatus, StableDiffusionServiceSpec
 
 from easel_operator.decide.conditions import is_settled
 from easel_operator.decide.facts import ServiceFacts, has_earlier_pods
 from easel_operator.decide.pod_status import PodStatus
+from easel_operator.decide.rollouts.canary import find_obstacle
 from easel_operator.decide.rollouts.going_back import GoingBack
 from easel_operator.decide.snapshot import Stage, Standing
 from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_server_image
-from easel_operator.manifests.worker import SURGE, build_worker_deployment, describe_model, hash_worker_spec
-from easel_operator.objects import Json, ServiceKey, find_condition
+from easel_operator.manifests.worker import build_worker_deployment, describe_model, hash_worker_spec
+from easel_operator.objects import Json, ServiceKey
 
 CAUSE_RELEASE: Final = "Release"
 CAUSE_SPEC: Final = "Spec"
@@ -65,13 +61,19 @@ class RolloutDecision:
 def choose_release(facts: ServiceFacts, release: Release, *, has_turn: bool) -> Release:
     """The installation's release, or the one that the service has while it has no turn."""
     live = facts.worker_deployment
-    if live is None or (has_turn and _find_hold(facts.spec) is RolloutHold.WAITING):
+    if live is None or (has_turn and _find_hold(facts) is RolloutHold.WAITING):
         return release
     return _read_release(live, facts.spec, release)
 
 
 def decide_rollout(
-    facts: ServiceFacts, context: ChildContext, newest: Release, *, has_turn: bool, back: GoingBack | None
+    facts: ServiceFacts,
+    context: ChildContext,
+    newest: Release,
+    *,
+    has_turn: bool,
+    back: GoingBack | None,
+    is_called_off: bool,
 ) -> RolloutDecision:
     """Whether the worker Deployment of ``context`` is written now.
 
@@ -81,11 +83,12 @@ def decide_rollout(
         newest: the installation's release.
         has_turn: whether the service may take it.
         back: where the service went back to its last good revision.
+        is_called_off: workers are on trial, and the Deployment is to have those of the stable revision alone.
     """
     live = facts.worker_deployment
     if live is None:
         return RolloutDecision(newest, "", keeps_deployment=False, standing=Standing(), status=None)
-    hold = _find_hold(facts.spec)
+    hold = _find_hold(facts)
     is_free = has_turn and hold is RolloutHold.WAITING
     built = build_worker_deployment(context, replicas=facts.spec.replicas)
     is_going = read_going(live) != (context.to_revision or 0)  # to an earlier revision, or away from one
@@ -102,7 +105,7 @@ def decide_rollout(
             status=None,
             is_changing=is_changing,
         )
-    keeps = not (is_free or is_going) and _is_only_of_release(facts, live, built, context)
+    keeps = not (is_free or is_going or is_called_off) and _is_only_of_release(facts, live, built, context)
     if context.to_revision is not None:
         standing, said = Standing(Stage.HELD), _say_earlier(context)
         changes = is_changing and not keeps
@@ -118,6 +121,8 @@ def decide_rollout(
             is_changing=is_changing and not keeps,
         )
     is_moving = cause == CAUSE_RELEASE and not facts.spec.rollout.paused and _is_moving(facts, live, built)
+    if context.is_on_trial and _has_no_place(live, facts.workers):
+        is_moving = False  # a canary that waits for a node waits for ever, perhaps
     return RolloutDecision(
         context.release,
         cause,
@@ -128,37 +133,20 @@ def decide_rollout(
     )
 
 
-def decide_surge(facts: ServiceFacts, *, is_changing: bool) -> bool:
-    """Whether the worker Deployment starts a pod before it ends one.
-
-    Each roll-out begins so where it may; once a new pod finds no place, it goes on in place to its end, which the live
-    strategy remembers. Between roll-outs that one stays as it is, since another would be a write for nothing.
-    """
-    live, spec = facts.worker_deployment, facts.spec
-    if spec.rollout.surge is Surge.NEVER or facts.has_exclusive_claims:
-        return False
-    if live is None or is_changing:
-        return True
-    strategy = live["spec"].get("strategy", {}).get("rollingUpdate", {})
-    is_surging = bool(strategy.get("maxSurge") == SURGE["maxSurge"])
-    if not is_surging or not has_earlier_pods(live):
-        return is_surging
-    refused = find_condition(live, "ReplicaFailure")
-    newest = [pod for pod in facts.workers if pod.revision == read_revision(live)]
-    return not any(pod.unschedulable_message for pod in newest) and (refused is None or refused["status"] != "True")
-
-
 def read_going(live: Json) -> int:
     """The number of the earlier revision that a worker Deployment was told to run; 0: none."""
     return int(_annotations(live).get(names.ANNOTATION_TO_REVISION, 0))
 
 
-def _find_hold(spec: StableDiffusionServiceSpec) -> RolloutHold:
+def _find_hold(facts: ServiceFacts) -> RolloutHold:
+    spec = facts.spec
     if spec.rollout.paused:
         return RolloutHold.PAUSED
     if spec.rollout.to_revision is not None:
         return RolloutHold.REVISION
-    return RolloutHold.PINNED if spec.rollout.pinned else RolloutHold.WAITING
+    if spec.rollout.pinned:
+        return RolloutHold.PINNED
+    return RolloutHold.CANARY if spec.rollout.canary and find_obstacle(facts) else RolloutHold.WAITING
 
 
 def _say_earlier(context: ChildContext) -> RolloutStatus:
@@ -244,8 +232,12 @@ def _has_shown(deployment: Json, pods: tuple[PodStatus, ...]) -> bool:
     Not all of its pods: those of a service that asks for more GPUs than there are would never all be there.
     """
     newest = [pod for pod in pods if pod.revision == read_revision(deployment)]
-    has_no_place = bool(newest) and all(pod.unschedulable_message for pod in newest)
-    return is_settled(deployment) or has_no_place or any(pod.is_ready for pod in newest)
+    return is_settled(deployment) or _has_no_place(deployment, pods) or any(pod.is_ready for pod in newest)
+
+
+def _has_no_place(deployment: Json, pods: tuple[PodStatus, ...]) -> bool:
+    newest = [pod for pod in pods if pod.revision == read_revision(deployment)]
+    return bool(newest) and all(pod.unschedulable_message for pod in newest)
 
 
 def _stage_of(hold: RolloutHold, stage: Stage) -> Stage:
@@ -268,6 +260,7 @@ def _say_held(has: Release, newest: Release, hold: RolloutHold) -> RolloutStatus
         RolloutHold.PINNED: "rollout.pinned keeps it from that",
         RolloutHold.PAUSED: "rollout.paused keeps it from that",
         RolloutHold.REVISION: "rollout.toRevision keeps it from that",
+        RolloutHold.CANARY: "its canary has nothing to be compared with: the service sleeps, or has too few workers",
     }
     return RolloutStatus(
         hold=hold, message=f"The workers run image {has.server_image}; the installation has {what}, and {why[hold]}."
