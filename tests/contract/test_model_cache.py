@@ -18,7 +18,7 @@ VOLUME: dict[str, Any] = {"source": {"persistentVolumeClaim": {"claimName": "wei
         (HUB, {"claimName": "models", "size": "40Gi"}, "set one"),
         (HUB, {"size": "40Gi", "fill": "Never"}, "fill: Never needs claimName"),
         (HUB, {"claimName": "models", "storageClassName": "fast"}, "storageClassName is of a claim that is made"),
-        (VOLUME, {"claimName": "models"}, "this model has none: leave cache out"),
+        (VOLUME, {"claimName": "models"}, "of this model nothing is: leave cache out"),
     ],
 )
 def test_a_cache_that_cannot_work_is_refused_with_a_sentence(

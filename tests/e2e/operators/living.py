@@ -61,10 +61,10 @@ def list_objects(cluster: Cluster) -> Found:
 class World:
     """The cluster as those see it who use it."""
 
-    def __init__(self, cluster: Cluster, before: Found) -> None:
+    def __init__(self, cluster: Cluster, before: Found | None = None) -> None:
         """``before``: what there was without the chart."""
         self.cluster = cluster
-        self.before = before
+        self.before = before or set()
 
     def apply(self, service: dict[str, Any]) -> None:
         """``kubectl apply``."""

@@ -42,7 +42,7 @@ def roll_out(canary: Revision, stable: Revision, *, seed: int, workers: int = 10
             for _ in range(JOBS_A_LOOK):
                 side = 0 if random.random() < share else 1
                 figures[side] = add_job(figures[side], (canary, stable)[side], random)
-            judged = judge(*figures, terms, is_time_up=False)
+            judged = judge(figures[0], figures[1], terms, is_time_up=False)
         if judged.conclusion is Conclusion.FAIL:
             return judged
     return judged
