@@ -297,13 +297,13 @@ class Reconciler:
             await self._read_secrets(key, service, self._children.put)
 
     async def _read_secrets(self, key: ServiceKey, service: Json, take: Callable[[Json], None]) -> None:
-        self._secrets_checked_at[key] = self._clock()
         for secret in _list_secrets(key, service):
             body = await self._client.get(SECRETS, secret.namespace, secret.name)
             if body is None:
                 self._children.remove(secret)
             else:
                 take(trim(body, SECRETS))
+        self._secrets_checked_at[key] = self._clock()
 
 
 def _find_new(snapshot: Snapshot, plan: ReconcilePlan) -> list[ObjectKey]:
