@@ -130,6 +130,9 @@ def install_chart(cluster: Cluster, *values: str) -> None:
     settings: list[str] = []
     if cluster.kind != "kubeconfig":
         settings += ["--set-string", "redis.persistence.storageClassName=", "--set", "operator.replicas=1"]
+    if cluster.kind == "embedded":  # whose nodes count no disk
+        for amount in ("requests", "limits"):
+            settings += ["--set", f"operator.resources.{amount}.ephemeral-storage=null"]
     settings += [word for value in values for word in ("--set", value)]
     cluster.helm(
         "upgrade", "--install", RELEASE, str(ROOT / "helm/easel"), "--namespace", NAMESPACE, "--create-namespace",
