@@ -20,6 +20,7 @@ def bare_cluster() -> Iterator[Cluster]:
         started = clusters.start(state, hpa_sync_seconds=5, nodes=NODES)
         for node in NODES[1:]:
             started.kubectl("label", "node", node, "for=operators")
+            started.kubectl("taint", "node", node, "for=operators:NoSchedule")  # so that nothing else is lost with it
         yield started
     finally:
         clusters.stop(state)

@@ -20,7 +20,12 @@ from kubernetes.aio.client import Configuration
 from demo.cluster import NAMESPACE, Cluster, devcluster_binary, run
 from tests.e2e.waiting import wait_until
 
-SETTINGS = ("operator.replicas=2", "operator.nodeSelector.for=operators")
+SETTINGS = (
+    "operator.replicas=2",
+    "operator.nodeSelector.for=operators",
+    "operator.tolerations[0].key=for",
+    "operator.tolerations[0].operator=Exists",
+)
 SCALED, FIXED = "scaled", "fixed"
 ASK_SECONDS = 0.5  # between two questions
 PATIENCE_SECONDS = 3.0  # with an answer; an autoscaler has 30 s
