@@ -125,7 +125,7 @@ def enforced() -> Iterator[Enforced]:
         cluster = clusters.start(state, hpa_sync_seconds=5, nodes=("cpu-0", "cpu-1"), network_policies=True)
         monitors = "networkPolicy.operator.monitors[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name"
         clusters.install_chart(cluster, "networkPolicy.operator.enabled=true", f"{monitors}=monitoring")
-        world, enforced = World(cluster), Enforced(cluster)
+        world, enforced = World(cluster, set()), Enforced(cluster)
         policy = {"clients": [of_namespace("callers")], "monitors": [of_namespace("monitoring")], "egress": []}
         scaling = {"minReplicas": 1, "maxReplicas": 2, "targetQueueDepth": 2}
         world.apply(build_service(GUARDED, networkPolicy=policy, scaling=scaling))
@@ -146,7 +146,7 @@ def enforced() -> Iterator[Enforced]:
 def test_a_guarded_service_makes_images_and_is_scaled_by_its_metrics(enforced: Enforced) -> None:
     image = base64.b64decode(enforced.execute("caller", DRAW, f"{GUARDED}.default.svc"))
     assert image.startswith(b"\x89PNG")
-    world = World(enforced.cluster)
+    world = World(enforced.cluster, set())
     what = "the operator reads its pods' metrics, and the HPA the operator's"
     wait_until(lambda: world.read_condition(GUARDED, "ScalingActive")[0], "True".__eq__, what, 60)
 
