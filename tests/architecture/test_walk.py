@@ -13,6 +13,9 @@ TIMEOUT_SECONDS = 120
 
 # What was measured when the bound was set, and of a request two more than the 282 at most: it differs by runs. A
 # step more on the way is a reason to look for one less elsewhere.
+#
+# Of canaries every tick looks for a record, and every reconcile for one that has to be remembered or called off: three
+# files of decide/rollouts/ (its source, its surge and that record), also where there is none.
 MAX_FILES = {"request": 56, "tick": 36, "reconcile": 52}
 MAX_FUNCTIONS = {"request": 284, "tick": 155, "reconcile": 286}
 

@@ -150,7 +150,8 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
     )
     revisions = build_revisions(service, facts)
     said = say_lost(spec) if source.is_lost else rollout.status
-    canary = build_canary_status(service, facts, source.canary)
+    was_tried = source.canary is not None or "canary" in service.get("status", {})
+    canary = None if source.canary is None else build_canary_status(service, facts, source.canary)
     status = build_status(facts, conditions, grace, said, revisions, canary, generation=generation).to_wire()
     decision = snapshot.scaling if spec.scaling is not None else None
     scaling_status = build_scaling_status(service, decision) if spec.scaling is not None else None
@@ -169,7 +170,7 @@ def _decide_valid(snapshot: Snapshot, spec: StableDiffusionServiceSpec) -> Recon
             *build_scaling_events(service, decision, is_carried_out=mode.mode is not ScalingMode.RECOMMEND),
             *build_condition_events(previous, conditions),
             *build_grace_events(service, grace),
-            *build_canary_events(service, facts.worker_deployment, canary, source.canary),
+            *(build_canary_events(service, facts.worker_deployment, canary, source.canary) if was_tried else ()),
         ),
         look_again_at=_find_next_look(facts, source.canary),
         standing=rollout.standing,
@@ -196,7 +197,7 @@ def _decide_conditions(
     progressing = decide_progressing(facts, failures)
     if source.back is not None and not failures:
         progressing = no(Reason.ROLLED_BACK, source.back.message)
-    elif not failures:
+    elif not failures and facts.spec.rollout.canary is not None:
         none = explain_none(facts.worker_deployment, source.spec, source.release)
         progressing = decide_canary_progressing(facts, source.canary, none, progressing)
     add_ons = decide_add_ons_available(facts, snapshot.service)

@@ -34,7 +34,7 @@ from easel_operator.decide.rollouts.record import CanaryRecord, Outcome, read_re
 from easel_operator.decide.rollouts.surge import may_surge
 from easel_operator.decide.rollouts.tally import StepKey, Tally
 from easel_operator.decide.status import read_revisions
-from easel_operator.manifests.metadata import Release, read_revision, read_worker_file
+from easel_operator.manifests.metadata import Release, read_revision
 from easel_operator.manifests.worker import MAX_RUNS_CHARACTERS, describe_runs
 from easel_operator.objects import Json
 
@@ -257,32 +257,6 @@ def explain_none(live: Json | None, spec: StableDiffusionServiceSpec, release: R
     good = (live["metadata"].get("annotations") or {}).get(names.ANNOTATION_LAST_GOOD, "")
     stable = take_earlier(spec, release, good)
     return "" if stable is None else explain_impossible(stable[0], spec, release)
-
-
-def choose_worker_file(
-    live: Json | None, spec: StableDiffusionServiceSpec, release: Release, *, is_on_trial: bool
-) -> str:
-    """Which file of the ConfigMap workers have: two revisions side by side have one each, so that a worker that is
-    started again doesn't get the other's. What was promoted keeps its own, as another file would be another template.
-
-    Args:
-        live: the worker Deployment as it is.
-        spec: what it is to run.
-        release: likewise.
-        is_on_trial: whether that is beside a stable revision.
-    """
-    if live is None:
-        return names.CONFIG_KEY_WORKER
-    file, trial = read_worker_file(live), read_trial(live)
-    has_trials = trial is not None and (is_on_trial or trial.digest == digest_of(spec, release))
-    is_as_now = has_trials if trial is not None else not is_on_trial
-    return file if is_as_now else other_worker_file(file)
-
-
-def other_worker_file(file: str) -> str:
-    """The one of the two that isn't ``file``."""
-    two = (names.CONFIG_KEY_WORKER, names.CONFIG_KEY_OTHER_WORKER)
-    return two[1] if file == two[0] else two[0]
 
 
 def recall_tally(service: Json) -> Tally | None:

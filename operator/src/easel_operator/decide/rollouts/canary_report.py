@@ -34,10 +34,8 @@ def decide_canary_progressing(
     return yes(reason, _say_phase(canary, terms))
 
 
-def build_canary_status(service: Json, facts: ServiceFacts, canary: Canary | None) -> CanaryStatus | None:
+def build_canary_status(service: Json, facts: ServiceFacts, canary: Canary) -> CanaryStatus:
     """What is said of a canary. Its figures are written down now and then, so that not each job is a write."""
-    if canary is None:
-        return None
     terms = facts.spec.rollout.canary or CanarySpec()
     if canary.record is None:
         return CanaryStatus(phase=CanaryPhase.WAITING, message=_say_phase(canary, terms))

@@ -3,17 +3,18 @@ or both beside each other while a canary is on trial."""
 
 from dataclasses import dataclass, replace
 
+from easel_contract import names
 from easel_contract.resource import OnFailure, StableDiffusionServiceSpec
 
 from easel_operator.decide.facts import ServiceFacts
 from easel_operator.decide.grace import GraceDecision, decide_grace, recall_longest_job_seconds
-from easel_operator.decide.rollouts.canary import Canary, choose_worker_file, find_canary, other_worker_file
+from easel_operator.decide.rollouts.canary import Canary, find_canary
 from easel_operator.decide.rollouts.going_back import GoingBack, digest_of, find_way_back, go_back, take_earlier
 from easel_operator.decide.rollouts.record import Outcome, read_record, read_trial
 from easel_operator.decide.rollouts.surge import decide_surge, decide_unavailable
 from easel_operator.decide.rollouts.turns import choose_release
 from easel_operator.decide.snapshot import Snapshot
-from easel_operator.manifests.metadata import ChildContext, Release, read_revision
+from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_worker_file
 from easel_operator.manifests.worker import build_worker_deployment
 from easel_operator.objects import Json
 
@@ -50,7 +51,7 @@ def choose_source(snapshot: Snapshot, facts: ServiceFacts) -> Source:
     to_revision = wanted if earlier is not None else None
     back = find_way_back(snapshot.service, facts, spec, releases)
     source = Source(spec, releases[0], back, to_revision, is_lost=wanted is not None and earlier is None)
-    if back is not None or to_revision is not None:
+    if back is not None or to_revision is not None or spec.rollout.canary is None:
         return _remember(facts, source)
     return _try(snapshot, facts, source)
 
@@ -140,7 +141,7 @@ def _build_context(facts: ServiceFacts, source: Source) -> ChildContext:
         max_unavailable=(
             decide_unavailable(facts, is_called_off=source.is_called_off) if canary is None else canary.max_unavailable
         ),
-        worker_file=choose_worker_file(live, source.spec, source.release, is_on_trial=canary is not None),
+        worker_file=_choose_worker_file(live, source.spec, source.release, is_on_trial=canary is not None),
     )
 
 
@@ -155,7 +156,7 @@ def build_stable_context(context: ChildContext, source: Source) -> ChildContext:
         release=canary.release,
         is_on_trial=False,
         canary="",
-        worker_file=other_worker_file(context.worker_file),
+        worker_file=_other_worker_file(context.worker_file),
     )
 
 
@@ -172,3 +173,30 @@ def _decide_grace(snapshot: Snapshot, facts: ServiceFacts, context: ChildContext
         build_template,
         has_workers=bool(facts.workers),
     )
+
+
+def _choose_worker_file(
+    live: Json | None, spec: StableDiffusionServiceSpec, release: Release, *, is_on_trial: bool
+) -> str:
+    """Which file of the ConfigMap workers have: two revisions side by side have one each, so that a worker that is
+    started again doesn't get the other's. What was promoted keeps its own, as another file would be another template.
+
+    Args:
+        live: the worker Deployment as it is.
+        spec: what it is to run.
+        release: likewise.
+        is_on_trial: whether that is beside a stable revision.
+    """
+    if live is None:
+        return names.CONFIG_KEY_WORKER
+    file, trial = read_worker_file(live), read_trial(live)
+    if trial is None:
+        return _other_worker_file(file) if is_on_trial else file
+    keeps = is_on_trial or trial.digest == digest_of(spec, release)
+    return file if keeps else _other_worker_file(file)
+
+
+def _other_worker_file(file: str) -> str:
+    """The one of the two that isn't ``file``."""
+    two = (names.CONFIG_KEY_WORKER, names.CONFIG_KEY_OTHER_WORKER)
+    return two[1] if file == two[0] else two[0]
