@@ -138,6 +138,8 @@ def test_a_revision_whose_jobs_fail_goes_back_with_its_figures_in_the_condition_
     assert (progressing["status"], progressing["reason"]) == ("False", "RolledBack")
     assert "12 of 50 jobs (24.0 %) failed on the new revision, 2 of 450 jobs (0.4 %)" in progressing["message"]
     assert [event.note for event in plan.events if event.reason == "RolledBack"] == [progressing["message"]]
+    second = carry_out(bring_up(carry_out(see(first, figures(50), figures(450))), old=5, new=6))
+    assert rolling(carry_out(see(second, figures(50, 20), figures(50)))) == (0, 6), "all of them at once"
     again = carry_out(replace(settle_all(back), tally=None))
     assert decide(again).applies == ()
     assert find(decide(replace(again, service=first.service)), "Progressing")["message"] == progressing["message"]
@@ -307,6 +309,11 @@ def test_a_release_is_tried_as_an_edit_is_and_keeps_its_turn_meanwhile() -> None
     assert image_of(find_deployment(begun, "gateway")) == RELEASE.server_image
     first = carry_out(replace(bring_up(begun), has_turn=False))
     assert decide(first).standing.stage is Stage.MOVING
+    live = find_deployment(first, "worker")
+    slept = edit(first, scaling={"maxReplicas": 10})
+    del slept.service["spec"]["replicas"]
+    slept = replace(slept, children={**slept.children, WORKERS: {**live, "spec": {**live["spec"], "replicas": 0}}})
+    assert image_of(find_deployment(carry_out(slept), "worker")) == RELEASE.server_image, "it has to wait again"
     back = carry_out(see(first, figures(50, 12), figures(450, 2)))
     assert decide(back).standing.stage is Stage.FAILED
     assert image_of(find_deployment(back, "worker")) == RELEASE.server_image

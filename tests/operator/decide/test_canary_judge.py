@@ -30,6 +30,7 @@ def figures(jobs: int, failures: int = 0, *, bucket: int = 15) -> Figures:
         (figures(50, 6), figures(450), Conclusion.FAIL, "by 12.0 points of 100 (5 are allowed)"),
         (figures(50, 2), figures(450), Conclusion.PASS, "2 of 50 jobs (4.0 %)"),
         (figures(50, 6), figures(450, 45), Conclusion.PASS, "45 of 450 jobs (10.0 %)"),
+        (figures(50, 4), figures(50, 1), Conclusion.PASS, "4 of 50 jobs (8.0 %)"),
         (figures(5, 5), figures(45), Conclusion.FAIL, "5 of 5 jobs (100.0 %)"),
         (figures(3, 3), figures(27), Conclusion.WAIT, "3 of 3 jobs"),
         (figures(50, bucket=18), figures(450), Conclusion.FAIL, "jobs take longer by"),
