@@ -50,6 +50,7 @@ def test_a_step_is_judged_by_failures_and_durations(
 def test_a_step_whose_time_is_up_ends_by_the_jobs_that_there_were() -> None:
     assert judge(figures(3), figures(9), TERMS, is_time_up=True).conclusion is Conclusion.PASS
     assert judge(figures(0), figures(0), TERMS, is_time_up=True).conclusion is Conclusion.PASS
+    assert judge(figures(2, bucket=19), figures(40), TERMS, is_time_up=True).conclusion is Conclusion.PASS
     assert judge(figures(6, 6), figures(60), TERMS, is_time_up=True).conclusion is Conclusion.FAIL
 
 

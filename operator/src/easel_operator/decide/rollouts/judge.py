@@ -125,11 +125,9 @@ def _find_more_failures(canary: Figures, stable: Figures, allowed_percent: int, 
     if increase <= allowed_percent:
         return []
     luck = chance_of_at_least(canary.failures, canary.jobs, stable.failures, stable.jobs)
-    return (
-        [f"jobs fail more often by {increase:.1f} points of 100 ({allowed_percent} are allowed)"]
-        if luck < chance
-        else []
-    )
+    if luck >= chance:
+        return []
+    return [f"jobs fail more often by {increase:.1f} points of 100 ({allowed_percent} are allowed)"]
 
 
 def _find_longer_jobs(canary: Figures, stable: Figures, allowed_percent: int, chance: float) -> list[str]:
