@@ -15,16 +15,8 @@ from easel_operator.decide.rollouts.tally import Tally
 from easel_operator.manifests.metadata import read_revision
 from easel_operator.objects import PODS, Json
 
-from tests.operator.handlers.test_whole_operator import (
-    KEY,
-    NAMESPACE,
-    PATH,
-    Operator,
-    World,
-    choose_one,
-    list_faults,
-    submit,
-)
+from tests.operator.handlers.disturbed_world import KEY, NAMESPACE, PATH, Operator, World, submit
+from tests.operator.handlers.test_whole_operator import choose_one, list_faults
 from tests.operator.objects import HUB_MODEL, build_pod
 
 WORKERS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/painter-worker"
