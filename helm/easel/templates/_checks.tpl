@@ -14,6 +14,7 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 {{- $redis := .Values.redis }}
 {{- include "easel.checkResources" (dict "name" "redis.resources" "value" $redis.resources) }}
 {{- include "easel.checkQuantity" (dict "name" "redis.persistence.size" "value" $redis.persistence.size) }}
+{{- include "easel.checkRedisClaim" . }}
 {{- $maxMemory := include "easel.redisMaxMemory" . }}
 {{- if not (regexMatch "^(?i)[1-9][0-9]*([kmg]b?)?$" $maxMemory) }}
 {{- fail (printf "redis.maxMemory is %s: write a number of bytes with kb, mb or gb, such as 1gb, as Redis' own configuration has it" $maxMemory) }}
@@ -23,6 +24,31 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 {{- $limitBytes := include "easel.bytes" $limit | trim }}
 {{- if and $bytes $limitBytes (ge (int64 $bytes) (int64 $limitBytes)) }}
 {{- fail (printf "redis.maxMemory is %s and redis.resources.limits.memory %s: Redis would be killed before it refuses what is too much; leave a half of the limit for copies that it makes while it writes" $maxMemory $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Kubernetes refuses another claim of a StatefulSet, in words that don't say what to do. Without a cluster it isn't known. */ -}}
+{{- define "easel.checkRedisClaim" -}}
+{{- $name := include "easel.redisName" . }}
+{{- $wanted := .Values.redis.persistence }}
+{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace $name }}
+{{- if $live }}
+{{- $claims := dig "spec" "volumeClaimTemplates" list $live }}
+{{- if ne (gt (len $claims) 0) $wanted.enabled }}
+{{- fail (printf "redis.persistence.enabled is %v, and StatefulSet %s was made otherwise: docs/redis.md says how it is made anew" $wanted.enabled $name) }}
+{{- end }}
+{{- range $claims }}
+{{- $size := dig "spec" "resources" "requests" "storage" "" . }}
+{{- $bytes := include "easel.bytes" $size | trim }}
+{{- $wantedBytes := include "easel.bytes" $wanted.size | trim }}
+{{- if and $bytes $wantedBytes (ne $bytes $wantedBytes) }}
+{{- fail (printf "redis.persistence.size is %s, and StatefulSet %s was made with %s, which Kubernetes lets nobody change: docs/redis.md says how its volume grows" $wanted.size $name $size) }}
+{{- end }}
+{{- $class := dig "spec" "storageClassName" nil . }}
+{{- if ne (toJson $class) (toJson $wanted.storageClassName) }}
+{{- fail (printf "redis.persistence.storageClassName is %s, and StatefulSet %s was made with %s, which Kubernetes lets nobody change: docs/redis.md says how it gets another" (toJson $wanted.storageClassName) $name (toJson $class)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -1,0 +1,103 @@
+"""What docs/redis.md says to do with the chart, on a real API server: another volume, a Redis with replicas."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from demo.cluster import devcluster_binary
+from tests.chart.test_chart import CHART
+from tests.support.api_server import ApiServers
+
+pytestmark = pytest.mark.cluster
+
+NAMESPACE = "easel-system"
+EXAMPLES = CHART.parents[1] / "examples/redis"
+
+
+class Release:
+    """Of the chart, without controllers: what is written is there, and nothing runs."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._kubeconfig = kubeconfig
+        self._tools = Path(devcluster_binary()).parent
+
+    def run(self, tool: str, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {"KUBECONFIG": str(self._kubeconfig), "HOME": str(self._kubeconfig.parent)}
+        command = [str(self._tools / tool), *words, "-n", NAMESPACE]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    def upgrade(self, *settings: str) -> str:
+        """What Helm complains of; empty where it succeeds."""
+        values = [word for setting in settings for word in ("--set", setting)]
+        done = self.run("helm", "upgrade", "--install", "easel", str(CHART), "--create-namespace", *values)
+        assert done.returncode == 0 or done.stderr
+        return done.stderr if done.returncode else ""
+
+    def delete_stateful_set(self) -> None:
+        done = self.run("kubectl", "delete", "statefulset", "easel-redis", "--cascade=orphan")
+        assert done.returncode == 0, done.stderr
+
+    def read_claim(self) -> tuple[str, str | None]:
+        """Size and class."""
+        done = self.run("kubectl", "get", "statefulset", "easel-redis", "-o", "json")
+        (claim,) = json.loads(done.stdout)["spec"]["volumeClaimTemplates"]
+        return claim["spec"]["resources"]["requests"]["storage"], claim["spec"].get("storageClassName")
+
+
+@pytest.fixture(scope="module")
+def release() -> Iterator[Release]:
+    with ApiServers() as servers:
+        made = Release(servers.write_kubeconfig(servers.start("1.37")))
+        assert made.upgrade() == ""
+        yield made
+
+
+def test_a_larger_volume_is_refused_with_what_to_do_and_taken_once_that_was_done(release: Release) -> None:
+    before, _ = release.read_claim()
+    assert release.upgrade("redis.persistence.size=8192Mi") == "", "another word for the same"
+    refusal = release.upgrade("redis.persistence.size=16Gi")
+    assert f"redis.persistence.size is 16Gi, and StatefulSet easel-redis was made with {before}" in refusal
+    assert "docs/redis.md says how its volume grows" in refusal
+    release.delete_stateful_set()
+    assert release.upgrade("redis.persistence.size=16Gi") == ""
+    assert release.read_claim() == ("16Gi", None)
+    release.delete_stateful_set()
+    assert release.upgrade() == ""
+
+
+def test_another_class_is_refused_with_what_to_do_and_taken_once_that_was_done(release: Release) -> None:
+    refusal = release.upgrade("redis.persistence.storageClassName=fast")
+    assert 'redis.persistence.storageClassName is "fast", and StatefulSet easel-redis was made with null' in refusal
+    release.delete_stateful_set()
+    assert release.upgrade("redis.persistence.storageClassName=fast") == ""
+    assert release.read_claim() == ("8Gi", "fast")
+    assert release.upgrade("redis.persistence.storageClassName=fast", "redis.maxMemory=2000mb") == ""
+    assert "redis.persistence.enabled is false" in release.upgrade("redis.persistence.enabled=false")
+    release.delete_stateful_set()
+    assert release.upgrade() == ""
+
+
+@pytest.mark.parametrize("name", ["restore.yaml", "replicated.yaml"])
+def test_an_api_server_takes_the_example(release: Release, name: str) -> None:
+    release.run("kubectl", "create", "serviceaccount", "default")  # which a controller would make
+    done = release.run("kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", str(EXAMPLES / name))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(list(yaml.safe_load_all((EXAMPLES / name).read_text())))
+
+
+def test_with_the_values_of_the_replicated_example_the_operator_reads_its_secret_and_the_chart_has_no_redis(
+    release: Release,
+) -> None:
+    done = release.run("helm", "template", "easel", str(CHART), "--values", str(EXAMPLES / "replicated-values.yaml"))
+    rendered = [each for each in yaml.safe_load_all(done.stdout) if each]
+    assert "StatefulSet" not in {each["kind"] for each in rendered}
+    (operator,) = (each for each in rendered if each["kind"] == "Deployment")
+    environment = {
+        each["name"]: each.get("value") for each in operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    secret = next(each for each in yaml.safe_load_all((EXAMPLES / "replicated.yaml").read_text()))
+    assert environment["EASEL_REDIS_SECRET"] == secret["metadata"]["name"]

@@ -1,0 +1,191 @@
+"""The scripts of examples/redis/replicated.yaml with real servers and Sentinels: a pod is an address of loopback."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.jobs.interface import JobBounds
+from easel_server.stores.opening import Stores, open_stores
+from redis import Redis, exceptions
+
+from tests.support.eventually import eventually
+from tests.support.jobs import build_job
+from tests.support.redis_server import find_free_port
+
+pytestmark = pytest.mark.redis
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/redis/replicated.yaml"
+HOSTS = ("127.0.31.1", "127.0.31.2", "127.0.31.3")
+PASSWORD = "of-the-servers"
+TIMEOUT_SECONDS = 60
+
+
+def read_example(kind: str) -> dict[str, Any]:
+    documents = yaml.safe_load_all(EXAMPLE.read_text())
+    found: dict[str, Any] = next(each for each in documents if each["kind"] == kind)
+    return found
+
+
+class Pods:
+    """Three, whose volumes outlive them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.port, self.sentinel_port = find_free_port(), find_free_port()
+        self._processes: dict[str, list[subprocess.Popen[bytes]]] = {}
+
+    @property
+    def url(self) -> str:
+        places = ",".join(f"{host}:{self.sentinel_port}" for host in HOSTS)
+        return f"redis+sentinel://:{PASSWORD}@{places}/easel/0"
+
+    def start(self, *hosts: str) -> None:
+        scripts = read_example("ConfigMap")["data"]
+        for host in hosts:
+            volume = self._directory / host
+            volume.mkdir(exist_ok=True)
+            environment = os.environ | {
+                "SELF": host,
+                "BIND": host,
+                "HOSTS": " ".join(HOSTS),
+                "DIRECTORY": str(volume),
+                "PORT": str(self.port),
+                "SENTINEL_PORT": str(self.sentinel_port),
+                "MAX_MEMORY": "100mb",
+                "PASSWORD": PASSWORD,
+                "SENTINEL_PASSWORD": "of-sentinels",
+                "DOWN_AFTER_MILLISECONDS": "1000",
+            }
+            with (volume / "log").open("ab") as log:
+                self._processes[host] = [
+                    subprocess.Popen(
+                        ["sh", "-c", scripts[script]],
+                        env=environment,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                    for script in ("server.sh", "sentinel.sh")
+                ]
+
+    def kill(self, *hosts: str) -> None:
+        """Without warning, as when their nodes die."""
+        for process in [each for host in hosts for each in self._processes.pop(host, [])]:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def close(self) -> None:
+        self.kill(*tuple(self._processes))
+
+    def connect(self, host: str) -> Redis:
+        return Redis(host=host, port=self.port, password=PASSWORD, protocol=2, decode_responses=True)
+
+    def find_roles(self) -> dict[str, str]:
+        """Of the servers that answer: master, or whose replica each is once it is up to date."""
+        roles = {}
+        for host in self._processes:
+            try:
+                with self.connect(host) as client:
+                    info: dict[str, Any] = client.info("replication")
+            except exceptions.RedisError:
+                continue
+            is_linked = info.get("master_link_status") == "up"
+            roles[host] = "master" if info["role"] == "master" else info["master_host"] if is_linked else "?"
+        return roles
+
+    async def await_master(self, *hosts: str) -> str:
+        """Once these servers agree on one of them."""
+        found: list[str] = []
+
+        async def do_agree() -> bool:
+            roles = await asyncio.to_thread(self.find_roles)
+            found[:] = [host for host, role in roles.items() if role == "master"]
+            return len(found) == 1 and roles == {host: "master" if host == found[0] else found[0] for host in hosts}
+
+        await eventually(do_agree, timeout_seconds=TIMEOUT_SECONDS)
+        return found[0]
+
+
+@pytest.fixture
+async def pods(tmp_path: Path) -> AsyncIterator[Pods]:
+    with ExitStack() as stack:
+        started = Pods(tmp_path)
+        stack.callback(started.close)
+        started.start(*HOSTS)
+        assert await started.await_master(*HOSTS) == HOSTS[0]
+        yield started
+
+
+def open_service(pods: Pods) -> Stores:
+    return open_stores(pods.url, namespace="studio", service="painter", uid="uid", bounds=JobBounds())
+
+
+async def submit(stores: Stores, job_id: str) -> None:
+    async def is_accepted() -> bool:
+        try:
+            await stores.jobs.submit(build_job(job_id))
+        except StoreUnavailableError:
+            return False
+        return True
+
+    await eventually(is_accepted, timeout_seconds=TIMEOUT_SECONDS)
+
+
+async def test_a_lost_master_has_a_successor_and_comes_back_as_its_replica(pods: Pods) -> None:
+    service = open_service(pods)
+    await submit(service, "before")
+    with pods.connect(HOSTS[0]) as client:
+        assert client.wait(2, 5000) == 2
+    pods.kill(HOSTS[0])
+    successor = await pods.await_master(*HOSTS[1:])
+    await submit(service, "between")
+    pods.start(HOSTS[0])
+    assert await pods.await_master(*HOSTS) == successor
+    await submit(service, "after")
+    assert (await service.jobs.depth()).waiting == 3
+    await service.close()
+
+
+async def test_after_all_were_lost_at_once_the_one_that_was_the_master_is_it_again(pods: Pods) -> None:
+    service = open_service(pods)
+    pods.kill(HOSTS[0])
+    successor = await pods.await_master(*HOSTS[1:])
+    pods.start(HOSTS[0])
+    await pods.await_master(*HOSTS)
+    await submit(service, "before")
+    with pods.connect(successor) as client:
+        assert client.wait(2, 5000) == 2
+    pods.kill(*HOSTS)
+    pods.start(*HOSTS)
+    assert await pods.await_master(*HOSTS) == successor
+    await submit(service, "after")
+    assert (await service.jobs.depth()).waiting == 2
+    await service.close()
+
+
+def test_whoever_reaches_a_sentinel_may_ask_for_the_master_and_change_nothing(pods: Pods) -> None:
+    with Redis(host=HOSTS[1], port=pods.sentinel_port, protocol=2, decode_responses=True) as anyone:
+        answer = anyone.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "easel")
+        assert answer == [HOSTS[0], str(pods.port)]
+        for words in (["SENTINEL", "FAILOVER", "easel"], ["SENTINEL", "RESET", "*"], ["SHUTDOWN"], ["ACL", "LIST"]):
+            with pytest.raises(exceptions.NoPermissionError):
+                anyone.execute_command(*words)
+
+
+def test_the_url_of_the_example_names_what_its_pods_are_called() -> None:
+    stateful_set, secret = read_example("StatefulSet"), read_example("Secret")["stringData"]
+    name, spec = stateful_set["metadata"]["name"], stateful_set["spec"]
+    environment = {each["name"]: each.get("value") for each in spec["template"]["spec"]["containers"][0]["env"]}
+    hosts = environment["HOSTS"].split()
+    assert hosts == [f"{name}-{number}.{spec['serviceName']}.easel-system.svc" for number in range(spec["replicas"])]
+    assert environment["SELF"] == f"$(POD_NAME).{spec['serviceName']}.easel-system.svc"
+    places = ",".join(f"{host}:{environment['SENTINEL_PORT']}" for host in hosts)
+    assert secret["url"] == f"redis+sentinel://:{secret['password']}@{places}/easel/0"
