@@ -29,7 +29,7 @@ DEVICES = 2
 @pytest.fixture(scope="module")
 def api_server() -> Iterator[Configuration]:
     with ApiServers() as servers:
-        configuration = servers.start("1.36")
+        configuration = servers.start("1.37")  # the scheduler's own: it asks for kinds that are new
         servers.start_controllers(configuration, "resourceclaim-controller")
         servers.start_scheduler(configuration)
         yield configuration
