@@ -181,6 +181,11 @@ def test_a_service_that_is_to_hold_stays_at_its_step_and_says_so() -> None:
     assert read_revision(find_deployment(promoted, "worker")) == read_revision(find_deployment(held, "worker")), (
         "without a canary it is an ordinary roll-out"
     )
+    assert read_record(find_deployment(promoted, "worker")) is None
+    settled = carry_out(settle_all(promoted))
+    runs = find_deployment(settled, "worker")["metadata"]["annotations"][names.ANNOTATION_RUNS]
+    next_one = find_deployment(carry_out(edit(settled, worker={"engine": {"offload": "Group"}})), "worker")
+    assert next_one["metadata"]["annotations"][names.ANNOTATION_LAST_GOOD] == runs, "and good like any other"
 
 
 def test_workers_that_never_come_up_fail_the_canary_after_their_time_and_those_without_a_node_do_not() -> None:

@@ -94,7 +94,9 @@ def _remember(facts: ServiceFacts, source: Source) -> Source:
     live, back = facts.worker_deployment, source.back
     digest = back.failed if back is not None else digest_of(source.spec, source.release)
     record, trial = read_record(live), read_trial(live)
-    is_ended = record is not None and record.digest == digest and record.outcome is not Outcome.RUNNING
+    # One that failed and is rolled out all the same, without a canary, is like any other from then on.
+    ended = Outcome.PASSED if back is None else Outcome.FAILED
+    is_ended = record is not None and (record.digest, record.outcome) == (digest, ended)
     has_other = trial is not None and (back is not None or trial.digest != digest)
     return replace(
         source,
