@@ -1,6 +1,6 @@
 """A new revision of workers on a share of the jobs first: promoted step by step, taken back, or held, by its figures.
 
-Real server processes do the jobs; the one that fails is a real one whose engine raises.
+Real server processes do the jobs; the one that fails is a real one whose engine raises at half of them.
 """
 
 import asyncio
@@ -21,10 +21,14 @@ ROLLED_OUT_SECONDS = 150
 FAULT = """
 import easel_server.engine.synthetic_engine as synthetic
 
-def begin(*_args, **_options):
-    raise RuntimeError("this revision is broken")
+begin = synthetic.SyntheticEngine.begin
 
-synthetic.SyntheticEngine.begin = begin
+def fail_half(self, parameters, *arguments, **options):
+    if parameters.prompt[-1] in "02468":
+        raise RuntimeError("this revision is broken")
+    return begin(self, parameters, *arguments, **options)
+
+synthetic.SyntheticEngine.begin = fail_half
 """
 
 
@@ -69,11 +73,11 @@ def revisions_of(services: Services, name: str) -> list[str]:
 
 def wait_for_event(services: Services, name: str, reason: str) -> str:
     """The note of a service's event."""
-    selector = f"regarding.name={name},reason={reason}"
+    selector = f"involvedObject.name={name},reason={reason}"
 
     def look() -> list[str]:
-        listed = services.cluster.get("events.events.k8s.io", "--field-selector", selector)["items"]
-        return [item["note"] for item in listed]
+        listed = services.cluster.get("events", "--field-selector", selector)["items"]
+        return [item["message"] for item in listed]
 
     return wait_until(look, bool, f"event {reason} of {name}", ROLLED_OUT_SECONDS)[0]
 

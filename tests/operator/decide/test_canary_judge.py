@@ -6,14 +6,18 @@ from math import comb
 import pytest
 from easel_contract.resource import CanarySpec
 from easel_operator.autoscaling.observation import AttemptReading
+from easel_operator.decide.pod_status import read_pod
 from easel_operator.decide.rollouts.judge import Conclusion, Figures, chance_of_at_least, judge, recall_figures
 from easel_operator.decide.rollouts.tally import StepKey, Tally, Watch, follow
 
 from tests.operator.decide.canary_life import Revision, count_failed
+from tests.operator.objects import NOW, build_pod
 
 TERMS = CanarySpec(min_jobs=50)
 KEY = StepKey("new", 1)
-REVISIONS = {"w-new": "new", "w-old": "old"}
+WORKERS = tuple(
+    replace(read_pod(build_pod("worker", f"w-{revision}"), NOW), revision=revision) for revision in ("new", "old")
+)
 
 
 def figures(jobs: int, failures: int = 0, *, bucket: int = 15) -> Figures:
@@ -80,14 +84,16 @@ def test_what_was_written_down_is_what_was_known() -> None:
     assert len(known.to_status().durations) == 14, "no longer than it has to be"
 
 
-def reading(succeeded: int, failed: int = 0) -> AttemptReading:
+def reading(succeeded: int, failed: int = 0, restarts: int = 0) -> AttemptReading:
     """A worker's counters; each job took about 0.2 seconds."""
-    return AttemptReading(succeeded, failed, {0.195: 0.0, 0.244: float(succeeded), float("inf"): float(succeeded)})
+    return AttemptReading(
+        succeeded, failed, {0.195: 0.0, 0.244: float(succeeded), float("inf"): float(succeeded)}, restarts
+    )
 
 
 def look(watch: Watch | None, **readings: AttemptReading) -> Watch:
     named = {name.replace("_", "-"): each for name, each in readings.items()}
-    return follow(watch, KEY, None, named, REVISIONS)
+    return follow(watch, KEY, None, named, WORKERS)
 
 
 def test_each_revisions_workers_are_counted_from_the_first_look_on() -> None:
@@ -103,11 +109,21 @@ def test_a_worker_that_was_started_again_counts_from_zero_and_a_silent_one_catch
     assert look(watch, w_old=reading(14)).tally.stable.jobs == 4
 
 
+def test_a_worker_whose_process_ends_counts_as_a_failed_job_whether_or_not_it_was_asked_in_time() -> None:
+    watch = look(look(None, w_new=reading(10), w_old=reading(10)), w_new=reading(0, 0, restarts=1))
+    assert (watch.tally.canary.jobs, watch.tally.canary.failures) == (1, 1)
+    ended = tuple(replace(worker, restarts=2) if worker.revision == "new" else worker for worker in WORKERS)
+    silent = follow(watch, KEY, None, {}, ended)
+    assert (silent.tally.canary.jobs, silent.tally.canary.failures) == (3, 3)
+    assert (silent.tally.stable.jobs, silent.tally.stable.failures) == (0, 0)
+    assert follow(silent, KEY, None, {}, ended).tally == silent.tally
+
+
 def test_a_new_step_begins_with_nothing_and_a_restarted_operator_with_what_was_written_down() -> None:
     watch = look(look(None, w_new=reading(0)), w_new=reading(5))
-    later = follow(watch, replace(KEY, step=2), None, {"w-new": reading(6)}, REVISIONS)
+    later = follow(watch, replace(KEY, step=2), None, {"w-new": reading(6)}, WORKERS)
     assert later.tally.canary.jobs == 1
     recalled = Tally(KEY, figures(40), figures(360))
-    begun = follow(None, KEY, recalled, {"w-new": reading(41)}, REVISIONS)
+    begun = follow(None, KEY, recalled, {"w-new": reading(41)}, WORKERS)
     assert begun.tally == recalled
-    assert follow(None, replace(KEY, step=2), recalled, {}, REVISIONS).tally.canary.jobs == 0
+    assert follow(None, replace(KEY, step=2), recalled, {}, WORKERS).tally.canary.jobs == 0

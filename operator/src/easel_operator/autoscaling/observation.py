@@ -64,6 +64,7 @@ class AttemptReading:
     succeeded: float
     failed: float  # whether the job ended so, or was released for another attempt
     durations: Buckets = field(default_factory=dict)  # claimed to finished, of those that succeeded
+    restarts: float = 0  # workers that ended before, in the same container
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,8 @@ def _read_attempts(series: Series) -> AttemptReading | None:
     failed = _read_value(series, metrics.FAILED_ATTEMPTS_TOTAL)
     if succeeded is None or failed is None:
         return None
-    return AttemptReading(succeeded, failed, _read_buckets(series, WORKER_BUCKET))
+    restarts = _read_value(series, metrics.RESTARTS) or 0
+    return AttemptReading(succeeded, failed, _read_buckets(series, WORKER_BUCKET), restarts)
 
 
 def _read_buckets(series: Series, name: str) -> dict[float, float]:

@@ -53,6 +53,7 @@ class PodStatus:
     created_at: datetime | None = None
     scheduled_at: datetime | None = None  # when it got its node
     first_started_at: datetime | None = None  # of its container; None before, and once it was started again
+    restarts: int = 0  # of its container
     ready_at: datetime | None = None  # since when it is ready; None while it isn't
     deletion_cost: int | None = None  # annotation; None if it has none
     revision: str = ""  # of the template that it was made of; empty if it doesn't say
@@ -150,6 +151,7 @@ def read_pod(pod: Json, now: datetime) -> PodStatus:
         created_at=_read_time(pod["metadata"].get("creationTimestamp")),
         scheduled_at=_read_time(scheduled.get("lastTransitionTime")) if scheduled and not is_unschedulable else None,
         first_started_at=_read_first_start(status),
+        restarts=_read_restarts(status),
         ready_at=_read_time(ready.get("lastTransitionTime")) if ready and is_ready else None,
         deletion_cost=_read_deletion_cost(pod),
         revision=str(annotations.get(names.ANNOTATION_REVISION, "")),
@@ -187,6 +189,11 @@ def _read_first_start(status: Json) -> datetime | None:
         if each.get("name") == names.CONTAINER_NAME and not each.get("restartCount"):
             return _read_time((each.get("state", {}).get("running") or {}).get("startedAt"))
     return None
+
+
+def _read_restarts(status: Json) -> int:
+    own = (each for each in status.get("containerStatuses") or () if each.get("name") == names.CONTAINER_NAME)
+    return sum(each.get("restartCount", 0) for each in own)
 
 
 def _read_time(text: str | None) -> datetime | None:

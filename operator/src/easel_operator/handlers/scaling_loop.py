@@ -266,7 +266,7 @@ class ScalingLoop:
             step,
             recall_tally(tick.service),
             {pod: attempts for pod, attempts in readings.items() if attempts is not None},
-            {worker.name: worker.revision for worker in tick.workers},
+            tick.workers,
         )
         if self._shared.tallies.get(key) != state.canary.tally:
             self._shared.tallies[key] = state.canary.tally
