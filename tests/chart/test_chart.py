@@ -180,7 +180,9 @@ def test_two_renders_are_equal_byte_for_byte(helm: str, settings: tuple[str, ...
     first, second = render(helm, *settings), render(helm, *settings)
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
-    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*.*"))
+    # What only refuses, and renders nothing, may look at the cluster.
+    rendering = [path for path in (CHART / "templates").rglob("*.*") if path.name != "_checks.tpl"]
+    templates = "".join(path.read_text() for path in rendering)
     unstable = ("lookup ", "randAlpha", "randNumeric", "randAscii", "randBytes", "uuidv4", "genCA", "genPriv", "now ")
     assert [word for word in unstable if word in templates] == [], "a render that sees a cluster or a clock is another"
 
