@@ -22,6 +22,7 @@ from tests.support.redis_server import find_free_port
 
 CHART = Path(__file__).resolve().parents[2] / "helm/easel"
 STOP_SECONDS = 30.0
+MAX_SHOWN = 8000  # characters of a log
 
 
 class Installation:
@@ -46,10 +47,12 @@ class Installation:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        if kind is not None and self._log_path.exists():  # pytest shows it with what failed
+            sys.stderr.write(f"what operators of {self.release} said last:\n{self.log[-MAX_SHOWN:]}\n")
         self._stack.close()
 
     @property

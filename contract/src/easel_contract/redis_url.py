@@ -9,10 +9,11 @@ parameters go on to the client of the servers, such as ``ssl_ca_certs``. The for
 there is no registered one.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 SENTINEL_PORT: Final = 26379
 MAX_SENTINELS: Final = 9
@@ -23,6 +24,29 @@ EXAMPLES: Final = (
     "such as rediss://user:password@host:6380/0, or redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0"
 )
 CA_PARAMETER: Final = "ssl_ca_certs"  # redis-py's name for the file
+
+
+# Not urllib's: what it reads of several hosts with an IPv6 address among them depends on Python's release.
+PARTS: Final = re.compile(r"(?P<scheme>[a-z+]*)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?")
+
+
+class _Parts(NamedTuple):
+    scheme: str
+    netloc: str  # with user and password
+    path: str
+    query: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc}{self.path}" + (f"?{self.query}" if self.query else "")
+
+    def with_login(self, login: str) -> "_Parts":
+        place = self.netloc.rpartition("@")[2]
+        return self._replace(netloc=f"{login}@{place}" if login else place)
+
+
+def _split(url: str) -> _Parts:
+    found = PARTS.match(url)
+    return _Parts(*(part or "" for part in found.groups())) if found else _Parts("", "", "", "")
 
 
 @dataclass(frozen=True)
@@ -42,10 +66,9 @@ class SentinelUrl:
 
     def at(self, host: str, port: int) -> str:
         """The URL of one of the servers."""
-        parts = urlsplit(self.server_url)
-        login = parts.netloc.rpartition("@")[0]
+        parts = _split(self.server_url)
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return urlunsplit(parts._replace(netloc=f"{login}@{place}" if login else place))
+        return str(parts._replace(netloc=place).with_login(parts.netloc.rpartition("@")[0]))
 
     def __str__(self) -> str:
         return f"the master {self.master} of {','.join(f'{host}:{port}' for host, port in self.sentinels)}"
@@ -53,8 +76,8 @@ class SentinelUrl:
 
 def parse_sentinel_url(url: str) -> SentinelUrl | None:
     """What it says of Sentinels; None for a URL of one server. Raises ValueError, without the password."""
-    scheme = url.partition("://")[0]
-    parts = urlsplit(url)
+    parts = _split(url)
+    scheme = parts.scheme
     if "@" in parts.path and scheme != "unix":  # then what looks like a host is a part of the password
         raise ValueError("of user and password, / ? # @ must be written as %2F %3F %23 %40")
     if scheme not in SENTINEL_SCHEMES:
@@ -68,25 +91,23 @@ def parse_sentinel_url(url: str) -> SentinelUrl | None:
         raise ValueError(f"{'/'.join(rest)!r} behind the master {master} is no number of a database, such as 0")
     parameters = dict(parse_qsl(parts.query))
     username, password = (parameters.pop(f"sentinel_{name}", None) for name in ("username", "password"))
-    host = f"{login}@{quote(master, safe='')}" if login else quote(master, safe="")
-    server_url = urlunsplit((SENTINEL_SCHEMES[scheme], host, f"/{(rest or ['0'])[0]}", urlencode(parameters), ""))
-    return SentinelUrl(sentinels, master, server_url, username, password)
+    host, database = quote(master, safe=""), (rest or ["0"])[0]
+    server = _Parts(SENTINEL_SCHEMES[scheme], host, f"/{database}", urlencode(parameters)).with_login(login)
+    return SentinelUrl(sentinels, master, str(server), username, password)
 
 
 def replace_login(url: str, login: str) -> str:
     """The URL with ``USER:PASSWORD``, quoted, in place of what it has; without either where that is empty."""
-    parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{login}@{place}" if login else place))
+    return str(_split(url).with_login(login))
 
 
 def add_certificate_authority(url: str, file: str) -> str:
     """The URL of a server that is believed by a file of authorities. Raises ValueError where it speaks no TLS."""
-    parts = urlsplit(url)
+    parts = _split(url)
     if not parts.scheme.startswith("rediss"):
         raise ValueError(f"a certificate authority is given, and {parts.scheme}:// has no TLS: write rediss://")
     parameters = dict(parse_qsl(parts.query)) | {CA_PARAMETER: file}
-    return urlunsplit(parts._replace(query=urlencode(parameters, safe="/")))
+    return str(parts._replace(query=urlencode(parameters, safe="/")))
 
 
 def _read_places(text: str) -> Iterator[tuple[str, int]]:
