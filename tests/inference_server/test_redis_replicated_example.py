@@ -113,6 +113,22 @@ class Pods:
         await eventually(do_agree, timeout_seconds=TIMEOUT_SECONDS)
         return found[0]
 
+    async def await_sentinels(self) -> None:
+        """Until each knows the other two and both replicas: before that nobody can take a lost master's place."""
+
+        async def do_know() -> bool:
+            return all([await asyncio.to_thread(self._is_complete, host) for host in HOSTS])
+
+        await eventually(do_know, timeout_seconds=TIMEOUT_SECONDS)
+
+    def _is_complete(self, host: str) -> bool:
+        with Redis(host=host, port=self.sentinel_port, protocol=2, decode_responses=True) as sentinel:
+            try:
+                state: dict[str, Any] = sentinel.sentinel_masters()["easel"]
+            except exceptions.ConnectionError:  # two are enough for the servers to start
+                return False
+        return (state["num-slaves"], state["num-other-sentinels"]) == (2, 2)
+
 
 @pytest.fixture
 async def pods(tmp_path: Path) -> AsyncIterator[Pods]:
@@ -121,6 +137,7 @@ async def pods(tmp_path: Path) -> AsyncIterator[Pods]:
         stack.callback(started.close)
         started.start(*HOSTS)
         assert await started.await_master(*HOSTS) == HOSTS[0]
+        await started.await_sentinels()
         yield started
 
 
