@@ -33,7 +33,8 @@ class Release:
     def upgrade(self, *settings: str) -> str:
         """What Helm complains of; empty where it succeeds."""
         values = [word for setting in settings for word in ("--set", setting)]
-        done = self.run("helm", "upgrade", "--install", "easel", str(CHART), "--create-namespace", *values)
+        options = ("--install", "--create-namespace", "--reset-values")
+        done = self.run("helm", "upgrade", "easel", str(CHART), *options, *values)
         assert done.returncode == 0 or done.stderr
         return done.stderr if done.returncode else ""
 

@@ -58,7 +58,7 @@ class Site:
 
     def uninstall(self) -> None:
         if self._way == "helm upgrade":
-            self.run("helm", "uninstall", "easel", "-n", NAMESPACE)
+            self.run("helm", "uninstall", "easel", "-n", NAMESPACE, "--no-hooks")  # no controller makes pods here
         else:
             self.run("kubectl", "delete", "secret", "easel-redis", "-n", NAMESPACE)
 
