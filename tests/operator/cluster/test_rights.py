@@ -265,12 +265,25 @@ async def put_pods_to_work(admin: KubernetesClient, team: Team, service: str) ->
         await admin.merge(PODS, team.namespace, pod["metadata"]["name"], {"status": status}, subresource="status")
 
 
+async def fetch_the_model(admin: KubernetesClient, team: Team, service: str) -> None:
+    """In place of a kubelet: the pod of the Job that fills the model's cache has ended well."""
+    selector = f"{names.LABEL_SERVICE}={service},{names.LABEL_COMPONENT}={names.COMPONENT_MODEL_CACHE}"
+
+    async def look() -> list[Json]:
+        return (await admin.list_all(PODS, team.namespace, label_selector=selector))[0]
+
+    for pod in await eventually(look, WAIT_SECONDS):
+        name = pod["metadata"]["name"]
+        await admin.merge(PODS, team.namespace, name, {"status": {"phase": "Succeeded"}}, subresource="status")
+
+
 async def live_a_life(admin: KubernetesClient, team: Team, installation: Installation) -> None:
     """Made, reached, cached, meddled with, changed, rolled back; the operator restarts, and scales by itself."""
     await team.come()
     keys = {"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": team.namespace, "name": "team-keys"}}
     await admin.apply(SECRETS, keys, field_manager="team")
     await team.submit("painter", REACHED)
+    await fetch_the_model(admin, team, "painter")
     for resource, name in ((HPAS, "painter-worker"), (HTTP_ROUTES, "painter"), (SECRETS, "painter-links")):
         await team.wait_for(resource, name)
     await team.wait_until_carried_out("painter")
