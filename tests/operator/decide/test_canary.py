@@ -124,6 +124,23 @@ def test_a_step_waits_for_enough_jobs_and_ends_after_its_time_without_them() -> 
     assert looked == first.now + timedelta(seconds=600)
 
 
+def test_a_step_goes_on_after_its_time_while_the_new_workers_end_no_job_and_says_so() -> None:
+    first = carry_out(bring_up(try_new()))
+    hanging = carry_out(see(first, figures(0), figures(5000), after_seconds=601))
+    assert rolling(hanging) == (1, 0), "no evidence, no promotion"
+    assert "goes on: none of its jobs has ended" in hanging.service["status"]["canary"]["message"]
+    assert decide(hanging).applies == ()
+    second = carry_out(see(hanging, figures(1), figures(5100)))
+    assert rolling(second) == (1, 5)
+    assert "goes on" not in second.service["status"]["canary"]["message"]
+
+
+def test_a_revision_whose_jobs_fail_beside_one_that_counts_nothing_goes_back_when_its_time_is_up() -> None:
+    first = carry_out(bring_up(try_new()))
+    assert is_on_trial(carry_out(see(first, figures(500, 500), figures(0))))
+    assert not is_on_trial(carry_out(see(first, figures(500, 500), figures(0), after_seconds=601)))
+
+
 def test_a_revision_whose_jobs_fail_goes_back_with_its_figures_in_the_condition_and_an_event() -> None:
     stable = read_revision(find_deployment(begin(10, **ROLLOUT), "worker"))
     first = carry_out(bring_up(try_new()))
@@ -203,6 +220,7 @@ def test_workers_that_never_come_up_fail_the_canary_after_their_time_and_those_w
     waiting = carry_out(see(homeless, figures(0), figures(100), after_seconds=4000))
     assert is_on_trial(waiting)
     assert rolling(waiting) == (0, 1), "and it goes on in place"
+    assert "goes on: no worker of it is ready" in waiting.service["status"]["canary"]["message"]
 
 
 def test_where_no_gpu_is_spare_the_share_is_taken_from_the_stable_workers() -> None:

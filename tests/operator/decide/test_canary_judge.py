@@ -58,6 +58,19 @@ def test_a_step_whose_time_is_up_ends_by_the_jobs_that_there_were() -> None:
     assert judge(figures(6, 6), figures(60), TERMS, is_time_up=True).conclusion is Conclusion.FAIL
 
 
+def test_time_alone_promotes_no_revision_that_looks_broken() -> None:
+    """A worker that hangs ends no job; a stable one of an earlier release counts none."""
+    hanging = judge(figures(0), figures(20), TERMS, is_time_up=True)
+    assert hanging.conclusion is Conclusion.WAIT
+    assert judge(figures(1), figures(20), TERMS, is_time_up=True).conclusion is Conclusion.PASS
+    alone = judge(figures(20, 11), figures(0), TERMS, is_time_up=True)
+    assert alone.conclusion is Conclusion.FAIL
+    assert "most jobs fail" in alone.said
+    assert "11 of 20 jobs (55.0 %)" in alone.said
+    for few in (figures(19, 19), figures(20, 10)):
+        assert judge(few, figures(0), TERMS, is_time_up=True).conclusion is Conclusion.PASS
+
+
 def test_the_chance_is_that_of_fishers_exact_test() -> None:
     ways = sum(comb(12, hits) * comb(30, 9 - hits) for hits in range(6, 10))
     assert chance_of_at_least(6, 12, 3, 30) == pytest.approx(ways / comb(42, 9))

@@ -59,7 +59,8 @@ class CanarySpec(Model):
         default=1800,
         ge=60,
         le=86_400,
-        description="After this long a step ends by the jobs that there were, were it none.",
+        description="After this long a step ends by the jobs that there were; not while none of the new revision's has "
+        "ended and those of the stable one do.",
     )
     max_failure_increase_percent: int = Field(
         default=5,

@@ -39,7 +39,6 @@ from easel_operator.manifests.worker import MAX_RUNS_CHARACTERS, describe_runs
 from easel_operator.objects import Json
 
 PERCENT: Final = 100
-COUNT_SECONDS: Final = timedelta(seconds=30)  # figures are written down this often at most
 MAX_SAID_CHARACTERS: Final = 2000
 
 
@@ -54,6 +53,7 @@ class Canary:
     workers: int = 0  # of the new revision
     is_surging: bool = False
     said: str = ""
+    waits_for: str = ""  # why a step goes on after its time
     tally: Tally | None = None
     look_again_at: datetime | None = None
 
@@ -177,8 +177,9 @@ def _judge(
         failed = replace(record, outcome=Outcome.FAILED, said=said)
         return replace(canary, record=failed, phase=CanaryPhase.HELD, said=said)
     is_up = any(pod.is_ready for pod in newest) and not any(pod.problem for pod in newest)
-    if judged.conclusion is Conclusion.WAIT or not is_up or facts.spec.rollout.paused:
-        return canary
+    waits_for = _find_delay(judged, is_up=is_up, is_paused=facts.spec.rollout.paused)
+    if waits_for:
+        return replace(canary, waits_for=waits_for if is_time_up else "")
     if record.step < len(terms.steps):
         record = replace(record, step=record.step + 1, since=facts.now, said=said)
         surging = canary.is_surging
@@ -187,6 +188,15 @@ def _judge(
         key = replace(tally.key, step=record.step)
         return replace(canary, record=record, workers=workers, said=said, tally=Tally(key))
     return replace(canary, record=replace(record, outcome=Outcome.PASSED, said=said), said=said)
+
+
+def _find_delay(judged: Judgement, *, is_up: bool, is_paused: bool) -> str:
+    """Why a step doesn't end yet; empty where it does."""
+    if not is_up:
+        return "no worker of it is ready, or one is in trouble"
+    if judged.conclusion is Conclusion.WAIT:
+        return "none of its jobs has ended, while those of the stable revision do"
+    return "rollout.paused is set" if is_paused else ""
 
 
 def _find_broken(

@@ -72,9 +72,10 @@ def _say_phase(canary: Canary, terms: CanarySpec) -> str:
     if canary.record is None:
         return f"The new revision isn't tried yet: {canary.said}. The workers run the stable one until then."
     step = canary.record.step
+    over = f" That time is over, and the step goes on: {canary.waits_for}." if canary.waits_for else ""
     return (
         f"The new revision is tried on {terms.steps[step - 1]} % of the workers, in step {step} of "
-        f"{len(terms.steps)}: until it has ended {terms.min_jobs} jobs, or for {terms.max_step_seconds} s."
+        f"{len(terms.steps)}: until it has ended {terms.min_jobs} jobs, or for {terms.max_step_seconds} s.{over}"
     )
 
 

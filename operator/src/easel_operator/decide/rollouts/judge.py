@@ -5,6 +5,10 @@ things are compared: the share of jobs that fail, and the time that a job takes 
 queue is nobody's fault). Each is held against the revision only if it is worse by more than the spec allows, *and* if
 two equal revisions would hardly differ as much by chance, by Fisher's exact test.
 https://en.wikipedia.org/wiki/Fisher%27s_exact_test
+
+Where one of both ended nothing there is nothing to compare, and time alone promotes no revision that looks broken: one
+that ended no job while the stable one ended many goes on being looked at (it may have come up late, or hang), and one
+most of whose jobs failed has failed.
 """
 
 import math
@@ -25,6 +29,7 @@ PERCENT: Final = 100
 CHANCE_AT_END: Final = 1e-3
 CHANCE_BEFORE: Final = 1e-5
 MIN_STABLE_JOBS: Final = 20  # a quantile of fewer says nothing
+MIN_JOBS_ALONE: Final = 20  # of a new revision that is judged without a stable one
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,12 @@ def judge(canary: Figures, stable: Figures, terms: CanarySpec, *, is_time_up: bo
         *_find_more_failures(canary, stable, terms.max_failure_increase_percent, chance),
         *_find_longer_jobs(canary, stable, terms.max_p95_increase_percent, chance),
     ]
+    if is_time_up and not stable.jobs and canary.jobs >= MIN_JOBS_ALONE and 2 * canary.failures > canary.jobs:
+        faults = ["most jobs fail, and the stable revision has ended none to compare them with"]
     if faults:
         return Judgement(Conclusion.FAIL, f"{' and '.join(faults)}: {said}")
+    if not canary.jobs and stable.jobs >= MIN_STABLE_JOBS:
+        is_end = False
     return Judgement(Conclusion.PASS if is_end else Conclusion.WAIT, said)
 
 
