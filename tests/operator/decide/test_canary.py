@@ -284,6 +284,14 @@ def test_another_model_is_no_matter_for_a_canary_and_the_service_says_why() -> N
     assert "no canary of another model" in progressing["message"]
 
 
+def test_another_cache_is_made_and_filled_first_so_no_canary_waits_for_its_claim() -> None:
+    changed = edit(begin(3, **ROLLOUT), model={**HUB_MODEL, "cache": {"size": "50Gi"}})
+    kinds = {child["kind"] for child in decide(changed).applies}
+    assert kinds >= {"PersistentVolumeClaim", "Job"}
+    assert "Deployment" not in kinds, "workers follow when it is filled"
+    assert not is_on_trial(carry_out(changed))
+
+
 def test_another_edit_on_trial_is_tried_against_the_stable_revision_from_the_first_step() -> None:
     before = begin(10, **ROLLOUT)
     second = carry_out(see(carry_out(bring_up(try_new())), figures(50), figures(450)))

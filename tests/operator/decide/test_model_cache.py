@@ -4,14 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 from easel_contract import names
+from easel_contract.resource import StableDiffusionServiceSpec
+from easel_contract.resource.model import ModelSpec
 from easel_operator.decide.model_cache import read_progress
 from easel_operator.decide.reconcile import decide
+from easel_operator.decide.rollouts.going_back import take_earlier
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot
+from easel_operator.manifests.metadata import read_revision
 from easel_operator.objects import Json
 
 from tests.operator.decide.test_conditions import find
 from tests.operator.decide.test_rollouts import MISSING_MODEL, carry_out, edit, find_deployment, stamp
-from tests.operator.objects import HUB_MODEL, build_container_status, build_pod, build_service, build_snapshot
+from tests.operator.objects import HUB_MODEL, RELEASE, build_container_status, build_pod, build_service, build_snapshot
 
 CACHED: dict[str, Any] = {**HUB_MODEL, "cache": {"claimName": "models"}}
 OTHER: dict[str, Any] = {**MISSING_MODEL, "cache": {"claimName": "models"}}
@@ -72,6 +76,21 @@ def test_workers_of_the_old_model_go_on_while_the_new_one_is_fetched() -> None:
     assert find(plan, "Progressing")["reason"] == "RollingOut"
     assert "fetches the model into its cache" in find(plan, "Progressing")["message"]
     assert list_applied(decide(complete(fetching))) == {("Deployment", "worker")}
+
+
+def test_a_claim_that_grows_replaces_no_worker_and_going_back_does_not_shrink_it() -> None:
+    smaller, larger = ({**HUB_MODEL, "cache": {"size": size}} for size in ("50Gi", "900Gi"))
+    running = carry_out(complete(begin_cached(model=smaller)))
+    before = find_deployment(running, "worker")
+    grown = carry_out(edit(running, model=larger))
+    claims = [child for key, child in grown.children.items() if key.kind == "PersistentVolumeClaim"]
+    assert [claim["spec"]["resources"]["requests"]["storage"] for claim in claims] == ["900Gi"]
+    assert read_revision(find_deployment(grown, "worker")) == read_revision(before)
+    runs = before["metadata"]["annotations"][names.ANNOTATION_RUNS]
+    spec = StableDiffusionServiceSpec.model_validate({"model": {**OTHER, "cache": larger["cache"]}, "replicas": 1})
+    earlier = take_earlier(spec, RELEASE, runs)
+    assert earlier is not None
+    assert earlier[0].model == ModelSpec.model_validate(larger), "the earlier model on the claim as it is"
 
 
 def test_a_job_of_another_model_is_deleted_and_its_claim_stays() -> None:

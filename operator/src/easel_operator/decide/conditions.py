@@ -236,7 +236,12 @@ def _say_who_serves(facts: ServiceFacts, component: str, trouble: ConditionState
 
 def _how_to_go_back(facts: ServiceFacts, earlier: tuple[PodStatus, ...]) -> str:
     model = next((pod.model for pod in earlier if pod.model), "")
-    step = f"set spec.model to {model}" if model and model != describe_model(facts.spec) else "apply the previous spec"
+    rest = " beside its cache" if facts.spec.model.cache is not None else ""
+    step = (
+        f"set spec.model{rest} to {model}"
+        if model and model != describe_model(facts.spec)
+        else "apply the previous spec"
+    )
     return f"To go back, {step} again; kubectl rollout undo doesn't last, as the operator restores what the spec says."
 
 

@@ -138,8 +138,8 @@ def hash_worker_spec(spec: StableDiffusionServiceSpec) -> str:
 
 
 def describe_model(spec: StableDiffusionServiceSpec) -> str:
-    """spec.model as JSON, without what nobody set."""
-    wire = spec.model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    """spec.model as JSON, without what nobody set; nor its cache, whose claim may grow while workers have it."""
+    wire = spec.model.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"cache"})
     return json.dumps(wire, separators=(",", ":"), sort_keys=True)
 
 

@@ -255,6 +255,8 @@ def explain_impossible(stable: StableDiffusionServiceSpec, spec: StableDiffusion
             "there is no canary of another model, as gateways ask for one model and only its workers take the jobs; "
             "rollout.onFailure still goes back to the earlier one if no worker becomes ready"
         )
+    if stable.model.cache != spec.model.cache:
+        return "there is no canary of another model.cache, which is made and filled before workers have it"
     if len(describe_runs(spec, release)) > MAX_RUNS_CHARACTERS:
         return f"there is no canary of a spec.worker of more than {MAX_RUNS_CHARACTERS} characters"
     return ""

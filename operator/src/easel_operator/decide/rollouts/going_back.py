@@ -26,6 +26,7 @@ from easel_operator.manifests.worker import describe_runs
 from easel_operator.objects import Json, find_condition
 
 FIELDS = ("model", "worker", "batching")
+OF_CLAIM = ("size", "storageClassName", "accessModes")  # of a model's cache: a claim can't shrink, nor change otherwise
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,24 @@ def _restore(spec: StableDiffusionServiceSpec, good: Json) -> StableDiffusionSer
     for name in ("disruptionBudget", "terminationGracePeriodSeconds"):
         if name in wire.get("worker", {}):
             worker[name] = wire["worker"][name]
+    model = _keep_claim(good.get("model", {}), wire["model"])
     kept = {name: value for name, value in wire.items() if name not in FIELDS}
     try:
-        return StableDiffusionServiceSpec.model_validate({**kept, **good, "worker": worker})
+        return StableDiffusionServiceSpec.model_validate({**kept, **good, "model": model, "worker": worker})
     except ValidationError:
         return None
+
+
+def _keep_claim(model: Json, newest: Json) -> Json:
+    """An earlier model, with the claim of its own cache as it is by now."""
+    caches = [each.get("cache", {}) for each in (model, newest)]
+    if not all("size" in cache for cache in caches):
+        return model
+    others, claim = (
+        {name: value for name, value in cache.items() if (name in OF_CLAIM) is is_of_claim}
+        for cache, is_of_claim in zip(caches, (False, True), strict=True)
+    )
+    return {**model, "cache": {**others, **claim}}
 
 
 def _restore_release(release: Release, known: Json) -> Release:
