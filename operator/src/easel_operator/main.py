@@ -274,6 +274,7 @@ class Operator:
             keys=self._keys,
             reconciler=self._reconciler,
             queue=self._queue,
+            grant=self._access.grant,
             clock=now,
         )
 

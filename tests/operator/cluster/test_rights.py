@@ -66,6 +66,11 @@ UNUSED_AND_GRANTED = {
     ("stablediffusionservices/finalizers", "update"): "admission asks for it where an owner is named that blocks",
     ("clusterroles", "bind"): "the API server asks for it where a binding is made",
     ("secrets", "update"): "a certificate that is about to expire is replaced",
+    (
+        "deployments/scale",
+        "get",
+    ): "the scale is written where no autoscaler can, once pods report how much there is to do",
+    ("deployments/scale", "patch"): "the same",
     ("deployments", "patch"): "the own one's, by the Job before an uninstallation",
     ("jobs", "get"): "that Job itself",
     ("pods", "list"): "the operators that it waits for",
@@ -322,12 +327,7 @@ async def live_a_life(admin: KubernetesClient, team: Team, installation: Install
     assert installation.stop() == 0
     installation.start(EASEL_EXTERNAL_METRICS="Disabled")
     await team.submit("painter", {"model": HUB_MODEL, "scaling": {"minReplicas": 2, "maxReplicas": 4}})
-    await eventually(lambda: has_replicas(team, 2), WAIT_SECONDS)
-
-
-async def has_replicas(team: Team, count: int) -> bool:
-    live = await team.get(DEPLOYMENTS, "painter-worker")
-    return live is not None and live["spec"]["replicas"] == count
+    await team.wait_until_carried_out("painter")
 
 
 @asynccontextmanager

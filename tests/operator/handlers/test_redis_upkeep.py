@@ -41,6 +41,7 @@ class Upkeep:
             keys=self.keys,
             reconciler=self.bench.reconciler,
             queue=self.bench.queue,
+            grant=self.bench.access.grant,
             clock=lambda: NOW,
             look_seconds=0.01,
         )

@@ -92,6 +92,7 @@ class Installation:
             keys=self.keys,
             reconciler=self.bench.reconciler,
             queue=self.bench.queue,
+            grant=self.bench.access.grant,
             clock=lambda: self.now,
         )
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -45,6 +45,7 @@ class RedisUpkeep:
         keys: ServiceKeys,
         reconciler: Reconciler,
         queue: WorkQueue,
+        grant: Callable[[str], Awaitable[None]],
         clock: Callable[[], datetime],
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
@@ -54,6 +55,7 @@ class RedisUpkeep:
         self._keys = keys
         self._reconciler = reconciler
         self._queue = queue
+        self._grant = grant  # the right to a namespace's Secrets
         self._look_seconds = look_seconds
         self._keeper = PasswordKeeper(client, source, find_served=self._find_served, clock=clock)
         self._users = ServiceUsers(
@@ -147,6 +149,7 @@ class RedisUpkeep:
     async def _find_served(self) -> str | None:
         """The password that services were given before this process began: of the first few, the first that has one."""
         for key, _ in itertools.islice(self._services, MAX_SECRETS_ASKED):
+            await self._grant(key.namespace)
             secret = await self._client.get(SECRETS, key.namespace, names.redis_secret_name(key.name))
             if secret is not None and (password := read_password(read_url(secret))):
                 return password
