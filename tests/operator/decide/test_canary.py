@@ -17,7 +17,7 @@ from easel_operator.manifests.metadata import read_revision, read_worker_file
 from easel_operator.objects import Json, ObjectKey
 
 from tests.operator.decide.test_conditions import crashed, find
-from tests.operator.decide.test_rollouts import begin, carry_out, edit, find_deployment, roll, settle_all
+from tests.operator.decide.test_rollouts import begin, carry_out, edit, find_deployment, roll, settle_all, stamp
 from tests.operator.decide.test_waves import NEWER, WORKERS, image_of, upgrade
 from tests.operator.objects import HUB_MODEL, RELEASE, build_pod, build_unschedulable_pod
 
@@ -265,6 +265,22 @@ def test_a_service_that_sleeps_waits_and_one_that_falls_asleep_begins_anew() -> 
     again = carry_out(replace(begun, pods=gateways, children={**begun.children, WORKERS: slept}))
     assert read_revision(find_deployment(again, "worker")) == read_revision(live), "nothing unjudged wakes up"
     assert again.service["status"]["canary"]["phase"] == "Waiting"
+
+
+def test_an_edit_that_is_to_mend_broken_workers_waits_for_none_of_them() -> None:
+    def with_workers(*pods: Json) -> Snapshot:
+        running = begin(2, **ROLLOUT)
+        others = tuple(pod for pod in running.pods if "gateway" in pod["metadata"]["labels"].values())
+        live = find_deployment(running, "worker")
+        return edit(replace(running, pods=(*others, *(stamp(pod, live) for pod in pods))), **CHANGE)
+
+    broken, starting = crashed(5, "no CUDA"), build_pod("worker", "w-1", is_ready=False)
+    mended = carry_out(with_workers(broken))
+    assert not is_on_trial(mended)
+    assert '"compile": "On"' in config(mended)["worker.json"]
+    waiting = carry_out(with_workers(broken, starting))
+    assert waiting.service["status"]["canary"]["phase"] == "Waiting", "one of them may come up"
+    assert '"compile": "On"' not in config(waiting)["worker.json"]
 
 
 def test_the_share_follows_the_number_of_workers() -> None:

@@ -115,7 +115,8 @@ def find_canary(
         return None
     digest, trial = digest_of(spec, release), read_trial(live)
     stable = None if _has_passed(live, digest) else _find_stable(service, live, spec, release, trial)
-    if stable is None or explain_impossible(stable[0], spec, release):
+    is_mended = trial is None and _is_broken(facts)
+    if stable is None or is_mended or explain_impossible(stable[0], spec, release):
         return None
     obstacle = find_obstacle(facts)
     if obstacle:
@@ -129,6 +130,11 @@ def find_canary(
     if trial.outcome is Outcome.FAILED:
         return replace(running, phase=CanaryPhase.HELD)
     return _judge(service, facts, running, trial, terms, known)
+
+
+def _is_broken(facts: ServiceFacts) -> bool:
+    """Whether all workers are in trouble: what is to mend that has nothing to be compared with, and nothing to harm."""
+    return bool(facts.workers) and all(pod.problem is not None and not pod.is_ready for pod in facts.workers)
 
 
 def _has_passed(live: Json, digest: str) -> bool:
