@@ -22,7 +22,13 @@ def test_what_is_shown_of_it_holds_no_password() -> None:
 
 
 def test_a_url_of_one_server_names_no_sentinels() -> None:
-    assert parse_sentinel_url("rediss://user:password@host:6380/0") is None
+    for url in (
+        "rediss://user:password@host:6380/0",
+        "redis://host?password=a@b",
+        "redis://[::1]:1",
+        "unix:///run/a@b",
+    ):
+        assert parse_sentinel_url(url) is None
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,12 @@ def test_a_url_of_one_server_names_no_sentinels() -> None:
         ("redis+sentinel://" + ",".join("abcdefghij") + "/m", "10 Sentinels are named; 9 are allowed"),
         ("redis+sentinel://:se/cret@a:1/m", "must be written as %2F"),
         ("redis://:se/cret@a:1/0", "must be written as %2F"),
+        ("redis+sentinel://:cret?se@a:1/m", "must be written as %2F %3F"),
+        ("redis+sentinel://:cret#se@a:1/m", "must be written as %2F %3F %23"),
+        ("redis://:cret?se@a:1/0", "must be written as %2F %3F"),
+        ("redis://user:secret\u2100@a:1/0", "it names no host"),
+        ("redis://user:se[cret]@a:1/0", "must be written as %2F %3F %23 %40 %5B %5D"),
+        ("redis://a:cret/0", "a port of 1 to 65535"),
     ],
 )
 def test_what_cannot_be_is_said_without_the_password(url: str, said: str) -> None:

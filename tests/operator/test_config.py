@@ -60,3 +60,18 @@ def test_the_past_is_read_from_a_prometheus_only_where_one_is_named_and_its_toke
     assert "s3cret" not in repr(config)
     with pytest.raises(ConfigurationError, match="EASEL_PROMETHEUS_URL"):
         OperatorConfig.from_environment({**REQUIRED, "EASEL_PROMETHEUS_URL": "prometheus:9090"})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"EASEL_REDIS_URL": "http://user:secret@r:6379"},
+        {"EASEL_PROMETHEUS_URL": "ftp://user:secret@prometheus"},
+        {"EASEL_SERVICE_DEFAULTS": '{"downloads": {"proxy": {"address": "http://user:secret@proxy:3128"}}}'},
+    ],
+)
+def test_what_is_said_of_a_wrong_url_holds_no_password(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        OperatorConfig.from_environment({**REQUIRED, **wrong})
+    assert "//…@" in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SENTINEL_PORT: Final = 26379
 MAX_SENTINELS: Final = 9
+QUOTING: Final = "of user and password, / ? # @ [ ] must be written as %2F %3F %23 %40 %5B %5D"
 SENTINEL_SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 # What a field or a value must match; the parsers say the rest.
 URL_PATTERN: Final = r"^$|^(rediss?(\+sentinel)?|unix)://"
@@ -78,9 +79,11 @@ def parse_sentinel_url(url: str) -> SentinelUrl | None:
     """What it says of Sentinels; None for a URL of one server. Raises ValueError, without the password."""
     parts = _split(url)
     scheme = parts.scheme
-    if "@" in parts.path and scheme != "unix":  # then what looks like a host is a part of the password
-        raise ValueError("of user and password, / ? # @ must be written as %2F %3F %23 %40")
+    is_cut = "@" in url and "@" not in parts.netloc and not parts.path and scheme in SENTINEL_SCHEMES
+    if ("@" in parts.path and scheme != "unix") or is_cut:  # then what looks like a host is a part of the password
+        raise ValueError(QUOTING)
     if scheme not in SENTINEL_SCHEMES:
+        _check_place(url)
         return None
     login, _, places = parts.netloc.rpartition("@")
     sentinels = tuple(_read_places(places))
@@ -94,6 +97,16 @@ def parse_sentinel_url(url: str) -> SentinelUrl | None:
     host, database = quote(master, safe=""), (rest or ["0"])[0]
     server = _Parts(SENTINEL_SCHEMES[scheme], host, f"/{database}", urlencode(parameters)).with_login(login)
     return SentinelUrl(sentinels, master, str(server), username, password)
+
+
+def _check_place(url: str) -> None:
+    """Of a URL of one server, which redis-py reads by urllib: what that says may have pieces of the password in it."""
+    try:
+        is_place = urlsplit(url).port != 0
+    except ValueError:
+        is_place = False
+    if not is_place:
+        raise ValueError(f"it names no host with a port of 1 to 65535; {QUOTING}")
 
 
 def replace_login(url: str, login: str) -> str:

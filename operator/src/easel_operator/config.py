@@ -1,5 +1,6 @@
 """The operator's configuration, read once from the environment. Nothing else reads environment variables."""
 
+import re
 from collections.abc import Mapping
 from typing import Literal, Self
 
@@ -8,6 +9,7 @@ from easel_contract.resource import ServiceDefaults
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, ValidationInfo, field_validator
 
 ENVIRONMENT_PREFIX = "EASEL_"
+LOGIN = re.compile(r"//[^/\s]*@")  # of a URL: passwords don't go into logs
 
 
 class ConfigurationError(Exception):
@@ -16,7 +18,7 @@ class ConfigurationError(Exception):
     def __init__(self, error: ValidationError) -> None:
         lines = [
             f"{ENVIRONMENT_PREFIX}{str(issue['loc'][0]).upper()}: {_name_place(issue['loc'][1:])}{issue['msg']} "
-            f"(value seen: {issue.get('input')!r})"
+            f"(value seen: {LOGIN.sub('//…@', repr(issue.get('input')))})"
             for issue in error.errors()
             if issue["loc"]
         ]
