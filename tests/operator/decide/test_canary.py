@@ -1,5 +1,6 @@
 """A new revision of workers is tried on a share of them: step by step, until it is promoted, goes back or is held."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from easel_operator.decide.rollouts.judge import Figures
 from easel_operator.decide.rollouts.record import read_record
 from easel_operator.decide.rollouts.tally import StepKey, Tally
 from easel_operator.decide.snapshot import Snapshot, Stage
-from easel_operator.manifests.metadata import read_revision, read_worker_file
+from easel_operator.manifests.metadata import hash_json, read_revision, read_worker_file
 from easel_operator.objects import Json, ObjectKey
 
 from tests.operator.decide.test_conditions import crashed, find
@@ -24,6 +25,9 @@ from tests.operator.objects import HUB_MODEL, RELEASE, build_pod, build_unschedu
 CANARY: dict[str, Any] = {"canary": {"steps": [10, 50], "minJobs": 50, "maxStepSeconds": 600}}
 ROLLOUT: dict[str, Any] = {"rollout": CANARY}
 CHANGE: dict[str, Any] = {"worker": {"engine": {"compile": "On"}}}  # another revision of the same model
+
+
+ENDING = '"outcome":"Running","said":""}'  # of a canary's record
 
 
 def figures(jobs: int, failures: int = 0, *, bucket: int = 15) -> Figures:
@@ -396,3 +400,31 @@ def test_a_canary_that_could_never_have_a_worker_beside_it_is_refused() -> None:
     progressing = find(decide(snapshot), "Progressing")
     assert progressing["reason"] == "InvalidSpec"
     assert "allow two workers" in progressing["message"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (names.ANNOTATION_RUNS, "{"),
+        (names.ANNOTATION_LAST_GOOD, "{"),
+        (names.ANNOTATION_LAST_GOOD, '{"spec":[],"image":"x","pullPolicy":null}'),
+        (names.ANNOTATION_RELEASE, "newest"),
+        (names.ANNOTATION_TO_REVISION, "three"),
+        (names.ANNOTATION_CANARY, '{"digest":"DIGEST","stable":"","step":0,"since":"2026-11-23T12:00:00Z",' + ENDING),
+        (
+            names.ANNOTATION_CANARY,
+            '{"digest":"DIGEST","stable":"","step":1e999,"since":"2026-11-23T12:00:00Z",' + ENDING,
+        ),
+        (names.ANNOTATION_CANARY, '{"digest":"DIGEST","stable":"","step":1,"since":"2026-11-23T12:00:00",' + ENDING),
+    ],
+)
+def test_what_somebody_else_writes_into_a_deployments_annotations_stops_no_service(annotation: str, value: str) -> None:
+    for snapshot in (begin(10, **ROLLOUT), carry_out(bring_up(try_new()))):
+        live = find_deployment(snapshot, "worker")
+        known = live["metadata"]["annotations"]
+        written = value.replace("DIGEST", hash_json(known[names.ANNOTATION_RUNS]))
+        spoilt = {**live, "metadata": {**live["metadata"], "annotations": {**known, annotation: written}}}
+        found = replace(snapshot, children={**snapshot.children, WORKERS: spoilt})
+        decide(replace(found, has_turn=False))
+        changed = carry_out(edit(found, worker={"nodeSelector": {"disk": "fast"}}, rollout={}))
+        assert "disk" in json.dumps(find_deployment(changed, "worker")["spec"]["template"])

@@ -116,6 +116,15 @@ def with_revision(template: Json) -> Json:
     return {**template, "metadata": {**metadata, "annotations": annotations}}
 
 
+def read_json(text: str | None) -> Json:
+    """An annotation's object; empty where there is none, or where somebody has written something else."""
+    try:
+        known = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
 def read_revision(deployment: Json) -> str:
     """The revision that a Deployment's pods are made of; empty where its template has none."""
     template: Json = deployment["spec"].get("template", {})

@@ -21,7 +21,7 @@ from easel_operator.decide.facts import ServiceFacts, find_problem
 from easel_operator.decide.pod_status import StartPhase
 from easel_operator.decide.rollouts.record import Outcome, read_record, read_trial
 from easel_operator.decide.status import read_revisions
-from easel_operator.manifests.metadata import Release, hash_json, read_revision
+from easel_operator.manifests.metadata import Release, hash_json, read_json, read_revision
 from easel_operator.manifests.worker import describe_runs
 from easel_operator.objects import Json, find_condition
 
@@ -50,9 +50,18 @@ def take_earlier(
         release: the installation's.
         runs: of that revision, as describe_runs() has it.
     """
-    known: Json = json.loads(runs) if runs else {}
+    known = read_runs(runs)
     earlier = _restore(spec, known["spec"]) if known else None
     return None if earlier is None else (earlier, _restore_release(release, known))
+
+
+def read_runs(text: str) -> Json:
+    """What describe_runs() wrote; empty where there is none, or where somebody has written something else."""
+    known = read_json(text)
+    spec = known.get("spec")
+    if not isinstance(spec, dict) or not known.keys() >= {"image", "pullPolicy"}:
+        return {}
+    return known if all(isinstance(spec.get(field, {}), dict) for field in FIELDS) else {}
 
 
 def find_way_back(
@@ -98,7 +107,7 @@ def go_back(
     """
     live = facts.worker_deployment or {}
     text: str = (live.get("metadata", {}).get("annotations") or {}).get(names.ANNOTATION_LAST_GOOD, "")
-    good: Json = json.loads(text or "{}")
+    good = read_runs(text)
     earlier = _restore(spec, good["spec"]) if good else None
     if earlier is None:
         return None

@@ -43,7 +43,7 @@ def read_record(live: Json | None) -> CanaryRecord | None:
         return None
     try:
         known = json.loads(text)
-        return CanaryRecord(
+        record = CanaryRecord(
             digest=str(known["digest"]),
             stable=str(known["stable"]),
             step=int(known["step"]),
@@ -51,8 +51,9 @@ def read_record(live: Json | None) -> CanaryRecord | None:
             outcome=Outcome(known["outcome"]),
             said=str(known["said"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ArithmeticError, ValueError, KeyError, TypeError):
         return None
+    return record if record.step > 0 and record.since.tzinfo is not None else None
 
 
 def read_trial(live: Json | None) -> CanaryRecord | None:

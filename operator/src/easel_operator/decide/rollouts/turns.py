@@ -8,7 +8,6 @@ All of it is read from the worker Deployments (annotations ``easel.dev/release``
 ``…/rollout-cause``), so that a restarted operator goes on where the one before was.
 """
 
-import json
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Final
@@ -22,7 +21,7 @@ from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.rollouts.canary import find_obstacle
 from easel_operator.decide.rollouts.going_back import GoingBack
 from easel_operator.decide.snapshot import Stage, Standing
-from easel_operator.manifests.metadata import ChildContext, Release, read_revision, read_server_image
+from easel_operator.manifests.metadata import ChildContext, Release, read_json, read_revision, read_server_image
 from easel_operator.manifests.worker import build_worker_deployment, describe_model, hash_worker_spec
 from easel_operator.objects import Json, ServiceKey
 
@@ -135,7 +134,8 @@ def decide_rollout(
 
 def read_going(live: Json) -> int:
     """The number of the earlier revision that a worker Deployment was told to run; 0: none."""
-    return int(_annotations(live).get(names.ANNOTATION_TO_REVISION, 0))
+    text = _annotations(live).get(names.ANNOTATION_TO_REVISION, "0")
+    return int(text) if text.isdecimal() else 0
 
 
 def _find_hold(facts: ServiceFacts) -> RolloutHold:
@@ -174,9 +174,8 @@ def _uses_release(spec: StableDiffusionServiceSpec) -> bool:
 
 def _read_release(live: Json, spec: StableDiffusionServiceSpec, newest: Release) -> Release:
     """The release that a Deployment has; one of an operator that wrote no annotation is seen from its container."""
-    stored = _annotations(live).get(names.ANNOTATION_RELEASE)
-    if stored:
-        known: Json = json.loads(stored)
+    known = read_json(_annotations(live).get(names.ANNOTATION_RELEASE))
+    if known.keys() >= {"image", "pullPolicy"}:
         return replace(newest, server_image=known["image"], server_image_pull_policy=known["pullPolicy"])
     image = read_server_image(live)
     return newest if image is None or spec.worker.image is not None else replace(newest, server_image=image)
