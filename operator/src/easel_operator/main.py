@@ -113,6 +113,7 @@ def _describe_installation(config: OperatorConfig) -> Installation:
         is_api_wanted=config.external_metrics == "Auto",
         cluster_role=config.cluster_role,
         certificate_secret=config.metrics_certificate_secret,
+        watched_namespace=next(iter(config.watch_namespaces), ""),
     )
 
 

@@ -24,6 +24,7 @@ class Installation:
     is_api_wanted: bool  # externalMetrics.mode of the chart; where not, a registration of ours is given back
     certificate_secret: str = ""  # where another makes the certificate that is served; empty: the operator does
     cluster_role: str = ""  # whose end takes the APIService along; empty: nothing does
+    watched_namespace: str = ""  # one where it may make Deployments; empty: it may in its own
 
 
 async def probe_capabilities(client: KubernetesClient, installation: Installation) -> Capabilities:
@@ -39,7 +40,7 @@ async def probe_capabilities(client: KubernetesClient, installation: Installatio
         metrics_api_note=note,
         is_scale_to_zero_supported=zero is not None,
         is_tolerance_supported="tolerance" in behavior.get("scaleUp", {}),
-        is_image_volume_supported=await _takes_image_volumes(client, namespace),
+        is_image_volume_supported=await _takes_image_volumes(client, installation.watched_namespace or namespace),
         unserved_kinds=frozenset([each.kind for each in OPTIONAL_RESOURCES if not await is_served(client, each)]),
     )
 
