@@ -52,7 +52,7 @@ def image_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_image_map(tmp_path_factory.mktemp("images"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(binary: Path, image_map: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(binary=binary, state_dir=tmp_path_factory.mktemp("cluster") / "state")
     nodes = [argument for node in NODES for argument in ("--node", node)]

@@ -12,7 +12,7 @@ from tests.e2e.operators.living import SETTINGS, World, list_objects
 NODES = ("cpu-0", "operator-0", "operator-1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bare_cluster() -> Iterator[Cluster]:
     """Without the chart. Up for this folder alone; down again at the end."""
     state = clusters.ROOT / ".state" / f"operators-{os.getpid()}"
@@ -26,7 +26,7 @@ def bare_cluster() -> Iterator[Cluster]:
         clusters.stop(state)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(bare_cluster: Cluster) -> World:
     """With the chart and two services that are served."""
     world = World(bare_cluster, list_objects(bare_cluster))
