@@ -61,6 +61,8 @@ def test_what_cannot_be_is_said_without_the_password(url: str, said: str) -> Non
 def test_another_login_leaves_everything_else() -> None:
     assert replace_login("redis+sentinel://a:b@h:1,i:2/m/0?x=1", "c:d") == "redis+sentinel://c:d@h:1,i:2/m/0?x=1"
     assert replace_login("redis://a:b@h:1/0", "") == "redis://h:1/0"
+    theirs = "redis://h:1/0?username=admin&password=secret&ssl_ca_certs=%2Fx"
+    assert replace_login(theirs, "c:d") == "redis://c:d@h:1/0?ssl_ca_certs=%2Fx", "nobody else's stays in it"
 
 
 def test_an_authority_is_added_where_there_is_tls() -> None:

@@ -24,6 +24,7 @@ URL_PATTERN: Final = r"^$|^(rediss?(\+sentinel)?|unix)://"
 EXAMPLES: Final = (
     "such as rediss://user:password@host:6380/0, or redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0"
 )
+LOGIN_PARAMETERS: Final = frozenset({"username", "password"})
 CA_PARAMETER: Final = "ssl_ca_certs"  # redis-py's name for the file
 
 
@@ -110,8 +111,13 @@ def _check_place(url: str) -> None:
 
 
 def replace_login(url: str, login: str) -> str:
-    """The URL with ``USER:PASSWORD``, quoted, in place of what it has; without either where that is empty."""
-    return str(_split(url).with_login(login))
+    """The URL with ``USER:PASSWORD``, quoted, in place of what it has; without either where that is empty.
+
+    redis-py also takes them as parameters, which go as well.
+    """
+    parts = _split(url)
+    kept = "&".join(each for each in parts.query.split("&") if each.partition("=")[0] not in LOGIN_PARAMETERS)
+    return str(parts._replace(query=kept).with_login(login))
 
 
 def add_certificate_authority(url: str, file: str) -> str:

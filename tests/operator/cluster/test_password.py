@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from easel_contract import names
-from easel_operator.cluster.redis.password import clean_password, read_password
+from easel_operator.cluster.redis.password import clean_password, read_password, read_time
 from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource
 from easel_operator.objects import Json
 from easel_server.stores.errors import StoreUnavailableError
@@ -373,3 +373,8 @@ async def test_another_password_of_users_own_redis_is_taken_over_at_run_time(
 @pytest.mark.parametrize("text", ["", "  ", "a\x00b", "x" * 513, None])
 def test_a_password_that_redis_could_not_have_is_none(text: str | None) -> None:
     assert clean_password(text) is None
+
+
+def test_a_time_that_somebody_wrote_without_a_zone_is_none() -> None:
+    assert read_time("2026-11-27T12:00:00+01:00") is not None
+    assert [read_time(text) for text in ("2026-11-27T12:00:00", "2026-11-27", "soon", None)] == [None] * 4

@@ -112,8 +112,9 @@ def read_secret_data(secret: Json | None) -> dict[str, str]:
 
 
 def read_time(text: str | None) -> datetime | None:
-    """Of an annotation; None where it is none."""
+    """Of an annotation; None where it is none, or doesn't say where on earth."""
     try:
-        return datetime.fromisoformat(text or "")
+        found = datetime.fromisoformat(text or "")
     except ValueError:
         return None
+    return found if found.tzinfo is not None else None
