@@ -331,6 +331,8 @@ def test_the_chart_s_icon_is_where_it_says() -> None:
         ("redis.resources.requests.memory=half a gig", "no quantity of Kubernetes"),
         ("defaults.worker.resources.limits.memory=32 gb", "such as 32Gi"),
         ("externalMetrics.mode=Maybe", "mode"),
+        ("operator.watchNamespaces={studio_b}", "operator/watchNamespaces/0"),
+        ("defaults.downloads.proxy.address=http://u:p@proxy:3128", "proxy/address"),
         ("helmTest.enabled=true,operator.watchNamespaces={a}", "easel-system, where the operator doesn't look"),
         ("redis.existingSecret=team,redis.url=redis://u:p@c", "redis.existingSecret is the password of the Redis that"),
     ],
