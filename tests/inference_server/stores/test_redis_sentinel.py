@@ -5,10 +5,13 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import pytest
+from easel_contract.redis_url import parse_sentinel_url
 from easel_server.generation.job import JobState
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import Stores, open_stores
+from easel_server.stores.redis.sentinel import Sentinels
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.inference_server.stores.steps import IMAGES, claim, job_of
 from tests.support.eventually import eventually
@@ -178,3 +181,36 @@ async def test_servers_and_sentinels_with_tls_are_believed_by_the_authority_that
         with pytest.raises(StoreUnavailableError, match="certificate verify failed"):
             await doubting.ping()
         await doubting.close()
+
+
+async def listen(reply: bytes) -> tuple[asyncio.Server, str]:
+    """A stand-in for a Sentinel, or for what listens in its place: one reply to everything; and its address."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            writer.write(reply)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    return server, f"{host}:{port}"
+
+
+@pytest.mark.parametrize(
+    "reply", [b"*1\r\n$1\r\na\r\n", b"+OK\r\n", b":5\r\n", b"*2\r\n$1\r\na\r\n$1\r\nb\r\n", b"?\r\n"]
+)
+async def test_what_answers_in_a_sentinel_s_place_harms_no_other(reply: bytes) -> None:
+    odd, odd_place = await listen(reply)
+    good, good_place = await listen(b"*2\r\n$8\r\n10.0.0.2\r\n$4\r\n6379\r\n")
+    async with odd, good:
+        both, alone = (
+            Sentinels(url, {})
+            for places in (f"{odd_place},{good_place}", odd_place)
+            if (url := parse_sentinel_url(f"redis+sentinel://{places}/m")) is not None
+        )
+        assert await both.get_master_address() == ("10.0.0.2", 6379)
+        with pytest.raises(RedisConnectionError, match="no Sentinel knows the master m"):
+            await alone.get_master_address()
+        for each in (both, alone):
+            await each.close()

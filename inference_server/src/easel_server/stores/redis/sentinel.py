@@ -74,6 +74,8 @@ class Sentinels:
                 answer = await client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self._url.master)  # type: ignore[no-untyped-call] # not annotated
         except (exceptions.RedisError, OSError, TimeoutError) as error:
             return f"{place}: {type(error).__name__} {error}"
+        except (LookupError, TypeError, ValueError):  # of redis-py, which takes it for an address
+            return f"{place} gives no address, so it is no Sentinel"
         if not answer:
             return f"{place} watches none of that name"
         return str(answer[0]), int(answer[1])
