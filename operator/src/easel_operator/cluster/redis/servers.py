@@ -16,7 +16,11 @@ ASK_TIMEOUT_SECONDS: Final = 1.0  # of a Sentinel; there are others
 
 
 async def find_servers(url: str) -> tuple[str, ...]:
-    """Their URLs, the master's first: of a URL without Sentinels, itself. Raises redis-py's errors and ValueError."""
+    """Their URLs, the master's first: of a URL without Sentinels, itself.
+
+    Raises ValueError of a wrong URL, and redis-py's errors; what Sentinels refuse or say wrong is a ConnectionError, as
+    it says nothing of what the servers would do.
+    """
     sentinel_url = parse_sentinel_url(url)
     if sentinel_url is None:
         return (url,)
@@ -33,8 +37,13 @@ async def find_servers(url: str) -> tuple[str, ...]:
         **tls,
     }
     async with Sentinel(sentinel_url.sentinels, sentinel_kwargs=settings) as sentinels:  # type: ignore[no-untyped-call] # not annotated
-        master = await sentinels.discover_master(sentinel_url.master)
-        replicas = await sentinels.discover_replicas(sentinel_url.master)
+        try:
+            master = await sentinels.discover_master(sentinel_url.master)
+            replicas = await sentinels.discover_replicas(sentinel_url.master)
+        except (exceptions.ResponseError, LookupError, TypeError, ValueError) as error:
+            raise exceptions.ConnectionError(
+                f"Sentinels don't say where {sentinel_url} is: {type(error).__name__} {error}"
+            ) from error
     return tuple(sentinel_url.at(str(host), int(port)) for host, port in (master, *replicas))
 
 
