@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from easel_contract import names
-from easel_operator.cluster.client import ApiUnreachableError
+from easel_operator.cluster.client import ApiRefusedError, ApiUnreachableError
 from easel_operator.cluster.redis.password_keeper import RedisSource
 from easel_operator.cluster.redis.service_keys import RedisUnreachableError, ServiceKeys
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
@@ -188,6 +188,18 @@ async def test_the_last_service_that_goes_leaves_nobody_who_reaches_redis() -> N
         await eventually(is_empty)
         writes = [path for _, path in upkeep.bench.api.writes if path.startswith(POLICIES)]
         assert len(writes) == 2, "once for each change"
+
+
+async def test_services_learn_of_redis_although_its_policy_is_refused() -> None:
+    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+        store_charts_policy(upkeep)
+
+        def refuse(method: str, path: str) -> Exception | None:
+            is_of_policy = method != "GET" and path.startswith(POLICIES)
+            return ApiRefusedError(method, path, 403, "Forbidden", "cannot patch") if is_of_policy else None
+
+        upkeep.bench.api.fault = refuse
+        await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
 
 
 async def test_without_the_charts_policy_there_is_none_of_the_operators() -> None:

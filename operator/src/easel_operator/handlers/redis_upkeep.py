@@ -12,7 +12,7 @@ from typing import Final
 from easel_contract import names
 from easel_contract.redis_url import add_certificate_authority
 
-from easel_operator.cluster.client import KubernetesClient, KubernetesError
+from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.redis.figures import REDIS_FIGURES
 from easel_operator.cluster.redis.password import read_password
 from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource, read_url
@@ -118,6 +118,15 @@ class RedisUpkeep:
         Those of a deleted service, too, until nothing is left of it: they tell its waiters how their jobs end.
         """
         self._reaching = self._list_prefixes()
+        try:
+            await self._keep_policy()
+        except ApiRefusedError as error:
+            if error.is_transient:
+                raise
+            # What services are told mustn't wait for it: those that are let in already go on with another password.
+            logger.warning("The policy that lets pods of services reach Redis can't be kept: %s", error)
+
+    async def _keep_policy(self) -> None:
         namespace, name = self._source.namespace, self._source.secret
         charts = await self._client.get(NETWORK_POLICIES, namespace, name) if self._source.address else None
         if charts is None:
