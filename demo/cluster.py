@@ -125,15 +125,20 @@ def stop(state: Path) -> str:
     return said.strip()
 
 
-def install_chart(cluster: Cluster, *values: str) -> None:
-    """``helm upgrade --install`` of the chart, until its pods are ready. ``values`` are --set arguments."""
+def list_settings(cluster: Cluster) -> list[str]:
+    """Helm's arguments for what a cluster of one machine can't have as the chart asks for it."""
     settings: list[str] = []
     if cluster.kind != "kubeconfig":
         settings += ["--set-string", "redis.persistence.storageClassName=", "--set", "operator.replicas=1"]
     if cluster.kind == "embedded":  # whose nodes count no disk
         for amount in ("requests", "limits"):
             settings += ["--set", f"operator.resources.{amount}.ephemeral-storage=null"]
-    settings += [word for value in values for word in ("--set", value)]
+    return settings
+
+
+def install_chart(cluster: Cluster, *values: str) -> None:
+    """``helm upgrade --install`` of the chart, until its pods are ready. ``values`` are --set arguments."""
+    settings = [*list_settings(cluster), *(word for value in values for word in ("--set", value))]
     cluster.helm(
         "upgrade", "--install", RELEASE, str(ROOT / "helm/easel"), "--namespace", NAMESPACE, "--create-namespace",
         "--wait", "--timeout", "5m", *settings,

@@ -30,7 +30,8 @@ SCALED, FIXED = "scaled", "fixed"
 ASK_SECONDS = 0.5  # between two questions
 PATIENCE_SECONDS = 3.0  # with an answer; an autoscaler has 30 s
 LEADING_SECONDS = 15.0  # within which another leads
-PASSING = {"Event", "PodMetrics", "NodeMetrics", "ComponentStatus"}
+# What comes and goes, and the addresses of Services, services' own among them.
+PASSING = {"Event", "PodMetrics", "NodeMetrics", "ComponentStatus", "IPAddress"}
 
 Found = set[tuple[str, str]]
 

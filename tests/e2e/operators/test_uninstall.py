@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from easel_contract import names
 
 from demo import cluster as clusters
 from demo.cluster import NAMESPACE, RELEASE, ROOT
@@ -12,7 +13,10 @@ from tests.e2e.waiting import wait_until
 
 STAYS = re.compile(r"^\| `(?P<kind>\w+)` \| `(?P<name>[\w.-]+)` \|", re.MULTILINE)
 # Kubernetes makes them in every namespace, or they tell of the past.
-OF_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+OF_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")} | {
+    ("APIService", f"{version}.{names.API_GROUP}")
+    for version in names.SERVED_API_VERSIONS  # with the definition
+}
 
 
 @pytest.fixture
@@ -61,9 +65,8 @@ def test_services_are_ready_again_once_it_is_installed_again(world: World) -> No
 def test_a_render_that_kubectl_applies_ends_no_operator(world: World) -> None:
     """``helm template | kubectl apply``, which makes the Job too."""
     world.wait_for_two_operators()
-    rendered = world.cluster.helm(
-        "template", RELEASE, str(ROOT / "helm/easel"), "-n", NAMESPACE, "--show-only", "templates/farewell.yaml"
-    )
+    chart = (RELEASE, str(ROOT / "helm/easel"), "-n", NAMESPACE, *clusters.list_settings(world.cluster))
+    rendered = world.cluster.helm("template", *chart, "--show-only", "templates/farewell.yaml")
     job = f"job/{RELEASE}-farewell"
     world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=rendered)
     try:
