@@ -42,10 +42,10 @@ def lost(world: World) -> Iterator[World]:
 
 def read_namespace(cluster: Cluster) -> dict[str, str]:
     """Its conditions and what they say; empty once it is gone."""
-    found = cluster.get("namespace", "--ignore-not-found", f"--field-selector=metadata.name={NAMESPACE}")["items"]
-    if not found:
+    found = cluster.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "json")
+    if not found.strip():
         return {}
-    (body,) = found
+    body = json.loads(found)
     conditions = body["status"].get("conditions", ())
     return {"phase": body["status"]["phase"]} | {
         each["type"]: each["message"] for each in conditions if each["status"] == "True"
