@@ -72,7 +72,7 @@ def test_the_job_fetches_each_file_once_and_workers_ask_the_hub_for_nothing(
 
     hub.forget()
     services.apply(cached("cached", hub, replicas=2))
-    wait_until(lambda: len([pod for pod in services.pods(name, "worker") if is_ready(pod)]), (3).__eq__, "three", 120)
+    wait_until(lambda: len([pod for pod in services.pods(name, "worker") if is_ready(pod)]), (2).__eq__, "two", 120)
     assert hub.requests == []
     with forwarded(services.cluster, name) as url:
         assert first_image(url).startswith(b"\x89PNG")
