@@ -39,6 +39,8 @@ def test_kubectl_wait_after_an_edit_waits_for_the_edits_pods(services: Services)
 def test_a_roll_out_that_fails_says_who_serves_and_how_to_go_back(services: Services) -> None:
     name = services.apply(tiny("half-way", **TWO))
     wait_with_kubectl(services, name, timeout_seconds=120)
+    # Ready with the first of them; one that still loads would be the first to go.
+    wait_until(lambda: services.cluster.get("sds", name)["status"]["readyReplicas"], (2).__eq__, "both serve", 60)
     services.apply(tiny("half-way", **TWO, model__source__persistentVolumeClaim__path="not-there"))
     ready = services.wait_for(name, "Ready", "True", "ServingPreviousRevision")
     assert "2 of 2 worker pods still serve the previous revision" in ready["message"], (
