@@ -1,5 +1,6 @@
 """A master, its replica and three Sentinels for tests, all real, on loopback; with passwords, with TLS if wanted."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -113,6 +114,20 @@ class ReplicatedRedis:
 
     def _tls_lines(self) -> str:
         return "\n".join(" ".join(pair) for pair in _list_tls(self._directory)) if self._with_tls else ""
+
+
+async def listen(reply: bytes) -> tuple[asyncio.Server, str]:
+    """A stand-in for a Sentinel, or for what listens in its place: one reply to everything; and its HOST:PORT."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            writer.write(reply)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    return server, f"{host}:{port}"
 
 
 class _Server(RedisServer):

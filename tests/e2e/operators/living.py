@@ -29,7 +29,7 @@ SETTINGS = (
 SCALED, FIXED = "scaled", "fixed"
 ASK_SECONDS = 0.5  # between two questions
 PATIENCE_SECONDS = 3.0  # with an answer; an autoscaler has 30 s
-LEADING_SECONDS = 30.0  # within which another leads: some 10, and as much again where the machine is busy
+LEADING_SECONDS = 15.0  # within which another leads
 # What comes and goes, and the addresses of Services, services' own among them.
 PASSING = {"Event", "PodMetrics", "NodeMetrics", "ComponentStatus", "IPAddress"}
 

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.inference_server.stores.steps import IMAGES, claim, job_of
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
-from tests.support.redis_sentinels import MASTER, ReplicatedRedis
+from tests.support.redis_sentinels import MASTER, ReplicatedRedis, listen
 from tests.support.redis_server import RedisServer
 from tests.support.stored_images import read_images, succeed
 
@@ -181,20 +181,6 @@ async def test_servers_and_sentinels_with_tls_are_believed_by_the_authority_that
         with pytest.raises(StoreUnavailableError, match="certificate verify failed"):
             await doubting.ping()
         await doubting.close()
-
-
-async def listen(reply: bytes) -> tuple[asyncio.Server, str]:
-    """A stand-in for a Sentinel, or for what listens in its place: one reply to everything; and its address."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(4096):
-            writer.write(reply)
-        writer.close()
-        await writer.wait_closed()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    return server, f"{host}:{port}"
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,8 @@ class ServingCertificate:
     certificate_pem: bytes
     key_pem: bytes
     ca_pem: bytes  # the APIService's caBundle
-    ca_key_pem: (
-        bytes  # signs the next certificate, so that a renewal leaves the caBundle alone; empty: not ours to sign
-    )
+    # Signs the next certificate, so that a renewal leaves the caBundle alone; empty: it isn't ours to sign.
+    ca_key_pem: bytes
 
     def is_due_for_renewal(self, dns_names: Sequence[str], now: datetime) -> bool:
         """Whether a third of its life or less is left, or it isn't for these names."""
