@@ -35,7 +35,7 @@ except socket.gaierror:
 except OSError:
     print("refused")
 """
-DRAW = """
+GENERATE = """
 import json, sys, urllib.request
 body = json.dumps({"prompt": "a fox", "response_format": "b64_json"}).encode()
 headers = {"content-type": "application/json"}
@@ -144,7 +144,7 @@ def enforced() -> Iterator[Enforced]:
 
 
 def test_a_guarded_service_makes_images_and_is_scaled_by_its_metrics(enforced: Enforced) -> None:
-    image = base64.b64decode(enforced.execute("caller", DRAW, f"{GUARDED}.default.svc"))
+    image = base64.b64decode(enforced.execute("caller", GENERATE, f"{GUARDED}.default.svc"))
     assert image.startswith(b"\x89PNG")
     world = World(enforced.cluster, set())
     what = "the operator reads its pods' metrics, and the HPA the operator's"
