@@ -14,9 +14,9 @@ from easel_operator.decide.deletion import (
     decide_ending,
     find_orphans,
     find_prefix,
+    find_surplus_finalizer,
     recall_service,
 )
-from easel_operator.decide.reconcile import find_surplus_finalizer
 from easel_operator.objects import Json, ServiceKey
 
 from tests.operator.objects import HUB_MODEL, OWNER, build_service

@@ -7,7 +7,7 @@ import pytest
 from easel_contract import names
 from easel_contract.conditions import Reason
 from easel_contract.resource import ServiceDefaults, StableDiffusionServiceSpec
-from easel_operator.decide.placement import PodNeeds, explain_refused, explain_unschedulable
+from easel_operator.decide.conditions.placement import PodNeeds, explain_refused, explain_unschedulable
 from easel_operator.decide.reconcile import decide
 from easel_operator.decide.references import list_references
 from easel_operator.objects import Json, ObjectKey

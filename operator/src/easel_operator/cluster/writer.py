@@ -15,8 +15,8 @@ from easel_contract.conditions import Reason, shorten
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
+from easel_operator.decide.children import describe_conflict
 from easel_operator.decide.drift import Renewal, take_over
-from easel_operator.decide.reconcile import describe_conflict
 from easel_operator.decide.snapshot import ApplyFailure, EventPlan, EventType, Handover, ReconcilePlan
 from easel_operator.manifests.metadata import Owner
 from easel_operator.objects import (

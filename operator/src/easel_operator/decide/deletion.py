@@ -71,6 +71,14 @@ def decide_ending(ending: Ending) -> EndingStep:
     return EndingStep.WAIT
 
 
+def find_surplus_finalizer(service: Json) -> tuple[str, ...] | None:
+    """All finalizers but that of earlier releases, which keeps a service while no operator runs; None without it."""
+    finalizers = service["metadata"].get("finalizers", [])
+    if names.FINALIZER not in finalizers:
+        return None
+    return tuple(name for name in finalizers if name != names.FINALIZER)
+
+
 def find_prefix(service: Json) -> str:
     """The service's prefix in Redis."""
     metadata = service["metadata"]

@@ -28,8 +28,8 @@ from easel_operator.decide.deletion import (
     find_prefix,
     recall_service,
 )
-from easel_operator.decide.reconcile import read_owner
 from easel_operator.handlers.service_store import ServiceStore
+from easel_operator.manifests.metadata import read_owner
 from easel_operator.objects import SERVICES_OF_EASEL, Json, ServiceKey, is_living, to_service_key
 from easel_operator.operator_metrics import FAULTS, SWEPT_KEYS
 

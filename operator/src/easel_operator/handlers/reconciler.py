@@ -16,7 +16,8 @@ from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, Kub
 from easel_operator.cluster.informer import trim
 from easel_operator.cluster.object_store import ObjectStore
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.reconcile import decide, read_owner, report_fault, report_forbidden
+from easel_operator.decide.reconcile import decide
+from easel_operator.decide.reports import report_fault, report_forbidden
 from easel_operator.decide.rollouts.history import RevisionQuery, find_runs, read_runs
 from easel_operator.decide.snapshot import ReconcilePlan, Snapshot, Standing
 from easel_operator.handlers.references import ReferenceLookups
@@ -25,7 +26,7 @@ from easel_operator.handlers.shared_state import RolloutTurns, SharedState
 from easel_operator.handlers.tenancy.secrets_access import SecretsAccess
 from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import logged_for
-from easel_operator.manifests.metadata import Release
+from easel_operator.manifests.metadata import Release, read_owner
 from easel_operator.objects import (
     CHILD_RESOURCES,
     DEPLOYMENTS,

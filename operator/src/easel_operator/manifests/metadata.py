@@ -26,6 +26,12 @@ class Owner:
     uid: str
 
 
+def read_owner(service: Json) -> Owner:
+    """The service as its children's owner."""
+    metadata = service["metadata"]
+    return Owner(metadata["namespace"], metadata["name"], metadata["uid"])
+
+
 @dataclass(frozen=True)
 class Release:
     """What the operator's own installation contributes to the children."""

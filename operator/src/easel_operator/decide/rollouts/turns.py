@@ -15,7 +15,7 @@ from typing import Final
 from easel_contract import names
 from easel_contract.resource import RolloutHold, RolloutStatus, StableDiffusionServiceSpec
 
-from easel_operator.decide.conditions import is_settled
+from easel_operator.decide.conditions.progressing import is_settled
 from easel_operator.decide.facts import ServiceFacts, has_earlier_pods
 from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.rollouts.canary import find_obstacle

@@ -8,7 +8,8 @@ from typing import Final
 
 from easel_operator.cluster.client import KubernetesError
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.reconcile import read_owner, report_gone
+from easel_operator.decide.reports import report_gone
+from easel_operator.manifests.metadata import read_owner
 from easel_operator.objects import Json, is_living
 
 logger = logging.getLogger(__name__)

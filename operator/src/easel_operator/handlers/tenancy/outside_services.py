@@ -7,8 +7,8 @@ from http import HTTPStatus
 
 from easel_operator.cluster.client import ApiRefusedError, KubernetesClient, KubernetesError
 from easel_operator.cluster.writer import ClusterWriter
-from easel_operator.decide.reconcile import read_owner
 from easel_operator.decide.tenancy.outside import build_unwatched_event, find_unattended, list_some
+from easel_operator.manifests.metadata import read_owner
 from easel_operator.objects import SERVICES_OF_EASEL, ServiceKey, to_service_key
 from easel_operator.operator_metrics import OUTSIDE_SERVICES
 
