@@ -39,7 +39,7 @@ from benchmarks.server.processes import resident_mib
 from benchmarks.server.samples import percentile
 
 RESULTS: Final = Path(__file__).parent / "results/planner.json"
-PAGE: Final = Path(__file__).parents[1] / "docs/autoscaling.md"
+PAGE: Final = Path(__file__).parents[1] / "docs/platform/autoscaling.md"
 PART: Final = "make bench-planner"
 POLICY: Final = "easel:quiet=0"  # the planner looks at every tick, as the operator does
 PARTS: Final = ("observe", "bank", "plan")

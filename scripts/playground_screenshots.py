@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, FilePayload, Page
 from tests.support.browser import launch_chromium, open_page
 from tests.support.server_process import ServerProcess
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs/developers"
 PROMPTS = (
     "A harbour in fog, charcoal",
     "Orchard in blossom, gouache",
@@ -35,8 +35,8 @@ ADD_ONS = AddOnsConfig(
 
 
 def main() -> None:
-    """Write docs/playground-NAME.png: desktop (with a second pass, then upscaled), phone (dark, under way), and on both
-    an input image with its mask and adapters (tools), and ControlNet with what it sees (control)."""
+    """Write docs/developers/playground-NAME.png: desktop (with a second pass, then upscaled), phone (dark, under way),
+    and on both an input image with its mask and adapters (tools), and ControlNet with what it sees (control)."""
     config = ServerConfig(
         model=ModelConfig(name="stable-diffusion-v1-5", source="stable-diffusion-v1-5"),
         add_ons=ADD_ONS,

@@ -21,8 +21,8 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z]\w*):(?: +(?P<value>[^#]*?))?
 HEADER = """\
 # The chart `easel`
 
-{description}. How it is installed: [README](../../README.md#on-your-cluster), and [with GitOps](../../docs/gitops.md).
-Kubernetes {kubernetes}.
+{description}. How it is installed: [README](../../README.md#on-your-cluster), and
+[with GitOps](../../docs/platform/gitops.md). Kubernetes {kubernetes}.
 
 The table is written by `scripts/write_values.py` from `values.yaml`: change that one.
 

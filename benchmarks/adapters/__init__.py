@@ -1,1 +1,4 @@
-"""``make bench-adapters``: LoRAs on the engine, what a switch takes and what they cost. See docs/benchmarks.md."""
+"""``make bench-adapters``: LoRAs on the engine, what a switch takes and what they cost.
+
+See docs/contributors/benchmarks.md.
+"""

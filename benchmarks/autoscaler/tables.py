@@ -1,4 +1,4 @@
-"""The tables in docs/autoscaling.md and README.md, from what is stored: nobody copies a figure by hand.
+"""The tables in docs/platform/autoscaling.md and README.md, from what is stored: nobody copies a figure by hand.
 
 In the page they stand between two comments; in the README it is one row of a table, known by how it begins.
 """
@@ -17,7 +17,7 @@ from benchmarks.autoscaler.shapes import SHAPES
 from benchmarks.autoscaler.tasks import OURS
 from benchmarks.pages import replace_part, replace_row
 
-PAGE: Final = "docs/autoscaling.md"
+PAGE: Final = "docs/platform/autoscaling.md"
 README: Final = "README.md"
 PART: Final = "make bench-autoscaler"
 README_ROW: Final = "| GPU-hours over an offline plan that knows the future"

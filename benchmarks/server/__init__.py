@@ -1,1 +1,4 @@
-"""``make bench-server``: the data plane under load, each figure as a ratio within one run. See docs/benchmarks.md."""
+"""``make bench-server``: the data plane under load, each figure as a ratio within one run.
+
+See docs/contributors/benchmarks.md.
+"""

@@ -1,5 +1,5 @@
-"""The tables in docs/simulate.md and README.md, from what is stored: nobody copies a figure by hand. Pure but for
-``write_tables``."""
+"""The tables in docs/platform/simulate.md and README.md, from what is stored: nobody copies a figure by hand. Pure
+but for ``write_tables``."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Final
 from benchmarks.pages import replace_part, replace_row
 from benchmarks.simulator.comparison import GOAL_AREA, GOAL_P95
 
-PAGE: Final = "docs/simulate.md"
+PAGE: Final = "docs/platform/simulate.md"
 README: Final = "README.md"
 PART: Final = "make bench-simulator"
 README_ROW: Final = "| the simulator beside a real control plane"

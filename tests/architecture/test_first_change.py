@@ -1,4 +1,4 @@
-"""``docs/first-change.md`` stays true: its patches apply to the sources as they are, and aren't in them already."""
+"""``docs/contributors/first-change.md`` stays true: its patches apply to the sources, and aren't in them already."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ PATCH = re.compile(r"```diff\n(.*?)```", re.DOTALL)
 
 
 def test_the_patches_of_the_first_change_apply() -> None:
-    patches = PATCH.findall((ROOT / "docs/first-change.md").read_text())
+    patches = PATCH.findall((ROOT / "docs/contributors/first-change.md").read_text())
     assert len(patches) == 4
     command = ["git", "apply", "--check", "--verbose", "-C1", "-"]
     done = subprocess.run(

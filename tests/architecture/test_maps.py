@@ -10,7 +10,7 @@ MAPS = (
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "contract/README.md",
-    "docs/first-change.md",
+    "docs/contributors/first-change.md",
     "docs/glossary.md",
     "inference_server/README.md",
     "operator/README.md",

@@ -11,14 +11,14 @@ from easel_contract.conditions import ConditionType, Reason
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
-    "docs/gitops.md",
-    "docs/models.md",
-    "docs/peers.md",
-    "docs/platform-teams.md",
-    "docs/redis.md",
-    "docs/rollouts.md",
-    "docs/serving.md",
-    "docs/upgrading.md",
+    "docs/platform/gitops.md",
+    "docs/developers/models.md",
+    "docs/platform/peers.md",
+    "docs/platform/installation.md",
+    "docs/platform/redis.md",
+    "docs/platform/rollouts.md",
+    "docs/developers/serving.md",
+    "docs/platform/upgrading.md",
     "operator/README.md",
 )
 DOTTED = re.compile(r"`(?:spec\.)?([a-z]\w+(?:\.[a-zA-Z]\w*)+)(?=[`:= ])")

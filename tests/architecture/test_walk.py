@@ -48,8 +48,8 @@ ROW = re.compile(r"^\| `(\S+\.py)` \| `(\S+)` \|", re.MULTILINE)
     ],
 )
 def test_the_described_walk_is_the_one_that_is_taken(walk: str, name: str, title: str, package: str) -> None:
-    """Every step of docs/architecture/walks.md was called, in this order of first calls."""
-    _, _, after = (ROOT / "docs/architecture/walks.md").read_text().partition(f"## {title}")
+    """Every step of docs/contributors/walks.md was called, in this order of first calls."""
+    _, _, after = (ROOT / "docs/contributors/walks.md").read_text().partition(f"## {title}")
     described = [f"{package}/{file}:{function}" for file, function in ROW.findall(after.partition("\n## ")[0])]
     taken = json.loads(walk)[name]["steps"]
     assert len(described) > 10

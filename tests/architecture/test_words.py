@@ -37,6 +37,8 @@ PAGES = (
     "SECURITY.md",
     "*/README.md",
     "docs/*.md",
+    "docs/[!d]*/*.md",  # all but docs/decisions and docs/developers
+    "docs/developers/*.md",
     "helm/**/NOTES.txt",
 )
 UNPLAIN = re.compile(r"\b(pictures?|drawn|draws|redrawn|hand(ed|s)? back|give[ns]? up|given up)\b", re.IGNORECASE)

@@ -156,7 +156,7 @@ def test_goals_are_those_of_the_order_the_load_and_the_shape() -> None:
 
 def test_the_pages_say_what_was_measured(tmp_path: Path) -> None:
     """Whoever changes the result file, or a figure by hand, has to write the tables anew: --tables."""
-    (tmp_path / "docs").mkdir()
+    (tmp_path / PAGE).parent.mkdir(parents=True)
     for page in (PAGE, README):
         shutil.copy(ROOT / page, tmp_path / page)
     write_tables(read(), tmp_path)
@@ -167,7 +167,7 @@ def test_the_pages_say_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_a_page_without_a_place_for_its_table_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
+    (tmp_path / PAGE).parent.mkdir(parents=True)
     (tmp_path / PAGE).write_text("no comment\n")
     (tmp_path / README).write_text("no row\n")
     with pytest.raises(ValueError, match="has no place for the figures of make bench-autoscaler"):

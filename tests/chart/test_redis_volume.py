@@ -1,4 +1,4 @@
-"""What docs/redis.md says to do with the chart, on a real API server: another volume, a Redis with replicas."""
+"""What docs/platform/redis.md says to do with the chart, on a real API server: a volume, a Redis with replicas."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ def test_a_larger_volume_is_refused_with_what_to_do_and_taken_once_that_was_done
     assert release.upgrade("redis.persistence.size=8192Mi") == "", "another word for the same"
     refusal = release.upgrade("redis.persistence.size=16Gi")
     assert f"redis.persistence.size is 16Gi, and StatefulSet easel-redis was made with {before}" in refusal
-    assert "docs/redis.md says how its volume grows" in refusal
+    assert "docs/platform/redis.md says how its volume grows" in refusal
     release.delete_stateful_set()
     assert release.upgrade("redis.persistence.size=16Gi") == ""
     assert release.read_claim() == ("16Gi", None)

@@ -157,7 +157,7 @@ def test_a_guarded_service_makes_images_and_is_scaled_by_its_metrics(enforced: E
         ("guarded worker", REACHED),
         ("open gateway", REACHED),
         ("operator", REACHED),
-        ("double", REACHED),  # Redis then asks it for a password: docs/platform-teams.md, "What stays open"
+        ("double", REACHED),  # Redis then asks it for a password: docs/platform/installation.md, "What stays open"
         ("neighbour", REFUSED),
         ("guesser", REFUSED),
         ("far-double", REFUSED),

@@ -1,4 +1,4 @@
-"""A backup of one redis-server in another that is new: by the commands that docs/redis.md and examples/redis have."""
+"""A backup of one redis-server in a new one: by the commands that docs/platform/redis.md and examples/redis have."""
 
 import os
 import re
@@ -53,7 +53,7 @@ def run_pod(role: str, redis: RedisServer) -> ServerProcess:
 
 def back_up(redis: RedisServer) -> bytes:
     """What ``kubectl exec`` carries out in the pod, and sends here."""
-    (script,) = re.findall(r"-- env REDISCLI_AUTH=\S+ sh -c '(.*?)'", (ROOT / "docs/redis.md").read_text())
+    (script,) = re.findall(r"-- env REDISCLI_AUTH=\S+ sh -c '(.*?)'", (ROOT / "docs/platform/redis.md").read_text())
     script = script.replace("redis-cli", f"redis-cli -p {redis.port}").replace("/data", str(redis.directory))
     environment = {**os.environ, "REDISCLI_AUTH": PASSWORD}
     return subprocess.run(["sh", "-c", script], env=environment, capture_output=True, check=True, timeout=60).stdout

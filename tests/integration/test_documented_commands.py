@@ -27,8 +27,8 @@ from tests.support.server_process import ServerProcess
 pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "inference_server/README.md")
-ADD_ONS = ROOT / "docs/add-ons.md"
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "inference_server/README.md")
+ADD_ONS = ROOT / "docs/developers/add-ons.md"
 MODELS = "/tmp/models"  # noqa: S108  # what the documents call it
 ELSEWHERE = "https://images.example.com"
 TIMEOUT_SECONDS = 120
@@ -85,7 +85,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[ServerProcess]:
-    """Started as docs/add-ons.md says, but for port and folder; it may fetch from a host, and has an adapter more."""
+    """Started as docs/developers/add-ons.md says, but for port and folder; it may fetch, and has an adapter more."""
     [block] = [block for _, block in list_blocks(ADD_ONS) if "easel-server --model" in block]
     command = block.replace("\\\n", " ").splitlines()[1].replace(MODELS, str(models))
     program, *arguments = shlex.split(command)

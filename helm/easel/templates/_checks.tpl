@@ -36,18 +36,18 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 {{- if $live }}
 {{- $claims := dig "spec" "volumeClaimTemplates" list $live }}
 {{- if ne (gt (len $claims) 0) $wanted.enabled }}
-{{- fail (printf "redis.persistence.enabled is %v, and StatefulSet %s was made otherwise: docs/redis.md says how it is made anew" $wanted.enabled $name) }}
+{{- fail (printf "redis.persistence.enabled is %v, and StatefulSet %s was made otherwise: docs/platform/redis.md says how it is made anew" $wanted.enabled $name) }}
 {{- end }}
 {{- range $claims }}
 {{- $size := dig "spec" "resources" "requests" "storage" "" . }}
 {{- $bytes := include "easel.bytes" $size | trim }}
 {{- $wantedBytes := include "easel.bytes" $wanted.size | trim }}
 {{- if and $bytes $wantedBytes (ne $bytes $wantedBytes) }}
-{{- fail (printf "redis.persistence.size is %s, and StatefulSet %s was made with %s, which Kubernetes lets nobody change: docs/redis.md says how its volume grows" $wanted.size $name $size) }}
+{{- fail (printf "redis.persistence.size is %s, and StatefulSet %s was made with %s, which Kubernetes lets nobody change: docs/platform/redis.md says how its volume grows" $wanted.size $name $size) }}
 {{- end }}
 {{- $class := dig "spec" "storageClassName" nil . }}
 {{- if ne (toJson $class) (toJson $wanted.storageClassName) }}
-{{- fail (printf "redis.persistence.storageClassName is %s, and StatefulSet %s was made with %s, which Kubernetes lets nobody change: docs/redis.md says how it gets another" (toJson $wanted.storageClassName) $name (toJson $class)) }}
+{{- fail (printf "redis.persistence.storageClassName is %s, and StatefulSet %s was made with %s, which Kubernetes lets nobody change: docs/platform/redis.md says how it gets another" (toJson $wanted.storageClassName) $name (toJson $class)) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -150,6 +150,6 @@ async def _count_readings(server: "Prometheus", selector: str, last_seconds: int
         f"it has such series under other labels, for example {format_labels(others[0].labels.items())}: name those of "
         "the service's gateways by --prometheus-selector"
         if others
-        else "it has no such series at all: does it scrape the gateways (docs/simulate.md)?"
+        else "it has no such series at all: does it scrape the gateways (docs/platform/simulate.md)?"
     )
     raise HistoryError(f"Prometheus has no samples of {counted}; {hint}")

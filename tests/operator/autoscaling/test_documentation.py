@@ -1,4 +1,4 @@
-"""The list of traps in docs/autoscaling.md names tests that exist."""
+"""The list of traps in docs/platform/autoscaling.md names tests that exist."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ TEST_NAME = re.compile(r"`(test_\w+)`")
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    page = (ROOT / "docs" / "autoscaling.md").read_text()
+    page = (ROOT / "docs/platform/autoscaling.md").read_text()
     sources = "".join(path.read_text() for path in (ROOT / "tests" / "operator").rglob("test_*.py"))
     named = TEST_NAME.findall(page)
     assert len(named) > 15

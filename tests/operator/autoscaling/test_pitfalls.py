@@ -1,4 +1,4 @@
-"""Each trap that other autoscalers fell into, as a test. docs/autoscaling.md lists them with their sources."""
+"""Each trap that other autoscalers fell into, as a test. docs/platform/autoscaling.md lists them with their sources."""
 
 from dataclasses import replace
 

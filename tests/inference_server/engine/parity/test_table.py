@@ -1,4 +1,4 @@
-"""``docs/models.md`` says what is so: its table is made here, of engines around tiny models and the cases of parity.
+"""``docs/developers/models.md`` says what is so: its table is made here, of engines around tiny models.
 
 ``EASEL_WRITE_DOCS=1`` writes it anew.
 """
@@ -20,7 +20,7 @@ from tests.inference_server.engine.parity.test_parity import TASKS, list_cases
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
-DOCUMENT: Final = Path(__file__).resolve().parents[4] / "docs" / "models.md"
+DOCUMENT: Final = Path(__file__).resolve().parents[4] / "docs/developers/models.md"
 BEGIN: Final = "<!-- table: written by tests/inference_server/engine/parity/test_table.py -->\n"
 END: Final = "<!-- end of the table -->\n"
 MODELS: Final = (

@@ -15,7 +15,7 @@ from tests.support.tiny_engine import tiny_engine, tiny_parameters
 
 pytestmark = pytest.mark.torch
 
-CLOSE_TOLERANCE = 2  # of 255, as docs/serving.md says
+CLOSE_TOLERANCE = 2  # of 255, as docs/developers/serving.md says
 MODELS = pytest.mark.parametrize("model", ["sd15", "sdxl"])
 EXACT = (
     tiny_parameters(seed=1, steps=6, sampler="Euler a", reproducibility=Reproducibility.EXACT),

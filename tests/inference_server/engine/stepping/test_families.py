@@ -12,7 +12,7 @@ from tests.support.tiny_engine import tiny_parameters
 
 pytestmark = pytest.mark.torch
 
-CLOSE_TOLERANCE = 2  # of 255, as docs/serving.md says
+CLOSE_TOLERANCE = 2  # of 255, as docs/developers/serving.md says
 FAMILIES = pytest.mark.parametrize("family", ["sd2", "lcm", "sd3", "flux", "pixart_alpha", "pixart_sigma"])
 
 
