@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts te
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types lint-chart fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-scaling-loop bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images
+.PHONY: help setup check types lint-chart fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-scaling-loop bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images docs docs-serve
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -100,3 +100,12 @@ lock: setup ## Lock dependencies, Python's and npm's, as names, versions and has
 
 images: ## Build the container images (needs docker or podman)
 	scripts/images.sh
+
+# The variable silences the theme's news of its successor: docs/decisions/2026-11-27-a-site-by-mkdocs.md.
+docs: setup ## The pages as a site in site/, which loads nothing from another host; fails on a link that leads nowhere
+	$(VENV)/python -m scripts.lay_out_site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict --quiet
+
+docs-serve: setup ## The same on http://127.0.0.1:8000, built anew when a page changes
+	$(VENV)/python -m scripts.lay_out_site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs serve
