@@ -205,7 +205,7 @@ def test_ones_own_redis_replaces_the_charts(helm: str) -> None:
     assert of_kind(rendered, "Secret") == []
     environment = read_environment(rendered)
     assert environment["EASEL_REDIS_SECRET"] == "my-redis"
-    assert "EASEL_REDIS_ADDRESS" not in environment, "the operator keeps no password of it"
+    assert "EASEL_REDIS_SERVERS" not in environment, "the operator keeps no password of it"
     pods = [rule for role in of_kind(rendered, "Role") for rule in role["rules"] if "pods" in rule["resources"]]
     assert [rule["verbs"] for rule in pods] == [["list"]], "nor may it delete any pod"
 

@@ -87,23 +87,39 @@ def test_another_class_is_refused_with_what_to_do_and_taken_once_that_was_done(r
     assert release.upgrade() == ""
 
 
-@pytest.mark.parametrize("name", ["restore.yaml", "replicated.yaml"])
-def test_an_api_server_takes_the_example(release: Release, name: str) -> None:
+def test_an_api_server_takes_the_example_of_a_restore(release: Release) -> None:
+    example = EXAMPLES / "restore.yaml"
     release.run("kubectl", "create", "serviceaccount", "default")  # which a controller would make
-    done = release.run("kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", str(EXAMPLES / name))
+    done = release.run("kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", str(example))
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(list(yaml.safe_load_all((EXAMPLES / name).read_text())))
+    assert len(done.stdout.splitlines()) == len(list(yaml.safe_load_all(example.read_text())))
 
 
-def test_with_the_values_of_the_replicated_example_the_operator_reads_its_secret_and_the_chart_has_no_redis(
-    release: Release,
-) -> None:
-    done = release.run("helm", "template", "easel", str(CHART), "--values", str(EXAMPLES / "replicated-values.yaml"))
+def test_what_is_queued_in_one_server_is_not_left_behind_by_going_to_several(release: Release) -> None:
+    assert release.upgrade() == ""
+    refusal = release.upgrade("redis.replicas=3")
+    assert "redis.replicas is 3, and what is queued is on the volumes of StatefulSet easel-redis" in refusal
+    release.delete_stateful_set()
+    assert release.upgrade("redis.replicas=3") == ""
+    assert "on the volumes of StatefulSet easel-redis-replicated" in release.upgrade()
+    assert "was made with 3 servers, by which its Sentinels count" in release.upgrade("redis.replicas=5")
+
+
+def test_servers_and_sentinels_are_where_the_operator_and_their_scripts_look(release: Release) -> None:
+    done = release.run("helm", "template", "easel", str(CHART), "--set", "redis.replicas=3")
     rendered = [each for each in yaml.safe_load_all(done.stdout) if each]
-    assert "StatefulSet" not in {each["kind"] for each in rendered}
-    (operator,) = (each for each in rendered if each["kind"] == "Deployment")
-    environment = {
-        each["name"]: each.get("value") for each in operator["spec"]["template"]["spec"]["containers"][0]["env"]
-    }
-    secret = next(each for each in yaml.safe_load_all((EXAMPLES / "replicated.yaml").read_text()))
-    assert environment["EASEL_REDIS_SECRET"] == secret["metadata"]["name"]
+    (redis,) = (each["spec"] for each in rendered if each["kind"] == "StatefulSet")
+    (operator,) = (each["spec"] for each in rendered if each["kind"] == "Deployment")
+    told = {each["name"]: each.get("value") for each in operator["template"]["spec"]["containers"][0]["env"]}
+    services = {each["metadata"]["name"] for each in rendered if each["kind"] == "Service"}
+    assert redis["serviceName"] in services
+    hosts = [
+        f"easel-redis-replicated-{number}.{redis['serviceName']}.{NAMESPACE}.svc" for number in range(redis["replicas"])
+    ]
+    assert told["EASEL_REDIS_SERVERS"] == ",".join(f"{host}:6379" for host in hosts)
+    assert told["EASEL_REDIS_SENTINELS"] == ",".join(f"{host}:26379" for host in hosts)
+    for container, port in zip(redis["template"]["spec"]["containers"], (6379, 26379), strict=True):
+        environment = {each["name"]: each.get("value") for each in container["env"]}
+        assert environment["HOSTS"].split() == hosts
+        assert environment["SELF"] == f"$(POD_NAME).{redis['serviceName']}.{NAMESPACE}.svc"
+        assert container["ports"][0]["containerPort"] == port

@@ -92,7 +92,7 @@ class Installation:
     def start(self, **changes: str) -> None:
         """An operator, with the environment that the chart renders and ``changes`` to it."""
         self.starts += 1
-        environment = {**self._read_environment(), "EASEL_REDIS_ADDRESS": self._redis_address, **changes}
+        environment = {**self._read_environment(), "EASEL_REDIS_SERVERS": self._redis_address, **changes}
         with self._log_path.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from easel_operator.main import main; main()"],

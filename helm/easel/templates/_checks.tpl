@@ -30,10 +30,20 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 
 {{- /* Kubernetes refuses another claim of a StatefulSet, in words that don't say what to do. Without a cluster it isn't known. */ -}}
 {{- define "easel.checkRedisClaim" -}}
-{{- $name := include "easel.redisName" . }}
+{{- $name := include "easel.redisStatefulSet" . }}
 {{- $wanted := .Values.redis.persistence }}
+{{- $replicas := int .Values.redis.replicas }}
+{{- $other := printf "%s%s" (include "easel.redisName" .) (ternary "" "-replicated" (gt $replicas 1)) }}
+{{- if lookup "apps/v1" "StatefulSet" .Release.Namespace $other }}
+{{- fail (printf "redis.replicas is %d, and what is queued is on the volumes of StatefulSet %s: docs/platform/redis.md says how to leave it" $replicas $other) }}
+{{- end }}
 {{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace $name }}
 {{- if $live }}
+{{- if ne (int (dig "spec" "replicas" 1 $live)) $replicas }}
+{{- if and (gt $replicas 1) (gt (int (dig "spec" "replicas" 1 $live)) 1) }}
+{{- fail (printf "redis.replicas is %d, and StatefulSet %s was made with %d servers, by which its Sentinels count: it can't be changed" $replicas $name (int (dig "spec" "replicas" 1 $live))) }}
+{{- end }}
+{{- end }}
 {{- $claims := dig "spec" "volumeClaimTemplates" list $live }}
 {{- if ne (gt (len $claims) 0) $wanted.enabled }}
 {{- fail (printf "redis.persistence.enabled is %v, and StatefulSet %s was made otherwise: docs/platform/redis.md says how it is made anew" $wanted.enabled $name) }}

@@ -88,6 +88,35 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if kindIs "string" .Values.redis.maxMemory }}{{ .Values.redis.maxMemory }}{{ else }}{{ int64 .Values.redis.maxMemory }}{{ end }}
 {{- end }}
 
+{{- /* Several servers have a name of their own: what one server kept is on another volume. */ -}}
+{{- define "easel.redisStatefulSet" -}}
+{{ include "easel.redisName" . }}{{ if gt (int .Values.redis.replicas) 1 }}-replicated{{ end }}
+{{- end }}
+
+{{- /* Names of its pods in DNS, a blank between them. */ -}}
+{{- define "easel.redisHosts" -}}
+{{- $set := include "easel.redisStatefulSet" . }}
+{{- $hosts := list }}
+{{- range $number := until (int .Values.redis.replicas) }}
+{{- $hosts = append $hosts (printf "%s-%d.%s.%s.svc" $set $number $set $.Release.Namespace) }}
+{{- end }}
+{{- join " " $hosts }}
+{{- end }}
+
+{{- /* Of the scripts that several servers and their Sentinels are started by. */ -}}
+{{- define "easel.redisEnvironment" -}}
+{{- $set := include "easel.redisStatefulSet" . -}}
+- {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: SELF, value: $(POD_NAME).{{ $set }}.{{ .Release.Namespace }}.svc}
+- {name: HOSTS, value: {{ include "easel.redisHosts" . }}}
+- {name: PORT, value: "6379"}
+- {name: SENTINEL_PORT, value: "26379"}
+- {name: DIRECTORY, value: /data}
+- {name: USERS_DIRECTORY, value: /etc/valkey-users}
+- {name: APPEND_ONLY, value: {{ ternary "yes" "no" .Values.redis.persistence.enabled | quote }}}
+- {name: MAX_MEMORY, value: {{ include "easel.redisMaxMemory" . | quote }}}
+{{- end }}
+
 {{- define "easel.redisUrlSecret" -}}
 {{- if .Values.redis.urlSecretName }}{{ .Values.redis.urlSecretName }}{{ else if .Values.redis.url }}{{ include "easel.redisName" . }}-url{{ else }}{{ include "easel.redisName" . }}{{ end }}
 {{- end }}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from easel_contract.redis_url import URL_PATTERN
 from easel_contract.resource import ServiceDefaults
@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, Valida
 
 ENVIRONMENT_PREFIX = "EASEL_"
 LOGIN = re.compile(r"//[^/\s]*@")  # of a URL: passwords don't go into logs
+LISTS = frozenset({"watch_namespaces", "redis_servers", "redis_sentinels"})  # comma-separated in the environment
+Places = tuple[Annotated[str, Field(pattern=r"^[^:/@\s]+:[0-9]+$")], ...]  # host:port
 
 
 class ConfigurationError(Exception):
@@ -34,7 +36,7 @@ class InstallationConfig(BaseModel):
     pod_name: str = "easel-operator"  # identity in the leader election and in Events
     metrics_service: str = "easel-operator"  # name of the Service in front of the external metrics API
     deployment: str = ""  # the operator's own; where it is gone or wants no pods, services are told at the end
-    watch_namespaces: tuple[str, ...] = ()  # comma-separated in the environment; empty: the whole cluster
+    watch_namespaces: tuple[str, ...] = ()  # empty: the whole cluster
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
@@ -48,7 +50,7 @@ class InstallationConfig(BaseModel):
         for field in cls.model_fields:
             text = environment.get(ENVIRONMENT_PREFIX + field.upper(), "").strip()
             if text:
-                values[field] = _split(text) if field == "watch_namespaces" else text
+                values[field] = _split(text) if field in LISTS else text
         if "log_level" in values:
             values["log_level"] = str(values["log_level"]).upper()
         try:
@@ -74,8 +76,10 @@ class OperatorConfig(InstallationConfig):
     redis_url: str = Field(default="", pattern=URL_PATTERN)
     redis_secret: str = Field(default="", validate_default=True)
     redis_ca_file: str = ""  # of authorities in PEM, by which servers are believed that speak TLS; services get it, too
-    redis_address: str = Field(default="", pattern=r"^$|^[^:/@\s]+:[0-9]+$")  # of a Redis whose password we keep there
-    redis_pod: str = ""  # of that one, restarted where it lets nobody in
+    # Of the installation's own Redis, whose password we keep there: one, or several with a Sentinel beside each.
+    redis_servers: Places = ()
+    redis_sentinels: Places = ()
+    redis_stateful_set: str = ""  # of its pods, that are restarted where they let nobody in
     redis_password_secret: str = ""  # of users, in the same namespace, whose password that one is to have
     redis_password_key: str = "password"  # noqa: S105 - a key of that Secret
     metrics_certificate_secret: str = ""  # of cert-manager, with its certificate; empty: the operator makes one

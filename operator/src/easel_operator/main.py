@@ -264,10 +264,11 @@ class Operator:
             source=RedisSource(
                 namespace=self._config.operator_namespace,
                 secret=self._config.redis_secret,
-                address=self._config.redis_address,
+                servers=self._config.redis_servers,
+                sentinels=self._config.redis_sentinels,
                 password_secret=self._config.redis_password_secret,
                 password_key=self._config.redis_password_key,
-                pod=self._config.redis_pod,
+                stateful_set=self._config.redis_stateful_set,
                 ca_file=self._config.redis_ca_file,
                 service=self._config.metrics_service,
             ),

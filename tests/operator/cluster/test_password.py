@@ -66,9 +66,9 @@ class Installation:
         source = RedisSource(
             namespace=NAMESPACE,
             secret="easel-redis",
-            address=f"127.0.0.1:{self.redis.port}",
+            servers=(f"127.0.0.1:{self.redis.port}",),
             password_secret=password_secret,
-            pod="easel-redis-0",
+            stateful_set="easel-redis",
         )
         self.keeper = PasswordKeeper(self.api, source, find_served=self.find_served, clock=lambda: self.now)
 
@@ -212,7 +212,7 @@ async def test_redis_restarting_in_the_middle_of_a_change_refuses_nobody_for_lon
 async def test_redis_restarting_with_another_password_is_no_outage(installation: Installation) -> None:
     """A restored backup, or a render of the chart of before: pods have the password that they had."""
     await installation.install()
-    url = f"redis://:of-the-backup@{installation.keeper._source.address}"
+    url = f"redis://:of-the-backup@{installation.keeper._source.servers[0]}"
     users = "user default on >of-the-backup ~* &* +@all\n"
     installation.edit(SECRET, "easel-redis", password="of-the-backup", url=url, **{"users.conf": users})
     installation.mount()
@@ -266,7 +266,7 @@ async def test_the_password_of_the_chart_before_is_kept_and_its_running_redis_wi
     installation: Installation,
 ) -> None:
     """As Helm has made it, with `requirepass` in a configuration that was mounted from the Secret."""
-    password, url = "kEpTpAsSwOrD", f"redis://:kEpTpAsSwOrD@{installation.keeper._source.address}/0"
+    password, url = "kEpTpAsSwOrD", f"redis://:kEpTpAsSwOrD@{installation.keeper._source.servers[0]}/0"
     conf = f"dir /data\nrequirepass {password}\n"
     installation.edit(SECRET, "easel-redis", password=password, url=url, **{"valkey.conf": conf})
     installation.edit(SERVICES_SECRET, "painter-redis", url=url)

@@ -80,7 +80,7 @@ async def running(source: RedisSource) -> AsyncIterator[Upkeep]:
 
 
 async def test_another_key_of_passwords_reaches_every_service_and_rolls_no_pod() -> None:
-    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+    async with running(RedisSource("easel-system", "easel-redis", servers=("127.0.0.1:1",))) as upkeep:
         await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
         await upkeep.bench.settle()
         before = upkeep.read_templates()
@@ -112,7 +112,7 @@ async def test_nothing_is_said_of_redis_before_it_is_known_where_it_is() -> None
 
 
 async def test_an_api_server_that_is_away_only_delays_the_upkeep() -> None:
-    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+    async with running(RedisSource("easel-system", "easel-redis", servers=("127.0.0.1:1",))) as upkeep:
         refused = []
 
         def refuse(method: str, path: str) -> Exception | None:
@@ -153,7 +153,7 @@ def lets_in(policy: Json, namespace: str, **labels: str) -> bool:
 
 
 async def test_pods_of_services_reach_redis_and_no_pod_elsewhere_does_by_a_label() -> None:
-    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+    async with running(RedisSource("easel-system", "easel-redis", servers=("127.0.0.1:1",))) as upkeep:
         store_charts_policy(upkeep)
 
         async def is_there() -> Json | None:
@@ -172,7 +172,7 @@ async def test_pods_of_services_reach_redis_and_no_pod_elsewhere_does_by_a_label
 
 
 async def test_the_last_service_that_goes_leaves_nobody_who_reaches_redis() -> None:
-    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+    async with running(RedisSource("easel-system", "easel-redis", servers=("127.0.0.1:1",))) as upkeep:
         store_charts_policy(upkeep)
 
         async def is_there() -> bool:
@@ -191,7 +191,7 @@ async def test_the_last_service_that_goes_leaves_nobody_who_reaches_redis() -> N
 
 
 async def test_services_learn_of_redis_although_its_policy_is_refused() -> None:
-    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+    async with running(RedisSource("easel-system", "easel-redis", servers=("127.0.0.1:1",))) as upkeep:
         store_charts_policy(upkeep)
 
         def refuse(method: str, path: str) -> Exception | None:
@@ -203,7 +203,7 @@ async def test_services_learn_of_redis_although_its_policy_is_refused() -> None:
 
 
 async def test_without_the_charts_policy_there_is_none_of_the_operators() -> None:
-    async with running(RedisSource("easel-system", "easel-redis", address="127.0.0.1:1")) as upkeep:
+    async with running(RedisSource("easel-system", "easel-redis", servers=("127.0.0.1:1",))) as upkeep:
         await asyncio.wait_for(upkeep.loop.has_url.wait(), 5)
         assert [path for _, path in upkeep.bench.api.writes if path.startswith(POLICIES)] == []
 
@@ -212,7 +212,7 @@ async def test_without_the_charts_policy_there_is_none_of_the_operators() -> Non
 async def test_the_key_of_passwords_goes_with_the_installation_whose_redis_goes(is_ours: bool) -> None:
     """With a Redis of users' own it stays: what runs goes on with those passwords until Easel comes back."""
     source = RedisSource(
-        "easel-system", "easel-redis", address="127.0.0.1:1" if is_ours else "", service="easel-metrics"
+        "easel-system", "easel-redis", servers=("127.0.0.1:1",) if is_ours else (), service="easel-metrics"
     )
     async with running(source) as upkeep:
         metadata = {"name": "easel-metrics", "uid": "uid-of-the-service"}

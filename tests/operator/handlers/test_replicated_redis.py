@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,25 @@ async def installation(tmp_path: Path) -> AsyncIterator[Installation]:
         await made.keys.close()
 
 
-async def submit(stores: Stores, job_id: str) -> bool:
+async def submit(stores: Stores, job_id: str) -> None:
+    async def is_accepted() -> bool:
+        try:
+            await stores.jobs.submit(build_job(job_id))
+        except StoreUnavailableError:
+            return False
+        return True
+
+    await eventually(is_accepted)
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Stores]:
+    """As a pod of the service does."""
+    stores = open_stores(url, namespace=OWNER.namespace, service=OWNER.name, uid=OWNER.uid, bounds=JobBounds())
     try:
-        await stores.jobs.submit(build_job(job_id))
-    except StoreUnavailableError:
-        return False
-    return True
+        yield stores
+    finally:
+        await stores.close()
 
 
 async def test_a_pod_gets_the_sentinels_its_own_user_and_the_authority_and_keeps_them_through_a_fail_over(
@@ -95,23 +109,16 @@ async def test_a_pod_gets_the_sentinels_its_own_user_and_the_authority_and_keeps
 ) -> None:
     await installation.look()
     (tmp_path / "mounted").mkdir()
-    url = installation.mount(tmp_path / "mounted")
-    pod = open_stores(url, namespace=OWNER.namespace, service=OWNER.name, uid=OWNER.uid, bounds=JobBounds())
-    assert await submit(pod, "before")
-    with installation.redis.client(installation.redis.find_master()) as master:
-        assert {each["user"] for each in master.client_list()} >= {name_user(PREFIX)}
-        assert master.wait(1, 5000) == 1
-    lost = installation.redis.find_master()
-    lost.kill()
-    await installation.has_moved_from(lost.port)
-
-    # Without a look of the operator: the replica was told before it was needed.
-    async def is_served() -> bool:
-        return await submit(pod, "after")
-
-    await eventually(is_served)
-    assert (await pod.jobs.depth()).waiting == 2
-    await pod.close()
+    async with opened(installation.mount(tmp_path / "mounted")) as pod:
+        await submit(pod, "before")
+        with installation.redis.client(installation.redis.find_master()) as master:
+            assert {each["user"] for each in master.client_list()} >= {name_user(PREFIX)}
+            assert master.wait(1, 5000) == 1
+        lost = installation.redis.find_master()
+        lost.kill()
+        await installation.has_moved_from(lost.port)
+        await submit(pod, "after")  # without a look of the operator: the replica was told before it was needed
+        assert (await pod.jobs.depth()).waiting == 2
 
 
 async def test_the_operator_goes_on_with_the_server_that_is_the_master(installation: Installation) -> None:
@@ -134,16 +141,25 @@ async def test_the_operator_goes_on_with_the_server_that_is_the_master(installat
 
 
 async def test_a_user_of_a_deleted_service_goes_from_the_replica_too(installation: Installation) -> None:
-    await installation.look()
-    for server in installation.redis.servers:
-        with installation.redis.client(server) as client:
-            assert name_user(PREFIX) in client.acl_users()
+    def count_servers_that_know_it() -> int:
+        known = 0
+        for server in installation.redis.servers:
+            with installation.redis.client(server) as client:
+                known += name_user(PREFIX) in client.acl_users()
+        return known
+
+    async def has_come_everywhere() -> bool:
+        await installation.look()
+        return count_servers_that_know_it() == 2
+
+    async def has_gone_everywhere() -> bool:
+        await installation.look()
+        return count_servers_that_know_it() == 0
+
+    await eventually(has_come_everywhere)
     for key, _ in list(installation.bench.services):
         installation.bench.services.forget(key)
-    await installation.look()
-    for server in installation.redis.servers:
-        with installation.redis.client(server) as client:
-            assert name_user(PREFIX) not in client.acl_users()
+    await eventually(has_gone_everywhere)
 
 
 async def test_an_authority_for_an_address_without_tls_is_refused_with_what_to_write(

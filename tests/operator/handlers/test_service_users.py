@@ -87,7 +87,7 @@ class Installation:
         address = f"127.0.0.1:{self.redis.port}" if is_ours else ""
         self.upkeep = RedisUpkeep(
             client=self.bench.api,
-            source=RedisSource("easel-system", "easel-redis", address=address),
+            source=RedisSource("easel-system", "easel-redis", servers=(address,) if address else ()),
             services=self.bench.services,
             keys=self.keys,
             reconciler=self.bench.reconciler,

@@ -62,8 +62,8 @@ class RedisUpkeep:
             client,
             namespace=source.namespace,
             secret=f"{source.secret}-service-users",
-            is_ours=bool(source.address),
-            service=source.service if source.address else "",
+            is_ours=source.is_ours,
+            service=source.service if source.is_ours else "",
             clock=clock,
         )
         self._cluster_uid = ""  # by which this cluster's services are noted in Redis while they live and end
@@ -128,7 +128,7 @@ class RedisUpkeep:
 
     async def _keep_policy(self) -> None:
         namespace, name = self._source.namespace, self._source.secret
-        charts = await self._client.get(NETWORK_POLICIES, namespace, name) if self._source.address else None
+        charts = await self._client.get(NETWORK_POLICIES, namespace, name) if self._source.is_ours else None
         if charts is None:
             return
         wanted = build_redis_policy(charts, self._noted | {key for key, _ in self._services})

@@ -1,7 +1,8 @@
 """Which passwords the installation's own Redis lets in, and what its Secret holds: values and the decision, no I/O.
 
 The Secret's ``password`` is what users set, ``url`` and ``users.conf`` follow from it. One that has been replaced is
-let in for a while longer, as pods learn of the new one when their kubelet renews what they have mounted.
+let in for a while longer, as pods learn of the new one when their kubelet renews what they have mounted. Several
+servers and their Sentinels have a password among themselves, which stays.
 """
 
 import base64
@@ -25,6 +26,15 @@ MAX_PASSWORD_CHARACTERS: Final = 512
 PASSWORD_KEY: Final = "password"  # noqa: S105 - a key of the Secret
 PREVIOUS_KEY: Final = "previous-passwords"  # a line each
 USERS_KEY: Final = "users.conf"  # a part of Redis' configuration
+REPLICATION_KEY: Final = "replication-password"
+REPLICATION_USER: Final = "replication"
+SENTINELS_MASTER: Final = "easel"  # what the chart's Sentinels call it
+# What replicas ask of their master and Sentinels of all servers:
+# https://valkey.io/topics/sentinel/#redis-access-control-list-authentication and .../topics/acl/
+REPLICATION_RULES: Final = (
+    "allchannels +psync +replconf +ping +multi +exec +slaveof +replicaof +subscribe +publish +role +info "
+    "+config|rewrite +client|setname +client|kill +script|kill"
+)
 ANNOTATION_PREVIOUS_UNTIL: Final = "easel.dev/previous-passwords-until"
 
 
@@ -42,6 +52,21 @@ class SeenPassword:
 
 
 @dataclass(frozen=True)
+class RedisPlace:
+    """Where the installation's own Redis is, each as ``host:port``."""
+
+    servers: tuple[str, ...]
+    sentinels: tuple[str, ...] = ()  # beside them, where there are several
+
+    def build_url(self, password: str) -> str:
+        """As the default user, for the operator and for services."""
+        login = f":{quote(password, safe='')}"
+        if self.sentinels:
+            return f"redis+sentinel://{login}@{','.join(self.sentinels)}/{SENTINELS_MASTER}/0"
+        return f"redis://{login}@{self.servers[0]}/0"
+
+
+@dataclass(frozen=True)
 class PasswordPlan:
     """What is to be let in."""
 
@@ -49,12 +74,22 @@ class PasswordPlan:
     previous: tuple[str, ...]  # newest first
     previous_until: datetime | None  # None where there is no previous one
 
-    def to_data(self, address: str, service_users: str = "") -> dict[str, str]:
-        """Contents of the Secret, for a Redis at ``host:port``; ``service_users`` are more lines of its users."""
+    def to_data(self, place: RedisPlace, replication: str, service_users: str = "") -> dict[str, str]:
+        """Contents of the Secret.
+
+        Args:
+            place: where Redis is.
+            replication: the password that servers have among themselves; empty where there is one server.
+            service_users: more lines of users.
+        """
+        lines = [f"user default on {' '.join(self.hashes)} ~* &* +@all"]
+        if replication:
+            lines.append(f"user {REPLICATION_USER} on #{hash_password(replication)} {REPLICATION_RULES}")
         data = {
             PASSWORD_KEY: self.password,
-            names.SECRET_KEY_REDIS_URL: f"redis://:{quote(self.password, safe='')}@{address}/0",
-            USERS_KEY: f"user default on {' '.join(self.hashes)} ~* &* +@all\n{service_users}",
+            names.SECRET_KEY_REDIS_URL: place.build_url(self.password),
+            USERS_KEY: "\n".join([*lines, service_users]),
+            **({REPLICATION_KEY: replication} if replication else {}),
         }
         return data | ({PREVIOUS_KEY: "\n".join(self.previous)} if self.previous else {})
 

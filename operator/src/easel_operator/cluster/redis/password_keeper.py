@@ -3,6 +3,7 @@
 Redis is told first, then the Secret is written, then services get the URL: so nobody has a password that isn't let in.
 """
 
+import asyncio
 import base64
 import logging
 import secrets
@@ -24,7 +25,9 @@ from easel_operator.cluster.redis.password import (
     ANNOTATION_PREVIOUS_UNTIL,
     PASSWORD_KEY,
     PREVIOUS_KEY,
+    REPLICATION_KEY,
     PasswordPlan,
+    RedisPlace,
     SeenPassword,
     clean_password,
     decide_password,
@@ -58,12 +61,24 @@ class RedisSource:
 
     namespace: str
     secret: str  # with the URL under SECRET_KEY_REDIS_URL
-    address: str = ""  # host:port of the installation's own, whose password is kept here; empty: it is users'
+    # host:port of the installation's own, whose password is kept here; none: it is users'
+    servers: tuple[str, ...] = ()
+    sentinels: tuple[str, ...] = ()  # likewise, beside them where there are several
     password_secret: str = ""  # of users, whose password is followed; empty: one is made
     password_key: str = PASSWORD_KEY
-    pod: str = ""  # the installation's own
+    stateful_set: str = ""  # of the installation's own pods, one a server
     ca_file: str = ""  # of authorities in PEM, by which the servers are believed; empty: by the system's
     service: str = ""  # of the chart, with which what is kept of the installation's own Redis goes; empty: nothing does
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is the installation's own."""
+        return bool(self.servers)
+
+    @property
+    def place(self) -> RedisPlace:
+        """Of the installation's own."""
+        return RedisPlace(self.servers, self.sentinels)
 
 
 class PasswordKeeper:
@@ -84,9 +99,10 @@ class PasswordKeeper:
         self._clock = clock
         self._served: str | None = None
         self._known: tuple[str, ...] = ()  # that were let in, newest first
-        self._is_away = False  # as the log has it
-        self._refused_since: datetime | None = None
-        self._restarted_at: datetime | None = None
+        self._replication = ""  # the password among several servers, once it is known
+        self._away: set[str] = set()  # servers, as the log has it
+        self._refused_since: dict[str, datetime] = {}  # by server
+        self._restarted_at: dict[str, datetime] = {}
 
     async def look(self, service_users: str = "") -> str | None:
         """Put right what isn't, and return the URL with the password; None while there is none.
@@ -95,7 +111,7 @@ class PasswordKeeper:
         """
         secret = await self._client.get(SECRETS, self._source.namespace, self._source.secret)
         data = read_secret_data(secret)
-        if not self._source.address:
+        if not self._source.is_ours:
             return self._check_url(data.get(names.SECRET_KEY_REDIS_URL, "").strip())
         plan = decide_password(await self._gather(secret, data))
         if plan is None:
@@ -106,8 +122,10 @@ class PasswordKeeper:
             return None
         # The last is a Redis that somebody left without any password.
         candidates = dict.fromkeys((plan.password, *plan.previous, *self._known, *_read_passwords(data), None))
-        admission = await self._admit(plan, tuple(candidates))
-        wanted = plan.to_data(self._source.address, service_users)
+        servers = self._source.servers
+        admissions = await asyncio.gather(*(self._admit(server, plan, tuple(candidates)) for server in servers))
+        replication = await self._find_replication(plan, data)
+        wanted = plan.to_data(self._source.place, replication, service_users)
         until = plan.previous_until.isoformat() if plan.previous_until else None
         if {name: data.get(name) for name in (*wanted, PREVIOUS_KEY)} != {PREVIOUS_KEY: None, **wanted}:
             await self._write(wanted, until)
@@ -115,8 +133,23 @@ class PasswordKeeper:
             logger.info("Redis has another password; the one before is let in until %s", until)
         self._served = plan.password
         self._known = (plan.password, *plan.previous)
-        await self._restart_if_refused(admission)
+        for number, (server, admission) in enumerate(zip(servers, admissions, strict=True)):
+            await self._restart_if_refused(server, number, admission)
         return wanted[names.SECRET_KEY_REDIS_URL]
+
+    async def _find_replication(self, plan: PasswordPlan, data: Mapping[str, str]) -> str:
+        """The password among several servers: what one of them has counts more than the Secret, which may be lost or
+        edited, since servers and Sentinels that run never hear of another."""
+        if not self._source.sentinels:
+            return ""
+        for server in () if self._replication else self._source.servers:
+            try:
+                async with _open(server, plan.password) as redis:
+                    found = await redis.config_get("masterauth")
+            except (exceptions.RedisError, OSError, TimeoutError):
+                continue
+            self._replication = self._replication or found.get("masterauth") or ""
+        return self._replication or data.get(REPLICATION_KEY) or secrets.token_urlsafe(FRESH_BYTES)
 
     def _check_url(self, url: str) -> str | None:
         try:
@@ -156,54 +189,62 @@ class PasswordKeeper:
         body = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
         await self._client.apply(SECRETS, body)
 
-    async def _admit(self, plan: PasswordPlan, candidates: tuple[str | None, ...]) -> Admission:
-        """Have Redis let in what the plan says and nothing else, with the first of the candidates that it lets in."""
+    async def _admit(self, server: str, plan: PasswordPlan, candidates: tuple[str | None, ...]) -> Admission:
+        """Have it let in what the plan says and nothing else, with the first of the candidates that it lets in."""
         for password in candidates:
             try:
-                await self._set_passwords(plan, password)
+                await _set_passwords(server, plan, password)
             except (exceptions.AuthenticationError, exceptions.AuthorizationError):
                 continue
             except (exceptions.RedisError, OSError, TimeoutError) as error:
-                if not self._is_away:
-                    logger.info("Redis at %s isn't told its passwords yet: %s", self._source.address, error)
-                self._is_away = True
+                if server not in self._away:
+                    logger.info("Redis at %s isn't told its passwords yet: %s", server, error)
+                self._away.add(server)
                 return Admission.UNREACHABLE
-            self._is_away = False
+            self._away.discard(server)
             return Admission.ADMITTED
         return Admission.REFUSED
 
-    async def _set_passwords(self, plan: PasswordPlan, password: str | None) -> None:
-        host, _, port = self._source.address.rpartition(":")
-        redis = Redis(
-            host=host,
-            port=int(port),
-            password=password,
-            protocol=2,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), retries=0),
-        )
-        async with redis:
-            reply = await redis.execute_command("ACL GETUSER", "default")  # type: ignore[no-untyped-call] # not annotated
-            present = {f"#{digest}" for digest in reply["passwords"]}
-            if present != set(plan.hashes):
-                # Connections that were let in stay; one command, so that there is no moment without a password.
-                await redis.execute_command("ACL SETUSER", "default", "on", "resetpass", *plan.hashes)  # type: ignore[no-untyped-call] # not annotated
-
-    async def _restart_if_refused(self, admission: Admission) -> None:
+    async def _restart_if_refused(self, server: str, number: int, admission: Admission) -> None:
         now = self._clock()
         if admission is not Admission.REFUSED:
-            self._refused_since = None
+            self._refused_since.pop(server, None)
             return
-        self._refused_since = self._refused_since or now
-        is_paused = self._restarted_at is not None and now - self._restarted_at < RESTART_PAUSE
-        if now - self._refused_since < RESTART_AFTER or is_paused:
+        since = self._refused_since.setdefault(server, now)
+        restarted_at = self._restarted_at.get(server)
+        is_paused = restarted_at is not None and now - restarted_at < RESTART_PAUSE
+        if now - since < RESTART_AFTER or is_paused:
             return
-        pod = await self._client.get(PODS, self._source.namespace, self._source.pod)
+        name = f"{self._source.stateful_set}-{number}"
+        pod = await self._client.get(PODS, self._source.namespace, name)
         if pod is not None:
-            logger.warning("Pod %s lets no password in that is known, and is restarted", self._source.pod)
-            await self._client.delete(PODS, self._source.namespace, self._source.pod, uid=pod["metadata"]["uid"])
-        self._refused_since, self._restarted_at = None, now
+            logger.warning("Pod %s lets no password in that is known, and is restarted", name)
+            await self._client.delete(PODS, self._source.namespace, name, uid=pod["metadata"]["uid"])
+        del self._refused_since[server]
+        self._restarted_at[server] = now
+
+
+def _open(server: str, password: str | None) -> Redis:
+    host, _, port = server.rpartition(":")
+    return Redis(
+        host=host,
+        port=int(port),
+        password=password,
+        protocol=2,
+        decode_responses=True,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        socket_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), retries=0),
+    )
+
+
+async def _set_passwords(server: str, plan: PasswordPlan, password: str | None) -> None:
+    async with _open(server, password) as redis:
+        reply = await redis.execute_command("ACL GETUSER", "default")  # type: ignore[no-untyped-call] # not annotated
+        present = {f"#{digest}" for digest in reply["passwords"]}
+        if present != set(plan.hashes):
+            # Connections that were let in stay; one command, so that there is no moment without a password.
+            await redis.execute_command("ACL SETUSER", "default", "on", "resetpass", *plan.hashes)  # type: ignore[no-untyped-call] # not annotated
 
 
 def read_url(secret: Json) -> str:

@@ -1,78 +1,99 @@
-"""The scripts of examples/redis/replicated.yaml with real servers and Sentinels: a pod is an address of loopback."""
+"""What the chart installs with redis.replicas=3, by its own scripts: real servers and Sentinels, a pod is an address of
+loopback, and the operator's keeper makes and keeps the passwords."""
 
 import asyncio
+import base64
 import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import Stores, open_stores
 from redis import Redis, exceptions
 
+from tests.operator.fake_api import FakeApi
 from tests.support.eventually import eventually
 from tests.support.jobs import build_job
 from tests.support.redis_server import find_free_port
 
 pytestmark = pytest.mark.redis
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples/redis/replicated.yaml"
+SCRIPTS = Path(__file__).resolve().parents[2] / "helm/easel/files/redis"
 HOSTS = ("127.0.31.1", "127.0.31.2", "127.0.31.3")
-PASSWORD = "of-the-servers"
-SENTINEL_PASSWORD = "of-sentinels"
-TIMEOUT_SECONDS = 60
-
-
-def read_example(kind: str) -> dict[str, Any]:
-    documents = yaml.safe_load_all(EXAMPLE.read_text())
-    found: dict[str, Any] = next(each for each in documents if each["kind"] == kind)
-    return found
+NAMESPACE = "easel-system"
+SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/easel-redis"
+TIMEOUT_SECONDS = 120
 
 
 class Pods:
-    """Three, whose volumes outlive them."""
+    """Three, whose volumes outlive them, and an operator."""
 
-    def __init__(self, directory: Path, down_after_seconds: int = 1) -> None:
+    def __init__(self, directory: Path, down_after_seconds: int) -> None:
         self._directory, self._down_after_seconds = directory, down_after_seconds
         self.port, self.sentinel_port = find_free_port(), find_free_port()
         self._processes: dict[str, list[subprocess.Popen[bytes]]] = {}
+        self.api = FakeApi()
+        self.now = datetime(2026, 11, 27, tzinfo=UTC)
+        self.start_operator()
 
-    @property
-    def url(self) -> str:
-        places = ",".join(f"{host}:{self.sentinel_port}" for host in HOSTS)
-        return f"redis+sentinel://:{PASSWORD}@{places}/easel/0"
+    def start_operator(self) -> None:
+        """Anew: nothing is remembered but what the cluster has."""
+        source = RedisSource(
+            namespace=NAMESPACE,
+            secret="easel-redis",
+            servers=tuple(f"{host}:{self.port}" for host in HOSTS),
+            sentinels=tuple(f"{host}:{self.sentinel_port}" for host in HOSTS),
+            stateful_set="easel-redis-replicated",
+        )
+        self._keeper = PasswordKeeper(self.api, source, find_served=self._find_served, clock=lambda: self.now)
+        self._served: str | None = None
+
+    async def _find_served(self) -> str | None:
+        return self._served
+
+    async def look(self) -> str:
+        """One look of the operator: the URL that services get."""
+        url = await self._keeper.look()
+        assert url is not None
+        self._served = self.read("password")
+        return url
+
+    def read(self, key: str) -> str:
+        """A value of the installation's Secret."""
+        return base64.b64decode(self.api.objects[SECRET]["data"][key]).decode()
 
     def start(self, *hosts: str) -> None:
-        scripts = read_example("ConfigMap")["data"]
+        """With what the Secret has now, as a kubelet mounts it."""
         for host in hosts:
-            volume = self._directory / host
-            volume.mkdir(exist_ok=True)
+            volume, mounted = self._directory / host, self._directory / f"{host}-users"
+            for folder in (volume, mounted):
+                folder.mkdir(exist_ok=True)
+            for key in ("users.conf", "replication-password"):
+                (mounted / key).write_text(self.read(key))
             environment = os.environ | {
                 "SELF": host,
                 "BIND": host,
                 "HOSTS": " ".join(HOSTS),
                 "DIRECTORY": str(volume),
+                "USERS_DIRECTORY": str(mounted),
                 "PORT": str(self.port),
                 "SENTINEL_PORT": str(self.sentinel_port),
                 "MAX_MEMORY": "100mb",
-                "PASSWORD": PASSWORD,
-                "SENTINEL_PASSWORD": SENTINEL_PASSWORD,
+                "APPEND_ONLY": "yes",
                 "DOWN_AFTER_MILLISECONDS": f"{self._down_after_seconds}000",
             }
             with (volume / "log").open("ab") as log:
                 self._processes[host] = [
                     subprocess.Popen(
-                        ["sh", "-c", scripts[script]],
-                        env=environment,
-                        stdout=log,
-                        stderr=log,
-                        start_new_session=True,
+                        ["sh", str(SCRIPTS / script)], env=environment, stdout=log, stderr=log, start_new_session=True
                     )
                     for script in ("server.sh", "sentinel.sh")
                 ]
@@ -86,8 +107,17 @@ class Pods:
     def close(self) -> None:
         self.kill(*tuple(self._processes))
 
-    def connect(self, host: str) -> Redis:
-        return Redis(host=host, port=self.port, password=PASSWORD, protocol=2, decode_responses=True)
+    def connect(self, host: str, password: str | None = None) -> Redis:
+        return Redis(
+            host=host, port=self.port, password=password or self.read("password"), protocol=2, decode_responses=True
+        )
+
+    def lets_in(self, host: str, password: str) -> bool:
+        with self.connect(host, password) as client:
+            try:
+                return bool(client.ping())
+            except exceptions.AuthenticationError:
+                return False
 
     def find_roles(self) -> dict[str, str]:
         """Of the servers that answer: master, or whose replica each is once it is up to date."""
@@ -116,8 +146,8 @@ class Pods:
 
     async def have_succeeded(self, *hosts: str) -> str:
         """Have one of these servers take the master's place at once, and await that the Sentinels beside know it."""
-        administrator = {"username": "sentinel", "password": SENTINEL_PASSWORD}
-        with Redis(host=hosts[0], port=self.sentinel_port, protocol=2, **administrator) as sentinel:  # type: ignore[arg-type]
+        login: dict[str, Any] = {"username": "sentinel", "password": self.read("replication-password")}
+        with Redis(host=hosts[0], port=self.sentinel_port, protocol=2, **login) as sentinel:
             sentinel.execute_command("SENTINEL", "FAILOVER", "easel")
         successor = await self.await_master(*hosts)
 
@@ -151,13 +181,15 @@ class Pods:
 
 @asynccontextmanager
 async def running_pods(directory: Path, down_after_seconds: int = 1) -> AsyncIterator[Pods]:
-    with ExitStack() as stack:
-        started = Pods(directory, down_after_seconds)
-        stack.callback(started.close)
+    started = Pods(directory, down_after_seconds)
+    try:
+        await started.look()  # makes the Secret, for which the pods wait
         started.start(*HOSTS)
         assert await started.await_master(*HOSTS) == HOSTS[0]
         await started.await_sentinels()
         yield started
+    finally:
+        started.close()
 
 
 @pytest.fixture
@@ -168,11 +200,11 @@ async def pods(tmp_path: Path) -> AsyncIterator[Pods]:
 
 @asynccontextmanager
 async def opened(pods: Pods) -> AsyncIterator[Stores]:
-    service = open_stores(pods.url, namespace="studio", service="painter", uid="uid", bounds=JobBounds())
+    stores = open_stores(await pods.look(), namespace="studio", service="painter", uid="uid", bounds=JobBounds())
     try:
-        yield service
+        yield stores
     finally:
-        await service.close()
+        await stores.close()
 
 
 async def submit(stores: Stores, job_id: str) -> None:
@@ -226,12 +258,31 @@ def test_whoever_reaches_a_sentinel_may_ask_for_the_master_and_change_nothing(po
                 anyone.execute_command(*words)
 
 
-def test_the_url_of_the_example_names_what_its_pods_are_called() -> None:
-    stateful_set, secret = read_example("StatefulSet"), read_example("Secret")["stringData"]
-    name, spec = stateful_set["metadata"]["name"], stateful_set["spec"]
-    environment = {each["name"]: each.get("value") for each in spec["template"]["spec"]["containers"][0]["env"]}
-    hosts = environment["HOSTS"].split()
-    assert hosts == [f"{name}-{number}.{spec['serviceName']}.easel-system.svc" for number in range(spec["replicas"])]
-    assert environment["SELF"] == f"$(POD_NAME).{spec['serviceName']}.easel-system.svc"
-    places = ",".join(f"{host}:{environment['SENTINEL_PORT']}" for host in hosts)
-    assert secret["url"] == f"redis+sentinel://:{secret['password']}@{places}/easel/0"
+async def test_a_password_that_is_changed_is_every_servers_and_refuses_nobody_meanwhile(pods: Pods) -> None:
+    old = pods.read("password")
+    async with opened(pods) as service:
+        data = pods.api.objects[SECRET]["data"]
+        data["password"] = base64.b64encode(b"another").decode()
+        url = await pods.look()
+        assert [pods.lets_in(host, word) for host in HOSTS for word in ("another", old)] == [True] * 6
+        await submit(service, "with the one before")
+        assert "another@" in url
+        pods.now += timedelta(minutes=6)
+        await pods.look()
+        assert [pods.lets_in(host, old) for host in HOSTS] == [False] * 3
+        await pods.await_master(*HOSTS)  # replication goes on: it has a password of its own
+
+
+async def test_a_secret_that_is_lost_comes_back_with_the_password_that_servers_have_among_themselves(
+    pods: Pods,
+) -> None:
+    before = {key: pods.read(key) for key in ("password", "replication-password")}
+    served = pods.read("password")
+    del pods.api.objects[SECRET]
+    pods.start_operator()
+    pods._served = served
+    await pods.look()
+    assert {key: pods.read(key) for key in before} == before
+    pods.kill(HOSTS[2])
+    pods.start(HOSTS[2])
+    assert await pods.await_master(*HOSTS) == HOSTS[0]
