@@ -7,7 +7,7 @@ from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
@@ -40,6 +40,8 @@ async def find_servers(url: str) -> tuple[str, ...]:
         try:
             master = await sentinels.discover_master(sentinel_url.master)
             replicas = await sentinels.discover_replicas(sentinel_url.master)
+        except MasterNotFoundError as error:  # whose own words are those of connections, a page long
+            raise exceptions.ConnectionError(f"No Sentinel that answers knows {sentinel_url}") from error
         except (exceptions.ResponseError, LookupError, TypeError, ValueError) as error:
             raise exceptions.ConnectionError(
                 f"Sentinels don't say where {sentinel_url} is: {type(error).__name__} {error}"
