@@ -1,7 +1,7 @@
 # Targets with a ## comment are listed by `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON_SOURCES := contract/src operator/src inference_server/src demo scripts tests benchmarks
+PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src demo scripts tests benchmarks
 VENV := .venv/bin
 export CLUSTER ?= embedded
 

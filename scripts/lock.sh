@@ -17,6 +17,6 @@ lock() {
 lock operator operator
 lock server server memcached tracing
 lock bench-arq bench-arq
-lock dev operator server memcached tracing bench dev
+lock dev cli operator server memcached tracing bench dev
 
 (cd tests/clients/npm && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund >/dev/null)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from easel_cli.simulate.service_file import load_service
 from easel_contract.conditions import Reason
 from easel_contract.resource import QueueOrder, StableDiffusionServiceSpec
-from easel_operator.service_file import load_service
 
 from benchmarks.simulator.workload import EngineTimes
 from demo import cluster as clusters

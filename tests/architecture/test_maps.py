@@ -16,7 +16,7 @@ MAPS = (
     "operator/README.md",
 )
 # Where they may lie; maps name a file by the end of its path, beside its room.
-PLACES = ("contract", "inference_server/src", "operator", "demo", "docs", "devcluster", "benchmarks", "tests")
+PLACES = ("contract", "inference_server/src", "operator", "cli", "demo", "docs", "devcluster", "benchmarks", "tests")
 PLACEHOLDER = "NAME"  # of an API
 
 

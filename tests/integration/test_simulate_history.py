@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import httpx2
 import pytest
+from easel_cli.main import main
+from easel_cli.simulate import service_history
 from easel_contract import metrics, names
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
-from easel_operator import service_history
-from easel_operator.cli import main
 from easel_operator.cluster.serving_certificate import build_serving_certificate
 
 from tests.support.prometheus_server import PrometheusServer
@@ -244,7 +244,7 @@ def test_tls_is_verified_and_a_private_authority_can_be_trusted(
     with PrometheusServer({}, web) as prometheus:
         secure = [*arguments[:2], f"https://localhost:{prometheus.port}", *arguments[3:]]
         refused = refuse(secure, capsys)
-        command = [sys.executable, "-m", "easel_operator.cli", *secure]  # OpenSSL reads the variable once a process
+        command = [sys.executable, "-m", "easel_cli", *secure]  # OpenSSL reads the variable once a process
         trusting = os.environ | {"SSL_CERT_FILE": str(files["authority.pem"])}
         accepted = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=trusting)
     assert f"https://localhost:{prometheus.port} isn't trusted" in refused

@@ -1,6 +1,5 @@
 """``easel simulate --from-prometheus``: asks for a service's own history, and makes a trace of it."""
 
-import argparse
 import asyncio
 import math
 import os
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from easel_contract import metrics
-
-from easel_operator.service_file import ServiceFile
 from easel_operator.simulation.history import (
     COUNTERS,
     History,
@@ -22,12 +19,14 @@ from easel_operator.simulation.history import (
     select_gateways,
 )
 from easel_operator.simulation.trace import Trace
-from easel_operator.usage import INSTALL, UsageError
+
+from easel_cli.errors import INSTALL_SIMULATE, UsageError
+from easel_cli.simulate.arguments import DEFAULT_LAST, Arguments
+from easel_cli.simulate.service_file import ServiceFile
 
 if TYPE_CHECKING:
     from easel_operator.cluster.prometheus import Prometheus
 
-DEFAULT_LAST: Final = "7d"
 UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 MAX_SECONDS: Final = 366 * 86400
 DEFAULT_NAMESPACE: Final = "default"  # kubectl's
@@ -65,20 +64,8 @@ class Replay:
         }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those that say more about --from-prometheus."""
-    parser.add_argument(
-        "--last", metavar="TIME", help=f"of --from-prometheus: 90m, 36h, 7d, 2w; {DEFAULT_LAST} if unset"
-    )
-    parser.add_argument(
-        "--prometheus-selector",
-        metavar="LABELS",
-        help="of --from-prometheus: the gateways' labels if not the usual namespace and pod, as in 'job=\"easel\"'",
-    )
-
-
-def load_replay(arguments: argparse.Namespace, service: ServiceFile, source: random.Random) -> Replay:
-    """Ask the server that the arguments name; chance says when within a scrape each job came. Raises UsageError."""
+def load_replay(url: str, arguments: Arguments, service: ServiceFile, source: random.Random) -> Replay:
+    """Ask the server at the URL; chance says when within a scrape each job came. Raises UsageError."""
     try:
         from easel_operator.cluster.prometheus import (  # noqa: PLC0415 - aiohttp is optional
             TOKEN_VARIABLE,
@@ -86,12 +73,12 @@ def load_replay(arguments: argparse.Namespace, service: ServiceFile, source: ran
             PrometheusError,
         )
     except ImportError:
-        raise UsageError(f"--from-prometheus needs aiohttp: {INSTALL}") from None
+        raise UsageError(f"--from-prometheus needs aiohttp: {INSTALL_SIMULATE}") from None
     last_seconds = parse_last(arguments.last or DEFAULT_LAST)
     selector = arguments.prometheus_selector or build_selector(service)
     token = os.environ.get(TOKEN_VARIABLE, "").strip() or None
     try:
-        server = Prometheus(arguments.from_prometheus, token=token)
+        server = Prometheus(url, token=token)
         history = asyncio.run(_read_history(server, selector, last_seconds, round(time.time(), 3)))
         return Replay(history.build_trace(source), history.summarise(), last_seconds, tuple(server.warnings))
     except (PrometheusError, HistoryError) as error:

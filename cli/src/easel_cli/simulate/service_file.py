@@ -7,10 +7,10 @@ from typing import Any
 
 from easel_contract import names
 from easel_contract.resource import StableDiffusionServiceSpec, StableDiffusionServiceStatus
+from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
 from pydantic import ValidationError
 
-from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
-from easel_operator.usage import INSTALL, UsageError
+from easel_cli.errors import INSTALL_SIMULATE, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def _load_documents(path: Path) -> list[Any]:
     try:
         import yaml  # noqa: PLC0415 - of an optional extra
     except ImportError:
-        raise UsageError(f"--service needs PyYAML: {INSTALL}") from None
+        raise UsageError(f"--service needs PyYAML: {INSTALL_SIMULATE}") from None
     try:
         return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,19 +1,16 @@
-"""``easel simulate``: the files, the arguments and the output around the simulation, which is pure."""
+"""The command: from its arguments to what it prints."""
 
-import argparse
+import inspect
 import json
 import math
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
-from easel_contract.resource import QueueOrder
-
-from easel_operator.model_costs import parse_pool
-from easel_operator.service_file import ServiceFile, load_service
-from easel_operator.service_history import Replay, add_arguments, load_replay
+import typer
 from easel_operator.simulation.lower_bound import find_lower_bound_seconds
 from easel_operator.simulation.outcome import Outcome, merge_outcomes
 from easel_operator.simulation.policies.interface import PolicyError, split_policy_names
@@ -38,9 +35,13 @@ from easel_operator.simulation.trace import (
     upscale,
     write_trace,
 )
-from easel_operator.usage import INSTALL, UsageError
 
-DEFAULT_POLICY: Final = "easel"
+from easel_cli.errors import INSTALL_SIMULATE, UsageError
+from easel_cli.simulate.arguments import Arguments
+from easel_cli.simulate.model_costs import parse_pool
+from easel_cli.simulate.service_file import ServiceFile, load_service
+from easel_cli.simulate.service_history import Replay, load_replay
+
 PLOT_SAMPLES: Final = 3000
 HOUR_SECONDS: Final = 3600.0
 PLOT_SUFFIXES: Final = (".png", ".html")
@@ -49,77 +50,30 @@ COLD_START_NUMBERS: Final = 3
 POOL: Final = "pool"
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its arguments."""
-    parser = commands.add_parser(
-        "simulate",
-        help="what a trace of requests would have cost, and how late they would have been, under scaling policies",
-        description="Replay a trace of requests against a service, without a cluster, under one or more policies.",
-    )
-    requests = parser.add_mutually_exclusive_group(required=True)
-    requests.add_argument("--trace", type=Path, metavar="FILE.csv", help="arrival_seconds,work_seconds")
-    requests.add_argument("--from-prometheus", metavar="URL", help="the service's own history, as Prometheus keeps it")
-    add_arguments(parser)
-    parser.add_argument(
-        "--split-by", metavar="COLUMN", help="of --trace: each value of this column, such as model, is another service"
-    )
-    parser.add_argument(
-        "--pool",
-        metavar="GPU[:RAM]",
-        help="with --split-by: one set of pods for all, each with so many models in its GPU's memory and in its RAM",
-    )
-    parser.add_argument(
-        "--model-costs",
-        metavar="SWITCH:LOAD|FILE.csv",
-        help="with --pool: seconds from RAM into the GPU's memory, and from disk; or a file with columns model, "
-        "switch_seconds, load_seconds",
-    )
-    parser.add_argument("--save-trace", type=Path, metavar="FILE.csv", help="keep what --from-prometheus found")
-    parser.add_argument("--service", type=Path, required=True, metavar="FILE.yaml", help="a StableDiffusionService")
-    parser.add_argument(
-        "--policy",
-        default=DEFAULT_POLICY,
-        metavar="NAME[,NAME...]",
-        help=f"{', '.join(POLICY_KINDS)}; with parameters as in hpa-queue:target=1.5,downWindow=120; "
-        f"{DEFAULT_POLICY} if unset",
-    )
-    parser.add_argument(
-        "--cold-start-seconds",
-        metavar="X[:SPREAD[:CROWD]]",
-        help="uniform in X plus or minus SPREAD, and CROWD more for each pod that is starting already; if unset, what "
-        "the service's status says",
-    )
-    parser.add_argument(
-        "--queue-order",
-        choices=[str(order) for order in QueueOrder],
-        help="of every policy, instead of the service's. TargetFirst: what can still finish within the target goes "
-        "before what can't",
-    )
-    parser.add_argument("--upscale", type=int, default=1, metavar="N", help="copies of the trace laid over it")
-    parser.add_argument(
-        "--jitter-seconds", type=float, default=0.0, metavar="S", help="moves each by up to S to either side"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of jitter and cold starts")
-    parser.add_argument(
-        "--from", dest="begin", type=float, metavar="SECONDS", help="part of the trace, by the file's own clock"
-    )
-    parser.add_argument("--until", type=float, metavar="SECONDS", help="end of the part; the trace's end by default")
-    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V...", help="coldStart, target, ...")
-    parser.add_argument("--gpu-hour-price", type=float, metavar="P", help="adds the cost")
-    parser.add_argument("--json", action="store_true", help="figures by policy instead of a table")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png|.html", help="demand, backlog, pods and latency")
-    parser.set_defaults(run=run)
+def add_to(app: typer.Typer) -> None:
+    """The command. Its options are the fields of ``Arguments``, so that each is written once."""
+
+    def simulate(**given: Any) -> None:
+        sys.stdout.write(run(Arguments(**given)))
+
+    simulate.__signature__ = inspect.signature(Arguments)  # type: ignore[attr-defined] # which Typer reads
+    simulate.__annotations__ = get_type_hints(Arguments, include_extras=True)
+    app.command(
+        help="Replay a trace of requests against a service, without a cluster, under one or more scaling policies."
+    )(simulate)
 
 
-def run(arguments: argparse.Namespace) -> str:
+def run(arguments: Arguments) -> str:
     """What to print. Raises UsageError."""
+    if (arguments.trace is None) == (arguments.from_prometheus is None):
+        raise UsageError("one of --trace and --from-prometheus is needed: where the requests are read from")
     try:
         return _run(arguments)
     except (TraceError, PolicyError, SweepError) as error:
         raise UsageError(str(error)) from None
 
 
-def _run(arguments: argparse.Namespace) -> str:
+def _run(arguments: Arguments) -> str:
     policies = split_policy_names(arguments.policy)
     if not policies:
         raise UsageError(f"--policy names none; there are {', '.join(POLICY_KINDS)}")
@@ -127,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> str:
         raise UsageError("--policy names one twice")
     service = load_service(arguments.service)
     settings = choose_settings(arguments, service)
-    scenarios = build_scenarios(settings, [parse_sweep(sweep) for sweep in arguments.sweep])
+    scenarios = build_scenarios(settings, [parse_sweep(sweep) for sweep in arguments.sweep or ()])
     find_oracle = _load_oracle() if ORACLE in policies else _no_oracle
     plot = _load_plot(arguments.plot) if arguments.plot else None
     traces, replay = load_traces(arguments, service)
@@ -145,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> str:
 
 
 def _pool_services(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     traces: Mapping[str, Trace],
     scenarios: list[Scenario],
     policies: Sequence[str],
@@ -208,7 +162,7 @@ def _run_services(
 
 
 def _render(
-    arguments: argparse.Namespace, traces: Mapping[str, Trace], replay: Replay | None, results: Sequence[_Result]
+    arguments: Arguments, traces: Mapping[str, Trace], replay: Replay | None, results: Sequence[_Result]
 ) -> str:
     records = [result.to_record(arguments.gpu_hour_price) for result in results]
     requests = sum(len(trace) for trace in traces.values())
@@ -238,7 +192,7 @@ def _render(
     return text
 
 
-def load_traces(arguments: argparse.Namespace, service: ServiceFile) -> tuple[Mapping[str, Trace], Replay | None]:
+def load_traces(arguments: Arguments, service: ServiceFile) -> tuple[Mapping[str, Trace], Replay | None]:
     """The file or the service's history, scaled up and cut; by service, of which only --split-by makes several.
 
     Raises UsageError or TraceError.
@@ -250,7 +204,8 @@ def load_traces(arguments: argparse.Namespace, service: ServiceFile) -> tuple[Ma
     source = random.Random(arguments.seed)  # noqa: S311 - jitter that its seed replays
     if arguments.from_prometheus is not None and arguments.split_by is not None:
         raise UsageError("--split-by goes with --trace, not with --from-prometheus: counters don't tell models apart")
-    replay = _replay_history(arguments, service, source) if arguments.from_prometheus is not None else None
+    url = arguments.from_prometheus
+    replay = _replay_history(url, arguments, service, source) if url is not None else None
     traces = {"": replay.trace} if replay else _read_traces(arguments)
     scaled = {
         name: upscale(trace, arguments.upscale, arguments.jitter_seconds, source) for name, trace in traces.items()
@@ -258,8 +213,8 @@ def load_traces(arguments: argparse.Namespace, service: ServiceFile) -> tuple[Ma
     return _cut_traces(scaled, arguments), replay
 
 
-def _replay_history(arguments: argparse.Namespace, service: ServiceFile, source: random.Random) -> Replay:
-    replay = load_replay(arguments, service, source)
+def _replay_history(url: str, arguments: Arguments, service: ServiceFile, source: random.Random) -> Replay:
+    replay = load_replay(url, arguments, service, source)
     if arguments.save_trace:
         try:
             with arguments.save_trace.open("w", encoding="utf-8") as file:
@@ -269,10 +224,12 @@ def _replay_history(arguments: argparse.Namespace, service: ServiceFile, source:
     return replay
 
 
-def _read_traces(arguments: argparse.Namespace) -> Mapping[str, Trace]:
+def _read_traces(arguments: Arguments) -> Mapping[str, Trace]:
     for option in ("last", "prometheus_selector", "save_trace"):
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option.replace('_', '-')} goes with --from-prometheus, not with --trace")
+    if arguments.trace is None:
+        raise UsageError("--trace is missing")
     try:
         with arguments.trace.open(encoding="utf-8", newline="") as lines:
             if arguments.split_by is not None:
@@ -282,7 +239,7 @@ def _read_traces(arguments: argparse.Namespace) -> Mapping[str, Trace]:
         raise UsageError(f"--trace: can't read {arguments.trace}: {error}") from None
 
 
-def _cut_traces(traces: Mapping[str, Trace], arguments: argparse.Namespace) -> Mapping[str, Trace]:
+def _cut_traces(traces: Mapping[str, Trace], arguments: Arguments) -> Mapping[str, Trace]:
     """By the file's own clock. A service without a request in the part is left out."""
     if arguments.begin is None and arguments.until is None:
         return traces
@@ -301,11 +258,11 @@ def _cut_traces(traces: Mapping[str, Trace], arguments: argparse.Namespace) -> M
     return {name: part for name, part in parts.items() if part}
 
 
-def choose_settings(arguments: argparse.Namespace, service: ServiceFile) -> Settings:
+def choose_settings(arguments: Arguments, service: ServiceFile) -> Settings:
     """The service, and what was given beside it. Raises UsageError."""
     cold_start = choose_cold_start(arguments.cold_start_seconds, service)
     settings = Settings(service.spec, cold_start, arguments.seed)
-    return settings if arguments.queue_order is None else settings.order_by(QueueOrder(arguments.queue_order))
+    return settings if arguments.queue_order is None else settings.order_by(arguments.queue_order)
 
 
 def choose_cold_start(text: str | None, service: ServiceFile) -> ColdStart:
@@ -342,7 +299,7 @@ def _load_oracle() -> FindOracle:
     try:
         from easel_operator.simulation.oracle.search import find_oracle  # noqa: PLC0415 - numpy is optional
     except ImportError:
-        raise UsageError(f"the oracle needs numpy: {INSTALL}") from None
+        raise UsageError(f"the oracle needs numpy: {INSTALL_SIMULATE}") from None
     return find_oracle
 
 
@@ -356,5 +313,5 @@ def _load_plot(path: Path) -> Any:
     try:
         from easel_operator.simulation.plot import plot  # noqa: PLC0415 - matplotlib is optional
     except ImportError:
-        raise UsageError(f"--plot needs matplotlib: {INSTALL}") from None
+        raise UsageError(f"--plot needs matplotlib: {INSTALL_SIMULATE}") from None
     return plot

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easel_operator.cli import main
+from easel_cli.main import main
 
 SERVICE = """
 apiVersion: v1

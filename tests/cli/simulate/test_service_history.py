@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from easel_operator.cli import main
-from easel_operator.service_file import load_service
-from easel_operator.service_history import build_selector, parse_last
-from easel_operator.usage import UsageError
+from easel_cli.errors import UsageError
+from easel_cli.main import main
+from easel_cli.simulate.service_file import load_service
+from easel_cli.simulate.service_history import build_selector, parse_last
 
 SERVICE = """
 kind: StableDiffusionService

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from easel_operator.simulation.pod import ModelCosts, Pool
-from easel_operator.usage import UsageError
+
+from easel_cli.errors import UsageError
 
 MAX_MODELS: Final = 1000  # that a pod holds
 MAX_COST_SECONDS: Final = 86400.0

@@ -1,0 +1,80 @@
+"""The command line: its commands, and what every one of them ends with."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from easel_contract import names
+from typer.exceptions import TyperException
+
+from easel_cli.errors import CliError, ExitStatus
+from easel_cli.simulate import command as simulate
+
+PLUGIN: Final = "kubectl-easel"  # the file that kubectl looks for when somebody types "kubectl easel"
+
+app = typer.Typer(
+    name="easel",
+    help="Stable Diffusion on Kubernetes: use, run and watch over services.",
+    rich_markup_mode=None,  # what is printed is the same on a terminal, in a pipe and in a document
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - as Typer calls it
+    if asked:
+        sys.stdout.write(f"easel {find_version()}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+simulate.add_to(app)
+
+
+def find_version() -> str:
+    """Of the installed distribution."""
+    try:
+        return version(names.DISTRIBUTION)
+    except PackageNotFoundError:  # a checkout on the path
+        return "of a checkout"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its ExitStatus. What the user can change is said in a line, without a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # Without a command: what there is.
+        status = typer.main.get_command(app).main(given or ["--help"], prog_name=find_name(), standalone_mode=False)
+    except CliError as error:
+        return _refuse(str(error), error.status)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
+        return _refuse(f"{error.format_message()}{hint}", ExitStatus.USAGE)
+    except (typer.Abort, KeyboardInterrupt):
+        return _refuse("stopped", ExitStatus.INTERRUPTED)
+    except BrokenPipeError:  # whoever read has enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.OK
+    return status if isinstance(status, int) else ExitStatus.OK
+
+
+def find_name() -> str:
+    """What the user has typed."""
+    return "kubectl easel" if Path(sys.argv[0]).name.startswith(PLUGIN) else "easel"
+
+
+def _refuse(message: str, status: ExitStatus) -> int:
+    sys.stderr.write(f"easel: {message}\n")
+    return status
