@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import Final
 
 from easel_contract import names
+from pydantic import ValidationError
 
 INSTALL_SIMULATE: Final = names.install_hint("simulate")
 
@@ -27,3 +28,8 @@ class UsageError(CliError):
     """What the user gave can't be used; the message says what, and what is allowed."""
 
     status = ExitStatus.USAGE
+
+
+def list_problems(error: ValidationError) -> str:
+    """What is wrong with a value of the contract's, and where, in a line."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())

@@ -3,15 +3,20 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from easel_contract import names
 from typer.exceptions import TyperException
 
+from easel_cli.commands.generate import generate
+from easel_cli.commands.init import init
+from easel_cli.commands.logs import logs
+from easel_cli.commands.rollback import rollback
+from easel_cli.commands.status import status
+from easel_cli.commands.usage import usage
 from easel_cli.errors import CliError, ExitStatus
+from easel_cli.release import find_release
 from easel_cli.simulate import command as simulate
 
 PLUGIN: Final = "kubectl-easel"  # the file that kubectl looks for when somebody types "kubectl easel"
@@ -26,7 +31,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - as Typer calls it
     if asked:
-        sys.stdout.write(f"easel {find_version()}\n")
+        sys.stdout.write(f"easel {find_release()}\n")
         raise typer.Exit
 
 
@@ -39,15 +44,9 @@ def _root(
     del version
 
 
+for command in (status, generate, init, logs, rollback, usage):
+    app.command()(command)
 simulate.add_to(app)
-
-
-def find_version() -> str:
-    """Of the installed distribution."""
-    try:
-        return version(names.DISTRIBUTION)
-    except PackageNotFoundError:  # a checkout on the path
-        return "of a checkout"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from easel_contract.resource import StableDiffusionServiceSpec, StableDiffusionS
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
 from pydantic import ValidationError
 
-from easel_cli.errors import INSTALL_SIMULATE, UsageError
+from easel_cli.errors import INSTALL_SIMULATE, UsageError, list_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ServiceFile:
         try:
             status = StableDiffusionServiceStatus.model_validate(self.status)
         except ValidationError as error:
-            raise UsageError(f"--service: {self.path}: status is not valid: {_list_problems(error)}") from None
+            raise UsageError(f"--service: {self.path}: status is not valid: {list_problems(error)}") from None
         measured = recall_cold_starts(status.scaling.cold_starts_seconds if status.scaling else ())
         return measured if measured.seconds else None
 
@@ -41,7 +41,7 @@ def load_service(path: Path) -> ServiceFile:
     try:
         spec = StableDiffusionServiceSpec.model_validate(found[0].get("spec", {}))
     except ValidationError as error:
-        raise UsageError(f"--service: {path}: spec is not valid: {_list_problems(error)}") from None
+        raise UsageError(f"--service: {path}: spec is not valid: {list_problems(error)}") from None
     if spec.scaling is None:
         raise UsageError(f"--service: {path} has spec.replicas; a simulation needs spec.scaling")
     metadata, status = (found[0].get(part) or {} for part in ("metadata", "status"))
@@ -67,7 +67,3 @@ def _read_text(metadata: Mapping[str, Any], key: str, path: Path) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UsageError(f"--service: {path}: metadata.{key} is {value!r}; text is expected")
     return value
-
-
-def _list_problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())

@@ -1,0 +1,1 @@
+"""One command a file: what is gathered, decided and rendered."""
