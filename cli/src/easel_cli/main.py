@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
+from easel_cli.commands.doctor import doctor
 from easel_cli.commands.generate import generate
 from easel_cli.commands.init import init
 from easel_cli.commands.logs import logs
@@ -44,7 +45,7 @@ def _root(
     del version
 
 
-for command in (status, generate, init, logs, rollback, usage):
+for command in (status, generate, doctor, init, logs, rollback, usage):
     app.command()(command)
 simulate.add_to(app)
 

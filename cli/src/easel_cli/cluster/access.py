@@ -100,6 +100,10 @@ class Cluster:
         query = {"fieldManager": "easel", **({"dryRun": "All"} if is_dry else {})}
         return self._write("PATCH", path, change, asked, MERGE, query)
 
+    def create(self, path: str, manifest: Json, asked: str, *, is_dry: bool = False) -> Json:
+        """A new object below a path. Raises RefusedError or UnreachableError."""
+        return self._write("POST", path, manifest, asked, "application/json", {"dryRun": "All"} if is_dry else {})
+
     def _write(self, method: str, path: str, body: Json, asked: str, kind: str, query: Mapping[str, str]) -> Json:
         answer: Json = json.loads(self.request(method, path, asked, query=query, body=json.dumps(body), kind=kind))
         return answer
@@ -137,7 +141,7 @@ class Cluster:
                 "up, and is this the cluster that you mean (--context, --kubeconfig)?"
             ) from None
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise RefusedError(asked, answer.status, _read_reason(content) or str(answer.reason))
+            raise RefusedError(asked, answer.status, _read_reason(content) or str(answer.reason), content)
         return bytes(content)
 
     @property

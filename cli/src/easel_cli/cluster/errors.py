@@ -12,9 +12,9 @@ class UnreachableError(CliError):
 class RefusedError(CliError):
     """The API server answered with an error status."""
 
-    def __init__(self, asked: str, status: int, reason: str) -> None:
-        """``asked``: what for, as in "list nodes"; ``reason``: the server's own words."""
-        self.http_status, self.reason = status, reason
+    def __init__(self, asked: str, status: int, reason: str, body: bytes = b"") -> None:
+        """``asked``: what for, as in "list nodes"; ``reason``: the server's own words; ``body``: all of its answer."""
+        self.asked, self.http_status, self.reason, self.body = asked, status, reason, body
         super().__init__(
             f"you may not {asked}: {reason}; ask whoever gives rights in this cluster"
             if self.is_forbidden
