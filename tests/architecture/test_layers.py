@@ -129,7 +129,16 @@ def test_nobody_knows_the_command_line() -> None:
         assert importers(package, {"easel_cli"}, outside=("-",)) == []
 
 
-@pytest.mark.parametrize("folder", [OPERATOR / room for room in ("decide", "autoscaling", "manifests")])
+def test_one_folder_of_the_command_line_talks_to_kubernetes_and_one_file_to_gateways() -> None:
+    assert importers(CLI, {"kubernetes", "urllib3"}, outside=("cluster/",)) == []
+    assert importers(CLI, {"httpx2", "httpcore2"}, outside=("cluster/pods.py", "gateway.py")) == []
+    assert importers(CLI / "doctor", CLOCKS_AND_CHANCE, outside=("gather.py",)) == [], "checks are of facts alone"
+
+
+PURE_ROOMS = (*(OPERATOR / room for room in ("decide", "autoscaling", "manifests")), CLI / "decide")
+
+
+@pytest.mark.parametrize("folder", PURE_ROOMS)
 def test_what_decides_is_pure(folder: Path) -> None:
     impure: list[str] = []
     for file in sources(folder):

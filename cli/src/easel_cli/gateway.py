@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 import httpcore2
 import httpx2
 
-from easel_cli.decide.job_progress import Event, parse_events
+from easel_cli.decide.image_job import Event, parse_events
 from easel_cli.errors import CliError
 
 TIMEOUT: Final = httpx2.Timeout(30.0, read=60.0)  # a stream says something every 15 s

@@ -14,8 +14,7 @@ from easel_cli.cluster.access import Cluster
 from easel_cli.cluster.gateways import find_api_key, find_ready_gateway, find_service
 from easel_cli.cluster.pods import forward
 from easel_cli.completion import complete_services
-from easel_cli.decide.job_progress import JobEnd, JobProgress
-from easel_cli.decide.output_files import choose_files, parse_size
+from easel_cli.decide.image_job import JobEnd, JobProgress, choose_files, parse_size
 from easel_cli.errors import CliError, UsageError
 from easel_cli.gateway import Gateway, GatewayError
 from easel_cli.options import ContextOption, JsonOption, KubeconfigOption, NamespaceOption
