@@ -19,6 +19,7 @@ check: setup ## Format, lint, types, generated files (changes nothing)
 	@$(MAKE) --no-print-directory types
 	$(VENV)/python scripts/write_crds.py --check
 	$(VENV)/python scripts/write_values.py --check
+	$(VENV)/python scripts/write_cli_reference.py --check
 	cd devcluster && { ! command -v go >/dev/null || { test -z "$$(gofmt -l .)" && go vet ./...; }; }
 
 types:
@@ -32,6 +33,7 @@ fix: setup ## Format and repair what can be repaired
 	$(VENV)/ruff check --fix .
 	$(VENV)/python scripts/write_crds.py
 	$(VENV)/python scripts/write_values.py
+	$(VENV)/python scripts/write_cli_reference.py
 
 test: setup ## All tests: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }

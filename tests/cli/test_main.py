@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from easel_cli import __main__ as script
+from easel_cli.main import complete_for_kubectl
 from easel_cli.release import find_release
 
 from tests.cli.run import run_here, run_process
@@ -113,6 +114,14 @@ def test_shells_get_a_script_that_completes(shell: str) -> None:
 def test_commands_are_completed() -> None:
     line = {"_EASEL_COMPLETE": "complete_bash", "COMP_WORDS": "easel ro", "COMP_CWORD": "1"}
     assert run_process(**line).out.split() == ["rollback"]
+
+
+def test_kubectl_learns_what_may_follow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("_EASEL_COMPLETE", "COMP_WORDS", "COMP_CWORD"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    monkeypatch.setattr(sys, "argv", ["kubectl_complete-easel", "ro"])
+    assert complete_for_kubectl() == 0
+    assert capsys.readouterr().out.split() == ["rollback", ":4"]
 
 
 def test_names_are_not_completed_where_no_cluster_answers(tmp_path: Path) -> None:

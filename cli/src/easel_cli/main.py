@@ -1,8 +1,10 @@
 """The command line: its commands, and what every one of them ends with."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,6 +23,7 @@ from easel_cli.release import find_release
 from easel_cli.simulate import command as simulate
 
 PLUGIN: Final = "kubectl-easel"  # the file that kubectl looks for when somebody types "kubectl easel"
+COMPLETION_VARIABLE: Final = "_EASEL_COMPLETE"  # with which a shell asks what may follow
 
 app = typer.Typer(
     name="easel",
@@ -55,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Without a command: what there is.
-        status = typer.main.get_command(app).main(given or ["--help"], prog_name=find_name(), standalone_mode=False)
+        status = typer.main.get_command(app).main(
+            given or ["--help"], prog_name=find_name(), complete_var=COMPLETION_VARIABLE, standalone_mode=False
+        )
     except CliError as error:
         return _refuse(str(error), error.status)
     except TyperException as error:
@@ -78,3 +83,18 @@ def find_name() -> str:
 def _refuse(message: str, status: ExitStatus) -> int:
     sys.stderr.write(f"easel: {message}\n")
     return status
+
+
+def complete_for_kubectl() -> int:
+    """``kubectl_complete-easel``: what may follow ``kubectl easel …``, as kubectl asks its plugins.
+
+    The last argument is the word that isn't finished; ``:4`` says that no files are to be offered beside.
+    https://kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins/
+    """
+    words = ["easel", *sys.argv[1:]]
+    asked = {COMPLETION_VARIABLE: "complete_bash", "COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
+    os.environ.update(asked)
+    with suppress(SystemExit):  # as Typer ends when it has answered
+        main([])
+    sys.stdout.write(":4\n")
+    return ExitStatus.OK

@@ -21,5 +21,5 @@ ServiceArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="A StableDiffusionService.", autocompletion=complete_services)
 ]
 OptionalServiceArgument = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="A StableDiffusionService.", autocompletion=complete_services)
+    str | None, typer.Argument(metavar="NAME", help="A StableDiffusionService.", autocompletion=complete_services)
 ]

@@ -29,7 +29,7 @@ PATHS: Final = {
     ),
 }
 
-NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the service.")]
+NameArgument = Annotated[str | None, typer.Argument(metavar="NAME", help="Of the service.")]
 ModelOption = Annotated[str | None, typer.Option(metavar="MODEL", help=f"{MODEL_FORMS}.")]
 CacheOption = Annotated[
     str | None,
