@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has enough, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.OK
+    if status == ExitStatus.INTERRUPTED:  # Typer's own answer to Ctrl-C
+        return _refuse("stopped", ExitStatus.INTERRUPTED)
     return status if isinstance(status, int) else ExitStatus.OK
 
 

@@ -21,8 +21,8 @@ def service(namespace: str, name: str) -> str:
 
 
 def core(namespace: str, kind: str, name: str = "") -> str:
-    """Objects of the core group, by their plural: pods, secrets, …"""
-    return f"/api/v1/namespaces/{quote(namespace)}/{kind}{'/' + quote(name) if name else ''}"
+    """Objects of the core group, by their plural: pods, secrets, …; of a proxied pod NAME:PORT is the name."""
+    return f"/api/v1/namespaces/{quote(namespace)}/{kind}{'/' + quote(name, safe=':') if name else ''}"
 
 
 def grouped(group: str, namespace: str | None, kind: str, name: str = "") -> str:
