@@ -47,7 +47,7 @@ def test_a_row_is_a_customers_sum_with_its_cost(fake: FakeApiServer, capsys: pyt
     assert f"{USAGE}?since=2026-11-01&until=2026-11-02" in fake.asked
 
 
-def test_days_are_told_apart_for_spreadsheets_and_programs(
+def test_days_are_kept_apart_for_spreadsheets_and_programs(
     fake: FakeApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(run(fake, capsys, "--csv").out.splitlines()) == 4
