@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ def test_the_status_says_why_so_many_workers_and_what_they_run(easel: Easel) -> 
     done = easel("status", NAME)
     assert done.status == 0, done.err
     assert done.out.startswith(f"default/{NAME}  Ready=True, Available: ")
-    assert "why      spec.replicas is 1" in done.out
+    assert re.search("^  why +spec.replicas is 1$", done.out, re.MULTILINE)
     assert "runs now" in done.out
     assert "wrong" not in done.out
     listed = easel("status", "--all-namespaces").out.splitlines()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from easel_cli.decide.service_view import build_view
+from easel_cli.decide.service_view import build_view, describe_model
 
 
 def build_service(*conditions: dict[str, str], **status: Any) -> dict[str, Any]:
@@ -97,3 +97,17 @@ def test_a_canary_is_described_with_both_revisions_figures() -> None:
     assert view.canary == (
         "Running, step 1 at 10 %; 12 of 100 jobs; new: 1 of 12 jobs failed, p95 4.5 s; stable: 0 of 90 jobs failed"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"source":{"huggingFace":{"repository":"some/model","revision":"main"}}}', "some/model"),
+        ('{"source":{"persistentVolumeClaim":{"claimName":"models","path":"sdxl"}},"dtype":"Auto"}', "models/sdxl"),
+        ("some/model", "some/model"),
+        ('{"source":{}}', '{"source":{}}'),
+        ("", ""),
+    ],
+)
+def test_a_revisions_model_is_named_by_its_source(text: str, named: str) -> None:
+    assert describe_model(text) == named

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from easel_cli.cluster import paths
@@ -124,20 +125,24 @@ def _build_list(views: list[ServiceView], now: datetime) -> RenderableType:
 def _build_detail(views: list[ServiceView], now: datetime) -> RenderableType:
     (view,) = views
     wanted = f", {view.desired_workers} wanted" if view.desired_workers is not None else ""
+    title = Text.assemble(
+        (f"{view.namespace}/{view.name}", "bold"), "  Ready=", (view.ready, STYLES.get(view.ready, "")),
+        f", {view.reason}: {view.message}",
+    )  # fmt: skip
     lines = [
-        Text.assemble(
-            (f"{view.namespace}/{view.name}", "bold"), "  Ready=", (view.ready, STYLES.get(view.ready, "")),
-            f", {view.reason}: {view.message}",
-        ),
-        _line("workers", f"{view.ready_workers} of {view.workers} ready{wanted}"),
-        _line("why", view.why + (f" ({_since(view.decided_at, now)} ago)" if view.decided_at else "")),
-        *(_line("wrong", _say_problem(problem, now)) for problem in view.problems),
-        *(_line("advice", text) for text in view.advice),
-        *([_line("rollout", view.rollout)] if view.rollout else []),
-        *([_line("canary", view.canary)] if view.canary else []),
-        *([_line("address", view.url)] if view.url else []),
-    ]  # fmt: skip
-    return Group(*lines, *([Text(""), _build_revisions(view)] if view.revisions else []))
+        ("workers", f"{view.ready_workers} of {view.workers} ready{wanted}"),
+        ("why", view.why + (f" ({_since(view.decided_at, now)} ago)" if view.decided_at else "")),
+        *(("wrong", _say_problem(problem, now)) for problem in view.problems),
+        *(("advice", text) for text in view.advice),
+        *((label, text) for label, text in (("rollout", view.rollout), ("canary", view.canary)) if text),
+        *([("address", view.url)] if view.url else []),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for label, text in lines:
+        grid.add_row(f"  {label}", Text(text))
+    return Group(title, grid, *([Text(""), _build_revisions(view)] if view.revisions else []))
 
 
 def _build_revisions(view: ServiceView) -> RenderableType:
@@ -162,7 +167,3 @@ def _say_problem(problem: Problem, now: datetime) -> str:
 
 def _since(moment: datetime | None, now: datetime) -> str:
     return describe_seconds((now - moment).total_seconds()) if moment else ""
-
-
-def _line(label: str, text: str) -> Text:
-    return Text.assemble((f"  {label:<9}", "bold"), text)

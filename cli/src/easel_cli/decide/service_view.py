@@ -3,6 +3,7 @@
 What the operator wrote is read leniently: it may be of a newer release, with reasons that this one doesn't know.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,9 @@ HARMLESS: Final = frozenset(
 SERVING_BADLY: Final = frozenset({Reason.DEGRADED, Reason.SERVING_PREVIOUS_REVISION})  # Ready=True all the same
 # Said again in others' words: of Progressing.
 REPEATED: Final = frozenset({ConditionType.RECONCILING, ConditionType.STALLED})
+
+# Of a model's source, what names it.
+NAMING: Final = ("repository", "file", "claimName", "path", "reference", "uri")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +155,20 @@ def _list_revisions(revisions: Sequence[Json]) -> tuple[RevisionView, ...]:
             since=each.get("since", ""),
             was_ready=bool(each.get("readyAt")),
             image=each.get("image", ""),
-            model=each.get("model", ""),
+            model=describe_model(each.get("model", "")),
             is_newest=position == len(revisions) - 1,
         )
         for position, each in enumerate(revisions)
     )
+
+
+def describe_model(text: str) -> str:
+    """Where a model comes from, of ``spec.model`` as JSON; the text itself where it is none."""
+    try:
+        (source,) = json.loads(text)["source"].values()
+        return "/".join(str(source[key]) for key in NAMING if key in source) or text
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return text
 
 
 def _find(status: Json, kind: ConditionType) -> Json:
