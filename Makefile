@@ -5,7 +5,7 @@ PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src demo sc
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
-.PHONY: help setup check types lint-chart fix test test-fast demo demo-down bench-demo bench-server bench-autoscaler bench-operator bench-scaling-loop bench-planner bench-simulator bench-beside bench-engine bench-adapters bench-gpu walk soak soak-faults crds lock images docs docs-serve
+.PHONY: $(shell sed -nE 's/^([a-z0-9-]+):.*/\1/p' Makefile)
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -35,13 +35,16 @@ fix: setup ## Format and repair what can be repaired
 	$(VENV)/python scripts/write_values.py
 	$(VENV)/python scripts/write_cli_reference.py
 
-test: setup ## All tests: real API server, real Redis, real pipelines
+test: setup ## All tests but those of the night: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }
 	scripts/test.sh
 
+test-nightly: setup ## Tests whose behaviour a sibling or a lower level shows in `make test` already
+	scripts/test.sh -m nightly
+
 # Two processes, each with its own servers: much of the time is spent on waiting for real ones. A file stays together.
 test-fast: setup ## Tests without a cluster, torch, a browser and the soak, under two minutes
-	$(VENV)/pytest -n 2 --dist loadfile -m "not cluster and not torch and not browser and not slow"
+	$(VENV)/pytest -n 2 --dist loadfile -m "not cluster and not torch and not browser and not slow and not nightly"
 
 demo: setup ## The whole path on a real Kubernetes, with a load, a crash and a summary; the cluster stays up
 	$(VENV)/python -m demo up

@@ -1,18 +1,9 @@
 #!/usr/bin/env bash
-# All tests, as two processes side by side: the server's spend their time in torch, most others wait for real servers.
-# Arguments go to both (scripts/test.sh -x). What the second one says follows when both are through.
-set -uo pipefail
+# All tests but those of the night, in two processes side by side; tests/distribution.py says who runs what. Arguments go
+# to pytest (scripts/test.sh -x; scripts/test.sh -m nightly).
+set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export OMP_WAIT_POLICY=PASSIVE # torch's threads sleep while they wait: a core that spins is one that the other process lacks
-log=$(mktemp)
-.venv/bin/pytest --ignore=tests/inference_server "$@" >"$log" 2>&1 &
-others=$!
-trap 'kill "$others" 2>/dev/null; rm -f "$log"' EXIT
-
-.venv/bin/pytest tests/inference_server "$@"
-server=$?
-wait "$others"
-code=$?
-cat "$log"
-[ "$server" = 0 ] && [ "$code" = 0 ] || { echo "test: failed (the server's tests ended with $server, all others with $code)"; exit 1; }
+# Two processes share the machine: torch's threads of one would wait for the other's, and spin while they do.
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+exec .venv/bin/pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=40 --durations-min=5 -m "not nightly" "$@"

@@ -9,6 +9,8 @@ from hypothesis import settings
 from tests.support.redis_server import RedisServer
 from tests.support.s3_server import S3Server
 
+pytest_plugins = ["tests.distribution"]
+
 # The same examples in each run, so that a change is judged by what it does. EASEL_HYPOTHESIS=explore finds new ones.
 settings.register_profile("repeat", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
