@@ -4,13 +4,16 @@
 ``kubeconfig`` (the current context of KUBECONFIG; needs kubectl and helm, and reachable images).
 """
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,12 +81,29 @@ def devcluster_binary() -> str:
 
 
 def make_models(directory: Path) -> None:
-    """Tiny pipelines with the real architecture classes, made once."""
-    if not (directory / "sdxl" / "model_index.json").exists():
-        run(sys.executable, ROOT / "scripts/make_tiny_models.py", directory)
-        # safetensors writes files that only their owner can read; the workers run as another user.
-        for path in directory.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
+    """Tiny pipelines with the real architecture classes: made once on a machine, then copied."""
+    if (directory / "sdxl" / "model_index.json").exists():
+        return
+    kept = _kept_models()
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            made = Path(folder) / "models"
+            run(sys.executable, ROOT / "scripts/make_tiny_models.py", made)
+            # safetensors writes files that only their owner can read; the workers run as another user.
+            for path in (made, *made.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            with suppress(OSError):  # another process was faster: the same models
+                made.rename(kept)
+    shutil.copytree(kept, directory, dirs_exist_ok=True)
+
+
+def _kept_models() -> Path:
+    """Where they are kept, by what makes them: the code, and the libraries by the lock."""
+    sources = sorted((ROOT / "tests/support/tiny_models").glob("*.py"))
+    content = b"".join(path.read_bytes() for path in (*sources, ROOT / "requirements/dev.txt"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "easel" / f"tiny-models-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def start(
