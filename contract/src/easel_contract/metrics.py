@@ -1,10 +1,16 @@
-"""Names of the metrics that the server exports and the operator reads, and of the external metrics it serves.
+"""Names of the metrics that server and operator export, and of the external metrics that the operator serves.
 
 The unit comes last, as Prometheus asks: https://prometheus.io/docs/practices/naming/
 """
 
 from enum import StrEnum
 from typing import Final
+
+# On every series of a gateway or a worker, and on those of the operator that are about one service.
+LABEL_NAMESPACE: Final = "namespace"
+LABEL_SERVICE: Final = "service"
+
+BUILD_INFO: Final = "easel_build_info"  # gauge 1, of operator, gateways, workers: component, version, revision, python
 
 # Read from Redis by every pod at scrape time: one shared number, so the reader takes the freshest, never a sum.
 QUEUE_DEPTH: Final = "easel_queue_depth"  # gauge, label state=Waiting|Running
@@ -43,12 +49,17 @@ RESTARTS: Final = "easel_worker_restarts"  # gauge, worker: workers that ended b
 MODEL_LOAD_SECONDS: Final = "easel_model_load_seconds"  # gauge, worker
 DROPPED_RECORDS_TOTAL: Final = "easel_dropped_records_total"  # counter, label kind: damaged ones in Redis
 HTTP_REQUESTS_TOTAL: Final = "easel_http_requests_total"  # counter, gateway, labels route, code
+HTTP_REQUEST_DURATION_SECONDS: Final = "easel_http_request_duration_seconds"  # histogram, gateway: route, method, code
 CACHE_REQUESTS_TOTAL: Final = "easel_cache_requests_total"  # counter, gateway, label result=hit|miss|shared|bypass
 STREAMS: Final = "easel_streams"  # gauge, gateway: event streams that are open
 IMAGE_STORE_BYTES: Final = "easel_image_store_bytes"  # gauge, gateway, shared, label kind=used|reserved|budget|inputs|…
 REFUSALS_TOTAL: Final = "easel_refusals_total"  # counter, gateway, label reason
 INPUT_FETCHES_TOTAL: Final = "easel_input_fetches_total"  # counter, gateway, label result: images by their address
 WEBHOOKS_TOTAL: Final = "easel_webhooks_total"  # counter, gateway, label outcome=delivered|retried|failed
+WEBHOOK_DELIVERY_SECONDS: Final = "easel_webhook_delivery_seconds"  # histogram, gateway: due to delivered
+# Of the ledger of usage, read by gateways: each customer's of the current UTC day, so it falls to 0 at midnight.
+CUSTOMER_JOBS_TOTAL: Final = "easel_customer_jobs_total"  # counter, gateway, shared, label customer: the largest ones
+CUSTOMER_GPU_SECONDS_TOTAL: Final = "easel_customer_gpu_seconds_total"  # counter, gateway, shared, label customer
 TASK_FAILURES_TOTAL: Final = "easel_task_failures_total"  # counter, label task: failures that nobody foresaw
 # Of the Job that fills a model's cache, which serves nothing else.
 MODEL_CACHE_BYTES: Final = "easel_model_cache_bytes"  # gauge, label state=needed|fetched|verified
@@ -56,6 +67,55 @@ STATE_NEEDED: Final = "needed"  # as far as is known: a part's files are listed 
 STATE_FETCHED: Final = "fetched"
 STATE_VERIFIED: Final = "verified"
 ENGINE_INFO: Final = "easel_engine_info"  # gauge 1, worker, labels engine, device, dtype, model
+
+# Of one service, by every replica of the operator: labels namespace and service, and what is said here.
+SERVICE_CONDITION: Final = "easel_service_condition"  # gauge 1: type, status=True|False|Unknown, reason
+SERVICE_MIN_REPLICAS: Final = "easel_service_min_replicas"  # gauge: scaling.minReplicas
+SERVICE_MAX_REPLICAS: Final = "easel_service_max_replicas"  # gauge: scaling.maxReplicas
+SERVICE_TARGET_LATENCY_SECONDS: Final = "easel_service_target_latency_seconds"  # gauge
+SERVICE_WORKER_REPLICAS: Final = "easel_service_worker_replicas"  # gauge: worker pods that are ordered
+SERVICE_WORKER_PODS: Final = "easel_service_worker_pods"  # gauge, label phase (PodPhase): worker pods that exist
+SERVICE_GPUS_PER_WORKER: Final = "easel_service_gpus_per_worker"  # gauge: worker.gpu.count
+SERVICE_GPU_HOUR_PRICE: Final = "easel_service_gpu_hour_price"  # gauge, label currency: worker.pricePerGpuHour
+SERVICE_DECISION: Final = "easel_service_decision"  # gauge 1, label reason (DecisionReason): why so many workers
+SERVICE_COLD_START_PHASE_SECONDS: Final = "easel_service_cold_start_phase_seconds"  # histogram, label phase
+SERVICE_SCRAPE_FAILURES_TOTAL: Final = "easel_service_scrape_failures_total"  # counter: pods' pages not had
+# Likewise, but counted by the replica that leads alone, so that a sum over the operator's pods is right.
+SERVICE_HELD_GPU_SECONDS_TOTAL: Final = "easel_service_held_gpu_seconds_total"  # counter: worker pods on a node x GPUs
+SERVICE_WORKED_GPU_SECONDS_TOTAL: Final = "easel_service_worked_gpu_seconds_total"  # counter: of them, generating
+SERVICE_COST_TOTAL: Final = "easel_service_cost_total"  # counter, label currency: GPU-seconds held, at their price
+SERVICE_WORKER_RESTARTS_TOTAL: Final = "easel_service_worker_restarts_total"  # counter: containers and processes
+# Of the operator itself; those beside them are in its operator_metrics.py.
+OPERATOR_API_REQUESTS_TOTAL: Final = "easel_operator_api_requests_total"  # counter, labels verb, code
+OPERATOR_CERTIFICATE_EXPIRY: Final = "easel_operator_certificate_expiry_timestamp_seconds"  # gauge, Unix time
+
+LABEL_CUSTOMER: Final = "customer"
+OTHER_CUSTOMERS: Final = "other"  # those that aren't named, for there are too many
+
+
+class PodPhase(StrEnum):
+    """How far a worker pod has come."""
+
+    PLACING = "Placing"  # waits for a node
+    PREPARING = "Preparing"  # pulls its images, mounts its volumes or runs its init containers
+    LOADING = "Loading"  # has started and isn't ready yet
+    READY = "Ready"
+
+
+class DecisionReason(StrEnum):
+    """Why a service has as many workers as were decided, in one word; the sentence is in the status."""
+
+    QUEUE = "Queue"  # signals: what waits
+    LATENCY = "Latency"  # requests that are or will be late
+    FORECAST = "Forecast"  # what is expected to arrive
+    SCHEDULE = "Schedule"  # spec.scaling.schedules
+    MIN_REPLICAS = "MinReplicas"  # guards: the bounds of the resource
+    MAX_REPLICAS = "MaxReplicas"
+    NO_CAPACITY = "NoCapacity"  # the cluster has no room for more
+    NOT_YET_IDLE = "NotYetIdle"  # fewer are needed, but a worker is kept for some time without need of it
+    IDLE = "Idle"  # nothing waited or ran for long enough
+    DATA_MISSING = "DataMissing"  # everything stays as it is
+
 
 LABEL_PHASE: Final = "phase"
 LABEL_NAME: Final = "name"  # of an add-on, as clients say it
