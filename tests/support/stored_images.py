@@ -16,10 +16,12 @@ async def succeed(
     measured: Measurement | None = None,
     generated_by: ModelIdentity | None = None,
     warnings: tuple[str, ...] = (),
+    *,
+    gpu_seconds: float = 0.0,
 ) -> bool:
     """Put the images where the jobs were opened to have them, and finish."""
     stored = await image_store_of(jobs).put(claimed.job.id, images, "image/png")
-    return await jobs.finish(claimed, Succeeded(stored, warnings), measured, generated_by)
+    return await jobs.finish(claimed, Succeeded(stored, warnings), measured, generated_by, gpu_seconds=gpu_seconds)
 
 
 async def read_images(jobs: JobStore, job_id: str) -> tuple[bytes, ...]:

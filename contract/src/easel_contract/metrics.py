@@ -90,7 +90,7 @@ OPERATOR_API_REQUESTS_TOTAL: Final = "easel_operator_api_requests_total"  # coun
 OPERATOR_CERTIFICATE_EXPIRY: Final = "easel_operator_certificate_expiry_timestamp_seconds"  # gauge, Unix time
 
 LABEL_CUSTOMER: Final = "customer"
-OTHER_CUSTOMERS: Final = "other"  # those that aren't named, for there are too many
+OTHER_CUSTOMERS: Final = "(other)"  # those that aren't named, for there are too many; nobody can be called that
 
 
 class PodPhase(StrEnum):

@@ -5,6 +5,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from easel_server.stores.jobs.interface import (
 from easel_server.stores.jobs.memory import MemoryJobs
 from easel_server.stores.jobs.redis import RedisJobs
 from easel_server.stores.opening import open_memory_stores, open_stores
+from easel_server.stores.usage.interface import UsageLedger
 from redis.asyncio import Redis
 from typing_extensions import override
 
@@ -69,6 +71,7 @@ class Pair:
 
     def __init__(self, generator: random.Random, memory: Jobs, redis: Jobs) -> None:
         self._random = generator
+        self._spent = random.Random(0)  # noqa: S311
         self._stores = (memory, redis)
         self._claims: list[tuple[Claim, Claim]] = []
         self._ids: list[str] = []
@@ -78,6 +81,10 @@ class Pair:
         one, other = [await answer_of(getattr(jobs, operation)(*arguments, **options)) for jobs in self._stores]
         assert comparable(one) == comparable(other), f"{operation}{arguments}"
         return one
+
+    def spend(self) -> float:
+        """GPU-seconds of one attempt, by chance of their own: the histories are as they were."""
+        return self._spent.choice(GPU_SECONDS)
 
     def choose_terms(self) -> QueueTerms | None:
         return None
@@ -178,12 +185,12 @@ class Pair:
         if self._claims:
             outcome = self._random.choice(((b"one", b"two"), (b"one",), Failed("no"), Canceled()))
             generated_by = self._random.choice((None, build_identity(weights="one"), build_identity(weights="two")))
-            claims = self._random.choice(self._claims)
+            claims, seconds = self._random.choice(self._claims), self.spend()
             if not isinstance(outcome, tuple):
-                await self._with_claim("finish", claims, outcome, generated_by=generated_by)
+                await self._with_claim("finish", claims, outcome, generated_by=generated_by, gpu_seconds=seconds)
                 return
             answers = [
-                await succeed(jobs, claim, outcome, generated_by=generated_by)
+                await succeed(jobs, claim, outcome, generated_by=generated_by, gpu_seconds=seconds)
                 for jobs, claim in zip(self._stores, claims, strict=True)
             ]
             assert answers[0] == answers[1]
@@ -197,7 +204,8 @@ class Pair:
     async def release(self) -> None:
         if self._claims:
             checkpoint = self._random.choice((None, b"latents"))
-            await self._with_claim("release", self._random.choice(self._claims), checkpoint=checkpoint, steps_done=2)
+            options = {"checkpoint": checkpoint, "steps_done": 2, "gpu_seconds": self.spend()}
+            await self._with_claim("release", self._random.choice(self._claims), **options)
 
     async def retry(self) -> None:
         if self._claims:
@@ -299,6 +307,17 @@ def comparable(value: Any) -> Any:
     return (comparable(value.job), value.created, value.shared) if hasattr(value, "created") else value
 
 
+async def sum_usage(ledger: UsageLedger) -> dict[str, Counter[str]]:
+    """By customer, of today and the days beside it: the two clocks may be on different ones."""
+    sums: dict[str, Counter[str]] = {}
+    today = datetime.now(UTC).date()
+    for days in (-1, 0, 1):
+        for each in await ledger.read(today + timedelta(days=days)):
+            figures = {name: value for name, value in dataclasses.asdict(each).items() if name != "customer"}
+            sums.setdefault(each.customer, Counter()).update(figures)
+    return sums
+
+
 async def keys_that_stay(server: RedisServer, prefix: str) -> set[str]:
     """Names of keys that don't expire."""
     async with Redis.from_url(server.url, protocol=2) as client:
@@ -319,6 +338,7 @@ async def test_memory_and_redis_answer_alike_and_leave_nothing_behind(seed: int,
         assert len(pair.refused) == 2, "there was always room: this says nothing of it"
         assert (await shared.images.usage()).reserved_bytes == 0
         assert (await memory.images.usage()).reserved_bytes == 0
+        assert await sum_usage(shared.usage) == await sum_usage(memory.usage) != {}
         await shared.jobs.claim("w1", MODELS, lease_seconds=1, wait_seconds=0)  # empties the lists of wake-ups
     finally:
         await shared.close()

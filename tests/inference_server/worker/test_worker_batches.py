@@ -44,11 +44,13 @@ class Between:
         reply = await self._broker.heartbeat(claim, steps_done, **rest)
         return self.replies.get(claim.job.id, reply)
 
-    async def finish(self, claim: Claim, outcome: Outcome, measured: Measurement | None = None, *rest: Any) -> bool:
+    async def finish(
+        self, claim: Claim, outcome: Outcome, measured: Measurement | None = None, *rest: Any, **options: Any
+    ) -> bool:
         if measured is not None:
             self.measured[claim.job.id] = measured
         await self.may_finish.wait()
-        return await self._broker.finish(claim, outcome, measured, *rest)
+        return await self._broker.finish(claim, outcome, measured, *rest, **options)
 
 
 async def submit(store: Jobs, *seeds: int, **parameters: Any) -> None:

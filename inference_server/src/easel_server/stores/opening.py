@@ -24,6 +24,8 @@ from easel_server.stores.limits.memory import MemoryRateLimiter
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups, utc_now
 from easel_server.stores.outbox.interface import WebhookOutbox
 from easel_server.stores.outbox.memory import MemoryOutbox
+from easel_server.stores.usage.interface import UsageLedger
+from easel_server.stores.usage.memory import MemoryUsage
 
 if TYPE_CHECKING:
     from easel_server.stores.cache.memcached import MemcachedCache
@@ -47,6 +49,7 @@ class Stores:
     outbox: WebhookOutbox
     facts: FactStore
     files: FileStore
+    usage: UsageLedger
     dropped: DroppedRecords = field(default_factory=DroppedRecords)  # of any of them
     # Whether the server behind them had no room for anything new lately
     is_out_of_memory: Callable[[], bool] = lambda: False
@@ -107,6 +110,7 @@ def open_stores(
     from easel_server.stores.limits.redis import RedisRateLimiter  # noqa: PLC0415
     from easel_server.stores.outbox.redis import RedisOutbox  # noqa: PLC0415
     from easel_server.stores.redis.connection import RedisConnection  # noqa: PLC0415
+    from easel_server.stores.usage.redis import RedisUsage  # noqa: PLC0415
 
     connection = RedisConnection(redis_url, prefix, url_file=redis_url_file)
     images = _open_images(bucket, RedisImages(connection, bounds.room), folder)
@@ -119,6 +123,7 @@ def open_stores(
         outbox=RedisOutbox(connection),
         facts=RedisFacts(connection),
         files=RedisFiles(connection, FileBounds()),
+        usage=RedisUsage(connection),
         dropped=connection.dropped,
         is_out_of_memory=connection.is_out_of_memory,
         pings=(connection.ping,),
@@ -141,10 +146,11 @@ def open_memory_stores(
     limits = MemoryRateLimiter(clock)
     files = MemoryFiles(clock, FileBounds())
     books = MemoryImages(clock, bounds.room)
+    usage = MemoryUsage(clock)
     images = open_images(books)
     return Stores(
         jobs=MemoryJobs(
-            bounds, clock, wakeups, outbox, images, books, on_reap=(cache.purge, limits.purge, files.purge)
+            bounds, clock, wakeups, outbox, images, books, usage, on_reap=(cache.purge, limits.purge, files.purge)
         ),
         images=images,
         cache=memcached or cache,
@@ -152,6 +158,7 @@ def open_memory_stores(
         outbox=outbox,
         facts=MemoryFacts(clock),
         files=files,
+        usage=usage,
         closes=(memcached.close,) if memcached else (),
     )
 

@@ -52,7 +52,7 @@ async def release(queue: JobQueue, run: JobRun) -> None:
     """Release a claim, so that another worker can take the job at once, and go on from where it is."""
     checkpoint = run.checkpoint
     try:
-        await queue.release(run.claim, checkpoint=checkpoint, steps_done=run.steps_done)
+        await queue.release(run.claim, checkpoint=checkpoint, steps_done=run.steps_done, gpu_seconds=run.gpu_seconds)
     except StoreUnavailableError as error:
         logger.warning("job %s: not released, its lease will run out: %s", run.job.id, error)
         return

@@ -162,7 +162,13 @@ class Reporter:
                     outcome = Succeeded(await self._images.put(run.job.id, outcome.images, media_type), run.warnings)
                 if isinstance(outcome, Retry):
                     state = await self._queue.retry(run.claim, outcome.error)
-                elif await self._queue.finish(run.claim, outcome, measured, identify_run(run, self._identity)):
+                elif await self._queue.finish(
+                    run.claim,
+                    outcome,
+                    measured,
+                    identify_run(run, self._identity),
+                    gpu_seconds=run.gpu_seconds,
+                ):
                     state = JobState(type(outcome).__name__)
                 else:
                     state = None

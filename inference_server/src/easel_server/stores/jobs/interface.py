@@ -327,22 +327,28 @@ class JobQueue(Protocol):
         outcome: Outcome,
         measured: Measurement | None = None,
         generated_by: ModelIdentity | None = None,
+        *,
+        gpu_seconds: float = 0.0,
     ) -> bool:
         """Complete the job; False if the claim is no longer held, and then nothing has changed.
 
-        Never refused for want of room: that was reserved by the submit.
+        Never refused for want of room: that was reserved by the submit. ``gpu_seconds`` are what this worker spent on
+        it, whatever its outcome, for the ledger of usage.
 
         Of a Succeeded job, ``measured`` is what it took, which is added to the sums that costs are predicted from, and
         ``generated_by`` what the worker holds, which is kept with the job.
         """
         ...
 
-    async def release(self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0) -> bool:
+    async def release(
+        self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0, gpu_seconds: float = 0.0
+    ) -> bool:
         """Release the job to the head of the queue, the attempt uncounted; False if the claim is no longer held.
 
         With a ``checkpoint``, after ``steps_done``, its next claim carries that, for CHECKPOINT_SECONDS at most; one
         of more than MAX_CHECKPOINT_BYTES isn't kept. It goes with the job's end, and with an attempt that failed.
-        A job whose cancellation was asked for becomes Canceled instead.
+        A job whose cancellation was asked for becomes Canceled instead. What this worker spent on it (``gpu_seconds``)
+        counts as its customer's if it is of use: with a checkpoint that is kept, or in a job that ends.
         """
         ...
 

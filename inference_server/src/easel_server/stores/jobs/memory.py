@@ -47,6 +47,7 @@ from easel_server.stores.jobs.interface import (
 from easel_server.stores.jobs.memory_runs import MemoryRuns, build_entry, model_of
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
 from easel_server.stores.outbox.memory import MemoryOutbox
+from easel_server.stores.usage.memory import MemoryUsage
 
 
 class MemoryJobs(Jobs):
@@ -60,6 +61,7 @@ class MemoryJobs(Jobs):
         outbox: MemoryOutbox,
         images: ImageStore,
         books: MemoryImages,
+        usage: MemoryUsage,
         *,
         on_reap: Sequence[Callable[[], None]] = (),
     ) -> None:
@@ -73,7 +75,7 @@ class MemoryJobs(Jobs):
         self._on_reap = on_reap
         self._images = images
         self._books = books
-        self._runs = MemoryRuns(bounds, clock, wakeups, outbox.enqueue, books)
+        self._runs = MemoryRuns(bounds, clock, wakeups, outbox.enqueue, books, usage)
         self._workers: dict[str, datetime] = {}  # when they were last heard of
         self._cost_sums = CostSums()
         self._engine_failures = 0
@@ -135,7 +137,13 @@ class MemoryJobs(Jobs):
             return SubmitReply(known.job, created=False)
         record = runs.add(job, fingerprint)
         runs.keep_images([record], stored)
-        runs.make_final(record, JobState.SUCCEEDED, started_at=record.content.submitted_at)
+        runs.make_final(
+            record,
+            JobState.SUCCEEDED,
+            images=job.parameters.images,
+            is_answered=True,
+            started_at=record.content.submitted_at,
+        )
         return SubmitReply(record.job, created=True)
 
     @override
@@ -320,11 +328,14 @@ class MemoryJobs(Jobs):
         outcome: Outcome,
         measured: Measurement | None = None,
         generated_by: ModelIdentity | None = None,
+        *,
+        gpu_seconds: float = 0.0,
     ) -> bool:
         run = self._runs.running.get(claim.token)
         claimed = self._runs.find(claim.job.id)
         if run is None:
             return claimed is not None and claimed.finished_by == claim.token
+        run.add_spent(gpu_seconds)
         match outcome:
             case Succeeded(images, warnings):
                 run.steps_done = run.leader.content.parameters.steps
@@ -341,15 +352,19 @@ class MemoryJobs(Jobs):
         return True
 
     @override
-    async def release(self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0) -> bool:
+    async def release(
+        self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0, gpu_seconds: float = 0.0
+    ) -> bool:
         run = self._runs.running.get(claim.token)
         if run is None:
             return False
         run.attempts -= 1
         if run.cancel_requested:
+            run.add_spent(gpu_seconds)
             self._runs.end(run, JobState.CANCELED)
             return True
         if checkpoint is not None and len(checkpoint) <= MAX_CHECKPOINT_BYTES:
+            run.add_spent(gpu_seconds)
             run.checkpoint, run.steps_done = checkpoint, steps_done
             run.checkpoint_ends_at = self._clock() + timedelta(seconds=CHECKPOINT_SECONDS)
         self._runs.release(run)

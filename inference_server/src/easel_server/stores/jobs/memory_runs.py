@@ -19,6 +19,7 @@ from easel_server.stores.images.memory import MemoryImages
 from easel_server.stores.jobs.fair_queue import ANY_MODEL, PRIORITIES, Entry, FairQueue
 from easel_server.stores.jobs.interface import MODEL_UNSERVED_SECONDS, Claim, JobBounds, Joining, QueueTerms
 from easel_server.stores.memory_wakeups import Clock, MemoryWakeups
+from easel_server.stores.usage.memory import MemoryUsage
 
 
 @dataclass(eq=False)
@@ -45,6 +46,11 @@ class Run:
     target_seconds: float | None = None  # that its work is bounded by
     excess_gpu_seconds: float = 0.0  # while it runs: what is left of it that its worker can't do within that
     is_overrunning: bool = False
+    spent_microseconds: int = 0  # of a GPU, by attempts whose work wasn't lost
+
+    def add_spent(self, gpu_seconds: float) -> None:
+        """Add what an attempt took."""
+        self.spent_microseconds += max(0, round(gpu_seconds * 1_000_000))
 
     @property
     def leader(self) -> "Record":
@@ -144,6 +150,7 @@ class MemoryRuns:
         wakeups: MemoryWakeups,
         enqueue_delivery: Callable[[Job, str], None],
         books: MemoryImages,
+        usage: MemoryUsage,
     ) -> None:
         self.records: dict[str, Record] = {}
         self.runs: dict[int, Run] = {}
@@ -158,6 +165,7 @@ class MemoryRuns:
         self._wakeups = wakeups
         self._enqueue_delivery = enqueue_delivery
         self._books = books
+        self._usage = usage
 
     def find(self, job_id: str) -> Record | None:
         """The record, unless unknown or expired."""
@@ -332,10 +340,12 @@ class MemoryRuns:
         del self.runs[run.entry.number]
         if run.reservation is not None:
             self._books.free(run.reservation)
+        share = run.spent_microseconds // len(run.members)
         for record in run.members:
             record.previews = run.previews
             changes = {"generated_by": generated_by, "generation_warnings": generation_warnings, **run.progress()}
-            self.make_final(record, state, error, **changes)
+            rest = run.spent_microseconds - share * len(run.members) if record is run.leader else 0
+            self.make_final(record, state, error, images=run.entry.images, gpu_microseconds=share + rest, **changes)
         run.members.clear()
         if not self.runs:
             self.queue.reset()
@@ -346,8 +356,19 @@ class MemoryRuns:
         if run.flight_key is not None and self.flights.get(run.flight_key) is run:
             del self.flights[run.flight_key]
 
-    def make_final(self, record: Record, state: JobState, error: str | None = None, **changes: Any) -> None:
-        """End a job, which has left its run or ends with it."""
+    def make_final(
+        self,
+        record: Record,
+        state: JobState,
+        error: str | None = None,
+        *,
+        images: int = 0,
+        is_answered: bool = False,
+        gpu_microseconds: int = 0,
+        **changes: Any,
+    ) -> None:
+        """End a job, which has left its run or ends with it; images and GPU time are what its customer is said to have
+        had."""
         now = self._clock()
         record.run = None
         if state is JobState.SUCCEEDED:
@@ -356,9 +377,22 @@ class MemoryRuns:
             update={**changes, "state": state, "error": error, "finished_at": now}
         )
         record.expires_at = self._expires_at()
+        self._note_usage(record.content, images, gpu_microseconds, is_answered=is_answered)
         if record.content.webhook is not None:
             self._enqueue_delivery(record.content, "completed")
         self._wakeups.notify()
+
+    def _note_usage(self, job: Job, images: int, gpu_microseconds: int, *, is_answered: bool) -> None:
+        """Add an ended job to what its customer's jobs took."""
+        has_succeeded = job.state is JobState.SUCCEEDED
+        if has_succeeded or gpu_microseconds:
+            self._usage.add(
+                job.owner,
+                jobs=int(has_succeeded),
+                cached_jobs=int(has_succeeded and is_answered),
+                images=images if has_succeeded else 0,
+                gpu_microseconds=gpu_microseconds,
+            )
 
     def _note_model(self, model: str) -> None:
         """Something waits for a model: from now on it counts how long nobody serves it."""

@@ -357,6 +357,8 @@ class RedisJobs(Jobs):
         outcome: Outcome,
         measured: Measurement | None = None,
         generated_by: ModelIdentity | None = None,
+        *,
+        gpu_seconds: float = 0.0,
     ) -> bool:
         state, error, steps_done, images = describe_outcome(claim.job, outcome)
         warnings = outcome.warnings if isinstance(outcome, Succeeded) else ()
@@ -378,16 +380,21 @@ class RedisJobs(Jobs):
                 identity,
                 write_warnings(warnings),
                 add_ons,
+                round(gpu_seconds * MICROSECONDS),
                 *build_image_arguments(images),
             )
         )
 
     @override
-    async def release(self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0) -> bool:
+    async def release(
+        self, claim: Claim, *, checkpoint: bytes | None = None, steps_done: int = 0, gpu_seconds: float = 0.0
+    ) -> bool:
         has_room = checkpoint is not None and len(checkpoint) <= MAX_CHECKPOINT_BYTES
         kept = checkpoint if checkpoint is not None and has_room and not self._connection.is_out_of_memory() else b""
         ttl_milliseconds = round(CHECKPOINT_SECONDS * MILLISECONDS)
-        return bool(await self._connection.script("jobs/release", claim.token, kept, ttl_milliseconds, steps_done))
+        spent_us = round(gpu_seconds * MICROSECONDS)
+        reply = await self._connection.script("jobs/release", claim.token, kept, ttl_milliseconds, steps_done, spent_us)
+        return bool(reply)
 
     @override
     async def retry(self, claim: Claim, error: str) -> JobState | None:

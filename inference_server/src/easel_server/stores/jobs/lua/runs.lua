@@ -1,4 +1,4 @@
--- needs: jobs/queue outbox/enqueue images/books
+-- needs: jobs/queue outbox/enqueue images/books usage/ledger
 -- Transitions of runs and of their jobs, see job.py. Runs come as load_run gives them. What concerns all jobs of a run is
 -- bounded by the number of followers that a flight may have.
 
@@ -33,10 +33,20 @@ local function drop_job(id)
   note_dropped('job', id)
 end
 
--- Ends one job, which is no longer of the run or ends with it. Returns how long it is kept, in milliseconds.
-local function make_final(id, run, state, now, error)
-  local ttl_text, webhook, deadline_us, model, submitted_us =
-    unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us', 'model', 'submitted_us'))
+-- Adds a job to what its customer's jobs took. Those of an earlier version say nothing of their owner.
+local function note_usage(owner, run, state, now, gpu_us)
+  local has_succeeded = state == 'Succeeded'
+  if owner and (has_succeeded or gpu_us > 0) then
+    count_usage(owner, now, has_succeeded and 1 or 0, has_succeeded and run.is_answered and 1 or 0,
+      has_succeeded and number(run.images, 0) or 0, gpu_us)
+  end
+end
+
+-- Ends one job, which is no longer of the run or ends with it, and took this much of a GPU (nothing if it isn't said).
+-- Returns how long it is kept, in milliseconds.
+local function make_final(id, run, state, now, error, gpu_us)
+  local ttl_text, webhook, deadline_us, model, submitted_us, owner =
+    unpack(redis.call('HMGET', job_key(id), 'result_ttl_ms', 'webhook', 'deadline_us', 'model', 'submitted_us', 'owner'))
   local ttl_ms = number(ttl_text, DEFAULT_TTL_MS)
   if not submitted_us then
     drop_job(id)
@@ -66,6 +76,7 @@ local function make_final(id, run, state, now, error)
     enqueue_delivery(id, webhook, 'completed', now)
   end
   redis.call('PEXPIRE', job_key(id), integer(ttl_ms))
+  note_usage(owner or run.owner, run, state, now, gpu_us or 0)
   redis.call('PUBLISH', key('changes'), '=' .. id)
   return ttl_ms
 end
@@ -126,12 +137,12 @@ local function end_run(run, state, now, error)
     drop_claim(run)
   end
   close_flight(run)
-  local ttl_ms, jobs = make_final(run.leader, run, state, now, error), 1
-  if run.joined then
-    for _, id in ipairs(redis.call('ZRANGE', key('followers:' .. n), 0, -1)) do
-      ttl_ms = math.max(ttl_ms, make_final(id, run, state, now, error))
-      jobs = jobs + 1
-    end
+  local followers = run.joined and redis.call('ZRANGE', key('followers:' .. n), 0, -1) or {}
+  local jobs, spent_us = 1 + #followers, number(run.spent_us, 0)
+  local share_us = math.floor(spent_us / jobs)
+  local ttl_ms = make_final(run.leader, run, state, now, error, spent_us - share_us * #followers)
+  for _, id in ipairs(followers) do
+    ttl_ms = math.max(ttl_ms, make_final(id, run, state, now, error, share_us))
   end
   redis.call('DEL', run_key(n), key('followers:' .. n), key('inputs:' .. n), key('checkpoint:' .. n))
   redis.call('HDEL', key('leaders'), n)
@@ -254,6 +265,11 @@ local function release_run(run, now)
   end
   requeue_run(run, now)
   publish_change(run)
+end
+
+-- Adds what an attempt took of a GPU. One whose work is lost isn't added: the next one does it again.
+local function add_spent(run, spent_us)
+  run.spent_us = integer(number(run.spent_us, 0) + math.max(0, number(spent_us, 0)))
 end
 
 local function keep_checkpoint(run, checkpoint, ttl_ms)

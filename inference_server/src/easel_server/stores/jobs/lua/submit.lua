@@ -76,7 +76,7 @@ if redis.call('HLEN', run_key(n)) > 0 or redis.call('LLEN', key('images:' .. n))
   redis.call('SET', key('sequence'), n)
 end
 local fields = { 'content', content, 'fingerprint', fingerprint, 'submitted_us', integer(now),
-  'result_ttl_ms', result_ttl_ms, 'run', joined or n }
+  'result_ttl_ms', result_ttl_ms, 'run', joined or n, 'owner', owner }
 
 local function add_field(name, value)
   fields[#fields + 1] = name
@@ -164,6 +164,7 @@ redis.call('HSET', key('leaders'), n, id)
 enqueue_start()
 if is_answered then
   local answered = { n = n, started_us = integer(now), steps_done = answered_steps, attempts = '0', previews = '0',
+    is_answered = true, images = ARGV[13],
     generated_by = generated_by ~= '' and generated_by or nil,
     generation_warnings = generation_warnings ~= '' and generation_warnings or nil }
   set_images(answered, images)

@@ -1,7 +1,7 @@
 -- Prepended to every script. KEYS[1] is the service's prefix; every key touched begins with it, so all share one hash slot
 -- and one ACL pattern. Times are microseconds of this server's clock; no other clock counts. Each store's keys are listed
 -- beside it: jobs/lua/fields.lua, outbox/lua/hosts.lua, cache/lua/put.lua, limits/lua/take.lua, images/lua/books.lua,
--- facts/redis.py, files/lua/kept.lua.
+-- facts/redis.py, files/lua/kept.lua, usage/lua/ledger.lua.
 
 local prefix = KEYS[1]
 

@@ -1,0 +1,1 @@
+"""What customers' jobs took, by day."""
