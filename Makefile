@@ -1,7 +1,7 @@
 # Targets with a ## comment are listed by `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src demo scripts tests benchmarks
+PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src demo kindcluster scripts tests benchmarks
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
@@ -21,6 +21,7 @@ check: setup ## Format, lint, types, generated files (changes nothing)
 	$(VENV)/python scripts/write_values.py --check
 	$(VENV)/python scripts/write_cli_reference.py --check
 	cd devcluster && { ! command -v go >/dev/null || { test -z "$$(gofmt -l .)" && go vet ./...; }; }
+	@! command -v go >/dev/null || "$$(scripts/action_lint.sh)"
 
 types:
 	$(VENV)/mypy $(PYTHON_SOURCES)
@@ -45,6 +46,14 @@ test-nightly: setup ## Tests whose behaviour a sibling or a lower level shows in
 # Two processes, each with its own servers: much of the time is spent on waiting for real ones. A file stays together.
 test-fast: setup ## Tests without a cluster, torch, a browser and the soak, under two minutes
 	$(VENV)/pytest -n 2 --dist loadfile -m "not cluster and not torch and not browser and not slow and not nightly"
+
+test-kind e2e-kind: export CLUSTER := kind
+
+test-kind: setup ## On a kind cluster of one node what only a real container runtime shows: limits, probes, NetworkPolicies
+	EASEL_KIND_CLUSTER=easel-test $(VENV)/pytest tests/kind
+
+e2e-kind: setup ## The end-to-end tests on a kind cluster of three nodes, with the real images (the worker's takes 18 GB of disk)
+	EASEL_KIND_CLUSTER=easel-e2e $(VENV)/pytest tests/e2e
 
 demo: setup ## The whole path on a real Kubernetes, with a load, a crash and a summary; the cluster stays up
 	$(VENV)/python -m demo up

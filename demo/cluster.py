@@ -1,7 +1,8 @@
 """A Kubernetes to run on: the embedded one, kind, or whatever a kubeconfig points to. Install the chart there.
 
-``CLUSTER`` chooses: ``embedded`` (default), ``kind`` (needs docker or podman, kind, kubectl and helm),
-``kubeconfig`` (the current context of KUBECONFIG; needs kubectl and helm, and reachable images).
+``CLUSTER`` chooses: ``embedded`` (default); ``kind`` (needs docker or podman: docs/kind.md), under the name that
+``EASEL_KIND_CLUSTER`` says, ``easel`` if it doesn't; ``kubeconfig`` (the current context of KUBECONFIG; needs kubectl,
+helm, and reachable images).
 """
 
 import hashlib
@@ -12,34 +13,34 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from kindcluster import cluster as kind_clusters
+from kindcluster import pod_images
+from kindcluster.cluster import Layout
+from kindcluster.command import ClusterError, run, run_aloud
+from kindcluster.engine import find_engine
+
+# fmt: off
+__all__ = [
+    "NAMESPACE", "NODES", "RELEASE", "ROOT", "Cluster", "ClusterError", "devcluster_binary", "install_chart",
+    "list_settings", "make_models", "make_volumes", "read_kind_name", "run", "start", "start_kind", "stop",
+]
+# fmt: on
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "easel-system"
 RELEASE = "easel"
-KIND_CLUSTER = "easel"
+ENV_KIND_CLUSTER = "EASEL_KIND_CLUSTER"
+DEFAULT_KIND_CLUSTER = "easel"
+KIND_IMAGES = {name: name for name in ("operator", "gateway", "worker")}  # which image what runs has there
+KIND_WORKERS = 2
 # One node without a GPU and two with: four workers don't fit on one of them. Extended resources, no real GPUs.
 NODES = ("cpu-0", "gpu-0:nvidia.com/gpu=2", "gpu-1:nvidia.com/gpu=2")
-
-
-class ClusterError(Exception):
-    """A step of bringing the cluster up failed; the message is what the failing command said."""
-
-
-def run(*command: str | Path, env: dict[str, str] | None = None, stdin: str | None = None) -> str:
-    """Standard output of a command. Raises ClusterError with its standard error."""
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, input=stdin, env=env, check=False
-    )
-    if done.returncode != 0:
-        raise ClusterError(f"{' '.join(str(word) for word in command)}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Cluster:
     helm_path: str
     models: Path  # on the nodes
     state: Path
+    image_values: tuple[str, ...] = ()  # Helm's arguments for images that aren't named as the chart names them
 
     @property
     def environment(self) -> dict[str, str]:
@@ -111,8 +113,8 @@ def start(
 ) -> Cluster:
     """A cluster of the kind that CLUSTER names, with volumes for Redis and the tiny models. Idempotent.
 
-    ``hpa_sync_seconds``, ``nodes`` and ``network_policies``, whether they are enforced, are for the embedded one; the
-    others have their own.
+    ``hpa_sync_seconds`` is for the embedded one and kind; ``nodes``, and whether ``network_policies`` are enforced, for
+    the embedded one. The others have their own.
     """
     kind = os.environ.get("CLUSTER", "embedded")
     state.mkdir(parents=True, exist_ok=True)
@@ -121,14 +123,14 @@ def start(
     if kind == "embedded":
         cluster = _start_embedded(state, models, hpa_sync_seconds, nodes, network_policies=network_policies)
     elif kind == "kind":
-        cluster = _start_kind(state, models)
+        cluster = _start_kind(state, models, hpa_sync_seconds)
     elif kind == "kubeconfig":
         kubeconfig = Path(os.environ.get("KUBECONFIG", Path.home() / ".kube/config"))
         cluster = Cluster(kind, kubeconfig, _tool("kubectl"), _tool("helm"), models, state)
     else:
         raise ClusterError(f"CLUSTER={kind}: expected embedded, kind or kubeconfig")
     if kind != "kubeconfig":
-        _make_volumes(cluster)
+        make_volumes(cluster)
     return cluster
 
 
@@ -138,7 +140,7 @@ def stop(state: Path) -> str:
     if kind == "embedded":
         said = run(devcluster_binary(), "down", "--state-dir", state / "cluster")
     elif kind == "kind":
-        said = run(_tool("kind"), "delete", "cluster", "--name", KIND_CLUSTER)
+        said = kind_clusters.stop(find_engine(), read_kind_name())
     else:
         return "the cluster of your kubeconfig was left as it is; `helm uninstall easel -n easel-system` removes Easel"
     shutil.rmtree(state, ignore_errors=True)
@@ -147,7 +149,7 @@ def stop(state: Path) -> str:
 
 def list_settings(cluster: Cluster) -> list[str]:
     """Helm's arguments for what a cluster of one machine can't have as the chart asks for it."""
-    settings: list[str] = []
+    settings = [*cluster.image_values]
     if cluster.kind != "kubeconfig":
         settings += ["--set-string", "redis.persistence.storageClassName=", "--set", "operator.replicas=1"]
     if cluster.kind == "embedded":  # whose nodes count no disk
@@ -211,40 +213,41 @@ def _image_map() -> str:
         """)
 
 
-def _start_kind(state: Path, models: Path) -> Cluster:
-    kind, kubectl = _tool("kind"), _tool("kubectl")
-    kubeconfig = state / "kubeconfig"
-    if KIND_CLUSTER not in run(kind, "get", "clusters").split():
-        run(ROOT / "scripts/images.sh")
-        run(kind, "create", "cluster", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig, "--config", "-",
-            stdin=_kind_config(state, models))  # fmt: skip
-        version = yaml.safe_load((ROOT / "helm/easel/Chart.yaml").read_text())[
-            "appVersion"
-        ]  # as scripts/images.sh tags
-        for name in ("operator", "server"):
-            run(kind, "load", "docker-image", "--name", KIND_CLUSTER, f"ghcr.io/easel-dev/easel-{name}:{version}")
-    cluster = Cluster("kind", kubeconfig, kubectl, _tool("helm"), models, state)
+def read_kind_name() -> str:
+    """Of the kind cluster."""
+    return os.environ.get(ENV_KIND_CLUSTER) or DEFAULT_KIND_CLUSTER
+
+
+def _start_kind(state: Path, models: Path, hpa_sync_seconds: int) -> Cluster:
+    redis = state / "redis"
+    redis.mkdir(exist_ok=True)
+    layout = Layout(read_kind_name(), KIND_WORKERS, (models, redis), hpa_sync_seconds)
+    cluster = start_kind(state, layout, KIND_IMAGES)
     patch = json.dumps({"status": {"capacity": {"nvidia.com/gpu": "2"}}})
-    for worker in (f"{KIND_CLUSTER}-worker", f"{KIND_CLUSTER}-worker2"):
-        cluster.kubectl("patch", "node", worker, "--subresource=status", "--type=merge", "-p", patch)
+    for node in layout.nodes:
+        cluster.kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", patch)
     return cluster
 
 
-def _kind_config(state: Path, models: Path) -> str:
-    mounts = [{"hostPath": str(path), "containerPath": str(path)} for path in (models, state / "redis")]
-    (state / "redis").mkdir(exist_ok=True)
-    node = {"extraMounts": mounts}
-    return json.dumps(
-        {
-            "kind": "Cluster",
-            "apiVersion": "kind.x-k8s.io/v1alpha4",
-            "featureGates": {"HPAScaleToZero": True},
-            "nodes": [{"role": "control-plane"}, {"role": "worker", **node}, {"role": "worker", **node}],
-        }
-    )
+def start_kind(state: Path, layout: Layout, images: Mapping[str, str]) -> Cluster:
+    """A kind cluster with the images of this checkout on its nodes; those that have changed since are loaded again.
+
+    ``images``: which image what runs has, such as worker → worker; no others are built.
+    """
+    engine = find_engine()
+    base = os.environ.get("BASE")  # as of `make images`
+    only = ("--only", " ".join(sorted(set(images.values()))))
+    run_aloud(ROOT / "scripts/images.sh", *only, *(("--base", base) if base else ()), env=engine.environment)
+    kubeconfig = state / "kubeconfig"
+    kind_clusters.start(engine, layout, kubeconfig)
+    references = pod_images.list_references(engine, ROOT / "helm/easel", images)
+    found = pod_images.read_images(engine, references)
+    pod_images.load_images(engine, layout.name, layout.nodes, found, state)
+    kubectl, helm = (str(engine.tools / tool) for tool in ("kubectl", "helm"))
+    return Cluster("kind", kubeconfig, kubectl, helm, state / "models", state, tuple(pod_images.list_values(found)))
 
 
-def _make_volumes(cluster: Cluster) -> None:
+def make_volumes(cluster: Cluster) -> None:
     """What a platform team provides: a volume for Redis and one with the models, bound by name."""
     redis = cluster.state / "redis"
     redis.mkdir(exist_ok=True)
