@@ -24,6 +24,7 @@ import httpx2
 import redis
 
 from benchmarks.record import build_provenance
+from chaos.observations import describe
 from tests.support.redis_server import RedisServer
 from tests.support.server_process import ServerProcess
 
@@ -56,17 +57,6 @@ class Answers:
     def to_record(self) -> dict[str, Any]:
         """For the file of results."""
         return {"answers": dict(sorted(self.kinds.items())), "slowest_seconds": round(self.slowest_seconds, 2)}
-
-
-def describe(answer: httpx2.Response | None) -> str:
-    """An answer's kind: its status, and what a client needs to go on."""
-    if answer is None:
-        return "no answer"
-    if answer.status_code < 400:
-        return str(answer.status_code)
-    hint = " with Retry-After" if "retry-after" in answer.headers else ""
-    shape = "" if "json" in answer.headers.get("content-type", "") else ", plain text"
-    return f"{answer.status_code}{hint}{shape}"
 
 
 class Fleet:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.devcluster.cluster import Cluster
+from tests.devcluster.cluster import Cluster, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.embedded]
 
@@ -55,6 +55,13 @@ def test_up_and_down_leave_nothing(fresh: Cluster) -> None:
 
     again = fresh.on_state(["up", "--node", "on"])
     assert f"already up (pid {status['pid']})" in again.stdout
+
+    fresh.on_state(["kill", "apiserver"])
+    assert fresh.kubectl("get", "nodes", check=False).returncode != 0
+    fresh.on_state(["restart", "apiserver"])
+    wait_for("the node is known as before", lambda: fresh.kubectl("get", "node", "on", check=False).returncode == 0)
+    refused = fresh.on_state(["restart", "no-such"], check=False)
+    assert 'no component "no-such"; there are apiserver, controller-manager, etcd, ' in refused.stderr
 
     processes = processes_inside(inside)
     assert len(processes) >= 7, "the supervisor, six components and a kubelet"

@@ -3,17 +3,12 @@
 import random
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-CUSTOMERS: Final = {"alice": 1, "bob": 1, "carol": 3}  # with their weights
+from chaos.requests import PlannedJob, plan_jobs
+
 JOBS_A_KILL: Final = 20
 MIN_KILLS: Final = 8
-SIDES_PIXELS: Final = (64, 64, 64, 128)  # mostly alike, so that workers make batches
-CANCEL_SHARE: Final = 0.1
-WEBHOOK_SHARE: Final = 0.5
-WAIT_SHARE: Final = 0.5  # the others look now and then
-EQUAL_SHARE: Final = 0.25  # ask for what was asked for before, with its seed: a flight or the cache
-REFUSED_SHARE: Final = 0.05  # of webhooks: the receiver refuses the first attempt
 
 
 class Victim(StrEnum):
@@ -22,19 +17,6 @@ class Victim(StrEnum):
     WORKER = "worker"
     GATEWAY = "gateway"
     REDIS = "redis"
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """One request."""
-
-    id: str
-    customer: str
-    input: dict[str, Any]
-    has_webhook: bool
-    is_webhook_refused_once: bool
-    is_canceled: bool
-    waits: bool
 
 
 @dataclass(frozen=True)
@@ -58,33 +40,8 @@ class Plan:
 def draw_plan(seed: int, jobs: int) -> Plan:
     """The same for the same seed and number of jobs."""
     chance = random.Random(seed)  # noqa: S311  # to be repeated, not to be kept secret
-    planned: list[PlannedJob] = []
-    for number in range(jobs):
-        equal = chance.choice(planned).input if planned and chance.random() < EQUAL_SHARE else None
-        planned.append(
-            PlannedJob(
-                id=f"soak-{seed}-{number}",
-                customer=chance.choice(list(CUSTOMERS)),
-                input=equal or _draw_input(chance, number),
-                has_webhook=chance.random() < WEBHOOK_SHARE,
-                is_webhook_refused_once=chance.random() < REFUSED_SHARE,
-                is_canceled=chance.random() < CANCEL_SHARE,
-                waits=chance.random() < WAIT_SHARE,
-            )
-        )
-    return Plan(seed, tuple(planned), _draw_kills(chance, jobs))
-
-
-def _draw_input(chance: random.Random, number: int) -> dict[str, Any]:
-    side = chance.choice(SIDES_PIXELS)
-    return {
-        "prompt": f"picture {number}",
-        "width": side,
-        "height": side,
-        "num_inference_steps": 4,
-        "num_outputs": chance.choice((1, 1, 2)),
-        "seed": chance.randrange(2**31),
-    }
+    planned = plan_jobs(chance, f"soak-{seed}", jobs)
+    return Plan(seed, planned, _draw_kills(chance, jobs))
 
 
 def _draw_kills(chance: random.Random, jobs: int) -> tuple[Kill, ...]:

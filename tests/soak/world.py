@@ -17,7 +17,8 @@ from easel_contract.server_config import (
     WorkerConfig,
 )
 
-from tests.soak.plan import CUSTOMERS, Kill, Victim
+from chaos.requests import build_keys
+from tests.soak.plan import Kill, Victim
 from tests.support.redis_server import RedisServer, find_free_port
 from tests.support.server_process import ServerProcess
 
@@ -46,15 +47,9 @@ def build_config(keys: Path) -> ServerConfig:
     )
 
 
-def api_key(customer: str) -> str:
-    """A customer's."""
-    return f"key-of-{customer}"
-
-
 def write_keys(directory: Path) -> None:
     """The keys' Secret as a pod sees it."""
-    for customer, weight in CUSTOMERS.items():
-        entry = f'{{"keys": ["{api_key(customer)}"], "weight": {weight}}}'
+    for customer, entry in build_keys().items():
         (directory / customer).write_text(entry)
 
 

@@ -30,6 +30,8 @@ func NewCommand() *cobra.Command {
 		return filepath.Abs(stateDir)
 	}
 	root.AddCommand(upCommand(resolve), downCommand(resolve), statusCommand(resolve), execCommand(resolve), nodeCommand(resolve),
+		componentCommand(resolve, "kill", "End one of the cluster's own processes at once, such as apiserver or etcd (status lists them)"),
+		componentCommand(resolve, "restart", "Start one of the cluster's own processes again, with its data"),
 		&cobra.Command{Use: "version", Short: "Print the version of Kubernetes", Args: cobra.NoArgs, Run: func(*cobra.Command, []string) {
 			fmt.Println("devcluster with Kubernetes", version.Get().GitVersion)
 		}},
@@ -96,6 +98,16 @@ func execCommand(stateDir stateDirFlag) *cobra.Command {
 			}
 			return execInside(dir, args)
 		}}
+}
+
+func componentCommand(stateDir stateDirFlag, action, short string) *cobra.Command {
+	return &cobra.Command{Use: action + " COMPONENT", Short: short, Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
+		dir, err := stateDir()
+		if err != nil {
+			return err
+		}
+		return componentAction(dir, action, args[0])
+	}}
 }
 
 func nodeCommand(stateDir stateDirFlag) *cobra.Command {

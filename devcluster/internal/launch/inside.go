@@ -93,6 +93,15 @@ func call(dir, method, path string) ([]byte, error) {
 	return text, err
 }
 
+// componentAction kills or restarts one of the cluster's own processes.
+func componentAction(dir, action, name string) error {
+	if _, ok := findSupervisor(dir); !ok {
+		return notUp(dir)
+	}
+	_, err := call(dir, http.MethodPost, "/components/"+name+"/"+action)
+	return err
+}
+
 func nodeAction(dir, action, name string) error {
 	if _, ok := findSupervisor(dir); !ok {
 		return notUp(dir)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,7 @@ type components struct {
 
 type component struct {
 	name  string
+	start func() error // the same again
 	cmd   *exec.Cmd
 	done  chan struct{}
 	ended string
@@ -65,7 +67,8 @@ func (cs *components) start(title, name string, cloneFlags uintptr, args ...stri
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", title, err)
 	}
-	c := &component{name: title, cmd: cmd, done: make(chan struct{})}
+	again := func() error { return cs.start(title, name, cloneFlags, args...) }
+	c := &component{name: title, start: again, cmd: cmd, done: make(chan struct{})}
 	cs.running[title] = c
 	go func() {
 		err := cmd.Wait()
@@ -104,6 +107,29 @@ func (cs *components) kill(title string) error {
 	case <-time.After(endTimeout):
 		return fmt.Errorf("%s survives SIGKILL", title)
 	}
+}
+
+// restart starts a component again as it was started before, and kills it first if it runs.
+func (cs *components) restart(title string) error {
+	cs.mu.Lock()
+	c := cs.running[title]
+	cs.mu.Unlock()
+	if c == nil {
+		return fmt.Errorf("%s was never started", title)
+	}
+	_ = cs.kill(title) // it may have been killed before
+	return c.start()
+}
+
+// has is an error that lists the components there are, unless this is one of them.
+func (cs *components) has(title string) error {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if _, ok := cs.running[title]; ok {
+		return nil
+	}
+	titles := slices.Sorted(maps.Keys(cs.running))
+	return fmt.Errorf("no component %q; there are %s", title, strings.Join(titles, ", "))
 }
 
 // check returns an error when a component has ended, with the end of its log.

@@ -32,14 +32,24 @@ func (s *Supervisor) serveControl() error {
 		_ = s.components.kill(kubeletTitle(name)) // it may have been killed before
 		return s.startKubelet(name)
 	}))
+	mux.HandleFunc("POST /components/{name}/kill", s.action(s.components.has, s.components.kill))
+	mux.HandleFunc("POST /components/{name}/restart", s.action(s.components.has, s.components.restart))
 	go func() { klog.ErrorS(http.Serve(listener, mux), "control socket ended") }()
 	return nil
 }
 
 func (s *Supervisor) nodeAction(do func(name string) error) http.HandlerFunc {
+	return s.action(func(name string) error {
+		_, err := s.cluster.Node(name)
+		return err
+	}, do)
+}
+
+// action does something to what a request names, if it is there.
+func (s *Supervisor) action(find, do func(name string) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.PathValue("name")
-		if _, err := s.cluster.Node(name); err != nil {
+		if err := find(name); err != nil {
 			http.Error(w, err.Error(), http.StatusNotFound)
 		} else if err := do(name); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
