@@ -1,7 +1,7 @@
 # Targets with a ## comment are listed by `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src demo kindcluster scripts tests benchmarks
+PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src chaos demo kindcluster scripts tests benchmarks
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
@@ -89,6 +89,9 @@ soak: setup ## 2,000 jobs while gateways, workers and Redis are killed (SOAK_SEE
 
 soak-faults: setup ## What clients get from a full, evicting or wiped Redis, a rolled gateway, a flood, into benchmarks/results/soak-faults.json (REV=commit: as before)
 	$(VENV)/python -m benchmarks.soak_faults $(if $(REV),--rev $(REV)) $(ONLY)
+
+chaos: setup ## 100,000 jobs over an hour and more on a cluster where everything fails in turn, into benchmarks/results/chaos.json (CHAOS_JOBS=n CHAOS_SEED=n; ONLY="Redis|drained": a part, which is only shown)
+	$(VENV)/python -m chaos
 
 bench-autoscaler: setup ## Easel, others' autoscalers and an oracle on TRACES (CSV) and shapes, into benchmarks/results/autoscaler.json and the pages' tables (ONLY="bursty 90/30"; ESTIMATE=1: only tell the time)
 	$(VENV)/python -m benchmarks.autoscaler $(if $(ONLY),--only "$(ONLY)") $(if $(ESTIMATE),--estimate) $(TRACES)

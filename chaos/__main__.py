@@ -1,4 +1,4 @@
-"""``make chaos``: the long form on a cluster of its own, into benchmarks/results/chaos.json and docs/chaos.md."""
+"""``make chaos``: the long form on a cluster of its own, into benchmarks/results/chaos.json and docs/platform/chaos.md."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from demo.cluster import ROOT
 
 JOBS: Final = 100_000
 RESULTS: Final = ROOT / "benchmarks/results/chaos.json"
-PAGE: Final = ROOT / "docs/chaos.md"
+PAGE: Final = ROOT / "docs/platform/chaos.md"
 PART: Final = "make chaos"
 
 

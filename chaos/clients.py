@@ -30,7 +30,7 @@ WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a secret of thirty-two byt
 PACE: Final = Pace(
     at_a_time=256, pause_seconds=0.3, max_pause_seconds=5.0, max_retry_after_seconds=30.0, again_after_seconds=20.0
 )
-WEBHOOK_SECONDS: Final = 180.0  # for the last of them
+WEBHOOK_SECONDS: Final = 240.0  # for the last of them: three attempts that fail take up to three minutes
 FOREIGN_SECONDS: Final = 0.5  # between two requests that must not be served
 PROGRESS_SECONDS: Final = 10.0
 

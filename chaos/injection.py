@@ -19,6 +19,7 @@ DRAINED_SECONDS: Final = 20.0
 CONTROL_PLANE_SECONDS: Final = 10.0
 METRICS_SECONDS: Final = 45.0
 NODE_SECONDS: Final = 60.0  # within which a node is ready again
+READY_SECONDS: Final = 60.0  # within which there is a pod that a fault can hit
 MAX_WORKERS: Final = 4
 NO_IMAGE: Final = "ghcr.io/easel-dev/no-such-image:1"
 METRICS_SERVICE: Final = "easel-metrics"
@@ -73,10 +74,14 @@ class Injector:
         time.sleep(seconds * self._away_share)
 
     def _kill_one(self, component: str, number: int) -> str:
-        pods = self._world.list_pods(component)
-        if not pods:
-            raise ClusterError(f"no ready {component}")
+        pods = self._await_pods(component)
         return self._world.kill_pod(pods[number % len(pods)])
+
+    def _await_pods(self, component: str) -> list[dict[str, Any]]:
+        """The ready ones, once there are any. Raises ClusterError."""
+        if self._world.wait_until(lambda: self._world.list_pods(component), bool, READY_SECONDS) is None:
+            raise ClusterError(f"no {component} was ready within {READY_SECONDS:.0f} s")
+        return self._world.list_pods(component)
 
     def _kill_worker(self, number: int, _: Moments) -> str:
         return self._kill_one("worker", number)
@@ -88,10 +93,8 @@ class Injector:
         """The one that leads."""
         lease = self._world.cluster.get("lease", "easel-operator", "-n", NAMESPACE)
         leader = lease["spec"].get("holderIdentity", "")
-        pods = self._world.list_pods("operator")
+        pods = self._await_pods("operator")
         found = [pod for pod in pods if pod["metadata"]["name"] == leader] or pods
-        if not found:
-            raise ClusterError("no ready operator")
         return self._world.kill_pod(found[0])
 
     def _kill_redis(self, _: int, __: Moments) -> str:
@@ -99,9 +102,7 @@ class Injector:
 
     def _find_gpu_node(self, number: int) -> str:
         """One with a worker, if there are workers."""
-        workers = self._world.list_pods("worker")
-        if not workers:
-            raise ClusterError("no ready worker, so no node with one")
+        workers = self._await_pods("worker")
         return str(workers[number % len(workers)]["spec"]["nodeName"])
 
     def _drain_node(self, number: int, _: Moments) -> str:
@@ -212,15 +213,15 @@ class Injector:
             self._world.cluster, *self._values, *pods, f"operator.podAnnotations.upgrade=n{self._upgrades}"
         )
         moments["installed_after_seconds"] = time.monotonic() - began
-        replaced = self._world.wait_until(self._count_old, lambda old: old == 0, 90)
+        replaced = self._world.wait_until(self._are_replaced, bool, 90)
         if replaced is not None:
             moments["replaced_after_seconds"] = time.monotonic() - began
         return f"{NAMESPACE}/{clusters.RELEASE}"
 
-    def _count_old(self) -> int:
-        wanted = f"number-{self._upgrades}"
+    def _are_replaced(self) -> bool:
         pods = self._world.list_pods("gateway") + self._world.list_pods("worker")
-        return sum(pod["metadata"].get("annotations", {}).get("upgrade") != wanted for pod in pods)
+        marks = {pod["metadata"].get("annotations", {}).get("upgrade") for pod in pods}
+        return marks == {f"number-{self._upgrades}"}
 
     def _watch_burst(self, _: int, moments: Moments) -> str:
         """The load itself is planned so: nothing is asked for, then much at once."""

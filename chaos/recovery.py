@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 from typing import Any, Final
 
 from chaos.observations import Observations
-from chaos.plan import FaultKind
+from chaos.plan import QUIET_SECONDS, FaultKind
 
-WINDOW_SECONDS: Final = 5.0
 STEP_SECONDS: Final = 0.5
-BEFORE_SECONDS: Final = 60.0
-BACK_SHARE: Final = 0.5  # of the throughput before
+# As before is: twice as many requests unfinished as in the middle of the run, and those of this time.
+ALLOWED_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cost:
     fault: Injected
     longest_gap_seconds: float  # between two finished jobs
     next_success_seconds: float  # from the fault to the first job that was seen to have ended
-    back_after_seconds: float  # until finished jobs came at half the rate of before, for good; 0: they never fell below
+    back_after_seconds: float  # until no more were unfinished than before, for good; 0: there never were more
     answers: dict[str, int]  # those without success, by kind
 
     def to_record(self) -> dict[str, Any]:
@@ -52,44 +52,45 @@ class Cost:
         }
 
 
-def find_costs(faults: Sequence[Injected], observations: Observations, seconds: float) -> list[Cost]:
-    """Of each fault. ``seconds``: when the last request arrived; nothing is expected after that."""
-    finished = sorted(observations.finished_at)
-    ends = [later.began for later in faults[1:]] + [seconds]
-    return [
-        _find_cost(fault, finished, observations, max(fault.began, min(end, seconds)))
-        for fault, end in zip(faults, ends, strict=True)
-    ]
+def find_costs(faults: Sequence[Injected], observations: Observations, arrivals: Sequence[float]) -> list[Cost]:
+    """Of each fault. ``arrivals``: the moment of each request, in order; nothing is expected after the last one."""
+    load = _Load(arrivals, sorted(observations.finished_at))
+    ends = [later.began for later in faults[1:]] + [load.end]
+    return [_find_cost(fault, load, observations, min(end, load.end)) for fault, end in zip(faults, ends, strict=True)]
 
 
-def _find_cost(fault: Injected, finished: Sequence[float], observations: Observations, end: float) -> Cost:
-    inside = finished[bisect_left(finished, fault.began) : bisect_right(finished, end)]
-    gaps = [later - earlier for earlier, later in pairwise([fault.began, *inside, end])]
+class _Load:
+    """Requests that came and jobs that were finished."""
+
+    def __init__(self, arrivals: Sequence[float], finished: Sequence[float]) -> None:
+        self._arrivals, self.finished = arrivals, finished
+        self.end = arrivals[-1] if arrivals else 0.0
+        usual = median(self.count_open(moment) for moment in _steps(0.0, self.end))
+        self.allowed = 2 * usual + ALLOWED_SECONDS * len(arrivals) / max(self.end, 1.0)
+
+    def count_open(self, moment: float) -> int:
+        """Requests that have come and aren't finished."""
+        return bisect_right(self._arrivals, moment) - bisect_right(self.finished, moment)
+
+
+def _steps(begin: float, end: float) -> list[float]:
+    return [begin + STEP_SECONDS * step for step in range(int((end - begin) / STEP_SECONDS) + 1)]
+
+
+def _find_cost(fault: Injected, load: _Load, observations: Observations, end: float) -> Cost:
+    began = fault.began + (QUIET_SECONDS if fault.kind is FaultKind.BURST else 0.0)
+    end = max(began, end)
+    inside = load.finished[bisect_left(load.finished, began) : bisect_right(load.finished, end)]
+    gaps = [later - earlier for earlier, later in pairwise([began, *inside, end])]
     answers: Counter[str] = Counter()
     for (second, kind), count in observations.refused_at.items():
-        if int(fault.began) <= second < end:
+        if int(fault.began) <= second < int(end):
             answers[kind] += count
+    behind = [moment for moment in _steps(began, end) if load.count_open(moment) > load.allowed]
     return Cost(
         fault,
         longest_gap_seconds=max(gaps),
         next_success_seconds=gaps[0],
-        back_after_seconds=_find_return(fault.began, end, finished),
+        back_after_seconds=behind[-1] + STEP_SECONDS - began if behind else 0.0,
         answers=dict(sorted(answers.items())),
     )
-
-
-def _find_return(began: float, end: float, finished: Sequence[float]) -> float:
-    before = min(BEFORE_SECONDS, began)
-    rate = _count(finished, began - before, began) / before if before else 0.0
-    enough = BACK_SHARE * rate * WINDOW_SECONDS
-    back_after = 0.0
-    moment = began + WINDOW_SECONDS
-    while moment <= end:
-        if _count(finished, moment - WINDOW_SECONDS, moment) < enough:
-            back_after = moment - began
-        moment += STEP_SECONDS
-    return back_after
-
-
-def _count(finished: Sequence[float], begin: float, end: float) -> int:
-    return bisect_left(finished, end) - bisect_left(finished, begin)

@@ -1,4 +1,4 @@
-"""A run as a record for benchmarks/results/chaos.json, and that record as the tables of docs/chaos.md. Pure."""
+"""A run as a record for benchmarks/results/chaos.json, and that record as the tables of docs/platform/chaos.md. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,6 @@ def build_record(plan: Plan, form: str, seen: Record, injected: Sequence[Injecte
     """``seen``: what the clients' process wrote (``chaos.clients.see_through``)."""
     observations = Observations.from_record(seen["observations"])
     broken = Counter(promise for promise, _ in seen["broken"])
-    last = plan.arrivals[-1] if plan.arrivals else 0.0
     return {
         "form": form,
         "seed": plan.seed,
@@ -44,7 +43,7 @@ def build_record(plan: Plan, form: str, seen: Record, injected: Sequence[Injecte
         "answers": dict(sorted(observations.answers.items())),
         "foreign_answers": dict(sorted(observations.foreign_asked.items())),
         "errors": [*seen["receiver_errors"], *seen["internal_errors"]][:MAX_SENTENCES],
-        "faults": [cost.to_record() for cost in find_costs(injected, observations, last)],
+        "faults": [cost.to_record() for cost in find_costs(injected, observations, plan.arrivals)],
     }
 
 
@@ -89,7 +88,7 @@ def build_page(record: Record) -> str:
         f"| a customer's wait, median / 95 % / 99 % / longest | "
         f"{latency['p50']:.1f} / {latency['p95']:.1f} / {latency['p99']:.1f} / {latency['longest']:.1f} s |",
         "",
-        "| fault | times | longest gap without a finished job: median, worst | throughput back after: median, worst "
+        "| fault | times | longest gap without a finished job: median, worst | as before after: median, worst "
         "| answers without success, in all | besides |",
         "| --- | --- | --- | --- | --- | --- |",
         *_build_rows(record["faults"]),

@@ -16,7 +16,7 @@ from chaos.world import RECEIVER, World
 from demo.cluster import ROOT
 
 STARTING_SECONDS: Final = 5.0  # for the clients' process to be there
-CLOSING_SECONDS: Final = 420.0  # for the last jobs, looks and webhooks
+CLOSING_SECONDS: Final = 600.0  # for the last jobs, looks and webhooks
 
 
 class Say:

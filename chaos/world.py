@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -117,13 +117,17 @@ class World:
 
     def kill_pod(self, pod: dict[str, Any]) -> str:
         """SIGKILL to all processes of a pod's containers, which its kubelet starts again. Returns its name."""
-        name = str(pod["metadata"]["name"])
-        supervisor = int(json.loads(self.devcluster("status", "-o", "json"))["pid"])
-        found = [process for process in _list_processes(name) if _descends(process, supervisor)]
+        name, namespace = str(pod["metadata"]["name"]), pod["metadata"]["namespace"]
+        containers = [each["name"] for each in pod["spec"]["containers"]]
+        # Of a process that has written over its environment, only the namespace says whose it is.
+        ask = ("--", "readlink", "/proc/self/ns/mnt")
+        inside = {self.cluster.kubectl("exec", name, "-n", namespace, "-c", each, *ask).strip() for each in containers}
+        found = [process for process in Path("/proc").glob("[0-9]*") if _read_namespace(process) in inside]
         if not found:
             raise ClusterError(f"no process of pod {name} is there")
         for process in found:
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # ended meanwhile, with its parent
+                os.kill(int(process.name), signal.SIGKILL)
         return name
 
     def patch_service(self, spec: dict[str, Any]) -> None:
@@ -149,23 +153,8 @@ class World:
         return None
 
 
-def _list_processes(pod: str) -> list[int]:
-    marker = f"HOSTNAME={pod}".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if marker in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it has ended
-    return found
-
-
-def _descends(process: int, ancestor: int) -> bool:
-    """Other clusters of this machine have pods of the same name."""
-    while process not in (0, 1, ancestor):
-        try:
-            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-    return process == ancestor
+def _read_namespace(process: Path) -> str:
+    try:
+        return str((process / "ns/mnt").readlink())
+    except OSError:
+        return ""  # it has ended

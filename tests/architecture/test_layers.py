@@ -333,7 +333,7 @@ def test_no_listed_exception_is_out_of_date() -> None:
         assert len((roots[name.split("/")[0]] / name).read_text().splitlines()) < MIN_LINES, name
 
 
-@pytest.mark.parametrize("folder", [CONTRACT, OPERATOR, SERVER, CLI, ROOT / "demo"])
+@pytest.mark.parametrize("folder", [CONTRACT, OPERATOR, SERVER, CLI, ROOT / "demo", ROOT / "chaos"])
 def test_no_folder_or_file_is_a_junk_drawer(folder: Path) -> None:
     forbidden = {"utils", "helpers", "manager", "common", "misc"}
     assert [str(path) for path in folder.rglob("*") if path.stem in forbidden] == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("contract/src", "operator/src", "inference_server/src", "cli/src", "demo")
+SOURCES = ("contract/src", "operator/src", "inference_server/src", "cli/src", "demo", "chaos")
 
 # The word that is used instead is in docs/glossary.md.
 FORBIDDEN_WORDS = {
