@@ -1,4 +1,4 @@
-"""``make chaos``: the long form on a cluster of its own, into benchmarks/results/chaos.json and docs/platform/chaos.md."""
+"""``make chaos``: the long form on a cluster of its own, into benchmarks/results/chaos.json and its page."""
 
 import argparse
 import json

@@ -74,7 +74,7 @@ class Site:
 
         async def look() -> None:
             client = KubernetesClient(self.configuration)
-            source = RedisSource(NAMESPACE, "easel-redis", address="127.0.0.1:1")
+            source = RedisSource(NAMESPACE, "easel-redis", servers=("127.0.0.1:1",))
             keeper = PasswordKeeper(client, source, find_served=_find_none, clock=lambda: datetime.now(UTC))
             assert await keeper.look() is not None
             await client.close()
