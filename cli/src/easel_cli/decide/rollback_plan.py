@@ -1,4 +1,4 @@
-"""Which revision a service goes back to, and what that changes (docs/rollouts.md)."""
+"""Which revision a service goes back to, and what that changes (docs/platform/rollouts.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

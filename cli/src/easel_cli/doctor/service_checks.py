@@ -71,7 +71,7 @@ def check_redis(facts: ServiceFacts) -> CheckResult:
             check,
             Level.FAILED,
             f"a gateway, with the Secret {secret}, says {said['reason']}: {said.get('message', '')}",
-            "docs/redis.md, or the installation's redis.url, its NetworkPolicies and Redis itself",
+            "docs/platform/redis.md, or the installation's redis.url, its NetworkPolicies and Redis itself",
             facts.label,
         )
     if said.get("reason") in ("Draining", "Loading"):
