@@ -1,7 +1,7 @@
 # Targets with a ## comment are listed by `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src chaos demo kindcluster scripts tests benchmarks
+PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src chaos demo images kindcluster scripts tests benchmarks
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
@@ -115,8 +115,11 @@ crds: setup ## Write crds/ and the chart's copy from the pydantic models, and th
 lock: setup ## Lock dependencies, Python's and npm's, as names, versions and hashes
 	scripts/lock.sh
 
-images: ## Build the container images (needs docker or podman)
-	scripts/images.sh
+images: ## Build the container images with docker or podman (ONLY="operator gateway"; BASE=debian: on a stand-in; docs/images.md)
+	scripts/images.sh --only "$(ONLY)" $(if $(BASE),--base $(BASE)) $(if $(PLATFORM),--platform $(PLATFORM))
+
+images-base: ## Ask the registry for the digest of the images' base, into images/base.env
+	scripts/images.sh --refresh-base
 
 # The variable silences the theme's news of its successor: docs/decisions/2026-11-27-a-site-by-mkdocs.md.
 docs: setup ## The pages as a site in site/, which loads nothing from another host; fails on a link that leads nowhere

@@ -201,7 +201,11 @@ def _image_map() -> str:
           entrypoint: [easel-operator]
           user: 65532
           env: {{PATH: "{search_path}", PYTHONPATH: "{modules}", PYTHONUNBUFFERED: "1"}}
-        - name: ghcr.io/easel-dev/easel-server
+        - name: ghcr.io/easel-dev/easel-gateway
+          entrypoint: [easel-server]
+          user: 65532
+          env: {{PATH: "{search_path}", PYTHONPATH: "{modules}", PYTHONUNBUFFERED: "1"}}
+        - name: ghcr.io/easel-dev/easel-worker
           entrypoint: [easel-server]
           user: 65532
           # No cgroups here, so a pod's CPU limit can't be read from them.

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds both images with docker or podman, tagged as the chart expects them.
+# Builds the images (arguments: `scripts/images.sh --help`); any Python of 3.11 or newer does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-engine=$(command -v docker || command -v podman) || { echo "images: docker or podman is needed" >&2; exit 1; }
-version=$(sed -n 's/^appVersion: *//p' helm/easel/Chart.yaml)
-for name in operator server; do
-  "$engine" build -f "images/$name.Dockerfile" -t "ghcr.io/easel-dev/easel-$name:$version" .
+for python in .venv/bin/python "${PYTHON:-}" python3.14 python3.13 python3.12 python3.11 python3; do
+  [ -n "$python" ] && command -v "$python" >/dev/null || continue
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec "$python" -m images "$@"
 done
+echo "images: Python 3.11 or newer is needed; install it or set PYTHON to one" >&2
+exit 1

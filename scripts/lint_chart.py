@@ -91,9 +91,11 @@ def build_platform_children() -> str:
     """Those of a service that asks for all that there is, where the installation's defaults are a platform's."""
     values = yaml.safe_load(PLATFORM.read_text())
     release = Release(
-        server_image="registry.example.com/easel-server:1",
+        worker_image="registry.example.com/easel-worker:1",
+        gateway_image="registry.example.com/easel-gateway:1",
         redis_url="redis://redis.easel.svc:6379/0",
-        server_image_pull_policy=values["server"]["image"]["pullPolicy"],
+        worker_image_pull_policy=values["worker"]["image"]["pullPolicy"],
+        gateway_image_pull_policy=values["gateway"]["image"]["pullPolicy"],
         defaults=ServiceDefaults.model_validate(values["defaults"]),
     )
     spec = StableDiffusionServiceSpec.model_validate(

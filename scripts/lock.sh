@@ -10,13 +10,21 @@ lock() {
   local name=$1 extras=()
   shift
   for extra in "$@"; do extras+=(--extra "$extra"); done
-  .venv/bin/uv pip compile pyproject.toml "${extras[@]}" --output-file "requirements/$name.txt" \
+  compile "requirements/$name.txt" pyproject.toml "${extras[@]}"
+}
+
+compile() {
+  .venv/bin/uv pip compile --output-file "$@" \
     --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 }
 
 lock operator operator
 lock server server memcached tracing
 lock bench-arq bench-arq
+# A part of the server's: what both have has one version.
+compile requirements/gateway.txt pyproject.toml --extra gateway --extra memcached --extra tracing \
+  --constraint requirements/server.txt --no-annotate
+compile requirements/images.txt --group images
 lock dev cli operator server memcached tracing bench dev
 
 (cd tests/clients/npm && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund >/dev/null)

@@ -17,7 +17,8 @@ from easel_operator.objects import RESOURCE_BY_KIND, SERVICES_OF_EASEL, Json
 from benchmarks.control_plane.plane import APPLY_PATCH, JSON, MERGE_PATCH, NAMESPACE, BareClient
 
 CONCURRENCY: Final = 16  # services in the making at the same time
-SERVER_IMAGE: Final = "registry.example/easel-server:0.1.0"
+GATEWAY_IMAGE: Final = "registry.example/easel-gateway:0.1.0"
+WORKER_IMAGE: Final = "registry.example/easel-worker:0.1.0"
 NAME_MARK: Final = "name-of-the-service"
 UID_MARK: Final = "00000000-0000-4000-8000-00000000abcd"
 ALL_SEEN_SECONDS: Final = 1800.0
@@ -66,7 +67,9 @@ def prepare(redis_url: str) -> Prepared:
     """What the operator's own decision asks to be written for a new service."""
     service = build_service(NAME_MARK)
     service["metadata"] |= {"uid": UID_MARK, "generation": 1, "resourceVersion": "1"}
-    release = Release(server_image=SERVER_IMAGE, redis_url=redis_url, operator_namespace="easel-system")
+    release = Release(
+        worker_image=WORKER_IMAGE, gateway_image=GATEWAY_IMAGE, redis_url=redis_url, operator_namespace="easel-system"
+    )
     now = datetime.now(UTC).replace(microsecond=0)
     plan = decide(Snapshot(service, {}, (), CAPABLE, release, now))
     query = f"?fieldManager={names.FIELD_MANAGER}&force=true"

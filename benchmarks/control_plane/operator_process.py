@@ -12,7 +12,7 @@ from typing import Final
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.control_plane.floor import SERVER_IMAGE
+from benchmarks.control_plane.floor import GATEWAY_IMAGE, WORKER_IMAGE
 from benchmarks.control_plane.plane import OPERATOR_NAMESPACE, Plane
 from benchmarks.server.processes import HOST, cpu_seconds, resident_mib, running, wait_until
 from tests.support.redis_server import find_free_port
@@ -108,7 +108,8 @@ def running_operator(plane: Plane, redis_url: str, log: Path, *wrapper: str) -> 
     environment = {
         "KUBECONFIG": str(plane.kubeconfig),
         "LOG": str(log),
-        "EASEL_SERVER_IMAGE": SERVER_IMAGE,
+        "EASEL_GATEWAY_IMAGE": GATEWAY_IMAGE,
+        "EASEL_WORKER_IMAGE": WORKER_IMAGE,
         "EASEL_REDIS_URL": redis_url,
         "EASEL_OPERATOR_NAMESPACE": OPERATOR_NAMESPACE,
         "EASEL_METRICS_PORT": str(METRICS_PORT),

@@ -42,7 +42,8 @@ def read_config(rendered: list[dict[str, Any]]) -> OperatorConfig:
 def list_images(rendered: list[dict[str, Any]]) -> list[str]:
     workloads = [*of_kind(rendered, "Deployment"), *of_kind(rendered, "StatefulSet")]
     images = [each["image"] for item in workloads for each in item["spec"]["template"]["spec"]["containers"]]
-    return [*images, read_environment(rendered)["EASEL_SERVER_IMAGE"]]
+    environment = read_environment(rendered)
+    return [*images, environment["EASEL_GATEWAY_IMAGE"], environment["EASEL_WORKER_IMAGE"]]
 
 
 def test_defaults_of_all_services_reach_the_operator_as_they_were_written(helm: str, tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_defaults_of_all_services_reach_the_operator_as_they_were_written(helm: 
 def test_an_installation_without_defaults_gives_pods_nothing(helm: str) -> None:
     rendered = objects(helm)
     assert "EASEL_SERVICE_DEFAULTS" not in read_environment(rendered)
-    assert read_config(rendered).server_image_pull_policy == "IfNotPresent"
+    assert read_config(rendered).worker_image_pull_policy == "IfNotPresent"
 
 
 @pytest.mark.parametrize(("values", "most"), [({}, 5), ({"rollout": {"maxServicesAtOnce": 0}}, 0)])
@@ -92,25 +93,61 @@ def test_pull_secrets_reach_gateways_and_workers_too(helm: str, tmp_path: Path) 
 def test_one_value_takes_every_image_from_a_mirror(name: str, helm: str) -> None:
     images = list_images(objects(helm, f"{name}=mirror.example:5000/hub"))
     assert sorted(image.rsplit(":", 1)[0] for image in images) == [
+        "mirror.example:5000/hub/easel-dev/easel-gateway",
         "mirror.example:5000/hub/easel-dev/easel-operator",
-        "mirror.example:5000/hub/easel-dev/easel-server",
+        "mirror.example:5000/hub/easel-dev/easel-worker",
         "mirror.example:5000/hub/valkey/valkey",
     ]
 
 
 def test_a_repository_without_a_registry_keeps_all_of_its_name_at_the_mirror(helm: str) -> None:
-    images = list_images(objects(helm, "imageRegistry=mirror.example", "server.image.repository=team/easel-server"))
-    assert any(image.startswith("mirror.example/team/easel-server:") for image in images)
+    images = list_images(objects(helm, "imageRegistry=mirror.example", "worker.image.repository=team/easel-worker"))
+    assert any(image.startswith("mirror.example/team/easel-worker:") for image in images)
 
 
 def test_digests_decide_in_place_of_tags(helm: str) -> None:
-    settings = [f"{part}.image.digest={DIGEST}" for part in ("operator", "server", "redis")]
-    images = list_images(objects(helm, "server.image.tag=ignored", *settings))
-    assert [image.partition("@")[2] for image in images] == [DIGEST] * 3
+    settings = [f"{part}.image.digest={DIGEST}" for part in ("operator", "gateway", "worker", "redis")]
+    images = list_images(objects(helm, "worker.image.tag=ignored", *settings))
+    assert [image.partition("@")[2] for image in images] == [DIGEST] * 4
     assert not any("ignored" in image for image in images)
-    refused = render(helm, "server.image.digest=latest")
+    refused = render(helm, "worker.image.digest=latest")
     assert refused.returncode != 0
     assert "digest" in refused.stderr
+
+
+BEFORE = "ghcr.io/easel-dev/easel-server"  # the one image of gateways and workers, when they had one
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["server.image.repository=team/easel-server", "server.image.tag=2"], ["team/easel-server:2"] * 2),
+        (["server.image.tag=0.1.0"], [f"{BEFORE}:0.1.0"] * 2),
+        ([f"server.image.digest={DIGEST}"], [f"{BEFORE}@{DIGEST}"] * 2),
+        # As `helm upgrade --reuse-values` brings it, without any values of roles.
+        (
+            [f"server.image.repository={BEFORE}", "gateway=null", "worker=null"],
+            ["ghcr.io/easel-dev/easel-gateway:0.1.0", "ghcr.io/easel-dev/easel-worker:0.1.0"],
+        ),
+    ],
+)
+def test_what_an_installation_said_of_the_image_of_both_roles_still_holds(
+    helm: str, settings: list[str], expected: list[str]
+) -> None:
+    environment = read_environment(objects(helm, *settings))
+    assert [environment["EASEL_GATEWAY_IMAGE"], environment["EASEL_WORKER_IMAGE"]] == expected
+
+
+def test_the_pull_policy_of_both_roles_still_holds(helm: str) -> None:
+    config = read_config(objects(helm, "server.image.pullPolicy=Never"))
+    assert (config.gateway_image_pull_policy, config.worker_image_pull_policy) == ("Never", "Never")
+    assert config.worker_image.startswith("ghcr.io/easel-dev/easel-worker:")
+
+
+def test_two_values_for_one_image_are_refused(helm: str) -> None:
+    refused = render(helm, "server.image.tag=1", "worker.image.repository=team/easel-worker")
+    assert refused.returncode != 0
+    assert "server.image and worker.image both name an image: take server.image out" in refused.stderr
 
 
 def test_where_the_platform_assigns_users_no_pod_names_one(helm: str, tmp_path: Path) -> None:

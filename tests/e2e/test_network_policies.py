@@ -23,7 +23,7 @@ GUARDED, OPEN = "guarded", "open"
 HTTP, METRICS, REDIS, HEALTH, METRICS_API = 8080, 9090, 6379, 8081, 6443
 REACHED, REFUSED = "reached", "refused"
 FOLLOW_SECONDS = 30  # until the rules have followed a new pod
-IMAGE = "ghcr.io/easel-dev/easel-server:1"
+IMAGE = "ghcr.io/easel-dev/easel-gateway:1"
 
 ASK = """
 import socket, sys

@@ -101,7 +101,7 @@ def test_what_kubectl_set_env_does_to_a_worker_is_undone(services: Services) -> 
 
 def test_a_strangers_workers_keep_their_number_and_nothing_is_made_beside_them(services: Services) -> None:
     kubectl = services.cluster.kubectl
-    pod = {"containers": [{"name": "x", "image": "ghcr.io/easel-dev/easel-server:none"}]}
+    pod = {"containers": [{"name": "x", "image": "ghcr.io/easel-dev/easel-worker:none"}]}
     labels = {"app": "theirs"}
     theirs = {
         "apiVersion": "apps/v1",

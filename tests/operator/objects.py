@@ -9,7 +9,11 @@ from easel_operator.manifests.metadata import Owner, Release
 from easel_operator.objects import Json, ObjectKey, to_object_key
 
 NOW: Final = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-RELEASE: Final = Release(server_image="registry.example/easel-server:0.1.0", redis_url="redis://redis.easel.svc:6379/0")
+RELEASE: Final = Release(
+    worker_image="registry.example/easel-worker:0.1.0",
+    gateway_image="registry.example/easel-gateway:0.1.0",
+    redis_url="redis://redis.easel.svc:6379/0",
+)
 OWNER: Final = Owner("studio", "painter", "8f3b4c52-0000-4000-8000-000000000001")
 CAPABLE: Final = Capabilities(
     is_metrics_api_ours=True, metrics_api_note="", is_scale_to_zero_supported=True, is_tolerance_supported=True
@@ -93,7 +97,7 @@ def build_container_status(
     state: Json = {"waiting": {"reason": waiting, "message": message}} if waiting else {"running": {}}
     return {
         "name": names.CONTAINER_NAME,
-        "image": RELEASE.server_image,
+        "image": RELEASE.worker_image,
         "ready": False,
         "restartCount": restarts,
         "state": state,

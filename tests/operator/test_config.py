@@ -3,7 +3,12 @@
 import pytest
 from easel_operator.config import ConfigurationError, OperatorConfig
 
-REQUIRED = {"EASEL_SERVER_IMAGE": "img:1", "EASEL_REDIS_URL": "redis://r", "EASEL_OPERATOR_NAMESPACE": "easel"}
+REQUIRED = {
+    "EASEL_GATEWAY_IMAGE": "img:1",
+    "EASEL_WORKER_IMAGE": "img:2",
+    "EASEL_REDIS_URL": "redis://r",
+    "EASEL_OPERATOR_NAMESPACE": "easel",
+}
 
 
 def test_the_required_variables_are_enough() -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import sys
 
+import pytest
 from easel_operator.config import OperatorConfig
 from easel_operator.handlers.shared_state import SharedState
-from easel_operator.main import Operator
+from easel_operator.main import Operator, main
 from easel_operator.objects import NAMESPACES, SERVICES_OF_EASEL
 from prometheus_client import REGISTRY
 
@@ -15,7 +17,8 @@ from tests.support.eventually import eventually
 
 CONFIG = OperatorConfig.from_environment(
     {
-        "EASEL_SERVER_IMAGE": "registry.example/easel-server:0.1.0",
+        "EASEL_GATEWAY_IMAGE": "registry.example/easel-gateway:0.1.0",
+        "EASEL_WORKER_IMAGE": "registry.example/easel-worker:0.1.0",
         "EASEL_REDIS_URL": "redis://redis.easel.svc:6379/0",
         "EASEL_OPERATOR_NAMESPACE": "easel",
         "EASEL_POD_NAME": "operator-a",
@@ -61,3 +64,15 @@ async def test_answers_that_nobody_foresaw_end_no_loop_and_afterwards_the_operat
         await operator._metrics_server.close()
         await operator._scraper.close()
         await operator._keys.close()
+
+
+@pytest.mark.parametrize(("word", "said"), [("--help", "farewell"), ("--version", "easel-operator ")])
+def test_the_command_says_what_it_is(
+    word: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its environment, as somebody who looks at an image runs it."""
+    monkeypatch.setattr(sys, "argv", ["easel-operator", word])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert said in capsys.readouterr().out

@@ -6,6 +6,7 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 {{- if and (not (dig "create" true $account)) (not $account.name) }}
 {{- fail "operator.serviceAccount.create is false: name the one that is there in operator.serviceAccount.name" }}
 {{- end }}
+{{- include "easel.checkServerImage" . }}
 {{- include "easel.checkResources" (dict "name" "operator.resources" "value" .Values.operator.resources) }}
 {{- range $role, $defaults := .Values.defaults }}
 {{- include "easel.checkResources" (dict "name" (printf "defaults.%s.resources" $role) "value" ($defaults | default dict).resources) }}
@@ -24,6 +25,18 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 {{- $limitBytes := include "easel.bytes" $limit | trim }}
 {{- if and $bytes $limitBytes (ge (int64 $bytes) (int64 $limitBytes)) }}
 {{- fail (printf "redis.maxMemory is %s and redis.resources.limits.memory %s: Redis would be killed before it refuses what is too much; leave a half of the limit for copies that it makes while it writes" $maxMemory $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Of two values for one thing, nobody would see which counts. */ -}}
+{{- define "easel.checkServerImage" -}}
+{{- if include "easel.namesServerImage" . }}
+{{- range $role := list "gateway" "worker" }}
+{{- $own := (index $.Values $role | default dict).image | default dict }}
+{{- if or $own.tag $own.digest (ne ($own.repository | default (printf "ghcr.io/easel-dev/easel-%s" $role)) (printf "ghcr.io/easel-dev/easel-%s" $role)) }}
+{{- fail (printf "server.image and %s.image both name an image: take server.image out, and name gateway.image and worker.image" $role) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -51,6 +51,24 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{- /* The image of a role, gateway or worker, as YAML: its own, or server.image where that names one. */ -}}
+{{- define "easel.roleImage" -}}
+{{- $image := deepCopy ((index .root.Values .role | default dict).image | default dict) }}
+{{- $_ := set $image "repository" ($image.repository | default (printf "ghcr.io/easel-dev/easel-%s" .role)) }}
+{{- $both := (.root.Values.server | default dict).image | default dict }}
+{{- if include "easel.namesServerImage" .root }}
+{{- $image = dict "repository" ($both.repository | default "ghcr.io/easel-dev/easel-server") "tag" $both.tag "digest" $both.digest }}
+{{- end }}
+{{- $_ := set $image "pullPolicy" ($both.pullPolicy | default $image.pullPolicy | default "IfNotPresent") }}
+{{- toYaml $image }}
+{{- end }}
+
+{{- /* Whether server.image names an image. `helm upgrade --reuse-values` brings the default that it once had. */ -}}
+{{- define "easel.namesServerImage" -}}
+{{- $both := (.Values.server | default dict).image | default dict }}
+{{- if or $both.tag $both.digest (not (has ($both.repository | default "") (list "" "ghcr.io/easel-dev/easel-server"))) }}true{{ end }}
+{{- end }}
+
 {{- /* The operator's EASEL_SERVICE_DEFAULTS: the values, with imagePullSecrets among the pods' own. */ -}}
 {{- define "easel.serviceDefaults" -}}
 {{- $defaults := dict }}

@@ -9,6 +9,7 @@ from easel_contract.resource import ServiceDefaults
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, ValidationInfo, field_validator
 
 ENVIRONMENT_PREFIX = "EASEL_"
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LOGIN = re.compile(r"//[^/\s]*@")  # of a URL: passwords don't go into logs
 LISTS = frozenset({"watch_namespaces", "redis_servers", "redis_sentinels"})  # comma-separated in the environment
 Places = tuple[Annotated[str, Field(pattern=r"^[^:/@\s]+:[0-9]+$")], ...]  # host:port
@@ -66,10 +67,12 @@ class FarewellConfig(InstallationConfig):
 
 
 class OperatorConfig(InstallationConfig):
-    """One field per variable: ``server_image`` is read from ``EASEL_SERVER_IMAGE``."""
+    """One field per variable: ``gateway_image`` is read from ``EASEL_GATEWAY_IMAGE``."""
 
-    server_image: str = Field(min_length=1)  # image of gateways and workers that name none
-    server_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None  # of that image
+    gateway_image: str = Field(min_length=1)  # image of gateways that name none
+    gateway_image_pull_policy: PullPolicy | None = None
+    worker_image: str = Field(min_length=1)  # image of workers that name none
+    worker_image_pull_policy: PullPolicy | None = None
     service_defaults: Json[ServiceDefaults] = ServiceDefaults()  # JSON: the chart's value defaults
     # Where services keep their queues; goes into a Secret per service. Either the URL, or a Secret of the operator's
     # namespace that has it under "url" and is read again and again.

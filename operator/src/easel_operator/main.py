@@ -1,5 +1,6 @@
 """``easel-operator``: reads the configuration, builds every part, and ties them together. All wiring is here."""
 
+import argparse
 import asyncio
 import gc
 import logging
@@ -7,10 +8,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
+
+from easel_contract import names
 
 from easel_operator import farewell_command
 from easel_operator.cluster.capabilities import Installation, probe_capabilities
@@ -69,7 +73,7 @@ def main() -> None:
 
     ``easel-operator farewell`` is another program, which runs to its end.
     """
-    if sys.argv[1:] == ["farewell"]:
+    if read_arguments(sys.argv[1:]).command == "farewell":
         farewell_command.main()
         return
     try:
@@ -79,6 +83,19 @@ def main() -> None:
     configure_logging(config.log_level)
     collect_garbage_seldom()
     sys.exit(asyncio.run(run_operator(config)))
+
+
+def read_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """The command line; ends the process where it asks for help, or can't be read."""
+    parser = argparse.ArgumentParser(
+        prog="easel-operator",
+        description="Easel's operator. Its environment, which the chart writes, says what it is to do.",
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=["farewell"], help="what a Job runs before an installation is deleted"
+    )
+    parser.add_argument("--version", action="version", version=f"easel-operator {version(names.DISTRIBUTION)}")
+    return parser.parse_args(words)
 
 
 def collect_garbage_seldom() -> None:
@@ -249,10 +266,12 @@ class Operator:
                 on_turn=self._queue.add,
             ),
             release=Release(
-                server_image=self._config.server_image,
+                worker_image=self._config.worker_image,
+                gateway_image=self._config.gateway_image,
                 redis_url=self._config.redis_url,
                 operator_namespace=self._config.operator_namespace,
-                server_image_pull_policy=self._config.server_image_pull_policy,
+                worker_image_pull_policy=self._config.worker_image_pull_policy,
+                gateway_image_pull_policy=self._config.gateway_image_pull_policy,
                 defaults=self._config.service_defaults,
             ),
             clock=now,

@@ -21,7 +21,23 @@ ALL = len(os.sched_getaffinity(0))
 )
 def test_the_cgroups_limit_counts(tmp_path, content, expected):
     (tmp_path / "cpu.max").write_text(content)
-    assert count_processors(tmp_path / "cpu.max") == expected
+    assert count_processors(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        pytest.param("-1\n", ALL, id="no limit"),
+        pytest.param("150000\n", min(2, ALL), id="a CPU and a half are two threads"),
+        pytest.param("20000\n", 1, id="a fifth of a CPU is still one thread"),
+        pytest.param("\n", ALL, id="an unknown format is no limit"),
+    ],
+)
+def test_the_limit_of_cgroups_v1_counts(tmp_path, quota, expected):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert count_processors(tmp_path) == expected
 
 
 def test_without_a_cgroup_the_affinity_counts(tmp_path):

@@ -20,7 +20,8 @@ class OperatorProcess:
         self._environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
-            "EASEL_SERVER_IMAGE": "registry.example/easel-server:0.1.0",
+            "EASEL_GATEWAY_IMAGE": "registry.example/easel-gateway:0.1.0",
+            "EASEL_WORKER_IMAGE": "registry.example/easel-worker:0.1.0",
             "EASEL_REDIS_URL": redis_url,
             "EASEL_OPERATOR_NAMESPACE": "easel",
             "EASEL_POD_NAME": name,

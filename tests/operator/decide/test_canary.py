@@ -356,24 +356,24 @@ def test_a_release_is_tried_as_an_edit_is_and_keeps_its_turn_meanwhile() -> None
     assert decide(waiting).standing.stage is Stage.WAITING
     begun = carry_out(replace(waiting, has_turn=True))
     assert is_on_trial(begun)
-    assert image_of(find_deployment(begun, "worker")) == NEWER.server_image
-    assert image_of(find_deployment(begun, "gateway")) == RELEASE.server_image
+    assert image_of(find_deployment(begun, "worker")) == NEWER.worker_image
+    assert image_of(find_deployment(begun, "gateway")) == RELEASE.gateway_image
     first = carry_out(replace(bring_up(begun), has_turn=False))
     assert decide(first).standing.stage is Stage.MOVING
     live = find_deployment(first, "worker")
     slept = edit(first, scaling={"maxReplicas": 10})
     del slept.service["spec"]["replicas"]
     slept = replace(slept, children={**slept.children, WORKERS: {**live, "spec": {**live["spec"], "replicas": 0}}})
-    assert image_of(find_deployment(carry_out(slept), "worker")) == RELEASE.server_image, "it has to wait again"
+    assert image_of(find_deployment(carry_out(slept), "worker")) == RELEASE.worker_image, "it has to wait again"
     back = carry_out(see(first, figures(50, 12), figures(450, 2)))
     assert decide(back).standing.stage is Stage.FAILED
-    assert image_of(find_deployment(back, "worker")) == RELEASE.server_image
+    assert image_of(find_deployment(back, "worker")) == RELEASE.worker_image
 
 
 def test_a_release_waits_for_a_service_that_has_nothing_to_compare_it_with_and_keeps_no_turn() -> None:
     volume = {"source": {"persistentVolumeClaim": {"claimName": "weights"}}}
     waiting = carry_out(upgrade(begin(1, **ROLLOUT, model=volume), has_turn=True))
-    assert image_of(find_deployment(waiting, "worker")) == RELEASE.server_image
+    assert image_of(find_deployment(waiting, "worker")) == RELEASE.worker_image
     assert decide(waiting).standing.stage is Stage.HELD
     assert waiting.service["status"]["rollout"]["hold"] == "Canary"
 

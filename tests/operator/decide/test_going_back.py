@@ -137,13 +137,13 @@ def test_a_release_that_fails_is_gone_back_from_once_and_its_turn_is_kept_so_tha
 ) -> None:
     failing = overdue(carry_out(upgrade(begin(), has_turn=True)), crashed(1, "no CUDA"))
     after = carry_out(replace(failing, has_turn=False))
-    assert image_of(find_deployment(after, "worker")) == RELEASE.server_image
+    assert image_of(find_deployment(after, "worker")) == RELEASE.worker_image
     again = replace(carry_out(after), has_turn=has_turn)
     plan = decide(again)
     assert plan.applies == ()
     assert plan.standing.stage is Stage.FAILED
-    assert NEWER.server_image in str(again.service["status"]["conditions"])
-    mended = replace(again, release=replace(NEWER, server_image="registry.example/easel-server:0.2.1"), has_turn=False)
+    assert NEWER.worker_image in str(again.service["status"]["conditions"])
+    mended = replace(again, release=replace(NEWER, worker_image="registry.example/easel-worker:0.2.1"), has_turn=False)
     assert decide(mended).standing.stage is Stage.WAITING, "the next release is another matter"
 
 
@@ -158,6 +158,7 @@ def test_what_is_remembered_can_be_read_by_people() -> None:
     runs = find_deployment(begin(), "worker")["metadata"]["annotations"][names.ANNOTATION_RUNS]
     assert json.loads(runs) == {
         "spec": {"model": HUB_MODEL, "worker": {}},
-        "image": RELEASE.server_image,
+        "image": RELEASE.worker_image,
         "pullPolicy": None,
+        "gateway": {"image": RELEASE.gateway_image, "pullPolicy": None},
     }

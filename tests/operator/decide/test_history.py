@@ -52,7 +52,7 @@ def test_a_service_goes_back_to_the_model_and_the_image_of_the_revision_that_is_
     assert NEW in served_model(change())
     after = go_on(edit(change(), rollout={"toRevision": 1}))
     assert OLD in served_model(after)
-    assert image_of(find_deployment(after, "worker")) == RELEASE.server_image
+    assert image_of(find_deployment(after, "worker")) == RELEASE.worker_image
     first = FIRST.service["status"]["revisions"][0]["revision"]
     template = find_deployment(after, "worker")["spec"]["template"]
     assert template["metadata"]["annotations"][names.ANNOTATION_REVISION] == first
@@ -63,7 +63,7 @@ def test_a_service_stays_at_its_revision_through_restarts_and_newer_releases_and
     for _ in range(3):
         after = go_on(after)
         assert decide(look(after)).applies == ()
-    later = replace(after, release=replace(NEWER, server_image="registry.example/easel-server:0.3.0"), has_turn=True)
+    later = replace(after, release=replace(NEWER, worker_image="registry.example/easel-worker:0.3.0"), has_turn=True)
     plan = decide(look(later))
     assert written(plan) == {}
     assert plan.standing.stage is Stage.HELD
@@ -76,8 +76,8 @@ def test_without_it_the_spec_counts_at_once_and_the_release_again_at_its_turn() 
     back = settle_all(go_on(edit(change(), rollout={"toRevision": 1})))
     after = go_on(edit(replace(go_on(back), has_turn=False), rollout={}))
     assert NEW in served_model(after)
-    assert image_of(find_deployment(after, "worker")) == RELEASE.server_image, "a release waits for its turn"
-    assert image_of(find_deployment(go_on(replace(after, has_turn=True)), "worker")) == NEWER.server_image
+    assert image_of(find_deployment(after, "worker")) == RELEASE.worker_image, "a release waits for its turn"
+    assert image_of(find_deployment(go_on(replace(after, has_turn=True)), "worker")) == NEWER.worker_image
     assert names.ANNOTATION_TO_REVISION not in find_deployment(after, "worker")["metadata"]["annotations"]
 
 
@@ -93,7 +93,7 @@ def test_a_revision_that_is_not_kept_changes_nothing_and_is_said() -> None:
 def test_a_new_service_that_names_a_revision_begins_with_its_spec() -> None:
     new = edit(FIRST, rollout={"toRevision": 3})
     gone = replace(new, children={}, pods=(), service={**new.service, "status": {}})
-    assert image_of(written(decide(replace(gone, earlier_runs="")))["painter-worker"]) == RELEASE.server_image
+    assert image_of(written(decide(replace(gone, earlier_runs="")))["painter-worker"]) == RELEASE.worker_image
 
 
 def test_a_revision_that_fails_when_it_is_gone_back_to_gives_way_to_what_ran_before() -> None:
@@ -127,7 +127,7 @@ def test_what_a_revision_ran_is_read_from_the_replica_set_of_this_very_deploymen
     deployment = find_deployment(FIRST, "worker")
     found = replica_set(deployment)
     revision = FIRST.service["status"]["revisions"][0]["revision"]
-    assert json.loads(read_runs([found], RevisionQuery("uid-of-workers", revision)))["image"] == RELEASE.server_image
+    assert json.loads(read_runs([found], RevisionQuery("uid-of-workers", revision)))["image"] == RELEASE.worker_image
     assert read_runs([found], RevisionQuery("another", revision)) == ""
     assert read_runs([found], RevisionQuery("uid-of-workers", "another")) == ""
 
@@ -135,4 +135,4 @@ def test_what_a_revision_ran_is_read_from_the_replica_set_of_this_very_deploymen
 def test_a_release_alone_is_gone_back_from_while_the_service_has_no_turn() -> None:
     newer = carry_out(settle_all(carry_out(upgrade(FIRST, has_turn=True))))
     after = go_on(edit(replace(newer, has_turn=False), rollout={"toRevision": 1}))
-    assert image_of(find_deployment(after, "worker")) == RELEASE.server_image
+    assert image_of(find_deployment(after, "worker")) == RELEASE.worker_image

@@ -17,7 +17,11 @@ from tests.operator.decide.test_conditions import find
 from tests.operator.decide.test_rollouts import begin, carry_out, edit, find_deployment, roll, stamp
 from tests.operator.objects import HUB_MODEL, RELEASE, build_pod, build_unschedulable_pod, settle
 
-NEWER = replace(RELEASE, server_image="registry.example/easel-server:0.2.0")
+NEWER = replace(
+    RELEASE,
+    worker_image="registry.example/easel-worker:0.2.0",
+    gateway_image="registry.example/easel-gateway:0.2.0",
+)
 WORKERS = ObjectKey("Deployment", "studio", "painter-worker")
 GATEWAYS = ObjectKey("Deployment", "studio", "painter-gateway")
 
@@ -67,13 +71,13 @@ def test_a_newer_image_replaces_no_pod_of_a_service_without_a_turn(prepare: Any)
 def test_a_service_that_waits_says_what_for() -> None:
     status = carry_out(upgrade(begin())).service["status"]
     assert status["rollout"]["hold"] == "Waiting"
-    assert NEWER.server_image in status["rollout"]["message"]
-    assert RELEASE.server_image in status["rollout"]["message"]
+    assert NEWER.worker_image in status["rollout"]["message"]
+    assert RELEASE.worker_image in status["rollout"]["message"]
 
 
 def test_a_service_whose_turn_it_is_takes_the_release_and_keeps_its_turn_until_its_pods_are_there() -> None:
     begun = carry_out(upgrade(begin(), has_turn=True))
-    assert image_of(find_deployment(begun, "worker")) == NEWER.server_image
+    assert image_of(find_deployment(begun, "worker")) == NEWER.worker_image
     assert "rollout" not in begun.service["status"]
     under_way = replace(roll(begun, "worker", old=2, new=1, ready=2, pod=build_pod("worker")), has_turn=False)
     assert decide(under_way).standing.stage is Stage.MOVING
@@ -86,7 +90,7 @@ def test_a_change_of_the_spec_is_carried_out_at_once_with_the_release_that_the_s
     waiting = carry_out(upgrade(begin()))
     edited = edit(waiting, model={**HUB_MODEL, "dtype": "Float32"})
     deployment = written(decide(edited))["painter-worker"]
-    assert image_of(deployment) == RELEASE.server_image
+    assert image_of(deployment) == RELEASE.worker_image
     after = carry_out(edited)
     assert decide(after).standing.stage is Stage.WAITING, "it still waits for the release"
     assert decide(after).applies == ()
@@ -118,7 +122,7 @@ def test_workers_follow_another_redis_at_once() -> None:
 @pytest.mark.parametrize(("field", "hold"), [("pinned", "Pinned"), ("paused", "Paused")])
 def test_a_pinned_or_paused_service_keeps_its_release_though_it_had_a_turn(field: str, hold: str) -> None:
     after = carry_out(upgrade(begin(rollout={field: True}), has_turn=True))
-    assert image_of(find_deployment(after, "worker")) == RELEASE.server_image
+    assert image_of(find_deployment(after, "worker")) == RELEASE.worker_image
     assert decide(after).standing.stage is Stage.HELD
     assert after.service["status"]["rollout"]["hold"] == hold
 
@@ -126,7 +130,7 @@ def test_a_pinned_or_paused_service_keeps_its_release_though_it_had_a_turn(field
 def test_a_pinned_service_is_scaled_by_hand() -> None:
     edited = edit(upgrade(begin(rollout={"pinned": True})), replicas=5)
     deployment = written(decide(edited))["painter-worker"]
-    assert (deployment["spec"]["replicas"], image_of(deployment)) == (5, RELEASE.server_image)
+    assert (deployment["spec"]["replicas"], image_of(deployment)) == (5, RELEASE.worker_image)
 
 
 def test_pausing_stops_a_roll_out_of_the_spec_as_a_deployment_does() -> None:
@@ -143,7 +147,7 @@ def test_pausing_stops_a_roll_out_of_the_spec_as_a_deployment_does() -> None:
 
 def test_a_new_service_begins_with_the_newest_release() -> None:
     new = replace(upgrade(begin()), children={}, pods=())
-    assert image_of(written(decide(new))["painter-worker"]) == NEWER.server_image
+    assert image_of(written(decide(new))["painter-worker"]) == NEWER.worker_image
 
 
 def test_the_history_says_what_the_workers_ran_and_whether_it_ever_worked() -> None:

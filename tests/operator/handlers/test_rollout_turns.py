@@ -60,7 +60,7 @@ def finish(bench: Bench, name: str) -> None:
 
 def of_the_newer_release(api: FakeApi) -> list[str]:
     """Services whose workers have it."""
-    return [name for name in NAMES if image_of(api.objects[deployment_path(name, "worker")]) == NEWER.server_image]
+    return [name for name in NAMES if image_of(api.objects[deployment_path(name, "worker")]) == NEWER.worker_image]
 
 
 async def run_old_release() -> FakeApi:
@@ -136,7 +136,7 @@ async def test_a_service_that_names_a_revision_is_brought_back_to_it_from_its_re
     old = api.objects[workers]
     bench = start(api, release=NEWER)
     await work_off(bench)
-    assert image_of(api.objects[workers]) == NEWER.server_image
+    assert image_of(api.objects[workers]) == NEWER.worker_image
     owner = {"uid": old["metadata"]["uid"], "controller": True}
     kept = {"annotations": old["metadata"]["annotations"], "ownerReferences": [owner], "name": "old"}
     collection = workers.replace(f"deployments/{name}-worker", "replicasets")
@@ -144,11 +144,11 @@ async def test_a_service_that_names_a_revision_is_brought_back_to_it_from_its_re
     service = api.objects[path]
     bench.services.put(api.store(path, {**service, "spec": {**service["spec"], "rollout": {"toRevision": 1}}}))
     await work_off(bench)
-    assert image_of(api.objects[workers]) == RELEASE.server_image
+    assert image_of(api.objects[workers]) == RELEASE.worker_image
     api.requests.clear()
     bench = start(api, release=NEWER)
     await work_off(bench)
-    assert image_of(api.objects[workers]) == RELEASE.server_image, "a restarted operator keeps it there"
+    assert image_of(api.objects[workers]) == RELEASE.worker_image, "a restarted operator keeps it there"
     assert not [path for _, path in api.requests if "replicasets" in path], "and needn't look for it again"
 
 

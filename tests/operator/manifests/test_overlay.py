@@ -181,10 +181,16 @@ def test_kubectl_logs_shows_the_server_of_a_pod_with_sidecars() -> None:
     assert key not in built["gateway"]["metadata"]["annotations"]
 
 
-def test_the_release_image_has_the_installations_pull_policy_and_ones_own_image_kubernetes() -> None:
-    built = build({"worker": {"image": "mine:latest"}}, server_image_pull_policy="Never")
-    assert built["gateway"]["spec"]["containers"][0]["imagePullPolicy"] == "Never"
-    assert "imagePullPolicy" not in built["worker"]["spec"]["containers"][0]
+def test_a_roles_image_has_the_installations_pull_policy_and_ones_own_image_kubernetes() -> None:
+    policies: dict[str, Any] = {"worker_image_pull_policy": "Never", "gateway_image_pull_policy": "Always"}
+    containers = {role: pod["spec"]["containers"][0] for role, pod in build({}, **policies).items()}
+    assert (containers["gateway"]["image"], containers["gateway"]["imagePullPolicy"]) == (
+        RELEASE.gateway_image,
+        "Always",
+    )
+    assert (containers["worker"]["image"], containers["worker"]["imagePullPolicy"]) == (RELEASE.worker_image, "Never")
+    own = build({"worker": {"image": "mine:latest"}}, **policies)
+    assert "imagePullPolicy" not in own["worker"]["spec"]["containers"][0]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "with-overlays-of-its-pods"])

@@ -28,7 +28,8 @@ from easel_server.generation.models import read_defaults
 ENV_TORCH_THREADS: Final = "EASEL_TORCH_THREADS"
 ADD_ONS: Final = "add-ons"  # of the cache: weights from buckets and URLs
 BATCH_CAPS: Final = "batch-caps"  # the folder of what was measured of batches
-CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<quota> <period>" or "max <period>", microseconds
+CGROUPS: Final = Path("/sys/fs/cgroup")  # a container sees its own there
+PARTS: Final = ("quota", "period")  # of a CPU limit; microseconds
 
 logger = logging.getLogger(__name__)
 
@@ -112,16 +113,28 @@ def choose_threads() -> int:
     return int(text)
 
 
-def count_processors(quota_file: Path = CPU_QUOTA_FILE) -> int:
-    """CPUs available to this container: the scheduler's affinity, cut to the cgroup's CPU limit. At least 1."""
+def count_processors(cgroups: Path = CGROUPS) -> int:
+    """CPUs available to this container: the scheduler's affinity, cut to its cgroup's CPU limit. At least 1."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = _read_cpu_limit(cgroups)
+    return usable if limit is None else max(1, min(usable, math.ceil(limit)))
+
+
+def _read_cpu_limit(cgroups: Path) -> float | None:
+    """CPUs that the container's cgroup may use, as version 2 or else version 1 has it; None where there is no limit.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files ("max 100000": none), and
+    https://docs.kernel.org/scheduler/sched-bwc.html#management (a quota of -1: none). On a hybrid machine both are
+    mounted, and version 1 has the CPU.
+    """
     try:
-        quota, period = quota_file.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return usable
-    if quota == "max":
-        return usable
-    return max(1, min(usable, math.ceil(int(quota) / int(period))))
+        if (unified := cgroups / "cpu.max").exists():
+            quota, period = unified.read_text(encoding="ascii").split()
+        else:
+            quota, period = ((cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in PARTS)
+        return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def find_cache_directory(kind: str, environment: Mapping[str, str] = os.environ) -> Path | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from easel_contract import names
@@ -36,15 +36,39 @@ def read_owner(service: Json) -> Owner:
 class Release:
     """What the operator's own installation contributes to the children."""
 
-    server_image: str
+    worker_image: str
+    gateway_image: str
     redis_url: str
     # From which each service's password of Redis is derived; empty: services log in as the URL says.
     redis_users_key: str = field(default="", repr=False)
     redis_authorities: str = ""  # PEM, by which pods believe it; empty: by those of their image
     redis_users_refusal: str = ""  # why they do, where each was to have a user of its own
     operator_namespace: str = ""  # where its pods come from
-    server_image_pull_policy: str | None = None  # of server_image alone; None: as Kubernetes decides by the tag
+    worker_image_pull_policy: str | None = None  # of worker_image alone; None: as Kubernetes decides by the tag
+    gateway_image_pull_policy: str | None = None  # of gateway_image, likewise
     defaults: ServiceDefaults = field(default_factory=ServiceDefaults)
+
+
+def describe_images(release: Release) -> Json:
+    """The release's images and how they are pulled, for an annotation."""
+    workers = {"image": release.worker_image, "pullPolicy": release.worker_image_pull_policy}
+    gateways = {"image": release.gateway_image, "pullPolicy": release.gateway_image_pull_policy}
+    return workers if gateways == workers else {**workers, "gateway": gateways}
+
+
+def restore_images(release: Release, known: Json) -> Release:
+    """The release with the images that describe_images() wrote. Where none is of gateways, they have the workers': an
+    operator that knew one image for both wrote it."""
+    gateways = known.get("gateway")
+    if not isinstance(gateways, dict) or not gateways.keys() >= {"image", "pullPolicy"}:
+        gateways = known
+    return replace(
+        release,
+        worker_image=known["image"],
+        worker_image_pull_policy=known["pullPolicy"],
+        gateway_image=gateways["image"],
+        gateway_image_pull_policy=gateways["pullPolicy"],
+    )
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _build_template(context: ChildContext) -> Json:
     owner, worker, release = context.owner, context.spec.worker, context.release
     container: Json = {
         "name": names.CONTAINER_NAME,
-        "image": worker.image or release.server_image,
+        "image": worker.image or release.worker_image,
         "args": [
             *("--role", "model-cache", "--config", f"{names.CONFIG_DIRECTORY}/{names.COMPONENT_WORKER}.json"),
             *("--host", "0.0.0.0", "--metrics-port", str(names.METRICS_PORT)),  # noqa: S104 - the pod's own address
@@ -118,8 +118,8 @@ def _build_template(context: ChildContext) -> Json:
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # a volume's mount point inside the container
         ],
     }
-    if worker.image is None and release.server_image_pull_policy is not None:
-        container["imagePullPolicy"] = release.server_image_pull_policy
+    if worker.image is None and release.worker_image_pull_policy is not None:
+        container["imagePullPolicy"] = release.worker_image_pull_policy
     if (token := context.spec.hub_token_secret_name) is not None:
         container["env"].append(
             build_secret_env(names.ENV_HUB_TOKEN, token, names.SECRET_KEY_HUB_TOKEN, optional=False)

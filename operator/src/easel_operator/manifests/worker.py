@@ -20,7 +20,9 @@ from easel_operator.manifests.metadata import (
     build_labels,
     build_metadata,
     build_pod_selector,
+    describe_images,
     hash_json,
+    read_json,
     with_revision,
 )
 from easel_operator.manifests.model_cache import mount_cache
@@ -106,16 +108,22 @@ def _build_strategy(context: ChildContext) -> Json:
 
 
 def describe_release(release: Release) -> str:
-    """What a Deployment remembers of the release that it has, as JSON: its image and how that is pulled."""
-    wire = {"image": release.server_image, "pullPolicy": release.server_image_pull_policy}
-    return json.dumps(wire, separators=(",", ":"), sort_keys=True)
+    """What a Deployment remembers of the release that it has, as JSON: its images and how they are pulled."""
+    return json.dumps(describe_images(release), separators=(",", ":"), sort_keys=True)
 
 
 def describe_runs(spec: StableDiffusionServiceSpec, release: Release) -> str:
-    """What workers run, as JSON from which it can be run again: parts of the spec without defaults, and the image."""
+    """What workers run, as JSON from which it can be run again: parts of the spec without defaults, and the images,
+    that of the gateways they talk to among them."""
     wire = _describe_worker_spec(spec, {"model", "worker", "batching"})
-    runs = {"spec": wire, "image": release.server_image, "pullPolicy": release.server_image_pull_policy}
+    runs = {"spec": wire, **describe_images(release)}
     return json.dumps(runs, separators=(",", ":"), sort_keys=True)
+
+
+def digest_runs(runs: str) -> str:
+    """Of what describe_runs() wrote: changes with what workers run, and not with the gateways' image."""
+    known = {name: value for name, value in read_json(runs).items() if name != "gateway"}
+    return hash_json(json.dumps(known, separators=(",", ":"), sort_keys=True))
 
 
 def _describe_worker_spec(spec: StableDiffusionServiceSpec, fields: set[str]) -> Json:

@@ -10,7 +10,7 @@ after it in vain. Another spec or release than that one is tried anew.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from easel_contract import names
 from easel_contract.conditions import ConditionType, Reason
@@ -21,8 +21,8 @@ from easel_operator.decide.facts import ServiceFacts, find_problem
 from easel_operator.decide.pod_status import StartPhase
 from easel_operator.decide.rollouts.record import Outcome, read_record, read_trial
 from easel_operator.decide.status import read_revisions
-from easel_operator.manifests.metadata import Release, hash_json, read_json, read_revision
-from easel_operator.manifests.worker import describe_runs
+from easel_operator.manifests.metadata import Release, read_json, read_revision, restore_images
+from easel_operator.manifests.worker import describe_runs, digest_runs
 from easel_operator.objects import Json, find_condition
 
 FIELDS = ("model", "worker", "batching")
@@ -52,7 +52,7 @@ def take_earlier(
     """
     known = read_runs(runs)
     earlier = _restore(spec, known["spec"]) if known else None
-    return None if earlier is None else (earlier, _restore_release(release, known))
+    return None if earlier is None else (earlier, restore_images(release, known))
 
 
 def read_runs(text: str) -> Json:
@@ -111,7 +111,7 @@ def go_back(
     earlier = _restore(spec, good["spec"]) if good else None
     if earlier is None:
         return None
-    before, tried = _restore_release(release, good), digest_of(spec, release)
+    before, tried = restore_images(release, good), digest_of(spec, release)
     if digest_of(earlier, before) == tried:
         return None
     is_of_release = before != release and describe_runs(earlier, release) == describe_runs(spec, release)
@@ -127,7 +127,7 @@ def _recall_canary(live: Json, tried: str) -> str:
 
 def digest_of(spec: StableDiffusionServiceSpec, release: Release) -> str:
     """Changes with what workers are to run."""
-    return hash_json(describe_runs(spec, release))
+    return digest_runs(describe_runs(spec, release))
 
 
 def decide_last_good(service: Json, live: Json | None, *, is_changing: bool) -> str:
@@ -190,10 +190,6 @@ def _keep_claim(model: Json, newest: Json) -> Json:
     return {**model, "cache": {**others, **claim}}
 
 
-def _restore_release(release: Release, known: Json) -> Release:
-    return replace(release, server_image=known["image"], server_image_pull_policy=known["pullPolicy"])
-
-
 def _recall(service: Json) -> str:
     """What was said when the service went back, if that is of this very spec: what its pods met is gone with them."""
     last = find_condition(service, ConditionType.PROGRESSING)
@@ -215,7 +211,7 @@ def _say(
     is_of_release: bool,
 ) -> str:
     """What failed, by what was ``said`` of it as a canary or else by its time, and what follows."""
-    what = f"Image {release.server_image} of the installation" if is_of_release else "What the spec asks workers to run"
+    what = f"Image {release.worker_image} of the installation" if is_of_release else "What the spec asks workers to run"
     step = "take that release back" if is_of_release else "correct the spec"
     problem = find_problem(facts.workers)
     met = f" ({problem.message.rstrip('.')})" if problem is not None else ""

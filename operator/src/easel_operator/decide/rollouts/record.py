@@ -8,7 +8,8 @@ from enum import StrEnum
 from easel_contract import names
 
 from easel_operator.decide.rollouts.tally import StepKey
-from easel_operator.manifests.metadata import hash_json, read_revision
+from easel_operator.manifests.metadata import read_revision
+from easel_operator.manifests.worker import digest_runs
 from easel_operator.objects import Json
 
 
@@ -62,7 +63,7 @@ def read_trial(live: Json | None) -> CanaryRecord | None:
     if record is None or live is None or record.outcome is Outcome.PASSED:
         return None
     runs = (live["metadata"].get("annotations") or {}).get(names.ANNOTATION_RUNS, "")
-    return record if record.digest == hash_json(runs) else None
+    return record if record.digest == digest_runs(runs) else None
 
 
 def read_step(live: Json) -> StepKey | None:

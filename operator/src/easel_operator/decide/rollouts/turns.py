@@ -21,7 +21,14 @@ from easel_operator.decide.pod_status import PodStatus
 from easel_operator.decide.rollouts.canary import find_obstacle
 from easel_operator.decide.rollouts.going_back import GoingBack
 from easel_operator.decide.snapshot import Stage, Standing
-from easel_operator.manifests.metadata import ChildContext, Release, read_json, read_revision, read_server_image
+from easel_operator.manifests.metadata import (
+    ChildContext,
+    Release,
+    read_json,
+    read_revision,
+    read_server_image,
+    restore_images,
+)
 from easel_operator.manifests.worker import build_worker_deployment, describe_model, hash_worker_spec
 from easel_operator.objects import Json, ServiceKey
 
@@ -62,7 +69,7 @@ def choose_release(facts: ServiceFacts, release: Release, *, has_turn: bool) -> 
     live = facts.worker_deployment
     if live is None or (has_turn and _find_hold(facts) is RolloutHold.WAITING):
         return release
-    return _read_release(live, facts.spec, release)
+    return _read_release(facts, live, release)
 
 
 def decide_rollout(
@@ -153,7 +160,7 @@ def _say_earlier(context: ChildContext) -> RolloutStatus:
     """What a service that was told to go back runs."""
     message = (
         f"The workers run revision {context.to_revision}, by spec.rollout.toRevision: image "
-        f"{context.release.server_image}, model {describe_model(context.spec)}. Take toRevision out of the spec to "
+        f"{context.release.worker_image}, model {describe_model(context.spec)}. Take toRevision out of the spec to "
         "have its model, worker and batching, and the installation's release, count again."
     )
     return RolloutStatus(hold=RolloutHold.REVISION, message=message)
@@ -172,13 +179,20 @@ def _uses_release(spec: StableDiffusionServiceSpec) -> bool:
     return spec.worker.image is None or spec.gateway.image is None
 
 
-def _read_release(live: Json, spec: StableDiffusionServiceSpec, newest: Release) -> Release:
-    """The release that a Deployment has; one of an operator that wrote no annotation is seen from its container."""
+def _read_release(facts: ServiceFacts, live: Json, newest: Release) -> Release:
+    """The release that a service's Deployments have; of an operator that wrote no annotation it is seen from their
+    containers."""
     known = read_json(_annotations(live).get(names.ANNOTATION_RELEASE))
     if known.keys() >= {"image", "pullPolicy"}:
-        return replace(newest, server_image=known["image"], server_image_pull_policy=known["pullPolicy"])
-    image = read_server_image(live)
-    return newest if image is None or spec.worker.image is not None else replace(newest, server_image=image)
+        return restore_images(newest, known)
+    spec, gateways = facts.spec, facts.gateway_deployment
+    worker_image = None if spec.worker.image is not None else read_server_image(live)
+    gateway_image = None if spec.gateway.image is not None or gateways is None else read_server_image(gateways)
+    return replace(
+        newest,
+        worker_image=worker_image or newest.worker_image,
+        gateway_image=gateway_image or newest.gateway_image,
+    )
 
 
 def _annotations(live: Json) -> dict[str, str]:
@@ -253,7 +267,7 @@ def _rank(facts: ServiceFacts) -> tuple[int, int]:
 
 
 def _say_held(has: Release, newest: Release, hold: RolloutHold) -> RolloutStatus:
-    what = "how pods are built" if has.server_image == newest.server_image else f"image {newest.server_image}"
+    what = "how pods are built" if has.worker_image == newest.worker_image else f"image {newest.worker_image}"
     why = {
         RolloutHold.WAITING: "its turn comes when others have it (rollout.maxServicesAtOnce of the installation)",
         RolloutHold.PINNED: "rollout.pinned keeps it from that",
@@ -262,5 +276,5 @@ def _say_held(has: Release, newest: Release, hold: RolloutHold) -> RolloutStatus
         RolloutHold.CANARY: "its canary has nothing to be compared with: the service sleeps, or has too few workers",
     }
     return RolloutStatus(
-        hold=hold, message=f"The workers run image {has.server_image}; the installation has {what}, and {why[hold]}."
+        hold=hold, message=f"The workers run image {has.worker_image}; the installation has {what}, and {why[hold]}."
     )

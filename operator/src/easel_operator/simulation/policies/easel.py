@@ -188,7 +188,7 @@ def _build_cluster(
         is_scale_to_zero_supported=controller.is_scale_to_zero_enabled,
         is_tolerance_supported=controller.is_tolerance_configurable,
     )
-    context = ChildContext(_OWNER, spec, Release("", ""), grace_seconds=0)
+    context = ChildContext(_OWNER, spec, Release(worker_image="", gateway_image="", redis_url=""), grace_seconds=0)
     manifest = build_hpa(context, scaling, is_tolerance_supported=controller.is_tolerance_configurable)
     mode = decide_mode(spec.model_copy(update={"scaling": scaling}), capabilities).mode
     return AutoscalerSpec.from_manifest(manifest["spec"]), controller, mode
