@@ -34,11 +34,14 @@ from tests.inference_server.engine.add_ons.adapters import (
     write_adapter,
 )
 from tests.inference_server.engine.stepping.running import build_engine, go_on, images_of
+from tests.support.nightly import by_day
 from tests.support.tiny_engine import tiny_parameters
 from tests.support.tiny_models import BUILDERS
 from tests.support.tiny_models.adapters import LoraForm
 
 EXACT = Reproducibility.EXACT
+# A file's form is read without a model in test_lora_formats.
+ALONE_BY_DAY = (("sd15", LoraForm.KOHYA), ("sdxl", LoraForm.KOHYA_SGM), ("sd3", LoraForm.PEFT), ("flux", LoraForm.PEFT))
 
 
 def stock_pixels(name: str, directory: Path, loras: list[tuple[str, float]], job: Any) -> Any:
@@ -69,20 +72,23 @@ def stock_pixels(name: str, directory: Path, loras: list[tuple[str, float]], job
 @pytest.mark.filterwarnings("ignore")  # of peft
 @pytest.mark.parametrize(
     ("model", "form", "options"),
-    [
-        ("sd15", LoraForm.PEFT, {}),
-        ("sd15", LoraForm.PEFT, {"text_encoders": False, "convolutions": True}),
-        ("sd15", LoraForm.OLD, {}),
-        ("sd15", LoraForm.KOHYA, {"alpha": 2.0, "convolutions": True}),
-        ("sd2", LoraForm.KOHYA, {"alpha": 1.0}),
-        ("sdxl", LoraForm.PEFT, {}),
-        ("sdxl", LoraForm.KOHYA_SGM, {"alpha": 2.0, "convolutions": True}),
-        ("sd3", LoraForm.PEFT, {}),
-        ("sd3", LoraForm.PEFT, {"text_encoders": False}),
-        ("flux", LoraForm.PEFT, {}),
-        ("flux", LoraForm.KOHYA_FLUX, {"alpha": 2.0}),
-        ("flux", LoraForm.XLABS, {"text_encoders": False}),
-    ],
+    by_day(
+        [
+            ("sd15", LoraForm.PEFT, {}),
+            ("sd15", LoraForm.PEFT, {"text_encoders": False, "convolutions": True}),
+            ("sd15", LoraForm.OLD, {}),
+            ("sd15", LoraForm.KOHYA, {"alpha": 2.0, "convolutions": True}),
+            ("sd2", LoraForm.KOHYA, {"alpha": 1.0}),
+            ("sdxl", LoraForm.PEFT, {}),
+            ("sdxl", LoraForm.KOHYA_SGM, {"alpha": 2.0, "convolutions": True}),
+            ("sd3", LoraForm.PEFT, {}),
+            ("sd3", LoraForm.PEFT, {"text_encoders": False}),
+            ("flux", LoraForm.PEFT, {}),
+            ("flux", LoraForm.KOHYA_FLUX, {"alpha": 2.0}),
+            ("flux", LoraForm.XLABS, {"text_encoders": False}),
+        ],
+        lambda case: case[:2] in ALONE_BY_DAY,
+    ),
 )
 def test_alone_a_job_with_loras_is_that_of_diffusers_with_peft(
     model: str, form: LoraForm, options: dict[str, Any], tmp_path: Path
@@ -117,7 +123,7 @@ def test_two_loras_give_the_same_bytes_in_either_order(tmp_path: Path) -> None:
     assert distance(there, first_alone) > NEAR
 
 
-@pytest.mark.parametrize("model", ["sd15", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("model", by_day(["sd15", "sdxl", "sd3", "flux"], ("sdxl", "flux").__contains__))
 def test_jobs_with_different_loras_and_with_none_share_calls_and_get_what_they_get_alone(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +223,8 @@ def test_a_prompt_is_encoded_anew_for_a_lora_of_the_text_encoder_and_not_for_one
     assert run(engine, tiny_parameters(prompt=prompt)) == [plain]
 
 
-def test_a_thousand_switches_leave_memory_and_layers_as_they_were(tmp_path: Path) -> None:
+@pytest.mark.parametrize("switches", by_day([100, 1000], (100).__eq__))
+def test_many_switches_leave_memory_and_layers_as_they_were(switches: int, tmp_path: Path) -> None:
     pipeline = build_tiny("sd15")
     styles = [write_adapter(tmp_path, f"style-{number}", seed=number, form=LoraForm.OLD) for number in range(4)]
     size = Path(styles[0].source).stat().st_size
@@ -236,7 +243,7 @@ def test_a_thousand_switches_leave_memory_and_layers_as_they_were(tmp_path: Path
 
     switch(80)  # until each has been there, as prompts that they encode are kept
     before = count_tensors()
-    switch(1000)
+    switch(switches)
     assert count_tensors() <= before
     assert engine._residency.count_bytes()[0] <= 2 * size
     assert engine._residency.count_held_bytes() == 0

@@ -1,6 +1,7 @@
 """ControlNets beside a second pass, adapters and other jobs: equal to the stock calls, and to the job alone."""
 
 from io import BytesIO
+from itertools import product
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.inference_server.engine.add_ons.control_nets import (
 )
 from tests.inference_server.engine.parity.stock import IMAGE, INPUTS, build_engine, build_job, call_stock
 from tests.inference_server.engine.stepping.running import go_on, images_of
+from tests.support.nightly import by_day
 
 loading.prepare_libraries()
 pytestmark = [
@@ -55,8 +57,10 @@ def call_both_passes(name: str, job: Any, *, controlled: tuple[bool, bool]) -> b
 
 
 @pytest.mark.parametrize("passes", ControlPasses)
-@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize(
+    ("name", "upscaler"),
+    by_day(product(("sd15", "sdxl"), ("Latent", "Lanczos")), (("sd15", "Latent"), ("sdxl", "Lanczos")).__contains__),
+)
 def test_with_a_second_pass_a_controlnet_has_its_say_in_the_passes_that_are_asked_for(
     name: str, upscaler: str, passes: ControlPasses, nets: Any
 ) -> None:
@@ -101,7 +105,7 @@ def test_a_second_pass_with_a_controlnet_goes_on_from_its_checkpoint_on_another_
 
 @pytest.mark.filterwarnings("ignore")  # of peft
 @pytest.mark.parametrize("task", CLASSES)
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("name", by_day(["sd15", "sdxl"], "sdxl".__eq__))
 def test_a_controlnet_and_a_lora_together_are_the_stock_pipelines_with_peft(
     name: str, task: Task, nets: Any, tmp_path: Any
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from easel_contract.gateway_config import Reproducibility
 
 from tests.inference_server.engine.stepping.running import build_engine
+from tests.support.nightly import by_day
 from tests.support.tiny_engine import tiny_parameters
 
 pytestmark = pytest.mark.torch
@@ -48,7 +49,7 @@ def run(pipeline: Any, *, images: int = 1, side: int = 128, guidance: float = 5.
 
 
 # "eager" traces and guards as "inductor" does, and needs no C++ compiler; the speed isn't what is tested here.
-@pytest.mark.parametrize("name", ["sd15", "flux"])
+@pytest.mark.parametrize("name", by_day(["sd15", "flux"], "sd15".__eq__))
 def test_once_compiled_any_number_of_rows_and_any_size_runs_compiled(name: str, torch: Any) -> None:
     from easel_server.engine.speed.compilation import BlockCompilation, CompileState  # noqa: PLC0415  # loads torch
 
@@ -96,7 +97,7 @@ def test_a_denoiser_without_repeated_blocks_runs_as_it_is(torch: Any) -> None:
     assert compilation.state is CompileState.EAGER
 
 
-@pytest.mark.parametrize("name", ["sd15", "flux"])
+@pytest.mark.parametrize("name", by_day(["sd15", "flux"], "flux".__eq__))
 def test_with_adapters_blocks_run_compiled_and_no_switch_compiles_anything(
     name: str, torch: Any, tmp_path: Path
 ) -> None:
