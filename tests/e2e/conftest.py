@@ -11,7 +11,7 @@ from demo.cluster import Cluster
 from tests.e2e.waiting import Services
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """A cluster of this run's own, so that a demo that is up isn't disturbed; down again at the end."""
     state = clusters.ROOT / ".state" / f"e2e-{os.getpid()}"

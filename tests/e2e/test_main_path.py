@@ -16,7 +16,7 @@ def test_from_apply_to_images_out_to_four_workers_and_back_to_zero_with_a_crash(
 
         async def load_and_crash() -> None:
             load = asyncio.create_task(burst(url, tally, requests=100, clients=20, steps=40))
-            await asyncio.to_thread(observer.wait_until, lambda look: look.ready >= 3, "three workers ready", 120)
+            await asyncio.to_thread(observer.wait_until, lambda look: look.ready >= 3, "three workers ready", 300)
             await asyncio.to_thread(kill_a_busy_worker, services.cluster, name)
             await load
 
@@ -26,7 +26,7 @@ def test_from_apply_to_images_out_to_four_workers_and_back_to_zero_with_a_crash(
         ordered = [look for look in observer.sightings if look.desired == 4]
         assert "4 pods" in ordered[-1].reason, "the last decision is in the status"
 
-        idle = observer.wait_until(lambda look: look.desired == look.existing == 0, "back to zero", 120)
+        idle = observer.wait_until(lambda look: look.desired == look.existing == 0, "back to zero", 300)
         assert idle.queue_depth == 0
         services.wait_for(name, "Ready", "True", "ScaledToZero")
         reported = services.cluster.get("sds", name)["status"]["termination"]

@@ -87,6 +87,7 @@ def test_the_job_fetches_each_file_once_and_workers_ask_the_hub_for_nothing(
     wait_until(lambda: list_claims(services, name), lambda left: not left, "its own claim goes with it", 60)
 
 
+@pytest.mark.nightly
 def test_a_second_service_on_the_claim_downloads_nothing_and_the_claim_outlives_both(
     services: Services, hub: ClusterHub, shared_claim: str
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_second_service_on_the_claim_downloads_nothing_and_the_claim_outlives_
     assert hub.requests == [], "what is on the claim stays there"
 
 
+@pytest.mark.nightly
 def test_a_job_without_a_token_says_which_field_wants_one(services: Services, hub: ClusterHub) -> None:
     private = services.apply(cached("no-token", hub, repository="private/sd15"))
     loaded = services.wait_for(private, "ModelLoaded", "False", "ModelLoadFailed", timeout_seconds=120)
@@ -124,6 +126,7 @@ def test_a_job_without_a_token_says_which_field_wants_one(services: Services, hu
         services.cluster.kubectl("delete", "secret", "hub-token")
 
 
+@pytest.mark.nightly
 def test_a_file_that_comes_damaged_is_never_loaded_and_is_named(services: Services, hub: ClusterHub) -> None:
     hub.behave(damaged={f"other/sd15/{WEIGHTS}": [1000] * 100})
     name = services.apply(cached("damaged", hub, repository="other/sd15"))

@@ -89,7 +89,7 @@ class Enforced:
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
             self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
         for name, (namespace, _) in STRANGERS.items():
-            self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=90s")
+            self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=270s")
 
     def find(self, namespace: str, selector: str) -> dict[str, Any]:
         """A running pod that isn't one of the strangers."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from demo.cluster import NAMESPACE
 from demo.load import forwarded
-from tests.e2e.waiting import Services, tiny, wait_until
+from tests.e2e.waiting import Services, quick, tiny, wait_until
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_a_bad_resource_is_refused_with_words_that_help(
 
 
 def test_a_change_reaches_the_pods_and_a_gateway_change_leaves_the_gpu_pods_alone(services: Services) -> None:
-    name = services.apply(tiny("changing", replicas=1, scaling=None))
+    name = services.apply(quick("changing", replicas=1, scaling=None))
     services.wait_for(name, "ModelLoaded", "True")
     workers, gateways = (
         [pod["metadata"]["uid"] for pod in services.pods(name, component)] for component in ("worker", "gateway")
     )
 
-    services.apply(tiny("changing", replicas=1, scaling=None, gateway__limits={"maxSteps": 7}))
+    services.apply(quick("changing", replicas=1, scaling=None, gateway__limits={"maxSteps": 7}))
     wait_until(
         lambda: [pod["metadata"]["uid"] for pod in services.pods(name, "gateway")],
         lambda now: bool(now) and not set(now) & set(gateways),
@@ -77,7 +77,7 @@ def test_a_running_gateway_serves_another_model_within_seconds_of_the_edit(servi
 
         assert served() == ["studio/first"]
         services.apply(model("studio/second"))
-        wait_until(served, lambda now: now == ["studio/second"], "the new model", 20)
+        wait_until(served, lambda now: now == ["studio/second"], "the new model", 15)
     assert [pod["metadata"]["uid"] for pod in services.pods(name, "gateway")] == gateways
 
 
@@ -116,7 +116,7 @@ def test_an_adapter_that_is_added_later_is_asked_for_without_a_new_pod(services:
 
 
 def test_a_deleted_or_edited_child_comes_back(services: Services) -> None:
-    name = services.apply(tiny("healing"))
+    name = services.apply(quick("healing"))
     services.wait_for(name, "Ready", "True")
     before = services.children(name)
     for child in before:
@@ -141,14 +141,14 @@ def test_a_deleted_or_edited_child_comes_back(services: Services) -> None:
 
 
 def test_deletion_cleans_up(services: Services) -> None:
-    name = services.apply(tiny("leaving"))
+    name = services.apply(quick("leaving"))
     services.wait_for(name, "Ready", "True")
     services.cluster.kubectl("delete", "sds", name)
     wait_until(lambda: services.children(name), lambda left: not left, "no child left", 60)
 
 
 def test_a_deleted_service_answers_its_waiters_and_the_next_of_its_name_inherits_nothing(services: Services) -> None:
-    asleep = tiny("handed-on", replicas=0, scaling=None)  # so that what is asked for waits
+    asleep = quick("handed-on", replicas=0, scaling=None)  # so that what is asked for waits
     name = services.apply(asleep)
     services.wait_for(name, "Progressing", "True", "Complete")
     with forwarded(services.cluster, name) as url, httpx2.Client(base_url=url, timeout=60) as client:
@@ -171,11 +171,11 @@ def test_a_deleted_service_answers_its_waiters_and_the_next_of_its_name_inherits
 
 def test_what_a_redis_that_is_gone_keeps_of_a_deleted_service_is_said(services: Services) -> None:
     kubectl = services.cluster.kubectl
-    name = services.apply(tiny("let-go", replicas=0, scaling=None))
+    name = services.apply(quick("let-go", replicas=0, scaling=None))
     services.wait_for(name, "Progressing", "True", "Complete")
     kubectl("scale", "statefulset/easel-redis", "-n", NAMESPACE, "--replicas=0")
     try:
-        kubectl("delete", "sds", name, "--timeout=20s")
+        kubectl("delete", "sds", name, "--timeout=60s")
         events = wait_until(
             lambda: services.cluster.get("events", "--field-selector", "reason=CleanupIncomplete")["items"],
             bool,
@@ -191,7 +191,7 @@ def test_a_namespace_with_a_service_can_be_deleted(services: Services) -> None:
     kubectl = services.cluster.kubectl
     kubectl("create", "namespace", "passing")
     # Kubernetes looks again at a namespace that is going after half of its pods' longest grace period.
-    service = tiny("guest", replicas=0, scaling=None, gateway__terminationGracePeriodSeconds=20)
+    service = quick("guest", replicas=0, scaling=None, gateway__terminationGracePeriodSeconds=20)
     kubectl("apply", "-n", "passing", "-f", "-", stdin=json.dumps(service))
     wait_until(
         lambda: services.cluster.get("deployments", "-n", "passing")["items"],
@@ -199,12 +199,12 @@ def test_a_namespace_with_a_service_can_be_deleted(services: Services) -> None:
         "the service's children",
         60,
     )
-    kubectl("delete", "namespace", "passing", "--timeout=90s")
+    kubectl("delete", "namespace", "passing", "--timeout=240s")
 
 
 def test_a_child_that_is_someone_elses_is_not_taken_over(services: Services) -> None:
     services.cluster.kubectl("create", "configmap", "taken-config", "--from-literal=theirs=1")
-    name = services.apply(tiny("taken"))
+    name = services.apply(quick("taken"))
     try:
         condition = services.wait_for(name, "Ready", "False", "ChildConflict")
         assert "ConfigMap" in condition["message"]
@@ -215,7 +215,7 @@ def test_a_child_that_is_someone_elses_is_not_taken_over(services: Services) -> 
 
 
 def test_a_restarted_operator_writes_nothing(services: Services) -> None:
-    name = services.apply(tiny("steady", replicas=1, scaling=None))
+    name = services.apply(quick("steady", replicas=1, scaling=None))
     services.wait_for(name, "ModelLoaded", "True")
     services.wait_for(name, "Progressing", "True", "Complete")
     # What is written last: how long the start took is known once the worker has been scraped, a tick later.

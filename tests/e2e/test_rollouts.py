@@ -119,6 +119,7 @@ def test_a_revision_whose_jobs_fail_goes_back_with_its_figures_in_an_event(servi
     assert "failed on the new revision, 0 of" in note
 
 
+@pytest.mark.nightly
 def test_a_slower_revision_is_held_where_it_is_to_hold_and_goes_back_when_it_may(services: Services) -> None:
     name = start(services, fast("patient", rollout__onFailure="Hold"))
     before = revisions_of(services, name)

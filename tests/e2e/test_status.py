@@ -9,12 +9,12 @@ import pytest
 from demo.cluster import ClusterError
 from demo.load import first_image, forwarded
 from demo.observe import is_ready
-from tests.e2e.waiting import Services, tiny, wait_until
+from tests.e2e.waiting import SLOWNESS, Services, quick, tiny, wait_until
 
 TWO = {"replicas": 2, "scaling": None}
 
 
-def wait_with_kubectl(services: Services, name: str, *, timeout_seconds: int) -> None:
+def wait_with_kubectl(services: Services, name: str, *, timeout_seconds: int = 120 * SLOWNESS) -> None:
     """``kubectl wait``, as a pipeline runs it after an apply. Raises ClusterError if it isn't met in time."""
     words = ("wait", f"sds/{name}", "--for=condition=Ready", f"--timeout={timeout_seconds}s")
     services.cluster.kubectl(*words)
@@ -26,10 +26,10 @@ def is_of_dtype(pod: dict[str, Any], dtype: str) -> bool:
 
 
 def test_kubectl_wait_after_an_edit_waits_for_the_edits_pods(services: Services) -> None:
-    name = services.apply(tiny("edited", **TWO))
-    wait_with_kubectl(services, name, timeout_seconds=120)
-    services.apply(tiny("edited", **TWO, model__dtype="Float32"))
-    wait_with_kubectl(services, name, timeout_seconds=120)
+    name = services.apply(quick("edited", **TWO))
+    wait_with_kubectl(services, name)
+    services.apply(quick("edited", **TWO, model__dtype="Float32"))
+    wait_with_kubectl(services, name)
     workers = services.pods(name, "worker")
     assert workers
     assert all(is_of_dtype(pod, "Float32") for pod in workers)
@@ -38,7 +38,7 @@ def test_kubectl_wait_after_an_edit_waits_for_the_edits_pods(services: Services)
 
 def test_a_roll_out_that_fails_says_who_serves_and_how_to_go_back(services: Services) -> None:
     name = services.apply(tiny("half-way", **TWO))
-    wait_with_kubectl(services, name, timeout_seconds=120)
+    wait_with_kubectl(services, name)
     # Ready with the first of them; one that still loads would be the first to go.
     wait_until(lambda: services.cluster.get("sds", name)["status"]["readyReplicas"], (2).__eq__, "both serve", 60)
     services.apply(tiny("half-way", **TWO, model__source__persistentVolumeClaim__path="not-there"))
@@ -54,37 +54,37 @@ def test_a_roll_out_that_fails_says_who_serves_and_how_to_go_back(services: Serv
     with pytest.raises(ClusterError):
         wait_with_kubectl(services, name, timeout_seconds=3)
     services.apply(tiny("half-way", **TWO))
-    wait_with_kubectl(services, name, timeout_seconds=120)
+    wait_with_kubectl(services, name)
 
 
-def test_a_secret_that_is_missing_is_named_within_ten_seconds_on_a_live_service(services: Services) -> None:
-    name = services.apply(tiny("locked"))
-    wait_with_kubectl(services, name, timeout_seconds=120)
-    services.apply(tiny("locked", gateway__apiKeysSecretName="kyes"))
-    ready = services.wait_for(name, "Ready", "False", "ReferenceMissing", timeout_seconds=10)
+def test_a_secret_that_is_missing_is_named_on_a_live_service(services: Services) -> None:
+    name = services.apply(quick("locked"))
+    wait_with_kubectl(services, name)
+    services.apply(quick("locked", gateway__apiKeysSecretName="kyes"))
+    ready = services.wait_for(name, "Ready", "False", "ReferenceMissing", timeout_seconds=30)
     assert "Secret default/kyes doesn't exist" in ready["message"]
     assert "spec.gateway.apiKeysSecretName" in ready["message"]
     services.cluster.kubectl("create", "secret", "generic", "kyes", "--from-literal=studio=k-1")
     try:
-        wait_with_kubectl(services, name, timeout_seconds=120)
+        wait_with_kubectl(services, name)
         services.cluster.kubectl("delete", "secret", "kyes")
-        ready = services.wait_for(name, "Ready", "True", "Degraded", timeout_seconds=10)
+        ready = services.wait_for(name, "Ready", "True", "Degraded", timeout_seconds=30)
         assert "Secret default/kyes doesn't exist" in ready["message"]
     finally:
         services.cluster.kubectl("delete", "secret", "kyes", "--ignore-not-found")
 
 
 def test_a_claim_that_is_missing_is_no_lack_of_gpus(services: Services) -> None:
-    name = services.apply(tiny("unbound", **TWO, model__source__persistentVolumeClaim__claimName="no-such-claim"))
+    name = services.apply(quick("unbound", **TWO, model__source__persistentVolumeClaim__claimName="no-such-claim"))
     capacity = services.wait_for(name, "CapacityAvailable", "False", "VolumeUnavailable")
     assert "PersistentVolumeClaim no-such-claim" in capacity["message"]
     assert "nvidia.com/gpu free" not in capacity["message"]
-    services.wait_for(name, "Ready", "False", "ReferenceMissing", timeout_seconds=10)
+    services.wait_for(name, "Ready", "False", "ReferenceMissing", timeout_seconds=30)
 
 
 def test_what_kubectl_set_env_does_to_a_worker_is_undone(services: Services) -> None:
-    name = services.apply(tiny("meddled", **TWO))
-    wait_with_kubectl(services, name, timeout_seconds=120)
+    name = services.apply(quick("meddled", **TWO))
+    wait_with_kubectl(services, name)
     services.cluster.kubectl("set", "env", f"deployment/{name}-worker", "EASEL_POD_NAME=x", "FOO=bar")
 
     def variables() -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_what_kubectl_set_env_does_to_a_worker_is_undone(services: Services) -> 
     by_name = {each["name"]: each for each in variables()}
     assert "value" not in by_name["EASEL_POD_NAME"]
     assert by_name["FOO"]["value"] == "bar", "what was merely added stays"
-    wait_with_kubectl(services, name, timeout_seconds=120)
+    wait_with_kubectl(services, name)
 
 
 def test_a_strangers_workers_keep_their_number_and_nothing_is_made_beside_them(services: Services) -> None:
@@ -115,7 +115,7 @@ def test_a_strangers_workers_keep_their_number_and_nothing_is_made_beside_them(s
     }
     kubectl("apply", "-f", "-", stdin=json.dumps(theirs))
     try:
-        name = services.apply(tiny("crowded"))
+        name = services.apply(quick("crowded"))
         ready = services.wait_for(name, "Ready", "False", "ChildConflict")
         assert "crowded-worker" in ready["message"]
         assert services.children(name) == {}
@@ -127,14 +127,14 @@ def test_a_strangers_workers_keep_their_number_and_nothing_is_made_beside_them(s
 
 def test_a_waking_service_says_what_it_waits_for_and_that_it_cannot_wake(services: Services) -> None:
     scaling = {"scaling__scaleToZeroAfterSeconds": 1, "scaling__scaleDownAfterSeconds": 1}
-    name = services.apply(tiny("sleeper", **scaling))
+    name = services.apply(quick("sleeper", **scaling))
     services.wait_for(name, "Ready", "True", "ScaledToZero", timeout_seconds=120)
     # The last worker may still take a request until it is told to end, and then nobody would have to wake: one that is
     # being deleted counts until it is gone.
     workers = f"easel.dev/service={name},app.kubernetes.io/component=worker"
     wait_until(lambda: services.cluster.get("pods", "-l", workers)["items"], lambda pods: not pods, "no worker", 90)
     # Asleep, it is given an image that can't be pulled: the next worker never comes up.
-    services.apply(tiny("sleeper", **scaling, worker__image="ghcr.io/nobody/nothing:1"))
+    services.apply(quick("sleeper", **scaling, worker__image="ghcr.io/nobody/nothing:1"))
     services.wait_for(name, "Progressing", "True", "Complete")
     with forwarded(services.cluster, name) as url:
         with httpx2.Client(base_url=url, timeout=30) as client:
@@ -144,9 +144,9 @@ def test_a_waking_service_says_what_it_waits_for_and_that_it_cannot_wake(service
 
 
 def test_gateways_that_do_not_come_up_leave_the_old_ones_at_work(services: Services) -> None:
-    name = services.apply(tiny("doors", **TWO))
-    wait_with_kubectl(services, name, timeout_seconds=120)
-    services.apply(tiny("doors", **TWO, gateway__image="ghcr.io/nobody/nothing:1"))
+    name = services.apply(quick("doors", **TWO))
+    wait_with_kubectl(services, name)
+    services.apply(quick("doors", **TWO, gateway__image="ghcr.io/nobody/nothing:1"))
     ready = services.wait_for(name, "Ready", "True", "ServingPreviousRevision")
     assert "1 of 1 gateway pods still serve" in ready["message"]
     assert any(is_ready(pod) for pod in services.pods(name, "gateway"))

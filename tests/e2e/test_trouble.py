@@ -7,7 +7,7 @@ import pytest
 from demo.cluster import NAMESPACE, devcluster_binary, run
 from demo.load import Tally, burst, first_image, forwarded
 from demo.observe import is_ready
-from tests.e2e.waiting import Services, tiny, wait_until
+from tests.e2e.waiting import Services, quick, tiny, wait_until
 
 
 def test_a_model_that_is_not_there_is_named(services: Services) -> None:
@@ -22,23 +22,23 @@ def test_a_model_that_is_not_there_is_named(services: Services) -> None:
 
 
 def test_no_gpu_free_is_reported_with_the_schedulers_words(services: Services) -> None:
-    name = services.apply(tiny("greedy", worker__gpu__count=3))  # nodes have two each
+    name = services.apply(quick("greedy", worker__gpu__count=3))  # nodes have two each
     capacity = services.wait_for(name, "CapacityAvailable", "False", "InsufficientCapacity")
     assert "nvidia.com/gpu" in capacity["message"]
     assert services.condition(name, "Ready")["status"] == "False"
-    services.apply(tiny("greedy", worker__gpu__count=2))
+    services.apply(quick("greedy", worker__gpu__count=2))
     services.wait_for(name, "CapacityAvailable", "True")
     services.wait_for(name, "Ready", "True")
 
 
 def test_an_image_that_cannot_be_pulled_is_reported(services: Services) -> None:
-    name = services.apply(tiny("no-image", worker__image="ghcr.io/nobody/nothing:1"))
+    name = services.apply(quick("no-image", worker__image="ghcr.io/nobody/nothing:1"))
     loaded = services.wait_for(name, "ModelLoaded", "False", "ImagePullFailed")
     assert "ghcr.io/nobody/nothing:1" in loaded["message"]
 
 
 def test_redis_away_is_said_and_survived(services: Services) -> None:
-    name = services.apply(tiny("thirsty", replicas=2, scaling=None))
+    name = services.apply(quick("thirsty", replicas=2, scaling=None))
     services.wait_for(name, "ModelLoaded", "True")
     services.wait_for(name, "Ready", "True")
     tally = Tally()
@@ -67,7 +67,7 @@ def test_redis_away_is_said_and_survived(services: Services) -> None:
 
 @pytest.mark.embedded
 def test_a_node_that_dies_loses_no_work(services: Services) -> None:
-    name = services.apply(tiny("survivor", replicas=2, scaling=None, worker__gpu__count=2))  # one on each node
+    name = services.apply(quick("survivor", replicas=2, scaling=None, worker__gpu__count=2))  # one on each node
     placed = wait_until(
         lambda: {pod["spec"].get("nodeName") for pod in services.pods(name, "worker") if is_ready(pod)},
         lambda nodes: len(nodes) == 2,
@@ -92,4 +92,4 @@ def test_a_node_that_dies_loses_no_work(services: Services) -> None:
         finally:
             run(*node, "restart", "gpu-0", *state)
     assert (tally.delivered, tally.failures) == (30, [])
-    services.cluster.kubectl("wait", "--for=condition=Ready", "node/gpu-0", "--timeout=60s")
+    services.cluster.kubectl("wait", "--for=condition=Ready", "node/gpu-0", "--timeout=240s")

@@ -72,6 +72,7 @@ def test_a_frozen_leader_is_replaced_and_begins_anew_when_it_wakes(two_operators
     world.wait_for_ready(FIXED, "True")
 
 
+@pytest.mark.nightly
 def test_the_leader_is_lost_with_its_node(two_operators: World) -> None:
     world = two_operators
     leader = world.read_leader()
@@ -84,6 +85,7 @@ def test_the_leader_is_lost_with_its_node(two_operators: World) -> None:
     assert seen.answers.longest_gap_seconds < AUTOSCALER_SECONDS
 
 
+@pytest.mark.nightly
 def test_a_killed_leader_is_back_or_replaced(two_operators: World) -> None:
     """Its container is started again under the same name, and takes its own lease at once."""
     world = two_operators

@@ -17,7 +17,7 @@ from tests.e2e.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.nightly]
 
 NAMESPACE = "team-x"
 REGISTRATION = "apiservice/v1beta1.external.metrics.k8s.io"

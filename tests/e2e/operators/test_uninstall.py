@@ -54,7 +54,7 @@ def test_services_say_that_no_operator_is_left_and_what_stays_is_what_the_docs_s
     )
 
     cluster.kubectl("create", "namespace", "passing")
-    cluster.kubectl("delete", "namespace", "passing", "--timeout=60s")
+    cluster.kubectl("delete", "namespace", "passing", "--timeout=240s")
 
 
 def test_services_are_ready_again_once_it_is_installed_again(world: World) -> None:
@@ -70,7 +70,7 @@ def test_a_render_that_kubectl_applies_ends_no_operator(world: World) -> None:
     job = f"job/{RELEASE}-farewell"
     world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=rendered)
     try:
-        world.cluster.kubectl("wait", "--for=condition=Complete", job, "-n", NAMESPACE, "--timeout=60s")
+        world.cluster.kubectl("wait", "--for=condition=Complete", job, "-n", NAMESPACE, "--timeout=240s")
         said = world.cluster.kubectl("logs", job, "-n", NAMESPACE)
     finally:
         world.cluster.kubectl("delete", job, "-n", NAMESPACE)
