@@ -18,12 +18,13 @@ class FakeApiServer:
 
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
+        self.default: Any = 404  # for what isn't written down
         self.asked: list[str] = []
         self.kubeconfig = Path()
 
     def find(self, target: str) -> tuple[int, bytes]:
         self.asked.append(target)
-        answer = self.answers.get(target, self.answers.get(urlsplit(target).path, 404))
+        answer = self.answers.get(target, self.answers.get(urlsplit(target).path, self.default))
         if isinstance(answer, int):
             return answer, json.dumps({"kind": "Status", "message": f"the server says {answer}"}).encode()
         return 200, answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
@@ -41,6 +42,10 @@ def run_api_server(answers: Answers, directory: Path) -> Iterator[FakeApiServer]
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - its name there
             del format, arguments

@@ -68,10 +68,10 @@ def _render(results: list[CheckResult]) -> None:
             about = result.service
             console.print(Text(about or "cluster", "bold"))
         console.print(
-            Text.assemble((f"  {result.level:<8}", STYLES[result.level]), f"{result.check}: {result.message}"),
+            Text.assemble((f"  {result.level:<9}", STYLES[result.level]), f"{result.check}: {result.message}"),
             soft_wrap=True,
         )
         if result.next_step:
-            console.print(f"          next: {result.next_step}", soft_wrap=True)
+            console.print(f"           next: {result.next_step}", soft_wrap=True)
     counts = Counter(result.level for result in results)
     console.print(", ".join(f"{counts[level]} {level}" for level in Level if counts[level]))
