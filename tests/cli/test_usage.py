@@ -75,6 +75,7 @@ def test_the_month_so_far_is_asked_for_where_no_day_is_named(
         (PODS, build_list(), "none of 0 gateway pods of sdxl is ready; easel status sdxl says why"),
         (SERVICES, build_list(), "no service in namespace art"),
         (SERVICES, 403, "you may not list services"),
+        (SERVICES, "<html>", "what answered to list services is no API server, or said too much: '<html>'"),
         (SERVICES, 500, "the API server refused to list services (500): the server says 500"),
     ],
 )

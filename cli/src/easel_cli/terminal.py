@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import Any, Final
 
 from rich.console import Console, RenderableType
@@ -54,8 +55,6 @@ def describe_seconds(seconds: float) -> str:
 
 def as_record(value: Any) -> Any:
     """Dataclasses, and what is in them, as JSON has them."""
-    from dataclasses import asdict, is_dataclass  # noqa: PLC0415 - only with --json
-
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return [as_record(each) for each in value] if isinstance(value, list | tuple) else value

@@ -19,6 +19,7 @@ Json = dict[str, Any]
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 30.0
 MAX_BYTES: Final = 64 * 1024 * 1024  # of one answer
+MAX_QUOTED: Final = 200
 PAGE: Final = 500
 MAX_OBJECTS: Final = 20_000  # of one list
 SERVICE_ACCOUNT_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -55,6 +56,8 @@ class Cluster:
                 f"no way to a cluster: {str(error) or type(error).__name__}; name a file by --kubeconfig or "
                 "KUBECONFIG, and one of its contexts by --context (kubectl config get-contexts)"
             ) from None
+        if not configuration.verify_ssl:  # as the kubeconfig says; kubectl doesn't warn either
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         chosen = next((each for each in contexts if each["name"] == context), active)
         return cls(ApiClient(configuration), namespace or chosen["context"].get("namespace") or DEFAULT_NAMESPACE)
 
@@ -66,8 +69,7 @@ class Cluster:
 
     def get(self, path: str, asked: str, **query: str) -> Json:
         """The JSON at a path. ``asked`` says what for, in errors. Raises RefusedError or UnreachableError."""
-        body: Json = json.loads(self.request("GET", path, asked, query=query))
-        return body
+        return _parse(self.request("GET", path, asked, query=query), asked)
 
     def find(self, path: str, asked: str) -> Json | None:
         """One object, or None if there is none. Raises RefusedError or UnreachableError."""
@@ -105,8 +107,7 @@ class Cluster:
         return self._write("POST", path, manifest, asked, "application/json", {"dryRun": "All"} if is_dry else {})
 
     def _write(self, method: str, path: str, body: Json, asked: str, kind: str, query: Mapping[str, str]) -> Json:
-        answer: Json = json.loads(self.request(method, path, asked, query=query, body=json.dumps(body), kind=kind))
-        return answer
+        return _parse(self.request(method, path, asked, query=query, body=json.dumps(body), kind=kind), asked)
 
     def request(
         self,
@@ -155,6 +156,15 @@ class Cluster:
         }
 
 
+def _parse(content: bytes, asked: str) -> Json:
+    try:
+        body: Json = json.loads(content)
+    except ValueError:
+        said = content[:MAX_QUOTED].decode(errors="replace")
+        raise UnreachableError(f"what answered to {asked} is no API server, or said too much: {said!r}") from None
+    return body
+
+
 def _is_in_a_pod() -> bool:
     return "KUBERNETES_SERVICE_HOST" in os.environ and SERVICE_ACCOUNT_NAMESPACE.exists()
 
@@ -170,4 +180,4 @@ def _read_reason(content: bytes) -> str:
         said = json.loads(content)
         return str(said.get("message") or said.get("detail") or said)
     except (ValueError, AttributeError):
-        return content[:500].decode(errors="replace").strip()
+        return content[:MAX_QUOTED].decode(errors="replace").strip()
