@@ -1,4 +1,4 @@
-"""``make chaos``: the long form on a cluster of its own, into benchmarks/results/chaos.json and its page."""
+"""``make chaos``: the long form, into benchmarks/results/chaos.json and the tables of docs/platform/chaos.md."""
 
 import argparse
 import json

@@ -79,9 +79,15 @@ class Injector:
 
     def _await_pods(self, component: str) -> list[dict[str, Any]]:
         """The ready ones, once there are any. Raises ClusterError."""
-        if self._world.wait_until(lambda: self._world.list_pods(component), bool, READY_SECONDS) is None:
+        found: list[dict[str, Any]] = []
+
+        def look() -> list[dict[str, Any]]:
+            found[:] = self._world.list_pods(component)
+            return found
+
+        if self._world.wait_until(look, bool, READY_SECONDS) is None:
             raise ClusterError(f"no {component} was ready within {READY_SECONDS:.0f} s")
-        return self._world.list_pods(component)
+        return found
 
     def _kill_worker(self, number: int, _: Moments) -> str:
         return self._kill_one("worker", number)

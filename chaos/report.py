@@ -1,4 +1,4 @@
-"""A run as a record for benchmarks/results/chaos.json, and that record as the tables of its page. Pure."""
+"""A run as a record for benchmarks/results/chaos.json, and a record as tables of docs/platform/chaos.md. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

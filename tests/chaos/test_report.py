@@ -48,7 +48,7 @@ def test_nothing_broken_is_nothing_to_report() -> None:
         (Promise.REPORTED_ONCE, "webhooks_doubled"),
     ],
 )
-def test_a_broken_promise_is_counted_under_its_name(promise: Promise, name: str) -> None:
+def test_a_broken_promise_is_counted_under_its_name_and_said(promise: Promise, name: str) -> None:
     record = build(broken=[[str(promise), "job-1: something"]])
     assert record["counts"][name] == 1
     assert list_hard_faults(record) == [f"{name}: 1", "job-1: something"]
