@@ -11,7 +11,8 @@ from easel_contract import names
 from easel_server.generation.job import JobState
 from easel_server.generation.models import EngineDescription
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
-from easel_server.telemetry.metrics import CacheResult, JobTiming, ServerMetrics
+from easel_server.telemetry.gateway_metrics import CacheResult
+from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 
 STEPS = 120  # ten minutes of answers; a pod begins anywhere, and over again at the end, as after a restart
 STEP_SECONDS = 5.0
@@ -62,7 +63,7 @@ def _accept(pod: ServerMetrics, source: random.Random) -> None:
     pod.count_predicted(GPU_SECONDS, GPU_SECONDS)
     pod.count_cache(source.choice([CacheResult.HIT, CacheResult.MISS, CacheResult.MISS, CacheResult.SHARED]))
     route = source.choice(["/v1/images/generations", "/v1/predictions", "/v1/predictions/{prediction_id}"])
-    pod.count_request(route, source.choice([200, 200, 200, 429]))
+    pod.count_request(route, source.choice([200, 200, 200, 429]), "POST", source.random())
     pod.count_webhook("delivered")
 
 

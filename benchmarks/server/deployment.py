@@ -71,7 +71,8 @@ class Deployment:
 
     def count_unfinished(self) -> int:
         """Jobs that wait or run, as the gateway's metrics say."""
-        text = httpx2.get(f"{self.gateway.url}{names.PATH_METRICS}", timeout=REQUEST_TIMEOUT_SECONDS).text
+        url = f"{self.gateway.url}{names.PATH_METRICS}"
+        text = httpx2.get(url, params=names.METRICS_QUERY_BARE, timeout=REQUEST_TIMEOUT_SECONDS).text
         lines = [line for line in text.splitlines() if line.startswith("easel_queue_depth{")]
         assert lines, "the gateway shows no queue depth"
         return sum(int(float(line.rpartition(" ")[2])) for line in lines)

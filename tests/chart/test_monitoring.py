@@ -63,7 +63,11 @@ def to_scrape(monitor: dict[str, Any]) -> dict[str, Any]:
     # What the operator adds to every PodMonitor's scrape.
     for source, target in (("__meta_kubernetes_namespace", "namespace"), ("__meta_kubernetes_pod_name", "pod")):
         relabelings.insert(0, {"source_labels": [source], "target_label": target})
-    return {"honor_labels": endpoint.get("honorLabels", False), "relabel_configs": relabelings}
+    return {
+        "honor_labels": endpoint.get("honorLabels", False),
+        "relabel_configs": relabelings,
+        "metric_relabel_configs": endpoint.get("metricRelabelings", []),
+    }
 
 
 def to_target(url: str, pod: str, namespace: str, **labels: str) -> dict[str, Any]:
@@ -112,6 +116,9 @@ async def test_the_shipped_queries_count_each_thing_once_over_two_gateways_and_t
             # Each gateway counts its clients' requests, and neither the kubelet's nor Prometheus'.
             "sum(easel_http_requests_total)": RUNNING + WAITING,
             'easel_operator_desired_replicas{namespace="studio",service="painter"}': 3,
+            # What pods say of themselves and what is known of them is the same, and there once.
+            'count({__name__=~"easel_.+",namespace="studio",service="painter",exported_service!=""}) or vector(0)': 0,
+            'count(easel_build_info{namespace="studio",service="painter"})': 4,
         }
         found: dict[str, float | None] = {}
 

@@ -51,7 +51,7 @@ def service() -> Iterator[Service]:
 
 
 def waiting_jobs(gateway: ServerProcess) -> int:
-    text = httpx2.get(f"{gateway.url}/metrics", timeout=10).text
+    text = httpx2.get(f"{gateway.url}/metrics?labels=none", timeout=10).text
     line = next(line for line in text.splitlines() if line.startswith('easel_queue_depth{state="Waiting"}'))
     return int(float(line.split()[-1]))
 
@@ -162,7 +162,9 @@ def test_a_lone_process_that_ends_promises_nothing_about_its_jobs() -> None:
     with ServerProcess(config=slow_config()) as server, ThreadPoolExecutor() as pool:
         server.wait_until_ready()
         pending = pool.submit(post, server, "/v1/images/generations", {**TEXT, "num_inference_steps": 100})
-        wait_for(lambda: 'easel_queue_depth{state="Running"} 1.0' in httpx2.get(f"{server.url}/metrics").text)
+        wait_for(
+            lambda: 'easel_queue_depth{state="Running"} 1.0' in httpx2.get(f"{server.url}/metrics?labels=none").text
+        )
         server.terminate()
         answer = pending.result(timeout=30)
     assert answer.status_code == 503

@@ -139,7 +139,7 @@ def test_without_redis_requests_are_refused_and_it_goes_on_when_redis_is_back(sy
         code, body = process.ready()
         assert (code, body["reason"]) == (200, "RedisUnavailable")
         assert httpx2.get(f"{process.url}/healthz", timeout=10).status_code == 200
-        assert "easel_broker_up 0.0" in httpx2.get(f"{process.url}/metrics", timeout=10).text
+        assert "easel_broker_up 0.0" in httpx2.get(f"{process.url}/metrics?labels=none", timeout=10).text
     system.redis.start()
     for process in (system.gateway, system.worker):
         process.wait_for(lambda process=process: process.ready()[0] == 200, "readiness", 30)
@@ -147,8 +147,8 @@ def test_without_redis_requests_are_refused_and_it_goes_on_when_redis_is_back(sy
 
 
 def test_metrics_say_what_happened(system):
-    worker = httpx2.get(f"{system.worker.url}/metrics", timeout=10).text
-    gateway = httpx2.get(f"{system.gateway.url}/metrics", timeout=10).text
+    worker = httpx2.get(f"{system.worker.url}/metrics?labels=none", timeout=10).text
+    gateway = httpx2.get(f"{system.gateway.url}/metrics?labels=none", timeout=10).text
     assert 'easel_engine_info{device="cpu",dtype="float32",engine="diffusers",model="tiny"} 1.0' in worker
     assert 'easel_queue_depth{state="Waiting"} 0.0' in worker
     assert 'easel_jobs_total{outcome="Canceled"} ' in worker
@@ -189,7 +189,9 @@ def test_one_process_without_redis_serves_and_drains():
         for one in asking:
             one.start()
         depths = ('easel_queue_depth{state="Waiting"} 1.0', 'easel_queue_depth{state="Running"} 1.0')
-        wait_for(lambda: all(depth in httpx2.get(f"{server.url}/metrics", timeout=10).text for depth in depths))
+        wait_for(
+            lambda: all(depth in httpx2.get(f"{server.url}/metrics?labels=none", timeout=10).text for depth in depths)
+        )
         server.terminate()
         for one in asking:
             one.join(timeout=60)

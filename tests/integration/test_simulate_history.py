@@ -65,7 +65,11 @@ class Sent:
 
 
 def read_metric(server: ServerProcess, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", httpx2.get(server.url + names.PATH_METRICS, timeout=10).text, re.MULTILINE)
+    found = re.search(
+        rf"^{name} (\S+)$",
+        httpx2.get(server.url + names.PATH_METRICS, params=names.METRICS_QUERY_BARE, timeout=10).text,
+        re.MULTILINE,
+    )
     assert found
     return float(found[1])
 

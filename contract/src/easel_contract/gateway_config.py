@@ -312,11 +312,11 @@ class GatewayConfig(Model):
 
 
 class QueueConfig(Model):
-    """What requests wait for, and in which order: ``queue.json`` beside a gateway's configuration file.
+    """What requests wait for, in which order, and what they cost: ``queue.json`` beside a gateway's configuration file.
 
-    It changes with what the operator measures, so a gateway takes it over while it runs. In a file of its own, and with
-    what isn't known ignored, it never keeps a gateway from starting that is older than the operator: an image may be
-    pinned.
+    It changes with what the operator measures, and with prices, so a gateway takes it over while it runs. In a file of
+    its own, and with what isn't known ignored, it never keeps a gateway from starting that is older than the operator:
+    an image may be pinned.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -325,6 +325,8 @@ class QueueConfig(Model):
     order: QueueOrder = QueueOrder.TARGET_FIRST
     max_overtaken_seconds: float | None = Field(default=None, ge=0, le=86400)
     cold_start_seconds: float = Field(default=ASSUMED_COLD_START_SECONDS, ge=0, le=86400)  # about what was measured
+    price_per_gpu_hour: float | None = Field(default=None, ge=0)  # None: the report of usage has no costs
+    currency: str = "USD"
 
     @property
     def overtaken_seconds(self) -> float | None:

@@ -141,6 +141,10 @@ LATENCY_BUCKETS_SECONDS: Final = (
     0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0,
 )  # fmt: skip
 
+# Of requests: from an answer of the cache to one that waits for its image. Of webhooks: to the last of the retries.
+HTTP_BUCKETS_SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+WEBHOOK_BUCKETS_SECONDS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 43200.0)
+
 # Of JOB_WORKER_SECONDS: each a quarter longer than the one before, so that two revisions of a worker can be told apart
 # by a quantile. From 0.1 to about 600 seconds.
 WORKER_BUCKETS_SECONDS: Final = tuple(round(0.1 * 1.25**power, 3) for power in range(40))

@@ -88,6 +88,7 @@ ENV_REDIS_URL: Final = "EASEL_REDIS_URL"
 ENV_REDIS_URL_FILE: Final = "EASEL_REDIS_URL_FILE"
 ENV_WEBHOOK_SECRET: Final = "EASEL_WEBHOOK_SECRET"
 ENV_LINK_KEYS: Final = "EASEL_LINK_KEYS"
+ENV_REVISION: Final = "EASEL_REVISION"  # of the sources that an image was built of; unset elsewhere
 ENV_POD_NAME: Final = "EASEL_POD_NAME"
 ENV_CACHE_DIRECTORY: Final = "EASEL_CACHE_DIR"  # where a worker keeps what it makes once and reads at later starts
 ENV_HUB_CACHE: Final = "HF_HOME"  # huggingface_hub reads this name
@@ -112,6 +113,10 @@ SECRET_KEY_SECRET_ACCESS_KEY: Final = "secret-access-key"
 PATH_HEALTH: Final = "/healthz"
 PATH_READY: Final = "/readyz"
 PATH_METRICS: Final = "/metrics"
+# The operator knows whose page it reads, and asks for it without the labels that say it: with them each service's
+# series would be others, and none could be remembered.
+METRICS_QUERY_BARE: Final = {"labels": "none"}
+PATH_USAGE: Final = "/usage"  # on a gateway's port for metrics: what customers' jobs took, by day
 
 # A worker that can't load its model exits with this code and writes the reason to TERMINATION_MESSAGE_PATH,
 # so that the operator distinguishes a bad model from a crash. (sysexits.h: EX_CONFIG)

@@ -83,9 +83,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $_ := set $said "podTemplate" $template }}
 {{- end }}
 {{- $kept := dict }}
-{{- range $name, $value := $said }}{{ if $value }}{{ $_ := set $kept $name $value }}{{ end }}{{ end }}
+{{- range $name, $value := $said }}{{ if or $value (kindIs "float64" $value) (kindIs "int64" $value) }}{{ $_ := set $kept $name $value }}{{ end }}{{ end }}
 {{- if $kept }}{{ $_ := set $defaults $role $kept }}{{ end }}
 {{- end }}
+{{- with (.Values.defaults | default dict).currency }}{{ $_ := set $defaults "currency" . }}{{ end }}
 {{- with (.Values.defaults | default dict).downloads }}{{ $_ := set $defaults "downloads" . }}{{ end }}
 {{- if $defaults }}{{ toJson $defaults }}{{ end }}
 {{- end }}

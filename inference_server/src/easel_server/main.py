@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from easel_contract import names
+from easel_contract.metrics import LABEL_NAMESPACE, LABEL_SERVICE
 from easel_contract.server_config import EngineKind
 from fastapi import FastAPI
 from opentelemetry.trace import Tracer
@@ -38,6 +39,7 @@ from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkSigner, read_link_keys
 from easel_server.gateway.live_config import LiveConfig, read_queue_config
 from easel_server.gateway.results import find_image_urls
+from easel_server.gateway.usage_report import UsageReport
 from easel_server.generation.models import (
     EngineDescription,
     ModelFacts,
@@ -189,7 +191,12 @@ class Process:
         self._serves_apis = settings.role in {Role.GATEWAY, Role.ALL}
         self._runs_worker = settings.role in {Role.WORKER, Role.ALL}
         self._stores = open_shared_stores(settings)
-        self._metrics = ServerMetrics(gateway=self._serves_apis, worker=self._runs_worker, dropped=self._stores.dropped)
+        self._metrics = ServerMetrics(
+            gateway=self._serves_apis,
+            worker=self._runs_worker,
+            dropped=self._stores.dropped,
+            labels={LABEL_NAMESPACE: self._config.namespace, LABEL_SERVICE: self._config.service},
+        )
         self._metrics.watch_memory(self._stores.is_out_of_memory)
         self._readiness = Readiness(
             self._stores.ping,
@@ -226,17 +233,20 @@ class Process:
     def _build_servers(self) -> tuple[EmbeddedServer, EmbeddedServer]:
         """Of the role's work and of the probes: one and the same where there is one port, or no work but probes."""
 
-        async def render_metrics() -> bytes:
-            return await self._metrics.render(self._stores.jobs, self._stores.images if self._serves_apis else None)
+        async def render_metrics(is_labelled: bool) -> bytes:  # noqa: FBT001
+            stores = self._stores
+            shared = (stores.images, stores.usage) if self._serves_apis else (None, None)
+            return await self._metrics.render(stores.jobs, *shared, is_labelled=is_labelled)
 
+        usage = self._build_usage_report() if self._serves_apis else None
         host, port, metrics_port = self._settings.host, self._settings.port, self._settings.metrics_port
-        probe_app = build_probe_app(self._readiness, render_metrics)
+        probe_app = build_probe_app(self._readiness, render_metrics, usage)
         probe_port = port if metrics_port is None else metrics_port
         probes = EmbeddedServer(probe_app, host=host, port=probe_port, grace_seconds=PROBE_GRACE_SECONDS)
         if not self._serves_apis:
             return probes, probes
         server = EmbeddedServer(
-            self._build_app(render_metrics),
+            self._build_app(render_metrics, usage),
             host=host,
             port=port,
             grace_seconds=self._config.gateway.drain_seconds,
@@ -244,7 +254,11 @@ class Process:
         )
         return server, server if metrics_port is None else probes
 
-    def _build_app(self, render_metrics: RenderMetrics) -> FastAPI:
+    def _build_usage_report(self) -> UsageReport:
+        config, live = self._config, self._live
+        return UsageReport(self._stores.usage, config.namespace, config.service, lambda: live.queue)
+
+    def _build_app(self, render_metrics: RenderMetrics, usage: UsageReport | None) -> FastAPI:
         config = self._config
         facts = SharedModelFacts(self._stores.facts, lambda: self._live.model, config.gateway.defaults)
         keys = config.gateway.api_keys_directory
@@ -267,6 +281,7 @@ class Process:
             self._metrics,
             render_metrics,
             tracer=self._tracer,
+            usage=usage,
             has_metrics_port=self._settings.metrics_port is not None,
         )
 

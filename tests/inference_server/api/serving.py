@@ -13,20 +13,22 @@ from typing import Any, Self, TypeVar
 import httpx2
 import uvicorn
 from easel_contract.add_ons import AddOnsConfig
-from easel_contract.gateway_config import GatewayConfig
+from easel_contract.gateway_config import GatewayConfig, QueueConfig
 from easel_contract.server_config import ModelConfig, SafetyPolicy, ServerConfig
 from easel_server.api.app import build_context, build_gateway_app
 from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
+from easel_server.gateway.usage_report import UsageReport
 from easel_server.generation.cost import CostModel
 from easel_server.generation.messages import describe_flagged
 from easel_server.generation.models import GenerationDefaults, ModelFacts, ModelIdentity, override_defaults
 from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.jobs.interface import Canceled, Claim, Failed, HeartbeatReply, JobBounds, JobQueue
 from easel_server.stores.opening import Stores, open_memory_stores
-from easel_server.telemetry.metrics import CacheResult, ServerMetrics
+from easel_server.telemetry.gateway_metrics import CacheResult
+from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.transport.probes import Readiness
 from easel_server.transport.protocol import BoundedHttpProtocol
 from easel_server.worker.worker import Worker, WorkerSettings
@@ -64,7 +66,8 @@ class CountingMetrics:
         self.bounded_gpu_seconds = 0.0
         self.open_streams = 0
 
-    def count_request(self, route: str, code: int) -> None:
+    def count_request(self, route: str, code: int, method: str, seconds: float) -> None:
+        del method, seconds
         self.counts["request", route, str(code)] += 1
 
     def count_submitted(self) -> None:
@@ -250,10 +253,13 @@ class RunningGateway:
             webhook_secrets=(WEBHOOK_SECRET,) if self._is_signing_configured else (),
         )
 
-        async def render_metrics() -> bytes:
-            return b"# none\n"
+        async def render_metrics(is_labelled: bool) -> bytes:
+            return b"# labelled\n" if is_labelled else b"# bare\n"
 
-        app = self.app = build_gateway_app(context, self.readiness, self.metrics, render_metrics)
+        usage = UsageReport(
+            self.stores.usage, "studio", "painter", lambda: QueueConfig(price_per_gpu_hour=2.5, currency="EUR")
+        )
+        app = self.app = build_gateway_app(context, self.readiness, self.metrics, render_metrics, usage=usage)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

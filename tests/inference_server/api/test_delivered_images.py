@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from easel_server.telemetry.metrics import CacheResult
+from easel_server.telemetry.gateway_metrics import CacheResult
 
 from tests.inference_server.api.serving import RunningGateway, wait_for
 

@@ -13,7 +13,8 @@ from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_memory_stores
 from easel_server.telemetry import metrics as metrics_module
-from easel_server.telemetry.metrics import CacheResult, JobTiming, ServerMetrics
+from easel_server.telemetry.gateway_metrics import CacheResult
+from easel_server.telemetry.metrics import JobTiming, ServerMetrics
 from easel_server.webhooks.deliverer import DeliveryOutcome
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,6 +25,10 @@ from tests.support.jobs import build_job
 GATEWAY_ONLY = {
     contract.JOBS_SUBMITTED_TOTAL,
     contract.HTTP_REQUESTS_TOTAL,
+    contract.HTTP_REQUEST_DURATION_SECONDS,
+    contract.WEBHOOK_DELIVERY_SECONDS,
+    contract.CUSTOMER_JOBS_TOTAL,
+    contract.CUSTOMER_GPU_SECONDS_TOTAL,
     contract.CACHE_REQUESTS_TOTAL,
     contract.REFUSALS_TOTAL,
     contract.INPUT_FETCHES_TOTAL,
@@ -64,6 +69,7 @@ QUEUE = {
 }
 OF_JOB_STORE = {
     *QUEUE,
+    contract.BUILD_INFO,
     contract.BROKER_UP,
     contract.REDIS_EVICTS,
     contract.REDIS_FULL,

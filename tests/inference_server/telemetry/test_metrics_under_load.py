@@ -55,7 +55,7 @@ class Page:
     """A page of metrics."""
 
     def __init__(self, process: ServerProcess) -> None:
-        text = httpx2.get(f"{process.url}/metrics", timeout=10).text
+        text = httpx2.get(f"{process.url}/metrics?labels=none", timeout=10).text
         self._samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)

@@ -60,7 +60,7 @@ async def look() -> AsyncIterator[Callable[[Readiness], object]]:
     clients: list[httpx.AsyncClient] = []
 
     async def ask(readiness: Readiness) -> tuple[int, str]:
-        async def render() -> bytes:
+        async def render(_is_labelled: bool) -> bytes:
             return b""
 
         transport = httpx.ASGITransport(app=build_probe_app(readiness, render))

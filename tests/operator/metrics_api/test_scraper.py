@@ -213,7 +213,9 @@ def test_add_ons_that_a_worker_cant_have_are_read_by_key_with_the_reason() -> No
 
 
 def test_an_address_may_be_ipv6() -> None:
-    assert str(module.build_url(ScrapeTarget("pod", "worker", "fd00::7"))) == "http://[fd00::7]:9090/metrics"
+    assert (
+        str(module.build_url(ScrapeTarget("pod", "worker", "fd00::7"))) == "http://[fd00::7]:9090/metrics?labels=none"
+    )
 
 
 MALFORMED = {

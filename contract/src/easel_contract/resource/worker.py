@@ -11,6 +11,8 @@ from easel_contract.schema import Model, ObjectName, Quantity, Word, cel, valida
 from easel_contract.server_config import EngineConfig
 
 IMAGE_DESCRIPTION: Final = "Container image; the operator's own release if unset."
+CURRENCY_PATTERN: Final = "^[A-Z]{3}$"  # ISO 4217
+MAX_PRICE: Final = 1_000_000
 TOLERATIONS_SENTENCE: Final = "tolerations and podTemplate.spec.tolerations say the same: keep one of them"
 
 
@@ -119,6 +121,14 @@ class WorkerSpec(Model):
 
     image: Word | None = Field(default=None, description=IMAGE_DESCRIPTION)
     gpu: GpuSpec = GpuSpec()
+    price_per_gpu_hour: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_PRICE,
+        description="What one of its GPUs costs for an hour, in the installation's currency: what metrics of cost and "
+        "the report of usage are counted by. A change replaces no pod. Unset: the chart's "
+        "defaults.worker.pricePerGpuHour, if there is one.",
+    )
     engine: EngineConfig = EngineConfig()
     cache_claim_name: ObjectName | None = Field(
         default=None,
@@ -183,12 +193,21 @@ class RoleDefaults(Model):
     pod_template: PodTemplate | None = Field(default=None, description="Merged below the service's own.")
 
 
+class WorkerDefaults(RoleDefaults):
+    """Of the workers alone."""
+
+    price_per_gpu_hour: float | None = Field(
+        default=None, ge=0, le=MAX_PRICE, description="Of services that say none; unset: nothing is counted."
+    )
+
+
 class ServiceDefaults(Model):
     """The chart's value ``defaults``."""
 
     gateway: RoleDefaults = RoleDefaults()
-    worker: RoleDefaults = RoleDefaults()
+    worker: WorkerDefaults = WorkerDefaults()
     downloads: EgressSpec = EgressSpec()
+    currency: str = Field(default="USD", pattern=CURRENCY_PATTERN, description="Of all prices, by ISO 4217.")
 
     @model_validator(mode="before")
     @classmethod

@@ -37,12 +37,13 @@ from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
+from easel_server.gateway.usage_report import UsageReport
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.facts.add_on_contents import AddOnContents
 from easel_server.stores.facts.load_failure import SharedLoadFailure
 from easel_server.stores.opening import Stores
-from easel_server.telemetry.metrics import RequestMetrics
+from easel_server.telemetry.gateway_metrics import RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER
 from easel_server.transport.body_bounds import BodyBoundsMiddleware
 from easel_server.transport.browser_guard import BrowserGuardMiddleware, BrowserRules
@@ -50,6 +51,7 @@ from easel_server.transport.cached_answers import CachedAnswersMiddleware
 from easel_server.transport.middleware import RequestMiddleware, TracingMiddleware
 from easel_server.transport.probes import Readiness, RenderMetrics, add_probe_routes
 from easel_server.transport.streams import Streams
+from easel_server.transport.usage import add_usage_route
 
 # In the order of their routes. The last that is spoken at a path gives errors there their shape; OpenAI's is the first,
 # and so everybody else's.
@@ -145,9 +147,10 @@ def build_gateway_app(
     render_metrics: RenderMetrics,
     tracer: Tracer = NO_TRACER,
     *,
+    usage: UsageReport | None = None,
     has_metrics_port: bool = False,
 ) -> FastAPI:
-    """The whole API, and the page at ``/``; metrics and readiness too, unless they have a port of their own."""
+    """The whole API, and the page at ``/``; metrics, usage and readiness too, unless they have a port of their own."""
     config = context.config
     app = DescribedAPI(
         are_keys_needed=config.gateway.api_keys_directory is not None,
@@ -191,6 +194,7 @@ def build_gateway_app(
         None if has_metrics_port else readiness,
         None if are_metrics_private else render_metrics,
     )
+    add_usage_route(app.router, None if are_metrics_private else usage)
     add_docs_routes(app.router, context.keys, app.openapi)
     add_playground_routes(app.router, context)
     add_head_routes(app.router)
@@ -217,11 +221,13 @@ def add_head_routes(router: APIRouter) -> None:
             router.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
-def build_probe_app(readiness: Readiness, render_metrics: RenderMetrics) -> FastAPI:
-    """A worker's: /healthz, /readyz and /metrics."""
+def build_probe_app(readiness: Readiness, render_metrics: RenderMetrics, usage: UsageReport | None = None) -> FastAPI:
+    """What nobody outside the cluster asks: /healthz, /readyz, /metrics, and a gateway's /usage."""
     number = version(names.DISTRIBUTION)
     app = FastAPI(title="Easel worker", version=number, docs_url=None, redoc_url=None, openapi_url=None)
     app.router.route_class = HandlerRoute
     add_probe_routes(app.router, readiness, render_metrics)
+    if usage is not None:
+        add_usage_route(app.router, usage)
     add_head_routes(app.router)
     return app

@@ -24,7 +24,7 @@ from easel_server.stores.errors import StoreError, StoreOutOfMemoryError
 from easel_server.stores.files.interface import FilesFullError
 from easel_server.stores.images.interface import StoreFullError
 from easel_server.stores.jobs.interface import JobConflictError, ServiceClosingError
-from easel_server.telemetry.metrics import RequestMetrics
+from easel_server.telemetry.gateway_metrics import RequestMetrics
 from easel_server.transport.middleware import BuildError
 
 HANDLED: Final = (RefusalError, StoreError, ClientDisconnect, HTTPException, Exception)

@@ -52,8 +52,8 @@ from easel_server.stores.jobs.interface import (
     ServiceClosingError,
 )
 from easel_server.stores.limits.interface import RateLimiter
+from easel_server.telemetry.gateway_metrics import CacheResult, RequestMetrics
 from easel_server.telemetry.logs import request_id
-from easel_server.telemetry.metrics import CacheResult, RequestMetrics
 from easel_server.telemetry.tracing import NO_TRACER, open_span, to_trace_parent
 
 PRIORITIES: Final = (Priority.LOW, Priority.NORMAL, Priority.HIGH)  # upwards

@@ -4,9 +4,15 @@ Queue figures are the job store's, read right before they are rendered. When tha
 them, rather than 0 or an old one: the reader must see that nothing is known.
 """
 
-from collections.abc import Callable, Iterator
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import Final
 
 from easel_contract import metrics as contract
+from easel_contract import names
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -14,6 +20,10 @@ from typing_extensions import override
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.images.interface import ImageUsage
 from easel_server.stores.jobs.interface import QueueDepth
+from easel_server.stores.usage.interface import OTHERS, CustomerUsage
+
+MAX_SHOWN_CUSTOMERS: Final = 20  # by name; the rest is one more
+CUSTOMERS_INTERVAL_SECONDS: Final = 15.0  # between two looks at the ledger, however often metrics are asked for
 
 
 class QueueCollector(Collector):
@@ -128,3 +138,78 @@ class SecondsCollector(Collector):
         counter = CounterMetricFamily(self._name, self._text)
         counter.add_metric([], self._seconds())
         yield counter
+
+
+class BuildCollector(Collector):
+    """Which release this process is of."""
+
+    def __init__(self, *, gateway: bool, worker: bool) -> None:
+        self._component = (
+            "all" if gateway and worker else names.COMPONENT_GATEWAY if gateway else names.COMPONENT_WORKER
+        )
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        labels = ["component", "version", "revision", "python"]
+        info = GaugeMetricFamily(contract.BUILD_INFO, "Which release runs; always 1.", labels=labels)
+        revision = os.environ.get(names.ENV_REVISION, "")
+        info.add_metric([self._component, version(names.DISTRIBUTION), revision, platform.python_version()], 1)
+        yield info
+
+
+class CustomerCollector(Collector):
+    """The customers with the most GPU-seconds of today, as the ledger of usage last had them.
+
+    Counters that begin anew each day, which rate() and increase() know how to read.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._customers: tuple[CustomerUsage, ...] = ()
+        self._due_at_seconds = clock()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the ledger is to be read again."""
+        return self._clock() >= self._due_at_seconds
+
+    def note(self, customers: Sequence[CustomerUsage]) -> None:
+        """What the ledger has."""
+        self._customers = _rank(customers)
+        self._due_at_seconds = self._clock() + CUSTOMERS_INTERVAL_SECONDS
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        labels = [contract.LABEL_CUSTOMER]
+        jobs = CounterMetricFamily(
+            contract.CUSTOMER_JOBS_TOTAL,
+            "Jobs of today (UTC) that succeeded, the same from every gateway.",
+            labels=labels,
+        )
+        seconds = CounterMetricFamily(
+            contract.CUSTOMER_GPU_SECONDS_TOTAL,
+            "GPU-seconds that jobs of today (UTC) took, as measured, the same from every gateway.",
+            labels=labels,
+        )
+        for each in self._customers:
+            jobs.add_metric([each.customer], each.jobs)
+            seconds.add_metric([each.customer], each.gpu_seconds)
+        yield jobs
+        yield seconds
+
+
+def _rank(customers: Sequence[CustomerUsage]) -> tuple[CustomerUsage, ...]:
+    """Those that took most, and the sum of the others."""
+    named = sorted(
+        (each for each in customers if each.customer != OTHERS),
+        key=lambda each: (-each.gpu_microseconds, -each.jobs, each.customer),
+    )
+    rest = [*named[MAX_SHOWN_CUSTOMERS:], *(each for each in customers if each.customer == OTHERS)]
+    if not rest:
+        return tuple(named)
+    others = CustomerUsage(
+        OTHERS,
+        jobs=sum(each.jobs for each in rest),
+        gpu_microseconds=sum(each.gpu_microseconds for each in rest),
+    )
+    return (*named[:MAX_SHOWN_CUSTOMERS], others)

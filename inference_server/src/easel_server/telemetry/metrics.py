@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, Protocol
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
 
 from easel_contract import metrics as contract
 from easel_contract.server_config import SafetyPolicy
@@ -15,13 +16,21 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from easel_server.generation.job import JobState
 from easel_server.generation.models import EngineDescription
-from easel_server.outbound.fetch import FetchFailure
 from easel_server.stores.dropped import DroppedRecords
 from easel_server.stores.errors import StoreEvictsError, StoreUnavailableError
 from easel_server.stores.images.interface import ImageStore, ImageUsage
 from easel_server.stores.jobs.interface import JobQueue, QueueDepth
+from easel_server.stores.usage.interface import CustomerUsage, UsageLedger
 from easel_server.telemetry.add_on_problems import AddOnProblems
-from easel_server.telemetry.collectors import DroppedCollector, QueueCollector, SecondsCollector
+from easel_server.telemetry.collectors import (
+    BuildCollector,
+    CustomerCollector,
+    DroppedCollector,
+    QueueCollector,
+    SecondsCollector,
+)
+from easel_server.telemetry.gateway_metrics import GatewayMetrics
+from easel_server.telemetry.page_labels import label_page
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.worker_start import WorkerStart
 
@@ -54,47 +63,6 @@ class Stopwatch:
                 self._seconds += self._clock() - self._started_at
 
 
-class CacheResult(StrEnum):
-    """Whether a request was answered from the result cache."""
-
-    HIT = "hit"
-    MISS = "miss"
-    SHARED = "shared"  # an equal request was under way: both get its images
-    BYPASS = "bypass"  # not looked up: no seed was given, the client or the configuration said no
-
-
-class RequestMetrics(Protocol):
-    """Counters of a gateway."""
-
-    def count_request(self, route: str, code: int) -> None:
-        """A request was answered; ``route`` is the template, never the path as sent."""
-        ...
-
-    def count_submitted(self) -> None:
-        """A job was submitted to the job store."""
-        ...
-
-    def count_predicted(self, gpu_seconds: float, bounded_gpu_seconds: float) -> None:
-        """So much work was submitted to the job store, and so much of it can one pod do within the target."""
-        ...
-
-    def count_cache(self, result: CacheResult) -> None:
-        """A generation met the result cache."""
-        ...
-
-    def count_refusal(self, reason: str) -> None:
-        """A request was refused; ``reason`` is the refusal's code."""
-        ...
-
-    def count_streams(self, change: int) -> None:
-        """Event streams were opened (1) or closed (-1)."""
-        ...
-
-    def count_input_fetch(self, result: str) -> None:
-        """An input image was fetched by its address, or why not."""
-        ...
-
-
 logger = logging.getLogger(__name__)
 DEPTH_TIMEOUT_SECONDS: Final = 1.0
 PHASE_QUEUE: Final = "queue"  # submitted to claimed, but for
@@ -107,8 +75,6 @@ SAFETY_ACTIONS: Final = {
     SafetyPolicy.BLUR: "blurred",
     SafetyPolicy.REFUSE: "refused",
 }
-FETCHED: Final = "fetched"  # of an input image's address, beside why not
-WEBHOOK_OUTCOMES: Final = ("delivered", "retried", "failed")
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 OUTCOMES: Final = tuple(str(state) for state in JobState if state.is_final)
 
@@ -133,58 +99,38 @@ class JobTiming:
         return self.run_seconds + self.encode_seconds
 
 
-class ServerMetrics:
+class ServerMetrics(GatewayMetrics):
     """All metrics of one process. Those of a role that the process doesn't have count, and aren't shown."""
 
-    def __init__(self, *, gateway: bool, worker: bool, dropped: DroppedRecords | None = None) -> None:
-        """``dropped`` is what the stores of this process count."""
+    def __init__(
+        self,
+        *,
+        gateway: bool,
+        worker: bool,
+        dropped: DroppedRecords | None = None,
+        labels: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """``dropped`` is what the stores of this process count, ``labels`` are on each series of the page."""
         self.registry = CollectorRegistry()
+        super().__init__(self.registry if gateway else None)
+        self._labels = labels
+        self.registry.register(BuildCollector(gateway=gateway, worker=worker))
         self.registry.register(DroppedCollector(dropped or DroppedRecords()))
         self._queue = QueueCollector()
         self.registry.register(self._queue)
-        self._reading: asyncio.Task[tuple[QueueDepth, ImageUsage | None]] | None = None
+        self._customers = CustomerCollector()
+        if gateway:
+            self.registry.register(self._customers)
+        self._reading: asyncio.Task[Shared] | None = None
         self._task_failures = Counter(
             contract.TASK_FAILURES_TOTAL,
             "Failures of tasks that run beside requests and jobs, and that went on all the same.",
             ["task"],
             registry=self.registry,
         )
-        self._register_gateway(self.registry if gateway else None)
         self._register_jobs(self.registry if worker else None)
         self._register_engine(self.registry if worker else None)
         self._register_add_ons(self.registry if worker else None)
-
-    def _register_gateway(self, registry: CollectorRegistry | None) -> None:
-        self._jobs_submitted = Counter(contract.JOBS_SUBMITTED_TOTAL, "Jobs accepted.", registry=registry)
-        self._http_requests = Counter(
-            contract.HTTP_REQUESTS_TOTAL, "HTTP requests answered.", ["route", "code"], registry=registry
-        )
-        self._cache_requests = Counter(
-            contract.CACHE_REQUESTS_TOTAL, "Look-ups in the result cache.", ["result"], registry=registry
-        )
-        for result in CacheResult:
-            self._cache_requests.labels(result)  # a rate needs a zero to start from
-        self._refusals = Counter(contract.REFUSALS_TOTAL, "Requests refused.", ["reason"], registry=registry)
-        self._webhooks = Counter(contract.WEBHOOKS_TOTAL, "Webhook deliveries.", ["outcome"], registry=registry)
-        for outcome in WEBHOOK_OUTCOMES:
-            self._webhooks.labels(outcome)
-        self._input_fetches = Counter(
-            contract.INPUT_FETCHES_TOTAL,
-            "Input images that were fetched by their addresses, and those that were not.",
-            ["result"],
-            registry=registry,
-        )
-        for fetch in (FETCHED, *FetchFailure):
-            self._input_fetches.labels(fetch)
-        self._predicted = Counter(
-            contract.PREDICTED_GPU_SECONDS_TOTAL, "Predicted GPU-seconds of jobs accepted.", registry=registry
-        )
-        self._bounded = Counter(
-            contract.BOUNDED_GPU_SECONDS_TOTAL,
-            "Of them, what one pod can do of each job within the service's target at most.",
-            registry=registry,
-        )
-        self._streams = Gauge(contract.STREAMS, "Event streams that are open.", registry=registry)
 
     def _register_jobs(self, registry: CollectorRegistry | None) -> None:
         self._jobs_in_flight = Gauge(contract.IN_FLIGHT, "Jobs that this worker runs now.", registry=registry)
@@ -277,39 +223,6 @@ class ServerMetrics:
         if registry is not None:
             registry.register(self.add_on_problems)
 
-    def count_request(self, route: str, code: int) -> None:
-        """Count an answered HTTP request; ``route`` is the template, never the path as sent."""
-        self._http_requests.labels(route, str(code)).inc()
-
-    def count_submitted(self) -> None:
-        """Count a job that was submitted to the job store."""
-        self._jobs_submitted.inc()
-
-    def count_predicted(self, gpu_seconds: float, bounded_gpu_seconds: float) -> None:
-        """Count the work of a job that was submitted to the job store."""
-        self._predicted.inc(gpu_seconds)
-        self._bounded.inc(bounded_gpu_seconds)
-
-    def count_cache(self, result: CacheResult) -> None:
-        """Count a request by how it met the result cache."""
-        self._cache_requests.labels(result).inc()
-
-    def count_refusal(self, reason: str) -> None:
-        """Count a refused request by the refusal's code."""
-        self._refusals.labels(reason).inc()
-
-    def count_webhook(self, outcome: str) -> None:
-        """Count an attempt to deliver a webhook: delivered, retried or failed."""
-        self._webhooks.labels(outcome).inc()
-
-    def count_streams(self, change: int) -> None:
-        """Count event streams that were opened (1) or closed (-1)."""
-        self._streams.inc(change)
-
-    def count_input_fetch(self, result: str) -> None:
-        """Count an input image that was fetched by its address, or why it wasn't."""
-        self._input_fetches.labels(result).inc()
-
     def count_task_failure(self, task: str) -> None:
         """Count a failure of a task that goes on all the same."""
         self._task_failures.labels(task).inc()
@@ -376,10 +289,18 @@ class ServerMetrics:
         """What says at each scrape whether the stores' server had no memory lately."""
         self._queue.is_out_of_memory = is_out_of_memory
 
-    async def render(self, jobs: JobQueue, images: ImageStore | None = None) -> bytes:
+    async def render(
+        self,
+        jobs: JobQueue,
+        images: ImageStore | None = None,
+        usage: UsageLedger | None = None,
+        *,
+        is_labelled: bool = True,
+    ) -> bytes:
         """The text for ``/metrics``. Takes at most DEPTH_TIMEOUT_SECONDS, whatever the stores do."""
         if self._reading is None:  # else an earlier scrape's question is still open: wait for its answer
-            self._reading = asyncio.create_task(_read_shared(jobs, images), name="metrics-shared")
+            ledger = usage if self._customers.is_due else None
+            self._reading = asyncio.create_task(_read_shared(jobs, images, ledger), name="metrics-shared")
         reading = self._reading
         self._queue.depth = self._queue.images = None
         self._queue.is_evicting = False
@@ -387,14 +308,31 @@ class ServerMetrics:
         if done:
             self._reading = None
             try:
-                self._queue.depth, self._queue.images = reading.result()
+                shared = reading.result()
+                self._queue.depth, self._queue.images = shared.depth, shared.images
+                if shared.customers is not None:
+                    self._customers.note(shared.customers)
             except StoreUnavailableError as error:
                 self._queue.is_evicting = isinstance(error, StoreEvictsError)
                 logger.debug("no queue depth for this scrape: %s", error)
             except Exception as error:  # one bad record shall not hide everything else that is measured
                 note_failure("metrics-shared", self, error)
-        return generate_latest(self.registry)
+        page = generate_latest(self.registry)
+        return label_page(page, self._labels) if is_labelled else page
 
 
-async def _read_shared(jobs: JobQueue, images: ImageStore | None) -> tuple[QueueDepth, ImageUsage | None]:
-    return await jobs.depth(), await images.usage() if images is not None else None
+@dataclass(frozen=True)
+class Shared:
+    """What all pods of a service would say; None: nobody asked for it."""
+
+    depth: QueueDepth
+    images: ImageUsage | None
+    customers: tuple[CustomerUsage, ...] | None  # of today
+
+
+async def _read_shared(jobs: JobQueue, images: ImageStore | None, usage: UsageLedger | None) -> Shared:
+    return Shared(
+        await jobs.depth(),
+        await images.usage() if images is not None else None,
+        await usage.read(datetime.now(UTC).date()) if usage is not None else None,
+    )

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from easel_server.gateway.refusals import RefusalError, refuse_host, refuse_origin
-from easel_server.telemetry.metrics import RequestMetrics
+from easel_server.telemetry.gateway_metrics import RequestMetrics
 from easel_server.transport.middleware import PROBES, BuildError
 
 READING: Final = frozenset({"GET", "HEAD"})

@@ -24,7 +24,7 @@ from easel_server.gateway.refusals import RefusalError
 from easel_server.generation.request import Customer
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.limits.interface import RateLimiter
-from easel_server.telemetry.metrics import CacheResult, RequestMetrics
+from easel_server.telemetry.gateway_metrics import CacheResult, RequestMetrics
 from easel_server.transport.middleware import QUIET
 
 # What a request gets that doesn't say may change while the gateway runs: as old as gateways' knowledge of it may be.

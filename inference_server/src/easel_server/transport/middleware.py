@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import CLIENT_LEFT_STATUS, RefusalError, refuse_for_open_requests
+from easel_server.telemetry.gateway_metrics import RequestMetrics
 from easel_server.telemetry.logs import request_id
-from easel_server.telemetry.metrics import RequestMetrics
 from easel_server.telemetry.tracing import TRACE_PARENT, fail_span, open_span, to_trace_parent
 from easel_server.transport.protocol import CLIENT_LEFT
 
@@ -105,7 +105,7 @@ class RequestMiddleware:
     def _note(self, scope: Scope, code: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
         if scope["path"] not in PROBES:  # the kubelet's and Prometheus' requests aren't clients'
-            self._metrics.count_request(route, code)
+            self._metrics.count_request(route, code, to_known_method(scope["method"]), seconds)
         level = logging.DEBUG if scope["path"] in PROBES or QUIET in scope else logging.INFO
         if logger.isEnabledFor(level):
             extra = {"method": scope["method"], "route": route, "code": code, "duration_seconds": round(seconds, 4)}
@@ -126,6 +126,11 @@ OTHER_METHOD = "_OTHER"  # so that nobody can make names without bound
 TRACE_RESPONSE_HEADER = "traceresponse"
 
 
+def to_known_method(method: str) -> str:
+    """The method, or one name for all that isn't HTTP's."""
+    return method if method in KNOWN_METHODS else OTHER_METHOD
+
+
 class TracingMiddleware:
     """Continues the client's trace (``traceparent``) or begins one, and says in ``traceresponse`` which it was."""
 
@@ -139,7 +144,7 @@ class TracingMiddleware:
             await self._app(scope, receive, send)
             return
         parent = Headers(scope=scope).get(TRACE_PARENT)
-        method = scope["method"] if scope["method"] in KNOWN_METHODS else OTHER_METHOD
+        method = to_known_method(scope["method"])
         attributes = {"http.request.method": method, "url.scheme": scope["scheme"]}
         with open_span(self._tracer, method, kind=SpanKind.SERVER, attributes=attributes, parent=parent) as span:
 

@@ -135,8 +135,9 @@ class Readiness:
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
-# The process's metrics in Prometheus' text format; reads the queue's figures from the store first.
-RenderMetrics = Callable[[], Awaitable[bytes]]
+# The process's metrics in Prometheus' text format, with the labels that say whose they are (True) or without; reads the
+# queue's figures from the store first.
+RenderMetrics = Callable[[bool], Awaitable[bytes]]
 
 
 class ReadyAnswer(BaseModel):
@@ -171,7 +172,8 @@ def add_probe_routes(
         """Prometheus' text format."""
         if render_metrics is None:
             raise refuse_private_path(request.url.path)
-        return Response(await render_metrics(), media_type=PROMETHEUS_TEXT)
+        is_bare = names.METRICS_QUERY_BARE.items() <= dict(request.query_params).items()
+        return Response(await render_metrics(not is_bare), media_type=PROMETHEUS_TEXT)
 
     answers: dict[int | str, dict[str, Any]] = {200: {"model": ReadyAnswer}, 503: {"model": ReadyAnswer}}
     tags: list[str | Enum] = ["Probes"]

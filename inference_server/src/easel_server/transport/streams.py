@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.refusals import refuse_for_streams
 from easel_server.generation.shares import has_place
-from easel_server.telemetry.metrics import RequestMetrics
+from easel_server.telemetry.gateway_metrics import RequestMetrics
 from easel_server.transport.protocol import STREAM_PROBE
 
 

@@ -164,10 +164,17 @@ class Deliverer:
             return await self._settle_error(delivery, error)
         if 200 <= code < 300:
             await self._outbox.settle(delivery)
+            self._observe_delay(delivery)
             return DeliveryOutcome.DELIVERED
         if code == 410:
             return await self._fail(delivery, "the receiver answered 410 Gone")
         return await self._retry(delivery, f"the receiver answered {code}")
+
+    def _observe_delay(self, delivery: Delivery) -> None:
+        """Since the event: by the store's clock and this one, which are to be about the same."""
+        job = delivery.job
+        happened_at = job.finished_at or job.submitted_at
+        self._metrics.observe_delivery((self._now() - happened_at).total_seconds())
 
     async def _settle_error(self, delivery: Delivery, error: Exception) -> DeliveryOutcome:
         match error:

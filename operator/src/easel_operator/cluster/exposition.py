@@ -12,7 +12,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-# A gateway shows some ten series of ours, a worker forty; all pods of a release show the same.
+# A gateway shows some ten series of ours, a worker forty; all pods of a release show the same, asked so.
 REMEMBERED_SERIES: Final = 4096
 SHOWN_CHARACTERS: Final = 200  # of a line that is malformed
 

@@ -141,7 +141,13 @@ def _describe(error: Exception) -> str:
 
 def build_url(target: ScrapeTarget) -> URL:
     """Where a pod's metrics are."""
-    return URL.build(scheme="http", host=target.address, port=target.port, path=names.PATH_METRICS)
+    return URL.build(
+        scheme="http",
+        host=target.address,
+        port=target.port,
+        path=names.PATH_METRICS,
+        query=names.METRICS_QUERY_BARE,
+    )
 
 
 def parse_metrics(text: str) -> PodMetrics:

@@ -15,7 +15,7 @@ from easel_contract.add_ons import (
 )
 from easel_contract.gateway_config import GatewayConfig, QueueConfig, ResultsConfig, WebhookConfig
 from easel_contract.redis_url import replace_login
-from easel_contract.resource import AddOnSpec, ModelSource, StableDiffusionServiceSpec
+from easel_contract.resource import AddOnSpec, ModelSource, ServiceDefaults, StableDiffusionServiceSpec
 from easel_contract.resource.model import BucketSource, CacheFill
 from easel_contract.server_config import (
     BucketConfig,
@@ -163,16 +163,26 @@ def build_server_config(context: ChildContext) -> ServerConfig:
 
 
 def build_queue_config(context: ChildContext) -> QueueConfig:
-    """In which order requests are taken. A service with a fixed number of workers has no target, and so no order."""
-    scaling = context.spec.scaling
+    """In which order requests are taken, and what a GPU costs. A service with a fixed number of workers has no target,
+    and so no order."""
+    scaling, defaults = context.spec.scaling, context.release.defaults
+    price = find_price(context.spec, defaults)
     if scaling is None:
-        return QueueConfig()
+        return QueueConfig(price_per_gpu_hour=price, currency=defaults.currency)
     return QueueConfig(
+        price_per_gpu_hour=price,
+        currency=defaults.currency,
         target_seconds=scaling.target_latency_seconds,
         order=scaling.queue_order,
         max_overtaken_seconds=scaling.max_overtaken_seconds,
         cold_start_seconds=context.cold_start_seconds,
     )
+
+
+def find_price(spec: StableDiffusionServiceSpec, defaults: ServiceDefaults) -> float | None:
+    """Of one GPU for an hour: the service's own, else the installation's; None: nobody said one."""
+    own = spec.worker.price_per_gpu_hour
+    return defaults.worker.price_per_gpu_hour if own is None else own
 
 
 def read_announced_cold_start_seconds(config_map: Json | None) -> float | None:

@@ -15,6 +15,8 @@ RELABELINGS: Final = (
     {"sourceLabels": ["__meta_kubernetes_pod_label_easel_dev_service"], "targetLabel": "service"},
     {"sourceLabels": ["__meta_kubernetes_pod_label_app_kubernetes_io_component"], "targetLabel": "component"},
 )
+# A pod's own word on whose it is comes second to what is known of it.
+METRIC_RELABELINGS: Final = ({"action": "labeldrop", "regex": "exported_(namespace|service)"},)
 
 
 def build_monitoring(context: ChildContext, monitoring: MonitoringSpec) -> list[Json]:
@@ -24,6 +26,7 @@ def build_monitoring(context: ChildContext, monitoring: MonitoringSpec) -> list[
         "port": names.METRICS_PORT_NAME,
         "interval": f"{monitoring.interval_seconds}s",
         "relabelings": list(RELABELINGS),
+        "metricRelabelings": list(METRIC_RELABELINGS),
     }
     children = [
         {

@@ -128,7 +128,8 @@ def digest_runs(runs: str) -> str:
 
 def _describe_worker_spec(spec: StableDiffusionServiceSpec, fields: set[str]) -> Json:
     wire: Json = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=fields)
-    derived = {"disruptionBudget", "terminationGracePeriodSeconds"}  # not the pods' own; and seen from the pods
+    # Not the pods' own; and seen from the pods.
+    derived = {"disruptionBudget", "pricePerGpuHour", "terminationGracePeriodSeconds"}
     wire["worker"] = {name: value for name, value in wire.get("worker", {}).items() if name not in derived}
     return wire
 

@@ -18,7 +18,7 @@ from easel_server.gateway.inputs.turns import TooManyWaitingError, Turns
 from easel_server.gateway.refusals import refuse_field, refuse_for_fetches
 from easel_server.outbound.fetch import Fetcher, FetchError, FetchFailure
 from easel_server.outbound.resolver import Resolve
-from easel_server.telemetry.metrics import FETCHED, RequestMetrics
+from easel_server.telemetry.gateway_metrics import FETCHED, RequestMetrics
 
 # Requests whose images are being fetched or decoded. Each may hold as many bytes as a body may have, so together they
 # hold as much as bodies may (transport/body_bounds.py).
