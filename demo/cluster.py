@@ -1,6 +1,6 @@
 """A Kubernetes to run on: the embedded one, kind, or whatever a kubeconfig points to. Install the chart there.
 
-``CLUSTER`` chooses: ``embedded`` (default); ``kind`` (needs docker or podman: docs/kind.md), under the name that
+``CLUSTER`` chooses: ``embedded`` (default); ``kind`` (needs docker or podman: docs/platform/kind.md), under the name that
 ``EASEL_KIND_CLUSTER`` says, ``easel`` if it doesn't; ``kubeconfig`` (the current context of KUBECONFIG; needs kubectl,
 helm, and reachable images).
 """
