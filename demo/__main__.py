@@ -6,6 +6,7 @@ from pathlib import Path
 
 from demo import cluster as clusters
 from demo.story import run_demo
+from images.engine import EngineError
 
 STATE = clusters.ROOT / ".state" / "demo"
 
@@ -21,7 +22,7 @@ def main() -> int:
             sys.stdout.write(f"{clusters.stop(STATE)}\n")
             return 0
         return run_demo(STATE, arguments.output).exit_code
-    except (clusters.ClusterError, TimeoutError) as error:
+    except (clusters.ClusterError, EngineError, TimeoutError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
 

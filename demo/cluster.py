@@ -1,8 +1,8 @@
 """A Kubernetes to run on: the embedded one, kind, or whatever a kubeconfig points to. Install the chart there.
 
-``CLUSTER`` chooses: ``embedded`` (default); ``kind`` (needs docker or podman: docs/platform/kind.md), under the name that
-``EASEL_KIND_CLUSTER`` says, ``easel`` if it doesn't; ``kubeconfig`` (the current context of KUBECONFIG; needs kubectl,
-helm, and reachable images).
+``CLUSTER`` chooses: ``embedded`` (default); ``kind`` (needs docker or podman: docs/platform/kind.md), under the name
+that ``EASEL_KIND_CLUSTER`` says, ``easel`` if it doesn't; ``kubeconfig`` (the current context of KUBECONFIG; needs
+kubectl, helm, and reachable images).
 """
 
 import hashlib

@@ -3,14 +3,12 @@
 #   1. EASEL_KIND_NODE_IMAGE, if set
 #   2. kindest/node of the pinned version, from its registry
 #   3. one made from parts (parts/build.sh), where no registry answers: Go modules and Debian packages are all it needs
-# The name is the only thing on standard output; which one it is, and why, goes to standard error.
+# ENGINE says which engine, docker or podman. The name is the only thing on standard output; which one it is, and why, goes to
+# standard error.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.sh"
-environment=$("$here/engine.sh")
-set -a
-eval "$environment"
-set +a
+: "${ENGINE:?docker or podman}"
 
 say() { echo "node image: $*" >&2; }
 

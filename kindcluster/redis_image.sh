@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
 # Prints the engine's image for $1 (repository:tag of a valkey): that one, if the engine has it or a registry gives it; else a
-# stand-in with Debian's valkey, under a name of its own, said on standard error.
+# stand-in with Debian's valkey, under a name of its own, said on standard error. ENGINE says which engine, docker or podman.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.sh"
-environment=$("$here/engine.sh")
-set -a
-eval "$environment"
-set +a
+: "${ENGINE:?docker or podman}"
 wanted=${1:?repository:tag}
 stand_in=localhost/easel-kind-valkey:$REDIS_DEBIAN
 

@@ -3,7 +3,7 @@
 # Prints its name. Some 4 minutes on 2 cores after the embedded cluster was built, whose Go cache serves; the image is kept in
 # the engine and as an archive, by a hash of everything that it is made of.
 #
-#   ENGINE          docker or podman (engine.sh)
+#   ENGINE          docker or podman
 #   XDG_CACHE_HOME  where the archive is kept (default ~/.cache)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

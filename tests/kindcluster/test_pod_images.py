@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from kindcluster.command import ClusterError, run
 from kindcluster.engine import Engine
 from kindcluster.pod_images import PodImage, find_missing, list_values, load_images, read_images
 
@@ -56,47 +55,10 @@ class Programs:
         return [line for line in self.calls.read_text().splitlines() if line.startswith(of)]
 
 
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    made = Programs(tmp_path)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.delenv("KIND_EXPERIMENTAL_PROVIDER", raising=False)
-    return made
-
-
-def read_engine(engine_script: Path) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in run(engine_script).splitlines())
-
-
-ENGINE_SCRIPT = Path(__file__).resolve().parents[2] / "kindcluster/engine.sh"
-
-
-def test_a_client_whose_engine_does_not_answer_is_passed_over(programs: Programs) -> None:
-    programs.write("docker", "exit 1")
-    programs.write("podman", "exit 0")
-    said = read_engine(ENGINE_SCRIPT)
-    assert (said["ENGINE"], said["KIND_EXPERIMENTAL_PROVIDER"]) == ("podman", "podman")
-
-
-def test_docker_comes_first_and_kinds_own_variable_before_both(
-    programs: Programs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("docker", "podman"):
-        programs.write(name, "exit 0")
-    assert read_engine(ENGINE_SCRIPT)["ENGINE"] == "docker"
-    monkeypatch.setenv("KIND_EXPERIMENTAL_PROVIDER", "podman")
-    assert read_engine(ENGINE_SCRIPT)["ENGINE"] == "podman"
-
-
-def test_no_engine_is_said_with_what_to_do(programs: Programs) -> None:
-    for name in ("docker", "podman"):
-        programs.write(name, "exit 1")
-    with pytest.raises(ClusterError, match="no docker or podman answers `info`: start one"):
-        run(ENGINE_SCRIPT)
-
-
 @pytest.mark.parametrize("program", ["docker", "podman"])
-def test_what_nodes_have_is_not_loaded_again(programs: Programs, program: str) -> None:
+def test_what_nodes_have_is_not_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    programs = Programs(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     programs.write(
         program,
         f"""\
@@ -106,7 +68,7 @@ def test_what_nodes_have_is_not_loaded_again(programs: Programs, program: str) -
         esac""",
     )
     programs.write("kind", "")
-    engine = Engine(program, programs.folder, {"PATH": f"{programs.folder}:/usr/bin:/bin"})
+    engine = Engine(program, {"PATH": f"{programs.folder}:/usr/bin:/bin"}, programs.folder)
     images = read_images(engine, {OPERATOR.value: OPERATOR.reference})
     assert images == (OPERATOR,)
     assert load_images(engine, "mine", ["old"], images, programs.folder) == []
