@@ -11,6 +11,8 @@ from demo.cluster import NAMESPACE, RELEASE, ROOT
 from tests.e2e.operators.living import FIXED, SCALED, SETTINGS, Found, World, list_objects
 from tests.e2e.waiting import wait_until
 
+pytestmark = pytest.mark.embedded  # with a cluster of its own, whose nodes it labels
+
 STAYS = re.compile(r"^\| `(?P<kind>\w+)` \| `(?P<name>[\w.-]+)` \|", re.MULTILINE)
 # Kubernetes makes them in every namespace, or they tell of the past.
 OF_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")} | {
