@@ -1,7 +1,7 @@
 # Targets with a ## comment are listed by `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src chaos demo images kindcluster scripts tests benchmarks
+PYTHON_SOURCES := contract/src operator/src inference_server/src cli/src chaos dashboards demo images kindcluster scripts tests benchmarks
 VENV := .venv/bin
 export CLUSTER ?= embedded
 
@@ -20,6 +20,7 @@ check: setup ## Format, lint, types, generated files (changes nothing)
 	$(VENV)/python scripts/write_crds.py --check
 	$(VENV)/python scripts/write_values.py --check
 	$(VENV)/python scripts/write_cli_reference.py --check
+	$(VENV)/python -m dashboards.write --check
 	cd devcluster && { ! command -v go >/dev/null || { test -z "$$(gofmt -l .)" && go vet ./...; }; }
 	@! command -v go >/dev/null || "$$(scripts/action_lint.sh)"
 
@@ -35,6 +36,7 @@ fix: setup ## Format and repair what can be repaired
 	$(VENV)/python scripts/write_crds.py
 	$(VENV)/python scripts/write_values.py
 	$(VENV)/python scripts/write_cli_reference.py
+	$(VENV)/python -m dashboards.write
 
 test: setup ## All tests but those of the night: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }
@@ -111,6 +113,7 @@ bench-simulator: setup ## Traces on an embedded cluster and in the simulator, an
 crds: setup ## Write crds/ and the chart's copy from the pydantic models, and the table of the chart's values
 	$(VENV)/python scripts/write_crds.py
 	$(VENV)/python scripts/write_values.py
+	$(VENV)/python -m dashboards.write
 
 lock: setup ## Lock dependencies, Python's and npm's, as names, versions and hashes
 	scripts/lock.sh
