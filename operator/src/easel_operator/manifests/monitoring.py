@@ -10,6 +10,8 @@ from easel_operator.objects import POD_MONITORS, PROMETHEUS_RULES, Json
 
 COMPONENT: Final = "monitoring"
 FAILED_SHARE: Final = 0.05
+SERVICE_ALERTS: Final = ("EaselServiceLosesRedis", "EaselServiceJobsFail", "EaselServiceMissesItsTarget")
+RUNBOOK_URL: Final = "https://github.com/easel-dev/easel/blob/main/docs/runbooks"  # as the chart's alerts by default
 # As the Prometheus operator names what it knows of a pod. The namespace's label is its own doing.
 RELABELINGS: Final = (
     {"sourceLabels": ["__meta_kubernetes_pod_label_easel_dev_service"], "targetLabel": "service"},
@@ -58,14 +60,14 @@ def _build_alerts(context: ChildContext) -> list[Json]:
     here = f'namespace="{owner.namespace}",service="{owner.name}"'
     alerts = [
         _build_alert(
-            "EaselServiceLosesRedis",
+            SERVICE_ALERTS[0],
             f"max by (namespace, service) ({metrics.BROKER_UP}{{{here}}}) == 0",
             "1m",
             "critical",
             f"No pod of {name} reaches Redis.",
         ),
         _build_alert(
-            "EaselServiceJobsFail",
+            SERVICE_ALERTS[1],
             f'sum by (namespace, service) (rate({metrics.JOBS_TOTAL}{{{here},outcome="Failed"}}[15m])) / '
             f'sum by (namespace, service) (rate({metrics.JOBS_TOTAL}{{{here},outcome=~"Failed|Succeeded"}}[15m])) '
             f"> {FAILED_SHARE}",
@@ -79,7 +81,7 @@ def _build_alerts(context: ChildContext) -> list[Json]:
         buckets = f"rate({metrics.JOB_LATENCY_SECONDS}_bucket{{{here}}}[15m])"
         alerts.append(
             _build_alert(
-                "EaselServiceMissesItsTarget",
+                SERVICE_ALERTS[2],
                 f"histogram_quantile(0.95, sum by (namespace, service, le) ({buckets})) > {target}",
                 "15m",
                 "warning",
@@ -95,7 +97,7 @@ def _build_alert(name: str, expression: str, lasting: str, severity: str, summar
         "expr": expression,
         "for": lasting,
         "labels": {"severity": severity},
-        "annotations": {"summary": summary},
+        "annotations": {"summary": summary, "runbook_url": f"{RUNBOOK_URL}/{name}.md"},
     }
 
 
