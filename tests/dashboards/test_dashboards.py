@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from dashboards.picture.style import COLORS
 from dashboards.picture.units import UNITS
 from tests.dashboards.promql import NAMES, OTHER_RANGE, metrics_in, panels_of, queries_of, read_dashboard
+from tests.e2e.dashboard_queries import WITHOUT_DATA, list_queries
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -152,3 +153,10 @@ def fill_in(expression: str) -> str:
         expression = expression.replace(variable, value)
     assert "$" not in expression, "a variable that nobody fills in"
     return expression
+
+
+def test_what_is_said_to_have_no_data_in_a_run_is_a_query_and_has_a_reason() -> None:
+    known = {name for name, _ in list_queries()}
+    assert set(WITHOUT_DATA) <= known
+    assert all(len(reason) > 10 for reason in WITHOUT_DATA.values())
+    assert len(WITHOUT_DATA) < len(known) / 10, "most queries are tried"
