@@ -22,6 +22,7 @@ NAMES = sorted({rule["alert"] for rule in ALERTS})
 PARTS = ("## What it means", "## What suffers", "## Look, in this order", "## What to do", "## When to call others")
 OURS = 'namespace="studio",service="painter"'
 FULL = f'{OURS},type="CapacityAvailable",status="False",reason="QuotaExceeded"'
+NEW = 'namespace="studio",service="new"'
 US = {"namespace": "studio", "service": "painter"}
 
 
@@ -102,7 +103,11 @@ COURSES = {
         {"10m": [], "20m": [warns(**US, reason="QuotaExceeded")], "30m": []},
     ),
     "EaselServiceNotReady": Course(
-        {f'easel_service_condition{{{OURS},type="Ready",status="False",reason="RedisFull"}}': "_x5 1x20 stale"},
+        {
+            f'easel_service_condition{{{OURS},type="Ready",status="False",reason="RedisFull"}}': "_x5 1x20 stale",
+            f'easel_service_condition{{{NEW},type="Ready",status="False",reason="WorkersUnavailable"}}': "1x30",
+            f'easel_service_condition{{{NEW},type="ModelLoaded",status="False",reason="Loading"}}': "1x30",
+        },
         {"10m": [], "20m": [calls(**US, reason="RedisFull")], "30m": []},
     ),
     "EaselWorkersRestart": Course(
