@@ -20,6 +20,8 @@ PAGES = (
     "docs/developers/serving.md",
     "docs/platform/upgrading.md",
     "operator/README.md",
+    "docs/observability.md",
+    *(f"docs/runbooks/{file.name}" for file in sorted((ROOT / "docs/runbooks").glob("*.md"))),
 )
 DOTTED = re.compile(r"`(?:spec\.)?([a-z]\w+(?:\.[a-zA-Z]\w*)+)(?=[`:= ])")
 SETTING = re.compile(r"--set '?([\w.]+)=")
@@ -45,7 +47,7 @@ def _fields() -> set[str]:
 VALUES = _values()
 FIELDS = _fields()
 # What is free below a value or a field: maps that Kubernetes or another field describes.
-OPEN = {name for name in VALUES | FIELDS if name.endswith("podTemplate")} | {"defaults.downloads"}
+OPEN = {name for name in VALUES | FIELDS if name.endswith(("podTemplate", ".resources"))} | {"defaults.downloads"}
 ROOTS = {name.split(".")[0] for name in VALUES | FIELDS}
 
 
