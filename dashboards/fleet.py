@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders import stat, table, timeseries
 from dashboards import service
 from dashboards.frame import build_dashboard, pick_namespaces
 from dashboards.panels import BAD, CARE, GOOD, Column, Query, build_stat, build_table, build_time_series
-from dashboards.queries import BY_SERVICE, FLEET, SECONDS_AN_HOUR, latest, quantile, rate, share, total
+from dashboards.queries import BY_SERVICE, FLEET, SECONDS_AN_HOUR, latest, latest_rate, quantile, rate, share, total
 
 UID: Final = "easel-fleet"
 TITLE: Final = "Easel / All services"
@@ -275,7 +275,7 @@ def _trouble_panels() -> tuple[timeseries.Panel, ...]:
             "fail: a service's pods can't be reached, look at network policies.",
             "ops",
             Query(rate("easel_operator_faults_total", OPERATOR), "faults", BAD),
-            Query(rate(metrics.SERVICE_SCRAPE_FAILURES_TOTAL, FLEET, BY_SERVICE), f"scrapes of {NAME}"),
+            Query(latest_rate(metrics.SERVICE_SCRAPE_FAILURES_TOTAL, FLEET, BY_SERVICE), f"scrapes of {NAME}"),
         ),
         build_time_series(
             "Leader and certificate",

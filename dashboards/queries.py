@@ -34,6 +34,11 @@ def rate(metric: str, scope: str, by: Sequence[str] = (), where: str = "") -> st
     return f"sum{_by(by)} (rate({select(metric, scope, where)}[$__rate_interval]))"
 
 
+def latest_rate(metric: str, scope: str, by: Sequence[str] = (), where: str = "") -> str:
+    """Of a counter that each replica of the operator counts for itself, of the same: a second."""
+    return f"max{_by(by)} (rate({select(metric, scope, where)}[$__rate_interval]))"
+
+
 def quantile(share: float, histogram: str, scope: str, by: Sequence[str] = (), where: str = "") -> str:
     """What ``share``, 0 to 1, of the observations didn't exceed, interpolated within a bucket."""
     return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', scope, (*by, 'le'), where)})"

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders import timeseries
 
 from dashboards.panels import BAD, CARE, GOOD, Query, build_time_series
 from dashboards.queries import ONE_SERVICE as HERE
-from dashboards.queries import latest, mean, quantile, rate
+from dashboards.queries import latest, latest_rate, mean, quantile, rate
 
 TARGET: Final = latest(metrics.SERVICE_TARGET_LATENCY_SECONDS, HERE)
 COLD_START_PHASES: Final = {
@@ -144,7 +144,7 @@ def _pod_errors() -> tuple[timeseries.Panel, ...]:
             "Pods whose figures the operator couldn't read. Above zero for minutes: it plans with less than it could "
             "know; look at the pods and at network policies.",
             "ops",
-            Query(rate(metrics.SERVICE_SCRAPE_FAILURES_TOTAL, HERE), "failed", BAD),
+            Query(latest_rate(metrics.SERVICE_SCRAPE_FAILURES_TOTAL, HERE), "failed", BAD),
         ),
     )
 
