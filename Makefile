@@ -21,6 +21,7 @@ check: setup ## Format, lint, types, generated files (changes nothing)
 	$(VENV)/python scripts/write_values.py --check
 	$(VENV)/python scripts/write_cli_reference.py --check
 	$(VENV)/python -m dashboards.write --check
+	$(VENV)/python scripts/write_http_apis.py --check
 	cd devcluster && { ! command -v go >/dev/null || { test -z "$$(gofmt -l .)" && go vet ./...; }; }
 	@! command -v go >/dev/null || "$$(scripts/action_lint.sh)"
 
@@ -37,6 +38,7 @@ fix: setup ## Format and repair what can be repaired
 	$(VENV)/python scripts/write_values.py
 	$(VENV)/python scripts/write_cli_reference.py
 	$(VENV)/python -m dashboards.write
+	$(VENV)/python scripts/write_http_apis.py
 
 test: setup ## All tests but those of the night: real API server, real Redis, real pipelines
 	cd devcluster && { ! command -v go >/dev/null || go test ./...; }

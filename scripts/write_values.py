@@ -21,7 +21,7 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z]\w*):(?: +(?P<value>[^#]*?))?
 HEADER = """\
 # The chart `easel`
 
-{description}. How it is installed: [README](../../README.md#on-your-cluster), and
+{description}. How it is installed: [a cluster with GPUs](../../docs/start/gpu-cluster.md), and
 [with GitOps](../../docs/platform/gitops.md). Kubernetes {kubernetes}.
 
 The table is written by `scripts/write_values.py` from `values.yaml`: change that one.

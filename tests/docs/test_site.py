@@ -139,3 +139,9 @@ def test_a_link_that_leads_nowhere_is_said_with_its_page(tmp_path: Path, monkeyp
     monkeypatch.setattr("scripts.lay_out_site.ROOT", tmp_path)
     with pytest.raises(ValueError, match=r"README\.md links to docs/a\.md, which isn't a file of the repository"):
         list_links(Path("README.md"))
+
+
+def test_the_page_of_the_http_apis_is_what_a_gateway_serves() -> None:
+    words = [sys.executable, "scripts/write_http_apis.py", "--check"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The commands that the documents show are carried out as they stand, against a real server with a tiny model."""
+"""What pages do with curl, carried out as it stands against a real server with a tiny model."""
 
 import base64
 import http.server
@@ -7,10 +7,12 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +23,45 @@ from easel_contract.server_config import ModelConfig, ServerConfig, WorkerConfig
 from easel_server.generation.encoding import read_recipe_text
 from PIL import Image
 
+from tests.docs.blocks import Block, Setting, list_blocks, read_blocks
 from tests.support.client_images import encoded, halves
 from tests.support.server_process import ServerProcess
 
 pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "inference_server/README.md")
-ADD_ONS = ROOT / "docs/developers/add-ons.md"
+ADD_ONS = "docs/developers/add-ons.md"
 MODELS = "/tmp/models"  # noqa: S108  # what the documents call it
 ELSEWHERE = "https://images.example.com"
 TIMEOUT_SECONDS = 120
-START_TIMEOUT_SECONDS = 300.0
-
-
-def list_blocks(document: Path) -> list[tuple[int, str]]:
-    """Fenced blocks without a language, that of a shell, with the line they begin in."""
-    return list(find_blocks(document.read_text()))
-
-
-def find_blocks(text: str) -> Iterator[tuple[int, str]]:
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        if not found[1]:
-            yield text[: found.start()].count("\n") + 1, found[2]
+START_TIMEOUT_SECONDS = 600.0
+START = "--adapter ink="  # in the block that the server below is started by
+# What a page takes for granted in its Python.
+GIVEN = {
+    "docs/platform/simulate.md": """
+import yaml
+from easel_contract.resource import StableDiffusionServiceSpec
+spec = StableDiffusionServiceSpec.model_validate(yaml.safe_load(open("examples/sdxl.yaml"))["spec"])
+"""
+}
+BLOCKS = [block for block in list_blocks() if block.setting == Setting.API]
 
 
 def list_commands() -> Iterator[Any]:
     """Each block that calls the API, without the lines before it that need more than a shell."""
-    for document in DOCUMENTS:
-        for line, block in list_blocks(document):
-            if re.search(r"^curl ", block, re.MULTILINE):
-                kept = [each for each in block.splitlines() if not each.startswith((".venv/", "exiftool "))]
-                yield pytest.param("\n".join(kept), id=f"{document.relative_to(ROOT)}:{line}")
+    for block in BLOCKS:
+        if START not in block.text:
+            kept = [each for each in block.text.splitlines() if not each.startswith((".venv/", "exiftool "))]
+            yield pytest.param("\n".join(kept), id=block.place)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.support.tiny_models import write_tiny_add_ons, write_tiny_model  # noqa: PLC0415  # loads torch
-
+    """What pages call /tmp/models, made by their own command."""
     directory = tmp_path_factory.mktemp("models")
-    write_tiny_model(directory / "sd15", "sd15")
-    write_tiny_add_ons(directory / "add-ons")
+    command = f".venv/bin/python scripts/make_tiny_models.py {MODELS}"
+    assert any(command in block.text.splitlines() for block in BLOCKS)
+    subprocess.run([sys.executable, "scripts/make_tiny_models.py", directory], cwd=ROOT, check=True)
     return directory
 
 
@@ -86,8 +86,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[ServerProcess]:
     """Started as docs/developers/add-ons.md says, but for port and folder; it may fetch, and has an adapter more."""
-    [block] = [block for _, block in list_blocks(ADD_ONS) if "easel-server --model" in block]
-    command = block.replace("\\\n", " ").splitlines()[1].replace(MODELS, str(models))
+    [block] = [block for block in BLOCKS if START in block.text]
+    command = block.text.replace("\\\n", " ").splitlines()[1].replace(MODELS, str(models))
     program, *arguments = shlex.split(command)
     assert program == ".venv/bin/easel-server"
     inputs = InputsConfig(allowed_hosts=("127.0.0.1",), allowed_networks=("127.0.0.0/8",))
@@ -130,6 +130,15 @@ def test_a_documented_command_is_answered(
     assert all(not each.get("error") for each in answers)
 
 
+@pytest.mark.parametrize(
+    "block", [block for block in list_blocks() if block.setting == Setting.PYTHON], ids=attrgetter("place")
+)
+def test_documented_python_runs(block: Block, server: ServerProcess) -> None:
+    words = [sys.executable, "-c", GIVEN.get(block.page, "") + block.text.replace("http://localhost:8080", server.url)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, f"{block.place}\n{done.stderr}"
+
+
 def is_successful(answer: dict[str, Any]) -> bool:
     """Whether it has images, by the API that was called."""
     return bool(list_images(answer)) or answer.get("status") == "succeeded"
@@ -161,10 +170,9 @@ def test_an_adapter_of_the_command_line_that_isnt_there_is_on_the_metrics_page(s
 
 
 def list_sections() -> Iterator[tuple[str, str]]:
-    for section in ADD_ONS.read_text().split("\n## ")[1:]:
-        heading, _, text = section.partition("\n")
-        if (first := next(find_blocks(text), None)) is not None:
-            yield heading, first[1]
+    for section in (ROOT / ADD_ONS).read_text().split("\n## ")[1:]:
+        if (first := next(read_blocks(ADD_ONS, section), None)) is not None:
+            yield section.partition("\n")[0], first.text
 
 
 def run_first(block: str, server: ServerProcess, directory: Path) -> dict[str, Any]:
