@@ -19,8 +19,8 @@ FENCE = re.compile(
     r"^ *(?:<!-- (?P<how>run|not run): (?P<what>[^\n]+?) -->\n+ *)?```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
-# Not pages for readers who type: what was, and why.
-LEFT_OUT = ("CHANGELOG.md", "docs/decisions/")
+# Not pages for readers who type: what was, and why; and what each command's usage is.
+LEFT_OUT = ("CHANGELOG.md", "docs/decisions/", "docs/cli-reference.md")
 
 
 class Setting(StrEnum):
