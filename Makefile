@@ -120,7 +120,7 @@ crds: setup ## Write crds/ and the chart's copy from the pydantic models, and th
 lock: setup ## Lock dependencies, Python's and npm's, as names, versions and hashes
 	scripts/lock.sh
 
-images: ## Build the container images with docker or podman (ONLY="operator gateway"; BASE=debian: on a stand-in; docs/images.md)
+images: ## Build the container images with docker or podman (ONLY="operator gateway"; BASE=debian: on a stand-in; docs/platform/images.md)
 	scripts/images.sh --only "$(ONLY)" $(if $(BASE),--base $(BASE)) $(if $(PLATFORM),--platform $(PLATFORM))
 
 images-base: ## Ask the registry for the digest of the images' base, into images/base.env

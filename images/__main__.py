@@ -1,4 +1,4 @@
-"""``make images``: builds the images with the engine that answers. docs/images.md says what comes of it."""
+"""``make images``: builds the images with the engine that answers. docs/platform/images.md says what comes of it."""
 
 import argparse
 import os

@@ -104,7 +104,7 @@ def build_labels(image: Image, source: Source, base: Base) -> dict[str, str]:
         "revision": source.revision,
         "created": datetime.fromtimestamp(source.created, UTC).isoformat().replace("+00:00", "Z"),
         "source": SOURCE_URL,
-        "documentation": f"{SOURCE_URL}/blob/main/docs/images.md",
+        "documentation": f"{SOURCE_URL}/blob/main/docs/platform/images.md",
         "licenses": "Apache-2.0",
         "vendor": "easel-dev",
         "base.name": base.reference,

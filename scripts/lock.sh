@@ -23,7 +23,7 @@ lock server server memcached tracing
 lock bench-arq bench-arq
 # A part of the server's: what both have has one version.
 compile requirements/gateway.txt pyproject.toml --extra gateway --extra memcached --extra tracing \
-  --constraint requirements/server.txt --no-annotate
+  --constraint requirements/server.txt
 compile requirements/images.txt --group images
 lock dev cli operator server memcached tracing bench dev
 

@@ -121,7 +121,7 @@ BEFORE = "ghcr.io/easel-dev/easel-server"  # the one image of gateways and worke
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (["server.image.repository=team/easel-server", "server.image.tag=2"], ["team/easel-server:2"] * 2),
+        (["server.image.repository=team/easel-server", "server.image.tag=v2"], ["team/easel-server:v2"] * 2),
         (["server.image.tag=0.1.0"], [f"{BEFORE}:0.1.0"] * 2),
         ([f"server.image.digest={DIGEST}"], [f"{BEFORE}@{DIGEST}"] * 2),
         # As `helm upgrade --reuse-values` brings it, without any values of roles.
@@ -145,7 +145,7 @@ def test_the_pull_policy_of_both_roles_still_holds(helm: str) -> None:
 
 
 def test_two_values_for_one_image_are_refused(helm: str) -> None:
-    refused = render(helm, "server.image.tag=1", "worker.image.repository=team/easel-worker")
+    refused = render(helm, "server.image.tag=v1", "worker.image.repository=team/easel-worker")
     assert refused.returncode != 0
     assert "server.image and worker.image both name an image: take server.image out" in refused.stderr
 
