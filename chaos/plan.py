@@ -67,7 +67,12 @@ class Form:
     kinds: tuple[FaultKind, ...]
     jobs_per_second: float  # at the most, bursts apart
     burst_jobs: int
-    span_share: float = 1.0  # of SPANS_SECONDS
+    span_share: float = 1.0  # of SPANS_SECONDS and LEAD_SECONDS
+
+    @property
+    def lead(self) -> float:
+        """Seconds before the first fault, and after the last one."""
+        return self.span_share * LEAD_SECONDS
 
     def select(self, only: str) -> "Form":
         """Of its faults, those whose names have one of these parts (``drained|Redis``); all without any."""
@@ -80,7 +85,7 @@ class Form:
 
     def length(self, jobs: int) -> float:
         """Seconds: as many as the jobs take, and as each kind of fault takes once, at the least."""
-        return max(jobs / self.jobs_per_second, 2 * LEAD_SECONDS + sum(map(self.span, self.kinds)))
+        return max(jobs / self.jobs_per_second, 2 * self.lead + sum(map(self.span, self.kinds)))
 
 
 FORMS: Final = {
@@ -123,10 +128,10 @@ def plan_run(form: Form, seed: int, jobs: int) -> Plan:
 
 def _plan_faults(chance: random.Random, form: Form, seconds: float) -> Iterator[PlannedFault]:
     """Each kind once in an order by chance, then again, as long as there is time for the next one."""
-    moment = LEAD_SECONDS
+    moment = form.lead
     for _ in itertools.count():
         for kind in chance.sample(form.kinds, len(form.kinds)):
-            if moment + form.span(kind) > seconds - LEAD_SECONDS + 1e-6:
+            if moment + form.span(kind) > seconds - form.lead + 1e-6:
                 return
             yield PlannedFault(round(moment, 1), kind, chance.randrange(100))
             moment += form.span(kind)

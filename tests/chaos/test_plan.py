@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from chaos.plan import FORMS, LEAD_SECONDS, QUIET_SECONDS, FaultKind, plan_run
+from chaos.plan import FORMS, QUIET_SECONDS, FaultKind, plan_run
 
 
 def test_the_same_seed_makes_the_same_plan() -> None:
@@ -19,8 +19,8 @@ def test_each_fault_comes_and_has_its_time_before_the_next(form, jobs: int) -> N
     assert {fault.kind for fault in plan.faults} == set(form.kinds)
     for earlier, later in pairwise(plan.faults):
         assert later.at_seconds - earlier.at_seconds == pytest.approx(form.span(earlier.kind), abs=0.2)
-    assert plan.faults[0].at_seconds >= LEAD_SECONDS
-    assert plan.faults[-1].at_seconds + form.span(plan.faults[-1].kind) <= plan.seconds - LEAD_SECONDS + 0.2
+    assert plan.faults[0].at_seconds >= form.lead
+    assert plan.faults[-1].at_seconds + form.span(plan.faults[-1].kind) <= plan.seconds - form.lead + 0.2
 
 
 def test_requests_come_steadily_but_for_the_quiet_before_a_burst() -> None:
