@@ -12,7 +12,7 @@ from benchmarks.pages import replace_part
 from benchmarks.record import build_provenance
 from chaos.report import build_page, list_hard_faults
 from chaos.run import run_chaos
-from chaos.world import REDIS_VALUES, World, running_cluster
+from chaos.world import VALUES, World, running_cluster
 from demo.cluster import ROOT
 
 JOBS: Final = 100_000
@@ -39,7 +39,7 @@ def main() -> int:
     with running_cluster() as cluster:
         world = World(cluster)
         world.apply()
-        run = run_chaos(world, "long", arguments.seed, arguments.jobs, only=arguments.only, values=REDIS_VALUES)
+        run = run_chaos(world, "long", arguments.seed, arguments.jobs, only=arguments.only, values=VALUES)
     loads = {"load_average_before": round(before, 1), "load_average_after": round(os.getloadavg()[0], 1)}
     record = {**build_provenance(), **loads, **run}
     sys.stdout.write(f"\n{build_page(record)}\n")

@@ -26,12 +26,13 @@ MANIFEST: Final = Path(__file__).parent / "service.yaml"
 # Three for the servers of Redis, which one node each must outlive, and three with GPUs for four workers.
 NODES: Final = ("cpu-0", "cpu-1", "cpu-2", *(f"gpu-{number}:nvidia.com/gpu=2" for number in range(3)))
 RECEIVER: Final = "192.168.77.1"  # of the machine in the cluster's network (devcluster/README.md)
-REDIS_EXAMPLE: Final = ROOT / "examples/redis/replicated.yaml"
-REDIS_VALUES: Final = ("redis.urlSecretName=redis-replicated", "operator.replicas=2")
+REDIS_SERVERS: Final = 3
+REDIS_SET: Final = "easel-redis-replicated"
+VALUES: Final = (f"redis.replicas={REDIS_SERVERS}", "operator.replicas=2")
 POLL_SECONDS: Final = 0.5
 SELECTORS: Final = {
     "operator": (f"{names.LABEL_COMPONENT}=operator", NAMESPACE),
-    "redis": ("statefulset.kubernetes.io/pod-name in (easel-redis-0,redis-0,redis-1,redis-2)", NAMESPACE),
+    "redis": (f"{names.LABEL_COMPONENT}=redis", NAMESPACE),
 }
 
 Seen = TypeVar("Seen")
@@ -39,22 +40,36 @@ Seen = TypeVar("Seen")
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """A cluster of the run's own with a replicated Redis and the chart on it; nothing of it is left afterwards."""
+    """A cluster of the run's own with the chart and a replicated Redis on it; nothing of it is left afterwards."""
     state = ROOT / ".state" / f"chaos-{os.getpid()}"
     try:
         cluster = clusters.start(state, hpa_sync_seconds=5, nodes=NODES)
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        text = (
-            REDIS_EXAMPLE.read_text()
-            .replace("CHANGE-ME-TOO", "of-the-sentinels")
-            .replace("CHANGE-ME", "of-the-servers")
-        )
-        cluster.kubectl("apply", "-f", "-", stdin=text)
-        cluster.kubectl("rollout", "status", "statefulset/redis", "-n", NAMESPACE, "--timeout=180s")
-        clusters.install_chart(cluster, *REDIS_VALUES)
+        for number in range(REDIS_SERVERS):
+            cluster.kubectl("apply", "-f", "-", stdin=json.dumps(_build_volume(state, number)))
+        clusters.install_chart(cluster, *VALUES)
         yield cluster
     finally:
         clusters.stop(state)
+
+
+def _build_volume(state: Path, number: int) -> dict[str, Any]:
+    """A directory of this machine for a server of Redis, bound by name as the cluster's others are."""
+    name = f"{REDIS_SET}-{number}"
+    directory = state / name
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o777)  # whatever user the image runs as
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "8Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "",
+            "hostPath": {"path": str(directory)},
+            "claimRef": {"namespace": NAMESPACE, "name": f"data-{name}"},
+        },
+    }
 
 
 def build_objects() -> list[dict[str, Any]]:
@@ -104,15 +119,17 @@ class World:
         return sorted(living, key=lambda pod: str(pod["metadata"]["name"]))
 
     def find_master(self) -> dict[str, Any]:
-        """The pod of Redis that is written to. Raises ClusterError."""
+        """The pod of Redis that is written to, by the word of a Sentinel if there are any. Raises ClusterError."""
         pods = self.list_pods("redis")
+        if len(pods) == 1:
+            return pods[0]
+        ask = ("redis-cli", "-p", "26379", "sentinel", "get-master-addr-by-name", "easel")
         for pod in pods:
             name = pod["metadata"]["name"]
-            command = 'REDISCLI_AUTH="${PASSWORD:-}" redis-cli role 2>&1 | head -n 1'
-            if len(pods) == 1 or "master" in self.cluster.kubectl(
-                "exec", name, "-n", NAMESPACE, "--", "sh", "-c", command
-            ):
-                return pod
+            said = self.cluster.kubectl("exec", name, "-n", NAMESPACE, "-c", "sentinel", "--", *ask)
+            found = [each for each in pods if said.startswith(f"{each['metadata']['name']}.")]
+            if found:
+                return found[0]
         raise ClusterError(f"no master among {len(pods)} ready pods of Redis")
 
     def kill_pod(self, pod: dict[str, Any]) -> str:
