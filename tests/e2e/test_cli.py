@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
-from tests.cli.run import PROCESS_SECONDS, Done, run_process
+from tests.cli.run import PROCESS_SECONDS, Done, run_here, run_process
 from tests.e2e.waiting import Services, tiny, wait_until
 
 NAME: Final = "typed"
@@ -38,11 +39,10 @@ def services(cluster: Any) -> Iterator[Services]:
 
 
 @pytest.fixture
-def easel(services: Services) -> Easel:
-    def run(*arguments: str, **environment: str) -> Done:
-        return run_process(*arguments, **{"KUBECONFIG": str(services.cluster.kubeconfig), **environment})
-
-    return run
+def easel(services: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Easel:
+    """In this process: each of its own would import everything anew."""
+    monkeypatch.setenv("KUBECONFIG", str(services.cluster.kubeconfig))
+    return partial(run_here, capsys)
 
 
 def test_the_status_says_why_so_many_workers_and_what_they_run(easel: Easel) -> None:
@@ -148,7 +148,7 @@ def _newest_is_good(service: dict[str, Any], count: int) -> bool:
     return len(revisions) == count and "readyAt" in revisions[-1]
 
 
-def test_kubectl_has_it_as_a_plugin_and_completes_names(services: Services, easel: Easel, tmp_path: Path) -> None:
+def test_kubectl_has_it_as_a_plugin_and_completes_names(services: Services, tmp_path: Path) -> None:
     """With a file of the console script's name on PATH, as an installation puts it there."""
     plugin = tmp_path / "kubectl-easel"
     plugin.write_text(f"#!{sys.executable}\nimport sys\nfrom easel_cli.__main__ import run\nsys.exit(run())\n")
@@ -165,7 +165,7 @@ def test_kubectl_has_it_as_a_plugin_and_completes_names(services: Services, ease
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["name"] == NAME
     line = {"_EASEL_COMPLETE": "complete_bash", "COMP_WORDS": "easel status ty", "COMP_CWORD": "2"}
-    assert easel(**line).out.split() == [NAME]
+    assert run_process(**line, KUBECONFIG=str(services.cluster.kubeconfig)).out.split() == [NAME]
 
 
 def test_what_init_writes_is_taken_by_the_api_server(services: Services, easel: Easel) -> None:

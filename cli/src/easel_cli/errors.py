@@ -32,4 +32,6 @@ class UsageError(CliError):
 
 def list_problems(error: ValidationError) -> str:
     """What is wrong with a value of the contract's, and where, in a line."""
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors()
+    )

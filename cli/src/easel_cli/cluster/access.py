@@ -34,7 +34,7 @@ class Cluster:
     def __init__(self, api: "ApiClient", namespace: str) -> None:
         self.api = api
         self.namespace = namespace
-        self._configuration: Configuration = api.configuration
+        self.configuration: Configuration = api.configuration
 
     @classmethod
     def open(cls, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Self:
@@ -122,7 +122,7 @@ class Cluster:
     ) -> bytes:
         """The body of an answer. Raises RefusedError or UnreachableError."""
         filled = {name: value for name, value in (query or {}).items() if value}
-        url = f"{self._configuration.host}{path}{'?' + urlencode(filled) if filled else ''}"
+        url = f"{self.configuration.host}{path}{'?' + urlencode(filled) if filled else ''}"
         headers = {"Accept": "application/json, */*", "User-Agent": "easel", **self.authorization}
         if body is not None:
             headers["Content-Type"] = kind
@@ -138,7 +138,7 @@ class Cluster:
                 answer.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise UnreachableError(
-                f"no answer from the API server at {self._configuration.host} to {asked}: {_describe(error)}; is it "
+                f"no answer from the API server at {self.configuration.host} to {asked}: {_describe(error)}; is it "
                 "up, and is this the cluster that you mean (--context, --kubeconfig)?"
             ) from None
         if answer.status >= HTTPStatus.BAD_REQUEST:
@@ -148,7 +148,7 @@ class Cluster:
     @property
     def authorization(self) -> dict[str, str]:
         """Headers; of client certificates none are needed."""
-        settings: dict[str, Any] = dict(self._configuration.auth_settings())
+        settings: dict[str, Any] = dict(self.configuration.auth_settings())
         return {
             str(each["key"]): str(each["value"])
             for each in settings.values()

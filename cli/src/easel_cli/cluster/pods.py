@@ -1,9 +1,13 @@
-"""A pod's ports, programs and logs, through the API server: nothing else of the cluster has to be reachable."""
+"""A pod's ports and programs, through the API server: nothing else of the cluster has to be reachable.
+
+The client's websockets are opened by its own functions, one level below its generated methods: those take a second to
+import.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from socket import SHUT_RDWR, socket
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any
 
 import httpcore2
 import httpx2
@@ -14,8 +18,6 @@ from easel_cli.errors import CliError
 
 if TYPE_CHECKING:
     from kubernetes.stream.ws_client import PortForward, WSClient
-
-CONNECT_SECONDS: Final = 10.0
 
 
 def proxy(cluster: Cluster, pod: Json, port: int, path: str, asked: str, **query: str) -> bytes:
@@ -29,29 +31,22 @@ def proxy(cluster: Cluster, pod: Json, port: int, path: str, asked: str, **query
 
 def execute(cluster: Cluster, pod: Json, container: str, command: list[str], timeout_seconds: float) -> str:
     """What a command in a container says on both outputs. Raises CliError where it can't be run."""
-    from kubernetes.client import CoreV1Api  # noqa: PLC0415 - takes long, and few commands need it
-    from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 - the same
-    from kubernetes.stream import stream  # noqa: PLC0415 - the same
+    from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 - takes long, and few commands need it
+    from kubernetes.stream import ws_client  # noqa: PLC0415 - the same
 
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    query = [("container", container), ("command", command), ("stdout", "true"), ("stderr", "true")]
     try:
-        running = cast(
-            "WSClient",
-            stream(
-                CoreV1Api(cluster.api).connect_get_namespaced_pod_exec,
-                name,
-                namespace,
-                container=container,
-                command=command,
-                stdout=True,
-                stderr=True,
-                stdin=False,
-                tty=False,
-                _preload_content=False,
-            ),
+        running: WSClient = ws_client.websocket_call(  # type: ignore[no-untyped-call] # not annotated
+            cluster.configuration,
+            "GET",
+            f"{cluster.configuration.host}{paths.core(namespace, 'pods', name)}/exec",
+            query_params=query,
+            headers=cluster.authorization,
+            _preload_content=False,
         )
     except ApiException as error:
-        raise CliError(f"no command can be run in pod {name}: {_first_line(error.reason)}") from None
+        raise CliError(f"no command can be run in pod {name}: {_explain(error.reason, 'pods/exec')}") from None
     running.run_forever(timeout=timeout_seconds)  # type: ignore[no-untyped-call] # not annotated
     said = str(running.read_all())  # type: ignore[no-untyped-call] # not annotated
     running.close()  # type: ignore[no-untyped-call] # not annotated
@@ -112,23 +107,24 @@ class _ForwardingBackend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
-        from kubernetes.client import CoreV1Api  # noqa: PLC0415 - takes long, and few commands need it
-        from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 - the same
-        from kubernetes.stream import portforward  # noqa: PLC0415 - the same
+        from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 - takes long, and few commands need it
+        from kubernetes.stream import ws_client  # noqa: PLC0415 - the same
 
         del host, port, timeout, local_address, socket_options
-        metadata = self._pod["metadata"]
+        metadata, configuration = self._pod["metadata"], self._cluster.configuration
+        path = f"{paths.core(metadata['namespace'], 'pods', metadata['name'])}/portforward"
         try:
-            forwarded = portforward(
-                CoreV1Api(self._cluster.api).connect_get_namespaced_pod_portforward,
-                metadata["name"],
-                metadata["namespace"],
-                ports=str(self._port),
+            forwarded: PortForward = ws_client.portforward_call(  # type: ignore[no-untyped-call] # not annotated
+                configuration,
+                "GET",
+                f"{configuration.host}{path}",
+                query_params=[("ports", str(self._port))],
+                headers=self._cluster.authorization,
             )
         except ApiException as error:
-            fault = f"can't forward to pod {metadata['name']}: {_first_line(error.reason)}"
-            raise httpcore2.ConnectError(fault) from None
-        return _ForwardedStream(cast("PortForward", forwarded), self._port)
+            said = _explain(error.reason, "pods/portforward")
+            raise httpcore2.ConnectError(f"no way to pod {metadata['name']}: {said}") from None
+        return _ForwardedStream(forwarded, self._port)
 
 
 class _Body(httpx2.SyncByteStream):
@@ -160,6 +156,12 @@ class _ForwardedTransport(httpx2.BaseTransport):
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _explain(reason: object, right: str) -> str:
+    """What the client says of a websocket that wasn't opened; of a missing right, which."""
+    said = _first_line(reason)
+    return f"you may not ({right}): {said}" if "403" in said or "401" in said else said
 
 
 def _first_line(text: object) -> str:
