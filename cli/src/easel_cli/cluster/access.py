@@ -178,6 +178,6 @@ def _read_reason(content: bytes) -> str:
     """Of a ``Status`` object, its message; else the beginning of what was said, such as a proxied server's answer."""
     try:
         said = json.loads(content)
-        return str(said.get("message") or said.get("detail") or said)
+        return str(said.get("message") or said.get("detail") or said.get("error") or said)
     except (ValueError, AttributeError):
         return content[:MAX_QUOTED].decode(errors="replace").strip()
