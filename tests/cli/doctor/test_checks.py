@@ -91,6 +91,13 @@ TAINTED = build_node(taints=[{"key": "team", "value": "blue", "effect": "NoSched
         ({"nodes": [TAINTED]}, {}, Level.FAILED, "gpu-0: its taint team=blue:NoSchedule isn't tolerated"),
         ({"nodes": [TAINTED]}, {"worker": {"tolerations": [{"key": "team", "value": "blue"}]}}, Level.OK, "1 nodes"),
         ({"nodes": [TAINTED]}, {"worker": {"tolerations": [{"operator": "Exists"}]}}, Level.OK, "1 nodes"),
+        (
+            {"nodes": [TAINTED]},
+            {"worker": {"tolerations": [{"key": "team", "value": "blue", "effect": "NoExecute"}]}},
+            Level.FAILED,
+            "isn't tolerated",
+        ),
+        ({"nodes": [TAINTED]}, {"worker": {"tolerations": [{"key": "team", "value": "red"}]}}, Level.FAILED, "isn't"),
         ({"nodes": [build_node(unschedulable=True)]}, {}, Level.FAILED, "gpu-0: it is cordoned"),
         ({}, {"worker": {"nodeSelector": {"zone": "b"}}}, Level.FAILED, "it lacks the label zone=b"),
         ({}, {"worker": {"nodeSelector": {"zone": "a"}}}, Level.OK, "1 nodes with 4"),
