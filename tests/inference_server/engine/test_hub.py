@@ -320,7 +320,7 @@ def test_the_hubs_refusals_of_an_add_on_speak_of_its_own_fields(client: Client, 
         ("owner/vae-file", {"file": VAE_FILE}, {VAE_FILE}, 8000),
         ("owner/vae", {"file": f"{WEIGHTS}.safetensors"}, {"config.json", f"{WEIGHTS}.safetensors"}, 8000),
     ],
-    ids=str,
+    ids=["whole", "half precision", "of a pipeline", "file of its own", "file by its name"],
 )
 def test_of_a_vae_only_what_is_loaded_is_downloaded(
     client: Client, hub: HubServer, source: str, asked: dict[str, Any], fetched: set[str], loaded_bytes: int

@@ -286,7 +286,11 @@ async def test_what_is_packed_otherwise_is_refused_by_name(encoding: str) -> Non
     assert encoding in str(error)
 
 
-@pytest.mark.parametrize("body", [BODY, gzip.compress(BODY)[:-9], gzip.compress(BODY)[:30] + b"x" * 99])
+@pytest.mark.parametrize(
+    "body",
+    [BODY, gzip.compress(BODY)[:-9], gzip.compress(BODY)[:30] + b"x" * 99],
+    ids=["not packed", "cut", "damaged"],
+)
 async def test_a_packed_body_that_is_none_is_refused(body: bytes) -> None:
     async with serving(answer(body, "Content-Encoding: gzip")) as (port, _):
         assert (await fail(f"http://images.example:{port}/")).failure is FetchFailure.ANSWER
