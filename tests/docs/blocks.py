@@ -30,12 +30,14 @@ class Setting(StrEnum):
     CLUSTER = "cluster"  # kubectl and helm, against a real API server: test_cluster_commands.py
     LAPTOP = "laptop"  # programs of the repository, as processes: test_laptop_commands.py
     PYTHON = "python"  # against the server of the API, in test_api_commands.py
+    EASEL = "easel"  # commands of the command line: read, not run, in test_blocks.py; tests/cli types them
     MAKE = "make"  # a target of the Makefile: looked for, not made, in test_blocks.py
 
 
 PROGRAMS = {
     Setting.API: re.compile(r"^curl ", re.MULTILINE),
     Setting.CLUSTER: re.compile(r"^(\w+=\$\()?(kubectl|helm) ", re.MULTILINE),
+    Setting.EASEL: re.compile(r"^(\$ )?easel ", re.MULTILINE),
     Setting.MAKE: re.compile(r"\A(\s*(#.*|([A-Z_]+=\S+ )?make .*)\n)+\Z"),
 }
 # Programs that make something of a machine: never by their being beside others.

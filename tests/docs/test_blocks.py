@@ -1,13 +1,19 @@
 """Every command of every page has a setting that carries it out, or says why none does."""
 
+import itertools
 import re
+import shlex
 
 import pytest
+from easel_cli.main import app
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from tests.docs.blocks import ROOT, Block, Setting, list_blocks, read_blocks
 
+SHELLS_OWN = {"|", ">", "&"}
 # Blocks that nothing here can carry out. Raise this only for what needs hardware, minutes or another's cluster.
-MAX_NOT_RUN = 14
+MAX_NOT_RUN = 18
 TARGET = re.compile(r"^(?:[A-Z_]+=\S+ )*make ((?:[a-z0-9-]+ ?|[A-Z_]+=\S+ ?)+)", re.MULTILINE)
 
 
@@ -37,6 +43,29 @@ def test_every_target_of_make_that_a_page_names_is_there() -> None:
     }
     assert {word for _, word in named} >= {"setup", "demo"}
     assert [place for place in sorted(named) if place[1] not in targets] == []
+
+
+def list_easel_commands() -> list[tuple[str, list[str]]]:
+    """Each `easel …` of pages as words, up to where the shell takes its output; what begins with `$ ` was typed."""
+    lines = [
+        (block.place, line.removeprefix("$ "))
+        for block in list_blocks()
+        for line in block.text.replace("\\\n", " ").splitlines()
+    ]
+    words = [(place, shlex.split(line, comments=True)[1:]) for place, line in lines if line.startswith("easel ")]
+    return [(place, list(itertools.takewhile(lambda word: word not in SHELLS_OWN, each))) for place, each in words]
+
+
+def test_every_command_of_easel_that_a_page_shows_can_be_read() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    shown = list_easel_commands()
+    assert len(shown) > 5, "this test would hold for nothing"
+    for place, words in shown:
+        context = group.make_context("easel", list(words))
+        name, command, rest = group.resolve_command(context, words)
+        assert command is not None, f"{place}: there is no easel {words[0]}"
+        command.make_context(name, rest, parent=context)  # an option that there isn't is a UsageError
 
 
 @pytest.mark.parametrize(
