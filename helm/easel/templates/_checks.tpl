@@ -8,8 +8,9 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 {{- end }}
 {{- include "easel.checkServerImage" . }}
 {{- include "easel.checkResources" (dict "name" "operator.resources" "value" .Values.operator.resources) }}
-{{- range $role, $defaults := .Values.defaults }}
-{{- include "easel.checkResources" (dict "name" (printf "defaults.%s.resources" $role) "value" ($defaults | default dict).resources) }}
+{{- range $role := list "gateway" "worker" }}
+{{- $defaults := get $.Values.defaults $role | default dict }}
+{{- include "easel.checkResources" (dict "name" (printf "defaults.%s.resources" $role) "value" $defaults.resources) }}
 {{- end }}
 {{- if include "easel.ownRedis" . }}
 {{- $redis := .Values.redis }}
