@@ -123,6 +123,11 @@ lock: setup ## Lock dependencies, Python's and npm's, as names, versions and has
 images: ## Build the container images with docker or podman (ONLY="operator gateway"; BASE=debian: on a stand-in; docs/platform/images.md)
 	scripts/images.sh --only "$(ONLY)" $(if $(BASE),--base $(BASE)) $(if $(PLATFORM),--platform $(PLATFORM))
 
+test-images: setup ## Build the operator's and the gateway's image, and run them (BASE=pinned: on the base of releases, from its registry)
+	images/setup.sh
+	scripts/images.sh --only "operator gateway" --base $(or $(BASE),debian)
+	$(VENV)/pytest -m "images and not nightly" tests/images
+
 images-base: ## Ask the registry for the digest of the images' base, into images/base.env
 	scripts/images.sh --refresh-base
 

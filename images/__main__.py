@@ -37,8 +37,15 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", metavar="NAMES", help=f"which, with spaces between: {names}; all if left out"
     )
-    parser.add_argument("--base", choices=["debian"], help="a stand-in for the base, made of Debian's packages")
+    parser.add_argument(
+        "--base",
+        choices=["pinned", "debian"],
+        default="pinned",
+        help="images/base.env's, from its registry, or a stand-in, made of Debian's packages",
+    )
     parser.add_argument("--platform", default="", help="such as linux/arm64; the engine's own if left out")
+    parser.add_argument("--tag", default="", help="the chart's appVersion if left out")
+    parser.add_argument("--no-cache", action="store_true", help="take no step of an earlier build")
     parser.add_argument("--require-digest", action="store_true", help="refuse a base that only a tag names")
     parser.add_argument("--refresh-base", action="store_true", help="write the base's digest into images/base.env")
     return parser.parse_args(words)
@@ -55,20 +62,17 @@ def build(engine: Engine, arguments: argparse.Namespace) -> None:
             f"the base is {base.reference} without a digest: `make images-base` writes it into images/base.env"
         )
     source = read_source()
-    certificates = next((path for path in CERTIFICATES if path.exists()), None)
+    options = plan.Options(
+        tag=arguments.tag or source.version,
+        program=engine.program,
+        certificates=next((path for path in CERTIFICATES if path.exists()), None),
+        index_url=os.environ.get("PIP_INDEX_URL", ""),
+        platform=arguments.platform,
+        has_cache=not arguments.no_cache,
+    )
     for image in images:
-        sys.stderr.write(f"images: {plan.name_image(image, source)} of {source.revision}, by {engine.program}\n")
-        engine.show(
-            *plan.build_arguments(
-                image,
-                source,
-                base,
-                program=engine.program,
-                certificates=certificates,
-                index_url=os.environ.get("PIP_INDEX_URL", ""),
-                platform=arguments.platform,
-            )
-        )
+        sys.stderr.write(f"images: {plan.name_image(image, options.tag)} of {source.revision}, by {engine.program}\n")
+        engine.show(*plan.build_arguments(image, source, base, options))
 
 
 def read_source() -> plan.Source:

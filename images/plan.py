@@ -90,9 +90,9 @@ def read_version(chart: str) -> str:
     return found[1]
 
 
-def name_image(image: Image, source: Source) -> str:
-    """Repository and tag, as the chart's values have them."""
-    return f"{REGISTRY}/easel-{image.name}:{source.version}"
+def name_image(image: Image, tag: str) -> str:
+    """Repository and tag; the chart's values have the version for the tag."""
+    return f"{REGISTRY}/easel-{image.name}:{tag}"
 
 
 def build_labels(image: Image, source: Source, base: Base) -> dict[str, str]:
@@ -113,26 +113,37 @@ def build_labels(image: Image, source: Source, base: Base) -> dict[str, str]:
     return {f"org.opencontainers.image.{name}": text for name, text in labels.items()}
 
 
-def build_arguments(
-    image: Image, source: Source, base: Base, *, program: str, certificates: Path | None, index_url: str, platform: str
-) -> list[str]:
-    """Arguments of the engine's ``build``, in the repository's root. Empty ``platform``: the engine's own."""
+@dataclass(frozen=True)
+class Options:
+    """What a build is told beside what it is of."""
+
+    tag: str
+    program: str = "docker"  # or podman
+    certificates: Path | None = None  # bundle of the authorities that the builder believes
+    index_url: str = ""  # of a package index; empty: pip's own
+    platform: str = ""  # such as linux/arm64; empty: the engine's own
+    has_cache: bool = True  # whether steps of earlier builds are taken
+
+
+def build_arguments(image: Image, source: Source, base: Base, options: Options) -> list[str]:
+    """Arguments of the engine's ``build``, in the repository's root."""
     arguments = {
         "BASE": base.pulled,
         "IMAGE": image.name,
         "REQUIREMENTS": image.requirements,
         "SOURCE_DATE_EPOCH": str(source.created),
-        **({} if certificates is None else {"PIP_CERT": CERTIFICATES}),
-        **({"PIP_INDEX_URL": index_url} if index_url else {}),
+        **({} if options.certificates is None else {"PIP_CERT": CERTIFICATES}),
+        **({"PIP_INDEX_URL": options.index_url} if options.index_url else {}),
     }
     labels = build_labels(image, source, base)
     return [
-        *("build", "--file", "images/Dockerfile", "--target", image.name, "--tag", name_image(image, source)),
+        *("build", "--file", "images/Dockerfile", "--target", image.name, "--tag", name_image(image, options.tag)),
         *(word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")),
         *(word for name, value in labels.items() for word in ("--label", f"{name}={value}")),
-        *([] if certificates is None else ["--secret", f"id=certificates,src={certificates}"]),
-        *(["--platform", platform] if platform else []),
+        *([] if options.certificates is None else ["--secret", f"id=certificates,src={options.certificates}"]),
+        *(["--platform", options.platform] if options.platform else []),
+        *([] if options.has_cache else ["--no-cache"]),
         # What docker's BuildKit takes from SOURCE_DATE_EPOCH; here it is also the time of every file.
-        *(["--timestamp", str(source.created), "--layers"] if program == "podman" else []),
+        *(["--timestamp", str(source.created), "--layers"] if options.program == "podman" else []),
         ".",
     ]

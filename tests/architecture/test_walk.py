@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 120
 # files of decide/rollouts/ (its source, its surge and that record), also where there is none. Conditions and children
 # have four files more than when each decision was in one of two, of nearly five hundred lines.
 MAX_FILES = {"request": 57, "tick": 36, "reconcile": 56}
-MAX_FUNCTIONS = {"request": 284, "tick": 156, "reconcile": 286}
+MAX_FUNCTIONS = {"request": 284, "tick": 156, "reconcile": 287}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@
    (``standby.py``). Everything else serves in this process.
 """
 
+import importlib.util
 import logging
 import os
 import signal
@@ -13,7 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from easel_server.config import Settings
 
 EXIT_SETTINGS: Final = 2  # as argparse does
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -42,6 +46,9 @@ def run(arguments: Sequence[str]) -> int:
     except SettingsError as error:
         sys.stderr.write(f"easel-server: {error}\n")
         return EXIT_SETTINGS
+    if (missing := find_missing_library(settings)) is not None:
+        sys.stderr.write(f"easel-server: {missing}\n")
+        return EXIT_SETTINGS
     from easel_server.standby import has_standby, serve_from_standby  # noqa: PLC0415
 
     if has_standby(settings):
@@ -49,6 +56,20 @@ def run(arguments: Sequence[str]) -> int:
     from easel_server.main import serve  # noqa: PLC0415
 
     return serve(settings, begin_with_process())
+
+
+def find_missing_library(settings: "Settings") -> str | None:
+    """What keeps a process from loading models that isn't installed, and what to do; None where nothing is missing."""
+    from easel_contract import names  # noqa: PLC0415  # the signals come first
+    from easel_contract.server_config import EngineKind  # noqa: PLC0415
+
+    needs_none = settings.role == "gateway" or settings.config.engine.kind is EngineKind.SYNTHETIC
+    if needs_none or importlib.util.find_spec("torch") is not None:
+        return None
+    return (
+        f"role {settings.role} needs torch, which isn't installed: {names.install_hint('server')}. Of the images the "
+        "worker's has it, and the gateway's hasn't (worker.image, gateway.image)"
+    )
 
 
 def end_at_once_on_signals() -> None:

@@ -14,14 +14,7 @@ from easel_contract.resource.worker import GatewayScratchSpec, WorkerScratchSpec
 from easel_contract.schema import Quantity
 
 from easel_operator.manifests.configuration import CLUSTER_DOMAIN, config_map_name
-from easel_operator.manifests.metadata import (
-    CONFIG_VOLUME,
-    ChildContext,
-    Owner,
-    Release,
-    build_metadata,
-    build_pod_selector,
-)
+from easel_operator.manifests.metadata import CONFIG_VOLUME, ChildContext, Owner, build_metadata, build_pod_selector
 from easel_operator.objects import Json
 
 POD_SECURITY_CONTEXT: Final[Json] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -51,10 +44,16 @@ def build_container(
 ) -> Json:
     """The server's container in a role (``gateway`` or ``worker``), which has ``start_seconds`` to come up; without an
     image of its own it has the release's."""
-    owner = context.owner
+    owner, release = context.owner, context.release
+    released, policy = (
+        (release.gateway_image, release.gateway_image_pull_policy)
+        if role == names.COMPONENT_GATEWAY
+        else (release.worker_image, release.worker_image_pull_policy)
+    )
     return {
         "name": names.CONTAINER_NAME,
-        **_choose_image(context.release, role, image),
+        "image": image or released,
+        **({} if image is not None or policy is None else {"imagePullPolicy": policy}),
         "args": [
             *("--role", role, "--config", f"{names.CONFIG_DIRECTORY}/{role}.json"),
             *("--host", "0.0.0.0", "--metrics-port", str(names.METRICS_PORT)),  # noqa: S104 - the pod's own address
@@ -84,18 +83,6 @@ def build_container(
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume's mount point inside the container
         ],
     }
-
-
-def _choose_image(release: Release, role: str, own: str | None) -> Json:
-    """The container's image, and how it is pulled: a service's own as Kubernetes decides by its tag."""
-    if own is not None:
-        return {"image": own}
-    image, policy = (
-        (release.gateway_image, release.gateway_image_pull_policy)
-        if role == names.COMPONENT_GATEWAY
-        else (release.worker_image, release.worker_image_pull_policy)
-    )
-    return {"image": image} if policy is None else {"image": image, "imagePullPolicy": policy}
 
 
 def build_pod_spec(owner: Owner, container: Json, *, files: Mapping[str, str], grace_seconds: int, tmp: Json) -> Json:

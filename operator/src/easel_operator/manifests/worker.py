@@ -88,7 +88,9 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
         "metadata": {
             **build_metadata(owner, names.worker_name(owner.name), names.COMPONENT_WORKER),
             "annotations": {
-                names.ANNOTATION_RELEASE: describe_release(context.release),
+                names.ANNOTATION_RELEASE: json.dumps(
+                    describe_images(context.release), separators=(",", ":"), sort_keys=True
+                ),
                 names.ANNOTATION_WORKER_SPEC: hash_worker_spec(context.spec),
                 **({names.ANNOTATION_RUNS: runs} if len(runs) <= MAX_RUNS_CHARACTERS else {}),
                 **({names.ANNOTATION_LAST_GOOD: context.last_good} if context.last_good else {}),
@@ -105,11 +107,6 @@ def build_worker_deployment(context: ChildContext, *, replicas: int | None) -> J
 def _build_strategy(context: ChildContext) -> Json:
     usual = SURGE if context.is_surging else IN_PLACE
     return usual if context.max_unavailable is None else {**usual, "maxUnavailable": context.max_unavailable}
-
-
-def describe_release(release: Release) -> str:
-    """What a Deployment remembers of the release that it has, as JSON: its images and how they are pulled."""
-    return json.dumps(describe_images(release), separators=(",", ":"), sort_keys=True)
 
 
 def describe_runs(spec: StableDiffusionServiceSpec, release: Release) -> str:
