@@ -56,7 +56,7 @@ def build(engine: Engine, arguments: argparse.Namespace) -> None:
     images = plan.choose_images(arguments.only)
     base = plan.read_base(BASE_FILE.read_text())
     if arguments.base == "debian":
-        base = debian_base.provide(engine)
+        base = debian_base.provide(engine, arguments.platform)
     if arguments.require_digest and not base.digest:
         raise plan.PlanError(
             f"the base is {base.reference} without a digest: `make images-base` writes it into images/base.env"

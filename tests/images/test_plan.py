@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from images.debian_base import name_base
 from images.engine import EngineError, build_environment, find_engine
 from images.plan import IMAGES, Base, Options, PlanError, Source, build_arguments, choose_images, read_base, write_base
 from images.prune import PRUNED, is_pruned, prune_record
@@ -37,6 +38,11 @@ def test_images_are_chosen_by_name_and_an_unknown_one_is_named() -> None:
     assert [image.name for image in choose_images("gateway operator")] == ["operator", "gateway"]
     with pytest.raises(PlanError, match="there is no image server: may be operator, gateway, worker"):
         choose_images("server")
+
+
+def test_the_stand_in_has_a_name_for_each_platform_and_is_no_image_of_a_registry() -> None:
+    assert name_base("").reference == "localhost/easel-base:debian-trixie"
+    assert name_base("linux/arm64").reference == "localhost/easel-base:debian-trixie-arm64"
 
 
 def test_two_builds_of_a_commit_are_given_the_same_time() -> None:
