@@ -83,7 +83,7 @@ def test_the_engine_that_answers_is_taken_and_not_the_client_that_is_there(
         find_engine({"ENGINE": "containerd"})
 
 
-def test_podman_is_told_what_control_groups_v1_ask_for_unless_it_is_told_otherwise() -> None:
+def test_podman_gets_what_cgroups_v1_ask_for_unless_it_has_settings_of_its_own() -> None:
     (setting,) = build_environment("podman", {}, has_unified_cgroups=False).values()
     assert Path(setting).is_file()
     own = {"CONTAINERS_CONF": "/mine"}
