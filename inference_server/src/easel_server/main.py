@@ -39,7 +39,6 @@ from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkSigner, read_link_keys
 from easel_server.gateway.live_config import LiveConfig, read_queue_config
 from easel_server.gateway.results import find_image_urls
-from easel_server.gateway.usage_report import UsageReport
 from easel_server.generation.models import (
     EngineDescription,
     ModelFacts,
@@ -78,6 +77,7 @@ from easel_server.telemetry.tracing import NO_TRACER, TracingUnavailableError, o
 from easel_server.telemetry.worker_start import WorkerStart
 from easel_server.transport.probes import Readiness, ReadyReason, RenderMetrics, look_at_room
 from easel_server.transport.server import EmbeddedServer
+from easel_server.transport.usage import UsageReport
 from easel_server.webhooks.deliverer import Deliverer, build_client
 from easel_server.worker.engine_health import EngineFailedError
 from easel_server.worker.gathering import watch_add_ons

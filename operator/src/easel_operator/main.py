@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from easel_contract import names
+from prometheus_client import REGISTRY
 
 from easel_operator import farewell_command
 from easel_operator.cluster.capabilities import Installation, probe_capabilities
@@ -52,7 +53,8 @@ from easel_operator.handlers.work_queue import WorkQueue
 from easel_operator.logs import configure_logging
 from easel_operator.manifests.metadata import Release
 from easel_operator.objects import CHILD_RESOURCES, PODS, SECRETS
-from easel_operator.operator_metrics import IS_LEADER, QUEUE_LENGTH, SERVICES, WRITES
+from easel_operator.operator_metrics import IS_LEADER, QUEUE_LENGTH, SERVICES, WRITES, show_build
+from easel_operator.telemetry.service_figures import ServiceFigures
 
 logger = logging.getLogger("easel_operator")
 
@@ -320,6 +322,7 @@ class Operator:
             on_news=self._queue.add,
             is_leader=self._leadership.is_leader,
             clock=now,
+            defaults=self._config.service_defaults,
         )
 
     async def _read_pasts(self) -> None:
@@ -338,6 +341,9 @@ class Operator:
         SERVICES.set_function(lambda: len(self._services))
         WRITES.count = lambda: self._writer.writes
         IS_LEADER.set_function(self._leadership.is_leader)
+        show_build()
+        figures = ServiceFigures(self._services, self._children.of, self._config.service_defaults, now)
+        REGISTRY.register(figures)
         await self._health_server.serve(self._config.health_port)
         stop, kopf_stop = self._stop, asyncio.Event()
         self._listen_for_signals()
@@ -347,6 +353,7 @@ class Operator:
         try:
             done, _ = await asyncio.wait([*loops, watch], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            REGISTRY.unregister(figures)
             await self._shut_down(loops, watch, kopf_stop, is_stopped=stop.is_set())
         return _judge(done, is_stopped=stop.is_set())
 

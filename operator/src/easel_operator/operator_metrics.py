@@ -1,8 +1,12 @@
 """Metrics of the operator itself, served at /metrics of its health port."""
 
+import os
+import platform
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Final
 
+from easel_contract import metrics, names
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -90,6 +94,19 @@ OUTSIDE_SERVICES: Final = Gauge(
 IS_LEADER: Final = Gauge("easel_operator_is_leader", "1 on the replica that writes.")
 
 
+API_REQUESTS: Final = Counter(
+    metrics.OPERATOR_API_REQUESTS_TOTAL,
+    "Requests to the Kubernetes API by what came of them; code is the HTTP status, or none where nobody answered.",
+    ["verb", "code"],
+)
+CERTIFICATE_EXPIRY: Final = Gauge(
+    metrics.OPERATOR_CERTIFICATE_EXPIRY, "When the certificate of the external metrics API ends, in Unix time; 0: none."
+)
+BUILD_INFO: Final = Gauge(
+    metrics.BUILD_INFO, "Which release runs; always 1.", ["component", "version", "revision", "python"]
+)
+
+
 class _WritesCollector(Collector):
     """Writes to the API, as a counter, and under the name and type that earlier releases gave it.
 
@@ -113,6 +130,12 @@ class _WritesCollector(Collector):
 
 WRITES: Final = _WritesCollector()
 REGISTRY.register(WRITES)
+
+
+def show_build() -> None:
+    """Which release this process is of."""
+    revision = os.environ.get(names.ENV_REVISION, "")
+    BUILD_INFO.labels("operator", version(names.DISTRIBUTION), revision, platform.python_version()).set(1)
 
 
 def show_headroom(namespace: str, service: str, choice: Choice, debt_jobs: float) -> None:

@@ -20,7 +20,6 @@ from easel_server.engine.interface import Engine
 from easel_server.gateway.api_keys import KeyRing
 from easel_server.gateway.ending import Ending
 from easel_server.gateway.link_signer import LinkKeys, LinkSigner
-from easel_server.gateway.usage_report import UsageReport
 from easel_server.generation.cost import CostModel
 from easel_server.generation.messages import describe_flagged
 from easel_server.generation.models import GenerationDefaults, ModelFacts, ModelIdentity, override_defaults
@@ -31,6 +30,7 @@ from easel_server.telemetry.gateway_metrics import CacheResult
 from easel_server.telemetry.metrics import ServerMetrics
 from easel_server.transport.probes import Readiness
 from easel_server.transport.protocol import BoundedHttpProtocol
+from easel_server.transport.usage import UsageReport
 from easel_server.worker.worker import Worker, WorkerSettings
 from fastapi import FastAPI
 

@@ -3,8 +3,7 @@
 import pytest
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_memory_stores
-from easel_server.telemetry.metrics import ServerMetrics
-from easel_server.telemetry.page_labels import label_page
+from easel_server.telemetry.metrics import ServerMetrics, label_page
 from easel_server.transport.probes import PROMETHEUS_TEXT
 from prometheus_client.parser import text_string_to_metric_families
 

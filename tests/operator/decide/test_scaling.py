@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from easel_contract import names
+from easel_contract.metrics import DecisionReason
 from easel_contract.resource import HeadroomStatus, StableDiffusionServiceSpec
 from easel_operator.autoscaling.planner import Plan, begin_state
 from easel_operator.autoscaling.replay.bank import Memory
@@ -32,6 +33,7 @@ HEADROOM = HeadroomStatus(
     debt_of_requests=900,
 )
 PLAN = Plan(
+    reason=DecisionReason.QUEUE,
     desired_replicas=4,
     proposals={},
     sentence="4 pods",

@@ -37,7 +37,6 @@ from easel_server.gateway.queue_estimate import QueueEstimates
 from easel_server.gateway.refusals import RefusalError
 from easel_server.gateway.results import Results
 from easel_server.gateway.submit import Submitter
-from easel_server.gateway.usage_report import UsageReport
 from easel_server.generation.cost import CostModel
 from easel_server.generation.models import ModelFacts
 from easel_server.stores.facts.add_on_contents import AddOnContents
@@ -51,7 +50,7 @@ from easel_server.transport.cached_answers import CachedAnswersMiddleware
 from easel_server.transport.middleware import RequestMiddleware, TracingMiddleware
 from easel_server.transport.probes import Readiness, RenderMetrics, add_probe_routes
 from easel_server.transport.streams import Streams
-from easel_server.transport.usage import add_usage_route
+from easel_server.transport.usage import UsageReport, add_usage_route
 
 # In the order of their routes. The last that is spoken at a path gives errors there their shape; OpenAI's is the first,
 # and so everybody else's.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,6 @@ from easel_server.telemetry.collectors import (
     SecondsCollector,
 )
 from easel_server.telemetry.gateway_metrics import GatewayMetrics
-from easel_server.telemetry.page_labels import label_page
 from easel_server.telemetry.supervision import note_failure
 from easel_server.telemetry.worker_start import WorkerStart
 
@@ -65,6 +65,8 @@ class Stopwatch:
 
 logger = logging.getLogger(__name__)
 DEPTH_TIMEOUT_SECONDS: Final = 1.0
+BARE_SAMPLE: Final = re.compile(rb"^([a-zA-Z_:][a-zA-Z0-9_:]*) ", re.MULTILINE)
+LABELLED_SAMPLE: Final = re.compile(rb"^([a-zA-Z_:][a-zA-Z0-9_:]*)\{", re.MULTILINE)
 PHASE_QUEUE: Final = "queue"  # submitted to claimed, but for
 PHASE_LOAD: Final = "load"  # the part of it in which the worker that claimed it was still loading its model
 PHASE_RUN: Final = "run"  # claimed to the last denoising step
@@ -336,3 +338,19 @@ async def _read_shared(jobs: JobQueue, images: ImageStore | None, usage: UsageLe
         await images.usage() if images is not None else None,
         await usage.read(datetime.now(UTC).date()) if usage is not None else None,
     )
+
+
+def label_page(page: bytes, labels: Mapping[str, str]) -> bytes:
+    """The page with these labels on each sample, which prometheus-client has no way to give to all of a registry.
+
+    None of its own may have one of their names. https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    if not labels:
+        return page
+    text = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+    template = text.replace("\\", "\\\\").encode()  # for re, which reads backslashes
+    return BARE_SAMPLE.sub(rb"\1{" + template + rb"} ", LABELLED_SAMPLE.sub(rb"\1{" + template + rb",", page))
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,5 +1,6 @@
 """A decision in one plain sentence with its figures."""
 
+from easel_contract.metrics import DecisionReason
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.headroom import LATE_BUDGET
@@ -18,6 +19,19 @@ def explain(desired: int, strongest: Proposal, pods: PodCounts, scaling: Scaling
         f"{_count(pods.ready)} ready, {pods.starting} starting{unschedulable}, "
         f"target {scaling.target_latency_seconds} s"
     )
+
+
+def name_reason(
+    desired: int, wanted: int, signal: DecisionReason, pods: PodCounts, scaling: ScalingSpec
+) -> DecisionReason:
+    """The same in one word: the strongest signal (which wants so many), or what kept its wish from being followed."""
+    if desired == wanted:
+        return signal if wanted else DecisionReason.IDLE
+    if desired > wanted:
+        return DecisionReason.MIN_REPLICAS if desired == scaling.min_replicas else DecisionReason.NOT_YET_IDLE
+    if desired == scaling.max_replicas:
+        return DecisionReason.MAX_REPLICAS
+    return DecisionReason.NO_CAPACITY if pods.unschedulable else DecisionReason.IDLE
 
 
 def explain_missing_data(desired: int, observation: Observation) -> str:

@@ -23,10 +23,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from easel_contract import metrics
+from easel_contract.metrics import DecisionReason
 from easel_contract.resource import ScalingSpec
 
 from easel_operator.autoscaling.cold_starts import ColdStarts, recall_cold_starts
-from easel_operator.autoscaling.explanation import explain, explain_choice, explain_missing_data
+from easel_operator.autoscaling.explanation import explain, explain_choice, explain_missing_data, name_reason
 from easel_operator.autoscaling.forecast.forecast import Forecast
 from easel_operator.autoscaling.headroom import OldestWait, find_longest_wait_seconds
 from easel_operator.autoscaling.observation import Observation
@@ -45,6 +46,7 @@ from easel_operator.autoscaling.workers import PodCounts
 ROLLOUT_TIMEOUT: Final = timedelta(minutes=30)  # one that takes longer is stuck, and no reason to keep idle pods
 MAX_TICK: Final = timedelta(seconds=15)  # beyond it the operator stalled
 UNSEEN: Final = Choice()
+REASONS: Final = {signal.metric: DecisionReason(signal.name.capitalize()) for signal in SIGNALS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Plan:
     desired_replicas: int
     proposals: Mapping[str, int]  # by external metric name; the largest is desired_replicas
     sentence: str
+    reason: DecisionReason
     is_limited_by_capacity: bool  # more were needed than the cluster can schedule
     data_at: datetime | None  # when the queue was last really read; publish the proposals as of then
     state: PlannerState
@@ -158,11 +161,12 @@ def plan(
         scaling,
     )
     desired = max(proposals.values())
-    strongest = max(wanted.values(), key=lambda proposal: proposal.most)
+    signal, strongest = max(wanted.items(), key=lambda each: each[1].most)
     return Plan(
         desired_replicas=desired,
         proposals=proposals,
         sentence=f"{explain(desired, strongest, observation.pods, scaling, delay)}; {explain_choice(choice)}",
+        reason=name_reason(desired, strongest.most, REASONS[signal], observation.pods, scaling),
         is_limited_by_capacity=limit < min(strongest.most, scaling.max_replicas),
         data_at=now,
         state=replace(state, proposals=proposals, windows=windows),
@@ -213,6 +217,7 @@ def _hold_without_data(observation: Observation, state: PlannerState, scaling: S
         desired_replicas=desired,
         proposals=proposals,
         sentence=explain_missing_data(desired, observation),
+        reason=DecisionReason.DATA_MISSING,
         is_limited_by_capacity=False,
         data_at=state.data_at,
         state=replace(state, proposals=proposals),

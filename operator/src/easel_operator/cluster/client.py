@@ -14,6 +14,7 @@ from easel_contract.conditions import MAX_MESSAGE_BYTES, shorten
 from kubernetes.aio import client, config
 
 from easel_operator.objects import SELF_ACCESS_REVIEWS, Json, Resource
+from easel_operator.operator_metrics import API_REQUESTS
 
 REQUEST_TIMEOUT_SECONDS: Final = 30
 CONNECTIONS: Final = 64
@@ -234,7 +235,9 @@ class KubernetesClient:
             async with response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            API_REQUESTS.labels(method, "none").inc()
             raise ApiUnreachableError(method, path, error) from error
+        API_REQUESTS.labels(method, str(response.status)).inc()
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise _to_refusal(method, path, response.status, content)
         try:

@@ -26,6 +26,7 @@ from easel_operator.cluster.serving_certificate import (
     read_issued,
 )
 from easel_operator.objects import API_SERVICES, CLUSTER_ROLES, CONFIG_MAPS, ENDPOINT_SLICES, SECRETS, SERVICES, Json
+from easel_operator.operator_metrics import CERTIFICATE_EXPIRY
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class MetricsEndpoint:
             self._serving = None  # until it listens anew
             await self._server.serve(ANY_ADDRESS, self._port, tls, front_proxy)
             self._serving = (certificate, front_proxy)
+            CERTIFICATE_EXPIRY.set(certificate.ends_at.timestamp())
 
     async def _find_certificate(self, dns_names: tuple[str, ...]) -> ServingCertificate:
         name, namespace = self._installation.certificate_secret, self._installation.namespace

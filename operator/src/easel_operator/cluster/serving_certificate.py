@@ -48,6 +48,11 @@ class ServingCertificate:
     # Signs the next certificate, so that a renewal leaves the caBundle alone; empty: it isn't ours to sign.
     ca_key_pem: bytes
 
+    @property
+    def ends_at(self) -> datetime:
+        """When clients stop to believe it."""
+        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_after_utc
+
     def is_due_for_renewal(self, dns_names: Sequence[str], now: datetime) -> bool:
         """Whether a third of its life or less is left, or it isn't for these names."""
         certificate = x509.load_pem_x509_certificate(self.certificate_pem)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from easel_contract import names
-from easel_contract.resource import ColdStartStatus, ScalingSpec, StableDiffusionServiceSpec
+from easel_contract.resource import ColdStartStatus, ScalingSpec, ServiceDefaults, StableDiffusionServiceSpec
 from pydantic import ValidationError
 
 from easel_operator.autoscaling.observation import Observation, PodSample, observe
@@ -62,6 +62,7 @@ from easel_operator.operator_metrics import (
     forget_service,
     show_headroom,
 )
+from easel_operator.telemetry.service_counters import ServiceCounters, Sight
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ MAX_CONCURRENT_SERVICES: Final = 256
 # A thousand services without an answering pod are decided on in one go, which takes 0.1 s, and at first half a second:
 # who changes a service meanwhile isn't to wait for that.
 SERVICES_BETWEEN_OTHERS: Final = 16
+NO_DEFAULTS: Final = ServiceDefaults()
 MIN_PAUSE_SECONDS: Final = 0.1  # where a tick takes longer than the interval
 
 
@@ -112,6 +114,7 @@ class ServiceTick:
     state: ServiceState
     gateways: tuple[PodStatus, ...]
     workers: tuple[PodStatus, ...]
+    worker_bodies: tuple[Json, ...]  # all pods of workers, those that are being deleted among them
     deployment: Json
     autoscaler: Json | None
 
@@ -143,6 +146,7 @@ class ScalingLoop:
         on_news: Callable[[ServiceKey], None],
         is_leader: Callable[[], bool],
         clock: Callable[[], datetime],
+        defaults: ServiceDefaults = NO_DEFAULTS,
     ) -> None:
         self._scraper = scraper
         self._metrics_server = metrics_server
@@ -155,6 +159,7 @@ class ScalingLoop:
         self._clock = clock
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_SERVICES)
         self._states: dict[ServiceKey, ServiceState] = {}
+        self._counters = ServiceCounters(defaults)
         self.ticked_at: datetime | None = None
 
     async def run(self, interval_seconds: float) -> None:
@@ -290,6 +295,7 @@ class ScalingLoop:
             state=self._recall(key, service, deployment, now),
             gateways=read_pods(pods, names.COMPONENT_GATEWAY, now),
             workers=read_pods(pods, names.COMPONENT_WORKER, now),
+            worker_bodies=tuple(pod for pod in pods if is_worker(pod)),
             deployment=deployment,
             autoscaler=owned.get(ObjectKey("HorizontalPodAutoscaler", key.namespace, worker_name)),
         )
@@ -319,6 +325,7 @@ class ScalingLoop:
         state.cold_start = find_cold_start(tick.workers, samples, state.cold_start)
         state.waiting_since = find_waiting_since(observation, state.waiting_since)
         state.add_on_problems = find_add_on_problems(tick.workers, samples, state.add_on_problems)
+        self._count(tick, samples, observation)
         self._report_scrape(
             key,
             build_scrape_report(
@@ -334,6 +341,7 @@ class ScalingLoop:
         if spec is None or spec.scaling is None:
             self._metrics_server.forget(key.namespace, key.name)
             self._shared.decisions.pop(key, None)
+            self._counters.hide_decision(key)
             if state.is_shown:
                 forget_service(key.namespace, key.name)  # a figure that stays would lie
                 state.is_shown = False
@@ -342,6 +350,7 @@ class ScalingLoop:
         decision = plan(observation, state.planner, spec.scaling, now, bank.choice)
         state.planner, state.is_shown = decision.state, True
         DESIRED_REPLICAS.labels(key.namespace, key.name).set(decision.desired_replicas)
+        self._counters.show_decision(key, decision.reason)
         for signal, replicas in decision.proposals.items():
             PROPOSED_REPLICAS.labels(key.namespace, key.name, signal).set(replicas)
         if decision.data_at is None:
@@ -366,6 +375,19 @@ class ScalingLoop:
             deployment_uid=tick.deployment["metadata"]["uid"],
             replicas=own_replicas,
         )
+
+    def _count(self, tick: ServiceTick, samples: Sequence[PodSample], observation: Observation) -> None:
+        if tick.state.spec is not None:
+            sight = Sight(
+                spec=tick.state.spec,
+                worker_bodies=tick.worker_bodies,
+                workers=tick.workers,
+                pods=(*tick.gateways, *tick.workers),
+                samples=samples,
+                observation=observation,
+                cold_start=tick.state.cold_start,
+            )
+            self._counters.count(tick.key, sight, is_leader=self._is_leader())
 
     @staticmethod
     def _replay(tick: ServiceTick, observation: Observation, scaling: ScalingSpec) -> Bank:
@@ -429,6 +451,12 @@ class ScalingLoop:
             del self._states[key]
             self._metrics_server.forget(key.namespace, key.name)
             forget_service(key.namespace, key.name)
+            self._counters.forget(key)
+
+
+def is_worker(pod: Json) -> bool:
+    """Whether a pod says that it is a worker."""
+    return bool(pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT) == names.COMPONENT_WORKER)
 
 
 def _to_target(pod: PodStatus) -> ScrapeTarget:

@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from easel_contract.gateway_config import QueueConfig
 from easel_server.api.app import build_probe_app
-from easel_server.gateway.usage_report import Period, UsageReport, read_period
 from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import open_memory_stores
 from easel_server.stores.usage.interface import USAGE_DAYS, CustomerUsage, UsageLedger
 from easel_server.transport.probes import Readiness
+from easel_server.transport.usage import Period, UsageReport, read_period
 from httpx2 import ASGITransport, AsyncClient, Response
 
 from tests.support.jobs import build_job

@@ -1,0 +1,1 @@
+"""What the operator says of each service in metrics; of itself it says it in operator_metrics.py."""
