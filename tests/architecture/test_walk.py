@@ -16,8 +16,8 @@ TIMEOUT_SECONDS = 120
 #
 # Of canaries every tick looks for a record, and every reconcile for one that has to be remembered or called off: three
 # files of decide/rollouts/ (its source, its surge and that record), also where there is none. Conditions and children
-# have four files more than when each decision was in one of two, of nearly five hundred lines. A request's end is in the
-# ledger of usage, and what gateways count is in a file of its own; a tick counts what the workers cost.
+# have four files more than when each decision was in one of two, of nearly five hundred lines. A request's end is in
+# the ledger of usage, and what gateways count is in a file of its own; a tick counts what the workers cost.
 MAX_FILES = {"request": 58, "tick": 37, "reconcile": 56}
 MAX_FUNCTIONS = {"request": 284, "tick": 156, "reconcile": 287}
 
