@@ -19,6 +19,7 @@ check: setup ## Format, lint, types, generated files (changes nothing)
 	@$(MAKE) --no-print-directory types
 	$(VENV)/python scripts/write_crds.py --check
 	$(VENV)/python scripts/write_values.py --check
+	$(VENV)/python scripts/write_metrics.py --check
 	$(VENV)/python scripts/write_cli_reference.py --check
 	$(VENV)/python -m dashboards.write --check
 	$(VENV)/python scripts/write_http_apis.py --check
@@ -36,6 +37,7 @@ fix: setup ## Format and repair what can be repaired
 	$(VENV)/ruff check --fix .
 	$(VENV)/python scripts/write_crds.py
 	$(VENV)/python scripts/write_values.py
+	$(VENV)/python scripts/write_metrics.py
 	$(VENV)/python scripts/write_cli_reference.py
 	$(VENV)/python -m dashboards.write
 	$(VENV)/python scripts/write_http_apis.py
@@ -115,6 +117,7 @@ bench-simulator: setup ## Traces on an embedded cluster and in the simulator, an
 crds: setup ## Write crds/ and the chart's copy from the pydantic models, and the table of the chart's values
 	$(VENV)/python scripts/write_crds.py
 	$(VENV)/python scripts/write_values.py
+	$(VENV)/python scripts/write_metrics.py
 	$(VENV)/python -m dashboards.write
 
 lock: setup ## Lock dependencies, Python's and npm's, as names, versions and hashes

@@ -99,9 +99,14 @@ class _Figures(Collector):
         yield family
 
 
+def build_registry(progress: Progress | None = None) -> CollectorRegistry:
+    """With the metrics of it."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(progress or Progress()))
+    return registry
+
+
 def serve_progress(progress: Progress, *, host: str, port: int) -> int:
     """Serve it under /metrics by threads that end with the process; the port. Raises OSError where it is taken."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(progress))
-    server, _ = start_http_server(port, addr=host, registry=registry)
+    server, _ = start_http_server(port, addr=host, registry=build_registry(progress))
     return int(server.server_port)
