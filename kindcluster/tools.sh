@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints a directory with kind, kubectl and helm, for PATH: links to those on PATH; where there are none, kind of the pinned
-# version by Go (seconds) and kubectl and helm from the embedded cluster's binary.
+# Prints a directory with kind, kubectl and helm, for PATH. kind is the pinned version, which the node image asks for: a link to
+# the one on PATH if that is it, else built by Go (seconds). kubectl and helm are those on PATH, else the embedded cluster's.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.sh"
@@ -8,11 +8,12 @@ directory=${XDG_CACHE_HOME:-$HOME/.cache}/easel/tools/kind-$KIND_VERSION
 
 mkdir -p "$directory"
 if [[ ! -x $directory/kind ]]; then
-  if found=$(command -v kind); then
-    ln -sf "$found" "$directory/kind"
+  found=$(kind version -q 2>/dev/null || true)
+  if [[ v${found#v} = "$KIND_VERSION" ]]; then
+    ln -sf "$(command -v kind)" "$directory/kind"
   else
     command -v go >/dev/null || {
-      echo "kindcluster/tools.sh: install kind $KIND_VERSION, or Go, which builds it" >&2
+      echo "kindcluster/tools.sh: install kind $KIND_VERSION (on PATH: ${found:-none}), or Go, which builds it" >&2
       exit 1
     }
     echo "building kind $KIND_VERSION" >&2
@@ -21,6 +22,6 @@ if [[ ! -x $directory/kind ]]; then
 fi
 for tool in kubectl helm; do
   found=$(command -v $tool) || found=$(dirname "$("$here/../devcluster/binary.sh")")/$tool
-  ln -sf "$found" "$directory/$tool"
+  [[ $found = "$directory/$tool" ]] || ln -sf "$found" "$directory/$tool" # who has the directory on PATH
 done
 echo "$directory"
