@@ -10,8 +10,8 @@ from dashboards.picture.style import color_at
 from dashboards.picture.units import format_value
 
 ROW: Final = 22
-LABEL_SHARE: Final = 1.6  # a label's column is so much wider than a figure's
 CHARACTER: Final = 6.6  # pixels
+BETWEEN: Final = 3  # columns, in characters
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,21 @@ def plot_table(page: Page, box: Box, panel: Mapping[str, Any], answers: Mapping[
         empty = panel["fieldConfig"]["defaults"]["noValue"]
         page.write(box.x + box.width / 2, box.y + box.height / 2, empty, 11, page.theme.muted, ha="center")
         return
-    widths = [LABEL_SHARE if column.label else 1.0 for column in columns]
-    unit = box.width / sum(widths)
     room = int(box.height // ROW) - 1
     x = box.x
-    for column, width in zip(columns, widths, strict=True):
+    cells = [[_describe_cell(column, *row, page) for row in rows[:room]] for column in columns]
+    needed = [
+        max(len(column.title), *(len(text) for text, _ in filled)) + BETWEEN
+        for column, filled in zip(columns, cells, strict=True)
+    ]
+    for column, filled, characters in zip(columns, cells, needed, strict=True):
         page.write(x, box.y + ROW / 2, column.title, 8.5, page.theme.muted, weight="bold")
-        for number, (labels, values) in enumerate(rows[:room], start=1):
-            text, color = _describe_cell(column, labels, values, page)
-            fits = int(width * unit / CHARACTER) - 1
+        width = box.width * characters / sum(needed)
+        fits = int(width / CHARACTER)
+        for number, (text, color) in enumerate(filled, start=1):
             short = text if len(text) <= fits else f"{text[: fits - 1]}…"
             page.write(x, box.y + ROW * (number + 0.5), short, 8.5, color)
-        x += width * unit
+        x += width
     if len(rows) > room:
         page.write(box.x + box.width, box.y - 14, f"{len(rows) - room} more rows", 8, page.theme.muted, ha="right")
 
