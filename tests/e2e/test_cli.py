@@ -179,3 +179,17 @@ def test_what_init_writes_is_taken_by_the_api_server(services: Services, easel: 
         "job.batch/fresh-load-model",
         "stablediffusionservice.easel.dev/fresh",
     ]
+
+
+def test_init_applies_a_service_at_once(services: Services, easel: Easel) -> None:
+    service = "applied"
+    done = easel("init", service, "--model", "pvc://tiny-model/sd15", "--gpus", "0", "--customer", "acme", "--apply")
+    try:
+        assert done.status == 0, done.err
+        assert done.err.splitlines()[:2] == [
+            "Secret applied-api-keys applied",
+            "StableDiffusionService applied applied",
+        ]
+        assert services.cluster.get("sds", service)["spec"]["gateway"]["apiKeysSecretName"] == "applied-api-keys"
+    finally:
+        services.cluster.kubectl("delete", "sds/applied", "secret/applied-api-keys", "--ignore-not-found")

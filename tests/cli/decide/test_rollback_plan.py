@@ -51,10 +51,15 @@ def test_what_can_not_be_is_said_with_what_there_is(ready: dict[int, bool], to: 
     assert message in str(refused.value)
 
 
+def test_a_second_time_it_goes_further_back() -> None:
+    """Not forward again to what it has just left; the fourth entry is that of the first time."""
+    assert plan_rollback(build_service({1: True, 2: True, 3: True, 4: True}, to_revision=2), None).to_revision == 1
+
+
 def test_one_that_is_held_at_a_revision_is_let_go() -> None:
     held = build_service({1: True, 2: True, 3: True}, to_revision=2)
     assert plan_clearing(held).change == {"spec": {"rollout": {"toRevision": None}}}
     with pytest.raises(UsageError, match="is at revision 2 already; easel rollback sdxl --clear"):
-        plan_rollback(held, None)
+        plan_rollback(held, 2)
     with pytest.raises(UsageError, match="isn't held at a revision"):
         plan_clearing(build_service({1: True}))

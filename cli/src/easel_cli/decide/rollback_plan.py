@@ -24,13 +24,16 @@ class RollbackPlan:
 
 
 def plan_rollback(service: Json, to: int | None) -> RollbackPlan:
-    """To revision ``to``, or else to the newest before this one that a worker was ready of. Raises UsageError."""
+    """To revision ``to``, or else to the newest before this one that a worker was ready of. Raises UsageError.
+
+    What a service is held at is noted as a revision of its own; "before" counts from the one that it went back to.
+    """
     name, named = service["metadata"]["name"], _named_revision(service)
     revisions = build_view(service).revisions
     if not revisions:
         raise UsageError(f"{name} has no revisions yet: none of its workers was started")
     runs = revisions[-1]
-    target = _choose(name, revisions, runs, to)
+    target = _choose(name, revisions, to, before=runs.number if named is None else named)
     if named == target.number:
         raise UsageError(f"{name} is at revision {named} already; easel rollback {name} --clear lets its spec count")
     sentences = [
@@ -55,16 +58,16 @@ def plan_clearing(service: Json) -> RollbackPlan:
     )
 
 
-def _choose(name: str, revisions: tuple[RevisionView, ...], runs: RevisionView, to: int | None) -> RevisionView:
+def _choose(name: str, revisions: tuple[RevisionView, ...], to: int | None, *, before: int) -> RevisionView:
     if to is None:
-        good = [each for each in revisions[:-1] if each.was_ready]
+        good = [each for each in revisions if each.was_ready and each.number < before]
         if not good:
             raise UsageError(f"{name} has no earlier revision that a worker was ready of; {_list(revisions)}")
         return good[-1]
     target = next((each for each in revisions if each.number == to), None)
     if target is None:
         raise UsageError(f"--to {to}: {name} keeps no such revision; {_list(revisions)}")
-    if target.number == runs.number:
+    if target.number == revisions[-1].number:
         raise UsageError(f"--to {to}: that is what {name} runs; {_list(revisions)}")
     return target
 
