@@ -20,6 +20,7 @@ NAME: Final = "typed"
 KEY: Final = "esl_live_of_this_test"
 ENGINE: Final = {"kind": "Synthetic", "synthetic": {"millisecondsPerStep": 1, "millisecondsPerImage": 40}}
 ROLLED_OUT_SECONDS: Final = 150
+USAGE_SECONDS: Final = 60.0
 
 Easel = Callable[..., Done]
 
@@ -30,7 +31,16 @@ def services(cluster: Any) -> Iterator[Services]:
     held = Services(cluster)
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "typed-keys"}, "stringData": {"acme": KEY}}
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(secret))
-    held.apply(tiny(NAME, replicas=1, scaling=None, worker__engine=ENGINE, gateway__apiKeysSecretName="typed-keys"))
+    held.apply(
+        tiny(
+            NAME,
+            worker__pricePerGpuHour=1.8,
+            replicas=1,
+            scaling=None,
+            worker__engine=ENGINE,
+            gateway__apiKeysSecretName="typed-keys",
+        )
+    )
     held.wait_for(NAME, "Ready", "True", timeout_seconds=ROLLED_OUT_SECONDS)
     held.wait_for(NAME, "Progressing", "True", "Complete", timeout_seconds=ROLLED_OUT_SECONDS)
     yield held
@@ -84,6 +94,15 @@ def test_an_image_comes_through_a_port_forward_with_the_services_own_key_and_its
     assert any(f"{NAME}-gateway-" in line and "route=/v1/predictions" in line for line in found)
     assert [line.split()[0] for line in found] == sorted(line.split()[0] for line in found)
     assert easel("logs", NAME, "--job", "of-nobody").status == 1
+
+
+def test_what_a_customer_has_used_comes_from_a_gateway(easel: Easel, tmp_path: Path) -> None:
+    done = easel("generate", "a blue fox", "--service", NAME, "--n", "2", "--steps", "3", "-o", str(tmp_path))
+    assert done.status == 0, done.err
+    rows = wait_until(lambda: json.loads(easel("usage", NAME, "--json").out), bool, "usage", USAGE_SECONDS)
+    assert {row["customer"] for row in rows} == {"acme"}
+    assert sum(row["images"] for row in rows) >= 2
+    assert rows[0]["cost"] == pytest.approx(rows[0]["gpu_seconds"] / 3600 * 1.8)
 
 
 def test_the_doctor_finds_a_cluster_and_a_service_well(easel: Easel) -> None:

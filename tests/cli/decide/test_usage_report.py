@@ -11,7 +11,7 @@ ANSWER = {
     "currency": "EUR",
     "price_per_gpu_hour": 1.8,
     "days": [
-        {"day": "2026-11-01", "customer": "acme", "jobs": 2, "images": 4, "gpu_seconds": 1000.0},
+        {"day": "2026-11-01", "customer": "acme", "jobs": 2, "cached_jobs": 3, "images": 4, "gpu_seconds": 1000.0},
         {"day": "2026-11-02", "customer": "acme", "jobs": 1, "images": 1, "gpu_seconds": 1000.5},
         {"day": "2026-11-02", "customer": "-studio", "jobs": 5, "images": 5, "gpu_seconds": 1.25},
     ],
@@ -37,6 +37,7 @@ def test_a_spreadsheet_reads_numbers_and_takes_no_name_for_a_formula() -> None:
         "day": "2026-11-01",
         "customer": "acme",
         "jobs": "2",
+        "cached_jobs": "3",
         "images": "4",
         "gpu_seconds": "1000.000",
         "price_per_gpu_hour": "1.8",

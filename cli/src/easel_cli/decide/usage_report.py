@@ -8,7 +8,7 @@ from typing import Any, Final
 
 HOUR_SECONDS: Final = 3600.0
 CSV_COLUMNS: Final = (
-    *("namespace", "service", "day", "customer", "jobs", "images", "gpu_seconds"),
+    *("namespace", "service", "day", "customer", "jobs", "cached_jobs", "images", "gpu_seconds"),
     *("price_per_gpu_hour", "cost", "currency"),
 )
 
@@ -22,6 +22,7 @@ class UsageRow:
     day: str  # YYYY-MM-DD, UTC
     customer: str
     jobs: int
+    cached_jobs: int  # of them, those that the cache answered
     images: int
     gpu_seconds: float
     price_per_gpu_hour: float | None  # None: no price is set
@@ -44,6 +45,7 @@ def parse_usage(answer: Mapping[str, Any]) -> list[UsageRow]:
                 day=str(each["day"]),
                 customer=str(each["customer"]),
                 jobs=int(each["jobs"]),
+                cached_jobs=int(each.get("cached_jobs", 0)),
                 images=int(each["images"]),
                 gpu_seconds=float(each["gpu_seconds"]),
                 price_per_gpu_hour=None if price is None else float(price),
@@ -64,7 +66,9 @@ def write_csv(rows: Iterable[UsageRow]) -> str:
         cost = "" if row.cost is None else f"{row.cost:.4f}"
         price = "" if row.price_per_gpu_hour is None else f"{row.price_per_gpu_hour:g}"
         names = (row.namespace, row.service, row.day, _as_text(row.customer))
-        writer.writerow((*names, row.jobs, row.images, f"{row.gpu_seconds:.3f}", price, cost, row.currency))
+        writer.writerow(
+            (*names, row.jobs, row.cached_jobs, row.images, f"{row.gpu_seconds:.3f}", price, cost, row.currency)
+        )
     return file.getvalue()
 
 
@@ -85,6 +89,7 @@ def total_by_customer(rows: Sequence[UsageRow]) -> list[UsageRow]:
             "",
             row.customer,
             row.jobs + (before.jobs if before else 0),
+            row.cached_jobs + (before.cached_jobs if before else 0),
             row.images + (before.images if before else 0),
             row.gpu_seconds + (before.gpu_seconds if before else 0.0),
             row.price_per_gpu_hour,
