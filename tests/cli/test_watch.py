@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from tests.cli.fake_api_server import run_api_server
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 180.0
 SERVICE = "/apis/easel.dev/v1alpha1/namespaces/art/stablediffusionservices/sdxl"
 
 
@@ -36,7 +36,7 @@ def test_what_changes_is_said_once(tmp_path: Path) -> None:
             fake.answers[SERVICE] = build_service(3)
             assert "3 pods: work waits" in _read_until(process.stdout, "why"), "what stayed the same wasn't said again"
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130
     assert errors == "easel: stopped\n"
 

@@ -98,7 +98,7 @@ def generate(
 def _generate(gateway: Gateway, parameters: dict[str, Any], n: int, output: Path | None, *, as_json: bool) -> None:
     prediction_id = str(gateway.create(parameters)["id"])
     try:
-        with _shown_progress() as show:
+        with _shown_progress(prediction_id) as show:
             warnings = _follow_to_end(gateway, prediction_id, show).warnings
         prediction = gateway.get(prediction_id)
         files = _save(gateway, prediction_id, n, output)
@@ -139,9 +139,10 @@ def _follow_to_end(gateway: Gateway, prediction_id: str, show: Show) -> JobEnd:
 
 
 @contextmanager
-def _shown_progress() -> Iterator[Show]:
+def _shown_progress(prediction_id: str) -> Iterator[Show]:
     """A bar on a terminal's standard error, a line for each change elsewhere."""
     console = build_console(is_error=True)
+    console.print(f"job {prediction_id}")  # which logs can be asked for
     if not console.is_terminal:
         said = set[str]()
 
