@@ -11,10 +11,12 @@ from typing import Final
 
 import httpx2
 import pytest
+from easel_cli.decide.usage_report import UsageRow, parse_usage
 from easel_contract.gateway_config import GatewayConfig
 from easel_contract.server_config import EngineConfig, EngineKind, ModelConfig, ServerConfig, SyntheticConfig
 
 from tests.cli.run import Done, run_here
+from tests.support.redis_server import find_free_port
 from tests.support.server_process import ServerProcess
 
 KEY: Final = "esl_live_of_this_test"
@@ -33,12 +35,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         engine=EngineConfig(kind=EngineKind.SYNTHETIC, synthetic=SyntheticConfig(milliseconds_per_step=1000)),
         gateway=GatewayConfig(api_keys_directory=str(keys)),
     )
-    process = ServerProcess(config=config).start()
+    process = ServerProcess("--metrics-port", str(find_free_port()), config=config).start()
     try:
-        yield process.wait_until_ready()
+        process.wait_until_listening()
+        ready = f"{find_private_url(process)}/readyz"
+        process.wait_for(lambda: httpx2.get(ready, timeout=60).status_code == 200, "readiness")
+        yield process
     finally:
         process.process.kill()
         process.process.wait()
+
+
+def find_private_url(server: ServerProcess) -> str:
+    """Of its metrics and probes."""
+    port = next(line["metrics_port"] for line in server.log if line["message"] == "listening")
+    return f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -107,6 +118,19 @@ def test_an_address_without_a_service_is_said(capsys: pytest.CaptureFixture[str]
     done = run_here(capsys, "generate", "a red fox", "--url", url)
     assert done.status == 1
     assert f"no answer from {url}: " in done.err
+
+
+def test_what_a_gateway_says_of_usage_is_read(generate, server: ServerProcess) -> None:
+    """By what ``easel usage`` reads through the API server's proxy."""
+    assert generate(*SMALL, "--n", "2").status == 0
+
+    def read() -> list[UsageRow]:
+        return parse_usage(httpx2.get(f"{find_private_url(server)}/usage", timeout=60).json())
+
+    (row,) = server.wait_for(read, "usage")
+    assert (row.customer, row.cost) == ("acme", None)
+    assert row.images >= 2
+    assert row.gpu_seconds > 0
 
 
 def test_ctrl_c_cancels_the_job(server: ServerProcess, tmp_path: Path) -> None:
