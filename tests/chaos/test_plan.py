@@ -37,3 +37,9 @@ def test_requests_come_steadily_but_for_the_quiet_before_a_burst() -> None:
 
 def test_a_run_of_a_hundred_thousand_jobs_takes_an_hour_and_more() -> None:
     assert plan_run(FORMS["long"], 1, 100_000).seconds > 3600
+
+
+def test_a_part_of_the_faults_is_chosen_by_parts_of_their_names() -> None:
+    kinds = FORMS["long"].select("drained|Redis killed").kinds
+    assert set(kinds) == {FaultKind.NODE_DRAINED, FaultKind.REDIS_KILLED}
+    assert FORMS["long"].select("").kinds == FORMS["long"].kinds
