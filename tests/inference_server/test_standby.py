@@ -71,7 +71,7 @@ class Container:
         return self._journal.read_text().splitlines()
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> None:
-        give_up_at = time.monotonic() + 60
+        give_up_at = time.monotonic() + 180
         while not condition():
             assert time.monotonic() < give_up_at, f"no {what}: {self.notes}"
             time.sleep(0.01)

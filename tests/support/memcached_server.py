@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from typing import Self
 
-START_TIMEOUT_SECONDS = 20.0
+START_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.01
 
 

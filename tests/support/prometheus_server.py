@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx2
 
-START_TIMEOUT_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.02
 SCRAPE_INTERVAL = "1s"
 

@@ -10,7 +10,7 @@ from tests.support.redis_server import RedisServer, find_free_port
 
 SLOTS = 16384
 SIZE = 3
-START_TIMEOUT_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.02
 
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Self
 
-START_TIMEOUT_SECONDS = 20.0
+START_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.01
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import httpx2
 from easel_contract.server_config import ServerConfig
 
-START_TIMEOUT_SECONDS = 120.0  # importing torch on shared CPUs
+START_TIMEOUT_SECONDS = 300.0  # importing torch on shared CPUs
 POLL_SECONDS = 0.02
 
 

@@ -44,7 +44,7 @@ MODEL = "tiny/sd15"
 SERVED = ModelConfig(name=MODEL, source="/nowhere")
 IDENTITY = build_identity(SERVED)  # of what workers hold
 WARNING = 'the prompt is "too long" for 夜明け'  # what the stand-in says of that prompt
-START_TIMEOUT_SECONDS = 20.0
+START_TIMEOUT_SECONDS = 120.0
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a signing secret of 32 bytes....").decode()
 
 
