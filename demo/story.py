@@ -13,7 +13,7 @@ from demo.observe import Observer, Sighting, kill_a_busy_worker
 from demo.plot import plot
 
 SERVICE = "tiny"
-REQUESTS = 120
+REQUESTS = 100
 CLIENTS = 24
 STEPS = 40
 WORKERS = 4
@@ -30,6 +30,10 @@ class Narrator:
         """One line, with the time since the demo began."""
         sys.stdout.write(f"[{time.monotonic() - self._began:6.1f} s] {text}\n")
         sys.stdout.flush()
+
+    def finish(self) -> None:
+        """All of it, from the first step to here."""
+        self.phases_seconds["total"] = round(time.monotonic() - self._began, 1)
 
     def phase(self, name: str, seconds: float, text: str) -> None:
         """A phase that ended, and how long it took."""
@@ -105,8 +109,13 @@ def run_demo(state: Path, output: Path) -> DemoResult:
         with Observer(cluster, SERVICE, table.show) as observer:
             events = asyncio.run(_burst_and_crash(cluster, url, observer, table, tally, narrator))
             _wait_for_scale_in(observer, narrator)
-            plot(observer.sightings, events, output / "demand-and-pods.png")
-    _summarise(tally, narrator, output)
+        begun = time.monotonic()
+        target_seconds = cluster.get("sds", SERVICE)["spec"]["scaling"]["targetLatencySeconds"]
+        file = output / "demand-and-pods.png"
+        plot(observer.sightings, events, file, target_latency_seconds=target_seconds)
+        narrator.phase("plot", time.monotonic() - begun, f"demand, pods and latency: {file}")
+    _summarise(tally, narrator)
+    narrator.finish()
     _how_to_go_on(cluster)
     return DemoResult(tally, narrator.phases_seconds)
 
@@ -133,7 +142,7 @@ async def _burst_and_crash(
     table.is_on = True
     began = observer.now_seconds
     before = observer.sightings[-1].desired if observer.sightings else 1
-    events = {"burst": began}
+    events = {"burst begins": began}
     load = asyncio.create_task(burst(url, tally, requests=REQUESTS, clients=CLIENTS, steps=STEPS))
 
     def watch() -> None:
@@ -142,12 +151,12 @@ async def _burst_and_crash(
         full = observer.wait_until(lambda look: look.ready >= WORKERS, f"{WORKERS} workers ready", 120)
         narrator.phase("pods_ready", full.at_seconds - began, f"{WORKERS} workers are ready")
         victim = kill_a_busy_worker(cluster, SERVICE)
-        events["SIGKILL"] = observer.now_seconds
+        events["a worker is killed"] = observer.now_seconds
         narrator.say(f"SIGKILL to {victim} while it works")
 
     await asyncio.to_thread(watch)
     await load
-    events["burst over"] = observer.now_seconds
+    events["all delivered"] = observer.now_seconds
     narrator.phase("burst", observer.now_seconds - began, f"burst over: {tally.delivered} of {tally.asked} delivered")
     return events
 
@@ -158,12 +167,12 @@ def _wait_for_scale_in(observer: Observer, narrator: Narrator) -> None:
     narrator.phase("back_down", back.at_seconds - began, "nobody asks any more: back to 0 pods")
 
 
-def _summarise(tally: Tally, narrator: Narrator, output: Path) -> None:
+def _summarise(tally: Tally, narrator: Narrator) -> None:
     narrator.say(f"asked {tally.asked}, delivered {tally.delivered}, lost {tally.lost}")
     for failure in tally.failures[:5]:
         narrator.say(f"  lost: {failure}")
     p50, p95 = tally.percentile_seconds(0.5), tally.percentile_seconds(0.95)
-    narrator.say(f"latency as the clients saw it: p50 {p50:.1f} s, p95 {p95:.1f} s; plot: {output}/demand-and-pods.png")
+    narrator.say(f"latency as the clients saw it: p50 {p50:.1f} s, p95 {p95:.1f} s")
 
 
 def _how_to_go_on(cluster: clusters.Cluster) -> None:
