@@ -8,10 +8,12 @@ cold figure stays in the file, with its date.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,27 @@ from benchmarks.record import build_provenance
 from demo import cluster as clusters
 from demo.story import run_demo
 
+PHASE = re.compile(r"setup: (?P<name>[A-Za-z ]+): (?P<seconds>\d+) s$")
 RESULTS = clusters.ROOT / "benchmarks/results/demo.json"
 
 
-def measure_setup(folder: Path, environment: dict[str, str]) -> float:
-    """Seconds that scripts/setup.sh takes in a checkout."""
+def measure_setup(folder: Path, environment: dict[str, str]) -> tuple[float, dict[str, int]]:
+    """Seconds that scripts/setup.sh takes in a checkout, and its phases', some of which run beside each other."""
     begun = time.monotonic()
-    subprocess.run(["make", "setup"], cwd=folder, env=environment, check=True)
-    return round(time.monotonic() - begun, 2)
+    said = []
+    command = ["make", "setup"]
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr or ():
+            sys.stderr.write(line)
+            said.append(line)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return round(time.monotonic() - begun, 2), read_phases(said)
+
+
+def read_phases(said: Iterable[str]) -> dict[str, int]:
+    """Seconds by phase, of the lines in which set-up says them."""
+    return {found["name"]: int(found["seconds"]) for line in said if (found := PHASE.match(line))}
 
 
 def measure_cold_setup() -> dict[str, Any]:
@@ -44,7 +59,14 @@ def measure_cold_setup() -> dict[str, Any]:
             "GOMODCACHE": str(cache / "go-modules"),
             "GOFLAGS": "-modcacherw",
         }
-        return {"setup_cold_seconds": measure_setup(clone, environment), "setup_cold_at": build_provenance()}
+        load = round(os.getloadavg()[0], 1)
+        seconds, phases = measure_setup(clone, environment)
+        return {
+            "setup_cold_seconds": seconds,
+            "setup_cold_phases_seconds": phases,
+            "setup_cold_load_average": load,
+            "setup_cold_at": build_provenance(),
+        }
 
 
 def main() -> int:
@@ -53,10 +75,11 @@ def main() -> int:
     parser.add_argument("--cold", action="store_true", help="measure set-up with empty caches too")
     arguments = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    setup = {key: kept[key] for key in ("setup_cold_seconds", "setup_cold_at") if key in kept}
+    setup = {key: kept[key] for key in kept if key.startswith("setup_cold_")}
     if arguments.cold:
         setup = measure_cold_setup()
-    setup["setup_warm_seconds"] = measure_setup(clusters.ROOT, dict(os.environ))
+    setup["setup_warm_seconds"], _ = measure_setup(clusters.ROOT, dict(os.environ))
+    setup["load_average"] = round(os.getloadavg()[0], 1)  # of the last minute: what else the machine was doing
     state = clusters.ROOT / ".state" / "bench-demo"
     done = run_demo(state, clusters.ROOT / "demo-output")
     sys.stdout.write(clusters.stop(state) + "\n")

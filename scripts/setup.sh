@@ -86,10 +86,27 @@ npm_packages() {
   touch "$NPM_STAMP"
 }
 
-debian_packages
-python_packages
-npm_packages
-if [ "${CLUSTER:-embedded}" = embedded ]; then
-  devcluster/binary.sh >/dev/null
-fi
+embedded_cluster() {
+  [ "${CLUSTER:-embedded}" != embedded ] || devcluster/binary.sh >/dev/null
+}
+
+# phase NAME FUNCTION: what takes more than a moment says how long it took.
+phase() {
+  local begun=$SECONDS
+  "$2"
+  [ $((SECONDS - begun)) -lt 2 ] || say "$1: $((SECONDS - begun)) s"
+}
+
+# Each in a process group of its own, so that nothing goes on compiling once set-up was interrupted.
+beside=()
+beside() { set -m; phase "$@" & beside+=($!); set +m; }
+stop_beside() { for job in "${beside[@]}"; do kill -- "-$job" 2>/dev/null || true; done; }
+trap stop_beside EXIT
+
+beside "embedded cluster" embedded_cluster # compiles for minutes the first time, while the others mostly download
+phase "Debian packages" debian_packages
+beside "Python packages" python_packages
+phase "npm packages" npm_packages
+for job in "${beside[@]}"; do wait "$job" || fail "a step failed (see above)"; done
+beside=()
 say "ready"
