@@ -11,6 +11,7 @@ from demo import cluster as clusters
 from demo.load import Tally, burst, first_image, forwarded
 from demo.observe import Observer, Sighting, kill_a_busy_worker
 from demo.plot import plot
+from demo.prometheus import ClusterPrometheus
 
 SERVICE = "tiny"
 REQUESTS = 100
@@ -95,26 +96,25 @@ class DemoResult:
 
 def run_demo(state: Path, output: Path) -> DemoResult:
     """Runs the whole demo; the cluster stays up. Raises ClusterError or TimeoutError when a step doesn't come."""
-    narrator = Narrator()
+    narrator, tally = Narrator(), Tally()
+    table = Table(narrator)
     output.mkdir(exist_ok=True)
     cluster = _bring_up(state, narrator)
-    with forwarded(cluster, SERVICE) as url:
-        begun = time.monotonic()
-        image = first_image(url)
-        file = output / "first.png"
-        file.write_bytes(image)
-        narrator.phase("first_image", time.monotonic() - begun, f"first image through the Service: {file}")
-        table = Table(narrator)
-        tally = Tally()
-        with Observer(cluster, SERVICE, table.show) as observer:
-            events = asyncio.run(_burst_and_crash(cluster, url, observer, table, tally, narrator))
-            _wait_for_scale_in(observer, narrator)
+    with ClusterPrometheus(cluster, scrape_seconds=1) as prometheus:
+        applied_at = time.time()
+        _apply_service(cluster, narrator)
+        with forwarded(cluster, SERVICE) as url:
+            _show_first_image(url, output / "first.png", narrator)
+            with Observer(cluster, SERVICE, table.show) as observer:
+                events = asyncio.run(_burst_and_crash(cluster, url, observer, table, tally, narrator))
+                _wait_for_scale_in(observer, narrator)
         begun = time.monotonic()
         target_seconds = cluster.get("sds", SERVICE)["spec"]["scaling"]["targetLatencySeconds"]
-        file = output / "demand-and-pods.png"
-        plot(observer.sightings, events, file, target_latency_seconds=target_seconds)
-        narrator.phase("plot", time.monotonic() - begun, f"demand, pods and latency: {file}")
+        files = output / "demand-and-pods.png", output / "dashboard.png"
+        plot(observer.sightings, events, files[0], target_latency_seconds=target_seconds)
+        _picture_dashboard(prometheus.url, applied_at, files[1])
     _summarise(tally, narrator)
+    narrator.phase("pictures", time.monotonic() - begun, f"what happened, and as a dashboard: {files[0]}, {files[1]}")
     narrator.finish()
     _how_to_go_on(cluster)
     return DemoResult(tally, narrator.phases_seconds)
@@ -127,11 +127,26 @@ def _bring_up(state: Path, narrator: Narrator) -> clusters.Cluster:
     begun = time.monotonic()
     clusters.install_chart(cluster)
     narrator.phase("chart_ready", time.monotonic() - begun, "helm install easel: operator and Redis are ready")
+    return cluster
+
+
+def _apply_service(cluster: clusters.Cluster, narrator: Narrator) -> None:
     begun = time.monotonic()
     cluster.kubectl("apply", "-f", str(clusters.ROOT / "examples/tiny.yaml"))
     cluster.kubectl("wait", "--for=condition=Ready", f"sds/{SERVICE}", "--timeout=180s")
     narrator.phase("service_ready", time.monotonic() - begun, "kubectl apply -f examples/tiny.yaml: Ready")
-    return cluster
+
+
+def _show_first_image(url: str, file: Path, narrator: Narrator) -> None:
+    begun = time.monotonic()
+    file.write_bytes(first_image(url))
+    narrator.phase("first_image", time.monotonic() - begun, f"first image through the Service: {file}")
+
+
+def _picture_dashboard(prometheus_url: str, since: float, file: Path) -> None:
+    """The service's Grafana dashboard, from what a real Prometheus has scraped ``since`` (Unix seconds)."""
+    words = ("--service", SERVICE, "--from", str(since), "--to", str(time.time()), "--output", file)
+    clusters.run(sys.executable, "-m", "dashboards.picture", "--prometheus", prometheus_url, *words)
 
 
 async def _burst_and_crash(
