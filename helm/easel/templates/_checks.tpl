@@ -9,7 +9,7 @@ What a schema could only refuse with a pattern, refused with a sentence. Called 
 {{- include "easel.checkServerImage" . }}
 {{- include "easel.checkResources" (dict "name" "operator.resources" "value" .Values.operator.resources) }}
 {{- range $role := list "gateway" "worker" }}
-{{- $defaults := get $.Values.defaults $role | default dict }}
+{{- $defaults := dig $role dict ($.Values.defaults | default dict) | default dict }}
 {{- include "easel.checkResources" (dict "name" (printf "defaults.%s.resources" $role) "value" $defaults.resources) }}
 {{- end }}
 {{- if include "easel.ownRedis" . }}
