@@ -27,7 +27,7 @@ class Setting(StrEnum):
     """Where a block is carried out."""
 
     API = "api"  # curl, against a server with tiny models: test_api_commands.py
-    CLUSTER = "cluster"  # kubectl and helm, against a real API server: test_cluster_commands.py
+    CLUSTER = "cluster"  # kubectl and helm, read by them without a cluster: test_cluster_commands.py
     LAPTOP = "laptop"  # programs of the repository, as processes: test_laptop_commands.py
     PYTHON = "python"  # against the server of the API, in test_api_commands.py
     EASEL = "easel"  # commands of the command line: read, not run, in test_blocks.py; tests/cli types them
