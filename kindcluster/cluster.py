@@ -36,7 +36,10 @@ def build_configuration(layout: Layout, image: str, *, has_cgroups_v2: bool) -> 
         "extraMounts": [{"hostPath": str(each), "containerPath": str(each)} for each in layout.mounts],
     }
     plane = {"role": "control-plane", **(node if layout.workers == 0 else {"image": image})}
-    sync = {"name": "horizontal-pod-autoscaler-sync-period", "value": f"{layout.hpa_sync_seconds}s"}
+    period = {"name": "horizontal-pod-autoscaler-sync-period", "value": f"{layout.hpa_sync_seconds}s"}
+    # One of each stands against nobody, and ends when a busy machine keeps it from renewing its lease.
+    alone = {"name": "leader-elect", "value": "false"}
+    changes = (("controllerManager", period), ("controllerManager", alone), ("scheduler", alone))
     kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False, "cgroupDriver": "cgroupfs"}
     return {
         "kind": "Cluster",
@@ -49,8 +52,10 @@ def build_configuration(layout: Layout, image: str, *, has_cgroups_v2: bool) -> 
                 "group": "kubeadm.k8s.io",
                 "version": "v1beta4",
                 "kind": "ClusterConfiguration",
-                # A merge would replace the list, and with it what kind says there.
-                "patch": json.dumps([{"op": "add", "path": "/controllerManager/extraArgs/-", "value": sync}]),
+                # A merge would replace the lists, and with them what kind says there.
+                "patch": json.dumps(
+                    [{"op": "add", "path": f"/{part}/extraArgs/-", "value": value} for part, value in changes]
+                ),
             }
         ],
         "nodes": [plane, *({"role": "worker", **node} for _ in range(layout.workers))],

@@ -30,12 +30,15 @@ def test_workers_take_the_pods_and_have_the_mounts() -> None:
     assert layout.nodes == ["large-worker", "large-worker2"]  # as kind names its containers
 
 
-def test_the_hpa_looks_as_often_as_asked() -> None:
+def test_the_hpa_looks_as_often_as_asked_and_nothing_stands_for_election() -> None:
     layout = Layout("quick", workers=0, hpa_sync_seconds=5)
     (patch,) = build_configuration(layout, IMAGE, has_cgroups_v2=True)["kubeadmConfigPatchesJSON6902"]
-    (change,) = json.loads(patch["patch"])
-    assert change["path"] == "/controllerManager/extraArgs/-"
-    assert change["value"] == {"name": "horizontal-pod-autoscaler-sync-period", "value": "5s"}
+    changes = [(change["path"], change["value"]) for change in json.loads(patch["patch"])]
+    assert changes == [
+        ("/controllerManager/extraArgs/-", {"name": "horizontal-pod-autoscaler-sync-period", "value": "5s"}),
+        ("/controllerManager/extraArgs/-", {"name": "leader-elect", "value": "false"}),
+        ("/scheduler/extraArgs/-", {"name": "leader-elect", "value": "false"}),
+    ]
 
 
 def test_kubelets_accept_old_control_groups_where_there_are_no_others() -> None:
