@@ -106,8 +106,8 @@ def _mark_lonely(axes: Axes, times: Samples, values: Samples, color: str) -> Non
 
 
 def _set_value_axis(axes: Axes, unit: str) -> None:
-    top = axes.get_ylim()[1]
-    axes.set_ylim(0, top if axes.has_data() and top > 0 else 1)
+    is_flat = not axes.dataLim.y1 > 0  # nothing, or zeros alone
+    axes.set_ylim(0, 1 if is_flat else axes.get_ylim()[1])
     axes.yaxis.set_major_locator(_find_locator(unit, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, unit)))
 
