@@ -61,7 +61,7 @@ class Injector:
         try:
             target = self._ways[fault.kind](fault.number, moments)
         except ClusterError as error:
-            target = f"not done: {str(error)[:200]}"
+            target = f"not done: {str(error)[-200:]}"  # behind the command, what it said
         return Injected(fault.kind, target, began, self._now(), moments)
 
     def _now(self) -> float:
