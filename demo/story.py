@@ -112,9 +112,9 @@ def run_demo(state: Path, output: Path) -> DemoResult:
         target_seconds = cluster.get("sds", SERVICE)["spec"]["scaling"]["targetLatencySeconds"]
         files = output / "demand-and-pods.png", output / "dashboard.png"
         plot(observer.sightings, events, files[0], target_latency_seconds=target_seconds)
-        _picture_dashboard(prometheus.url, applied_at, files[1])
+        _plot_dashboard(prometheus.url, applied_at, files[1])
     _summarise(tally, narrator)
-    narrator.phase("pictures", time.monotonic() - begun, f"what happened, and as a dashboard: {files[0]}, {files[1]}")
+    narrator.phase("plots", time.monotonic() - begun, f"what happened, and as a dashboard: {files[0]}, {files[1]}")
     narrator.finish()
     _how_to_go_on(cluster)
     return DemoResult(tally, narrator.phases_seconds)
@@ -143,7 +143,7 @@ def _show_first_image(url: str, file: Path, narrator: Narrator) -> None:
     narrator.phase("first_image", time.monotonic() - begun, f"first image through the Service: {file}")
 
 
-def _picture_dashboard(prometheus_url: str, since: float, file: Path) -> None:
+def _plot_dashboard(prometheus_url: str, since: float, file: Path) -> None:
     """The service's Grafana dashboard, from what a real Prometheus has scraped ``since`` (Unix seconds)."""
     words = ("--service", SERVICE, "--from", str(since), "--to", str(time.time()), "--output", file)
     clusters.run(sys.executable, "-m", "dashboards.picture", "--prometheus", prometheus_url, *words)

@@ -23,7 +23,7 @@ def test_a_restless_service_gets_as_many_explanations_as_fit() -> None:
     assert len(find_turns([look(second, second % 2) for second in range(100)])) == MAX_TURNS
 
 
-def test_more_words_make_the_picture_higher_and_leave_the_plots_as_they_are(tmp_path: Path) -> None:
+def test_more_words_make_the_plot_higher(tmp_path: Path) -> None:
     heights = []
     for turns in (0, 6):
         course = [look(second, second % 2 if second <= turns else 0, REASON * 3) for second in range(20)]
