@@ -100,7 +100,7 @@ def run_demo(state: Path, output: Path) -> DemoResult:
     table = Table(narrator)
     output.mkdir(exist_ok=True)
     cluster = _bring_up(state, narrator)
-    with ClusterPrometheus(cluster, scrape_seconds=1) as prometheus:
+    with ClusterPrometheus(cluster) as prometheus:
         applied_at = time.time()
         _apply_service(cluster, narrator)
         with forwarded(cluster, SERVICE) as url:
