@@ -133,7 +133,7 @@ def _bring_up(state: Path, narrator: Narrator) -> clusters.Cluster:
 def _apply_service(cluster: clusters.Cluster, narrator: Narrator) -> None:
     begun = time.monotonic()
     cluster.kubectl("apply", "-f", str(clusters.ROOT / "examples/tiny.yaml"))
-    cluster.kubectl("wait", "--for=condition=Ready", f"sds/{SERVICE}", "--timeout=180s")
+    cluster.kubectl("wait", "--for=condition=Ready", f"sds/{SERVICE}", "--timeout=600s")
     narrator.phase("service_ready", time.monotonic() - begun, "kubectl apply -f examples/tiny.yaml: Ready")
 
 
@@ -161,9 +161,9 @@ async def _burst_and_crash(
     load = asyncio.create_task(burst(url, tally, requests=REQUESTS, clients=CLIENTS, steps=STEPS))
 
     def watch() -> None:
-        decided = observer.wait_until(lambda look: look.desired > max(before, 1), "scale-out decided", 60)
+        decided = observer.wait_until(lambda look: look.desired > max(before, 1), "scale-out decided", 180)
         narrator.phase("scale_out_decided", decided.at_seconds - began, f"more pods are ordered: {decided.desired}")
-        full = observer.wait_until(lambda look: look.ready >= WORKERS, f"{WORKERS} workers ready", 120)
+        full = observer.wait_until(lambda look: look.ready >= WORKERS, f"{WORKERS} workers ready", 600)
         narrator.phase("pods_ready", full.at_seconds - began, f"{WORKERS} workers are ready")
         victim = kill_a_busy_worker(cluster, SERVICE)
         events["a worker is killed"] = observer.now_seconds
@@ -178,7 +178,7 @@ async def _burst_and_crash(
 
 def _wait_for_scale_in(observer: Observer, narrator: Narrator) -> None:
     began = observer.now_seconds
-    back = observer.wait_until(lambda look: look.desired == 0 and look.existing == 0, "back to zero pods", 180)
+    back = observer.wait_until(lambda look: look.desired == 0 and look.existing == 0, "back to zero pods", 600)
     narrator.phase("back_down", back.at_seconds - began, "nobody asks any more: back to 0 pods")
 
 
