@@ -28,6 +28,8 @@ maxmemory-policy noeviction
 masteruser replication
 masterauth $(cat "$USERS_DIRECTORY/replication-password")
 replica-announce-ip $SELF
+# After a fail-over the other replica is synchronised at once: until then nothing is accepted (below), and nobody else comes.
+repl-diskless-sync-delay 0
 # A master that is cut off from all others takes nothing more after ten seconds.
 min-replicas-to-write 1
 min-replicas-max-lag 10
