@@ -214,7 +214,7 @@ def test_the_password_of_users_own_secret_reaches_the_operator(helm: str) -> Non
     environment = read_environment(objects(helm, "redis.existingSecret=team", "redis.existingSecretPasswordKey=word"))
     assert environment["EASEL_REDIS_PASSWORD_SECRET"] == "team"
     assert environment["EASEL_REDIS_PASSWORD_KEY"] == "word"
-    assert environment["EASEL_REDIS_ADDRESS"] == "easel-redis.easel-system.svc:6379"
+    assert environment["EASEL_REDIS_SERVERS"] == "easel-redis.easel-system.svc:6379"
 
 
 def test_redis_waits_for_its_password_rather_than_to_start_without(helm: str) -> None:
@@ -233,7 +233,7 @@ def test_redis_waits_for_its_password_rather_than_to_start_without(helm: str) ->
         if mount["name"] == "users"
     ]
     assert read_redis_configuration(rendered).startswith(f"include {mount}/users.conf\n")
-    assert read_environment(rendered)["EASEL_REDIS_POD"] == f"{redis['metadata']['name']}-0"
+    assert read_environment(rendered)["EASEL_REDIS_STATEFUL_SET"] == redis["metadata"]["name"]
 
 
 def test_redis_is_reached_by_no_pod_for_a_label_that_anybody_may_set(helm: str) -> None:
