@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from easel_contract import names
+from easel_contract.resource import ServiceDefaults
 from easel_operator.config import OperatorConfig
 
 from tests.chart.test_chart import CHART, helm, objects, of_kind, render
@@ -62,9 +63,9 @@ def test_defaults_of_all_services_reach_the_operator_as_they_were_written(helm: 
 
 
 def test_an_installation_without_defaults_gives_pods_nothing(helm: str) -> None:
-    rendered = objects(helm)
-    assert "EASEL_SERVICE_DEFAULTS" not in read_environment(rendered)
-    assert read_config(rendered).worker_image_pull_policy == "IfNotPresent"
+    config = read_config(objects(helm))
+    assert config.service_defaults == ServiceDefaults()
+    assert config.worker_image_pull_policy == "IfNotPresent"
 
 
 @pytest.mark.parametrize(("values", "most"), [({}, 5), ({"rollout": {"maxServicesAtOnce": 0}}, 0)])
@@ -85,7 +86,7 @@ def test_pull_secrets_reach_gateways_and_workers_too(helm: str, tmp_path: Path) 
     own = {"podTemplate": {"spec": {"imagePullSecrets": [{"name": "extra"}, {"name": "registry"}]}}}
     values = {"imagePullSecrets": [{"name": "registry"}], "defaults": {"worker": own}}
     defaults = json.loads(read_environment(with_values(helm, tmp_path, values))["EASEL_SERVICE_DEFAULTS"])
-    secrets = {role: said["podTemplate"]["spec"]["imagePullSecrets"] for role, said in defaults.items()}
+    secrets = {role: defaults[role]["podTemplate"]["spec"]["imagePullSecrets"] for role in ("gateway", "worker")}
     assert secrets == {"gateway": [{"name": "registry"}], "worker": [{"name": "registry"}, {"name": "extra"}]}
 
 

@@ -110,5 +110,6 @@ def test_monitors_have_what_a_platforms_prometheus_asks_for(helm: str, tmp_path:
     changed = of_kind(with_values(helm, tmp_path, {"monitoring": monitoring}), "PodMonitor")
     for before, monitor in zip(plain, changed, strict=True):
         (kept,), (made,) = (each["spec"]["podMetricsEndpoints"] for each in (before, monitor))
-        assert made == kept | endpoint | {"relabelings": [*kept.get("relabelings", []), region]}
+        both = {"metricRelabelings": dropped, "relabelings": region}
+        assert made == kept | endpoint | {name: [*kept.get(name, []), added] for name, added in both.items()}
         assert made["interval"] == "15s"
