@@ -132,6 +132,7 @@ def build_arguments(image: Image, source: Source, base: Base, options: Options) 
         "IMAGE": image.name,
         "REQUIREMENTS": image.requirements,
         "SOURCE_DATE_EPOCH": str(source.created),
+        "REVISION": source.revision,
         **({} if options.certificates is None else {"PIP_CERT": CERTIFICATES}),
         **({"PIP_INDEX_URL": options.index_url} if options.index_url else {}),
     }

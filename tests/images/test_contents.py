@@ -74,6 +74,8 @@ def test_labels_say_what_an_image_is_and_of_which_commit(
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in said.items()}
     assert (labels["title"], labels["version"]) == (f"easel-{name}", source.version)
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", labels["revision"])
+    said_by_metrics = run_python(engine, names[name], "import os; print(os.environ['EASEL_REVISION'])")
+    assert said_by_metrics == labels["revision"]
     assert labels["licenses"] == "Apache-2.0"
     assert labels["created"].endswith("Z")
     assert labels["base.name"]
