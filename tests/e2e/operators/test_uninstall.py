@@ -33,7 +33,7 @@ def uninstalled(world: World) -> Iterator[World]:
 
 def read_documented() -> Found:
     """The table of what stays."""
-    text = (ROOT / "operator/README.md").read_text().partition("## Uninstalling")[2]
+    text = (ROOT / "docs/platform/uninstalling.md").read_text().partition("What stays")[2]
     return {(match["kind"], match["name"]) for match in STAYS.finditer(text)}
 
 
