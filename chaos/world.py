@@ -28,6 +28,7 @@ NODES: Final = ("cpu-0", "cpu-1", "cpu-2", *(f"gpu-{number}:nvidia.com/gpu=2" fo
 RECEIVER: Final = "192.168.77.1"  # of the machine in the cluster's network (devcluster/README.md)
 REDIS_SERVERS: Final = 3
 REDIS_SET: Final = "easel-redis-replicated"
+KUBELET_PROGRAM: Final = "devcluster"
 VALUES: Final = (f"redis.replicas={REDIS_SERVERS}", "operator.replicas=2")
 POLL_SECONDS: Final = 0.5
 SELECTORS: Final = {
@@ -139,7 +140,7 @@ class World:
         # Of a process that has written over its environment, only the namespace says whose it is.
         ask = ("--", "readlink", "/proc/self/ns/mnt")
         inside = {self.cluster.kubectl("exec", name, "-n", namespace, "-c", each, *ask).strip() for each in containers}
-        found = [process for process in Path("/proc").glob("[0-9]*") if _read_namespace(process) in inside]
+        found = [process for process in Path("/proc").glob("[0-9]*") if _is_of_pod(process, inside)]
         if not found:
             raise ClusterError(f"no process of pod {name} is there")
         for process in found:
@@ -170,8 +171,14 @@ class World:
         return None
 
 
-def _read_namespace(process: Path) -> str:
+def _is_of_pod(process: Path, namespaces: set[str]) -> bool:
+    """Whether it runs in one of these mount namespaces. A kubelet's first thread enters them for what it starts there,
+    and is none of the pod's."""
+    return _read_link(process / "ns/mnt") in namespaces and Path(_read_link(process / "exe")).name != KUBELET_PROGRAM
+
+
+def _read_link(link: Path) -> str:
     try:
-        return str((process / "ns/mnt").readlink())
+        return str(link.readlink())
     except OSError:
-        return ""  # it has ended
+        return ""  # the process has ended
