@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = typer.main.get_command(app).main(
             given or ["--help"], prog_name=find_name(), complete_var=COMPLETION_VARIABLE, standalone_mode=False
         )
+        sys.stdout.flush()  # what is buffered meets a reader that has gone here, and not as Python ends
     except CliError as error:
         return _refuse(str(error), error.status)
     except TyperException as error:
