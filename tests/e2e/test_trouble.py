@@ -2,6 +2,7 @@
 
 import asyncio
 
+import openai
 import pytest
 
 from demo.cluster import NAMESPACE, devcluster_binary, run
@@ -37,6 +38,13 @@ def test_an_image_that_cannot_be_pulled_is_reported(services: Services) -> None:
     assert "ghcr.io/nobody/nothing:1" in loaded["message"]
 
 
+def _is_served(url: str) -> bool:
+    try:
+        return bool(first_image(url, seed=100))
+    except openai.InternalServerError:
+        return False
+
+
 def test_redis_away_is_said_and_survived(services: Services) -> None:
     name = services.apply(quick("thirsty", replicas=2, scaling=None))
     services.wait_for(name, "ModelLoaded", "True")
@@ -54,6 +62,8 @@ def test_redis_away_is_said_and_survived(services: Services) -> None:
         finally:
             kubectl("scale", "statefulset/easel-redis", "-n", NAMESPACE, "--replicas=1")
         services.wait_for(name, "Ready", "True")
+        # One pod that reaches Redis makes it so; a gateway that doesn't yet says when to ask again.
+        wait_until(lambda: _is_served(url), bool, "the gateway reaches Redis again", 30)
         asyncio.run(burst(url, tally, requests=10, clients=4, steps=5))
     assert (tally.delivered, tally.failures) == (10, [])
     restarts = [
