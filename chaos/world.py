@@ -59,18 +59,7 @@ def _build_volume(state: Path, number: int) -> dict[str, Any]:
     directory = state / name
     directory.mkdir(exist_ok=True)
     directory.chmod(0o777)  # whatever user the image runs as
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "8Gi"},
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": "",
-            "hostPath": {"path": str(directory)},
-            "claimRef": {"namespace": NAMESPACE, "name": f"data-{name}"},
-        },
-    }
+    return clusters.build_volume(name, directory, "ReadWriteOnce", NAMESPACE, f"data-{name}")
 
 
 def build_objects() -> list[dict[str, Any]]:

@@ -251,30 +251,32 @@ def start_kind(state: Path, layout: Layout, images: Mapping[str, str]) -> Cluste
     return Cluster("kind", kubeconfig, kubectl, helm, state / "models", state, tuple(pod_images.list_values(found)))
 
 
+def build_volume(name: str, path: Path, mode: str, namespace: str, claim: str) -> dict[str, Any]:
+    """A directory of this machine as a PersistentVolume, bound to a claim by its name."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "8Gi"},
+            "accessModes": [mode],
+            "storageClassName": "",
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": str(path)},
+            "claimRef": {"namespace": namespace, "name": claim},
+        },
+    }
+
+
 def make_volumes(cluster: Cluster) -> None:
     """What a platform team provides: a volume for Redis and one with the models, bound by name."""
     redis = cluster.state / "redis"
     redis.mkdir(exist_ok=True)
     redis.chmod(0o777)  # whatever user the image runs as
 
-    def volume(name: str, path: Path, mode: str, namespace: str, claim: str) -> dict[str, Any]:
-        return {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": name},
-            "spec": {
-                "capacity": {"storage": "8Gi"},
-                "accessModes": [mode],
-                "storageClassName": "",
-                "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": str(path)},
-                "claimRef": {"namespace": namespace, "name": claim},
-            },
-        }
-
     volumes = [
-        volume("redis", redis, "ReadWriteOnce", NAMESPACE, f"data-{RELEASE}-redis-0"),
-        volume("tiny-model", cluster.models, "ReadOnlyMany", "default", "tiny-model"),
+        build_volume("redis", redis, "ReadWriteOnce", NAMESPACE, f"data-{RELEASE}-redis-0"),
+        build_volume("tiny-model", cluster.models, "ReadOnlyMany", "default", "tiny-model"),
     ]
     for item in volumes:
         cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(item))

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 from easel_operator.cluster.redis.password_keeper import PasswordKeeper, RedisSource
-from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import Stores, open_stores
 from redis import Redis, exceptions
 
 from tests.operator.fake_api import FakeApi
 from tests.support.eventually import eventually
-from tests.support.jobs import build_job
+from tests.support.jobs import submit_once_accepted
 from tests.support.redis_server import find_free_port
 
 pytestmark = pytest.mark.redis
@@ -207,28 +206,17 @@ async def opened(pods: Pods) -> AsyncIterator[Stores]:
         await stores.close()
 
 
-async def submit(stores: Stores, job_id: str) -> None:
-    async def is_accepted() -> bool:
-        try:
-            await stores.jobs.submit(build_job(job_id))
-        except StoreUnavailableError:
-            return False
-        return True
-
-    await eventually(is_accepted, timeout_seconds=TIMEOUT_SECONDS)
-
-
 async def test_a_lost_master_has_a_successor_and_comes_back_as_its_replica(pods: Pods) -> None:
     async with opened(pods) as service:
-        await submit(service, "before")
+        await submit_once_accepted(service, "before", TIMEOUT_SECONDS)
         with pods.connect(HOSTS[0]) as client:
             assert client.wait(2, 5000) == 2
         pods.kill(HOSTS[0])
         successor = await pods.await_master(*HOSTS[1:])
-        await submit(service, "between")
+        await submit_once_accepted(service, "between", TIMEOUT_SECONDS)
         pods.start(HOSTS[0])
         assert await pods.await_master(*HOSTS) == successor
-        await submit(service, "after")
+        await submit_once_accepted(service, "after", TIMEOUT_SECONDS)
         assert (await service.jobs.depth()).waiting == 3
 
 
@@ -236,16 +224,16 @@ async def test_after_all_were_lost_at_once_the_one_that_was_the_master_is_it_aga
     """What the first master missed would be lost if it were. It takes the Sentinels long to think that a server is
     down, as long as no machine takes to start one: else they might choose another meanwhile, which is their right."""
     async with running_pods(tmp_path, down_after_seconds=600) as pods, opened(pods) as service:
-        await submit(service, "before")
+        await submit_once_accepted(service, "before", TIMEOUT_SECONDS)
         pods.kill(HOSTS[0])
         successor = await pods.have_succeeded(*HOSTS[1:])
-        await submit(service, "missed by the first master")
+        await submit_once_accepted(service, "missed by the first master", TIMEOUT_SECONDS)
         with pods.connect(successor) as client:
             assert client.wait(1, 5000) == 1
         pods.kill(*HOSTS[1:])
         pods.start(*HOSTS)
         assert await pods.await_master(*HOSTS) == successor
-        await submit(service, "after")
+        await submit_once_accepted(service, "after", TIMEOUT_SECONDS)
         assert (await service.jobs.depth()).waiting == 3
 
 
@@ -265,7 +253,7 @@ async def test_a_password_that_is_changed_is_every_servers_and_refuses_nobody_me
         data["password"] = base64.b64encode(b"another").decode()
         url = await pods.look()
         assert [pods.lets_in(host, word) for host in HOSTS for word in ("another", old)] == [True] * 6
-        await submit(service, "with the one before")
+        await submit_once_accepted(service, "with the one before", TIMEOUT_SECONDS)
         assert "another@" in url
         pods.now += timedelta(minutes=6)
         await pods.look()

@@ -8,6 +8,10 @@ from easel_server.generation.job import Job
 from easel_server.generation.models import ModelIdentity, RequestedModel, model_key
 from easel_server.generation.parameters import GenerationParameters
 from easel_server.generation.request import WebhookTarget
+from easel_server.stores.errors import StoreUnavailableError
+from easel_server.stores.opening import Stores
+
+from tests.support.eventually import TIMEOUT_SECONDS, eventually
 
 
 def build_identity(
@@ -63,3 +67,16 @@ def build_job(
         predicted_gpu_seconds=gpu_seconds,
         model=RequestedModel(name=f"Model {model}", key=model) if model is not None else None,
     )
+
+
+async def submit_once_accepted(stores: Stores, job_id: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    """Submits a job, again while the stores are unavailable, as they are for a moment after a fail-over."""
+
+    async def is_accepted() -> bool:
+        try:
+            await stores.jobs.submit(build_job(job_id))
+        except StoreUnavailableError:
+            return False
+        return True
+
+    await eventually(is_accepted, timeout_seconds)

@@ -11,7 +11,6 @@ from easel_operator.cluster.redis.password_keeper import RedisSource
 from easel_operator.cluster.redis.service_keys import CLUSTER_NAMESPACE, RedisUnreachableError, ServiceKeys
 from easel_operator.handlers.redis_upkeep import RedisUpkeep
 from easel_operator.manifests.redis_user import name_user
-from easel_server.stores.errors import StoreUnavailableError
 from easel_server.stores.jobs.interface import JobBounds
 from easel_server.stores.opening import Stores, open_stores
 
@@ -19,7 +18,7 @@ from tests.operator.fake_api import FakeApi
 from tests.operator.handlers.test_reconciler import Bench
 from tests.operator.objects import NOW, OWNER, build_service
 from tests.support.eventually import eventually
-from tests.support.jobs import build_job
+from tests.support.jobs import submit_once_accepted
 from tests.support.redis_sentinels import ReplicatedRedis
 
 pytestmark = pytest.mark.redis
@@ -83,17 +82,6 @@ async def installation(tmp_path: Path) -> AsyncIterator[Installation]:
         await made.keys.close()
 
 
-async def submit(stores: Stores, job_id: str) -> None:
-    async def is_accepted() -> bool:
-        try:
-            await stores.jobs.submit(build_job(job_id))
-        except StoreUnavailableError:
-            return False
-        return True
-
-    await eventually(is_accepted)
-
-
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Stores]:
     """As a pod of the service does."""
@@ -110,14 +98,16 @@ async def test_a_pod_gets_the_sentinels_its_own_user_and_the_authority_and_keeps
     await installation.look()
     (tmp_path / "mounted").mkdir()
     async with opened(installation.mount(tmp_path / "mounted")) as pod:
-        await submit(pod, "before")
+        await submit_once_accepted(pod, "before")
         with installation.redis.client(installation.redis.find_master()) as master:
             assert {each["user"] for each in master.client_list()} >= {name_user(PREFIX)}
             assert master.wait(1, 5000) == 1
         lost = installation.redis.find_master()
         lost.kill()
         await installation.has_moved_from(lost.port)
-        await submit(pod, "after")  # without a look of the operator: the replica was told before it was needed
+        await submit_once_accepted(
+            pod, "after"
+        )  # without a look of the operator: the replica was told before it was needed
         assert (await pod.jobs.depth()).waiting == 2
 
 
